@@ -1,0 +1,30 @@
+"""CoDi, conditional diffusion distillation, in TensorFlow and Keras 3."""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "CoDi": "codi_tf.model",
+    "load": "codi_tf.model",
+    "load_stable_diffusion": "codi_tf.base",
+    "ConditionalDistillation": "codi_tf.config",
+    "Finetune": "codi_tf.config",
+    "UserError": "codi_tf.errors",
+    "read_image": "codi_tf.images",
+    "write_png": "codi_tf.images",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str):
+    # Names are looked up when they are used, so that the parts that need no TensorFlow can be imported without it.
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'codi_tf' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,111 @@
+"""From a config to the trainer that it describes, its data and its result on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from codi_tf import config, data
+from codi_tf.base import Base, load_stable_diffusion, make_autoencoder, make_unet, measure_scale, save_base
+from codi_tf.errors import UserError
+from codi_tf.files import whole_folder
+from codi_tf.latents import encode_once, latent_batches
+from codi_tf.methods.autoencoder import AutoencoderMethod
+from codi_tf.methods.finetune import FinetuneMethod
+from codi_tf.model import CoDi
+from codi_tf.models.adapter import AdaptedUNet
+from codi_tf.progress import Progress
+from codi_tf.tasks import Task, make_task
+from codi_tf.trainer import Trainer
+
+
+def build_task(experiment: config.Experiment) -> Task | None:
+    """The task of an experiment, None where there is no condition."""
+    if experiment.task is None:
+        return None
+    options = dict(experiment.task)
+    if "name" not in options:
+        raise UserError("task.name is not set, for example {name: super_resolution}")
+    return make_task(options.pop("name"), **options)
+
+
+def build_trainer(experiment: config.Experiment) -> Trainer:
+    """The compiled trainer of an experiment, with fresh or pre-trained weights."""
+    method, train, adaptation = experiment.method, experiment.train, experiment.adaptation
+    task = build_task(experiment)
+    keras.utils.set_random_seed(train.seed)
+    if isinstance(method, config.Autoencoder):
+        student = make_autoencoder(method.network)
+        trainer = Trainer(AutoencoderMethod(method, student), ema_decay=train.ema_decay, seed=train.seed)
+    elif isinstance(method, config.Pretrain):
+        encoder = load_stable_diffusion(experiment.base)
+        base = Base(make_unet(method.network), encoder.vae, dict(method.scheduler))
+        student = AdaptedUNet(base.unet, name="student")
+        trainer = Trainer(FinetuneMethod(method, base, student), ema_decay=train.ema_decay, seed=train.seed)
+    else:
+        trainer = CoDi(
+            load_stable_diffusion(experiment.base),
+            adaptation.adapter,
+            adaptation.train,
+            method=method,
+            task=task,
+            ema_decay=train.ema_decay,
+            mu_rate=adaptation.mu_rate,
+            seed=train.seed,
+            image_size=experiment.data.image_size,
+        )
+    trainer.compile(optimizer=make_optimizer(train))
+    return trainer
+
+
+def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:
+    """AdamW with the schedule of the config."""
+    if train.decay == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if train.warmup_steps else train.learning_rate,
+            max(train.steps - train.warmup_steps, 1),
+            warmup_target=train.learning_rate if train.warmup_steps else None,
+            warmup_steps=train.warmup_steps,
+        )
+    else:
+        rate = train.learning_rate
+    return keras.optimizers.AdamW(rate, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm)
+
+
+def load_images(settings: config.Data, split: str) -> dict[str, np.ndarray]:
+    """The photos of a split of an experiment's source."""
+    return data.load_photos(split) if settings.source == "photos" else data.load_folder(settings.source, split)
+
+
+def build_dataset(experiment: config.Experiment, trainer: Trainer, start_step: int) -> tf.data.Dataset:
+    """Batches from step `start_step` on: of images, or of latents where they are encoded once."""
+    settings, train = experiment.data, experiment.train
+    photos, task = load_images(settings, "train"), build_task(experiment)
+    shared = {"image_size": settings.image_size, "seed": settings.seed, "augment": settings.augment}
+    if not settings.encode_once or isinstance(experiment.method, config.Autoencoder):
+        return data.batches(photos, task, batch_size=train.batch_size, start_step=start_step, **shared)
+    if settings.encode_once < train.batch_size:
+        raise UserError(f"data.encode_once is {settings.encode_once}: it must be at least train.batch_size")
+    count, progress = settings.encode_once, Progress("encoding examples", settings.encode_once)
+    images = data.batches(photos, task, batch_size=32, **shared)
+    latents = encode_once(trainer.method.base, images, count, progress.update)
+    return latent_batches(latents, batch_size=train.batch_size, seed=settings.seed, start_step=start_step)
+
+
+def save_result(experiment: config.Experiment, trainer: Trainer, folder: Path, provenance: dict) -> None:
+    """Write what was trained: a bundle, or a base in the diffusers layout."""
+    if isinstance(trainer, CoDi):
+        trainer.save(folder, provenance=provenance)
+        return
+    with whole_folder(folder) as partial:
+        if isinstance(experiment.method, config.Autoencoder):
+            vae = trainer.average
+            sample = next(iter(build_dataset(experiment, trainer, 0)))["image"]
+            vae.scaling_factor = measure_scale(vae, sample)
+            base = Base(None, vae, {"beta_schedule": "squaredcos_cap_v2"})
+        else:
+            base = Base(trainer.average.unet, trainer.method.base.vae, trainer.method.base.scheduler)
+        save_base(base, partial)

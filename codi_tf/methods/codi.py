@@ -1,0 +1,75 @@
+"""CoDi: conditional diffusion distillation in one stage (the paper's Algorithm 1)."""
+
+from __future__ import annotations
+
+from codi_tf import config, losses
+from codi_tf.base import Base
+from codi_tf.methods.networks import (
+    clone_unet,
+    denoiser,
+    draw_noise,
+    draw_times,
+    latents_of,
+    moving_average_of,
+)
+from codi_tf.models.adapter import AdaptedUNet
+
+
+class CodiMethod:
+    """Eq. 15 on the adapted network.
+
+    Args:
+        settings: the loss's switches.
+        base: the pre-trained model; its UNet is the student's.
+        student: the adapted network, theta.
+        perceptual: the feature network of the perceptual guidance, images -> list of feature maps.
+    """
+
+    def __init__(self, settings: config.ConditionalDistillation, base: Base, student: AdaptedUNet, perceptual=None):
+        self.settings, self.base, self.student = settings, base, student
+        self.target = None
+        self.frozen = None
+        if settings.z_s == "frozen":
+            self.frozen = AdaptedUNet(clone_unet(base.unet, "frozen_unet"), name="frozen")
+        self.guidance = _guidance(settings, base, perceptual)
+
+    def start_average(self) -> AdaptedUNet:
+        """theta- <- theta: the target network."""
+        self.target = moving_average_of(self.student)
+        return self.target
+
+    def loss_terms(self, batch, seed, step):
+        """{"consistency": [B], "guidance": [B]} of a batch; the rest of Algorithm 1 is `Trainer.train_step`."""
+        settings, base, context = self.settings, self.base, self.base.context
+        # Sample (x, c) ~ p_data, t ~ [1, T], eps ~ N(0, I).
+        x, c = latents_of(base, batch)
+        t = draw_times(x, seed, step, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
+        eps = draw_noise(x, seed, step)
+        # s <- t - delta; z_t; x_hat_t, eps_hat_t; z_s; eps_hat_s; d_eps + d_x: the pure function does the rest.
+        return losses.conditional_consistency(
+            denoiser(base, self.student, c, context),
+            denoiser(base, self.target, c, context),
+            base.schedule,
+            x,
+            eps,
+            t,
+            delta=settings.delta,
+            z_s=settings.z_s,
+            space=settings.consistency,
+            guidance=self.guidance,
+            guidance_weight=settings.guidance_weight,
+            boundary=settings.boundary,
+            frozen=None if self.frozen is None else denoiser(base, self.frozen, None, context),
+        )
+
+
+def _guidance(settings: config.ConditionalDistillation, base: Base, perceptual):
+    if settings.guidance == "none":
+        return None
+    if settings.guidance == "latent":
+        return losses.latent_distance
+    if settings.guidance == "encoded":
+        return losses.encoded_distance(base.decode, base.encode)
+    if settings.guidance == "pixel":
+        return losses.pixel_distance(base.decode)
+    return losses.perceptual_distance(base.decode, perceptual)

@@ -1,0 +1,69 @@
+"""What the latent diffusion methods share: their networks as denoisers, their draws, their moving averages."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+from keras import ops
+
+from codi_tf.base import Base, make_unet
+from codi_tf.diffusion import Denoise, coefficients, predict
+from codi_tf.models.adapter import AdaptedUNet, MuAdapter
+from codi_tf.seeds import fold
+from codi_tf.weights import copy_weights
+
+
+def denoiser(base: Base, network: AdaptedUNet, condition_latent, context) -> Denoise:
+    """The network as a function (z_t, t) -> Prediction; the condition's features are computed here, once."""
+    features = network.condition(condition_latent, context)
+
+    def denoise(z_t, t):
+        alpha_t, sigma_t = coefficients(base.schedule, t)
+        output = network(z_t, ops.reshape(t, (-1,)), features, context)
+        return predict(output, z_t, alpha_t, sigma_t, base.prediction_type)
+
+    return denoise
+
+
+def moving_average_of(network: AdaptedUNet) -> AdaptedUNet:
+    """A second network with the same weights: theta-. Parts that are not trained are shared, not copied."""
+    unet, adapter = network.unet, network.adapter
+    if unet.trainable:
+        unet = clone_unet(unet, "average_unet")
+    if adapter is not None:
+        adapter = MuAdapter(network.adapter.encoder_config, name="average_adapter")
+        adapter.build()
+        copy_weights(network.adapter, adapter)
+    return AdaptedUNet(unet, adapter, name="average")
+
+
+def clone_unet(unet, name: str):
+    """A UNet of the same shape with the same weights."""
+    clone = make_unet({key: value for key, value in unet.get_config().items() if key != "name"}, name)
+    copy_weights(unet, clone)
+    return clone
+
+
+def draw_noise(like, seed, step):
+    """Standard normal noise [B, ...], different on every replica."""
+    return tf.random.stateless_normal(tf.shape(like), fold(seed, step, _replica(), "noise"))
+
+
+def draw_times(like, seed, step, *, low: int, high: int, shared: bool):
+    """Times uniform in low .. high - 1: int32 [] equal on all replicas if shared, else [B]."""
+    if shared:
+        return tf.random.stateless_uniform((), fold(seed, step, 0, "t"), low, high, tf.int32)
+    return tf.random.stateless_uniform(tf.shape(like)[:1], fold(seed, step, _replica(), "t"), low, high, tf.int32)
+
+
+def latents_of(base: Base, batch):
+    """(x, c) of a batch: encoded beforehand or encoded here by the frozen autoencoder; c is None without a condition."""
+    if "latent" in batch:
+        return batch["latent"], batch.get("condition_latent")
+    condition = batch.get("condition")
+    x = tf.stop_gradient(base.encode(batch["image"]))
+    return x, None if condition is None else tf.stop_gradient(base.encode(condition))
+
+
+def _replica():
+    context = tf.distribute.get_replica_context()
+    return 0 if context is None else context.replica_id_in_sync_group

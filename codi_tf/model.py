@@ -1,0 +1,250 @@
+"""`CoDi`: a pre-trained latent diffusion model, adapted, trained, sampled, saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf import config, images
+from codi_tf.base import Base, load_stable_diffusion, save_base
+from codi_tf.diffusion import Denoise, bounded
+from codi_tf.errors import UserError
+from codi_tf.files import whole_folder
+from codi_tf.methods.codi import CodiMethod
+from codi_tf.methods.finetune import FinetuneMethod
+from codi_tf.methods.networks import denoiser
+from codi_tf.models.adapter import AdaptedUNet, MuAdapter
+from codi_tf.noise import gaussian_noise
+from codi_tf.sampling import few_step
+from codi_tf.tasks import TASKS, Task, make_task
+from codi_tf.trainer import Trainer
+from codi_tf.weights import folder_sha256, load_network, read_json, save_network, write_json
+
+BUNDLE = "codi.json"
+
+
+class CoDi(Trainer):
+    """An adapted latent diffusion model that `compile`, `fit`, `generate` and `save` work on.
+
+    The base's UNet becomes part of the model: training "all" changes its weights.
+
+    Args:
+        base: from `load_stable_diffusion`.
+        adapter: "mu" (Eq. 12).
+        train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are).
+        method: `config.ConditionalDistillation` (CoDi, the default) or `config.Finetune` (the undistilled model).
+        task: what the condition is, from `codi_tf.tasks`. None: super-resolution.
+        ema_decay: gamma of theta-, the target network, which is also the network that generates.
+        mu_rate: learning rate of mu as a multiple of the others'.
+        seed: seed of all draws of the loss.
+        image_size: side of the training crops; the default size of an export.
+        perceptual: feature network of the perceptual guidance, images in [-1, 1] -> list of feature maps.
+
+    Raises:
+        UserError: for an unknown option, or a base without a UNet.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        adapter: str = "mu",
+        train: str = "all",
+        *,
+        method: config.ConditionalDistillation | config.Finetune | None = None,
+        task: Task | None = None,
+        ema_decay: float = 0.95,
+        mu_rate: float = 30.0,
+        seed: int = 0,
+        image_size: int = 64,
+        perceptual=None,
+        name: str = "codi",
+    ):
+        settings = method or config.ConditionalDistillation()
+        adaptation = config.Adaptation(adapter=adapter, train=train, mu_rate=mu_rate)
+        if base.unet is None:
+            raise UserError("the base has an autoencoder but no UNet: pre-train one first, or name another base")
+        base.unet.trainable = train == "all"
+        student = AdaptedUNet(base.unet, MuAdapter.duplicate(base.unet), name="student")
+        if isinstance(settings, config.Finetune):
+            runs = FinetuneMethod(settings, base, student)
+        else:
+            runs = CodiMethod(settings, base, student, perceptual)
+        super().__init__(runs, ema_decay=ema_decay, mu_rate=mu_rate, seed=seed, name=name)
+        self.base, self.settings, self.adaptation = base, settings, adaptation
+        self.task, self.image_size = task or make_task("super_resolution"), image_size
+
+    @property
+    def network(self) -> AdaptedUNet:
+        """The network that generates: theta- once there is one, the student before."""
+        return self.student if self.average is None else self.average
+
+    def denoiser(self, condition_latent, network: AdaptedUNet | None = None) -> Denoise:
+        """(z_t, t) -> Prediction for a condition latent [B, h, w, 4], whose features are computed here, once."""
+        denoise = denoiser(self.base, network or self.network, condition_latent, self.base.context)
+        distilled = isinstance(self.settings, config.ConditionalDistillation)
+        return bounded(denoise, self.base.schedule) if distilled and self.settings.boundary else denoise
+
+    def sample_latents(self, condition_latent, noise, *, steps: int):
+        """Condition latent and noise [B, h, w, 4] -> clean latents, in `steps` network evaluations."""
+        return few_step(self.denoiser(condition_latent), noise, self.base.schedule, steps)
+
+    @tf.function
+    def generate_step(self, condition, noise, steps: int):
+        """Condition [B, H, W, 3] in [-1, 1], noise [B, h, w, 4] -> images [B, H, W, 3] in [-1, 1]; compiled.
+
+        H and W must be multiples of `base.multiple`.
+        """
+        latents = self.sample_latents(self.base.encode(condition), noise, steps=steps)
+        return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
+
+    def generate(self, condition, prompt: str | None = None, *, steps: int = 4, seed: int = 0) -> np.ndarray:
+        """Images for condition images.
+
+        Args:
+            condition: uint8, or float in [0, 1], [B, H, W, 3] or [H, W, 3]; any size: it is padded inside.
+            prompt: only for a base with a text encoder.
+            steps: network evaluations, 1 to the number of training times.
+            seed: the same seed gives the same noise in every runtime.
+
+        Returns:
+            uint8 [B, H, W, 3] (or [H, W, 3]), of the condition's size.
+
+        Raises:
+            UserError: for a condition of another shape or type, a bad number of steps or seed, or a useless prompt.
+        """
+        if prompt is not None:
+            raise UserError(f"prompt {prompt!r}: this model has no text encoder; leave the prompt out")
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self.base.schedule.num_steps:
+            raise UserError(f"steps is {steps!r}: it must be a whole number from 1 to {self.base.schedule.num_steps}")
+        batch, single = _as_batch(condition)
+        padded = [images.pad_to_multiple(image, self.base.multiple) for image in batch]
+        inputs = np.stack([2.0 * image - 1.0 for image, _ in padded]).astype("float32")
+        noise = gaussian_noise(seed, self.latent_shape(*inputs.shape[:3]))
+        outputs = self.generate_step(tf.constant(inputs), tf.constant(noise), steps).numpy()
+        height, width = batch.shape[1:3]
+        result = images.to_uint8((outputs[:, :height, :width] + 1.0) / 2.0)
+        return result[0] if single else result
+
+    def latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """The shape of the latents of `count` images."""
+        factor = self.base.vae.factor
+        return (count, height // factor, width // factor, self.base.vae.latent_channels)
+
+    @tf.function
+    def condition_use(self, latent, condition_latent):
+        """How much the output moves when conditions are swapped: ||w(z_t, c) - w(z_t, c')|| / ||w(z_t, c)||.
+
+        c' are the conditions of the neighbours in the batch, t is 3/4 of the schedule, the noise is always the same.
+        0 means that the condition is ignored. Takes latents [B, h, w, 4], B at least 2; returns a float32 scalar.
+        """
+        schedule = self.base.schedule
+        t = 3 * schedule.num_steps // 4
+        eps = tf.random.stateless_normal(tf.shape(latent), (0, 0))
+        z_t = float(schedule.alpha[t]) * latent + float(schedule.sigma[t]) * eps
+        told = self.denoiser(condition_latent)(z_t, tf.constant(t)).v_hat
+        swapped = self.denoiser(tf.roll(condition_latent, 1, axis=0))(z_t, tf.constant(t)).v_hat
+        return tf.norm(told - swapped) / tf.norm(told)
+
+    def save(self, filepath, overwrite: bool = True, *, dtype: str = "float32", provenance: dict | None = None) -> None:
+        """Write the bundle: a folder in the diffusers layout, with `adapter/` and `codi.json`, whole or not at all.
+
+        PE-CoDi of a base that was read from a folder holds the adapter alone and names the base by path and SHA-256.
+
+        Args:
+            filepath: the folder.
+            overwrite: whether a bundle that is there is replaced.
+            dtype: "float32" or "float16", of the weights on disk.
+            provenance: anything about the making of it that is to be kept.
+
+        Raises:
+            UserError: the folder is there and is no bundle, or must not be replaced.
+        """
+        path = Path(filepath)
+        if path.exists() and not (path / BUNDLE).is_file():
+            raise UserError(f"{path}: exists and is no bundle; choose another place")
+        if path.exists() and not overwrite:
+            raise UserError(f"{path}: exists; allow overwriting or choose another place")
+        adapter_alone = self.adaptation.train == "adapter" and self.base.path is not None
+        with whole_folder(path) as folder:
+            network = self.network
+            save_network(network.adapter, folder / "adapter", dtype=dtype)
+            if not adapter_alone:
+                save_base(dataclasses.replace(self.base, unet=network.unet), folder, dtype=dtype)
+            write_json(
+                folder / BUNDLE,
+                {
+                    "format": 1,
+                    "method": _named(self.settings, config.METHODS),
+                    "task": _named(self.task, TASKS),
+                    "adaptation": dataclasses.asdict(self.adaptation),
+                    "ema_decay": self.ema_decay,
+                    "seed": self.seed,
+                    "image_size": self.image_size,
+                    "base": _reference(self.base.path) if adapter_alone else None,
+                    "provenance": provenance or {},
+                },
+            )
+
+
+def load(path: str | Path) -> CoDi:
+    """Read a bundle. Executes nothing from it: safetensors and JSON only.
+
+    Raises:
+        UserError: for a folder that is no bundle, or a missing, truncated or foreign part.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such bundle; train one or name another")
+    about = read_json(path / BUNDLE)
+    try:
+        if about["format"] != 1:
+            raise UserError(f"{path / BUNDLE}: format {about['format']!r} is not known; update codi_tf")
+        options = dict(about["method"])
+        settings = config.METHODS[options.pop("name")](**options)
+        task_options = dict(about["task"])
+        task = make_task(task_options.pop("name"), **task_options)
+        adaptation, reference = about["adaptation"], about["base"]
+        kept = {key: about[key] for key in ("ema_decay", "seed", "image_size")}
+        kept["mu_rate"] = adaptation["mu_rate"]
+        source = path if reference is None else _referenced(path, reference)
+        model = CoDi(
+            load_stable_diffusion(source), adaptation["adapter"], adaptation["train"], method=settings, task=task, **kept
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None
+    load_network(model.student.adapter, path / "adapter")
+    return model
+
+
+def _reference(path: Path) -> dict:
+    return {"path": str(path.resolve()), "sha256": folder_sha256(path)}
+
+
+def _referenced(bundle: Path, reference: dict) -> Path:
+    source = Path(reference["path"])
+    if not source.is_dir():
+        raise UserError(f"{bundle}: needs its base, and {source} is missing; put it back or edit base.path in {BUNDLE}")
+    if folder_sha256(source) != reference["sha256"]:
+        raise UserError(f"{bundle}: its base {source} has changed since; put back the one it was trained on")
+    return source
+
+
+def _named(settings, kinds: dict[str, type]) -> dict:
+    name = next(name for name, kind in kinds.items() if isinstance(settings, kind))
+    return {"name": name, **dataclasses.asdict(settings)}
+
+
+def _as_batch(condition) -> tuple[np.ndarray, bool]:
+    condition = np.asarray(condition)
+    if condition.ndim not in (3, 4) or condition.shape[-1] != 3 or 0 in condition.shape:
+        raise UserError(f"condition has shape {condition.shape}: it must be [H, W, 3] or [B, H, W, 3]")
+    if condition.dtype == np.uint8:
+        condition = condition / np.float32(255)
+    elif not np.issubdtype(condition.dtype, np.floating):
+        raise UserError(f"condition is of type {condition.dtype}: it must be uint8, or float in [0, 1]")
+    elif not np.isfinite(condition).all() or condition.min() < 0 or condition.max() > 1:
+        raise UserError(f"condition lies in [{condition.min():.3g}, {condition.max():.3g}]: floats must be in [0, 1]")
+    return (condition[None], True) if condition.ndim == 3 else (condition, False)

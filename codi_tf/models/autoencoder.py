@@ -1,0 +1,205 @@
+"""Stable Diffusion's autoencoder (diffusers' AutoencoderKL): images <-> latents, in natural, unscaled units."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, PointwiseConv2D, ResnetBlock, SpatialAttention, Upsample
+
+EPSILON = 1e-6
+
+
+class Posterior(NamedTuple):
+    """The diagonal Gaussian that an image is encoded to; both [B, h, w, latent_channels]."""
+
+    mean: object
+    logvar: object
+
+
+class Level(keras.layers.Layer):
+    """Residual blocks at one resolution, then a change of resolution ("down", "up" or None)."""
+
+    def __init__(self, channels_in: int, channels: int, *, count: int, groups: int, resample: str | None, **kwargs):
+        super().__init__(**kwargs)
+        self.channels_in, self.channels, self.count = channels_in, channels, count
+        self.groups, self.resample = groups, resample
+        self.resnets = [
+            ResnetBlock(channels if i else channels_in, channels, groups=groups, epsilon=EPSILON, name=f"resnets.{i}")
+            for i in range(count)
+        ]
+        self.resampler = None
+        if resample == "down":
+            self.resampler = Downsample(channels, symmetric_padding=False, name="downsamplers.0")
+        elif resample == "up":
+            self.resampler = Upsample(channels, name="upsamplers.0")
+
+    def build(self, input_shape=None):
+        for layer in self.resnets:
+            layer.build()
+        if self.resampler is not None:
+            self.resampler.build()
+
+    def call(self, h):
+        for resnet in self.resnets:
+            h = resnet(h)
+        return h if self.resampler is None else self.resampler(h)
+
+    def get_config(self):
+        keys = ("channels_in", "channels", "count", "groups", "resample")
+        return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
+
+
+class Middle(keras.layers.Layer):
+    """Residual block, attention where it is wanted, residual block."""
+
+    def __init__(self, channels: int, *, groups: int, attention: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.channels, self.groups, self.attention = channels, groups, attention
+        self.resnets = [
+            ResnetBlock(channels, channels, groups=groups, epsilon=EPSILON, name=f"resnets.{i}") for i in range(2)
+        ]
+        self.attentions = [SpatialAttention(channels, groups=groups, name="attentions.0")] if attention else []
+
+    def build(self, input_shape=None):
+        for layer in (*self.resnets, *self.attentions):
+            layer.build()
+
+    def call(self, h):
+        h = self.resnets[0](h)
+        for attention in self.attentions:
+            h = attention(h)
+        return self.resnets[1](h)
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels, "groups": self.groups, "attention": self.attention}
+
+
+class Coder(keras.layers.Layer):
+    """What encoder and decoder share: a convolution in, levels and a middle in either order, a convolution out."""
+
+    def __init__(self, channels_in, channels_out, widths, *, layers_per_block, groups, attention, up, **kwargs):
+        super().__init__(**kwargs)
+        self.channels_in, self.channels_out, self.widths = channels_in, channels_out, tuple(widths)
+        self.layers_per_block, self.groups, self.attention, self.up = layers_per_block, groups, attention, up
+        self.conv_in = Conv2D(widths[0], name="conv_in")
+        previous = (widths[0], *widths[:-1])
+        self.levels = [
+            Level(
+                before,
+                width,
+                count=layers_per_block,
+                groups=groups,
+                resample=("up" if up else "down") if i + 1 < len(widths) else None,
+                name=f"{'up' if up else 'down'}_blocks.{i}",
+            )
+            for i, (before, width) in enumerate(zip(previous, widths, strict=True))
+        ]
+        self.mid_block = Middle(widths[0] if up else widths[-1], groups=groups, attention=attention, name="mid_block")
+        self.conv_norm_out = GroupNorm(widths[-1], groups, EPSILON, name="conv_norm_out")
+        self.conv_out = Conv2D(channels_out, name="conv_out")
+
+    def build(self, input_shape=None):
+        self.conv_in.build((None, None, None, self.channels_in))
+        for layer in (*self.levels, self.mid_block):
+            layer.build()
+        self.conv_norm_out.build((None, None, None, self.widths[-1]))
+        self.conv_out.build((None, None, None, self.widths[-1]))
+
+    def call(self, h):
+        h = self.conv_in(h)
+        for layer in (self.mid_block, *self.levels) if self.up else (*self.levels, self.mid_block):
+            h = layer(h)
+        return self.conv_out(ops.silu(self.conv_norm_out(h)))
+
+    def get_config(self):
+        keys = ("channels_in", "channels_out", "widths", "layers_per_block", "groups", "attention", "up")
+        return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
+
+
+class AutoencoderKL(keras.Model):
+    """Images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], f = 2 ** (levels - 1) (8 for Stable Diffusion).
+
+    The arguments are the keys of a diffusers `vae/config.json`. `scaling_factor` is kept for the users of the latents:
+    neither `encode` nor `decode` applies it.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        latent_channels: int = 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block: int = 2,
+        norm_num_groups: int = 32,
+        mid_block_add_attention: bool = True,
+        scaling_factor: float = 0.18215,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.in_channels, self.out_channels, self.latent_channels = in_channels, out_channels, latent_channels
+        self.block_out_channels, self.layers_per_block = tuple(block_out_channels), layers_per_block
+        self.norm_num_groups, self.mid_block_add_attention = norm_num_groups, mid_block_add_attention
+        self.scaling_factor = scaling_factor
+        shared = {"groups": norm_num_groups, "attention": mid_block_add_attention}
+        self.encoder = Coder(
+            in_channels,
+            2 * latent_channels,
+            self.block_out_channels,
+            layers_per_block=layers_per_block,
+            up=False,
+            name="encoder",
+            **shared,
+        )
+        self.decoder = Coder(
+            latent_channels,
+            out_channels,
+            self.block_out_channels[::-1],
+            layers_per_block=layers_per_block + 1,
+            up=True,
+            name="decoder",
+            **shared,
+        )
+        self.quant_conv = PointwiseConv2D(2 * latent_channels, name="quant_conv")
+        self.post_quant_conv = PointwiseConv2D(latent_channels, name="post_quant_conv")
+
+    @property
+    def factor(self) -> int:
+        """Pixels a latent position stands for, along each side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    def build(self, input_shape=None):
+        self.encoder.build()
+        self.decoder.build()
+        self.quant_conv.build((None, None, None, 2 * self.latent_channels))
+        self.post_quant_conv.build((None, None, None, self.latent_channels))
+
+    def encode(self, images) -> Posterior:
+        """Images [B, f h, f w, 3] in [-1, 1] -> posterior with mean and log-variance [B, h, w, latent_channels]."""
+        moments = ops.cast(self.quant_conv(self.encoder(images)), "float32")
+        mean, logvar = ops.split(moments, 2, axis=-1)
+        return Posterior(mean, ops.clip(logvar, -30.0, 20.0))
+
+    def decode(self, latents):
+        """Latents [B, h, w, latent_channels], unscaled -> images [B, f h, f w, 3], about [-1, 1], not clipped."""
+        return ops.cast(self.decoder(self.post_quant_conv(latents)), "float32")
+
+    def call(self, images):
+        return self.decode(self.encode(images).mean)
+
+    def get_config(self):
+        keys = (
+            "name",
+            "in_channels",
+            "out_channels",
+            "latent_channels",
+            "block_out_channels",
+            "layers_per_block",
+            "norm_num_groups",
+            "mid_block_add_attention",
+            "scaling_factor",
+        )
+        return {key: getattr(self, key) for key in keys}

@@ -1,0 +1,89 @@
+"""What a run shows of itself: scalars and pictures for TensorBoard, and the same scalars as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf import config, data, images
+from codi_tf.experiment import build_task, load_images
+from codi_tf.model import CoDi
+from codi_tf.noise import gaussian_noise
+from codi_tf.trainer import Trainer
+
+PICTURES = 4  # held-out examples in a grid
+PROBED = 16  # held-out examples that the condition is swapped between
+
+
+class Monitor:
+    """Averages the logs of `log_every` steps and writes them; makes a grid of samples every `sample_every` steps."""
+
+    def __init__(self, experiment: config.Experiment, trainer: Trainer, out: Path):
+        self.settings, self.trainer, self.out = experiment.train, trainer, out
+        self.note = ""
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._writer = tf.summary.create_file_writer(str(out / "logs"))
+        self._heldout = None
+        if isinstance(trainer, CoDi):
+            self._heldout = data.evaluation_set(
+                load_images(experiment.data, "heldout"),
+                build_task(experiment),
+                image_size=experiment.data.image_size,
+                count=PROBED,
+                seed=experiment.data.seed + 1,
+            )
+
+    def step(self, step: int, logs: dict) -> None:
+        """Take the logs of a step."""
+        settings = self.settings
+        for name, value in logs.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._count += 1
+        if step % settings.log_every == 0 or step == settings.steps:
+            scalars = {name: total / self._count for name, total in self._sums.items()} | self._probe()
+            self._sums, self._count = {}, 0
+            self._write(step, scalars)
+        if settings.sample_every and (step % settings.sample_every == 0 or step == settings.steps):
+            self._picture(step)
+
+    def _probe(self) -> dict[str, float]:
+        rate = self.trainer.optimizer.learning_rate
+        scalars = {"learning_rate": float(tf.convert_to_tensor(rate))}
+        if isinstance(self.trainer, CoDi):
+            base, mu = self.trainer.base, self.trainer.student.adapter.mu
+            latents = [base.encode(tf.constant(self._heldout[key])) for key in ("image", "condition")]
+            scalars["condition_use"] = float(self.trainer.condition_use(*latents))
+            scalars["mu_mean"] = float(tf.reduce_mean(tf.abs(mu.value)))
+        return scalars
+
+    def _write(self, step: int, scalars: dict[str, float]) -> None:
+        with self._writer.as_default(step=step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **scalars}) + "\n")
+        shown = ("loss", "condition_use")
+        self.note = "  ".join(f"{name} {scalars[name]:.4f}" for name in shown if name in scalars)
+
+    def _picture(self, step: int) -> None:
+        grid = sample_grid(self.trainer, self._heldout)
+        if grid is None:
+            return
+        images.write_png(self.out / "samples" / f"step-{step:08d}.png", grid)
+        with self._writer.as_default(step=step):
+            tf.summary.image("samples", grid[None])
+
+
+def sample_grid(trainer: Trainer, heldout: dict[str, np.ndarray] | None) -> np.ndarray | None:
+    """Condition, 1-, 2- and 4-step results and original of held-out examples; None where there is no condition."""
+    if not isinstance(trainer, CoDi) or heldout is None:
+        return None
+    condition = (heldout["condition"][:PICTURES] + 1) / 2
+    columns = [condition, *(trainer.generate(condition, steps=n) for n in (1, 2, 4)), (heldout["image"] + 1) / 2]
+    rows = [[column[i] for column in columns] for i in range(PICTURES)]
+    return images.grid(rows, ["condition", "1 step", "2 steps", "4 steps", "original"], zoom=2)

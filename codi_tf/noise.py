@@ -1,0 +1,18 @@
+"""The noise that a picture starts from: the same for the same seed in Keras, on the command line and in every runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codi_tf.errors import UserError
+
+
+def gaussian_noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal float32 of the given shape, from NumPy's counter-based Philox generator keyed with `seed`.
+
+    Raises:
+        UserError: for a seed that is negative or above 2**63 - 1.
+    """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}: it must be between 0 and 2**63 - 1")
+    return np.random.Generator(np.random.Philox(key=seed)).standard_normal(shape, dtype=np.float32)

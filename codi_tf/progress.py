@@ -1,0 +1,43 @@
+"""One line that tells how far long work is and how long it will still take."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """Progress of `total` units of work, on standard error: a line that renews itself, or one every 10 % in a log.
+
+    Args:
+        label: what is being done.
+        total: units of work of the whole.
+        start: units done before, by an earlier run: they do not count for the time left.
+    """
+
+    def __init__(self, label: str, total: int, start: int = 0):
+        self.label, self.total, self.start = label, total, start
+        self.began, self.shown = time.monotonic(), -1.0
+        self.live = sys.stderr.isatty()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Show that `done` units are done, with a note behind."""
+        now = time.monotonic()
+        share = done / self.total
+        due = now - self.shown >= 0.2 if self.live else share - max(self.shown, 0.0) >= 0.1
+        if not due and done < self.total:
+            return
+        self.shown = now if self.live else share
+        elapsed = now - self.began
+        left = elapsed * (self.total - done) / max(done - self.start, 1)
+        times = f"{_clock(elapsed)} gone" if done >= self.total else f"{_clock(left)} left"
+        text = f"{self.label} {done}/{self.total}, {times}{'  ' + note if note else ''}"
+        end = "\n" if not self.live or done >= self.total else ""
+        sys.stderr.write(f"\r\x1b[2K{text}{end}" if self.live else f"{text}{end}")
+        sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,39 @@
+"""Tasks: how a condition image is made from a photo, for training, and from a user's image, for sampling."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import tensorflow as tf
+
+from codi_tf.errors import UserError
+from codi_tf.tasks.super_resolution import SuperResolution
+
+
+class Task(Protocol):
+    """What every task offers; images and conditions are float32 [H, W, 3] in [-1, 1]."""
+
+    def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """The condition of a training photo, a function of (image, seed int32 [2]) only."""
+
+    def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
+        """The condition of an image that a user brings."""
+
+
+TASKS = {"super_resolution": SuperResolution}
+
+
+def make_task(name: str, **options: object) -> Task:
+    """The task of that name with those options.
+
+    Raises:
+        UserError: an unknown name or option (the valid ones are listed), or an option out of its range.
+    """
+    if name not in TASKS:
+        raise UserError(f"unknown task {name!r}; valid tasks: {', '.join(sorted(TASKS))}")
+    valid = [field.name for field in dataclasses.fields(TASKS[name])]
+    for option in options:
+        if option not in valid:
+            raise UserError(f"task {name}: unknown option {option!r}; valid options: {', '.join(valid)}")
+    return TASKS[name](**options)

@@ -1,0 +1,126 @@
+"""Super-resolution: the condition is the photo as a cheap camera would have sent it, enlarged again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from codi_tf.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperResolution:
+    """condition = up(jpeg(down(blur(image)) + noise)): the degradation, each strength drawn uniformly per image.
+
+    Attributes:
+        scale: factor between the sides of the photo and of its low-resolution version; the side must be a multiple.
+        blur_sigma: range of the isotropic Gaussian's standard deviation, in pixels of the photo before downsampling.
+        noise_std: range of the Gaussian noise's standard deviation in the low-resolution version, black to white = 1.
+        jpeg_quality: range of the JPEG quality, whole numbers, both ends included.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    scale: int = 4
+    blur_sigma: tuple[float, float] = (0.2, 1.2)
+    noise_std: tuple[float, float] = (0.0, 0.04)
+    jpeg_quality: tuple[int, int] = (60, 95)
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.scale) or self.scale < 1:
+            raise UserError(f"super_resolution: scale must be a whole number from 1 on, not {self.scale!r}")
+        for name, low, high in (("blur_sigma", 0, math.inf), ("noise_std", 0, 1), ("jpeg_quality", 1, 100)):
+            object.__setattr__(self, name, _checked_range(name, getattr(self, name), low, high))
+        if not all(_is_whole(quality) for quality in self.jpeg_quality):
+            raise UserError(f"super_resolution: jpeg_quality must be two whole numbers, not {self.jpeg_quality!r}")
+
+    def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """condition = up(jpeg(down(blur(image)) + noise)), a function of (image, seed) only.
+
+        Args:
+            image: float32 [H, W, 3] in [-1, 1], static shape.
+            seed: int32 [2].
+
+        Returns:
+            condition, float32 [H, W, 3] in [-1, 1].
+
+        Raises:
+            UserError: a side is not a multiple of the scale.
+        """
+        height, width, _ = image.shape
+        if height % self.scale or width % self.scale:
+            raise UserError(
+                f"super_resolution: an image of {height}x{width} needs sides that scale {self.scale} divides"
+            )
+        strength_seed, noise_seed = tf.unstack(tf.random.split(seed, 2))
+        u = tf.unstack(tf.random.stateless_uniform([3], strength_seed))
+        sigma = _between(self.blur_sigma, u[0])
+        noise_std = _between(self.noise_std, u[1])
+        quality_low, quality_high = self.jpeg_quality
+        quality = tf.cast(_between((quality_low, quality_high + 1), u[2]), tf.int32)  # rounds down
+
+        low_size = [height // self.scale, width // self.scale]
+        low = (image + 1) / 2
+        low = gaussian_blur(low, sigma, radius=math.ceil(3 * self.blur_sigma[1]))
+        low = tf.image.resize(low, low_size, "bicubic", antialias=True)  # [H/scale, W/scale, 3]
+        low += noise_std * tf.random.stateless_normal(low.shape, noise_seed)
+        low = jpeg(low, tf.minimum(quality, quality_high))
+        condition = tf.image.resize(low, [height, width], "bicubic")
+        return tf.clip_by_value(2 * condition - 1, -1.0, 1.0)
+
+    def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
+        """condition = image: a user's photo is already of low quality, and has the output's size."""
+        return image
+
+
+def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor, *, radius: int) -> tf.Tensor:
+    """(g_sigma * image)(y, x), g_sigma(d) proportional to exp(-d^2 / (2 sigma^2)) for |d| <= radius, edges mirrored.
+
+    Args:
+        image: float32 [H, W, 3], H and W at least radius.
+        sigma: float32 [], in pixels; 0 leaves the image as it is.
+        radius: half width of the kernel in pixels.
+    """
+    height, width, channels = image.shape
+    radius = min(radius, height, width)
+    if radius == 0:
+        return image
+    distance = tf.range(-radius, radius + 1, dtype=tf.float32)
+    kernel = tf.nn.softmax(-0.5 * (distance / tf.maximum(sigma, 1e-3)) ** 2)  # [2 radius + 1], sum 1
+    kernel = tf.tile(kernel[:, tf.newaxis], [1, channels])
+    blurred = tf.pad(image, [[radius, radius], [radius, radius], [0, 0]], "SYMMETRIC")[tf.newaxis]
+    for shape in ([-1, 1, channels, 1], [1, -1, channels, 1]):  # separable: down the columns, along the rows
+        blurred = tf.nn.depthwise_conv2d(blurred, tf.reshape(kernel, shape), [1, 1, 1, 1], "VALID")
+    return blurred[0]
+
+
+def jpeg(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
+    """Float32 [H, W, 3] in [0, 1], clipped and rounded to 8 bits, through JPEG of the quality (int32 []) and back."""
+    pixels = tf.cast(tf.round(255 * tf.clip_by_value(image, 0.0, 1.0)), tf.uint8)
+    # TensorFlow's default transform is the fast one, off by up to 5 levels even on smooth pictures at quality 100.
+    decoded = tf.image.adjust_jpeg_quality(pixels, quality, dct_method="INTEGER_ACCURATE")
+    return tf.ensure_shape(tf.cast(decoded, tf.float32) / 255, image.shape)
+
+
+def _between(bounds: tuple[float, float], u: tf.Tensor) -> tf.Tensor:
+    low, high = bounds
+    return low + (high - low) * u
+
+
+def _checked_range(name: str, value: object, low: float, high: float) -> tuple:
+    well_formed = isinstance(value, tuple | list) and len(value) == 2 and all(_is_number(v) for v in value)
+    if not (well_formed and low <= value[0] <= value[1] <= high):
+        limits = f"from {low} on" if high == math.inf else f"from {low} to {high}"
+        raise UserError(f"super_resolution: {name} must be [low, high] with numbers {limits}, not {value!r}")
+    return tuple(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

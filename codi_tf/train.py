@@ -1,0 +1,100 @@
+"""python -m codi_tf.train CONFIG.yaml [--out runs/NAME] [section.key=value ...]: train; the same command resumes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import yaml
+
+from codi_tf import config
+from codi_tf.cli import run_command
+from codi_tf.errors import UserError
+
+
+def train(experiment: config.Experiment, out: Path) -> Path:
+    """Run an experiment, from where an earlier run in `out` stopped. Returns the folder of the result.
+
+    `out` gets config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (pictures), metrics.jsonl and result/.
+
+    Raises:
+        UserError: `out` holds a run with other settings, or the config's files are missing or unfit.
+    """
+    import tensorflow as tf
+
+    from codi_tf.checkpoints import restore_newest, save_state
+    from codi_tf.experiment import build_dataset, build_trainer, save_result
+    from codi_tf.monitor import Monitor
+    from codi_tf.progress import Progress
+
+    settings = experiment.train
+    _same_settings(experiment, out)
+    trainer = build_trainer(experiment)
+    states = out / "checkpoints"
+    first = restore_newest(trainer, states)
+    if first >= settings.steps and (out / "result").is_dir():
+        print(f"{out}: all {settings.steps} steps are done; the result is {out / 'result'}")
+        return out / "result"
+    batches = iter(build_dataset(experiment, trainer, first))
+    _write_settings(experiment, out)
+    if first:
+        print(f"resuming {out} at step {first}")
+    step_function = tf.function(trainer.train_step)
+    monitor = Monitor(experiment, trainer, out)
+    progress = Progress(f"training ({experiment.method_name})", settings.steps, first)
+    for step in range(first + 1, settings.steps + 1):
+        logs = step_function(next(batches))
+        monitor.step(step, logs)
+        if settings.save_every and step % settings.save_every == 0 and step < settings.steps:
+            save_state(trainer, states, step, keep=settings.keep)
+        progress.update(step, monitor.note)
+    save_state(trainer, states, settings.steps, keep=settings.keep)
+    save_result(experiment, trainer, out / "result", {"steps": settings.steps, "config": experiment.as_dict()})
+    return out / "result"
+
+
+def _same_settings(experiment: config.Experiment, out: Path) -> None:
+    path = out / "config.yaml"
+    if not path.is_file():
+        return
+    earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(experiment.as_dict()))
+    differing = [key for key in _flat(now) if _flat(now)[key] != _flat(earlier).get(key)]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"{out}: was started with {key} = {_flat(earlier).get(key)!r}, now it is {_flat(now)[key]!r}; "
+            "choose another --out, or delete that run"
+        )
+
+
+def _write_settings(experiment: config.Experiment, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / "config.yaml.partial"
+    partial.write_text(yaml.safe_dump(json.loads(json.dumps(experiment.as_dict())), sort_keys=False), encoding="utf-8")
+    os.replace(partial, out / "config.yaml")
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m codi_tf.train", description=__doc__)
+    parser.add_argument("config", help="a file of configs/")
+    parser.add_argument("--out", type=Path, help="folder of the run; by default runs/NAME, NAME that of the config")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
+    options = parser.parse_intermixed_args(arguments)
+    experiment = config.load(options.config, options.overrides)
+    result = train(experiment, options.out or Path("runs") / Path(options.config).stem)
+    print(f"result: {result}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))
