@@ -15,6 +15,7 @@ from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.unet import UNet
 from codi_tf.weights import CONFIG, load_network, read_json, save_network, write_json
 
+PROMPT_LENGTH = 77  # CLIP's
 SCHEDULER = ("scheduler", "scheduler_config.json")
 
 
@@ -54,8 +55,8 @@ class Base:
 
     @property
     def context(self) -> np.ndarray:
-        """The prompt's embedding where no prompt is given, [1, 1, D]: zeros, for a base without a text encoder."""
-        return np.zeros((1, 1, self.unet.cross_attention_dim), "float32")
+        """The prompt's embedding where no prompt is given, [1, 77, D]: zeros, for a base without a text encoder."""
+        return np.zeros((1, PROMPT_LENGTH, self.unet.cross_attention_dim), "float32")
 
     @property
     def multiple(self) -> int:

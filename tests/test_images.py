@@ -393,7 +393,7 @@ def test_grid_title_is_written_over_its_column_and_widens_it():
     top, _, left, _, whole = area(titled, [0, 0, 1])
     assert whole and top > 20
     dark = np.nonzero((titled < 0.3).all(axis=-1))
-    assert dark[0].size > 50 and dark[0].max() < top  # above the pictures
+    assert dark[0].size > 50 and dark[0].min() >= 8 and dark[0].max() < top  # whole, above the pictures
     assert 38 <= dark[1].min() < left and dark[1].max() > left + 30  # over the second column, to both sides
 
 
@@ -402,7 +402,8 @@ def test_grid_row_label_is_written_left_of_its_row():
     top, bottom, left, _, whole = area(image, [0, 0, 1])
     dark = np.nonzero((image < 0.3).all(axis=-1))
     assert whole and dark[0].size > 20
-    assert dark[1].max() < left and dark[0].min() >= top - 4 and dark[0].max() <= bottom + 10
+    assert dark[1].min() >= 8 and dark[1].max() < left
+    assert dark[0].min() >= top - 4 and dark[0].max() <= bottom + 10
 
 
 def test_grid_takes_floats_and_uneven_sizes():

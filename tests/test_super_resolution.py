@@ -113,7 +113,7 @@ def test_scale_removes_what_the_low_resolution_cannot_carry(scale):
         condition = SuperResolution(scale=scale, **CLEAN).degrade(tf.constant(image), tf.constant([1, 2])).numpy()
         return condition[:, 16:-16].std() / image[:, 16:-16].std()
 
-    assert contrast(scale) < 0.05  # twice the low resolution's limit of 2 scale: gone, not folded back
+    assert contrast(1.25 * scale) < 0.1  # a period below the low resolution's limit, 2 scale: gone, not folded back
     assert contrast(8 * scale) > 0.9
 
 
@@ -146,10 +146,10 @@ def test_noise_strength_is_drawn_uniformly_in_its_range():
 def test_noise_is_independent_of_the_strengths():
     """Strengths and noise come from different streams: the sign of the noise says nothing about its strength."""
     task = SuperResolution(scale=1, **{**CLEAN, "noise_std": (0.01, 0.05)})
-    conditions = degrade_many(task, np.zeros((8, 8, 3), np.float32), 200)
+    conditions = degrade_many(task, np.zeros((8, 8, 3), np.float32), 500)
     strength = conditions.std(axis=(1, 2, 3))
-    correlation = [np.corrcoef(strength, conditions[:, 0, x] @ LUMA)[0, 1] for x in range(4)]
-    assert np.abs(correlation).max() < 0.3
+    correlation = [np.corrcoef(strength, conditions[:, 0, 0, channel])[0, 1] for channel in range(3)]
+    assert np.abs(correlation).max() < 4 / np.sqrt(500)
 
 
 # --- jpeg

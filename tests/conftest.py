@@ -1,0 +1,67 @@
+"""Small real models that the tests share: random weights, every layer awake."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+
+import codi_tf
+from codi_tf.base import Base, make_autoencoder, make_unet, save_base
+
+UNET = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 8,
+    "norm_num_groups": 4,
+}
+VAE = {"block_out_channels": [8, 8, 16], "layers_per_block": 1, "norm_num_groups": 4, "mid_block_add_attention": False}
+SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+
+
+def make_base(seed: int = 0) -> Base:
+    """A base with random weights; the layers that start at zero are random too, so that nothing hides."""
+    keras.utils.set_random_seed(seed)
+    base = Base(make_unet(UNET), make_autoencoder({**VAE, "scaling_factor": 1.5}), dict(SCHEDULER))
+    random = np.random.default_rng(seed)
+    for variable in (*base.unet.conv_out.variables, *base.vae.decoder.conv_out.variables):
+        variable.assign(random.normal(0, 0.05, variable.shape).astype("float32"))
+    return base
+
+
+def make_model(base: Base, **options) -> codi_tf.CoDi:
+    """A CoDi model on a base whose adapter acts: mu is not 0."""
+    model = codi_tf.CoDi(base, image_size=16, **options)
+    adapter = model.student.adapter
+    adapter.mu.assign(np.linspace(-0.3, 0.6, adapter.mu.shape[0]).astype("float32"))
+    return model
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory):
+    """A folder with a base in the diffusers layout."""
+    folder = tmp_path_factory.mktemp("base") / "base"
+    folder.mkdir()
+    save_base(make_base(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """A bundle whose output depends on condition and noise."""
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    make_model(make_base()).save(folder)
+    return folder
+
+
+@pytest.fixture
+def base() -> Base:
+    """A fresh base."""
+    return make_base()

@@ -1,0 +1,393 @@
+"""Training: what a step changes, what it draws, where its gradients flow. Steps run eagerly: tracing costs more."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import UNET, VAE, make_base, make_model
+
+from codi_tf import config
+from codi_tf.base import make_autoencoder, make_unet
+from codi_tf.diffusion import coefficients, predict
+from codi_tf.methods.autoencoder import AutoencoderMethod
+from codi_tf.methods.finetune import FinetuneMethod
+from codi_tf.methods.networks import draw_noise, draw_times
+from codi_tf.models.adapter import AdaptedUNet
+from codi_tf.trainer import Trainer
+
+GAMMA = 0.9
+
+
+def random(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def latents(count=2):
+    """A batch that was encoded beforehand."""
+    return {"latent": tf.constant(random(1, count, 4, 4, 4)), "condition_latent": tf.constant(random(2, count, 4, 4, 4))}
+
+
+def values(variables):
+    return [variable.numpy() for variable in variables]
+
+
+def compiled(*, learning_rate=1e-3, weight_decay=0.0, mu=None, **options):
+    """A compiled tiny CoDi; equal arguments give equal models."""
+    model = make_model(make_base(), ema_decay=GAMMA, **options)
+    if mu is not None:
+        model.student.adapter.mu.assign(np.full(model.student.adapter.mu.shape, mu, "float32"))
+    model.compile(keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay))
+    return model
+
+
+@functools.cache
+def one_step(**options):
+    """(student's weights, mu) after one step of a fresh model."""
+    model = compiled(**options)
+    model.train_step(latents())
+    return values(model.student.unet.variables + model.student.adapter.encoder.variables), model.student.adapter.mu.numpy()
+
+
+class Recorded(AdaptedUNet):
+    """An adapted network that keeps what it is called with and what it answers."""
+
+    def call(self, z_t, t, condition_features, context):
+        self.z_t, self.t = z_t.numpy(), t.numpy()
+        self.output = super().call(z_t, t, condition_features, context)
+        return self.output
+
+
+def recorded_terms(model, batch, *, seed=0, step=0):
+    """(terms of the loss, student, target), with what both networks saw."""
+    method = model.method
+    student = Recorded(model.student.unet, model.student.adapter)
+    method.student = student
+    method.target = None if model.average is None else Recorded(model.average.unet, model.average.adapter)
+    terms = {name: term.numpy() for name, term in method.loss_terms(batch, seed, step).items()}
+    return terms, student, method.target
+
+
+# What a step changes
+
+
+@pytest.mark.parametrize("train", ["all", "adapter"])
+def test_a_step_changes_what_is_trained_and_nothing_else(train):
+    model = compiled(train=train)
+    unet, adapter, vae = model.student.unet, model.student.adapter, model.base.vae
+    started = {name: values(part.variables) for name, part in (("unet", unet), ("adapter", adapter), ("vae", vae))}
+    for _ in range(3):
+        model.train_step(latents())
+    np.testing.assert_array_equal(values(vae.variables)[0], started["vae"][0])
+    for before, after in zip(started["vae"], values(vae.variables), strict=True):
+        np.testing.assert_array_equal(after, before)
+    changed = [not np.array_equal(b, a) for b, a in zip(started["unet"], values(unet.variables), strict=True)]
+    assert not any(changed) if train == "adapter" else _all_but_queries_of_zeros(changed, unet)
+    changed = [not np.array_equal(b, a) for b, a in zip(started["adapter"], values(adapter.variables), strict=True)]
+    assert _all_but_queries_of_zeros(changed, adapter)
+    assert (model.average.unet is unet) == (train == "adapter")
+    assert len(model.trainable_variables) == len(adapter.variables) + (len(unet.variables) if train == "all" else 0)
+
+
+def _all_but_queries_of_zeros(changed, network):
+    """Whether all weights changed. A prompt of zeros gives keys and values of zeros: those weights get no gradient."""
+    exempt = [any(f"attn2/{part}" in v.path for part in ("to_q", "to_k", "to_v")) for v in network.variables]
+    exempt = [e or "attn2" not in v.path and "norm2" in v.path for e, v in zip(exempt, network.variables, strict=True)]
+    return all(c or e for c, e in zip(changed, exempt, strict=True))
+
+
+def test_the_moving_average_follows_gamma_exactly():
+    model = compiled()
+    mean = values(model.average.variables)
+    for expected, student in zip(mean, values(model.student.variables), strict=True):
+        np.testing.assert_array_equal(expected, student)  # theta- <- theta
+    for _ in range(2):
+        model.train_step(latents())
+        student = values(model.student.variables)
+        mean = [m + np.float32(1 - GAMMA) * (v - m) for m, v in zip(mean, student, strict=True)]
+        for expected, average in zip(mean, values(model.average.variables), strict=True):
+            np.testing.assert_allclose(average, expected, rtol=0, atol=1e-8)
+    assert max(np.abs(m - v).max() for m, v in zip(mean, student, strict=True)) > 1e-4
+
+
+def test_mu_moves_mu_rate_times_as_far_and_the_rest_as_before():
+    weights, mu = one_step(mu=0.0, mu_rate=1.0)
+    weights_fast, mu_fast = one_step(mu=0.0, mu_rate=32.0)  # a power of two: exact
+    assert np.abs(mu).min() > 1e-4
+    np.testing.assert_array_equal(mu_fast, 32 * mu)
+    for expected, weight in zip(weights, weights_fast, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+def test_weight_decay_leaves_mu_alone():
+    weights, mu = one_step(mu=0.5)
+    weights_decayed, mu_decayed = one_step(mu=0.5, weight_decay=10.0)
+    np.testing.assert_array_equal(mu_decayed, mu)
+    kernels = [(a, b) for a, b in zip(weights, weights_decayed, strict=True) if a.ndim > 1]
+    assert all(np.abs(b).mean() < np.abs(a).mean() for a, b in kernels)
+
+
+def test_steps_are_deterministic_and_depend_on_the_seed():
+    one_step.cache_clear()
+    first = one_step(mu=0.5)
+    one_step.cache_clear()
+    for again, expected in zip([*one_step(mu=0.5)[0]], first[0], strict=True):
+        np.testing.assert_array_equal(again, expected)
+    assert any(not np.array_equal(a, b) for a, b in zip(one_step(mu=0.5, seed=1)[0], first[0], strict=True))
+
+
+def test_logs_are_the_sum_of_the_terms_and_the_norm_of_the_gradient():
+    model = compiled()
+    batch = latents()
+    with tf.GradientTape() as tape:
+        terms = model.method.loss_terms(batch, 0, 0)
+        loss = sum(tf.reduce_mean(term) for term in terms.values())
+    gradients = tape.gradient(loss, model.trainable_variables)
+    logs = {name: float(value) for name, value in model.train_step(batch).items()}
+    assert logs.keys() == {"loss", "consistency", "guidance", "gradient_norm"}
+    assert logs["loss"] == pytest.approx(logs["consistency"] + logs["guidance"], rel=1e-6)
+    assert logs["guidance"] == pytest.approx(float(tf.reduce_mean(terms["guidance"])), rel=1e-5)
+    norm = np.sqrt(sum(np.sum(np.square(g.numpy().astype("float64"))) for g in gradients))
+    assert logs["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_gradients_reach_the_student_alone():
+    model = compiled()
+    others = [v.value for v in (*model.average.variables, *model.base.vae.variables)]
+    batch = {"image": tf.constant(np.tanh(random(3, 2, 16, 16, 3))), "condition": tf.constant(np.tanh(random(4, 2, 16, 16, 3)))}
+    with tf.GradientTape() as tape:
+        tape.watch(others)
+        terms = model.method.loss_terms(batch, 0, 0)
+        loss = tf.add_n([tf.reduce_mean(term) for term in terms.values()])
+    *student, others = tape.gradient(loss, [*(v.value for v in model.trainable_variables), others])
+    assert others == [None] * len(others)
+    assert all(gradient is not None for gradient in student)
+
+
+def test_images_are_encoded_by_the_frozen_autoencoder():
+    model = compiled()
+    image, condition = (tf.constant(np.tanh(random(seed, 2, 16, 16, 3))) for seed in (3, 4))
+    encoded = {"latent": model.base.encode(image), "condition_latent": model.base.encode(condition)}
+    from_images, _, _ = recorded_terms(model, {"image": image, "condition": condition})
+    from_latents, _, _ = recorded_terms(model, encoded)
+    for name, term in from_latents.items():
+        np.testing.assert_array_equal(from_images[name], term)
+
+
+# What a step draws
+
+
+@pytest.mark.parametrize("z_s", ["own", "predicted", "frozen"])
+def test_z_s_depends_on_the_trained_adapter_unless_frozen(z_s):
+    model = compiled(method=config.ConditionalDistillation(z_s=z_s, delta=50))
+    batch = latents()
+    _, student, target = recorded_terms(model, batch)
+    t, s = int(student.t), int(target.t)
+    assert s == max(t - 50, 0)
+    alpha, sigma = model.base.schedule
+    x = batch["latent"].numpy()
+    eps = (student.z_t - alpha[t] * x) / sigma[t]
+    output = student.output.numpy()
+    if z_s == "frozen":
+        output = model.base.unet(student.z_t, student.t, model.base.context).numpy()
+    said = predict(output, student.z_t, alpha[t], sigma[t], "v_prediction")
+    noise = eps if z_s == "own" else said.eps_hat
+    np.testing.assert_allclose(target.z_t, alpha[s] * said.x_hat + sigma[s] * noise, atol=2e-5)
+
+    kernel = model.student.adapter.encoder.conv_in.kernel
+    kernel.assign(kernel + 0.5)
+    _, moved_student, moved = recorded_terms(model, batch)
+    np.testing.assert_array_equal(moved_student.z_t, student.z_t)
+    if z_s == "frozen":
+        np.testing.assert_array_equal(moved.z_t, target.z_t)
+    else:
+        assert np.abs(moved.z_t - target.z_t).max() > 1e-3
+
+
+def test_frozen_follows_the_base_as_it_was_before_training():
+    model = compiled(method=config.ConditionalDistillation(z_s="frozen", delta=50))
+    _, _, target = recorded_terms(model, latents())
+    for variable in model.student.unet.variables:
+        variable.assign(variable + 0.1)
+    _, _, later = recorded_terms(model, latents())
+    np.testing.assert_array_equal(later.z_t, target.z_t)
+
+
+def test_one_time_for_the_batch_or_one_for_each_example():
+    model = compiled()
+    _, student, target = recorded_terms(model, latents())
+    assert student.t.shape == target.t.shape == (1,)
+    model.method.settings = config.ConditionalDistillation(t="per_sample")
+    _, student, target = recorded_terms(model, latents(3))
+    assert student.t.shape == (3,) and len(set(student.t)) > 1
+    np.testing.assert_array_equal(target.t, np.maximum(student.t - 1, 0))
+
+
+def test_draws_are_functions_of_seed_and_step_only():
+    model = compiled()
+    batch = latents()
+    _, first, _ = recorded_terms(model, batch, seed=3, step=5)
+    tf.random.set_seed(99)
+    keras.utils.set_random_seed(99)
+    _, again, _ = recorded_terms(model, batch, seed=3, step=tf.constant(5, tf.int64))
+    np.testing.assert_array_equal(again.z_t, first.z_t)
+    np.testing.assert_array_equal(again.t, first.t)
+    for change in ({"seed": 4, "step": 5}, {"seed": 3, "step": 6}):
+        _, other, _ = recorded_terms(model, batch, **change)
+        assert other.t != first.t
+
+
+def test_noise_is_standard_normal_and_differs_between_examples():
+    noise = draw_noise(tf.zeros((64, 8, 8, 4)), 0, 0).numpy()
+    assert abs(noise.mean()) < 5 / 128 and abs(noise.std() - 1) < 5 / 128 / 2**0.5  # 128^2 numbers
+    correlation = np.corrcoef(noise.reshape(64, -1)) - np.eye(64)
+    assert np.abs(correlation).max() < 6 / 16  # 256 numbers an example
+    assert not np.array_equal(noise, draw_noise(tf.zeros((64, 8, 8, 4)), 0, 1).numpy())
+
+
+def test_times_are_uniform_in_their_range():
+    like = tf.zeros((2, 4, 4, 4))
+    shared = [int(draw_times(like, 0, step, low=1, high=1000, shared=True)) for step in range(600)]
+    assert min(shared) >= 1 and max(shared) <= 999
+    assert abs(np.mean(shared) - 500) < 4 * 288.4 / 600**0.5
+    assert {int(draw_times(like, 0, step, low=1, high=4, shared=True)) for step in range(40)} == {1, 2, 3}
+    each = draw_times(tf.zeros((5000, 1)), 0, 0, low=0, high=1000, shared=False).numpy()
+    assert each.shape == (5000,) and each.min() >= 0 and each.max() <= 999
+    assert abs(each.mean() - 499.5) < 4 * 288.7 / 5000**0.5
+
+
+# The methods
+
+
+@pytest.mark.parametrize("guidance", ["latent", "encoded", "pixel", "perceptual", "none"])
+def test_guidance_is_the_distance_that_was_chosen(guidance):
+    def halves(images):
+        return [images[..., :1], 2.0 * images[..., 1:]]
+
+    settings = config.ConditionalDistillation(guidance=guidance, guidance_weight=0.5, features="a folder")
+    model = compiled(method=settings, perceptual=halves)
+    batch = latents()
+    terms, student, _ = recorded_terms(model, batch)
+    if guidance == "none":
+        assert terms.keys() == {"consistency"}
+        return
+    base, x = model.base, batch["latent"]
+    x_hat = predict(student.output, student.z_t, *coefficients(base.schedule, student.t), "v_prediction").x_hat
+    a, b = {
+        "latent": lambda: (x, x_hat),
+        "encoded": lambda: (x, base.encode(base.decode(x_hat))),
+        "pixel": lambda: (base.decode(x), base.decode(x_hat)),
+        "perceptual": lambda: (base.decode(x), base.decode(x_hat)),
+    }[guidance]()
+    square = np.square(np.asarray(a, "float64") - np.asarray(b, "float64"))
+    if guidance == "perceptual":
+        expected = square[..., 0].mean((1, 2)) + 4 * square[..., 1:].mean((1, 2, 3))
+    else:
+        expected = square.mean((1, 2, 3))
+    np.testing.assert_allclose(terms["guidance"], 0.5 * expected, rtol=1e-4)
+
+
+def test_finetuning_is_the_error_of_the_velocity_at_one_time_per_example():
+    model = compiled(method=config.Finetune())
+    batch = latents(3)
+    terms, student, _ = recorded_terms(model, batch)
+    assert len(set(student.t)) > 1
+    alpha, sigma = (np.asarray(table, "float64")[student.t].reshape(-1, 1, 1, 1) for table in model.base.schedule)
+    x = batch["latent"].numpy().astype("float64")
+    eps = (student.z_t - alpha * x) / sigma
+    expected = np.square(alpha * eps - sigma * x - student.output.numpy()).mean((1, 2, 3))
+    assert terms.keys() == {"denoising"}
+    np.testing.assert_allclose(terms["denoising"], expected, rtol=1e-3)
+
+
+def test_pretraining_has_no_condition_and_moves_every_weight():
+    base = make_base()
+    settings = config.Pretrain(network=UNET, scheduler={})
+    trainer = Trainer(FinetuneMethod(settings, base, AdaptedUNet(base.unet, name="student")), ema_decay=GAMMA)
+    trainer.compile(keras.optimizers.AdamW(1e-3))
+    before = values(base.unet.variables)
+    trainer.train_step({"latent": latents()["latent"]})
+    changed = [not np.array_equal(b, a) for b, a in zip(before, values(base.unet.variables), strict=True)]
+    assert _all_but_queries_of_zeros(changed, base.unet)
+    assert trainer.average.adapter is None and trainer.average.unet is not base.unet
+
+
+def test_the_autoencoder_learns_reconstruction_and_kl():
+    network = {**VAE, "mid_block_add_attention": True}
+    student = make_autoencoder(network)
+    method = AutoencoderMethod(config.Autoencoder(network=network, kl_weight=0.01), student)
+    trainer = Trainer(method, ema_decay=GAMMA)
+    trainer.compile(keras.optimizers.AdamW(1e-3))
+    image = np.tanh(random(0, 2, 16, 16, 3))
+    terms = method.loss_terms({"image": tf.constant(image)}, 0, 0)
+    mean, logvar = (np.asarray(part, "float64") for part in student.encode(image))
+    reconstruction = np.abs(image - student.decode(mean.astype("float32")).numpy()).mean((1, 2, 3))
+    np.testing.assert_allclose(terms["reconstruction"], reconstruction, rtol=1e-4)
+    kl = 0.5 * (mean**2 + np.exp(logvar) - 1 - logvar)
+    np.testing.assert_allclose(terms["kl"], 0.01 * kl.mean((1, 2, 3)), rtol=1e-4)
+    before = values(student.variables)
+    trainer.train_step({"image": tf.constant(image)})
+    assert all(not np.array_equal(b, a) for b, a in zip(before, values(student.variables), strict=True))
+    for b, a, mean in zip(before, values(student.variables), values(trainer.average.variables), strict=True):
+        np.testing.assert_allclose(mean, b + (1 - GAMMA) * (a - b), rtol=0, atol=1e-7)
+
+
+# Keras
+
+
+def test_fit_with_ordinary_callbacks_equals_the_plain_loop(tmp_path):
+    batch = latents()
+    model = compiled(train="adapter", learning_rate=1.0)
+    weights, log = tmp_path / "best.weights.h5", tmp_path / "log.csv"
+    callbacks = [
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.ModelCheckpoint(weights, save_weights_only=True),
+        keras.callbacks.CSVLogger(log),
+        keras.callbacks.LearningRateScheduler(_falling_rate),
+    ]
+    dataset = tf.data.Dataset.from_tensors(batch).repeat(2)
+    history = model.fit(dataset, epochs=2, callbacks=callbacks, verbose=0)
+
+    rows = log.read_text().splitlines()
+    assert len(rows) == 3 and set(rows[0].split(",")) >= {"loss", "consistency", "guidance", "gradient_norm"}
+    assert history.history["learning_rate"] == pytest.approx([1e-3, 5e-4])
+
+    by_hand = compiled(train="adapter", learning_rate=1.0)
+    for step in range(4):
+        by_hand.optimizer.learning_rate = _falling_rate(step // 2)
+        logs = by_hand.train_step(batch)
+    assert history.history["loss"][-1] == pytest.approx(float(logs["loss"]), rel=1e-3)
+    for expected, value in zip(values(by_hand.student.variables), values(model.student.variables), strict=True):
+        np.testing.assert_allclose(value, expected, atol=2e-5)
+
+    fresh = compiled(train="adapter")
+    fresh.load_weights(weights)
+    for expected, value in zip(values(model.variables), values(fresh.variables), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert int(fresh.optimizer.iterations) == 4
+
+
+def _falling_rate(epoch, rate=None):
+    return 1e-3 / (epoch + 1)
+
+
+def test_compiling_again_goes_on_with_the_same_average():
+    model = compiled()
+    model.train_step(latents())
+    average = model.average
+    before = values(average.variables)
+    model.compile(keras.optimizers.AdamW(1e-4))
+    assert model.average is average
+    for expected, value in zip(before, values(average.variables), strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_a_network_without_weights_of_the_student_is_refused():
+    """The average must have the student's weights in the student's order."""
+    model = compiled()
+    model.average = AdaptedUNet(make_unet(UNET, "other"), name="other")
+    with pytest.raises(ValueError, match="shorter"):
+        model.train_step(latents())
