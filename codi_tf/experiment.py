@@ -11,6 +11,7 @@ import tensorflow as tf
 from codi_tf import config, data
 from codi_tf.base import Base, load_stable_diffusion, make_autoencoder, make_unet, measure_scale, save_base
 from codi_tf.errors import UserError
+from codi_tf.features import load_features
 from codi_tf.files import whole_folder
 from codi_tf.latents import encode_once, latent_batches
 from codi_tf.methods.autoencoder import AutoencoderMethod
@@ -56,9 +57,15 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
             mu_rate=adaptation.mu_rate,
             seed=train.seed,
             image_size=experiment.data.image_size,
+            perceptual=_perceptual(method),
         )
     trainer.compile(optimizer=make_optimizer(train))
     return trainer
+
+
+def _perceptual(method):
+    folder = getattr(method, "features", None)
+    return None if folder is None else load_features(Path(folder)).maps
 
 
 def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:

@@ -57,10 +57,10 @@ def sharpness(images: np.ndarray) -> np.ndarray:
 
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
-    """|m_a - m_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, Eq. 6), of the Gaussians fitted to two sets.
+    """|m_a - m_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, Eq. 6).
 
-    m and S are the sample mean and covariance (divided by N - 1). With few samples the distance of two sets from the
-    same distribution is well above 0: compare distances of equally large sets only, with several samples per dimension.
+    m and S are the mean and the covariance (divided by N - 1) of a set. With few samples the distance of two sets from
+    one distribution is well above 0: compare distances of equally large sets only, of several samples per dimension.
 
     Args:
         features_a: float [N, D], N at least 2.

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from codi_tf import config
-from codi_tf.cli import run_command
+from codi_tf.cli import run_command, start_tensorflow
 from codi_tf.errors import UserError
 
 
@@ -23,6 +23,7 @@ def train(experiment: config.Experiment, out: Path) -> Path:
     Raises:
         UserError: `out` holds a run with other settings, or the config's files are missing or unfit.
     """
+    start_tensorflow()
     import tensorflow as tf
 
     from codi_tf.checkpoints import restore_newest, save_state

@@ -63,4 +63,4 @@ class Trainer(keras.Model):
         # Parts that are not trained are shared between the two networks: only the others move.
         for mean, value in zip(self.average.variables, self.student.variables, strict=True):
             if mean is not value:
-                mean.assign(mean.value + (1.0 - self.ema_decay) * (value.value - mean.value))
+                mean.value.assign_add((1.0 - self.ema_decay) * (value.value - mean.value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from codi_tf import config, losses
 from codi_tf.base import Base
+from codi_tf.errors import UserError
 from codi_tf.methods.networks import (
     clone_unet,
     denoiser,
@@ -26,7 +27,7 @@ class CodiMethod:
     """
 
     def __init__(self, settings: config.ConditionalDistillation, base: Base, student: AdaptedUNet, perceptual=None):
-        self.settings, self.base, self.student = settings, base, student
+        self.settings, self.base, self.student, self.perceptual = settings, base, student, perceptual
         self.target = None
         self.frozen = None
         if settings.z_s == "frozen":
@@ -34,7 +35,13 @@ class CodiMethod:
         self.guidance = _guidance(settings, base, perceptual)
 
     def start_average(self) -> AdaptedUNet:
-        """theta- <- theta: the target network."""
+        """theta- <- theta: the target network.
+
+        Raises:
+            UserError: training is about to begin, and the perceptual guidance has no feature network.
+        """
+        if self.settings.guidance == "perceptual" and self.perceptual is None:
+            raise UserError("guidance is 'perceptual': give CoDi a feature network, perceptual=network.maps")
         self.target = moving_average_of(self.student)
         return self.target
 

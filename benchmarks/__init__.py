@@ -1,0 +1,1 @@
+"""Scripts that measure speed and memory; docs/benchmarks.md quotes them."""

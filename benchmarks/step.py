@@ -1,0 +1,56 @@
+"""python -m benchmarks.step: a training step against its bare network work, in one run.
+
+Bare: the student's forward and backward pass and the target's forward pass, on the same batch. The step adds the draws,
+the loss, clipping, AdamW, mu's own rate and the moving average.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks.timing import side_by_side
+from codi_tf import config
+from codi_tf.cli import run_command, start_tensorflow
+
+CONFIG = Path(__file__).parents[1] / "configs" / "photos_codi.yaml"
+
+
+def measure() -> dict[str, float]:
+    """Median seconds of "step" and "bare" at the sizes of the demo."""
+    start_tensorflow()
+    import tensorflow as tf
+
+    from codi_tf.experiment import build_trainer
+
+    settings = config.load(CONFIG)
+    trainer = build_trainer(settings)
+    base, batch_size = trainer.base, settings.train.batch_size
+    shape = trainer.latent_shape(batch_size, settings.data.image_size, settings.data.image_size)
+    x, c, z_t, z_s = (tf.random.stateless_normal(shape, (0, i)) for i in range(4))
+    t, s = tf.constant([600]), tf.constant([560])
+
+    @tf.function
+    def bare():
+        with tf.GradientTape() as tape:
+            student = trainer.student(z_t, t, trainer.student.condition(c, base.context), base.context)
+            loss = tf.reduce_mean(student)
+        gradients = tape.gradient(loss, trainer.trainable_variables)
+        target = trainer.average(z_s, s, trainer.average.condition(c, base.context), base.context)
+        # Every result is read, or TensorFlow would prune the work.
+        return tf.add_n([tf.reduce_sum(g) for g in gradients]) + tf.reduce_sum(target)
+
+    step = tf.function(trainer.train_step)
+    batch = {"latent": x, "condition_latent": c}
+    return side_by_side({"step": lambda: step(batch), "bare": bare})
+
+
+def _main(arguments: list[str]) -> None:
+    seconds = measure()
+    print(f"training step  {1e3 * seconds['step']:7.1f} ms")
+    print(f"bare networks  {1e3 * seconds['bare']:7.1f} ms")
+    print(f"ratio          {seconds['step'] / seconds['bare']:7.3f}   (bar: 1.15)")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))

@@ -1,0 +1,362 @@
+"""Training state on disk: whole or not at all, and a resumed run that ends as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import SCHEDULER, VAE, make_model
+from safetensors.numpy import load_file, save_file
+from tiny import UNET, randomize, tiny_base
+
+import codi_tf
+from codi_tf import config, monitor
+from codi_tf.base import load_stable_diffusion, save_base
+from codi_tf.checkpoints import restore_newest, save_state
+from codi_tf.errors import UserError
+from codi_tf.train import train
+
+
+@pytest.fixture(autouse=True)
+def eager():
+    """Tracing a training step costs as much as twenty eager ones."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """The folder of a base."""
+    folder = tmp_path_factory.mktemp("start") / "base"
+    folder.mkdir()
+    save_base(tiny_base(), folder)
+    return folder
+
+
+def compiled(seed=0):
+    model = make_model(tiny_base(seed), train="adapter")
+    model.compile(keras.optimizers.AdamW(1e-3))
+    return model
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    """A trainer with a state that is nowhere trivial."""
+    trainer = compiled()
+    randomize([v for v in trainer.variables if v.dtype == "float32"], 1)
+    randomize([v for v in trainer.optimizer.variables if v.dtype == "float32"], 2)
+    trainer.optimizer.iterations.assign(7)
+    return trainer
+
+
+def state(trainer):
+    return [v.numpy() for v in (*trainer.variables, *trainer.optimizer.variables)]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# State
+
+
+def test_a_state_comes_back_whole(trainer, tmp_path):
+    path = save_state(trainer, tmp_path / "states", 12, keep=1)
+    assert [p.name for p in (tmp_path / "states").iterdir()] == [path.name] == ["step-00000012.safetensors"]
+    other = compiled(seed=3)
+    assert not same(state(other), state(trainer))
+    assert restore_newest(other, tmp_path / "states") == 12
+    assert same(state(other), state(trainer))
+    assert int(other.optimizer.iterations) == 7
+
+
+def test_where_there_is_no_state_nothing_is_set(tmp_path):
+    trainer = compiled(seed=4)
+    before = state(trainer)
+    assert restore_newest(trainer, tmp_path / "none") == 0
+    (tmp_path / "step-00000003.partial").write_bytes(b"torn")
+    (tmp_path / "notes.safetensors").write_bytes(b"")
+    assert restore_newest(trainer, tmp_path) == 0
+    assert same(state(trainer), before)
+
+
+def test_the_newest_are_kept(trainer, tmp_path):
+    for step in (3, 20, 100):
+        save_state(trainer, tmp_path, step, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000020.safetensors", "step-00000100.safetensors"]
+    trainer.optimizer.iterations.assign(8)
+    save_state(trainer, tmp_path, 101, keep=2)
+    trainer.optimizer.iterations.assign(7)
+    other = compiled(seed=3)
+    assert restore_newest(other, tmp_path) == 101
+    assert int(other.optimizer.iterations) == 8
+
+
+def test_a_torn_state_is_named_and_nothing_is_set(trainer, tmp_path):
+    path = save_state(trainer, tmp_path, 5, keep=1)
+    path.write_bytes(path.read_bytes()[:-1000])
+    other = compiled(seed=3)
+    before = state(other)
+    with pytest.raises(UserError, match=r"step-00000005.safetensors: truncated .* delete it to resume") as caught:
+        restore_newest(other, tmp_path)
+    assert "\n" not in str(caught.value) and same(state(other), before)
+
+
+@pytest.mark.parametrize("spoil", [lambda v: v.popitem(), lambda v: v.update({"weights/00000": np.zeros(3, "float32")})])
+def test_the_state_of_another_experiment_is_refused(trainer, tmp_path, spoil):
+    path = save_state(trainer, tmp_path, 5, keep=1)
+    values = load_file(path)
+    spoil(values)
+    save_file(values, path)
+    other = compiled(seed=3)
+    before = state(other)
+    with pytest.raises(UserError, match="the state of another experiment; choose another --out"):
+        restore_newest(other, tmp_path)
+    assert same(state(other), before)
+
+
+def test_a_failing_write_leaves_the_older_state(trainer, tmp_path):
+    path = save_state(trainer, tmp_path, 5, keep=1)
+    before = path.read_bytes()
+    (tmp_path / "step-00000006.safetensors").mkdir()  # in the way of the new one
+    (tmp_path / "step-00000006.safetensors/x").write_text("")
+    with pytest.raises(OSError):
+        save_state(trainer, tmp_path, 6, keep=1)
+    assert path.read_bytes() == before and not list(tmp_path.glob("*.partial"))
+
+
+# Runs
+
+TRAIN = {
+    "steps": 6,
+    "batch_size": 2,
+    "warmup_steps": 2,
+    "learning_rate": 1e-3,
+    "ema_decay": 0.5,
+    "log_every": 2,
+    "save_every": 3,
+    "weight_decay": 0.01,
+}
+
+
+def experiment(start, **changes) -> config.Experiment:
+    values = {
+        "method": {"name": "codi", "delta": 5},
+        "base": str(start),
+        "task": {"name": "super_resolution"},
+        "data": {"image_size": 16},
+        "train": dict(TRAIN),
+    }
+    for path, value in changes.items():
+        section, _, key = path.partition("__")
+        if key:
+            values[section][key] = value
+        else:
+            values[section] = value
+    return config.from_dict(values)
+
+
+def interrupted_at(step: int) -> type[monitor.Monitor]:
+    """A monitor during whose `step` the user presses Ctrl-C."""
+
+    class Interrupting(monitor.Monitor):
+        def step(self, current, logs):
+            super().step(current, logs)
+            if current == step:
+                signal.raise_signal(signal.SIGINT)
+
+    return Interrupting
+
+
+def interrupt(monkeypatch, run: config.Experiment, out: Path, step: int):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(monitor, "Monitor", interrupted_at(step))
+        train(run, out)
+
+
+def metrics(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("encode_once", [0, 8])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch, capsys, encode_once):
+    run = experiment(start, data={"image_size": 16, "encode_once": encode_once})
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    assert train(run, straight) == straight / "result"
+    interrupt(monkeypatch, run, resumed, 5)
+    assert not (resumed / "result").exists()
+    assert [p.name for p in (resumed / "checkpoints").iterdir()] == ["step-00000003.safetensors"]
+    capsys.readouterr()
+    train(run, resumed)
+    assert f"resuming {resumed} at step 3" in capsys.readouterr().out
+
+    last = "checkpoints/step-00000006.safetensors"
+    expected, values = load_file(straight / last), load_file(resumed / last)
+    assert values.keys() == expected.keys() and len(values) > 100
+    for key in expected:
+        np.testing.assert_array_equal(values[key], expected[key], err_msg=key)
+    for part in ("unet", "adapter"):
+        file = f"result/{part}/diffusion_pytorch_model.safetensors"
+        assert (resumed / file).read_bytes() == (straight / file).read_bytes()
+    assert metrics(resumed)[-1] == metrics(straight)[-1]
+    assert [line["step"] for line in metrics(resumed)] == [line["step"] for line in metrics(straight)] == [2, 4, 6]
+
+
+@pytest.fixture(scope="module")
+def finished(start, tmp_path_factory):
+    """(experiment, folder of its finished run of one step)."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    run = experiment(start, train={**TRAIN, "steps": 1, "sample_every": 1}, task={"name": "super_resolution", "scale": 2})
+    tf.config.run_functions_eagerly(True)
+    train(run, out)
+    return run, out
+
+
+def test_what_a_run_leaves(finished, start):
+    run, out = finished
+    assert sorted(p.name for p in out.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "logs",
+        "metrics.jsonl",
+        "result",
+        "samples",
+    ]
+    assert config.load(out / "config.yaml") == run
+    assert codi_tf.read_image(out / "samples/step-00000001.png").ndim == 3
+    assert list((out / "logs").glob("events.out.tfevents.*"))
+    (line,) = metrics(out)
+    names = {"step", "loss", "consistency", "guidance", "gradient_norm", "learning_rate", "condition_use", "mu_mean"}
+    assert line.keys() == names
+    model = codi_tf.load(out / "result")
+    assert model.settings == run.method and model.task.scale == 2 and model.image_size == 16
+    assert np.abs(model.student.adapter.mu.numpy()).max() > 0
+    about = json.loads((out / "result/codi.json").read_text())["provenance"]
+    assert about == {"steps": 1, "config": json.loads(json.dumps(run.as_dict()))}
+
+
+def test_a_finished_run_says_so(finished, capsys):
+    run, out = finished
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert train(run, out) == out / "result"
+    assert f"all 1 steps are done; the result is {out / 'result'}" in capsys.readouterr().out
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train__learning_rate": 5e-4}, "train.learning_rate = 0.001, now it is 0.0005"),
+        ({"train__steps": 9}, "train.steps = 1, now it is 9"),
+        ({"method__t": "per_sample"}, "method.t = 'shared', now it is 'per_sample'"),
+        ({"task__jpeg_quality": [5, 9]}, r"task.jpeg_quality = None, now it is \[5, 9\]"),
+        ({"task": {"name": "super_resolution"}}, "task.scale = 2, now it is None"),
+    ],
+)
+def test_other_settings_are_refused_by_name(finished, start, changes, said):
+    _, out = finished
+    train_section = {**TRAIN, "steps": 1, "sample_every": 1}
+    first = {"train": train_section, "task": {"name": "super_resolution", "scale": 2}}
+    before = (out / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match=said) as caught:
+        train(experiment(start, **first, **changes) if "task" not in changes else experiment(start, **{**first, **changes}), out)
+    line = str(caught.value)
+    assert str(out) in line and "choose another --out" in line and "\n" not in line
+    assert (out / "config.yaml").read_bytes() == before
+
+
+def test_pretraining_ends_in_a_base(start, tmp_path):
+    method = {"name": "pretrain", "network": UNET, "scheduler": SCHEDULER}
+    run = experiment(start, method=method, task=None, train={**TRAIN, "steps": 1})
+    base = load_stable_diffusion(train(run, tmp_path / "run"))
+    assert base.prediction_type == "v_prediction"
+    assert base.vae.scaling_factor == 1.5
+    assert np.abs(base.unet.conv_out.kernel.numpy()).max() == 0  # rate 0 in the first step of the warm-up
+    original = load_stable_diffusion(start)
+    for expected, variable in zip(original.vae.variables, base.vae.variables, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), expected.numpy())
+
+
+def test_an_autoencoder_ends_with_the_scale_of_its_latents(tmp_path):
+    run = config.from_dict(
+        {
+            "method": {"name": "autoencoder", "network": VAE},
+            "data": {"image_size": 16},
+            "train": {**TRAIN, "steps": 1, "batch_size": 16},
+        }
+    )
+    base = load_stable_diffusion(train(run, tmp_path / "run"))
+    assert base.unet is None
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype("float32")
+    assert base.encode(images).shape == (2, 2, 2, 4)
+    from codi_tf.experiment import build_dataset, build_trainer
+
+    batch = next(iter(build_dataset(run, build_trainer(run), 0)))
+    assert float(tf.math.reduce_std(base.encode(batch["image"]))) == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"base": "no/such/base"}, "no/such/base: no such model folder"),
+        ({"task": {"scale": 2}}, "task.name is not set"),
+        ({"task": {"name": "colourise"}}, "unknown task 'colourise'"),
+        ({"task": {"name": ["super_resolution"]}}, "unknown task"),
+        ({"task": {"name": "super_resolution", "scales": 2}}, "unknown option 'scales'"),
+        ({"task": {"name": "super_resolution", "scale": 3}}, "needs sides that scale 3 divides"),
+        ({"data": {"image_size": 16, "encode_once": 1}}, "data.encode_once is 1: it must be at least train.batch_size"),
+        ({"data": {"image_size": 16, "source": "no/such/photos"}}, "no such folder of images: no/such/photos"),
+        (
+            {"method": {"name": "pretrain", "network": {"bogus": 1}, "scheduler": SCHEDULER}, "task": None},
+            "not a configuration of UNet",
+        ),
+        (
+            {"method": {"name": "pretrain", "network": UNET, "scheduler": {}}, "task": None},
+            "beta_schedule",
+        ),
+        (
+            {"method": {"name": "pretrain", "network": UNET, "scheduler": {**SCHEDULER, "beta_end": "x"}}, "task": None},
+            "beta_end",
+        ),
+        (
+            {
+                "method": {"name": "pretrain", "network": UNET, "scheduler": {**SCHEDULER, "prediction_type": "x"}},
+                "task": None,
+            },
+            "unknown prediction_type 'x'",
+        ),
+        (
+            {
+                "method": {
+                    "name": "pretrain",
+                    "network": {**UNET, "block_out_channels": [8] * 3, "down_block_types": ["DownBlock2D"] * 3,
+                                "up_block_types": ["UpBlock2D"] * 3},
+                    "scheduler": SCHEDULER,
+                },
+                "task": None,
+                "data": {"image_size": 24},
+            },
+            "data.image_size is 24",
+        ),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_nothing(start, tmp_path, monkeypatch, changes, said):
+    monkeypatch.chdir(tmp_path)
+    tf.config.run_functions_eagerly(False)
+    with pytest.raises(UserError) as caught:
+        train(experiment(start, **changes), tmp_path / "run")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_a_file_is_refused(start, tmp_path):
+    (tmp_path / "run").write_text("precious")
+    with pytest.raises(UserError, match="run"):
+        train(experiment(start), tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "precious"

@@ -1,0 +1,69 @@
+"""Every file in configs/ loads, builds and runs one step of the networks that it describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codi_tf import config
+from codi_tf.experiment import build_dataset, build_trainer, make_optimizer
+
+FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=[file.stem for file in FILES])
+def test_it_runs_one_step(path, base_folder):
+    """Its network, task, method and optimizer; a small batch, and the tests' own base in place of a trained one."""
+    whole = config.load(path)
+    overrides = ["train.batch_size=2"]
+    if whole.base is not None:
+        overrides.append(f"base={base_folder}")
+    if whole.data.encode_once:
+        overrides.append("data.encode_once=2")
+    experiment = config.load(path, overrides)
+    trainer = build_trainer(experiment)
+    before = [v.numpy() for v in trainer.trainable_variables]
+    trainer.optimizer.iterations.assign(max(whole.train.warmup_steps, 1))  # the rate is 0 before
+    logs = trainer.train_step(next(iter(build_dataset(experiment, trainer, 0))))
+    assert all(np.isfinite(float(value)) for value in logs.values()) and float(logs["gradient_norm"]) > 0
+    assert any(not np.array_equal(b, v.numpy()) for b, v in zip(before, trainer.trainable_variables, strict=True))
+
+
+@pytest.mark.parametrize("path", FILES, ids=[file.stem for file in FILES])
+def test_its_header_says_what_it_is_and_the_command(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = [line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+    assert any(f"python -m codi_tf.train configs/{path.name}" in line for line in header)
+
+
+def test_there_are_configs():
+    assert FILES
+
+
+@pytest.mark.parametrize("decay", ["cosine", "constant"])
+def test_the_learning_rate_warms_up_then_decays_or_stays(decay):
+    settings = config.Train(steps=110, warmup_steps=10, learning_rate=0.5, decay=decay)
+    optimizer = make_optimizer(settings)
+
+    def rate(step):
+        optimizer.iterations = step
+        schedule = optimizer._learning_rate
+        return float(schedule(step)) if callable(schedule) else float(schedule)
+
+    assert rate(0) == 0.0 and rate(5) == pytest.approx(0.25) and rate(10) == pytest.approx(0.5)
+    middle, end = (0.25, 0.0) if decay == "cosine" else (0.5, 0.5)
+    assert rate(60) == pytest.approx(middle) and rate(110) == pytest.approx(end, abs=1e-7)
+
+
+@pytest.mark.parametrize("decay", ["cosine", "constant"])
+def test_without_a_warm_up_the_rate_starts_at_its_peak(decay):
+    optimizer = make_optimizer(config.Train(steps=100, warmup_steps=0, learning_rate=0.5, decay=decay))
+    assert float(optimizer.learning_rate) == pytest.approx(0.5)
+
+
+def test_the_optimizer_is_the_config_s():
+    settings = config.Train(steps=1, weight_decay=0.25, clip_norm=3.0)
+    optimizer = make_optimizer(settings)
+    assert (optimizer.weight_decay, optimizer.global_clipnorm) == (0.25, 3.0)

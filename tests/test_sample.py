@@ -1,0 +1,198 @@
+"""python -m codi_tf.sample: photos of any size and mode in, a whole picture or one line out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import codi_tf
+from codi_tf import images, sample
+from codi_tf.errors import UserError
+from codi_tf.sample import MAX_PIXELS, MAX_SIDE, _main, render, working_size
+
+ROOT = Path(codi_tf.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def model(bundle):
+    return codi_tf.load(bundle)
+
+
+def upright(height: int, width: int) -> np.ndarray:
+    """A picture that tells its corners and axes apart, uint8 [H, W, 3]."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    return np.rint(255 * np.stack([y, x, 0.25 + 0 * x], axis=-1)).astype(np.uint8)
+
+
+def run(bundle, condition, out, *options):
+    _main([str(bundle), "--condition", str(condition), "--out", str(out), *map(str, options)])
+    return np.asarray(Image.open(out))
+
+
+# --- pictures: sizes are chosen to be padded to 8 x 8 or 24 x 32, so that little has to be compiled
+
+
+def test_is_what_generate_makes(bundle, model, tmp_path, capsys):
+    Image.fromarray(upright(7, 5)).save(tmp_path / "in.png")
+    out = tmp_path / "made" / "out.png"  # the folder is made
+    made = run(bundle, tmp_path / "in.png", out, "--steps", 2, "--seed", 7)
+    np.testing.assert_array_equal(made, model.generate(upright(7, 5), steps=2, seed=7))
+    assert (made != model.generate(upright(7, 5), steps=2, seed=0)).any()
+    assert (made != model.generate(upright(7, 5), steps=1, seed=7)).any()
+    assert capsys.readouterr().out == f"{out}\n"
+    assert [path.name for path in out.parent.iterdir()] == ["out.png"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 8), (5, 3), (17, 30)])
+def test_odd_sizes(model, size):
+    made = render(model, upright(*size) / np.float32(255), steps=1)
+    assert made.shape == (*size, 3)
+    np.testing.assert_array_equal(made, model.generate(upright(*size), steps=1))
+
+
+def save_mode(mode: str, path) -> np.ndarray:
+    """Writes an 18 x 30 photo in a mode; returns the upright RGB picture that it shows, float [H, W, 3]."""
+    photo = upright(18, 30)
+    grey = photo[..., 0]
+    if mode == "L":
+        Image.fromarray(grey).save(path)
+        return np.repeat(grey[..., None], 3, axis=-1) / np.float32(255)
+    if mode == "RGBA":
+        alpha = np.full((18, 30, 1), 51, np.uint8)
+        Image.fromarray(np.concatenate([photo, alpha], axis=-1)).save(path)
+        return 1 - np.float32(51 / 255) * (1 - photo / np.float32(255))
+    if mode == "16 bit":
+        deep = grey.astype(np.uint16) * 257
+        Image.fromarray(deep).save(path)
+        return np.repeat(deep[..., None] / np.float32(65535), 3, axis=-1)
+    assert mode == "EXIF"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(np.rot90(photo)).save(path, exif=exif)
+    return photo / np.float32(255)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "16 bit", "EXIF"])
+def test_modes(model, tmp_path, mode):
+    photo = save_mode(mode, tmp_path / "in.png")
+    made = render(model, images.read_image(tmp_path / "in.png"), steps=1)
+    assert made.shape == (18, 30, 3)
+    np.testing.assert_array_equal(made, model.generate(photo, steps=1))
+
+
+def test_upscale(model):
+    photo = upright(6, 10) / np.float32(255)
+    larger = images.resize(photo, 18, 30)
+    np.testing.assert_array_equal(render(model, photo, upscale=3, steps=1), model.generate(larger, steps=1))
+
+
+def test_large_photo_is_made_smaller_and_enlarged(bundle, model, tmp_path, capsys, monkeypatch):
+    """The whole way from a file, with a turned photo and --upscale."""
+    monkeypatch.setattr(sample, "MAX_PIXELS", 540)
+    photo, exif = upright(18, 30), Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(np.rot90(photo)).save(tmp_path / "in.png", exif=exif)
+    made = run(bundle, tmp_path / "in.png", tmp_path / "out.png", "--steps", 1, "--upscale", 2)
+    assert made.shape == (36, 60, 3)
+    expected = images.resize(model.generate(photo, steps=1) / np.float32(255), 36, 60)
+    np.testing.assert_array_equal(made, images.to_uint8(expected))
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "the result of 60x36 is made at 30x18 and enlarged" in told
+
+
+@pytest.mark.parametrize("size", [(1000, 1500), (1, 1), (4000, 3000), (1, 2_000_000), (3, 30_000), (20_000, 500)])
+def test_working_size(size):
+    height, width = working_size(*size)
+    if size[0] * size[1] <= MAX_PIXELS and max(size) <= MAX_SIDE:
+        assert (height, width) == size
+        return
+    assert height * width <= MAX_PIXELS and max(height, width) <= MAX_SIDE
+    assert max(height * width / MAX_PIXELS, max(height, width) / MAX_SIDE) > 0.99  # not smaller than need be
+    shrink = max(height, width) / max(size)
+    np.testing.assert_allclose((height, width), np.maximum(1, np.array(size) * shrink), atol=1)  # the same shape
+
+
+# --- mistakes
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "in.png"
+    Image.fromarray(upright(8, 8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "--steps is 0"),
+        (["--steps", "1001"], "--steps is 1001"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--upscale", "0"], "--upscale is 0"),
+        (["--upscale", "900"], "7200x7200 has more than 50,000,000 pixels"),
+        (["--prompt", "a cat"], "no text encoder"),
+        (["--out", "out.jpg"], "ends in .png"),
+        (["--out", "."], "ends in .png"),
+        (["--out", "in.png/out.png"], "nothing can be written into"),
+        (["--out", "folder.png"], "that is a folder"),
+        (["--condition", "none.png"], "no such file"),
+        (["--condition", "text.png"], "not an image"),
+        (["--condition", "cut.png"], "truncated or damaged"),
+        (["--condition", "folder.png"], "directory"),
+    ],
+)
+def test_mistakes(bundle, photo, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:60])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message) as caught:
+        _main([str(bundle), "--condition", "in.png", "--out", "made/out.png", *options])
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+@pytest.mark.parametrize("name", ["none", "folder"])
+def test_no_bundle(photo, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="no such bundle"):
+        run(tmp_path / name, photo, tmp_path / "out.png")
+
+
+def test_damaged_bundle_leaves_nothing(photo, tmp_path):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "codi.json").write_text("{")
+    with pytest.raises(UserError, match="not readable as JSON"):
+        run(tmp_path / "bundle", photo, tmp_path / "out.png")
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_mistakes_are_told_before_tensorflow_is_loaded(bundle, photo, tmp_path):
+    """As a program: one line, exit status 2, and no import of TensorFlow or Keras."""
+    program = (
+        "import sys; from codi_tf.cli import run_command; from codi_tf.sample import _main; "
+        "status = run_command(_main); assert not {'tensorflow', 'keras'} & sys.modules.keys(); sys.exit(status)"
+    )
+    mistakes = (["--steps", "0"], ["--condition", "none.png"], ["--out", str(photo / "x.png")], ["--upscale", "-2"])
+    for mistake in mistakes:
+        arguments = [str(bundle), "--condition", str(photo), "--out", str(tmp_path / "out.png"), *mistake]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+        )
+        assert done.returncode == 2 and done.stdout == "", done.stderr
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_as_a_program(bundle, model, photo, tmp_path):
+    command = [sys.executable, "-m", "codi_tf.sample", str(bundle), "--condition", str(photo), "--steps", "1"]
+    out = tmp_path / "out.png"
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    # Another process may split its sums in another way: one level.
+    np.testing.assert_allclose(np.asarray(Image.open(out), float), model.generate(upright(8, 8), steps=1), atol=1)

@@ -1,0 +1,104 @@
+"""python -m codi_tf.train: a mistake ends in one line and exit status 2; the rest is `train`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from tiny import tiny_base
+
+from codi_tf import train
+from codi_tf.base import save_base
+from codi_tf.cli import run_command
+from codi_tf.errors import UserError
+
+
+def run(monkeypatch, capsys, *arguments):
+    """(exit status, standard output, standard error) of the command in this process."""
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+    status = run_command(train._main)
+    return status, *capsys.readouterr()
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A config file of a run of two steps."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    save_base(tiny_base(), folder)
+    values = {
+        "method": {"name": "codi"},
+        "base": str(folder),
+        "task": {"name": "super_resolution"},
+        "data": {"image_size": 16},
+        "adaptation": {"train": "adapter"},
+        "train": {"steps": 2, "batch_size": 2, "save_every": 1},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.stepz=3", "unknown key train.stepz: did you mean 'steps'?"),
+        ("train.steps=many", "train.steps is 'many': it must be of type int"),
+        ("train.steps", "'train.steps' is no override"),
+        ("base=/no/such/folder", "/no/such/folder: no such model folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, settings, override, said):
+    status, out, err = run(monkeypatch, capsys, settings, override, "--out", tmp_path / "run")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and said in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_file_in_a_process_of_its_own(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "codi_tf.train", str(tmp_path / "none.yaml")], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {tmp_path / 'none.yaml'}: no such config file\n"
+
+
+def test_mistakes_of_the_program_are_not_hidden(monkeypatch):
+    def wrong(arguments):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        run_command(wrong)
+
+
+def test_statuses(monkeypatch, capsys):
+    def stopped(arguments):
+        raise KeyboardInterrupt
+
+    def mistaken(arguments):
+        raise UserError(" ".join(arguments))
+
+    monkeypatch.setattr(sys, "argv", ["name", "one", "two"])
+    assert run_command(list) == 0
+    assert run_command(mistaken) == 2
+    assert capsys.readouterr().err == "error: one two\n"
+    assert run_command(stopped) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_command_trains_resumes_and_says_where_the_result_is(tmp_path, settings):
+    """In a process of its own, killed without warning after its first checkpoint, then started again."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "codi_tf.train", str(settings), "--out", str(out), "train.steps=3"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (out / "checkpoints/step-00000001.safetensors").exists():
+            pass
+        process.kill()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert f"resuming {out} at step" in done.stdout
+    assert f"result: {out / 'result'}" in done.stdout
+    assert "training (codi) 3/3" in done.stderr and "Traceback" not in done.stderr
+    assert (out / "result/codi.json").is_file()
