@@ -40,7 +40,7 @@ NOTES = """\
 PSNR, SSIM: to the originals, means over the pictures. FD-photos: Frechet distance to the autoencoder's reconstructions
 of the originals, in the features of a small network that tells the embedded photos apart (not FID: compare within
 this table only), with a bootstrap interval over the pictures. Sharpness: gradient energy, 1 is the originals'. Latent
-error: mean squared error to the originals' latents. "autoencoder" is what no model on these latents can surpass.
+error: mean squared error to the originals' latents. "autoencoder" is about the best that these latents allow.
 """
 
 
@@ -69,6 +69,9 @@ def evaluate(
         "frechet_photos_interval" (low, high), "sharpness", "latent_error"}, means over the pictures. The Frechet
         distance is to the autoencoder's reconstructions of the originals: to the originals themselves it would reward
         over-sharpening. Sharpness is the ratio of the gradient energy to the originals'.
+
+    Raises:
+        UserError: a sampler's pictures are not finite, or pictures too small for SSIM.
     """
     encode, decode, features = (_in_batches(f) for f in (base.encode, base.decode, features))
     x = encode(images)  # [N, h, w, 4]
@@ -90,7 +93,10 @@ def evaluate(
 
     rows = {"bicubic": row(conditions, encode(conditions))}
     for done, (name, sampler) in enumerate(samplers.items(), start=1):
-        rows[name] = row(*sampler(conditions))
+        pictures, latents = sampler(conditions)
+        if not np.isfinite(pictures).all():
+            raise UserError(f"{name}: made pictures that are not finite; its training diverged, train it again")
+        rows[name] = row(pictures, latents)
         if report is not None:
             report(done)
     return rows | {"autoencoder": row(reconstructions, x), "original": row(images, x)}

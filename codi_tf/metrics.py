@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from codi_tf.errors import UserError
+
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 SSIM_RADIUS, SSIM_SIGMA = 5, 1.5  # a window of 11 x 11
 K_1, K_2 = 0.01, 0.03
@@ -33,11 +35,14 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         float64 [N], at most 1.
 
     Raises:
-        ValueError: the shapes differ, or a side is below 11.
+        ValueError: the shapes differ.
+        UserError: a side is below 11.
     """
     a, b = _pair(a, b)
     if min(a.shape[1:3]) < 2 * SSIM_RADIUS + 1:
-        raise ValueError(f"SSIM needs sides of at least {2 * SSIM_RADIUS + 1} pixels, not {a.shape[1]}x{a.shape[2]}")
+        raise UserError(
+            f"pictures of {a.shape[1]}x{a.shape[2]}: SSIM needs sides of {2 * SSIM_RADIUS + 1} pixels or more"
+        )
     return np.array([_ssim(x, y) for x, y in zip(a, b, strict=True)])
 
 

@@ -128,6 +128,10 @@ class CoDi(Trainer):
         result = images.to_uint8((outputs[:, :height, :width] + 1.0) / 2.0)
         return result[0] if single else result
 
+    def task_config(self) -> dict:
+        """The task as plain data: its name and options, as in a config."""
+        return _named(self.task, TASKS)
+
     def latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
         """The shape of the latents of `count` images."""
         factor = self.base.vae.factor
@@ -178,7 +182,7 @@ class CoDi(Trainer):
                 {
                     "format": 1,
                     "method": _named(self.settings, config.METHODS),
-                    "task": _named(self.task, TASKS),
+                    "task": self.task_config(),
                     "adaptation": dataclasses.asdict(self.adaptation),
                     "ema_decay": self.ema_decay,
                     "seed": self.seed,

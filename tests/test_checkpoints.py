@@ -19,6 +19,7 @@ from codi_tf import config, monitor
 from codi_tf.base import load_stable_diffusion, save_base
 from codi_tf.checkpoints import restore_newest, save_state
 from codi_tf.errors import UserError
+from codi_tf.experiment import build_dataset, build_trainer
 from codi_tf.train import train
 
 
@@ -108,7 +109,9 @@ def test_a_torn_state_is_named_and_nothing_is_set(trainer, tmp_path):
     assert "\n" not in str(caught.value) and same(state(other), before)
 
 
-@pytest.mark.parametrize("spoil", [lambda v: v.popitem(), lambda v: v.update({"weights/00000": np.zeros(3, "float32")})])
+@pytest.mark.parametrize(
+    "spoil", [lambda v: v.popitem(), lambda v: v.update({"weights/00000": np.zeros(3, "float32")})], ids=["key", "shape"]
+)
 def test_the_state_of_another_experiment_is_refused(trainer, tmp_path, spoil):
     path = save_state(trainer, tmp_path, 5, keep=1)
     values = load_file(path)
@@ -134,13 +137,13 @@ def test_a_failing_write_leaves_the_older_state(trainer, tmp_path):
 # Runs
 
 TRAIN = {
-    "steps": 6,
+    "steps": 4,
     "batch_size": 2,
-    "warmup_steps": 2,
+    "warmup_steps": 1,
     "learning_rate": 1e-3,
     "ema_decay": 0.5,
-    "log_every": 2,
-    "save_every": 3,
+    "log_every": 1,
+    "save_every": 2,
     "weight_decay": 0.01,
 }
 
@@ -160,6 +163,20 @@ def experiment(start, **changes) -> config.Experiment:
         else:
             values[section] = value
     return config.from_dict(values)
+
+
+THREE_LEVELS = {
+    **UNET,
+    "block_out_channels": [8] * 3,
+    "down_block_types": ["DownBlock2D"] * 3,
+    "up_block_types": ["UpBlock2D"] * 3,
+}
+
+
+def pretraining(network, **scheduler) -> dict:
+    """Changes that make an experiment one of pre-training; a value of ... removes a key of the scheduler."""
+    scheduler = {key: value for key, value in {**SCHEDULER, **scheduler}.items() if value is not ...}
+    return {"method": {"name": "pretrain", "network": network, "scheduler": scheduler}, "task": None}
 
 
 def interrupted_at(step: int) -> type[monitor.Monitor]:
@@ -184,35 +201,40 @@ def metrics(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("encode_once", [0, 8])
-def test_a_resumed_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch, capsys, encode_once):
-    run = experiment(start, data={"image_size": 16, "encode_once": encode_once})
+@pytest.mark.parametrize(("encode_once", "trained"), [(0, "all"), (8, "adapter")])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch, capsys, encode_once, trained):
+    run = experiment(start, data={"image_size": 16, "encode_once": encode_once}, adaptation={"train": trained})
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     assert train(run, straight) == straight / "result"
-    interrupt(monkeypatch, run, resumed, 5)
+    interrupt(monkeypatch, run, resumed, 3)
     assert not (resumed / "result").exists()
-    assert [p.name for p in (resumed / "checkpoints").iterdir()] == ["step-00000003.safetensors"]
+    assert [p.name for p in (resumed / "checkpoints").iterdir()] == ["step-00000002.safetensors"]
     capsys.readouterr()
     train(run, resumed)
-    assert f"resuming {resumed} at step 3" in capsys.readouterr().out
+    assert f"resuming {resumed} at step 2" in capsys.readouterr().out
 
-    last = "checkpoints/step-00000006.safetensors"
+    last = "checkpoints/step-00000004.safetensors"
     expected, values = load_file(straight / last), load_file(resumed / last)
     assert values.keys() == expected.keys() and len(values) > 100
     for key in expected:
         np.testing.assert_array_equal(values[key], expected[key], err_msg=key)
-    for part in ("unet", "adapter"):
-        file = f"result/{part}/diffusion_pytorch_model.safetensors"
-        assert (resumed / file).read_bytes() == (straight / file).read_bytes()
-    assert metrics(resumed)[-1] == metrics(straight)[-1]
-    assert [line["step"] for line in metrics(resumed)] == [line["step"] for line in metrics(straight)] == [2, 4, 6]
+    weights = "result/adapter/diffusion_pytorch_model.safetensors"
+    assert (resumed / weights).read_bytes() == (straight / weights).read_bytes()
+    assert [line["step"] for line in metrics(straight)] == [1, 2, 3, 4]
+    assert metrics(resumed) == metrics(straight)
+
+
+FINISHED = {
+    "train": {**TRAIN, "steps": 1, "warmup_steps": 0, "sample_every": 1},
+    "task": {"name": "super_resolution", "scale": 2},
+}
 
 
 @pytest.fixture(scope="module")
 def finished(start, tmp_path_factory):
     """(experiment, folder of its finished run of one step)."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    run = experiment(start, train={**TRAIN, "steps": 1, "sample_every": 1}, task={"name": "super_resolution", "scale": 2})
+    run = experiment(start, **FINISHED)
     tf.config.run_functions_eagerly(True)
     train(run, out)
     return run, out
@@ -261,19 +283,17 @@ def test_a_finished_run_says_so(finished, capsys):
 )
 def test_other_settings_are_refused_by_name(finished, start, changes, said):
     _, out = finished
-    train_section = {**TRAIN, "steps": 1, "sample_every": 1}
-    first = {"train": train_section, "task": {"name": "super_resolution", "scale": 2}}
+    first = {section: dict(values) for section, values in FINISHED.items()}
     before = (out / "config.yaml").read_bytes()
     with pytest.raises(UserError, match=said) as caught:
-        train(experiment(start, **first, **changes) if "task" not in changes else experiment(start, **{**first, **changes}), out)
+        train(experiment(start, **{**first, **changes}), out)
     line = str(caught.value)
     assert str(out) in line and "choose another --out" in line and "\n" not in line
     assert (out / "config.yaml").read_bytes() == before
 
 
 def test_pretraining_ends_in_a_base(start, tmp_path):
-    method = {"name": "pretrain", "network": UNET, "scheduler": SCHEDULER}
-    run = experiment(start, method=method, task=None, train={**TRAIN, "steps": 1})
+    run = experiment(start, **pretraining(UNET), train={**TRAIN, "steps": 1})
     base = load_stable_diffusion(train(run, tmp_path / "run"))
     assert base.prediction_type == "v_prediction"
     assert base.vae.scaling_factor == 1.5
@@ -295,8 +315,6 @@ def test_an_autoencoder_ends_with_the_scale_of_its_latents(tmp_path):
     assert base.unet is None
     images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype("float32")
     assert base.encode(images).shape == (2, 2, 2, 4)
-    from codi_tf.experiment import build_dataset, build_trainer
-
     batch = next(iter(build_dataset(run, build_trainer(run), 0)))
     assert float(tf.math.reduce_std(base.encode(batch["image"]))) == pytest.approx(1.0, rel=1e-3)
 
@@ -312,38 +330,11 @@ def test_an_autoencoder_ends_with_the_scale_of_its_latents(tmp_path):
         ({"task": {"name": "super_resolution", "scale": 3}}, "needs sides that scale 3 divides"),
         ({"data": {"image_size": 16, "encode_once": 1}}, "data.encode_once is 1: it must be at least train.batch_size"),
         ({"data": {"image_size": 16, "source": "no/such/photos"}}, "no such folder of images: no/such/photos"),
-        (
-            {"method": {"name": "pretrain", "network": {"bogus": 1}, "scheduler": SCHEDULER}, "task": None},
-            "not a configuration of UNet",
-        ),
-        (
-            {"method": {"name": "pretrain", "network": UNET, "scheduler": {}}, "task": None},
-            "beta_schedule",
-        ),
-        (
-            {"method": {"name": "pretrain", "network": UNET, "scheduler": {**SCHEDULER, "beta_end": "x"}}, "task": None},
-            "beta_end",
-        ),
-        (
-            {
-                "method": {"name": "pretrain", "network": UNET, "scheduler": {**SCHEDULER, "prediction_type": "x"}},
-                "task": None,
-            },
-            "unknown prediction_type 'x'",
-        ),
-        (
-            {
-                "method": {
-                    "name": "pretrain",
-                    "network": {**UNET, "block_out_channels": [8] * 3, "down_block_types": ["DownBlock2D"] * 3,
-                                "up_block_types": ["UpBlock2D"] * 3},
-                    "scheduler": SCHEDULER,
-                },
-                "task": None,
-                "data": {"image_size": 24},
-            },
-            "data.image_size is 24",
-        ),
+        (pretraining({"bogus": 1}), "not a configuration of UNet"),
+        (pretraining(UNET, beta_schedule=...), "beta_schedule"),
+        (pretraining(UNET, beta_end="x"), "beta_end"),
+        (pretraining(UNET, prediction_type="x"), "unknown prediction_type 'x'"),
+        ({**pretraining(THREE_LEVELS), "data": {"image_size": 24}}, "data.image_size is 24"),
     ],
 )
 def test_a_run_that_cannot_start_leaves_nothing(start, tmp_path, monkeypatch, changes, said):

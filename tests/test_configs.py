@@ -46,11 +46,11 @@ def test_there_are_configs():
 def test_the_learning_rate_warms_up_then_decays_or_stays(decay):
     settings = config.Train(steps=110, warmup_steps=10, learning_rate=0.5, decay=decay)
     optimizer = make_optimizer(settings)
+    optimizer.build([])
 
     def rate(step):
-        optimizer.iterations = step
-        schedule = optimizer._learning_rate
-        return float(schedule(step)) if callable(schedule) else float(schedule)
+        optimizer.iterations.assign(step)
+        return float(optimizer.learning_rate)
 
     assert rate(0) == 0.0 and rate(5) == pytest.approx(0.25) and rate(10) == pytest.approx(0.5)
     middle, end = (0.25, 0.0) if decay == "cosine" else (0.5, 0.5)

@@ -8,6 +8,7 @@ import scipy.linalg
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from codi_tf.data import load_photos
+from codi_tf.errors import UserError
 from codi_tf.metrics import frechet_distance, frechet_interval, psnr, sharpness, ssim
 
 
@@ -69,7 +70,7 @@ def test_ssim_of_constant_pictures():
 
 
 def test_ssim_needs_a_window():
-    with pytest.raises(ValueError, match="at least 11 pixels, not 10x20"):
+    with pytest.raises(UserError, match="10x20: SSIM needs sides of 11 pixels or more"):
         ssim(np.zeros((1, 10, 20, 3)), np.zeros((1, 10, 20, 3)))
 
 

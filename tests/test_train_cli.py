@@ -88,17 +88,14 @@ def test_statuses(monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_the_command_trains_resumes_and_says_where_the_result_is(tmp_path, settings):
-    """In a process of its own, killed without warning after its first checkpoint, then started again."""
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "codi_tf.train", str(settings), "--out", str(out), "train.steps=3"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (out / "checkpoints/step-00000001.safetensors").exists():
-            pass
-        process.kill()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert f"resuming {out} at step" in done.stdout
-    assert f"result: {out / 'result'}" in done.stdout
-    assert "training (codi) 3/3" in done.stderr and "Traceback" not in done.stderr
-    assert (out / "result/codi.json").is_file()
+def test_the_command_trains_and_says_where_the_result_is(monkeypatch, capsys, tmp_path, settings):
+    """With a compiled step; by default into runs/, under the config's name."""
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(monkeypatch, capsys, settings, "train.steps=1")
+    assert status == 0
+    assert out.splitlines()[-1] == "result: runs/tiny/result"
+    assert "training (codi) 1/1" in err
+    assert (tmp_path / "runs/tiny/result/codi.json").is_file()
+    status, out, err = run(monkeypatch, capsys, settings, "train.steps=2")
+    assert (status, out) == (2, "")
+    assert err == "error: runs/tiny: was started with train.steps = 1, now it is 2; choose another --out, or delete that run\n"

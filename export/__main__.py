@@ -1,0 +1,48 @@
+"""python -m export BUNDLE --format saved_model|tflite|onnx [--steps 4] [--size 64] --out DIR: export a model."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from codi_tf.cli import run_command
+from codi_tf.errors import UserError
+from export.package import ARTEFACTS, check_format, check_out, check_steps, make_package
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(64, 64) for "64", (64, 96) for "64x96": height first."""
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if match is None:
+        raise UserError(f"--size is {text!r}: give one side, or HEIGHTxWIDTH, for example 64 or 64x96")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    parser.add_argument("bundle", type=Path, help="the folder of a trained model")
+    parser.add_argument("--format", required=True, help=", ".join(ARTEFACTS))
+    parser.add_argument("--steps", type=int, default=4, help="network evaluations, 4 unless given")
+    parser.add_argument("--size", help="height and width, 64 or 64x96; the size of the training crops unless given")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the package")
+    options = parser.parse_args(arguments)
+    # What can be known before TensorFlow is loaded is said before.
+    check_format(options.format)
+    check_out(options.out)
+    check_steps(options.steps)
+    size = None if options.size is None else _size(options.size)
+    if not (options.bundle / "codi.json").is_file():
+        raise UserError(f"{options.bundle}: no bundle (there is no codi.json in it); train one or name another")
+    figures = make_package(options.bundle, options.out, format=options.format, steps=options.steps, size=size)
+    keras, artefact = figures["condition_sensitivity"].values()
+    print(
+        f"on {figures['cases']} inputs from {figures['conditions']}: max error {figures['max_error']:.1e}, "
+        f"PSNR {figures['psnr_db']:.0f} dB; swapping conditions moves the image by {artefact:.4f} (Keras {keras:.4f})\n"
+        f"{figures['file_bytes'] / 1e6:.1f} MB for {figures['weight_bytes'] / 1e6:.1f} MB of weights: {options.out}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))

@@ -1,0 +1,147 @@
+"""The autoencoder: diffusers' keys, Stable Diffusion's size, units of the latents, and what Keras asks of a model."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import VAE
+from tiny import randomize
+
+from codi_tf.base import Base, make_autoencoder, measure_scale
+from codi_tf.errors import UserError
+from codi_tf.models.autoencoder import AutoencoderKL
+from codi_tf.weights import key_of
+
+CONFIG = {**VAE, "mid_block_add_attention": True}
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 8, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def vae():
+    """All of its layers awake."""
+    vae = make_autoencoder(CONFIG)
+    randomize(vae.variables)
+    return vae
+
+
+def pairs(*names):
+    return {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+
+
+def resnet(path, *, shortcut=False):
+    parts = ("norm1", "conv1", "norm2", "conv2", *(("conv_shortcut",) if shortcut else ()))
+    return pairs(*(f"{path}.{part}" for part in parts))
+
+
+def test_its_keys_are_those_of_diffusers(vae):
+    """The state_dict of diffusers' AutoencoderKL with the same config, written out from its modules' names."""
+    expected = pairs("quant_conv", "post_quant_conv")
+    for coder in ("encoder", "decoder"):
+        expected |= pairs(*(f"{coder}.{name}" for name in ("conv_in", "conv_norm_out", "conv_out")))
+        expected |= resnet(f"{coder}.mid_block.resnets.0") | resnet(f"{coder}.mid_block.resnets.1")
+        attention = f"{coder}.mid_block.attentions.0"
+        expected |= pairs(*(f"{attention}.{n}" for n in ("group_norm", "to_q", "to_k", "to_v", "to_out.0")))
+    for level, shortcut in ((0, False), (1, False), (2, True)):  # 8, 8, 16 channels
+        expected |= resnet(f"encoder.down_blocks.{level}.resnets.0", shortcut=shortcut)
+    for level, shortcut in ((0, False), (1, True), (2, False)):  # 16, 8, 8 channels
+        expected |= resnet(f"decoder.up_blocks.{level}.resnets.0", shortcut=shortcut)
+        expected |= resnet(f"decoder.up_blocks.{level}.resnets.1")
+    for level in (0, 1):
+        expected |= pairs(f"encoder.down_blocks.{level}.downsamplers.0.conv")
+        expected |= pairs(f"decoder.up_blocks.{level}.upsamplers.0.conv")
+    keys = [key_of(v, vae) for v in vae.variables]
+    assert len(keys) == len(set(keys)) and set(keys) == expected
+    assert "decoder.mid_block.attentions.0.to_q.weight" in expected
+
+
+def test_stable_diffusion_has_its_size():
+    """The defaults are Stable Diffusion's: 83,653,863 weights in 248 tensors. Nothing is allocated."""
+    with keras.StatelessScope(initialize_variables=False):
+        vae = AutoencoderKL(name="vae")
+        vae.build()
+        sizes = [math.prod(v.shape) for v in vae.variables]
+    keras.utils.clear_session()  # forgets the weights that wait for their values
+    assert (len(sizes), sum(sizes)) == (248, 83_653_863)
+    assert vae.factor == 8 and vae.scaling_factor == 0.18215
+
+
+def test_shapes(vae):
+    posterior = vae.encode(IMAGES)
+    assert posterior.mean.shape == posterior.logvar.shape == (2, 4, 2, 4)
+    assert vae.factor == 4
+    assert vae.decode(posterior.mean).shape == IMAGES.shape
+
+
+def test_mean_comes_before_the_logarithm_of_the_variance(vae):
+    moments = np.asarray(vae.quant_conv(vae.encoder(IMAGES)))
+    posterior = vae.encode(IMAGES)
+    np.testing.assert_array_equal(posterior.mean, moments[..., :4])
+    np.testing.assert_array_equal(posterior.logvar, np.clip(moments[..., 4:], -30, 20))
+
+
+def test_the_variance_is_kept_in_range(vae):
+    bias = vae.quant_conv.bias.numpy()
+    for offset, limit in ((1e6, 20), (-1e6, -30)):
+        vae.quant_conv.bias.assign(bias + np.float32(offset))
+        posterior = vae.encode(IMAGES)
+        vae.quant_conv.bias.assign(bias)
+        np.testing.assert_array_equal(posterior.logvar, np.full((2, 4, 2, 4), limit))
+        assert np.abs(posterior.mean).max() > 1e5  # the mean is not clipped
+
+
+def test_a_call_is_a_reconstruction_from_the_mean(vae):
+    np.testing.assert_array_equal(vae(IMAGES), vae.decode(vae.encode(IMAGES).mean))
+
+
+def test_the_networks_know_no_scale_and_the_base_applies_it(vae):
+    base = Base(None, vae, {"beta_schedule": "linear"})
+    mean = np.asarray(vae.encode(IMAGES).mean)
+    reconstruction = np.asarray(vae.decode(mean))
+    vae.scaling_factor = 3.0
+    np.testing.assert_array_equal(vae.encode(IMAGES).mean, mean)
+    np.testing.assert_allclose(base.encode(IMAGES), 3 * mean, rtol=1e-6)
+    np.testing.assert_allclose(base.decode(base.encode(IMAGES)), reconstruction, rtol=0, atol=1e-4)
+
+
+def test_the_measured_scale_makes_the_standard_deviation_1(vae):
+    scale = measure_scale(vae, IMAGES)
+    assert np.std(scale * np.asarray(vae.encode(IMAGES).mean)) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_its_config_makes_it_again(vae):
+    config = vae.get_config()
+    again = AutoencoderKL.from_config(json.loads(json.dumps(config)))
+    again.build()
+    assert again.get_config() == config
+    assert [(v.path, v.shape) for v in again.variables] == [(v.path, v.shape) for v in vae.variables]
+
+
+def test_eager_and_compiled_agree_and_gradients_reach_every_weight(vae):
+    @tf.function
+    def compiled(images):
+        with tf.GradientTape() as tape:
+            posterior = vae.encode(images)
+            out = vae.decode(posterior.mean)
+            loss = tf.reduce_sum(out * tf.cos(out)) + tf.reduce_sum(tf.square(posterior.logvar))
+        return out, tape.gradient(loss, vae.trainable_variables)
+
+    out, gradients = compiled(IMAGES)
+    np.testing.assert_allclose(out, vae(IMAGES), rtol=0, atol=2e-4)
+    for variable, gradient in zip(vae.trainable_variables, gradients, strict=True):
+        # The softmax does not see what is added to all keys.
+        assert "to_k/bias" in variable.path or np.abs(gradient).max() > 1e-5, variable.path
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"norm_num_groups": 3}, "cannot be split into 3 groups"), ({"groups": 4}, "groups")],
+)
+def test_bad_configs_are_refused_in_one_line(changes, said):
+    with pytest.raises(UserError) as caught:
+        make_autoencoder({**VAE, **changes})
+    assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,193 @@
+"""Running a package: without TensorFlow, the same image as Keras, every size, bad input refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_export import SIZES, STEPS, exported
+
+import codi_tf
+from codi_tf.errors import UserError
+from codi_tf.noise import gaussian_noise
+from export import package, run
+
+# What `python -m export.run` does, on a machine that has neither TensorFlow nor Keras.
+WITHOUT_TENSORFLOW = """
+import importlib.abc, runpy, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in ("tensorflow", "keras"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+runpy.run_module("export.run", run_name="__main__", alter_sys=True)
+"""
+
+
+def command(*arguments) -> subprocess.CompletedProcess:
+    arguments = [sys.executable, "-c", WITHOUT_TENSORFLOW, *map(str, arguments)]
+    return subprocess.run(arguments, capture_output=True, text=True)
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    """A smooth picture, uint8 [height, width, 3]."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    return np.rint(255 * np.stack([x, y, (x + y) / 2], axis=-1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("format", ["tflite", "onnx"])
+def test_the_same_image_as_keras_without_tensorflow(bundle, tmp_path, format):
+    image = photo(*SIZES[format])
+    Image.fromarray(image).save(tmp_path / "in.png")
+    done = command(
+        exported(bundle, format), "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png", "--seed", 3
+    )
+    assert done.returncode == 0, done.stderr
+    expected = codi_tf.load(bundle).generate(image, steps=STEPS, seed=3)
+    found = np.asarray(Image.open(tmp_path / "out.png"))
+    assert found.shape == expected.shape and expected.std() > 10
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert {path.name for path in tmp_path.iterdir()} == {"in.png", "out.png"}
+
+
+def test_the_blocker_blocks(tmp_path):
+    script = WITHOUT_TENSORFLOW.split("runpy.run")[0] + "import keras"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "No module named 'keras'" in done.stderr
+
+
+@pytest.mark.parametrize("mode, size", [("RGB", (1, 1)), ("L", (37, 100)), ("RGBA", (9, 200)), ("I;16", (16, 24))])
+def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys, monkeypatch):
+    height, width = size
+    picture = Image.fromarray(photo(height, width))
+    picture = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 256) if mode == "I;16" else picture
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    assert picture.mode == mode
+    picture.save(tmp_path / "in.png")
+    run._main([str(exported(bundle, "tflite")), "--condition", f"{tmp_path}/in.png", "--out", f"{tmp_path}/out.png"])
+    with Image.open(tmp_path / "out.png") as out:
+        assert out.mode == "RGB" and out.size == (width, height)
+    assert f"out.png: {width}x{height}, computed at 24x16 in 2 steps" in capsys.readouterr().out
+
+
+def a_package(height: int, width: int) -> package.Package:
+    return package.Package(None, "onnx", 4, height, width, (1, height // 4, width // 4, 4))
+
+
+@pytest.mark.parametrize(
+    "size, fitted", [((16, 24), (16, 24)), ((32, 32), (16, 16)), ((8, 6), (16, 12)), ((10, 300), (1, 24))]
+)
+def test_condition_is_fitted_without_distortion(size, fitted):
+    """A ramp from the left edge to the right one keeps its slope, and fills the width or the height."""
+    image = photo(*size) / np.float32(255)
+    seen = []
+
+    def sampler(condition, noise):
+        seen.append((condition, noise))
+        return condition
+
+    result = run.generate(a_package(16, 24), sampler, image, seed=5)
+    condition, noise = seen[0]
+    assert condition.shape == (1, 16, 24, 3) and condition.dtype == np.float32
+    np.testing.assert_array_equal(noise, gaussian_noise(5, (1, 4, 6, 4)))
+    height, width = fitted
+    inner = condition[0, :height, :width]
+    if width > 1:  # red runs along the width, from 0 to 1, whatever the size
+        np.testing.assert_allclose(inner[0, :, 0], np.clip(_ramp(width, size[1]), 0, 1), atol=0.05)
+    mirrored = np.pad(inner, [(0, 16 - height), (0, 24 - width), (0, 0)], "reflect")
+    np.testing.assert_array_equal(condition[0], mirrored)
+    assert result.shape == image.shape
+    if size == (16, 24):
+        np.testing.assert_array_equal(result, image)  # nothing is resampled
+    elif min(size) > 6:
+        np.testing.assert_allclose(result, image, atol=0.06)
+
+
+def _ramp(width: int, original: int) -> np.ndarray:
+    """Values at the centres of `width` pixels of a ramp that is 0 and 1 at the centres of the first and last original."""
+    return ((np.arange(width) + 0.5) / width * original - 0.5) / (original - 1)
+
+
+def test_a_saved_model_needs_tensorflow(bundle, tmp_path):
+    done = command(exported(bundle, "saved_model"), "--condition", "in.png", "--out", tmp_path / "out.png")
+    # The missing condition is not what is complained about: the package alone decides.
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "a saved_model package needs TensorFlow" in done.stderr and "--format tflite or onnx" in done.stderr
+
+
+@pytest.fixture
+def copied(bundle, tmp_path):
+    """A copy of the TFLite package, to be spoilt."""
+    return shutil.copytree(exported(bundle, "tflite"), tmp_path / "package")
+
+
+def test_changed_files_are_refused_on_the_command_line(copied, tmp_path):
+    Image.fromarray(photo(16, 24)).save(tmp_path / "in.png")
+    content = bytearray((copied / "model.tflite").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / "model.tflite").write_bytes(content)
+    done = command(copied, "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {copied / 'model.tflite'}: is damaged or changed (SHA-256); copy the package or export again\n"
+    )
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_bad_images_are_refused_on_the_command_line(copied, tmp_path):
+    (tmp_path / "in.png").write_bytes(b"no image")
+    done = command(copied, "--condition", tmp_path / "in.png", "--out", tmp_path / "new" / "out.png")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: cannot read image {tmp_path / 'in.png'}: not an image")
+    assert {path.name for path in tmp_path.iterdir()} == {"package", "in.png"}
+
+
+def spoil_manifest(folder, **changes):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= changes
+    manifest = {key: value for key, value in manifest.items() if value is not None}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"format": "coreml"}, {"format": "onnx"}, {"files": None}, {"files": {}}, {"image_size": 16}, {"inputs": {}}],
+)
+def test_spoilt_manifests_are_refused(copied, changes):
+    spoil_manifest(copied, **changes)
+    with pytest.raises(UserError, match=r"manifest\.json: .*export again"):
+        package.read_package(copied)
+
+
+def test_missing_files_are_refused(copied, tmp_path):
+    (copied / "model.tflite").unlink()
+    with pytest.raises(UserError, match=r"model\.tflite: is missing"):
+        package.read_package(copied)
+    (copied / "manifest.json").unlink()
+    for folder in (copied, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=f"{folder}: no exported package"):
+            package.read_package(folder)
+
+
+def test_bad_seed_is_refused():
+    with pytest.raises(UserError, match="seed is -1"):
+        run.generate(a_package(16, 24), np.add, np.zeros((16, 24, 3), np.float32), seed=-1)
+
+
+@pytest.mark.parametrize(
+    "format, module, name", [("tflite", "ai_edge_litert", "LiteRT"), ("onnx", "onnxruntime", "ONNX")]
+)
+def test_a_missing_runtime_is_named(bundle, monkeypatch, format, module, name):
+    made = package.read_package(exported(bundle, format))
+    for loaded in [m for m in sys.modules if m.split(".")[0] == module]:
+        monkeypatch.setitem(sys.modules, loaded, None)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"needs {name}.*pip install {module.replace('_', '-')}"):
+        run.load(made)
