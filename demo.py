@@ -72,9 +72,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     }
     progress = Progress("measuring", len(samplers))
     features = load_features(ASSETS / "features").features
-    rows = evaluate(
-        samplers, examples["image"], examples["condition"], model.base, features, report=progress.update
-    )
+    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, features, report=progress.update)
     write_png(out / "grid.png", _grid(samplers, examples))
 
     _say(began, "3/4  Exporting: SavedModel, ONNX and TFLite, each run in its own runtime (about 2 minutes)")

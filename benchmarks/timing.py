@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 
 
-def side_by_side(candidates: dict[str, Callable[[], object]], *, rounds: int = 15, warm_up: int = 2) -> dict[str, float]:
+def side_by_side(
+    candidates: dict[str, Callable[[], object]], *, rounds: int = 15, warm_up: int = 2
+) -> dict[str, float]:
     """Median seconds of each candidate over `rounds` rounds, after `warm_up` rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warm_up + rounds):

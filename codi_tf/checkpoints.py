@@ -17,7 +17,7 @@ _NAME = re.compile(r"step-(\d{8})\.safetensors")
 
 
 def save_state(trainer: Trainer, folder: Path, step: int, *, keep: int) -> Path:
-    """Write weights, moving average and optimizer state of `step`, whole or not at all; keep the newest `keep` files."""
+    """Write weights, moving average and optimizer state of a step, whole or not at all; keep the newest `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.safetensors"
     partial = path.with_suffix(".partial")

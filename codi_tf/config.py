@@ -114,6 +114,7 @@ class Data:
         source: "photos" (the photos that scikit-image and scikit-learn carry) or a folder of images.
         image_size: height and width of the training crops, in pixels.
         augment: random horizontal flips.
+        recolour: random permutations and gammas of the colour channels: for sources of few photos.
         encode_once: encode this many examples before the first step and train on their latents; 0 encodes every batch
             anew.
         seed: seed of crops and degradations.
@@ -122,6 +123,7 @@ class Data:
     source: str = "photos"
     image_size: int = 64
     augment: bool = True
+    recolour: bool = False
     encode_once: int = 0
     seed: int = 0
 

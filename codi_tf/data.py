@@ -91,7 +91,13 @@ def load_folder(
 
 
 def crops(
-    photos: dict[str, np.ndarray], *, image_size: int, seed: int, start: int = 0, augment: bool = True
+    photos: dict[str, np.ndarray],
+    *,
+    image_size: int,
+    seed: int,
+    start: int = 0,
+    augment: bool = True,
+    recolour: bool = False,
 ) -> tf.data.Dataset:
     """Infinite dataset of examples start, start + 1, ...; example i is a function of (photos, seed, i) only.
 
@@ -105,6 +111,7 @@ def crops(
         seed: any whole number of 64 bits.
         start: the first example.
         augment: mirror an example with probability 1/2.
+        recolour: give every example other colours, see `recoloured`.
 
     Returns:
         {"image": float32 [S, S, 3] in [-1, 1], "index": int64 [], the example's number i}.
@@ -112,7 +119,8 @@ def crops(
     Raises:
         UserError: no photo, or a photo smaller than the crop.
     """
-    return _examples(photos, None, image_size=image_size, seed=seed, start=start, augment=augment)
+    options = {"image_size": image_size, "augment": augment, "recolour": recolour}
+    return _examples(photos, None, seed=seed, start=start, **options)
 
 
 def batches(
@@ -124,12 +132,13 @@ def batches(
     seed: int,
     start_step: int = 0,
     augment: bool = True,
+    recolour: bool = False,
     num_threads: int = 0,
 ) -> tf.data.Dataset:
     """Infinite dataset of batches start_step, start_step + 1, ...; batch k holds the examples k B .. k B + B - 1.
 
     Args:
-        photos, image_size, seed, augment: see `crops`.
+        photos, image_size, seed, augment, recolour: see `crops`.
         task: makes the condition of each example, with a seed of its own from (seed, i); None: no condition.
         batch_size: B.
         start_step: the first batch: a resumed training asks for the batch after its last.
@@ -141,8 +150,8 @@ def batches(
     Raises:
         UserError: no photo, or a photo smaller than the crop.
     """
-    start = start_step * batch_size
-    dataset = _examples(photos, task, image_size=image_size, seed=seed, start=start, augment=augment)
+    options = {"image_size": image_size, "augment": augment, "recolour": recolour}
+    dataset = _examples(photos, task, seed=seed, start=start_step * batch_size, **options)
     dataset = dataset.map(_without_index).batch(batch_size, drop_remainder=True).prefetch(2)
     options = tf.data.Options()
     options.threading.private_threadpool_size = num_threads
@@ -154,14 +163,21 @@ def evaluation_set(
     photos: dict[str, np.ndarray], task: Task | None, *, image_size: int, count: int, seed: int
 ) -> dict[str, np.ndarray]:
     """The first `count` examples, not mirrored, as NumPy arrays: {"image", "condition"} float32 [count, S, S, 3]."""
-    dataset = _examples(photos, task, image_size=image_size, seed=seed, start=0, augment=False)
+    dataset = _examples(photos, task, image_size=image_size, seed=seed, start=0, augment=False, recolour=False)
     return next(dataset.map(_without_index).batch(count).as_numpy_iterator())
 
 
 def _examples(
-    photos: dict[str, np.ndarray], task: Task | None, *, image_size: int, seed: int, start: int, augment: bool
+    photos: dict[str, np.ndarray],
+    task: Task | None,
+    *,
+    image_size: int,
+    seed: int,
+    start: int,
+    augment: bool,
+    recolour: bool,
 ) -> tf.data.Dataset:
-    draw_crop = _cropper(photos, image_size=image_size, augment=augment)
+    draw_crop = _cropper(photos, image_size=image_size, augment=augment, recolour=recolour)
 
     def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
         seeds = tf.random.stateless_uniform([2, 2], [seed, index], minval=None, maxval=None, dtype=tf.int32)
@@ -179,7 +195,9 @@ def _without_index(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return {name: value for name, value in features.items() if name != "index"}
 
 
-def _cropper(photos: dict[str, np.ndarray], *, image_size: int, augment: bool) -> Callable[[tf.Tensor], tf.Tensor]:
+def _cropper(
+    photos: dict[str, np.ndarray], *, image_size: int, augment: bool, recolour: bool
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """crop(seed int32 [2]) -> float32 [S, S, 3] in [-1, 1]."""
     if not photos:
         raise UserError("no photos to take crops from")
@@ -215,9 +233,24 @@ def _cropper(photos: dict[str, np.ndarray], *, image_size: int, augment: bool) -
         image = tf.image.resize(window, [image_size, image_size], "area") / 127.5 - 1
         if augment:
             image = tf.where(u[4] < 0.5, image[:, ::-1], image)
-        return tf.clip_by_value(image, -1.0, 1.0)  # the resize may round beyond by one bit
+        image = tf.clip_by_value(image, -1.0, 1.0)  # the resize may round beyond by one bit
+        return recoloured(image, tf.random.fold_in(seed, 1)) if recolour else image
 
     return crop
+
+
+def recoloured(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """The same picture in other colours: channels permuted, each with a gamma of its own, exp(U(-0.5, 0.5)).
+
+    Where there are few photos, this keeps a model from learning their colours by heart.
+
+    Args:
+        image: float32 [H, W, 3] in [-1, 1].
+        seed: int32 [2].
+    """
+    order = tf.argsort(tf.random.stateless_uniform([3], seed))
+    gamma = tf.exp(tf.random.stateless_uniform([3], tf.random.fold_in(seed, 1), -0.5, 0.5))
+    return 2 * ((tf.gather(image, order, axis=-1) + 1) / 2) ** gamma - 1
 
 
 def _place(u: tf.Tensor, room: tf.Tensor) -> tf.Tensor:

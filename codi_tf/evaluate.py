@@ -73,7 +73,9 @@ def evaluate(
     Raises:
         UserError: a sampler's pictures are not finite, or pictures too small for SSIM.
     """
-    encode, decode, features = (_in_batches(f) for f in (base.encode, base.decode, features))
+    import tensorflow as tf
+
+    encode, decode, features = (_in_batches(tf.function(f)) for f in (base.encode, base.decode, features))
     x = encode(images)  # [N, h, w, 4]
     reconstructions = np.clip(decode(x), -1, 1)
     reference, originals = features(reconstructions), _unit(images)
@@ -113,8 +115,8 @@ def model_sampler(model, steps: int, seed: int = 0) -> Sampler:
         raise UserError(f"--steps has {steps}: it must be from 1 to {longest}")
 
     def generate(condition, noise):
-        latents = model.sample_latents(model.base.encode(condition), noise, steps=steps)
-        return model.base.decode(latents), latents
+        latents = model.generator.latents(condition, noise, steps=steps)
+        return model.generator.decode(latents), latents
 
     generate = _in_batches(generate)
 
@@ -127,16 +129,14 @@ def model_sampler(model, steps: int, seed: int = 0) -> Sampler:
 
 
 def _in_batches(function: Callable) -> Callable:
-    """A function of batches, compiled, as one of whole NumPy sets; all batches have one size: it compiles once."""
+    """A function of batches as one of whole NumPy sets; all batches have one size, so a compiled one compiles once."""
     import tensorflow as tf
-
-    graph = tf.function(function)
 
     def whole(*arrays):
         count, parts = len(arrays[0]), []
         for start in range(0, count, BATCH):
             rows = np.minimum(np.arange(start, start + BATCH), count - 1)  # the last batch repeats the last picture
-            parts.append(tf.nest.map_structure(np.asarray, graph(*(tf.constant(array[rows]) for array in arrays))))
+            parts.append(tf.nest.map_structure(np.asarray, function(*(tf.constant(array[rows]) for array in arrays))))
         return tf.nest.map_structure(lambda *batches: np.concatenate(batches)[:count], *parts)
 
     return whole
@@ -185,7 +185,8 @@ def _load_network(folder: Path | None, image_size: int):
     return network
 
 
-def _table(rows: dict[str, dict]) -> str:
+def markdown_table(rows: dict[str, dict]) -> str:
+    """The rows that `evaluate` returns as a Markdown table."""
     titles = ["", *(title for title, _ in COLUMNS.values())]
     lines = [titles, ["---", *("---:" for _ in COLUMNS)]]
     for name, row in rows.items():
@@ -259,7 +260,7 @@ def _report(options: argparse.Namespace, steps: list[int], folder: Path) -> None
     }
     (folder / "metrics.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n", "utf-8")
     said = f"{options.count} crops of {model.image_size} pixels from {len(photos)} held-out images of {options.data}"
-    (folder / "report.md").write_text(f"{said}, seed {options.seed}.\n\n{_table(rows)}\n{NOTES}", "utf-8")
+    (folder / "report.md").write_text(f"{said}, seed {options.seed}.\n\n{markdown_table(rows)}\n{NOTES}", "utf-8")
     write_png(folder / "grid.png", _picture(samplers, images[:PICTURES], conditions[:PICTURES]))
 
 

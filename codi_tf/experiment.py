@@ -91,7 +91,7 @@ def build_dataset(experiment: config.Experiment, trainer: Trainer, start_step: i
     """Batches from step `start_step` on: of images, or of latents where they are encoded once."""
     settings, train = experiment.data, experiment.train
     photos, task = load_images(settings, "train"), build_task(experiment)
-    shared = {"image_size": settings.image_size, "seed": settings.seed, "augment": settings.augment}
+    shared = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolour")}
     if not settings.encode_once or isinstance(experiment.method, config.Autoencoder):
         return data.batches(photos, task, batch_size=train.batch_size, start_step=start_step, **shared)
     if settings.encode_once < train.batch_size:

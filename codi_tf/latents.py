@@ -36,7 +36,9 @@ def encode_once(base, dataset: tf.data.Dataset, count: int, report: Callable[[in
     return {key: np.concatenate([part[key] for part in parts])[:count] for key in parts[0]}
 
 
-def latent_batches(latents: dict[str, np.ndarray], *, batch_size: int, seed: int, start_step: int = 0) -> tf.data.Dataset:
+def latent_batches(
+    latents: dict[str, np.ndarray], *, batch_size: int, seed: int, start_step: int = 0
+) -> tf.data.Dataset:
     """Infinite batches of encoded examples, drawn without replacement within an epoch; batch k depends on (seed, k).
 
     Returns:

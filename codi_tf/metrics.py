@@ -39,10 +39,9 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         UserError: a side is below 11.
     """
     a, b = _pair(a, b)
-    if min(a.shape[1:3]) < 2 * SSIM_RADIUS + 1:
-        raise UserError(
-            f"pictures of {a.shape[1]}x{a.shape[2]}: SSIM needs sides of {2 * SSIM_RADIUS + 1} pixels or more"
-        )
+    height, width = a.shape[1:3]
+    if min(height, width) < 2 * SSIM_RADIUS + 1:
+        raise UserError(f"pictures of {height}x{width}: SSIM needs sides of {2 * SSIM_RADIUS + 1} pixels or more")
     return np.array([_ssim(x, y) for x, y in zip(a, b, strict=True)])
 
 

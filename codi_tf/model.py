@@ -10,12 +10,13 @@ import tensorflow as tf
 
 from codi_tf import config, images
 from codi_tf.base import Base, load_stable_diffusion, save_base
-from codi_tf.diffusion import Denoise, bounded
+from codi_tf.diffusion import Denoise
 from codi_tf.errors import UserError
 from codi_tf.files import whole_folder
+from codi_tf.generation import Generator
 from codi_tf.methods.codi import CodiMethod
 from codi_tf.methods.finetune import FinetuneMethod
-from codi_tf.methods.networks import denoiser
+from codi_tf.methods.networks import denoiser_with
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
 from codi_tf.noise import gaussian_noise
 from codi_tf.sampling import few_step
@@ -75,30 +76,40 @@ class CoDi(Trainer):
         super().__init__(runs, ema_decay=ema_decay, mu_rate=mu_rate, seed=seed, name=name)
         self.base, self.settings, self.adaptation = base, settings, adaptation
         self.task, self.image_size = task or make_task("super_resolution"), image_size
+        self._generator = None
 
     @property
     def network(self) -> AdaptedUNet:
         """The network that generates: theta- once there is one, the student before."""
         return self.student if self.average is None else self.average
 
-    def denoiser(self, condition_latent, network: AdaptedUNet | None = None) -> Denoise:
+    @property
+    def boundary(self) -> bool:
+        """Whether the network carries the boundary scalings (Eq. 17)."""
+        return isinstance(self.settings, config.ConditionalDistillation) and self.settings.boundary
+
+    @property
+    def generator(self) -> Generator:
+        """The compiled parts that generate; made again when another network generates."""
+        if self._generator is None or self._generator.network is not self.network:
+            self._generator = Generator(self.base, self.network, boundary=self.boundary)
+        return self._generator
+
+    def denoiser(self, condition_latent) -> Denoise:
         """(z_t, t) -> Prediction for a condition latent [B, h, w, 4], whose features are computed here, once."""
-        denoise = denoiser(self.base, network or self.network, condition_latent, self.base.context)
-        distilled = isinstance(self.settings, config.ConditionalDistillation)
-        return bounded(denoise, self.base.schedule) if distilled and self.settings.boundary else denoise
+        features = self.network.condition(condition_latent, self.base.context)
+        return denoiser_with(self.base, self.network, features, self.base.context, boundary=self.boundary)
 
     def sample_latents(self, condition_latent, noise, *, steps: int):
-        """Condition latent and noise [B, h, w, 4] -> clean latents, in `steps` network evaluations."""
+        """Condition latent and noise [B, h, w, 4] -> clean latents, in `steps` network evaluations, unrolled."""
         return few_step(self.denoiser(condition_latent), noise, self.base.schedule, steps)
 
-    @tf.function
     def generate_step(self, condition, noise, steps: int):
         """Condition [B, H, W, 3] in [-1, 1], noise [B, h, w, 4] -> images [B, H, W, 3] in [-1, 1]; compiled.
 
         H and W must be multiples of `base.multiple`.
         """
-        latents = self.sample_latents(self.base.encode(condition), noise, steps=steps)
-        return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
+        return self.generator.decode(self.generator.latents(condition, noise, steps=steps))
 
     def generate(self, condition, prompt: str | None = None, *, steps: int = 4, seed: int = 0) -> np.ndarray:
         """Images for condition images.
@@ -137,7 +148,6 @@ class CoDi(Trainer):
         factor = self.base.vae.factor
         return (count, height // factor, width // factor, self.base.vae.latent_channels)
 
-    @tf.function
     def condition_use(self, latent, condition_latent):
         """How much the output moves when conditions are swapped: ||w(z_t, c) - w(z_t, c')|| / ||w(z_t, c)||.
 
@@ -148,9 +158,10 @@ class CoDi(Trainer):
         t = 3 * schedule.num_steps // 4
         eps = tf.random.stateless_normal(tf.shape(latent), (0, 0))
         z_t = float(schedule.alpha[t]) * latent + float(schedule.sigma[t]) * eps
-        told = self.denoiser(condition_latent)(z_t, tf.constant(t)).v_hat
-        swapped = self.denoiser(tf.roll(condition_latent, 1, axis=0))(z_t, tf.constant(t)).v_hat
-        return tf.norm(told - swapped) / tf.norm(told)
+        features = self.network.condition(condition_latent, self.base.context)
+        swapped = [tf.roll(feature, 1, axis=0) for feature in features]
+        told, untold = (self.generator.denoise(z_t, tf.constant(t), f).v_hat for f in (features, swapped))
+        return tf.norm(told - untold) / tf.norm(told)
 
     def save(self, filepath, overwrite: bool = True, *, dtype: str = "float32", provenance: dict | None = None) -> None:
         """Write the bundle: a folder in the diffusers layout, with `adapter/` and `codi.json`, whole or not at all.
@@ -215,7 +226,12 @@ def load(path: str | Path) -> CoDi:
         kept["mu_rate"] = adaptation["mu_rate"]
         source = path if reference is None else _referenced(path, reference)
         model = CoDi(
-            load_stable_diffusion(source), adaptation["adapter"], adaptation["train"], method=settings, task=task, **kept
+            load_stable_diffusion(source),
+            adaptation["adapter"],
+            adaptation["train"],
+            method=settings,
+            task=task,
+            **kept,
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None

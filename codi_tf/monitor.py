@@ -11,7 +11,6 @@ import tensorflow as tf
 from codi_tf import config, data, images
 from codi_tf.experiment import build_task, load_images
 from codi_tf.model import CoDi
-from codi_tf.noise import gaussian_noise
 from codi_tf.trainer import Trainer
 
 PICTURES = 4  # held-out examples in a grid

@@ -1,4 +1,4 @@
-"""The noise that a picture starts from: the same for the same seed in Keras, on the command line and in every runtime."""
+"""The noise that a picture starts from: for one seed the same in Keras, on the command line and in every runtime."""
 
 from __future__ import annotations
 

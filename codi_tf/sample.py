@@ -19,7 +19,7 @@ from codi_tf.errors import UserError
 from codi_tf.images import read_image, resize, to_uint8, write_png
 
 MAX_PIXELS = 1_500_000  # of what the networks see: the small models then need 2 GB
-MAX_SIDE = MAX_PIXELS // 64  # keeps narrow strips, which are padded to the networks' multiple, below that as well
+MAX_ATTENTION_BYTES = 1_000_000_000  # of the largest attention map, which grows with the square of the pixels
 MAX_RESULT_PIXELS = 50_000_000
 
 
@@ -28,7 +28,7 @@ def render(
 ) -> np.ndarray:
     """The picture that a model makes from a photo of any size.
 
-    A picture beyond the limits of `working_size` is made at that size and then enlarged.
+    A picture of more than `pixel_limit` is made at its `working_size` and then enlarged.
 
     Args:
         model: a `CoDi` model.
@@ -40,16 +40,32 @@ def render(
         uint8 RGB [K H, K W, 3].
     """
     height, width = (upscale * side for side in photo.shape[:2])
-    working = working_size(height, width)
+    working = working_size(height, width, pixel_limit(model))
     if working != photo.shape[:2]:
         photo = resize(photo, *working)
     image = model.generate(photo, prompt, steps=steps, seed=seed)
     return image if working == (height, width) else to_uint8(resize(image / np.float32(255), height, width))
 
 
-def working_size(height: int, width: int) -> tuple[int, int]:
-    """The size that a picture is made at: its own, or the largest of the same shape that the limits allow."""
-    shrink = min(1.0, math.sqrt(MAX_PIXELS / (height * width)), MAX_SIDE / max(height, width))
+def pixel_limit(model) -> int:
+    """The number of pixels of the largest picture that a model makes without excessive memory.
+
+    MAX_PIXELS, or fewer where the UNet's finest self-attention would exceed MAX_ATTENTION_BYTES.
+    """
+    unet, factor = model.base.unet, model.base.vae.factor
+    kinds = (*unet.down_block_types[:-1], "CrossAttn")  # the middle block attends at the last level's resolution
+    finest = next(level for level, kind in enumerate(kinds) if "CrossAttn" in kind)
+    heads = np.max(unet.attention_head_dim)
+    positions = math.sqrt(MAX_ATTENTION_BYTES / (4 * heads))  # float32 [heads, positions, positions]
+    return min(MAX_PIXELS, int(positions * (factor * 2**finest) ** 2))
+
+
+def working_size(height: int, width: int, limit: int) -> tuple[int, int]:
+    """The size that a picture is made at: its own, or the largest of the same shape that the limit of pixels allows.
+
+    No side is above limit / 64, because narrow strips are padded to the networks' multiple.
+    """
+    shrink = min(1.0, math.sqrt(limit / (height * width)), limit / 64 / max(height, width))
     return max(1, int(height * shrink)), max(1, int(width * shrink))
 
 
@@ -87,14 +103,15 @@ def _main(arguments: list[str]) -> None:
     size = f"{options.condition}: the result of {width}x{height}"
     if height * width > MAX_RESULT_PIXELS:
         raise UserError(f"{size} has more than {MAX_RESULT_PIXELS:,} pixels; shrink the photo or --upscale")
-    working = working_size(height, width)
-    if working != (height, width):
-        print(f"{size} is made at {working[1]}x{working[0]} and enlarged, to save memory", file=sys.stderr)
 
     from codi_tf.model import load
 
+    model = load(options.bundle)
+    working = working_size(height, width, pixel_limit(model))
+    if working != (height, width):
+        print(f"{size} is made at {working[1]}x{working[0]} and enlarged, to save memory", file=sys.stderr)
     chosen = {name: getattr(options, name) for name in ("prompt", "steps", "seed", "upscale")}
-    write_png(options.out, render(load(options.bundle), photo, **chosen))
+    write_png(options.out, render(model, photo, **chosen))
     print(options.out)
 
 

@@ -46,6 +46,7 @@ def save_network(network, folder: Path, *, dtype: str = "float32", extra_config:
     config = {key: value for key, value in network.get_config().items() if key != "name"}
     write_json(folder / CONFIG, {**(extra_config or {}), **config})
     save_file(state_dict(network, dtype), folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes files that nobody else can read
 
 
 def load_network(network, folder: Path) -> None:
@@ -107,7 +108,7 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def folder_sha256(folder: Path) -> str:
-    """SHA-256 over the names and contents of all weight files and JSON files below a folder, in order of their names."""
+    """SHA-256 over names and contents of all weight files and JSON files below a folder, in order of their names."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json")):
         digest.update(path.relative_to(folder).as_posix().encode())

@@ -14,7 +14,7 @@ from export.program import SamplerProgram
 from export.run import load_tflite as load
 from export.saved_model import OPTIONS
 
-__all__ = ["load", "operators", "stored_bytes", "write"]
+__all__ = ["load", "operators", "refuse_custom_operators", "stored_bytes", "write"]
 
 _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
@@ -26,14 +26,19 @@ def write(program: SamplerProgram, path: Path) -> None:
     takes five times as long, and loses weights silently where a module does not track them.
 
     Raises:
-        UserError: the program needs operators that LiteRT has not got built in.
+        UserError: see `refuse_custom_operators`.
     """
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(tf.Module(), folder, signatures=program.trace_frozen(), options=OPTIONS)
         path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+    refuse_custom_operators(path)
+
+
+def refuse_custom_operators(path: Path) -> None:
+    """Raises UserError for a flatbuffer with operators not built into LiteRT, Flex operators for example."""
     custom = [name for name in operators(path) if name.startswith("CUSTOM")]
     if custom:
-        raise UserError(f"this model needs operators that LiteRT has not got built in: {', '.join(custom)}; use onnx")
+        raise UserError(f"{path.name} needs operators that are not built into LiteRT: {', '.join(custom)}; use onnx")
 
 
 def operators(path: Path) -> collections.Counter[str]:

@@ -326,3 +326,39 @@ def test_evaluation_set():
 def test_evaluation_conditions_are_those_of_batches_without_augmentation():
     examples = data.evaluation_set(PHOTOS, TASK, image_size=S, count=8, seed=5)
     assert_same(examples, joined(first_batches(2, augment=False)))
+
+
+def test_recoloured_permutes_channels_and_changes_their_gammas():
+    levels = np.linspace(0.0, 1.0, 16, dtype=np.float32)
+    exponents = np.array(
+        [1.0, 3.0, 9.0]
+    )  # tells the channels apart whatever the gamma, which is below 1.65 and above 0.6
+    image = (2 * levels[:, None, None] ** exponents - 1).astype(np.float32)  # [16, 1, 3]
+    orders, gammas = set(), []
+    for seed in range(200):
+        unit = (np.asarray(data.recoloured(tf.constant(image), tf.constant([seed, 1]))) + 1) / 2
+        assert np.array_equal(unit[0], np.zeros((1, 3))) and np.array_equal(unit[-1], np.ones((1, 3)))
+        found = np.log(unit[8, 0]) / np.log(levels[8])  # exponent x gamma
+        order = tuple(int(np.abs(np.log(exponents / e)).argmin()) for e in found)
+        assert sorted(order) == [0, 1, 2]
+        gamma = found / exponents[list(order)]
+        np.testing.assert_allclose(unit[:, 0], levels[:, None] ** (exponents[list(order)] * gamma), atol=2e-5)
+        orders.add(order)
+        gammas.append(np.log(gamma))
+    gammas = np.array(gammas)
+    assert len(orders) == 6
+    assert np.abs(gammas).max() <= 0.5 + 1e-4
+    assert np.abs(gammas.mean(axis=0)).max() < 0.08  # uniform in -0.5..0.5: the mean of 200 has a deviation of 0.02
+    np.testing.assert_allclose(gammas.std(axis=0), 1 / np.sqrt(12), rtol=0.15)
+
+
+def test_recolouring_leaves_place_and_mirroring_of_a_crop_alone():
+    photos = {"ramp": np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)}
+    plain, other = (
+        next(data.crops(photos, image_size=16, seed=3, recolour=recolour).as_numpy_iterator())["image"]
+        for recolour in (False, True)
+    )
+    assert not np.array_equal(plain, other)
+    ranks = [np.argsort(plain[..., c], axis=None, kind="stable") for c in range(3)]
+    for channel in range(3):  # a gamma keeps the order of the pixels
+        assert any(np.all(np.diff(other[..., channel].ravel()[rank]) >= -1e-6) for rank in ranks)

@@ -210,7 +210,7 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
         (["foreign"], "differ in their autoencoder"),
     ],
 )
-def test_mistakes(bundle, tmp_path, monkeypatch, options, message):
+def test_mistakes(bundle, feature_folder, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
@@ -223,7 +223,8 @@ def test_mistakes(bundle, tmp_path, monkeypatch, options, message):
         save_network(other.base.vae, tmp_path / "foreign" / "vae")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=message) as caught:
-        _main([str(bundle), *options, *([] if "--out" in options else ["--out", "report"])])
+        usual = {"--steps": "1", "--count": "2", "--features": str(feature_folder), "--out": "report"}
+        _main([str(bundle), *options, *(x for pair in usual.items() if pair[0] not in options for x in pair)])
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before
 

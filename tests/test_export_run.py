@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from test_export import SIZES, STEPS, exported
 
@@ -50,7 +51,11 @@ def test_the_same_image_as_keras_without_tensorflow(bundle, tmp_path, format):
         exported(bundle, format), "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png", "--seed", 3
     )
     assert done.returncode == 0, done.stderr
-    expected = codi_tf.load(bundle).generate(image, steps=STEPS, seed=3)
+    tf.config.run_functions_eagerly(True)  # compiling takes longer than running once
+    try:
+        expected = codi_tf.load(bundle).generate(image, steps=STEPS, seed=3)
+    finally:
+        tf.config.run_functions_eagerly(False)
     found = np.asarray(Image.open(tmp_path / "out.png"))
     assert found.shape == expected.shape and expected.std() > 10
     assert np.abs(found.astype(int) - expected).max() <= 1
@@ -64,7 +69,7 @@ def test_the_blocker_blocks(tmp_path):
 
 
 @pytest.mark.parametrize("mode, size", [("RGB", (1, 1)), ("L", (37, 100)), ("RGBA", (9, 200)), ("I;16", (16, 24))])
-def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys, monkeypatch):
+def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys):
     height, width = size
     picture = Image.fromarray(photo(height, width))
     picture = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 256) if mode == "I;16" else picture
@@ -106,18 +111,18 @@ def test_condition_is_fitted_without_distortion(size, fitted):
     assert result.shape == image.shape
     if size == (16, 24):
         np.testing.assert_array_equal(result, image)  # nothing is resampled
-    elif min(size) > 6:
+    elif min(fitted) > 1:
         np.testing.assert_allclose(result, image, atol=0.06)
 
 
 def _ramp(width: int, original: int) -> np.ndarray:
-    """Values at the centres of `width` pixels of a ramp that is 0 and 1 at the centres of the first and last original."""
+    """A ramp that is 0 and 1 at the centres of the first and last of `original` pixels, at the centres of `width`."""
     return ((np.arange(width) + 0.5) / width * original - 0.5) / (original - 1)
 
 
 def test_a_saved_model_needs_tensorflow(bundle, tmp_path):
-    done = command(exported(bundle, "saved_model"), "--condition", "in.png", "--out", tmp_path / "out.png")
-    # The missing condition is not what is complained about: the package alone decides.
+    Image.fromarray(photo(16, 16)).save(tmp_path / "in.png")
+    done = command(exported(bundle, "saved_model"), "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "a saved_model package needs TensorFlow" in done.stderr and "--format tflite or onnx" in done.stderr
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import UNET, make_model
 from PIL import Image
 
 import codi_tf
 from codi_tf import images, sample
+from codi_tf.base import Base, make_unet
 from codi_tf.errors import UserError
-from codi_tf.sample import MAX_PIXELS, MAX_SIDE, _main, render, working_size
+from codi_tf.sample import _main, pixel_limit, render, working_size
 
 ROOT = Path(codi_tf.__file__).parents[1]
 
@@ -98,28 +100,51 @@ def test_upscale(model):
 
 def test_large_photo_is_made_smaller_and_enlarged(bundle, model, tmp_path, capsys, monkeypatch):
     """The whole way from a file, with a turned photo and --upscale."""
-    monkeypatch.setattr(sample, "MAX_PIXELS", 540)
-    photo, exif = upright(18, 30), Image.Exif()
+    monkeypatch.setattr(sample, "MAX_PIXELS", 32 * 64)
+    photo, exif = upright(18, 32), Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(np.rot90(photo)).save(tmp_path / "in.png", exif=exif)
     made = run(bundle, tmp_path / "in.png", tmp_path / "out.png", "--steps", 1, "--upscale", 2)
-    assert made.shape == (36, 60, 3)
-    expected = images.resize(model.generate(photo, steps=1) / np.float32(255), 36, 60)
+    assert made.shape == (36, 64, 3)
+    expected = images.resize(model.generate(photo, steps=1) / np.float32(255), 36, 64)
     np.testing.assert_array_equal(made, images.to_uint8(expected))
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "the result of 60x36 is made at 30x18 and enlarged" in told
+    assert told.count("\n") == 1 and "the result of 64x36 is made at 32x18 and enlarged" in told
 
 
-@pytest.mark.parametrize("size", [(1000, 1500), (1, 1), (4000, 3000), (1, 2_000_000), (3, 30_000), (20_000, 500)])
+LIMIT = 1_500_000
+LARGE = [(4000, 3000), (20_000, 500), (1, 2_000_000), (2_000_000, 1), (3, 30_000)]
+
+
+@pytest.mark.parametrize("size", [(1000, 1500), (1, 1), *LARGE])
 def test_working_size(size):
-    height, width = working_size(*size)
-    if size[0] * size[1] <= MAX_PIXELS and max(size) <= MAX_SIDE:
+    height, width = working_size(*size, LIMIT)
+    if size not in LARGE:
         assert (height, width) == size
         return
-    assert height * width <= MAX_PIXELS and max(height, width) <= MAX_SIDE
-    assert max(height * width / MAX_PIXELS, max(height, width) / MAX_SIDE) > 0.99  # not smaller than need be
+    fullness = max(height * width / LIMIT, max(height, width) / (LIMIT / 64))
+    assert min(height, width) >= 1 and 0.99 < fullness <= 1  # and not smaller than need be
     shrink = max(height, width) / max(size)
     np.testing.assert_allclose((height, width), np.maximum(1, np.array(size) * shrink), atol=1)  # the same shape
+
+
+@pytest.mark.parametrize(
+    ("kinds", "heads", "stride"),
+    [
+        (("DownBlock2D", "CrossAttnDownBlock2D"), 4, 8),
+        (("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), (2, 8), 4),
+        (("DownBlock2D", "DownBlock2D"), 4, 8),  # the middle block always attends
+    ],
+)
+def test_pixel_limit(base, monkeypatch, kinds, heads, stride):
+    """As many pixels as make the largest attention map [heads, positions, positions] of 1 MB."""
+    monkeypatch.setattr(sample, "MAX_ATTENTION_BYTES", 1_000_000)
+    up = tuple(kind.replace("Down", "Up") for kind in reversed(kinds))
+    unet = make_unet({**UNET, "down_block_types": kinds, "up_block_types": up, "attention_head_dim": heads})
+    limit = pixel_limit(make_model(Base(unet, base.vae, base.scheduler)))
+    assert 4 * np.max(heads) * (limit / stride**2) ** 2 == pytest.approx(1_000_000, rel=1e-2)
+    monkeypatch.setattr(sample, "MAX_PIXELS", 1000)
+    assert pixel_limit(make_model(base)) == 1000
 
 
 # --- mistakes

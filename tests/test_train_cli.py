@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import yaml
-from tiny import tiny_base
+from tiny import tiny_base, tiny_photos
 
 from codi_tf import train
 from codi_tf.base import save_base
@@ -32,7 +32,7 @@ def settings(tmp_path):
         "method": {"name": "codi"},
         "base": str(folder),
         "task": {"name": "super_resolution"},
-        "data": {"image_size": 16},
+        "data": {"image_size": 16, "source": str(tiny_photos(tmp_path / "photos"))},
         "adaptation": {"train": "adapter"},
         "train": {"steps": 2, "batch_size": 2, "save_every": 1},
     }
@@ -98,4 +98,5 @@ def test_the_command_trains_and_says_where_the_result_is(monkeypatch, capsys, tm
     assert (tmp_path / "runs/tiny/result/codi.json").is_file()
     status, out, err = run(monkeypatch, capsys, settings, "train.steps=2")
     assert (status, out) == (2, "")
-    assert err == "error: runs/tiny: was started with train.steps = 1, now it is 2; choose another --out, or delete that run\n"
+    assert err.startswith("error: runs/tiny: was started with train.steps = 1, now it is 2; choose another --out")
+    assert err.count("\n") == 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 from conftest import SCHEDULER, VAE
 
 from codi_tf.base import Base, make_autoencoder, make_unet
+from codi_tf.images import write_png
 
 UNET = {
     "block_out_channels": [8],
@@ -24,6 +27,15 @@ def randomize(variables, seed: int = 0) -> None:
     random = np.random.default_rng(seed)
     for variable in variables:
         variable.assign(variable.numpy() + random.normal(0, 0.1, variable.shape).astype("float32"))
+
+
+def tiny_photos(folder: Path) -> Path:
+    """A folder of small pictures, some of each split: quicker than the embedded photos."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(16):
+        write_png(folder / f"{i}.png", random.integers(0, 256, (24, 24, 3), "uint8"))
+    return folder
 
 
 def tiny_base(seed: int = 0) -> Base:

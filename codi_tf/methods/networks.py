@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras import ops
 
 from codi_tf.base import Base, make_unet
-from codi_tf.diffusion import Denoise, coefficients, predict
+from codi_tf.diffusion import Denoise, bounded, coefficients, predict
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
 from codi_tf.seeds import fold
 from codi_tf.weights import copy_weights
@@ -14,14 +14,21 @@ from codi_tf.weights import copy_weights
 
 def denoiser(base: Base, network: AdaptedUNet, condition_latent, context) -> Denoise:
     """The network as a function (z_t, t) -> Prediction; the condition's features are computed here, once."""
-    features = network.condition(condition_latent, context)
+    return denoiser_with(base, network, network.condition(condition_latent, context), context)
+
+
+def denoiser_with(base: Base, network: AdaptedUNet, features, context, *, boundary: bool = False) -> Denoise:
+    """The network as a function (z_t, t) -> Prediction, for given features of the condition.
+
+    `boundary` applies the boundary scalings (Eq. 17) that the network was trained with; the loss applies them itself.
+    """
 
     def denoise(z_t, t):
         alpha_t, sigma_t = coefficients(base.schedule, t)
         output = network(z_t, ops.reshape(t, (-1,)), features, context)
         return predict(output, z_t, alpha_t, sigma_t, base.prediction_type)
 
-    return denoise
+    return bounded(denoise, base.schedule) if boundary else denoise
 
 
 def moving_average_of(network: AdaptedUNet) -> AdaptedUNet:
@@ -56,7 +63,7 @@ def draw_times(like, seed, step, *, low: int, high: int, shared: bool):
 
 
 def latents_of(base: Base, batch):
-    """(x, c) of a batch: encoded beforehand or encoded here by the frozen autoencoder; c is None without a condition."""
+    """(x, c) of a batch, encoded beforehand or here by the frozen autoencoder; c is None without a condition."""
     if "latent" in batch:
         return batch["latent"], batch.get("condition_latent")
     condition = batch.get("condition")

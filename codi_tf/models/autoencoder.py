@@ -7,7 +7,15 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, PointwiseConv2D, ResnetBlock, SpatialAttention, Upsample
+from codi_tf.models.layers import (
+    Conv2D,
+    Downsample,
+    GroupNorm,
+    PointwiseConv2D,
+    ResnetBlock,
+    SpatialAttention,
+    Upsample,
+)
 
 EPSILON = 1e-6
 

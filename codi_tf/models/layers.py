@@ -1,7 +1,7 @@
 """The layers that Stable Diffusion's UNet and autoencoder are made of, channels last.
 
-Layers carry the names that diffusers gives the same modules (dots included), so that the path of a variable is its key in
-a diffusers checkpoint. Every layer knows its channels when it is made and builds its children in `build`.
+Layers carry the names that diffusers gives the same modules (dots included), so that the path of a variable is its key
+in a diffusers checkpoint. Every layer knows its channels when it is made and builds its children in `build`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,15 @@ import keras
 from keras import ops
 
 from codi_tf.errors import UserError
-from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, ResnetBlock, SpatialTransformer, TimeEmbedding, Upsample
+from codi_tf.models.layers import (
+    Conv2D,
+    Downsample,
+    GroupNorm,
+    ResnetBlock,
+    SpatialTransformer,
+    TimeEmbedding,
+    Upsample,
+)
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
@@ -41,7 +49,16 @@ class Block(keras.layers.Layer):
             layer.build()
 
     def get_config(self):
-        keys = ("channels_in", "channels", "time_channels", "heads", "transformers", "context_channels", "groups", "linear")
+        keys = (
+            "channels_in",
+            "channels",
+            "time_channels",
+            "heads",
+            "transformers",
+            "context_channels",
+            "groups",
+            "linear",
+        )
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 
