@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from codi_tf.diffusion import Schedule, make_schedule
+from codi_tf.diffusion import PREDICTION_TYPES, Schedule, make_schedule
 from codi_tf.errors import UserError
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.unet import UNet
@@ -37,13 +37,19 @@ class Base:
     path: Path | None = None
 
     def __post_init__(self):
-        self.schedule: Schedule = make_schedule(
-            self.scheduler["beta_schedule"],
-            self.scheduler.get("num_train_timesteps", 1000),
-            self.scheduler.get("beta_start", 0.00085),
-            self.scheduler.get("beta_end", 0.012),
-        )
+        try:
+            self.schedule: Schedule = make_schedule(
+                self.scheduler.get("beta_schedule"),
+                self.scheduler.get("num_train_timesteps", 1000),
+                self.scheduler.get("beta_start", 0.00085),
+                self.scheduler.get("beta_end", 0.012),
+            )
+        except TypeError as error:
+            raise UserError(f"scheduler: num_train_timesteps, beta_start, beta_end must be numbers ({error})") from None
         self.prediction_type: str = self.scheduler.get("prediction_type", "epsilon")
+        if self.prediction_type not in PREDICTION_TYPES:
+            choices = ", ".join(PREDICTION_TYPES)
+            raise UserError(f"unknown prediction_type {self.prediction_type!r}; use one of {choices}")
 
     def encode(self, images):
         """Images [B, f h, f w, 3] in [-1, 1] -> scaled latents [B, h, w, 4], the mean of the posterior."""
@@ -77,9 +83,11 @@ def load_stable_diffusion(path: str | Path) -> Base:
     scheduler = path.joinpath(*SCHEDULER)
     # An autoencoder alone has no schedule; the one that is filled in is never used.
     config = read_json(scheduler) if unet is not None else {"beta_schedule": "squaredcos_cap_v2"}
-    if "beta_schedule" not in config:
-        raise UserError(f"{scheduler}: has no beta_schedule; copy or make it again")
-    return Base(unet, _load(AutoencoderKL, path / "vae"), config, path)
+    vae = _load(AutoencoderKL, path / "vae")
+    try:
+        return Base(unet, vae, config, path)
+    except UserError as error:
+        raise UserError(f"{scheduler}: {error}") from None
 
 
 def save_base(base: Base, path: Path, *, dtype: str = "float32") -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -196,6 +198,8 @@ class Train:
         for name in ("learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be positive")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"train.seed is {self.seed}: it must be from 0 to 2**31 - 1")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay is {self.ema_decay}: it must be in [0, 1)")
 
@@ -321,12 +325,12 @@ def _checked(hint, value, where: str):
         return None
     kind = next(o for o in options if o is not type(None))
     if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{where} is {value!r}: it must be of type {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{where} is {value}: it must be finite")
     return value

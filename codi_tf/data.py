@@ -179,6 +179,7 @@ def _examples(
 ) -> tf.data.Dataset:
     draw_crop = _cropper(photos, image_size=image_size, augment=augment, recolour=recolour)
 
+    @tf.autograph.experimental.do_not_convert  # it would rewrap a UserError
     def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
         seeds = tf.random.stateless_uniform([2, 2], [seed, index], minval=None, maxval=None, dtype=tf.int32)
         image = draw_crop(seeds[0])

@@ -59,6 +59,10 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
             image_size=experiment.data.image_size,
             perceptual=_perceptual(method),
         )
+    size = experiment.data.image_size
+    multiple = student.factor if isinstance(method, config.Autoencoder) else trainer.method.base.multiple
+    if size % multiple:
+        raise UserError(f"data.image_size is {size}: for these networks it must be a multiple of {multiple}")
     trainer.compile(optimizer=make_optimizer(train))
     return trainer
 
@@ -70,15 +74,13 @@ def _perceptual(method):
 
 def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:
     """AdamW with the schedule of the config."""
-    if train.decay == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if train.warmup_steps else train.learning_rate,
-            max(train.steps - train.warmup_steps, 1),
-            warmup_target=train.learning_rate if train.warmup_steps else None,
-            warmup_steps=train.warmup_steps,
-        )
-    else:
-        rate = train.learning_rate
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if train.warmup_steps else train.learning_rate,
+        max(train.steps - train.warmup_steps, 1),
+        alpha=0.0 if train.decay == "cosine" else 1.0,  # the share of the peak that it ends at
+        warmup_target=train.learning_rate if train.warmup_steps else None,
+        warmup_steps=train.warmup_steps,
+    )
     return keras.optimizers.AdamW(rate, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm)
 
 

@@ -21,9 +21,9 @@ class Generator:
 
     def __init__(self, base: Base, network: AdaptedUNet, *, boundary: bool):
         self.base, self.network, self.boundary = base, network, boundary
-        self.encode = tf.function(self._encode)
-        self.denoise = tf.function(self._denoise)
-        self.decode = tf.function(self._decode)
+        self.encode = tf.function(self._encode, autograph=False)
+        self.denoise = tf.function(self._denoise, autograph=False)
+        self.decode = tf.function(self._decode, autograph=False)
 
     def latents(self, condition, noise, *, steps: int):
         """Conditions [B, H, W, 3] in [-1, 1], noise [B, h, w, 4] -> clean latents, in `steps` network evaluations."""

@@ -175,9 +175,11 @@ class CoDi(Trainer):
             provenance: anything about the making of it that is to be kept.
 
         Raises:
-            UserError: the folder is there and is no bundle, or must not be replaced.
+            UserError: the folder is there and is no bundle, or must not be replaced; an unknown dtype.
         """
         path = Path(filepath)
+        if dtype not in ("float32", "float16"):
+            raise UserError(f"dtype is {dtype!r}: use float32 or float16")
         if path.exists() and not (path / BUNDLE).is_file():
             raise UserError(f"{path}: exists and is no bundle; choose another place")
         if path.exists() and not overwrite:
@@ -233,7 +235,9 @@ def load(path: str | Path) -> CoDi:
             task=task,
             **kept,
         )
-    except (KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None
     load_network(model.student.adapter, path / "adapter")
     return model

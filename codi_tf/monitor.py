@@ -20,11 +20,15 @@ PROBED = 16  # held-out examples that the condition is swapped between
 class Monitor:
     """Averages the logs of `log_every` steps and writes them; makes a grid of samples every `sample_every` steps."""
 
-    def __init__(self, experiment: config.Experiment, trainer: Trainer, out: Path):
+    def __init__(self, experiment: config.Experiment, trainer: Trainer, out: Path, first: int):
         self.settings, self.trainer, self.out = experiment.train, trainer, out
         self.note = ""
         self._sums: dict[str, float] = {}
         self._count = 0
+        self._metrics = out / "metrics.jsonl"
+        if self._metrics.is_file():  # what was written after the state that the run resumes from is written again
+            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            self._metrics.write_text("".join(x for x in lines if json.loads(x)["step"] <= first), encoding="utf-8")
         self._writer = tf.summary.create_file_writer(str(out / "logs"))
         self._heldout = None
         if isinstance(trainer, CoDi):
@@ -64,7 +68,7 @@ class Monitor:
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
         self._writer.flush()
-        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with open(self._metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
         shown = ("loss", "condition_use")
         self.note = "  ".join(f"{name} {scalars[name]:.4f}" for name in shown if name in scalars)

@@ -11,8 +11,8 @@ def gaussian_noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal float32 of the given shape, from NumPy's counter-based Philox generator keyed with `seed`.
 
     Raises:
-        UserError: for a seed that is negative or above 2**63 - 1.
+        UserError: for a seed that is no whole number from 0 to 2**63 - 1.
     """
-    if not 0 <= seed < 2**63:
-        raise UserError(f"seed is {seed}: it must be between 0 and 2**63 - 1")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed!r}: it must be a whole number from 0 to 2**63 - 1")
     return np.random.Generator(np.random.Philox(key=seed)).standard_normal(shape, dtype=np.float32)

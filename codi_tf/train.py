@@ -43,8 +43,8 @@ def train(experiment: config.Experiment, out: Path) -> Path:
     _write_settings(experiment, out)
     if first:
         print(f"resuming {out} at step {first}")
-    step_function = tf.function(trainer.train_step)
-    monitor = Monitor(experiment, trainer, out)
+    step_function = tf.function(trainer.train_step, autograph=False)
+    monitor = Monitor(experiment, trainer, out, first)
     progress = Progress(f"training ({experiment.method_name})", settings.steps, first)
     for step in range(first + 1, settings.steps + 1):
         logs = step_function(next(batches))
@@ -58,18 +58,19 @@ def train(experiment: config.Experiment, out: Path) -> Path:
 
 
 def _same_settings(experiment: config.Experiment, out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, not the folder of a run; choose another --out")
     path = out / "config.yaml"
     if not path.is_file():
         return
     earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(experiment.as_dict()))
-    differing = [key for key in _flat(now) if _flat(now)[key] != _flat(earlier).get(key)]
-    if differing:
-        key = differing[0]
-        raise UserError(
-            f"{out}: was started with {key} = {_flat(earlier).get(key)!r}, now it is {_flat(now)[key]!r}; "
-            "choose another --out, or delete that run"
-        )
+    now, earlier = _flat(json.loads(json.dumps(experiment.as_dict()))), _flat(earlier)
+    for key in {**earlier, **now}:
+        if now.get(key) != earlier.get(key):
+            raise UserError(
+                f"{out}: was started with {key} = {earlier.get(key)!r}, now it is {now.get(key)!r}; "
+                "choose another --out, or delete that run"
+            )
 
 
 def _write_settings(experiment: config.Experiment, out: Path) -> None:

@@ -86,6 +86,19 @@ class AdaptedUNet(keras.Model):
         *skips, middle = self.adapter.mix([*skips, middle], condition_features)
         return self.unet.decode(middle, skips, temb, context)
 
+    def get_config(self):
+        adapter = None if self.adapter is None else self.adapter.get_config()
+        return {"name": self.name, "unet": self.unet.get_config(), "adapter": adapter}
+
+    @classmethod
+    def from_config(cls, config):
+        unet = UNet.from_config(config["unet"])
+        adapter = None if config["adapter"] is None else MuAdapter.from_config(config["adapter"])
+        for part in (unet, adapter):
+            if part is not None:
+                part.build()
+        return cls(unet, adapter, name=config["name"])
+
 
 def path_below(layer: keras.layers.Layer, variable) -> str:
     """The path of a variable below a layer that holds it."""

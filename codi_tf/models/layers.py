@@ -21,7 +21,7 @@ class Conv2D(keras.layers.Conv2D):
 
     def __init__(self, filters, kernel_size=3, *, strides=1, symmetric_padding=True, **kwargs):
         self.symmetric_padding = symmetric_padding
-        padding = "same" if strides == 1 else "valid"
+        padding = "same" if strides in (1, (1, 1), [1, 1]) else "valid"  # a number, or from a config
         super().__init__(filters, kernel_size, strides=strides, padding=padding, **kwargs)
 
     def call(self, inputs):
@@ -59,7 +59,7 @@ class GroupNorm(keras.layers.Layer):
 
     def __init__(self, channels: int, groups: int = 32, epsilon: float = 1e-5, **kwargs):
         super().__init__(**kwargs)
-        if channels % groups:
+        if groups < 1 or channels % groups:
             raise ValueError(f"GroupNorm: {channels} channels cannot be split into {groups} groups")
         self.channels, self.groups, self.epsilon = channels, groups, epsilon
 

@@ -30,7 +30,7 @@ def make_task(name: str, **options: object) -> Task:
     Raises:
         UserError: an unknown name or option (the valid ones are listed), or an option out of its range.
     """
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise UserError(f"unknown task {name!r}; valid tasks: {', '.join(sorted(TASKS))}")
     valid = [field.name for field in dataclasses.fields(TASKS[name])]
     for option in options:
