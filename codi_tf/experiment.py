@@ -18,6 +18,7 @@ from codi_tf.methods.autoencoder import AutoencoderMethod
 from codi_tf.methods.finetune import FinetuneMethod
 from codi_tf.model import CoDi
 from codi_tf.models.adapter import AdaptedUNet
+from codi_tf.optimizers import FusedAdamW
 from codi_tf.progress import Progress
 from codi_tf.tasks import Task, make_task
 from codi_tf.trainer import Trainer
@@ -81,7 +82,7 @@ def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:
         warmup_target=train.learning_rate if train.warmup_steps else None,
         warmup_steps=train.warmup_steps,
     )
-    return keras.optimizers.AdamW(rate, weight_decay=train.weight_decay, global_clipnorm=train.clip_norm)
+    return FusedAdamW(rate, weight_decay=train.weight_decay or None, global_clipnorm=train.clip_norm)
 
 
 def load_images(settings: config.Data, split: str) -> dict[str, np.ndarray]:

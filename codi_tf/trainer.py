@@ -63,4 +63,7 @@ class Trainer(keras.Model):
         # Parts that are not trained are shared between the two networks: only the others move.
         for mean, value in zip(self.average.variables, self.student.variables, strict=True):
             if mean is not value:
-                mean.value.assign_add((1.0 - self.ema_decay) * (value.value - mean.value))
+                # mean <- mean - (1 - gamma) (mean - value), in one operation after the difference
+                tf.raw_ops.ResourceApplyGradientDescent(
+                    var=mean.value.handle, alpha=1.0 - self.ema_decay, delta=mean.value - value.value
+                )

@@ -120,9 +120,13 @@ def _ramp(width: int, original: int) -> np.ndarray:
     return ((np.arange(width) + 0.5) / width * original - 0.5) / (original - 1)
 
 
-def test_a_saved_model_needs_tensorflow(bundle, tmp_path):
+def test_a_saved_model_needs_tensorflow(copied, tmp_path):
+    (copied / "saved_model").mkdir()
+    (copied / "model.tflite").rename(copied / "saved_model" / "saved_model.pb")
+    digest = json.loads((copied / "manifest.json").read_text())["files"]["model.tflite"]
+    spoil_manifest(copied, format="saved_model", files={"saved_model/saved_model.pb": digest})
     Image.fromarray(photo(16, 16)).save(tmp_path / "in.png")
-    done = command(exported(bundle, "saved_model"), "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png")
+    done = command(copied, "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "a saved_model package needs TensorFlow" in done.stderr and "--format tflite or onnx" in done.stderr
 
