@@ -9,7 +9,7 @@ from pathlib import Path
 
 from codi_tf.cli import run_command
 from codi_tf.errors import UserError
-from export.package import ARTEFACTS, check_format, check_out, check_steps, make_package
+from export.package import ARTEFACTS, make_package
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -28,13 +28,7 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("--size", help="height and width, 64 or 64x96; the size of the training crops unless given")
     parser.add_argument("--out", required=True, type=Path, help="folder of the package")
     options = parser.parse_args(arguments)
-    # What can be known before TensorFlow is loaded is said before.
-    check_format(options.format)
-    check_out(options.out)
-    check_steps(options.steps)
     size = None if options.size is None else _size(options.size)
-    if not (options.bundle / "codi.json").is_file():
-        raise UserError(f"{options.bundle}: no bundle (there is no codi.json in it); train one or name another")
     figures = make_package(options.bundle, options.out, format=options.format, steps=options.steps, size=size)
     keras, artefact = figures["condition_sensitivity"].values()
     print(

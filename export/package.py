@@ -122,9 +122,12 @@ def make_package(bundle: Path, out: Path, *, format: str, steps: int = 4, size: 
         UserError: no bundle, an impossible option, or an `out` that is no package.
         ParityError: the artefact does not do what the model does; nothing is left behind.
     """
+    # What can be known before TensorFlow is loaded is said before.
     check_format(format)
     check_steps(steps)
     check_out(out)
+    if not (bundle / "codi.json").is_file():
+        raise UserError(f"{bundle}: no bundle (there is no codi.json in it); train one or name another")
     with stage(f"loading {bundle}"):
         import codi_tf
         from codi_tf.weights import folder_sha256
