@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf import metrics
-from codi_tf.cli import run_command
+from codi_tf.cli import run_command, start_tensorflow
 from codi_tf.errors import UserError
 from codi_tf.files import whole_folder
 from codi_tf.images import grid, write_png
@@ -229,6 +229,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace, steps: list[int], folder: Path) -> None:
+    start_tensorflow()
     from codi_tf import config, data
     from codi_tf.experiment import load_images
     from codi_tf.progress import Progress

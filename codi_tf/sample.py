@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.cli import run_command
+from codi_tf.cli import run_command, start_tensorflow
 from codi_tf.errors import UserError
 from codi_tf.images import read_image, resize, to_uint8, write_png
 
@@ -104,6 +104,7 @@ def _main(arguments: list[str]) -> None:
     if height * width > MAX_RESULT_PIXELS:
         raise UserError(f"{size} has more than {MAX_RESULT_PIXELS:,} pixels; shrink the photo or --upscale")
 
+    start_tensorflow()
     from codi_tf.model import load
 
     model = load(options.bundle)
