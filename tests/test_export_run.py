@@ -87,7 +87,7 @@ def a_package(height: int, width: int) -> package.Package:
 
 
 @pytest.mark.parametrize(
-    "size, fitted", [((16, 24), (16, 24)), ((32, 32), (16, 16)), ((8, 6), (16, 12)), ((10, 300), (1, 24))]
+    "size, fitted", [((16, 24), (16, 24)), ((32, 32), (16, 16)), ((8, 6), (16, 12)), ((4, 600), (1, 24))]
 )
 def test_condition_is_fitted_without_distortion(size, fitted):
     """A ramp from the left edge to the right one keeps its slope, and fills the width or the height."""
