@@ -9,7 +9,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "CoDi": "codi_tf.model",
     "load": "codi_tf.model",
-    "load_stable_diffusion": "codi_tf.base",
+    "load_stable_diffusion": "codi_tf.convert.checkpoint",
+    "save_stable_diffusion": "codi_tf.convert.checkpoint",
+    "load_controlnet": "codi_tf.convert.controlnet",
+    "TextToImage": "codi_tf.text_to_image",
     "ConditionalDistillation": "codi_tf.config",
     "Finetune": "codi_tf.config",
     "UserError": "codi_tf.errors",

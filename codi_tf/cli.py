@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from codi_tf.errors import UserError
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, whose complaints are a UserError: one line, without the usage before it."""
+
+    def error(self, message: str):
+        raise UserError(f"{' '.join(message.split())}; {self.prog} --help tells more")
+
+
 def run_command(main: Callable[[list[str]], None]) -> int:
-    """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 130 (Ctrl-C)."""
+    """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 130 (Ctrl-C).
+
+    A warning to the user becomes one line, too.
+    """
     try:
-        main(sys.argv[1:])
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            main(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -40,3 +54,10 @@ def start_tensorflow() -> None:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(sink)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    text = " ".join(str(message).split())
+    if not issubclass(category, UserWarning):  # programmers' warnings keep their place in the code
+        text = f"{filename}:{lineno}: {category.__name__}: {text}"
+    print(f"warning: {text}", file=sys.stderr)

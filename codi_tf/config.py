@@ -49,6 +49,8 @@ class Pretrain:
 
     def __post_init__(self):
         _one_of("method.space", self.space, ("noise", "signal", "velocity"))
+        if "beta_schedule" not in self.scheduler:
+            raise UserError("method.scheduler.beta_schedule is not set, for example squaredcos_cap_v2")
 
 
 @dataclass(frozen=True)
@@ -141,20 +143,46 @@ class Adaptation:
     """How a base becomes conditional.
 
     Attributes:
-        adapter: "mu" (Eq. 12).
+        adapter: "mu" (Eq. 12) or "controlnet".
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are).
         mu_rate: the learning rate of mu, as a multiple of the others'.
+        start: folder of the diffusers ControlNetModel that a controlnet adapter starts from; None: a copy of the
+            base's encoder.
     """
 
     adapter: str = "mu"
     train: str = "all"
     mu_rate: float = 30.0
+    start: str | None = None
 
     def __post_init__(self):
-        _one_of("adaptation.adapter", self.adapter, ("mu",))
+        _one_of("adaptation.adapter", self.adapter, ("mu", "controlnet"))
         _one_of("adaptation.train", self.train, ("all", "adapter"))
+        if self.start is not None and self.adapter != "controlnet":
+            raise UserError(
+                f"adaptation.start is {self.start!r}: only adapter controlnet starts from a folder; remove it"
+            )
         if self.mu_rate <= 0:
             raise UserError(f"adaptation.mu_rate is {self.mu_rate}: it must be positive")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Number formats, and what is kept for the backward pass. Only what is trained needs float32 weights.
+
+    Attributes:
+        compute: the format of activations: float32, bfloat16 or float16.
+        frozen_weights: the format that the base's weights are kept in, where the adapter alone is trained.
+        recompute: gradient checkpointing: the insides of blocks are computed again by the backward pass.
+    """
+
+    compute: str = "float32"
+    frozen_weights: str = "float32"
+    recompute: bool = False
+
+    def __post_init__(self):
+        for name in ("compute", "frozen_weights"):
+            _one_of(f"memory.{name}", getattr(self, name), ("float32", "bfloat16", "float16"))
 
 
 @dataclass(frozen=True)
@@ -218,6 +246,7 @@ class Experiment:
     train: Train
     data: Data = field(default_factory=Data)
     adaptation: Adaptation = field(default_factory=Adaptation)
+    memory: Memory = field(default_factory=Memory)
     base: str | None = None
     task: dict | None = None
 
@@ -229,6 +258,13 @@ class Experiment:
             raise UserError("task is not set: name one, for example {name: super_resolution}")
         if not conditional and self.task is not None:
             raise UserError("task is set, but this method trains without a condition: remove task")
+        if not conditional and self.memory != Memory():
+            raise UserError("memory is set, but this method trains all there is, in float32: remove memory")
+        if self.memory.frozen_weights != "float32" and self.adaptation.train == "all":
+            raise UserError(
+                f"memory.frozen_weights is {self.memory.frozen_weights!r}, but adaptation.train is 'all': what is "
+                "trained is float32; train the adapter alone, or remove it"
+            )
 
     @property
     def method_name(self) -> str:

@@ -19,6 +19,7 @@ Tensor = Any  # a tensor of Keras' backend, or a NumPy array
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
 
 
 class Schedule(NamedTuple):
@@ -172,6 +173,41 @@ def trailing_times(num_steps: int, num_train: int) -> tuple[int, ...]:
     if not isinstance(num_steps, int) or not 1 <= num_steps <= num_train:
         raise UserError(f"num_steps is {num_steps!r}; it must be a whole number from 1 to {num_train}")
     return tuple(round(num_train * (num_steps - i) / num_steps) - 1 for i in range(num_steps))
+
+
+def spaced_times(
+    spacing: str, num_steps: int, num_train: int, *, offset: int = 0, without_last: bool = False
+) -> tuple[int, ...]:
+    """t_i = (N - 1 - i) (T // N) + offset, or round((N - 1 - i) (T - 1) / (N - 1)), or `trailing_times`.
+
+    The "leading", "linspace" and "trailing" times of diffusers' schedulers, decreasing; Lin et al. 2024, "Common
+    diffusion noise schedules and sample steps are flawed", table 2.
+
+    Args:
+        spacing: "leading", "linspace" or "trailing".
+        num_steps: N, the number of network evaluations, at least 1.
+        num_train: T, the number of training times.
+        offset: added to leading times (`steps_offset`).
+        without_last: the first N of N + 1 leading or linspace times, as DPM-Solver uses them; trailing ones stay.
+
+    Raises:
+        UserError: for an unknown spacing, or more steps than there are times.
+    """
+    if spacing == "trailing":
+        return trailing_times(num_steps, num_train)
+    if spacing not in TIMESTEP_SPACINGS:
+        raise UserError(f"unknown timestep_spacing {spacing!r}; choose one of {', '.join(TIMESTEP_SPACINGS)}")
+    if not isinstance(num_steps, int) or not 1 <= num_steps <= num_train:
+        raise UserError(f"num_steps is {num_steps!r}; it must be a whole number from 1 to {num_train}")
+    count = num_steps + without_last
+    if spacing == "leading":
+        times = np.arange(count) * (num_train // count) + offset
+    else:
+        times = np.linspace(0, num_train - 1, count).round()
+    times = times[::-1][:num_steps].astype(int)
+    if times[0] >= num_train or (np.diff(times) >= 0).any():
+        raise UserError(f"num_steps is {num_steps}; that is too many for {spacing} times of {num_train}: take half")
+    return tuple(times.tolist())
 
 
 def _float32(value: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf import metrics
-from codi_tf.cli import run_command, start_tensorflow
+from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 from codi_tf.errors import UserError
 from codi_tf.files import whole_folder
 from codi_tf.images import grid, write_png
@@ -115,7 +115,7 @@ def model_sampler(model, steps: int, seed: int = 0) -> Sampler:
         raise UserError(f"--steps has {steps}: it must be from 1 to {longest}")
 
     def generate(condition, noise):
-        latents = model.generator.latents(condition, noise, steps=steps)
+        latents = model.generator.latents(condition, noise, model.base.context, steps=steps)
         return model.generator.decode(latents), latents
 
     generate = _in_batches(generate)
@@ -266,7 +266,7 @@ def _report(options: argparse.Namespace, steps: list[int], folder: Path) -> None
 
 
 def _main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m codi_tf.evaluate", description="Measure and compare bundles.")
+    parser = ArgumentParser(prog="python -m codi_tf.evaluate", description="Measure and compare bundles.")
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folder of a trained model")
     parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
     parser.add_argument("--data", default="photos", help="photos (default), or a folder: its held-out images are used")

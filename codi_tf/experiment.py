@@ -9,7 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, data
-from codi_tf.base import Base, load_stable_diffusion, make_autoencoder, make_unet, measure_scale, save_base
+from codi_tf.base import Base, make_autoencoder, make_unet, measure_scale
+from codi_tf.convert.checkpoint import load_stable_diffusion
+from codi_tf.convert.controlnet import load_controlnet
+from codi_tf.convert.folder import save_base
 from codi_tf.errors import UserError
 from codi_tf.features import load_features
 from codi_tf.files import whole_folder
@@ -36,7 +39,7 @@ def build_task(experiment: config.Experiment) -> Task | None:
 
 def build_trainer(experiment: config.Experiment) -> Trainer:
     """The compiled trainer of an experiment, with fresh or pre-trained weights."""
-    method, train, adaptation = experiment.method, experiment.train, experiment.adaptation
+    method, train, adaptation, memory = experiment.method, experiment.train, experiment.adaptation, experiment.memory
     task = build_task(experiment)
     keras.utils.set_random_seed(train.seed)
     if isinstance(method, config.Autoencoder):
@@ -49,8 +52,8 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
         trainer = Trainer(FinetuneMethod(method, base, student), ema_decay=train.ema_decay, seed=train.seed)
     else:
         trainer = CoDi(
-            load_stable_diffusion(experiment.base),
-            adaptation.adapter,
+            load_stable_diffusion(experiment.base, compute=memory.compute, weights=memory.frozen_weights),
+            load_controlnet(adaptation.start, compute=memory.compute) if adaptation.start else adaptation.adapter,
             adaptation.train,
             method=method,
             task=task,
@@ -60,6 +63,7 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
             image_size=experiment.data.image_size,
             perceptual=_perceptual(method),
         )
+        trainer.student.recompute_blocks(memory.recompute)
     size = experiment.data.image_size
     multiple = student.factor if isinstance(method, config.Autoencoder) else trainer.method.base.multiple
     if size % multiple:
@@ -101,7 +105,8 @@ def build_dataset(experiment: config.Experiment, trainer: Trainer, start_step: i
         raise UserError(f"data.encode_once is {settings.encode_once}: it must be at least train.batch_size")
     count, progress = settings.encode_once, Progress("encoding examples", settings.encode_once)
     images = data.batches(photos, task, batch_size=32, **shared)
-    latents = encode_once(trainer.method.base, images, count, progress.update)
+    keep = ("condition",) if trainer.student.sees == "image" else ()
+    latents = encode_once(trainer.method.base, images, count, progress.update, keep=keep)
     return latent_batches(latents, batch_size=train.batch_size, seed=settings.seed, start_step=start_step)
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 
-def encode_once(base, dataset: tf.data.Dataset, count: int, report: Callable[[int], None]) -> dict[str, np.ndarray]:
+def encode_once(
+    base, dataset: tf.data.Dataset, count: int, report: Callable[[int], None], *, keep: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
     """The latents of the first `count` examples of a dataset of batches.
 
     Args:
@@ -16,15 +18,19 @@ def encode_once(base, dataset: tf.data.Dataset, count: int, report: Callable[[in
         dataset: batches {"image", "condition"} or {"image"}, [B, S, S, 3] in [-1, 1].
         count: examples wanted; rounded up to whole batches.
         report: called with the number of examples done, after each batch.
+        keep: what is kept as images, for adapters that see them.
 
     Returns:
-        {"latent": float32 [N, h, w, 4], "condition_latent": the same}, scaled.
+        {"latent": float32 [N, h, w, 4], "condition_latent": the same}, scaled; with what is kept under its own name.
     """
     names = {"image": "latent", "condition": "condition_latent"}
 
     @tf.function
     def encode(batch):
-        return {names[key]: base.encode(images) for key, images in batch.items()}
+        return {
+            (key if key in keep else names[key]): images if key in keep else base.encode(images)
+            for key, images in batch.items()
+        }
 
     done, parts = 0, []
     for batch in dataset:

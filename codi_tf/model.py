@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, images
-from codi_tf.base import Base, load_stable_diffusion, save_base
+from codi_tf.base import Base
+from codi_tf.convert.checkpoint import load_stable_diffusion
+from codi_tf.convert.controlnet import load_controlnet, save_controlnet
+from codi_tf.convert.folder import save_base
 from codi_tf.diffusion import Denoise
 from codi_tf.errors import UserError
 from codi_tf.files import whole_folder
 from codi_tf.generation import Generator
 from codi_tf.methods.codi import CodiMethod
 from codi_tf.methods.finetune import FinetuneMethod
-from codi_tf.methods.networks import denoiser_with
+from codi_tf.methods.networks import denoiser_with, seen
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
+from codi_tf.models.controlnet import ControlNet
 from codi_tf.noise import gaussian_noise
 from codi_tf.sampling import few_step
 from codi_tf.tasks import TASKS, Task, make_task
 from codi_tf.trainer import Trainer
-from codi_tf.weights import folder_sha256, load_network, read_json, save_network, write_json
+from codi_tf.weights import check_format, folder_sha256, load_network, read_json, save_network, write_json
 
 BUNDLE = "codi.json"
 
@@ -34,8 +39,8 @@ class CoDi(Trainer):
 
     Args:
         base: from `load_stable_diffusion`.
-        adapter: "mu" (Eq. 12).
-        train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are).
+        adapter: "mu" (Eq. 12), "controlnet", or a ControlNet that was read (`load_controlnet`).
+        train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are, and may be in half precision).
         method: `config.ConditionalDistillation` (CoDi, the default) or `config.Finetune` (the undistilled model).
         task: what the condition is, from `codi_tf.tasks`. None: super-resolution.
         ema_decay: gamma of theta-, the target network, which is also the network that generates.
@@ -51,7 +56,7 @@ class CoDi(Trainer):
     def __init__(
         self,
         base: Base,
-        adapter: str = "mu",
+        adapter: str | ControlNet = "mu",
         train: str = "all",
         *,
         method: config.ConditionalDistillation | config.Finetune | None = None,
@@ -64,11 +69,17 @@ class CoDi(Trainer):
         name: str = "codi",
     ):
         settings = method or config.ConditionalDistillation()
-        adaptation = config.Adaptation(adapter=adapter, train=train, mu_rate=mu_rate)
-        if base.unet is None:
-            raise UserError("the base has an autoencoder but no UNet: pre-train one first, or name another base")
+        kind = "controlnet" if isinstance(adapter, ControlNet) else adapter
+        adaptation = config.Adaptation(adapter=kind, train=train, mu_rate=mu_rate)
+        _check_base(base, train)
         base.unet.trainable = train == "all"
-        student = AdaptedUNet(base.unet, MuAdapter.duplicate(base.unet), name="student")
+        if isinstance(adapter, ControlNet):
+            _check_controlnet(adapter, base)
+        elif adapter == "mu":
+            adapter = MuAdapter.duplicate(base.unet)
+        else:
+            adapter = ControlNet.duplicate(base.unet, factor=base.vae.factor)
+        student = AdaptedUNet(base.unet, adapter, name="student")
         if isinstance(settings, config.Finetune):
             runs = FinetuneMethod(settings, base, student)
         else:
@@ -95,28 +106,36 @@ class CoDi(Trainer):
             self._generator = Generator(self.base, self.network, boundary=self.boundary)
         return self._generator
 
-    def denoiser(self, condition_latent) -> Denoise:
-        """(z_t, t) -> Prediction for a condition latent [B, h, w, 4], whose features are computed here, once."""
-        features = self.network.condition(condition_latent, self.base.context)
+    def see(self, images):
+        """c, what the adapter takes of condition images [B, H, W, 3] in [-1, 1]: their latents or the images."""
+        return seen(self.base, self.network, images)
+
+    def denoiser(self, c) -> Denoise:
+        """(z_t, t) -> Prediction for a condition (see `see`), whose features are computed here, once."""
+        features = self.network.condition(c, self.base.context)
         return denoiser_with(self.base, self.network, features, self.base.context, boundary=self.boundary)
 
-    def sample_latents(self, condition_latent, noise, *, steps: int):
-        """Condition latent and noise [B, h, w, 4] -> clean latents, in `steps` network evaluations, unrolled."""
-        return few_step(self.denoiser(condition_latent), noise, self.base.schedule, steps)
+    def sample_latents(self, c, noise, *, steps: int):
+        """A condition (see `see`) and noise [B, h, w, 4] -> clean latents, in `steps` network evaluations, unrolled."""
+        return few_step(self.denoiser(c), noise, self.base.schedule, steps)
 
-    def generate_step(self, condition, noise, steps: int):
+    def generate_step(self, condition, noise, steps: int, context=None):
         """Condition [B, H, W, 3] in [-1, 1], noise [B, h, w, 4] -> images [B, H, W, 3] in [-1, 1]; compiled.
 
-        H and W must be multiples of `base.multiple`.
+        H and W must be multiples of `base.multiple`. `context` are embedded prompts [1 or B, 77, D]; None: an empty
+        one.
         """
-        return self.generator.decode(self.generator.latents(condition, noise, steps=steps))
+        context = tf.constant(self.base.context if context is None else context)
+        return self.generator.decode(self.generator.latents(condition, noise, context, steps=steps))
 
-    def generate(self, condition, prompt: str | None = None, *, steps: int = 4, seed: int = 0) -> np.ndarray:
+    def generate(
+        self, condition, prompt: str | Sequence[str] | None = None, *, steps: int = 4, seed: int = 0
+    ) -> np.ndarray:
         """Images for condition images.
 
         Args:
             condition: uint8, or float in [0, 1], [B, H, W, 3] or [H, W, 3]; any size: it is padded inside.
-            prompt: only for a base with a text encoder.
+            prompt: one for all images, or one an image; only for a base with a text encoder.
             steps: network evaluations, 1 to the number of training times.
             seed: the same seed gives the same noise in every runtime.
 
@@ -126,18 +145,23 @@ class CoDi(Trainer):
         Raises:
             UserError: for a condition of another shape or type, a bad number of steps or seed, or a useless prompt.
         """
-        if prompt is not None:
-            raise UserError(f"prompt {prompt!r}: this model has no text encoder; leave the prompt out")
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self.base.schedule.num_steps:
             raise UserError(f"steps is {steps!r}: it must be a whole number from 1 to {self.base.schedule.num_steps}")
         batch, single = _as_batch(condition)
+        context = None if prompt is None else self._embed(prompt, len(batch))
         padded = [images.pad_to_multiple(image, self.base.multiple) for image in batch]
         inputs = np.stack([2.0 * image - 1.0 for image, _ in padded]).astype("float32")
         noise = gaussian_noise(seed, self.latent_shape(*inputs.shape[:3]))
-        outputs = self.generate_step(tf.constant(inputs), tf.constant(noise), steps).numpy()
+        outputs = self.generate_step(tf.constant(inputs), tf.constant(noise), steps, context).numpy()
         height, width = batch.shape[1:3]
         result = images.to_uint8((outputs[:, :height, :width] + 1.0) / 2.0)
         return result[0] if single else result
+
+    def _embed(self, prompt: str | Sequence[str], count: int) -> np.ndarray:
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if len(prompts) not in (1, count):
+            raise UserError(f"{len(prompts)} prompts for {count} images: give one, or one an image")
+        return self.base.embed(prompts)
 
     def task_config(self) -> dict:
         """The task as plain data: its name and options, as in a config."""
@@ -148,19 +172,21 @@ class CoDi(Trainer):
         factor = self.base.vae.factor
         return (count, height // factor, width // factor, self.base.vae.latent_channels)
 
-    def condition_use(self, latent, condition_latent):
+    def condition_use(self, latent, c):
         """How much the output moves when conditions are swapped: ||w(z_t, c) - w(z_t, c')|| / ||w(z_t, c)||.
 
         c' are the conditions of the neighbours in the batch, t is 3/4 of the schedule, the noise is always the same.
-        0 means that the condition is ignored. Takes latents [B, h, w, 4], B at least 2; returns a float32 scalar.
+        0 means that the condition is ignored. Takes latents [B, h, w, 4], B at least 2, and conditions (see `see`);
+        returns a float32 scalar.
         """
         schedule = self.base.schedule
         t = 3 * schedule.num_steps // 4
         eps = tf.random.stateless_normal(tf.shape(latent), (0, 0))
         z_t = float(schedule.alpha[t]) * latent + float(schedule.sigma[t]) * eps
-        features = self.network.condition(condition_latent, self.base.context)
+        context = tf.constant(self.base.context)
+        features = self.network.condition(c, context)
         swapped = [tf.roll(feature, 1, axis=0) for feature in features]
-        told, untold = (self.generator.denoise(z_t, tf.constant(t), f).v_hat for f in (features, swapped))
+        told, untold = (self.generator.denoise(z_t, tf.constant(t), f, context).v_hat for f in (features, swapped))
         return tf.norm(told - untold) / tf.norm(told)
 
     def save(self, filepath, overwrite: bool = True, *, dtype: str = "float32", provenance: dict | None = None) -> None:
@@ -171,15 +197,14 @@ class CoDi(Trainer):
         Args:
             filepath: the folder.
             overwrite: whether a bundle that is there is replaced.
-            dtype: "float32" or "float16", of the weights on disk.
+            dtype: "float32", "float16" or "bfloat16", of the weights on disk.
             provenance: anything about the making of it that is to be kept.
 
         Raises:
             UserError: the folder is there and is no bundle, or must not be replaced; an unknown dtype.
         """
         path = Path(filepath)
-        if dtype not in ("float32", "float16"):
-            raise UserError(f"dtype is {dtype!r}: use float32 or float16")
+        check_format(dtype)
         if path.exists() and not (path / BUNDLE).is_file():
             raise UserError(f"{path}: exists and is no bundle; choose another place")
         if path.exists() and not overwrite:
@@ -187,7 +212,8 @@ class CoDi(Trainer):
         adapter_alone = self.adaptation.train == "adapter" and self.base.path is not None
         with whole_folder(path) as folder:
             network = self.network
-            save_network(network.adapter, folder / "adapter", dtype=dtype)
+            write_adapter = save_controlnet if isinstance(network.adapter, ControlNet) else save_network
+            write_adapter(network.adapter, folder / "adapter", dtype=dtype)
             if not adapter_alone:
                 save_base(dataclasses.replace(self.base, unet=network.unet), folder, dtype=dtype)
             write_json(
@@ -227,9 +253,10 @@ def load(path: str | Path) -> CoDi:
         kept = {key: about[key] for key in ("ema_decay", "seed", "image_size")}
         kept["mu_rate"] = adaptation["mu_rate"]
         source = path if reference is None else _referenced(path, reference)
+        adapter = adaptation["adapter"]
         model = CoDi(
             load_stable_diffusion(source),
-            adaptation["adapter"],
+            load_controlnet(path / "adapter") if adapter == "controlnet" else adapter,
             adaptation["train"],
             method=settings,
             task=task,
@@ -239,8 +266,37 @@ def load(path: str | Path) -> CoDi:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None
-    load_network(model.student.adapter, path / "adapter")
+    if adapter != "controlnet":
+        load_network(model.student.adapter, path / "adapter")
     return model
+
+
+def _check_base(base: Base, train: str) -> None:
+    if base.unet is None:
+        raise UserError("the base has an autoencoder but no UNet: pre-train one first, or name another base")
+    if base.unet.in_channels != base.vae.latent_channels:
+        raise UserError(
+            f"the base's UNet takes {base.unet.in_channels} channels, a latent has {base.vae.latent_channels}: "
+            "start from a text-to-image model; its adapter brings the condition"
+        )
+    if train == "all" and base.unet.variable_dtype != "float32":
+        raise UserError(
+            f"the base's weights are {base.unet.variable_dtype}: load it with weights='float32' to train it, "
+            "or train='adapter'"
+        )
+
+
+def _check_controlnet(adapter: ControlNet, base: Base) -> None:
+    for name in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
+        theirs, ours = getattr(adapter, name), getattr(base.unet, name)
+        if theirs != ours:
+            raise UserError(f"the ControlNet's {name} is {theirs}, the base's {ours}: take one made for this base")
+    halvings = len(adapter.conditioning_embedding_out_channels) - 1
+    if 2**halvings != base.vae.factor:
+        raise UserError(
+            f"the ControlNet makes images {2**halvings} times smaller, the base's autoencoder {base.vae.factor}: "
+            "take one made for this base"
+        )
 
 
 def _reference(path: Path) -> dict:

@@ -57,10 +57,13 @@ class Monitor:
         rate = self.trainer.optimizer.learning_rate
         scalars = {"learning_rate": float(tf.convert_to_tensor(rate))}
         if isinstance(self.trainer, CoDi):
-            base, mu = self.trainer.base, self.trainer.student.adapter.mu
-            latents = [base.encode(tf.constant(self._heldout[key])) for key in ("image", "condition")]
-            scalars["condition_use"] = float(self.trainer.condition_use(*latents))
-            scalars["mu_mean"] = float(tf.reduce_mean(tf.abs(mu.value)))
+            base, mu = self.trainer.base, getattr(self.trainer.student.adapter, "mu", None)
+            image, condition = (tf.constant(self._heldout[key]) for key in ("image", "condition"))
+            scalars["condition_use"] = float(
+                self.trainer.condition_use(base.encode(image), self.trainer.see(condition))
+            )
+            if mu is not None:
+                scalars["mu_mean"] = float(tf.reduce_mean(tf.abs(mu.value)))
         return scalars
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:

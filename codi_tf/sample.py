@@ -1,83 +1,96 @@
-"""python -m codi_tf.sample BUNDLE --condition in.png --out out.png [--steps 4] [--seed 0] [--upscale K]
+"""python -m codi_tf.sample BUNDLE --condition in.png --out out.png [--prompt ..] [--steps 4] [--seed 0] [--upscale K]
+python -m codi_tf.sample CHECKPOINT --prompt ".." --out out.png [--sampler dpm++] [--steps 20] [--guidance 7.5]
+    [--negative-prompt ..] [--height H] [--width W] [--image in.png [--strength 0.8]] [--seed 0]
 
-The photo may have any size and mode; transparency is laid over white. The result is an RGB PNG of the same size, or K
-times as large. Whatever can be wrong with the arguments is told before TensorFlow is loaded.
+A bundle makes a picture from a photo of any size and mode; transparency is laid over white. The result is an RGB PNG of
+the same size, or K times as large. A Stable Diffusion checkpoint (whatever `codi_tf.load_stable_diffusion` reads) makes
+one from a prompt, or from a prompt and an image. What is wrong with the arguments alone is told before TensorFlow is
+loaded.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from codi_tf.cli import run_command, start_tensorflow
+from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 from codi_tf.errors import UserError
-from codi_tf.images import read_image, resize, to_uint8, write_png
+from codi_tf.images import read_image, resize, write_png
+from codi_tf.progress import Progress
 
-MAX_PIXELS = 1_500_000  # of what the networks see: the small models then need 2 GB
-MAX_ATTENTION_BYTES = 1_000_000_000  # of the largest attention map, which grows with the square of the pixels
 MAX_RESULT_PIXELS = 50_000_000
+MAX_SIDE = 4096
+SAMPLERS = ("dpm++", "dpm", "ddim")
+COMPUTE = ("float32", "bfloat16", "float16")
+
+# Options of one kind of model and what they are where they are not given.
+OF_BUNDLES = {"condition": None, "steps": 4, "upscale": 1}
+OF_CHECKPOINTS = {
+    "negative_prompt": "",
+    "sampler": "dpm++",
+    "steps": 20,
+    "guidance": 7.5,
+    "height": None,
+    "width": None,
+    "image": None,
+    "strength": None,
+    "tokenizer": None,
+    "prediction_type": None,
+    "compute": "float32",
+}
+STRENGTH = 0.8
 
 
-def render(
-    model, photo: np.ndarray, *, prompt: str | None = None, steps: int = 4, seed: int = 0, upscale: int = 1
-) -> np.ndarray:
-    """The picture that a model makes from a photo of any size.
-
-    A picture of more than `pixel_limit` is made at its `working_size` and then enlarged.
-
-    Args:
-        model: a `CoDi` model.
-        photo: float RGB [H, W, 3] in [0, 1].
-        prompt, steps, seed: see `CoDi.generate`.
-        upscale: K, the result is K times as high and as wide as the photo, which is enlarged bicubically first.
-
-    Returns:
-        uint8 RGB [K H, K W, 3].
-    """
-    height, width = (upscale * side for side in photo.shape[:2])
-    working = working_size(height, width, pixel_limit(model))
-    if working != photo.shape[:2]:
-        photo = resize(photo, *working)
-    image = model.generate(photo, prompt, steps=steps, seed=seed)
-    return image if working == (height, width) else to_uint8(resize(image / np.float32(255), height, width))
-
-
-def pixel_limit(model) -> int:
-    """The number of pixels of the largest picture that a model makes without excessive memory.
-
-    MAX_PIXELS, or fewer where the UNet's finest self-attention would exceed MAX_ATTENTION_BYTES.
-    """
-    unet, factor = model.base.unet, model.base.vae.factor
-    kinds = (*unet.down_block_types[:-1], "CrossAttn")  # the middle block attends at the last level's resolution
-    finest = next(level for level, kind in enumerate(kinds) if "CrossAttn" in kind)
-    heads = np.max(unet.attention_head_dim)
-    positions = math.sqrt(MAX_ATTENTION_BYTES / (4 * heads))  # float32 [heads, positions, positions]
-    return min(MAX_PIXELS, int(positions * (factor * 2**finest) ** 2))
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m codi_tf.sample", description="Make a picture from a photo or a prompt.")
+    parser.add_argument("model", type=Path, help="folder of a trained model, or a Stable Diffusion checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="the result, an RGB .png")
+    parser.add_argument("--prompt", help="what to show; a trained model takes one if its base has a text encoder")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--steps", type=int, help="network evaluations (default: 4, of a checkpoint 20)")
+    bundle = parser.add_argument_group("trained models")
+    bundle.add_argument("--condition", type=Path, help="the photo, any size and mode")
+    bundle.add_argument("--upscale", type=int, help="how many times as large the result is (default: 1)")
+    checkpoint = parser.add_argument_group("Stable Diffusion checkpoints")
+    checkpoint.add_argument("--sampler", choices=SAMPLERS, help="default: dpm++")
+    checkpoint.add_argument("--guidance", type=float, help="classifier-free guidance, 1 for none (default: 7.5)")
+    checkpoint.add_argument("--negative-prompt", help="what not to show")
+    checkpoint.add_argument("--height", type=int, help="of the result (default: as the checkpoint was trained)")
+    checkpoint.add_argument("--width", type=int, help="of the result (default: as the checkpoint was trained)")
+    checkpoint.add_argument("--image", type=Path, help="a picture to start from; --height and --width resize it")
+    checkpoint.add_argument("--strength", type=float, help=f"how much of it is made anew, to 1 (default: {STRENGTH})")
+    checkpoint.add_argument(
+        "--tokenizer", type=Path, help="folder of vocab.json and merges.txt, for a checkpoint without"
+    )
+    checkpoint.add_argument("--prediction-type", help="epsilon or v_prediction, where the checkpoint does not tell")
+    checkpoint.add_argument("--compute", choices=COMPUTE, help="number format of the networks (default: float32)")
+    return parser
 
 
-def working_size(height: int, width: int, limit: int) -> tuple[int, int]:
-    """The size that a picture is made at: its own, or the largest of the same shape that the limit of pixels allows.
+def _fill_in(options: argparse.Namespace, own: dict, other: dict, told: str) -> None:
+    """Puts in what was not given; raises UserError for what was and belongs to the other kind of model."""
+    for name in other.keys() - own.keys():
+        if getattr(options, name) is not None:
+            raise UserError(f"{_flag(name)}: {options.model} {told}; leave it out or name another model")
+    for name, default in own.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
 
-    No side is above limit / 64, because narrow strips are padded to the networks' multiple.
-    """
-    shrink = min(1.0, math.sqrt(limit / (height * width)), limit / 64 / max(height, width))
-    return max(1, int(height * shrink)), max(1, int(width * shrink))
 
-
-def _check(options: argparse.Namespace) -> None:
-    """Raises UserError for whatever can be wrong without a look at the photo or the model."""
-    for name, low, high in (("steps", 1, 1000), ("seed", 0, 2**63 - 1), ("upscale", 1, MAX_RESULT_PIXELS)):
+def _check_range(options: argparse.Namespace, **limits: tuple) -> None:
+    """Raises UserError for a number that is given and outside of its limits."""
+    for name, (low, high) in limits.items():
         value = getattr(options, name)
-        if not low <= value <= high:
-            raise UserError(f"--{name} is {value}: it must be between {low} and {high}")
-    if not (options.bundle / "codi.json").is_file():
-        raise UserError(f"{options.bundle}: no such bundle; train one or name another")
-    out = options.out
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{_flag(name)} is {value}: it must be between {low} and {high}")
+
+
+def _check_out(out: Path) -> None:
+    """Raises UserError where no result can be written."""
     if out.suffix.lower() != ".png":
         raise UserError(f"--out is {out}: the result is a PNG; use a name that ends in .png")
     if out.is_dir():
@@ -87,17 +100,12 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--out is {out}: nothing can be written into {folder}; choose another place")
 
 
-def _main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m codi_tf.sample", description="Make a picture from a photo.")
-    parser.add_argument("bundle", type=Path, help="folder of a trained model")
-    parser.add_argument("--condition", type=Path, required=True, help="the photo, any size and mode")
-    parser.add_argument("--out", type=Path, required=True, help="the result, an RGB .png")
-    parser.add_argument("--prompt", help="only for a model with a text encoder")
-    parser.add_argument("--steps", type=int, default=4, help="network evaluations (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    parser.add_argument("--upscale", type=int, default=1, help="how many times as large the result is (default: 1)")
-    options = parser.parse_args(arguments)
-    _check(options)
+def _from_photo(options: argparse.Namespace) -> np.ndarray:
+    """What a bundle makes of --condition."""
+    _fill_in(options, OF_BUNDLES, OF_CHECKPOINTS, "is a trained model, which has no use for that")
+    _check_range(options, steps=(1, 1000), upscale=(1, MAX_RESULT_PIXELS))
+    if options.condition is None:
+        raise UserError(f"--condition is missing: {options.model} makes a picture from a photo")
     photo = read_image(options.condition)
     height, width = (options.upscale * side for side in photo.shape[:2])
     size = f"{options.condition}: the result of {width}x{height}"
@@ -106,13 +114,73 @@ def _main(arguments: list[str]) -> None:
 
     start_tensorflow()
     from codi_tf.model import load
+    from codi_tf.rendering import pixel_limit, render, working_size
 
-    model = load(options.bundle)
+    model = load(options.model)
     working = working_size(height, width, pixel_limit(model))
     if working != (height, width):
         print(f"{size} is made at {working[1]}x{working[0]} and enlarged, to save memory", file=sys.stderr)
     chosen = {name: getattr(options, name) for name in ("prompt", "steps", "seed", "upscale")}
-    write_png(options.out, render(model, photo, **chosen))
+    return render(model, photo, **chosen)
+
+
+def _from_prompt(options: argparse.Namespace) -> np.ndarray:
+    """What a Stable Diffusion checkpoint makes of --prompt."""
+    _fill_in(options, OF_CHECKPOINTS, OF_BUNDLES, "is no trained model (it has no codi.json), which alone takes that")
+    if options.prompt is None:
+        raise UserError(f"--prompt is missing: {options.model} makes a picture from a prompt")
+    _check_range(options, steps=(1, 1000), guidance=(1, 1000), height=(1, MAX_SIDE), width=(1, MAX_SIDE))
+    if options.guidance == 1 and options.negative_prompt:
+        raise UserError("--negative-prompt has no effect with --guidance 1: raise that or leave the prompt out")
+    if options.image is None:
+        if options.strength is not None:
+            raise UserError("--strength: there is no --image to start from; give one or leave it out")
+        evaluations, source = options.steps, {"height": options.height, "width": options.width}
+    else:
+        strength = STRENGTH if options.strength is None else options.strength
+        if not 0 < strength <= 1:
+            raise UserError(f"--strength is {strength}: it must be above 0 and at most 1")
+        evaluations, source = int(options.steps * strength), {"image": _image(options), "strength": strength}
+        if evaluations == 0:
+            raise UserError(f"--strength {strength} of --steps {options.steps} leaves none; raise one of them")
+
+    start_tensorflow()
+    from codi_tf import load_stable_diffusion
+    from codi_tf.text_to_image import TextToImage
+
+    base = load_stable_diffusion(
+        options.model,
+        tokenizer=options.tokenizer,
+        prediction_type=options.prediction_type,
+        compute=options.compute,
+    )
+    progress = Progress("step", evaluations)
+    chosen = {name: getattr(options, name) for name in ("negative_prompt", "sampler", "steps", "guidance", "seed")}
+    return TextToImage(base).generate(options.prompt, report=progress.update, **source, **chosen)[0]
+
+
+def _image(options: argparse.Namespace) -> np.ndarray:
+    """--image in the size that is wanted, or in its own."""
+    image = read_image(options.image)
+    height, width = options.height or image.shape[0], options.width or image.shape[1]
+    if max(height, width) > MAX_SIDE:
+        raise UserError(f"{options.image}: {width}x{height} is too large; give --height and --width")
+    return image if image.shape[:2] == (height, width) else resize(image, height, width)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _main(arguments: list[str]) -> None:
+    options = _parser().parse_args(arguments)
+    if not options.model.exists():
+        raise UserError(f"{options.model}: no such model; train one or name another")
+    _check_range(options, seed=(0, 2**63 - 1))
+    _check_out(options.out)
+    is_bundle = (options.model / "codi.json").is_file()
+    picture = _from_photo(options) if is_bundle else _from_prompt(options)
+    write_png(options.out, picture)
     print(options.out)
 
 

@@ -1,12 +1,178 @@
-"""Samplers: pure functions that unroll a denoiser over a time grid. Noise and schedule are arguments."""
+"""Samplers: pure functions that unroll a denoiser over a time grid. Noise and schedule are arguments.
+
+A sampler is data: a `Grid` tells where the network is evaluated, where each step ends, and what is extrapolated.
+`trajectory` runs any of them. DDIM evaluates and goes; the DPM-Solvers extrapolate what the last two evaluations said
+and then take the same step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from keras import ops
 
-from codi_tf.diffusion import Denoise, Prediction, Schedule, Tensor, coefficients, ddim_step, trailing_times
+from codi_tf.diffusion import (
+    Denoise,
+    Prediction,
+    Schedule,
+    Tensor,
+    ddim_step,
+    predict,
+    q_sample,
+    spaced_times,
+    trailing_times,
+)
+from codi_tf.errors import UserError
+
+CLEAN = (1.0, 0.0)  # alpha and sigma of the data themselves
+
+
+class Step(NamedTuple):
+    """One network evaluation at time t, of noise level (alpha_t, sigma_t), and the way on to (alpha_s, sigma_s).
+
+    `ratio` is h / (2 h_before), the step's length in lambda = log(alpha / sigma) next to that of the step before: the
+    weight of the extrapolation in a second-order step; 0 makes a first-order step.
+    """
+
+    t: int
+    alpha_t: float
+    sigma_t: float
+    alpha_s: float
+    sigma_s: float
+    ratio: float = 0.0
+
+
+class Grid(NamedTuple):
+    """A sampler: its steps, noisiest first, and what second-order steps extrapolate, "sample" (x) or "epsilon"."""
+
+    steps: tuple[Step, ...]
+    extrapolate: str = "sample"
+
+
+def few_step_grid(schedule: Schedule, num_steps: int) -> Grid:
+    """z_s = alpha_s x_hat + sigma_s eps_hat at trailing times, each s the next of them, the last clean (CoDi, Eq. 7).
+
+    Raises:
+        UserError: for num_steps that is not an int in 1..T.
+    """
+    times = trailing_times(num_steps, schedule.num_steps)
+    ends = [*(_level(schedule, t) for t in times[1:]), CLEAN]
+    return Grid(_steps(schedule, times, ends))
+
+
+def ddim_grid(
+    schedule: Schedule, num_steps: int, *, spacing: str = "leading", offset: int = 0, ends_clean: bool = True
+) -> Grid:
+    """z_s = alpha_s x_hat + sigma_s eps_hat, s = t - T // N (Song et al. 2021, Eq. 12, eta = 0), as diffusers does it.
+
+    s is the next time of the grid for leading times only; for the others diffusers' DDIMScheduler subtracts T // N all
+    the same, and this follows it.
+
+    Args:
+        schedule: the one that the network was trained with, of T times.
+        num_steps: N.
+        spacing, offset: see `diffusion.spaced_times`.
+        ends_clean: whether s < 0 means the data themselves, or the schedule's time 0 (`set_alpha_to_one`).
+
+    Raises:
+        UserError: for an unknown spacing, or more steps than there are times.
+    """
+    times = spaced_times(spacing, num_steps, schedule.num_steps, offset=offset)
+    stride = schedule.num_steps // num_steps
+    last = CLEAN if ends_clean else _level(schedule, 0)
+    ends = [_level(schedule, t - stride) if t >= stride else last for t in times]
+    return Grid(_steps(schedule, times, ends))
+
+
+def dpm_grid(
+    schedule: Schedule,
+    num_steps: int,
+    *,
+    extrapolate: str,
+    spacing: str = "linspace",
+    offset: int = 0,
+    ends_clean: bool,
+    lower_order_final: bool = True,
+    euler_at_final: bool = False,
+) -> Grid:
+    """z_s = sigma_s / sigma_t z_t - alpha_s (e^-h - 1) D, D = x_hat + h / (2 h_before) (x_hat - x_hat before).
+
+    This is DPM-Solver++(2M), extrapolate="sample" (Lu et al. 2022b, algorithm 2). With the noise in the signal's place,
+    extrapolate="epsilon", z_s = alpha_s / alpha_t z_t - sigma_s (e^h - 1) D, it is the multistep DPM-Solver-2 (Lu et
+    al. 2022a). Both are alpha_s x + sigma_s eps of the prediction that D stands for. The arguments are those of
+    diffusers' DPMSolverMultistepScheduler (solver_order=2, solver_type="midpoint").
+
+    Args:
+        schedule: the one that the network was trained with.
+        num_steps: number of network evaluations.
+        extrapolate: "sample" or "epsilon".
+        spacing, offset: see `diffusion.spaced_times`.
+        ends_clean: whether the last step, of first order, ends at the data themselves, or at the schedule's time 0.
+        lower_order_final: whether the last of fewer than 15 steps is of first order.
+        euler_at_final: whether the last step is of first order in any case.
+
+    Raises:
+        UserError: for an unknown spacing, or more steps than there are times.
+    """
+    times = spaced_times(spacing, num_steps, schedule.num_steps, offset=offset, without_last=True)
+    ends = [*(_level(schedule, t) for t in times[1:]), CLEAN if ends_clean else _level(schedule, 0)]
+    first_order_end = ends_clean or euler_at_final or (lower_order_final and num_steps < 15)
+    steps = list(_steps(schedule, times, ends))
+    for i in range(1, num_steps - first_order_end):
+        steps[i] = steps[i]._replace(ratio=_length(steps[i]) / (2.0 * _length(steps[i - 1])))
+    return Grid(tuple(steps), extrapolate)
+
+
+def sdedit_grid(grid: Grid, strength: float) -> Grid:
+    """The last int(N strength) of a grid's N steps: SDEdit (Meng et al. 2022) begins with them, from a noised image.
+
+    The first of them is of first order, because no evaluation goes before it.
+
+    Raises:
+        UserError: for a strength outside of 0..1, or one that leaves no step.
+    """
+    num_steps = len(grid.steps)
+    if not 0.0 < strength <= 1.0:
+        raise UserError(f"strength is {strength}: it must be above 0 and at most 1")
+    kept = int(num_steps * strength)
+    if kept == 0:
+        raise UserError(f"strength {strength} of {num_steps} steps leaves none; raise one of them")
+    return grid._replace(steps=grid.steps[num_steps - kept :])
+
+
+def sdedit_start(x: Tensor, eps: Tensor, grid: Grid) -> Tensor:
+    """z_t = alpha_t x + sigma_t eps at the grid's first time: where SDEdit starts. float32, the shape of x."""
+    first = grid.steps[0]
+    return q_sample(x, eps, first.alpha_t, first.sigma_t)
+
+
+def guided(unconditional: Tensor, conditional: Tensor, scale: Tensor | float) -> Tensor:
+    """e = e_u + scale (e_c - e_u): classifier-free guidance (Ho & Salimans 2022, Eq. 6).
+
+    Takes a network's raw outputs as well as x_hat, eps_hat or v_hat, which depend on them linearly. `scale` is
+    diffusers' guidance_scale, 1 for none; the papers (also Meng et al. 2023, section 2) write (1 + w) e_c - w e_u, so
+    that their w is scale - 1. float32, the shape of the outputs.
+    """
+    unconditional, conditional = ops.cast(unconditional, "float32"), ops.cast(conditional, "float32")
+    return unconditional + scale * (conditional - unconditional)
+
+
+def trajectory(denoise: Denoise, z: Tensor, grid: Grid) -> Iterator[tuple[Prediction, Tensor]]:
+    """z_s = alpha_s x_hat + sigma_s eps_hat, step by step: yields (what the network said, z_s), one per evaluation."""
+    before = None
+    for step in grid.steps:
+        now = denoise(z, ops.convert_to_tensor(step.t, "int32"))
+        along = now if before is None or step.ratio == 0.0 else _extrapolated(now, before, z, step, grid.extrapolate)
+        z = ddim_step(along, step.alpha_s, step.sigma_s)
+        yield now, z
+        before = now
+
+
+def sample(denoise: Denoise, z: Tensor, grid: Grid) -> Tensor:
+    """The latents at the end of a grid, float32 [B, ...], from z at its first time; len(grid.steps) evaluations."""
+    return _last(trajectory(denoise, z, grid))[1]
 
 
 def few_step(denoise: Denoise, z: Tensor, schedule: Schedule, num_steps: int) -> Tensor:
@@ -27,15 +193,33 @@ def few_step(denoise: Denoise, z: Tensor, schedule: Schedule, num_steps: int) ->
     Raises:
         UserError: for num_steps that is not an int in 1..T.
     """
-    *_, last = few_step_trajectory(denoise, z, schedule, num_steps)
-    return last.x_hat
+    return _last(few_step_trajectory(denoise, z, schedule, num_steps)).x_hat
 
 
 def few_step_trajectory(denoise: Denoise, z: Tensor, schedule: Schedule, num_steps: int) -> Iterator[Prediction]:
     """The predictions that `few_step` makes on its way, one for each of its num_steps evaluations, noisiest first."""
-    times = trailing_times(num_steps, schedule.num_steps)
-    for t, s in zip(times, (*times[1:], None), strict=True):
-        prediction = denoise(z, ops.convert_to_tensor(t, "int32"))
-        yield prediction
-        if s is not None:
-            z = ddim_step(prediction, *coefficients(schedule, s, ndim=len(z.shape)))
+    return (prediction for prediction, _ in trajectory(denoise, z, few_step_grid(schedule, num_steps)))
+
+
+def _extrapolated(now: Prediction, before: Prediction, z: Tensor, step: Step, what: str) -> Prediction:
+    """D = f + ratio (f - f before), f the signal or the noise, and the prediction at z of which it is a part."""
+    f, f_before = (now.x_hat, before.x_hat) if what == "sample" else (now.eps_hat, before.eps_hat)
+    return predict(f + step.ratio * (f - f_before), z, step.alpha_t, step.sigma_t, what)
+
+
+def _steps(schedule: Schedule, times: Iterable[int], ends: Iterable[tuple[float, float]]) -> tuple[Step, ...]:
+    return tuple(Step(t, *_level(schedule, t), *end) for t, end in zip(times, ends, strict=True))
+
+
+def _level(schedule: Schedule, t: int) -> tuple[float, float]:
+    return float(schedule.alpha[t]), float(schedule.sigma[t])
+
+
+def _length(step: Step) -> float:
+    """h = lambda_s - lambda_t, lambda = log(alpha / sigma)."""
+    return math.log(step.alpha_s / step.sigma_s) - math.log(step.alpha_t / step.sigma_t)
+
+
+def _last(items: Iterable):
+    *_, last = items
+    return last

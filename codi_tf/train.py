@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from codi_tf import config
-from codi_tf.cli import run_command, start_tensorflow
+from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 from codi_tf.errors import UserError
 
 
@@ -88,7 +87,7 @@ def _flat(values: dict, prefix: str = "") -> dict:
 
 
 def _main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m codi_tf.train", description=__doc__)
+    parser = ArgumentParser(prog="python -m codi_tf.train", description=__doc__)
     parser.add_argument("config", help="a file of configs/")
     parser.add_argument("--out", type=Path, help="folder of the run; by default runs/NAME, NAME that of the config")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")

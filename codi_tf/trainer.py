@@ -50,8 +50,8 @@ class Trainer(keras.Model):
         return {"loss": loss, **means, "gradient_norm": tf.linalg.global_norm(gradients)}
 
     def _mu(self) -> list:
-        adapter = getattr(self.student, "adapter", None)
-        return [] if adapter is None else [adapter.mu]
+        mu = getattr(getattr(self.student, "adapter", None), "mu", None)
+        return [] if mu is None else [mu]
 
     def _update(self, gradients):
         before = [tf.identity(mu.value) for mu in self._mu()]

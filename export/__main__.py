@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
-from codi_tf.cli import run_command
+from codi_tf.cli import ArgumentParser, run_command
 from codi_tf.errors import UserError
 from export.package import ARTEFACTS, make_package
 
@@ -21,7 +20,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    parser = ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("bundle", type=Path, help="the folder of a trained model")
     parser.add_argument("--format", required=True, help=", ".join(ARTEFACTS))
     parser.add_argument("--steps", type=int, default=4, help="network evaluations, 4 unless given")

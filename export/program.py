@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from codi_tf.errors import UserError
 from codi_tf.model import CoDi
+from codi_tf.models.convolution import plain_convolutions
 from export.package import check_steps
 
 MAX_CONSTANTS = 2**31 - 2**24  # bytes of weights that one protocol buffer holds, with room for the graph
@@ -47,9 +48,9 @@ class SamplerProgram(tf.Module):
 
     def image(self, condition: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """The program itself; condition, noise and result as above."""
-        base = self.model.base
-        latents = self.model.sample_latents(base.encode(2.0 * condition - 1.0), noise, steps=self.steps)
-        return tf.clip_by_value((base.decode(latents) + 1.0) / 2.0, 0.0, 1.0)
+        with plain_convolutions():
+            latents = self.model.sample_latents(self.model.see(2.0 * condition - 1.0), noise, steps=self.steps)
+            return tf.clip_by_value((self.model.base.decode(latents) + 1.0) / 2.0, 0.0, 1.0)
 
     def trace(self):
         """A ConcreteFunction (condition, noise) -> {"image"} that refers to `weights`."""

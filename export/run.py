@@ -5,7 +5,6 @@ Needs NumPy, Pillow and the package's runtime (onnxruntime or ai-edge-litert); n
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf import images
-from codi_tf.cli import run_command
+from codi_tf.cli import ArgumentParser, run_command
 from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
 from export.package import Package, read_package
@@ -97,7 +96,7 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m export.run", description=__doc__)
+    parser = ArgumentParser(prog="python -m export.run", description=__doc__)
     parser.add_argument("package", type=Path, help="the folder that python -m export made")
     parser.add_argument("--condition", required=True, type=Path, help="image file of any size")
     parser.add_argument("--out", required=True, type=Path, help="PNG file to write, of the condition's size")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import codi_tf
-from codi_tf.base import Base, make_autoencoder, make_unet, save_base
+from codi_tf.base import Base, make_autoencoder, make_unet
+from codi_tf.convert.folder import save_base
 
 UNET = {
     "block_out_channels": [8, 16],

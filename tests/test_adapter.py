@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import make_base
 
-from codi_tf.models.adapter import AdaptedUNet, MuAdapter, path_below
+from codi_tf.models.adapter import AdaptedUNet, MuAdapter
+from codi_tf.models.unet import path_below
 
 CONTEXT = np.random.default_rng(9).normal(size=(1, 77, 8)).astype("float32")
 Z_T, C = (np.random.default_rng(seed).normal(size=(2, 4, 4, 4)).astype("float32") for seed in (0, 1))

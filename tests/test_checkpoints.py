@@ -16,8 +16,9 @@ from tiny import UNET, randomize, tiny_base, tiny_photos
 
 import codi_tf
 from codi_tf import config, monitor
-from codi_tf.base import load_stable_diffusion, save_base
 from codi_tf.checkpoints import restore_newest, save_state
+from codi_tf.convert.checkpoint import load_stable_diffusion
+from codi_tf.convert.folder import save_base
 from codi_tf.errors import UserError
 from codi_tf.experiment import build_dataset, build_trainer
 from codi_tf.train import train
@@ -331,7 +332,7 @@ def test_an_autoencoder_ends_with_the_scale_of_its_latents(start, tmp_path):
         (pretraining({"bogus": 1}), "not a configuration of UNet"),
         (pretraining(UNET, beta_schedule=...), "beta_schedule"),
         (pretraining(UNET, beta_end="x"), "beta_end"),
-        (pretraining(UNET, prediction_type="x"), "unknown prediction_type 'x'"),
+        (pretraining(UNET, prediction_type="x"), "prediction_type is 'x'"),
         ({**pretraining(THREE_LEVELS), "data__image_size": 24}, "data.image_size is 24"),
     ],
 )

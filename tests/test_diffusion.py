@@ -199,3 +199,31 @@ def test_traced_equals_eager(t):
     signature = [tf.TensorSpec((None, *SHAPE[1:])), tf.TensorSpec((None, *SHAPE[1:])), tf.TensorSpec(t.shape, tf.int32)]
     traced = tf.function(everything, input_signature=signature)
     np.testing.assert_allclose(traced(x, eps, t), everything(x, eps, t), atol=1e-6)
+
+
+def test_spaced_times():
+    """Against numbers worked out by hand; diffusers' own are compared in test_schedules.py."""
+    assert diffusion.spaced_times("leading", 4, 1000) == (750, 500, 250, 0)
+    assert diffusion.spaced_times("leading", 3, 1000, offset=1) == (667, 334, 1)
+    assert diffusion.spaced_times("leading", 3, 1000, offset=1, without_last=True) == (751, 501, 251)
+    assert diffusion.spaced_times("linspace", 1, 1000) == (0,)
+    assert diffusion.spaced_times("linspace", 4, 1000, offset=1) == (999, 666, 333, 0)  # which needs no offset
+    assert diffusion.spaced_times("linspace", 3, 1000, without_last=True) == (999, 666, 333)
+    for without_last in (False, True):
+        times = diffusion.spaced_times("trailing", 3, 1000, offset=1, without_last=without_last)
+        assert times == diffusion.trailing_times(3, 1000)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "num_steps", "message"),
+    [
+        ("quadratic", 4, "unknown timestep_spacing 'quadratic'"),
+        ("leading", 0, "num_steps is 0"),
+        ("linspace", 1001, "num_steps is 1001"),
+        ("leading", 1000, "num_steps is 1000"),  # with the offset, the first would be time 1000
+        ("trailing", 2.0, "num_steps is 2.0"),
+    ],
+)
+def test_spaced_times_refuses(spacing, num_steps, message):
+    with pytest.raises(UserError, match=message):
+        diffusion.spaced_times(spacing, num_steps, 1000, offset=1)

@@ -217,7 +217,7 @@ def test_what_cannot_be_split_is_refused(make, said):
 IMAGE, WIDE, TOKENS, CONTEXT, TEMB = (
     random(i, *shape) for i, shape in enumerate([(2, 4, 4, 4), (2, 4, 4, 8), (2, 5, 8), (2, 3, 6), (2, 16)])
 )
-BLOCK = {"time_channels": 16, "context_channels": 6, "groups": 2, "linear": False, "heads": 2}
+BLOCK = {"time_channels": 16, "groups": 2, "transformer": {"heads": 2, "context_channels": 6}}
 CASES = {
     "Conv2D": (lambda: layers.Conv2D(6, name="a"), (IMAGE,)),
     "Conv2D, stride 2": (lambda: layers.Conv2D(6, strides=2, symmetric_padding=False, name="a"), (IMAGE,)),
@@ -248,10 +248,10 @@ CASES = {
         lambda: UpBlock([12, 16], 8, transformers=2, upsample=True, name="a", **BLOCK),
         (IMAGE, [WIDE, WIDE], TEMB, CONTEXT),
     ),
-    "Level": (lambda: Level(4, 8, count=2, groups=2, resample="down", name="a"), (IMAGE,)),
-    "Middle": (lambda: Middle(4, groups=2, attention=True, name="a"), (IMAGE,)),
+    "Level": (lambda: Level(4, 8, count=2, groups=2, epsilon=1e-6, resample="down", name="a"), (IMAGE,)),
+    "Middle": (lambda: Middle(4, groups=2, epsilon=1e-6, attention=True, name="a"), (IMAGE,)),
     "Coder": (
-        lambda: Coder(4, 6, (4, 8), layers_per_block=1, groups=2, attention=True, up=True, name="a"),
+        lambda: Coder(4, 6, (4, 8), layers_per_block=1, groups=2, epsilon=1e-6, attention=True, up=True, name="a"),
         (IMAGE,),
     ),
 }

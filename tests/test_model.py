@@ -18,7 +18,8 @@ from tiny import randomize, tiny_base
 
 import codi_tf
 from codi_tf import config, images
-from codi_tf.base import load_stable_diffusion, save_base
+from codi_tf.convert.checkpoint import load_stable_diffusion
+from codi_tf.convert.folder import save_base
 from codi_tf.errors import UserError
 from codi_tf.model import CoDi
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
@@ -350,7 +351,6 @@ BREAKS = [
     ("unet/config.json", lambda p: _edit(p, lambda a: a.update(norm_num_groups=3)), "3 groups"),
     ("unet/config.json", lambda p: _edit(p, lambda a: a.update(norm_num_groups=0)), "0 groups"),
     ("unet/config.json", lambda p: _edit(p, lambda a: a.update(block_out_channels="wide")), "unet"),
-    ("scheduler/scheduler_config.json", lambda p: _edit(p, lambda a: a.pop("beta_schedule")), "beta_schedule"),
     ("scheduler/scheduler_config.json", lambda p: _edit(p, lambda a: a.update(beta_schedule="x")), "beta_schedule 'x'"),
     ("scheduler/scheduler_config.json", lambda p: _edit(p, lambda a: a.update(prediction_type="x")), "'x'"),
 ]

@@ -12,10 +12,11 @@ from conftest import UNET, make_model
 from PIL import Image
 
 import codi_tf
-from codi_tf import images, sample
+from codi_tf import images, rendering
 from codi_tf.base import Base, make_unet
 from codi_tf.errors import UserError
-from codi_tf.sample import _main, pixel_limit, render, working_size
+from codi_tf.rendering import pixel_limit, render, working_size
+from codi_tf.sample import _main
 
 ROOT = Path(codi_tf.__file__).parents[1]
 
@@ -100,7 +101,7 @@ def test_upscale(model):
 
 def test_large_photo_is_made_smaller_and_enlarged(bundle, model, tmp_path, capsys, monkeypatch):
     """The whole way from a file, with a turned photo and --upscale."""
-    monkeypatch.setattr(sample, "MAX_PIXELS", 32 * 64)
+    monkeypatch.setattr(rendering, "MAX_PIXELS", 32 * 64)
     photo, exif = upright(18, 32), Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(np.rot90(photo)).save(tmp_path / "in.png", exif=exif)
@@ -138,12 +139,12 @@ def test_working_size(size):
 )
 def test_pixel_limit(base, monkeypatch, kinds, heads, stride):
     """As many pixels as make the largest attention map [heads, positions, positions] of 1 MB."""
-    monkeypatch.setattr(sample, "MAX_ATTENTION_BYTES", 1_000_000)
+    monkeypatch.setattr(rendering, "MAX_ATTENTION_BYTES", 1_000_000)
     up = tuple(kind.replace("Down", "Up") for kind in reversed(kinds))
     unet = make_unet({**UNET, "down_block_types": kinds, "up_block_types": up, "attention_head_dim": heads})
     limit = pixel_limit(make_model(Base(unet, base.vae, base.scheduler)))
     assert 4 * np.max(heads) * (limit / stride**2) ** 2 == pytest.approx(1_000_000, rel=1e-2)
-    monkeypatch.setattr(sample, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(rendering, "MAX_PIXELS", 1000)
     assert pixel_limit(make_model(base)) == 1000
 
 
@@ -166,6 +167,8 @@ def photo(tmp_path):
         (["--upscale", "0"], "--upscale is 0"),
         (["--upscale", "900"], "7200x7200 has more than 50,000,000 pixels"),
         (["--prompt", "a cat"], "no text encoder"),
+        (["--sampler", "ddim"], "--sampler: .* is a trained model"),
+        (["--negative-prompt", "x"], "--negative-prompt: .* is a trained model"),
         (["--out", "out.jpg"], "ends in .png"),
         (["--out", "."], "ends in .png"),
         (["--out", "in.png/out.png"], "nothing can be written into"),
@@ -188,11 +191,12 @@ def test_mistakes(bundle, photo, tmp_path, monkeypatch, options, message):
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
 
 
-@pytest.mark.parametrize("name", ["none", "folder"])
-def test_no_bundle(photo, tmp_path, name):
+def test_no_bundle(photo, tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="no such bundle"):
-        run(tmp_path / name, photo, tmp_path / "out.png")
+    with pytest.raises(UserError, match="none: no such model"):
+        run(tmp_path / "none", photo, tmp_path / "out.png")
+    with pytest.raises(UserError, match="--condition: .*folder is no trained model"):
+        run(tmp_path / "folder", photo, tmp_path / "out.png")
 
 
 def test_damaged_bundle_leaves_nothing(photo, tmp_path):
@@ -210,7 +214,7 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(bundle, photo, tmp_path):
         "status = run_command(_main); assert not {'tensorflow', 'keras'} & sys.modules.keys(); sys.exit(status)"
     )
     mistakes = (["--steps", "0"], ["--condition", "none.png"], ["--out", str(photo / "x.png")], ["--upscale", "-2"])
-    for mistake in mistakes:
+    for mistake in (*mistakes, ["--steps", "four"], ["--unknown"], ["--sampler", "euler"], ["--strength", "0.5"]):
         arguments = [str(bundle), "--condition", str(photo), "--out", str(tmp_path / "out.png"), *mistake]
         done = subprocess.run(
             [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False

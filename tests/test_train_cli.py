@@ -10,8 +10,8 @@ import yaml
 from tiny import tiny_base, tiny_photos
 
 from codi_tf import train
-from codi_tf.base import save_base
 from codi_tf.cli import run_command
+from codi_tf.convert.folder import save_base
 from codi_tf.errors import UserError
 
 

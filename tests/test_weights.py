@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 
+import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import VAE
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save, save_file
 from tiny import UNET, randomize
 
 from codi_tf.base import make_autoencoder, make_unet
 from codi_tf.errors import UserError
+from codi_tf.precision import Precision, built_in
+from codi_tf.tensor_files import TensorToWrite, make_room, read_header, write_tensors
 from codi_tf.weights import (
     CONFIG,
+    DENSE,
     WEIGHTS,
+    Origin,
     copy_weights,
     folder_sha256,
     load_network,
+    make_from,
     read_json,
     save_network,
     state_dict,
@@ -105,7 +113,7 @@ def test_float16_is_rounded_once(unet, tmp_path):
         ),
         (
             lambda w: w.update({"conv_in.weight": np.zeros((8, 5, 3, 3), "float32")}),
-            "conv_in.weight (3, 3, 5, 8), wanted (3, 3, 4, 8)",
+            "conv_in.weight (8, 5, 3, 3), wanted (8, 4, 3, 3)",
         ),
         (lambda w: w.update({"conv_in.weight": np.zeros(8, "float32")}), "conv_in.weight (8,)"),
         (lambda w: [w.pop(key) for key in list(w) if key.startswith("up_blocks")], " more; the file belongs to"),
@@ -128,6 +136,86 @@ def test_missing_files_are_refused(folder):
     assert "no such weight file" in refusal(folder)
     (folder / WEIGHTS).mkdir()
     assert "no safetensors file" in refusal(folder)
+
+
+def test_a_network_is_made_with_the_values(unet, folder):
+    stored, _ = read_header(folder / WEIGHTS)
+    made = make_from(lambda: make_unet(UNET, "another"), stored, folder / WEIGHTS)
+    for expected, value in zip(values(unet), values(made), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    x, t, context = np.ones((1, 8, 8, 4), "float32"), np.array([3]), np.ones((1, 7, 8), "float32")
+    np.testing.assert_array_equal(made(x, t, context), unet(x, t, context))
+    made.conv_in.bias.assign(made.conv_in.bias + 1.0)  # a variable like any other
+    assert not np.array_equal(made.conv_in.bias, unet.conv_in.bias) and made.conv_in.bias.trainable
+
+
+def test_a_network_that_cannot_be_made_leaves_nothing_behind(folder):
+    respelled(folder, lambda w: w.pop("conv_in.bias"))
+    stored, _ = read_header(folder / WEIGHTS)
+    for _ in range(2):
+        with pytest.raises(UserError, match="1 weights missing: conv_in.bias"):
+            make_from(lambda: make_unet(UNET), stored, folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    stored = {**stored, "conv_in.bias": next(s for s in stored.values() if s.shape == (8,))}
+    with pytest.raises(UserError, match="truncated or no safetensors file"):  # found when it is read
+        make_from(lambda: make_unet(UNET), stored, folder / WEIGHTS)
+    assert np.isfinite(make_unet(UNET).conv_in.kernel.numpy()).all()
+
+
+def test_an_origin_tells_where_a_value_lies(unet, folder):
+    """Fused, renamed, reversed in rank: dense layers as convolutions of size 1."""
+    weights = {f"net.{key}": value for key, value in load_file(folder / WEIGHTS).items()}
+    fused = [weights.pop(f"net.time_embedding.linear_2.{kind}") for kind in ("weight", "bias")]
+    first = [weights.pop(f"net.time_embedding.linear_1.{kind}") for kind in ("weight", "bias")]
+    weights["both.bias"] = np.concatenate([first[1], fused[1]])
+    weights["one"], weights["two"] = first[0][:, :, None, None], fused[0][:, :, None]
+    path = folder / "other.safetensors"
+    save_file(weights, path)
+
+    def origins(key, layout):
+        if key == "time_embedding.linear_1.weight":
+            return Origin("one", DENSE._replace(ones=2))
+        if key == "time_embedding.linear_2.weight":
+            return Origin("two", DENSE._replace(ones=1))
+        if key.startswith("time_embedding"):
+            return Origin("both.bias", layout, int("linear_2" in key), 2)
+        return Origin(f"net.{key}", layout)
+
+    made = make_from(lambda: make_unet(UNET), read_header(path)[0], path, origins)
+    for expected, value in zip(values(unet), values(made), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    weights["both.bias"] = weights["both.bias"][:-1]
+    save_file(weights, path)
+    with pytest.raises(UserError, match=r"1 weights of another shape: both.bias \(63,\), wanted \(64,\)"):
+        make_from(lambda: make_unet(UNET), read_header(path)[0], path, origins)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_kept_bit_by_bit(unet, tmp_path, dtype):
+    save_network(unet, tmp_path / "half", dtype=dtype)
+    with built_in(Precision("float32", dtype)):
+        half = make_unet(UNET)
+    full = make_unet(UNET)
+    for network in (half, full):
+        load_network(network, tmp_path / "half")
+        save_network(network, tmp_path / network.variables[0].dtype, dtype=dtype)
+    assert half.conv_in.kernel.dtype == dtype and full.conv_in.kernel.dtype == "float32"
+    written = (tmp_path / "half" / WEIGHTS).read_bytes()
+    assert written == (tmp_path / dtype / WEIGHTS).read_bytes() == (tmp_path / "float32" / WEIGHTS).read_bytes()
+
+
+def test_values_out_of_range_are_refused_before_anything_is_assigned(unet, folder):
+    respelled(folder, lambda w: w["up_blocks.0.resnets.0.conv2.bias"].__setitem__(0, 65520.0))
+    with built_in(Precision("float32", "float16")):
+        target = make_unet(UNET)
+    before = values(target)
+    with pytest.raises(UserError, match="up_blocks.0.resnets.0.conv2.bias has values beyond the range of float16"):
+        load_network(target, folder)
+    for expected, value in zip(before, values(target), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    respelled(folder, lambda w: w["up_blocks.0.resnets.0.conv2.bias"].__setitem__(0, 65519.0))  # rounds to the largest
+    load_network(target, folder)
+    assert target.up_blocks[0].resnets[0].conv2.bias.numpy()[0] == 65504.0
 
 
 def test_copying(unet):
@@ -189,3 +277,115 @@ def test_bad_json_is_refused(tmp_path, content, said):
         read_json(tmp_path / "none.json")
     with pytest.raises(UserError, match="not readable"):
         read_json(tmp_path)
+
+
+def write(path, tensors):
+    write_tensors(path, {k: TensorToWrite(v.dtype, v.shape, lambda v=v: v) for k, v in tensors.items()})
+
+
+def test_the_file_format_is_that_of_safetensors(tmp_path):
+    random = np.random.default_rng(0)
+    tensors = {
+        "a.weight": random.normal(size=(3, 5)).astype("float32"),
+        "odd": random.normal(size=(3,)).astype("float16"),
+        "brain": random.normal(size=(2, 3)).astype(ml_dtypes.bfloat16),
+        "scalar": np.array(3.0, "float32"),
+        "none": np.zeros((0, 4), "float32"),
+        "ids": np.arange(4)[None],
+        "umlaut ä": np.ones(2, "float32"),
+    }
+    write(tmp_path / "ours", tensors)
+    with safe_open(tmp_path / "ours", "numpy") as file:
+        assert set(file.keys()) == tensors.keys() and file.metadata() == {"format": "pt"}
+        for key, value in tensors.items():
+            if key != "brain":  # NumPy has no such numbers
+                np.testing.assert_array_equal(file.get_tensor(key), value)
+            assert file.get_slice(key).get_shape() == list(value.shape)
+    theirs = {key: value for key, value in tensors.items() if key != "brain"}
+    save_file(theirs, tmp_path / "theirs", metadata={"a": "b"})
+    for path, expected in ((tmp_path / "ours", tensors), (tmp_path / "theirs", theirs)):
+        stored, metadata = read_header(path)
+        assert stored.keys() == expected.keys() and metadata == (
+            {"a": "b"} if "theirs" in path.name else {"format": "pt"}
+        )
+        for key, value in expected.items():
+            read = stored[key].read()
+            assert read.dtype == value.dtype and (read.ctypes.data % 64 == 0 or not read.size)
+            np.testing.assert_array_equal(read, value)
+    np.testing.assert_array_equal(
+        read_header(tmp_path / "ours")[0]["a.weight"].read(part=2, parts=3), tensors["a.weight"][2:]
+    )
+
+
+def test_room_is_used_again(tmp_path):
+    write(tmp_path / "x", {"a": np.arange(6.0).reshape(2, 3), "b": np.ones(4)})
+    stored, _ = read_header(tmp_path / "x")
+    room = make_room(64)
+    first = stored["a"].read(room=room)
+    np.testing.assert_array_equal(first, np.arange(6.0).reshape(2, 3))
+    second = stored["b"].read(room=room)
+    assert np.shares_memory(first, second) and not np.shares_memory(first, stored["a"].read())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, name="one"), keras.layers.Dense(7, name="row")]),
+        keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Conv2D(6, 1), keras.layers.Conv2D(1, 1)]),
+        keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(1, 3), keras.layers.Conv2D(2, (1, 3))]),
+    ],
+    ids=["dense", "pointwise", "convolutions"],
+)
+def test_values_of_every_shape_have_memory_of_their_own(tmp_path, dtype, network):
+    """TensorFlow moves nothing where only axes of length 1 change places: it would share what is read next."""
+    random = np.random.default_rng(0)
+    for variable in network.variables:
+        variable.assign(random.normal(size=variable.shape).astype(dtype))
+    save_file(state_dict(network, dtype), tmp_path / "x")
+    stored, _ = read_header(tmp_path / "x")
+    made = make_from(lambda: keras.models.clone_model(network), stored, tmp_path / "x")
+    for expected, value in zip(values(network), values(made), strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_a_tensor_that_is_not_as_announced_is_a_mistake(tmp_path):
+    with pytest.raises(ValueError, match="a is float64"):
+        write_tensors(tmp_path / "x", {"a": TensorToWrite(np.dtype("float32"), (2,), lambda: np.zeros(2))})
+
+
+def with_header(content: bytes, change) -> bytes:
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda h: h["a"].update(shape=[3]), "the place of a does not fit its shape"),
+        (lambda h: h["a"].update(data_offsets=[4, 12]), "the place of"),
+        (lambda h: h["a"].update(dtype="F8_E4M3"), "a is of type F8_E4M3"),
+        (lambda h: h.pop("b"), "its header tells of"),
+        (lambda h: h["a"].pop("shape"), "shape"),
+        (lambda h: h.update(c=3), ""),
+    ],
+)
+def test_headers_that_do_not_fit_are_refused(tmp_path, change, said):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(with_header(save({"a": np.zeros(2, "float32"), "b": np.ones(3, "float32")}), change))
+    with pytest.raises(UserError, match="truncated or no safetensors file") as caught:
+        read_header(path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_has_become_shorter_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write(path, {"a": np.zeros(2, "float32"), "b": np.ones(300, "float32")})
+    stored, _ = read_header(path)
+    path.write_bytes(path.read_bytes()[:-4])
+    np.testing.assert_array_equal(stored["a"].read(), np.zeros(2))
+    with pytest.raises(UserError, match="it ends too early"):
+        stored["b"].read()

@@ -49,7 +49,7 @@ class CodiMethod:
         """{"consistency": [B], "guidance": [B]} of a batch; the rest of Algorithm 1 is `Trainer.train_step`."""
         settings, base, context = self.settings, self.base, self.base.context
         # Sample (x, c) ~ p_data, t ~ [1, T], eps ~ N(0, I).
-        x, c = latents_of(base, batch)
+        x, c = latents_of(base, self.student, batch)
         t = draw_times(x, seed, step, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
         eps = draw_noise(x, seed, step)
         # s <- t - delta; z_t; x_hat_t, eps_hat_t; z_s; eps_hat_s; d_eps + d_x: the pure function does the rest.

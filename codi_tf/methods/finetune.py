@@ -20,7 +20,7 @@ class FinetuneMethod:
 
     def loss_terms(self, batch, seed, step):
         """{"denoising": [B]} of a batch."""
-        x, c = latents_of(self.base, batch)
+        x, c = latents_of(self.base, self.student, batch)
         t = draw_times(x, seed, step, low=0, high=self.base.schedule.num_steps, shared=False)
         eps = draw_noise(x, seed, step)
         denoise = denoiser(self.base, self.student, c, self.base.context)

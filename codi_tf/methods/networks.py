@@ -7,14 +7,20 @@ from keras import ops
 
 from codi_tf.base import Base, make_unet
 from codi_tf.diffusion import Denoise, bounded, coefficients, predict
-from codi_tf.models.adapter import AdaptedUNet, MuAdapter
+from codi_tf.models.adapter import AdaptedUNet
+from codi_tf.precision import built_in
 from codi_tf.seeds import fold
 from codi_tf.weights import copy_weights
 
 
-def denoiser(base: Base, network: AdaptedUNet, condition_latent, context) -> Denoise:
+def seen(base: Base, network: AdaptedUNet, images):
+    """c, what the network's adapter takes of condition images [B, H, W, 3] in [-1, 1]: their latents or themselves."""
+    return images if network.sees == "image" else base.encode(images)
+
+
+def denoiser(base: Base, network: AdaptedUNet, c, context) -> Denoise:
     """The network as a function (z_t, t) -> Prediction; the condition's features are computed here, once."""
-    return denoiser_with(base, network, network.condition(condition_latent, context), context)
+    return denoiser_with(base, network, network.condition(c, context), context)
 
 
 def denoiser_with(base: Base, network: AdaptedUNet, features, context, *, boundary: bool = False) -> Denoise:
@@ -37,15 +43,18 @@ def moving_average_of(network: AdaptedUNet) -> AdaptedUNet:
     if unet.trainable:
         unet = clone_unet(unet, "average_unet")
     if adapter is not None:
-        adapter = MuAdapter(network.adapter.encoder_config, name="average_adapter")
-        adapter.build()
+        config = {**adapter.get_config(), "name": "average_adapter"}
+        with built_in(adapter.dtype_policy):
+            adapter = type(adapter).from_config(config)
+            adapter.build()
         copy_weights(network.adapter, adapter)
     return AdaptedUNet(unet, adapter, name="average")
 
 
 def clone_unet(unet, name: str):
     """A UNet of the same shape with the same weights."""
-    clone = make_unet({key: value for key, value in unet.get_config().items() if key != "name"}, name)
+    with built_in(unet.dtype_policy):
+        clone = make_unet({key: value for key, value in unet.get_config().items() if key != "name"}, name)
     copy_weights(unet, clone)
     return clone
 
@@ -62,13 +71,12 @@ def draw_times(like, seed, step, *, low: int, high: int, shared: bool):
     return tf.random.stateless_uniform(tf.shape(like)[:1], fold(seed, step, _replica(), "t"), low, high, tf.int32)
 
 
-def latents_of(base: Base, batch):
+def latents_of(base: Base, network: AdaptedUNet, batch):
     """(x, c) of a batch, encoded beforehand or here by the frozen autoencoder; c is None without a condition."""
-    if "latent" in batch:
-        return batch["latent"], batch.get("condition_latent")
-    condition = batch.get("condition")
-    x = tf.stop_gradient(base.encode(batch["image"]))
-    return x, None if condition is None else tf.stop_gradient(base.encode(condition))
+    x = batch["latent"] if "latent" in batch else tf.stop_gradient(base.encode(batch["image"]))
+    if "condition_latent" in batch:
+        return x, batch["condition_latent"]
+    return x, None if "condition" not in batch else tf.stop_gradient(seen(base, network, batch["condition"]))
 
 
 def _replica():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.unet import UNet, UNetEncoder
+from codi_tf.precision import Precision, built_in
 
 
 class MuAdapter(keras.Model):
@@ -18,6 +20,8 @@ class MuAdapter(keras.Model):
         encoder_config: the arguments of the base's encoder (`UNet.encoder_config()`), with `in_channels` those of c.
     """
 
+    sees = "latent"  # what `condition` is given: the condition's latent, not the image
+
     def __init__(self, encoder_config: dict, **kwargs):
         super().__init__(**kwargs)
         self.encoder_config = dict(encoder_config)
@@ -25,22 +29,16 @@ class MuAdapter(keras.Model):
 
     @classmethod
     def duplicate(cls, unet: UNet, *, condition_channels: int | None = None, name: str = "adapter") -> MuAdapter:
-        """An adapter whose encoder starts as a copy of the UNet's and whose mu are 0.
+        """An adapter whose encoder starts as a copy of the UNet's (`copy_encoder`) and whose mu are 0.
 
-        Where the condition has more channels than a latent (a mask beside it), the kernel of the first convolution is
-        copied for the first channels and zero for the others.
+        It computes in the UNet's format; its weights are float32, because they are trained.
         """
         config = unet.encoder_config()
-        config["in_channels"] = condition_channels or unet.in_channels
-        adapter = cls(config, name=name)
-        adapter.build()
-        source = {path_below(unet, v): v for v in unet.variables}
-        for variable in adapter.encoder.variables:
-            value = ops.convert_to_numpy(source[path_below(adapter.encoder, variable)])
-            if value.shape != variable.shape:  # conv_in alone
-                extra = variable.shape[2] - value.shape[2]
-                value = ops.pad(value[:, :, : variable.shape[2]], [[0, 0], [0, 0], [0, max(extra, 0)], [0, 0]])
-            variable.assign(value)
+        config["in_channels"] = condition_channels or config["in_channels"]
+        with built_in(Precision(unet.compute_dtype)):
+            adapter = cls(config, name=name)
+            adapter.build()
+        adapter.encoder.copy_encoder(unet)
         return adapter
 
     def build(self, input_shape=None):
@@ -50,6 +48,14 @@ class MuAdapter(keras.Model):
     def call(self, c, context):
         """Condition latent c [B, h, w, C], prompt [B, M, D] -> the features h_eta(c), in the encoder's order."""
         return self.encoder(c, ops.zeros((1,), dtype="int32"), context)
+
+    def condition(self, c, context):
+        """What does not depend on z_t and t, to be computed once an image: h_eta(c)."""
+        return self(c, context)
+
+    def adapt(self, features, condition, z_t, t, context):
+        """The UNet's features -> the adapted ones; this adapter looks at neither z_t nor t."""
+        return self.mix(features, condition)
 
     def mix(self, features, condition_features):
         """h' = (1 - mu) h_theta(z_t) + mu h_eta(c), feature by feature (Eq. 12)."""
@@ -65,16 +71,31 @@ class MuAdapter(keras.Model):
 
 
 class AdaptedUNet(keras.Model):
-    """A UNet and its adapter: w_theta(z_t, c, t). Without an adapter it is the UNet itself."""
+    """A UNet and its adapter: w_theta(z_t, c, t). Without an adapter it is the UNet itself.
 
-    def __init__(self, unet: UNet, adapter: MuAdapter | None = None, **kwargs):
-        super().__init__(**kwargs)
+    An adapter offers `condition(c, context)`, computed once an image, and `adapt(features, condition, z_t, t,
+    context)`, computed in every step; `sees` tells whether its c is the condition's "latent" or the "image".
+    """
+
+    def __init__(self, unet: UNet, adapter: MuAdapter | ControlNet | None = None, **kwargs):
+        super().__init__(dtype=unet.dtype_policy, **kwargs)
         self.unet, self.adapter = unet, adapter
         self.built = True  # both parts are
 
+    def recompute_blocks(self, recompute: bool = True) -> None:
+        """Gradient checkpointing in both parts: see `UNetEncoder.recompute_blocks`."""
+        for part in (self.unet, getattr(self.adapter, "encoder", self.adapter)):
+            if part is not None:
+                part.recompute_blocks(recompute)
+
+    @property
+    def sees(self) -> str:
+        """What `condition` takes of a condition image: its "latent" or the "image" itself."""
+        return "latent" if self.adapter is None else self.adapter.sees
+
     def condition(self, c, context):
         """The features of the condition, to be computed once an image; None without an adapter."""
-        return None if self.adapter is None else self.adapter(c, context)
+        return None if self.adapter is None else self.adapter.condition(c, context)
 
     def call(self, z_t, t, condition_features, context):
         """z_t [B, h, w, C], t int [B] or [1], features from `condition`, prompt -> [B, h, w, out_channels]."""
@@ -82,8 +103,8 @@ class AdaptedUNet(keras.Model):
             return self.unet(z_t, t, context)
         temb = self.unet.time_embedding(t)
         skips = self.unet.encode(z_t, temb, context)
-        middle = self.unet.middle(skips[-1], temb, context)
-        *skips, middle = self.adapter.mix([*skips, middle], condition_features)
+        features = [*skips, self.unet.middle(skips[-1], temb, context)]
+        *skips, middle = self.adapter.adapt(features, condition_features, z_t, t, context)
         return self.unet.decode(middle, skips, temb, context)
 
     def get_config(self):
@@ -93,13 +114,11 @@ class AdaptedUNet(keras.Model):
     @classmethod
     def from_config(cls, config):
         unet = UNet.from_config(config["unet"])
-        adapter = None if config["adapter"] is None else MuAdapter.from_config(config["adapter"])
+        adapter = config["adapter"]
+        if adapter is not None:
+            kind = MuAdapter if "encoder_config" in adapter else ControlNet
+            adapter = kind.from_config(adapter)
         for part in (unet, adapter):
             if part is not None:
                 part.build()
         return cls(unet, adapter, name=config["name"])
-
-
-def path_below(layer: keras.layers.Layer, variable) -> str:
-    """The path of a variable below a layer that holds it."""
-    return variable.path.split(f"{layer.name}/", 1)[1]

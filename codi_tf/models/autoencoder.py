@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
+from codi_tf.errors import UserError
 from codi_tf.models.layers import (
     Conv2D,
     Downsample,
@@ -17,7 +18,7 @@ from codi_tf.models.layers import (
     Upsample,
 )
 
-EPSILON = 1e-6
+EPSILON = {"diffusers": 1e-6, "keras_cv": 1e-5}  # of all group normalisations, by `numerics`
 
 
 class Posterior(NamedTuple):
@@ -30,12 +31,22 @@ class Posterior(NamedTuple):
 class Level(keras.layers.Layer):
     """Residual blocks at one resolution, then a change of resolution ("down", "up" or None)."""
 
-    def __init__(self, channels_in: int, channels: int, *, count: int, groups: int, resample: str | None, **kwargs):
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        *,
+        count: int,
+        groups: int,
+        epsilon: float,
+        resample: str | None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.channels_in, self.channels, self.count = channels_in, channels, count
-        self.groups, self.resample = groups, resample
+        self.groups, self.epsilon, self.resample = groups, epsilon, resample
         self.resnets = [
-            ResnetBlock(channels if i else channels_in, channels, groups=groups, epsilon=EPSILON, name=f"resnets.{i}")
+            ResnetBlock(channels if i else channels_in, channels, groups=groups, epsilon=epsilon, name=f"resnets.{i}")
             for i in range(count)
         ]
         self.resampler = None
@@ -56,20 +67,22 @@ class Level(keras.layers.Layer):
         return h if self.resampler is None else self.resampler(h)
 
     def get_config(self):
-        keys = ("channels_in", "channels", "count", "groups", "resample")
+        keys = ("channels_in", "channels", "count", "groups", "epsilon", "resample")
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 
 class Middle(keras.layers.Layer):
     """Residual block, attention where it is wanted, residual block."""
 
-    def __init__(self, channels: int, *, groups: int, attention: bool, **kwargs):
+    def __init__(self, channels: int, *, groups: int, epsilon: float, attention: bool, **kwargs):
         super().__init__(**kwargs)
-        self.channels, self.groups, self.attention = channels, groups, attention
+        self.channels, self.groups, self.epsilon, self.attention = channels, groups, epsilon, attention
         self.resnets = [
-            ResnetBlock(channels, channels, groups=groups, epsilon=EPSILON, name=f"resnets.{i}") for i in range(2)
+            ResnetBlock(channels, channels, groups=groups, epsilon=epsilon, name=f"resnets.{i}") for i in range(2)
         ]
-        self.attentions = [SpatialAttention(channels, groups=groups, name="attentions.0")] if attention else []
+        self.attentions = (
+            [SpatialAttention(channels, groups=groups, epsilon=epsilon, name="attentions.0")] if attention else []
+        )
 
     def build(self, input_shape=None):
         for layer in (*self.resnets, *self.attentions):
@@ -82,16 +95,20 @@ class Middle(keras.layers.Layer):
         return self.resnets[1](h)
 
     def get_config(self):
-        return {**super().get_config(), "channels": self.channels, "groups": self.groups, "attention": self.attention}
+        keys = ("channels", "groups", "epsilon", "attention")
+        return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 
 class Coder(keras.layers.Layer):
     """What encoder and decoder share: a convolution in, levels and a middle in either order, a convolution out."""
 
-    def __init__(self, channels_in, channels_out, widths, *, layers_per_block, groups, attention, up, **kwargs):
+    def __init__(
+        self, channels_in, channels_out, widths, *, layers_per_block, groups, epsilon, attention, up, **kwargs
+    ):
         super().__init__(**kwargs)
         self.channels_in, self.channels_out, self.widths = channels_in, channels_out, tuple(widths)
-        self.layers_per_block, self.groups, self.attention, self.up = layers_per_block, groups, attention, up
+        self.layers_per_block, self.groups, self.epsilon = layers_per_block, groups, epsilon
+        self.attention, self.up = attention, up
         self.conv_in = Conv2D(widths[0], name="conv_in")
         previous = (widths[0], *widths[:-1])
         self.levels = [
@@ -100,13 +117,16 @@ class Coder(keras.layers.Layer):
                 width,
                 count=layers_per_block,
                 groups=groups,
+                epsilon=epsilon,
                 resample=("up" if up else "down") if i + 1 < len(widths) else None,
                 name=f"{'up' if up else 'down'}_blocks.{i}",
             )
             for i, (before, width) in enumerate(zip(previous, widths, strict=True))
         ]
-        self.mid_block = Middle(widths[0] if up else widths[-1], groups=groups, attention=attention, name="mid_block")
-        self.conv_norm_out = GroupNorm(widths[-1], groups, EPSILON, name="conv_norm_out")
+        self.mid_block = Middle(
+            widths[0] if up else widths[-1], groups=groups, epsilon=epsilon, attention=attention, name="mid_block"
+        )
+        self.conv_norm_out = GroupNorm(widths[-1], groups, epsilon, name="conv_norm_out")
         self.conv_out = Conv2D(channels_out, name="conv_out")
 
     def build(self, input_shape=None):
@@ -123,7 +143,7 @@ class Coder(keras.layers.Layer):
         return self.conv_out(ops.silu(self.conv_norm_out(h)))
 
     def get_config(self):
-        keys = ("channels_in", "channels_out", "widths", "layers_per_block", "groups", "attention", "up")
+        keys = ("channels_in", "channels_out", "widths", "layers_per_block", "groups", "epsilon", "attention", "up")
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 
@@ -131,7 +151,8 @@ class AutoencoderKL(keras.Model):
     """Images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], f = 2 ** (levels - 1) (8 for Stable Diffusion).
 
     The arguments are the keys of a diffusers `vae/config.json`. `scaling_factor` is kept for the users of the latents:
-    neither `encode` nor `decode` applies it.
+    neither `encode` nor `decode` applies it. `numerics` is ours: "diffusers", as in the checkpoints' own training code,
+    or "keras_cv", whose group normalisations have an epsilon of 1e-5 instead of 1e-6.
     """
 
     def __init__(
@@ -145,14 +166,17 @@ class AutoencoderKL(keras.Model):
         norm_num_groups: int = 32,
         mid_block_add_attention: bool = True,
         scaling_factor: float = 0.18215,
+        numerics: str = "diffusers",
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if numerics not in EPSILON:
+            raise UserError(f"vae: numerics is {numerics!r}: use one of {', '.join(EPSILON)}")
         self.in_channels, self.out_channels, self.latent_channels = in_channels, out_channels, latent_channels
         self.block_out_channels, self.layers_per_block = tuple(block_out_channels), layers_per_block
         self.norm_num_groups, self.mid_block_add_attention = norm_num_groups, mid_block_add_attention
-        self.scaling_factor = scaling_factor
-        shared = {"groups": norm_num_groups, "attention": mid_block_add_attention}
+        self.scaling_factor, self.numerics = scaling_factor, numerics
+        shared = {"groups": norm_num_groups, "epsilon": EPSILON[numerics], "attention": mid_block_add_attention}
         self.encoder = Coder(
             in_channels,
             2 * latent_channels,
@@ -209,5 +233,6 @@ class AutoencoderKL(keras.Model):
             "norm_num_groups",
             "mid_block_add_attention",
             "scaling_factor",
+            *(["numerics"] if self.numerics != "diffusers" else []),  # no key of diffusers: left out where it can be
         )
         return {key: getattr(self, key) for key in keys}

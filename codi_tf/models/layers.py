@@ -11,6 +11,13 @@ import math
 import keras
 from keras import ops
 
+from codi_tf.models.convolution import doubled_convolution, prefers_phases, prefers_product, product_convolution
+
+
+def gelu(x):
+    """x Phi(x), exact, written with erf: Keras' own becomes Erfc, which ONNX Runtime does not load."""
+    return 0.5 * x * (1.0 + ops.erf(x * 2.0**-0.5))
+
 
 def _built(layer, channels: int) -> None:
     layer.build((None, None, None, channels))
@@ -28,6 +35,8 @@ class Conv2D(keras.layers.Conv2D):
         if self.strides != (1, 1):
             before = self.kernel_size[0] // 2 if self.symmetric_padding else 0
             inputs = ops.pad(inputs, [[0, 0], [before, 1], [before, 1], [0, 0]])
+        elif prefers_product(inputs, self.kernel):
+            return product_convolution(inputs, self.kernel, self.bias)
         return super().call(inputs)
 
     def get_config(self):
@@ -186,6 +195,8 @@ class Upsample(keras.layers.Layer):
         _built(self.conv, self.channels)
 
     def call(self, x):
+        if prefers_phases(x, self.conv.kernel):
+            return doubled_convolution(x, self.conv.kernel, self.conv.bias)
         size = (2 * x.shape[1], 2 * x.shape[2])
         return self.conv(ops.image.resize(x, size, interpolation="nearest", data_format="channels_last"))
 
@@ -194,13 +205,17 @@ class Upsample(keras.layers.Layer):
 
 
 class Attention(keras.layers.Layer):
-    """Multi-head attention of x [B, N, C] over a context [B, M, D], or over itself where there is no context."""
+    """Multi-head attention of x [B, N, C] over a context [B, M, D], or over itself where there is no context.
 
-    def __init__(self, channels: int, heads: int, *, context_channels=None, qkv_bias=False, **kwargs):
+    `upcast` computes the weights in float32, whatever the policy.
+    """
+
+    def __init__(self, channels: int, heads: int, *, context_channels=None, qkv_bias=False, upcast=False, **kwargs):
         super().__init__(**kwargs)
         if channels % heads:
             raise ValueError(f"Attention: {channels} channels cannot be split into {heads} heads")
-        self.channels, self.heads, self.context_channels, self.qkv_bias = channels, heads, context_channels, qkv_bias
+        self.channels, self.heads, self.context_channels = channels, heads, context_channels
+        self.qkv_bias, self.upcast = qkv_bias, upcast
         self.to_q = keras.layers.Dense(channels, use_bias=qkv_bias, name="to_q")
         self.to_k = keras.layers.Dense(channels, use_bias=qkv_bias, name="to_k")
         self.to_v = keras.layers.Dense(channels, use_bias=qkv_bias, name="to_v")
@@ -220,8 +235,10 @@ class Attention(keras.layers.Layer):
         context = x if context is None else context
         q = self._split(self.to_q(x)) * (self.channels // self.heads) ** -0.5
         k, v = self._split(self.to_k(context)), self._split(self.to_v(context))
+        if self.upcast:
+            q, k = ops.cast(q, "float32"), ops.cast(k, "float32")
         weights = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), axis=-1)  # [B, heads, N, M]
-        out = ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))  # [B, N, heads, C / heads]
+        out = ops.transpose(ops.matmul(ops.cast(weights, v.dtype), v), (0, 2, 1, 3))  # [B, N, heads, C / heads]
         return self.to_out(ops.reshape(out, (-1, x.shape[1], self.channels)))
 
     def get_config(self):
@@ -231,16 +248,17 @@ class Attention(keras.layers.Layer):
             "heads": self.heads,
             "context_channels": self.context_channels,
             "qkv_bias": self.qkv_bias,
+            "upcast": self.upcast,
         }
 
 
 class SpatialAttention(Attention):
     """The autoencoder's attention: one head over all positions, normalised before, added to its input. [B, H, W, C]."""
 
-    def __init__(self, channels: int, *, groups: int, **kwargs):
+    def __init__(self, channels: int, *, groups: int, epsilon: float = 1e-6, **kwargs):
         super().__init__(channels, 1, qkv_bias=True, **kwargs)
-        self.groups = groups
-        self.group_norm = GroupNorm(channels, groups, 1e-6, name="group_norm")
+        self.groups, self.epsilon = groups, epsilon
+        self.group_norm = GroupNorm(channels, groups, epsilon, name="group_norm")
 
     def build(self, input_shape=None):
         _built(self.group_norm, self.channels)
@@ -252,18 +270,17 @@ class SpatialAttention(Attention):
 
     def get_config(self):
         config = super().get_config()
-        for inherited in ("heads", "context_channels", "qkv_bias"):
+        for inherited in ("heads", "context_channels", "qkv_bias", "upcast"):
             del config[inherited]
-        return {**config, "groups": self.groups}
+        return {**config, "groups": self.groups, "epsilon": self.epsilon}
 
 
 class FeedForward(keras.layers.Layer):
-    """GEGLU feed-forward of four times the width. GELU is the exact one, written with erf (Erfc does not load in ONNX
-    Runtime)."""
+    """GEGLU feed-forward of four times the width; `tanh_gelu`: with the tanh approximation of GELU."""
 
-    def __init__(self, channels: int, **kwargs):
+    def __init__(self, channels: int, *, tanh_gelu: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.channels = channels
+        self.channels, self.tanh_gelu = channels, tanh_gelu
         self.proj = keras.layers.Dense(8 * channels, name="net.0.proj")
         self.out = keras.layers.Dense(channels, name="net.2")
 
@@ -273,25 +290,27 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, x):
         value, gate = ops.split(self.proj(x), 2, axis=-1)
-        gelu = 0.5 * gate * (1.0 + ops.erf(gate * 2.0**-0.5))
-        return self.out(value * gelu)
+        return self.out(value * (ops.gelu(gate, approximate=True) if self.tanh_gelu else gelu(gate)))
 
     def get_config(self):
-        return {**super().get_config(), "channels": self.channels}
+        return {**super().get_config(), "channels": self.channels, "tanh_gelu": self.tanh_gelu}
 
 
 class TransformerBlock(keras.layers.Layer):
     """Self-attention, cross-attention to the prompt, feed-forward; each normalised before and added. x is [B, N, C]."""
 
-    def __init__(self, channels: int, heads: int, context_channels: int, **kwargs):
+    def __init__(self, channels, heads, context_channels, *, upcast_attention=False, tanh_gelu=False, **kwargs):
         super().__init__(**kwargs)
         self.channels, self.heads, self.context_channels = channels, heads, context_channels
+        self.upcast_attention, self.tanh_gelu = upcast_attention, tanh_gelu
         self.norm1 = keras.layers.LayerNormalization(epsilon=1e-5, name="norm1")
-        self.attn1 = Attention(channels, heads, name="attn1")
+        self.attn1 = Attention(channels, heads, upcast=upcast_attention, name="attn1")
         self.norm2 = keras.layers.LayerNormalization(epsilon=1e-5, name="norm2")
-        self.attn2 = Attention(channels, heads, context_channels=context_channels, name="attn2")
+        self.attn2 = Attention(
+            channels, heads, context_channels=context_channels, upcast=upcast_attention, name="attn2"
+        )
         self.norm3 = keras.layers.LayerNormalization(epsilon=1e-5, name="norm3")
-        self.ff = FeedForward(channels, name="ff")
+        self.ff = FeedForward(channels, tanh_gelu=tanh_gelu, name="ff")
 
     def build(self, input_shape=None):
         for norm in (self.norm1, self.norm2, self.norm3):
@@ -305,29 +324,45 @@ class TransformerBlock(keras.layers.Layer):
         return x + self.ff(self.norm3(x))
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "heads": self.heads,
-            "context_channels": self.context_channels,
-        }
+        keys = ("channels", "heads", "context_channels", "upcast_attention", "tanh_gelu")
+        return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 
 class SpatialTransformer(keras.layers.Layer):
     """A transformer over the positions of a feature map [B, H, W, C], added to it.
 
     `linear_projection` tells the two generations of Stable Diffusion apart: 1x1 convolutions (1.x), dense layers (2.x).
-    The group normalisation's epsilon is 1e-6, as in the checkpoints' own training code (KerasCV has 1e-5).
+    `numerics` is "diffusers", as in the checkpoints' own training code, or "keras_cv": group normalisation with an
+    epsilon of 1e-5 instead of 1e-6, GELU in its tanh approximation.
     """
 
-    def __init__(self, channels, heads, context_channels, *, groups, linear_projection=False, **kwargs):
+    def __init__(
+        self,
+        channels,
+        heads,
+        context_channels,
+        *,
+        groups,
+        linear_projection=False,
+        upcast_attention=False,
+        numerics="diffusers",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.channels, self.heads, self.context_channels = channels, heads, context_channels
         self.groups, self.linear_projection = groups, linear_projection
-        self.norm = GroupNorm(channels, groups, 1e-6, name="norm")
+        self.upcast_attention, self.numerics = upcast_attention, numerics
+        self.norm = GroupNorm(channels, groups, 1e-5 if numerics == "keras_cv" else 1e-6, name="norm")
         projection = keras.layers.Dense if linear_projection else PointwiseConv2D
         self.proj_in = projection(channels, name="proj_in")
-        self.block = TransformerBlock(channels, heads, context_channels, name="transformer_blocks.0")
+        self.block = TransformerBlock(
+            channels,
+            heads,
+            context_channels,
+            upcast_attention=upcast_attention,
+            tanh_gelu=numerics == "keras_cv",
+            name="transformer_blocks.0",
+        )
         self.proj_out = projection(channels, name="proj_out")
 
     def build(self, input_shape=None):
@@ -343,11 +378,13 @@ class SpatialTransformer(keras.layers.Layer):
         return x + self.proj_out(ops.reshape(tokens, (-1, height, width, self.channels)))
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "heads": self.heads,
-            "context_channels": self.context_channels,
-            "groups": self.groups,
-            "linear_projection": self.linear_projection,
-        }
+        keys = (
+            "channels",
+            "heads",
+            "context_channels",
+            "groups",
+            "linear_projection",
+            "upcast_attention",
+            "numerics",
+        )
+        return {**super().get_config(), **{key: getattr(self, key) for key in keys}}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from codi_tf.errors import UserError
@@ -18,47 +20,55 @@ from codi_tf.models.layers import (
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
+NUMERICS = ("diffusers", "keras_cv")
 
 
 class Block(keras.layers.Layer):
-    """Residual blocks at one resolution, each followed by a transformer where `heads` is not 0.
+    """Residual blocks at one resolution, each followed by a transformer where there are any.
 
-    Residual block i maps `channels_in[i]` to `channels`. `transformers` tells how many of them a transformer follows.
+    Args:
+        channels_in: residual block i maps channels_in[i] to channels.
+        channels: of the block.
+        time_channels: of the time embedding.
+        groups: of the group normalisations.
+        transformers: how many of the residual blocks a transformer follows.
+        transformer: the arguments of the transformers.
     """
 
-    def __init__(
-        self, channels_in, channels, *, time_channels, heads, transformers, context_channels, groups, linear, **kwargs
-    ):
+    def __init__(self, channels_in, channels, *, time_channels, groups, transformers, transformer, **kwargs):
         super().__init__(**kwargs)
         self.channels_in, self.channels, self.time_channels = tuple(channels_in), channels, time_channels
-        self.heads, self.transformers, self.context_channels = heads, transformers, context_channels
-        self.groups, self.linear = groups, linear
+        self.groups, self.transformers, self.transformer = groups, transformers, dict(transformer)
         self.resnets = [
             ResnetBlock(c, channels, groups=groups, epsilon=1e-5, time_channels=time_channels, name=f"resnets.{i}")
             for i, c in enumerate(self.channels_in)
         ]
         self.attentions = [
-            SpatialTransformer(
-                channels, heads, context_channels, groups=groups, linear_projection=linear, name=f"attentions.{i}"
-            )
+            SpatialTransformer(channels, groups=groups, name=f"attentions.{i}", **self.transformer)
             for i in range(transformers)
         ]
+
+        self.recompute = False  # set by `UNetEncoder.recompute_blocks`
 
     def build(self, input_shape=None):
         for layer in (*self.resnets, *self.attentions):
             layer.build()
 
+    def stage(self, i: int, h, temb, context):
+        """Residual block i and the transformer after it; the backward pass may compute them again."""
+
+        def run(h, temb, context):
+            h = self.resnets[i](h, temb)
+            return self.attentions[i](h, context) if i < self.transformers else h
+
+        if self.variable_dtype != self.compute_dtype and not tf.executing_eagerly():
+            # Casting weights depends on nothing: the graph would cast those of all blocks at once. A call is made when
+            # its inputs are there.
+            run = tf.function(run, autograph=False, experimental_attributes={"_noinline": True})
+        return (keras.remat(run) if self.recompute else run)(h, temb, context)
+
     def get_config(self):
-        keys = (
-            "channels_in",
-            "channels",
-            "time_channels",
-            "heads",
-            "transformers",
-            "context_channels",
-            "groups",
-            "linear",
-        )
+        keys = ("channels_in", "channels", "time_channels", "groups", "transformers", "transformer")
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 
@@ -77,10 +87,8 @@ class DownBlock(Block):
 
     def call(self, h, temb, context):
         features = []
-        for i, resnet in enumerate(self.resnets):
-            h = resnet(h, temb)
-            if self.attentions:
-                h = self.attentions[i](h, context)
+        for i in range(len(self.resnets)):
+            h = self.stage(i, h, temb, context)
             features.append(h)
         if self.downsampler is not None:
             features.append(self.downsampler(h))
@@ -94,8 +102,7 @@ class MiddleBlock(Block):
     """Residual block, transformer, residual block, at the lowest resolution."""
 
     def call(self, h, temb, context):
-        h = self.attentions[0](self.resnets[0](h, temb), context)
-        return self.resnets[1](h, temb)
+        return self.stage(1, self.stage(0, h, temb, context), temb, context)
 
 
 class UpBlock(Block):
@@ -112,10 +119,8 @@ class UpBlock(Block):
             self.upsampler.build()
 
     def call(self, h, skips, temb, context):
-        for i, resnet in enumerate(self.resnets):
-            h = resnet(ops.concatenate([h, skips[i]], axis=-1), temb)
-            if self.attentions:
-                h = self.attentions[i](h, context)
+        for i, skip in enumerate(skips):
+            h = self.stage(i, ops.concatenate([h, skip], axis=-1), temb, context)
         return h if self.upsampler is None else self.upsampler(h)
 
     def get_config(self):
@@ -126,7 +131,7 @@ class UNetEncoder(keras.Model):
     """The part of the UNet that CoDi duplicates: time embedding, encoder and middle block.
 
     The arguments are the keys of a diffusers `unet/config.json`, with the same meaning; `attention_head_dim` is, as
-    there, the number of heads (one number, or one a level).
+    there, the number of heads (one number, or one a level). `numerics` is ours: see `SpatialTransformer`.
     """
 
     def __init__(
@@ -140,6 +145,8 @@ class UNetEncoder(keras.Model):
         cross_attention_dim: int = 768,
         norm_num_groups: int = 32,
         use_linear_projection: bool = False,
+        upcast_attention: bool = False,
+        numerics: str = "diffusers",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -153,10 +160,13 @@ class UNetEncoder(keras.Model):
         for kind in down_block_types:
             if kind not in DOWN_BLOCKS:
                 raise UserError(f"unet: unknown down block {kind!r}: use one of {', '.join(DOWN_BLOCKS)}")
+        if numerics not in NUMERICS:
+            raise UserError(f"unet: numerics is {numerics!r}: use one of {', '.join(NUMERICS)}")
         self.in_channels, self.block_out_channels = in_channels, tuple(block_out_channels)
         self.down_block_types, self.layers_per_block = tuple(down_block_types), layers_per_block
         self.attention_head_dim, self.cross_attention_dim = attention_head_dim, cross_attention_dim
         self.norm_num_groups, self.use_linear_projection = norm_num_groups, use_linear_projection
+        self.upcast_attention, self.numerics = upcast_attention, numerics
         self._heads = heads
 
         self.conv_in = Conv2D(block_out_channels[0], name="conv_in")
@@ -169,39 +179,81 @@ class UNetEncoder(keras.Model):
                     [channels] + [out] * (layers_per_block - 1),
                     out,
                     transformers=layers_per_block if kind == "CrossAttnDownBlock2D" else 0,
-                    heads=heads[i],
                     downsample=i + 1 < levels,
                     name=f"down_blocks.{i}",
-                    **self._shared,
+                    **self._block(heads[i]),
                 )
             )
             channels = out
         self.mid_block = MiddleBlock(
-            [channels] * 2, channels, transformers=1, heads=heads[-1], name="mid_block", **self._shared
+            [channels] * 2, channels, transformers=1, name="mid_block", **self._block(heads[-1])
         )
 
-    @property
-    def _shared(self):
+    def _block(self, heads: int) -> dict:
+        """What blocks with so many heads have in common."""
         return {
             "time_channels": 4 * self.block_out_channels[0],
-            "context_channels": self.cross_attention_dim,
             "groups": self.norm_num_groups,
-            "linear": self.use_linear_projection,
+            "transformer": {
+                "heads": heads,
+                "context_channels": self.cross_attention_dim,
+                "linear_projection": self.use_linear_projection,
+                "upcast_attention": self.upcast_attention,
+                "numerics": self.numerics,
+            },
         }
+
+    @property
+    def skip_channels(self) -> list[int]:
+        """The channels of the skips, in the order of their making."""
+        widths = [self.block_out_channels[0]]
+        for block in self.down_blocks:
+            widths += [block.channels] * (self.layers_per_block + int(block.downsample))
+        return widths
 
     @property
     def feature_count(self) -> int:
         """The number of encoder features: every skip and the middle block's output."""
-        return 2 + sum(len(block.resnets) + int(block.downsample) for block in self.down_blocks)
+        return len(self.skip_channels) + 1
+
+    def copy_encoder(self, unet: UNet) -> None:
+        """Copy the weights that this encoder shares with a UNet.
+
+        Where this one has more input channels (a mask beside the latent), the kernel of the first convolution is copied
+        for those of the UNet and zero for the others; where it has fewer, the UNet's first ones are taken.
+        """
+        own = {path_below(self, v): v for v in self.variables}
+        for variable in unet.variables:
+            target = own.get(path_below(unet, variable))
+            if target is None:  # a part of the decoder
+                continue
+            value = ops.convert_to_numpy(variable)
+            if value.shape != target.shape:  # conv_in alone
+                value = value[:, :, : target.shape[2]]
+                value = np.pad(value, [(0, 0), (0, 0), (0, target.shape[2] - value.shape[2]), (0, 0)])
+            target.assign(value)
 
     def build(self, input_shape=None):
         self.conv_in.build((None, None, None, self.in_channels))
         for layer in (self.time_embedding, *self.down_blocks, self.mid_block):
             layer.build()
 
-    def encode(self, z_t, temb, context):
-        """Latents [B, h, w, C], time embedding and prompt [B, M, D] -> list of skips, in the order of their making."""
-        skips = [self.conv_in(z_t)]
+    def recompute_blocks(self, recompute: bool = True) -> None:
+        """Gradient checkpointing: the backward pass computes the blocks' insides again, so that they need not be kept.
+
+        It costs about one more forward pass.
+        """
+        for layer in self._flatten_layers():
+            if isinstance(layer, Block):
+                layer.recompute = recompute
+
+    def encode(self, z_t, temb, context, hint=None):
+        """Latents [B, h, w, C], time embedding and prompt [B, M, D] -> list of skips, in the order of their making.
+
+        A hint [B, h, w, channels of the first level], where there is one, is added to the first of them.
+        """
+        first = self.conv_in(z_t)
+        skips = [first if hint is None else first + hint]
         for block in self.down_blocks:
             skips.extend(block(skips[-1], temb, context))
         return skips
@@ -230,6 +282,8 @@ class UNetEncoder(keras.Model):
             "cross_attention_dim",
             "norm_num_groups",
             "use_linear_projection",
+            "upcast_attention",
+            *(["numerics"] if self.numerics != "diffusers" else []),  # no key of diffusers: left out where it can be
         )
         return {key: getattr(self, key) for key in keys}
 
@@ -238,12 +292,13 @@ class UNet(UNetEncoder):
     """The whole UNet: z_t [B, h, w, C], t int [B], context [B, M, D] -> [B, h, w, out_channels].
 
     What the output means (noise, velocity or signal) is the checkpoint's affair, not the network's. Height and width
-    must be multiples of 2 ** (levels - 1).
+    must be multiples of 2 ** (levels - 1); `sample_size` is the one that the checkpoint was trained for, if known.
     """
 
     def __init__(
         self,
         *,
+        sample_size: int | None = None,
         out_channels: int = 4,
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         **kwargs,
@@ -255,11 +310,9 @@ class UNet(UNetEncoder):
         for kind in up_block_types:
             if kind not in UP_BLOCKS:
                 raise UserError(f"unet: unknown up block {kind!r}: use one of {', '.join(UP_BLOCKS)}")
-        self.out_channels, self.up_block_types = out_channels, tuple(up_block_types)
+        self.sample_size, self.out_channels, self.up_block_types = sample_size, out_channels, tuple(up_block_types)
 
-        skip_channels = [self.block_out_channels[0]]
-        for block in self.down_blocks:
-            skip_channels += [block.channels] * (self.layers_per_block + int(block.downsample))
+        skip_channels = self.skip_channels
         self.up_blocks = []
         channels = self.block_out_channels[-1]
         for i, (kind, out) in enumerate(zip(up_block_types, reversed(self.block_out_channels), strict=True)):
@@ -272,10 +325,9 @@ class UNet(UNetEncoder):
                     channels_in,
                     out,
                     transformers=len(channels_in) if kind == "CrossAttnUpBlock2D" else 0,
-                    heads=self._heads[-1 - i],
                     upsample=i + 1 < levels,
                     name=f"up_blocks.{i}",
-                    **self._shared,
+                    **self._block(self._heads[-1 - i]),
                 )
             )
         self.conv_norm_out = GroupNorm(channels, self.norm_num_groups, 1e-5, name="conv_norm_out")
@@ -302,4 +354,10 @@ class UNet(UNetEncoder):
         return self.decode(self.middle(skips[-1], temb, context), skips, temb, context)
 
     def get_config(self):
-        return {**super().get_config(), "out_channels": self.out_channels, "up_block_types": self.up_block_types}
+        keys = ("sample_size", "out_channels", "up_block_types")
+        return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
+
+
+def path_below(layer: keras.layers.Layer, variable) -> str:
+    """The path of a variable below a layer that holds it."""
+    return variable.path.split(f"{layer.name}/", 1)[1]

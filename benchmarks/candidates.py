@@ -1,0 +1,215 @@
+"""Networks of Stable Diffusion 1.x's true shapes, with random weights: ours, KerasCV's and diffusers', 512 px, batch 1.
+
+Each function takes a format ("float32" or "bfloat16") and gives a call without arguments that does the work once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+SIDE = 64  # of the latents
+STEPS = 4
+Call = Callable[[], object]
+
+
+def _latent(channels: int = 4, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(1, SIDE, SIDE, channels)).astype("float32")
+
+
+def _context() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(1, 77, 768)).astype("float32")
+
+
+def _image() -> np.ndarray:
+    return np.random.default_rng(2).uniform(size=(1, 8 * SIDE, 8 * SIDE, 3)).astype("float32")
+
+
+def _ours(kind, dtype: str, name: str):
+    from codi_tf.precision import Precision, built_in
+
+    with built_in(Precision(dtype, dtype)):
+        network = kind(name=name)
+        network.build()
+    return network
+
+
+def gemm_tensorflow(dtype: str) -> Call:
+    """The machine's own limit: a product of two 2048 x 2048 matrices."""
+    import tensorflow as tf
+
+    a = tf.cast(tf.random.normal((2048, 2048)), dtype)
+    return tf.function(lambda: tf.matmul(a, a))
+
+
+def unet(dtype: str) -> Call:
+    import tensorflow as tf
+
+    from codi_tf.models.unet import UNet
+
+    network, z, context, t = (
+        _ours(UNet, dtype, "unet"),
+        tf.constant(_latent()),
+        tf.constant(_context()),
+        tf.constant([500]),
+    )
+    return tf.function(lambda: network(z, t, context), autograph=False)
+
+
+def unet_keras_cv(dtype: str) -> Call:
+    import keras
+    import tensorflow as tf
+    from keras_cv.src.models.stable_diffusion.diffusion_model import DiffusionModel
+
+    keras.config.set_dtype_policy(dtype)
+    network = DiffusionModel(8 * SIDE, 8 * SIDE, 77, download_weights=False)
+    inputs = {
+        "latent": tf.cast(_latent(), dtype),
+        "timestep_embedding": tf.cast(np.random.default_rng(3).normal(size=(1, 320)), dtype),
+        "context": tf.cast(_context(), dtype),
+    }
+    return tf.function(lambda: network(inputs, training=False), autograph=False)
+
+
+def unet_diffusers(dtype: str) -> Call:
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    network = _torch(UNet2DConditionModel(cross_attention_dim=768), dtype)
+    z, context = _channels_first(_latent(), dtype), torch.tensor(_context()).to(getattr(torch, dtype))
+    t = torch.tensor([500])
+
+    def run():
+        with torch.no_grad():
+            return network(z, t, context).sample
+
+    return run
+
+
+def decode(dtype: str) -> Call:
+    import tensorflow as tf
+
+    from codi_tf.models.autoencoder import AutoencoderKL
+
+    vae, z = _ours(AutoencoderKL, dtype, "vae"), tf.constant(_latent())
+    return tf.function(lambda: vae.decode(z), autograph=False)
+
+
+def decode_keras_cv(dtype: str) -> Call:
+    import keras
+    import tensorflow as tf
+    from keras_cv.src.models.stable_diffusion.decoder import Decoder
+
+    keras.config.set_dtype_policy(dtype)
+    network, z = Decoder(8 * SIDE, 8 * SIDE, download_weights=False), tf.cast(_latent(), dtype)
+    return tf.function(lambda: network(z, training=False), autograph=False)
+
+
+def decode_diffusers(dtype: str) -> Call:
+    import torch
+
+    vae, z = _torch(_vae_diffusers(), dtype), _channels_first(_latent(), dtype)
+
+    def run():
+        with torch.no_grad():
+            return vae.decode(z).sample
+
+    return run
+
+
+def generate(dtype: str) -> Call:
+    """CoDi's 4 steps with the paper's adapter: image encoded, adapter evaluated once, 4 evaluations, decoding."""
+    return _generation(dtype, "mu")
+
+
+def generate_controlnet(dtype: str) -> Call:
+    """The same with the controlnet adapter, which runs in every step."""
+    return _generation(dtype, "controlnet")
+
+
+def _generation(dtype: str, adapter: str) -> Call:
+    import tensorflow as tf
+
+    from codi_tf.base import Base
+    from codi_tf.generation import Generator
+    from codi_tf.models.adapter import AdaptedUNet, MuAdapter
+    from codi_tf.models.autoencoder import AutoencoderKL
+    from codi_tf.models.controlnet import ControlNet
+    from codi_tf.models.unet import UNet
+    from codi_tf.precision import Precision, built_in
+
+    config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    base = Base(_ours(UNet, dtype, "unet"), _ours(AutoencoderKL, dtype, "vae"), config)
+    with built_in(Precision(dtype, dtype)):
+        kind = {"mu": lambda: MuAdapter(base.unet.encoder_config()), "controlnet": lambda: ControlNet()}[adapter]
+        network = kind()
+        network.build()
+    generator = Generator(base, AdaptedUNet(base.unet, network), boundary=False)
+    condition, noise, context = (tf.constant(value) for value in (2 * _image() - 1, _latent(), _context()))
+    return lambda: generator.decode(generator.latents(condition, noise, context, steps=STEPS)).numpy()
+
+
+def generate_diffusers(dtype: str) -> Call:
+    """StableDiffusionControlNetPipeline, 4 steps, no guidance, the prompt embedded beforehand."""
+    import torch
+    from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline, UNet2DConditionModel
+
+    unet = UNet2DConditionModel(cross_attention_dim=768, sample_size=SIDE)
+    pipeline = StableDiffusionControlNetPipeline(
+        vae=_torch(_vae_diffusers(), dtype),
+        text_encoder=None,
+        tokenizer=None,
+        unet=_torch(unet, dtype),
+        controlnet=_torch(ControlNetModel.from_unet(unet), dtype),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    image, context = torch.tensor(_image().transpose(0, 3, 1, 2)), torch.tensor(_context()).to(getattr(torch, dtype))
+
+    def run():
+        return pipeline(
+            image=image, prompt_embeds=context, num_inference_steps=STEPS, guidance_scale=1.0, output_type="np"
+        ).images
+
+    return run
+
+
+def _vae_diffusers():
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+    )
+
+
+def _torch(module, dtype: str):
+    import torch
+
+    return module.to(getattr(torch, dtype)).eval().to(memory_format=torch.channels_last)
+
+
+def _channels_first(array: np.ndarray, dtype: str):
+    import torch
+
+    return torch.tensor(array.transpose(0, 3, 1, 2)).to(getattr(torch, dtype)).to(memory_format=torch.channels_last)
+
+
+CANDIDATES = {
+    "gemm": gemm_tensorflow,
+    "unet": unet,
+    "unet_keras_cv": unet_keras_cv,
+    "unet_diffusers": unet_diffusers,
+    "decode": decode,
+    "decode_keras_cv": decode_keras_cv,
+    "decode_diffusers": decode_diffusers,
+    "generate": generate,
+    "generate_controlnet": generate_controlnet,
+    "generate_diffusers": generate_diffusers,
+}

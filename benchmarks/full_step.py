@@ -1,0 +1,72 @@
+"""python -m benchmarks.full_step BASE [NAME ...]: PE-CoDi training steps on Stable Diffusion, 256 px, batch 1.
+
+BASE is a checkpoint of the true size, for example from `python -m benchmarks.make_checkpoint`. Each combination of
+options runs in a process of its own: the step's seconds, the peak of memory, and how far its loss and its adapter's
+change are from those of the plain step.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from codi_tf.cli import run_command, start_tensorflow
+from codi_tf.errors import UserError
+
+PIXELS, STEPS = 256, 3
+VARIANTS = {
+    "plain": {},
+    "recompute": {"recompute": True},
+    "frozen_float16": {"weights": "float16", "recompute": True},
+    "bfloat16": {"compute": "bfloat16"},
+    "all": {"compute": "bfloat16", "weights": "bfloat16", "recompute": True},
+}
+
+
+def step(base_folder: Path, adapter: str, *, compute="float32", weights="float32", recompute=False) -> dict:
+    """Run some steps; loss of the first, seconds of the last, bytes before and at the peak."""
+    start_tensorflow()
+    import tensorflow as tf
+
+    import codi_tf
+    from codi_tf.optimizers import FusedAdamW
+
+    base = codi_tf.load_stable_diffusion(base_folder, compute=compute, weights=weights)
+    model = codi_tf.CoDi(base, adapter=adapter, train="adapter", image_size=PIXELS)
+    model.student.recompute_blocks(recompute)
+    model.compile(optimizer=FusedAdamW(1e-4))
+    run = tf.function(model.train_step, autograph=False)
+    image = tf.random.stateless_uniform((1, PIXELS, PIXELS, 3), (0, 0), -1.0, 1.0)
+    batch = {"image": image, "condition": tf.nn.avg_pool2d(image, 5, 1, "SAME")}
+    result = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    for i in range(STEPS):
+        began = time.perf_counter()
+        scalars = {name: float(value) for name, value in run(batch).items()}
+        result["seconds"] = time.perf_counter() - began
+        if i == 0:
+            result |= {"loss": scalars["loss"], "gradient_norm": scalars["gradient_norm"]}
+    return {**result, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def _main(arguments: list[str]) -> None:
+    folder, names = arguments[0], arguments[1:] or list(VARIANTS)
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder; make one with python -m benchmarks.make_checkpoint")
+    print(f"{'':<18}{'s / step':>10}{'peak':>11}{'loss':>12}{'gradient norm':>16}")
+    for name in names:
+        command = [sys.executable, "-m", "benchmarks.full_step", "--one", folder, json.dumps(VARIANTS[name])]
+        line = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+        r = json.loads(line)
+        peak = f"{r['peak'] / 2**30:.1f} GiB"
+        print(f"{name:<18}{r['seconds']:>10.1f}{peak:>11}{r['loss']:>12.6f}{r['gradient_norm']:>16.6f}", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(step(Path(sys.argv[2]), "mu", **json.loads(sys.argv[3]))))
+    else:
+        sys.exit(run_command(_main))

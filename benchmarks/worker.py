@@ -1,0 +1,62 @@
+"""One candidate in a process of its own: `python -m benchmarks.worker NAME FORMAT` works once for every line it reads.
+
+It answers each line with the seconds that the work took and its peak memory so far in bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+
+class Worker:
+    """A process that does a candidate's work when it is asked to. Nothing of it runs in between."""
+
+    def __init__(self, name: str, dtype: str):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", name, dtype],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if "VERBOSE" not in os.environ else None,
+            text=True,
+        )
+        self.peak = 0
+
+    def __call__(self) -> float:
+        """Do the work once; the seconds that it took."""
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(self.process.args[3:])} ended; run it by hand: VERBOSE=1 shows why")
+        answer = json.loads(line)
+        self.peak = answer["peak"]
+        return answer["seconds"]
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def _main(name: str, dtype: str) -> None:
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    from benchmarks.candidates import CANDIDATES
+
+    run = CANDIDATES[name](dtype)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        result = run()
+        if hasattr(result, "numpy") and "torch" not in type(result).__module__:
+            result.numpy() if result.dtype != "bfloat16" else None  # wait for the result
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "peak": peak}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,48 @@
+"""python -m codi_tf.convert SOURCE TARGET: a Stable Diffusion checkpoint becomes a diffusers folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+
+
+def _main(arguments: list[str]) -> None:
+    parser = ArgumentParser(
+        prog="python -m codi_tf.convert",
+        description="Read a Stable Diffusion checkpoint (a diffusers folder, a single .safetensors file, a KerasCV "
+        ".h5) and write it as a diffusers folder.",
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="the checkpoint")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="a new folder")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of vocab.json and merges.txt")
+    parser.add_argument("--prediction-type", help="epsilon or v_prediction; of a 2.x file that does not tell")
+    parser.add_argument("--dtype", default="float32", help="of the weights: float32 (default), float16 or bfloat16")
+    options = parser.parse_args(arguments)
+    start_tensorflow()
+    from codi_tf.convert.checkpoint import check_target, describe, load_stable_diffusion, save_stable_diffusion
+    from codi_tf.weights import check_format
+
+    check_format(options.dtype)
+    check_target(options.target)
+    base = load_stable_diffusion(options.source, tokenizer=options.tokenizer, prediction_type=options.prediction_type)
+    print(f"{options.source}: {describe(base)}")
+    save_stable_diffusion(base, options.target, dtype=options.dtype, report=_Report())
+    print(options.target)
+
+
+class _Report:
+    """A line on standard error for each part that is being written."""
+
+    def __init__(self):
+        self.part = None
+
+    def __call__(self, part: str, done: int) -> None:
+        if part != self.part:
+            self.part = part
+            print(f"writing {part}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))

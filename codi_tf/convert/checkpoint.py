@@ -1,0 +1,158 @@
+"""Stable Diffusion checkpoints in and out, whatever their form."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from codi_tf.base import Base
+from codi_tf.convert.compvis import read_single_file
+from codi_tf.convert.folder import complete_scheduler, read_folder, save_base, write_index
+from codi_tf.convert.networks import PICKLES, refuse_pickles
+from codi_tf.diffusion import PREDICTION_TYPES
+from codi_tf.errors import UserError
+from codi_tf.files import whole_folder
+from codi_tf.precision import Precision, built_in
+
+
+def load_stable_diffusion(
+    source,
+    *,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
+    compute: str = "float32",
+    weights: str = "float32",
+    numerics: str | None = None,
+    architecture: Mapping[str, Mapping[str, object]] | None = None,
+) -> Base:
+    """Read a latent diffusion model.
+
+    Args:
+        source: a folder in the diffusers layout (a bundle of ours is one), a single `.safetensors` file in the original
+            layout (Stable Diffusion 1.x or 2.x), a KerasCV model, or a folder of its `.h5` files or one of them.
+        tokenizer: the folder of `vocab.json` and `merges.txt`; None: that of a diffusers folder.
+        prediction_type: "epsilon", "v_prediction" or "sample"; None: what the checkpoint says.
+        compute: the format of activations: "float32", "bfloat16" or "float16".
+        weights: the format that the weights are kept in. Half precision is for weights that are not trained.
+        numerics: "diffusers" or "keras_cv", two forms of normalisation and GELU; None: the one that belongs to the
+            source.
+        architecture: for a single file: part ("unet", "vae", "text_encoder") -> keys of its config.json that the shapes
+            do not tell and that are not the family's.
+
+    Raises:
+        UserError: for a missing, truncated or foreign part, with what is missing or left over; parts that do not belong
+            together; a pickle; an unknown option.
+    """
+    if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
+        raise UserError(f"prediction_type is {prediction_type!r}: use one of {', '.join(PREDICTION_TYPES)}")
+    tokenizer = None if tokenizer is None else Path(tokenizer)
+    with built_in(Precision(compute, weights)):
+        base = _read(source, tokenizer, prediction_type, numerics, architecture)
+    check_parts(base)
+    return base
+
+
+def save_stable_diffusion(
+    base: Base, folder: str | Path, *, dtype: str = "float32", report: Callable[[str, int], None] | None = None
+) -> None:
+    """Write a base into a folder that diffusers' pipelines load, whole or not at all.
+
+    Args:
+        base: the model; the adapter of a CoDi model is not part of it.
+        folder: a new or empty one.
+        dtype: of the weights on disk: "float32", "float16" or "bfloat16".
+        report: called with the part that is being written and its bytes so far.
+
+    Raises:
+        UserError: the folder is in use, the tokenizer is missing, or the format is unknown or cannot hold a value.
+    """
+    folder = Path(folder)
+    check_target(folder)
+    base = dataclasses.replace(base, scheduler=complete_scheduler(base.scheduler))
+    try:
+        with whole_folder(folder) as partial:
+            save_base(base, partial, dtype=dtype, report=report)
+            if base.unet is not None and base.text_encoder is not None:
+                extra = base.unet.in_channels - base.vae.latent_channels
+                write_index(partial, extra_channels=extra, scheduler=base.scheduler["_class_name"])
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another place") from None
+
+
+def check_target(folder: Path) -> None:
+    """Refuses a folder that is in use. Raises UserError."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder}: is there already; name a new folder")
+
+
+def check_parts(base: Base) -> None:
+    """Refuses parts of different families. Raises UserError."""
+    unet, vae, text = base.unet, base.vae, base.text_encoder
+    if unet is None:
+        return
+    if text is not None and unet.cross_attention_dim != text.hidden_size:
+        raise UserError(
+            f"{base.path}: the UNet takes prompts of {unet.cross_attention_dim} channels (768 in 1.x, 1024 in 2.x), "
+            f"the text encoder gives {text.hidden_size}; they do not belong together"
+        )
+    if vae.latent_channels != unet.out_channels:
+        raise UserError(
+            f"{base.path}: the UNet makes latents of {unet.out_channels} channels, the autoencoder takes "
+            f"{vae.latent_channels}; they do not belong together"
+        )
+
+
+def describe(base: Base) -> str:
+    """What a base is, in a line."""
+    unet, family = base.unet, "latent diffusion"
+    if base.text_encoder is not None and unet is not None:
+        family = f"Stable Diffusion {'2.x' if unet.use_linear_projection else '1.x'}"
+    parts = {"UNet": unet, "VAE": base.vae, "text encoder": base.text_encoder}
+    counts = ", ".join(f"{name} {part.count_params() / 1e6:.1f}M" for name, part in parts.items() if part is not None)
+    channels = "" if unet is None else f", {unet.in_channels} input channels, {base.prediction_type} prediction"
+    return f"{family}{channels}: {counts} parameters"
+
+
+def _read(source, tokenizer, prediction_type, numerics, architecture) -> Base:
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if path is None or _is_keras_cv(path):
+        from codi_tf.convert import keras_cv
+
+        _unwanted("architecture", architecture)
+        options = {} if numerics is None else {"numerics": numerics}
+        base = keras_cv.read(source if path is None else path, tokenizer=tokenizer, **options)
+        return _retold(base, prediction_type)
+    if not path.exists():
+        raise UserError(f"{path}: no such model folder; train one or name another")
+    if path.is_dir():
+        _unwanted("architecture", architecture)
+        changes = None if numerics is None else {"numerics": numerics}
+        base = read_folder(path, tokenizer=tokenizer, changes=changes)
+        return _retold(base, prediction_type)
+    if path.suffix in PICKLES:
+        refuse_pickles(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: no checkpoint that is known: name a diffusers folder, a .safetensors or a .h5 file")
+    changes = {part: dict(keys) for part, keys in (architecture or {}).items()}
+    if numerics is not None:
+        for part in ("unet", "vae"):
+            changes.setdefault(part, {})["numerics"] = numerics
+    return read_single_file(path, tokenizer=tokenizer, prediction_type=prediction_type, architecture=changes)
+
+
+def _is_keras_cv(path: Path) -> bool:
+    """Whether a path is an `.h5` file, or a folder that holds such and is none of diffusers'."""
+    return path.suffix == ".h5" or (path.is_dir() and not (path / "vae").is_dir() and any(path.glob("*.h5")))
+
+
+def _retold(base: Base, prediction_type: str | None) -> Base:
+    """The base with what the user knows better."""
+    if prediction_type is None:
+        return base
+    return dataclasses.replace(base, scheduler={**base.scheduler, "prediction_type": prediction_type})
+
+
+def _unwanted(name: str, value) -> None:
+    if value is not None:
+        raise UserError(f"{name} is {value!r}: it is for single files in the original layout; leave it out")

@@ -1,0 +1,80 @@
+"""3x3 convolutions of large networks in the form that processors compute fastest; the same sums in another order.
+
+Processors lay a convolution's kernel out anew in every call, which costs more than the sums where the kernel is large
+and the map small; and a convolution of an enlarged map multiplies the same numbers several times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator
+
+import tensorflow as tf
+from keras import ops
+
+LARGE_KERNEL = 2**22  # weights
+SMALL_MAP = 256  # positions
+WIDE = 256  # channels
+
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """In graphs traced in this block every convolution is one operation on its kernel as it is: for exports."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def _on_processor() -> bool:
+    return not _plain.get() and not tf.config.list_logical_devices("GPU") and not tf.config.list_logical_devices("TPU")
+
+
+def prefers_product(x, kernel) -> bool:
+    """Whether a stride-1 convolution of x [B, H, W, C] is best computed as a product."""
+    small = x.shape[1] is not None and x.shape[2] is not None and x.shape[1] * x.shape[2] <= SMALL_MAP
+    large = kernel.shape[0] == 3 and math.prod(kernel.shape) >= LARGE_KERNEL
+    return small and large and _on_processor()
+
+
+def product_convolution(x, kernel, bias):
+    """A 3x3 convolution with zero padding as one matrix product of the map's patches: [B, H, W, C] -> [B, H, W, D]."""
+    height, width, channels = x.shape[1:]
+    x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    patches = ops.concatenate(
+        [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=-1
+    )  # [B, H, W, 9 C]
+    product = ops.matmul(ops.reshape(patches, (-1, 9 * channels)), ops.reshape(kernel, (9 * channels, kernel.shape[3])))
+    return ops.reshape(product + bias, (-1, height, width, kernel.shape[3]))
+
+
+def prefers_phases(x, kernel) -> bool:
+    """Whether a convolution of x [B, H, W, C], doubled, is best computed in four phases."""
+    return x.shape[1] * x.shape[2] >= SMALL_MAP and kernel.shape[3] >= WIDE and _on_processor()
+
+
+def doubled_convolution(x, kernel, bias):
+    """A 3x3 convolution of the map doubled by repetition, without making it: [B, H, W, C] -> [B, 2 H, 2 W, D].
+
+    In a doubled map two of three neighbouring rows are equal, and so are two of three columns: each of the four results
+    of a position is a 2x2 convolution of the map with sums of the kernel's rows and columns, 4/9 of the products.
+    """
+    height, width = x.shape[1:3]
+    x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    phases = []
+    for a, rows in enumerate(_pairs(kernel, axis=0)):
+        for b, pair in enumerate(_pairs(rows, axis=1)):
+            window = x[:, a : a + height + 1, b : b + width + 1]
+            phases.append(ops.conv(window, pair, padding="valid", data_format="channels_last") + bias)
+    return ops.depth_to_space(ops.concatenate(phases, axis=-1), 2, data_format="channels_last")
+
+
+def _pairs(kernel, axis: int):
+    """The sums of a kernel's three rows (or columns) that meet equal ones of a doubled map: before, after."""
+    first, second, third = ops.split(kernel, 3, axis=axis)
+    return ops.concatenate([first, second + third], axis=axis), ops.concatenate([first + second, third], axis=axis)

@@ -1,0 +1,175 @@
+"""CLIP's text encoder (Radford et al. 2021), as Stable Diffusion uses it: the hidden states of all 77 positions.
+
+Layers carry the names that transformers gives the same modules, so that the path of a variable is its key there.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+from codi_tf.errors import UserError
+from codi_tf.models.layers import gelu
+
+MASKED = -1e9  # added to a score, in float32: its weight becomes 0, and no row is without a number
+
+
+def quick_gelu(x):
+    """x sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with."""
+    return x * ops.sigmoid(1.702 * x)
+
+
+def tanh_gelu(x):
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+    return ops.gelu(x, approximate=True)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu, "gelu_pytorch_tanh": tanh_gelu}
+
+
+class CausalAttention(keras.layers.Layer):
+    """Multi-head self-attention of x [B, N, D] in which a position sees itself and the ones before.
+
+    Scores and weights are float32 whatever the policy.
+    """
+
+    def __init__(self, channels: int, heads: int, **kwargs):
+        super().__init__(**kwargs)
+        self.channels, self.heads = channels, heads
+        self.q_proj = keras.layers.Dense(channels, name="q_proj")
+        self.k_proj = keras.layers.Dense(channels, name="k_proj")
+        self.v_proj = keras.layers.Dense(channels, name="v_proj")
+        self.out_proj = keras.layers.Dense(channels, name="out_proj")
+
+    def build(self, input_shape=None):
+        for layer in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            layer.build((None, None, self.channels))
+
+    def _split(self, x):  # [B, N, D] -> [B, heads, N, D / heads]
+        x = ops.reshape(x, (-1, x.shape[1], self.heads, self.channels // self.heads))
+        return ops.transpose(x, (0, 2, 1, 3))
+
+    def call(self, x):
+        length = x.shape[1]
+        q = self._split(self.q_proj(x)) * (self.channels // self.heads) ** -0.5
+        k, v = self._split(self.k_proj(x)), self._split(self.v_proj(x))
+        scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32")  # [B, heads, N, N]
+        weights = ops.softmax(scores + np.triu(np.full((length, length), MASKED, "float32"), 1), axis=-1)
+        out = ops.transpose(ops.matmul(ops.cast(weights, v.dtype), v), (0, 2, 1, 3))  # [B, N, heads, D / heads]
+        return self.out_proj(ops.reshape(out, (-1, length, self.channels)))
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels, "heads": self.heads}
+
+
+class EncoderLayer(keras.layers.Layer):
+    """Causal self-attention, then a feed-forward network; each normalised before and added. x is [B, N, D]."""
+
+    def __init__(self, channels: int, *, heads: int, hidden: int, activation: str, epsilon: float, **kwargs):
+        super().__init__(**kwargs)
+        self.channels, self.heads, self.hidden = channels, heads, hidden
+        self.activation, self.epsilon = activation, epsilon
+        self.layer_norm1 = keras.layers.LayerNormalization(epsilon=epsilon, name="layer_norm1")
+        self.self_attn = CausalAttention(channels, heads, name="self_attn")
+        self.layer_norm2 = keras.layers.LayerNormalization(epsilon=epsilon, name="layer_norm2")
+        self.fc1 = keras.layers.Dense(hidden, name="mlp.fc1")
+        self.fc2 = keras.layers.Dense(channels, name="mlp.fc2")
+
+    def build(self, input_shape=None):
+        for layer in (self.layer_norm1, self.layer_norm2, self.fc1):
+            layer.build((None, None, self.channels))
+        self.self_attn.build()
+        self.fc2.build((None, None, self.hidden))
+
+    def call(self, x):
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(self.layer_norm2(x))))
+
+    def get_config(self):
+        keys = ("channels", "heads", "hidden", "activation", "epsilon")
+        return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
+
+
+class TextEncoder(keras.Model):
+    """Token ids int32 [B, N] -> the last hidden states after the final normalisation, float32 [B, N, hidden_size].
+
+    N is static and at most max_position_embeddings (77). What follows the end of the prompt is encoded like any other
+    token, as in Stable Diffusion's training; the mask is causal only.
+
+    The arguments are the keys of a transformers `text_encoder/config.json`, with the same meaning. The defaults are
+    those of Stable Diffusion 1.x; `hidden_act` is "quick_gelu" (1.x), "gelu" (2.x) or "gelu_pytorch_tanh" (what KerasCV
+    makes of 2.x).
+
+    Raises:
+        UserError: an unknown activation, or channels that the heads do not divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 49408,
+        hidden_size: int = 768,
+        intermediate_size: int = 3072,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        max_position_embeddings: int = 77,
+        hidden_act: str = "quick_gelu",
+        layer_norm_eps: float = 1e-5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if hidden_act not in ACTIVATIONS:
+            raise UserError(f"text_encoder: unknown hidden_act {hidden_act!r}: use one of {', '.join(ACTIVATIONS)}")
+        if num_attention_heads < 1 or hidden_size % num_attention_heads:
+            raise UserError(
+                f"text_encoder: hidden_size {hidden_size} cannot be split into {num_attention_heads} heads "
+                "(num_attention_heads)"
+            )
+        self.vocab_size, self.hidden_size, self.intermediate_size = vocab_size, hidden_size, intermediate_size
+        self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
+        self.max_position_embeddings = max_position_embeddings
+        self.hidden_act, self.layer_norm_eps = hidden_act, layer_norm_eps
+        self.token_embedding = keras.layers.Embedding(vocab_size, hidden_size, name="embeddings.token_embedding")
+        self.position_embedding = keras.layers.Embedding(
+            max_position_embeddings, hidden_size, name="embeddings.position_embedding"
+        )
+        self.encoder_layers = [
+            EncoderLayer(
+                hidden_size,
+                heads=num_attention_heads,
+                hidden=intermediate_size,
+                activation=hidden_act,
+                epsilon=layer_norm_eps,
+                name=f"encoder.layers.{i}",
+            )
+            for i in range(num_hidden_layers)
+        ]
+        self.final_layer_norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="final_layer_norm")
+
+    def build(self, input_shape=None):
+        self.token_embedding.build()
+        self.position_embedding.build()
+        for layer in self.encoder_layers:
+            layer.build()
+        self.final_layer_norm.build((None, None, self.hidden_size))
+
+    def call(self, ids):
+        x = self.token_embedding(ids) + self.position_embedding(ops.arange(ids.shape[1]))  # [B, N, D]
+        for layer in self.encoder_layers:
+            x = layer(x)
+        return ops.cast(self.final_layer_norm(x), "float32")
+
+    def get_config(self):
+        keys = (
+            "name",
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+            "hidden_act",
+            "layer_norm_eps",
+        )
+        return {key: getattr(self, key) for key in keys}

@@ -1,0 +1,81 @@
+"""What all command lines share: every mistake is one line on standard error and exit status 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import codi_tf
+from codi_tf.cli import ArgumentParser, run_command
+from codi_tf.errors import UserError
+
+ROOT = Path(codi_tf.__file__).parents[1]
+
+
+@pytest.mark.parametrize("module", ["codi_tf.sample", "codi_tf.train", "codi_tf.evaluate", "export", "export.run"])
+def test_programs_complain_in_one_line(module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--nonsense"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert f"python -m {module} --help" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: --out"),
+        (["--out", "x", "--steps", "four"], "argument --steps: invalid int value: 'four'"),
+        (["--out", "x", "one\ntwo"], "unrecognized arguments: one two; program --help"),
+        (["--out"], "expected one argument"),
+    ],
+)
+def test_parser_raises_user_errors(arguments, message):
+    parser = ArgumentParser(prog="program")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--steps", type=int)
+    with pytest.raises(UserError, match=message) as caught:
+        parser.parse_args(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_is_still_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        ArgumentParser(prog="program").parse_args(["--help"])
+    assert caught.value.code == 0 and "usage: program" in capsys.readouterr().out
+
+
+def test_exit_statuses(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program", "a", "b"])
+    seen = []
+    assert run_command(seen.extend) == 0 and seen == ["a", "b"]
+
+    def mistaken(_):
+        raise UserError("name: what and how")
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    assert run_command(mistaken) == 2
+    assert run_command(interrupted) == 130
+    assert capsys.readouterr().err == "error: name: what and how\ninterrupted\n"
+
+
+def test_warnings_are_one_line(capsys):
+    def warns(_):
+        warnings.warn("the prompt\nis too long", stacklevel=1)
+        warnings.warn("old", FutureWarning, stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        before = warnings.showwarning
+        assert run_command(warns) == 0
+        assert warnings.showwarning is before  # as it was
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "warning: the prompt is too long"
+    assert second.startswith("warning: ") and second.endswith("FutureWarning: old")

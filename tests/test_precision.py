@@ -1,0 +1,157 @@
+"""Half precision and gradient checkpointing: the same results within rounding."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import UNET
+
+import codi_tf
+from codi_tf.base import make_unet
+from codi_tf.errors import UserError
+from codi_tf.methods.networks import moving_average_of
+from codi_tf.models.adapter import AdaptedUNet, MuAdapter
+from codi_tf.models.controlnet import ControlNet
+from codi_tf.precision import FORMATS, Precision, built_in
+
+RANDOM = np.random.default_rng(0)
+Z_T = RANDOM.normal(size=(2, 8, 8, 4)).astype("float32")
+T = np.array([3, 801], "int32")
+CONTEXT = RANDOM.normal(size=(2, 77, 8)).astype("float32")
+LATENT = RANDOM.normal(size=(2, 8, 8, 4)).astype("float32")
+IMAGE = RANDOM.uniform(-1, 1, (2, 32, 32, 3)).astype("float32")
+
+
+def make_network(kind=MuAdapter, compute="float32", weights="float32") -> AdaptedUNet:
+    """An adapted network whose adapter acts; the same values in every format, exact in all of them."""
+    with built_in(Precision(compute, weights)):
+        unet = make_unet(UNET)
+    unet.trainable = False
+    options = {"factor": 4} if kind is ControlNet else {}
+    network = AdaptedUNet(unet, kind.duplicate(unet, **options), name="student")
+    random = np.random.default_rng(0)
+    for variable in network.variables:
+        around = 1.0 if variable.name == "gamma" else 0.0
+        value = np.round(random.normal(around, 0.15, variable.shape) * 64) / 64
+        variable.assign(value.astype("float32"))
+    return network
+
+
+def output(network):
+    c = IMAGE if network.sees == "image" else LATENT
+    return network(Z_T, T, network.condition(c, CONTEXT), CONTEXT)
+
+
+def compiled(network):
+    return np.asarray(tf.function(lambda: output(network), autograph=False)())
+
+
+def gradients(network):
+    @tf.function(autograph=False)
+    def run():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(output(network)))
+        return loss, tape.gradient(loss, network.trainable_variables)
+
+    loss, values = run()
+    return float(loss), [np.asarray(value) for value in values]
+
+
+@pytest.mark.parametrize("kind", [MuAdapter, ControlNet])
+def test_recomputing_blocks_changes_neither_loss_nor_gradients(kind):
+    network = make_network(kind)
+    loss, expected = gradients(network)
+    network.recompute_blocks()
+    again, values = gradients(network)
+    assert again == pytest.approx(loss, rel=1e-6)
+    assert len(values) == len(expected) == len(network.adapter.trainable_variables)
+    for value, reference in zip(values, expected, strict=True):
+        np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-6 * max(1.0, np.abs(reference).max()))
+
+
+def test_recomputing_computes_again():
+    def convolutions(network):
+        @tf.function(autograph=False)
+        def step():
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(output(network)))
+            return tape.gradient(loss, network.trainable_variables)
+
+        graph = step.get_concrete_function().graph
+        return sum(operation.type == "Conv2D" for operation in graph.get_operations())
+
+    network = make_network()
+    once = convolutions(network)
+    network.recompute_blocks()
+    twice = convolutions(network)
+    network.recompute_blocks(False)
+    assert once < twice < 2 * once and convolutions(network) == once
+
+
+@pytest.mark.parametrize("weights", ["float16", "bfloat16"])
+def test_frozen_weights_in_half_precision_give_what_the_same_values_in_float32_give(weights):
+    single, half = make_network(), make_network(weights=weights)
+    assert {v.dtype for v in half.unet.variables} == {weights}
+    assert {v.dtype for v in half.adapter.variables} == {"float32"}
+    np.testing.assert_allclose(compiled(half), compiled(single), rtol=0, atol=1e-5)
+    _, expected = gradients(single)
+    for value, reference in zip(gradients(half)[1], expected, strict=True):
+        np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-6 * max(1.0, np.abs(reference).max()))
+
+
+@pytest.mark.parametrize(("compute", "tolerance"), [("bfloat16", 0.03), ("float16", 0.004)])
+@pytest.mark.parametrize("kind", [MuAdapter, ControlNet])
+def test_half_precision_arithmetic_stays_near(kind, compute, tolerance):
+    expected, half = compiled(make_network(kind)), make_network(kind, compute=compute)
+    assert {v.dtype for v in half.variables} == {"float32"}
+    values = compiled(half)
+    assert values.dtype == np.float32 and np.isfinite(values).all()
+    difference = np.abs(values - expected).max() / np.abs(expected).max()
+    assert 1e-6 < difference < tolerance
+
+
+def test_the_moving_average_has_the_formats_of_what_it_follows():
+    network = make_network(compute="bfloat16", weights="bfloat16")
+    average = moving_average_of(network)
+    assert average.unet is network.unet
+    assert {v.dtype for v in average.adapter.variables} == {"float32"}
+    np.testing.assert_array_equal(compiled(average), compiled(network))
+
+
+def test_pe_codi_on_a_half_precision_base_trains_the_adapter_alone(base_folder):
+    base = codi_tf.load_stable_diffusion(base_folder, compute="bfloat16", weights="bfloat16")
+    model = codi_tf.CoDi(base, train="adapter", image_size=16)
+    model.student.recompute_blocks()
+    model.compile(optimizer=keras.optimizers.AdamW(1e-2))
+    before = [v.numpy().copy() for v in base.unet.variables]
+    batch = {name: tf.constant(RANDOM.uniform(-1, 1, (2, 16, 16, 3)), tf.float32) for name in ("image", "condition")}
+    step = tf.function(model.train_step)
+    losses = [float(step(batch)["loss"]) for _ in range(3)]
+    assert np.isfinite(losses).all()
+    assert np.abs(model.student.adapter.mu.numpy()).max() > 0
+    for variable, value in zip(base.unet.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_what_is_trained_must_be_float32(base_folder):
+    base = codi_tf.load_stable_diffusion(base_folder, weights="float16")
+    with pytest.raises(UserError, match="float16.*weights='float32'"):
+        codi_tf.CoDi(base, train="all")
+
+
+def test_unknown_formats_are_refused():
+    for bad in ("int8", "float64", ""):
+        with pytest.raises(UserError, match=", ".join(FORMATS)):
+            Precision(compute=bad)
+        with pytest.raises(UserError, match="weights"):
+            Precision(weights=bad)
+
+
+def test_the_policy_of_a_block_ends_with_it():
+    before = keras.config.dtype_policy()
+    with pytest.raises(ZeroDivisionError), built_in(Precision("bfloat16")):
+        assert keras.layers.Dense(1).compute_dtype == "bfloat16"
+        raise ZeroDivisionError
+    assert keras.config.dtype_policy() == before

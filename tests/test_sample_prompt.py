@@ -1,0 +1,119 @@
+"""python -m codi_tf.sample CHECKPOINT --prompt: a picture of a Stable Diffusion checkpoint, or one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_pipeline import save_pipeline
+
+import codi_tf
+from codi_tf import images, sample
+from codi_tf.errors import UserError
+from codi_tf.sample import _main
+from codi_tf.schedules import SAMPLERS
+from codi_tf.text_to_image import TextToImage
+
+ROOT = Path(codi_tf.__file__).parents[1]
+PHOTO = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny Stable Diffusion 1.x in a diffusers folder; pictures of 16 pixels, in multiples of 4."""
+    return save_pipeline(tmp_path_factory.mktemp("checkpoint") / "sd", "1.x")
+
+
+def from_prompt(checkpoint, out, *options) -> np.ndarray:
+    _main([str(checkpoint), "--out", str(out), *map(str, options)])
+    return np.asarray(Image.open(out))
+
+
+@pytest.fixture(scope="module")
+def text_to_image(checkpoint):
+    return TextToImage(codi_tf.load_stable_diffusion(checkpoint))
+
+
+def test_prompt_as_a_program(checkpoint, text_to_image, tmp_path):
+    """A prompt that is too long is told in one line, and progress on standard error."""
+    out, prompt = tmp_path / "made" / "out.png", "the cat sat " * 20
+    command = [sys.executable, "-m", "codi_tf.sample", str(checkpoint), "--prompt", prompt, "--out", str(out)]
+    command += ["--steps", "3", "--guidance", "2", "--seed", "5", "--width", "24", "--negative-prompt", "that"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}\n"
+    told = done.stderr.splitlines()
+    assert told[0].startswith("warning: prompt of ") and "cut off" in told[0]
+    assert [line.split(",")[0] for line in told[1:]] == ["step 1/3", "step 2/3", "step 3/3"]
+    assert "left" in told[1]
+    with pytest.warns(UserWarning, match="cut off"):
+        expected = text_to_image.generate(prompt, steps=3, guidance=2.0, seed=5, width=24, negative_prompt="that")
+    np.testing.assert_allclose(np.asarray(Image.open(out)).astype(int), expected[0], atol=1)
+
+
+def test_prompt_defaults_and_options(checkpoint, text_to_image, tmp_path):
+    made = from_prompt(checkpoint, tmp_path / "out.png", "--prompt", "the cat")
+    np.testing.assert_allclose(made.astype(int), text_to_image.generate("the cat")[0], atol=1)
+    options = ("--prompt", "a hat", "--sampler", "ddim", "--steps", 2, "--guidance", 1)
+    made = from_prompt(checkpoint, tmp_path / "out.png", *options)
+    expected = text_to_image.generate("a hat", sampler="ddim", steps=2, guidance=1.0)[0]
+    np.testing.assert_allclose(made.astype(int), expected, atol=1)
+
+
+def test_prompt_with_an_image(checkpoint, text_to_image, tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "in.png")
+    options = ("--prompt", "a hat", "--image", tmp_path / "in.png", "--steps", 4)
+    made = from_prompt(checkpoint, tmp_path / "out.png", *options, "--strength", 0.5)
+    expected = text_to_image.generate("a hat", image=PHOTO, steps=4, strength=0.5)[0]
+    np.testing.assert_allclose(made.astype(int), expected, atol=1)
+    made = from_prompt(checkpoint, tmp_path / "out.png", *options, "--height", 12, "--width", 12)
+    smaller = images.resize(PHOTO / np.float32(255), 12, 12)
+    expected = text_to_image.generate("a hat", image=smaller, steps=4, strength=0.8)[0]
+    np.testing.assert_allclose(made.astype(int), expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--prompt is missing"),
+        (["--prompt", "x", "--steps", "0"], "--steps is 0"),
+        (["--prompt", "x", "--seed", "-1"], "--seed is -1"),
+        (["--prompt", "x", "--guidance", "0"], "--guidance is 0.0"),
+        (["--prompt", "x", "--guidance", "nan"], "--guidance is nan"),
+        (["--prompt", "x", "--guidance", "1", "--negative-prompt", "y"], "--negative-prompt has no effect"),
+        (["--prompt", "x", "--height", "18"], "height is 18: it must be a multiple of 4; nearest: 16 and 20"),
+        (["--prompt", "x", "--width", "5000"], "--width is 5000"),
+        (["--prompt", "x", "--strength", "0.5"], "--strength: there is no --image"),
+        (["--prompt", "x", "--image", "in.png", "--strength", "0"], "--strength is 0.0"),
+        (["--prompt", "x", "--image", "in.png", "--steps", "1"], "--strength 0.8 of --steps 1 leaves none"),
+        (["--prompt", "x", "--image", "in.png", "--width", "10"], "width is 10"),
+        (["--prompt", "x", "--image", "none.png"], "no such file"),
+        (["--prompt", "x", "--condition", "in.png"], "--condition: .* is no trained model"),
+        (["--prompt", "x", "--upscale", "2"], "--upscale: .* is no trained model"),
+        (["--prompt", "x", "--sampler", "euler"], "argument --sampler: invalid choice: 'euler'"),
+        (["--prompt", "x", "--prediction-type", "x"], "prediction_type is 'x'"),
+        (["--prompt", "x", "--tokenizer", "none"], "none"),
+    ],
+)
+def test_prompt_mistakes(checkpoint, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(PHOTO).save("in.png")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message) as caught:
+        _main([str(checkpoint), "--out", "made/out.png", *options])
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_base_without_a_text_encoder_takes_no_prompt(base_folder, tmp_path):
+    with pytest.raises(UserError, match="has no text encoder: it makes no pictures from prompts"):
+        from_prompt(base_folder, tmp_path / "out.png", "--prompt", "x")
+
+
+def test_the_command_line_knows_all_samplers():
+    """It has its own list, because it is read before TensorFlow is loaded."""
+    assert tuple(SAMPLERS) == sample.SAMPLERS
