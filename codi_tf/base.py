@@ -36,7 +36,7 @@ class Base:
             None where an autoencoder stands alone.
         vae: images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], unscaled.
         scheduler: the contents of the checkpoint's scheduler_config.json.
-        path: the folder or file that it was read from.
+        path: the diffusers folder that it was read from, as it is; None for other forms, or where options changed it.
         text_encoder: token ids int32 [B, 77] -> [B, 77, D]; None for a base that takes no prompt.
         tokenizer: list[str] -> token ids int32 [B, 77]; None where it is not known.
     """

@@ -192,7 +192,8 @@ class CoDi(Trainer):
     def save(self, filepath, overwrite: bool = True, *, dtype: str = "float32", provenance: dict | None = None) -> None:
         """Write the bundle: a folder in the diffusers layout, with `adapter/` and `codi.json`, whole or not at all.
 
-        PE-CoDi of a base that was read from a folder holds the adapter alone and names the base by path and SHA-256.
+        PE-CoDi of a base that was read from a diffusers folder, as it is there, holds the adapter alone and names the
+        base by path and SHA-256.
 
         Args:
             filepath: the folder.
@@ -232,11 +233,16 @@ class CoDi(Trainer):
             )
 
 
-def load(path: str | Path) -> CoDi:
+def load(path: str | Path, *, compute: str = "float32", weights: str = "float32") -> CoDi:
     """Read a bundle. Executes nothing from it: safetensors and JSON only.
 
+    Args:
+        path: the folder.
+        compute: the format of activations, "float32", "bfloat16" or "float16".
+        weights: the format that the base's weights are kept in; below float32 only if the adapter alone is trained.
+
     Raises:
-        UserError: for a folder that is no bundle, or a missing, truncated or foreign part.
+        UserError: for a folder that is no bundle, or a missing, truncated or foreign part; an unknown format.
     """
     path = Path(path)
     if not path.is_dir():
@@ -255,8 +261,8 @@ def load(path: str | Path) -> CoDi:
         source = path if reference is None else _referenced(path, reference)
         adapter = adaptation["adapter"]
         model = CoDi(
-            load_stable_diffusion(source),
-            load_controlnet(path / "adapter") if adapter == "controlnet" else adapter,
+            load_stable_diffusion(source, compute=compute, weights=weights),
+            load_controlnet(path / "adapter", compute=compute) if adapter == "controlnet" else adapter,
             adaptation["train"],
             method=settings,
             task=task,

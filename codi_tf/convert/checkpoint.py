@@ -50,7 +50,9 @@ def load_stable_diffusion(
     with built_in(Precision(compute, weights)):
         base = _read(source, tokenizer, prediction_type, numerics, architecture)
     check_parts(base)
-    return base
+    changed = any(value is not None for value in (tokenizer, prediction_type, numerics))
+    is_folder = base.path is not None and (base.path / "vae").is_dir()
+    return base if is_folder and not changed else dataclasses.replace(base, path=None)
 
 
 def save_stable_diffusion(
