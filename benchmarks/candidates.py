@@ -27,9 +27,9 @@ def _image() -> np.ndarray:
 
 
 def _ours(kind, dtype: str, name: str):
-    from codi_tf.precision import Precision, built_in
+    from codi_tf.precision import built_in, make_policy
 
-    with built_in(Precision(dtype, dtype)):
+    with built_in(make_policy(dtype, dtype)):
         network = kind(name=name)
         network.build()
     return network
@@ -137,11 +137,11 @@ def _generation(dtype: str, adapter: str) -> Call:
     from codi_tf.models.autoencoder import AutoencoderKL
     from codi_tf.models.controlnet import ControlNet
     from codi_tf.models.unet import UNet
-    from codi_tf.precision import Precision, built_in
+    from codi_tf.precision import built_in, make_policy
 
     config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     base = Base(_ours(UNet, dtype, "unet"), _ours(AutoencoderKL, dtype, "vae"), config)
-    with built_in(Precision(dtype, dtype)):
+    with built_in(make_policy(dtype, dtype)):
         kind = {"mu": lambda: MuAdapter(base.unet.encoder_config()), "controlnet": lambda: ControlNet()}[adapter]
         network = kind()
         network.build()

@@ -63,7 +63,7 @@ def networks(family: str, in_channels: int) -> dict:
     side = 96 if about["prediction_type"] == "v_prediction" else 64
     return {
         "unet": (UNET, {"in_channels": in_channels, "sample_size": side, **about["unet"]}),
-        "vae": (AUTOENCODER, {}),
+        "vae": (AUTOENCODER, about.get("vae", {})),
         "text_encoder": (TEXT_ENCODER, about["text_encoder"]),
     }
 
@@ -90,11 +90,11 @@ def write_folder(target: Path, family: str, in_channels: int, dtype: np.dtype) -
     write_index(target, extra_channels=in_channels - 4, scheduler=DDIM["_class_name"])
 
 
-def write_single_file(target: Path, family: str, in_channels: int, dtype: np.dtype) -> None:
-    """The same weights in the original layout."""
+def single_file(family: str, in_channels: int, dtype: np.dtype) -> dict:
+    """Key -> TensorToWrite: the same weights in the original layout."""
     from codi_tf.base import make_network
     from codi_tf.convert import rules
-    from codi_tf.tensor_files import TensorToWrite, write_tensors
+    from codi_tf.tensor_files import TensorToWrite
     from codi_tf.weights import shapes_of
 
     renamings = {
@@ -117,7 +117,7 @@ def write_single_file(target: Path, family: str, in_channels: int, dtype: np.dty
     for key, parts in pieces.items():
         shape = (sum(shape[0] for _, _, shape in parts), *parts[0][2][1:])
         tensors[key] = TensorToWrite(dtype, shape, functools.partial(_joined, sorted(parts), dtype))
-    write_tensors(target, tensors)
+    return tensors
 
 
 def _joined(parts: list[tuple[int, str, tuple[int, ...]]], dtype: np.dtype) -> np.ndarray:
@@ -163,11 +163,11 @@ def _main(arguments: list[str]) -> None:
         raise UserError(f"{options.target}: is there already; name a new place")
     start_tensorflow()
     from codi_tf.files import whole_folder
-    from codi_tf.tensor_files import DTYPES
+    from codi_tf.tensor_files import DTYPES, write_tensors
 
     dtype = next(dtype for dtype in DTYPES.values() if dtype.name == options.dtype)
     if options.single_file:
-        write_single_file(options.target, options.family, options.in_channels, dtype)
+        write_tensors(options.target, single_file(options.family, options.in_channels, dtype))
     else:
         with whole_folder(options.target) as partial:
             write_folder(partial, options.family, options.in_channels, dtype)

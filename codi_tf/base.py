@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from codi_tf.arguments import as_prompts
 from codi_tf.diffusion import Schedule
 from codi_tf.errors import UserError
 from codi_tf.models.autoencoder import AutoencoderKL
@@ -60,12 +61,13 @@ class Base:
         """Scaled latents [B, h, w, 4] -> images [B, f h, f w, 3], about [-1, 1], not clipped."""
         return self.vae.decode(latents / self.vae.scaling_factor)
 
-    def embed(self, prompts: Sequence[str]) -> np.ndarray:
+    def embed(self, prompts: str | Sequence[str]) -> np.ndarray:
         """Prompts -> their embeddings, float32 [B, 77, D]: the text encoder's last hidden states.
 
         Raises:
-            UserError: the base has no text encoder or no tokenizer.
+            UserError: the base has no text encoder or no tokenizer; no prompt, or one that is no text.
         """
+        prompts = as_prompts(prompts)
         if self.text_encoder is None:
             raise UserError(f"prompt {prompts[0]!r}: this model has no text encoder; leave the prompt out")
         if self.tokenizer is None:

@@ -37,11 +37,12 @@ def run_command(main: Callable[[list[str]], None]) -> int:
 
 
 def start_tensorflow() -> None:
-    """Import TensorFlow without the notes that its libraries write about themselves when they are loaded.
+    """Import TensorFlow without the notes that it and its libraries write about themselves.
 
-    They go straight to file descriptor 2, and no setting reaches all of them. What is said later is left alone.
+    While they are loaded these go straight to file descriptor 2, and no setting reaches all of them. Later TensorFlow's
+    own are silenced unless TF_CPP_MIN_LOG_LEVEL is set: what goes wrong is raised anyway.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     sys.stderr.flush()
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)

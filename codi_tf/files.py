@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from codi_tf.errors import UserError
+
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
@@ -27,3 +29,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_target(folder: Path) -> None:
+    """Refuses a folder that is in use, or that cannot be made. Raises UserError."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder}: is there already; name a new folder")
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: nothing can be written into {parent}; choose another place")

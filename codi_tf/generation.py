@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import tensorflow as tf
 
 from codi_tf.base import Base
+from codi_tf.errors import UserError
 from codi_tf.methods.networks import denoiser_with, seen
 from codi_tf.models.adapter import AdaptedUNet
-from codi_tf.sampling import few_step
+from codi_tf.sampling import few_step_trajectory
 
 
 class Generator:
@@ -25,17 +29,22 @@ class Generator:
         self.denoise = tf.function(self._denoise, autograph=False)
         self.decode = tf.function(self._decode, autograph=False)
 
-    def latents(self, condition, noise, context, *, steps: int):
+    def latents(self, condition, noise, context, *, steps: int, report: Callable[[int], None] | None = None):
         """Conditions [B, H, W, 3] in [-1, 1], noise [B, h, w, 4], prompts [1 or B, 77, D] -> clean latents.
 
-        Takes `steps` network evaluations; what depends on the condition alone is computed once.
+        Takes `steps` network evaluations; what depends on the condition alone is computed once. `report` is called with
+        the number of steps that are done.
         """
         features = self.encode(condition, context)
 
         def denoise(z_t, t):
             return self.denoise(z_t, t, features, context)
 
-        return few_step(denoise, noise, self.base.schedule, steps)
+        for done, prediction in enumerate(few_step_trajectory(denoise, noise, self.base.schedule, steps), start=1):
+            latents = prediction.x_hat
+            if report is not None:
+                report(done)
+        return latents
 
     def _encode(self, condition, context):
         return self.network.condition(seen(self.base, self.network, condition), context)
@@ -46,3 +55,11 @@ class Generator:
 
     def _decode(self, latents):
         return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
+
+
+def check_finite(result: tf.Tensor) -> np.ndarray:
+    """The result as an array. Raises UserError where it holds NaN or infinity."""
+    array = result.numpy()
+    if not np.isfinite(array).all():
+        raise UserError("the result is not finite: compute in float32 or bfloat16, or the checkpoint is damaged")
+    return array

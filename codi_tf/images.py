@@ -78,6 +78,24 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
+def as_batch(name: str, value) -> np.ndarray:
+    """One image or several, uint8 or float in [0, 1], as float32 [B, H, W, 3] in [0, 1].
+
+    Raises:
+        UserError: another shape, type or range; the line calls the value `name`.
+    """
+    image = np.asarray(value)
+    if image.ndim not in (3, 4) or image.shape[-1] != 3 or 0 in image.shape:
+        raise UserError(f"{name} has shape {image.shape}: it must be [H, W, 3] or [B, H, W, 3]")
+    if image.dtype == np.uint8:
+        image = image / np.float32(255)
+    elif not np.issubdtype(image.dtype, np.floating):
+        raise UserError(f"{name} is of type {image.dtype}: it must be uint8, or float in [0, 1]")
+    elif not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+        raise UserError(f"{name} lies in [{image.min():.3g}, {image.max():.3g}]: floats must be in [0, 1]")
+    return image.astype(np.float32).reshape(-1, *image.shape[-3:])
+
+
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bicubic resize of [H, W, 3] to [height, width, 3], antialiased where it shrinks, clipped to [0, 1]."""
     channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(image, np.float32), -1, 0)]

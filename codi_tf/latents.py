@@ -48,7 +48,7 @@ def latent_batches(
     """Infinite batches of encoded examples, drawn without replacement within an epoch; batch k depends on (seed, k).
 
     Returns:
-        {"latent": float32 [B, h, w, 4], "condition_latent": the same}.
+        What `encode_once` gives, B examples of it.
     """
     count = len(latents["latent"])
     per_epoch = count // batch_size

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, images
+from codi_tf.arguments import as_prompts, whole_number
 from codi_tf.base import Base
 from codi_tf.convert.checkpoint import load_stable_diffusion
 from codi_tf.convert.controlnet import load_controlnet, save_controlnet
@@ -17,7 +18,7 @@ from codi_tf.convert.folder import save_base
 from codi_tf.diffusion import Denoise
 from codi_tf.errors import UserError
 from codi_tf.files import whole_folder
-from codi_tf.generation import Generator
+from codi_tf.generation import Generator, check_finite
 from codi_tf.methods.codi import CodiMethod
 from codi_tf.methods.finetune import FinetuneMethod
 from codi_tf.methods.networks import denoiser_with, seen
@@ -35,10 +36,10 @@ BUNDLE = "codi.json"
 class CoDi(Trainer):
     """An adapted latent diffusion model that `compile`, `fit`, `generate` and `save` work on.
 
-    The base's UNet becomes part of the model: training "all" changes its weights.
+    Training "all" changes the weights of the base that it was made with.
 
     Args:
-        base: from `load_stable_diffusion`.
+        base: from `load_stable_diffusion`; its UNet becomes part of the model.
         adapter: "mu" (Eq. 12), "controlnet", or a ControlNet that was read (`load_controlnet`).
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are, and may be in half precision).
         method: `config.ConditionalDistillation` (CoDi, the default) or `config.Finetune` (the undistilled model).
@@ -73,12 +74,14 @@ class CoDi(Trainer):
         adaptation = config.Adaptation(adapter=kind, train=train, mu_rate=mu_rate)
         _check_base(base, train)
         base.unet.trainable = train == "all"
+        if train == "all":
+            base.path = None  # what is there is no longer what is here
+        if adapter == "mu":
+            adapter = MuAdapter.duplicate(base.unet)
+        elif adapter == "controlnet":
+            adapter = ControlNet.duplicate(base.unet, factor=base.vae.factor)
         if isinstance(adapter, ControlNet):
             _check_controlnet(adapter, base)
-        elif adapter == "mu":
-            adapter = MuAdapter.duplicate(base.unet)
-        else:
-            adapter = ControlNet.duplicate(base.unet, factor=base.vae.factor)
         student = AdaptedUNet(base.unet, adapter, name="student")
         if isinstance(settings, config.Finetune):
             runs = FinetuneMethod(settings, base, student)
@@ -129,7 +132,13 @@ class CoDi(Trainer):
         return self.generator.decode(self.generator.latents(condition, noise, context, steps=steps))
 
     def generate(
-        self, condition, prompt: str | Sequence[str] | None = None, *, steps: int = 4, seed: int = 0
+        self,
+        condition,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        steps: int = 4,
+        seed: int = 0,
+        report: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """Images for condition images.
 
@@ -138,27 +147,30 @@ class CoDi(Trainer):
             prompt: one for all images, or one an image; only for a base with a text encoder.
             steps: network evaluations, 1 to the number of training times.
             seed: the same seed gives the same noise in every runtime.
+            report: is called with the number of steps that are done.
 
         Returns:
             uint8 [B, H, W, 3] (or [H, W, 3]), of the condition's size.
 
         Raises:
-            UserError: for a condition of another shape or type, a bad number of steps or seed, or a useless prompt.
+            UserError: for a condition of another shape or type, a bad number of steps or seed, or a useless prompt; a
+                result that is not finite.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self.base.schedule.num_steps:
-            raise UserError(f"steps is {steps!r}: it must be a whole number from 1 to {self.base.schedule.num_steps}")
-        batch, single = _as_batch(condition)
-        context = None if prompt is None else self._embed(prompt, len(batch))
+        steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
+        batch = images.as_batch("condition", condition)
+        context = tf.constant(self.base.context if prompt is None else self._embed(prompt, len(batch)))
         padded = [images.pad_to_multiple(image, self.base.multiple) for image in batch]
-        inputs = np.stack([2.0 * image - 1.0 for image, _ in padded]).astype("float32")
+        inputs = np.stack([2.0 * image - 1.0 for image, _ in padded])
         noise = gaussian_noise(seed, self.latent_shape(*inputs.shape[:3]))
-        outputs = self.generate_step(tf.constant(inputs), tf.constant(noise), steps, context).numpy()
+        z = self.generator.latents(tf.constant(inputs), tf.constant(noise), context, steps=steps, report=report)
+        check_finite(z)
+        outputs = check_finite(self.generator.decode(z))
         height, width = batch.shape[1:3]
         result = images.to_uint8((outputs[:, :height, :width] + 1.0) / 2.0)
-        return result[0] if single else result
+        return result[0] if np.ndim(condition) == 3 else result
 
     def _embed(self, prompt: str | Sequence[str], count: int) -> np.ndarray:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = as_prompts(prompt)
         if len(prompts) not in (1, count):
             raise UserError(f"{len(prompts)} prompts for {count} images: give one, or one an image")
         return self.base.embed(prompts)
@@ -293,10 +305,17 @@ def _check_base(base: Base, train: str) -> None:
 
 
 def _check_controlnet(adapter: ControlNet, base: Base) -> None:
-    for name in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
+    for name in ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim"):
         theirs, ours = getattr(adapter, name), getattr(base.unet, name)
         if theirs != ours:
             raise UserError(f"the ControlNet's {name} is {theirs}, the base's {ours}: take one made for this base")
+    if adapter.conditioning_channels != 3:
+        raise UserError(f"the ControlNet sees {adapter.conditioning_channels} channels: conditions have 3, RGB")
+    if adapter.compute_dtype != base.unet.compute_dtype:
+        raise UserError(
+            f"the ControlNet computes in {adapter.compute_dtype}, the base in {base.unet.compute_dtype}: "
+            f"load_controlnet(..., compute={base.unet.compute_dtype!r})"
+        )
     halvings = len(adapter.conditioning_embedding_out_channels) - 1
     if 2**halvings != base.vae.factor:
         raise UserError(
@@ -321,16 +340,3 @@ def _referenced(bundle: Path, reference: dict) -> Path:
 def _named(settings, kinds: dict[str, type]) -> dict:
     name = next(name for name, kind in kinds.items() if isinstance(settings, kind))
     return {"name": name, **dataclasses.asdict(settings)}
-
-
-def _as_batch(condition) -> tuple[np.ndarray, bool]:
-    condition = np.asarray(condition)
-    if condition.ndim not in (3, 4) or condition.shape[-1] != 3 or 0 in condition.shape:
-        raise UserError(f"condition has shape {condition.shape}: it must be [H, W, 3] or [B, H, W, 3]")
-    if condition.dtype == np.uint8:
-        condition = condition / np.float32(255)
-    elif not np.issubdtype(condition.dtype, np.floating):
-        raise UserError(f"condition is of type {condition.dtype}: it must be uint8, or float in [0, 1]")
-    elif not np.isfinite(condition).all() or condition.min() < 0 or condition.max() > 1:
-        raise UserError(f"condition lies in [{condition.min():.3g}, {condition.max():.3g}]: floats must be in [0, 1]")
-    return (condition[None], True) if condition.ndim == 3 else (condition, False)

@@ -12,8 +12,8 @@ from codi_tf.errors import UserError
 FORMATS = ("float32", "bfloat16", "float16")
 
 
-class Precision(keras.DTypePolicy):
-    """A dtype policy with any pair of formats: float32 arithmetic on weights kept in half precision, for one.
+def make_policy(compute: str = "float32", weights: str = "float32") -> keras.DTypePolicy:
+    """A dtype policy of any pair of formats: Keras' own where it has one.
 
     Args:
         compute: the format of activations.
@@ -22,11 +22,20 @@ class Precision(keras.DTypePolicy):
     Raises:
         UserError: for an unknown format.
     """
+    for name, value in (("compute", compute), ("weights", weights)):
+        if value not in FORMATS:
+            raise UserError(f"{name} is {value!r}: use one of {', '.join(FORMATS)}")
+    if compute == weights:
+        return keras.DTypePolicy(compute)
+    if weights == "float32":
+        return keras.DTypePolicy(f"mixed_{compute}")
+    return _Pair(compute, weights)
 
-    def __init__(self, compute: str = "float32", weights: str = "float32"):
-        for name, value in (("compute", compute), ("weights", weights)):
-            if value not in FORMATS:
-                raise UserError(f"{name} is {value!r}: use one of {', '.join(FORMATS)}")
+
+class _Pair(keras.DTypePolicy):
+    """What Keras has no policy for: float32 arithmetic on weights kept in half precision, for one."""
+
+    def __init__(self, compute: str, weights: str):
         super().__init__(compute)
         self._compute_dtype, self._variable_dtype = compute, weights
         self._name = f"{compute}_on_{weights}"

@@ -9,12 +9,11 @@ import numpy as np
 from codi_tf.images import resize, to_uint8
 
 MAX_PIXELS = 1_500_000  # of what the networks see: the small models then need 2 GB
-MAX_ATTENTION_BYTES = 1_000_000_000  # of the largest attention map, which grows with the square of the pixels
+MAX_SIDE = 4096  # of a picture from a prompt
+MAX_ATTENTION_BYTES = 1_500_000_000  # of the largest attention map, which grows with the square of the pixels
 
 
-def render(
-    model, photo: np.ndarray, *, prompt: str | None = None, steps: int = 4, seed: int = 0, upscale: int = 1
-) -> np.ndarray:
+def render(model, photo: np.ndarray, *, upscale: int = 1, **options) -> np.ndarray:
     """The picture that a model makes from a photo of any size.
 
     A picture of more than `pixel_limit` is made at its `working_size` and then enlarged.
@@ -22,31 +21,32 @@ def render(
     Args:
         model: a `CoDi` model.
         photo: float RGB [H, W, 3] in [0, 1].
-        prompt, steps, seed: see `CoDi.generate`.
         upscale: K, the result is K times as high and as wide as the photo, which is enlarged bicubically first.
+        options: of `CoDi.generate`: prompt, steps, seed, report.
 
     Returns:
         uint8 RGB [K H, K W, 3].
     """
     height, width = (upscale * side for side in photo.shape[:2])
-    working = working_size(height, width, pixel_limit(model))
+    working = working_size(height, width, pixel_limit(model.base))
     if working != photo.shape[:2]:
         photo = resize(photo, *working)
-    image = model.generate(photo, prompt, steps=steps, seed=seed)
+    image = model.generate(photo, **options)
     return image if working == (height, width) else to_uint8(resize(image / np.float32(255), height, width))
 
 
-def pixel_limit(model) -> int:
-    """The number of pixels of the largest picture that a model makes without excessive memory.
+def pixel_limit(base) -> int:
+    """The number of pixels of the largest picture that a base's networks make without excessive memory.
 
-    MAX_PIXELS, or fewer where the UNet's finest self-attention would exceed MAX_ATTENTION_BYTES.
+    MAX_PIXELS, or fewer where the UNet's finest self-attention would exceed MAX_ATTENTION_BYTES; not less than the
+    checkpoint was trained for, if that is known.
     """
-    unet, factor = model.base.unet, model.base.vae.factor
+    unet, factor = base.unet, base.vae.factor
     kinds = (*unet.down_block_types[:-1], "CrossAttn")  # the middle block attends at the last level's resolution
     finest = next(level for level, kind in enumerate(kinds) if "CrossAttn" in kind)
-    heads = np.max(unet.attention_head_dim)
-    positions = math.sqrt(MAX_ATTENTION_BYTES / (4 * heads))  # float32 [heads, positions, positions]
-    return min(MAX_PIXELS, int(positions * (factor * 2**finest) ** 2))
+    positions = math.sqrt(MAX_ATTENTION_BYTES / (4 * unet.heads[finest]))  # float32 [heads, positions, positions]
+    trained = (unet.sample_size or 0) * factor
+    return max(min(MAX_PIXELS, int(positions * (factor * 2**finest) ** 2)), trained**2)
 
 
 def working_size(height: int, width: int, limit: int) -> tuple[int, int]:

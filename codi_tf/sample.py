@@ -1,11 +1,12 @@
-"""python -m codi_tf.sample BUNDLE --condition in.png --out out.png [--prompt ..] [--steps 4] [--seed 0] [--upscale K]
+"""python -m codi_tf.sample BUNDLE --condition in.png --out out.png [--prompt ..] [--steps 4] [--upscale K]
 python -m codi_tf.sample CHECKPOINT --prompt ".." --out out.png [--sampler dpm++] [--steps 20] [--guidance 7.5]
-    [--negative-prompt ..] [--height H] [--width W] [--image in.png [--strength 0.8]] [--seed 0]
+    [--negative-prompt ..] [--height H] [--width W] [--image in.png [--strength 0.8]]
+Both: [--seed 0] [--compute float32|bfloat16|float16]
 
 A bundle makes a picture from a photo of any size and mode; transparency is laid over white. The result is an RGB PNG of
 the same size, or K times as large. A Stable Diffusion checkpoint (whatever `codi_tf.load_stable_diffusion` reads) makes
 one from a prompt, or from a prompt and an image. What is wrong with the arguments alone is told before TensorFlow is
-loaded.
+loaded, and what is wrong with a folder's JSON before its weights are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +24,12 @@ from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 from codi_tf.errors import UserError
 from codi_tf.images import read_image, resize, write_png
 from codi_tf.progress import Progress
+from codi_tf.rendering import MAX_SIDE
+
+if TYPE_CHECKING:
+    from codi_tf.text_to_image import TextToImage
 
 MAX_RESULT_PIXELS = 50_000_000
-MAX_SIDE = 4096
 SAMPLERS = ("dpm++", "dpm", "ddim")
 COMPUTE = ("float32", "bfloat16", "float16")
 
@@ -40,7 +46,6 @@ OF_CHECKPOINTS = {
     "strength": None,
     "tokenizer": None,
     "prediction_type": None,
-    "compute": "float32",
 }
 STRENGTH = 0.8
 
@@ -52,6 +57,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--prompt", help="what to show; a trained model takes one if its base has a text encoder")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--steps", type=int, help="network evaluations (default: 4, of a checkpoint 20)")
+    parser.add_argument(
+        "--compute", choices=COMPUTE, default=COMPUTE[0], help="number format of the networks (default: float32)"
+    )
     bundle = parser.add_argument_group("trained models")
     bundle.add_argument("--condition", type=Path, help="the photo, any size and mode")
     bundle.add_argument("--upscale", type=int, help="how many times as large the result is (default: 1)")
@@ -67,14 +75,13 @@ def _parser() -> ArgumentParser:
         "--tokenizer", type=Path, help="folder of vocab.json and merges.txt, for a checkpoint without"
     )
     checkpoint.add_argument("--prediction-type", help="epsilon or v_prediction, where the checkpoint does not tell")
-    checkpoint.add_argument("--compute", choices=COMPUTE, help="number format of the networks (default: float32)")
     return parser
 
 
 def _fill_in(options: argparse.Namespace, own: dict, other: dict, told: str) -> None:
     """Puts in what was not given; raises UserError for what was and belongs to the other kind of model."""
-    for name in other.keys() - own.keys():
-        if getattr(options, name) is not None:
+    for name in other:
+        if name not in own and getattr(options, name) is not None:
             raise UserError(f"{_flag(name)}: {options.model} {told}; leave it out or name another model")
     for name, default in own.items():
         if getattr(options, name) is None:
@@ -116,12 +123,13 @@ def _from_photo(options: argparse.Namespace) -> np.ndarray:
     from codi_tf.model import load
     from codi_tf.rendering import pixel_limit, render, working_size
 
-    model = load(options.model)
-    working = working_size(height, width, pixel_limit(model))
+    _say(f"loading {options.model}")
+    model = load(options.model, compute=options.compute)
+    working = working_size(height, width, pixel_limit(model.base))
     if working != (height, width):
-        print(f"{size} is made at {working[1]}x{working[0]} and enlarged, to save memory", file=sys.stderr)
+        _say(f"{size} is made at {working[1]}x{working[0]} and enlarged, to save memory")
     chosen = {name: getattr(options, name) for name in ("prompt", "steps", "seed", "upscale")}
-    return render(model, photo, **chosen)
+    return render(model, photo, report=_progress(options.steps), **chosen)
 
 
 def _from_prompt(options: argparse.Namespace) -> np.ndarray:
@@ -146,17 +154,55 @@ def _from_prompt(options: argparse.Namespace) -> np.ndarray:
 
     start_tensorflow()
     from codi_tf import load_stable_diffusion
+    from codi_tf.outline import read_outline
     from codi_tf.text_to_image import TextToImage
 
+    if (options.model / "vae").is_dir():
+        _check_fit(options, TextToImage(read_outline(options.model)), source.get("image"))
+    _say(f"loading {options.model}")
     base = load_stable_diffusion(
         options.model,
         tokenizer=options.tokenizer,
         prediction_type=options.prediction_type,
         compute=options.compute,
     )
-    progress = Progress("step", evaluations)
+    model = TextToImage(base)
+    _check_fit(options, model, source.get("image"))
     chosen = {name: getattr(options, name) for name in ("negative_prompt", "sampler", "steps", "guidance", "seed")}
-    return TextToImage(base).generate(options.prompt, report=progress.update, **source, **chosen)[0]
+    return model.generate(options.prompt, report=_progress(evaluations), **source, **chosen)[0]
+
+
+def _check_fit(options: argparse.Namespace, model: TextToImage, image: np.ndarray | None) -> None:
+    """Raises UserError where a checkpoint is not for the sampler, the number of steps or the size that is wanted."""
+    try:
+        model.grid(options.sampler, 1)
+    except UserError as error:
+        remedy = "" if options.sampler == "ddim" else "; use --sampler ddim"
+        raise UserError(f"{options.model}: its scheduler_config.json: {error}{remedy}") from None
+    model.grid(options.sampler, options.steps)
+    if image is None:
+        model.size(options.height, options.width)
+        return
+    try:
+        model.size(*image.shape[:2])
+    except UserError as error:
+        raise UserError(f"{options.image}: {error}; resize it, or give --height and --width") from None
+
+
+def _progress(steps: int) -> Callable[[int], None]:
+    """What shows how many steps are done, and what comes after them."""
+    progress = Progress("step", steps)
+
+    def report(done: int) -> None:
+        progress.update(done)
+        if done == steps:
+            _say("decoding")
+
+    return report
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _image(options: argparse.Namespace) -> np.ndarray:

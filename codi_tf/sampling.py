@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from numbers import Real
 from typing import NamedTuple
 
 from keras import ops
@@ -134,8 +135,8 @@ def sdedit_grid(grid: Grid, strength: float) -> Grid:
         UserError: for a strength outside of 0..1, or one that leaves no step.
     """
     num_steps = len(grid.steps)
-    if not 0.0 < strength <= 1.0:
-        raise UserError(f"strength is {strength}: it must be above 0 and at most 1")
+    if not isinstance(strength, Real) or not 0.0 < strength <= 1.0:
+        raise UserError(f"strength is {strength!r}: it must be a number above 0 and at most 1")
     kept = int(num_steps * strength)
     if kept == 0:
         raise UserError(f"strength {strength} of {num_steps} steps leaves none; raise one of them")

@@ -24,7 +24,7 @@ DIFFUSION = {
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
     "prediction_type": PREDICTION_TYPES,
     "timestep_spacing": TIMESTEP_SPACINGS,
-    "clip_sample": (False, None),  # the pipeline turns it off where the file is silent
+    "clip_sample": (False, True, None),  # the pipeline turns it off, whatever the file says
     "thresholding": (False, None),
 }
 DPM_SOLVER = {

@@ -96,7 +96,7 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """The tensors of a safetensors file under their keys, and the file's metadata.
 
     Raises:
-        UserError: there is no such file, it is cut off or no safetensors file.
+        UserError: there is no such file, it is cut off or no safetensors file, or has numbers of an unknown format.
     """
     try:
         with open(path, "rb") as file:
@@ -109,7 +109,7 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         tensors, begin = {}, 0
         for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             if entry["dtype"] not in DTYPES:
-                raise ValueError(f"{key} is of type {entry['dtype']}, which is not known here")
+                raise UserError(f"{path}: {key} is stored in {entry['dtype']}; convert it to float16 first")
             tensor = StoredTensor(path, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin)
             end = begin + math.prod(tensor.shape) * tensor.dtype.itemsize
             if [begin, end] != entry["data_offsets"]:
@@ -119,6 +119,8 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             raise ValueError(f"it has {size} bytes, its header tells of {8 + length + begin}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such weight file; the folder is incomplete, copy or make it again") from None
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken(path, error) from None
     return tensors, metadata

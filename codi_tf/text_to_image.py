@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.arguments import as_prompts, whole_number
 from codi_tf.base import Base
 from codi_tf.diffusion import coefficients, predict
 from codi_tf.errors import UserError
-from codi_tf.images import to_uint8
+from codi_tf.generation import check_finite
+from codi_tf.images import as_batch, to_uint8
 from codi_tf.noise import gaussian_noise
+from codi_tf.rendering import MAX_SIDE, pixel_limit, working_size
 from codi_tf.sampling import Grid, guided, sdedit_grid, sdedit_start, trajectory
 from codi_tf.schedules import sampler_grid
 
@@ -80,20 +84,26 @@ class TextToImage:
             uint8 [B, H, W, 3].
 
         Raises:
-            UserError: for anything that cannot be, in one line.
+            UserError: for anything that cannot be, in one line; a result that is not finite.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts:
-            raise UserError("there is no prompt: give at least one")
+        prompts = as_prompts(prompts)
         grid = self.grid(sampler, steps)
-        size = self._size(height, width) if image is None else None
-        if image is not None:
+        if image is None:
+            height, width = self.size(height, width)
+        else:
             if height is not None or width is not None:
                 raise UserError("the image has its own height and width: leave these out, or resize the image")
-            image = _pictures(image, len(prompts))
-            size, grid = self._size(*image.shape[1:3]), sdedit_grid(grid, strength)
+            image = as_batch("image", image)
+            if len(image) not in (1, len(prompts)):
+                raise UserError(f"there are {len(image)} images for {len(prompts)} prompts: give one, or one a prompt")
+            try:
+                height, width = self.size(*image.shape[1:3])
+            except UserError as error:
+                raise UserError(f"image: {error}; resize it") from None
+            image = np.broadcast_to(image, (len(prompts), height, width, 3))
+            grid = sdedit_grid(grid, strength)
         factor = self.base.vae.factor
-        shape = (len(prompts), size[0] // factor, size[1] // factor, self.base.vae.latent_channels)
+        shape = (len(prompts), height // factor, width // factor, self.base.vae.latent_channels)
         z = noise = tf.constant(gaussian_noise(seed, shape))
         contexts = self.contexts(prompts, negative_prompt=negative_prompt, guidance=guidance)
         if image is not None:
@@ -101,19 +111,48 @@ class TextToImage:
             z = sdedit_start(x, noise, grid)
         z = self.latents(z, contexts, grid, guidance=guidance, report=report)
         # One by one: decoding takes the most memory, and gains nothing from a batch.
-        pictures = np.concatenate([self.decode(z[i : i + 1]) for i in range(len(prompts))])
+        check_finite(z)
+        pictures = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(len(prompts))])
         return to_uint8((pictures + 1.0) / 2.0)
 
     def grid(self, sampler: str, steps: int) -> Grid:
         """The sampler's time grid, as diffusers makes it from the checkpoint's scheduler_config.json."""
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self.base.schedule.num_steps:
-            raise UserError(f"steps is {steps!r}: it must be a whole number from 1 to {self.base.schedule.num_steps}")
+        steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
         return sampler_grid(self.base.scheduler, self.base.schedule, sampler, steps)
+
+    def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """Height and width of a picture; None: as the checkpoint was trained.
+
+        Raises:
+            UserError: no multiples of `base.multiple`, or more than memory allows (`rendering.pixel_limit`).
+        """
+        size = tuple(self._side(name, side) for name, side in (("height", height), ("width", width)))
+        limit, multiple = pixel_limit(self.base), self.base.multiple
+        if size[0] * size[1] > limit:
+            sides = (max(side // multiple, 1) * multiple for side in working_size(*size, limit))
+            largest = "height {}, width {}".format(*sides)
+            raise UserError(
+                f"height {size[0]}, width {size[1]} takes too much memory: the largest of this shape is {largest}"
+            )
+        return size
+
+    def _side(self, name: str, side: int | None) -> int:
+        trained, multiple = self.base.unet.sample_size, self.base.multiple
+        if side is None:
+            if trained is None:
+                raise UserError(f"this model does not say which size it was trained for: give {name}")
+            side = trained * self.base.vae.factor
+        side = whole_number(name, side, 1, MAX_SIDE)
+        if side % multiple:
+            below = side // multiple * multiple
+            near = f"{below} and {below + multiple}" if below > 0 else str(multiple)
+            raise UserError(f"{name} is {side}: it must be a multiple of {multiple}; nearest: {near}")
+        return side
 
     def contexts(self, prompts: Sequence[str], *, negative_prompt: str = "", guidance: float) -> np.ndarray:
         """Embeddings, float32: [B, M, D] of the prompts; with guidance [2 B, M, D], those to be led away from first."""
-        if not (math.isfinite(guidance) and guidance >= 1.0):
-            raise UserError(f"guidance is {guidance}: it must be a number from 1 (none) on")
+        if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1.0):
+            raise UserError(f"guidance is {guidance!r}: it must be a number from 1 (none) on")
         if guidance == 1.0:
             if negative_prompt:
                 raise UserError("a negative prompt has no effect with guidance 1: raise that or leave the prompt out")
@@ -162,35 +201,3 @@ class TextToImage:
 
     def _predict(self, output, z_t, t):
         return predict(output, z_t, *coefficients(self.base.schedule, t), self.base.prediction_type)
-
-    def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        trained, multiple = self.base.unet.sample_size, self.base.multiple
-        size = []
-        for name, side in (("height", height), ("width", width)):
-            if side is None:
-                if trained is None:
-                    raise UserError(f"this model does not say which size it was trained for: give {name}")
-                side = trained * self.base.vae.factor
-            if side < 1 or side % multiple:
-                below = side // multiple * multiple
-                near = f"{below} and {below + multiple}" if below > 0 else str(multiple)
-                raise UserError(f"{name} is {side}: it must be a multiple of {multiple}; nearest: {near}")
-            size.append(side)
-        return size[0], size[1]
-
-
-def _pictures(image: np.ndarray, count: int) -> np.ndarray:
-    """An image, or as many as there are prompts, as float32 [count, H, W, 3] in [0, 1]."""
-    image = np.asarray(image)
-    if image.ndim not in (3, 4) or image.shape[-1] != 3 or 0 in image.shape:
-        raise UserError(f"image has shape {image.shape}: it must be [H, W, 3] or [B, H, W, 3]")
-    if image.dtype == np.uint8:
-        image = image / np.float32(255)
-    elif not np.issubdtype(image.dtype, np.floating):
-        raise UserError(f"image is of type {image.dtype}: it must be uint8, or float in [0, 1]")
-    elif not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
-        raise UserError(f"image lies in [{image.min():.3g}, {image.max():.3g}]: floats must be in [0, 1]")
-    images = image[None] if image.ndim == 3 else image
-    if len(images) not in (1, count):
-        raise UserError(f"there are {len(images)} images for {count} prompts: give one, or one a prompt")
-    return np.broadcast_to(images, (count, *images.shape[1:])).astype(np.float32)

@@ -77,9 +77,13 @@ class Tokenizer:
         self._files: dict[str, bytes] = {}
 
     @classmethod
-    def load(cls, folder: str | Path) -> Tokenizer:
+    def load(cls, folder: str | Path, *, padding: str = END) -> Tokenizer:
         """Read a folder with `vocab.json` and `merges.txt`, or with the `tokenizer.json` that newer versions of
-        transformers write in their place; the padding token is read from the settings beside them.
+        transformers write in their place.
+
+        Args:
+            folder: with these files; the padding token is read from the settings beside them.
+            padding: where there are no such settings.
 
         Raises:
             UserError: for a missing or broken file.
@@ -104,12 +108,14 @@ class Tokenizer:
                 raise UserError(f"{folder / missing}: no such file; name the tokenizer's folder or copy it again")
             if not all(type(number) is int and 0 <= number < 2**31 for number in vocabulary.values()):
                 raise ValueError("ids must be whole numbers")
-            tokenizer = cls(vocabulary, _pairs(merges), **_special_tokens(settings, special))
+            told = {"pad_token": padding, **settings}
+            tokenizer = cls(vocabulary, _pairs(merges), **_special_tokens(told, special))
         except UserError as error:
             raise error if str(folder) in str(error) else UserError(f"{folder}: {error}") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder}: not the files of a CLIP tokenizer ({error}); copy them again") from None
-        tokenizer._files = files
+        if tokenizer.padding == _special_tokens(settings, special)["padding"]:
+            tokenizer._files = files  # which would otherwise say something else
         return tokenizer
 
     @classmethod

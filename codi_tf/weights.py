@@ -239,9 +239,9 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def folder_sha256(folder: Path) -> str:
-    """SHA-256 over names and contents of all weight files and JSON files below a folder, in order of their names."""
+    """SHA-256 over names and contents of all weights, JSON and text files below a folder, in order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json")):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
         digest.update(path.relative_to(folder).as_posix().encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 20):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -16,7 +17,10 @@ from codi_tf.errors import UserError
 ROOT = Path(codi_tf.__file__).parents[1]
 
 
-@pytest.mark.parametrize("module", ["codi_tf.sample", "codi_tf.train", "codi_tf.evaluate", "export", "export.run"])
+PROGRAMS = ("codi_tf.sample", "codi_tf.train", "codi_tf.evaluate", "codi_tf.convert", "export", "export.run")
+
+
+@pytest.mark.parametrize("module", PROGRAMS)
 def test_programs_complain_in_one_line(module):
     done = subprocess.run(
         [sys.executable, "-m", module, "--nonsense"], capture_output=True, text=True, cwd=ROOT, check=False
@@ -48,6 +52,19 @@ def test_help_is_still_help(capsys):
     with pytest.raises(SystemExit) as caught:
         ArgumentParser(prog="program").parse_args(["--help"])
     assert caught.value.code == 0 and "usage: program" in capsys.readouterr().out
+
+
+def test_tensorflow_is_quiet_while_it_computes():
+    """oneDNN has a word about float16 where the processor has no instructions for it."""
+    program = (
+        "from codi_tf.cli import start_tensorflow; start_tensorflow(); import tensorflow as tf; "
+        "ones = tf.ones([64, 64], tf.float16); tf.function(tf.matmul)(ones, ones)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
+    assert done.returncode == 0 and done.stderr == ""
 
 
 def test_exit_statuses(capsys, monkeypatch):

@@ -16,9 +16,12 @@ from tiny_pipeline import save_pipeline
 import codi_tf
 from codi_tf.cli import run_command
 from codi_tf.convert import __main__ as command
+from codi_tf.convert.folder import complete_scheduler
 from codi_tf.convert.kinds import AUTOENCODER, CONTROLNET, TEXT_ENCODER, UNET
 from codi_tf.convert.networks import read_config, read_network, write_network
 from codi_tf.errors import UserError
+from codi_tf.schedules import SCHEDULERS
+from codi_tf.tokenizer import Tokenizer
 from codi_tf.weights import key_of, read_json, state_dict, write_json
 
 torch = pytest.importorskip("torch")
@@ -162,6 +165,31 @@ def test_a_scheduler_of_ours_is_completed_so_that_diffusers_does_not_clip(base, 
     assert back.text_encoder is None and back.unet.get_config() == base.unet.get_config()
 
 
+@pytest.mark.filterwarnings("ignore:The configuration file of this scheduler")
+@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
+def test_a_scheduler_that_clips_is_corrected_as_the_pipeline_does_it(folder, tmp_path, name):
+    edited(folder / "scheduler/scheduler_config.json", _class_name=name, clip_sample=True)
+    edited(folder / "model_index.json", scheduler=["diffusers", name])
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    assert not getattr(theirs.scheduler.config, "clip_sample", False)
+    codi_tf.save_stable_diffusion(codi_tf.load_stable_diffusion(folder), tmp_path / "written")
+    scheduler = "scheduler/scheduler_config.json"
+    assert read_json(tmp_path / "written" / scheduler) == {**read_json(folder / scheduler), "clip_sample": False}
+
+
+def test_schedulers_that_would_clip_are_told_not_to():
+    for name in SCHEDULERS:
+        knows = "clip_sample" in inspect.signature(getattr(diffusers, name).__init__).parameters
+        assert complete_scheduler({"_class_name": name}).get("clip_sample") == (False if knows else None), name
+
+
+def test_no_pipeline_of_diffusers_takes_other_channels(tmp_path):
+    folder = save_pipeline(tmp_path / "saved", "1.x", in_channels=7)
+    codi_tf.save_stable_diffusion(codi_tf.load_stable_diffusion(folder), tmp_path / "written")
+    assert not (tmp_path / "written/model_index.json").exists()
+    assert codi_tf.load_stable_diffusion(tmp_path / "written").unet.in_channels == 7
+
+
 def image(pipeline):
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(3)
@@ -285,6 +313,8 @@ def test_half_precision_comes_and_goes_bit_by_bit(folder, tmp_path, name):
             for key, value in first.items():
                 expected = value.float() if target == "full" else value
                 assert second[key].dtype == expected.dtype and torch.equal(second[key], expected)
+        config = read_json(tmp_path / "half" / part / "config.json")
+        assert config.get("dtype") == (name if part == "text_encoder" else None)
         ours = state_dict(half)
         assert all(np.array_equal(ours[key], value.float().numpy()) for key, value in first.items())
 
@@ -297,12 +327,33 @@ def test_the_format_of_computation_is_that_of_all_networks(folder):
         codi_tf.load_stable_diffusion(folder, compute="half")
 
 
-def test_numerics_are_an_option_and_are_kept(folder, tmp_path):
-    assert codi_tf.load_stable_diffusion(folder).unet.numerics == "diffusers"
+@pytest.mark.parametrize(("version", "acts"), [("1.x", ["quick_gelu"] * 2), ("2.x", ["gelu", "gelu_pytorch_tanh"])])
+def test_numerics_are_an_option_and_are_kept(tmp_path, version, acts):
+    folder = save_pipeline(tmp_path / "saved", version)
+    base = codi_tf.load_stable_diffusion(folder)
+    assert base.unet.numerics == base.vae.numerics == "diffusers" and base.text_encoder.hidden_act == acts[0]
     base = codi_tf.load_stable_diffusion(folder, numerics="keras_cv")
-    assert base.unet.numerics == base.vae.numerics == "keras_cv"
     codi_tf.save_stable_diffusion(base, tmp_path / "written")
-    assert codi_tf.load_stable_diffusion(tmp_path / "written").vae.numerics == "keras_cv"
+    again = codi_tf.load_stable_diffusion(tmp_path / "written")
+    for loaded in (base, again):
+        assert loaded.unet.numerics == loaded.vae.numerics == "keras_cv" and loaded.text_encoder.hidden_act == acts[1]
+    back = codi_tf.load_stable_diffusion(tmp_path / "written", numerics="diffusers")
+    assert back.unet.numerics == back.vae.numerics == "diffusers" and back.text_encoder.hidden_act == acts[0]
+    with pytest.raises(UserError, match="numerics is 'torch': use one of diffusers, keras_cv"):
+        codi_tf.load_stable_diffusion(folder, numerics="torch")
+
+
+@pytest.mark.filterwarnings("ignore:The configuration file of the unet")
+@pytest.mark.parametrize("version", ["0.6.0", "0.8.1.dev0", "0.9.0.dev0", "0.9.0", "0.30.0", None])
+def test_the_side_of_old_files_is_corrected_as_the_pipeline_does_it(folder, version):
+    edited(folder / UNET_CONFIG, _diffusers_version=version)
+    if version is None:
+        config = read_json(folder / UNET_CONFIG)
+        del config["_diffusers_version"]
+        write_json(folder / UNET_CONFIG, config)
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder).unet.config.sample_size
+    assert codi_tf.load_stable_diffusion(folder).unet.sample_size == theirs
+    assert theirs == (64 if version in ("0.6.0", "0.8.1.dev0") else 8)
 
 
 def test_a_value_out_of_range_is_refused(folder, tmp_path):
@@ -358,25 +409,42 @@ def pickled(folder, part):
     stem.with_suffix(".safetensors").rename(stem.with_suffix(".bin"))
 
 
-def shards_mixed(folder):
+SHARD_INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"
+
+
+def in_shards(folder, **places):
+    """The UNet in four shards, of which the index says something else of some keys; None: nothing."""
     unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
     shutil.rmtree(folder / "unet")
     unet.save_pretrained(folder / "unet", max_shard_size="60KB")
-    index = folder / "unet/diffusion_pytorch_model.safetensors.index.json"
-    places = read_json(index)["weight_map"]
-    edited(index, weight_map={**places, "conv_in.bias": places["conv_out.bias"], "other": places["conv_in.bias"]})
+    weight_map = {**read_json(folder / SHARD_INDEX)["weight_map"], **places}
+    edited(folder / SHARD_INDEX, weight_map={key: name for key, name in weight_map.items() if name is not None})
+
+
+def shard(number: int) -> str:
+    return f"diffusion_pytorch_model-{number:05d}-of-00004.safetensors"
 
 
 def shard_missing(folder):
-    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
-    shutil.rmtree(folder / "unet")
-    unet.save_pretrained(folder / "unet", max_shard_size="60KB")
+    in_shards(folder)
     sorted((folder / "unet").glob("*.safetensors"))[-1].unlink()
 
 
 def index_broken(folder):
-    shards_mixed(folder)
-    edited(folder / "unet/diffusion_pytorch_model.safetensors.index.json", weight_map={"a": "../b.safetensors"})
+    in_shards(folder)
+    edited(folder / SHARD_INDEX, weight_map={"a": "../b.safetensors"})
+
+
+def network_alone(folder):
+    shutil.copytree(folder / "vae", folder, dirs_exist_ok=True)
+    for part in ("vae", "model_index.json"):
+        (folder / part).rename(folder.parent / part)
+
+
+def pickle_beside_safetensors(folder, part):
+    stem = folder / part / PARTS[part]
+    stem.with_suffix(".bin").write_bytes(b"")
+    stem.with_suffix(".safetensors").rename(folder / part / "other.safetensors")
 
 
 UNET_CONFIG, TEXT_CONFIG = "unet/config.json", "text_encoder/config.json"
@@ -417,7 +485,26 @@ REFUSALS = {
     "no weights": (lambda f: (f / "vae/diffusion_pytorch_model.safetensors").unlink(), "no such weight file"),
     "no scheduler": (lambda f: (f / "scheduler/scheduler_config.json").unlink(), "scheduler_config.json: no such file"),
     "pickle": (lambda f: pickled(f, "text_encoder"), "text_encoder/model.bin: a pickle, which can run any code"),
-    "shards mixed": (shards_mixed, "index.json: "),
+    "pickle beside safetensors": (
+        lambda f: pickle_beside_safetensors(f, "unet"),
+        "unet/diffusion_pytorch_model.safetensors: no such weight file",
+    ),
+    "a network alone": (
+        network_alone,
+        "saved: this is one network (AutoencoderKL); name the folder of the whole model",
+    ),
+    "shard of another model": (
+        lambda f: in_shards(f, **{"conv_in.bias": None}),
+        f"{SHARD_INDEX}: conv_in.bias is missing in the index; the files do not belong together",
+    ),
+    "index of another model": (
+        lambda f: in_shards(f, other=shard(1)),
+        f"{SHARD_INDEX}: other is missing in {shard(1)}; the files do not belong together",
+    ),
+    "key in another shard": (
+        lambda f: in_shards(f, **{"conv_out.bias": shard(1)}),
+        f"{SHARD_INDEX}: conv_out.bias is missing in {shard(1)}; the files do not belong together",
+    ),
     "shard missing": (shard_missing, "no such weight file"),
     "index broken": (index_broken, "holds no weight_map of keys and file names"),
     "another class": (
@@ -434,7 +521,19 @@ REFUSALS = {
         "flip_sin_to_cos is 1, which is not built here: only True is",
     ),
     "no middle": (lambda f: edited(f / UNET_CONFIG, mid_block_type=None), "mid_block_type is None"),
-    "levels that differ": (lambda f: edited(f / UNET_CONFIG, layers_per_block=[1, 2]), "not a configuration of UNet"),
+    "levels that differ": (
+        lambda f: edited(f / UNET_CONFIG, layers_per_block=[1, 2]),
+        "unet/config.json: layers_per_block is [1, 2]: it must be a whole number above 0",
+    ),
+    "side as a text": (
+        lambda f: edited(f / UNET_CONFIG, sample_size="8"),
+        "unet/config.json: sample_size is '8': it must be a whole number above 0",
+    ),
+    "scale of latents": (
+        lambda f: edited(f / "vae/config.json", scaling_factor=None),
+        "vae/config.json: scaling_factor is None: it must be a number above 0",
+    ),
+    "no heads": (lambda f: edited(f / UNET_CONFIG, attention_head_dim=0), "channels cannot be split into 0 heads"),
     "key from the future": (
         lambda f: edited(f / UNET_CONFIG, twist=0.5),
         "config.json: twist is 0.5, which is not",
@@ -484,6 +583,9 @@ def test_sources_that_are_no_checkpoint_are_refused(tmp_path):
             codi_tf.load_stable_diffusion(tmp_path / name)
     with pytest.raises(UserError, match="a pickle"):
         codi_tf.load_stable_diffusion(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="vae/config.json: no such file"):
+        codi_tf.load_stable_diffusion(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="no checkpoint that is known"):
         codi_tf.load_stable_diffusion(tmp_path / "model.onnx")
@@ -530,6 +632,28 @@ def test_the_tables_know_every_key_of_the_peer_and_its_default(kind, peer):
             assert kind.fixed[key][0] == one and type(kind.fixed[key][0]) is type(one), key
         else:
             assert key in kind.inert or value is None, key
+
+
+@pytest.mark.parametrize("kind", [UNET, AUTOENCODER, CONTROLNET, TEXT_ENCODER], ids=lambda kind: kind.peer)
+def test_numbers_are_checked_where_they_are_read(tmp_path, kind):
+    assert {key for key, value in kind.ours.items() if type(value) in (int, float)} - {"attention_head_dim"} <= set(
+        kind.positive
+    )
+    path = tmp_path / "config.json"
+    for key, wanted in kind.positive.items():
+        bad = [0, -1, "8", True, [1, 2], float("nan"), float("inf"), *([1.5] if wanted is int else [])]
+        for value in bad if kind.ours[key] is None else [*bad, None]:
+            write_json(path, {key: value})
+            with pytest.raises(UserError, match=rf"config.json: {key} is .*: it must be a .*number above 0$"):
+                read_config(kind, path)
+        write_json(path, {key: 2 if wanted is int else 0.5})
+        assert read_config(kind, path)[key] in (2, 0.5)
+
+
+def test_an_index_with_an_empty_place_names_nothing(folder):
+    shutil.rmtree(folder / "unet")
+    edited(folder / "model_index.json", unet=[])
+    assert codi_tf.load_stable_diffusion(folder).unet is None
 
 
 def test_missing_keys_have_diffusers_defaults(tmp_path):
@@ -582,8 +706,8 @@ def test_the_command_writes_a_folder(folder, tmp_path, monkeypatch, capsys):
     ("change", "options", "said"),
     [
         (lambda f: shutil.rmtree(f / "vae"), (), "the folder vae is missing"),
-        (lambda f: None, ("--dtype", "int4"), "dtype is 'int4'"),
-        (lambda f: None, ("--prediction-type", "noise"), "prediction_type is 'noise'"),
+        (lambda f: None, ("--dtype", "int4"), "--dtype: invalid choice: 'int4'"),
+        (lambda f: None, ("--prediction-type", "noise"), "--prediction-type: invalid choice: 'noise'"),
         (lambda f: None, ("--tokenizer", "/nowhere"), "/nowhere"),
         (lambda f: None, ("--format", "onnx"), "--format"),
     ],
@@ -596,3 +720,27 @@ def test_a_mistake_is_a_line_and_the_target_is_not_made(folder, tmp_path, monkey
     before = json.dumps(sorted(p.name for p in folder.iterdir()))
     assert run(monkeypatch, capsys, folder, folder)[0] == 2
     assert json.dumps(sorted(p.name for p in folder.iterdir())) == before
+
+
+def test_an_unwritable_target_and_a_missing_source_are_told_at_once(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    for source, target, said in (
+        (folder, tmp_path / "file" / "x", "nothing can be written"),
+        (tmp_path / "no", "x", "no such"),
+    ):
+        status, out, err = run(monkeypatch, capsys, source, target)
+        assert status == 2 and out == "" and err.startswith("error: ") and said in err and err.count("\n") == 1
+
+
+def test_a_bundle_with_an_adapter_alone_is_no_checkpoint(folder, tmp_path):
+    codi_tf.CoDi(codi_tf.load_stable_diffusion(folder), train="adapter", image_size=16).save(tmp_path / "bundle")
+    with pytest.raises(UserError, match="an adapter alone"):
+        codi_tf.load_stable_diffusion(tmp_path / "bundle")
+
+
+def test_a_tokenizer_of_another_text_encoder_is_refused(folder, tmp_path):
+    words = Tokenizer.load(folder / "tokenizer")
+    vocabulary = {**words.vocabulary, "a word too many": max(words.vocabulary.values()) + 1}
+    Tokenizer(vocabulary, list(words.ranks)).save(tmp_path / "words")
+    with pytest.raises(UserError, match="the tokenizer gives 77 ids up to"):
+        codi_tf.load_stable_diffusion(folder, tokenizer=tmp_path / "words")

@@ -101,8 +101,8 @@ def original_clip(weights) -> dict:
     return renamed
 
 
-def original_open_clip(weights) -> dict:
-    """transformers' weights under OpenCLIP's names, with one more layer, which is not used, and a text projection."""
+def original_open_clip(weights, extra_layer: bool = True) -> dict:
+    """transformers' weights under OpenCLIP's names, and a text projection; often with a last layer that is not used."""
     names = {"embeddings.token_embedding": "token_embedding", "embeddings.position_embedding": "positional_embedding"}
     names |= {"final_layer_norm": "ln_final", "encoder.layers": "transformer.resblocks", "self_attn": "attn"}
     names |= {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "fc1": "c_fc", "fc2": "c_proj"}
@@ -115,9 +115,10 @@ def original_open_clip(weights) -> dict:
         else:
             renamed[key.replace("positional_embedding.weight", "positional_embedding")] = value
     renamed |= {key: torch.cat([parts[name] for name in "qkv"]) for key, parts in fused.items()}
-    layers = 1 + max(int(key.split(".")[2]) for key in renamed if key.startswith("transformer."))
-    first = {key: value for key, value in renamed.items() if key.startswith("transformer.resblocks.0.")}
-    renamed |= {key.replace("resblocks.0.", f"resblocks.{layers}."): value + 1 for key, value in first.items()}
+    if extra_layer:
+        layers = 1 + max(int(key.split(".")[2]) for key in renamed if key.startswith("transformer."))
+        first = {key: value for key, value in renamed.items() if key.startswith("transformer.resblocks.0.")}
+        renamed |= {key.replace("resblocks.0.", f"resblocks.{layers}."): value + 1 for key, value in first.items()}
     width = renamed["positional_embedding"].shape[1]
     renamed |= {"text_projection": torch.ones(width, width), "logit_scale": torch.tensor(4.6)}
     return {f"cond_stage_model.model.{key}": value for key, value in renamed.items()}
@@ -161,7 +162,10 @@ def architecture(pipeline) -> dict:
     return {
         "unet": {"norm_num_groups": unet.norm_num_groups, "attention_head_dim": heads, "sample_size": unet.sample_size},
         "vae": {"norm_num_groups": vae.norm_num_groups, "scaling_factor": vae.scaling_factor},
-        "text_encoder": {"num_attention_heads": text.num_attention_heads},
+        "text_encoder": {
+            "num_attention_heads": text.num_attention_heads,
+            "num_hidden_layers": text.num_hidden_layers,
+        },
     }
 
 
@@ -177,8 +181,14 @@ class Single:
         save_file(self.weights, self.path)
 
     def load(self, path=None, **options):
-        options = {"prediction_type": None if self.version == "1.x" else "v_prediction", **options}
-        return codi_tf.load_stable_diffusion(path or self.path, architecture=self.architecture, **options)
+        prediction_type = None if self.version == "1.x" else "v_prediction"
+        options = {"prediction_type": prediction_type, "architecture": self.architecture, **options}
+        return codi_tf.load_stable_diffusion(path or self.path, **options)
+
+    def load_changed(self, path, weights):
+        """The base from a file with these weights."""
+        save_file(weights, path)
+        return self.load(path)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -216,11 +226,7 @@ def assert_equal(ours, theirs):
 
 def test_a_single_file_gives_the_same_bits_and_numbers(single):
     base, pipeline = single.load(tokenizer=single.source / "tokenizer"), single.pipeline
-    for part in NETWORKS:
-        theirs, ours = getattr(pipeline, part).state_dict(), state_dict(getattr(base, part))
-        assert ours.keys() == theirs.keys()
-        for key, value in theirs.items():
-            np.testing.assert_array_equal(ours[key], value.numpy())
+    assert_same_bits(base, pipeline)
     random = np.random.default_rng(0)
     z = random.normal(size=(1, 8, 12, base.unet.in_channels)).astype("float32")
     ids = base.tokenizer(["the cat"])
@@ -245,6 +251,66 @@ def test_the_architecture_is_that_of_the_family(single):
         assert derived[key] == getattr(config, key), key
     for key in ("block_out_channels", "down_block_types", "up_block_types"):
         assert list(derived[key]) == list(getattr(config, key)), key
+
+
+def assert_same_bits(base, pipeline):
+    for part in NETWORKS:
+        theirs, ours = getattr(pipeline, part).state_dict(), state_dict(getattr(base, part))
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            np.testing.assert_array_equal(ours[key], value.numpy())
+
+
+def test_the_last_layer_of_open_clip_may_be_missing(tmp_path_factory):
+    """Files that were written back from diffusers folders hold the layers that are used, and no other."""
+    single = Single(tmp_path_factory.mktemp("layers"), "2.x", {})
+    rest = {key: value for key, value in single.weights.items() if not key.startswith("cond_stage_model.")}
+    weights = single.pipeline.text_encoder.state_dict()
+    for extra in (True, False):
+        text = {key: value.contiguous() for key, value in original_open_clip(weights, extra).items()}
+        assert_same_bits(single.load_changed(single.path, {**rest, **text}), single.pipeline)
+        with pytest.raises(
+            UserError, match=f"24 channels and {2 + extra} layers; tell how many are used: architecture="
+        ):
+            single.load(architecture={**single.architecture, "text_encoder": {"num_attention_heads": 2}})
+    more = {**single.architecture, "text_encoder": {"num_attention_heads": 2, "num_hidden_layers": 3}}
+    with pytest.raises(UserError, match="weights missing: cond_stage_model.model.transformer.resblocks.2."):
+        single.load(architecture=more)
+
+
+def test_text_encoders_of_merges_may_lack_a_part_of_their_names(tmp_path_factory):
+    single = Single(tmp_path_factory.mktemp("merged"), "1.x", {})
+    assert any(".text_model." in key for key in single.weights)
+    weights = {key.replace(".text_model.", "."): value for key, value in single.weights.items()}
+    assert_same_bits(single.load_changed(single.path, weights), single.pipeline)
+    missing = "cond_stage_model.transformer.final_layer_norm.bias"
+    del weights[missing]
+    with pytest.raises(UserError, match=f"1 weights missing: {missing};"):
+        single.load_changed(single.path, weights)
+
+
+def test_the_layout_of_later_code_is_read(tmp_path_factory):
+    single = Single(tmp_path_factory.mktemp("later"), "2.x", {})
+    names = {key: key.replace("cond_stage_model.", "conditioner.embedders.0.") for key in single.weights}
+    weights = {names[key]: value for key, value in single.weights.items() if key not in schedule()}
+    weights["denoiser.sigmas"] = torch.ones(1000)
+    assert_same_bits(single.load_changed(single.path, weights), single.pipeline)
+    both = {**weights, "cond_stage_model.model.ln_final.bias": torch.zeros(24)}
+    with pytest.raises(UserError, match="tensors left over: conditioner.embedders.0.model"):
+        single.load_changed(single.path, both)
+
+
+def test_formats_and_numerics_hold_for_single_files(family):
+    base = family.load(compute="bfloat16", weights="float16", numerics="keras_cv")
+    for part in NETWORKS:
+        network = getattr(base, part)
+        assert network.compute_dtype == "bfloat16" and {v.dtype for v in network.variables} == {"float16"}
+        theirs = getattr(family.pipeline, part).state_dict()
+        for key, value in state_dict(network, "float16").items():
+            np.testing.assert_array_equal(value, theirs[key].half().numpy())
+    assert base.unet.numerics == base.vae.numerics == "keras_cv"
+    acts = {"1.x": ("quick_gelu", "quick_gelu"), "2.x": ("gelu_pytorch_tanh", "gelu")}[family.version]
+    assert (base.text_encoder.hidden_act, family.load(numerics="diffusers").text_encoder.hidden_act) == acts
 
 
 def test_every_variable_is_set_once_and_every_tensor_used(family, tmp_path):
@@ -306,6 +372,7 @@ def test_known_tensors_that_are_not_read_are_accepted_and_others_refused(family,
         "first_stage_model.loss.logvar": torch.zeros(()),
         "cond_stage_model.logit_scale": torch.ones(()),
         "scale_factor": torch.tensor(0.5),
+        "logvar": torch.zeros(1000),
     }
     save_file({**family.weights, **more}, path)
     for ours, theirs in zip(family.load(path).unet.variables, family.load().unet.variables, strict=True):
@@ -336,6 +403,8 @@ def test_positions_are_checked(tmp_path_factory):
     save_file({**single.weights, key: torch.arange(77).flip(0)[None]}, single.path)
     with pytest.raises(UserError, match="position_ids is not 0, 1, 2, ..."):
         single.load()
+    for drifted in (0.4 * torch.ones(1, 77).cos() + torch.arange(77), (torch.arange(77) - 0.01).bfloat16()):
+        single.load_changed(single.path, {**single.weights, key: drifted})
 
 
 def test_the_prediction_type_is_told_or_asked_for(family):
@@ -376,8 +445,9 @@ def test_options_that_make_no_sense_are_refused(family):
     with pytest.raises(UserError, match="architecture names 'decoder': its parts are unet, vae, text_encoder"):
         codi_tf.load_stable_diffusion(family.path, architecture={"decoder": {}}, prediction_type="epsilon")
     with pytest.raises(UserError, match="not a configuration of UNet"):
-        changed = {**family.architecture, "unet": {"depth": 3}}
-        codi_tf.load_stable_diffusion(family.path, architecture=changed, prediction_type="epsilon")
+        family.load(architecture={**family.architecture, "unet": {"depth": 3}})
+    with pytest.raises(UserError, match="safetensors: scaling_factor is 0: it must be a number above 0"):
+        family.load(architecture={**family.architecture, "vae": {"scaling_factor": 0}})
     with pytest.raises(UserError, match="it is for single files in the original layout"):
         codi_tf.load_stable_diffusion(family.source, architecture=family.architecture)
 
@@ -408,8 +478,8 @@ FULL_SIZE = {
 }
 
 
-@pytest.mark.parametrize("version", FULL_SIZE)
-def test_the_true_shapes_are_recognised(version, tmp_path):
+@pytest.mark.parametrize(("version", "extra_layer"), [("1.x", False), ("2.x", True), ("2.x", False)])
+def test_the_true_shapes_are_recognised(version, extra_layer, tmp_path):
     """Models of the true size, of which nothing but shapes exists."""
     transformers = pytest.importorskip("transformers")
     unet_config, text_config = FULL_SIZE[version]
@@ -423,7 +493,8 @@ def test_the_true_shapes_are_recognised(version, tmp_path):
         )
         text_encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(**text_config))
         weights = original_unet(unet.state_dict(), 4, 2) | original_vae(vae.state_dict(), 4)
-        weights |= (original_clip if version == "1.x" else original_open_clip)(text_encoder.state_dict())
+        text = text_encoder.state_dict()
+        weights |= original_clip(text) if version == "1.x" else original_open_clip(text, extra_layer)
     shapes = {key: tuple(value.shape) for key, value in weights.items() if not key.endswith("position_ids")}
     stored = {key: StoredTensor(tmp_path, np.dtype("float32"), shape, 0) for key, shape in shapes.items()}
     parts = compvis._parts(stored, tmp_path)
@@ -435,7 +506,10 @@ def test_the_true_shapes_are_recognised(version, tmp_path):
             expected = getattr(peer_config, key)
             expected = list(expected) if isinstance(expected, tuple) else expected
             assert value == expected or key == "upcast_attention", key
-    clip = compvis._clip if version == "1.x" else compvis._open_clip
-    config, _, _ = clip(parts["text_encoder"], tmp_path)
+    if version == "1.x":
+        config, _, used = compvis._clip(parts["text_encoder"], tmp_path)
+    else:
+        config, _, used = compvis._open_clip(parts["text_encoder"], tmp_path, None)
+    assert len({key.split(".")[4] for key in used if ".resblocks." in key}) == (0 if version == "1.x" else 23)
     act = "quick_gelu" if version == "1.x" else "gelu"
     assert config == {**text_config, "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": act}

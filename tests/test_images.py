@@ -365,6 +365,37 @@ def area(image, colour):
     return ys.min(), ys.max(), xs.min(), xs.max(), whole
 
 
+def test_as_batch_takes_one_or_several_bytes_or_floats():
+    photos = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 3), np.uint8)
+    for value, expected in (
+        (photos, photos / 255),
+        (photos[0], photos[:1] / 255),
+        (photos / 255.0, photos / 255),
+        ((photos[0] / 255).tolist(), photos[:1] / 255),
+    ):
+        batch = images.as_batch("picture", value)
+        assert batch.dtype == np.float32
+        np.testing.assert_allclose(batch, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r"shape \(\)"),
+        (np.zeros((4, 4)), r"shape \(4, 4\)"),
+        (np.zeros((4, 4, 4)), r"shape \(4, 4, 4\)"),
+        (np.zeros((0, 4, 4, 3)), r"shape \(0, 4, 4, 3\)"),
+        (np.zeros((4, 4, 3), int), "of type int64"),
+        (np.full((4, 4, 3), 255.0), r"lies in \[255, 255\]"),
+        (np.full((4, 4, 3), -0.1), r"lies in \[-0.1, -0.1\]"),
+        (np.full((4, 4, 3), np.nan), "lies in"),
+    ],
+)
+def test_as_batch_refuses_what_is_no_image(value, message):
+    with pytest.raises(UserError, match=f"^picture .*{message}"):
+        images.as_batch("picture", value)
+
+
 def test_grid_places_pictures_between_white_gaps():
     image = images.grid([[RED, BLUE]], ["", ""], gap=5)
     assert image.dtype == np.float32 and image.shape == (5 + 0 + 5 + 10 + 5, 5 + 30 + 5 + 30 + 5, 3)

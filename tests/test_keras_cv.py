@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
+import codi_tf
 from codi_tf.convert.keras_cv import layers_of, load, read, renamed
 from codi_tf.errors import UserError
 from codi_tf.models.autoencoder import AutoencoderKL
@@ -21,13 +22,16 @@ from codi_tf.models.unet import UNet
 
 keras_cv = pytest.importorskip("keras_cv")
 from keras_cv.src.models.stable_diffusion import constants, diffusion_model, text_encoder  # noqa: E402
+from keras_cv.src.models.stable_diffusion.attention_block import AttentionBlock  # noqa: E402
 from keras_cv.src.models.stable_diffusion.clip_tokenizer import SimpleTokenizer  # noqa: E402
 from keras_cv.src.models.stable_diffusion.padded_conv2d import PaddedConv2D  # noqa: E402
+from keras_cv.src.models.stable_diffusion.resnet_block import ResnetBlock  # noqa: E402
 
 legacy_h5_format = pytest.importorskip("keras.src.legacy.saving.legacy_h5_format")
 
 HEADS = {"1.x": lambda width: (8, width // 8), "2.x": lambda width: (width // 64, 64)}
 WIDTHS = (64, 64, 128, 128)
+VAE_WIDTHS = (32, 32, 32, 64)
 CONTEXT = 64
 PARTS = ("diffusion_model", "text_encoder", "decoder", "image_encoder")
 
@@ -89,16 +93,26 @@ def small_text_encoder(family: str, width: int = CONTEXT, vocabulary: int = 600)
     return keras.Model([tokens, positions], kl.LayerNormalization(epsilon=1e-5)(h))
 
 
-@pytest.fixture(scope="module")
-def autoencoder():
-    """KerasCV's own decoder and image encoder, with values so small that an epsilon matters."""
-    decoder = keras_cv.models.stable_diffusion.Decoder(64, 64, download_weights=False)
-    encoder = keras_cv.models.stable_diffusion.ImageEncoder(download_weights=False)
-    for model in (decoder, encoder):
-        randomize(model, 0.5)
-    first = next(layer for layer in encoder.layers if layer.weights)
-    first.set_weights([0.02 * value for value in first.get_weights()])
-    return {"decoder": decoder, "image_encoder": encoder}
+def small_decoder() -> keras.Model:
+    """KerasCV's layers in the arrangement of its Decoder, narrower."""
+    wide = VAE_WIDTHS[-1]
+    layers = [PaddedConv2D(4, 1), PaddedConv2D(wide, 3, padding=1)]
+    layers += [ResnetBlock(wide), AttentionBlock(wide), ResnetBlock(wide)]
+    for level, width in reversed(list(enumerate(VAE_WIDTHS))):
+        layers += [ResnetBlock(width) for _ in range(3)]
+        layers += [PaddedConv2D(width, 3, padding=1)] if level else []
+    return keras.Sequential([kl.Input((8, 8, 4)), *layers, kl.GroupNormalization(), PaddedConv2D(3, 3, padding=1)])
+
+
+def small_image_encoder() -> keras.Model:
+    """KerasCV's layers in the arrangement of its ImageEncoder, narrower."""
+    wide = VAE_WIDTHS[-1]
+    layers = [PaddedConv2D(VAE_WIDTHS[0], 3, padding=1)]
+    for level, width in enumerate(VAE_WIDTHS):
+        layers += [ResnetBlock(width) for _ in range(2)]
+        layers += [PaddedConv2D(width, 3, padding=((0, 1), (0, 1)), strides=2)] if level < 3 else []
+    layers += [ResnetBlock(wide), AttentionBlock(wide), ResnetBlock(wide), kl.GroupNormalization()]
+    return keras.Sequential([kl.Input((None, None, 3)), *layers, PaddedConv2D(8, 3, padding=1), PaddedConv2D(8, 1)])
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +125,15 @@ def bpe_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def models(autoencoder, bpe_file):
+def models(bpe_file):
     """A real StableDiffusion and a real StableDiffusionV2, whose networks are narrower."""
-    made = {}
+    made, decoder, encoder = {}, small_decoder(), small_image_encoder()
+    for network in (decoder, encoder):
+        randomize(network)
     for family, kind in (("1.x", keras_cv.models.StableDiffusion), ("2.x", keras_cv.models.StableDiffusionV2)):
         model = made[family] = kind(jit_compile=False)
         model._diffusion_model, model._text_encoder = small_unet(family), small_text_encoder(family)
-        model._decoder, model._image_encoder = autoencoder["decoder"], autoencoder["image_encoder"]
+        model._decoder, model._image_encoder = decoder, encoder
         model._tokenizer = SimpleTokenizer(str(bpe_file))
         randomize(model.diffusion_model, 0.05)
         randomize(model.text_encoder)
@@ -176,6 +192,7 @@ Z_T = RANDOM.normal(size=(2, 16, 16, 4)).astype("float32")
 PROMPTS = RANDOM.normal(size=(2, 77, CONTEXT)).astype("float32")
 IDS = RANDOM.integers(0, 600, (2, 77)).astype("int32")
 NUMERICS = ("keras_cv", "diffusers")
+NETWORKS = ("unet", "vae", "text_encoder")
 
 
 @pytest.mark.parametrize(
@@ -207,13 +224,23 @@ def test_the_text_encoder_has_kerascvs_numbers(models, bases, family):
         assert error(trained(IDS), expected) > 1e-4
 
 
-def test_the_autoencoder_has_kerascvs_numbers(autoencoder, bases):
+def test_the_autoencoder_has_kerascvs_numbers(bases):
+    """KerasCV's own decoder and image encoder, with values so small that an epsilon matters."""
+    decoder = keras_cv.models.stable_diffusion.Decoder(64, 64, download_weights=False)
+    encoder = keras_cv.models.stable_diffusion.ImageEncoder(download_weights=False)
+    for model in (decoder, encoder):
+        randomize(model, 0.5)
+    first = next(layer for layer in encoder.layers if layer.weights)
+    first.set_weights([0.02 * value for value in first.get_weights()])
+    autoencoder = {"decoder": decoder, "image_encoder": encoder}
     images = np.random.default_rng(2).uniform(-1, 1, (2, 64, 64, 3)).astype("float32")
     latents = 0.05 * np.random.default_rng(3).normal(size=(2, 8, 8, 4)).astype("float32")
-    encoded, decoded = autoencoder["image_encoder"](images), autoencoder["decoder"](latents)
-    assert error(bases["1.x"].encode(images), encoded) <= 2e-5
-    assert error(bases["1.x"].decode(latents), decoded) <= 2e-5
-    (trained,) = in_both_numerics(AutoencoderKL, bases["1.x"].vae, autoencoder, [{"numerics": "diffusers"}])
+    encoded, decoded = encoder(images), decoder(latents)
+    widths = {"block_out_channels": (128, 256, 512, 512)}
+    options = [{**widths, "numerics": numerics} for numerics in NUMERICS]
+    ours, trained = in_both_numerics(AutoencoderKL, bases["1.x"].vae, autoencoder, options)
+    assert error(ours.encode(images).mean * 0.18215, encoded) <= 2e-5
+    assert error(ours.decode(latents / 0.18215), decoded) <= 2e-5
     assert error(trained.encode(images).mean * 0.18215, encoded) > 1e-4
     assert error(trained.decode(latents / 0.18215), decoded) > 1e-4
 
@@ -230,14 +257,30 @@ def test_numerics_may_be_those_of_diffusers(models):
 @pytest.mark.parametrize("layout", ["Keras 2", "Keras 3"])
 @pytest.mark.parametrize("family", ["1.x", "2.x"])
 def test_files_give_the_weights_of_the_object(folders, bases, family, layout):
-    base = read(folders / layout / family)
-    for part in ("unet", "vae", "text_encoder"):
+    base = codi_tf.load_stable_diffusion(folders / layout / family)
+    for part in NETWORKS:
         pairs = zip(getattr(base, part).variables, getattr(bases[family], part).variables, strict=True)
         assert all(np.array_equal(a, b) for a, b in pairs)
     assert base.unet.get_config() == bases[family].unet.get_config()
     assert base.text_encoder.hidden_act == ("quick_gelu" if family == "1.x" else "gelu_pytorch_tanh")
     np.testing.assert_array_equal(base.tokenizer(["the cat"]), bases[family].tokenizer(["the cat"]))
-    assert base.path == folders / layout / family
+    assert base.path is None  # no folder that a bundle could name
+
+
+@pytest.mark.parametrize("family", ["1.x", "2.x"])
+def test_an_object_is_loaded_with_every_option(models, bases, folders, family):
+    options = {"weights": "float16", "prediction_type": "v_prediction"}
+    for source in (models[family], folders / "Keras 3" / family / "0.weights.h5"):
+        base = codi_tf.load_stable_diffusion(source, **options)
+        assert base.prediction_type == base.scheduler["prediction_type"] == "v_prediction"
+        for part in NETWORKS:
+            pairs = list(zip(getattr(base, part).variables, getattr(bases[family], part).variables, strict=True))
+            assert {half.dtype for half, _ in pairs} == {"float16"}
+            assert all(np.array_equal(half, full.numpy().astype("float16")) for half, full in pairs)
+        with pytest.raises(UserError, match="architecture is {}: it is for single files in the original layout"):
+            codi_tf.load_stable_diffusion(source, architecture={})
+    trained = codi_tf.load_stable_diffusion(models[family], numerics="diffusers")
+    assert trained.unet.numerics == trained.vae.numerics == "diffusers" and trained.prediction_type == "epsilon"
 
 
 def test_a_part_may_be_named_and_its_neighbours_that_fit_are_read(folders, bases, models, tmp_path):

@@ -349,7 +349,7 @@ BREAKS = [
     ("unet", shutil.rmtree, "no UNet"),
     ("unet/config.json", lambda p: _edit(p, lambda a: a.update(bogus=1)), "bogus"),
     ("unet/config.json", lambda p: _edit(p, lambda a: a.update(norm_num_groups=3)), "3 groups"),
-    ("unet/config.json", lambda p: _edit(p, lambda a: a.update(norm_num_groups=0)), "0 groups"),
+    ("unet/config.json", lambda p: _edit(p, lambda a: a.update(norm_num_groups=0)), "norm_num_groups is 0"),
     ("unet/config.json", lambda p: _edit(p, lambda a: a.update(block_out_channels="wide")), "unet"),
     ("scheduler/scheduler_config.json", lambda p: _edit(p, lambda a: a.update(beta_schedule="x")), "beta_schedule 'x'"),
     ("scheduler/scheduler_config.json", lambda p: _edit(p, lambda a: a.update(prediction_type="x")), "'x'"),

@@ -14,7 +14,8 @@ from codi_tf.errors import UserError
 from codi_tf.methods.networks import moving_average_of
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
 from codi_tf.models.controlnet import ControlNet
-from codi_tf.precision import FORMATS, Precision, built_in
+from codi_tf.models.layers import Conv2D
+from codi_tf.precision import FORMATS, built_in, make_policy
 
 RANDOM = np.random.default_rng(0)
 Z_T = RANDOM.normal(size=(2, 8, 8, 4)).astype("float32")
@@ -26,7 +27,7 @@ IMAGE = RANDOM.uniform(-1, 1, (2, 32, 32, 3)).astype("float32")
 
 def make_network(kind=MuAdapter, compute="float32", weights="float32") -> AdaptedUNet:
     """An adapted network whose adapter acts; the same values in every format, exact in all of them."""
-    with built_in(Precision(compute, weights)):
+    with built_in(make_policy(compute, weights)):
         unet = make_unet(UNET)
     unet.trainable = False
     options = {"factor": 4} if kind is ControlNet else {}
@@ -144,14 +145,34 @@ def test_what_is_trained_must_be_float32(base_folder):
 def test_unknown_formats_are_refused():
     for bad in ("int8", "float64", ""):
         with pytest.raises(UserError, match=", ".join(FORMATS)):
-            Precision(compute=bad)
+            make_policy(compute=bad)
         with pytest.raises(UserError, match="weights"):
-            Precision(weights=bad)
+            make_policy(weights=bad)
 
 
 def test_the_policy_of_a_block_ends_with_it():
     before = keras.config.dtype_policy()
-    with pytest.raises(ZeroDivisionError), built_in(Precision("bfloat16")):
+    with pytest.raises(ZeroDivisionError), built_in(make_policy("bfloat16")):
         assert keras.layers.Dense(1).compute_dtype == "bfloat16"
         raise ZeroDivisionError
     assert keras.config.dtype_policy() == before
+
+
+@pytest.mark.parametrize("compute", FORMATS)
+@pytest.mark.parametrize("weights", FORMATS)
+def test_any_pair_of_formats_is_a_policy(compute, weights):
+    with built_in(make_policy(compute, weights)):
+        layer = Conv2D(4, name="a")
+    assert (layer.compute_dtype, layer.variable_dtype) == (compute, weights)
+    if weights in (compute, "float32"):  # Keras cannot save layers of other pairs
+        again = Conv2D.from_config(layer.get_config())
+        assert (again.compute_dtype, again.variable_dtype) == (compute, weights)
+
+
+def test_frozen_shares_a_base_that_is_not_trained_and_copies_one_that_is(base_folder):
+    for train, shared in (("adapter", True), ("all", False)):
+        base = codi_tf.load_stable_diffusion(base_folder)
+        model = codi_tf.CoDi(base, train=train, method=codi_tf.ConditionalDistillation(z_s="frozen"), image_size=16)
+        assert model.method.frozen is None
+        model.compile(optimizer=keras.optimizers.SGD(0.1))
+        assert (model.method.frozen.unet is base.unet) == shared

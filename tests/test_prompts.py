@@ -104,3 +104,22 @@ def test_a_bundle_is_loaded_in_half_precision(folder, tmp_path):
     assert half.network.compute_dtype == "bfloat16"
     difference = np.abs(half.generate(CONDITION, PROMPTS, steps=2) - expected)
     assert difference.max() > 0 and difference.mean() < 4
+
+
+def test_a_base_that_was_trained_is_not_named_by_its_folder(folder, tmp_path):
+    base = codi_tf.load_stable_diffusion(folder)
+    codi_tf.CoDi(base, train="all", image_size=16)
+    randomize(base.unet.variables)
+    model = codi_tf.CoDi(base, train="adapter", image_size=16)
+    model.save(tmp_path / "bundle")
+    loaded = codi_tf.load(tmp_path / "bundle")
+    for new, old in zip(loaded.base.unet.variables, base.unet.variables, strict=True):
+        np.testing.assert_array_equal(new.numpy(), old.numpy())
+
+
+def test_a_controlnet_in_another_format_than_the_base_is_refused(folder, tmp_path):
+    make_model(folder).save(tmp_path / "bundle")
+    base = codi_tf.load_stable_diffusion(folder, compute="bfloat16")
+    adapter = codi_tf.load_controlnet(tmp_path / "bundle" / "adapter")
+    with pytest.raises(UserError, match="compute='bfloat16'"):
+        codi_tf.CoDi(base, adapter=adapter, train="adapter")

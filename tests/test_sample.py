@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import UNET, make_model
+from conftest import UNET
 from PIL import Image
 
 import codi_tf
 from codi_tf import images, rendering
 from codi_tf.base import Base, make_unet
 from codi_tf.errors import UserError
+from codi_tf.models.autoencoder import AutoencoderKL
+from codi_tf.models.unet import UNet
 from codi_tf.rendering import pixel_limit, render, working_size
 from codi_tf.sample import _main
 
@@ -48,6 +50,8 @@ def test_as_a_program(bundle, model, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n"
+    told = [line.split(",")[0] for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert told == [f"loading {bundle}", "step 1/2", "step 2/2", "decoding"]
     assert [path.name for path in out.parent.iterdir()] == ["out.png"]
     made = np.asarray(Image.open(out)).astype(int)
     # Another process may split its sums in another way: one level.
@@ -110,7 +114,7 @@ def test_large_photo_is_made_smaller_and_enlarged(bundle, model, tmp_path, capsy
     expected = images.resize(model.generate(photo, steps=1) / np.float32(255), 36, 64)
     np.testing.assert_array_equal(made, images.to_uint8(expected))
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "the result of 64x36 is made at 32x18 and enlarged" in told
+    assert "the result of 64x36 is made at 32x18 and enlarged" in told
 
 
 LIMIT = 1_500_000
@@ -130,22 +134,48 @@ def test_working_size(size):
 
 
 @pytest.mark.parametrize(
-    ("kinds", "heads", "stride"),
+    ("kinds", "heads", "finest", "stride"),
     [
-        (("DownBlock2D", "CrossAttnDownBlock2D"), 4, 8),
-        (("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), (2, 8), 4),
-        (("DownBlock2D", "DownBlock2D"), 4, 8),  # the middle block always attends
+        (("DownBlock2D", "CrossAttnDownBlock2D"), 4, 4, 8),
+        (("DownBlock2D", "CrossAttnDownBlock2D"), (2, 8), 8, 8),
+        (("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), (2, 8), 2, 4),
+        (("DownBlock2D", "DownBlock2D"), 4, 4, 8),  # the middle block always attends
     ],
 )
-def test_pixel_limit(base, monkeypatch, kinds, heads, stride):
-    """As many pixels as make the largest attention map [heads, positions, positions] of 1 MB."""
+def test_pixel_limit(base, monkeypatch, kinds, heads, finest, stride):
+    """As many pixels as make the finest attention map [heads, positions, positions] of 1 MB."""
     monkeypatch.setattr(rendering, "MAX_ATTENTION_BYTES", 1_000_000)
     up = tuple(kind.replace("Down", "Up") for kind in reversed(kinds))
-    unet = make_unet({**UNET, "down_block_types": kinds, "up_block_types": up, "attention_head_dim": heads})
-    limit = pixel_limit(make_model(Base(unet, base.vae, base.scheduler)))
-    assert 4 * np.max(heads) * (limit / stride**2) ** 2 == pytest.approx(1_000_000, rel=1e-2)
+    config = {**UNET, "down_block_types": kinds, "up_block_types": up, "attention_head_dim": heads}
+    limit = pixel_limit(Base(make_unet(config), base.vae, base.scheduler))
+    assert 4 * finest * (limit / stride**2) ** 2 == pytest.approx(1_000_000, rel=1e-2)
     monkeypatch.setattr(rendering, "MAX_PIXELS", 1000)
-    assert pixel_limit(make_model(base)) == 1000
+    assert pixel_limit(base) == 1000
+    trained = make_unet({**config, "sample_size": 64})
+    assert pixel_limit(Base(trained, base.vae, base.scheduler)) == (4 * 64) ** 2
+
+
+@pytest.mark.parametrize(
+    ("unet", "sizes"),
+    [
+        ({"attention_head_dim": 8, "sample_size": 64}, [(512, 512), (512, 768), (640, 640)]),
+        ({"attention_head_dim": (5, 10, 20, 20), "sample_size": 96}, [(512, 512), (768, 768)]),
+    ],
+)
+def test_pixel_limit_of_stable_diffusion(unet, sizes):
+    """The usual sizes of 1.x and 2.x; a UNet knows its limit before it has weights."""
+    unet = UNet(**unet)
+    vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512))
+    limit = pixel_limit(Base(unet, vae, {}))
+    assert all(height * width <= limit for height, width in sizes) and limit < 1000 * 1000
+
+
+def test_compute_is_passed_on(bundle, tmp_path):
+    Image.fromarray(upright(8, 8)).save(tmp_path / "in.png")
+    made = run(bundle, tmp_path / "in.png", tmp_path / "out.png", "--compute", "bfloat16")
+    expected = codi_tf.load(bundle, compute="bfloat16").generate(upright(8, 8))
+    np.testing.assert_array_equal(made, expected)
+    assert np.any(made != codi_tf.load(bundle).generate(upright(8, 8)))
 
 
 # --- mistakes
@@ -169,6 +199,7 @@ def photo(tmp_path):
         (["--prompt", "a cat"], "no text encoder"),
         (["--sampler", "ddim"], "--sampler: .* is a trained model"),
         (["--negative-prompt", "x"], "--negative-prompt: .* is a trained model"),
+        (["--tokenizer=x", "--width=8", "--height=8", "--image=x", "--strength=1", "--guidance=2"], "^--guidance"),
         (["--out", "out.jpg"], "ends in .png"),
         (["--out", "."], "ends in .png"),
         (["--out", "in.png/out.png"], "nothing can be written into"),
@@ -189,6 +220,20 @@ def test_mistakes(bundle, photo, tmp_path, monkeypatch, options, message):
         _main([str(bundle), "--condition", "in.png", "--out", "made/out.png", *options])
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+def test_generate_refuses_numbers_prompts_and_results_that_are_none(bundle):
+    model = codi_tf.load(bundle)
+    photo = upright(8, 8)
+    np.testing.assert_array_equal(model.generate(photo, steps=np.int64(2)), model.generate(photo, steps=2))
+    for prompt in (3, [None], b"cat", []):
+        with pytest.raises(UserError, match="prompt"):
+            model.generate(photo, prompt)
+    kernel = model.network.unet.conv_out.kernel
+    kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+    with pytest.raises(UserError, match="not finite: compute in float32 or bfloat16") as caught:
+        model.generate(photo, steps=1)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_bundle(photo, tmp_path):

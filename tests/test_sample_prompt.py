@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,9 +49,10 @@ def test_prompt_as_a_program(checkpoint, text_to_image, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n"
     told = done.stderr.splitlines()
-    assert told[0].startswith("warning: prompt of ") and "cut off" in told[0]
-    assert [line.split(",")[0] for line in told[1:]] == ["step 1/3", "step 2/3", "step 3/3"]
-    assert "left" in told[1]
+    assert told[0] == f"loading {checkpoint}"
+    assert told[1].startswith("warning: prompt of ") and "cut off" in told[1]
+    assert [line.split(",")[0] for line in told[2:]] == ["step 1/3", "step 2/3", "step 3/3", "decoding"]
+    assert "left" in told[2]
     with pytest.warns(UserWarning, match="cut off"):
         expected = text_to_image.generate(prompt, steps=3, guidance=2.0, seed=5, width=24, negative_prompt="that")
     np.testing.assert_allclose(np.asarray(Image.open(out)).astype(int), expected[0], atol=1)
@@ -91,6 +94,12 @@ def test_prompt_with_an_image(checkpoint, text_to_image, tmp_path):
         (["--prompt", "x", "--image", "in.png", "--strength", "0"], "--strength is 0.0"),
         (["--prompt", "x", "--image", "in.png", "--steps", "1"], "--strength 0.8 of --steps 1 leaves none"),
         (["--prompt", "x", "--image", "in.png", "--width", "10"], "width is 10"),
+        (
+            ["--prompt", "x", "--image", "odd.png"],
+            "^odd.png: height is 13: .* nearest: 12 and 16; resize it, or give --height and --width$",
+        ),
+        (["--prompt", "x", "--sampler", "ddim", "--steps", "1000"], "num_steps is 1000; that is too many"),
+        (["--prompt", "x", "--height", "4000", "--width", "2000"], "takes too much memory: the largest"),
         (["--prompt", "x", "--image", "none.png"], "no such file"),
         (["--prompt", "x", "--condition", "in.png"], "--condition: .* is no trained model"),
         (["--prompt", "x", "--upscale", "2"], "--upscale: .* is no trained model"),
@@ -102,11 +111,55 @@ def test_prompt_with_an_image(checkpoint, text_to_image, tmp_path):
 def test_prompt_mistakes(checkpoint, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(PHOTO).save("in.png")
+    Image.fromarray(PHOTO[:13]).save("odd.png")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=message) as caught:
         _main([str(checkpoint), "--out", "made/out.png", *options])
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def without_weights(checkpoint, tmp_path):
+    """The checkpoint's folder, of which only the JSON files are there."""
+    return shutil.copytree(checkpoint, tmp_path / "sd", ignore=shutil.ignore_patterns("*.safetensors"))
+
+
+def change(path, **keys):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+@pytest.mark.parametrize(
+    ("options", "file", "keys", "message"),
+    [
+        (["--height", "18"], None, {}, "height is 18: it must be a multiple of 4"),
+        (["--sampler", "ddim", "--steps", "1000"], None, {}, "that is too many"),
+        ([], "unet/config.json", {"in_channels": 9}, "takes 9 channels: it is for inpainting"),
+        ([], "unet/config.json", {"cross_attention_dim": 8}, "do not belong together"),
+        ([], "unet/config.json", {"norm_num_groups": 0}, "norm_num_groups is 0"),
+        ([], "unet/config.json", {"block_out_channels": 8}, "unet/config.json: not a configuration of UNet"),
+        (
+            [],
+            "scheduler/scheduler_config.json",
+            {"use_karras_sigmas": True},
+            "sd: its scheduler_config.json: use_karras_sigmas is True.*; use --sampler ddim$",
+        ),
+        ([], "scheduler/scheduler_config.json", {"beta_schedule": "x"}, "scheduler_config.json: .*'x'"),
+    ],
+)
+def test_what_json_tells_is_refused_before_weights_are_read(without_weights, tmp_path, options, file, keys, message):
+    """There are none."""
+    if file is not None:
+        change(without_weights / file, **keys)
+    with pytest.raises(UserError, match=message) as caught:
+        from_prompt(without_weights, tmp_path / "out.png", "--prompt", "x", *options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_json_tells_to_be_right_is_read(without_weights, tmp_path):
+    change(without_weights / "scheduler/scheduler_config.json", use_karras_sigmas=True)
+    with pytest.raises(UserError, match="no such weight file"):
+        from_prompt(without_weights, tmp_path / "out.png", "--prompt", "x", "--sampler", "ddim")
 
 
 def test_a_base_without_a_text_encoder_takes_no_prompt(base_folder, tmp_path):

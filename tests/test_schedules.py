@@ -185,7 +185,7 @@ def test_image_to_image_is_diffusers(sampler, strength):
     [
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True"),
         ({"trained_betas": [0.1, 0.2]}, r"trained_betas is \[0.1, 0.2\]"),
-        ({"clip_sample": True}, "clip_sample is True.*only False"),
+        ({"clip_sample": "yes"}, "clip_sample is 'yes'.*only False"),
         ({"thresholding": True}, "thresholding is True"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas is True"),
         ({"variance_type": "learned_range"}, "variance_type is 'learned_range'"),
@@ -201,6 +201,17 @@ def test_refuses_other_diffusions(change, message):
     with pytest.raises(UserError, match=message) as caught:
         make_schedule_of({**STABLE_DIFFUSION, **change})
     assert "\n" not in str(caught.value)
+
+
+def test_clipping_is_turned_off_as_the_pipeline_does_it():
+    """StableDiffusionPipeline puts false in place of true; tests/test_convert.py looks at it."""
+    expected = make_schedule_of(STABLE_DIFFUSION)
+    for said in (True, None):
+        config = {**STABLE_DIFFUSION, "clip_sample": said}
+        schedule = make_schedule_of(config)
+        np.testing.assert_array_equal(schedule.alpha, expected.alpha)
+        grids = [sampler_grid(c, schedule, "ddim", 4) for c in (config, STABLE_DIFFUSION)]
+        assert [step.t for step in grids[0].steps] == [step.t for step in grids[1].steps]
 
 
 @pytest.mark.parametrize(

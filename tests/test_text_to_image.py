@@ -10,6 +10,7 @@ import tensorflow as tf
 from tiny_pipeline import diffusers, save_pipeline, torch
 
 import codi_tf
+from codi_tf import rendering
 from codi_tf.base import Base, make_unet
 from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
@@ -186,6 +187,19 @@ def test_what_prompts_seeds_and_guidance_do(pair):
         ({"height": 18}, "height is 18: it must be a multiple of 4; nearest: 16 and 20"),
         ({"width": 3}, "width is 3: it must be a multiple of 4; nearest: 4"),
         ({"width": 0}, "width is 0"),
+        ({"height": 16.0}, "height is 16.0: it must be a whole number"),
+        (
+            {"height": 4000, "width": 2000},
+            "takes too much memory: the largest of this shape is height [0-9]+, width [0-9]+$",
+        ),
+        ({"guidance": None}, "guidance is None"),
+        ({"guidance": "7.5"}, "guidance is '7.5'"),
+        ({"negative_prompt": None}, "a prompt is None: it must be text"),
+        ({"negative_prompt": ["x"]}, r"a prompt is \['x'\]: it must be text"),
+        ({"prompts": [None]}, "a prompt is None"),
+        ({"prompts": 3}, "a prompt is 3"),
+        ({"image": np.zeros((16, 16, 3)), "strength": None}, "strength is None"),
+        ({"image": np.zeros((13, 16, 3))}, "^image: height is 13: .*; resize it$"),
         ({"prompts": []}, "no prompt"),
         ({"image": np.zeros((16, 18, 3))}, "width is 18"),
         ({"image": np.zeros((16, 16))}, r"image has shape \(16, 16\)"),
@@ -201,6 +215,37 @@ def test_mistakes(pair, options, message):
     with pytest.raises(UserError, match=message) as caught:
         pair[1].generate(**{"prompts": "the cat", **options})
     assert "\n" not in str(caught.value)
+
+
+def test_the_largest_size_that_is_named_is_one(pair, monkeypatch):
+    ours = pair[1]
+    monkeypatch.setattr(rendering, "MAX_PIXELS", 6400)
+    with pytest.raises(UserError, match="largest of this shape is height 48, width 100$"):
+        ours.size(200, 400)
+    assert ours.size(48, 100) == (48, 100)
+
+
+def test_whole_numbers_of_numpy_are_numbers(pair):
+    ours = pair[1]
+    got = ours.generate("the cat", steps=np.int64(2), height=np.int32(16), guidance=np.float32(2.0))
+    np.testing.assert_array_equal(got, ours.generate("the cat", steps=2, height=16, guidance=2.0))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_result_that_is_not_finite(pair, monkeypatch, part):
+    """NaN latents are not decoded; a picture of NaN is refused, too."""
+    ours = TextToImage(pair[1].base)
+    broken = ours.base.unet.conv_out if part == "unet" else ours.base.vae.decoder.conv_out
+    decoded, decode = [], ours.decode
+    monkeypatch.setattr(ours, "decode", lambda z: decoded.append(z) or decode(z))
+    kept = broken.kernel.numpy()
+    broken.kernel.assign(np.full_like(kept, np.nan))
+    try:
+        with pytest.raises(UserError, match="the result is not finite: compute in float32 or bfloat16"):
+            ours.generate("the cat", steps=1)
+    finally:
+        broken.kernel.assign(kept)
+    assert len(decoded) == (part == "vae")
 
 
 def test_refuses_other_models(pair, base):

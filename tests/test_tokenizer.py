@@ -281,3 +281,11 @@ def test_missing_and_broken_files_are_refused_in_one_line(folders, tmp_path, nam
 def test_half_a_character_is_refused_in_one_line(folders):
     with pytest.raises(UserError, match="no text that UTF-8 can write"):
         Tokenizer.load(folders["bare"])("a \udcff b")
+
+
+def test_padding_may_be_given_where_no_settings_tell_it_and_is_then_saved(folders, tmp_path):
+    bare = Tokenizer.load(folders["bare"], padding="!")
+    assert bare.padding == "!" and bare("")[0, -1] == bare.vocabulary["!"]
+    bare.save(tmp_path / "saved")
+    assert Tokenizer.load(tmp_path / "saved").padding == "!"
+    assert Tokenizer.load(folders["1.x, old"], padding="!").padding == END

@@ -90,6 +90,7 @@ def recorded_terms(model, batch, *, settings=None, seed=0, step=0, perceptual=No
         method, target = FinetuneMethod(settings, model.base, student), None
     else:
         method = CodiMethod(settings or config.ConditionalDistillation(), model.base, student, perceptual)
+        method.start_average()  # makes the frozen network, too
         method.target = target = Recorded(model.average.unet, model.average.adapter)
     terms = {name: term.numpy() for name, term in method.loss_terms(batch, seed, step).items()}
     return terms, student, target
@@ -224,6 +225,7 @@ def test_z_s_depends_on_the_trained_adapter_unless_frozen(untrained, z_s):
 
 def test_frozen_follows_the_base_as_it_was_before_training(untrained):
     method = CodiMethod(config.ConditionalDistillation(z_s="frozen"), untrained.base, untrained.student)
+    method.start_average()
     unet, frozen = untrained.student.unet, method.frozen.unet
     inputs = random(0, 1, 4, 4, 4), np.array([300], "int32"), untrained.base.context
     before = frozen(*inputs).numpy()

@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+from codi_tf.errors import UserError
+from codi_tf.files import check_target
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+FORMATS = ("float32", "float16", "bfloat16")
 
 
 def _main(arguments: list[str]) -> None:
@@ -17,15 +22,17 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the checkpoint")
     parser.add_argument("target", type=Path, metavar="TARGET", help="a new folder")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of vocab.json and merges.txt")
-    parser.add_argument("--prediction-type", help="epsilon or v_prediction; of a 2.x file that does not tell")
-    parser.add_argument("--dtype", default="float32", help="of the weights: float32 (default), float16 or bfloat16")
+    parser.add_argument("--prediction-type", choices=PREDICTION_TYPES, help="of a 2.x file that does not tell")
+    parser.add_argument("--dtype", choices=FORMATS, default="float32", help="of the weights (default: float32)")
     options = parser.parse_args(arguments)
-    start_tensorflow()
-    from codi_tf.convert.checkpoint import check_target, describe, load_stable_diffusion, save_stable_diffusion
-    from codi_tf.weights import check_format
-
-    check_format(options.dtype)
+    if not options.source.exists():
+        raise UserError(f"{options.source}: no such checkpoint; name a folder or a file")
     check_target(options.target)
+    start_tensorflow()
+    from codi_tf.convert.checkpoint import describe, load_stable_diffusion, save_stable_diffusion
+
+    if (options.source / "codi.json").is_file():
+        print(f"{options.source}: a bundle; its adapter stays behind in {options.source / 'adapter'}", file=sys.stderr)
     base = load_stable_diffusion(options.source, tokenizer=options.tokenizer, prediction_type=options.prediction_type)
     print(f"{options.source}: {describe(base)}")
     save_stable_diffusion(base, options.target, dtype=options.dtype, report=_Report())

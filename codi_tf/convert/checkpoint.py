@@ -12,8 +12,9 @@ from codi_tf.convert.folder import complete_scheduler, read_folder, save_base, w
 from codi_tf.convert.networks import PICKLES, refuse_pickles
 from codi_tf.diffusion import PREDICTION_TYPES
 from codi_tf.errors import UserError
-from codi_tf.files import whole_folder
-from codi_tf.precision import Precision, built_in
+from codi_tf.files import check_target, whole_folder
+from codi_tf.models.unet import NUMERICS
+from codi_tf.precision import built_in, make_policy
 
 
 def load_stable_diffusion(
@@ -38,7 +39,8 @@ def load_stable_diffusion(
         numerics: "diffusers" or "keras_cv", two forms of normalisation and GELU; None: the one that belongs to the
             source.
         architecture: for a single file: part ("unet", "vae", "text_encoder") -> keys of its config.json that the shapes
-            do not tell and that are not the family's.
+            do not tell and that are not the family's, such as the text encoder's num_hidden_layers in a 2.x file of
+            another width: these files may hold a last layer that is not used.
 
     Raises:
         UserError: for a missing, truncated or foreign part, with what is missing or left over; parts that do not belong
@@ -46,8 +48,10 @@ def load_stable_diffusion(
     """
     if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
         raise UserError(f"prediction_type is {prediction_type!r}: use one of {', '.join(PREDICTION_TYPES)}")
+    if numerics is not None and numerics not in NUMERICS:
+        raise UserError(f"numerics is {numerics!r}: use one of {', '.join(NUMERICS)}")
     tokenizer = None if tokenizer is None else Path(tokenizer)
-    with built_in(Precision(compute, weights)):
+    with built_in(make_policy(compute, weights)):
         base = _read(source, tokenizer, prediction_type, numerics, architecture)
     check_parts(base)
     changed = any(value is not None for value in (tokenizer, prediction_type, numerics))
@@ -82,12 +86,6 @@ def save_stable_diffusion(
         raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another place") from None
 
 
-def check_target(folder: Path) -> None:
-    """Refuses a folder that is in use. Raises UserError."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already; name a new folder")
-
-
 def check_parts(base: Base) -> None:
     """Refuses parts of different families. Raises UserError."""
     unet, vae, text = base.unet, base.vae, base.text_encoder
@@ -98,6 +96,13 @@ def check_parts(base: Base) -> None:
             f"{base.path}: the UNet takes prompts of {unet.cross_attention_dim} channels (768 in 1.x, 1024 in 2.x), "
             f"the text encoder gives {text.hidden_size}; they do not belong together"
         )
+    if text is not None and base.tokenizer is not None:
+        longest, largest = text.max_position_embeddings, max(base.tokenizer.vocabulary.values())
+        if base.tokenizer.length > longest or largest >= text.vocab_size:
+            raise UserError(
+                f"{base.path}: the tokenizer gives {base.tokenizer.length} ids up to {largest}, the text encoder takes "
+                f"{longest} below {text.vocab_size}; they do not belong together"
+            )
     if vae.latent_channels != unet.out_channels:
         raise UserError(
             f"{base.path}: the UNet makes latents of {unet.out_channels} channels, the autoencoder takes "
@@ -129,18 +134,16 @@ def _read(source, tokenizer, prediction_type, numerics, architecture) -> Base:
         raise UserError(f"{path}: no such model folder; train one or name another")
     if path.is_dir():
         _unwanted("architecture", architecture)
-        changes = None if numerics is None else {"numerics": numerics}
-        base = read_folder(path, tokenizer=tokenizer, changes=changes)
-        return _retold(base, prediction_type)
+        if (path / "codi.json").is_file() and not (path / "vae").is_dir():
+            raise UserError(f"{path}: a bundle with an adapter alone; name the base that its codi.json names")
+        return _retold(read_folder(path, tokenizer=tokenizer, numerics=numerics), prediction_type)
     if path.suffix in PICKLES:
         refuse_pickles(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: no checkpoint that is known: name a diffusers folder, a .safetensors or a .h5 file")
-    changes = {part: dict(keys) for part, keys in (architecture or {}).items()}
-    if numerics is not None:
-        for part in ("unet", "vae"):
-            changes.setdefault(part, {})["numerics"] = numerics
-    return read_single_file(path, tokenizer=tokenizer, prediction_type=prediction_type, architecture=changes)
+    return read_single_file(
+        path, tokenizer=tokenizer, prediction_type=prediction_type, numerics=numerics, architecture=architecture or {}
+    )
 
 
 def _is_keras_cv(path: Path) -> bool:

@@ -14,17 +14,18 @@ import numpy as np
 from codi_tf.base import Base, make_network
 from codi_tf.convert import rules
 from codi_tf.convert.kinds import AUTOENCODER, TEXT_ENCODER, UNET, Kind
-from codi_tf.convert.networks import check_positions, origins
-from codi_tf.convert.rules import CLIP, OPEN_CLIP, STAGES, Renaming
+from codi_tf.convert.networks import check_numbers, check_positions, in_numerics, origins
+from codi_tf.convert.rules import OPEN_CLIP, STAGES, Renaming
 from codi_tf.diffusion import PREDICTION_TYPES, Schedule
 from codi_tf.errors import UserError
 from codi_tf.schedules import make_schedule_of
 from codi_tf.tensor_files import StoredTensor, listed, read_header
-from codi_tf.tokenizer import Tokenizer
+from codi_tf.tokenizer import END, Tokenizer
 from codi_tf.weights import make_from
 
 HEAD_WIDTH = 64  # channels of a head: CLIP's, and the UNet's in 2.x
 UNET_HEADS = 8  # in 1.x
+OPEN_CLIP_LAYERS = {1024: 23}  # width of the text encoder in 2.x -> the layers that are used
 SCALING_FACTOR = 0.18215  # of the latents, in both families
 SCHEDULER = {  # both families, as diffusers describes them
     "_class_name": "DDIMScheduler",
@@ -49,7 +50,8 @@ def read_single_file(
     *,
     tokenizer: Path | None = None,
     prediction_type: str | None = None,
-    architecture: Mapping[str, Mapping[str, object]] | None = None,
+    numerics: str | None = None,
+    architecture: Mapping[str, Mapping[str, object]],
 ) -> Base:
     """A base from a single file, in the dtype policy that holds.
 
@@ -57,6 +59,7 @@ def read_single_file(
         path: the file.
         tokenizer: the folder of the tokenizer's files, which are not in the file; None: the base has no tokenizer.
         prediction_type: of a 2.x file that does not tell: "epsilon" or "v_prediction".
+        numerics: "diffusers" or "keras_cv"; None: diffusers'.
         architecture: part ("unet", "vae", "text_encoder") -> keys of its config.json that the shapes do not tell, where
             they are not the family's.
 
@@ -64,9 +67,16 @@ def read_single_file(
         UserError: for a truncated or foreign file, with what is missing or left over.
     """
     stored, metadata = read_header(path)
-    parts = _parts(stored, path)
+    unknown = [part for part in architecture if part not in STAGES]
+    if unknown:
+        raise UserError(f"architecture names {unknown[0]!r}: its parts are {', '.join(STAGES)}")
+    parts = _parts(_in_the_first_names(stored), path)
     open_clip = any(key.startswith(OPEN_CLIP) for key in parts["text_encoder"])
-    text_config, text_renaming, text_weights = (_open_clip if open_clip else _clip)(parts["text_encoder"], path)
+    if open_clip:
+        layers = architecture.get("text_encoder", {}).get("num_hidden_layers")
+        text_config, text_renaming, text_weights = _open_clip(parts["text_encoder"], path, layers)
+    else:
+        text_config, text_renaming, text_weights = _clip(parts["text_encoder"], path)
     unet_config, unet_renaming = _unet(parts["unet"], path)
     if unet_config["use_linear_projection"] != open_clip:
         ours, theirs = ("1.x", "2.x") if open_clip else ("2.x", "1.x")
@@ -74,25 +84,34 @@ def read_single_file(
     vae_config, vae_renaming = _autoencoder(parts["vae"], path)
     scheduler = {**SCHEDULER, "prediction_type": _prediction_type(path, open_clip, metadata, prediction_type)}
     unet_config["sample_size"] = 96 if open_clip and scheduler["prediction_type"] == "v_prediction" else 64
-    configs = {"unet": unet_config, "vae": vae_config, "text_encoder": text_config}
-    for part, changes in (architecture or {}).items():
-        if part not in configs:
-            raise UserError(f"architecture names {part!r}: its parts are {', '.join(configs)}")
-        configs[part].update(changes)
 
+    def complete(part: str, kind: Kind, config: dict) -> dict:
+        config = {**in_numerics(kind, config, numerics), **architecture.get(part, {})}
+        check_numbers(kind, config, path)
+        return config
+
+    text_config = complete("text_encoder", TEXT_ENCODER, text_config)
+    vae_config = complete("vae", AUTOENCODER, vae_config)
+    unet_config = complete("unet", UNET, unet_config)
     _check_buffers(parts["buffers"], make_schedule_of(scheduler), vae_config["scaling_factor"], path)
 
-    def read(part: str, kind: Kind, weights: Stored, renaming: Renaming):
-        return make_from(
-            lambda: make_network(kind.network, configs[part], part), weights, path, origins([renaming], weights)
-        )
+    def read(part: str, kind: Kind, config: dict, weights: Stored, renaming: Renaming):
+        return make_from(lambda: make_network(kind.network, config, part), weights, path, origins([renaming], weights))
 
-    words = None if tokenizer is None else Tokenizer.load(tokenizer)
+    words = None if tokenizer is None else Tokenizer.load(tokenizer, padding="!" if open_clip else END)
     # The small ones first: what is wrong with them is found before the large one is read.
-    text_encoder = read("text_encoder", TEXT_ENCODER, text_weights, text_renaming)
-    vae = read("vae", AUTOENCODER, parts["vae"], vae_renaming)
-    unet = read("unet", UNET, parts["unet"], unet_renaming)
+    text_encoder = read("text_encoder", TEXT_ENCODER, text_config, text_weights, text_renaming)
+    vae = read("vae", AUTOENCODER, vae_config, parts["vae"], vae_renaming)
+    unet = read("unet", UNET, unet_config, parts["unet"], unet_renaming)
     return Base(unet, vae, scheduler, path, text_encoder, words)
+
+
+def _in_the_first_names(stored: Stored) -> Stored:
+    """The tensors under CompVis' names; Stability AI's later code calls the text encoder otherwise."""
+    later, first = rules.LATER_TEXT_ENCODER, STAGES["text_encoder"]
+    if any(key.startswith(first) for key in stored):
+        return stored
+    return {first + key.removeprefix(later) if key.startswith(later) else key: stored[key] for key in stored}
 
 
 def _parts(stored: Stored, path: Path) -> dict[str, dict[str, StoredTensor]]:
@@ -169,7 +188,8 @@ def _autoencoder(stored: Stored, path: Path) -> tuple[dict, Renaming]:
 
 def _clip(stored: Stored, path: Path) -> tuple[dict, Renaming, Stored]:
     """1.x: the whole encoder of CLIP ViT-L/14."""
-    shape = _Shapes(stored, CLIP + "text_model.", path)
+    renaming = next(r for r in (rules.CLIP_RENAMING, rules.BARE_CLIP_RENAMING) if r.holds(stored))
+    shape = _Shapes(stored, renaming(""), path)
     vocabulary, width = shape("embeddings.token_embedding.weight", 2)
     config = {
         "vocab_size": vocabulary,
@@ -183,14 +203,20 @@ def _clip(stored: Stored, path: Path) -> tuple[dict, Renaming, Stored]:
     weights = {key: tensor for key, tensor in stored.items() if not re.search(rules.POSITIONS, key)}
     for key in stored.keys() - weights.keys():
         check_positions(stored[key], key)
-    return config, rules.CLIP_RENAMING, weights
+    return config, renaming, weights
 
 
-def _open_clip(stored: Stored, path: Path) -> tuple[dict, Renaming, Stored]:
-    """2.x: OpenCLIP ViT-H/14 without its last layer, which the checkpoints hold and never use."""
+def _open_clip(stored: Stored, path: Path, layers: int | None) -> tuple[dict, Renaming, Stored]:
+    """2.x: OpenCLIP ViT-H/14 without its last layer, which is never used and which only some of the files hold."""
     shape = _Shapes(stored, OPEN_CLIP, path)
     vocabulary, width = shape("token_embedding.weight", 2)
-    layers = shape.count("transformer.resblocks.{}.") - 1
+    layers = layers or OPEN_CLIP_LAYERS.get(width)
+    if layers is None:
+        held = shape.count("transformer.resblocks.{}.")
+        raise UserError(
+            f"{path}: a text encoder of {width} channels and {held} layers; tell how many are used: "
+            'architecture={"text_encoder": {"num_hidden_layers": N}}'
+        )
     config = {
         "vocab_size": vocabulary,
         "hidden_size": width,

@@ -7,7 +7,7 @@ from pathlib import Path
 from codi_tf.convert.kinds import CONTROLNET
 from codi_tf.convert.networks import read_network, write_network
 from codi_tf.models.controlnet import ControlNet
-from codi_tf.precision import Precision, built_in
+from codi_tf.precision import built_in, make_policy
 
 
 def load_controlnet(folder: str | Path, *, compute: str = "float32") -> ControlNet:
@@ -20,7 +20,7 @@ def load_controlnet(folder: str | Path, *, compute: str = "float32") -> ControlN
     Raises:
         UserError: for a missing, truncated or foreign part.
     """
-    with built_in(Precision(compute)):
+    with built_in(make_policy(compute)):
         return read_network(CONTROLNET, Path(folder), name="adapter")
 
 

@@ -10,7 +10,7 @@ from codi_tf.convert.kinds import AUTOENCODER, TEXT_ENCODER, UNET
 from codi_tf.convert.networks import read_network, refuse_pickles, write_network
 from codi_tf.errors import UserError
 from codi_tf.tokenizer import Tokenizer
-from codi_tf.weights import read_json, write_json
+from codi_tf.weights import CONFIG, read_json, write_json
 
 INDEX = "model_index.json"
 # What the UNet's input tells about the checkpoint's use: channels beside those of the latents -> diffusers' pipeline.
@@ -25,10 +25,11 @@ _PARTS = {  # of a pipeline -> where diffusers finds the class
     "text_encoder": ("transformers", TEXT_ENCODER.peer),
     "tokenizer": ("transformers", "CLIPTokenizer"),
 }
-_SILENT = {"_class_name": "DDIMScheduler", "clip_sample": False, "steps_offset": 1}
+DDIM = "DDIMScheduler"
+CLIPPING = (DDIM, "DDPMScheduler", "HeunDiscreteScheduler", "LCMScheduler", "TCDScheduler")  # they know clip_sample
 
 
-def read_folder(path: Path, *, tokenizer: Path | None = None, changes: Mapping[str, object] | None = None) -> Base:
+def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | None = None) -> Base:
     """A base from a diffusers folder, in the dtype policy that holds.
 
     Parts may be missing: a base without a text encoder takes no prompt, an autoencoder may stand alone.
@@ -36,28 +37,29 @@ def read_folder(path: Path, *, tokenizer: Path | None = None, changes: Mapping[s
     Args:
         path: the folder.
         tokenizer: the folder of the tokenizer's files; None: the folder's own.
-        changes: arguments of UNet and autoencoder that take the place of those in their config.json.
+        numerics: "diffusers" or "keras_cv"; None: what the folder says.
 
     Raises:
         UserError: for a missing, truncated or foreign part, or parts that do not belong together.
     """
     index = read_json(path / INDEX) if (path / INDEX).exists() else {}
     for part in _PARTS:
-        named = isinstance(index.get(part), list) and index[part][0] is not None
+        named = isinstance(index.get(part), list) and any(index[part])
         given = part == "tokenizer" and tokenizer is not None
         if named and not given and not (path / part).is_dir():
             raise UserError(f"{path}: its {INDEX} names {part}, and the folder {part} is missing; copy it again")
     if not (path / "vae").is_dir():
+        _refuse_network(path)
         refuse_pickles(path)
     # The small parts first: what is wrong with them is found before the large one is read.
     text_encoder = words = None
     if (path / "text_encoder").is_dir():
         words = Tokenizer.load(tokenizer or path / "tokenizer")
-        text_encoder = read_network(TEXT_ENCODER, path / "text_encoder", name="text_encoder")
+        text_encoder = read_network(TEXT_ENCODER, path / "text_encoder", name="text_encoder", numerics=numerics)
     elif tokenizer is not None:
         raise UserError(f"tokenizer is {tokenizer}: {path} has no text encoder; leave it out")
-    vae = read_network(AUTOENCODER, path / "vae", name="vae", changes=changes)
-    unet = read_network(UNET, path / "unet", name="unet", changes=changes) if (path / "unet").is_dir() else None
+    vae = read_network(AUTOENCODER, path / "vae", name="vae", numerics=numerics)
+    unet = read_network(UNET, path / "unet", name="unet", numerics=numerics) if (path / "unet").is_dir() else None
     scheduler = path.joinpath(*SCHEDULER)
     # An autoencoder alone has no schedule; the one that is filled in is never used.
     config = read_json(scheduler) if unet is not None else {"beta_schedule": "squaredcos_cap_v2"}
@@ -78,33 +80,35 @@ def save_base(
     if base.text_encoder is not None and base.tokenizer is None:
         raise UserError("this model came without a tokenizer, and is useless without: load it with tokenizer=FOLDER")
 
-    def write(kind, network, name: str, **extra) -> None:
+    def write(kind, network, name: str, *, extra_config: Mapping[str, object] | None = None) -> None:
         said = None if report is None else lambda done: report(name, done)
-        write_network(kind, network, path / name, dtype=dtype, extra_config=extra, report=said)
+        write_network(kind, network, path / name, dtype=dtype, extra_config=extra_config, report=said)
 
     side = getattr(base.unet, "sample_size", None)
-    write(AUTOENCODER, base.vae, "vae", **({} if side is None else {"sample_size": side * base.vae.factor}))
+    write(AUTOENCODER, base.vae, "vae", extra_config=side and {"sample_size": side * base.vae.factor})
     if base.unet is not None:
         write(UNET, base.unet, "unet")
         path.joinpath(SCHEDULER[0]).mkdir(exist_ok=True)
         write_json(path.joinpath(*SCHEDULER), {"_class_name": "DDIMScheduler", **base.scheduler})
     if base.text_encoder is not None:
-        write(TEXT_ENCODER, base.text_encoder, "text_encoder", dtype=dtype)
+        write(TEXT_ENCODER, base.text_encoder, "text_encoder", extra_config={"dtype": dtype})
         base.tokenizer.save(path / "tokenizer")
 
 
 def write_index(path: Path, *, extra_channels: int, scheduler: str) -> None:
-    """Write `model_index.json`, which tells diffusers what pipeline a folder with all parts is.
+    """Write `model_index.json`, which tells diffusers what pipeline a folder with all parts is, if it is one.
 
     Args:
         path: the folder.
         extra_channels: the UNet's input channels beside those of the latents.
         scheduler: the scheduler's class.
     """
+    if extra_channels not in PIPELINES:
+        return
     write_json(
         path / INDEX,
         {
-            "_class_name": PIPELINES.get(extra_channels, PIPELINES[0]),
+            "_class_name": PIPELINES[extra_channels],
             "_diffusers_version": "0.30.0",
             **{part: list(place) for part, place in _PARTS.items()},
             "scheduler": ["diffusers", scheduler],
@@ -119,8 +123,16 @@ def write_index(path: Path, *, extra_channels: int, scheduler: str) -> None:
 def complete_scheduler(config: Mapping[str, object]) -> dict:
     """A scheduler_config.json that diffusers understands as it is understood here.
 
-    DDIMScheduler clips its estimates where the file does not forbid it; its pipeline then corrects it, with warnings.
-    Whatever the file says itself stays.
+    Some schedulers clip their estimates where the file does not forbid it, or where it asks for it; the pipeline then
+    forbids it, with warnings. Whatever else the file says stays.
     """
-    silent = _SILENT if config.get("_class_name", _SILENT["_class_name"]) == _SILENT["_class_name"] else {}
-    return {**silent, **config}
+    name = config.get("_class_name", DDIM)
+    silent = {"_class_name": DDIM, "steps_offset": 1} if name == DDIM else {}
+    return {**silent, **config, **({"clip_sample": False} if name in CLIPPING or "clip_sample" in config else {})}
+
+
+def _refuse_network(path: Path) -> None:
+    """Refuses the folder of a single network. Raises UserError."""
+    kind = read_json(path / CONFIG).get("_class_name") if (path / CONFIG).exists() else None
+    if kind is not None:
+        raise UserError(f"{path}: this is one network ({kind}); name the folder of the whole model")

@@ -91,7 +91,7 @@ def read(source, *, numerics: str = "keras_cv", tokenizer: Path | None = None) -
     family = _family(parts["diffusion_model"])
     configs = _configs(parts, family, numerics)
     padding = PADDING[family, numerics]
-    loaded = _tokenizer(source, folder, padding) if tokenizer is None else Tokenizer.load(tokenizer)
+    loaded = _tokenizer(source, folder, padding) if tokenizer is None else Tokenizer.load(tokenizer, padding=padding)
     return Base(
         unet=load(UNet, configs["unet"], "unet", parts["diffusion_model"]),
         vae=load(AutoencoderKL, configs["vae"], "vae", {**parts["image_encoder"], **parts["decoder"]}),

@@ -33,6 +33,7 @@ class Kind:
         per_level: fixed keys that are written once for each level.
         prefix: what stands before every key in the file that is written.
         spellings: other names that files give the weights.
+        positive: arguments that are numbers above 0, of this type; null, too, where it is the value of a missing key.
     """
 
     peer: str
@@ -45,7 +46,11 @@ class Kind:
     per_level: frozenset[str] = frozenset()
     prefix: str = ""
     spellings: tuple[Renaming, ...] = ()
+    positive: dict[str, type] = field(default_factory=dict)
 
+
+# `numerics` -> the activations of text encoders that it replaces: KerasCV approximates the GELU of 2.x.
+HIDDEN_ACTS = {"diffusers": {"gelu_pytorch_tanh": "gelu"}, "keras_cv": {"gelu": "gelu_pytorch_tanh"}}
 
 _ENCODER = {
     "in_channels": 4,
@@ -71,6 +76,7 @@ _ENCODER_FIXED = {
     "transformer_layers_per_block": (1,),
     "resnet_time_scale_shift": ("default",),
 }
+_ENCODER_POSITIVE = dict.fromkeys(("in_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim"), int)
 
 UNET = Kind(
     peer="UNet2DConditionModel",
@@ -95,6 +101,7 @@ UNET = Kind(
         "mid_block_only_cross_attention": (None, False),
     },
     inert=frozenset(("dropout", "class_embeddings_concat", "addition_embed_type_num_heads")),
+    positive={**_ENCODER_POSITIVE, "sample_size": int, "out_channels": int},
 )
 
 CONTROLNET = Kind(
@@ -104,6 +111,7 @@ CONTROLNET = Kind(
     ours={**_ENCODER, "conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256)},
     fixed={**_ENCODER_FIXED, "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,)},
     inert=frozenset(("addition_embed_type_num_heads", "sample_size")),
+    positive={**_ENCODER_POSITIVE, "conditioning_channels": int},
 )
 
 AUTOENCODER = Kind(
@@ -131,6 +139,10 @@ AUTOENCODER = Kind(
     per_level=frozenset(("down_block_types", "up_block_types")),
     inert=frozenset(("sample_size", "force_upcast")),
     spellings=(OLD_ATTENTION,),
+    positive={
+        **dict.fromkeys(("in_channels", "out_channels", "latent_channels", "layers_per_block", "norm_num_groups"), int),
+        "scaling_factor": float,
+    },
 )
 
 TEXT_ENCODER = Kind(
@@ -177,4 +189,13 @@ TEXT_ENCODER = Kind(
     written={"architectures": ["CLIPTextModel"], "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1},
     prefix="text_model.",
     spellings=(TEXT_MODEL,),
+    positive={
+        "vocab_size": int,
+        "hidden_size": int,
+        "intermediate_size": int,
+        "num_hidden_layers": int,
+        "num_attention_heads": int,
+        "max_position_embeddings": int,
+        "layer_norm_eps": float,
+    },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 
 from codi_tf.base import make_network
-from codi_tf.convert.kinds import Kind
+from codi_tf.convert.kinds import HIDDEN_ACTS, Kind
 from codi_tf.convert.rules import POSITIONS, Renaming
 from codi_tf.errors import UserError
 from codi_tf.tensor_files import StoredTensor, read_header
@@ -18,21 +19,24 @@ from codi_tf.weights import CONFIG, DENSE, Layout, Origin, Origins, make_from, r
 
 VARIANTS = ("", "fp16", "bf16")  # the names of halved files; the full one comes first
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+SIDE = 64  # of latents, at least, in the files of diffusers before OLD: those of Stable Diffusion 1.x say 32 by mistake
+OLD = (0, 9)
+NUMBERS = {int: "a whole number", float: "a number"}
 
 
-def read_network(kind: Kind, folder: Path, *, name: str, changes: Mapping[str, object] | None = None) -> keras.Model:
+def read_network(kind: Kind, folder: Path, *, name: str, numerics: str | None = None) -> keras.Model:
     """A network from its folder in a diffusers checkpoint, in the dtype policy that holds.
 
     Args:
         kind: the tables of the network's kind.
         folder: with config.json and the weights, in one file or several.
         name: of the network.
-        changes: arguments of our class that take the place of those in config.json.
+        numerics: "diffusers" or "keras_cv"; None: what config.json says.
 
     Raises:
         UserError: for a missing, truncated or foreign part, or a configuration that is not built here.
     """
-    config = {**read_config(kind, folder / CONFIG), **(changes or {})}
+    config = in_numerics(kind, read_config(kind, folder / CONFIG), numerics)
     stored, path = stored_tensors(folder, kind.file)
     weights = {key: tensor for key, tensor in stored.items() if not re.search(POSITIONS, key)}
     for key in stored.keys() - weights.keys():
@@ -80,7 +84,7 @@ def read_config(kind: Kind, path: Path) -> dict:
     Raises:
         UserError: a missing or broken file, another class, or a key with a value that is not built here.
     """
-    config = read_json(path)
+    config = _corrected(read_json(path))
     found = config.get("_class_name", kind.peer)
     if found != kind.peer:
         raise UserError(f"{path}: describes a {found}, where a {kind.peer} should be; name another checkpoint")
@@ -97,7 +101,27 @@ def read_config(kind: Kind, path: Path) -> dict:
                 raise UserError(f"{path}: {key} is {value!r}, which is not built here: only {wanted} is")
         elif value is not None:
             raise UserError(f"{path}: {key} is {value!r}, which is not built here: only null is")
+    check_numbers(kind, arguments, path)
     return arguments
+
+
+def check_numbers(kind: Kind, arguments: Mapping[str, object], path: Path) -> None:
+    """Refuses arguments of our class that are not the positive numbers that they should be. Raises UserError."""
+    for key, wanted in kind.positive.items():
+        value = arguments.get(key, kind.ours[key])
+        number = type(value) in (int, wanted) and 0 < value < math.inf
+        if not number and not (value is None and kind.ours[key] is None):
+            raise UserError(f"{path}: {key} is {value!r}: it must be {NUMBERS[wanted]} above 0")
+
+
+def in_numerics(kind: Kind, arguments: Mapping[str, object], numerics: str | None) -> dict:
+    """The arguments of our class with which its numbers are those of "diffusers" or "keras_cv"; None: as they are."""
+    if numerics is None:
+        return dict(arguments)
+    if "numerics" in kind.ours:
+        return {**arguments, "numerics": numerics}
+    act = arguments["hidden_act"]
+    return {**arguments, "hidden_act": HIDDEN_ACTS[numerics].get(act, act)}
 
 
 def stored_tensors(folder: Path, stem: str) -> tuple[dict[str, StoredTensor], Path]:
@@ -122,6 +146,8 @@ def stored_tensors(folder: Path, stem: str) -> tuple[dict[str, StoredTensor], Pa
 
 def refuse_pickles(path: Path) -> None:
     """Refuses a pickled checkpoint, or a folder that holds only such. Raises UserError."""
+    if path.is_dir() and any(path.glob("*.safetensors")):
+        return
     pickles = sorted(p for p in (path.iterdir() if path.is_dir() else [path]) if p.suffix in PICKLES)
     if pickles:
         raise UserError(
@@ -149,9 +175,9 @@ def origins(renamings: Sequence[Renaming], stored: Mapping[str, StoredTensor]) -
 
 
 def check_positions(stored: StoredTensor, key: str) -> None:
-    """Refuses positions that are not 0, 1, 2, ... Raises UserError."""
-    values = stored.read().reshape(-1)
-    if not np.array_equal(values.astype("int64"), np.arange(values.size)):
+    """Refuses positions that are not 0, 1, 2, ... Merging in half precision moves them a little. Raises UserError."""
+    values = stored.read().reshape(-1).astype("float64")
+    if not np.array_equal(np.rint(values), np.arange(values.size)):
         raise UserError(f"{stored.path}: {key} is not 0, 1, 2, ...: another order of positions is not built here")
 
 
@@ -169,6 +195,14 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
             raise UserError(f"{index}: {key} is missing in {where}; the files do not belong together")
         stored |= tensors
     return stored
+
+
+def _corrected(config: dict) -> dict:
+    """The latents' side is what StableDiffusionPipeline makes of it: not below 64 in files of diffusers before 0.9."""
+    version, side = re.findall(r"\d+", str(config.get("_diffusers_version"))), config.get("sample_size")
+    if version and tuple(map(int, version[:2])) < OLD and isinstance(side, int) and side < SIDE:
+        return {**config, "sample_size": SIDE}
+    return config
 
 
 def _one(value):

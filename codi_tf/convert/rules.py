@@ -63,11 +63,14 @@ UNUSED = (
     (r"^cond_stage_model\.model\.logit_scale$", "CLIP's temperature, for comparing texts with images"),
     (r"^cond_stage_model\.(model\.text_projection|transformer\.text_projection\.weight)$", "for the pooled embedding"),
     (r"^cond_stage_model\.model\.attn_mask$", "the causal mask, which is computed"),
+    (r"^logvar$", "weights of the training's loss"),
+    (r"^denoiser\.sigmas$", "the noise levels of Stability AI's later code, which follow from the schedule"),
 )
 POSITIONS = r"(^|\.)position_ids$"  # 0, 1, 2, ... in old text encoders; checked
 SCALE_FACTOR = "scale_factor"  # of the latents; checked
 STAGES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
+LATER_TEXT_ENCODER = "conditioner.embedders.0."  # Stability AI's later code (sd-turbo); the rest has the same names
 
 
 def unet_renaming(levels: int, layers_per_block: int, attention: Collection[int]) -> Renaming:
@@ -132,7 +135,8 @@ def autoencoder_renaming(levels: int) -> Renaming:
     )
 
 
-CLIP_RENAMING = Renaming(names=((r"^", CLIP + "text_model."),))
+CLIP_RENAMING = Renaming(sign=rf"^{re.escape(CLIP)}text_model\.", names=((r"^", CLIP + "text_model."),))
+BARE_CLIP_RENAMING = Renaming(names=((r"^", CLIP),))  # as many merges have it
 OPEN_CLIP_RENAMING = Renaming(
     names=(
         (r"^embeddings\.token_embedding\.", "token_embedding."),

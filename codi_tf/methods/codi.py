@@ -30,8 +30,6 @@ class CodiMethod:
         self.settings, self.base, self.student, self.perceptual = settings, base, student, perceptual
         self.target = None
         self.frozen = None
-        if settings.z_s == "frozen":
-            self.frozen = AdaptedUNet(clone_unet(base.unet, "frozen_unet"), name="frozen")
         self.guidance = _guidance(settings, base, perceptual)
 
     def start_average(self) -> AdaptedUNet:
@@ -42,6 +40,9 @@ class CodiMethod:
         """
         if self.settings.guidance == "perceptual" and self.perceptual is None:
             raise UserError("guidance is 'perceptual': give CoDi a feature network, perceptual=network.maps")
+        if self.settings.z_s == "frozen":
+            unet = self.base.unet
+            self.frozen = AdaptedUNet(clone_unet(unet, "frozen_unet") if unet.trainable else unet, name="frozen")
         self.target = moving_average_of(self.student)
         return self.target
 

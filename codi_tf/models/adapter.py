@@ -7,7 +7,7 @@ from keras import ops
 
 from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.unet import UNet, UNetEncoder
-from codi_tf.precision import Precision, built_in
+from codi_tf.precision import built_in, make_policy
 
 
 class MuAdapter(keras.Model):
@@ -35,7 +35,7 @@ class MuAdapter(keras.Model):
         """
         config = unet.encoder_config()
         config["in_channels"] = condition_channels or config["in_channels"]
-        with built_in(Precision(unet.compute_dtype)):
+        with built_in(make_policy(unet.compute_dtype)):
             adapter = cls(config, name=name)
             adapter.build()
         adapter.encoder.copy_encoder(unet)
@@ -48,6 +48,10 @@ class MuAdapter(keras.Model):
     def call(self, c, context):
         """Condition latent c [B, h, w, C], prompt [B, M, D] -> the features h_eta(c), in the encoder's order."""
         return self.encoder(c, ops.zeros((1,), dtype="int32"), context)
+
+    def recompute_blocks(self, recompute: bool = True) -> None:
+        """Gradient checkpointing: see `UNetEncoder.recompute_blocks`."""
+        self.encoder.recompute_blocks(recompute)
 
     def condition(self, c, context):
         """What does not depend on z_t and t, to be computed once an image: h_eta(c)."""
@@ -84,9 +88,9 @@ class AdaptedUNet(keras.Model):
 
     def recompute_blocks(self, recompute: bool = True) -> None:
         """Gradient checkpointing in both parts: see `UNetEncoder.recompute_blocks`."""
-        for part in (self.unet, getattr(self.adapter, "encoder", self.adapter)):
-            if part is not None:
-                part.recompute_blocks(recompute)
+        self.unet.recompute_blocks(recompute)
+        if self.adapter is not None:
+            self.adapter.recompute_blocks(recompute)
 
     @property
     def sees(self) -> str:

@@ -7,7 +7,7 @@ from keras import ops
 
 from codi_tf.models.layers import Conv2D, PointwiseConv2D
 from codi_tf.models.unet import UNet, UNetEncoder
-from codi_tf.precision import Precision, built_in
+from codi_tf.precision import built_in, make_policy
 
 HINT_WIDTHS = (16, 32, 96, 256)
 
@@ -77,7 +77,7 @@ class ControlNet(UNetEncoder):
             name: of the adapter.
         """
         widths = HINT_WIDTHS[: factor.bit_length()]
-        with built_in(Precision(unet.compute_dtype)):
+        with built_in(make_policy(unet.compute_dtype)):
             adapter = cls(name=name, conditioning_embedding_out_channels=widths, **unet.encoder_config())
             adapter.build()
         adapter.copy_encoder(unet)

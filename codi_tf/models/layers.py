@@ -60,8 +60,8 @@ class PointwiseConv2D(Conv2D):
 class GroupNorm(keras.layers.Layer):
     """Group normalisation over space and the channels of a group, in float32 whatever the policy.
 
-    Means are taken over space first and over the channels of a group second: both reductions then run along contiguous
-    memory, and no tensor has more than four dimensions.
+    Means are taken over columns, rows and the channels of a group, one after the other: each reduction then runs along
+    contiguous memory, adds few numbers at a time, and no tensor has more than four dimensions.
 
     Input and output: [B, H, W, C].
     """
@@ -77,7 +77,7 @@ class GroupNorm(keras.layers.Layer):
         self.beta = self.add_weight(name="beta", shape=(self.channels,), initializer="zeros")
 
     def _group_mean(self, x):  # [B, H, W, C] -> [B, 1, 1, C], the mean of each channel's group
-        per_channel = ops.mean(x, axis=(1, 2))  # [B, C]
+        per_channel = ops.mean(ops.mean(x, axis=2), axis=1)  # [B, C]
         grouped = ops.reshape(per_channel, (-1, self.groups, self.channels // self.groups))
         per_group = ops.mean(grouped, axis=-1, keepdims=True)  # [B, G, 1]
         spread = per_group + ops.zeros((1, 1, self.channels // self.groups))  # broadcasts without a dynamic shape
@@ -212,7 +212,7 @@ class Attention(keras.layers.Layer):
 
     def __init__(self, channels: int, heads: int, *, context_channels=None, qkv_bias=False, upcast=False, **kwargs):
         super().__init__(**kwargs)
-        if channels % heads:
+        if heads < 1 or channels % heads:
             raise ValueError(f"Attention: {channels} channels cannot be split into {heads} heads")
         self.channels, self.heads, self.context_channels = channels, heads, context_channels
         self.qkv_bias, self.upcast = qkv_bias, upcast

@@ -47,7 +47,6 @@ class Block(keras.layers.Layer):
             SpatialTransformer(channels, groups=groups, name=f"attentions.{i}", **self.transformer)
             for i in range(transformers)
         ]
-
         self.recompute = False  # set by `UNetEncoder.recompute_blocks`
 
     def build(self, input_shape=None):
@@ -167,7 +166,7 @@ class UNetEncoder(keras.Model):
         self.attention_head_dim, self.cross_attention_dim = attention_head_dim, cross_attention_dim
         self.norm_num_groups, self.use_linear_projection = norm_num_groups, use_linear_projection
         self.upcast_attention, self.numerics = upcast_attention, numerics
-        self._heads = heads
+        self.heads = heads
 
         self.conv_in = Conv2D(block_out_channels[0], name="conv_in")
         self.time_embedding = TimeEmbedding(block_out_channels[0], name="time_embedding")
@@ -327,7 +326,7 @@ class UNet(UNetEncoder):
                     transformers=len(channels_in) if kind == "CrossAttnUpBlock2D" else 0,
                     upsample=i + 1 < levels,
                     name=f"up_blocks.{i}",
-                    **self._block(self._heads[-1 - i]),
+                    **self._block(self.heads[-1 - i]),
                 )
             )
         self.conv_norm_out = GroupNorm(channels, self.norm_num_groups, 1e-5, name="conv_norm_out")
