@@ -1,4 +1,4 @@
-"""python -m benchmarks.full_step BASE [NAME ...]: PE-CoDi training steps on Stable Diffusion, 256 px, batch 1.
+"""python -m benchmarks.full_step BASE PIXELS [NAME ...]: PE-CoDi training steps on Stable Diffusion, batch 1.
 
 BASE is a checkpoint of the true size, for example from `python -m benchmarks.make_checkpoint`. Each combination of
 options runs in a process of its own: the step's seconds, the peak of memory, and how far its loss and its adapter's
@@ -17,7 +17,7 @@ from pathlib import Path
 from codi_tf.cli import run_command, start_tensorflow
 from codi_tf.errors import UserError
 
-PIXELS, STEPS = 256, 3
+STEPS = 3
 VARIANTS = {
     "plain": {},
     "recompute": {"recompute": True},
@@ -27,7 +27,7 @@ VARIANTS = {
 }
 
 
-def step(base_folder: Path, adapter: str, *, compute="float32", weights="float32", recompute=False) -> dict:
+def step(base_folder: Path, pixels: int, *, compute="float32", weights="float32", recompute=False) -> dict:
     """Run some steps; loss of the first, seconds of the last, bytes before and at the peak."""
     start_tensorflow()
     import tensorflow as tf
@@ -36,11 +36,11 @@ def step(base_folder: Path, adapter: str, *, compute="float32", weights="float32
     from codi_tf.optimizers import FusedAdamW
 
     base = codi_tf.load_stable_diffusion(base_folder, compute=compute, weights=weights)
-    model = codi_tf.CoDi(base, adapter=adapter, train="adapter", image_size=PIXELS)
+    model = codi_tf.CoDi(base, train="adapter", image_size=pixels)
     model.student.recompute_blocks(recompute)
     model.compile(optimizer=FusedAdamW(1e-4))
     run = tf.function(model.train_step, autograph=False)
-    image = tf.random.stateless_uniform((1, PIXELS, PIXELS, 3), (0, 0), -1.0, 1.0)
+    image = tf.random.stateless_uniform((1, pixels, pixels, 3), (0, 0), -1.0, 1.0)
     batch = {"image": image, "condition": tf.nn.avg_pool2d(image, 5, 1, "SAME")}
     result = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     for i in range(STEPS):
@@ -53,12 +53,15 @@ def step(base_folder: Path, adapter: str, *, compute="float32", weights="float32
 
 
 def _main(arguments: list[str]) -> None:
-    folder, names = arguments[0], arguments[1:] or list(VARIANTS)
+    if len(arguments) < 2 or not arguments[1].isdigit():
+        raise UserError("name a checkpoint and a number of pixels, for example: runs/sd 256")
+    folder, pixels, *names = arguments
+    names = names or list(VARIANTS)
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder; make one with python -m benchmarks.make_checkpoint")
     print(f"{'':<18}{'s / step':>10}{'peak':>11}{'loss':>12}{'gradient norm':>16}")
     for name in names:
-        command = [sys.executable, "-m", "benchmarks.full_step", "--one", folder, json.dumps(VARIANTS[name])]
+        command = [sys.executable, "-m", "benchmarks.full_step", "--one", folder, pixels, json.dumps(VARIANTS[name])]
         line = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
         r = json.loads(line)
         peak = f"{r['peak'] / 2**30:.1f} GiB"
@@ -67,6 +70,6 @@ def _main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(step(Path(sys.argv[2]), "mu", **json.loads(sys.argv[3]))))
+        print(json.dumps(step(Path(sys.argv[2]), int(sys.argv[3]), **json.loads(sys.argv[4]))))
     else:
         sys.exit(run_command(_main))

@@ -60,9 +60,9 @@ class Block(keras.layers.Layer):
             h = self.resnets[i](h, temb)
             return self.attentions[i](h, context) if i < self.transformers else h
 
-        if self.variable_dtype != self.compute_dtype and not tf.executing_eagerly():
-            # Casting weights depends on nothing: the graph would cast those of all blocks at once. A call is made when
-            # its inputs are there.
+        if (self.recompute or self.variable_dtype != self.compute_dtype) and not tf.executing_eagerly():
+            # A call of its own: TensorFlow would otherwise find that what is computed again was computed before, and
+            # keep it; and casts of weights depend on nothing, so that the graph would cast those of all blocks at once.
             run = tf.function(run, autograph=False, experimental_attributes={"_noinline": True})
         return (keras.remat(run) if self.recompute else run)(h, temb, context)
 
