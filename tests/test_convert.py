@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -744,3 +745,11 @@ def test_a_tokenizer_of_another_text_encoder_is_refused(folder, tmp_path):
     Tokenizer(vocabulary, list(words.ranks)).save(tmp_path / "words")
     with pytest.raises(UserError, match="the tokenizer gives 77 ids up to"):
         codi_tf.load_stable_diffusion(folder, tokenizer=tmp_path / "words")
+
+
+def test_saving_what_diffusers_computes_otherwise_warns(folder, tmp_path):
+    with pytest.warns(UserWarning, match="its own epsilon and GELU"):
+        codi_tf.save_stable_diffusion(codi_tf.load_stable_diffusion(folder, numerics="keras_cv"), tmp_path / "new")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        codi_tf.save_stable_diffusion(codi_tf.load_stable_diffusion(folder), tmp_path / "other")

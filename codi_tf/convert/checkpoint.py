@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -75,6 +76,12 @@ def save_stable_diffusion(
     """
     folder = Path(folder)
     check_target(folder)
+    if getattr(base.unet, "numerics", "diffusers") != "diffusers":
+        warnings.warn(
+            f"{folder}: diffusers will compute with its own epsilon and GELU, not with KerasCV's: pictures will "
+            "differ a little; load the checkpoint with numerics='diffusers' to see them",
+            stacklevel=2,
+        )
     base = dataclasses.replace(base, scheduler=complete_scheduler(base.scheduler))
     try:
         with whole_folder(folder) as partial:
