@@ -141,7 +141,7 @@ def _read(source, tokenizer, prediction_type, numerics, architecture) -> Base:
         raise UserError(f"{path}: no such model folder; train one or name another")
     if path.is_dir():
         _unwanted("architecture", architecture)
-        if (path / "codi.json").is_file() and not (path / "vae").is_dir():
+        if (path / "codi.json").is_file() and not any((path / part).is_dir() for part in ("unet", "vae")):
             raise UserError(f"{path}: a bundle with an adapter alone; name the base that its codi.json names")
         return _retold(read_folder(path, tokenizer=tokenizer, numerics=numerics), prediction_type)
     if path.suffix in PICKLES:
