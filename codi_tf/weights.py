@@ -177,8 +177,10 @@ def make_from(
 
 def shapes_of(make: Callable[[], keras.Model]) -> tuple[dict[str, tuple[int, ...]], dict]:
     """Key -> shape in a file of every weight of a network, and its configuration; no weight is made."""
-    with keras.StatelessScope(initialize_variables=False):
+    with keras.StatelessScope():
         network = make()
+        for variable in network.variables:
+            variable._initializer = _nothing
     shapes = {key_of(v, network): layout_of(v).stored_shape(tuple(v.shape)) for v in network.variables}
     return shapes, {key: value for key, value in network.get_config().items() if key != "name"}
 

@@ -48,6 +48,7 @@ def weightless(make):
     with keras.StatelessScope(initialize_variables=False):
         network = make()
         network.build()
+    keras.utils.clear_session()  # forgets the weights that wait for their values: the next scope would draw them
     return network
 
 

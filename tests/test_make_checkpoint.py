@@ -1,4 +1,4 @@
-"""The benchmarks' checkpoints: their shapes are compared with diffusers' and transformers'."""
+"""The benchmarks' checkpoints: a tiny one is written and read, the true ones are compared by their shapes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_convert_compvis import FULL_SIZE, original_clip, original_open_clip, original_unet, original_vae
 
+import codi_tf
 from benchmarks import make_checkpoint
 from codi_tf.base import make_network
 from codi_tf.tokenizer import Tokenizer
@@ -18,6 +19,7 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 FLOAT16 = np.dtype("float16")
+TINY = {"block_out_channels": [32, 32], "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
 
 
 @pytest.fixture(scope="module", params=FULL_SIZE)
@@ -57,6 +59,19 @@ def test_a_single_file_has_the_true_shapes(true):
     if family == "2.x":
         fused = tensors["cond_stage_model.model.transformer.resblocks.23.attn.in_proj_weight"]
         assert fused.values().shape == fused.shape == (3072, 1024)
+
+
+def test_a_folder_is_written_and_read(tmp_path, monkeypatch):
+    text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    about = {"unet": {**TINY, "cross_attention_dim": 64}, "vae": {"block_out_channels": [32, 32]}, "text_encoder": text}
+    monkeypatch.setitem(make_checkpoint.FAMILIES, "tiny", {**about, "prediction_type": "v_prediction"})
+    make_checkpoint.write_folder(tmp_path, "tiny", 4, FLOAT16)
+    base = codi_tf.load_stable_diffusion(tmp_path)
+    assert base.prediction_type == "v_prediction" and base.unet.sample_size == 96
+    kernel = base.unet.mid_block.resnets[0].conv1.kernel.numpy()
+    assert abs(kernel.std() * (9 * 32) ** 0.5 - 1) < 0.05 and np.isfinite(base.context).all()
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path)
+    assert theirs.unet.config.sample_size == 96
 
 
 def test_the_tokenizer_has_the_true_size(tmp_path):
