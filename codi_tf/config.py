@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import math
 import types
 import typing
@@ -15,10 +16,22 @@ import yaml
 
 from codi_tf.errors import UserError
 
+SPACES = ("noise", "signal", "velocity")
+
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"{name} is {value!r}: use one of {', '.join(choices)}")
+
+
+def _check_delta(delta: int) -> None:
+    if delta < 1:
+        raise UserError(f"method.delta is {delta}: it must be at least 1 training time")
+
+
+def _check_features(name: str, value: str, features: str | None) -> None:
+    if value == "perceptual" and features is None:
+        raise UserError(f"{name} is 'perceptual': set method.features to the folder of a feature network")
 
 
 @dataclass(frozen=True)
@@ -37,30 +50,41 @@ class Autoencoder:
 class Pretrain:
     """Train an unconditional latent diffusion model on the latents of the autoencoder in `base`.
 
+    Without a network the UNet of `base` is trained on. With another prediction_type that is the conversion of guided
+    distillation (Meng et al. 2023, section 4.2): epsilon to v.
+
     Attributes:
-        network: the arguments of `models.unet.UNet` (the keys of a diffusers unet/config.json).
-        scheduler: beta_schedule and prediction_type, as in a diffusers scheduler_config.json.
+        network: the arguments of `models.unet.UNet` (the keys of a diffusers unet/config.json); None: the base's UNet.
+        scheduler: keys of a diffusers scheduler_config.json that replace the base's, as beta_schedule, prediction_type.
         space: the space of the squared error.
     """
 
-    network: dict
-    scheduler: dict
+    network: dict | None = None
+    scheduler: dict = field(default_factory=dict)
     space: str = "velocity"
 
     def __post_init__(self):
-        _one_of("method.space", self.space, ("noise", "signal", "velocity"))
-        if "beta_schedule" not in self.scheduler:
+        _one_of("method.space", self.space, SPACES)
+        if self.network is not None and "beta_schedule" not in self.scheduler:
             raise UserError("method.scheduler.beta_schedule is not set, for example squaredcos_cap_v2")
 
 
 @dataclass(frozen=True)
 class Finetune:
-    """Conditional diffusion fine-tuning of the adapted network: the undistilled model ("LDM" in the paper's tables)."""
+    """Conditional diffusion fine-tuning of the adapted network: the undistilled model ("LDM" in the paper's tables).
+
+    Attributes:
+        space: the space of the squared error.
+        drop_condition: the share of examples whose condition is all 0, for guidance with the condition.
+    """
 
     space: str = "velocity"
+    drop_condition: float = 0.0
 
     def __post_init__(self):
-        _one_of("method.space", self.space, ("noise", "signal", "velocity"))
+        _one_of("method.space", self.space, SPACES)
+        if not 0 <= self.drop_condition < 1:
+            raise UserError(f"method.drop_condition is {self.drop_condition}: it must be in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -92,14 +116,81 @@ class ConditionalDistillation:
         _one_of("method.consistency", self.consistency, ("noise", "signal", "velocity", "none"))
         _one_of("method.guidance", self.guidance, ("latent", "encoded", "pixel", "perceptual", "none"))
         _one_of("method.t", self.t, ("shared", "per_sample"))
-        if self.delta < 1:
-            raise UserError(f"method.delta is {self.delta}: it must be at least 1 training time")
+        _check_delta(self.delta)
         if self.guidance_weight < 0:
             raise UserError(f"method.guidance_weight is {self.guidance_weight}: it must be at least 0")
         if self.consistency == "none" and self.guidance == "none":
             raise UserError("method.consistency and method.guidance are both 'none': nothing would be trained")
-        if self.guidance == "perceptual" and self.features is None:
-            raise UserError("method.guidance is 'perceptual': set method.features to the folder of a feature network")
+        _check_features("method.guidance", self.guidance, self.features)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Consistency distillation (Song et al. 2023) of the fine-tuned model in `base`, a bundle: the paper's CM-II.
+
+    With `adaptation.train: adapter` it is CM-II (frozen).
+
+    Attributes:
+        distance: latent (squared error) or perceptual.
+        delta: t - s in training times: the length of the teacher's DDIM step.
+        t: per_sample (as in the literature) or shared.
+        boundary: scalings that make the model the identity at t = 0, which one that predicts v is already.
+        features: folder of the feature network of the perceptual distance.
+    """
+
+    distance: str = "latent"
+    delta: int = 1
+    t: str = "per_sample"
+    boundary: bool = False
+    features: str | None = None
+
+    def __post_init__(self):
+        _one_of("method.distance", self.distance, ("latent", "perceptual"))
+        _one_of("method.t", self.t, ("per_sample", "shared"))
+        _check_delta(self.delta)
+        _check_features("method.distance", self.distance, self.features)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Guided distillation (Meng et al. 2023) of the model in `base`.
+
+    Stage 1 puts the guidance into the network (Eq. 3); stage 2 halves the number of sampling steps again and again. In
+    `base` stands a fine-tuned bundle, or for stage 2 that of stage 1: GD-II. Without a task, stage 2 distils the base
+    itself; fine-tuning it afterwards makes GD-I.
+
+    Attributes:
+        stage: 1 or 2.
+        guidance: [lowest, highest] guidance that is trained, 1 for none: the paper's w is guidance - 1.
+        steps: of stage 2, the student's numbers of sampling steps, each half of the one before. The result of a phase
+            is the next one's teacher.
+        updates: of stage 2, the optimizer steps of a phase; what train.steps leaves belongs to the last.
+        stochastic: of stage 2, train for the stochastic sampler (Eq. 4 to 7): steps of twice the length.
+        space: the space of the squared error.
+    """
+
+    stage: int
+    guidance: list = field(default_factory=lambda: [1.0, 1.0])
+    steps: list = field(default_factory=list)
+    updates: int = 0
+    stochastic: bool = False
+    space: str = "velocity"
+
+    def __post_init__(self):
+        _one_of("method.space", self.space, SPACES)
+        if self.stage not in (1, 2):
+            raise UserError(f"method.stage is {self.stage}: use 1 (guidance) or 2 (halving)")
+        low_high = self.guidance
+        if len(low_high) != 2 or not all(isinstance(g, int | float) for g in low_high) or low_high[0] > low_high[1]:
+            raise UserError(f"method.guidance is {low_high}: give [lowest, highest], for example [1.0, 3.0]")
+        if self.stage == 1 and (self.steps or self.updates or self.stochastic):
+            raise UserError("method.steps, method.updates and method.stochastic belong to stage 2: leave them out")
+        if self.stage == 2:
+            whole = all(isinstance(n, int) and n >= 1 for n in self.steps)
+            if not self.steps or not whole or any(a != 2 * b for a, b in itertools.pairwise(self.steps)):
+                raise UserError(f"method.steps is {self.steps}: each must be half of the one before, as [16, 8, 4]")
+            if self.updates < 1:
+                raise UserError(f"method.updates is {self.updates}: it must be the optimizer steps of a phase")
 
 
 METHODS = {
@@ -107,7 +198,12 @@ METHODS = {
     "pretrain": Pretrain,
     "finetune": Finetune,
     "codi": ConditionalDistillation,
+    "consistency": Consistency,
+    "guided": Guided,
 }
+
+
+CONDITIONAL = (Finetune, ConditionalDistillation, Consistency, Guided)  # methods of an adapted network
 
 
 @dataclass(frozen=True)
@@ -143,24 +239,26 @@ class Adaptation:
     """How a base becomes conditional.
 
     Attributes:
-        adapter: "mu" (Eq. 12) or "controlnet".
+        adapter: "mu" (Eq. 12), "controlnet" or "t2i" (a T2I-Adapter, light where the base's widths allow).
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are).
+        pretrained: whether the base's UNet keeps its weights, or starts from random ones (the paper's Fig. 7).
         mu_rate: the learning rate of mu, as a multiple of the others'.
-        start: folder of the diffusers ControlNetModel that a controlnet adapter starts from; None: a copy of the
-            base's encoder.
+        start: folder of the diffusers ControlNetModel or T2IAdapter that such an adapter starts from; None: a new one,
+            or that of the bundle in `base`.
     """
 
     adapter: str = "mu"
     train: str = "all"
+    pretrained: bool = True
     mu_rate: float = 30.0
     start: str | None = None
 
     def __post_init__(self):
-        _one_of("adaptation.adapter", self.adapter, ("mu", "controlnet"))
+        _one_of("adaptation.adapter", self.adapter, ("mu", "controlnet", "t2i"))
         _one_of("adaptation.train", self.train, ("all", "adapter"))
-        if self.start is not None and self.adapter != "controlnet":
+        if self.start is not None and self.adapter == "mu":
             raise UserError(
-                f"adaptation.start is {self.start!r}: only adapter controlnet starts from a folder; remove it"
+                f"adaptation.start is {self.start!r}: only adapters controlnet and t2i start from a folder; remove it"
             )
         if self.mu_rate <= 0:
             raise UserError(f"adaptation.mu_rate is {self.mu_rate}: it must be positive")
@@ -194,6 +292,8 @@ class Train:
         batch_size: examples in the global batch.
         learning_rate: the peak.
         decay: "cosine" or "constant".
+        cycles: how many times the cosine runs from the peak to 0, without a warm-up if more than once: for guided
+            distillation, once a phase.
         clip_norm: limit of the gradient's global norm.
         ema_decay: gamma of the moving average; for CoDi it is also the target network.
         seed: seed of initialisation and of all draws of the loss.
@@ -206,6 +306,7 @@ class Train:
     learning_rate: float = 3e-4
     warmup_steps: int = 100
     decay: str = "cosine"
+    cycles: int = 1
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.999
@@ -217,7 +318,7 @@ class Train:
 
     def __post_init__(self):
         _one_of("train.decay", self.decay, ("cosine", "constant"))
-        for name in ("steps", "batch_size", "log_every", "keep"):
+        for name in ("steps", "batch_size", "cycles", "log_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
         for name in ("warmup_steps", "sample_every", "save_every", "weight_decay"):
@@ -226,6 +327,8 @@ class Train:
         for name in ("learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be positive")
+        if self.cycles > 1 and (self.warmup_steps or self.decay != "cosine"):
+            raise UserError(f"train.cycles is {self.cycles}: it goes with decay cosine and warmup_steps 0")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"train.seed is {self.seed}: it must be from 0 to 2**31 - 1")
         if not 0 <= self.ema_decay < 1:
@@ -242,7 +345,7 @@ class Experiment:
         task: the condition; in YAML a mapping with `name` and the task's own options. None: no condition.
     """
 
-    method: Autoencoder | Pretrain | Finetune | ConditionalDistillation
+    method: Autoencoder | Pretrain | Finetune | ConditionalDistillation | Consistency | Guided
     train: Train
     data: Data = field(default_factory=Data)
     adaptation: Adaptation = field(default_factory=Adaptation)
@@ -253,7 +356,8 @@ class Experiment:
     def __post_init__(self):
         if self.base is None and not isinstance(self.method, Autoencoder):
             raise UserError("base is not set: name the folder of the model to start from")
-        conditional = isinstance(self.method, (Finetune, ConditionalDistillation))
+        optional = isinstance(self.method, Guided) and self.method.stage == 2  # of a base or of a conditional model
+        conditional = isinstance(self.method, CONDITIONAL) and not (optional and self.task is None)
         if conditional and self.task is None:
             raise UserError("task is not set: name one, for example {name: super_resolution}")
         if not conditional and self.task is not None:
@@ -264,6 +368,11 @@ class Experiment:
             raise UserError(
                 f"memory.frozen_weights is {self.memory.frozen_weights!r}, but adaptation.train is 'all': what is "
                 "trained is float32; train the adapter alone, or remove it"
+            )
+        if isinstance(self.method, Guided) and self.train.steps < len(self.method.steps) * self.method.updates:
+            raise UserError(
+                f"train.steps is {self.train.steps}: {len(self.method.steps)} phases of method.updates "
+                f"{self.method.updates} are more; lower method.updates"
             )
 
     @property

@@ -145,7 +145,7 @@ def batches(
         num_threads: size of the dataset's own pool of threads, 0 for one per core; the values do not depend on it.
 
     Returns:
-        {"image": float32 [B, S, S, 3] in [-1, 1], "condition": the same}.
+        {"image": float32 [B, S, S, 3] in [-1, 1], "condition": float32 [B, S, S, task.condition_channels]}.
 
     Raises:
         UserError: no photo, or a photo smaller than the crop.
@@ -162,7 +162,10 @@ def batches(
 def evaluation_set(
     photos: dict[str, np.ndarray], task: Task | None, *, image_size: int, count: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """The first `count` examples, not mirrored, as NumPy arrays: {"image", "condition"} float32 [count, S, S, 3]."""
+    """The first `count` examples, not mirrored, in NumPy arrays: {"image", "condition"} float32 [count, S, S, .].
+
+    Images have 3 channels, conditions `task.condition_channels`; without a task there are none.
+    """
     dataset = _examples(photos, task, image_size=image_size, seed=seed, start=0, augment=False, recolour=False)
     return next(dataset.map(_without_index).batch(count).as_numpy_iterator())
 

@@ -123,6 +123,19 @@ def ddim_step(prediction: Prediction, alpha_s: Tensor, sigma_s: Tensor) -> Tenso
     return alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
 
 
+def halving_target(
+    z_t: Tensor, z_s: Tensor, alpha_t: Tensor, sigma_t: Tensor, alpha_s: Tensor, sigma_s: Tensor
+) -> Tensor:
+    """x_tilde = (z_s - (sigma_s / sigma_t) z_t) / (alpha_s - (sigma_s / sigma_t) alpha_t).
+
+    The x_hat with which one DDIM step from z_t ends at z_s, wherever two steps of a teacher led: the student's target
+    in progressive distillation (Salimans & Ho 2022, algorithm 2; Meng et al. 2023, section 3.2). It is
+    z_s itself where the step ends clean. float32, the shape of z_t; s must be less noisy than t.
+    """
+    ratio = sigma_s / sigma_t
+    return (_float32(z_s) - ratio * _float32(z_t)) / (alpha_s - ratio * alpha_t)
+
+
 def boundary_scalings(t: Tensor, num_steps: int, sigma_data: float = 0.5, ndim: int = 4) -> tuple[Tensor, Tensor]:
     """c_skip = sd^2 / (tau^2 + sd^2), c_out = tau / sqrt(tau^2 + sd^2), tau = t / (T - 1) (CoDi, Eq. 18, corrected).
 

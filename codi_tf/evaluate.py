@@ -1,205 +1,235 @@
-"""python -m codi_tf.evaluate BUNDLE [BUNDLE ...] [--steps 1,2,4] [--data photos|FOLDER] [--count 256] --out report/
+"""python -m codi_tf.evaluate BUNDLE [BUNDLE ...] --out report/ [--data photos|FOLDER] [--steps 1,2,4,8,50]
+    [--samplers ddim,dpm++] [--guidance W] [--prompt ..] [--count 256] [--seed 0] [--features DIR]
+    [--lpips FILE] [--inception FILE|keras|keras:FILE] [--clip FOLDER]
 
-Measures bundles on the same held-out crops with the same noise. The report is metrics.json, report.md (one table) and
-grid.png. Its Frechet distance is FD-photos: through a small network trained on the embedded photos, not FID.
+Measures bundles on the same held-out crops with the same noise, by every sampler and number of steps. The report is
+report.md (a table with intervals), curves.png, grid.png, process-1.png, ... (one a bundle and sampler), metrics.json
+and metrics.npz (values of every picture).
+
+PSNR, SSIM, sharpness, latent error and FD-photos, the Frechet distance through a small network trained on the embedded
+photos (not FID), need nothing else. LPIPS, FID and the CLIP score are measured where their weights are named.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import hashlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from codi_tf import metrics
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 from codi_tf.errors import UserError
 from codi_tf.files import whole_folder
-from codi_tf.images import grid, write_png
-from codi_tf.noise import gaussian_noise
+from codi_tf.reporting.loading import (
+    KERAS,
+    inception_file,
+    load_extractors,
+    load_feature_network,
+    load_measures,
+    load_models,
+)
+from codi_tf.reporting.measuring import LEVEL, Yardstick, evaluate, measure
+from codi_tf.reporting.pictures import name_of_steps
+from codi_tf.reporting.report import is_report_file, write_figures, write_page, write_pictures
+from codi_tf.reporting.samplers import BATCH, model_process, model_sampler
+from codi_tf.reporting.tables import markdown_table
 
-Sampler = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # conditions -> (images, clean latents)
+__all__ = ["evaluate", "markdown_table", "model_sampler"]  # for use from Python
 
-BATCH = 32
-PICTURES = 6  # rows of the grid
-FILES = ("metrics.json", "report.md", "grid.png")
-COLUMNS = {  # key of a row -> (title in the table, format)
-    "psnr": ("PSNR, dB", "{:.2f}"),
-    "ssim": ("SSIM", "{:.3f}"),
-    "frechet_photos": ("FD-photos", "{:.3g}"),
-    "frechet_photos_interval": ("90 % interval", "{0[0]:.3g} to {0[1]:.3g}"),
-    "sharpness": ("sharpness", "{:.2f}"),
-    "latent_error": ("latent error", "{:.4f}"),
-}
-NOTES = """\
-PSNR, SSIM: to the originals, means over the pictures. FD-photos: Frechet distance to the autoencoder's reconstructions
-of the originals, in the features of a small network that tells the embedded photos apart (not FID: compare within
-this table only), with a bootstrap interval over the pictures. Sharpness: gradient energy, 1 is the originals'. Latent
-error: mean squared error to the originals' latents. "autoencoder" is about the best that these latents allow.
-"""
+SAMPLERS = ("ddim", "dpm", "dpm++", "stochastic", "consistency")  # sampling.SAMPLERS
+PICTURES = 6  # inputs of the grid
+ROWS_OF_PICTURES = 12  # of the grid, about, where many models share it
+PROCESS_STEPS = range(1, 11)
 
 
-def evaluate(
-    samplers: dict[str, Sampler],
-    images: np.ndarray,
-    conditions: np.ndarray,
-    base,
-    features: Callable,
-    *,
-    report: Callable[[int], None] | None = None,
-) -> dict[str, dict]:
-    """Measure samplers, and beside them "bicubic" (the condition itself), "autoencoder" (the ceiling) and "original".
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m codi_tf.evaluate", description="Measure and compare bundles.")
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folder of a trained model")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--data", default="photos", help="photos (default), or a folder: its held-out images are used")
+    parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
+    parser.add_argument("--samplers", default="ddim", help=f"of {', '.join(SAMPLERS)} (default: ddim)")
+    parser.add_argument("--guidance", type=float, help="for bundles trained to take it (default: none)")
+    parser.add_argument("--prompt", help="one text for all pictures; needs bundles with a text encoder")
+    parser.add_argument("--count", type=int, default=256, help="crops (default: 256)")
+    parser.add_argument("--seed", type=int, default=0, help="of crops, degradations and noise (default: 0)")
+    parser.add_argument("--features", type=Path, help="folder of FD-photos' network; made there if it is missing")
+    parser.add_argument("--lpips", type=Path, help="weights of LPIPS")
+    parser.add_argument("--inception", help="weights of the original FID network; or keras, or keras:FILE")
+    parser.add_argument("--clip", type=Path, help="folder of a CLIP model; measures the fit of pictures and --prompt")
+    return parser
 
-    Args:
-        samplers: name -> function from conditions [N, H, W, 3] in [-1, 1] to (images of the same shape and range,
-            clean latents [N, h, w, 4]).
-        images: the originals, float32 [N, H, W, 3] in [-1, 1], N at least 2.
-        conditions: the same.
-        base: the `Base` whose autoencoder made the latents.
-        features: images [B, H, W, 3] in [-1, 1] -> [B, D], see `features.FeatureNetwork.features`.
-        report: called with the number of samplers done.
 
-    Returns:
-        name -> {"psnr" (None where the pictures are the originals), "ssim", "frechet_photos",
-        "frechet_photos_interval" (low, high), "sharpness", "latent_error"}, means over the pictures. The Frechet
-        distance is to the autoencoder's reconstructions of the originals: to the originals themselves it would reward
-        over-sharpening. Sharpness is the ratio of the gradient energy to the originals'.
+def _main(arguments: list[str]) -> None:
+    options = _parser().parse_args(arguments)
+    options.steps, options.samplers = _steps(options.steps), _samplers(options.samplers)
+    _check(options)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(whole_folder(options.out))
+        except OSError as error:
+            raise UserError(f"--out is {options.out}: {error.strerror}; choose another place") from None
+        table = _report(options, folder)
+    print(f"{table}\n{options.out}")
 
-    Raises:
-        UserError: a sampler's pictures are not finite, or pictures too small for SSIM.
+
+@dataclass(frozen=True)
+class Contestant:
+    """A bundle with a sampler: what has a curve, a row of pictures and a process picture of its own.
+
+    Attributes:
+        label: its name.
+        bundle: the label of the bundle.
+        model: the bundle's.
+        options: of `model_sampler`: sampler, guidance, prompt.
+        cost: network evaluations of a step.
     """
-    import tensorflow as tf
 
-    encode, decode, features = (_in_batches(tf.function(f)) for f in (base.encode, base.decode, features))
-    x = encode(images)  # [N, h, w, 4]
-    reconstructions = np.clip(decode(x), -1, 1)
-    reference, originals = features(reconstructions), _unit(images)
-    energy = metrics.sharpness(originals).mean()
+    label: str
+    bundle: str
+    model: object
+    options: dict
+    cost: int
 
-    def row(pictures: np.ndarray, latents: np.ndarray) -> dict:
-        shown, seen = _unit(pictures), features(pictures)
-        psnr = float(metrics.psnr(shown, originals).mean())
-        return {
-            "psnr": psnr if math.isfinite(psnr) else None,
-            "ssim": float(metrics.ssim(shown, originals).mean()),
-            "frechet_photos": metrics.frechet_distance(seen, reference),
-            "frechet_photos_interval": metrics.frechet_interval(seen, reference),
-            "sharpness": float(metrics.sharpness(shown).mean() / energy),
-            "latent_error": float(np.mean(np.square(latents - x))),
-        }
-
-    rows = {"bicubic": row(conditions, encode(conditions))}
-    for done, (name, sampler) in enumerate(samplers.items(), start=1):
-        pictures, latents = sampler(conditions)
-        if not np.isfinite(pictures).all():
-            raise UserError(f"{name}: made pictures that are not finite; its training diverged, train it again")
-        rows[name] = row(pictures, latents)
-        if report is not None:
-            report(done)
-    return rows | {"autoencoder": row(reconstructions, x), "original": row(images, x)}
+    def row(self, steps: int) -> str:
+        """The name of the row of a number of steps."""
+        return f"{self.label}, {name_of_steps(steps)}"
 
 
-def model_sampler(model, steps: int, seed: int = 0) -> Sampler:
-    """A sampler of `evaluate` from a `CoDi` model: `steps` network evaluations, the noise drawn for the whole set.
-
-    Raises:
-        UserError: more steps than the model has training times.
-    """
-    longest = model.base.schedule.num_steps
-    if not 1 <= steps <= longest:
-        raise UserError(f"--steps has {steps}: it must be from 1 to {longest}")
-
-    def generate(condition, noise):
-        latents = model.generator.latents(condition, noise, model.base.context, steps=steps)
-        return model.generator.decode(latents), latents
-
-    generate = _in_batches(generate)
-
-    def sampler(conditions):
-        noise = gaussian_noise(seed, model.latent_shape(*conditions.shape[:3]))
-        images, latents = generate(conditions, noise)
-        return np.clip(images, -1, 1), latents
-
-    return sampler
-
-
-def _in_batches(function: Callable) -> Callable:
-    """A function of batches as one of whole NumPy sets; all batches have one size, so a compiled one compiles once."""
-    import tensorflow as tf
-
-    def whole(*arrays):
-        count, parts = len(arrays[0]), []
-        for start in range(0, count, BATCH):
-            rows = np.minimum(np.arange(start, start + BATCH), count - 1)  # the last batch repeats the last picture
-            parts.append(tf.nest.map_structure(np.asarray, function(*(tf.constant(array[rows]) for array in arrays))))
-        return tf.nest.map_structure(lambda *batches: np.concatenate(batches)[:count], *parts)
-
-    return whole
-
-
-def _unit(images: np.ndarray) -> np.ndarray:
-    return (np.asarray(images) + 1) / 2
-
-
-def _load_models(paths: Sequence[Path]) -> dict:
-    """label -> model of bundles that can be compared: with one task, image size and autoencoder."""
-    from codi_tf.model import load
-    from codi_tf.weights import state_dict
-
-    models = dict(zip(_labels(paths), (load(path) for path in paths), strict=True))
-    (first_path, first), *others = zip(paths, models.values(), strict=True)
-    weights = state_dict(first.base.vae)
-    for path, model in others:
-        for name in ("task", "image_size"):
-            if getattr(model, name) != getattr(first, name):
-                raise UserError(f"{path} and {first_path} differ in their {name}: evaluate them one by one")
-        theirs = state_dict(model.base.vae)
-        if theirs.keys() != weights.keys() or not all(np.array_equal(theirs[key], weights[key]) for key in weights):
-            raise UserError(f"{path} and {first_path} differ in their autoencoder: evaluate them one by one")
-    return models
-
-
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """Short names: runs/NAME/result is NAME; the whole paths where these names are not unique."""
-    names = [path.parent.name if path.name == "result" else path.name for path in map(Path.resolve, paths)]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
-
-
-def _load_network(folder: Path | None, image_size: int):
-    """The feature network of a folder. Where there is none yet, one is trained, and kept there."""
-    from codi_tf.data import load_photos
-    from codi_tf.features import TRAINING_STEPS, load_features, save_features, train_feature_network
+def _report(options: argparse.Namespace, folder: Path) -> str:
+    """Fill the folder; returns the table."""
+    start_tensorflow()
+    from codi_tf import config, data
+    from codi_tf.experiment import load_images
     from codi_tf.progress import Progress
 
-    if folder is not None and folder.exists():
-        return load_features(folder)
-    progress = Progress("training the feature network", TRAINING_STEPS)
-    network = train_feature_network(load_photos("train"), image_size=image_size, report=progress.update)
-    if folder is not None:
-        save_features(network, folder)
-    return network
+    models = load_models(options.bundles)
+    model = next(iter(models.values()))
+    contestants = _contestants(models, options)
+    samplers = {
+        one.row(steps): model_sampler(one.model, steps, options.seed, **one.options)
+        for one in contestants
+        for steps in options.steps
+    }
+    photos = load_images(config.Data(source=options.data), "heldout")
+    shared = {"image_size": model.image_size, "count": options.count, "seed": options.seed}
+    examples = data.evaluation_set(photos, model.task, **shared)
+    images, conditions = examples["image"], examples["condition"]
+    yardstick = Yardstick(
+        images,
+        conditions,
+        model.base,
+        load_feature_network(options.features, model.image_size).features,
+        extractors=load_extractors(options.inception),
+        measures=load_measures(options.lpips, options.clip, options.prompt),
+        finish=model.task.finish,
+    )
+    measured = measure(samplers, yardstick, report=Progress("measuring", len(samplers)).update)
+    curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in contestants}
+    settings = _settings(options, models, photos)
+    families = {one.label: one.bundle for one in contestants} if len(models) > 1 else None
+    rows = write_figures(folder, measured, curves, settings, families=families)
+
+    shown = _shown(images[:BATCH], min(PICTURES, max(2, ROWS_OF_PICTURES // len(contestants))))
+    pictures = {
+        one.label: {steps: samplers[one.row(steps)](conditions[:BATCH])[0][shown] for steps in options.steps}
+        for one in contestants
+    }
+    progress, ways = Progress("sampling processes", len(contestants)), {}
+    for done, one in enumerate(contestants, start=1):
+        ways[one.label] = {
+            steps: model_process(one.model, conditions[shown[0]], shown[0], steps, options.seed, **one.options)
+            for steps in PROCESS_STEPS
+        }
+        progress.update(done)
+    write_pictures(folder, pictures, ways, conditions[shown], images[shown])
+    about = _about(options, contestants, photos, model.image_size)
+    write_page(folder, about, rows, [one.label for one in contestants], max(PROCESS_STEPS))
+    return markdown_table(rows)
 
 
-def markdown_table(rows: dict[str, dict]) -> str:
-    """The rows that `evaluate` returns as a Markdown table."""
-    titles = ["", *(title for title, _ in COLUMNS.values())]
-    lines = [titles, ["---", *("---:" for _ in COLUMNS)]]
-    for name, row in rows.items():
-        lines.append([name, *("-" if row[k] is None else text.format(row[k]) for k, (_, text) in COLUMNS.items())])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _shown(images: np.ndarray, count: int) -> np.ndarray:
+    """The places of the pictures of most contrast: what is flat shows little."""
+    return np.argsort(-images.std(axis=(1, 2, 3)), kind="stable")[:count]
 
 
-def _picture(samplers: dict[str, Sampler], images: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-    """A grid of the first pictures. Fewer pictures get the same noise: it is drawn in their order."""
-    columns = {"condition": conditions, **{name: sampler(conditions)[0] for name, sampler in samplers.items()}}
-    columns = {name: _unit(column) for name, column in (columns | {"original": images}).items()}
-    rows = [list(row) for row in zip(*columns.values(), strict=True)]
-    return grid(rows, list(columns), zoom=max(1, 128 // images.shape[1]))
+def _contestants(models: dict, options: argparse.Namespace) -> list[Contestant]:
+    """Every bundle with every sampler; --guidance is for those that were trained to take one."""
+    taking = [label for label, model in models.items() if model.can_be_guided]
+    if options.guidance is not None and not taking:
+        raise UserError(f"--guidance is {options.guidance:g}: no bundle was trained to take one; leave it out")
+    contestants = []
+    for bundle, model in models.items():
+        guidance = options.guidance if bundle in taking else None
+        doubled = guidance not in (None, 1.0) and not model.network.takes_guidance
+        for sampler in options.samplers:
+            label = bundle if len(options.samplers) == 1 else f"{bundle}, {sampler}"
+            chosen = {"sampler": sampler, "guidance": guidance, "prompt": options.prompt}
+            contestants.append(Contestant(label, bundle, model, chosen, cost=2 if doubled else 1))
+    return contestants
+
+
+def _about(options: argparse.Namespace, contestants: list[Contestant], photos: dict, image_size: int) -> str:
+    """What was measured, for a reader."""
+    lines = [
+        f"{options.count} crops of {image_size} pixels from {len(photos)} held-out images of {options.data}, "
+        f"seed {options.seed}. {_plural('Sampler', options.samplers)}."
+    ]
+    if options.prompt is not None:
+        lines.append(f"Prompt: {options.prompt}")
+    told = {one.bundle: one for one in contestants}.values()
+    lines.append("")
+    for one, path in zip(told, options.bundles, strict=True):
+        guidance = one.options["guidance"]
+        note = "" if guidance is None else f", guidance {guidance:g}"
+        lines.append(f"- {one.bundle}: `{path}`{note}{', two evaluations a step' if one.cost == 2 else ''}")
+    return "\n".join(lines)
+
+
+def _plural(word: str, names: Sequence[str]) -> str:
+    return f"{word}{'' if len(names) == 1 else 's'}: {', '.join(names)}"
+
+
+def _settings(options: argparse.Namespace, models: dict, photos: dict) -> dict:
+    """What metrics.json says of how the figures were made."""
+    import codi_tf
+    from codi_tf.weights import folder_sha256
+
+    def named(path: Path | None) -> dict | None:
+        if path is None:
+            return None
+        return {"path": str(path), "sha256": folder_sha256(path) if path.is_dir() else _file_sha256(path)}
+
+    bundles = zip(models.items(), options.bundles, strict=True)
+    return {
+        "codi_tf": codi_tf.__version__,
+        "bundles": {label: {**named(path), "task": model.task_config()} for (label, model), path in bundles},
+        "data": options.data,
+        "photos": list(photos),
+        "image_size": next(iter(models.values())).image_size,
+        "count": options.count,
+        "seed": options.seed,
+        "steps": options.steps,
+        "samplers": options.samplers,
+        "guidance": options.guidance,
+        "prompt": options.prompt,
+        "interval_level": LEVEL,
+        "features": named(options.features),
+        "lpips": named(options.lpips),
+        "inception": KERAS if options.inception == KERAS else named(inception_file(options.inception)),
+        "clip": named(options.clip),
+    }
+
+
+def _file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _steps(text: str) -> list[int]:
@@ -212,79 +242,39 @@ def _steps(text: str) -> list[int]:
     return steps
 
 
+def _samplers(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",")]
+    if not set(names) <= set(SAMPLERS) or len(set(names)) < len(names):
+        raise UserError(f"--samplers is {text!r}: choose some of {','.join(SAMPLERS)}, each once, with commas between")
+    return names
+
+
 def _check(options: argparse.Namespace) -> None:
+    """Raises UserError for what is wrong with the arguments alone."""
     if options.count < 2:
         raise UserError(f"--count is {options.count}: it must be at least 2")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}: it must be between 0 and 2**63 - 1")
+    if options.guidance is not None and not math.isfinite(options.guidance):
+        raise UserError(f"--guidance is {options.guidance}: it must be a finite number")
     for path in options.bundles:
         if not (path / "codi.json").is_file():
             raise UserError(f"{path}: no such bundle; train one or name another")
     if len({path.resolve() for path in options.bundles}) < len(options.bundles):
         raise UserError("a bundle is named twice; name each once")
-    if options.out.is_dir() and {path.name for path in options.out.iterdir()} - set(FILES):
-        raise UserError(f"--out is {options.out}: holds other files than a report; choose another place")
+    if options.lpips is not None and not options.lpips.is_file():
+        raise UserError(f"--lpips is {options.lpips}: no such file; name the weights of LPIPS")
+    file = inception_file(options.inception)
+    if file is not None and not file.is_file():
+        raise UserError(f"--inception is {options.inception}: no such file; name FID's weights, or {KERAS}")
+    if options.clip is not None and not options.clip.is_dir():
+        raise UserError(f"--clip is {options.clip}: no such folder; name that of a CLIP model")
+    if options.clip is not None and options.prompt is None:
+        raise UserError("--clip measures how well pictures fit a text: give that as --prompt")
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out is {options.out}: that is a file; name a folder")
-
-
-def _report(options: argparse.Namespace, steps: list[int], folder: Path) -> None:
-    start_tensorflow()
-    from codi_tf import config, data
-    from codi_tf.experiment import load_images
-    from codi_tf.progress import Progress
-    from codi_tf.weights import folder_sha256
-
-    models = _load_models(options.bundles)
-    model = next(iter(models.values()))
-    samplers = {
-        f"{label}, {count} step{'s' if count > 1 else ''}": model_sampler(one, count, options.seed)
-        for label, one in models.items()
-        for count in steps
-    }
-    photos = load_images(config.Data(source=options.data), "heldout")
-    shared = {"image_size": model.image_size, "count": options.count, "seed": options.seed}
-    examples = data.evaluation_set(photos, model.task, **shared)
-    images, conditions = examples["image"], examples["condition"]
-    network = _load_network(options.features, model.image_size)
-    progress = Progress("measuring", len(samplers))
-    rows = evaluate(samplers, images, conditions, model.base, network.features, report=progress.update)
-    settings = {
-        "bundles": {
-            label: {"path": str(path), "sha256": folder_sha256(path)}
-            for label, path in zip(models, options.bundles, strict=True)
-        },
-        "data": options.data,
-        "photos": list(photos),
-        **shared,
-        "features": None if options.features is None else str(options.features),
-    }
-    (folder / "metrics.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n", "utf-8")
-    said = f"{options.count} crops of {model.image_size} pixels from {len(photos)} held-out images of {options.data}"
-    (folder / "report.md").write_text(f"{said}, seed {options.seed}.\n\n{markdown_table(rows)}\n{NOTES}", "utf-8")
-    write_png(folder / "grid.png", _picture(samplers, images[:PICTURES], conditions[:PICTURES]))
-
-
-def _main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m codi_tf.evaluate", description="Measure and compare bundles.")
-    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folder of a trained model")
-    parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
-    parser.add_argument("--data", default="photos", help="photos (default), or a folder: its held-out images are used")
-    parser.add_argument("--count", type=int, default=256, help="crops (default: 256)")
-    parser.add_argument("--seed", type=int, default=0, help="of crops, degradations and noise (default: 0)")
-    parser.add_argument("--features", type=Path, help="folder of the feature network; made there if it is missing")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
-    options = parser.parse_args(arguments)
-    steps = _steps(options.steps)
-    _check(options)
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = stack.enter_context(whole_folder(options.out))
-        except OSError as error:
-            raise UserError(f"--out is {options.out}: {error.strerror}; choose another place") from None
-        _report(options, steps, folder)
-        table = (folder / "report.md").read_text("utf-8")
-    print(f"{table}\n{options.out}")
+    if options.out.is_dir() and not all(is_report_file(path.name) for path in options.out.iterdir()):
+        raise UserError(f"--out is {options.out}: holds other files than a report; choose another place")
 
 
 if __name__ == "__main__":

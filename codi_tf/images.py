@@ -16,13 +16,13 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from codi_tf.errors import UserError
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.ndarray:
     """Reads an image file as float32 RGB [H, W, 3] in [0, 1], the way a viewer shows it.
 
-    The EXIF orientation is applied, transparency is composited over white, grey is replicated to three channels, of an
-    animation or a multi-page file the first frame is taken. Grey images of 16 bits keep their precision; Pillow reads
-    16-bit colour as its upper 8 bits. Float images must lie in [0, 1], 32-bit integer images in 0 .. 65535, because
-    nothing in the file tells their range. Colour profiles are ignored.
+    The EXIF orientation is applied, transparency is composited over the background (0 black, 1 white), grey is
+    replicated to three channels, of an animation or a multi-page file the first frame is taken. Grey images of 16 bits
+    keep their precision; Pillow reads 16-bit colour as its upper 8 bits. Float images must lie in [0, 1], 32-bit
+    integer images in 0 .. 65535, because nothing in the file tells their range. Colour profiles are ignored.
 
     Raises:
         UserError: the file is missing, unreadable, no image, truncated, too large, or has values of unknown range.
@@ -38,8 +38,20 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"), np.float32) / 255  # [H, W, 4]
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
-        return 1 - alpha * (1 - rgb)  # over white
+        return background - alpha * (background - rgb)
     return np.asarray(image.convert("RGB"), np.float32) / 255
+
+
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads an image file of any mode as a mask, float32 [H, W, 1]: 1 where it is white, 0 elsewhere.
+
+    White is what is brighter than half, as the mean of the colours. Transparent parts are not white.
+
+    Raises:
+        UserError: see `read_image`.
+    """
+    brightness = read_image(path, background=0.0).mean(axis=-1, keepdims=True)
+    return (brightness > 0.5).astype(np.float32)
 
 
 def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
@@ -78,15 +90,18 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
-def as_batch(name: str, value) -> np.ndarray:
-    """One image or several, uint8 or float in [0, 1], as float32 [B, H, W, 3] in [0, 1].
+def as_batch(name: str, value, channels: int = 3) -> np.ndarray:
+    """One image or several, uint8 or float in [0, 1], as float32 [B, H, W, channels] in [0, 1].
+
+    With 4 channels the last one is a mask.
 
     Raises:
         UserError: another shape, type or range; the line calls the value `name`.
     """
     image = np.asarray(value)
-    if image.ndim not in (3, 4) or image.shape[-1] != 3 or 0 in image.shape:
-        raise UserError(f"{name} has shape {image.shape}: it must be [H, W, 3] or [B, H, W, 3]")
+    if image.ndim not in (3, 4) or image.shape[-1] != channels or 0 in image.shape:
+        kind = "" if channels == 3 else ", RGB and the mask"
+        raise UserError(f"{name} has shape {image.shape}: it must be [H, W, {channels}] or [B, H, W, {channels}]{kind}")
     if image.dtype == np.uint8:
         image = image / np.float32(255)
     elif not np.issubdtype(image.dtype, np.floating):
@@ -97,14 +112,14 @@ def as_batch(name: str, value) -> np.ndarray:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic resize of [H, W, 3] to [height, width, 3], antialiased where it shrinks, clipped to [0, 1]."""
+    """Bicubic resize of [H, W, C] to [height, width, C], antialiased where it shrinks, clipped to [0, 1]."""
     channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(image, np.float32), -1, 0)]
     resized = [np.asarray(c.resize((width, height), Image.Resampling.BICUBIC)) for c in channels]
     return np.clip(np.stack(resized, axis=-1), 0, 1)
 
 
 def pad_to_multiple(image: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Reflects [H, W, 3] at the bottom and the right until both sides are multiples; returns (padded, (H, W))."""
+    """Reflects [H, W, C] at the bottom and the right until both sides are multiples; returns (padded, (H, W))."""
     height, width = image.shape[:2]
     padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
     return np.pad(image, padding, mode="reflect"), (height, width)

@@ -9,28 +9,25 @@ import tensorflow as tf
 
 
 def encode_once(
-    base, dataset: tf.data.Dataset, count: int, report: Callable[[int], None], *, keep: tuple[str, ...] = ()
+    base, dataset: tf.data.Dataset, count: int, report: Callable[[int], None], *, see: Callable | None = None
 ) -> dict[str, np.ndarray]:
     """The latents of the first `count` examples of a dataset of batches.
 
     Args:
-        base: the model whose autoencoder encodes.
-        dataset: batches {"image", "condition"} or {"image"}, [B, S, S, 3] in [-1, 1].
+        base: the model whose autoencoder encodes the images.
+        dataset: batches {"image": [B, S, S, 3], "condition": [B, S, S, 3 or 4]} or {"image"}, in [-1, 1].
         count: examples wanted; rounded up to whole batches.
         report: called with the number of examples done, after each batch.
-        keep: what is kept as images, for adapters that see them.
+        see: condition images -> c, what the adapter takes of them, see `methods.networks.seen`.
 
     Returns:
-        {"latent": float32 [N, h, w, 4], "condition_latent": the same}, scaled; with what is kept under its own name.
+        {"latent": float32 [N, h, w, 4], scaled; "condition_latent": c, float32 [N, ...]}.
     """
-    names = {"image": "latent", "condition": "condition_latent"}
 
     @tf.function
     def encode(batch):
-        return {
-            (key if key in keep else names[key]): images if key in keep else base.encode(images)
-            for key, images in batch.items()
-        }
+        encoded = {"latent": base.encode(batch["image"])}
+        return encoded | ({"condition_latent": see(batch["condition"])} if "condition" in batch else {})
 
     done, parts = 0, []
     for batch in dataset:

@@ -1,4 +1,4 @@
-"""The conditional consistency loss of CoDi, the diffusion loss, and their distances.
+"""The conditional consistency loss of CoDi, the diffusion loss, those of guided distillation, and their distances.
 
 Pure functions of callables and draws. Every loss is per example, float32 [B], and a mean (not a sum) over the other
 axes, so that the balance of two terms does not depend on the size of the latents.
@@ -18,10 +18,13 @@ from codi_tf.diffusion import (
     bounded,
     coefficients,
     ddim_step,
+    halving_target,
+    predict,
     q_sample,
     velocity,
 )
 from codi_tf.errors import UserError
+from codi_tf.sampling import Halving, guided
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], x_hat [B, ...]) -> [B]
 
@@ -79,6 +82,7 @@ def conditional_consistency(
     delta: int,
     z_s: str = "own",
     space: str = "noise",
+    distance: Distance = latent_distance,
     guidance: Distance | None = latent_distance,
     guidance_weight: float = 1.0,
     boundary: bool = False,
@@ -101,6 +105,7 @@ def conditional_consistency(
         z_s: whose ODE is followed from z_t to z_s: "own" (Eq. 14: the student's signal, the drawn noise), "predicted"
             (Algorithm 1: the student's signal and noise) or "frozen" (consistency models: the frozen network's).
         space: what has to be consistent: "noise", "signal", "velocity", or "none" for guidance alone.
+        distance: d_eps, between the target's answer and the student's.
         guidance: d_x, one of the distances above; None for consistency alone.
         guidance_weight: factor on d_x.
         boundary: whether student and target carry the boundary scalings (`diffusion.bounded`).
@@ -141,7 +146,7 @@ def conditional_consistency(
         z_hat_s = ops.stop_gradient(ddim_step(step, *coefficients(schedule, s, ndim)))
         at_s = target(z_hat_s, s)  # Algorithm 1 prints t for this time; Eq. 15 has s
         field = SPACES[space]
-        terms["consistency"] = latent_distance(ops.stop_gradient(getattr(at_s, field)), getattr(at_t, field))
+        terms["consistency"] = distance(ops.stop_gradient(getattr(at_s, field)), getattr(at_t, field))
     if guidance is not None:
         terms["guidance"] = guidance_weight * guidance(x, at_t.x_hat)
     return terms
@@ -167,6 +172,71 @@ def denoising(
     truth = Prediction(x, eps, velocity(x, eps, alpha_t, sigma_t))
     prediction = student(q_sample(x, eps, alpha_t, sigma_t), t)
     return latent_distance(getattr(truth, SPACES[space]), getattr(prediction, SPACES[space]))
+
+
+def guidance_matching(
+    student: Denoise,
+    conditional: Denoise,
+    unconditional: Denoise,
+    schedule: Schedule,
+    x: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    guidance: Tensor,
+    *,
+    space: str = "velocity",
+) -> Tensor:
+    """||v_hat_eta(z_t, w) - ((1 + w) v_hat_{c, theta}(z_t) - w v_hat_theta(z_t))||^2 (Meng et al. 2023, Eq. 3).
+
+    Stage one of guided distillation, in v: the weight omega of the signal's error is then 1 / sigma_t^2. `student`
+    knows its guidance.
+
+    Args:
+        guidance: 1 + w, float [B]; 1 asks for the conditional prediction alone. The others as above.
+
+    Returns:
+        float32 [B].
+
+    Raises:
+        UserError: for an unknown space.
+    """
+    _check("space", space, tuple(SPACES))
+    x, eps, t = ops.cast(x, "float32"), ops.cast(eps, "float32"), ops.convert_to_tensor(t, "int32")
+    z_t = q_sample(x, eps, *coefficients(schedule, t, len(x.shape)))
+    scale = ops.reshape(guidance, (-1,) + (1,) * (len(x.shape) - 1))
+    field = SPACES[space]
+    truth = guided(getattr(unconditional(z_t, t), field), getattr(conditional(z_t, t), field), scale)
+    return latent_distance(ops.stop_gradient(truth), getattr(student(z_t, t), field))
+
+
+def halving(
+    student: Denoise, teacher: Denoise, x: Tensor, eps: Tensor, step: Halving, *, space: str = "velocity"
+) -> Tensor:
+    """||v_hat_eta(z_t) - v~||^2, v~ of the signal that takes z_t to where two DDIM steps of the teacher take it.
+
+    Stage two of guided distillation (Meng et al. 2023, section 3.2; progressive distillation, Salimans & Ho 2022,
+    algorithm 2 and Eq. 8): t -> mid -> s.
+
+    Args:
+        student: the network being trained; teacher: the one of twice as many steps.
+        x: clean latents [B, ...]; eps: the drawn noise.
+        step: t and mid int32 [B], the levels alpha and sigma of t, mid and s [B, 1, ...].
+        space: the space of the squared error.
+
+    Returns:
+        float32 [B].
+
+    Raises:
+        UserError: for an unknown space.
+    """
+    _check("space", space, tuple(SPACES))
+    field = SPACES[space]
+    z_t = q_sample(x, eps, step.alpha_t, step.sigma_t)
+    z_mid = ddim_step(teacher(z_t, step.t), step.alpha_mid, step.sigma_mid)
+    z_s = ddim_step(teacher(z_mid, step.mid), step.alpha_s, step.sigma_s)
+    x_tilde = halving_target(z_t, z_s, step.alpha_t, step.sigma_t, step.alpha_s, step.sigma_s)
+    truth = predict(x_tilde, z_t, step.alpha_t, step.sigma_t, "sample")
+    return latent_distance(ops.stop_gradient(getattr(truth, field)), getattr(student(z_t, step.t), field))
 
 
 def _check(name: str, value: str, valid: Sequence[str]) -> None:

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, images
+from codi_tf.adapters import Adapter, check_adapter, kind_of, make_adapter, read_adapter, write_adapter
 from codi_tf.arguments import as_prompts, whole_number
 from codi_tf.base import Base
 from codi_tf.convert.checkpoint import load_stable_diffusion
-from codi_tf.convert.controlnet import load_controlnet, save_controlnet
 from codi_tf.convert.folder import save_base
 from codi_tf.diffusion import Denoise
 from codi_tf.errors import UserError
 from codi_tf.files import whole_folder
 from codi_tf.generation import Generator, check_finite
 from codi_tf.methods.codi import CodiMethod
+from codi_tf.methods.consistency import ConsistencyMethod
 from codi_tf.methods.finetune import FinetuneMethod
-from codi_tf.methods.networks import denoiser_with, seen
-from codi_tf.models.adapter import AdaptedUNet, MuAdapter
-from codi_tf.models.controlnet import ControlNet
+from codi_tf.methods.guided import GuidanceMethod, HalvingMethod
+from codi_tf.methods.method import Method
+from codi_tf.methods.networks import copy_of, denoiser_with, fresh_unet, seen, with_guidance
+from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.noise import gaussian_noise
 from codi_tf.sampling import few_step
 from codi_tf.tasks import TASKS, Task, make_task
 from codi_tf.trainer import Trainer
-from codi_tf.weights import check_format, folder_sha256, load_network, read_json, save_network, write_json
+from codi_tf.weights import check_format, folder_sha256, read_json, write_json
 
 BUNDLE = "codi.json"
 
@@ -40,15 +44,18 @@ class CoDi(Trainer):
 
     Args:
         base: from `load_stable_diffusion`; its UNet becomes part of the model.
-        adapter: "mu" (Eq. 12), "controlnet", or a ControlNet that was read (`load_controlnet`).
+        adapter: "mu" (Eq. 12), "controlnet", "t2i", or an adapter that is there already (`load_controlnet`,
+            `load_t2i_adapter`, that of another model).
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are, and may be in half precision).
-        method: `config.ConditionalDistillation` (CoDi, the default) or `config.Finetune` (the undistilled model).
+        method: `config.ConditionalDistillation` (CoDi, the default), `Finetune` (the undistilled model), `Consistency`
+            or `Guided`; the last two go on from an adapter that was fine-tuned.
         task: what the condition is, from `codi_tf.tasks`. None: super-resolution.
         ema_decay: gamma of theta-, the target network, which is also the network that generates.
         mu_rate: learning rate of mu as a multiple of the others'.
         seed: seed of all draws of the loss.
         image_size: side of the training crops; the default size of an export.
-        perceptual: feature network of the perceptual guidance, images in [-1, 1] -> list of feature maps.
+        perceptual: feature network of the perceptual distances, images in [-1, 1] -> list of feature maps.
+        pretrained: whether the UNet keeps its weights; False: it starts from random ones.
 
     Raises:
         UserError: for an unknown option, or a base without a UNet.
@@ -57,39 +64,35 @@ class CoDi(Trainer):
     def __init__(
         self,
         base: Base,
-        adapter: str | ControlNet = "mu",
+        adapter: str | Adapter = "mu",
         train: str = "all",
         *,
-        method: config.ConditionalDistillation | config.Finetune | None = None,
+        method: config.Finetune | config.ConditionalDistillation | config.Consistency | config.Guided | None = None,
         task: Task | None = None,
         ema_decay: float = 0.95,
         mu_rate: float = 30.0,
         seed: int = 0,
         image_size: int = 64,
         perceptual=None,
+        pretrained: bool = True,
         name: str = "codi",
     ):
-        settings = method or config.ConditionalDistillation()
-        kind = "controlnet" if isinstance(adapter, ControlNet) else adapter
-        adaptation = config.Adaptation(adapter=kind, train=train, mu_rate=mu_rate)
+        settings, task = method or config.ConditionalDistillation(), task or make_task("super_resolution")
+        kind = adapter if isinstance(adapter, str) else kind_of(adapter)
+        adaptation = config.Adaptation(adapter=kind, train=train, mu_rate=mu_rate, pretrained=pretrained)
         _check_base(base, train)
+        if not pretrained:
+            base = dataclasses.replace(base, unet=fresh_unet(base.unet, "unet"), path=None)
         base.unet.trainable = train == "all"
         if train == "all":
             base.path = None  # what is there is no longer what is here
-        if adapter == "mu":
-            adapter = MuAdapter.duplicate(base.unet)
-        elif adapter == "controlnet":
-            adapter = ControlNet.duplicate(base.unet, factor=base.vae.factor)
-        if isinstance(adapter, ControlNet):
-            _check_controlnet(adapter, base)
-        student = AdaptedUNet(base.unet, adapter, name="student")
-        if isinstance(settings, config.Finetune):
-            runs = FinetuneMethod(settings, base, student)
-        else:
-            runs = CodiMethod(settings, base, student, perceptual)
+        if isinstance(adapter, str):
+            adapter = make_adapter(adapter, base, task.condition_channels)
+        check_adapter(adapter, base, task.condition_channels)
+        runs, base = _make_method(settings, base, adapter, perceptual)
         super().__init__(runs, ema_decay=ema_decay, mu_rate=mu_rate, seed=seed, name=name)
         self.base, self.settings, self.adaptation = base, settings, adaptation
-        self.task, self.image_size = task or make_task("super_resolution"), image_size
+        self.task, self.image_size = task, image_size
         self._generator = None
 
     @property
@@ -100,36 +103,49 @@ class CoDi(Trainer):
     @property
     def boundary(self) -> bool:
         """Whether the network carries the boundary scalings (Eq. 17)."""
-        return isinstance(self.settings, config.ConditionalDistillation) and self.settings.boundary
+        return getattr(self.settings, "boundary", False)
+
+    @property
+    def can_be_guided(self) -> bool:
+        """Whether a guidance other than 1 means anything to this model."""
+        return self.network.takes_guidance or getattr(self.settings, "drop_condition", 0.0) > 0.0
+
+    @property
+    def lowest_guidance(self) -> float:
+        """The guidance that a network which takes one was trained for, from here on; 1, none, for the others."""
+        return float(self.settings.guidance[0]) if isinstance(self.settings, config.Guided) else 1.0
 
     @property
     def generator(self) -> Generator:
         """The compiled parts that generate; made again when another network generates."""
         if self._generator is None or self._generator.network is not self.network:
-            self._generator = Generator(self.base, self.network, boundary=self.boundary)
+            guidance = self.lowest_guidance
+            self._generator = Generator(self.base, self.network, boundary=self.boundary, guidance=guidance)
         return self._generator
 
     def see(self, images):
-        """c, what the adapter takes of condition images [B, H, W, 3] in [-1, 1]: their latents or the images."""
+        """c, what the adapter takes of condition images [B, H, W, 3 or 4] in [-1, 1]: their latents or the images."""
         return seen(self.base, self.network, images)
 
     def denoiser(self, c) -> Denoise:
         """(z_t, t) -> Prediction for a condition (see `see`), whose features are computed here, once."""
-        features = self.network.condition(c, self.base.context)
-        return denoiser_with(self.base, self.network, features, self.base.context, boundary=self.boundary)
+        features, guidance = self.network.condition(c, self.base.context), self.lowest_guidance
+        shared = {"guidance": guidance, "boundary": self.boundary}
+        return denoiser_with(self.base, self.network, features, self.base.context, **shared)
 
     def sample_latents(self, c, noise, *, steps: int):
         """A condition (see `see`) and noise [B, h, w, 4] -> clean latents, in `steps` network evaluations, unrolled."""
         return few_step(self.denoiser(c), noise, self.base.schedule, steps)
 
     def generate_step(self, condition, noise, steps: int, context=None):
-        """Condition [B, H, W, 3] in [-1, 1], noise [B, h, w, 4] -> images [B, H, W, 3] in [-1, 1]; compiled.
+        """Condition [B, H, W, 3 or 4] in [-1, 1], noise [B, h, w, 4] -> images [B, H, W, 3] in [-1, 1]; compiled.
 
         H and W must be multiples of `base.multiple`. `context` are embedded prompts [1 or B, 77, D]; None: an empty
         one.
         """
         context = tf.constant(self.base.context if context is None else context)
-        return self.generator.decode(self.generator.latents(condition, noise, context, steps=steps))
+        images = self.generator.decode(self.generator.latents(condition, noise, context, steps=steps))
+        return self.task.finish(images, condition)
 
     def generate(
         self,
@@ -138,36 +154,57 @@ class CoDi(Trainer):
         *,
         steps: int = 4,
         seed: int = 0,
+        sampler: str = "ddim",
+        guidance: float | None = None,
         report: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """Images for condition images.
 
         Args:
-            condition: uint8, or float in [0, 1], [B, H, W, 3] or [H, W, 3]; any size: it is padded inside.
+            condition: uint8, or float in [0, 1], [B, H, W, C] or [H, W, C], C the task's `condition_channels`; of any
+                size: it is padded inside.
             prompt: one for all images, or one an image; only for a base with a text encoder.
             steps: network evaluations, 1 to the number of training times.
             seed: the same seed gives the same noise in every runtime.
+            sampler: "ddim" (Eq. 7, for most models), "dpm", "dpm++", "stochastic" or "consistency": see `sampling`.
+            guidance: 1 is none. For models of guided distillation, and for models that were fine-tuned with
+                `drop_condition`: those need two evaluations a step then.
             report: is called with the number of steps that are done.
 
         Returns:
             uint8 [B, H, W, 3] (or [H, W, 3]), of the condition's size.
 
         Raises:
-            UserError: for a condition of another shape or type, a bad number of steps or seed, or a useless prompt; a
-                result that is not finite.
+            UserError: for a condition of another shape or type, a bad number of steps, seed, sampler or guidance, or a
+                useless prompt; a result that is not finite.
         """
         steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
-        batch = images.as_batch("condition", condition)
+        batch = images.as_batch("condition", condition, channels=self.task.condition_channels)
         context = tf.constant(self.base.context if prompt is None else self._embed(prompt, len(batch)))
         padded = [images.pad_to_multiple(image, self.base.multiple) for image in batch]
-        inputs = np.stack([2.0 * image - 1.0 for image, _ in padded])
+        inputs = np.asarray(self.task.condition_from_image(np.stack([2.0 * image - 1.0 for image, _ in padded])))
         noise = gaussian_noise(seed, self.latent_shape(*inputs.shape[:3]))
-        z = self.generator.latents(tf.constant(inputs), tf.constant(noise), context, steps=steps, report=report)
+        options = {"steps": steps, "sampler": sampler, "guidance": self.check_guidance(guidance), "seed": seed}
+        z = self.generator.latents(tf.constant(inputs), tf.constant(noise), context, report=report, **options)
         check_finite(z)
-        outputs = check_finite(self.generator.decode(z))
+        outputs = np.asarray(self.task.finish(check_finite(self.generator.decode(z)), inputs))
         height, width = batch.shape[1:3]
         result = images.to_uint8((outputs[:, :height, :width] + 1.0) / 2.0)
         return result[0] if np.ndim(condition) == 3 else result
+
+    def check_guidance(self, guidance: float | None) -> float | None:
+        """The guidance as the generator takes it. Raises UserError for one that this model knows nothing of."""
+        if guidance is None:
+            return None
+        if not isinstance(guidance, Real) or not math.isfinite(guidance):
+            raise UserError(f"guidance is {guidance!r}: it must be a number, 1 for none")
+        if self.network.takes_guidance:
+            low, high = self.settings.guidance
+            if not low <= guidance <= high:
+                raise UserError(f"guidance is {guidance}: this model was trained for {low} to {high}")
+        elif guidance != 1.0 and not self.can_be_guided:
+            raise UserError(f"guidance is {guidance}: this model was trained without; use 1 or leave it out")
+        return float(guidance)
 
     def _embed(self, prompt: str | Sequence[str], count: int) -> np.ndarray:
         prompts = as_prompts(prompt)
@@ -195,10 +232,12 @@ class CoDi(Trainer):
         t = 3 * schedule.num_steps // 4
         eps = tf.random.stateless_normal(tf.shape(latent), (0, 0))
         z_t = float(schedule.alpha[t]) * latent + float(schedule.sigma[t]) * eps
-        context = tf.constant(self.base.context)
+        context, guidance = tf.constant(self.base.context), tf.constant([self.lowest_guidance])
         features = self.network.condition(c, context)
         swapped = [tf.roll(feature, 1, axis=0) for feature in features]
-        told, untold = (self.generator.denoise(z_t, tf.constant(t), f, context).v_hat for f in (features, swapped))
+        told, untold = (
+            self.generator.denoise(z_t, tf.constant(t), f, context, guidance).v_hat for f in (features, swapped)
+        )
         return tf.norm(told - untold) / tf.norm(told)
 
     def save(self, filepath, overwrite: bool = True, *, dtype: str = "float32", provenance: dict | None = None) -> None:
@@ -218,14 +257,13 @@ class CoDi(Trainer):
         """
         path = Path(filepath)
         check_format(dtype)
-        if path.exists() and not (path / BUNDLE).is_file():
+        if path.exists() and not is_bundle(path):
             raise UserError(f"{path}: exists and is no bundle; choose another place")
         if path.exists() and not overwrite:
             raise UserError(f"{path}: exists; allow overwriting or choose another place")
         adapter_alone = self.adaptation.train == "adapter" and self.base.path is not None
         with whole_folder(path) as folder:
             network = self.network
-            write_adapter = save_controlnet if isinstance(network.adapter, ControlNet) else save_network
             write_adapter(network.adapter, folder / "adapter", dtype=dtype)
             if not adapter_alone:
                 save_base(dataclasses.replace(self.base, unet=network.unet), folder, dtype=dtype)
@@ -243,6 +281,11 @@ class CoDi(Trainer):
                     "provenance": provenance or {},
                 },
             )
+
+
+def is_bundle(path: str | Path) -> bool:
+    """Whether a folder holds a bundle."""
+    return (Path(path) / BUNDLE).is_file()
 
 
 def load(path: str | Path, *, compute: str = "float32", weights: str = "float32") -> CoDi:
@@ -271,22 +314,14 @@ def load(path: str | Path, *, compute: str = "float32", weights: str = "float32"
         kept = {key: about[key] for key in ("ema_decay", "seed", "image_size")}
         kept["mu_rate"] = adaptation["mu_rate"]
         source = path if reference is None else _referenced(path, reference)
-        adapter = adaptation["adapter"]
-        model = CoDi(
-            load_stable_diffusion(source, compute=compute, weights=weights),
-            load_controlnet(path / "adapter", compute=compute) if adapter == "controlnet" else adapter,
-            adaptation["train"],
-            method=settings,
-            task=task,
-            **kept,
-        )
+        base = load_stable_diffusion(source, compute=compute, weights=weights)
+        _check_base(base, adaptation["train"])
+        adapter = read_adapter(adaptation["adapter"], path / "adapter", base, task.condition_channels)
+        return CoDi(base, adapter, adaptation["train"], method=settings, task=task, **kept)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None
-    if adapter != "controlnet":
-        load_network(model.student.adapter, path / "adapter")
-    return model
 
 
 def _check_base(base: Base, train: str) -> None:
@@ -304,24 +339,24 @@ def _check_base(base: Base, train: str) -> None:
         )
 
 
-def _check_controlnet(adapter: ControlNet, base: Base) -> None:
-    for name in ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim"):
-        theirs, ours = getattr(adapter, name), getattr(base.unet, name)
-        if theirs != ours:
-            raise UserError(f"the ControlNet's {name} is {theirs}, the base's {ours}: take one made for this base")
-    if adapter.conditioning_channels != 3:
-        raise UserError(f"the ControlNet sees {adapter.conditioning_channels} channels: conditions have 3, RGB")
-    if adapter.compute_dtype != base.unet.compute_dtype:
-        raise UserError(
-            f"the ControlNet computes in {adapter.compute_dtype}, the base in {base.unet.compute_dtype}: "
-            f"load_controlnet(..., compute={base.unet.compute_dtype!r})"
-        )
-    halvings = len(adapter.conditioning_embedding_out_channels) - 1
-    if 2**halvings != base.vae.factor:
-        raise UserError(
-            f"the ControlNet makes images {2**halvings} times smaller, the base's autoencoder {base.vae.factor}: "
-            "take one made for this base"
-        )
+def _make_method(settings, base: Base, adapter, perceptual) -> tuple[Method, Base]:
+    """The method on the adapted network, and the base whose UNet is that network's."""
+    student = AdaptedUNet(base.unet, adapter, name="student")
+    if isinstance(settings, config.Finetune):
+        return FinetuneMethod(settings, base, student), base
+    if isinstance(settings, config.ConditionalDistillation):
+        return CodiMethod(settings, base, student, perceptual), base
+    if isinstance(settings, config.Consistency):
+        return ConsistencyMethod(settings, base, student, perceptual), base
+    if settings.stage == 2:
+        return HalvingMethod(settings, base, student), base
+    if student.takes_guidance:
+        return GuidanceMethod(settings, base, student, None), base
+    if not base.unet.trainable:
+        raise UserError("method guided, stage 1, gives the UNet a new input: it needs train 'all'")
+    taught = copy_of(student, "frozen")
+    base = dataclasses.replace(base, unet=with_guidance(base.unet, "unet"))
+    return GuidanceMethod(settings, base, AdaptedUNet(base.unet, adapter, name="student"), taught), base
 
 
 def _reference(path: Path) -> dict:

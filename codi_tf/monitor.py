@@ -90,6 +90,10 @@ def sample_grid(trainer: Trainer, heldout: dict[str, np.ndarray] | None) -> np.n
     if not isinstance(trainer, CoDi) or heldout is None:
         return None
     condition = (heldout["condition"][:PICTURES] + 1) / 2
-    columns = [condition, *(trainer.generate(condition, steps=n) for n in (1, 2, 4)), (heldout["image"] + 1) / 2]
+    columns = [
+        condition[..., :3],
+        *(trainer.generate(condition, steps=n) for n in (1, 2, 4)),
+        (heldout["image"] + 1) / 2,
+    ]
     rows = [[column[i] for column in columns] for i in range(PICTURES)]
     return images.grid(rows, ["condition", "1 step", "2 steps", "4 steps", "original"], zoom=2)

@@ -16,11 +16,12 @@ MAX_ATTENTION_BYTES = 1_500_000_000  # of the largest attention map, which grows
 def render(model, photo: np.ndarray, *, upscale: int = 1, **options) -> np.ndarray:
     """The picture that a model makes from a photo of any size.
 
-    A picture of more than `pixel_limit` is made at its `working_size` and then enlarged.
+    A picture of more than `pixel_limit` is made at its `working_size` and then enlarged; the known pixels of a photo
+    with a mask are its own all the same.
 
     Args:
         model: a `CoDi` model.
-        photo: float RGB [H, W, 3] in [0, 1].
+        photo: float RGB [H, W, 3] in [0, 1]; for inpainting [H, W, 4], with a mask above 0.5 where it is to be filled.
         upscale: K, the result is K times as high and as wide as the photo, which is enlarged bicubically first.
         options: of `CoDi.generate`: prompt, steps, seed, report.
 
@@ -29,10 +30,27 @@ def render(model, photo: np.ndarray, *, upscale: int = 1, **options) -> np.ndarr
     """
     height, width = (upscale * side for side in photo.shape[:2])
     working = working_size(height, width, pixel_limit(model.base))
-    if working != photo.shape[:2]:
-        photo = resize(photo, *working)
-    image = model.generate(photo, **options)
-    return image if working == (height, width) else to_uint8(resize(image / np.float32(255), height, width))
+    image = model.generate(_resized(photo, *working), **options)
+    if working == (height, width):
+        return image
+    image = to_uint8(resize(image / np.float32(255), height, width))
+    return image if photo.shape[-1] == 3 else _with_known(image, _resized(photo, height, width))
+
+
+def _resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The photo in another size. Of a mask, every pixel that something unknown has a share in becomes unknown."""
+    if photo.shape[:2] == (height, width):
+        return photo
+    rgb = resize(photo[..., :3], height, width)
+    if photo.shape[-1] == 3:
+        return rgb
+    unknown = resize((photo[..., 3:] > 0.5).astype(np.float32), height, width) > 1e-3
+    return np.concatenate([rgb, unknown], axis=-1)
+
+
+def _with_known(image: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    """`Inpainting.finish` in bytes: the image uint8 [H, W, 3] with the known pixels of a photo with a mask."""
+    return np.where(photo[..., 3:] > 0.5, image, to_uint8(photo[..., :3]))
 
 
 def pixel_limit(base) -> int:

@@ -1,12 +1,14 @@
-"""python -m codi_tf.sample BUNDLE --condition in.png --out out.png [--prompt ..] [--steps 4] [--upscale K]
+"""python -m codi_tf.sample BUNDLE --condition in.png --out out.png [--mask mask.png] [--prompt ..] [--steps 4]
+    [--sampler ddim|dpm|dpm++|stochastic|consistency] [--guidance ..] [--upscale K]
 python -m codi_tf.sample CHECKPOINT --prompt ".." --out out.png [--sampler dpm++] [--steps 20] [--guidance 7.5]
     [--negative-prompt ..] [--height H] [--width W] [--image in.png [--strength 0.8]]
 Both: [--seed 0] [--compute float32|bfloat16|float16]
 
 A bundle makes a picture from a photo of any size and mode; transparency is laid over white. The result is an RGB PNG of
-the same size, or K times as large. A Stable Diffusion checkpoint (whatever `codi_tf.load_stable_diffusion` reads) makes
-one from a prompt, or from a prompt and an image. What is wrong with the arguments alone is told before TensorFlow is
-loaded, and what is wrong with a folder's JSON before its weights are.
+the same size, or K times as large. A bundle for inpainting takes a mask as well, of the photo's size and any mode: it
+fills in what is white there, and every other pixel is the photo's. A Stable Diffusion checkpoint (whatever
+`codi_tf.load_stable_diffusion` reads) makes one from a prompt, or from a prompt and an image. What is wrong with the
+arguments alone is told before TensorFlow is loaded, and what is wrong with a folder's JSON before its weights are.
 """
 
 from __future__ import annotations
@@ -22,19 +24,20 @@ import numpy as np
 
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 from codi_tf.errors import UserError
-from codi_tf.images import read_image, resize, write_png
+from codi_tf.images import read_image, read_mask, resize, write_png
 from codi_tf.progress import Progress
 from codi_tf.rendering import MAX_SIDE
 
 if TYPE_CHECKING:
     from codi_tf.text_to_image import TextToImage
 
+BUNDLE = "codi.json"
 MAX_RESULT_PIXELS = 50_000_000
-SAMPLERS = ("dpm++", "dpm", "ddim")
+SAMPLERS = ("ddim", "dpm", "dpm++", "stochastic", "consistency")  # of bundles; the first three of checkpoints
 COMPUTE = ("float32", "bfloat16", "float16")
 
 # Options of one kind of model and what they are where they are not given.
-OF_BUNDLES = {"condition": None, "steps": 4, "upscale": 1}
+OF_BUNDLES = {"condition": None, "mask": None, "steps": 4, "upscale": 1, "sampler": "ddim", "guidance": None}
 OF_CHECKPOINTS = {
     "negative_prompt": "",
     "sampler": "dpm++",
@@ -57,15 +60,18 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--prompt", help="what to show; a trained model takes one if its base has a text encoder")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--steps", type=int, help="network evaluations (default: 4, of a checkpoint 20)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim, of a checkpoint dpm++")
+    parser.add_argument(
+        "--guidance", type=float, help="1 is none (default: 7.5 of a checkpoint, else as the model was trained)"
+    )
     parser.add_argument(
         "--compute", choices=COMPUTE, default=COMPUTE[0], help="number format of the networks (default: float32)"
     )
     bundle = parser.add_argument_group("trained models")
     bundle.add_argument("--condition", type=Path, help="the photo, any size and mode")
+    bundle.add_argument("--mask", type=Path, help="for inpainting: white where the photo is to be filled, its size")
     bundle.add_argument("--upscale", type=int, help="how many times as large the result is (default: 1)")
     checkpoint = parser.add_argument_group("Stable Diffusion checkpoints")
-    checkpoint.add_argument("--sampler", choices=SAMPLERS, help="default: dpm++")
-    checkpoint.add_argument("--guidance", type=float, help="classifier-free guidance, 1 for none (default: 7.5)")
     checkpoint.add_argument("--negative-prompt", help="what not to show")
     checkpoint.add_argument("--height", type=int, help="of the result (default: as the checkpoint was trained)")
     checkpoint.add_argument("--width", type=int, help="of the result (default: as the checkpoint was trained)")
@@ -113,7 +119,7 @@ def _from_photo(options: argparse.Namespace) -> np.ndarray:
     _check_range(options, steps=(1, 1000), upscale=(1, MAX_RESULT_PIXELS))
     if options.condition is None:
         raise UserError(f"--condition is missing: {options.model} makes a picture from a photo")
-    photo = read_image(options.condition)
+    photo = _photo(options)
     height, width = (options.upscale * side for side in photo.shape[:2])
     size = f"{options.condition}: the result of {width}x{height}"
     if height * width > MAX_RESULT_PIXELS:
@@ -123,13 +129,47 @@ def _from_photo(options: argparse.Namespace) -> np.ndarray:
     from codi_tf.model import load
     from codi_tf.rendering import pixel_limit, render, working_size
 
+    _check_mask(options)
     _say(f"loading {options.model}")
     model = load(options.model, compute=options.compute)
     working = working_size(height, width, pixel_limit(model.base))
     if working != (height, width):
         _say(f"{size} is made at {working[1]}x{working[0]} and enlarged, to save memory")
-    chosen = {name: getattr(options, name) for name in ("prompt", "steps", "seed", "upscale")}
+    names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance")
+    chosen = {name: getattr(options, name) for name in names}
     return render(model, photo, report=_progress(options.steps), **chosen)
+
+
+def _photo(options: argparse.Namespace) -> np.ndarray:
+    """--condition, [H, W, 3]; with a --mask [H, W, 4]."""
+    photo = read_image(options.condition)
+    if options.mask is None:
+        return photo
+    mask = read_mask(options.mask)
+    if mask.shape[:2] != photo.shape[:2]:
+        mask_size, photo_size = (f"{image.shape[1]}x{image.shape[0]}" for image in (mask, photo))
+        raise UserError(f"{options.mask}: {mask_size}, but the photo is {photo_size}; make it of the same size")
+    if not mask.any():
+        raise UserError(f"{options.mask}: nothing in it is white; paint white what is to be filled")
+    if mask.all():
+        raise UserError(f"{options.mask}: all of it is white; leave black what is to be kept")
+    return np.concatenate([photo, mask], axis=-1)
+
+
+def _check_mask(options: argparse.Namespace) -> None:
+    """Raises UserError for a mask that the bundle's task has no use for, or one that it lacks."""
+    from codi_tf.tasks import TASKS
+    from codi_tf.weights import read_json
+
+    task = read_json(options.model / BUNDLE).get("task")
+    name = task.get("name") if isinstance(task, dict) else None
+    if not isinstance(name, str) or name not in TASKS:
+        return  # loading tells what is wrong
+    takes_mask = TASKS[name].condition_channels == 4
+    if takes_mask and options.mask is None:
+        raise UserError(f"--mask is missing: {options.model} fills in what is white in a picture of the photo's size")
+    if not takes_mask and options.mask is not None:
+        raise UserError(f"--mask: {options.model} was trained for {name}, which takes none; leave it out")
 
 
 def _from_prompt(options: argparse.Namespace) -> np.ndarray:
@@ -137,6 +177,8 @@ def _from_prompt(options: argparse.Namespace) -> np.ndarray:
     _fill_in(options, OF_CHECKPOINTS, OF_BUNDLES, "is no trained model (it has no codi.json), which alone takes that")
     if options.prompt is None:
         raise UserError(f"--prompt is missing: {options.model} makes a picture from a prompt")
+    if options.sampler not in SAMPLERS[:3]:
+        raise UserError(f"--sampler is {options.sampler}: a checkpoint has {', '.join(SAMPLERS[:3])}")
     _check_range(options, steps=(1, 1000), guidance=(1, 1000), height=(1, MAX_SIDE), width=(1, MAX_SIDE))
     if options.guidance == 1 and options.negative_prompt:
         raise UserError("--negative-prompt has no effect with --guidance 1: raise that or leave the prompt out")
@@ -214,6 +256,14 @@ def _image(options: argparse.Namespace) -> np.ndarray:
     return image if image.shape[:2] == (height, width) else resize(image, height, width)
 
 
+def _kept(options: argparse.Namespace) -> str:
+    """What of the photo the result has kept."""
+    if options.mask is None:
+        return ""
+    enlarged = ", enlarged" if options.upscale > 1 else ""
+    return f": where {options.mask} is not white, its pixels are those of {options.condition}{enlarged}"
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -224,10 +274,10 @@ def _main(arguments: list[str]) -> None:
         raise UserError(f"{options.model}: no such model; train one or name another")
     _check_range(options, seed=(0, 2**63 - 1))
     _check_out(options.out)
-    is_bundle = (options.model / "codi.json").is_file()
+    is_bundle = (options.model / BUNDLE).is_file()
     picture = _from_photo(options) if is_bundle else _from_prompt(options)
     write_png(options.out, picture)
-    print(options.out)
+    print(f"{options.out}{_kept(options)}")
 
 
 if __name__ == "__main__":

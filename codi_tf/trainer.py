@@ -10,7 +10,7 @@ class Trainer(keras.Model):
     """Trains the method's student and keeps its moving average.
 
     Args:
-        method: see `codi_tf.methods`.
+        method: a `codi_tf.methods.method.Method`.
         ema_decay: gamma in theta- <- gamma theta- + (1 - gamma) theta.
         mu_rate: the learning rate of the adapter's mu, as a multiple of the others'.
         seed: seed of all draws of the loss.
@@ -20,7 +20,7 @@ class Trainer(keras.Model):
         super().__init__(**kwargs)
         self.method, self.ema_decay, self.mu_rate, self.seed = method, ema_decay, mu_rate, seed
         self.student = method.student
-        self.average = None
+        self.average, self.teacher = None, None
         self.built = True
 
     def compile(self, optimizer="adamw", *, jit_compile=False, **kwargs):
@@ -33,11 +33,15 @@ class Trainer(keras.Model):
         if self.average is None:
             self.average = self.method.start_average()  # theta- <- theta
             self.average.trainable = False
+            if self.method.teacher is not None:  # tracked here, it is part of a run's state
+                self.teacher = self.method.teacher
+                self.teacher.trainable = False
         self.optimizer.exclude_from_weight_decay(var_list=self._mu())
         self.optimizer.build(self.trainable_variables)
 
     def train_step(self, batch):
         """One optimizer step (Algorithm 1). Returns the loss, its terms and the gradient's norm as scalars."""
+        self.method.begin_step(self.optimizer.iterations)
         with tf.GradientTape() as tape:
             terms = self.method.loss_terms(batch, self.seed, self.optimizer.iterations)
             means = {name: tf.reduce_mean(values) for name, values in terms.items()}

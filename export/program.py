@@ -27,12 +27,14 @@ class SamplerProgram(tf.Module):
         height, width: H and W, positive multiples of `model.base.multiple`.
 
     Raises:
-        UserError: steps or a side out of these bounds.
+        UserError: steps or a side out of these bounds; a model that takes a mask.
     """
 
     def __init__(self, model: CoDi, *, steps: int, height: int, width: int):
         super().__init__(name="sampler")
         check_steps(steps)
+        if model.task.condition_channels != 3:
+            raise UserError("models that take a mask cannot be exported yet: use python -m codi_tf.sample")
         multiple = model.base.multiple
         if min(height, width) < multiple or height % multiple or width % multiple:
             raise UserError(f"size is {height}x{width}: both sides must be positive multiples of {multiple}")

@@ -1,4 +1,4 @@
-"""The evaluation: rows whose values are known, samplers of models, the report."""
+"""The command line that evaluates: the files of a report, and mistakes."""
 
 from __future__ import annotations
 
@@ -11,123 +11,23 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from conftest import make_base, make_model
 from PIL import Image
 
 import codi_tf
-from codi_tf import data, metrics
+from codi_tf import config, data
 from codi_tf.errors import UserError
-from codi_tf.evaluate import _labels, _load_network, _main, evaluate, model_sampler
+from codi_tf.evaluate import PROCESS_STEPS, SAMPLERS, _main
 from codi_tf.features import FeatureNetwork, save_features
 from codi_tf.images import to_uint8
+from codi_tf.reporting.curves import COLOURS
+from codi_tf.reporting.loading import labels, load_feature_network
+from codi_tf.reporting.samplers import model_process, model_sampler
 from codi_tf.tasks import make_task
-from codi_tf.weights import save_network
+from codi_tf.weights import folder_sha256, save_network
 
-S, COUNT = 16, 34  # more than a batch
+S, CELL = 16, 128  # the grids show each pixel eight times
 ROOT = Path(codi_tf.__file__).parents[1]
-
-
-def quadrants(images):
-    """A feature extractor that can be checked by hand: the mean colours of the four quarters, [B, 12]."""
-    return tf.reshape(tf.nn.avg_pool2d(images, S // 2, S // 2, "VALID"), (-1, 12))
-
-
-@pytest.fixture(scope="module")
-def model(bundle):
-    return codi_tf.load(bundle)
-
-
-@pytest.fixture(scope="module")
-def examples():
-    task = make_task("super_resolution")
-    return data.evaluation_set(data.load_photos("heldout"), task, image_size=S, count=COUNT, seed=0)
-
-
-@pytest.fixture(scope="module")
-def known(model, examples):
-    """Latents and reconstructions of the originals."""
-    x = np.array(model.base.encode(examples["image"]))
-    return x, np.clip(np.array(model.base.decode(x)), -1, 1)
-
-
-@pytest.fixture(scope="module")
-def rows(model, examples, known):
-    x, reconstructions = known
-    samplers = {
-        "perfect": lambda conditions: (examples["image"], x),
-        "reconstructing": lambda conditions: (reconstructions, x + 0.5),
-        "copying": lambda conditions: (conditions, np.array(model.base.encode(conditions))),
-    }
-    done = []
-    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, quadrants, report=done.append)
-    assert done == [1, 2, 3]
-    return rows
-
-
-def assert_equal_rows(row, expected, *, except_for=()):
-    assert row.keys() == expected.keys()
-    for key in row.keys() - set(except_for):
-        if expected[key] is None:
-            assert row[key] is None
-        else:
-            np.testing.assert_allclose(row[key], expected[key], rtol=1e-3, atol=1e-6, err_msg=key)
-
-
-def test_rows_that_must_agree(rows):
-    assert list(rows) == ["bicubic", "perfect", "reconstructing", "copying", "autoencoder", "original"]
-    assert_equal_rows(rows["perfect"], rows["original"])
-    assert_equal_rows(rows["copying"], rows["bicubic"])
-    assert_equal_rows(rows["reconstructing"], rows["autoencoder"], except_for=["latent_error"])
-
-
-def test_values(rows, examples, known):
-    images, conditions = examples["image"], examples["condition"]
-    x, reconstructions = known
-    original = rows["original"]
-    assert original["psnr"] is None and original["latent_error"] == pytest.approx(0, abs=1e-9)
-    assert original["ssim"] == pytest.approx(1) and original["sharpness"] == pytest.approx(1)
-    seen = [np.array(quadrants(pictures)) for pictures in (images, reconstructions, conditions)]
-    assert original["frechet_photos"] == pytest.approx(metrics.frechet_distance(seen[0], seen[1]), rel=1e-4)
-    assert rows["autoencoder"]["frechet_photos"] == pytest.approx(0, abs=1e-6)
-    assert rows["reconstructing"]["latent_error"] == pytest.approx(0.25, rel=1e-4)
-    bicubic, unit = rows["bicubic"], [(pictures.astype(float) + 1) / 2 for pictures in (conditions, images)]
-    assert bicubic["psnr"] == pytest.approx(metrics.psnr(*unit).mean(), rel=1e-5)
-    assert bicubic["ssim"] == pytest.approx(metrics.ssim(*unit).mean(), rel=1e-5)
-    energies = [metrics.sharpness(pictures).mean() for pictures in unit]
-    assert bicubic["sharpness"] == pytest.approx(energies[0] / energies[1], rel=1e-5) and bicubic["sharpness"] < 0.9
-    assert bicubic["frechet_photos"] == pytest.approx(metrics.frechet_distance(seen[2], seen[1]), rel=1e-4)
-    low, high = bicubic["frechet_photos_interval"]
-    assert low < bicubic["frechet_photos"] < high
-
-
-def test_diverged_model(model, examples):
-    def diverged(conditions):
-        return np.full_like(conditions, np.nan), np.zeros((COUNT, 4, 4, 4))
-
-    with pytest.raises(UserError, match="x, 1 step: made pictures that are not finite"):
-        evaluate({"x, 1 step": diverged}, examples["image"], examples["condition"], model.base, quadrants)
-
-
-def test_model_sampler_makes_what_generate_makes(model, examples):
-    """Of the first pictures too: the noise of a picture does not depend on how many follow."""
-    conditions = examples["condition"]
-    sampler = model_sampler(model, 2, seed=3)
-    images, latents = sampler(conditions)
-    assert images.shape == (COUNT, S, S, 3) and latents.shape == (COUNT, 4, 4, 4)
-    expected = model.generate((conditions + 1) / 2, steps=2, seed=3)
-    np.testing.assert_allclose(to_uint8((images + 1) / 2).astype(int), expected, atol=1)
-    np.testing.assert_allclose(np.clip(model.base.decode(latents), -1, 1), images, atol=1e-5)
-    first, _ = sampler(conditions[:3])
-    np.testing.assert_allclose(first, images[:3], atol=1e-5)
-
-
-def test_model_sampler_refuses(model):
-    for steps in (0, 1001):
-        with pytest.raises(UserError, match=f"--steps has {steps}: it must be from 1 to 1000"):
-            model_sampler(model, steps)
-
-
-# --- the command line
 
 
 @pytest.fixture(scope="module")
@@ -142,49 +42,181 @@ def feature_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def second_bundle(bundle, tmp_path_factory):
-    """The first bundle with another adapter: it shares task, size and autoencoder."""
+    """The first bundle with another adapter: it shares task, size and autoencoder. It takes a guidance."""
     folder = tmp_path_factory.mktemp("second") / "runs" / "other" / "result"
     shutil.copytree(bundle, folder)
     other = codi_tf.load(bundle)
     other.student.adapter.mu.assign(-other.student.adapter.mu)
     save_network(other.student.adapter, folder / "adapter")
+    about = json.loads((folder / "codi.json").read_text())
+    about["method"] = {"name": "finetune", "space": "velocity", "drop_condition": 0.1}
+    (folder / "codi.json").write_text(json.dumps(about))
     return folder
 
 
-def test_report(bundle, second_bundle, feature_folder, tmp_path, capsys):
-    out = tmp_path / "new" / "report"
-    options = ["--steps", "1", "--count", "8", "--features", str(feature_folder), "--seed", "5", "--out", str(out)]
-    _main([str(bundle), str(second_bundle), *options])
-    assert sorted(path.name for path in out.iterdir()) == ["grid.png", "metrics.json", "report.md"]
-    assert [path.name for path in out.parent.iterdir()] == ["report"]
-    written = json.loads((out / "metrics.json").read_text())
-    names = ["bicubic", "bundle, 1 step", "other, 1 step", "autoencoder", "original"]
-    assert list(written["rows"]) == names
-    assert written["settings"]["count"] == 8 and written["settings"]["seed"] == 5
-    assert list(written["settings"]["bundles"]) == ["bundle", "other"]
-    first, second = (written["rows"][name] for name in names[1:3])
-    assert first["latent_error"] != second["latent_error"]  # two models indeed
-    table = (out / "report.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")] == ["", "---", *names]
-    assert f"{first['psnr']:.2f}" in table and table in capsys.readouterr().out
-    # The grid shows the same inputs: a condition, two models and the original, six times, each pixel eight times.
-    grid = np.asarray(Image.open(out / "grid.png"))
-    assert grid.shape[0] > 6 * 8 * S and grid.shape[1] > 4 * 8 * S
-    condition = data.evaluation_set(
-        data.load_photos("heldout"), make_task("super_resolution"), image_size=S, count=8, seed=5
-    )["condition"][0]
-    column, row = 8, grid.shape[0] - 6 * (8 * S + 8)
-    cell = grid[row : row + 8 * S : 8, column : column + 8 * S : 8]
-    np.testing.assert_allclose(cell, to_uint8((condition + 1) / 2), atol=1)
+@pytest.fixture(scope="module")
+def report(bundle, second_bundle, feature_folder, tmp_path_factory):
+    """Two bundles, of which one takes the guidance, two samplers, two numbers of steps."""
+    out = tmp_path_factory.mktemp("new") / "new" / "report"
+    options = ["--steps", "1,3", "--samplers", "ddim,dpm++", "--count", "8", "--features", str(feature_folder)]
+    _main([str(bundle), str(second_bundle), *options, "--seed", "7", "--guidance", "3", "--out", str(out)])
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(bundle):
+    return codi_tf.load(bundle)
+
+
+NAMES = [
+    f"{label}, {name}, {steps}"
+    for label in ("bundle", "other")
+    for name in ("ddim", "dpm++")
+    for steps in ("1 step", "3 steps")
+]
+ALL = ["bicubic", *NAMES, "autoencoder", "original"]
+PROCESSES = [f"process-{i}.png" for i in range(1, 5)]
+
+
+def examples(count: int = 8, seed: int = 7, task: str = "super_resolution") -> dict[str, np.ndarray]:
+    return data.evaluation_set(data.load_photos("heldout"), make_task(task), image_size=S, count=count, seed=seed)
+
+
+def open_png(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def assert_shows(grid: np.ndarray, top: int, left: int, picture: np.ndarray) -> None:
+    """A picture in [-1, 1] stands at a place of a grid, eight times as large."""
+    cell = grid[top : top + CELL : CELL // S, left : left + CELL : CELL // S]
+    np.testing.assert_allclose(cell.astype(int), to_uint8((picture + 1) / 2), atol=1)
+
+
+def test_the_files_of_a_report(report):
+    files = ["curves.png", "grid.png", "metrics.json", "metrics.npz", *PROCESSES, "report.md"]
+    assert sorted(path.name for path in report.iterdir()) == files
+    assert [path.name for path in report.parent.iterdir()] == ["report"]
+    page = (report / "report.md").read_text()
+    for name in ("curves.png", "grid.png", *PROCESSES):
+        assert page.count(f"]({name})") == 1, name
+    table = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|")]
+    assert table == ["", "---", *ALL]
+    assert "8 crops of 16 pixels from 4 held-out images of photos, seed 7. Samplers: ddim, dpm++." in page
+
+
+def test_figures_and_settings(report, bundle, second_bundle, feature_folder):
+    written = json.loads((report / "metrics.json").read_text())
+    rows, settings = written["rows"], written["settings"]
+    assert list(rows) == ALL
+    assert rows["bundle, ddim, 3 steps"]["latent_error"] != rows["other, ddim, 3 steps"]["latent_error"]
+    assert rows["bundle, ddim, 3 steps"]["latent_error"] != rows["bundle, dpm++, 3 steps"]["latent_error"]
+    assert settings["bundles"]["bundle"]["sha256"] == folder_sha256(bundle)
+    assert settings["bundles"]["other"] == {
+        "path": str(second_bundle),
+        "sha256": folder_sha256(second_bundle),
+        "task": json.loads((second_bundle / "codi.json").read_text())["task"],
+    }
+    assert settings["features"] == {"path": str(feature_folder), "sha256": folder_sha256(feature_folder)}
+    assert settings["steps"] == [1, 3] and settings["samplers"] == ["ddim", "dpm++"]
+    assert (settings["count"], settings["seed"], settings["image_size"]) == (8, 7, S)
+    figure = rows["other, dpm++, 3 steps"]
+    low, high = figure["psnr_interval"]
+    assert (
+        f"| other, dpm++, 3 steps | {figure['psnr']:.2f} [{low:.2f}, {high:.2f}] |"
+        in (report / "report.md").read_text()
+    )
+
+
+def test_values_of_every_picture(report):
+    rows = json.loads((report / "metrics.json").read_text())["rows"]
+    with np.load(report / "metrics.npz", allow_pickle=False) as values:
+        assert list(values["rows"]) == ALL
+        for name in ("psnr", "ssim", "sharpness", "latent_error"):
+            assert values[name].shape == (len(ALL), 8)
+            for i, label in enumerate(ALL):
+                if rows[label][name] is not None:
+                    assert values[name][i].mean() == pytest.approx(rows[label][name], rel=1e-9)
+    with np.load(report / "metrics.npz") as values:
+        assert set(values.files) == {"rows", "psnr", "ssim", "sharpness", "latent_error"}
+
+
+def test_curves(report):
+    """One colour a bundle."""
+    picture = open_png(report / "curves.png")
+    shown = [int((picture == tuple(bytes.fromhex(colour[1:]))).all(axis=-1).sum()) for colour in COLOURS]
+    assert min(shown[:2]) > 200 and max(shown[2:6]) == 0
+
+
+def test_the_grid_shows_the_same_inputs(report, model):
+    """The inputs of most contrast, in the order of it, each with a row for every bundle and sampler."""
+    grid, inputs = open_png(report / "grid.png"), examples()
+    order = np.argsort(-inputs["image"].std(axis=(1, 2, 3)))[:3]  # three inputs: four series make twelve rows
+    images, _ = model_sampler(model, 3, seed=7, sampler="dpm++")(inputs["condition"])
+    left, width = grid.shape[1] - 4 * (CELL + 8), grid.shape[1]
+    last = grid.shape[0] - 4 * (CELL + 8)  # the first row of the last input
+    assert_shows(grid, last + CELL + 8, left + CELL + 8, images[order[-1]])
+    assert_shows(grid, last, width - 2 * (CELL + 8), inputs["condition"][order[-1]])
+    assert_shows(grid, last, width - CELL - 8, inputs["image"][order[-1]])
+    assert (grid[last + CELL + 8 :, width - 2 * (CELL + 8) :] == 255).all()
+    assert grid.shape[0] > 12 * (CELL + 8)
+
+
+def test_a_process_picture(report, model):
+    grid, inputs = open_png(report / "process-1.png"), examples()
+    first = int(np.argmax(inputs["image"].std(axis=(1, 2, 3))))
+    longest = max(PROCESS_STEPS)
+    assert longest == 10
+    top, left = (grid.shape[0] - 10 * (CELL + 8), grid.shape[1] - 12 * (CELL + 8))
+    for steps in (1, 3, 10):
+        way = model_process(model, inputs["condition"][first], first, steps, seed=7)
+        for after in range(steps):
+            assert_shows(grid, top + (steps - 1) * (CELL + 8), left + after * (CELL + 8), way[after])
+    assert_shows(grid, top, grid.shape[1] - CELL - 8, inputs["image"][first])
+
+
+def test_guidance_is_for_bundles_that_take_it(report, bundle, second_bundle, model):
+    """A step then has two evaluations."""
+    page = (report / "report.md").read_text()
+    assert f"- bundle: `{bundle}`\n- other: `{second_bundle}`, guidance 3, two evaluations a step\n" in page
+    rows = json.loads((report / "metrics.json").read_text())["rows"]
+    inputs = examples()
+    x = np.array(model.base.encode(inputs["image"]))
+    for label, one, guidance in (("bundle", model, None), ("other", codi_tf.load(second_bundle), 3.0)):
+        _, latents = model_sampler(one, 3, seed=7, guidance=guidance)(inputs["condition"])
+        expected = pytest.approx(np.mean(np.square(latents - x)), rel=1e-4)
+        assert rows[f"{label}, ddim, 3 steps"]["latent_error"] == expected
+
+
+def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, capsys):
+    """And the condition of a task with a mask is no bicubic picture."""
+    make_model(make_base(), task=make_task("inpainting"), method=config.Finetune()).save(tmp_path / "painter")
+    out = tmp_path / "report"
+    options = ["--steps", "2", "--count", "3", "--features", str(feature_folder), "--out", str(out)]
+    _main([str(tmp_path / "painter"), *options])
+    rows = json.loads((out / "metrics.json").read_text())["rows"]
+    assert list(rows) == ["condition", "painter, 2 steps", "autoencoder", "original"]
+    printed = capsys.readouterr().out
+    assert "| painter, 2 steps |" in printed and printed.endswith(f"{out}\n")
+    assert "grey: autoencoder and condition" in (out / "report.md").read_text()
+    grid, inputs = open_png(out / "grid.png"), examples(3, seed=0, task="inpainting")
+    order = np.argsort(-inputs["image"].std(axis=(1, 2, 3)))
+    for i, place in enumerate(order):
+        assert_shows(grid, grid.shape[0] - (3 - i) * (CELL + 8), 8, inputs["condition"][place, ..., :3])
+
+
+def test_the_names_of_samplers_are_those_of_sampling():
+    from codi_tf import sampling
+
+    assert SAMPLERS == sampling.SAMPLERS
 
 
 def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(data.PHOTOS, "train", data.PHOTOS["heldout"][:2])
     monkeypatch.setattr("codi_tf.features.TRAINING_STEPS", 2)
     monkeypatch.setattr("codi_tf.features.CROPS_PER_PHOTO", 2)
-    made = _load_network(tmp_path / "features", S)
+    made = load_feature_network(tmp_path / "features", S)
     monkeypatch.setitem(data.PHOTOS, "train", ())  # nothing could be trained any more
-    read = _load_network(tmp_path / "features", S)
+    read = load_feature_network(tmp_path / "features", S)
     x = np.linspace(-1, 1, 2 * S * S * 3, dtype="float32").reshape(2, S, S, 3)
     np.testing.assert_array_equal(read.features(x), made.features(x))
     assert read.num_photos == 2
@@ -197,6 +229,17 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
         (["--steps", "1,1"], "at least 1 and differ"),
         (["--steps", "1,x"], "write whole numbers"),
         (["--steps", "1001"], "from 1 to 1000"),
+        (["--samplers", "euler"], "choose some of ddim,dpm,dpm\\+\\+"),
+        (["--samplers", "ddim,ddim"], "each once"),
+        (["--guidance", "nan"], "must be a finite number"),
+        (["--guidance", "2"], "no bundle was trained to take one"),
+        (["--prompt", "a cat"], "no text encoder"),
+        (["--lpips", "none.safetensors"], "--lpips is none.safetensors: no such file"),
+        (["--lpips", "file"], "file"),
+        (["--inception", "none.safetensors"], "--inception is none.safetensors: no such file"),
+        (["--inception", "keras:none.h5"], "--inception is keras:none.h5: no such file"),
+        (["--clip", "none", "--prompt", "a cat"], "--clip is none: no such folder"),
+        (["--clip", "full"], "give that as --prompt"),
         (["--count", "1"], "--count is 1"),
         (["--seed", "-1"], "--seed is -1"),
         (["--data", "none"], "no such folder"),
@@ -229,9 +272,9 @@ def test_mistakes(bundle, feature_folder, tmp_path, monkeypatch, options, messag
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_labels():
-    assert _labels([Path("runs/a/result"), Path("runs/b/result"), Path("c")]) == ["a", "b", "c"]
-    assert _labels([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]
+def testlabels():
+    assert labels([Path("runs/a/result"), Path("runs/b/result"), Path("c")]) == ["a", "b", "c"]
+    assert labels([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]
 
 
 def test_mistakes_are_told_before_tensorflow_is_loaded(tmp_path):

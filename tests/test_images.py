@@ -239,6 +239,61 @@ def test_decompression_bomb(tmp_path, monkeypatch, limit):
     bad(tmp_path / "a.png", f"more than {limit} pixels")
 
 
+# --- read_mask
+
+
+def check_mask(path, mode, expected):
+    with Image.open(path) as file:
+        assert file.mode == mode
+    mask = images.read_mask(path)
+    assert mask.dtype == np.float32
+    np.testing.assert_array_equal(mask[..., 0], expected)
+
+
+def test_mask_of_grey_levels(tmp_path):
+    Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "a.png")
+    check_mask(tmp_path / "a.png", "L", [[0, 0, 1, 1]])
+
+
+def test_mask_of_one_bit(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
+    check_mask(tmp_path / "a.png", "1", [[1, 0]])
+
+
+def test_mask_with_a_palette(tmp_path):
+    """The colours count, not their numbers."""
+    image = Image.new("P", (3, 1))
+    image.putpalette([255, 255, 255, 0, 0, 0, 100, 100, 100])
+    image.putdata([0, 1, 2])
+    image.save(tmp_path / "a.png")
+    check_mask(tmp_path / "a.png", "P", [[1, 0, 0]])
+
+
+def test_mask_of_colours(tmp_path):
+    colours = [[255, 255, 255], [0, 0, 0], [255, 0, 0], [255, 255, 0], [128, 128, 128], [127, 127, 127]]
+    Image.fromarray(np.array([colours], np.uint8)).save(tmp_path / "a.png")
+    check_mask(tmp_path / "a.png", "RGB", [[1, 0, 0, 1, 1, 0]])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_parts_of_a_mask_are_not_white(tmp_path, mode):
+    grey, alpha = np.array([[255, 255, 255, 0]], np.uint8), np.array([[255, 0, 100, 255]], np.uint8)
+    channels = [grey] * (len(mode) - 1) + [alpha]
+    Image.fromarray(np.dstack(channels), mode=mode).save(tmp_path / "a.png")
+    check_mask(tmp_path / "a.png", mode, [[1, 0, 0, 0]])
+
+
+def test_mask_of_16_bits(tmp_path):
+    Image.fromarray(np.array([[0, 255, 32767, 32768, 65535]], np.uint16)).save(tmp_path / "a.png")
+    check_mask(tmp_path / "a.png", "I;16", [[0, 0, 0, 1, 1]])
+
+
+def test_mask_that_is_no_image(tmp_path):
+    (tmp_path / "a.png").write_text("not a picture")
+    with pytest.raises(UserError, match="a.png: not an image"):
+        images.read_mask(tmp_path / "a.png")
+
+
 # --- write_png
 
 
@@ -338,6 +393,13 @@ def test_pad_reflects_at_the_bottom_and_the_right():
     np.testing.assert_array_equal(padded[:3, 5:], image[:, [3, 2, 1]])
 
 
+def test_pad_takes_any_number_of_channels():
+    image = np.random.default_rng(0).random((3, 5, 4), np.float32)
+    padded, _ = images.pad_to_multiple(image, 4)
+    for channels in (slice(0, 3), slice(1, 4)):
+        np.testing.assert_array_equal(padded[..., channels], images.pad_to_multiple(image[..., channels], 4)[0])
+
+
 def test_pad_of_a_fitting_image_changes_nothing():
     image = np.random.default_rng(0).random((8, 16, 3), np.float32)
     padded, size = images.pad_to_multiple(image, 8)
@@ -376,6 +438,13 @@ def test_as_batch_takes_one_or_several_bytes_or_floats():
         batch = images.as_batch("picture", value)
         assert batch.dtype == np.float32
         np.testing.assert_allclose(batch, expected, rtol=1e-6)
+
+
+def test_as_batch_takes_a_mask_beside_the_colours():
+    rgba = np.random.default_rng(0).integers(0, 256, (3, 5, 4), np.uint8)
+    np.testing.assert_allclose(images.as_batch("picture", rgba, channels=4), rgba[None] / 255, rtol=1e-6)
+    with pytest.raises(UserError, match=r"^picture has shape \(3, 5, 3\): .*\[B, H, W, 4\], RGB and the mask"):
+        images.as_batch("picture", rgba[..., :3], channels=4)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ def test_each_example_is_encoded_as_the_base_encodes_it(names):
     random = np.random.default_rng(0)
     images = {name: random.uniform(-1, 1, (5, 8, 8, 3)).astype("float32") for name in names}
     reported = []
-    latents = encode_once(base, tf.data.Dataset.from_tensor_slices(images).batch(2), 3, reported.append)
+    dataset = tf.data.Dataset.from_tensor_slices(images).batch(2)
+    latents = encode_once(base, dataset, 3, reported.append, see=base.encode)
     assert reported == [2, 3]
     assert set(latents) == {{"image": "latent", "condition": "condition_latent"}[name] for name in names}
     for name in names:
@@ -34,6 +35,20 @@ def test_each_example_is_encoded_as_the_base_encodes_it(names):
         expected = np.asarray(base.vae.encode(images[name][:3]).mean) * base.vae.scaling_factor
         assert latents[key].shape == (3, 2, 2, 4)
         np.testing.assert_allclose(latents[key], expected, rtol=0, atol=1e-5)
+
+
+def test_of_a_condition_is_kept_what_the_adapter_sees():
+    """Of another number of channels than the image; the batch itself for an adapter that sees images."""
+    base, random = tiny_base(), np.random.default_rng(0)
+    examples = {
+        "image": random.uniform(-1, 1, (3, 8, 8, 3)).astype("float32"),
+        "condition": random.uniform(-1, 1, (3, 8, 8, 4)).astype("float32"),
+    }
+    dataset = tf.data.Dataset.from_tensor_slices(examples).batch(3)
+    kept = encode_once(base, dataset, 3, [].append, see=tf.identity)
+    np.testing.assert_array_equal(kept["condition_latent"], examples["condition"])
+    halved = encode_once(base, dataset, 3, [].append, see=lambda condition: condition[:, ::2, ::2, 3:])
+    np.testing.assert_array_equal(halved["condition_latent"], examples["condition"][:, ::2, ::2, 3:])
 
 
 def test_conditions_stay_with_their_examples():

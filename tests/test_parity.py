@@ -88,6 +88,22 @@ def inputs(channels: int, width: int, *, height=16, columns=24, batch=2):
     return (z_t, t, context), theirs
 
 
+def test_the_guidance_is_an_input_as_of_latent_consistency_models():
+    settings = {**SD1, "time_cond_proj_dim": 32}
+    module = randomized(diffusers.UNet2DConditionModel(**settings))
+    unet = UNet(name="unet", **settings)
+    unet.build()
+    same_weights(unet, module)
+    (z_t, t, context), theirs = inputs(4, SD1["cross_attention_dim"])
+    guidance = np.array([1.0, 7.5], "float32")
+    embed = diffusers.LatentConsistencyModelPipeline.get_guidance_scale_embedding
+    features = embed(None, torch.tensor(guidance - 1.0), embedding_dim=32)
+    with torch.no_grad():
+        close(unet(z_t, t, context, guidance), module(*theirs, timestep_cond=features).sample)
+        plain = module(*theirs).sample.numpy().transpose(0, 2, 3, 1)
+    assert np.abs(unet(z_t, t, context, guidance) - plain)[1].max() > 1e-2 * np.abs(plain).max()
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_unet_is_diffusers_unet(name):
     config = VARIANTS[name]

@@ -11,7 +11,7 @@ from conftest import UNET
 import codi_tf
 from codi_tf.base import make_unet
 from codi_tf.errors import UserError
-from codi_tf.methods.networks import moving_average_of
+from codi_tf.methods.networks import copy_of
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
 from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.layers import Conv2D
@@ -121,7 +121,7 @@ def test_half_precision_arithmetic_stays_near(kind, compute, tolerance):
 
 def test_the_moving_average_has_the_formats_of_what_it_follows():
     network = make_network(compute="bfloat16", weights="bfloat16")
-    average = moving_average_of(network)
+    average = copy_of(network, "average")
     assert average.unet is network.unet
     assert {v.dtype for v in average.adapter.variables} == {"float32"}
     np.testing.assert_array_equal(compiled(average), compiled(network))

@@ -197,9 +197,10 @@ def photo(tmp_path):
         (["--upscale", "0"], "--upscale is 0"),
         (["--upscale", "900"], "7200x7200 has more than 50,000,000 pixels"),
         (["--prompt", "a cat"], "no text encoder"),
-        (["--sampler", "ddim"], "--sampler: .* is a trained model"),
+        (["--sampler", "euler"], "argument --sampler: invalid choice: 'euler'"),
+        (["--guidance", "2"], "guidance is 2.0: this model was trained without"),
         (["--negative-prompt", "x"], "--negative-prompt: .* is a trained model"),
-        (["--tokenizer=x", "--width=8", "--height=8", "--image=x", "--strength=1", "--guidance=2"], "^--guidance"),
+        (["--tokenizer=x", "--width=8", "--height=8", "--image=x", "--strength=1"], "^--height"),
         (["--out", "out.jpg"], "ends in .png"),
         (["--out", "."], "ends in .png"),
         (["--out", "in.png/out.png"], "nothing can be written into"),
@@ -220,6 +221,18 @@ def test_mistakes(bundle, photo, tmp_path, monkeypatch, options, message):
         _main([str(bundle), "--condition", "in.png", "--out", "made/out.png", *options])
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+def test_the_sampler_is_passed_on(bundle, model, photo, tmp_path):
+    made = {}
+    for sampler in ("ddim", "stochastic", "consistency"):
+        out = tmp_path / f"{sampler}.png"
+        options = ["--condition", str(photo), "--out", str(out), "--steps", "3", "--sampler", sampler]
+        _main([str(bundle), *options])
+        made[sampler] = np.asarray(Image.open(out)).astype(int)
+        expected = model.generate(np.asarray(Image.open(photo).convert("RGB")), steps=3, sampler=sampler)
+        np.testing.assert_allclose(made[sampler], expected, atol=1)
+    assert all(np.abs(made["ddim"] - made[sampler]).max() > 1 for sampler in ("stochastic", "consistency"))
 
 
 def test_generate_refuses_numbers_prompts_and_results_that_are_none(bundle):

@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_pipeline import save_pipeline
 
 import codi_tf
-from codi_tf import images, sample
+from codi_tf import images, sample, sampling
 from codi_tf.errors import UserError
 from codi_tf.sample import _main
 from codi_tf.schedules import SAMPLERS
@@ -169,4 +169,10 @@ def test_a_base_without_a_text_encoder_takes_no_prompt(base_folder, tmp_path):
 
 def test_the_command_line_knows_all_samplers():
     """It has its own list, because it is read before TensorFlow is loaded."""
-    assert tuple(SAMPLERS) == sample.SAMPLERS
+    assert set(SAMPLERS) == set(sample.SAMPLERS[:3])
+    assert sampling.SAMPLERS == sample.SAMPLERS
+
+
+def test_a_checkpoint_has_no_sampler_of_bundles(base_folder, tmp_path):
+    with pytest.raises(UserError, match="--sampler is consistency: a checkpoint has ddim, dpm, dpm"):
+        from_prompt(base_folder, tmp_path / "out.png", "--prompt", "x", "--sampler", "consistency")

@@ -198,6 +198,12 @@ def test_a_users_photo_is_the_condition():
     np.testing.assert_array_equal(SuperResolution().condition_from_image(image), image)
 
 
+def test_the_whole_picture_is_made_anew():
+    image = texture()
+    np.testing.assert_array_equal(SuperResolution().finish(image, -image), image)
+    assert SuperResolution.condition_channels == 3
+
+
 def test_side_must_be_a_multiple_of_the_scale():
     with pytest.raises(UserError, match="66x64.*scale 4"):
         SuperResolution().degrade(tf.zeros([66, 64, 3]), tf.constant([1, 2]))
@@ -238,11 +244,11 @@ def test_lists_of_a_configuration_file_are_taken():
 
 def test_make_task():
     assert make_task("super_resolution", scale=2) == SuperResolution(scale=2)
-    assert set(TASKS) == {"super_resolution"}
+    assert set(TASKS) == {"super_resolution", "inpainting"}
 
 
 def test_make_task_lists_what_is_valid():
-    with pytest.raises(UserError, match="unknown task 'sharpen'; valid tasks: super_resolution"):
+    with pytest.raises(UserError, match="unknown task 'sharpen'; valid tasks: inpainting, super_resolution"):
         make_task("sharpen")
     with pytest.raises(UserError, match="'factor'; valid options: scale, blur_sigma, noise_std, jpeg_quality"):
         make_task("super_resolution", factor=4)

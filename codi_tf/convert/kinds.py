@@ -87,6 +87,7 @@ UNET = Kind(
         "sample_size": None,
         "out_channels": 4,
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "time_cond_proj_dim": None,
     },
     fixed={
         **_ENCODER_FIXED,
@@ -101,7 +102,7 @@ UNET = Kind(
         "mid_block_only_cross_attention": (None, False),
     },
     inert=frozenset(("dropout", "class_embeddings_concat", "addition_embed_type_num_heads")),
-    positive={**_ENCODER_POSITIVE, "sample_size": int, "out_channels": int},
+    positive={**_ENCODER_POSITIVE, "sample_size": int, "out_channels": int, "time_cond_proj_dim": int},
 )
 
 CONTROLNET = Kind(

@@ -6,11 +6,12 @@ from keras import ops
 
 from codi_tf import config
 from codi_tf.base import make_autoencoder
+from codi_tf.methods.method import Method
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.weights import copy_weights
 
 
-class AutoencoderMethod:
+class AutoencoderMethod(Method):
     """Mean |image - D(E(image))| + kl_weight * mean KL(posterior || N(0, I)), decoding the posterior's mean."""
 
     def __init__(self, settings: config.Autoencoder, student: AutoencoderKL):

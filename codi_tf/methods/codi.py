@@ -5,18 +5,19 @@ from __future__ import annotations
 from codi_tf import config, losses
 from codi_tf.base import Base
 from codi_tf.errors import UserError
+from codi_tf.methods.method import Method
 from codi_tf.methods.networks import (
     clone_unet,
+    copy_of,
     denoiser,
     draw_noise,
     draw_times,
     latents_of,
-    moving_average_of,
 )
 from codi_tf.models.adapter import AdaptedUNet
 
 
-class CodiMethod:
+class CodiMethod(Method):
     """Eq. 15 on the adapted network.
 
     Args:
@@ -43,7 +44,7 @@ class CodiMethod:
         if self.settings.z_s == "frozen":
             unet = self.base.unet
             self.frozen = AdaptedUNet(clone_unet(unet, "frozen_unet") if unet.trainable else unet, name="frozen")
-        self.target = moving_average_of(self.student)
+        self.target = copy_of(self.student, "average")
         return self.target
 
     def loss_terms(self, batch, seed, step):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tensorflow as tf
+
 from codi_tf import config, losses
 from codi_tf.base import Base
-from codi_tf.methods.networks import denoiser, draw_noise, draw_times, latents_of, moving_average_of
+from codi_tf.methods.method import Method
+from codi_tf.methods.networks import copy_of, denoiser, draw_noise, draw_times, draw_uniform, latents_of
 from codi_tf.models.adapter import AdaptedUNet
 
 
-class FinetuneMethod:
+class FinetuneMethod(Method):
     """||v - v_hat_theta(z_t, t, c)||^2 with one time per example. Without an adapter in the student: pre-training."""
 
     def __init__(self, settings: config.Finetune | config.Pretrain, base: Base, student: AdaptedUNet):
@@ -16,11 +19,14 @@ class FinetuneMethod:
 
     def start_average(self) -> AdaptedUNet:
         """The network that will generate, with the student's weights for now."""
-        return moving_average_of(self.student)
+        return copy_of(self.student, "average")
 
     def loss_terms(self, batch, seed, step):
         """{"denoising": [B]} of a batch."""
         x, c = latents_of(self.base, self.student, batch)
+        if c is not None and self.settings.drop_condition > 0:
+            kept = draw_uniform(x, seed, step, "drop") >= self.settings.drop_condition  # [B]
+            c = c * tf.cast(tf.reshape(kept, (-1, 1, 1, 1)), c.dtype)
         t = draw_times(x, seed, step, low=0, high=self.base.schedule.num_steps, shared=False)
         eps = draw_noise(x, seed, step)
         denoise = denoiser(self.base, self.student, c, self.base.context)

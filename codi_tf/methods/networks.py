@@ -10,52 +10,91 @@ from codi_tf.diffusion import Denoise, bounded, coefficients, predict
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.precision import built_in
 from codi_tf.seeds import fold
-from codi_tf.weights import copy_weights
+from codi_tf.weights import copy_weights, key_of
+
+GUIDANCE_FEATURES = 256  # Fourier features of the guidance, as many as latent consistency models have
 
 
 def seen(base: Base, network: AdaptedUNet, images):
-    """c, what the network's adapter takes of condition images [B, H, W, 3] in [-1, 1]: their latents or themselves."""
-    return images if network.sees == "image" else base.encode(images)
+    """c, what the network's adapter takes of condition images [B, H, W, 3 or 4] in [-1, 1]: latents or the images.
+
+    Beside the latents of the RGB channels stands a mask, the fourth channel, as large as they are.
+    """
+    if network.sees == "image":
+        return images
+    latents = base.encode(images[..., :3])
+    if images.shape[-1] == 3:
+        return latents
+    mask = ops.average_pool(images[..., 3:], base.vae.factor, padding="valid")  # [B, h, w, 1], a share of pixels
+    return ops.concatenate([latents, mask], axis=-1)
 
 
-def denoiser(base: Base, network: AdaptedUNet, c, context) -> Denoise:
+def denoiser(base: Base, network: AdaptedUNet, c, context, *, guidance=None) -> Denoise:
     """The network as a function (z_t, t) -> Prediction; the condition's features are computed here, once."""
-    return denoiser_with(base, network, network.condition(c, context), context)
+    return denoiser_with(base, network, network.condition(c, context), context, guidance=guidance)
 
 
-def denoiser_with(base: Base, network: AdaptedUNet, features, context, *, boundary: bool = False) -> Denoise:
+def denoiser_with(
+    base: Base, network: AdaptedUNet, features, context, *, guidance=None, boundary: bool = False
+) -> Denoise:
     """The network as a function (z_t, t) -> Prediction, for given features of the condition.
 
-    `boundary` applies the boundary scalings (Eq. 17) that the network was trained with; the loss applies them itself.
+    `guidance`, a number or float [B], is for networks that take it. `boundary` applies the boundary scalings (Eq. 17)
+    that the network was trained with; the loss applies them itself.
     """
+
+    taken = ops.reshape(ops.convert_to_tensor(guidance, "float32"), (-1,)) if network.takes_guidance else None
 
     def denoise(z_t, t):
         alpha_t, sigma_t = coefficients(base.schedule, t)
-        output = network(z_t, ops.reshape(t, (-1,)), features, context)
+        output = network(z_t, ops.reshape(t, (-1,)), features, context, taken)
         return predict(output, z_t, alpha_t, sigma_t, base.prediction_type)
 
     return bounded(denoise, base.schedule) if boundary else denoise
 
 
-def moving_average_of(network: AdaptedUNet) -> AdaptedUNet:
-    """A second network with the same weights: theta-. Parts that are not trained are shared, not copied."""
+def copy_of(network: AdaptedUNet, name: str) -> AdaptedUNet:
+    """A second network with the same weights. A UNet that is not trained is shared, not copied."""
     unet, adapter = network.unet, network.adapter
     if unet.trainable:
-        unet = clone_unet(unet, "average_unet")
+        unet = clone_unet(unet, f"{name}_unet")
     if adapter is not None:
-        config = {**adapter.get_config(), "name": "average_adapter"}
+        config = {**adapter.get_config(), "name": f"{name}_adapter"}
         with built_in(adapter.dtype_policy):
             adapter = type(adapter).from_config(config)
             adapter.build()
         copy_weights(network.adapter, adapter)
-    return AdaptedUNet(unet, adapter, name="average")
+    return AdaptedUNet(unet, adapter, name=name)
+
+
+def assign_network(source: AdaptedUNet, target: AdaptedUNet) -> None:
+    """Set the target's weights to the source's; what they share stays. Also inside a traced step."""
+    if target.unet is not source.unet:
+        copy_weights(source.unet, target.unet)
+    if target.adapter is not None:
+        copy_weights(source.adapter, target.adapter)
 
 
 def clone_unet(unet, name: str):
     """A UNet of the same shape with the same weights."""
-    with built_in(unet.dtype_policy):
-        clone = make_unet({key: value for key, value in unet.get_config().items() if key != "name"}, name)
+    clone = fresh_unet(unet, name)
     copy_weights(unet, clone)
+    return clone
+
+
+def fresh_unet(unet, name: str, **changes):
+    """A UNet of the same shape, but for `changes`, with weights of its own."""
+    config = {key: value for key, value in unet.get_config().items() if key != "name"}
+    with built_in(unet.dtype_policy):
+        return make_unet({**config, **changes}, name)
+
+
+def with_guidance(unet, name: str):
+    """A UNet with the same weights that takes the guidance; as long as nothing is trained, it does not heed it."""
+    clone = fresh_unet(unet, name, time_cond_proj_dim=GUIDANCE_FEATURES)
+    own = {key_of(variable, clone): variable for variable in clone.variables}
+    for variable in unet.variables:
+        own[key_of(variable, unet)].assign(variable)
     return clone
 
 
@@ -69,6 +108,11 @@ def draw_times(like, seed, step, *, low: int, high: int, shared: bool):
     if shared:
         return tf.random.stateless_uniform((), fold(seed, step, 0, "t"), low, high, tf.int32)
     return tf.random.stateless_uniform(tf.shape(like)[:1], fold(seed, step, _replica(), "t"), low, high, tf.int32)
+
+
+def draw_uniform(like, seed, step, purpose: str):
+    """Uniform in [0, 1), float32 [B], different on every replica."""
+    return tf.random.stateless_uniform(tf.shape(like)[:1], fold(seed, step, _replica(), purpose))
 
 
 def latents_of(base: Base, network: AdaptedUNet, batch):

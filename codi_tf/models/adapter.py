@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from codi_tf.models.controlnet import ControlNet
+from codi_tf.models.t2i_adapter import T2IAdapter
 from codi_tf.models.unet import UNet, UNetEncoder
 from codi_tf.precision import built_in, make_policy
 
@@ -61,6 +62,10 @@ class MuAdapter(keras.Model):
         """The UNet's features -> the adapted ones; this adapter looks at neither z_t nor t."""
         return self.mix(features, condition)
 
+    def residuals(self, condition):
+        """What is added inside the UNet's encoder: nothing."""
+        return None
+
     def mix(self, features, condition_features):
         """h' = (1 - mu) h_theta(z_t) + mu h_eta(c), feature by feature (Eq. 12)."""
         return [
@@ -77,11 +82,12 @@ class MuAdapter(keras.Model):
 class AdaptedUNet(keras.Model):
     """A UNet and its adapter: w_theta(z_t, c, t). Without an adapter it is the UNet itself.
 
-    An adapter offers `condition(c, context)`, computed once an image, and `adapt(features, condition, z_t, t,
-    context)`, computed in every step; `sees` tells whether its c is the condition's "latent" or the "image".
+    An adapter offers `condition(c, context)`, computed once an image; `residuals(condition)`, added inside the UNet's
+    encoder, or None; and `adapt(features, condition, z_t, t, context)`, computed in every step. `sees` tells whether
+    its c is the condition's "latent" or the "image".
     """
 
-    def __init__(self, unet: UNet, adapter: MuAdapter | ControlNet | None = None, **kwargs):
+    def __init__(self, unet: UNet, adapter: MuAdapter | ControlNet | T2IAdapter | None = None, **kwargs):
         super().__init__(dtype=unet.dtype_policy, **kwargs)
         self.unet, self.adapter = unet, adapter
         self.built = True  # both parts are
@@ -101,12 +107,20 @@ class AdaptedUNet(keras.Model):
         """The features of the condition, to be computed once an image; None without an adapter."""
         return None if self.adapter is None else self.adapter.condition(c, context)
 
-    def call(self, z_t, t, condition_features, context):
-        """z_t [B, h, w, C], t int [B] or [1], features from `condition`, prompt -> [B, h, w, out_channels]."""
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance is an input of the network (guided distillation)."""
+        return self.unet.time_cond_proj_dim is not None
+
+    def call(self, z_t, t, condition_features, context, guidance=None):
+        """z_t [B, h, w, C], t int [B] or [1], features from `condition`, prompt -> [B, h, w, out_channels].
+
+        A network that takes the guidance needs it: float [B] or [1], 1 for none.
+        """
         if self.adapter is None:
-            return self.unet(z_t, t, context)
-        temb = self.unet.time_embedding(t)
-        skips = self.unet.encode(z_t, temb, context)
+            return self.unet(z_t, t, context, guidance)
+        temb = self.unet.embed_time(t, guidance)
+        skips = self.unet.encode(z_t, temb, context, residuals=self.adapter.residuals(condition_features))
         features = [*skips, self.unet.middle(skips[-1], temb, context)]
         *skips, middle = self.adapter.adapt(features, condition_features, z_t, t, context)
         return self.unet.decode(middle, skips, temb, context)
@@ -120,8 +134,8 @@ class AdaptedUNet(keras.Model):
         unet = UNet.from_config(config["unet"])
         adapter = config["adapter"]
         if adapter is not None:
-            kind = MuAdapter if "encoder_config" in adapter else ControlNet
-            adapter = kind.from_config(adapter)
+            kinds = {"encoder_config": MuAdapter, "adapter_type": T2IAdapter}
+            adapter = next((kinds[key] for key in kinds if key in adapter), ControlNet).from_config(adapter)
         for part in (unet, adapter):
             if part is not None:
                 part.build()

@@ -66,7 +66,9 @@ class ControlNet(UNetEncoder):
         self.zero_middle = _zero_conv(self.block_out_channels[-1], "controlnet_mid_block")
 
     @classmethod
-    def duplicate(cls, unet: UNet, *, factor: int = 8, name: str = "adapter") -> ControlNet:
+    def duplicate(
+        cls, unet: UNet, *, factor: int = 8, condition_channels: int = 3, name: str = "adapter"
+    ) -> ControlNet:
         """A ControlNet whose encoder starts as a copy of the UNet's and whose convolutions to the UNet are 0.
 
         It computes in the UNet's format; its weights are float32, because they are trained.
@@ -74,11 +76,17 @@ class ControlNet(UNetEncoder):
         Args:
             unet: the base's.
             factor: of the autoencoder, 2, 4 or 8: the hint network makes the image as small as a latent.
+            condition_channels: of the condition image.
             name: of the adapter.
         """
         widths = HINT_WIDTHS[: factor.bit_length()]
         with built_in(make_policy(unet.compute_dtype)):
-            adapter = cls(name=name, conditioning_embedding_out_channels=widths, **unet.encoder_config())
+            adapter = cls(
+                name=name,
+                conditioning_channels=condition_channels,
+                conditioning_embedding_out_channels=widths,
+                **unet.encoder_config(),
+            )
             adapter.build()
         adapter.copy_encoder(unet)
         return adapter
@@ -97,6 +105,10 @@ class ControlNet(UNetEncoder):
     def adapt(self, features, condition, z_t, t, context):
         """The UNet's features -> the adapted ones: h_theta(z_t) + zero convolution of h_eta(z_t, t, c)."""
         return [h + extra for h, extra in zip(features, self(z_t, t, context, *condition), strict=True)]
+
+    def residuals(self, condition):
+        """What is added inside the UNet's encoder: nothing."""
+        return None
 
     def call(self, z_t, t, context, hint):
         """What is added to the UNet's skips and, last, to its middle block's output."""

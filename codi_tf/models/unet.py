@@ -16,6 +16,7 @@ from codi_tf.models.layers import (
     SpatialTransformer,
     TimeEmbedding,
     Upsample,
+    guidance_features,
 )
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
@@ -84,10 +85,12 @@ class DownBlock(Block):
         if self.downsampler is not None:
             self.downsampler.build()
 
-    def call(self, h, temb, context):
+    def call(self, h, temb, context, residual=None):
         features = []
         for i in range(len(self.resnets)):
             h = self.stage(i, h, temb, context)
+            if residual is not None and i + 1 == len(self.resnets):
+                h = h + ops.cast(residual, h.dtype)
             features.append(h)
         if self.downsampler is not None:
             features.append(self.downsampler(h))
@@ -145,6 +148,7 @@ class UNetEncoder(keras.Model):
         norm_num_groups: int = 32,
         use_linear_projection: bool = False,
         upcast_attention: bool = False,
+        time_cond_proj_dim: int | None = None,
         numerics: str = "diffusers",
         **kwargs,
     ):
@@ -166,10 +170,11 @@ class UNetEncoder(keras.Model):
         self.attention_head_dim, self.cross_attention_dim = attention_head_dim, cross_attention_dim
         self.norm_num_groups, self.use_linear_projection = norm_num_groups, use_linear_projection
         self.upcast_attention, self.numerics = upcast_attention, numerics
+        self.time_cond_proj_dim = time_cond_proj_dim
         self.heads = heads
 
         self.conv_in = Conv2D(block_out_channels[0], name="conv_in")
-        self.time_embedding = TimeEmbedding(block_out_channels[0], name="time_embedding")
+        self.time_embedding = TimeEmbedding(block_out_channels[0], time_cond_proj_dim, name="time_embedding")
         self.down_blocks = []
         channels = block_out_channels[0]
         for i, (kind, out) in enumerate(zip(down_block_types, block_out_channels, strict=True)):
@@ -246,15 +251,16 @@ class UNetEncoder(keras.Model):
             if isinstance(layer, Block):
                 layer.recompute = recompute
 
-    def encode(self, z_t, temb, context, hint=None):
+    def encode(self, z_t, temb, context, hint=None, residuals=None):
         """Latents [B, h, w, C], time embedding and prompt [B, M, D] -> list of skips, in the order of their making.
 
-        A hint [B, h, w, channels of the first level], where there is one, is added to the first of them.
+        A hint [B, h, w, channels of the first level], where there is one, is added to the first of them; residuals, one
+        a level, to what the level's last residual block makes.
         """
         first = self.conv_in(z_t)
         skips = [first if hint is None else first + hint]
-        for block in self.down_blocks:
-            skips.extend(block(skips[-1], temb, context))
+        for block, residual in zip(self.down_blocks, residuals or [None] * len(self.down_blocks), strict=True):
+            skips.extend(block(skips[-1], temb, context, residual))
         return skips
 
     def middle(self, h, temb, context):
@@ -271,7 +277,7 @@ class UNetEncoder(keras.Model):
         return {"name": self.name, **self.encoder_config()}
 
     def encoder_config(self) -> dict:
-        """The arguments that an encoder of the same shape is made with (those of the duplicate)."""
+        """The arguments that an encoder of the same shape is made with (those of the duplicate, which sees no w)."""
         keys = (
             "in_channels",
             "block_out_channels",
@@ -291,7 +297,8 @@ class UNet(UNetEncoder):
     """The whole UNet: z_t [B, h, w, C], t int [B], context [B, M, D] -> [B, h, w, out_channels].
 
     What the output means (noise, velocity or signal) is the checkpoint's affair, not the network's. Height and width
-    must be multiples of 2 ** (levels - 1); `sample_size` is the one that the checkpoint was trained for, if known.
+    must be multiples of 2 ** (levels - 1); `sample_size` is the one that the checkpoint was trained for, if known. A
+    network with `time_cond_proj_dim` takes the guidance (1 is none), float [B] or [1], as its last argument.
     """
 
     def __init__(
@@ -347,13 +354,19 @@ class UNet(UNetEncoder):
             h = block(h, taken, temb, context)
         return ops.cast(self.conv_out(ops.silu(self.conv_norm_out(h))), "float32")
 
-    def call(self, z_t, t, context):
-        temb = self.time_embedding(t)
+    def embed_time(self, t, guidance=None):
+        """Times int [B] or [1] and, where the network takes it, the guidance float [B] or [1] -> time embedding."""
+        if self.time_cond_proj_dim is None:
+            return self.time_embedding(t)
+        return self.time_embedding(t, guidance_features(guidance - 1.0, self.time_cond_proj_dim))
+
+    def call(self, z_t, t, context, guidance=None):
+        temb = self.embed_time(t, guidance)
         skips = self.encode(z_t, temb, context)
         return self.decode(self.middle(skips[-1], temb, context), skips, temb, context)
 
     def get_config(self):
-        keys = ("sample_size", "out_channels", "up_block_types")
+        keys = ("sample_size", "out_channels", "up_block_types", "time_cond_proj_dim")
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 

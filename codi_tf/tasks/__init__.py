@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import tensorflow as tf
 
 from codi_tf.errors import UserError
+from codi_tf.tasks.inpainting import Inpainting
 from codi_tf.tasks.super_resolution import SuperResolution
 
 
 class Task(Protocol):
-    """What every task offers; images and conditions are float32 [H, W, 3] in [-1, 1]."""
+    """What every task offers; images are float32 [H, W, 3] in [-1, 1].
+
+    A condition is float32 [H, W, condition_channels]: three channels in [-1, 1], which can be shown as a picture, and
+    for inpainting a fourth, the mask, 1 where the picture is unknown and 0 elsewhere.
+    """
+
+    condition_channels: ClassVar[int]
 
     def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """The condition of a training photo, a function of (image, seed int32 [2]) only."""
 
     def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
-        """The condition of an image that a user brings."""
+        """The condition of what a user brings, [..., H, W, condition_channels] in [-1, 1]."""
+
+    def finish(self, images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
+        """What is shown of images [..., H, W, 3] that were made of conditions [..., H, W, condition_channels]."""
 
 
-TASKS = {"super_resolution": SuperResolution}
+TASKS = {"super_resolution": SuperResolution, "inpainting": Inpainting}
 
 
 def make_task(name: str, **options: object) -> Task:

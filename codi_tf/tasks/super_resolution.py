@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tensorflow as tf
 
 from codi_tf.errors import UserError
+from codi_tf.tasks.options import checked_range, is_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +26,23 @@ class SuperResolution:
         UserError: an option out of its range.
     """
 
+    condition_channels: ClassVar[int] = 3
+
     scale: int = 4
     blur_sigma: tuple[float, float] = (0.2, 1.2)
     noise_std: tuple[float, float] = (0.0, 0.04)
     jpeg_quality: tuple[int, int] = (60, 95)
 
     def __post_init__(self) -> None:
-        if not _is_whole(self.scale) or self.scale < 1:
+        if not is_whole(self.scale) or self.scale < 1:
             raise UserError(f"super_resolution: scale must be a whole number from 1 on, not {self.scale!r}")
-        for name, low, high in (("blur_sigma", 0, math.inf), ("noise_std", 0, 1), ("jpeg_quality", 1, 100)):
-            object.__setattr__(self, name, _checked_range(name, getattr(self, name), low, high))
-        if not all(_is_whole(quality) for quality in self.jpeg_quality):
-            raise UserError(f"super_resolution: jpeg_quality must be two whole numbers, not {self.jpeg_quality!r}")
+        for name, low, high, whole in (
+            ("blur_sigma", 0, math.inf, False),
+            ("noise_std", 0, 1, False),
+            ("jpeg_quality", 1, 100, True),
+        ):
+            value = checked_range("super_resolution", name, getattr(self, name), low, high, whole=whole)
+            object.__setattr__(self, name, value)
 
     def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """condition = up(jpeg(down(blur(image)) + noise)), a function of (image, seed) only.
@@ -75,6 +82,10 @@ class SuperResolution:
         """condition = image: a user's photo is already of low quality, and has the output's size."""
         return image
 
+    def finish(self, images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
+        """images: the whole picture is made anew."""
+        return images
+
 
 def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor, *, radius: int) -> tf.Tensor:
     """(g_sigma * image)(y, x), g_sigma(d) proportional to exp(-d^2 / (2 sigma^2)) for |d| <= radius, edges mirrored.
@@ -108,19 +119,3 @@ def jpeg(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
 def _between(bounds: tuple[float, float], u: tf.Tensor) -> tf.Tensor:
     low, high = bounds
     return low + (high - low) * u
-
-
-def _checked_range(name: str, value: object, low: float, high: float) -> tuple:
-    well_formed = isinstance(value, tuple | list) and len(value) == 2 and all(_is_number(v) for v in value)
-    if not (well_formed and low <= value[0] <= value[1] <= high):
-        limits = f"from {low} on" if high == math.inf else f"from {low} to {high}"
-        raise UserError(f"super_resolution: {name} must be [low, high] with numbers {limits}, not {value!r}")
-    return tuple(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,62 @@
+"""python -m benchmarks.evaluate [BUNDLE]: seconds to evaluate 1,000 samples at 4 steps, and where they go.
+
+Everything that needs no weights of the user is measured, with intervals. Compiling counts: it is the first run.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from codi_tf.cli import run_command, start_tensorflow
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "assets" / "photos-base"
+COUNT, STEPS = 1000, 4
+BAR = 300  # seconds, on two cores
+
+
+def measure(bundle: Path) -> dict[str, float]:
+    """Seconds of the parts, in their order."""
+    start_tensorflow()
+    import codi_tf
+    from codi_tf import data
+    from codi_tf.features import load_features
+    from codi_tf.reporting.measuring import Yardstick
+    from codi_tf.reporting.samplers import model_sampler
+
+    seconds, began = {}, time.perf_counter()
+
+    def lap(part: str) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        seconds[part], began = now - began, now
+
+    model = codi_tf.load(bundle)
+    lap("loading")
+    photos = data.load_photos("heldout")
+    examples = data.evaluation_set(photos, model.task, image_size=model.image_size, count=COUNT, seed=0)
+    lap("crops and conditions")
+    pictures, latents = model_sampler(model, STEPS)(examples["condition"])
+    lap("generation")
+    features = load_features(ASSETS / "features").features
+    yardstick = Yardstick(examples["image"], examples["condition"], model.base, features, finish=model.task.finish)
+    lap("originals, encoded and decoded")
+    measured = yardstick.measure(pictures, latents)
+    lap("measures")
+    measured.row()
+    lap("means and intervals")
+    return seconds
+
+
+def _main(arguments: list[str]) -> None:
+    seconds = measure(Path(arguments[0]) if arguments else ASSETS / "undistilled")
+    total = sum(seconds.values())
+    for part, value in seconds.items():
+        print(f"{part:<32}{value:7.1f} s {100 * value / total:5.0f} %")
+    print(f"{f'{COUNT:,} samples, {STEPS} steps':<32}{total:7.1f} s         (bar: {BAR} s)")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))

@@ -1,0 +1,77 @@
+"""python -m benchmarks.study train|tune|report [--tasks ..] [--rows ..] [--seeds 0,1,2]
+
+`train` makes what is missing and can be stopped and started again, also several times side by side: a row is worked on
+by one process at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks.study.plan import BY_NAME, ROWS, SEEDS, TASKS, Row
+from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+from codi_tf.errors import UserError
+
+
+def _train(options: argparse.Namespace) -> None:
+    start_tensorflow()
+    from benchmarks.study import pieces
+
+    while True:
+        left = [
+            (row, task)
+            for row, task in _chosen(options)
+            if not all(pieces.is_done(row, task, seed) for seed in options.seeds)
+        ]
+        for row, task in left:
+            parent = None if row.parent is None else BY_NAME[row.parent]
+            if parent is not None and not all(pieces.is_done(parent, task, seed) for seed in options.seeds):
+                continue
+            with pieces.claimed(row, task) as mine:
+                if mine:
+                    pieces.make(row, task, options.seeds)
+                    break
+        else:
+            return print("nothing is left that could be done now" if left else "all done")
+
+
+def _chosen(options: argparse.Namespace) -> list[tuple[Row, str]]:
+    rows = ROWS if options.rows is None else [BY_NAME[name] for name in options.rows]
+    return [(row, task) for task in ("base", *options.tasks) for row in rows if task in row.tasks]
+
+
+def _main(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
+    parser.add_argument("what", choices=("train", "tune", "report"))
+    parser.add_argument("--tasks", type=_names, default=TASKS, help=f"some of {', '.join(TASKS)}")
+    parser.add_argument("--rows", type=_names, help="rows by their names in benchmarks/study/plan.py (default: all)")
+    parser.add_argument("--seeds", type=_numbers, default=SEEDS, help="with commas between them")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.rows or () if name not in BY_NAME]
+    if unknown:
+        raise UserError(f"--rows has {unknown[0]}: use names of {', '.join(BY_NAME)}")
+    if options.what == "train":
+        _train(options)
+    elif options.what == "tune":
+        start_tensorflow()
+        from benchmarks.study.tuning import tune
+
+        tune(options.rows)
+    else:
+        start_tensorflow()
+        from benchmarks.study.report import write
+
+        write()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))

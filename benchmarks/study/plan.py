@@ -1,0 +1,223 @@
+"""What the study trains and measures: rows as data.
+
+Every row has the same budget of optimizer updates from the same base; where there are two stages, each gets half. A row
+that goes on from another one names it as its parent. `forwards` are the network evaluations of a training example in an
+update beside the student's own forward and backward pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+UPDATES = 1000  # of a row, all stages together
+HALF = UPDATES // 2
+TASKS = ("super_resolution", "inpainting")
+SEEDS = (0, 1, 2)
+DELTA = 30  # of 1,000 training times; 1, as in the paper, is inert at this scale
+
+DDIM = tuple(("ddim", steps, None) for steps in (1, 2, 4, 8))
+LONG = (("ddim", 20, None), ("ddim", 50, None))
+SOLVERS = (("dpm", 4, None), ("dpm++", 4, None))
+RENOISING = (("consistency", 2, None), ("consistency", 4, None), ("stochastic", 4, None))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system: how it is trained, and how it is sampled afterwards.
+
+    Attributes:
+        name: of the row and its files.
+        title: in tables.
+        method: the config's section, `name` and options.
+        updates: of the last stage.
+        parent: the row whose result it starts from; None: the base.
+        on_base: whether it trains the base alone, without task and adapter.
+        adaptation, train: further options of these sections.
+        rate: peak of the learning rate, chosen by the trials below.
+        samples: (sampler, steps, guidance) that are measured.
+        tasks: where it is run; "base" for what all tasks share.
+        forwards: see above, of the last stage.
+    """
+
+    name: str
+    title: str
+    method: dict
+    updates: int = UPDATES
+    parent: str | None = None
+    on_base: bool = False
+    adaptation: dict = field(default_factory=dict)
+    train: dict = field(default_factory=dict)
+    rate: float = 1e-3
+    samples: tuple = DDIM
+    tasks: tuple = TASKS
+    forwards: int = 0
+
+
+ADAPTER_ONLY = {"train": "adapter"}
+FINETUNE = {"name": "finetune", "drop_condition": 0.1}
+RESULT_EMA = {"ema_decay": 0.99}  # of a network that is no target: long enough to calm, short against the budget
+TARGET_EMA = {"ema_decay": 0.95}
+
+
+def _codi(**changes) -> dict:
+    return {"name": "codi", "delta": DELTA, "guidance_weight": 2.0, **changes}
+
+
+def _ablation(name: str, title: str, method: dict, **options) -> Row:
+    options = {"tasks": TASKS[:1], "train": TARGET_EMA, "forwards": 1, **options}
+    return Row(name, title, method, **options)
+
+
+ROWS = (
+    # What later rows start from.
+    Row("ldm_half", "LDM, half of the budget", FINETUNE, HALF, train=RESULT_EMA),
+    Row("adapter_half", "adapter alone, half of the budget", FINETUNE, HALF, adaptation=ADAPTER_ONLY, train=RESULT_EMA),
+    Row(
+        "base_halved",
+        "base, distilled to 4 steps",
+        {"name": "guided", "stage": 2, "steps": [16, 8, 4], "updates": HALF // 3},
+        HALF,
+        on_base=True,
+        train={**TARGET_EMA, "cycles": 3, "warmup_steps": 0},
+        samples=(),
+        tasks=("base",),
+        forwards=2,
+    ),
+    Row(
+        "guided_1",
+        "GD-II, stage 1",
+        {"name": "guided", "stage": 1, "guidance": [1.0, 2.0]},
+        HALF // 5,
+        parent="ldm_half",
+        train=TARGET_EMA,
+        forwards=2,
+    ),
+    # Table 2.
+    Row("ldm", "LDM", FINETUNE, train=RESULT_EMA, samples=(*DDIM, *LONG, *SOLVERS)),
+    Row(
+        "adapter",
+        "adapter alone",
+        FINETUNE,
+        adaptation=ADAPTER_ONLY,
+        train=RESULT_EMA,
+        samples=(*DDIM, *LONG, *SOLVERS),
+    ),
+    Row("codi", "CoDi", _codi(), train=TARGET_EMA, samples=(*DDIM, *RENOISING), forwards=1),
+    Row(
+        "pe_codi",
+        "PE-CoDi",
+        _codi(),
+        adaptation=ADAPTER_ONLY,
+        train=TARGET_EMA,
+        samples=(*DDIM, *RENOISING),
+        forwards=1,
+    ),
+    Row(
+        "gd_2",
+        "GD-II",
+        {"name": "guided", "stage": 2, "steps": [16, 8, 4], "updates": (HALF - HALF // 5) // 3, "guidance": [1.0, 2.0]},
+        HALF - HALF // 5,
+        parent="guided_1",
+        train={**TARGET_EMA, "cycles": 3, "warmup_steps": 0},
+        samples=(*DDIM, ("ddim", 4, 1.5), *RENOISING),
+        forwards=2,
+    ),
+    Row("gd_1", "GD-I", FINETUNE, HALF, parent="base_halved", train=RESULT_EMA),
+    Row(
+        "cm_2",
+        "CM-II",
+        {"name": "consistency", "delta": DELTA},
+        HALF,
+        parent="ldm_half",
+        train=TARGET_EMA,
+        samples=(*DDIM, *RENOISING),
+        forwards=2,
+    ),
+    Row(
+        "cm_2_frozen",
+        "CM-II (frozen)",
+        {"name": "consistency", "delta": DELTA},
+        HALF,
+        parent="adapter_half",
+        adaptation=ADAPTER_ONLY,
+        train=TARGET_EMA,
+        samples=(*DDIM, *RENOISING),
+        forwards=2,
+    ),
+    # Table 3, Fig. 2, Fig. 7: CoDi with one thing changed.
+    Row(
+        "controlnet",
+        "LDM with a ControlNet",
+        FINETUNE,
+        adaptation={"adapter": "controlnet"},
+        train=RESULT_EMA,
+        tasks=TASKS[:1],
+    ),
+    _ablation("codi_per_sample", "t per sample", _codi(t="per_sample")),
+    _ablation("codi_no_consistency", "no noise consistency", _codi(consistency="none"), forwards=0),
+    _ablation("codi_frozen_ode", "ODE of the frozen network", _codi(z_s="frozen"), forwards=2),
+    _ablation("codi_predicted", "ODE with the predicted noise (Algorithm 1)", _codi(z_s="predicted")),
+    _ablation("codi_no_guidance", "no guidance", _codi(guidance="none")),
+    _ablation("codi_random", "random initialisation", _codi(), adaptation={"pretrained": False}),
+    _ablation("codi_encoded", "guidance in the encoded space", _codi(guidance="encoded")),
+    _ablation("codi_pixel", "guidance in pixels", _codi(guidance="pixel")),
+    _ablation(
+        "codi_perceptual",
+        "perceptual guidance",
+        _codi(guidance="perceptual", features="assets/photos-base/features"),
+    ),
+    _ablation("codi_t2i", "T2I-Adapter (light)", _codi(), adaptation={"adapter": "t2i"}),
+    # Budgets.
+    Row("ldm_double", "LDM, twice the budget", FINETUNE, 2 * UPDATES, train=RESULT_EMA, samples=(*DDIM, *LONG)),
+    Row("codi_half", "CoDi, half of the budget", _codi(), HALF, train=TARGET_EMA, forwards=1),
+    Row("codi_double", "CoDi, twice the budget", _codi(), 2 * UPDATES, train=TARGET_EMA, forwards=1),
+)
+BY_NAME = {row.name: row for row in ROWS}
+
+
+AT_4 = (("ddim", 4, None),)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting that is tried on the validation photo with one seed, and with half of the updates of its row."""
+
+    row: str
+    name: str
+    method: dict = field(default_factory=dict)
+    train: dict = field(default_factory=dict)
+    rate: float = 2e-3
+    samples: tuple = AT_4
+
+
+def _trials(row: str, *others: Trial, samples: tuple = AT_4) -> tuple[Trial, ...]:
+    """Three learning rates, and two other changes: five trials for every method."""
+    rates = (Trial(row, f"rate_{rate:g}", rate=rate, samples=samples) for rate in (1e-3, 2e-3, 4e-3))
+    return (*rates, *(dataclasses.replace(trial, samples=samples) for trial in others))
+
+
+def _deltas(row: str) -> tuple[Trial, Trial]:
+    return tuple(Trial(row, f"delta_{delta}", {"delta": delta}) for delta in (15, 60))
+
+
+def _averages(row: str) -> tuple[Trial, Trial]:
+    return tuple(Trial(row, f"ema_{decay}", train={"ema_decay": decay}) for decay in (0.95, 0.999))
+
+
+CONSISTENCY_AT_4 = (*AT_4, ("consistency", 4, None))
+AT_4_AND_50 = (*AT_4, ("ddim", 50, None))
+TRIALS = (
+    *_trials("ldm", *_averages("ldm"), samples=AT_4_AND_50),
+    *_trials("adapter", *_averages("adapter"), samples=AT_4_AND_50),
+    *_trials("codi", *_deltas("codi")),
+    *_trials("pe_codi", *_deltas("pe_codi")),
+    *_trials("cm_2", *_deltas("cm_2"), samples=CONSISTENCY_AT_4),
+    *_trials("cm_2_frozen", *_deltas("cm_2_frozen"), samples=CONSISTENCY_AT_4),
+    *_trials(
+        "gd_2",
+        Trial("gd_2", "two_phases", {"steps": [8, 4], "updates": HALF // 5}, {"cycles": 2}),
+        Trial("gd_2", "ema_0.9", train={"ema_decay": 0.9}),
+    ),
+    *_trials("gd_1", *_averages("gd_1")),
+)

@@ -1,0 +1,32 @@
+"""Options of tasks, checked: a mistake is one line that names the task, the option and its value."""
+
+from __future__ import annotations
+
+import math
+
+from codi_tf.errors import UserError
+
+
+def checked_range(task: str, name: str, value: object, low: float, high: float, *, whole: bool = False) -> tuple:
+    """The option as (lowest, highest), numbers within low .. high; whole ones if so wanted.
+
+    Raises:
+        UserError: anything else.
+    """
+    well_formed = isinstance(value, tuple | list) and len(value) == 2 and all(is_number(v) for v in value)
+    if not (well_formed and low <= value[0] <= value[1] <= high):
+        limits = f"from {low} on" if high == math.inf else f"from {low} to {high}"
+        raise UserError(f"{task}: {name} must be [low, high] with numbers {limits}, not {value!r}")
+    if whole and not all(is_whole(v) for v in value):
+        raise UserError(f"{task}: {name} must be two whole numbers, not {tuple(value)!r}")
+    return tuple(value)
+
+
+def is_number(value: object) -> bool:
+    """Whether the value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: object) -> bool:
+    """Whether the value is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
