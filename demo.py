@@ -44,11 +44,11 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     start_tensorflow()
     import codi_tf
     from codi_tf import data, experiment
+    from codi_tf.features import load_features
+    from codi_tf.progress import Progress
     from codi_tf.reporting.measuring import evaluate
     from codi_tf.reporting.samplers import model_sampler
     from codi_tf.reporting.tables import markdown_table
-    from codi_tf.features import load_features
-    from codi_tf.progress import Progress
     from codi_tf.train import train
 
     settings = config.load(CONFIG, [f"base={ASSETS}", *overrides])

@@ -93,9 +93,7 @@ def _start(experiment: config.Experiment, task: Task) -> tuple[Base, str | Adapt
         ours = {"task": task, "adaptation.adapter": adaptation.adapter, "adaptation.start": adaptation.start}
         for key, value in theirs.items():
             if ours[key] != value:
-                raise UserError(
-                    f"{key} is {ours[key]!r}, that of the bundle {experiment.base} is {value!r}: use the same"
-                )
+                raise UserError(f"{key} is {ours[key]}, in the bundle {experiment.base} it is {value}: use the same")
         return bundle.base, bundle.student.adapter
     if isinstance(experiment.method, config.Consistency | config.Guided):
         raise UserError(f"base is {experiment.base}: method {experiment.method_name} starts from a fine-tuned bundle")

@@ -1,0 +1,61 @@
+"""The three adapters by their names: they start asleep, come back from disk, and are refused where they do not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny import randomize, tiny_base
+
+import codi_tf
+from codi_tf.adapters import KINDS, check_adapter, kind_of, make_adapter, read_adapter, write_adapter
+from codi_tf.base import make_autoencoder, make_unet
+from codi_tf.errors import UserError
+from codi_tf.methods.networks import denoiser, seen
+from codi_tf.models.adapter import AdaptedUNet
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_adapter_changes_nothing_and_comes_back(kind, channels, tmp_path):
+    base, random = tiny_base(), np.random.default_rng(0)
+    adapter = make_adapter(kind, base, channels)
+    assert kind_of(adapter) == kind
+    check_adapter(adapter, base, channels)
+    z_t = random.normal(size=(2, 4, 4, 4)).astype("float32")
+    condition = random.uniform(-1, 1, (2, 16, 16, channels)).astype("float32")
+
+    def said(adapter):
+        network = AdaptedUNet(base.unet, adapter)
+        return np.asarray(denoiser(base, network, seen(base, network, condition), base.context)(z_t, [500]).v_hat)
+
+    plain = np.asarray(base.unet(z_t, np.array([500]), base.context))
+    np.testing.assert_array_equal(said(adapter), plain)
+    randomize(adapter.variables)
+    assert np.abs(said(adapter) - plain).max() > 1e-3
+    write_adapter(adapter, tmp_path / "adapter")
+    np.testing.assert_array_equal(said(read_adapter(kind, tmp_path / "adapter", base, channels)), said(adapter))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_of_other_channels_is_refused(kind):
+    base = tiny_base()
+    with pytest.raises(UserError, match="sees . channels"):
+        check_adapter(make_adapter(kind, base, 4), base, 3)
+
+
+@pytest.mark.parametrize("kind", ["controlnet", "t2i"])
+def test_an_adapter_of_another_base_is_refused(kind):
+    base = tiny_base()
+    adapter = make_adapter(kind, base, 3)
+    wide = tiny_base()
+    wide.unet = make_unet({**_config(wide.unet), "block_out_channels": [16]})
+    with pytest.raises(UserError, match="take one made for this base"):
+        codi_tf.CoDi(wide, adapter)
+    shallow = tiny_base()
+    shallow.vae = make_autoencoder({**_config(shallow.vae), "block_out_channels": [8, 16]})
+    with pytest.raises(UserError, match="makes images 4 times smaller, the base's autoencoder 2"):
+        codi_tf.CoDi(shallow, adapter)
+
+
+def _config(network):
+    return {key: value for key, value in network.get_config().items() if key != "name"}

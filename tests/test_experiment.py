@@ -1,0 +1,155 @@
+"""From a config to a trainer: what it starts from, and what does not fit together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_model
+from tiny import tiny_base
+
+import codi_tf
+from codi_tf import config
+from codi_tf.convert.folder import save_base
+from codi_tf.errors import UserError
+from codi_tf.experiment import build_trainer, make_optimizer
+from codi_tf.methods.networks import denoiser, draw_noise, draw_times, draw_uniform
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start") / "base"
+    folder.mkdir()
+    save_base(tiny_base(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned") / "bundle"
+    make_model(tiny_base(), method=config.Finetune(drop_condition=0.1)).save(folder)
+    return folder
+
+
+def experiment(base, method, task="super_resolution", **sections):
+    values = {"method": method, "train": {"steps": 4, "warmup_steps": 0}, "data": {"image_size": 16}, "base": str(base)}
+    values |= {"task": None if task is None else {"name": task}, **sections}
+    return config.from_dict(values)
+
+
+def latents(channels=4):
+    random = np.random.default_rng(0)
+    shapes = {"latent": (3, 4, 4, 4), "condition_latent": (3, 4, 4, channels)}
+    return {name: tf.constant(random.normal(size=shape).astype("float32")) for name, shape in shapes.items()}
+
+
+def values(network):
+    return [variable.numpy() for variable in network.variables]
+
+
+@pytest.mark.parametrize("method", ["finetune", "codi", "consistency"])
+def test_a_bundle_as_base_brings_its_adapter(tuned, method):
+    trainer, bundle = build_trainer(experiment(tuned, {"name": method})), codi_tf.load(tuned)
+    for ours, theirs in zip(values(trainer.student), values(bundle.student), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert np.isfinite(float(trainer.train_step(latents())["loss"]))
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"task": "inpainting"}, "^task is Inpainting.* in the bundle .* it is SuperResolution"),
+        ({"adaptation": {"adapter": "controlnet"}}, "^adaptation.adapter is controlnet, in the bundle .* it is mu"),
+    ],
+)
+def test_a_bundle_as_base_must_fit(tuned, sections, said):
+    with pytest.raises(UserError, match=said):
+        build_trainer(experiment(tuned, {"name": "finetune"}, **sections))
+
+
+@pytest.mark.parametrize("method", [{"name": "consistency"}, {"name": "guided", "stage": 1}])
+def test_distillation_starts_from_a_bundle(base, method):
+    with pytest.raises(UserError, match=f"method {method['name']} starts from a fine-tuned bundle"):
+        build_trainer(experiment(base, method))
+
+
+@pytest.mark.parametrize("adapter", ["mu", "controlnet", "t2i"])
+@pytest.mark.parametrize("task", ["super_resolution", "inpainting"])
+def test_every_adapter_learns_every_task(base, adapter, task):
+    trainer = build_trainer(experiment(base, {"name": "codi"}, task, adaptation={"adapter": adapter}))
+    channels = trainer.task.condition_channels
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3 + channels)).astype("float32")
+    before = values(trainer.student.adapter)
+    for _ in range(3):
+        logs = trainer.train_step({"image": tf.constant(images[..., :3]), "condition": tf.constant(images[..., 3:])})
+    assert np.isfinite(float(logs["loss"]))
+    assert any(not np.array_equal(b, a) for b, a in zip(before, values(trainer.student.adapter), strict=True))
+
+
+def test_random_initialisation_keeps_the_shape_and_nothing_else(base):
+    trained, fresh = (
+        build_trainer(experiment(base, {"name": "codi"}, adaptation={"pretrained": pretrained}))
+        for pretrained in (True, False)
+    )
+    kernels = [network.student.unet.conv_in.kernel.numpy() for network in (trained, fresh)]
+    assert kernels[0].shape == kernels[1].shape and not np.array_equal(*kernels)
+    np.testing.assert_array_equal(kernels[0], codi_tf.load_stable_diffusion(base).unet.conv_in.kernel.numpy())
+    # The duplicate copies the encoder that is there.
+    np.testing.assert_array_equal(kernels[1], fresh.student.adapter.encoder.conv_in.kernel.numpy())
+
+
+def test_a_base_is_trained_on_in_another_parametrisation(base, tmp_path):
+    settings = {"name": "pretrain", "scheduler": {"prediction_type": "epsilon"}}
+    trainer = build_trainer(experiment(base, settings, task=None))
+    before = codi_tf.load_stable_diffusion(base)
+    assert (before.prediction_type, trainer.method.base.prediction_type) == ("v_prediction", "epsilon")
+    for ours, theirs in zip(values(trainer.student.unet), values(before.unet), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    # The same output now counts as noise.
+    x = latents()["latent"]
+    t, eps = draw_times(x, 0, 0, low=0, high=1000, shared=False), draw_noise(x, 0, 0)
+    terms = trainer.method.loss_terms({"latent": x}, 0, 0)
+    schedule = before.schedule
+    alpha_t, sigma_t = (table[t.numpy()].reshape(-1, 1, 1, 1) for table in (schedule.alpha, schedule.sigma))
+    z_t = alpha_t * x + sigma_t * eps
+    said = np.asarray(before.unet(z_t, t, before.context))
+    x_hat = (z_t - sigma_t * said) / alpha_t
+    expected = np.square((alpha_t * eps - sigma_t * x) - (alpha_t * said - sigma_t * x_hat)).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(terms["denoising"], expected, rtol=1e-3)
+    trainer.train_step({"latent": x})
+    from codi_tf.experiment import save_result
+
+    save_result(experiment(base, settings, task=None), trainer, tmp_path / "result", {})
+    assert codi_tf.load_stable_diffusion(tmp_path / "result").prediction_type == "epsilon"
+
+
+def test_conditions_are_dropped_at_the_rate(tuned):
+    trainer = build_trainer(experiment(tuned, {"name": "finetune", "drop_condition": 0.5}))
+    batch = {name: tf.repeat(value, 4, axis=0) for name, value in latents().items()}
+    got = trainer.method.loss_terms(batch, 2, 9)["denoising"].numpy()
+    base, (x, c) = trainer.base, batch.values()
+    t, eps = draw_times(x, 2, 9, low=0, high=1000, shared=False), draw_noise(x, 2, 9)
+    dropped = draw_uniform(x, 2, 9, "drop").numpy() < 0.5
+    assert 0 < dropped.sum() < len(dropped)
+    alpha_t, sigma_t = (table[t.numpy()].reshape(-1, 1, 1, 1) for table in (base.schedule.alpha, base.schedule.sigma))
+    z_t, v = alpha_t * x + sigma_t * eps, alpha_t * eps - sigma_t * x
+    told, untold = (
+        np.square(v - denoiser(base, trainer.student, condition, base.context)(z_t, t).v_hat).mean(axis=(1, 2, 3))
+        for condition in (c, tf.zeros_like(c))
+    )
+    assert np.abs(told - untold).max() > 1e-4
+    np.testing.assert_allclose(got, np.where(dropped, untold, told), rtol=1e-5)
+
+
+def test_the_cosine_runs_once_a_cycle():
+    rate = make_optimizer(config.Train(steps=30, cycles=3, warmup_steps=0, learning_rate=1.0))._learning_rate
+    rates = [float(rate(step)) for step in (0, 5, 9.99, 10, 15, 20, 29.99)]
+    np.testing.assert_allclose(rates, [1.0, 0.5, 0.0, 1.0, 0.5, 1.0, 0.0], atol=1e-4)
+    with pytest.raises(UserError, match="train.cycles is 2: it goes with decay cosine and warmup_steps 0"):
+        config.Train(steps=30, cycles=2)
+
+
+def test_phases_that_do_not_fit_are_refused(tuned):
+    settings = {"name": "guided", "stage": 2, "steps": [4, 2], "updates": 3}
+    with pytest.raises(UserError, match="train.steps is 4: 2 phases of method.updates 3 are more"):
+        experiment(tuned, settings)
