@@ -33,7 +33,10 @@ def _train(options: argparse.Namespace) -> None:
                     pieces.make(row, task, options.seeds)
                     break
         else:
-            return print("nothing is left that could be done now" if left else "all done")
+            names = ", ".join(f"{row.name} of {task}" for row, task in left)
+            return print(
+                f"left for other processes, or until what they start from is there: {names}" if left else "done"
+            )
 
 
 def _chosen(options: argparse.Namespace) -> list[tuple[Row, str]]:
@@ -48,9 +51,10 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("--rows", type=_names, help="rows by their names in benchmarks/study/plan.py (default: all)")
     parser.add_argument("--seeds", type=_numbers, default=SEEDS, help="with commas between them")
     options = parser.parse_args(arguments)
-    unknown = [name for name in options.rows or () if name not in BY_NAME]
-    if unknown:
-        raise UserError(f"--rows has {unknown[0]}: use names of {', '.join(BY_NAME)}")
+    for flag, names, known in (("--rows", options.rows or (), BY_NAME), ("--tasks", options.tasks, TASKS)):
+        for name in names:
+            if name not in known:
+                raise UserError(f"{flag} has {name}: use names of {', '.join(known)}")
     if options.what == "train":
         _train(options)
     elif options.what == "tune":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -70,9 +71,19 @@ def values_of(row: Row, task: str, seed: int) -> Path:
     return path.with_name(f"{path.name}.npz")
 
 
+def chain_of(row: Row, task: str, seed: int) -> list[dict]:
+    """The configs of all stages of a row, as plain data, and what is measured."""
+    before = [] if row.parent is None else chain_of(BY_NAME[row.parent], task, seed)
+    experiment = experiment_of(row, task, seed).as_dict()
+    return json.loads(json.dumps([*before, {**experiment, "samples": row.samples}]))
+
+
 def is_done(row: Row, task: str, seed: int) -> bool:
-    """Whether a row has been trained and measured."""
-    return result_of(row, task, seed).is_dir() and metrics_of(row, task, seed).is_file()
+    """Whether a row has been trained and measured, with these settings."""
+    path = metrics_of(row, task, seed)
+    if not path.is_file() or not result_of(row, task, seed).is_dir():
+        return False
+    return json.loads(path.read_text("utf-8")).get("stages") == chain_of(row, task, seed)
 
 
 @contextmanager
@@ -122,6 +133,7 @@ def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") ->
             if step % 50 == 0 or step == row.updates:
                 progress.update(step, f"loss {float(logs['loss']):.4f}")
         seconds = time.process_time() - began
+        shutil.rmtree(result_of(row, task, seed), ignore_errors=True)  # of other settings
         result_of(row, task, seed).parent.mkdir(parents=True, exist_ok=True)
         save_result(experiment, trainer, result_of(row, task, seed), {"study": row.name, "seed": seed})
         figures = _measure(row, task, seed, trainer, split) if row.samples else {}
@@ -131,7 +143,7 @@ def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") ->
             "seed": seed,
             "split": split,
             "commit": _commit(),
-            "config": experiment.as_dict(),
+            "stages": chain_of(row, task, seed),
             "cpu_seconds": round(seconds),
             "loss": float(logs["loss"]),
             "samples": figures,
@@ -156,7 +168,7 @@ def _latents(task: str, row: Row, trainer) -> dict[str, np.ndarray]:
         batches = data.batches(photos, None if row.on_base else make_task(task), batch_size=32, **CROPS)
         progress = Progress(f"encoding examples ({task})", count)
         latents = encode_once(base, batches, count, progress.update, see=functools.partial(seen, base, student))
-        partial = path.with_suffix(".partial.npz")
+        partial = path.with_suffix(f".{os.getpid()}.npz")
         np.savez(partial, **latents)
         partial.replace(path)
     with np.load(path) as file:
@@ -198,6 +210,8 @@ def sample_name(sampler: str, steps: int, guidance: float | None) -> str:
 
 
 def _commit() -> str:
-    return subprocess.run(
-        ["git", "log", "-1", "--format=%s"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("log", "-1", "--format=%s") + (" (with changes)" if changed else "")

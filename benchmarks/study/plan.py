@@ -1,8 +1,9 @@
 """What the study trains and measures: rows as data.
 
-Every row has the same budget of optimizer updates from the same base; where there are two stages, each gets half. A row
-that goes on from another one names it as its parent. `forwards` are the network evaluations of a training example in an
-update beside the student's own forward and backward pass.
+Every system has the same budget of optimizer updates from the same base; where there are two stages, each gets half. A
+row that goes on from another one names it as its parent. `forwards` are the network evaluations of a training example
+in an update beside the student's own forward and backward pass. The rates and averages of each family are those of the
+best of its trials (`python -m benchmarks.study tune`), by FD-photos at 4 evaluations of the validation photo.
 """
 
 from __future__ import annotations
@@ -56,8 +57,17 @@ class Row:
 
 ADAPTER_ONLY = {"train": "adapter"}
 FINETUNE = {"name": "finetune", "drop_condition": 0.1}
-RESULT_EMA = {"ema_decay": 0.99}  # of a network that is no target: long enough to calm, short against the budget
-TARGET_EMA = {"ema_decay": 0.95}
+AVERAGE = {"ema_decay": 0.95}
+
+# What the trials chose, a family each.
+LDM = {"rate": 2e-3, "train": AVERAGE}
+ADAPTER = {"rate": 4e-3, "train": AVERAGE}
+CODI = {"rate": 2e-3, "train": AVERAGE}
+PE_CODI = {"rate": 2e-3, "train": AVERAGE}
+CM = {"rate": 2e-3, "train": AVERAGE}
+CM_FROZEN = {"rate": 2e-3, "train": AVERAGE}
+GD = {"rate": 2e-3, "train": {**AVERAGE, "cycles": 3, "warmup_steps": 0}}
+GD_1 = {"rate": 2e-3, "train": AVERAGE}
 
 
 def _codi(**changes) -> dict:
@@ -65,24 +75,37 @@ def _codi(**changes) -> dict:
 
 
 def _ablation(name: str, title: str, method: dict, **options) -> Row:
-    options = {"tasks": TASKS[:1], "train": TARGET_EMA, "forwards": 1, **options}
-    return Row(name, title, method, **options)
+    return Row(name, title, method, **{**CODI, "tasks": TASKS[:1], "forwards": 1, **options})
 
+
+def _halving(updates: int, **options) -> dict:
+    return {"name": "guided", "stage": 2, "steps": [16, 8, 4], "updates": updates // 3, **options}
+
+
+GUIDED = (("ddim", 4, 1.5), ("ddim", 50, 1.5))
 
 ROWS = (
     # What later rows start from.
-    Row("ldm_half", "LDM, half of the budget", FINETUNE, HALF, train=RESULT_EMA),
-    Row("adapter_half", "adapter alone, half of the budget", FINETUNE, HALF, adaptation=ADAPTER_ONLY, train=RESULT_EMA),
+    Row("ldm_half", "LDM, half of the budget", FINETUNE, HALF, samples=(*DDIM, *LONG), **LDM),
+    Row(
+        "adapter_half",
+        "adapter alone, half of the budget",
+        FINETUNE,
+        HALF,
+        adaptation=ADAPTER_ONLY,
+        samples=(*DDIM, *LONG),
+        **ADAPTER,
+    ),
     Row(
         "base_halved",
         "base, distilled to 4 steps",
-        {"name": "guided", "stage": 2, "steps": [16, 8, 4], "updates": HALF // 3},
+        _halving(HALF),
         HALF,
         on_base=True,
-        train={**TARGET_EMA, "cycles": 3, "warmup_steps": 0},
         samples=(),
         tasks=("base",),
         forwards=2,
+        **GD,
     ),
     Row(
         "guided_1",
@@ -90,49 +113,49 @@ ROWS = (
         {"name": "guided", "stage": 1, "guidance": [1.0, 2.0]},
         HALF // 5,
         parent="ldm_half",
-        train=TARGET_EMA,
         forwards=2,
+        **LDM,
     ),
     # Table 2.
-    Row("ldm", "LDM", FINETUNE, train=RESULT_EMA, samples=(*DDIM, *LONG, *SOLVERS)),
+    Row("ldm", "LDM", FINETUNE, samples=(*DDIM, *LONG, *SOLVERS, *GUIDED), **LDM),
     Row(
         "adapter",
         "adapter alone",
         FINETUNE,
         adaptation=ADAPTER_ONLY,
-        train=RESULT_EMA,
-        samples=(*DDIM, *LONG, *SOLVERS),
+        samples=(*DDIM, *LONG, *SOLVERS, *GUIDED),
+        **ADAPTER,
     ),
-    Row("codi", "CoDi", _codi(), train=TARGET_EMA, samples=(*DDIM, *RENOISING), forwards=1),
+    Row("codi", "CoDi", _codi(), samples=(*DDIM, *RENOISING), forwards=1, **CODI),
     Row(
         "pe_codi",
         "PE-CoDi",
         _codi(),
         adaptation=ADAPTER_ONLY,
-        train=TARGET_EMA,
         samples=(*DDIM, *RENOISING),
         forwards=1,
+        **PE_CODI,
     ),
     Row(
         "gd_2",
         "GD-II",
-        {"name": "guided", "stage": 2, "steps": [16, 8, 4], "updates": (HALF - HALF // 5) // 3, "guidance": [1.0, 2.0]},
+        _halving(HALF - HALF // 5, guidance=[1.0, 2.0]),
         HALF - HALF // 5,
         parent="guided_1",
-        train={**TARGET_EMA, "cycles": 3, "warmup_steps": 0},
         samples=(*DDIM, ("ddim", 4, 1.5), *RENOISING),
         forwards=2,
+        **GD,
     ),
-    Row("gd_1", "GD-I", FINETUNE, HALF, parent="base_halved", train=RESULT_EMA),
+    Row("gd_1", "GD-I", FINETUNE, HALF, parent="base_halved", **GD_1),
     Row(
         "cm_2",
         "CM-II",
         {"name": "consistency", "delta": DELTA},
         HALF,
         parent="ldm_half",
-        train=TARGET_EMA,
         samples=(*DDIM, *RENOISING),
         forwards=2,
+        **CM,
     ),
     Row(
         "cm_2_frozen",
@@ -141,9 +164,19 @@ ROWS = (
         HALF,
         parent="adapter_half",
         adaptation=ADAPTER_ONLY,
-        train=TARGET_EMA,
         samples=(*DDIM, *RENOISING),
         forwards=2,
+        **CM_FROZEN,
+    ),
+    Row(  # beyond the budget: it goes on from the whole of GD-II
+        "gd_2_stochastic",
+        "GD-II for the stochastic sampler",
+        {"name": "guided", "stage": 2, "steps": [4], "updates": 100, "stochastic": True, "guidance": [1.0, 2.0]},
+        100,
+        parent="gd_2",
+        samples=(("stochastic", 4, None), ("ddim", 4, None)),
+        forwards=2,
+        **LDM,
     ),
     # Table 3, Fig. 2, Fig. 7: CoDi with one thing changed.
     Row(
@@ -151,8 +184,9 @@ ROWS = (
         "LDM with a ControlNet",
         FINETUNE,
         adaptation={"adapter": "controlnet"},
-        train=RESULT_EMA,
         tasks=TASKS[:1],
+        samples=(*DDIM, *LONG),
+        **LDM,
     ),
     _ablation("codi_per_sample", "t per sample", _codi(t="per_sample")),
     _ablation("codi_no_consistency", "no noise consistency", _codi(consistency="none"), forwards=0),
@@ -167,13 +201,32 @@ ROWS = (
         "perceptual guidance",
         _codi(guidance="perceptual", features="assets/photos-base/features"),
     ),
-    _ablation("codi_t2i", "T2I-Adapter (light)", _codi(), adaptation={"adapter": "t2i"}),
+    _ablation("codi_t2i", "T2I-Adapter", _codi(), adaptation={"adapter": "t2i"}),
     # Budgets.
-    Row("ldm_double", "LDM, twice the budget", FINETUNE, 2 * UPDATES, train=RESULT_EMA, samples=(*DDIM, *LONG)),
-    Row("codi_half", "CoDi, half of the budget", _codi(), HALF, train=TARGET_EMA, forwards=1),
-    Row("codi_double", "CoDi, twice the budget", _codi(), 2 * UPDATES, train=TARGET_EMA, forwards=1),
+    Row("ldm_double", "LDM, twice the budget", FINETUNE, 2 * UPDATES, samples=(*DDIM, *LONG), **LDM),
+    Row("codi_half", "CoDi, half of the budget", _codi(), HALF, forwards=1, **CODI),
+    Row("codi_double", "CoDi, twice the budget", _codi(), 2 * UPDATES, forwards=1, **CODI),
 )
-BY_NAME = {row.name: row for row in ROWS}
+
+
+def halved(row: Row) -> Row:
+    """A row with half of the updates in every stage: what the trials train, and what they start from."""
+    method = dict(row.method)
+    if "updates" in method:
+        method["updates"] //= 2
+    parent = None if row.parent is None else f"half_{row.parent}"
+    return dataclasses.replace(
+        row,
+        name=f"half_{row.name}",
+        title=f"{row.title}, half of it",
+        method=method,
+        updates=row.updates // 2,
+        parent=parent,
+        samples=(),
+    )
+
+
+BY_NAME = {row.name: row for row in (*ROWS, *map(halved, ROWS))}
 
 
 AT_4 = (("ddim", 4, None),)
@@ -181,7 +234,7 @@ AT_4 = (("ddim", 4, None),)
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting that is tried on the validation photo with one seed, and with half of the updates of its row."""
+    """A setting that is tried on the validation photo with one seed, and with half of the updates in every stage."""
 
     row: str
     name: str
@@ -192,17 +245,17 @@ class Trial:
 
 
 def _trials(row: str, *others: Trial, samples: tuple = AT_4) -> tuple[Trial, ...]:
-    """Three learning rates, and two other changes: five trials for every method."""
-    rates = (Trial(row, f"rate_{rate:g}", rate=rate, samples=samples) for rate in (1e-3, 2e-3, 4e-3))
+    """Four learning rates, and two other changes: six trials for every method."""
+    rates = (Trial(row, f"rate_{rate:g}", rate=rate, samples=samples) for rate in (1e-3, 2e-3, 4e-3, 8e-3))
     return (*rates, *(dataclasses.replace(trial, samples=samples) for trial in others))
 
 
-def _deltas(row: str) -> tuple[Trial, Trial]:
+def _deltas(row: str) -> tuple[Trial, ...]:
     return tuple(Trial(row, f"delta_{delta}", {"delta": delta}) for delta in (15, 60))
 
 
-def _averages(row: str) -> tuple[Trial, Trial]:
-    return tuple(Trial(row, f"ema_{decay}", train={"ema_decay": decay}) for decay in (0.95, 0.999))
+def _averages(row: str) -> tuple[Trial, ...]:
+    return tuple(Trial(row, f"ema_{decay}", train={"ema_decay": decay}) for decay in (0.9, 0.98))
 
 
 CONSISTENCY_AT_4 = (*AT_4, ("consistency", 4, None))
