@@ -260,6 +260,8 @@ class Adaptation:
             raise UserError(
                 f"adaptation.start is {self.start!r}: only adapters controlnet and t2i start from a folder; remove it"
             )
+        if not self.pretrained and (self.train == "adapter" or self.start is not None):
+            raise UserError("adaptation.pretrained is false: random weights must be trained, and go with a new adapter")
         if self.mu_rate <= 0:
             raise UserError(f"adaptation.mu_rate is {self.mu_rate}: it must be positive")
 
@@ -364,6 +366,8 @@ class Experiment:
             raise UserError("task is set, but this method trains without a condition: remove task")
         if not conditional and self.memory != Memory():
             raise UserError("memory is set, but this method trains all there is, in float32: remove memory")
+        if not conditional and self.adaptation != Adaptation():
+            raise UserError("adaptation is set, but without a task nothing is adapted: remove it, or set task")
         if self.memory.frozen_weights != "float32" and self.adaptation.train == "all":
             raise UserError(
                 f"memory.frozen_weights is {self.memory.frozen_weights!r}, but adaptation.train is 'all': what is "

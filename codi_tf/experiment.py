@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -11,9 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, data
-from codi_tf.adapters import Adapter, read_adapter
-from codi_tf.base import Base, make_autoencoder, make_unet, measure_scale
-from codi_tf.convert.checkpoint import load_stable_diffusion
+from codi_tf.base import Base, make_autoencoder, measure_scale
 from codi_tf.convert.folder import save_base
 from codi_tf.errors import UserError
 from codi_tf.features import load_features
@@ -23,10 +22,11 @@ from codi_tf.methods.autoencoder import AutoencoderMethod
 from codi_tf.methods.finetune import FinetuneMethod
 from codi_tf.methods.guided import HalvingMethod
 from codi_tf.methods.networks import seen
-from codi_tf.model import CoDi, is_bundle, load
+from codi_tf.model import CoDi
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.optimizers import FusedAdamW
 from codi_tf.progress import Progress
+from codi_tf.start import adapted, alone, to_pretrain
 from codi_tf.tasks import Task, make_task
 from codi_tf.trainer import Trainer
 
@@ -50,17 +50,15 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
         student = make_autoencoder(method.network)
         trainer = Trainer(AutoencoderMethod(method, student), ema_decay=train.ema_decay, seed=train.seed)
     elif isinstance(method, config.Pretrain):
-        source = load_stable_diffusion(experiment.base)
-        unet = source.unet if method.network is None else make_unet(method.network)
-        base = _with_unet(Base(unet, source.vae, {**source.scheduler, **method.scheduler}), experiment.base)
+        base = to_pretrain(experiment.base, method)
         runs = FinetuneMethod(method, base, AdaptedUNet(base.unet, name="student"))
         trainer = Trainer(runs, ema_decay=train.ema_decay, seed=train.seed)
     elif task is None:  # guided distillation of a base alone
-        base = _with_unet(load_stable_diffusion(experiment.base), experiment.base)
+        base = alone(experiment.base)
         runs = HalvingMethod(method, base, AdaptedUNet(base.unet, name="student"))
         trainer = Trainer(runs, ema_decay=train.ema_decay, seed=train.seed)
     else:
-        base, adapter = _start(experiment, task)
+        base, adapter = adapted(experiment, task)
         trainer = CoDi(
             base,
             adapter,
@@ -81,32 +79,6 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
         raise UserError(f"data.image_size is {size}: for these networks it must be a multiple of {multiple}")
     trainer.compile(optimizer=make_optimizer(train))
     return trainer
-
-
-def _start(experiment: config.Experiment, task: Task) -> tuple[Base, str | Adapter]:
-    """The base of an experiment and its adapter: of the bundle in `base`, of `adaptation.start`, or a new one."""
-    adaptation, memory = experiment.adaptation, experiment.memory
-    formats = {"compute": memory.compute, "weights": memory.frozen_weights}
-    if is_bundle(experiment.base):
-        bundle = load(experiment.base, **formats)
-        theirs = {"task": bundle.task, "adaptation.adapter": bundle.adaptation.adapter, "adaptation.start": None}
-        ours = {"task": task, "adaptation.adapter": adaptation.adapter, "adaptation.start": adaptation.start}
-        for key, value in theirs.items():
-            if ours[key] != value:
-                raise UserError(f"{key} is {ours[key]}, in the bundle {experiment.base} it is {value}: use the same")
-        return bundle.base, bundle.student.adapter
-    if isinstance(experiment.method, config.Consistency | config.Guided):
-        raise UserError(f"base is {experiment.base}: method {experiment.method_name} starts from a fine-tuned bundle")
-    base = load_stable_diffusion(experiment.base, **formats)
-    if adaptation.start is None:
-        return base, adaptation.adapter
-    return base, read_adapter(adaptation.adapter, Path(adaptation.start), base, task.condition_channels)
-
-
-def _with_unet(base: Base, path: str) -> Base:
-    if base.unet is None:
-        raise UserError(f"base is {path}: it has no UNet; name another one, or set method.network")
-    return base
 
 
 def _perceptual(method):
@@ -164,5 +136,5 @@ def save_result(experiment: config.Experiment, trainer: Trainer, folder: Path, p
             vae.scaling_factor = measure_scale(vae, sample)
             base = Base(None, vae, {"beta_schedule": "squaredcos_cap_v2"})
         else:
-            base = Base(trainer.average.unet, trainer.method.base.vae, trainer.method.base.scheduler)
+            base = dataclasses.replace(trainer.method.base, unet=trainer.average.unet)
         save_base(base, partial)

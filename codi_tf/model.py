@@ -82,6 +82,10 @@ class CoDi(Trainer):
         adaptation = config.Adaptation(adapter=kind, train=train, mu_rate=mu_rate, pretrained=pretrained)
         _check_base(base, train)
         if not pretrained:
+            if not isinstance(adapter, str):
+                raise UserError(
+                    "pretrained is False, but the adapter was trained for another UNet: name one to be made"
+                )
             base = dataclasses.replace(base, unet=fresh_unet(base.unet, "unet"), path=None)
         base.unet.trainable = train == "all"
         if train == "all":
@@ -113,7 +117,8 @@ class CoDi(Trainer):
     @property
     def lowest_guidance(self) -> float:
         """The guidance that a network which takes one was trained for, from here on; 1, none, for the others."""
-        return float(self.settings.guidance[0]) if isinstance(self.settings, config.Guided) else 1.0
+        trained = isinstance(self.settings, config.Guided) and self.network.takes_guidance
+        return float(self.settings.guidance[0]) if trained else 1.0
 
     @property
     def generator(self) -> Generator:
@@ -198,7 +203,7 @@ class CoDi(Trainer):
             return None
         if not isinstance(guidance, Real) or not math.isfinite(guidance):
             raise UserError(f"guidance is {guidance!r}: it must be a number, 1 for none")
-        if self.network.takes_guidance:
+        if self.network.takes_guidance and isinstance(self.settings, config.Guided):
             low, high = self.settings.guidance
             if not low <= guidance <= high:
                 raise UserError(f"guidance is {guidance}: this model was trained for {low} to {high}")
@@ -317,7 +322,10 @@ def load(path: str | Path, *, compute: str = "float32", weights: str = "float32"
         base = load_stable_diffusion(source, compute=compute, weights=weights)
         _check_base(base, adaptation["train"])
         adapter = read_adapter(adaptation["adapter"], path / "adapter", base, task.condition_channels)
-        return CoDi(base, adapter, adaptation["train"], method=settings, task=task, **kept)
+        model = CoDi(base, adapter, adaptation["train"], method=settings, task=task, **kept)
+        started = adaptation.get("pretrained", True)
+        model.adaptation = dataclasses.replace(model.adaptation, pretrained=started)  # it says how it was trained
+        return model
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -349,6 +357,10 @@ def _make_method(settings, base: Base, adapter, perceptual) -> tuple[Method, Bas
     if isinstance(settings, config.Consistency):
         return ConsistencyMethod(settings, base, student, perceptual), base
     if settings.stage == 2:
+        if list(settings.guidance) != [1.0, 1.0] and not student.takes_guidance:
+            raise UserError(
+                f"method.guidance is {settings.guidance}: this model takes none; distil it with stage 1 first"
+            )
         return HalvingMethod(settings, base, student), base
     if student.takes_guidance:
         return GuidanceMethod(settings, base, student, None), base

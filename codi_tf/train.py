@@ -62,8 +62,8 @@ def _same_settings(experiment: config.Experiment, out: Path) -> None:
     path = out / "config.yaml"
     if not path.is_file():
         return
-    earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
-    now, earlier = _flat(json.loads(json.dumps(experiment.as_dict()))), _flat(earlier)
+    earlier = config.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))  # with today's defaults
+    now, earlier = (_flat(json.loads(json.dumps(one.as_dict()))) for one in (experiment, earlier))
     for key in {**earlier, **now}:
         if now.get(key) != earlier.get(key):
             raise UserError(

@@ -63,6 +63,14 @@ def bundle(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def tuned_bundle(tmp_path_factory):
+    """A bundle of a model that was fine-tuned, which distillation goes on from."""
+    folder = tmp_path_factory.mktemp("tuned") / "bundle"
+    make_model(make_base(), method=codi_tf.Finetune(drop_condition=0.1)).save(folder)
+    return folder
+
+
 @pytest.fixture
 def base() -> Base:
     """A fresh base."""

@@ -14,13 +14,13 @@ FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=[file.stem for file in FILES])
-def test_it_runs_one_step(path, base_folder, bundle):
+def test_it_runs_one_step(path, base_folder, tuned_bundle):
     """Its network, task, method and optimizer; a small batch, and the tests' own base in place of a trained one."""
     whole = config.load(path)
     overrides = ["train.batch_size=2"]
     goes_on = isinstance(whole.method, config.Consistency | config.Guided)
     if whole.base is not None:
-        overrides.append(f"base={bundle if goes_on else base_folder}")
+        overrides.append(f"base={tuned_bundle if goes_on else base_folder}")
     if whole.data.encode_once:
         overrides.append("data.encode_once=2")
     experiment = config.load(path, overrides)

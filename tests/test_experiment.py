@@ -12,7 +12,7 @@ import codi_tf
 from codi_tf import config
 from codi_tf.convert.folder import save_base
 from codi_tf.errors import UserError
-from codi_tf.experiment import build_trainer, make_optimizer
+from codi_tf.experiment import build_trainer, make_optimizer, save_result
 from codi_tf.methods.networks import denoiser, draw_noise, draw_times, draw_uniform
 
 
@@ -86,6 +86,90 @@ def test_every_adapter_learns_every_task(base, adapter, task):
     assert any(not np.array_equal(b, a) for b, a in zip(before, values(trainer.student.adapter), strict=True))
 
 
+@pytest.fixture(scope="module")
+def untold(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("untold") / "bundle"
+    make_model(tiny_base(), method=config.Finetune()).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distilled") / "bundle"
+    make_model(tiny_base()).save(folder)
+    return folder
+
+
+HALVING = {"name": "guided", "stage": 2, "steps": [4, 2], "updates": 2}
+
+
+@pytest.mark.parametrize(
+    ("start", "method", "sections", "said"),
+    [
+        ("distilled", {"name": "consistency"}, {}, "consistency starts from a fine-tuned bundle"),
+        ("distilled", {"name": "guided", "stage": 1}, {}, "guided starts from a fine-tuned bundle"),
+        ("distilled", HALVING, {}, "guided starts from a fine-tuned bundle"),
+        (
+            "untold",
+            {"name": "guided", "stage": 1, "guidance": [1.0, 2.0]},
+            {},
+            "fine-tune it with method.drop_condition",
+        ),
+        ("tuned", {**HALVING, "guidance": [1.0, 2.0]}, {}, "distil it with stage 1 first"),
+        ("tuned", HALVING, {"task": None}, "a bundle's UNet is nothing without its adapter; set task"),
+        ("tuned", {"name": "pretrain"}, {"task": None}, "a bundle's UNet is nothing without its adapter"),
+        ("tuned", {"name": "codi"}, {"adaptation": {"pretrained": False}}, "adaptation.pretrained is false"),
+        ("base", {**HALVING, "steps": [1024, 512]}, {"task": None}, "method.steps begins with 1024: at most 500"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(request, start, method, sections, said):
+    with pytest.raises(UserError, match=said) as error:
+        build_trainer(experiment(request.getfixturevalue(start), method, **sections))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"adaptation": {"pretrained": False, "train": "adapter"}}, "random weights must be trained"),
+        ({"adaptation": {"train": "adapter"}, "task": None}, "without a task nothing is adapted"),
+    ],
+)
+def test_adaptations_that_make_no_sense_are_refused(base, sections, said):
+    method = HALVING if "task" in sections else {"name": "codi"}
+    with pytest.raises(UserError, match=said):
+        experiment(base, method, **sections)
+
+
+def test_stage_2_keeps_within_the_guidance_of_stage_1(tuned, tmp_path):
+    stage_1 = build_trainer(experiment(tuned, {"name": "guided", "stage": 1, "guidance": [1.0, 2.0]}))
+    stage_1.save(tmp_path / "bundle")
+    build_trainer(experiment(tmp_path / "bundle", {**HALVING, "guidance": [1.5, 2.0]}))
+    with pytest.raises(UserError, match="method.guidance is .* knows .*: stay within"):
+        build_trainer(experiment(tmp_path / "bundle", {**HALVING, "guidance": [1.0, 3.0]}))
+
+
+def test_a_network_that_takes_the_guidance_can_be_tuned_without(tuned, tmp_path):
+    stage_1 = build_trainer(experiment(tuned, {"name": "guided", "stage": 1, "guidance": [1.0, 2.0]}))
+    stage_1.save(tmp_path / "bundle")
+    trainer = build_trainer(experiment(tmp_path / "bundle", {"name": "codi"}))
+    assert trainer.lowest_guidance == 1.0 and trainer.network.takes_guidance
+    assert np.isfinite(float(trainer.train_step(latents())["loss"]))
+
+
+def test_a_base_keeps_its_prompts(tmp_path):
+    from tiny_pipeline import save_pipeline
+
+    save_pipeline(tmp_path / "sd", "1.x")
+    settings = experiment(tmp_path / "sd", HALVING, task=None)
+    trainer = build_trainer(settings)
+    prompts = codi_tf.load_stable_diffusion(tmp_path / "sd").context
+    assert np.abs(prompts).max() > 0
+    np.testing.assert_array_equal(trainer.method.base.context, prompts)
+    save_result(settings, trainer, tmp_path / "result", {})
+    np.testing.assert_array_equal(codi_tf.load_stable_diffusion(tmp_path / "result").context, prompts)
+
+
 def test_random_initialisation_keeps_the_shape_and_nothing_else(base):
     trained, fresh = (
         build_trainer(experiment(base, {"name": "codi"}, adaptation={"pretrained": pretrained}))
@@ -117,8 +201,6 @@ def test_a_base_is_trained_on_in_another_parametrisation(base, tmp_path):
     expected = np.square((alpha_t * eps - sigma_t * x) - (alpha_t * said - sigma_t * x_hat)).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(terms["denoising"], expected, rtol=1e-3)
     trainer.train_step({"latent": x})
-    from codi_tf.experiment import save_result
-
     save_result(experiment(base, settings, task=None), trainer, tmp_path / "result", {})
     assert codi_tf.load_stable_diffusion(tmp_path / "result").prediction_type == "epsilon"
 

@@ -197,8 +197,8 @@ def test_images_are_encoded_by_the_frozen_autoencoder(untrained):
 # What a step draws
 
 
-@pytest.mark.parametrize("z_s", ["own", "predicted", "frozen"])
-def test_z_s_depends_on_the_trained_adapter_unless_frozen(untrained, z_s):
+@pytest.mark.parametrize("z_s", ["own", "predicted"])
+def test_z_s_depends_on_the_trained_adapter(untrained, z_s):
     settings = config.ConditionalDistillation(z_s=z_s, delta=50)
     base, batch = untrained.base, latents()
     _, student, target = recorded_terms(untrained, batch, settings=settings)
@@ -206,8 +206,7 @@ def test_z_s_depends_on_the_trained_adapter_unless_frozen(untrained, z_s):
     assert s == max(t - 50, 0)
     alpha, sigma = base.schedule
     eps = (student.z_t - alpha[t] * batch["latent"].numpy()) / sigma[t]
-    output = base.unet(student.z_t, student.t, base.context).numpy() if z_s == "frozen" else student.answer
-    said = predict(output, student.z_t, alpha[t], sigma[t], "v_prediction")
+    said = predict(student.answer, student.z_t, alpha[t], sigma[t], "v_prediction")
     noise = eps if z_s == "own" else said.eps_hat
     np.testing.assert_allclose(target.z_t, alpha[s] * said.x_hat + sigma[s] * noise, atol=2e-5)
 
@@ -217,27 +216,30 @@ def test_z_s_depends_on_the_trained_adapter_unless_frozen(untrained, z_s):
     _, moved_student, moved = recorded_terms(untrained, batch, settings=settings)
     kernel.assign(before)
     np.testing.assert_array_equal(moved_student.z_t, student.z_t)
-    if z_s == "frozen":
-        np.testing.assert_array_equal(moved.z_t, target.z_t)
-    else:
-        assert np.abs(moved.z_t - target.z_t).max() > 1e-3
+    assert np.abs(moved.z_t - target.z_t).max() > 1e-3
 
 
-def test_frozen_follows_the_base_as_it_was_before_training(untrained):
-    method = CodiMethod(config.ConditionalDistillation(z_s="frozen"), untrained.base, untrained.student)
+def test_z_s_frozen_follows_the_adapted_network_as_it_was_before_training(untrained):
+    student = Recorded(untrained.student.unet, untrained.student.adapter)
+    method = CodiMethod(config.ConditionalDistillation(z_s="frozen", delta=50), untrained.base, student)
     method.start_average()
-    unet, frozen = untrained.student.unet, method.frozen.unet
-    inputs = random(0, 1, 4, 4, 4), np.array([300], "int32"), untrained.base.context
-    before = frozen(*inputs).numpy()
-    np.testing.assert_array_equal(before, unet(*inputs).numpy())
-    started = values(unet.variables)
-    for variable in unet.variables:
+    method.target = target = Recorded(untrained.average.unet, untrained.average.adapter)
+    method.loss_terms(latents(), 0, 0)
+    (alpha, sigma), t, s = untrained.base.schedule, int(student.t[0]), int(target.t[0])
+    said = predict(student.answer, student.z_t, alpha[t], sigma[t], "v_prediction")
+    before = target.z_t
+    np.testing.assert_allclose(before, alpha[s] * said.x_hat + sigma[s] * said.eps_hat, atol=2e-5)
+
+    trained = (*student.unet.variables, *student.adapter.variables)
+    started = values(trained)
+    for variable in trained:
         variable.assign(variable + 0.1)
-    after, trained = frozen(*inputs).numpy(), unet(*inputs).numpy()
-    for variable, value in zip(unet.variables, started, strict=True):
+    answer = student.answer
+    method.loss_terms(latents(), 0, 0)
+    for variable, value in zip(trained, started, strict=True):
         variable.assign(value)
-    np.testing.assert_array_equal(after, before)
-    assert np.abs(trained - before).max() > 1e-2
+    np.testing.assert_array_equal(target.z_t, before)
+    assert np.abs(student.answer - answer).max() > 1e-2
 
 
 def test_one_time_for_the_batch_or_one_for_each_example(untrained):

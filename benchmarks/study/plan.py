@@ -60,8 +60,8 @@ FINETUNE = {"name": "finetune", "drop_condition": 0.1}
 AVERAGE = {"ema_decay": 0.95}
 
 # What the trials chose, a family each.
-LDM = {"rate": 2e-3, "train": AVERAGE}
-ADAPTER = {"rate": 4e-3, "train": AVERAGE}
+LDM = {"rate": 4e-3, "train": AVERAGE}
+ADAPTER = {"rate": 8e-3, "train": AVERAGE}
 CODI = {"rate": 2e-3, "train": AVERAGE}
 PE_CODI = {"rate": 2e-3, "train": AVERAGE}
 CM = {"rate": 2e-3, "train": AVERAGE}

@@ -7,7 +7,6 @@ from codi_tf.base import Base
 from codi_tf.errors import UserError
 from codi_tf.methods.method import Method
 from codi_tf.methods.networks import (
-    clone_unet,
     copy_of,
     denoiser,
     draw_noise,
@@ -42,8 +41,7 @@ class CodiMethod(Method):
         if self.settings.guidance == "perceptual" and self.perceptual is None:
             raise UserError("guidance is 'perceptual': give CoDi a feature network, perceptual=network.maps")
         if self.settings.z_s == "frozen":
-            unet = self.base.unet
-            self.frozen = AdaptedUNet(clone_unet(unet, "frozen_unet") if unet.trainable else unet, name="frozen")
+            self.frozen = copy_of(self.student, "frozen")
         self.target = copy_of(self.student, "average")
         return self.target
 
@@ -68,7 +66,7 @@ class CodiMethod(Method):
             guidance=self.guidance,
             guidance_weight=settings.guidance_weight,
             boundary=settings.boundary,
-            frozen=None if self.frozen is None else denoiser(base, self.frozen, None, context),
+            frozen=None if self.frozen is None else denoiser(base, self.frozen, c, context),
         )
 
 

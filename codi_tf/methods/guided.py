@@ -71,6 +71,8 @@ class HalvingMethod(Method):
     def __init__(self, settings: config.Guided, base: Base, student: AdaptedUNet):
         self.settings, self.base, self.student = settings, base, student
         self.average = None
+        if settings.steps[0] > base.schedule.num_steps // 2:
+            raise UserError(f"method.steps begins with {settings.steps[0]}: at most {base.schedule.num_steps // 2}")
         grids = [sampling.halving(base.schedule, n, stochastic=settings.stochastic) for n in settings.steps]
         # All phases in one table: the steps of phase p begin at offset p.
         self._table = [np.array(column) for column in zip(*(step for grid in grids for step in grid), strict=True)]

@@ -39,11 +39,13 @@ def denoiser_with(
 ) -> Denoise:
     """The network as a function (z_t, t) -> Prediction, for given features of the condition.
 
-    `guidance`, a number or float [B], is for networks that take it. `boundary` applies the boundary scalings (Eq. 17)
-    that the network was trained with; the loss applies them itself.
+    `guidance`, a number or float [B], is for networks that take it; left out, it is 1, none. `boundary` applies the
+    boundary scalings (Eq. 17) that the network was trained with; the loss applies them itself.
     """
 
-    taken = ops.reshape(ops.convert_to_tensor(guidance, "float32"), (-1,)) if network.takes_guidance else None
+    taken = None
+    if network.takes_guidance:
+        taken = ops.reshape(ops.convert_to_tensor(1.0 if guidance is None else guidance, "float32"), (-1,))
 
     def denoise(z_t, t):
         alpha_t, sigma_t = coefficients(base.schedule, t)

@@ -115,7 +115,7 @@ class AdaptedUNet(keras.Model):
     def call(self, z_t, t, condition_features, context, guidance=None):
         """z_t [B, h, w, C], t int [B] or [1], features from `condition`, prompt -> [B, h, w, out_channels].
 
-        A network that takes the guidance needs it: float [B] or [1], 1 for none.
+        The guidance, float [B] or [1], 1 or left out for none, is for networks that take it.
         """
         if self.adapter is None:
             return self.unet(z_t, t, context, guidance)

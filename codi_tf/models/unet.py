@@ -298,7 +298,7 @@ class UNet(UNetEncoder):
 
     What the output means (noise, velocity or signal) is the checkpoint's affair, not the network's. Height and width
     must be multiples of 2 ** (levels - 1); `sample_size` is the one that the checkpoint was trained for, if known. A
-    network with `time_cond_proj_dim` takes the guidance (1 is none), float [B] or [1], as its last argument.
+    network with `time_cond_proj_dim` takes the guidance, float [B] or [1], as its last argument; 1 is none.
     """
 
     def __init__(
@@ -358,7 +358,8 @@ class UNet(UNetEncoder):
         """Times int [B] or [1] and, where the network takes it, the guidance float [B] or [1] -> time embedding."""
         if self.time_cond_proj_dim is None:
             return self.time_embedding(t)
-        return self.time_embedding(t, guidance_features(guidance - 1.0, self.time_cond_proj_dim))
+        weight = ops.zeros((1,)) if guidance is None else guidance - 1.0
+        return self.time_embedding(t, guidance_features(weight, self.time_cond_proj_dim))
 
     def call(self, z_t, t, context, guidance=None):
         temb = self.embed_time(t, guidance)

@@ -1,0 +1,108 @@
+"""The pictures of the study: curves of quality against evaluations and updates, and grids of what the methods make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.study.references import FD
+from benchmarks.study.results import Results, Sample
+from codi_tf.images import grid, write_png
+from codi_tf.reporting.curves import COLOURS, DPI, HEIGHT, STROKES, WIDTH, write_curves
+
+CURVES = (FD, "sharpness", "latent_error")
+INPUTS = 6  # that are shown, of those that are kept
+ZOOM = 2
+SEED = 0  # whose pictures are shown
+
+
+def curves(
+    path: Path, results: Results, task: str, rows: dict[str, str], *, families: dict[str, str] | None = None
+) -> bool:
+    """Write the curves of rows with DDIM over their numbers of evaluations; False where no row has two points.
+
+    Args:
+        path: of the PNG.
+        results: what is there.
+        task: one of `plan.TASKS`.
+        rows: label -> name of a row.
+        families: of the labels, see `reporting.curves.write_curves`.
+    """
+    series = {}
+    for label, row in rows.items():
+        samples = (
+            sample for sample in results.of_row(task, row) if (sample.sampler, sample.guidance) == ("ddim", None)
+        )
+        points = {sample.steps: sample.row_of_figures(CURVES) for sample in samples}
+        if len(points) > 1:
+            series[label] = points
+    if not series:
+        return False
+    references = results.references.get(task)
+    levels = (
+        {} if references is None else {name: _chosen(references.rows[name]) for name in ("condition", "autoencoder")}
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_curves(path, series, levels, families=families)
+    return True
+
+
+def budget_curves(path: Path, series: dict[str, dict[int, Sample]]) -> bool:
+    """Write FD-photos against updates, of `tables.budgets`; False where no series has two points."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
+
+    series = {label: own for label, own in series.items() if len(own) > 1}
+    if not series:
+        return False
+    figure = Figure(figsize=(1.8 * WIDTH, 1.2 * HEIGHT), dpi=DPI, layout="constrained")
+    plot = figure.subplots()
+    for (label, own), colour, (line, marker) in zip(series.items(), COLOURS, STROKES, strict=False):
+        counts, rows = list(own), [sample.row_of_figures((FD,)) for sample in own.values()]
+        means = [row[FD] for row in rows]
+        low, high = zip(*(row.get(f"{FD}_interval", (row[FD], row[FD])) for row in rows), strict=True)
+        plot.plot(counts, means, color=colour, linestyle=line, marker=marker, markersize=4, linewidth=1.6, label=label)
+        plot.fill_between(counts, low, high, color=colour, alpha=0.13, linewidth=0)
+    ticks = sorted({count for own in series.values() for count in own})
+    plot.set_xscale("log", base=2)
+    plot.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    plot.minorticks_off()
+    plot.set_ylim(bottom=0)
+    plot.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    plot.set_title("FD-photos \N{DOWNWARDS ARROW}", fontsize=10, loc="left")
+    plot.set_xlabel("updates", fontsize=9)
+    plot.tick_params(labelsize=9)
+    plot.grid(alpha=0.25, linewidth=0.6)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.legend(frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+    return True
+
+
+def pictures(path: Path, results: Results, task: str, samples: dict[str, tuple[str, str]]) -> bool:
+    """Write what the samples make of the same inputs, beside condition, autoencoder and original; False without any.
+
+    Args:
+        path: of the PNG.
+        results: what is there.
+        task: one of `plan.TASKS`.
+        samples: title -> (name of a row, name of a sample).
+    """
+    references = results.references.get(task)
+    found = {title: results.samples.get((task, *sample)) for title, sample in samples.items()}
+    found = {title: sample for title, sample in found.items() if sample is not None and SEED in sample.files}
+    if references is None or not found:
+        return False
+    columns = {"condition": references.pictures["condition"]}
+    columns |= {title: sample.pictures(SEED) for title, sample in found.items()}
+    columns |= {name: references.pictures[name] for name in ("autoencoder", "original")}
+    places = np.argsort(-references.pictures["original"].std(axis=(1, 2, 3)), kind="stable")[:INPUTS]
+    rows = [[np.clip((np.float32(own[place]) + 1) / 2, 0, 1) for own in columns.values()] for place in sorted(places)]
+    write_png(path, grid(rows, list(columns), zoom=ZOOM))
+    return True
+
+
+def _chosen(row: dict) -> dict:
+    return {measure: row[measure] for measure in CURVES}

@@ -1,0 +1,259 @@
+"""What the results say: tables and claims in docs/results.md, curves and pictures beside the figures.
+
+Only what is there is shown, so that it can be written at any time. The text between the two marks of the page is
+replaced, the rest is written by hand. The bootstrap takes minutes; several threads of NumPy's BLAS slow it down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.study import bootstrap, claims, figures, pieces, tables
+from benchmarks.study.plan import BY_NAME, SEEDS, TASKS
+from benchmarks.study.references import FD, Folders, make_references
+from benchmarks.study.results import Results, read
+from codi_tf.errors import UserError
+from codi_tf.progress import Progress
+from codi_tf.reporting.measuring import Yardstick
+from codi_tf.reporting.tables import legend
+
+BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
+PAGE = Path("docs/results.md")
+SHOWN_STEPS = (4, 50)  # on the page; the others are in a file beside it
+PERCENT = f"{100 * bootstrap.LEVEL:g} %"
+
+FAMILIES = {  # rows of a colour
+    "ldm": "fine-tuned",
+    "adapter": "fine-tuned",
+    "codi": "CoDi",
+    "pe_codi": "CoDi",
+    "gd_2": "GD",
+    "gd_1": "GD",
+    "cm_2": "CM",
+    "cm_2_frozen": "CM",
+}
+FIG_2 = {
+    "latent (CoDi)": "codi",
+    "encoded": "codi_encoded",
+    "pixels": "codi_pixel",
+    "perceptual": "codi_perceptual",
+}
+FIG_7 = {
+    "CoDi": "codi",
+    "random initialisation": "codi_random",
+    "t per sample": "codi_per_sample",
+    "no guidance": "codi_no_guidance",
+}
+COMPARED = {
+    "LDM, 4": ("ldm", "ddim-4"),
+    "LDM, 50": ("ldm", "ddim-50"),
+    "GD-I, 4": ("gd_1", "ddim-4"),
+    "GD-II, 4": ("gd_2", "ddim-4"),
+    "CM-II, 4": ("cm_2", "ddim-4"),
+    "CM-II (frozen), 4": ("cm_2_frozen", "ddim-4"),
+    "PE-CoDi, 4": ("pe_codi", "ddim-4"),
+    "CoDi, 4": ("codi", "ddim-4"),
+}
+ABLATED = {
+    "CoDi": ("codi", "ddim-4"),
+    "t per sample": ("codi_per_sample", "ddim-4"),
+    "no consistency": ("codi_no_consistency", "ddim-4"),
+    "no guidance": ("codi_no_guidance", "ddim-4"),
+    "frozen ODE": ("codi_frozen_ode", "ddim-4"),
+    "random init": ("codi_random", "ddim-4"),
+    "encoded guidance": ("codi_encoded", "ddim-4"),
+    "pixel guidance": ("codi_pixel", "ddim-4"),
+    "perceptual": ("codi_perceptual", "ddim-4"),
+    "T2I-Adapter": ("codi_t2i", "ddim-4"),
+}
+
+
+def write(
+    folders: Folders | None = None,
+    page: Path = PAGE,
+    *,
+    seeds: tuple[int, ...] = SEEDS,
+    yardstick: Callable[[str, str], Yardstick] = pieces.yardstick,
+) -> None:
+    """Write the page's part between the marks, claims.json, and the files of every task that has results.
+
+    Args:
+        folders: where the results lie, and figures, tables and pictures go; None: the study's.
+        page: Markdown with BEGIN and END.
+        seeds: that are read; a claim is judged when it has them all.
+        yardstick: (task, split) -> what references are made of, where they are missing.
+
+    Raises:
+        UserError: a page without its two marks.
+    """
+    folders = folders or Folders()
+    before, after = _around(page)
+    for task in _without_references(folders, read(folders, seeds=seeds)):
+        make_references(folders, task, yardstick(task, "test"))
+    results = read(folders, seeds=seeds)
+    progress = Progress("resampling", len(results.samples))
+    for done, sample in enumerate(results.samples.values(), start=1):
+        sample.spread(FD)
+        progress.update(done)
+    judgements = claims.judge_all(results, seeds=len(seeds))
+    text = _page(results, judgements, folders, Path(os.path.relpath(folders.metrics, page.parent)))
+    _write(folders.metrics / "claims.json", json.dumps(claims.as_data(judgements), indent=1) + "\n")
+    _write(page, f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def _page(results: Results, judgements: dict, folders: Folders, link: Path) -> str:
+    parts = [_claims(judgements)]
+    parts += [_task(results, task, folders, link) for task in TASKS]
+    parts += [_ablations(results, folders, link), _tuning(folders), _origin(results)]
+    return "\n".join(part for part in parts if part)
+
+
+def _claims(judgements: dict) -> str:
+    comparisons = tables.comparisons_table(judgements)
+    detail = f"""
+Behind each verdict: the difference in FD-photos, with its {PERCENT} interval, of the comparison that favours the claim
+least; all of them are below. The intervals are from {bootstrap.REPLICATES} resamplings of seeds and pictures, the same
+for both sides. *Reproduced*: the interval lies on the claimed side of 0; *contrary*: on the other; *not reproduced*: it
+contains 0, which (a) allows. *Open*: results are missing. One interval in ten misses, and with few seeds, whose spread
+is known roughly, they are too narrow rather than too wide.
+
+FD-photos decides, but it alone can be fooled by grain: the latent error, which grain raises and softness lowers, and
+the sharpness stand beside it. "(grain)": the side that is better in FD-photos has the higher latent error and is
+sharper than the autoencoder's reconstructions of the originals. Saturation is that of {pieces.PICTURES} pictures a
+sample, which are kept.
+
+<details><summary>All comparisons</summary>
+
+{comparisons}
+</details>
+"""
+    return f"""## The claims
+
+{tables.claims_table(judgements)}{detail if comparisons else ""}"""
+
+
+def _task(results: Results, task: str, folders: Folders, link: Path) -> str:
+    """Table 2 of a task with its curves and pictures; the whole table goes to a file of its own."""
+    whole = tables.table_2(results, task)
+    if not whole:
+        return ""
+    title = tables.TITLES[task]
+    shown = tables.table_2(results, task, steps=SHOWN_STEPS) or whole
+    notes = _notes(results, task)
+    _write(folders.metrics / task / "table.md", f"# {title.capitalize()}: every sample\n\n{whole}\n{notes}\n")
+    text = f"""## Table 2: {title}
+
+{shown}
+{notes}
+With other numbers of evaluations: [{task}/table.md]({link}/{task}/table.md).
+
+What the training cost, all stages together; an evaluation is one forward pass of the UNet on one example, and the
+student's forward and backward pass count as one:
+
+{tables.cost_table(results, task)}"""
+    rows = {BY_NAME[name].title: name for name in FAMILIES}
+    families = {BY_NAME[name].title: family for name, family in FAMILIES.items()}
+    if figures.curves(folders.metrics / task / "methods.png", results, task, rows, families=families):
+        text += f"\n![Quality against evaluations, every method]({link}/{task}/methods.png)\n"
+    if figures.pictures(folders.metrics / task / "pictures.png", results, task, COMPARED):
+        text += f"\nThe same inputs and noise, seed {figures.SEED} of the training, DDIM with 4 or 50 evaluations:\n"
+        text += f"\n![Pictures of every method]({link}/{task}/pictures.png)\n"
+    table = tables.budget_table(results, task)
+    text += f"\n### Budgets: {title}\n\n{table}" if table else ""
+    if figures.budget_curves(folders.metrics / task / "budgets.png", tables.budgets(results, task)):
+        text += f"\n![FD-photos against updates]({link}/{task}/budgets.png)\n"
+    return text
+
+
+def _notes(results: Results, task: str) -> str:
+    first = next(sample for row in tables.TABLE_2 for sample in results.of_row(task, row))
+    return f"""In brackets: {PERCENT} bootstrap intervals over seeds and pictures; of what has no seeds, over pictures.
+
+{legend({"": first.row_of_figures(tables.MEASURES)})}
+"""
+
+
+def _ablations(results: Results, folders: Folders, link: Path) -> str:
+    """Table 3, Fig. 2 and Fig. 7."""
+    task, text = TASKS[0], ""
+    table = tables.table_3(results)
+    if table:
+        text += f"## Table 3: architecture and process ({tables.TITLES[task]}, 4 evaluations)\n\n{table}"
+    for name, title, rows in (
+        ("fig_2", "Fig. 2: where guidance is measured", FIG_2),
+        ("fig_7", "Fig. 7: pre-training, times and guidance", FIG_7),
+    ):
+        if figures.curves(folders.metrics / task / f"{name}.png", results, task, rows):
+            text += f"\n## {title}\n\n![{title}]({link}/{task}/{name}.png)\n"
+    if figures.pictures(folders.metrics / task / "ablations.png", results, task, ABLATED):
+        text += f"\nThe same inputs and noise, 4 evaluations:\n\n![Ablations]({link}/{task}/ablations.png)\n"
+    return text
+
+
+def _tuning(folders: Folders) -> str:
+    table = tables.tuning_table(folders)
+    return (
+        f"""## How the settings were chosen
+
+As many trials for every method, with half of the updates of every stage and one seed, on crops of the photo
+"{pieces.VALIDATION}", which is not in the test. In brackets: {PERCENT} intervals over pictures. **best**: the least
+FD-photos at 4 evaluations; used: the setting of the plan, with which the tables above were made.
+
+<details><summary>All trials</summary>
+
+{table}
+</details>
+"""
+        if table
+        else ""
+    )
+
+
+def _origin(results: Results) -> str:
+    """The commands, the commits, and what does not agree with the plan any more."""
+    if not results.about:
+        return ""
+    commits = sorted({one["commit"] for seeds in results.about.values() for one in seeds.values()})
+    lines = "\n".join(f'- "{commit}"' for commit in commits)
+    stale = _stale(results)
+    note = f"\nTrained with other settings than the plan has now: {', '.join(stale)}.\n" if stale else ""
+    return f"""## Where this comes from
+
+    python -m benchmarks.study tune
+    python -m benchmarks.study train
+    python -m benchmarks.study report
+
+at the commits
+
+{lines}
+{note}"""
+
+
+def _stale(results: Results) -> list[str]:
+    """Rows whose results were made with other settings than the plan's, in any stage."""
+    names = []
+    for (task, row), seeds in results.about.items():
+        for seed, one in seeds.items():
+            if one["stages"] != pieces.chain_of(BY_NAME[row], task, seed):
+                names.append(f"{task}/{row}, seed {seed}")
+    return names
+
+
+def _without_references(folders: Folders, results: Results) -> list[str]:
+    tasks = {task for task, _, _ in results.samples}
+    return [task for task in TASKS if task in tasks and task not in results.references]
+
+
+def _around(page: Path) -> tuple[str, str]:
+    text = page.read_text("utf-8")
+    if not 0 <= text.find(BEGIN) < text.find(END):
+        raise UserError(f"{page}: has no {BEGIN} before {END}; put these two lines where the study belongs")
+    return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")

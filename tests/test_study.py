@@ -1,0 +1,405 @@
+"""The study: its plan, the bootstrap, the verdicts, and the report from whatever results are there."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from conftest import make_base
+
+from benchmarks.study import bootstrap, claims, costs, pieces, plan, report
+from benchmarks.study.bootstrap import frechet_to, ratio_to, spread
+from benchmarks.study.claims import CLAIMS, CONTRARY, HIGHER, LOWER, NOT_HIGHER, NOT_REPRODUCED, OPEN, REPRODUCED
+from benchmarks.study.plan import BY_NAME, ROWS, SEEDS, TASKS, TRIALS
+from benchmarks.study.references import FD, REFERENCES, Folders, make_references, read_references
+from benchmarks.study.results import read, saturation
+from benchmarks.study.tables import TABLE_2, TABLE_3
+from benchmarks.study.tuning import of_trial
+from codi_tf import data
+from codi_tf.errors import UserError
+from codi_tf.metrics import frechet_distance, frechet_interval
+from codi_tf.reporting.measuring import Yardstick
+from codi_tf.tasks import make_task
+
+N, D, S = 24, 3, 16
+
+
+def features(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+# --- the plan
+
+
+def test_names_are_unique_and_parents_come_first():
+    seen = set()
+    for row in ROWS:
+        assert row.name not in seen
+        assert row.parent is None or row.parent in seen
+        seen.add(row.name)
+
+
+def test_a_parent_is_trained_for_every_task_of_its_rows():
+    for row in (row for row in ROWS if row.parent is not None):
+        parent = BY_NAME[row.parent]
+        assert parent.on_base or set(row.tasks) <= set(parent.tasks)
+
+
+@pytest.mark.parametrize(
+    "row", [*ROWS, *map(of_trial, TRIALS)], ids=[row.name for row in [*ROWS, *map(of_trial, TRIALS)]]
+)
+def test_every_row_is_a_valid_experiment(row):
+    """Phases of distillation fill the updates but for a remainder."""
+    for task in row.tasks:
+        experiment = pieces.experiment_of(row, task, 1)
+        assert experiment.train.steps == row.updates and experiment.train.seed == 1
+        if "steps" in row.method:
+            phases = row.method["updates"] * len(row.method["steps"])
+            assert row.updates - len(row.method["steps"]) < phases <= row.updates
+
+
+def test_every_system_of_table_2_has_the_same_budget():
+    """All stages together; what is trained beyond it says so."""
+    budgets = {name: costs.updates(BY_NAME[name]) for name in TABLE_2}
+    assert budgets.pop("gd_2_stochastic") > plan.UPDATES
+    assert set(budgets.values()) == {plan.UPDATES}
+
+
+def test_every_method_has_as_many_trials():
+    counts = [sum(trial.row == row for trial in TRIALS) for row in dict.fromkeys(trial.row for trial in TRIALS)]
+    assert len(set(counts)) == 1
+    assert {trial.row for trial in TRIALS} == set(TABLE_2) - {"gd_2_stochastic"}
+
+
+def test_claims_and_tables_name_samples_of_the_plan():
+    for claim in CLAIMS:
+        for row, sample in (side for one in claim.comparisons for side in (one.left, one.right)):
+            assert sample in {pieces.sample_name(*way) for way in BY_NAME[row].samples}
+            assert set(claim.tasks) <= set(BY_NAME[row].tasks)
+    assert {claim.letter for claim in CLAIMS} == set("abcdefghij")
+    shown = {*report.COMPARED.values(), *report.ABLATED.values()}
+    assert all(name in {pieces.sample_name(*way) for way in BY_NAME[row].samples} for row, name in shown)
+    assert {*TABLE_3, *report.FIG_2.values(), *report.FIG_7.values(), *report.FAMILIES} <= set(BY_NAME)
+
+
+def test_costs_add_the_stages():
+    """GD-II: 500 updates of fine-tuning, 100 of stage one and 400 of stage two, these with two further evaluations."""
+    row = BY_NAME["gd_2"]
+    assert [stage.name for stage in costs.chain(row)] == ["gd_2", "guided_1", "ldm_half"]
+    assert costs.evaluations(row) == pieces.BATCH * (500 * 1 + 100 * 3 + 400 * 3)
+    assert costs.evaluations_per_example(row) == pytest.approx(2.0)
+    about = {("inpainting", stage.name): {0: {"cpu_seconds": 10}, 1: {"cpu_seconds": 20}} for stage in costs.chain(row)}
+    assert costs.cpu_seconds(about, row, "inpainting") == 45
+    assert costs.cpu_seconds(about, row, "super_resolution") is None
+
+
+def test_guidance_takes_two_evaluations_unless_it_was_learned():
+    assert costs.evaluations_of_sampling(BY_NAME["ldm"], 4, 1.5) == 8
+    assert costs.evaluations_of_sampling(BY_NAME["gd_2"], 4, 1.5) == 4
+    assert costs.evaluations_of_sampling(BY_NAME["codi"], 4, None) == 4
+    assert costs.evaluations_of_sampling(BY_NAME["codi_pixel"], 4, 1.5) == 8  # another kind of guidance
+
+
+# --- the bootstrap
+
+
+def test_identical_samples_do_not_differ():
+    own, reference = features(0, 3, N, D), features(1, N, D)
+    difference = spread(SEEDS, own, frechet_to(reference)) - spread(SEEDS, own.copy(), frechet_to(reference))
+    assert difference.mean() == 0 and difference.interval() == (0, 0)
+
+
+def test_a_shift_of_features_is_its_square():
+    """FD(a + c, a) = |c|^2 on any pictures, so that the interval has no width."""
+    own, shift = features(0, N, D), np.array([1.0, -2.0, 0.5])
+    left = spread((0, 1), np.stack([own + shift, own - shift]), frechet_to(own), replicates=20)
+    right = spread((0, 1), np.stack([own, own]), frechet_to(own), replicates=20)
+    np.testing.assert_allclose([(left - right).mean(), *(left - right).interval()], 5.25, rtol=1e-9)
+
+
+def test_what_both_sides_share_cancels():
+    """Values that differ by a constant differ by it surely, although each side alone is unsure."""
+    noisy = features(0, 2, N)
+    left, right = (spread((0, 1), values, bootstrap.mean) for values in (noisy + 0.25, noisy))
+    np.testing.assert_allclose((left - right).interval(), 0.25, rtol=1e-9)
+    low, high = right.interval()
+    assert high - low > 0.1
+
+
+def test_seeds_are_drawn():
+    """Pictures that agree leave the seeds: the quantiles of the mean of three of (0, 1, 2), all 27 draws enumerated."""
+    values = np.repeat(np.arange(3.0)[:, np.newaxis], N, axis=1)
+    means = sorted(np.mean(draw) for draw in itertools.product(range(3), repeat=3))
+    expected = means[round(0.05 * 27)], means[round(0.95 * 27) - 1]
+    np.testing.assert_allclose(spread(SEEDS, values, bootstrap.mean, replicates=5000).interval(), expected, rtol=1e-9)
+    assert expected == pytest.approx((1 / 3, 5 / 3))
+
+
+def test_one_seed_has_the_interval_of_the_metrics():
+    own, reference = features(0, N, D), features(1, N, D)
+    one = spread((0,), own[np.newaxis], frechet_to(reference), replicates=20)
+    assert one.mean() == frechet_distance(own, reference)
+    np.testing.assert_allclose(one.interval(), frechet_interval(own, reference), rtol=1e-9)
+
+
+def test_the_ratio_is_to_the_originals_of_the_same_pictures():
+    """Twice the originals' energy is 2 on any pictures."""
+    originals = np.random.default_rng(0).uniform(0.5, 1.5, N)
+    values = np.stack([2 * originals, 2 * originals])
+    np.testing.assert_allclose(spread((0, 1), values, ratio_to(originals)).interval(), 2, rtol=1e-9)
+
+
+def test_only_shared_seeds_are_compared():
+    left = spread((0, 1, 2), np.array([[5.0], [7.0], [9.0]]) + np.zeros((3, N)), bootstrap.mean)
+    right = spread((2, 0), np.array([[1.0], [2.0]]) + np.zeros((2, N)), bootstrap.mean)
+    difference = left - right
+    assert difference.seeds == (0, 2)
+    np.testing.assert_allclose(difference.figures, [5 - 2, 9 - 1])
+
+
+def test_saturation_of_known_colours():
+    pictures = np.zeros((2, 4, 4, 3)) + np.array([[1, -1, -1], [0.3, 0.3, 0.3]]).reshape(2, 1, 1, 3)
+    np.testing.assert_allclose(saturation(pictures), [1, 0], atol=1e-12)
+
+
+# --- verdicts
+
+
+@pytest.mark.parametrize(
+    ("side", "interval", "expected"),
+    [
+        (LOWER, (-2, -1), REPRODUCED),
+        (LOWER, (-2, 1), NOT_REPRODUCED),
+        (LOWER, (1, 2), CONTRARY),
+        (HIGHER, (-2, -1), CONTRARY),
+        (HIGHER, (-2, 1), NOT_REPRODUCED),
+        (HIGHER, (1, 2), REPRODUCED),
+        (NOT_HIGHER, (-2, -1), REPRODUCED),
+        (NOT_HIGHER, (-2, 1), REPRODUCED),
+        (NOT_HIGHER, (1, 2), CONTRARY),
+    ],
+)
+def test_verdicts(side, interval, expected):
+    assert claims.verdict_of(side, *interval) == expected
+
+
+# --- results in a folder
+
+
+@pytest.fixture(scope="module")
+def stick():
+    examples = data.evaluation_set(
+        data.load_photos("heldout"), make_task("super_resolution"), image_size=S, count=N, seed=0
+    )
+
+    def first_pixels(images):
+        return images[:, 0, :2, 0]
+
+    return Yardstick(examples["image"], examples["condition"], make_base(), first_pixels)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return Folders(tmp_path / "docs" / "study", tmp_path / "runs")
+
+
+@pytest.fixture
+def page(tmp_path):
+    path = tmp_path / "docs" / "results.md"
+    path.parent.mkdir()
+    path.write_text(f"above\n{report.BEGIN}\nan earlier study\n{report.END}\nbelow\n")
+    return path
+
+
+def put(
+    folders, name: str, offset: float, stick, *, seeds=SEEDS, error: float = 0.1, sharpness: float = 0.5, task=TASKS[0]
+):
+    """Results of a row: every sample's features are the reference's, shifted: FD-photos is 2 offset^2."""
+    row = BY_NAME[name]
+    reference = stick.measure(stick.images, stick.latents).references
+    for seed in seeds:
+        kept, figures = {}, {}
+        for way in row.samples:
+            sample = pieces.sample_name(*way)
+            kept[f"{sample}/features"] = (reference[FD] + offset).astype("float32")
+            values = {"psnr": np.full(N, 20.0), "ssim": np.full(N, 0.5), "latent_error": np.full(N, error)}
+            values["sharpness"] = sharpness * reference["sharpness"]
+            kept |= {f"{sample}/{key}": one.astype("float32") for key, one in values.items()}
+            kept[f"{sample}/pictures"] = np.clip(stick.images[:12] * (1 - offset / 10), -1, 1).astype("float16")
+            figures[sample] = {key: float(one.mean()) for key, one in values.items()} | {FD: 2.0 * offset**2}
+        about = {"commit": "Some commit", "stages": pieces.chain_of(row, task, seed), "cpu_seconds": 7}
+        for path in (folders.figures(row, task, seed), folders.values(row, task, seed)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        folders.figures(row, task, seed).write_text(json.dumps({**about, "samples": figures}))
+        np.savez(folders.values(row, task, seed), **kept)
+
+
+def put_trial(folders, trial, figure: float):
+    row = of_trial(trial)
+    path = folders.figures(row, TASKS[0], 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures = {FD: figure, f"{FD}_interval": [figure - 1, figure + 1], "sharpness": 0.3, "latent_error": 0.1}
+    samples = {pieces.sample_name(*way): figures for way in row.samples}
+    stages = pieces.chain_of(row, TASKS[0], 0)
+    path.write_text(json.dumps({"commit": "Some commit", "cpu_seconds": 7, "stages": stages, "samples": samples}))
+
+
+def judged(folders, comparison, **options):
+    return claims.judge(comparison, TASKS[0], read(folders), **options)
+
+
+CODI_AHEAD = claims.Comparison(("codi", "ddim-4"), ("ldm", "ddim-4"))
+
+
+def test_references_are_read_as_they_were_made(folders, stick):
+    assert read_references(folders, TASKS[0]) is None
+    make_references(folders, TASKS[0], stick)
+    references = read_references(folders, TASKS[0])
+    assert tuple(references.rows) == REFERENCES == tuple(references.pictures)
+    assert references.rows["autoencoder"][FD] == pytest.approx(0, abs=1e-6)
+    assert references.rows["original"]["psnr"] is None and references.rows["original"]["sharpness"] == pytest.approx(1)
+    assert references.rows["condition"]["latent_error"] > 0
+    np.testing.assert_array_equal(references.pictures["original"], stick.images[:12])
+    np.testing.assert_allclose(references.sharpness.mean(), 1)
+
+
+def test_a_known_difference_is_judged(folders, stick):
+    """2 * 1^2 against 2 * 3^2, whatever is drawn."""
+    make_references(folders, TASKS[0], stick)
+    put(folders, "codi", 1.0, stick)
+    put(folders, "ldm", 3.0, stick)
+    judgement = judged(folders, CODI_AHEAD)
+    assert judgement.verdict == REPRODUCED and judgement.seeds == 3 and not judgement.grain
+    figures = judgement.figures[FD]
+    np.testing.assert_allclose([figures["left"], figures["right"]], [2, 18], rtol=1e-4)
+    np.testing.assert_allclose([figures["difference"], *figures["interval"]], -16, rtol=1e-4)
+    assert set(judgement.figures) == {FD, "latent_error", "sharpness"}
+    swapped = claims.Comparison(CODI_AHEAD.right, CODI_AHEAD.left)
+    assert judged(folders, swapped).verdict == CONTRARY
+
+
+def test_missing_results_leave_a_claim_open(folders, stick):
+    make_references(folders, TASKS[0], stick)
+    put(folders, "codi", 1.0, stick)
+    assert judged(folders, CODI_AHEAD).verdict == OPEN
+    put(folders, "ldm", 3.0, stick, seeds=(0, 1))
+    early = judged(folders, CODI_AHEAD)
+    assert (early.verdict, early.seeds) == (OPEN, 2) and early.figures  # what is known so far is shown
+    assert judged(folders, CODI_AHEAD, seeds=2).verdict == REPRODUCED
+    folders.values(BY_NAME["ldm"], TASKS[0], 1).unlink()
+    assert judged(folders, CODI_AHEAD, seeds=1).verdict == OPEN  # the table's mean would be of other seeds
+
+
+def test_grain_is_marked(folders, stick):
+    """Better in FD-photos, worse in the latent error, sharper than the autoencoder: all three."""
+    make_references(folders, TASKS[0], stick)
+    ceiling = read_references(folders, TASKS[0]).rows["autoencoder"]["sharpness"]
+    put(folders, "ldm", 3.0, stick)
+    for error, sharpness, expected in ((0.2, 2.0, True), (0.05, 2.0, False), (0.2, 0.5, False)):
+        put(folders, "codi", 1.0, stick, error=error, sharpness=sharpness * ceiling)
+        assert judged(folders, CODI_AHEAD).grain is expected
+
+
+def test_a_claim_with_differing_comparisons_says_so():
+    def one(verdict):
+        return claims.Judgement(TASKS[0], CODI_AHEAD, verdict)
+
+    assert claims.summary([one(REPRODUCED), one(REPRODUCED)]) == "reproduced"
+    mixed = claims.summary([one(CONTRARY), one(REPRODUCED), one(CONTRARY)])
+    assert mixed == "reproduced 1 of 3, contrary 2 of 3"
+
+
+def test_the_hardest_comparison_is_the_one_the_furthest_above():
+    def one(difference):
+        return claims.Judgement(TASKS[0], CODI_AHEAD, OPEN, 3, {FD: {"difference": difference}})
+
+    assert claims.hardest([one(-3.0), one(2.0), one(1.0)]).figures[FD]["difference"] == 2.0
+    assert claims.hardest([claims.Judgement(TASKS[0], CODI_AHEAD, OPEN)]) is None
+
+
+# --- the report
+
+
+def no_yardstick(task, split):
+    raise AssertionError("references are there")
+
+
+def test_a_report_of_nothing(folders, page):
+    report.write(folders, page, yardstick=no_yardstick)
+    text = page.read_text()
+    assert text.startswith(f"above\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nbelow\n")
+    assert (
+        "an earlier study" not in text and text.count("**open**") == 15
+    )  # a to d and j for two tasks, the others for one
+    stored = json.loads((folders.metrics / "claims.json").read_text())
+    assert list(stored) == list("abcdefghij") and {one["verdict"] for one in stored.values()} == {OPEN}
+
+
+def test_a_report_of_trials(folders, page):
+    """The best of a method is marked, and the setting that the plan uses."""
+    trials = [trial for trial in TRIALS if trial.row == "codi"][:3]
+    for trial, figure in zip(trials, (30.0, 20.0, 25.0), strict=True):
+        put_trial(folders, trial, figure)
+    report.write(folders, page, yardstick=no_yardstick)
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| CoDi | rate")]
+    assert len(lines) == 3
+    assert ["**best**" in line for line in lines] == [False, True, False]
+    assert "| 20 [19, 21] | 0.30 |" in lines[1]
+    assert [" used" in line for line in lines] == [trial.rate == BY_NAME["codi"].rate for trial in trials]
+
+
+def test_a_report_of_results(folders, page, stick):
+    """Twice in a row, with references that are made once, tables, curves, pictures and verdicts."""
+    put(folders, "codi", 1.0, stick)
+    put(folders, "codi_half", 2.0, stick)
+    put(folders, "codi_random", 2.0, stick)
+    put(folders, "ldm", 3.0, stick, seeds=(0, 1))
+    asked = []
+
+    def yardstick(task, split):
+        asked.append((task, split))
+        return stick
+
+    for _ in range(2):
+        report.write(folders, page, yardstick=yardstick)
+    assert asked == [(TASKS[0], "test")]
+    text = page.read_text()
+    assert "| CoDi | DDIM | 4 | 2 | 0.50 | 0.1000 | 20.00 | 0.500 | 2 to 2 |" in text
+    assert "| LDM | DDIM, guidance 1.5 | 8 | 18 |" in text and "| autoencoder (the ceiling) | - | - | 0 |" in text
+    assert "| CoDi | 1,000 | 1,000 | 2.0 | 48,000 | 7 | 3 |" in text
+    assert "| CoDi, 4 evaluations | 8 | 2 |" in text  # 500 and 1,000 updates
+    assert "**reproduced**: -6 [-6, -6], CoDi (DDIM, 4) - random initialisation (DDIM, 4)" in text
+    assert "DDIM | 1 |" not in text and "DDIM | 1 |" in (folders.metrics / TASKS[0] / "table.md").read_text()
+    for name in ("methods", "pictures", "budgets", "fig_7", "ablations"):
+        assert f"(study/{TASKS[0]}/{name}.png)" in text
+        assert (folders.metrics / TASKS[0] / f"{name}.png").stat().st_size > 1000
+    assert "Inpainting" not in text and '"Some commit"' in text and "other settings" not in text
+    verdicts = {
+        letter: one["verdict"] for letter, one in json.loads((folders.metrics / "claims.json").read_text()).items()
+    }
+    assert verdicts["h"] == REPRODUCED and verdicts["a"] == OPEN and verdicts["b"] == OPEN
+
+
+def test_results_of_other_settings_are_named(folders, page, stick):
+    put(folders, "codi_half", 1.0, stick, seeds=(0,))
+    path = folders.figures(BY_NAME["codi_half"], TASKS[0], 0)
+    about = json.loads(path.read_text())
+    about["stages"][-1]["train"]["learning_rate"] *= 2
+    path.write_text(json.dumps(about))
+    make_references(folders, TASKS[0], stick)
+    report.write(folders, page, yardstick=no_yardstick)
+    assert "other settings than the plan has now: super_resolution/codi_half, seed 0." in page.read_text()
+
+
+def test_a_page_without_marks_is_left_alone(folders, page):
+    page.write_text("by hand\n")
+    with pytest.raises(UserError, match="results.md: has no <!-- study: begin --> before <!-- study: end -->"):
+        report.write(folders, page, yardstick=no_yardstick)
+    assert page.read_text() == "by hand\n" and not folders.metrics.exists()
+
+
+def test_the_page_of_the_repository_has_its_marks():
+    before, after = report._around(report.PAGE)
+    assert before.startswith("# Results") and after
