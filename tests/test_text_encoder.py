@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from codi_tf.errors import UserError
-from codi_tf.models.text_encoder import ACTIVATIONS, CausalAttention, TextEncoder
+from codi_tf.models.text_encoder import ACTIVATIONS, SelfAttention, TextEncoder
 from codi_tf.weights import key_of
 
 torch = pytest.importorskip("torch")
@@ -156,7 +156,7 @@ def test_half_precision_stays_near(encoder, policy, bound):
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_the_mask_holds_in_every_format(policy):
     """Values that differ only after the first position, and scores as large as half precision has them."""
-    attention = CausalAttention(4, 1, dtype=policy)
+    attention = SelfAttention(4, 1, dtype=policy)
     attention.build()
     attention.q_proj.kernel.assign(200 * np.eye(4, dtype="float32"))
     for layer in (attention.k_proj, attention.v_proj, attention.out_proj):

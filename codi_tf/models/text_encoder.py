@@ -28,15 +28,15 @@ def tanh_gelu(x):
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu, "gelu_pytorch_tanh": tanh_gelu}
 
 
-class CausalAttention(keras.layers.Layer):
-    """Multi-head self-attention of x [B, N, D] in which a position sees itself and the ones before.
+class SelfAttention(keras.layers.Layer):
+    """Multi-head self-attention of x [B, N, D]; if causal, a position sees itself and the ones before.
 
     Scores and weights are float32 whatever the policy.
     """
 
-    def __init__(self, channels: int, heads: int, **kwargs):
+    def __init__(self, channels: int, heads: int, *, causal: bool = True, **kwargs):
         super().__init__(**kwargs)
-        self.channels, self.heads = channels, heads
+        self.channels, self.heads, self.causal = channels, heads, causal
         self.q_proj = keras.layers.Dense(channels, name="q_proj")
         self.k_proj = keras.layers.Dense(channels, name="k_proj")
         self.v_proj = keras.layers.Dense(channels, name="v_proj")
@@ -55,23 +55,35 @@ class CausalAttention(keras.layers.Layer):
         q = self._split(self.q_proj(x)) * (self.channels // self.heads) ** -0.5
         k, v = self._split(self.k_proj(x)), self._split(self.v_proj(x))
         scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32")  # [B, heads, N, N]
-        weights = ops.softmax(scores + np.triu(np.full((length, length), MASKED, "float32"), 1), axis=-1)
+        if self.causal:
+            scores = scores + np.triu(np.full((length, length), MASKED, "float32"), 1)
+        weights = ops.softmax(scores, axis=-1)
         out = ops.transpose(ops.matmul(ops.cast(weights, v.dtype), v), (0, 2, 1, 3))  # [B, N, heads, D / heads]
         return self.out_proj(ops.reshape(out, (-1, length, self.channels)))
 
     def get_config(self):
-        return {**super().get_config(), "channels": self.channels, "heads": self.heads}
+        return {**super().get_config(), "channels": self.channels, "heads": self.heads, "causal": self.causal}
 
 
 class EncoderLayer(keras.layers.Layer):
-    """Causal self-attention, then a feed-forward network; each normalised before and added. x is [B, N, D]."""
+    """Self-attention, then a feed-forward network; each normalised before and added. x is [B, N, D]."""
 
-    def __init__(self, channels: int, *, heads: int, hidden: int, activation: str, epsilon: float, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int,
+        hidden: int,
+        activation: str,
+        epsilon: float,
+        causal: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.channels, self.heads, self.hidden = channels, heads, hidden
-        self.activation, self.epsilon = activation, epsilon
+        self.activation, self.epsilon, self.causal = activation, epsilon, causal
         self.layer_norm1 = keras.layers.LayerNormalization(epsilon=epsilon, name="layer_norm1")
-        self.self_attn = CausalAttention(channels, heads, name="self_attn")
+        self.self_attn = SelfAttention(channels, heads, causal=causal, name="self_attn")
         self.layer_norm2 = keras.layers.LayerNormalization(epsilon=epsilon, name="layer_norm2")
         self.fc1 = keras.layers.Dense(hidden, name="mlp.fc1")
         self.fc2 = keras.layers.Dense(channels, name="mlp.fc2")
@@ -87,7 +99,7 @@ class EncoderLayer(keras.layers.Layer):
         return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(self.layer_norm2(x))))
 
     def get_config(self):
-        keys = ("channels", "heads", "hidden", "activation", "epsilon")
+        keys = ("channels", "heads", "hidden", "activation", "epsilon", "causal")
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 

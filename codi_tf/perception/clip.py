@@ -20,10 +20,9 @@ from codi_tf.convert.networks import NUMBERS, check_positions, stored_tensors
 from codi_tf.convert.rules import POSITIONS
 from codi_tf.errors import UserError
 from codi_tf.images import to_uint8
-from codi_tf.models.layers import Attention
-from codi_tf.models.text_encoder import ACTIVATIONS, TextEncoder
+from codi_tf.models.text_encoder import ACTIVATIONS, EncoderLayer, TextEncoder
 from codi_tf.tokenizer import END, LENGTH, Tokenizer
-from codi_tf.weights import CONFIG, Layout, Origin, make_from, read_json
+from codi_tf.weights import CONFIG, Origin, make_from, read_json
 
 PREPROCESSOR = "preprocessor_config.json"
 # Of a vision_config: what missing keys mean to transformers.
@@ -38,34 +37,6 @@ VISION = {
     "layer_norm_eps": 1e-5,
 }
 PROJECTION = 512
-
-
-class VisionLayer(keras.layers.Layer):
-    """Self-attention, then a feed-forward network; each normalised before and added. x is [B, N, D]."""
-
-    def __init__(self, channels: int, *, heads: int, hidden: int, activation: str, epsilon: float, **kwargs):
-        super().__init__(**kwargs)
-        self.channels, self.heads, self.hidden = channels, heads, hidden
-        self.activation, self.epsilon = activation, epsilon
-        self.layer_norm1 = keras.layers.LayerNormalization(epsilon=epsilon, name="layer_norm1")
-        self.self_attn = Attention(channels, heads, qkv_bias=True, name="self_attn")
-        self.layer_norm2 = keras.layers.LayerNormalization(epsilon=epsilon, name="layer_norm2")
-        self.fc1 = keras.layers.Dense(hidden, name="mlp.fc1")
-        self.fc2 = keras.layers.Dense(channels, name="mlp.fc2")
-
-    def build(self, input_shape=None):
-        for layer in (self.layer_norm1, self.layer_norm2, self.fc1):
-            layer.build((None, None, self.channels))
-        self.self_attn.build()
-        self.fc2.build((None, None, self.hidden))
-
-    def call(self, x):
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(self.layer_norm2(x))))
-
-    def get_config(self):
-        keys = ("channels", "heads", "hidden", "activation", "epsilon")
-        return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 
 class VisionEncoder(keras.Model):
@@ -109,12 +80,13 @@ class VisionEncoder(keras.Model):
         # So are they called in transformers' files.
         self.pre_norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="pre_layrnorm")
         self.encoder_layers = [
-            VisionLayer(
+            EncoderLayer(
                 hidden_size,
                 heads=num_attention_heads,
                 hidden=intermediate_size,
                 activation=hidden_act,
                 epsilon=layer_norm_eps,
+                causal=False,
                 name=f"encoder.layers.{i}",
             )
             for i in range(num_hidden_layers)
@@ -234,7 +206,7 @@ def load_clip(folder: str | Path) -> Callable[[np.ndarray, str | Sequence[str]],
     for key in [key for key in stored if re.search(POSITIONS, key)]:
         check_positions(stored.pop(key), key)
     stored.pop("logit_scale", None)  # the temperature of the training
-    network = make_from(lambda: make_network(Clip, config, "clip"), stored, path, _origin)
+    network = make_from(lambda: make_network(Clip, config, "clip"), stored, path, Origin)
     network.trainable = False
     compiled = tf.function(
         network.call,
@@ -254,12 +226,6 @@ def load_clip(folder: str | Path) -> Callable[[np.ndarray, str | Sequence[str]],
         return compiled(preprocess(images), ids, ends)
 
     return score
-
-
-def _origin(key: str, layout: Layout) -> Origin:
-    """`models.layers.Attention` has diffusers' names."""
-    key = re.sub(r"(^vision_model\..*\.self_attn\.)to_([qkv])\.", r"\1\2_proj.", key)
-    return Origin(key.replace(".to_out.0.", ".out_proj."), layout)
 
 
 def _read_config(path: Path) -> dict:
