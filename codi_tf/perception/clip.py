@@ -64,6 +64,10 @@ class VisionEncoder(keras.Model):
         super().__init__(**kwargs)
         if hidden_act not in ACTIVATIONS:
             raise UserError(f"vision_config: unknown hidden_act {hidden_act!r}: use one of {', '.join(ACTIVATIONS)}")
+        if hidden_size % num_attention_heads:
+            raise UserError(
+                f"vision_config: hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}"
+            )
         if patch_size > image_size:
             raise UserError(f"vision_config: patch_size {patch_size} is larger than image_size {image_size}")
         self.hidden_size, self.intermediate_size = hidden_size, intermediate_size
