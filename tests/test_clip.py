@@ -178,7 +178,9 @@ def test_folders_that_do_not_fit_are_refused_in_one_line(folder, tmp_path):
     assert "unknown hidden_act 'relu'" in refused("config.json", tower("vision_config", hidden_act="relu"))
     assert "patch_size is '8'" in refused("config.json", tower("vision_config", patch_size="8"))
     assert "num_channels is not 3" in refused("config.json", tower("vision_config", num_channels=4))
-    assert "36 channels cannot be split into 5" in refused("config.json", tower("vision_config", num_attention_heads=5))
+    assert "hidden_size 36 is no multiple of num_attention_heads 5" in refused(
+        "config.json", tower("vision_config", num_attention_heads=5)
+    )
     assert "below 77" in refused("config.json", tower("text_config", max_position_embeddings=76))
     assert "more tokens than the model" in refused("config.json", tower("text_config", vocab_size=9))
     for changes in (
