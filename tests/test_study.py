@@ -354,7 +354,7 @@ def test_a_report_of_results(folders, page, stick):
     """Twice in a row, with references that are made once, tables, curves, pictures and verdicts."""
     put(folders, "codi", 1.0, stick)
     put(folders, "codi_half", 2.0, stick)
-    put(folders, "codi_random", 2.0, stick)
+    put(folders, "codi_random", 3.0, stick)
     put(folders, "ldm", 3.0, stick, seeds=(0, 1))
     asked = []
 
@@ -370,7 +370,9 @@ def test_a_report_of_results(folders, page, stick):
     assert "| LDM | DDIM, guidance 1.5 | 8 | 18 |" in text and "| autoencoder (the ceiling) | - | - | 0 |" in text
     assert "| CoDi | 1,000 | 1,000 | 2.0 | 48,000 | 7 | 3 |" in text
     assert "| CoDi, 4 evaluations | 8 | 2 |" in text  # 500 and 1,000 updates
-    assert "**reproduced**: -6 [-6, -6], CoDi (DDIM, 4) - random initialisation (DDIM, 4)" in text
+    assert (
+        "**reproduced**: -10 [-10, -10], CoDi, half of the budget (DDIM, 4) - random initialisation (DDIM, 4)" in text
+    )
     assert "DDIM | 1 |" not in text and "DDIM | 1 |" in (folders.metrics / TASKS[0] / "table.md").read_text()
     for name in ("methods", "pictures", "budgets", "fig_7", "ablations"):
         assert f"(study/{TASKS[0]}/{name}.png)" in text

@@ -36,13 +36,13 @@ FAMILIES = {  # rows of a colour
     "cm_2_frozen": "CM",
 }
 FIG_2 = {
-    "latent (CoDi)": "codi",
+    "latent (CoDi)": "codi_half",
     "encoded": "codi_encoded",
     "pixels": "codi_pixel",
     "perceptual": "codi_perceptual",
 }
 FIG_7 = {
-    "CoDi": "codi",
+    "CoDi": "codi_half",
     "random initialisation": "codi_random",
     "t per sample": "codi_per_sample",
     "no guidance": "codi_no_guidance",
@@ -58,7 +58,7 @@ COMPARED = {
     "CoDi, 4": ("codi", "ddim-4"),
 }
 ABLATED = {
-    "CoDi": ("codi", "ddim-4"),
+    "CoDi": ("codi_half", "ddim-4"),
     "t per sample": ("codi_per_sample", "ddim-4"),
     "no consistency": ("codi_no_consistency", "ddim-4"),
     "no guidance": ("codi_no_guidance", "ddim-4"),
@@ -181,7 +181,8 @@ def _ablations(results: Results, folders: Folders, link: Path) -> str:
     task, text = TASKS[0], ""
     table = tables.table_3(results)
     if table:
-        text += f"## Table 3: architecture and process ({tables.TITLES[task]}, 4 evaluations)\n\n{table}"
+        about = f"{tables.TITLES[task]}, 4 evaluations, all at half of the budget"
+        text += f"## Table 3: architecture and process ({about})\n\n{table}"
     for name, title, rows in (
         ("fig_2", "Fig. 2: where guidance is measured", FIG_2),
         ("fig_7", "Fig. 7: pre-training, times and guidance", FIG_7),

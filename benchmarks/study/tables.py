@@ -21,7 +21,15 @@ SAMPLERS = {
 }
 TITLES = {"super_resolution": "super-resolution", "inpainting": "inpainting", "base": "both"}
 TABLE_2 = ("ldm", "adapter", "codi", "pe_codi", "gd_2", "gd_1", "cm_2", "cm_2_frozen", "gd_2_stochastic")
-TABLE_3 = ("ldm", "controlnet", "codi", "codi_t2i", "codi_frozen_ode", "codi_predicted", "codi_no_consistency")
+TABLE_3 = (
+    "ldm_half",
+    "controlnet",
+    "codi_half",
+    "codi_t2i",
+    "codi_frozen_ode",
+    "codi_predicted",
+    "codi_no_consistency",
+)
 REFERENCE_TITLES = {"condition": "condition", "autoencoder": "autoencoder (the ceiling)", "original": "original"}
 NOTHING = "-"
 
