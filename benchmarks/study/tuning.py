@@ -1,4 +1,4 @@
-"""Settings of every method, chosen on the validation photo: six trials each, half of the budget, one seed."""
+"""Settings of every method, chosen on the validation photo: seven trials each, half of the budget, one seed."""
 
 from __future__ import annotations
 
