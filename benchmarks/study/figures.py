@@ -81,6 +81,52 @@ def budget_curves(path: Path, series: dict[str, dict[int, Sample]]) -> bool:
     return True
 
 
+def tradeoff(path: Path, ways: dict[str, list[Sample]], families: dict[str, str]) -> bool:
+    """Write FD-photos against the latent error, a line for each way through its samples; False where there is none.
+
+    What looks like photos and what is close to this photo are two things (Blau and Michaeli 2018): a method is ahead
+    where its line lies below and left of the others', wherever it ends.
+
+    Args:
+        path: of the PNG.
+        ways: label -> samples in the order of their evaluations, which are written beside them.
+        families: label -> family; one family, one colour.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
+
+    ways = {label: samples for label, samples in ways.items() if samples}
+    if not ways:
+        return False
+    colours = dict(zip(dict.fromkeys(families[label] for label in ways), COLOURS, strict=False))
+    drawn = dict.fromkeys(colours, 0)
+    figure = Figure(figsize=(2.2 * WIDTH, 1.7 * HEIGHT), dpi=DPI, layout="constrained")
+    plot = figure.subplots()
+    for label, samples in ways.items():
+        family = families[label]
+        line, marker = STROKES[drawn[family] % len(STROKES)]
+        drawn[family] += 1
+        look = {"color": colours[family], "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.2}
+        points = [(sample.mean("latent_error"), sample.mean(FD)) for sample in samples]
+        plot.plot(*zip(*points, strict=True), label=label, **look)
+        for sample, point in zip(samples, points, strict=True):
+            plot.annotate(str(sample.steps), point, (3, 3), textcoords="offset points", fontsize=7, color=look["color"])
+    plot.set_xscale("log")
+    plot.set_yscale("log")
+    for axis in (plot.xaxis, plot.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    plot.set_xlabel("latent error (how far from this photo)", fontsize=9)
+    plot.set_ylabel("FD-photos (how far from photos)", fontsize=9)
+    plot.tick_params(labelsize=9, which="both")
+    plot.grid(alpha=0.25, linewidth=0.6, which="both")
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+    return True
+
+
 def pictures(path: Path, results: Results, task: str, samples: dict[str, tuple[str, str]]) -> bool:
     """Write what the samples make of the same inputs, beside condition, autoencoder and original; False without any.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.study import bootstrap, claims, figures, pieces, tables
 from benchmarks.study.plan import BY_NAME, SEEDS, TASKS
 from benchmarks.study.references import FD, Folders, make_references
-from benchmarks.study.results import Results, read
+from benchmarks.study.results import Results, Sample, read
 from codi_tf.errors import UserError
 from codi_tf.progress import Progress
 from codi_tf.reporting.measuring import Yardstick
@@ -158,6 +158,14 @@ student's forward and backward pass count as one:
     families = {BY_NAME[name].title: family for name, family in FAMILIES.items()}
     if figures.curves(folders.metrics / task / "methods.png", results, task, rows, families=families):
         text += f"\n![Quality against evaluations, every method]({link}/{task}/methods.png)\n"
+    ways = {title: [one for one in results.of_row(task, row) if _plain(one)] for title, row in rows.items()}
+    if figures.tradeoff(folders.metrics / task / "tradeoff.png", ways, families):
+        text += f"""
+What looks like photos is not what is close to this photo, and a setting (delta above all) moves a method along its
+line. Down and to the left is better in both; the numbers are evaluations:
+
+![FD-photos against latent error, every method]({link}/{task}/tradeoff.png)
+"""
     if figures.pictures(folders.metrics / task / "pictures.png", results, task, COMPARED):
         text += f"\nThe same inputs and noise, seed {figures.SEED} of the training, DDIM with 4 or 50 evaluations:\n"
         text += f"\n![Pictures of every method]({link}/{task}/pictures.png)\n"
@@ -166,6 +174,11 @@ student's forward and backward pass count as one:
     if figures.budget_curves(folders.metrics / task / "budgets.png", tables.budgets(results, task)):
         text += f"\n![FD-photos against updates]({link}/{task}/budgets.png)\n"
     return text
+
+
+def _plain(sample: Sample) -> bool:
+    """Whether a sample belongs to its row's line over the numbers of evaluations."""
+    return (sample.sampler, sample.guidance) == ("ddim", None)
 
 
 def _notes(results: Results, task: str) -> str:
