@@ -1,5 +1,5 @@
-"""python -m codi_tf.evaluate BUNDLE [BUNDLE ...] --out report/ [--data photos|FOLDER] [--steps 1,2,4,8,50]
-    [--samplers ddim,dpm++] [--guidance W] [--prompt ..] [--count 256] [--seed 0] [--features DIR]
+"""python -m codi_tf.evaluate BUNDLE [BUNDLE ...] --out report/ [--data photos|FOLDER] [--split heldout|all]
+    [--steps 1,2,4] [--samplers ddim] [--guidance W] [--prompt ..] [--count 256] [--seed 0] [--features DIR]
     [--lpips FILE] [--inception FILE|keras|keras:FILE] [--clip FOLDER]
 
 Measures bundles on the same held-out crops with the same noise, by every sampler and number of steps. The report is
@@ -34,14 +34,14 @@ from codi_tf.reporting.loading import (
     load_measures,
     load_models,
 )
-from codi_tf.reporting.measuring import LEVEL, Yardstick, evaluate, measure
+from codi_tf.reporting.measuring import LEVEL, Yardstick, measure
 from codi_tf.reporting.pictures import name_of_steps
 from codi_tf.reporting.report import is_report_file, write_figures, write_page, write_pictures
 from codi_tf.reporting.samplers import BATCH, model_process, model_sampler
 from codi_tf.reporting.tables import markdown_table
 
-__all__ = ["evaluate", "markdown_table", "model_sampler"]  # for use from Python
-
+SPLITS = ("heldout", "all")
+MAX_COUNT = 100_000
 SAMPLERS = ("ddim", "dpm", "dpm++", "stochastic", "consistency")  # sampling.SAMPLERS
 PICTURES = 6  # inputs of the grid
 ROWS_OF_PICTURES = 12  # of the grid, about, where many models share it
@@ -52,11 +52,14 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m codi_tf.evaluate", description="Measure and compare bundles.")
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folder of a trained model")
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")
-    parser.add_argument("--data", default="photos", help="photos (default), or a folder: its held-out images are used")
+    parser.add_argument("--data", default="photos", help="photos (default), or a folder of images")
+    parser.add_argument(
+        "--split", choices=SPLITS, default=SPLITS[0], help="heldout (default): what training leaves out; or all images"
+    )
     parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
     parser.add_argument("--samplers", default="ddim", help=f"of {', '.join(SAMPLERS)} (default: ddim)")
     parser.add_argument("--guidance", type=float, help="for bundles trained to take it (default: none)")
-    parser.add_argument("--prompt", help="one text for all pictures; needs bundles with a text encoder")
+    parser.add_argument("--prompt", help="one text for all pictures: for bundles with a text encoder, and for --clip")
     parser.add_argument("--count", type=int, default=256, help="crops (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="of crops, degradations and noise (default: 0)")
     parser.add_argument("--features", type=Path, help="folder of FD-photos' network; made there if it is missing")
@@ -117,7 +120,9 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         for one in contestants
         for steps in options.steps
     }
-    photos = load_images(config.Data(source=options.data), "heldout")
+    extractors = load_extractors(options.inception)
+    measures = load_measures(options.lpips, options.clip, options.prompt)
+    photos = load_images(config.Data(source=options.data), "heldout" if options.split == "heldout" else None)
     shared = {"image_size": model.image_size, "count": options.count, "seed": options.seed}
     examples = data.evaluation_set(photos, model.task, **shared)
     images, conditions = examples["image"], examples["condition"]
@@ -126,8 +131,8 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         conditions,
         model.base,
         load_feature_network(options.features, model.image_size).features,
-        extractors=load_extractors(options.inception),
-        measures=load_measures(options.lpips, options.clip, options.prompt),
+        extractors=extractors,
+        measures=measures,
         finish=model.task.finish,
     )
     measured = measure(samplers, yardstick, report=Progress("measuring", len(samplers)).update)
@@ -164,13 +169,17 @@ def _contestants(models: dict, options: argparse.Namespace) -> list[Contestant]:
     taking = [label for label, model in models.items() if model.can_be_guided]
     if options.guidance is not None and not taking:
         raise UserError(f"--guidance is {options.guidance:g}: no bundle was trained to take one; leave it out")
+    takes_text = any(model.base.text_encoder is not None for model in models.values())
+    if options.prompt is not None and options.clip is None and not takes_text:
+        raise UserError("--prompt: no bundle has a text encoder; leave it out, or name a --clip to compare it with")
     contestants = []
     for bundle, model in models.items():
         guidance = options.guidance if bundle in taking else None
         doubled = guidance not in (None, 1.0) and not model.network.takes_guidance
+        prompt = None if model.base.text_encoder is None else options.prompt
         for sampler in options.samplers:
             label = bundle if len(options.samplers) == 1 else f"{bundle}, {sampler}"
-            chosen = {"sampler": sampler, "guidance": guidance, "prompt": options.prompt}
+            chosen = {"sampler": sampler, "guidance": guidance, "prompt": prompt}
             contestants.append(Contestant(label, bundle, model, chosen, cost=2 if doubled else 1))
     return contestants
 
@@ -251,8 +260,8 @@ def _samplers(text: str) -> list[str]:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises UserError for what is wrong with the arguments alone."""
-    if options.count < 2:
-        raise UserError(f"--count is {options.count}: it must be at least 2")
+    if not 2 <= options.count <= MAX_COUNT:
+        raise UserError(f"--count is {options.count}: it must be at least 2 and at most {MAX_COUNT:,}")
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed is {options.seed}: it must be between 0 and 2**63 - 1")
     if options.guidance is not None and not math.isfinite(options.guidance):
@@ -273,6 +282,9 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--clip measures how well pictures fit a text: give that as --prompt")
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out is {options.out}: that is a file; name a folder")
+    kept = None if options.features is None else options.features.resolve()
+    if kept is not None and options.out.resolve() in (kept, *kept.parents):
+        raise UserError(f"--features is {options.features}: the report replaces {options.out}; name a folder elsewhere")
     if options.out.is_dir() and not all(is_report_file(path.name) for path in options.out.iterdir()):
         raise UserError(f"--out is {options.out}: holds other files than a report; choose another place")
 

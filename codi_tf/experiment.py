@@ -103,9 +103,11 @@ def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:
     return FusedAdamW(rate, weight_decay=train.weight_decay or None, global_clipnorm=train.clip_norm)
 
 
-def load_images(settings: config.Data, split: str) -> dict[str, np.ndarray]:
-    """The photos of a split of an experiment's source."""
-    return data.load_photos(split) if settings.source == "photos" else data.load_folder(settings.source, split)
+def load_images(settings: config.Data, split: str | None) -> dict[str, np.ndarray]:
+    """The photos of a split of an experiment's source, "train" or "heldout"; None: all that are there."""
+    if settings.source != "photos":
+        return data.load_folder(settings.source, split)
+    return {name: p for one in ([split] if split else data.PHOTOS) for name, p in data.load_photos(one).items()}
 
 
 def build_dataset(experiment: config.Experiment, trainer: Trainer, start_step: int) -> tf.data.Dataset:

@@ -87,7 +87,7 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
 
 
 def frechet_interval(
-    features_a: np.ndarray, features_b: np.ndarray, *, replicates: int = 20, level: float = 0.9, seed: int = 0
+    features_a: np.ndarray, features_b: np.ndarray, *, replicates: int = 100, level: float = 0.9, seed: int = 0
 ) -> tuple[float, float]:
     """A bootstrap interval of the Frechet distance of two sets whose rows belong to the same N pictures.
 

@@ -49,7 +49,7 @@ class CoDi(Trainer):
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are, and may be in half precision).
         method: `config.ConditionalDistillation` (CoDi, the default), `Finetune` (the undistilled model), `Consistency`
             or `Guided`; the last two go on from an adapter that was fine-tuned.
-        task: what the condition is, from `codi_tf.tasks`. None: super-resolution.
+        task: what the condition is: a task from `codi_tf.tasks`, or its name. None: super-resolution.
         ema_decay: gamma of theta-, the target network, which is also the network that generates.
         mu_rate: learning rate of mu as a multiple of the others'.
         seed: seed of all draws of the loss.
@@ -68,7 +68,7 @@ class CoDi(Trainer):
         train: str = "all",
         *,
         method: config.Finetune | config.ConditionalDistillation | config.Consistency | config.Guided | None = None,
-        task: Task | None = None,
+        task: Task | str | None = None,
         ema_decay: float = 0.95,
         mu_rate: float = 30.0,
         seed: int = 0,
@@ -77,7 +77,12 @@ class CoDi(Trainer):
         pretrained: bool = True,
         name: str = "codi",
     ):
-        settings, task = method or config.ConditionalDistillation(), task or make_task("super_resolution")
+        settings, task = method or config.ConditionalDistillation(), task or "super_resolution"
+        task = make_task(task) if isinstance(task, str) else task
+        if isinstance(adapter, str) and isinstance(settings, config.Consistency | config.Guided):
+            raise UserError(
+                "this method goes on from a fine-tuned model: give its base and adapter=tuned.student.adapter"
+            )
         kind = adapter if isinstance(adapter, str) else kind_of(adapter)
         adaptation = config.Adaptation(adapter=kind, train=train, mu_rate=mu_rate, pretrained=pretrained)
         _check_base(base, train)

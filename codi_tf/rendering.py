@@ -23,7 +23,7 @@ def render(model, photo: np.ndarray, *, upscale: int = 1, **options) -> np.ndarr
         model: a `CoDi` model.
         photo: float RGB [H, W, 3] in [0, 1]; for inpainting [H, W, 4], with a mask above 0.5 where it is to be filled.
         upscale: K, the result is K times as high and as wide as the photo, which is enlarged bicubically first.
-        options: of `CoDi.generate`: prompt, steps, seed, report.
+        options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, report.
 
     Returns:
         uint8 RGB [K H, K W, 3].
@@ -44,7 +44,9 @@ def _resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
     rgb = resize(photo[..., :3], height, width)
     if photo.shape[-1] == 3:
         return rgb
-    unknown = resize((photo[..., 3:] > 0.5).astype(np.float32), height, width) > 1e-3
+    # Around one half, so that clipping to [0, 1] leaves the negative lobes of the bicubic kernel what they are.
+    share = resize(0.5 + 0.25 * (photo[..., 3:] > 0.5).astype(np.float32), height, width) - 0.5
+    unknown = np.abs(share) > 1e-4
     return np.concatenate([rgb, unknown], axis=-1)
 
 

@@ -15,6 +15,8 @@ from codi_tf.diffusion import bounded, coefficients
 from codi_tf.errors import UserError
 from codi_tf.methods.networks import denoiser, draw_noise, draw_times
 
+STAGE_1 = config.Guided(stage=1)
+
 
 def latents(count=3):
     random = np.random.default_rng(0)
@@ -103,6 +105,12 @@ def test_the_perceptual_distance_needs_features():
         config.Consistency(distance="perceptual")
     with pytest.raises(UserError, match="perceptual=network.maps"):
         distilled(distance="perceptual", features="folder")
+
+
+@pytest.mark.parametrize("method", [codi_tf.Consistency(delta=30), STAGE_1])
+def test_a_new_adapter_has_nothing_to_distil(method):
+    with pytest.raises(UserError, match="this method goes on from a fine-tuned model: give its base and adapter="):
+        codi_tf.CoDi(tiny_base(), "mu", method=method)
 
 
 @pytest.mark.parametrize(

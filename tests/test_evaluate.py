@@ -233,7 +233,10 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
         (["--samplers", "ddim,ddim"], "each once"),
         (["--guidance", "nan"], "must be a finite number"),
         (["--guidance", "2"], "no bundle was trained to take one"),
-        (["--prompt", "a cat"], "no text encoder"),
+        (["--prompt", "a cat"], "no bundle has a text encoder"),
+        (["--count", "100001"], "--count is 100001: it must be at least 2 and at most 100,000"),
+        (["--features", "report/features"], "--features is report/features: the report replaces report"),
+        (["--split", "train"], "argument --split: invalid choice: 'train'"),
         (["--lpips", "none.safetensors"], "--lpips is none.safetensors: no such file"),
         (["--lpips", "file"], "file"),
         (["--inception", "none.safetensors"], "--inception is none.safetensors: no such file"),
@@ -272,7 +275,7 @@ def test_mistakes(bundle, feature_folder, tmp_path, monkeypatch, options, messag
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def testlabels():
+def test_labels():
     assert labels([Path("runs/a/result"), Path("runs/b/result"), Path("c")]) == ["a", "b", "c"]
     assert labels([Path("x/a"), Path("y/a")]) == ["x/a", "y/a"]
 

@@ -89,6 +89,27 @@ def test_the_photo_beneath_the_mask_has_no_say(model):
     assert np.abs(told.astype(int) - first)[mask > 0].max() > 2
 
 
+@pytest.mark.parametrize(("upscale", "limit"), [(2, 10**6), (1, 16 * 64), (2, 16 * 64)])
+def test_the_photo_beneath_the_mask_has_no_say_in_other_sizes(model, monkeypatch, upscale, limit):
+    """Of two photos that differ beneath the mask alone, the same picture is made, whatever resizing mixes."""
+    monkeypatch.setattr(rendering, "MAX_PIXELS", limit)
+    rgb, mask = photo(40, 48), np.zeros((40, 48), np.uint8)
+    mask[10:25, 12:30] = 255  # corners: the products of two negative lobes are positive
+    made = []
+    for beneath in (0, 255):
+        image = np.where(mask[..., None] > 0, np.uint8(beneath), rgb)
+        made.append(render(model, with_mask(image, mask) / np.float32(255), steps=1, upscale=upscale).astype(int))
+    far = np.ones(made[0].shape[:2], bool)
+    far[(10 - 5) * upscale : (25 + 5) * upscale, (12 - 5) * upscale : (30 + 5) * upscale] = False
+    assert np.abs(made[0] - made[1]).max() <= 2  # a share below 1e-4 of what lies beneath, as the networks see it
+    np.testing.assert_array_equal(made[0][far], images.to_uint8(_enlarged(rgb, upscale))[far])
+
+
+def _enlarged(rgb, upscale):
+    height, width = (upscale * side for side in rgb.shape[:2])
+    return rgb / np.float32(255) if upscale == 1 else images.resize(rgb / np.float32(255), height, width)
+
+
 def test_transparency_of_the_photo_is_white(folder, files):
     rgb, alpha = photo(5, 7), np.full((5, 7, 1), 255, np.uint8)
     alpha[disc(5, 7) == 0] = 0
@@ -115,7 +136,7 @@ def test_a_large_photo_keeps_its_own_pixels(folder, model, files, capsys, monkey
     assert "the result of 128x72 is made at 32x18 and enlarged" in told.err
     assert told.out.endswith("its pixels are those of in.png\n")
     small = images.resize(rgb / np.float32(255), 18, 32)
-    touched = images.resize(mask[..., None] / np.float32(255), 18, 32) > 1e-3
+    touched = np.abs(images.resize(0.5 + 0.25 * (mask[..., None] > 127).astype(np.float32), 18, 32) - 0.5) > 1e-4
     assert 0.02 < touched.mean() - (mask > 0).mean() < 0.2  # what the mask touches is unknown
     image = model.generate(np.concatenate([small, touched], axis=-1).astype(np.float32), steps=1)
     assert_filled(made, rgb, mask, images.to_uint8(images.resize(image / np.float32(255), 72, 128)))

@@ -13,6 +13,7 @@ from codi_tf.errors import UserError
 from codi_tf.reporting.samplers import Sampler, in_batches
 
 LEVEL = 0.9  # of all intervals
+FEW = 256  # features
 
 Measure = Callable  # (pictures, originals) float32 [B, H, W, 3] in [-1, 1] -> [B]
 Extractor = Callable  # pictures float32 [B, H, W, 3] in [-1, 1] -> features [B, D]
@@ -48,7 +49,9 @@ class Measured:
             row[f"{name}_interval"] = metrics.mean_interval(spread, level=LEVEL) if finite else None
         for name, features in self.features.items():
             row[name] = metrics.frechet_distance(features, self.references[name])
-            row[f"{name}_interval"] = metrics.frechet_interval(features, self.references[name], level=LEVEL)
+            replicates = 100 if features.shape[1] <= FEW else 20  # of FID's, a distance takes seconds
+            options = {"replicates": replicates, "level": LEVEL}
+            row[f"{name}_interval"] = metrics.frechet_interval(features, self.references[name], **options)
         return row
 
 

@@ -96,13 +96,14 @@ def write_page(folder: Path, about: str, rows: dict[str, dict], labels: list[str
 {about}
 
 {markdown_table(rows)}
-In brackets: {100 * LEVEL:g} % bootstrap intervals over the pictures, which are the same ones in every row.
+In brackets: {100 * LEVEL:g} % bootstrap intervals over the pictures, which are the same ones in every row. They tell
+how sure the figures are for crops of these images; of other images they say nothing.
 
 {legend(rows)}
 
 ## Quality against network evaluations
 
-Lines: means; bands: the intervals above; grey: {levels}.
+Lines: the figures; bands: the intervals above; grey: {levels}.
 
 ![{", ".join(columns_of(rows.values()))} against network evaluations](curves.png)
 
