@@ -141,7 +141,7 @@ def test_one_seed_has_the_interval_of_the_metrics():
     own, reference = features(0, N, D), features(1, N, D)
     one = spread((0,), own[np.newaxis], frechet_to(reference), replicates=20)
     assert one.mean() == frechet_distance(own, reference)
-    np.testing.assert_allclose(one.interval(), frechet_interval(own, reference), rtol=1e-9)
+    np.testing.assert_allclose(one.interval(), frechet_interval(own, reference, replicates=20), rtol=1e-9)
 
 
 def test_the_ratio_is_to_the_originals_of_the_same_pictures():
