@@ -2,9 +2,9 @@
 
 Every system has the same budget of optimizer updates from the same base; where there are two stages, each gets half. A
 row that goes on from another one names it as its parent. `forwards` are the network evaluations of a training example
-in an update beside the student's own forward and backward pass. The rates and averages of each family are those of the
-best of its trials (`python -m benchmarks.study tune`), by FD-photos on the validation photo: at 4 evaluations, of what
-is not distilled at 50.
+in an update beside the student's own forward and backward pass. Every family has settings that its trials began with
+and varied one at a time (`python -m benchmarks.study tune`), and settings that were chosen by them: those of the least
+FD-photos on the validation photo, at 4 evaluations, of what is not distilled at 50.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ UPDATES = 1000  # of a row, all stages together
 HALF = UPDATES // 2
 TASKS = ("super_resolution", "inpainting")
 SEEDS = (0, 1, 2)
-DELTA = 30  # of 1,000 training times; 1, as in the paper, is inert at this scale
 
 DDIM = tuple(("ddim", steps, None) for steps in (1, 2, 4, 8))
 AT_50 = (("ddim", 50, None),)
@@ -36,7 +35,7 @@ class Row:
         parent: the row whose result it starts from; None: the base.
         on_base: whether it trains the base alone, without task and adapter.
         adaptation, train: further options of these sections.
-        rate: peak of the learning rate, chosen by the trials below.
+        rate: peak of the learning rate.
         samples: (sampler, steps, guidance) that are measured.
         tasks: where it is run; "base" for what all tasks share.
         forwards: see above, of the last stage.
@@ -50,171 +49,156 @@ class Row:
     on_base: bool = False
     adaptation: dict = field(default_factory=dict)
     train: dict = field(default_factory=dict)
-    rate: float = 1e-3
+    rate: float = 2e-3
     samples: tuple = DDIM
     tasks: tuple = TASKS
     forwards: int = 0
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the trials of a family choose: options of its method and of train, and the peak of the learning rate."""
+
+    rate: float = 2e-3
+    method: dict = field(default_factory=dict)
+    train: dict = field(default_factory=dict)
+
+
+TRIED = {
+    "ldm": Settings(),
+    "adapter": Settings(8e-3),
+    "codi": Settings(method={"delta": 30}),
+    "pe_codi": Settings(method={"delta": 30}),
+    "cm": Settings(method={"delta": 30}),
+    "cm_frozen": Settings(method={"delta": 30}),
+    "gd": Settings(),
+    "gd_1": Settings(),
+}
+CHOSEN = {
+    "ldm": Settings(method={"space": "signal"}),
+    "adapter": Settings(method={"space": "signal"}),
+    "codi": Settings(method={"delta": 60}),  # of 1,000 training times; 1, as in the paper, is inert at this scale
+    "pe_codi": Settings(method={"delta": 120}),
+    "cm": Settings(method={"delta": 60}),
+    "cm_frozen": Settings(method={"delta": 60}),
+    "gd": Settings(4e-3),
+    "gd_1": Settings(4e-3),
+}
+
 ADAPTER_ONLY = {"train": "adapter"}
-FINETUNE = {"name": "finetune", "drop_condition": 0.1}
-AVERAGE = {"ema_decay": 0.95}
-
-# What the trials chose, a family each.
-LDM = {"rate": 2e-3, "train": AVERAGE}
-ADAPTER = {"rate": 8e-3, "train": AVERAGE}
-CODI = {"rate": 2e-3, "train": AVERAGE}
-PE_CODI = {"rate": 2e-3, "train": AVERAGE}
-CM = {"rate": 2e-3, "train": AVERAGE}
-CM_FROZEN = {"rate": 2e-3, "train": AVERAGE}
-GD = {"rate": 2e-3, "train": {**AVERAGE, "cycles": 3, "warmup_steps": 0}}
-GD_1 = {"rate": 2e-3, "train": AVERAGE}
-
-
-def _codi(**changes) -> dict:
-    return {"name": "codi", "delta": DELTA, "guidance_weight": 2.0, **changes}
-
-
-def _ablation(name: str, title: str, method: dict, **options) -> Row:
-    return Row(name, title, method, HALF, **{**CODI, "tasks": TASKS[:1], "forwards": 1, **options})
-
-
-def _halving(updates: int, **options) -> dict:
-    return {"name": "guided", "stage": 2, "steps": [16, 8, 4], "updates": updates // 3, **options}
-
-
 GUIDED = (("ddim", 4, 1.5),)
 
-ROWS = (
-    # What later rows start from.
-    Row("ldm_half", "LDM, half of the budget", FINETUNE, HALF, samples=(*DDIM, *AT_50), **LDM),
-    Row(
-        "adapter_half",
-        "adapter alone, half of the budget",
-        FINETUNE,
-        HALF,
-        adaptation=ADAPTER_ONLY,
-        **ADAPTER,
-    ),
-    Row(
-        "base_halved",
-        "base, distilled to 4 steps",
-        _halving(HALF),
-        HALF,
-        on_base=True,
-        samples=(),
-        tasks=("base",),
-        forwards=2,
-        **GD,
-    ),
-    Row(
-        "guided_1",
-        "GD-II, stage 1",
-        {"name": "guided", "stage": 1, "guidance": [1.0, 2.0]},
-        HALF // 5,
-        parent="ldm_half",
-        forwards=2,
-        **LDM,
-    ),
-    # Table 2.
-    Row("ldm", "LDM", FINETUNE, samples=(*DDIM, ("ddim", 20, None), *AT_50, *SOLVERS, *GUIDED), **LDM),
-    Row(
-        "adapter",
-        "adapter alone",
-        FINETUNE,
-        adaptation=ADAPTER_ONLY,
-        samples=(*DDIM, *AT_50, *SOLVERS),
-        **ADAPTER,
-    ),
-    Row("codi", "CoDi", _codi(), samples=(*DDIM, *RENOISING), forwards=1, **CODI),
-    Row(
-        "pe_codi",
-        "PE-CoDi",
-        _codi(),
-        adaptation=ADAPTER_ONLY,
-        samples=(*DDIM, *RENOISING),
-        forwards=1,
-        **PE_CODI,
-    ),
-    Row(
-        "gd_2",
-        "GD-II",
-        _halving(HALF - HALF // 5, guidance=[1.0, 2.0]),
-        HALF - HALF // 5,
-        parent="guided_1",
-        samples=(*DDIM, ("ddim", 4, 1.5), *RENOISING),
-        forwards=2,
-        **GD,
-    ),
-    Row("gd_1", "GD-I", FINETUNE, HALF, parent="base_halved", **GD_1),
-    Row(
-        "cm_2",
-        "CM-II",
-        {"name": "consistency", "delta": DELTA},
-        HALF,
-        parent="ldm_half",
-        samples=(*DDIM, *RENOISING),
-        forwards=2,
-        **CM,
-    ),
-    Row(
-        "cm_2_frozen",
-        "CM-II (frozen)",
-        {"name": "consistency", "delta": DELTA},
-        HALF,
-        parent="adapter_half",
-        adaptation=ADAPTER_ONLY,
-        samples=(*DDIM, *RENOISING),
-        forwards=2,
-        **CM_FROZEN,
-    ),
-    Row(  # beyond the budget: it goes on from the whole of GD-II
-        "gd_2_stochastic",
-        "GD-II for the stochastic sampler",
-        {"name": "guided", "stage": 2, "steps": [4], "updates": 100, "stochastic": True, "guidance": [1.0, 2.0]},
-        100,
-        parent="gd_2",
-        samples=(("stochastic", 4, None), ("ddim", 4, None)),
-        forwards=2,
-        **LDM,
-    ),
-    # Table 3, Fig. 2, Fig. 7: CoDi with one thing changed, all at half of the budget, beside "codi_half".
-    Row(
-        "controlnet",
-        "LDM with a ControlNet",
-        FINETUNE,
-        HALF,
-        adaptation={"adapter": "controlnet"},
-        tasks=TASKS[:1],
-        **LDM,
-    ),
-    _ablation("codi_per_sample", "t per sample", _codi(t="per_sample")),
-    _ablation("codi_no_consistency", "no noise consistency", _codi(consistency="none"), forwards=0),
-    _ablation("codi_frozen_ode", "ODE of the frozen network", _codi(z_s="frozen"), forwards=2),
-    _ablation("codi_predicted", "ODE with the predicted noise (Algorithm 1)", _codi(z_s="predicted")),
-    _ablation("codi_no_guidance", "no guidance", _codi(guidance="none")),
-    _ablation("codi_random", "random initialisation", _codi(), adaptation={"pretrained": False}),
-    _ablation("codi_encoded", "guidance in the encoded space", _codi(guidance="encoded")),
-    _ablation("codi_pixel", "guidance in pixels", _codi(guidance="pixel")),
-    _ablation(
-        "codi_perceptual",
-        "perceptual guidance",
-        _codi(guidance="perceptual", features="assets/photos-base/features"),
-    ),
-    _ablation("codi_t2i", "T2I-Adapter", _codi(), adaptation={"adapter": "t2i"}),
-    # Budgets.
-    Row("codi_half", "CoDi, half of the budget", _codi(), HALF, tasks=TASKS[:1], forwards=1, **CODI),
-    Row("codi_double", "CoDi, twice the budget", _codi(), 2 * UPDATES, tasks=TASKS[:1], forwards=1, **CODI),
-    Row(
-        "ldm_double",
-        "LDM, twice the budget",
-        FINETUNE,
-        2 * UPDATES,
-        tasks=TASKS[:1],
-        samples=(*DDIM, *AT_50),
-        **LDM,
-    ),
-)
+
+def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
+    """All rows, each with the settings of its family."""
+
+    def finetune(name: str, title: str, family: str, updates: int = UPDATES, **options) -> Row:
+        method = {"name": "finetune", "drop_condition": 0.1}
+        return _row(name, title, settings[family], method, updates=updates, **options)
+
+    def codi(name: str, title: str, family: str = "codi", updates: int = UPDATES, **options) -> Row:
+        changes, options = options.pop("method", {}), {"forwards": 1, **options}
+        method = {"name": "codi", "guidance_weight": 2.0, **changes}
+        return _row(name, title, settings[family], method, updates=updates, **options)
+
+    def ablation(name: str, title: str, method: dict | None = None, **options) -> Row:
+        return codi(name, title, updates=HALF, method=method or {}, tasks=TASKS[:1], **options)
+
+    def consistency(name: str, title: str, family: str, **options) -> Row:
+        method = {"name": "consistency"}
+        return _row(
+            name, title, settings[family], method, updates=HALF, samples=(*DDIM, *RENOISING), forwards=2, **options
+        )
+
+    def halving(name: str, title: str, updates: int, **options) -> Row:
+        method = {
+            "name": "guided",
+            "stage": 2,
+            "steps": [16, 8, 4],
+            "updates": updates // 3,
+            **options.pop("method", {}),
+        }
+        train = {"cycles": 3, "warmup_steps": 0}
+        return _row(name, title, settings["gd"], method, updates=updates, train=train, forwards=2, **options)
+
+    guidance = {"guidance": [1.0, 2.0]}
+    return (
+        # What later rows start from.
+        finetune("ldm_half", "LDM, half of the budget", "ldm", HALF, samples=(*DDIM, *AT_50)),
+        finetune("adapter_half", "adapter alone, half of the budget", "adapter", HALF, adaptation=ADAPTER_ONLY),
+        halving("base_halved", "base, distilled to 4 steps", HALF, on_base=True, samples=(), tasks=("base",)),
+        _row(
+            "guided_1",
+            "GD-II, stage 1",
+            dataclasses.replace(settings["ldm"], method={}),
+            {"name": "guided", "stage": 1, **guidance},
+            updates=HALF // 5,
+            parent="ldm_half",
+            forwards=2,
+        ),
+        # Table 2.
+        finetune("ldm", "LDM", "ldm", samples=(*DDIM, ("ddim", 20, None), *AT_50, *SOLVERS, *GUIDED)),
+        finetune("adapter", "adapter alone", "adapter", adaptation=ADAPTER_ONLY, samples=(*DDIM, *AT_50, *SOLVERS)),
+        codi("codi", "CoDi", samples=(*DDIM, *RENOISING)),
+        codi("pe_codi", "PE-CoDi", "pe_codi", adaptation=ADAPTER_ONLY, samples=(*DDIM, *RENOISING)),
+        halving(
+            "gd_2",
+            "GD-II",
+            HALF - HALF // 5,
+            method=guidance,
+            parent="guided_1",
+            samples=(*DDIM, *GUIDED, *RENOISING),
+        ),
+        finetune("gd_1", "GD-I", "gd_1", HALF, parent="base_halved"),
+        consistency("cm_2", "CM-II", "cm", parent="ldm_half"),
+        consistency("cm_2_frozen", "CM-II (frozen)", "cm_frozen", parent="adapter_half", adaptation=ADAPTER_ONLY),
+        _row(  # beyond the budget: it goes on from the whole of GD-II
+            "gd_2_stochastic",
+            "GD-II for the stochastic sampler",
+            dataclasses.replace(settings["ldm"], method={}),
+            {"name": "guided", "stage": 2, "steps": [4], "updates": 100, "stochastic": True, **guidance},
+            updates=100,
+            parent="gd_2",
+            samples=(("stochastic", 4, None), ("ddim", 4, None)),
+            forwards=2,
+        ),
+        # Table 3, Fig. 2, Fig. 7: CoDi with one thing changed, all at half of the budget, beside "codi_half".
+        finetune(
+            "controlnet", "LDM with a ControlNet", "ldm", HALF, adaptation={"adapter": "controlnet"}, tasks=TASKS[:1]
+        ),
+        ablation("codi_per_sample", "t per sample", {"t": "per_sample"}),
+        ablation("codi_no_consistency", "no noise consistency", {"consistency": "none"}, forwards=0),
+        ablation("codi_frozen_ode", "ODE of the frozen network", {"z_s": "frozen"}, forwards=2),
+        ablation("codi_predicted", "ODE with the predicted noise (Algorithm 1)", {"z_s": "predicted"}),
+        ablation("codi_no_guidance", "no guidance", {"guidance": "none"}),
+        ablation("codi_random", "random initialisation", adaptation={"pretrained": False}),
+        ablation("codi_encoded", "guidance in the encoded space", {"guidance": "encoded"}),
+        ablation("codi_pixel", "guidance in pixels", {"guidance": "pixel"}),
+        ablation(
+            "codi_perceptual",
+            "perceptual guidance",
+            {"guidance": "perceptual", "features": "assets/photos-base/features"},
+        ),
+        ablation("codi_t2i", "T2I-Adapter", adaptation={"adapter": "t2i"}),
+        # Budgets.
+        ablation("codi_half", "CoDi, half of the budget"),
+        codi("codi_double", "CoDi, twice the budget", updates=2 * UPDATES, tasks=TASKS[:1]),
+        finetune("ldm_double", "LDM, twice the budget", "ldm", 2 * UPDATES, tasks=TASKS[:1], samples=(*DDIM, *AT_50)),
+    )
+
+
+def _row(name: str, title: str, settings: Settings, method: dict, *, train: dict | None = None, **options) -> Row:
+    return Row(
+        name,
+        title,
+        {**settings.method, **method},
+        rate=settings.rate,
+        train={"ema_decay": 0.95, **settings.train, **(train or {})},
+        **options,
+    )
+
+
+ROWS = rows_of(CHOSEN)
 
 
 def halved(row: Row) -> Row:
@@ -234,7 +218,7 @@ def halved(row: Row) -> Row:
     )
 
 
-BY_NAME = {row.name: row for row in (*ROWS, *map(halved, ROWS))}
+BY_NAME = {row.name: row for row in (*ROWS, *map(halved, rows_of(TRIED)))}
 
 
 AT_4 = (("ddim", 4, None),)

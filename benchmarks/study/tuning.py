@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from benchmarks.study import pieces
-from benchmarks.study.plan import BY_NAME, TRIALS, Row, Trial, halved
+from benchmarks.study.plan import BY_NAME, TRIALS, Row, Trial
 
 TASK = "super_resolution"
 
@@ -29,7 +29,7 @@ def _make(row: Row) -> None:
 
 def of_trial(trial: Trial) -> Row:
     """The row that a trial trains: that of its method, halved, with its change."""
-    row = halved(BY_NAME[trial.row])
+    row = BY_NAME[f"half_{trial.row}"]
     return dataclasses.replace(
         row,
         name=f"trial_{trial.row}_{trial.name}",
