@@ -82,7 +82,7 @@ CHOSEN = {
     "cm": Settings(method={"delta": 60}),
     "cm_frozen": Settings(method={"delta": 60}),
     "gd": Settings(4e-3),
-    "gd_1": Settings(4e-3),
+    "gd_1": Settings(method={"space": "signal"}),
 }
 
 ADAPTER_ONLY = {"train": "adapter"}
