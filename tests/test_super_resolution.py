@@ -244,11 +244,13 @@ def test_lists_of_a_configuration_file_are_taken():
 
 def test_make_task():
     assert make_task("super_resolution", scale=2) == SuperResolution(scale=2)
-    assert set(TASKS) == {"super_resolution", "inpainting"}
+    assert set(TASKS) == {"super_resolution", "real_world", "bicubic", "inpainting"}
 
 
 def test_make_task_lists_what_is_valid():
-    with pytest.raises(UserError, match="unknown task 'sharpen'; valid tasks: inpainting, super_resolution"):
+    with pytest.raises(
+        UserError, match="unknown task 'sharpen'; valid tasks: bicubic, inpainting, real_world, super_resolution"
+    ):
         make_task("sharpen")
     with pytest.raises(UserError, match="'factor'; valid options: scale, blur_sigma, noise_std, jpeg_quality"):
         make_task("super_resolution", factor=4)

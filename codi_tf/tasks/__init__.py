@@ -8,7 +8,9 @@ from typing import ClassVar, Protocol
 import tensorflow as tf
 
 from codi_tf.errors import UserError
+from codi_tf.tasks.bicubic import Bicubic
 from codi_tf.tasks.inpainting import Inpainting
+from codi_tf.tasks.real_world import RealWorld
 from codi_tf.tasks.super_resolution import SuperResolution
 
 
@@ -17,12 +19,19 @@ class Task(Protocol):
 
     A condition is float32 [H, W, condition_channels]: three channels in [-1, 1], which can be shown as a picture, and
     for inpainting a fourth, the mask, 1 where the picture is unknown and 0 elsewhere.
+
+    Attributes:
+        condition_channels: 3 or 4.
+        made_of: what of an example `degrade` makes the condition of: "image", "depth" or "source", see `data.Source`.
+        prompted: whether an example's prompt is a part of the task, an instruction.
     """
 
     condition_channels: ClassVar[int]
+    made_of: ClassVar[str]
+    prompted: ClassVar[bool]
 
     def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """The condition of a training photo, a function of (image, seed int32 [2]) only."""
+        """The condition of a training example, a function of (what it is made of, seed int32 [2]) only."""
 
     def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
         """The condition of what a user brings, [..., H, W, condition_channels] in [-1, 1]."""
@@ -31,7 +40,12 @@ class Task(Protocol):
         """What is shown of images [..., H, W, 3] that were made of conditions [..., H, W, condition_channels]."""
 
 
-TASKS = {"super_resolution": SuperResolution, "inpainting": Inpainting}
+TASKS = {
+    "super_resolution": SuperResolution,
+    "real_world": RealWorld,
+    "bicubic": Bicubic,
+    "inpainting": Inpainting,
+}
 
 
 def make_task(name: str, **options: object) -> Task:

@@ -38,6 +38,8 @@ class Inpainting:
     """
 
     condition_channels: ClassVar[int] = 4
+    made_of: ClassVar[str] = "image"
+    prompted: ClassVar[bool] = False
 
     free_form: float = 0.6
     box: float = 0.3

@@ -9,6 +9,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from codi_tf.errors import UserError
+from codi_tf.tasks.degradations import jpeg
 from codi_tf.tasks.options import checked_range, is_whole
 
 
@@ -27,6 +28,8 @@ class SuperResolution:
     """
 
     condition_channels: ClassVar[int] = 3
+    made_of: ClassVar[str] = "image"
+    prompted: ClassVar[bool] = False
 
     scale: int = 4
     blur_sigma: tuple[float, float] = (0.2, 1.2)
@@ -106,14 +109,6 @@ def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor, *, radius: int) -> tf.Tens
     for shape in ([-1, 1, channels, 1], [1, -1, channels, 1]):  # separable: down the columns, along the rows
         blurred = tf.nn.depthwise_conv2d(blurred, tf.reshape(kernel, shape), [1, 1, 1, 1], "VALID")
     return blurred[0]
-
-
-def jpeg(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
-    """Float32 [H, W, 3] in [0, 1], clipped and rounded to 8 bits, through JPEG of the quality (int32 []) and back."""
-    pixels = tf.cast(tf.round(255 * tf.clip_by_value(image, 0.0, 1.0)), tf.uint8)
-    # TensorFlow's default transform is the fast one, off by up to 5 levels even on smooth pictures at quality 100.
-    decoded = tf.image.adjust_jpeg_quality(pixels, quality, dct_method="INTEGER_ACCURATE")
-    return tf.ensure_shape(tf.cast(decoded, tf.float32) / 255, image.shape)
 
 
 def _between(bounds: tuple[float, float], u: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,206 @@
+"""Sources of examples -> deterministic, resumable tf.data: example i is a function of (seed, i) only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf.data.windows import Photos
+from codi_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from codi_tf.tasks import Task
+
+ONE_HOST = (0, 1)
+
+
+class Source(Protocol):
+    """Where examples come from.
+
+    Attributes:
+        provides: what its examples have besides "image": some of "depth", "source", "prompt".
+    """
+
+    provides: tuple[str, ...]
+
+    def drawer(
+        self, *, image_size: int, augment: bool, recolour: bool
+    ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+        """A function (index int64 [], seed int32 [2]) -> example, to run within tf.data.
+
+        The example depends on the source, the index and the seed only:
+
+            "image": float32 [S, S, 3] in [-1, 1], what is to be learnt;
+            "depth": float32 [S, S, 1], larger is nearer, in any unit;
+            "source": float32 [S, S, 3] in [-1, 1], the picture before an edit;
+            "prompt": string [], UTF-8.
+
+        Args:
+            image_size: S.
+            augment: mirror an example with probability 1/2.
+            recolour: give every example other colours, see `windows.recoloured`.
+        """
+
+
+def crops(
+    source: Source | dict[str, np.ndarray],
+    *,
+    image_size: int,
+    seed: int,
+    start: int = 0,
+    augment: bool = True,
+    recolour: bool = False,
+) -> tf.data.Dataset:
+    """Infinite dataset of examples start, start + 1, ...; example i is a function of (source, seed, i) only.
+
+    Args:
+        source: a source, or photos: name -> uint8 [H, W, 3].
+        image_size: S.
+        seed: any whole number of 64 bits.
+        start: the first example.
+        augment, recolour: see `Source.drawer`.
+
+    Returns:
+        {"image": float32 [S, S, 3] in [-1, 1], "index": int64 [], the example's number i} and what the source provides.
+
+    Raises:
+        UserError: no photo, or a photo smaller than the crop.
+    """
+    draw = _as_source(source).drawer(image_size=image_size, augment=augment, recolour=recolour)
+    return _examples(draw, None, seed, _counted(start))
+
+
+def batches(
+    source: Source | dict[str, np.ndarray],
+    task: Task | None,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    augment: bool = True,
+    recolour: bool = False,
+    num_threads: int = 0,
+    tokenizer: Callable[[Sequence[str]], np.ndarray] | None = None,
+    drop_prompt: float = 0.0,
+    shard: tuple[int, int] = ONE_HOST,
+) -> tf.data.Dataset:
+    """Infinite dataset of batches start_step, start_step + 1, ...; on one host, batch k has the examples k B .. k B + B - 1.
+
+    Args:
+        source, image_size, seed, augment, recolour: see `crops`.
+        task: makes the condition of each example, with a seed of its own from (seed, i); None: no condition.
+        batch_size: B, of this host.
+        start_step: the first batch: a resumed training asks for the batch after its last.
+        num_threads: size of the dataset's own pool of threads, 0 for one per core; the values do not depend on it.
+        tokenizer: texts -> int32 [B, M]; None: prompts are left out.
+        drop_prompt: the share of examples whose prompt is empty, drawn by (seed, i).
+        shard: (i, n): this is host i of n, whose batches are the i-th part of batches of n B examples.
+
+    Returns:
+        {"image": float32 [B, S, S, 3] in [-1, 1], "condition": float32 [B, S, S, task.condition_channels], with a
+        tokenizer "tokens": int32 [B, M]}.
+
+    Raises:
+        UserError: no photo, or a photo smaller than the crop; the source lacks what the task makes conditions of, or
+            prompts.
+    """
+    source = _as_source(source)
+    _check(source, task, prompts=tokenizer is not None)
+    draw = source.drawer(image_size=image_size, augment=augment, recolour=recolour)
+    indices = _counted(start_step * batch_size)
+    host, hosts = shard
+    if hosts > 1:
+        b = batch_size
+
+        def of_host(i):
+            return i // b * (b * hosts) + host * b + i % b
+
+        indices = indices.map(of_host)
+    dataset = _examples(draw, task, seed, indices, drop_prompt=drop_prompt)
+    dataset = dataset.map(_for_training(task, tokenizer)).batch(batch_size, drop_remainder=True)
+    if tokenizer is not None:
+        dataset = dataset.map(_tokenized(tokenizer), num_parallel_calls=1, deterministic=True)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = num_threads
+    options.threading.max_intra_op_parallelism = 1  # examples are small: parallel across, not within
+    return dataset.prefetch(2).with_options(options)
+
+
+def evaluation_set(
+    source: Source | dict[str, np.ndarray], task: Task | None, *, image_size: int, count: int, seed: int
+) -> dict[str, np.ndarray]:
+    """The first `count` examples, not mirrored, in NumPy arrays: {"image", "condition"} float32 [count, S, S, .].
+
+    Images have 3 channels, conditions `task.condition_channels`; without a task there are none. Where the source has
+    prompts, "prompt" is an array of str [count].
+    """
+    source = _as_source(source)
+    _check(source, task, prompts=False)
+    draw = source.drawer(image_size=image_size, augment=False, recolour=False)
+    kept = {"image", *(() if task is None else ("condition",)), *({"prompt"} & set(source.provides))}
+    dataset = _examples(draw, task, seed, _counted(0)).map(_only(kept)).batch(count)
+    examples = next(dataset.as_numpy_iterator())
+    if "prompt" in examples:
+        examples["prompt"] = np.array([text.decode("utf-8") for text in examples["prompt"]], object)
+    return examples
+
+
+def _as_source(source: Source | dict[str, np.ndarray]) -> Source:
+    return Photos(source) if isinstance(source, dict) else source
+
+
+def _check(source: Source, task: Task | None, *, prompts: bool) -> None:
+    wanted = [*((task.made_of,) if task is not None else ()), *(("prompt",) if prompts else ())]
+    for key in wanted:
+        if key != "image" and key not in source.provides:
+            has = ", ".join(("image", *source.provides))
+            raise UserError(f"these data have no {key} beside their images (they have: {has}); name data that do")
+
+
+def _counted(start: int) -> tf.data.Dataset:
+    return tf.data.Dataset.range(start, np.iinfo(np.int64).max)
+
+
+def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset, *, drop_prompt=0.0) -> tf.data.Dataset:
+    @tf.autograph.experimental.do_not_convert  # it would rewrap a UserError
+    def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
+        seeds = tf.random.stateless_uniform([2, 2], [seed, index], minval=None, maxval=None, dtype=tf.int32)
+        features = draw(index, seeds[0]) | {"index": index}
+        if task is not None:
+            features["condition"] = task.degrade(features[task.made_of], seeds[1])
+        if drop_prompt > 0 and "prompt" in features:
+            u = tf.random.stateless_uniform([], tf.random.fold_in(seeds[1], 1))
+            features["prompt"] = tf.where(u < drop_prompt, "", features["prompt"])
+        return features
+
+    return indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _for_training(task: Task | None, tokenizer) -> Callable[[dict], dict]:
+    return _only({"image", *(() if task is None else ("condition",)), *(() if tokenizer is None else ("prompt",))})
+
+
+def _only(kept: set[str]) -> Callable[[dict], dict]:
+    def choose(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {name: value for name, value in features.items() if name in kept}
+
+    return choose
+
+
+def _tokenized(tokenizer) -> Callable[[dict], dict]:
+    def tokens_of(prompts: np.ndarray) -> np.ndarray:
+        return np.asarray(tokenizer([prompt.decode("utf-8") for prompt in prompts]), np.int32)
+
+    length = len(tokenizer([""])[0])
+
+    def tokenize(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        prompts = batch["prompt"]
+        tokens = tf.numpy_function(tokens_of, [prompts], tf.int32, stateful=False)
+        others = {name: value for name, value in batch.items() if name != "prompt"}
+        return others | {"tokens": tf.ensure_shape(tokens, (prompts.shape[0], length))}
+
+    return tokenize
