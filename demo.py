@@ -62,7 +62,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
 
     _say(began, "2/4  Measuring on photos that no model has seen (about a minute)")
     examples = data.evaluation_set(
-        experiment.load_images(settings.data, "heldout"),
+        experiment.load_source(settings, "heldout"),
         model.task,
         image_size=settings.data.image_size,
         count=count,

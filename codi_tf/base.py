@@ -61,6 +61,11 @@ class Base:
         """Scaled latents [B, h, w, 4] -> images [B, f h, f w, 3], about [-1, 1], not clipped."""
         return self.vae.decode(latents / self.vae.scaling_factor)
 
+    def embed_tokens(self, tokens) -> np.ndarray:
+        """Token ids int32 [B, 77] -> their embeddings, float32 [B, 77, D]: the text encoder's last hidden states."""
+        with tf.init_scope():  # also while a function is being traced
+            return ops.convert_to_numpy(self.text_encoder(tokens))
+
     def embed(self, prompts: str | Sequence[str]) -> np.ndarray:
         """Prompts -> their embeddings, float32 [B, 77, D]: the text encoder's last hidden states.
 
@@ -75,8 +80,7 @@ class Base:
                 "this model came without a tokenizer: name the folder of its vocab.json and merges.txt "
                 "(load_stable_diffusion(..., tokenizer=FOLDER))"
             )
-        with tf.init_scope():  # also while a function is being traced
-            return ops.convert_to_numpy(self.text_encoder(self.tokenizer(prompts)))
+        return self.embed_tokens(self.tokenizer(prompts))
 
     @functools.cached_property
     def context(self) -> np.ndarray:

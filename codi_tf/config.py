@@ -29,6 +29,11 @@ def _check_delta(delta: int) -> None:
         raise UserError(f"method.delta is {delta}: it must be at least 1 training time")
 
 
+def _check_share(name: str, share: float) -> None:
+    if not 0 <= share < 1:
+        raise UserError(f"{name} is {share}: it must be in [0, 1)")
+
+
 def _check_features(name: str, value: str, features: str | None) -> None:
     if value == "perceptual" and features is None:
         raise UserError(f"{name} is 'perceptual': set method.features to the folder of a feature network")
@@ -76,15 +81,17 @@ class Finetune:
     Attributes:
         space: the space of the squared error.
         drop_condition: the share of examples whose condition is all 0, for guidance with the condition.
+        drop_prompt: the share of examples whose prompt is empty, for guidance with the prompt; drawn apart.
     """
 
     space: str = "velocity"
     drop_condition: float = 0.0
+    drop_prompt: float = 0.0
 
     def __post_init__(self):
         _one_of("method.space", self.space, SPACES)
-        if not 0 <= self.drop_condition < 1:
-            raise UserError(f"method.drop_condition is {self.drop_condition}: it must be in [0, 1)")
+        _check_share("method.drop_condition", self.drop_condition)
+        _check_share("method.drop_prompt", self.drop_prompt)
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,7 @@ class ConditionalDistillation:
         delta: t - s in training times; s = max(t - delta, 0).
         boundary: boundary scalings on the predicted noise and signal (Eq. 11, 17, 18).
         features: folder of the feature network of the perceptual distance.
+        drop_prompt: the share of examples whose prompt is empty.
     """
 
     z_s: str = "own"
@@ -110,8 +118,10 @@ class ConditionalDistillation:
     delta: int = 1
     boundary: bool = False
     features: str | None = None
+    drop_prompt: float = 0.0
 
     def __post_init__(self):
+        _check_share("method.drop_prompt", self.drop_prompt)
         _one_of("method.z_s", self.z_s, ("own", "predicted", "frozen"))
         _one_of("method.consistency", self.consistency, ("noise", "signal", "velocity", "none"))
         _one_of("method.guidance", self.guidance, ("latent", "encoded", "pixel", "perceptual", "none"))
@@ -218,6 +228,8 @@ class Data:
         encode_once: encode this many examples before the first step and train on their latents; 0 encodes every batch
             anew.
         seed: seed of crops and degradations.
+        max_unreadable: the share of unreadable records that a run goes on with, see `data.stream.Stream`.
+        prompts: whether the images' texts are used; False: the empty prompt, but where the text is the task.
     """
 
     source: str = "photos"
@@ -226,12 +238,16 @@ class Data:
     recolour: bool = False
     encode_once: int = 0
     seed: int = 0
+    max_unreadable: float = 0.01
+    prompts: bool = False
 
     def __post_init__(self):
         if self.image_size < 8 or self.image_size % 8:
             raise UserError(f"data.image_size is {self.image_size}: it must be a positive multiple of 8")
         if self.encode_once < 0:
             raise UserError(f"data.encode_once is {self.encode_once}: it must be 0 or the number of examples")
+        if not 0 <= self.max_unreadable <= 1:
+            raise UserError(f"data.max_unreadable is {self.max_unreadable}: it must be in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -345,6 +361,7 @@ class Experiment:
         method: what is trained and how; in YAML a mapping with `name` (a key of METHODS) and the method's own options.
         base: folder of the model to start from (a bundle, or Stable Diffusion in the diffusers layout).
         task: the condition; in YAML a mapping with `name` and the task's own options. None: no condition.
+        text: folder with text_encoder/ and tokenizer/, for a base that has none and is to be told something.
     """
 
     method: Autoencoder | Pretrain | Finetune | ConditionalDistillation | Consistency | Guided
@@ -354,6 +371,7 @@ class Experiment:
     memory: Memory = field(default_factory=Memory)
     base: str | None = None
     task: dict | None = None
+    text: str | None = None
 
     def __post_init__(self):
         if self.base is None and not isinstance(self.method, Autoencoder):

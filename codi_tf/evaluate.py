@@ -1,5 +1,5 @@
 """python -m codi_tf.evaluate BUNDLE [BUNDLE ...] --out report/ [--data photos|FOLDER] [--split heldout|all]
-    [--steps 1,2,4] [--samplers ddim] [--guidance W] [--prompt ..] [--count 256] [--seed 0] [--features DIR]
+    [--steps 1,2,4] [--samplers ddim] [--guidance W] [--prompt ..|--prompts] [--count 256] [--seed 0] [--features DIR]
     [--lpips FILE] [--inception FILE|keras|keras:FILE] [--clip FOLDER]
 
 Measures bundles on the same held-out crops with the same noise, by every sampler and number of steps. The report is
@@ -33,6 +33,7 @@ from codi_tf.reporting.loading import (
     load_feature_network,
     load_measures,
     load_models,
+    load_text_measures,
 )
 from codi_tf.reporting.measuring import LEVEL, Yardstick, measure
 from codi_tf.reporting.pictures import name_of_steps
@@ -52,7 +53,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m codi_tf.evaluate", description="Measure and compare bundles.")
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folder of a trained model")
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")
-    parser.add_argument("--data", default="photos", help="photos (default), or a folder of images")
+    parser.add_argument("--data", default="photos", help="photos (default), a folder, shards, a TFDS name, or pairs")
     parser.add_argument(
         "--split", choices=SPLITS, default=SPLITS[0], help="heldout (default): what training leaves out; or all images"
     )
@@ -60,6 +61,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--samplers", default="ddim", help=f"of {', '.join(SAMPLERS)} (default: ddim)")
     parser.add_argument("--guidance", type=float, help="for bundles trained to take it (default: none)")
     parser.add_argument("--prompt", help="one text for all pictures: for bundles with a text encoder, and for --clip")
+    parser.add_argument(
+        "--prompts", action="store_true", help="the images' own texts (always, where they are the task)"
+    )
     parser.add_argument("--count", type=int, default=256, help="crops (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="of crops, degradations and noise (default: 0)")
     parser.add_argument("--features", type=Path, help="folder of FD-photos' network; made there if it is missing")
@@ -108,24 +112,20 @@ class Contestant:
 def _report(options: argparse.Namespace, folder: Path) -> str:
     """Fill the folder; returns the table."""
     start_tensorflow()
-    from codi_tf import config, data
-    from codi_tf.experiment import load_images
     from codi_tf.progress import Progress
 
     models = load_models(options.bundles)
     model = next(iter(models.values()))
-    contestants = _contestants(models, options)
+    examples, names, count = _examples(options, model)
+    images, conditions, prompts = examples["image"], examples["condition"], _prompts(options, model, examples)
+    contestants = _contestants(models, options, prompts)
     samplers = {
         one.row(steps): model_sampler(one.model, steps, options.seed, **one.options)
         for one in contestants
         for steps in options.steps
     }
     extractors = load_extractors(options.inception)
-    measures = load_measures(options.lpips, options.clip, options.prompt)
-    photos = load_images(config.Data(source=options.data), "heldout" if options.split == "heldout" else None)
-    shared = {"image_size": model.image_size, "count": options.count, "seed": options.seed}
-    examples = data.evaluation_set(photos, model.task, **shared)
-    images, conditions = examples["image"], examples["condition"]
+    measures, text_measures = load_measures(options.lpips), load_text_measures(options.clip)
     yardstick = Yardstick(
         images,
         conditions,
@@ -133,30 +133,63 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         load_feature_network(options.features, model.image_size).features,
         extractors=extractors,
         measures=measures,
+        text_measures=text_measures,
+        prompts=prompts,
         finish=model.task.finish,
     )
     measured = measure(samplers, yardstick, report=Progress("measuring", len(samplers)).update)
     curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in contestants}
-    settings = _settings(options, models, photos)
+    settings = _settings(options, models, names)
     families = {one.label: one.bundle for one in contestants} if len(models) > 1 else None
     rows = write_figures(folder, measured, curves, settings, families=families)
 
     shown = _shown(images[:BATCH], min(PICTURES, max(2, ROWS_OF_PICTURES // len(contestants))))
     pictures = {
-        one.label: {steps: samplers[one.row(steps)](conditions[:BATCH])[0][shown] for steps in options.steps}
+        one.label: {
+            steps: model_sampler(one.model, steps, options.seed, **_of_first(one))(conditions[:BATCH])[0][shown]
+            for steps in options.steps
+        }
         for one in contestants
     }
     progress, ways = Progress("sampling processes", len(contestants)), {}
     for done, one in enumerate(contestants, start=1):
         ways[one.label] = {
-            steps: model_process(one.model, conditions[shown[0]], shown[0], steps, options.seed, **one.options)
+            steps: model_process(
+                one.model, conditions[shown[0]], shown[0], steps, options.seed, **_of_one(one, shown[0])
+            )
             for steps in PROCESS_STEPS
         }
         progress.update(done)
     write_pictures(folder, pictures, ways, conditions[shown], images[shown])
-    about = _about(options, contestants, photos, model.image_size)
+    about = _about(options, contestants, count, images.shape[1])
     write_page(folder, about, rows, [one.label for one in contestants], max(PROCESS_STEPS))
     return markdown_table(rows)
+
+
+def _examples(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], int]:
+    """What is measured on, and the names, as far as they are known, and the number of the images it comes from."""
+    from codi_tf import data
+
+    if data.is_pairs(options.data):
+        if not hasattr(model.task, "low_resolution"):
+            raise UserError(f"--data is {options.data}: pairs are for super-resolution, the bundles do something else")
+        names = [f"{i:05}.png" for i in range(options.count)]
+        return data.read_pairs(options.data, options.count), names, len(names)
+    source = data.load_source(options.data, "heldout" if options.split == "heldout" else None, model.task)
+    shared = {"image_size": model.image_size, "count": options.count, "seed": options.seed}
+    return data.evaluation_set(source, model.task, **shared), source.names, len(source)
+
+
+def _of_first(one: Contestant) -> dict:
+    """The options for the first BATCH pictures."""
+    prompt = one.options["prompt"]
+    return one.options | {"prompt": None if prompt is None else prompt[:BATCH]}
+
+
+def _of_one(one: Contestant, place: int) -> dict:
+    """The options for one picture."""
+    prompt = one.options["prompt"]
+    return one.options | {"prompt": None if prompt is None else prompt[place]}
 
 
 def _shown(images: np.ndarray, count: int) -> np.ndarray:
@@ -164,7 +197,21 @@ def _shown(images: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-images.std(axis=(1, 2, 3)), kind="stable")[:count]
 
 
-def _contestants(models: dict, options: argparse.Namespace) -> list[Contestant]:
+def _prompts(options: argparse.Namespace, model, examples: dict) -> list[str] | None:
+    """A text for every picture: --prompt, or the images' own. None: no text."""
+    count = len(examples["image"])
+    if options.prompt is not None:
+        return [options.prompt] * count
+    if options.prompts or model.task.prompted:
+        if "prompt" not in examples:
+            raise UserError(f"--data is {options.data}: its images have no texts; give --prompt, or name others")
+        return list(examples["prompt"])
+    if options.clip is not None:
+        raise UserError("--clip measures how well pictures fit a text: give that as --prompt, or ask for --prompts")
+    return None
+
+
+def _contestants(models: dict, options: argparse.Namespace, prompts: list[str] | None) -> list[Contestant]:
     """Every bundle with every sampler; --guidance is for those that were trained to take one."""
     taking = [label for label, model in models.items() if model.can_be_guided]
     if options.guidance is not None and not taking:
@@ -176,7 +223,7 @@ def _contestants(models: dict, options: argparse.Namespace) -> list[Contestant]:
     for bundle, model in models.items():
         guidance = options.guidance if bundle in taking else None
         doubled = guidance not in (None, 1.0) and not model.network.takes_guidance
-        prompt = None if model.base.text_encoder is None else options.prompt
+        prompt = None if model.base.text_encoder is None else prompts
         for sampler in options.samplers:
             label = bundle if len(options.samplers) == 1 else f"{bundle}, {sampler}"
             chosen = {"sampler": sampler, "guidance": guidance, "prompt": prompt}
@@ -184,10 +231,10 @@ def _contestants(models: dict, options: argparse.Namespace) -> list[Contestant]:
     return contestants
 
 
-def _about(options: argparse.Namespace, contestants: list[Contestant], photos: dict, image_size: int) -> str:
+def _about(options: argparse.Namespace, contestants: list[Contestant], photos: int, image_size: int) -> str:
     """What was measured, for a reader."""
     lines = [
-        f"{options.count} crops of {image_size} pixels from {len(photos)} held-out images of {options.data}, "
+        f"{options.count} crops of {image_size} pixels from {photos} held-out images of {options.data}, "
         f"seed {options.seed}. {_plural('Sampler', options.samplers)}."
     ]
     if options.prompt is not None:
@@ -205,7 +252,7 @@ def _plural(word: str, names: Sequence[str]) -> str:
     return f"{word}{'' if len(names) == 1 else 's'}: {', '.join(names)}"
 
 
-def _settings(options: argparse.Namespace, models: dict, photos: dict) -> dict:
+def _settings(options: argparse.Namespace, models: dict, names: Sequence[str]) -> dict:
     """What metrics.json says of how the figures were made."""
     import codi_tf
     from codi_tf.weights import folder_sha256
@@ -220,7 +267,7 @@ def _settings(options: argparse.Namespace, models: dict, photos: dict) -> dict:
         "codi_tf": codi_tf.__version__,
         "bundles": {label: {**named(path), "task": model.task_config()} for (label, model), path in bundles},
         "data": options.data,
-        "photos": list(photos),
+        "photos": list(names),
         "image_size": next(iter(models.values())).image_size,
         "count": options.count,
         "seed": options.seed,
@@ -228,6 +275,7 @@ def _settings(options: argparse.Namespace, models: dict, photos: dict) -> dict:
         "samplers": options.samplers,
         "guidance": options.guidance,
         "prompt": options.prompt,
+        "prompts": options.prompts,
         "interval_level": LEVEL,
         "features": named(options.features),
         "lpips": named(options.lpips),
@@ -278,8 +326,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--inception is {options.inception}: no such file; name FID's weights, or {KERAS}")
     if options.clip is not None and not options.clip.is_dir():
         raise UserError(f"--clip is {options.clip}: no such folder; name that of a CLIP model")
-    if options.clip is not None and options.prompt is None:
-        raise UserError("--clip measures how well pictures fit a text: give that as --prompt")
+    if options.prompt is not None and options.prompts:
+        raise UserError("--prompt is one text for all pictures, --prompts the images' own: give one of them")
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out is {options.out}: that is a file; name a folder")
     kept = None if options.features is None else options.features.resolve()

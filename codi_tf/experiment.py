@@ -8,16 +8,16 @@ import math
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, data
 from codi_tf.base import Base, make_autoencoder, measure_scale
 from codi_tf.convert.folder import save_base
+from codi_tf.data.cached import cached_batches, check_made_with, is_cache, made_with, read_cache, read_meta
 from codi_tf.errors import UserError
 from codi_tf.features import load_features
 from codi_tf.files import whole_folder
-from codi_tf.latents import encode_once, latent_batches
+from codi_tf.latents import embed_once, encode_once, latent_batches
 from codi_tf.methods.autoencoder import AutoencoderMethod
 from codi_tf.methods.finetune import FinetuneMethod
 from codi_tf.methods.guided import HalvingMethod
@@ -28,6 +28,7 @@ from codi_tf.optimizers import FusedAdamW
 from codi_tf.progress import Progress
 from codi_tf.start import adapted, alone, to_pretrain
 from codi_tf.tasks import Task, make_task
+from codi_tf.tokenizer import Tokenizer
 from codi_tf.trainer import Trainer
 
 
@@ -103,27 +104,75 @@ def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:
     return FusedAdamW(rate, weight_decay=train.weight_decay or None, global_clipnorm=train.clip_norm)
 
 
-def load_images(settings: config.Data, split: str | None) -> dict[str, np.ndarray]:
-    """The photos of a split of an experiment's source, "train" or "heldout"; None: all that are there."""
-    if settings.source != "photos":
-        return data.load_folder(settings.source, split)
-    return {name: p for one in ([split] if split else data.PHOTOS) for name, p in data.load_photos(one).items()}
+def load_source(experiment: config.Experiment, split: str | None) -> data.Source:
+    """The source of an experiment: of a split, "train" or "heldout"; None: all that is there.
+
+    Of examples that were encoded beforehand it is what they were made of.
+    """
+    name = experiment.data.source
+    if is_cache(name):
+        name = read_meta(name)["data"]["source"]
+    options = {key: getattr(experiment.data, key) for key in ("seed", "max_unreadable")}
+    return data.load_source(name, split, build_task(experiment), **options)
+
+
+def takes_prompts(experiment: config.Experiment) -> bool:
+    """Whether the examples' texts are used."""
+    task = build_task(experiment)
+    return experiment.data.prompts or (task is not None and task.prompted)
+
+
+def tokenizer_of(experiment: config.Experiment, base: Base) -> Tokenizer | None:
+    """Texts -> tokens, where texts are used. Raises UserError for a base that has no use for them."""
+    if not takes_prompts(experiment):
+        return None
+    if base.text_encoder is None or base.tokenizer is None:
+        raise UserError(
+            f"base is {experiment.base}: it has no text encoder, and these examples come with texts; set text to a "
+            "folder with text_encoder/ and tokenizer/, or name another base"
+        )
+    return base.tokenizer
 
 
 def build_dataset(experiment: config.Experiment, trainer: Trainer, start_step: int) -> tf.data.Dataset:
     """Batches from step `start_step` on: of images, or of latents where they are encoded once."""
     settings, train = experiment.data, experiment.train
-    photos, task = load_images(settings, "train"), build_task(experiment)
+    if is_cache(settings.source):
+        return _cached(experiment, trainer, start_step)
+    source, task = load_source(experiment, "train"), build_task(experiment)
     shared = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolour")}
-    if not settings.encode_once or isinstance(experiment.method, config.Autoencoder):
-        return data.batches(photos, task, batch_size=train.batch_size, start_step=start_step, **shared)
+    if isinstance(experiment.method, config.Autoencoder):
+        return data.batches(source, task, batch_size=train.batch_size, start_step=start_step, **shared)
+    shared["tokenizer"] = tokenizer_of(experiment, trainer.method.base)
+    if not settings.encode_once:
+        return data.batches(source, task, batch_size=train.batch_size, start_step=start_step, **shared)
     if settings.encode_once < train.batch_size:
         raise UserError(f"data.encode_once is {settings.encode_once}: it must be at least train.batch_size")
     count, progress = settings.encode_once, Progress("encoding examples", settings.encode_once)
-    images = data.batches(photos, task, batch_size=32, **shared)
+    images = data.batches(source, task, batch_size=32, **shared)
     base, student = trainer.method.base, trainer.student
     latents = encode_once(base, images, count, progress.update, see=functools.partial(seen, base, student))
-    return latent_batches(latents, batch_size=train.batch_size, seed=settings.seed, start_step=start_step)
+    latents, contexts = embed_once(base, latents)
+    options = {"seed": settings.seed, "start_step": start_step, "contexts": contexts}
+    return latent_batches(latents, batch_size=train.batch_size, **options)
+
+
+def _cached(experiment: config.Experiment, trainer: Trainer, start_step: int) -> tf.data.Dataset:
+    """Batches of what `python -m codi_tf.cache` encoded."""
+    settings = experiment.data
+    if isinstance(experiment.method, config.Autoencoder):
+        raise UserError(f"data.source is {settings.source}: an autoencoder is trained on images, not on latents")
+    base, task = trainer.method.base, build_task(experiment)
+    wanted = made_with(base, task=task, image_size=settings.image_size, sees=trainer.student.sees)
+    check_made_with(settings.source, wanted)
+    examples = read_cache(settings.source)
+    if not takes_prompts(experiment):
+        examples.pop("tokens", None)
+    elif "tokens" not in examples:
+        raise UserError(f"{settings.source}: was encoded without texts; encode it with data.prompts=true")
+    examples, contexts = embed_once(base, examples)
+    options = {"seed": settings.seed, "start_step": start_step, "contexts": contexts}
+    return cached_batches(examples, batch_size=experiment.train.batch_size, **options)
 
 
 def save_result(experiment: config.Experiment, trainer: Trainer, folder: Path, provenance: dict) -> None:

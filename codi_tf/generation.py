@@ -8,12 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.base import Base
-from codi_tf.diffusion import Prediction
+from codi_tf.diffusion import Denoise, Prediction
 from codi_tf.errors import UserError
 from codi_tf.methods.networks import denoiser_with, seen
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.noise import gaussian_noise
-from codi_tf.sampling import guided, make_grid, trajectory
+from codi_tf.sampling import make_grid, trajectory
 
 
 class Generator:
@@ -34,12 +34,21 @@ class Generator:
         self.decode = tf.function(self._decode, autograph=False)
 
     def trajectory(
-        self, condition, noise, context, *, steps: int, sampler: str = "ddim", guidance: float | None = None, seed=0
+        self,
+        condition,
+        noise,
+        context,
+        *,
+        steps: int,
+        sampler: str = "ddim",
+        guidance: float | None = None,
+        text_guidance: float = 1.0,
+        seed: int = 0,
     ) -> Iterator[Prediction]:
         """What the network says in each of `steps` steps, noisiest first; the last x_hat is the result.
 
-        What depends on the condition alone is computed once. A step is one network evaluation; two, if a network that
-        does not take the guidance is to be guided.
+        What depends on the condition alone is computed once. A step is one network evaluation, or as many as
+        `denoiser` says.
 
         Args:
             condition: [B, H, W, 3 or 4] in [-1, 1].
@@ -47,24 +56,46 @@ class Generator:
             context: prompts [1 or B, 77, D].
             steps: 1 to the number of training times.
             sampler: of `sampling.SAMPLERS`.
-            guidance: 1 is none; None: the default of the model.
+            guidance, text_guidance: see `denoiser`.
             seed: of the noise that stochastic samplers add on their way.
         """
-        features, untold = self.encode(condition, context), None
-        taken = self.guidance if guidance is None else guidance
-        if not self.network.takes_guidance and taken != 1.0:
-            untold = self.encode_nothing(condition, context)
-        scale = tf.constant([taken], tf.float32)
-
-        def denoise(z_t, t):
-            if untold is None:
-                return self.denoise(z_t, t, features, context, scale)
-            told, free = (self.denoise(z_t, t, f, context, scale) for f in (features, untold))
-            return Prediction(*(guided(u, c, taken) for u, c in zip(free, told, strict=True)))
-
+        denoise = self.denoiser(condition, context, guidance=guidance, text_guidance=text_guidance)
         grid = make_grid(sampler, self.base.schedule, steps)
         fresh = (gaussian_noise(seed, tuple(noise.shape), stream=i + 1) for i in range(grid.draws))
         return (prediction for prediction, _ in trajectory(denoise, noise, grid, fresh))
+
+    def denoiser(self, condition, context, *, guidance: float | None = None, text_guidance: float = 1.0) -> Denoise:
+        """e(0, 0) + g_c (e(c, 0) - e(0, 0)) + g_p (e(c, p) - e(c, 0)): InstructPix2Pix (Brooks et al. 2023, Eq. 3).
+
+        With g_p = 1 it is e(0, p) + g_c (e(c, p) - e(0, p)). One network evaluation; another one if a network that does
+        not take the guidance is to be guided by the condition, and another one to be guided by the prompt.
+
+        Args:
+            condition: [B, H, W, 3 or 4] in [-1, 1].
+            context: prompts [1 or B, 77, D].
+            guidance: g_c, 1 is none; None: the default of the model.
+            text_guidance: g_p, 1 is none.
+        """
+        taken = self.guidance if guidance is None else guidance
+        scale = tf.constant([taken], tf.float32)
+        empty = tf.constant(self.base.context) if text_guidance != 1.0 else context
+        # What is asked of the network in each step, beginning with all that it can be told.
+        told = [(self.encode(condition, context), context)]
+        weights = [1.0]
+        if text_guidance != 1.0:
+            told.append((self.encode(condition, empty), empty))
+            weights = [text_guidance, 1.0 - text_guidance]
+        if not self.network.takes_guidance and taken != 1.0:
+            told.append((self.encode_nothing(condition, empty), empty))
+            weights = [*weights[:-1], weights[-1] + taken - 1.0, 1.0 - taken]
+
+        def denoise(z_t, t):
+            answers = [self.denoise(z_t, t, features, prompt, scale) for features, prompt in told]
+            if len(answers) == 1:
+                return answers[0]
+            return Prediction(*(_weighted(parts, weights) for parts in zip(*answers, strict=True)))
+
+        return denoise
 
     def latents(self, condition, noise, context, *, report: Callable[[int], None] | None = None, **options):
         """The clean latents at the end of `trajectory`, whose arguments these are.
@@ -89,6 +120,10 @@ class Generator:
 
     def _decode(self, latents):
         return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
+
+
+def _weighted(parts, weights):
+    return tf.add_n([weight * part for part, weight in zip(parts, weights, strict=True)])
 
 
 def check_finite(result: tf.Tensor) -> np.ndarray:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from codi_tf.errors import UserError
+
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that are taken for photos
 
 
 def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.ndarray:
@@ -123,6 +126,11 @@ def pad_to_multiple(image: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple
     height, width = image.shape[:2]
     padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
     return np.pad(image, padding, mode="reflect"), (height, width)
+
+
+def bands(height: int, rows: int = 256) -> Iterator[slice]:
+    """The rows of an image, `rows` at a time: what is worked on by bands needs no second image."""
+    return (slice(first, min(first + rows, height)) for first in range(0, height, rows))
 
 
 def grid(

@@ -137,15 +137,18 @@ class CoDi(Trainer):
         """c, what the adapter takes of condition images [B, H, W, 3 or 4] in [-1, 1]: their latents or the images."""
         return seen(self.base, self.network, images)
 
-    def denoiser(self, c) -> Denoise:
-        """(z_t, t) -> Prediction for a condition (see `see`), whose features are computed here, once."""
-        features, guidance = self.network.condition(c, self.base.context), self.lowest_guidance
-        shared = {"guidance": guidance, "boundary": self.boundary}
-        return denoiser_with(self.base, self.network, features, self.base.context, **shared)
+    def denoiser(self, c, context=None) -> Denoise:
+        """(z_t, t) -> Prediction for a condition (see `see`), whose features are computed here, once.
 
-    def sample_latents(self, c, noise, *, steps: int):
+        `context` are embedded prompts [1 or B, 77, D]; None: an empty one.
+        """
+        context = self.base.context if context is None else context
+        features, guidance = self.network.condition(c, context), self.lowest_guidance
+        return denoiser_with(self.base, self.network, features, context, guidance=guidance, boundary=self.boundary)
+
+    def sample_latents(self, c, noise, *, steps: int, context=None):
         """A condition (see `see`) and noise [B, h, w, 4] -> clean latents, in `steps` network evaluations, unrolled."""
-        return few_step(self.denoiser(c), noise, self.base.schedule, steps)
+        return few_step(self.denoiser(c, context), noise, self.base.schedule, steps)
 
     def generate_step(self, condition, noise, steps: int, context=None):
         """Condition [B, H, W, 3 or 4] in [-1, 1], noise [B, h, w, 4] -> images [B, H, W, 3] in [-1, 1]; compiled.
@@ -166,6 +169,7 @@ class CoDi(Trainer):
         seed: int = 0,
         sampler: str = "ddim",
         guidance: float | None = None,
+        text_guidance: float = 1.0,
         report: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """Images for condition images.
@@ -179,6 +183,8 @@ class CoDi(Trainer):
             sampler: "ddim" (Eq. 7, for most models), "dpm", "dpm++", "stochastic" or "consistency": see `sampling`.
             guidance: 1 is none. For models of guided distillation, and for models that were fine-tuned with
                 `drop_condition`: those need two evaluations a step then.
+            text_guidance: 1 is none. The prompt's, for models that were fine-tuned with `drop_prompt`: one more
+                evaluation a step.
             report: is called with the number of steps that are done.
 
         Returns:
@@ -191,10 +197,12 @@ class CoDi(Trainer):
         steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
         batch = images.as_batch("condition", condition, channels=self.task.condition_channels)
         context = tf.constant(self.base.context if prompt is None else self._embed(prompt, len(batch)))
+        self.check_text_guidance(text_guidance, prompted=prompt is not None)
         padded = [images.pad_to_multiple(image, self.base.multiple) for image in batch]
         inputs = np.asarray(self.task.condition_from_image(np.stack([2.0 * image - 1.0 for image, _ in padded])))
         noise = gaussian_noise(seed, self.latent_shape(*inputs.shape[:3]))
         options = {"steps": steps, "sampler": sampler, "guidance": self.check_guidance(guidance), "seed": seed}
+        options["text_guidance"] = text_guidance
         z = self.generator.latents(tf.constant(inputs), tf.constant(noise), context, report=report, **options)
         check_finite(z)
         outputs = np.asarray(self.task.finish(check_finite(self.generator.decode(z)), inputs))
@@ -215,6 +223,15 @@ class CoDi(Trainer):
         elif guidance != 1.0 and not self.can_be_guided:
             raise UserError(f"guidance is {guidance}: this model was trained without; use 1 or leave it out")
         return float(guidance)
+
+    def check_text_guidance(self, guidance: float, *, prompted: bool) -> None:
+        """Raises UserError for a guidance with the prompt that this model knows nothing of."""
+        if not isinstance(guidance, Real) or not math.isfinite(guidance):
+            raise UserError(f"text_guidance is {guidance!r}: it must be a number, 1 for none")
+        if guidance != 1.0 and not prompted:
+            raise UserError(f"text_guidance is {guidance}: there is no prompt to be guided by; give one or use 1")
+        if guidance != 1.0 and getattr(self.settings, "drop_prompt", 0.0) == 0.0:
+            raise UserError(f"text_guidance is {guidance}: this model was trained without (method.drop_prompt); use 1")
 
     def _embed(self, prompt: str | Sequence[str], count: int) -> np.ndarray:
         prompts = as_prompts(prompt)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, data, images
-from codi_tf.experiment import build_task, load_images
+from codi_tf.experiment import build_task, load_source, takes_prompts
 from codi_tf.model import CoDi
 from codi_tf.trainer import Trainer
 
@@ -33,12 +33,14 @@ class Monitor:
         self._heldout = None
         if isinstance(trainer, CoDi):
             self._heldout = data.evaluation_set(
-                load_images(experiment.data, "heldout"),
+                load_source(experiment, "heldout"),
                 build_task(experiment),
                 image_size=experiment.data.image_size,
                 count=PROBED,
                 seed=experiment.data.seed + 1,
             )
+            if not takes_prompts(experiment):
+                self._heldout.pop("prompt", None)
 
     def step(self, step: int, logs: dict) -> None:
         """Take the logs of a step."""
@@ -90,9 +92,10 @@ def sample_grid(trainer: Trainer, heldout: dict[str, np.ndarray] | None) -> np.n
     if not isinstance(trainer, CoDi) or heldout is None:
         return None
     condition = (heldout["condition"][:PICTURES] + 1) / 2
+    prompt = list(heldout["prompt"][:PICTURES]) if "prompt" in heldout else None
     columns = [
         condition[..., :3],
-        *(trainer.generate(condition, steps=n) for n in (1, 2, 4)),
+        *(trainer.generate(condition, prompt, steps=n) for n in (1, 2, 4)),
         (heldout["image"] + 1) / 2,
     ]
     rows = [[column[i] for column in columns] for i in range(PICTURES)]

@@ -1,40 +1,154 @@
-"""Pictures from photos of any size: how large the networks see them, and what is enlarged afterwards."""
+"""Pictures from photos of any size: in one piece, of tiles, or smaller and enlarged afterwards."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
+from codi_tf.arguments import whole_number
+from codi_tf.colour import ALIGNMENTS
+from codi_tf.errors import UserError
 from codi_tf.images import resize, to_uint8
 
 MAX_PIXELS = 1_500_000  # of what the networks see: the small models then need 2 GB
 MAX_SIDE = 4096  # of a picture from a prompt
 MAX_ATTENTION_BYTES = 1_500_000_000  # of the largest attention map, which grows with the square of the pixels
+TILE = 512  # side of the tiles, unless the base was trained on larger pictures or affords smaller ones alone
 
 
-def render(model, photo: np.ndarray, *, upscale: int = 1, **options) -> np.ndarray:
+class Plan(NamedTuple):
+    """How a picture is made."""
+
+    height: int  # of the picture
+    width: int
+    working: tuple[int, int]  # height and width that it is made at, before it is enlarged
+    tile: int = 0  # side of the tiles in pixels; 0: it is made in one piece
+    overlap: int = 0  # of the tiles
+    pieces: int = 1  # number of the tiles
+
+
+def render(
+    model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None, colour: str = "none", **options
+) -> np.ndarray:
     """The picture that a model makes from a photo of any size.
 
-    A picture of more than `pixel_limit` is made at its `working_size` and then enlarged; the known pixels of a photo
-    with a mask are its own all the same.
+    A picture of more than `pixel_limit` is made of tiles by the tasks that look no further than around a pixel,
+    super-resolution and inpainting. For the others, and where a tile would lie within what is to be filled in, it is
+    made at its `working_size` and then enlarged. The known pixels of a photo with a mask are its own all the same.
 
     Args:
         model: a `CoDi` model.
         photo: float RGB [H, W, 3] in [0, 1]; for inpainting [H, W, 4], with a mask above 0.5 where it is to be filled.
         upscale: K, the result is K times as high and as wide as the photo, which is enlarged bicubically first.
-        options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, report.
+        tile: the side of the tiles in pixels, for any picture larger than that; 0: no tiles. None: tiles of 512 pixels,
+            or what the base was trained for if that is more, or affords if that is less, for pictures beyond the limit.
+        colour: "wavelet" or "adain" aligns the picture's colours with the photo's (see `colour`), for super-resolution
+            alone. "none", also for tiles: an alignment takes over the colours that noise and compression have spoilt.
+            "wavelet" also evens out tones that differ from tile to tile.
+        options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, text_guidance, report. Of tiles, `report`
+            counts each one in each step.
 
     Returns:
         uint8 RGB [K H, K W, 3].
+
+    Raises:
+        UserError: for a tile or a colour that will not do, and as `CoDi.generate`.
+    """
+    made = plan(model, photo, upscale=upscale, tile=tile)
+    _check_colour(model, colour)
+    seen = _resized(photo, *made.working)
+    if made.tile:
+        from codi_tf.tiling import generate_tiled
+
+        image = generate_tiled(model, seen, tile=made.tile, overlap=made.overlap, **options)
+    else:
+        image = model.generate(seen, **options)
+    height, width = made.height, made.width
+    if made.working != (height, width):
+        image = to_uint8(resize(image / np.float32(255), height, width))
+        if photo.shape[-1] == 4:
+            image = _with_known(image, _resized(photo, height, width))
+    if colour == "none":
+        return image
+    return to_uint8(ALIGNMENTS[colour](image / np.float32(255), _resized(photo, height, width)))
+
+
+def plan(model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None) -> Plan:
+    """How `render` makes a picture of these arguments.
+
+    Raises:
+        UserError: for a tile that the networks cannot take, or a task without tiles.
     """
     height, width = (upscale * side for side in photo.shape[:2])
-    working = working_size(height, width, pixel_limit(model.base))
-    image = model.generate(_resized(photo, *working), **options)
-    if working == (height, width):
-        return image
-    image = to_uint8(resize(image / np.float32(255), height, width))
-    return image if photo.shape[-1] == 3 else _with_known(image, _resized(photo, height, width))
+    limit = pixel_limit(model.base)
+    whole = Plan(height, width, working=(height, width))
+    smaller = whole._replace(working=working_size(height, width, limit))
+    if tile == 0 or (tile is None and (smaller == whole or not is_local(model.task))):
+        return smaller
+    if tile is None:
+        tiled = _of_tiles(whole, _largest_tile(model.base, limit), model.base.multiple)
+        return smaller if _has_blind_tile(photo, tiled, upscale) else tiled
+    _check_tile(model, tile)
+    return _of_tiles(whole, tile, model.base.multiple) if max(height, width) > tile else whole
+
+
+def is_local(task) -> bool:
+    """Whether a task, or its class, makes a condition of what lies near a pixel, so that tiles of it will do."""
+    return task.made_of == "image"
+
+
+def keeps_colours(task) -> bool:
+    """Whether a task, or its class, makes a picture with the colours of the whole condition: super-resolution."""
+    return task.made_of == "image" and task.condition_channels == 3
+
+
+def _largest_tile(base, limit: int) -> int:
+    trained = (base.unet.sample_size or 0) * base.vae.factor
+    side = min(max(TILE, trained), math.isqrt(limit)) // base.multiple * base.multiple
+    return max(side, 2 * base.multiple)
+
+
+def _of_tiles(whole: Plan, tile: int, multiple: int) -> Plan:
+    from codi_tf.tiling import tiles  # late, because it needs TensorFlow
+
+    overlap = max(tile // 2 // multiple, 1) * multiple  # half a tile: less leaves steps of tone between tiles
+    pieces = len(tiles(whole.height, whole.width, tile, overlap))
+    return whole._replace(tile=tile, overlap=overlap, pieces=pieces)
+
+
+def _has_blind_tile(photo: np.ndarray, tiled: Plan, upscale: int) -> bool:
+    """Whether all that a tile would see of the photo is to be filled in."""
+    from codi_tf.tiling import tiles
+
+    if photo.shape[-1] == 3:
+        return False
+    unknown = photo[..., 3] > 0.5
+    places = tiles(tiled.height, tiled.width, tiled.tile, tiled.overlap)
+    return any(unknown[_of_photo(place.rows, upscale), _of_photo(place.columns, upscale)].all() for place in places)
+
+
+def _of_photo(interval: slice, upscale: int) -> slice:
+    return slice(interval.start // upscale, -(-interval.stop // upscale))
+
+
+def _check_tile(model, tile: int) -> None:
+    multiple = model.base.multiple
+    whole_number("tile", tile, 2 * multiple, 2**31)
+    if not is_local(model.task):
+        raise UserError(f"tile is {tile}: this model's task needs the whole picture at once; leave it out")
+    if tile % multiple:
+        raise UserError(f"tile is {tile}: it must be a multiple of {multiple}, such as {tile // multiple * multiple}")
+
+
+def _check_colour(model, colour: str) -> None:
+    if colour == "none":
+        return
+    if colour not in ALIGNMENTS:
+        raise UserError(f"colour is {colour!r}: use one of none, {', '.join(ALIGNMENTS)}")
+    if not keeps_colours(model.task):
+        raise UserError(f"colour is {colour}: this model's task does not keep a picture's colours; leave it out")
 
 
 def _resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:

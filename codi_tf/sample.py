@@ -1,12 +1,15 @@
 """python -m codi_tf.sample BUNDLE --condition in.png --out out.png [--mask mask.png] [--prompt ..] [--steps 4]
-    [--sampler ddim|dpm|dpm++|stochastic|consistency] [--guidance ..] [--upscale K]
+    [--sampler ddim|dpm|dpm++|stochastic|consistency] [--guidance ..] [--text-guidance ..] [--upscale K]
+    [--tile PIXELS] [--colour none|wavelet|adain]
 python -m codi_tf.sample CHECKPOINT --prompt ".." --out out.png [--sampler dpm++] [--steps 20] [--guidance 7.5]
     [--negative-prompt ..] [--height H] [--width W] [--image in.png [--strength 0.8]]
 Both: [--seed 0] [--compute float32|bfloat16|float16]
 
 A bundle makes a picture from a photo of any size and mode; transparency is laid over white. The result is an RGB PNG of
 the same size, or K times as large. A bundle for inpainting takes a mask as well, of the photo's size and any mode: it
-fills in what is white there, and every other pixel is the photo's. A Stable Diffusion checkpoint (whatever
+fills in what is white there, and every other pixel is the photo's. For depth to image, --condition is a depth map, a
+picture of 8 or 16 bits, .npy or .pfm; for editing, --prompt is the instruction. Large pictures are made of tiles, with
+the memory of one; --tile 0 makes them smaller and enlarges the result. A Stable Diffusion checkpoint (whatever
 `codi_tf.load_stable_diffusion` reads) makes one from a prompt, or from a prompt and an image. What is wrong with the
 arguments alone is told before TensorFlow is loaded, and what is wrong with a folder's JSON before its weights are.
 """
@@ -14,6 +17,7 @@ arguments alone is told before TensorFlow is loaded, and what is wrong with a fo
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +27,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+from codi_tf.colour import ALIGNMENTS
+from codi_tf.depth_files import as_picture, read_nearness
 from codi_tf.errors import UserError
 from codi_tf.images import read_image, read_mask, resize, write_png
 from codi_tf.progress import Progress
@@ -37,7 +43,17 @@ SAMPLERS = ("ddim", "dpm", "dpm++", "stochastic", "consistency")  # of bundles; 
 COMPUTE = ("float32", "bfloat16", "float16")
 
 # Options of one kind of model and what they are where they are not given.
-OF_BUNDLES = {"condition": None, "mask": None, "steps": 4, "upscale": 1, "sampler": "ddim", "guidance": None}
+OF_BUNDLES = {
+    "condition": None,
+    "mask": None,
+    "steps": 4,
+    "upscale": 1,
+    "sampler": "ddim",
+    "guidance": None,
+    "text_guidance": 1.0,
+    "tile": None,
+    "colour": "none",
+}
 OF_CHECKPOINTS = {
     "negative_prompt": "",
     "sampler": "dpm++",
@@ -68,9 +84,20 @@ def _parser() -> ArgumentParser:
         "--compute", choices=COMPUTE, default=COMPUTE[0], help="number format of the networks (default: float32)"
     )
     bundle = parser.add_argument_group("trained models")
-    bundle.add_argument("--condition", type=Path, help="the photo, any size and mode")
+    bundle.add_argument("--condition", type=Path, help="the photo, any size and mode; the depth map")
+    bundle.add_argument(
+        "--text-guidance", type=float, help="the prompt's, of models fine-tuned with drop_prompt (default: 1, none)"
+    )
     bundle.add_argument("--mask", type=Path, help="for inpainting: white where the photo is to be filled, its size")
     bundle.add_argument("--upscale", type=int, help="how many times as large the result is (default: 1)")
+    bundle.add_argument(
+        "--tile",
+        type=int,
+        help="side of the tiles of a larger picture; 0: none (default: 512, where memory asks for it)",
+    )
+    bundle.add_argument(
+        "--colour", choices=("none", *ALIGNMENTS), help="align the result's colours with the photo's (default: none)"
+    )
     checkpoint = parser.add_argument_group("Stable Diffusion checkpoints")
     checkpoint.add_argument("--negative-prompt", help="what not to show")
     checkpoint.add_argument("--height", type=int, help="of the result (default: as the checkpoint was trained)")
@@ -116,7 +143,7 @@ def _check_out(out: Path) -> None:
 def _from_photo(options: argparse.Namespace) -> np.ndarray:
     """What a bundle makes of --condition."""
     _fill_in(options, OF_BUNDLES, OF_CHECKPOINTS, "is a trained model, which has no use for that")
-    _check_range(options, steps=(1, 1000), upscale=(1, MAX_RESULT_PIXELS))
+    _check_range(options, steps=(1, 1000), upscale=(1, MAX_RESULT_PIXELS), tile=(0, MAX_RESULT_PIXELS))
     if options.condition is None:
         raise UserError(f"--condition is missing: {options.model} makes a picture from a photo")
     photo = _photo(options)
@@ -127,21 +154,26 @@ def _from_photo(options: argparse.Namespace) -> np.ndarray:
 
     start_tensorflow()
     from codi_tf.model import load
-    from codi_tf.rendering import pixel_limit, render, working_size
+    from codi_tf.rendering import plan, render
 
-    _check_mask(options)
+    _check_task(options)
     _say(f"loading {options.model}")
     model = load(options.model, compute=options.compute)
-    working = working_size(height, width, pixel_limit(model.base))
-    if working != (height, width):
-        _say(f"{size} is made at {working[1]}x{working[0]} and enlarged, to save memory")
-    names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance")
-    chosen = {name: getattr(options, name) for name in names}
-    return render(model, photo, report=_progress(options.steps), **chosen)
+    made = plan(model, photo, upscale=options.upscale, tile=options.tile)
+    if made.tile:
+        _say(f"{size} is made of {made.pieces} tiles of {made.tile} pixels a side, to save memory")
+    elif made.working != (height, width):
+        _say(f"{size} is made at {made.working[1]}x{made.working[0]} and enlarged, to save memory")
+    report = _progress("tile" if made.tile else "step", options.steps * made.pieces)
+    names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "colour")
+    return render(model, photo, report=report, **{name: getattr(options, name) for name in names})
 
 
 def _photo(options: argparse.Namespace) -> np.ndarray:
     """--condition, [H, W, 3]; with a --mask [H, W, 4]."""
+    task = _task(options.model)
+    if task.get("name") == "depth":
+        return as_picture(read_nearness(options.condition, task.get("kind", "disparity")))
     photo = read_image(options.condition)
     if options.mask is None:
         return photo
@@ -156,13 +188,21 @@ def _photo(options: argparse.Namespace) -> np.ndarray:
     return np.concatenate([photo, mask], axis=-1)
 
 
-def _check_mask(options: argparse.Namespace) -> None:
-    """Raises UserError for a mask that the bundle's task has no use for, or one that it lacks."""
-    from codi_tf.tasks import TASKS
-    from codi_tf.weights import read_json
+def _task(bundle: Path) -> dict:
+    """What a bundle says of its task; nothing where that cannot be read: loading will tell."""
+    try:
+        task = json.loads((bundle / BUNDLE).read_text(encoding="utf-8"))["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return task if isinstance(task, dict) else {}
 
-    task = read_json(options.model / BUNDLE).get("task")
-    name = task.get("name") if isinstance(task, dict) else None
+
+def _check_task(options: argparse.Namespace) -> None:
+    """Raises UserError for what the bundle's task has no use for, or lacks: mask, instruction, tiles, colours."""
+    from codi_tf.rendering import is_local, keeps_colours
+    from codi_tf.tasks import TASKS
+
+    name = _task(options.model).get("name")
     if not isinstance(name, str) or name not in TASKS:
         return  # loading tells what is wrong
     takes_mask = TASKS[name].condition_channels == 4
@@ -170,6 +210,12 @@ def _check_mask(options: argparse.Namespace) -> None:
         raise UserError(f"--mask is missing: {options.model} fills in what is white in a picture of the photo's size")
     if not takes_mask and options.mask is not None:
         raise UserError(f"--mask: {options.model} was trained for {name}, which takes none; leave it out")
+    if TASKS[name].prompted and options.prompt is None:
+        raise UserError(f"--prompt is missing: {options.model} does what it is told, for example 'make it night'")
+    if options.tile and not is_local(TASKS[name]):
+        raise UserError(f"--tile: {options.model} was trained for {name}, which needs the whole picture; leave it out")
+    if options.colour != "none" and not keeps_colours(TASKS[name]):
+        raise UserError(f"--colour: {options.model} was trained for {name}, which keeps no colours; leave it out")
 
 
 def _from_prompt(options: argparse.Namespace) -> np.ndarray:
@@ -211,7 +257,7 @@ def _from_prompt(options: argparse.Namespace) -> np.ndarray:
     model = TextToImage(base)
     _check_fit(options, model, source.get("image"))
     chosen = {name: getattr(options, name) for name in ("negative_prompt", "sampler", "steps", "guidance", "seed")}
-    return model.generate(options.prompt, report=_progress(evaluations), **source, **chosen)[0]
+    return model.generate(options.prompt, report=_progress("step", evaluations), **source, **chosen)[0]
 
 
 def _check_fit(options: argparse.Namespace, model: TextToImage, image: np.ndarray | None) -> None:
@@ -231,13 +277,13 @@ def _check_fit(options: argparse.Namespace, model: TextToImage, image: np.ndarra
         raise UserError(f"{options.image}: {error}; resize it, or give --height and --width") from None
 
 
-def _progress(steps: int) -> Callable[[int], None]:
-    """What shows how many steps are done, and what comes after them."""
-    progress = Progress("step", steps)
+def _progress(label: str, total: int) -> Callable[[int], None]:
+    """What shows how many steps, or tiles in all steps, are done, and what comes after them."""
+    progress = Progress(label, total)
 
     def report(done: int) -> None:
         progress.update(done)
-        if done == steps:
+        if done == total:
             _say("decoding")
 
     return report

@@ -8,7 +8,7 @@ from pathlib import Path
 from codi_tf import config
 from codi_tf.adapters import Adapter, read_adapter
 from codi_tf.base import Base, make_unet
-from codi_tf.convert.checkpoint import load_stable_diffusion
+from codi_tf.convert.checkpoint import load_stable_diffusion, with_text
 from codi_tf.errors import UserError
 from codi_tf.model import CoDi, is_bundle, load
 from codi_tf.tasks import Task
@@ -19,6 +19,8 @@ def adapted(experiment: config.Experiment, task: Task) -> tuple[Base, str | Adap
     adaptation, memory = experiment.adaptation, experiment.memory
     formats = {"compute": memory.compute, "weights": memory.frozen_weights}
     if is_bundle(experiment.base):
+        if experiment.text is not None:
+            raise UserError(f"text is {experiment.text}: a bundle has its own text encoder, or none; remove it")
         bundle = load(experiment.base, **formats)
         theirs = {"task": bundle.task, "adaptation.adapter": bundle.adaptation.adapter, "adaptation.start": None}
         ours = {"task": task, "adaptation.adapter": adaptation.adapter, "adaptation.start": adaptation.start}
@@ -30,6 +32,8 @@ def adapted(experiment: config.Experiment, task: Task) -> tuple[Base, str | Adap
     if isinstance(experiment.method, config.Consistency | config.Guided):
         raise UserError(f"base is {experiment.base}: method {experiment.method_name} starts from a fine-tuned bundle")
     base = load_stable_diffusion(experiment.base, **formats)
+    if experiment.text is not None:
+        base = with_text(base, experiment.text, **formats)
     if adaptation.start is None:
         return base, adaptation.adapter
     return base, read_adapter(adaptation.adapter, Path(adaptation.start), base, task.condition_channels)

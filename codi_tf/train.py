@@ -26,6 +26,7 @@ def train(experiment: config.Experiment, out: Path) -> Path:
     import tensorflow as tf
 
     from codi_tf.checkpoints import restore_newest, save_state
+    from codi_tf.data.stream import user_errors
     from codi_tf.experiment import build_dataset, build_trainer, save_result
     from codi_tf.monitor import Monitor
     from codi_tf.progress import Progress
@@ -46,7 +47,9 @@ def train(experiment: config.Experiment, out: Path) -> Path:
     monitor = Monitor(experiment, trainer, out, first)
     progress = Progress(f"training ({experiment.method_name})", settings.steps, first)
     for step in range(first + 1, settings.steps + 1):
-        logs = step_function(next(batches))
+        with user_errors():
+            batch = next(batches)
+        logs = step_function(batch)
         monitor.step(step, logs)
         if settings.save_every and step % settings.save_every == 0 and step < settings.steps:
             save_state(trainer, states, step, keep=settings.keep)

@@ -1,4 +1,4 @@
-"""python -m export BUNDLE --format saved_model|tflite|onnx [--steps 4] [--size 64] --out DIR: export a model."""
+"""python -m export BUNDLE --format saved_model|tflite|onnx [--steps 4] [--size 64] [--prompt ..] --out DIR"""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("--format", required=True, help=", ".join(ARTEFACTS))
     parser.add_argument("--steps", type=int, default=4, help="network evaluations, 4 unless given")
     parser.add_argument("--size", help="height and width, 64 or 64x96; the size of the training crops unless given")
+    parser.add_argument("--prompt", help="the one that the file is made for; the empty one unless given")
     parser.add_argument("--out", required=True, type=Path, help="folder of the package")
     options = parser.parse_args(arguments)
     size = None if options.size is None else _size(options.size)
-    figures = make_package(options.bundle, options.out, format=options.format, steps=options.steps, size=size)
+    chosen = {"format": options.format, "steps": options.steps, "size": size, "prompt": options.prompt}
+    figures = make_package(options.bundle, options.out, **chosen)
     keras, artefact = figures["condition_sensitivity"].values()
     print(
         f"on {figures['cases']} inputs from {figures['conditions']}: max error {figures['max_error']:.1e}, "

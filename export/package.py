@@ -108,7 +108,15 @@ def check_steps(steps: int) -> None:
         raise UserError(f"steps is {steps}: an exported sampler takes 1 to {MAX_STEPS}")
 
 
-def make_package(bundle: Path, out: Path, *, format: str, steps: int = 4, size: tuple[int, int] | None = None) -> dict:
+def make_package(
+    bundle: Path,
+    out: Path,
+    *,
+    format: str,
+    steps: int = 4,
+    size: tuple[int, int] | None = None,
+    prompt: str | None = None,
+) -> dict:
     """Export a bundle and return the figures of its parity with the Keras model.
 
     Args:
@@ -117,6 +125,7 @@ def make_package(bundle: Path, out: Path, *, format: str, steps: int = 4, size: 
         format: a key of ARTEFACTS.
         steps: network evaluations, 1 to MAX_STEPS.
         size: (height, width); the bundle's image_size where it is not given.
+        prompt: the one that the artefact is made for; None: the empty one.
 
     Raises:
         UserError: no bundle, an impossible option, or an `out` that is no package.
@@ -135,7 +144,7 @@ def make_package(bundle: Path, out: Path, *, format: str, steps: int = 4, size: 
 
         model = codi_tf.load(bundle)
         height, width = size or (model.image_size, model.image_size)
-        program = SamplerProgram(model, steps=steps, height=height, width=width)
+        program = SamplerProgram(model, steps=steps, height=height, width=width, prompt=prompt)
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle)}
     return write_package(program, out, format=format, origin=origin)
 
@@ -207,6 +216,8 @@ def _redirected(log) -> Iterator[None]:
 def _facts(program: SamplerProgram, format: str) -> dict:
     size = [program.height, program.width]
     image = {"shape": [1, *size, 3], "dtype": "float32", "range": [0, 1], "layout": "NHWC, RGB"}
+    channels = program.model.task.condition_channels
+    condition = image if channels == 3 else image | {"shape": [1, *size, channels], "layout": "NHWC, RGB and mask"}
     noise = {"shape": list(program.latent_shape), "dtype": "float32", "distribution": "standard normal"}
     makers = ("tensorflow", "keras", "onnx", "tf2onnx") if format == "onnx" else ("tensorflow", "keras")
     return {
@@ -215,8 +226,9 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         "format": format,
         "steps": program.steps,
         "image_size": size,
-        "inputs": {"condition": image, "noise": noise},
+        "inputs": {"condition": condition, "noise": noise},
         "outputs": {"image": image},
+        "prompt": program.prompt,
         "task": program.model.task_config(),
         "scheduler": program.model.base.scheduler,
         "made_with": {name: importlib.import_module(name).__version__ for name in makers},

@@ -48,7 +48,7 @@ def check(program: SamplerProgram, artefact: Path, format: str) -> dict:
         for i in range(CASES)
     ]
     with _plain_tensorflow():
-        expected = _keras_outputs(model, pairs, program.steps)
+        expected = _keras_outputs(program, pairs)
         try:
             sampler = module.load(artefact)
             outputs = np.concatenate([sampler(*pair) for pair in pairs])
@@ -122,19 +122,29 @@ def refuse(format: str, figures: dict) -> None:
 
 
 def _conditions(model: CoDi, height: int, width: int) -> tuple[np.ndarray, str]:
-    """CASES condition images [CASES, H, W, 3] in [0, 1] and what they are."""
+    """CASES condition images [CASES, H, W, C] in [0, 1] and what they are."""
     try:
         batch = data.evaluation_set(
-            data.load_photos("heldout"), model.task, image_size=max(height, width), count=CASES, seed=0
+            data.load_source("photos", "heldout", model.task),
+            model.task,
+            image_size=max(height, width),
+            count=CASES,
+            seed=0,
         )
     except UserError:  # no photos, or none that large
-        return np.random.default_rng(0).random((CASES, height, width, 3), dtype=np.float32), "random"
-    return (batch["condition"][:, :height, :width] + 1.0) / 2.0, "held-out photos"
+        channels = model.task.condition_channels
+        return np.random.default_rng(0).random((CASES, height, width, channels), dtype=np.float32), "random"
+    conditions = (batch["condition"][:, :height, :width] + 1.0) / 2.0
+    conditions[..., 3:] = conditions[..., 3:] > 0.5  # a mask is 0 and 1 in either range
+    return conditions, "held-out photos"
 
 
-def _keras_outputs(model: CoDi, pairs: list[tuple[np.ndarray, np.ndarray]], steps: int) -> np.ndarray:
-    outputs = [model.generate_step(tf.constant(2.0 * c - 1.0), tf.constant(noise), steps) for c, noise in pairs]
-    return (np.concatenate(outputs) + 1.0) / 2.0
+def _keras_outputs(program: SamplerProgram, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    def output(condition: np.ndarray, noise: np.ndarray) -> tf.Tensor:
+        seen = program.model.task.condition_from_image(tf.constant(2.0 * condition - 1.0))
+        return program.model.generate_step(seen, tf.constant(noise), program.steps, program.context)
+
+    return (np.concatenate([output(*pair) for pair in pairs]) + 1.0) / 2.0
 
 
 @contextlib.contextmanager

@@ -58,6 +58,7 @@ def test_the_defaults_are_the_paper_s():
         "delta": 1,
         "boundary": False,
         "features": None,
+        "drop_prompt": 0.0,
     }
     adaptation = config.from_dict(CODI).adaptation
     assert (adaptation.adapter, adaptation.train) == ("mu", "all")

@@ -12,7 +12,7 @@ import codi_tf
 from codi_tf import config
 from codi_tf.convert.folder import save_base
 from codi_tf.errors import UserError
-from codi_tf.experiment import build_trainer, load_images, make_optimizer, save_result
+from codi_tf.experiment import build_trainer, load_source, make_optimizer, save_result
 from codi_tf.methods.networks import denoiser, draw_noise, draw_times, draw_uniform
 
 
@@ -226,14 +226,15 @@ def test_conditions_are_dropped_at_the_rate(tuned):
 def test_all_images_of_a_folder_or_those_of_a_split(tmp_path):
     from tiny import tiny_photos
 
-    settings = config.Data(source=str(tiny_photos(tmp_path / "photos")))
-    splits = {split: set(load_images(settings, split)) for split in (None, "train", "heldout")}
+    def names(source, split):
+        values = {"method": {"name": "codi"}, "train": {"steps": 1}, "base": "b", "task": {"name": "bicubic"}}
+        return set(load_source(config.from_dict({**values, "data": {"source": str(source)}}), split).names)
+
+    photos = tiny_photos(tmp_path / "photos")
+    splits = {split: names(photos, split) for split in (None, "train", "heldout")}
     assert splits["train"] | splits["heldout"] == splits[None] and not splits["train"] & splits["heldout"]
     assert min(map(len, splits.values())) > 0
-    embedded = config.Data()
-    assert set(load_images(embedded, None)) == set(load_images(embedded, "train")) | set(
-        load_images(embedded, "heldout")
-    )
+    assert names("photos", None) == names("photos", "train") | names("photos", "heldout")
 
 
 def test_the_cosine_runs_once_a_cycle():

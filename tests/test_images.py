@@ -413,6 +413,16 @@ def test_pad_of_an_image_smaller_than_the_padding():
     np.testing.assert_array_equal(padded, np.full((8, 8, 3), 0.5, np.float32))
 
 
+# --- bands
+
+
+@pytest.mark.parametrize(("height", "rows"), [(1, 4), (8, 4), (9, 4), (600, 256)])
+def test_bands_are_all_rows_once_and_few_at_a_time(height, rows):
+    made = list(images.bands(height, rows))
+    assert [row for band in made for row in range(height)[band]] == list(range(height))
+    assert all(band.stop - band.start <= rows and band.stop <= height for band in made)
+
+
 # --- grid
 
 

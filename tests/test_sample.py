@@ -104,12 +104,12 @@ def test_upscale(model):
 
 
 def test_large_photo_is_made_smaller_and_enlarged(bundle, model, tmp_path, capsys, monkeypatch):
-    """The whole way from a file, with a turned photo and --upscale."""
+    """The whole way from a file, with a turned photo and --upscale, where no tiles are wanted."""
     monkeypatch.setattr(rendering, "MAX_PIXELS", 32 * 64)
     photo, exif = upright(18, 32), Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(np.rot90(photo)).save(tmp_path / "in.png", exif=exif)
-    made = run(bundle, tmp_path / "in.png", tmp_path / "out.png", "--steps", 1, "--upscale", 2)
+    made = run(bundle, tmp_path / "in.png", tmp_path / "out.png", "--steps", 1, "--upscale", 2, "--tile", 0)
     assert made.shape == (36, 64, 3)
     expected = images.resize(model.generate(photo, steps=1) / np.float32(255), 36, 64)
     np.testing.assert_array_equal(made, images.to_uint8(expected))
@@ -195,6 +195,10 @@ def photo(tmp_path):
         (["--steps", "1001"], "--steps is 1001"),
         (["--seed", "-1"], "--seed is -1"),
         (["--upscale", "0"], "--upscale is 0"),
+        (["--tile", "-1"], "--tile is -1"),
+        (["--tile", "8"], "tile is 8: it must be a whole number from 16"),
+        (["--tile", "20"], "tile is 20: it must be a multiple of 8, such as 16"),
+        (["--colour", "grey"], "argument --colour: invalid choice: 'grey'"),
         (["--upscale", "900"], "7200x7200 has more than 50,000,000 pixels"),
         (["--prompt", "a cat"], "no text encoder"),
         (["--sampler", "euler"], "argument --sampler: invalid choice: 'euler'"),

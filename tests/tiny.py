@@ -9,7 +9,11 @@ import numpy as np
 from conftest import SCHEDULER, VAE
 
 from codi_tf.base import Base, make_autoencoder, make_unet
+from codi_tf.convert.kinds import TEXT_ENCODER
+from codi_tf.convert.networks import write_network
 from codi_tf.images import write_png
+from codi_tf.models.text_encoder import TextEncoder
+from codi_tf.tokenizer import Tokenizer
 
 UNET = {
     "block_out_channels": [8],
@@ -35,6 +39,25 @@ def tiny_photos(folder: Path) -> Path:
     random = np.random.default_rng(0)
     for i in range(16):
         write_png(folder / f"{i}.png", random.integers(0, 256, (24, 24, 3), "uint8"))
+    return folder
+
+
+def tiny_text(folder: Path, width: int) -> Path:
+    """A folder with a random text encoder and its tokenizer, for bases whose prompts have `width` channels."""
+    keras.utils.set_random_seed(0)
+    tokenizer = Tokenizer.from_merges([])
+    encoder = TextEncoder(
+        vocab_size=len(tokenizer.vocabulary),
+        hidden_size=width,
+        intermediate_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        name="text_encoder",
+    )
+    encoder.build()
+    randomize(encoder.variables)
+    write_network(TEXT_ENCODER, encoder, folder / "text_encoder")
+    tokenizer.save(folder / "tokenizer")
     return folder
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from codi_tf.base import Base
 from codi_tf.convert.compvis import read_single_file
-from codi_tf.convert.folder import complete_scheduler, read_folder, save_base, write_index
+from codi_tf.convert.folder import complete_scheduler, read_folder, read_text, save_base, write_index
 from codi_tf.convert.networks import PICKLES, refuse_pickles
 from codi_tf.diffusion import PREDICTION_TYPES
 from codi_tf.errors import UserError
@@ -58,6 +58,27 @@ def load_stable_diffusion(
     changed = any(value is not None for value in (tokenizer, prediction_type, numerics))
     is_folder = base.path is not None and (base.path / "vae").is_dir()
     return base if is_folder and not changed else dataclasses.replace(base, path=None)
+
+
+def with_text(base: Base, folder: str | Path, *, compute: str = "float32", weights: str = "float32") -> Base:
+    """A base that had no text encoder, with the one of a folder: `text_encoder/` and `tokenizer/`, as in diffusers.
+
+    Args:
+        base: from `load_stable_diffusion`.
+        folder: its text encoder gives as many channels as the base's UNet takes.
+        compute, weights: see `load_stable_diffusion`.
+
+    Raises:
+        UserError: the base has a text encoder already; something is missing, or does not fit.
+    """
+    folder = Path(folder)
+    if base.text_encoder is not None:
+        raise UserError(f"text is {folder}: the base {base.path} has a text encoder already; remove it")
+    with built_in(make_policy(compute, weights)):
+        tokenizer, text_encoder = read_text(folder)
+    told = dataclasses.replace(base, text_encoder=text_encoder, tokenizer=tokenizer, path=folder)
+    check_parts(told)
+    return dataclasses.replace(told, path=None)
 
 
 def save_stable_diffusion(

@@ -9,6 +9,7 @@ from codi_tf.base import SCHEDULER, Base
 from codi_tf.convert.kinds import AUTOENCODER, TEXT_ENCODER, UNET
 from codi_tf.convert.networks import read_network, refuse_pickles, write_network
 from codi_tf.errors import UserError
+from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.tokenizer import Tokenizer
 from codi_tf.weights import CONFIG, read_json, write_json
 
@@ -54,8 +55,7 @@ def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | No
     # The small parts first: what is wrong with them is found before the large one is read.
     text_encoder = words = None
     if (path / "text_encoder").is_dir():
-        words = Tokenizer.load(tokenizer or path / "tokenizer")
-        text_encoder = read_network(TEXT_ENCODER, path / "text_encoder", name="text_encoder", numerics=numerics)
+        words, text_encoder = read_text(path, tokenizer=tokenizer, numerics=numerics)
     elif tokenizer is not None:
         raise UserError(f"tokenizer is {tokenizer}: {path} has no text encoder; leave it out")
     vae = read_network(AUTOENCODER, path / "vae", name="vae", numerics=numerics)
@@ -67,6 +67,14 @@ def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | No
         return Base(unet, vae, config, path, text_encoder, words)
     except UserError as error:
         raise UserError(f"{scheduler}: {error}") from None
+
+
+def read_text(
+    path: Path, *, tokenizer: Path | None = None, numerics: str | None = None
+) -> tuple[Tokenizer, TextEncoder]:
+    """The tokenizer and the text encoder of a folder, see `read_folder`."""
+    words = Tokenizer.load(tokenizer or path / "tokenizer")
+    return words, read_network(TEXT_ENCODER, path / "text_encoder", name="text_encoder", numerics=numerics)
 
 
 def save_base(

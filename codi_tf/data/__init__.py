@@ -1,7 +1,9 @@
 """Data: sources of examples, and the batches that training takes from them."""
 
+from codi_tf.data.pairs import is_pairs, read_pairs, write_pairs
 from codi_tf.data.photos import EXTENSIONS, PHOTOS, load_folder, load_photos
 from codi_tf.data.pipeline import Source, batches, crops, evaluation_set
+from codi_tf.data.sources import load_source
 from codi_tf.data.windows import Photos, recoloured
 
 __all__ = [
@@ -12,7 +14,11 @@ __all__ = [
     "batches",
     "crops",
     "evaluation_set",
+    "is_pairs",
     "load_folder",
     "load_photos",
+    "load_source",
+    "read_pairs",
     "recoloured",
+    "write_pairs",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf import images
+from codi_tf.data.splits import check_split, is_heldout
 from codi_tf.errors import UserError
+from codi_tf.images import EXTENSIONS
 
 # Photos that come inside the packages scikit-image and scikit-learn, split by photo: nothing has to be downloaded.
 PHOTOS = {
@@ -37,7 +38,6 @@ PHOTOS = {
     ),
 }
 DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}  # import name -> name for pip
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def load_photos(split: str) -> dict[str, np.ndarray]:
@@ -46,8 +46,8 @@ def load_photos(split: str) -> dict[str, np.ndarray]:
     Raises:
         UserError: an unknown split, or a package that holds the photos is missing.
     """
-    _check_split(split)
-    return {Path(name).stem: _read(_package_file(name)) for name in PHOTOS[split]}
+    check_split(split)
+    return {Path(name).stem: _read(package_file(name)) for name in PHOTOS[split]}
 
 
 def load_folder(
@@ -70,9 +70,9 @@ def load_folder(
     if not files:
         raise UserError(f"no image in folder {folder}; expected files ending in {', '.join(EXTENSIONS)}")
     if split is not None:
-        _check_split(split)
+        check_split(split)
         found = len(files)
-        files = [file for file in files if _is_heldout(file.name, heldout_fraction) == (split == "heldout")]
+        files = [file for file in files if is_heldout(file.name, heldout_fraction) == (split == "heldout")]
         if not files:
             raise UserError(
                 f"none of the {found} images in folder {folder} falls in split {split!r} with "
@@ -85,20 +85,10 @@ def _read(path: Path) -> np.ndarray:
     return images.to_uint8(images.read_image(path))
 
 
-def _package_file(name: str) -> Path:
+def package_file(name: str) -> Path:
     package, _, inside = name.partition("/")
     spec = importlib.util.find_spec(package)  # finds the folder without importing the package
     if spec is None or not spec.submodule_search_locations:
         distribution = DISTRIBUTIONS[package]
         raise UserError(f"the embedded photos need the package {distribution}: pip install {distribution}")
     return Path(spec.submodule_search_locations[0]) / inside
-
-
-def _check_split(split: str) -> None:
-    if split not in PHOTOS:
-        raise UserError(f"unknown split {split!r}; valid splits: {', '.join(PHOTOS)}")
-
-
-def _is_heldout(file_name: str, fraction: float) -> bool:
-    digest = hashlib.sha256(file_name.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.data.stream import user_errors
 from codi_tf.data.windows import Photos
 from codi_tf.errors import UserError
 
@@ -22,9 +23,14 @@ class Source(Protocol):
 
     Attributes:
         provides: what its examples have besides "image": some of "depth", "source", "prompt".
+        names: of its images, as far as they are known beforehand.
     """
 
     provides: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many images there are."""
 
     def drawer(
         self, *, image_size: int, augment: bool, recolour: bool
@@ -85,10 +91,9 @@ def batches(
     recolour: bool = False,
     num_threads: int = 0,
     tokenizer: Callable[[Sequence[str]], np.ndarray] | None = None,
-    drop_prompt: float = 0.0,
     shard: tuple[int, int] = ONE_HOST,
 ) -> tf.data.Dataset:
-    """Infinite dataset of batches start_step, start_step + 1, ...; on one host, batch k has the examples k B .. k B + B - 1.
+    """Infinite dataset of batches start_step, start_step + 1, ...; batch k has the examples k B .. k B + B - 1.
 
     Args:
         source, image_size, seed, augment, recolour: see `crops`.
@@ -97,7 +102,6 @@ def batches(
         start_step: the first batch: a resumed training asks for the batch after its last.
         num_threads: size of the dataset's own pool of threads, 0 for one per core; the values do not depend on it.
         tokenizer: texts -> int32 [B, M]; None: prompts are left out.
-        drop_prompt: the share of examples whose prompt is empty, drawn by (seed, i).
         shard: (i, n): this is host i of n, whose batches are the i-th part of batches of n B examples.
 
     Returns:
@@ -120,7 +124,7 @@ def batches(
             return i // b * (b * hosts) + host * b + i % b
 
         indices = indices.map(of_host)
-    dataset = _examples(draw, task, seed, indices, drop_prompt=drop_prompt)
+    dataset = _examples(draw, task, seed, indices)
     dataset = dataset.map(_for_training(task, tokenizer)).batch(batch_size, drop_remainder=True)
     if tokenizer is not None:
         dataset = dataset.map(_tokenized(tokenizer), num_parallel_calls=1, deterministic=True)
@@ -143,10 +147,29 @@ def evaluation_set(
     draw = source.drawer(image_size=image_size, augment=False, recolour=False)
     kept = {"image", *(() if task is None else ("condition",)), *({"prompt"} & set(source.provides))}
     dataset = _examples(draw, task, seed, _counted(0)).map(_only(kept)).batch(count)
-    examples = next(dataset.as_numpy_iterator())
+    with user_errors():
+        examples = next(dataset.as_numpy_iterator())
     if "prompt" in examples:
         examples["prompt"] = np.array([text.decode("utf-8") for text in examples["prompt"]], object)
     return examples
+
+
+def low_resolution_pairs(
+    source: Source | dict[str, np.ndarray], task: Task, *, image_size: int, seed: int
+) -> tf.data.Dataset:
+    """Infinite dataset of (image [S, S, 3] in [-1, 1], its low-resolution version [S / scale, S / scale, 3] in [0, 1]).
+
+    The examples are those of `evaluation_set`, not mirrored; the task is one with a `low_resolution`.
+    """
+    draw = _as_source(source).drawer(image_size=image_size, augment=False, recolour=False)
+
+    @tf.autograph.experimental.do_not_convert
+    def pair(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        seeds = _seeds(seed, index)
+        image = draw(index, seeds[0])["image"]
+        return image, task.low_resolution(image, seeds[1])
+
+    return _counted(0).map(pair, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _as_source(source: Source | dict[str, np.ndarray]) -> Source:
@@ -165,19 +188,21 @@ def _counted(start: int) -> tf.data.Dataset:
     return tf.data.Dataset.range(start, np.iinfo(np.int64).max)
 
 
-def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset, *, drop_prompt=0.0) -> tf.data.Dataset:
+def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset) -> tf.data.Dataset:
     @tf.autograph.experimental.do_not_convert  # it would rewrap a UserError
     def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
-        seeds = tf.random.stateless_uniform([2, 2], [seed, index], minval=None, maxval=None, dtype=tf.int32)
+        seeds = _seeds(seed, index)
         features = draw(index, seeds[0]) | {"index": index}
         if task is not None:
             features["condition"] = task.degrade(features[task.made_of], seeds[1])
-        if drop_prompt > 0 and "prompt" in features:
-            u = tf.random.stateless_uniform([], tf.random.fold_in(seeds[1], 1))
-            features["prompt"] = tf.where(u < drop_prompt, "", features["prompt"])
         return features
 
     return indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _seeds(seed: int, index: tf.Tensor) -> tf.Tensor:
+    """Of an example's window and of its degradation: int32 [2, 2]."""
+    return tf.random.stateless_uniform([2, 2], [seed, index], minval=None, maxval=None, dtype=tf.int32)
 
 
 def _for_training(task: Task | None, tokenizer) -> Callable[[dict], dict]:

@@ -41,6 +41,7 @@ class Photos:
         if not images:
             raise UserError("no photos to take crops from")
         self.images, self.beside, self.kind, self.prompts = images, beside, kind, prompts
+        self.names = tuple(images)
         self.provides = (*(() if beside is None else (kind,)), *(() if prompts is None else ("prompt",)))
         for name, photo in images.items():
             for what, others in ((kind, beside), ("prompt", prompts)):
@@ -49,6 +50,9 @@ class Photos:
             if beside is not None and beside[name].shape[:2] != photo.shape[:2]:
                 sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (beside[name], photo)]
                 raise UserError(f"photo {name}: its {kind} is {sizes[0]}, the photo {sizes[1]}; make them of one size")
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def drawer(
         self, *, image_size: int, augment: bool, recolour: bool
@@ -62,7 +66,7 @@ class Photos:
                     "choose a smaller image_size or leave the photo out"
                 )
         largest = max(800, round(1.5 * MAX_ZOOM_OUT * image_size))  # beyond this side, windows would be mere texture
-        names = list(self.images)
+        names = self.names
         factors = [max(1.0, max(self.images[name].shape[:2]) / largest) for name in names]
         shrunk = [_shrink(self.images[name], f, image_size) for name, f in zip(names, factors, strict=True)]
         atlas, places = _atlas([[_shrink(photo, factor) for factor in PYRAMID] for photo in shrunk])

@@ -11,7 +11,8 @@ from codi_tf.methods.networks import (
     denoiser,
     draw_noise,
     draw_times,
-    latents_of,
+    dropped,
+    encoded,
 )
 from codi_tf.models.adapter import AdaptedUNet
 
@@ -47,9 +48,10 @@ class CodiMethod(Method):
 
     def loss_terms(self, batch, seed, step):
         """{"consistency": [B], "guidance": [B]} of a batch; the rest of Algorithm 1 is `Trainer.train_step`."""
-        settings, base, context = self.settings, self.base, self.base.context
+        settings, base = self.settings, self.base
         # Sample (x, c) ~ p_data, t ~ [1, T], eps ~ N(0, I).
-        x, c = latents_of(base, self.student, batch)
+        x, c, context = encoded(base, self.student, batch)
+        context = dropped(context, base.context, settings.drop_prompt, seed, step, "drop_prompt")
         t = draw_times(x, seed, step, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
         eps = draw_noise(x, seed, step)
         # s <- t - delta; z_t; x_hat_t, eps_hat_t; z_s; eps_hat_s; d_eps + d_x: the pure function does the rest.

@@ -6,7 +6,7 @@ from codi_tf import config, losses
 from codi_tf.base import Base
 from codi_tf.errors import UserError
 from codi_tf.methods.method import Method
-from codi_tf.methods.networks import copy_of, denoiser, draw_noise, draw_times, latents_of
+from codi_tf.methods.networks import copy_of, denoiser, draw_noise, draw_times, encoded
 from codi_tf.models.adapter import AdaptedUNet
 
 
@@ -39,8 +39,8 @@ class ConsistencyMethod(Method):
 
     def loss_terms(self, batch, seed, step):
         """{"consistency": [B]} of a batch."""
-        settings, base, context = self.settings, self.base, self.base.context
-        x, c = latents_of(base, self.student, batch)
+        settings, base = self.settings, self.base
+        x, c, context = encoded(base, self.student, batch)
         t = draw_times(x, seed, step, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
         distance = losses.latent_distance
         if settings.distance == "perceptual":

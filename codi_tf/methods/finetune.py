@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from codi_tf import config, losses
 from codi_tf.base import Base
 from codi_tf.methods.method import Method
-from codi_tf.methods.networks import copy_of, denoiser, draw_noise, draw_times, draw_uniform, latents_of
+from codi_tf.methods.networks import copy_of, denoiser, draw_noise, draw_times, dropped, encoded
 from codi_tf.models.adapter import AdaptedUNet
 
 
@@ -23,11 +21,12 @@ class FinetuneMethod(Method):
 
     def loss_terms(self, batch, seed, step):
         """{"denoising": [B]} of a batch."""
-        x, c = latents_of(self.base, self.student, batch)
-        if c is not None and self.settings.drop_condition > 0:
-            kept = draw_uniform(x, seed, step, "drop") >= self.settings.drop_condition  # [B]
-            c = c * tf.cast(tf.reshape(kept, (-1, 1, 1, 1)), c.dtype)
+        settings = self.settings
+        x, c, context = encoded(self.base, self.student, batch)
+        if c is not None:
+            c = dropped(c, 0.0, settings.drop_condition, seed, step, "drop")
+            context = dropped(context, self.base.context, settings.drop_prompt, seed, step, "drop_prompt")
         t = draw_times(x, seed, step, low=0, high=self.base.schedule.num_steps, shared=False)
         eps = draw_noise(x, seed, step)
-        denoise = denoiser(self.base, self.student, c, self.base.context)
-        return {"denoising": losses.denoising(denoise, self.base.schedule, x, eps, t, space=self.settings.space)}
+        denoise = denoiser(self.base, self.student, c, context)
+        return {"denoising": losses.denoising(denoise, self.base.schedule, x, eps, t, space=settings.space)}

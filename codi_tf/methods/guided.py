@@ -10,7 +10,7 @@ from codi_tf import config, losses, sampling
 from codi_tf.base import Base
 from codi_tf.errors import UserError
 from codi_tf.methods.method import Method
-from codi_tf.methods.networks import assign_network, copy_of, denoiser, draw_noise, draw_times, draw_uniform, latents_of
+from codi_tf.methods.networks import assign_network, copy_of, denoiser, draw_noise, draw_times, draw_uniform, encoded
 from codi_tf.models.adapter import AdaptedUNet
 
 
@@ -39,8 +39,8 @@ class GuidanceMethod(Method):
 
     def loss_terms(self, batch, seed, step):
         """{"guidance_matching": [B]} of a batch."""
-        base, context = self.base, self.base.context
-        x, c = latents_of(base, self.student, batch)
+        base = self.base
+        x, c, context = encoded(base, self.student, batch)
         guidance = _draw_guidance(self.settings, x, seed, step)
         loss = losses.guidance_matching(
             denoiser(base, self.student, c, context, guidance=guidance),
@@ -97,8 +97,8 @@ class HalvingMethod(Method):
 
     def loss_terms(self, batch, seed, step):
         """{"halving": [B]} of a batch."""
-        base, context = self.base, self.base.context
-        x, c = latents_of(base, self.student, batch)
+        base = self.base
+        x, c, context = encoded(base, self.student, batch)
         guidance = _draw_guidance(self.settings, x, seed, step) if self.student.takes_guidance else None
         loss = losses.halving(
             denoiser(base, self.student, c, context, guidance=guidance),

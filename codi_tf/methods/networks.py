@@ -117,12 +117,27 @@ def draw_uniform(like, seed, step, purpose: str):
     return tf.random.stateless_uniform(tf.shape(like)[:1], fold(seed, step, _replica(), purpose))
 
 
-def latents_of(base: Base, network: AdaptedUNet, batch):
-    """(x, c) of a batch, encoded beforehand or here by the frozen autoencoder; c is None without a condition."""
+def encoded(base: Base, network: AdaptedUNet, batch):
+    """(x, c, context) of a batch, encoded beforehand or here by the frozen autoencoder and text encoder.
+
+    c is None without a condition; without prompts, context is that of the empty one, [1, M, D].
+    """
     x = batch["latent"] if "latent" in batch else tf.stop_gradient(base.encode(batch["image"]))
-    if "condition_latent" in batch:
-        return x, batch["condition_latent"]
-    return x, None if "condition" not in batch else tf.stop_gradient(seen(base, network, batch["condition"]))
+    c = batch.get("condition_latent")
+    if c is None and "condition" in batch:
+        c = tf.stop_gradient(seen(base, network, batch["condition"]))
+    context = batch.get("context")
+    if context is None:
+        context = tf.stop_gradient(base.text_encoder(batch["tokens"])) if "tokens" in batch else base.context
+    return x, c, tf.cast(context, tf.float32)
+
+
+def dropped(values, empty, share: float, seed, step, purpose: str):
+    """values [B, ...] with `empty`, [1, ...] or a number, in place of about `share` of the examples."""
+    if share == 0:
+        return values
+    kept = draw_uniform(values, seed, step, purpose) >= share  # [B]
+    return tf.where(tf.reshape(kept, (-1,) + (1,) * (len(values.shape) - 1)), values, empty)
 
 
 def _replica():

@@ -55,32 +55,31 @@ def load_feature_network(folder: Path | None, image_size: int):
     return network
 
 
-def load_measures(lpips: Path | None, clip: Path | None, prompt: str | None) -> dict[str, Callable]:
-    """The measures of single pictures whose weights are named, see `measuring.Yardstick`.
+def load_measures(lpips: Path | None) -> dict[str, Callable]:
+    """LPIPS, if its file of weights is named: a measure of `measuring.Yardstick`. Raises UserError for a bad file."""
+    if lpips is None:
+        return {}
+    from codi_tf.perception.lpips import load_lpips
 
-    Args:
-        lpips: file of LPIPS' weights.
-        clip: folder of a CLIP model.
-        prompt: the text that CLIP compares all pictures with.
+    return {"lpips": load_lpips(lpips).distance}
+
+
+def load_text_measures(clip: Path | None) -> dict[str, Callable]:
+    """The CLIP score, if the folder of a CLIP model is named: a text measure of `measuring.Yardstick`.
 
     Raises:
         UserError: weights that cannot be read.
     """
-    measures = {}
-    if lpips is not None:
-        from codi_tf.perception.lpips import load_lpips
+    if clip is None:
+        return {}
+    from codi_tf.perception.clip import load_clip
 
-        measures["lpips"] = load_lpips(lpips).distance
-    if clip is not None:
-        from codi_tf.perception.clip import load_clip
+    score = load_clip(clip)
 
-        score = load_clip(clip)
+    def fit(pictures, prompts):
+        return score(pictures, [prompt.decode("utf-8") for prompt in prompts.numpy()])
 
-        def fit(pictures, originals):
-            return score(pictures, prompt)
-
-        measures["clip_score"] = fit
-    return measures
+    return {"clip_score": fit}
 
 
 def load_extractors(inception: str | None) -> dict[str, Callable]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,8 @@ class Yardstick:
             autoencoder's reconstructions of the originals. To the originals it would reward over-sharpening.
         extractors: of further Frechet distances, to the originals: name -> extractor, as "fid".
         measures: further measures of single pictures: name -> function of (pictures, originals), as "lpips".
+        text_measures: of single pictures and their texts: name -> function of (pictures, string [B]), as "clip_score".
+        prompts: the texts, [N].
         finish: what the task does to decoded pictures, (pictures, conditions) -> pictures.
 
     Raises:
@@ -81,6 +83,8 @@ class Yardstick:
         *,
         extractors: dict[str, Extractor] | None = None,
         measures: dict[str, Measure] | None = None,
+        text_measures: dict[str, Measure] | None = None,
+        prompts: Sequence[str] | None = None,
         finish: Callable | None = None,
     ):
         import tensorflow as tf
@@ -91,6 +95,8 @@ class Yardstick:
         decoded = in_batches(tf.function(base.decode))(self.latents)
         self.reconstructions = np.clip(decoded if finish is None else finish(decoded, conditions), -1, 1)
         self._measures = {name: in_batches(measure) for name, measure in (measures or {}).items()}
+        self._text_measures = {name: in_batches(measure) for name, measure in (text_measures or {}).items()}
+        self._prompts = None if prompts is None else np.array(prompts, object)
         self._extractors = {name: in_batches(extractor) for name, extractor in (extractors or {}).items()}
         self._extractors["frechet_photos"] = in_batches(tf.function(features))
         self._energy = metrics.sharpness(_unit(images))  # [N]
@@ -104,6 +110,8 @@ class Yardstick:
         shown, originals = _unit(pictures), _unit(self.images)
         values = {"psnr": metrics.psnr(shown, originals), "ssim": metrics.ssim(shown, originals)}
         values |= {name: np.asarray(f(pictures, self.images), np.float64) for name, f in self._measures.items()}
+        for name, f in self._text_measures.items():
+            values[name] = np.asarray(f(pictures, self._prompts), np.float64)
         values["sharpness"] = metrics.sharpness(shown) / self._energy.mean()
         values["latent_error"] = np.mean(np.square(np.float64(latents) - self.latents), axis=(1, 2, 3))
         features = {name: extract(pictures) for name, extract in self._extractors.items()}
@@ -156,7 +164,7 @@ def evaluate(
             clean latents [N, h, w, 4]); `samplers.model_sampler` makes one from a model.
         images, conditions, base, features: see `Yardstick`.
         report: called with the number of samplers done.
-        options: extractors, measures and finish, see `Yardstick`.
+        options: extractors, measures, text_measures, prompts and finish, see `Yardstick`.
 
     Returns:
         The rows of `measure`, each with "psnr" (None where the pictures are the originals), "ssim", what `measures`

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,13 @@ BATCH = 32
 
 
 def model_sampler(
-    model, steps: int, seed: int = 0, *, sampler: str = "ddim", guidance: float | None = None, prompt: str | None = None
+    model,
+    steps: int,
+    seed: int = 0,
+    *,
+    sampler: str = "ddim",
+    guidance: float | None = None,
+    prompt: str | Sequence[str] | None = None,
 ) -> Sampler:
     """A sampler of `measuring.evaluate` from a `CoDi` model. The noise of a picture is a function of its place only.
 
@@ -24,7 +30,7 @@ def model_sampler(
         steps: network evaluations.
         seed: of the starting noise, drawn for the whole set, and of the noise that stochastic samplers add.
         sampler: one of `sampling.SAMPLERS`.
-        guidance, prompt: as for `CoDi.generate`; one prompt for all pictures.
+        guidance, prompt: as for `CoDi.generate`; one prompt for all pictures, or one for each.
 
     Returns:
         conditions float32 [N, H, W, C] in [-1, 1] -> (images [N, H, W, 3] in [-1, 1], clean latents [N, h, w, 4]).
@@ -33,15 +39,22 @@ def model_sampler(
         UserError: more steps than the model has training times; an unknown sampler; guidance or a prompt that the model
             has no use for.
     """
+    import tensorflow as tf
+
     context, options = _prepare(model, steps, sampler, guidance, prompt)
 
-    def generate(condition, noise, batch: int):
-        latents = model.generator.latents(condition, noise, context, seed=_seed_of_batch(seed, batch), **options)
+    def generate(condition, noise, *told):
+        *own, batch = told
+        said = own[0] if own else tf.constant(context)
+        latents = model.generator.latents(condition, noise, said, seed=_seed_of_batch(seed, batch), **options)
         return _finished(model, latents, condition), latents
 
     def sample(conditions):
         noise = gaussian_noise(seed, model.latent_shape(*conditions.shape[:3]))
-        return _in_batches(generate, numbered=True)(conditions, noise)
+        own = () if len(context) == 1 else (context,)  # [N, 77, D], a picture each
+        if own and len(context) != len(conditions):
+            raise UserError(f"{len(context)} prompts for {len(conditions)} pictures: give one, or one a picture")
+        return _in_batches(generate, numbered=True)(conditions, noise, *own)
 
     return sample
 
@@ -60,7 +73,8 @@ def model_process(
     """What `model_sampler` goes through for one picture of its first BATCH: x_hat, decoded, after every step.
 
     Args:
-        model, steps, seed, sampler, guidance, prompt: of `model_sampler`.
+        model, steps, seed, sampler, guidance: of `model_sampler`.
+        prompt: the picture's.
         condition: the picture's, float32 [H, W, C] in [-1, 1].
         place: its place in the set, below BATCH, which decides about its noise.
 
@@ -76,7 +90,7 @@ def model_process(
     conditions = np.repeat(condition[np.newaxis], BATCH, axis=0)  # the size that the sampler is compiled for
     noise = gaussian_noise(seed, model.latent_shape(*conditions.shape[:3]))
     options |= {"seed": _seed_of_batch(seed, 0)}
-    way = model.generator.trajectory(tf.constant(conditions), tf.constant(noise), context, **options)
+    way = model.generator.trajectory(tf.constant(conditions), tf.constant(noise), tf.constant(context), **options)
     latents = np.stack([prediction.x_hat[place] for prediction in way])  # [steps, h, w, 4]
 
     def decode(latents, condition):
@@ -106,17 +120,15 @@ def _in_batches(function: Callable, *, numbered: bool) -> Callable:
     return whole
 
 
-def _prepare(model, steps: int, sampler: str, guidance: float | None, prompt: str | None) -> tuple:
-    """The context [1, 77, D] and the options of `Generator.trajectory`, checked before anything is computed."""
-    import tensorflow as tf
-
+def _prepare(model, steps: int, sampler: str, guidance: float | None, prompt: str | Sequence[str] | None) -> tuple:
+    """The context [1 or N, 77, D] and the options of `Generator.trajectory`, checked before anything is computed."""
     from codi_tf.sampling import make_grid
 
     longest = model.base.schedule.num_steps
     if not 1 <= steps <= longest:
         raise UserError(f"--steps has {steps}: it must be from 1 to {longest}")
     make_grid(sampler, model.base.schedule, steps)
-    context = tf.constant(model.base.context if prompt is None else model.base.embed([prompt]))
+    context = model.base.context if prompt is None else model.base.embed(prompt)
     return context, {"steps": steps, "sampler": sampler, "guidance": model.check_guidance(guidance)}
 
 

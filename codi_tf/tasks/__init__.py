@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from codi_tf.errors import UserError
 from codi_tf.tasks.bicubic import Bicubic
+from codi_tf.tasks.depth import Depth
+from codi_tf.tasks.editing import Editing
 from codi_tf.tasks.inpainting import Inpainting
 from codi_tf.tasks.real_world import RealWorld
 from codi_tf.tasks.super_resolution import SuperResolution
@@ -45,6 +47,8 @@ TASKS = {
     "real_world": RealWorld,
     "bicubic": Bicubic,
     "inpainting": Inpainting,
+    "depth": Depth,
+    "editing": Editing,
 }
 
 

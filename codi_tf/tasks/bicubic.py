@@ -33,7 +33,7 @@ class Bicubic:
             raise UserError(f"bicubic: scale must be a whole number from 1 on, not {self.scale!r}")
 
     def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """condition = up(round(down(image))), rounded to 8 bits; the seed plays no part.
+        """condition = up(low_resolution(image)), bicubic; the seed plays no part.
 
         Args:
             image: float32 [H, W, 3] in [-1, 1], static shape.
@@ -45,13 +45,20 @@ class Bicubic:
         Raises:
             UserError: a side is not a multiple of the scale.
         """
+        condition = tf.image.resize(self.low_resolution(image, seed), image.shape[:2], "bicubic")
+        return tf.clip_by_value(2 * condition - 1, -1.0, 1.0)
+
+    def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """round(down(image)), float32 [H / scale, W / scale, 3] in [0, 1], whole 8-bit levels.
+
+        Arguments and errors: see `degrade`.
+        """
         height, width, _ = image.shape
         if height % self.scale or width % self.scale:
             raise UserError(f"bicubic: an image of {height}x{width} needs sides that scale {self.scale} divides")
         low_size = [height // self.scale, width // self.scale]
         low = tf.image.resize((image + 1) / 2, low_size, "bicubic", antialias=True)  # [H/scale, W/scale, 3]
-        low = tf.round(255 * tf.clip_by_value(low, 0.0, 1.0)) / 255
-        return tf.clip_by_value(2 * tf.image.resize(low, [height, width], "bicubic") - 1, -1.0, 1.0)
+        return tf.round(255 * tf.clip_by_value(low, 0.0, 1.0)) / 255
 
     def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
         """condition = image: a user's photo has the output's size."""

@@ -48,7 +48,7 @@ class SuperResolution:
             object.__setattr__(self, name, value)
 
     def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """condition = up(jpeg(down(blur(image)) + noise)), a function of (image, seed) only.
+        """condition = up(low_resolution(image)), bicubic; a function of (image, seed) only.
 
         Args:
             image: float32 [H, W, 3] in [-1, 1], static shape.
@@ -59,6 +59,14 @@ class SuperResolution:
 
         Raises:
             UserError: a side is not a multiple of the scale.
+        """
+        condition = tf.image.resize(self.low_resolution(image, seed), image.shape[:2], "bicubic")
+        return tf.clip_by_value(2 * condition - 1, -1.0, 1.0)
+
+    def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """jpeg(down(blur(image)) + noise), float32 [H / scale, W / scale, 3] in [0, 1], whole 8-bit levels.
+
+        Arguments and errors: see `degrade`.
         """
         height, width, _ = image.shape
         if height % self.scale or width % self.scale:
@@ -77,9 +85,7 @@ class SuperResolution:
         low = gaussian_blur(low, sigma, radius=math.ceil(3 * self.blur_sigma[1]))
         low = tf.image.resize(low, low_size, "bicubic", antialias=True)  # [H/scale, W/scale, 3]
         low += noise_std * tf.random.stateless_normal(low.shape, noise_seed)
-        low = jpeg(low, tf.minimum(quality, quality_high))
-        condition = tf.image.resize(low, [height, width], "bicubic")
-        return tf.clip_by_value(2 * condition - 1, -1.0, 1.0)
+        return jpeg(low, tf.minimum(quality, quality_high))
 
     def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
         """condition = image: a user's photo is already of low quality, and has the output's size."""

@@ -1,0 +1,60 @@
+"""python assets/photos-text/make.py: a text encoder for the small base, written beside this file.
+
+It is CLIP's text transformer with two layers of 32 channels and random weights, never trained: different words give
+different vectors, which is enough for a UNet to learn what a few dozen instructions ask of it. It understands nothing.
+Its tokenizer knows the words of the embedded edits whole, all others letter by letter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from codi_tf.convert.kinds import TEXT_ENCODER
+from codi_tf.convert.networks import write_network
+from codi_tf.data.edits import EDITS
+from codi_tf.models.text_encoder import TextEncoder
+from codi_tf.tokenizer import Tokenizer
+
+WIDTH = 32  # the small base's cross_attention_dim
+
+
+def make(folder: Path) -> None:
+    """Write text_encoder/ and tokenizer/ into a folder."""
+    wordings = [text for edit in EDITS.values() for text in (*edit.wordings, *edit.heldout)]
+    tokenizer = knowing({word for text in wordings for word in text.split() if word.isalpha()})
+    encoder = TextEncoder(
+        vocab_size=len(tokenizer.vocabulary),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        name="text_encoder",
+    )
+    keras.utils.set_random_seed(0)
+    encoder.build()
+    random = np.random.default_rng(0)
+    for table in (encoder.token_embedding, encoder.position_embedding):  # Keras' are too small to outweigh each other
+        for variable in table.variables:
+            variable.assign(random.normal(size=variable.shape).astype("float32"))
+    write_network(TEXT_ENCODER, encoder, folder / "text_encoder", dtype="float16")
+    tokenizer.save(folder / "tokenizer")
+
+
+def knowing(words: set[str]) -> Tokenizer:
+    """A tokenizer for which each of these words, of letters alone, is one token.
+
+    A word that is not whole yet gets further merges, behind all others: those before stay as they are.
+    """
+    merges: list[tuple[str, str]] = []
+    for word in sorted(words):
+        while len(ids := (tokenizer := Tokenizer.from_merges(merges)).encode(word)) > 1:
+            token = {number: text for text, number in tokenizer.vocabulary.items()}
+            merges.append((token[ids[0]], token[ids[1]]))
+    return Tokenizer.from_merges(merges)
+
+
+if __name__ == "__main__":
+    make(Path(__file__).parent)

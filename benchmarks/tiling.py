@@ -1,0 +1,96 @@
+"""python -m benchmarks.tiling [BUNDLE]: a picture of 4,000 x 3,000 from tiles: seconds and peak memory.
+
+Each candidate is a process of its own: of tiles at that size and at the largest that fits in one piece, and there in
+one piece too. The photo is an embedded one, a quarter as wide. --size and --steps are of the picture; BUNDLE is the
+undistilled model of the embedded photos unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+from codi_tf.errors import UserError
+
+BUNDLE = Path("assets/photos-base/undistilled")
+SCALE = 4
+
+
+def measure(bundle: Path, width: int, height: int, steps: int, tile: int) -> dict[str, float]:
+    """Seconds of the first `render`, and the peak of this process's memory in bytes before it and after it.
+
+    `tile` is the side of the tiles; 0: in one piece.
+    """
+    start_tensorflow()
+    import codi_tf
+    from codi_tf.data import load_photos
+    from codi_tf.images import resize
+    from codi_tf.rendering import plan, render
+
+    model = codi_tf.load(bundle)
+    photo = resize(load_photos("heldout")["coffee"] / 255, height // SCALE, width // SCALE)
+    made = plan(model, photo, upscale=SCALE, tile=tile)
+    if made.working != (made.height, made.width):
+        raise UserError(f"{width}x{height} in one piece needs too much memory; choose a smaller --size")
+    before, began = _peak(), time.perf_counter()
+    render(model, photo, upscale=SCALE, tile=tile, steps=steps)
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "before": before, "peak": _peak(), "tile": made.tile, "pieces": made.pieces}
+
+
+def _peak() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _largest_in_one(bundle: Path, width: int, height: int) -> tuple[int, int]:
+    """Width and height of the largest picture of that shape, or that size, that is made in one piece."""
+    start_tensorflow()
+    from codi_tf.outline import read_outline
+    from codi_tf.rendering import pixel_limit, working_size
+
+    fitting = working_size(height, width, pixel_limit(read_outline(bundle)))
+    return (width, height) if fitting == (height, width) else (fitting[1] // 64 * 64, fitting[0] // 64 * 64)
+
+
+def _apart(*arguments: object) -> dict[str, float]:
+    """What `measure` says in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.tiling", "--measure", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+    return json.loads(done.stdout)
+
+
+def _main(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.tiling", description="Time and memory of tiled pictures.")
+    parser.add_argument("bundle", type=Path, nargs="?", default=BUNDLE)
+    size = {"nargs": 2, "type": int, "default": (4000, 3000), "metavar": ("WIDTH", "HEIGHT")}
+    parser.add_argument("--size", **size, help="multiples of 4 (default: 4000 3000)")
+    parser.add_argument("--steps", type=int, default=4, help="network evaluations (default: 4)")
+    parser.add_argument("--tile", type=int, default=512, help="pixels a side (default: 512)")
+    parser.add_argument("--measure", action="store_true", help="one candidate, here, as JSON")
+    options = parser.parse_args(arguments)
+    width, height = options.size
+    if options.measure:
+        print(json.dumps(measure(options.bundle, width, height, options.steps, options.tile)))
+        return
+    fitting = _largest_in_one(options.bundle, width, height)
+    sizes = dict.fromkeys([(width, height), fitting])  # one, where the picture fits in one piece
+    for (w, h), tile in (*((size, options.tile) for size in sizes), (fitting, 0)):
+        found = _apart(options.bundle, "--size", w, h, "--steps", options.steps, "--tile", tile)
+        how = f"{found['pieces']} tiles of {found['tile']}" if found["tile"] else "in one piece"
+        gib = [found[key] / 2**30 for key in ("peak", "before")]
+        print(
+            f"{w:5} x {h:<5} {how:<22} {found['seconds']:7.1f} s {w * h / 1e6 / found['seconds']:7.3f} Mpx/s  "
+            f"peak {gib[0]:5.2f} GiB, before it {gib[1]:5.2f} GiB",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))

@@ -1,0 +1,187 @@
+"""Examples that were encoded beforehand (python -m codi_tf.cache): a folder of shards, mapped into memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf.data.permutation import permuted
+from codi_tf.data.pipeline import ONE_HOST
+from codi_tf.errors import UserError
+from codi_tf.tasks import TASKS, Task
+from codi_tf.tensor_files import StoredTensor, read_header
+
+META = "meta.json"
+
+
+class ShardedArray:
+    """An array [N, ...] whose rows lie in several files, mapped into memory: what is not asked for is not read.
+
+    Args:
+        parts: one behind the other.
+    """
+
+    def __init__(self, parts: Sequence[StoredTensor]):
+        self._parts = [np.memmap(p.path, p.dtype, "r", offset=p.start, shape=p.shape) for p in parts]
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self.dtype = self._parts[0].dtype
+        self.shape = (int(self._ends[-1]), *self._parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, numbers) -> np.ndarray:
+        """The rows of these numbers, int [M] -> [M, ...]."""
+        numbers = np.asarray(numbers)
+        rows = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        for place, (number, part) in enumerate(zip(numbers, self._ends.searchsorted(numbers, "right"), strict=True)):
+            rows[place] = self._parts[part][number - self._ends[part]]  # counted from the end of its part
+        return rows
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """All of it, in memory."""
+        return np.concatenate(self._parts).astype(dtype or self.dtype, copy=False)
+
+
+def is_cache(name: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds encoded examples."""
+    return (Path(name) / META).is_file()
+
+
+def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
+    """The examples of a folder, as `latents.encode_once` gives them.
+
+    Returns:
+        {"latent": float32 [N, h, w, 4]} and, where there are any, "condition_latent" [N, ...], "tokens" int32 [N, M].
+
+    Raises:
+        UserError: no such folder, a shard is missing, cut off, or of other examples than the rest.
+    """
+    folder = Path(folder)
+    meta = read_meta(folder)
+    shards = [read_header(_there(path))[0] for path in shard_paths(folder, meta)]
+    first = {key: (tensor.dtype, tensor.shape[1:]) for key, tensor in shards[0].items()}
+    for path, shard, count in zip(shard_paths(folder, meta), shards, shard_sizes(meta), strict=True):
+        if {key: (tensor.dtype, tensor.shape[1:]) for key, tensor in shard.items()} != first or any(
+            tensor.shape[0] != count for tensor in shard.values()
+        ):
+            raise UserError(f"{path}: does not fit the other shards; delete it and run python -m codi_tf.cache again")
+    return {key: ShardedArray([shard[key] for shard in shards]) for key in first}
+
+
+def read_meta(folder: str | os.PathLike[str]) -> dict:
+    """What a folder of encoded examples says of itself: "examples", "shard", "made_with", "data". Raises UserError."""
+    path = Path(folder) / META
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        if not (meta["examples"] > 0 and meta["shard"] > 0 and isinstance(meta["made_with"], dict)):
+            raise ValueError("numbers out of range")
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no encoded examples; make them with python -m codi_tf.cache") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable ({error}); encode the examples again") from None
+    return meta
+
+
+def shard_sizes(meta: Mapping) -> list[int]:
+    """The number of examples in each shard."""
+    count, shard = meta["examples"], meta["shard"]
+    return [min(shard, count - start) for start in range(0, count, shard)]
+
+
+def shard_paths(folder: Path, meta: Mapping) -> list[Path]:
+    """The shards' files, there or not."""
+    return [folder / f"shard-{number:05}.safetensors" for number in range(len(shard_sizes(meta)))]
+
+
+def made_with(base, *, task: Task | None, image_size: int, sees: str) -> dict:
+    """What encoded examples depend on, besides the pictures: training on them must have the same.
+
+    Args:
+        base: a `codi_tf.base.Base`.
+        task: what made the conditions, if anything did.
+        image_size: S.
+        sees: "latent" or "image", what the adapter takes of conditions.
+    """
+    digest = hashlib.sha256()
+    for variable in base.vae.variables:
+        digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    autoencoder = {"sha256": digest.hexdigest(), "scaling_factor": float(base.vae.scaling_factor)}
+    autoencoder["compute"] = base.vae.compute_dtype
+    name = next((name for name, kind in TASKS.items() if isinstance(task, kind)), None)
+    options = None if task is None else {"name": name, **dataclasses.asdict(task)}
+    made = {"image_size": image_size, "task": options, "sees": sees, "autoencoder": autoencoder}
+    return json.loads(json.dumps(made))  # tuples become lists, as they do in the file
+
+
+def check_made_with(folder: str | os.PathLike[str], wanted: Mapping) -> None:
+    """Whether the examples of a folder were made for this training; see `made_with`. Raises UserError."""
+    for key, theirs in read_meta(folder)["made_with"].items():
+        if theirs != wanted[key]:
+            raise UserError(
+                f"{folder}: was encoded with {key} = {theirs}, this training has {wanted[key]}; use the same, or "
+                "encode the examples again"
+            )
+
+
+def cached_batches(
+    examples: Mapping[str, ShardedArray | np.ndarray],
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    contexts: np.ndarray | None = None,
+    shard: tuple[int, int] = ONE_HOST,
+) -> tf.data.Dataset:
+    """Infinite batches of encoded examples, drawn without replacement within an epoch; batch k depends on (seed, k).
+
+    As `latents.latent_batches`, but rows are read when they are needed, and their order takes no table.
+
+    Args:
+        examples: from `read_cache`, or from `latents.embed_once` of that.
+        batch_size: B, of this host.
+        seed: of the order.
+        start_step: the first batch.
+        contexts: from `latents.embed_once`: "context" float32 [B, M, D] takes the place of "prompt".
+        shard: (i, n): this is host i of n.
+
+    Raises:
+        UserError: fewer examples than a batch has.
+    """
+    count, (host, hosts) = len(next(iter(examples.values()))), shard
+    per_epoch = count // (batch_size * hosts)
+    if not per_epoch:
+        raise UserError(f"{count} encoded examples are fewer than a batch of {batch_size * hosts}; encode more of them")
+    keys = tuple(examples)
+    embedded = None if contexts is None else tf.constant(contexts)
+
+    def read(step: np.ndarray) -> list[np.ndarray]:
+        epoch, first = int(step) // per_epoch, (int(step) % per_epoch * hosts + host) * batch_size
+        chosen = [permuted(i, count, seed=seed, epoch=epoch) for i in range(first, first + batch_size)]
+        return [examples[key][chosen] for key in keys]
+
+    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = tf.numpy_function(read, [step], [tf.as_dtype(examples[key].dtype) for key in keys], stateful=False)
+        found = {
+            key: tf.ensure_shape(value, (batch_size, *examples[key].shape[1:]))
+            for key, value in zip(keys, rows, strict=True)
+        }
+        if embedded is not None:
+            found["context"] = tf.gather(embedded, found.pop("prompt"))
+        return found
+
+    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: is not there yet; run the same python -m codi_tf.cache again, it goes on from there")
+    return path

@@ -1,0 +1,112 @@
+"""Bytes of a picture -> the pixels of a window of it, without decoding more than it takes."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from codi_tf import depth_files, images
+from codi_tf.data.records import Unreadable
+from codi_tf.data.windows import MAX_ZOOM_OUT
+from codi_tf.errors import UserError
+
+_LYING = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+
+
+class Picture:
+    """A picture in memory, whose header alone is read so far.
+
+    Attributes:
+        size: (height, width), upright.
+
+    Raises:
+        Unreadable: no picture.
+    """
+
+    def __init__(self, payload: bytes):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                self._image = Image.open(io.BytesIO(payload))
+                width, height = self._image.size
+                lying = self._image.getexif().get(ExifTags.Base.Orientation) in _LYING
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+            raise Unreadable(_reason(error)) from None
+        self.size = (width, height) if lying else (height, width)
+
+    def shrunk(self, factor: float) -> Image.Image:
+        """The whole picture, upright; a JPEG made smaller by 2, 4 or 8, at most by the factor, while it is decoded."""
+        image = self._image
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                if factor >= 2:  # only the decoder of JPEG does something
+                    image.draft(image.mode, (math.ceil(image.width / factor), math.ceil(image.height / factor)))
+                ImageOps.exif_transpose(image, in_place=True)
+                image.load()
+        except Exception as error:
+            raise Unreadable(_reason(error)) from None
+        return image
+
+
+def window_side(u: float, size: tuple[int, int], image_size: int) -> int:
+    """The side of a window in pixels of a picture, drawn by u in [0, 1) as `windows.Photos` draws it.
+
+    Raises:
+        Unreadable: the picture is smaller than image_size.
+    """
+    if min(size) < image_size:
+        raise Unreadable(f"it is {size[0]}x{size[1]}, smaller than image_size {image_size}")
+    largest = max(800, round(1.5 * MAX_ZOOM_OUT * image_size))
+    factor = max(1.0, max(size) / largest)  # a larger picture is looked at as if it had been shrunk by this
+    shorter = max(image_size, round(min(size) / factor))
+    zoom = math.exp(u * math.log(min(MAX_ZOOM_OUT, shorter / image_size)))
+    return min(max(round(image_size * zoom * factor), image_size), *size)
+
+
+def place(u: float, room: int) -> int:
+    """One of 0 .. room, each equally likely; u in [0, 1)."""
+    return min(int(u * (room + 1)), room)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """An image of any mode as uint8 RGB [H, W, 3], by the rules of `images.read_image`.
+
+    Raises:
+        Unreadable: values of unknown range.
+    """
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        values, largest = np.asarray(image).astype(np.float32), 1 if image.mode == "F" else 65535
+        if not (values.min() >= 0 and values.max() <= largest):  # so written, NaN fails too
+            raise Unreadable(f"mode {image.mode} with values {values.min()} to {values.max()}, not 0 to {largest}")
+        return np.repeat(images.to_uint8(values / largest)[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
+        return images.to_uint8(1.0 - rgba[..., 3:] * (1.0 - rgba[..., :3]))  # over white
+    return np.asarray(image.convert("RGB"))
+
+
+def nearness(image: Image.Image) -> np.ndarray:
+    """A disparity map, grey, as float32 [H, W, 1]: larger is nearer; holes are filled.
+
+    Raises:
+        Unreadable: in colour, constant or without a known pixel.
+    """
+    values = np.asarray(image)
+    if values.ndim != 2 or image.mode == "P":
+        raise Unreadable(f"the depth map is of mode {image.mode}, not grey")
+    near = depth_files.nearness(values, "disparity")
+    try:
+        return depth_files.checked_nearness("the depth map", near, fill=True)[..., None]
+    except UserError as error:
+        raise Unreadable(str(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its message names an object in memory
+        return "no image that Pillow knows"
+    return f"truncated or damaged ({' '.join(str(error).split())})"

@@ -1,0 +1,211 @@
+"""Photos with depth maps: the stereo pair that scikit-image carries, and folders of pairs."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from codi_tf import images
+from codi_tf.data.opening import fit_in_memory, open_source
+from codi_tf.data.photos import package_file
+from codi_tf.data.pipeline import Source
+from codi_tf.data.records import Unreadable
+from codi_tf.data.splits import check_split, is_heldout
+from codi_tf.data.stream import Stream
+from codi_tf.data.windows import Photos
+from codi_tf.depth_files import (
+    MARK,
+    check_kind,
+    fill_holes,
+    map_files,
+    nearness,
+    photo_files,
+    read_nearness,
+)
+from codi_tf.errors import UserError
+from codi_tf.images import EXTENSIONS
+
+STEREO_PHOTO = "skimage/data/motorcycle_left.png"
+STEREO_DISPARITY = "skimage/data/motorcycle_disp.npz"
+STEREO_COLUMNS = {"train": slice(None, 500), "heldout": slice(500, None), None: slice(None)}  # of 741
+SHOWN = 5  # so many names in a message
+
+
+def load_stereo(split: str | None = None) -> Photos:
+    """The left picture of scikit-image's motorcycle (Middlebury 2014), 500x741, with its measured disparity.
+
+    Held out are its right 241 columns, so the two splits share no pixel; they show the same scene. The part of the
+    disparity that could not be measured, 7 %, is filled by `depth_files.fill_holes` in the whole picture.
+
+    Args:
+        split: "train", "heldout" or None for all.
+
+    Raises:
+        UserError: an unknown split, or scikit-image is missing.
+    """
+    if split is not None:
+        check_split(split)
+    photo = images.to_uint8(images.read_image(package_file(STEREO_PHOTO)))
+    with np.load(package_file(STEREO_DISPARITY)) as archive:
+        disparity = archive["arr_0"]  # float32 [500, 741] in pixels; infinite where it is unknown
+    near = fill_holes(nearness(disparity, "disparity"))[..., None]
+    columns = STEREO_COLUMNS[split]
+    return Photos({"motorcycle": photo[:, columns]}, {"motorcycle": near[:, columns]}, "depth")
+
+
+def open_depth(
+    name: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    kind: str = "disparity",
+    heldout_fraction: float = 0.1,
+    seed: int = 0,
+    max_unreadable: float = 0.01,
+) -> Source:
+    """Pictures with depth maps from wherever they lie: a folder, see `load_depth_folder`, or `opening.open_source`.
+
+    Args:
+        name: a folder of images and maps; or shards, a pattern of paths, a TFDS name, whose maps must be disparities.
+        split, kind, heldout_fraction, seed, max_unreadable: see `load_depth_folder`.
+
+    Raises:
+        UserError: see there; no depth maps.
+    """
+    name, shared = os.fspath(name), {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
+    if os.path.isdir(name) and any(Path(entry.name).suffix.lower() in EXTENSIONS for entry in os.scandir(name)):
+        return load_depth_folder(name, split, kind=kind, seed=seed, **shared)
+    check_kind(kind)
+    source = open_source(name, split, made_of="depth", seed=seed, **shared)
+    if "depth" not in source.provides:
+        raise UserError(f"{name} has no depth maps, NAME.depth.png; python -m codi_tf.depth makes them for a folder")
+    if kind != "disparity":
+        raise UserError(f"{name}: maps outside of a folder must be of the kind disparity, not {kind}; unpack them")
+    return source
+
+
+def load_depth_folder(
+    path: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    kind: str = "disparity",
+    heldout_fraction: float = 0.1,
+    seed: int = 0,
+    max_unreadable: float = 0.01,
+) -> Photos | Stream:
+    """The images of a folder with the depth maps beside them: NAME.jpg with NAME.depth.png, .npy, .tif or .pfm.
+
+    Holes of measured maps are filled (`depth_files.fill_holes`). An image without a map, or a map without an image, is
+    left out and named in a warning. A caption may lie beside an image, NAME.txt in UTF-8; where some images have one,
+    the others have the empty prompt.
+
+    Args:
+        path: the folder; folders in it are left out.
+        split: "train", "heldout" or None for all; decided by a hash of the image's file name, as in `load_folder`.
+        kind: what the maps hold, "disparity" (larger is nearer) or "depth" (distances, 0 where unknown).
+        heldout_fraction: the share of "heldout", in [0, 1].
+        seed, max_unreadable: of what is read from disk, see `stream.Stream`.
+
+    Returns:
+        `Photos` where decoded pictures and maps take less than 2 GB, else a `Stream` of them.
+
+    Raises:
+        UserError: the folder is missing or has no pair (of the split); where all is read at once, also a file that
+            cannot be read, and a map that is of another size than its image, constant or without a known pixel.
+    """
+    check_kind(kind)
+    if split is not None:
+        check_split(split)
+    photos, maps = photo_files(path), map_files(path)
+    lonely = [file.name for name, file in photos.items() if name not in maps]
+    pairs = [(file, maps[name]) for name, file in photos.items() if name in maps]
+    if not pairs:
+        raise UserError(
+            f"no image in folder {path} has a depth map beside it, as {next(iter(photos))}{MARK}.png for {lonely[0]}; "
+            "python -m codi_tf.depth makes them"
+        )
+    _warn_of(f"{path}: images without a depth map", lonely)
+    _warn_of(f"{path}: depth maps without an image", [file.name for name, file in maps.items() if name not in photos])
+    chosen = [
+        pair for pair in pairs if split is None or is_heldout(pair[0].name, heldout_fraction) == (split == "heldout")
+    ]
+    if not chosen:
+        raise UserError(
+            f"none of the {len(pairs)} pairs in folder {path} falls in split {split!r} with heldout_fraction "
+            f"{heldout_fraction}; add images or change the fraction"
+        )
+    if fit_in_memory((photo for photo, _ in chosen), depth=7):  # RGB and a float
+        return _photos(chosen, kind)
+    return Stream(DepthPairs(chosen, kind), made_of="depth", seed=seed, max_unreadable=max_unreadable)
+
+
+class DepthPairs:
+    """Images, depth maps of any format and captions in files; a `stream.Readable`.
+
+    Args:
+        pairs: image and map of each.
+        kind: what the maps hold, of `depth_files.KINDS`.
+    """
+
+    def __init__(self, pairs: list[tuple[Path, Path]], kind: str):
+        self.pairs, self.kind = pairs, kind
+        has_text = any(photo.with_suffix(".txt").exists() for photo, _ in pairs)
+        self.fields = ("image", "depth", *(("text",) if has_text else ()))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, i: int) -> dict[str, bytes]:
+        """Image, caption and nearness of pair i, the latter filled, as a TIFF of floats. Raises Unreadable."""
+        photo, depth_map = self.pairs[i]
+        stream = io.BytesIO()
+        try:
+            near = read_nearness(depth_map, self.kind, fill=True)
+            text, image = read_caption(photo.with_suffix(".txt")), photo.read_bytes()
+        except UserError as error:
+            raise Unreadable(str(error)) from None
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from None
+        Image.fromarray(near).save(stream, "TIFF")
+        return {"image": image, "depth": stream.getvalue(), "text": text.encode()}
+
+    def name(self, i: int) -> str:
+        """The path of image i."""
+        return str(self.pairs[i][0])
+
+
+def read_caption(path: Path) -> str:
+    """The text of a file, on one line; "" where there is no file. Raises UserError for one that is no UTF-8."""
+    try:
+        return " ".join(path.read_text(encoding="utf-8").split())
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read caption {path}: {error}; save it as UTF-8") from error
+
+
+def _warn_of(what: str, names: list[str]) -> None:
+    """One line that counts what is left out and names the first of them; nothing for none."""
+    if names:
+        more = ", ..." if len(names) > SHOWN else ""
+        warnings.warn(f"{what} are left out: {len(names)} ({', '.join(names[:SHOWN])}{more})", stacklevel=3)
+
+
+def _photos(pairs: list[tuple[Path, Path]], kind: str) -> Photos:
+    """All of the pairs, decoded."""
+    pictures, beside, prompts = {}, {}, {}
+    for photo, depth_map in pairs:
+        picture = images.to_uint8(images.read_image(photo))
+        near = read_nearness(depth_map, kind, fill=True)[..., None]
+        if near.shape[:2] != picture.shape[:2]:
+            sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (near, picture)]
+            raise UserError(
+                f"depth map {depth_map} is {sizes[0]}, but {photo.name} is {sizes[1]}; make them of one size"
+            )
+        pictures[photo.name], beside[photo.name] = picture, near
+        prompts[photo.name] = read_caption(photo.with_suffix(".txt"))
+    return Photos(pictures, beside, "depth", prompts if any(prompts.values()) else None)

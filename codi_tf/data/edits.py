@@ -1,0 +1,286 @@
+"""Edits by formulae: photos, an instruction and what it makes of them, without any edited picture on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf.data.pipeline import Source
+from codi_tf.errors import UserError
+from codi_tf.tasks.super_resolution import gaussian_blur
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+STREAM = 2  # of an example's seed, apart from what windows are drawn with
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One kind of edit.
+
+    Attributes:
+        apply: the picture before, float32 [S, S, 3] in [-1, 1] -> after, the same shape and range.
+        wordings: instructions that ask for it, as training has them.
+        heldout: others, which only tests and measurements have.
+    """
+
+    apply: Callable[[tf.Tensor], tf.Tensor]
+    wordings: tuple[str, ...]
+    heldout: tuple[str, ...]
+
+
+class Edits:
+    """Examples whose image is an edit of their source, asked for by their prompt; a `pipeline.Source`.
+
+    The source is a window that `photos` draws; the edit, each equally likely, and one of its wordings are drawn by the
+    same seed.
+
+    Args:
+        photos: the source of the windows.
+        edits: names of `EDITS`.
+        wordings: "train" or "heldout".
+
+    Raises:
+        UserError: another wording, an unknown edit, or none.
+    """
+
+    provides = ("source", "prompt")
+
+    def __init__(self, photos: Source, edits: tuple[str, ...] | None = None, *, wordings: str = "train"):
+        names = tuple(EDITS) if edits is None else tuple(edits)
+        if not names:
+            raise UserError(f"edits: none is named; valid edits: {', '.join(EDITS)}")
+        for name in names:
+            if name not in EDITS:
+                raise UserError(f"edits: unknown edit {name!r}; valid edits: {', '.join(EDITS)}")
+        if wordings not in ("train", "heldout"):
+            raise UserError(f"edits: wordings must be train or heldout, not {wordings!r}")
+        self.photos, self.edits, self.names = photos, [EDITS[name] for name in names], photos.names
+        self.prompts = [edit.heldout if wordings == "heldout" else edit.wordings for edit in self.edits]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def drawer(
+        self, *, image_size: int, augment: bool, recolour: bool
+    ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+        """(index int64 [], seed int32 [2]) -> an example, a function of these and the photos; see `pipeline.Source`."""
+        draw_photo = self.photos.drawer(image_size=image_size, augment=augment, recolour=recolour)
+        counts = [len(texts) for texts in self.prompts]
+        with tf.device("CPU:0"):  # tf.data reads them there
+            texts = tf.constant([text for texts in self.prompts for text in texts])
+            counts, firsts = tf.constant(counts), tf.constant(np.cumsum([0, *counts[:-1]]), tf.int32)
+
+        def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+            source = draw_photo(index, seed)["image"]
+            u = tf.unstack(tf.random.stateless_uniform([2], tf.random.fold_in(seed, STREAM)))
+            edit = _one_of(len(self.edits), u[0])
+            edited = tf.switch_case(edit, [_applied(one.apply, source) for one in self.edits])
+            prompt = texts[firsts[edit] + _one_of(counts[edit], u[1])]
+            return {"image": tf.ensure_shape(edited, source.shape), "source": source, "prompt": prompt}
+
+        return draw
+
+
+def _applied(apply: Callable[[tf.Tensor], tf.Tensor], source: tf.Tensor) -> Callable[[], tf.Tensor]:
+    def branch() -> tf.Tensor:
+        return apply(source)
+
+    return branch
+
+
+def _one_of(count: tf.Tensor | int, u: tf.Tensor) -> tf.Tensor:
+    """One of 0 .. count - 1, each equally likely; u in [0, 1)."""
+    return tf.minimum(tf.cast(u * tf.cast(count, tf.float32), tf.int32), count - 1)
+
+
+# --- the formulae: x is the picture, float32 [S, S, 3] in [-1, 1]
+
+
+def luma(x: tf.Tensor) -> tf.Tensor:
+    """0.299 R + 0.587 G + 0.114 B, float32 [..., 1] in [-1, 1]."""
+    return tf.reduce_sum(x * LUMA, axis=-1, keepdims=True)
+
+
+def black_and_white(x: tf.Tensor) -> tf.Tensor:
+    """luma(x) in all channels."""
+    return tf.repeat(luma(x), 3, axis=-1)
+
+
+def sepia(x: tf.Tensor) -> tf.Tensor:
+    """v^0.8, v, v^1.4 for v = luma in [0, 1]: brown tones from black to white."""
+    return _gamma(black_and_white(x), (0.8, 1.0, 1.4))
+
+
+def night(x: tf.Tensor) -> tf.Tensor:
+    """v -> (0.2, 0.25, 0.45) v in [0, 1]: dark and blue."""
+    return (x + 1) * (0.2, 0.25, 0.45) - 1
+
+
+def warmer(x: tf.Tensor) -> tf.Tensor:
+    """v -> v^0.7, v, v^1.4 in [0, 1]: more red, less blue."""
+    return _gamma(x, (0.7, 1.0, 1.4))
+
+
+def colder(x: tf.Tensor) -> tf.Tensor:
+    """v -> v^1.4, v, v^0.7 in [0, 1]: less red, more blue."""
+    return _gamma(x, (1.4, 1.0, 0.7))
+
+
+def inverted(x: tf.Tensor) -> tf.Tensor:
+    """-x."""
+    return -x
+
+
+def blurred(x: tf.Tensor) -> tf.Tensor:
+    """A Gaussian blur, its standard deviation 1/24 of the side."""
+    sigma = x.shape[1] / 24
+    return tf.clip_by_value(gaussian_blur(x, tf.constant(sigma, tf.float32), radius=round(3 * sigma)), -1.0, 1.0)
+
+
+def mirrored(x: tf.Tensor) -> tf.Tensor:
+    """Left and right exchanged."""
+    return x[:, ::-1]
+
+
+def upside_down(x: tf.Tensor) -> tf.Tensor:
+    """Half a turn."""
+    return x[::-1, ::-1]
+
+
+def brighter(x: tf.Tensor) -> tf.Tensor:
+    """v -> v^0.5 in [0, 1]."""
+    return _gamma(x, (0.5, 0.5, 0.5))
+
+
+def darker(x: tf.Tensor) -> tf.Tensor:
+    """v -> v^2 in [0, 1]."""
+    return _gamma(x, (2.0, 2.0, 2.0))
+
+
+def more_contrast(x: tf.Tensor) -> tf.Tensor:
+    """2 x, clipped."""
+    return tf.clip_by_value(2 * x, -1.0, 1.0)
+
+
+def less_contrast(x: tf.Tensor) -> tf.Tensor:
+    """0.4 x."""
+    return 0.4 * x
+
+
+def more_colour(x: tf.Tensor) -> tf.Tensor:
+    """luma + 2 (x - luma), clipped: saturation doubled."""
+    return tf.clip_by_value(luma(x) + 2 * (x - luma(x)), -1.0, 1.0)
+
+
+def pixelated(x: tf.Tensor) -> tf.Tensor:
+    """12 x 12 squares, each of its mean colour."""
+    size = x.shape[:2]
+    squares = tf.image.resize(x, [min(12, side) for side in size], "area")
+    return tf.clip_by_value(tf.image.resize(squares, size, "nearest"), -1.0, 1.0)
+
+
+def posterised(x: tf.Tensor) -> tf.Tensor:
+    """Rounded to 3 values a channel: black, half, white."""
+    return tf.round(x)
+
+
+def pencil(x: tf.Tensor) -> tf.Tensor:
+    """1 - |gradient of luma| / 2 by Sobel's filter, at least -1: dark lines on white paper."""
+    edges = tf.image.sobel_edges(luma(x)[tf.newaxis])[0]  # [S, S, 1, 2], at a step from black to white 8
+    return tf.repeat(tf.maximum(1 - 0.5 * tf.norm(edges, axis=-1), -1.0), 3, axis=-1)
+
+
+def _gamma(x: tf.Tensor, exponents: tuple[float, float, float]) -> tf.Tensor:
+    return tf.clip_by_value(2 * ((x + 1) / 2) ** exponents - 1, -1.0, 1.0)
+
+
+EDITS = {
+    "black_and_white": Edit(
+        black_and_white,
+        ("make it black and white", "turn it into a black and white photo", "remove the colors", "make it gray"),
+        ("turn it black and white", "make the photo gray"),
+    ),
+    "sepia": Edit(
+        sepia,
+        ("make it sepia", "turn it into an old photo", "add a sepia tone", "make it look like an antique photo"),
+        ("turn it into a sepia photo", "make it look old"),
+    ),
+    "night": Edit(
+        night,
+        ("make it night", "turn day into night", "as if it were night", "make it look like night time"),
+        ("turn it into night", "make the photo look like night"),
+    ),
+    "warmer": Edit(
+        warmer,
+        ("make it warmer", "give it warm colors", "turn the colors warmer", "make it look like sunset"),
+        ("make the colors warmer", "add a warm tone"),
+    ),
+    "colder": Edit(
+        colder,
+        ("make it colder", "give it cold colors", "turn the colors colder", "make it look like winter"),
+        ("make the colors colder", "add a cold tone"),
+    ),
+    "inverted": Edit(
+        inverted,
+        ("invert the colors", "make it a negative", "turn it into a negative", "invert it"),
+        ("invert the photo", "turn the photo into a negative"),
+    ),
+    "blurred": Edit(
+        blurred,
+        ("blur it", "make it blurry", "make the photo blurry", "put it out of focus"),
+        ("turn it blurry", "blur the photo"),
+    ),
+    "mirrored": Edit(
+        mirrored,
+        ("mirror it", "swap left and right", "flip it horizontally", "turn it into its mirror image"),
+        ("mirror the photo", "flip left and right"),
+    ),
+    "upside_down": Edit(
+        upside_down,
+        ("turn it upside down", "rotate it by 180 degrees", "put it on its head", "make it upside down"),
+        ("rotate it upside down", "turn the photo upside down"),
+    ),
+    "brighter": Edit(
+        brighter,
+        ("make it brighter", "brighten it", "add more light", "turn up the light"),
+        ("make the photo brighter", "brighten the photo"),
+    ),
+    "darker": Edit(
+        darker,
+        ("make it darker", "darken it", "take away light", "turn down the light"),
+        ("make the photo darker", "darken the photo"),
+    ),
+    "more_contrast": Edit(
+        more_contrast,
+        ("add contrast", "more contrast", "increase the contrast", "give it strong contrast"),
+        ("make the contrast strong", "add more contrast"),
+    ),
+    "less_contrast": Edit(
+        less_contrast,
+        ("less contrast", "reduce the contrast", "make it pale", "give it weak contrast"),
+        ("make the contrast weak", "make the photo pale"),
+    ),
+    "more_colour": Edit(
+        more_colour,
+        ("make it more colorful", "more vivid colors", "increase the saturation", "give it strong colors"),
+        ("make the colors more vivid", "add strong colors"),
+    ),
+    "pixelated": Edit(
+        pixelated,
+        ("pixelate it", "turn it into large pixels", "make it pixel art", "make it a mosaic"),
+        ("turn it into pixel art", "pixelate the photo"),
+    ),
+    "posterised": Edit(
+        posterised,
+        ("turn it into a poster", "posterize it", "use only a few colors", "make it pop art"),
+        ("make it a poster", "turn it into pop art"),
+    ),
+    "pencil": Edit(
+        pencil,
+        ("make it a pencil drawing", "turn it into a sketch", "draw it with a pencil", "turn it into a line drawing"),
+        ("make it a sketch", "turn the photo into a pencil drawing"),
+    ),
+}

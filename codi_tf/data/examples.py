@@ -1,0 +1,89 @@
+"""TFRecord files of tf.train.Example messages: which features are the picture and its text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from codi_tf.data.records import Records, Unreadable
+from codi_tf.errors import UserError
+
+# field -> names of features that hold it in public data sets, the likeliest first
+FEATURES = {
+    "image": ("image", "image/encoded", "hr", "edited_image", "jpg", "png", "webp"),
+    "text": ("caption", "captions/text", "image/caption", "text", "txt", "prompt", "edit_prompt"),
+    "source": ("source", "original_image"),
+    "depth": (),  # only if it is asked for: mostly these are no pictures
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Records whose fields are features of tf.train.Example; a `stream.Readable`.
+
+    Attributes:
+        records: with the field "example".
+        keys: field -> name of the feature. Of a feature with several values the first is taken.
+    """
+
+    records: Records
+    keys: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that there are names of features for."""
+        return tuple(self.keys)
+
+    def read(self, i: int) -> dict[str, bytes]:
+        """The fields of record i that it has. Raises Unreadable."""
+        features = _features(self.records.read(i)["example"])
+        values = {field: features[key].bytes_list.value for field, key in self.keys.items() if key in features}
+        return {field: value[0] for field, value in values.items() if value}
+
+    def name(self, i: int) -> str:
+        """Path and place of record i."""
+        return self.records.name(i)
+
+
+def with_features(records: Records, wanted: dict[str, str]) -> Examples:
+    """The records with the features that their first one has; `wanted` (field -> feature) goes before `FEATURES`.
+
+    Raises:
+        UserError: no feature for the image, or not the wanted one; the first record cannot be read.
+    """
+    try:
+        features = _features(records.read(0)["example"])
+    except Unreadable as reason:
+        raise UserError(f"{records.name(0)}: {reason}; copy the file again") from None
+    held = [key for key, feature in features.items() if feature.WhichOneof("kind") == "bytes_list"]
+    return Examples(records, choose_features(records.name(0), held, wanted))
+
+
+def choose_features(name: str, held: Collection[str], wanted: dict[str, str]) -> dict[str, str]:
+    """Field -> feature, of the features that there are.
+
+    Raises:
+        UserError: no feature for the image, or not the wanted one.
+    """
+    for field, key in wanted.items():
+        if field not in FEATURES:
+            raise UserError(f"{name}: unknown option {field}; use {', '.join(FEATURES)} (field=FEATURE)")
+        if key not in held:
+            raise UserError(f"{name}: no feature {key} that holds bytes for {field}; there are: {', '.join(held)}")
+    chosen = {field: next((key for key in names if key in held), None) for field, names in FEATURES.items()}
+    chosen = {field: key for field, key in {**chosen, **wanted}.items() if key is not None}
+    if "image" not in chosen:
+        raise UserError(f"{name}: which feature is the image? name it, ?image=FEATURE, of: {', '.join(held) or 'none'}")
+    return chosen
+
+
+def _features(payload: bytes):
+    try:
+        return tf.train.Example.FromString(payload).features.feature
+    except Exception as error:  # protobuf's DecodeError, whose class depends on its implementation
+        raise Unreadable(f"it is no tf.train.Example ({' '.join(str(error).split())})") from None

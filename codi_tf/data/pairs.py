@@ -1,0 +1,86 @@
+"""Degraded pairs on disk, to be evaluated on: crops and their low-resolution versions, in whole 8-bit levels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from codi_tf.data.pipeline import Source, low_resolution_pairs
+from codi_tf.errors import UserError
+from codi_tf.files import check_target, whole_folder
+from codi_tf.images import read_image, resize, write_png
+
+PAIRS = "pairs.json"
+
+
+def write_pairs(
+    folder: Path,
+    source: Source | dict[str, np.ndarray],
+    task,
+    *,
+    count: int,
+    size: int,
+    seed: int,
+    about: dict,
+    report: Callable[[int], None],
+) -> None:
+    """Write `count` pairs into a new folder, whole or not at all: gt/00000.png, lq/00000.png, ..., pairs.json.
+
+    Args:
+        folder: a new one.
+        source: a `data.Source`, or photos.
+        task: with a `low_resolution(image, seed)`: super_resolution, real_world, bicubic.
+        size: side of the crops; a multiple of the task's scale.
+        seed: of crops and degradations; pair i is a function of (source, task, size, seed, i).
+        about: what else pairs.json is to say.
+        report: called with the number of pairs written.
+
+    Raises:
+        UserError: the folder is in use; photos smaller than the crops; a size that the scale does not divide.
+    """
+    check_target(folder)
+    pairs = low_resolution_pairs(source, task, image_size=size, seed=seed).take(count)
+    with whole_folder(folder) as partial:
+        for i, (image, low) in enumerate(pairs.as_numpy_iterator()):
+            write_png(partial / "gt" / f"{i:05}.png", (image + 1) / 2)
+            write_png(partial / "lq" / f"{i:05}.png", low)
+            report(i + 1)
+        settings = {"count": count, "size": size, "scale": task.scale, "seed": seed, **about}
+        (partial / PAIRS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def is_pairs(folder: str | Path) -> bool:
+    """Whether a folder was written by `write_pairs`."""
+    return (Path(folder) / PAIRS).is_file()
+
+
+def read_pairs(folder: str | Path, count: int) -> dict[str, np.ndarray]:
+    """The first `count` pairs of a folder: {"image", "condition"} float32 [count, S, S, 3] in [-1, 1].
+
+    The condition is the low-resolution version, enlarged bicubically.
+
+    Raises:
+        UserError: fewer pairs, one without its partner, or pictures of other sizes than the folder says.
+    """
+    folder = Path(folder)
+    try:
+        about = json.loads((folder / PAIRS).read_text(encoding="utf-8"))
+        size, scale, there = (int(about[key]) for key in ("size", "scale", "count"))
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{folder / PAIRS}: does not say size, scale and count; make the pairs again") from None
+    if count > there:
+        raise UserError(f"{folder} has {there} pairs, not {count}; ask for fewer")
+    pairs = {"image": [], "condition": []}
+    for i in range(count):
+        for key, part, side in (("image", "gt", size), ("condition", "lq", size // scale)):
+            path = folder / part / f"{i:05}.png"
+            picture = read_image(path)
+            if picture.shape != (side, side, 3):
+                raise UserError(
+                    f"{path}: {picture.shape[1]}x{picture.shape[0]}, not {side}x{side}; make the pairs again"
+                )
+            pairs[key].append(2 * resize(picture, size, size) - 1)
+    return {key: np.stack(pictures).astype(np.float32) for key, pictures in pairs.items()}

@@ -1,0 +1,181 @@
+"""Rows of parquet files as triplets: row groups are read as a whole, so their order keeps neighbours together."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from functools import lru_cache
+
+import numpy as np
+
+from codi_tf.data.permutation import permuted
+from codi_tf.data.records import Damage, Unreadable
+from codi_tf.data.splits import is_heldout
+from codi_tf.data.stream import warn_of_damage
+from codi_tf.errors import UserError
+
+# field -> names of the columns that hold it in public data sets
+COLUMNS = {
+    "source": ("original_image", "input_image", "source_image", "source_img", "source"),
+    "image": ("edited_image", "target_image", "target_img", "image"),
+    "text": ("edit_prompt", "instruction", "edit", "prompt"),
+}
+IN_MEMORY = 500_000_000  # bytes of row groups that are kept; a run reads on within half as much before it goes further
+
+
+class ParquetRows:
+    """Rows of parquet files; a `stream.Readable`. Row groups are read as a whole and kept for a while.
+
+    Args:
+        paths: the files.
+        columns: field -> column, of "source" and "image".
+        groups: int64 [G, 4] of (file, row group in it, its first row counted over all files, bytes).
+        rows: int64 [N], the rows that are triplets, sorted, counted over all files.
+        texts: their instructions.
+    """
+
+    fields = ("image", "source", "text")
+
+    def __init__(
+        self, paths: list[str], columns: dict[str, str], groups: np.ndarray, rows: np.ndarray, texts: list[str]
+    ):
+        self.paths, self.columns, self.groups, self.rows, self.texts = paths, columns, groups, rows, texts
+        self.first = np.append(np.searchsorted(rows, groups[:, 2]), len(rows))  # [G + 1], of each group in `rows`
+        self._order = lru_cache(maxsize=4)(self._ordered)
+        self._lock, self._kept = threading.Lock(), OrderedDict()  # group -> its table, the last used one last
+
+    @classmethod
+    def indexed(
+        cls, paths: list[str], split: str | None, *, heldout_fraction: float, max_unreadable: float
+    ) -> ParquetRows:
+        """The rows of a split with an instruction. Rows without one are left out, with a warning.
+
+        Raises:
+            UserError: pyarrow is missing; a column is, or is of another type; too much cannot be read.
+        """
+        pyarrow = _pyarrow(paths[0])
+        columns, groups, texts, damaged, total, nbytes = None, [], [], [], 0, 0
+        for number, path in enumerate(paths):
+            size = os.path.getsize(path)
+            nbytes += size
+            try:
+                with pyarrow.parquet.ParquetFile(path) as file:
+                    columns = _checked_columns(path, file.schema_arrow, columns)
+                    for group in range(file.num_row_groups):
+                        about = file.metadata.row_group(group)
+                        groups.append((number, group, total, about.total_byte_size))
+                        total += about.num_rows
+                    texts += file.read([columns["text"]])[columns["text"]].to_pylist()
+            except (OSError, pyarrow.ArrowException) as error:
+                groups, total = [one for one in groups if one[0] != number], len(texts)
+                damaged.append(Damage(path, " ".join(str(error).split()), size))
+        if not texts:
+            reason = f": {damaged[0].reason}" if damaged else ""
+            raise UserError(f"no row can be read in {paths[0]}{reason}")
+        warn_of_damage(damaged, nbytes, max_unreadable)
+        told = np.array([bool(text and text.strip()) for text in texts])
+        if not told.all():
+            warnings.warn(f"{paths[0]}: rows without an instruction are left out: {(~told).sum()}", stacklevel=4)
+        if split is not None:
+            told &= np.array([is_heldout(text or "", heldout_fraction) == (split == "heldout") for text in texts])
+        rows = np.flatnonzero(told)
+        return cls(paths, columns, np.array(groups, np.int64), rows, [texts[row] for row in rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, i: int) -> dict[str, bytes]:
+        """The fields of triplet i. Raises Unreadable."""
+        group = int(np.searchsorted(self.first, i, side="right")) - 1
+        table, row = self._group(group), int(self.rows[i] - self.groups[group, 2])
+        fields = {"text": self.texts[i].encode()}
+        for field in ("image", "source"):
+            value = table[self.columns[field]][row].as_py()
+            value = value["bytes"] if isinstance(value, dict) else value
+            if value is None:
+                raise Unreadable(f"{self.columns[field]} is empty")
+            fields[field] = value
+        return fields
+
+    def name(self, i: int) -> str:
+        """Path and row of triplet i."""
+        group = int(np.searchsorted(self.first, i, side="right")) - 1
+        file = self.groups[group, 0]
+        of_file = self.groups[self.groups[:, 0] == file, 2].min()
+        return f"{self.paths[file]}: row {self.rows[i] - of_file}"
+
+    def at(self, place: int, *, seed: int, epoch: int) -> int:
+        """The triplet at a place of an order that shuffles the row groups, and the triplets of some neighbours in it.
+
+        These neighbours fit into memory, so that each row group is read once an epoch.
+        """
+        order, first, bounds = self._order(seed, epoch)
+        block = int(np.searchsorted(bounds, place, side="right")) - 1
+        start, end = int(bounds[block]), int(bounds[block + 1])
+        place = start + permuted(place - start, end - start, seed=seed + 1, epoch=epoch)
+        group = int(np.searchsorted(first, place, side="right")) - 1
+        return int(self.first[order[group]]) + place - int(first[group])
+
+    def _ordered(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row groups in their order, the places of their first triplets, the places where blocks begin and end."""
+        count = len(self.groups)
+        order = np.array([permuted(place, count, seed=seed, epoch=epoch) for place in range(count)])
+        first = np.concatenate([[0], np.cumsum(np.diff(self.first)[order])])
+        nbytes = np.cumsum(self.groups[order, 3])
+        block = nbytes // (IN_MEMORY // 2)
+        begins = np.flatnonzero(np.diff(block, prepend=-1))
+        return order, first[:-1], np.unique(np.append(first[begins], first[-1]))
+
+    def _group(self, group: int):
+        """The pictures of a row group. Raises Unreadable."""
+        with self._lock:
+            if group in self._kept:
+                self._kept.move_to_end(group)
+                return self._kept[group]
+            path = self.paths[self.groups[group, 0]]
+            pyarrow = _pyarrow(path)
+            try:
+                with pyarrow.parquet.ParquetFile(path) as file:
+                    names = [self.columns["image"], self.columns["source"]]
+                    table = file.read_row_group(int(self.groups[group, 1]), columns=names)
+            except (OSError, pyarrow.ArrowException) as error:
+                raise Unreadable(f"the row group is damaged ({' '.join(str(error).split())})") from None
+            self._kept[group] = table
+            while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > IN_MEMORY:
+                self._kept.popitem(last=False)
+            return table
+
+
+def _pyarrow(path: str):
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise UserError(f"{path}: a .parquet file needs the package pyarrow: pip install pyarrow") from None
+    return pyarrow
+
+
+def _checked_columns(path: str, schema, chosen: dict[str, str] | None) -> dict[str, str]:
+    """Field -> column. Raises UserError where there is none, or it holds something else."""
+    import pyarrow.types as types
+
+    def is_bytes(kind) -> bool:
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    if chosen is None:
+        chosen = {field: next((one for one in names if one in schema.names), "") for field, names in COLUMNS.items()}
+    for field, column in chosen.items():
+        if column not in schema.names:
+            raise UserError(
+                f"{path} has no column {column or ' or '.join(COLUMNS[field])} ({field}); it has: "
+                f"{', '.join(schema.names)}"
+            )
+        kind = schema.field(column).type
+        if field == "text" and not (types.is_string(kind) or types.is_large_string(kind)):
+            raise UserError(f"{path}: column {column} is of type {kind}: instructions are texts")
+        if field != "text":
+            inside = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+            if not is_bytes(inside):
+                raise UserError(f"{path}: column {column} is of type {kind}: pictures are the bytes of their files")
+    return chosen

@@ -1,0 +1,327 @@
+"""Where the records of shards and folders lie, so that they can be read in any order.
+
+Only headers are read for it, in hops from one to the next: TFRecord files, WebDataset's tar files, folders of images.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import tarfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from codi_tf.data.checksum import crc32c, crc32c_of_each, masked
+from codi_tf.data.photos import EXTENSIONS
+from codi_tf.data.splits import is_heldout
+from codi_tf.errors import UserError
+from codi_tf.progress import Progress
+
+DEPTH_EXTENSIONS = (".png", ".tif", ".tiff")
+BESIDE = {".depth": ("depth", DEPTH_EXTENSIONS), ".source": ("source", EXTENSIONS)}  # NAME.depth.png, NAME.source.jpg
+PATIENCE = 3.0  # seconds that indexing may take without a word
+_LENGTH = struct.Struct("<QI")  # of a TFRecord: the length and its masked checksum
+_CHECKSUM = 4  # bytes behind the data of a TFRecord
+_BLOCK = 512  # bytes: the unit of tar files
+# A sample of a WebDataset: what stands before the first dot of the last part of a path; the rest tells what it is.
+_MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./]+)(?P<extension>\.[^/]+)")
+
+
+class Unreadable(Exception):
+    """A record that cannot be used; the message tells why, in one line."""
+
+
+class Field(NamedTuple):
+    """Where one field of N records lies."""
+
+    file: np.ndarray  # int32 [N], an index of `paths`; -1: this record has no such field
+    start: np.ndarray  # int64 [N], in bytes
+    size: np.ndarray  # int64 [N]; -1: to the end of the file
+
+
+class Damage(NamedTuple):
+    """A shard that is not whole: what lies behind the damage is lost."""
+
+    path: str
+    reason: str
+    lost: int  # bytes
+
+
+@dataclass(frozen=True)
+class Records:
+    """N records, each a few fields of bytes.
+
+    Attributes:
+        paths: the files.
+        places: field -> where it lies.
+        keys: of tar files the names of the records, bytes [N]; None: they have none.
+        checked: whether the bytes of a checksum (TFRecord's) stand behind each field.
+        damaged: the shards that are not whole.
+        nbytes: of all files, damaged ones included; 0 where single files are the records.
+    """
+
+    paths: tuple[str, ...]
+    places: dict[str, Field]
+    keys: np.ndarray | None = None
+    checked: bool = False
+    damaged: tuple[Damage, ...] = ()
+    nbytes: int = 0
+
+    def __len__(self) -> int:
+        return len(next(iter(self.places.values())).file)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that some record has."""
+        return tuple(self.places)
+
+    def read(self, i: int) -> dict[str, bytes]:
+        """The fields of record i that it has.
+
+        Raises:
+            Unreadable: the file is gone or has become shorter, or the checksum does not fit.
+        """
+        return {name: self._bytes(place, i) for name, place in self.places.items() if place.file[i] >= 0}
+
+    def name(self, i: int) -> str:
+        """Path and, within a shard, key or place of record i, for messages."""
+        first = next(iter(self.places.values()))
+        path = self.paths[first.file[i]]
+        if self.keys is not None:
+            return f"{path}: {self.keys[i].decode('utf-8', 'replace')}"
+        return f"{path}: record at byte {first.start[i] - _LENGTH.size}" if self.checked else path
+
+    def of_split(self, split: str, heldout_fraction: float) -> Records:
+        """The records of "train" or "heldout": a hash of the name decides, without the folders before it.
+
+        The name is a file's own in a folder, the key in a tar file, shard and place for a TFRecord.
+        """
+        first = next(iter(self.places.values()))
+        heldout = np.empty(len(self), bool)
+        for i in range(len(self)):
+            if self.keys is not None:
+                name = self.keys[i].decode("utf-8", "replace")
+            else:
+                name = os.path.basename(self.paths[first.file[i]]) + (f":{first.start[i]}" if self.checked else "")
+            heldout[i] = is_heldout(name, heldout_fraction)
+        return self.chosen(heldout == (split == "heldout"))
+
+    def chosen(self, which: np.ndarray) -> Records:
+        """Some of the records, by a mask bool [N] or by their numbers."""
+        places = {name: Field(*(part[which] for part in place)) for name, place in self.places.items()}
+        return replace(self, places=places, keys=None if self.keys is None else self.keys[which])
+
+    def _bytes(self, place: Field, i: int) -> bytes:
+        path, start, size = self.paths[place.file[i]], int(place.start[i]), int(place.size[i])
+        try:
+            with open(path, "rb", buffering=0) as file:
+                if size < 0:
+                    return file.read()
+                wanted = size + (_CHECKSUM if self.checked else 0)
+                data = _read_at(file.fileno(), start, wanted)
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from None
+        if len(data) < wanted:
+            raise Unreadable("the file ends before it")
+        if self.checked and masked(crc32c(data[:size])) != int.from_bytes(data[size:], "little"):
+            raise Unreadable("its checksum does not fit")
+        return data[:size]
+
+
+def index_tfrecord(paths: Iterable[str | os.PathLike[str]]) -> Records:
+    """The records of TFRecord files, with the one field "example".
+
+    Lengths are checked by their checksums here, contents by theirs when they are read.
+
+    Raises:
+        UserError: no record in any of the files, or one of them is missing.
+    """
+    return _indexed(paths, _scan_tfrecord, "TFRecord", checked=True)
+
+
+def index_webdataset(paths: Iterable[str | os.PathLike[str]]) -> Records:
+    """The samples of WebDataset's tar files: neighbours whose names agree up to the first dot.
+
+    Fields are "image" (KEY.jpg, .png, .webp, ...), "text" (KEY.txt), "json", "depth" (KEY.depth.png, .tif) and "source"
+    (KEY.source.jpg, .png, ...); other members, and samples without an image, are left out.
+
+    Raises:
+        UserError: no image in any of the files, or one of them is missing.
+    """
+    return _indexed(paths, _scan_tar, "WebDataset", checked=False)
+
+
+def index_files(paths: Sequence[str | os.PathLike[str]]) -> Records:
+    """Image files, with the fields of `index_webdataset` from NAME.txt, NAME.json, NAME.depth.png, ... beside them."""
+    neighbours, all_paths = {}, []
+    places = defaultdict(lambda: np.full(len(paths), -1, np.int32))
+    for i, path in enumerate(map(Path, paths)):
+        if path.parent not in neighbours:
+            neighbours[path.parent] = _neighbours(path.parent)
+        for field, name in {**neighbours[path.parent].get(path.stem, {}), "image": path.name}.items():
+            places[field][i] = len(all_paths)
+            all_paths.append(os.path.join(path.parent, name))
+    start, size = np.zeros(len(paths), np.int64), np.full(len(paths), -1, np.int64)
+    order = sorted(places, key=lambda field: field != "image")
+    return Records(tuple(all_paths), {field: Field(places[field], start, size) for field in order})
+
+
+def image_files(folder: str | os.PathLike[str]) -> list[str]:
+    """The images in a folder, sorted by name, without the pictures and maps that stand beside others.
+
+    Raises:
+        UserError: the folder is missing or has no image.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"no such folder of images: {folder}")
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if _is_image(entry.name) and entry.is_file())
+    if not names:
+        raise UserError(f"no image in folder {folder}; expected files ending in {', '.join(EXTENSIONS)}")
+    return [os.path.join(folder, name) for name in names]
+
+
+def field_of(extension: str) -> str | None:
+    """The field that an extension stands for, ".jpg" or ".source.jpg"; None: for none."""
+    extension = extension.lower()
+    if extension in EXTENSIONS:
+        return "image"
+    for infix, (field, extensions) in BESIDE.items():
+        if extension.startswith(infix) and extension[len(infix) :] in extensions:
+            return field
+    return {".txt": "text", ".json": "json"}.get(extension)
+
+
+def _is_image(name: str) -> bool:
+    stem, extension = os.path.splitext(name)
+    return extension.lower() in EXTENSIONS and os.path.splitext(stem)[1].lower() not in BESIDE
+
+
+def _neighbours(folder: Path) -> dict[str, dict[str, str]]:
+    """Name of an image without its extension -> field -> the file beside it that holds it."""
+    beside = defaultdict(dict)
+    for name in sorted(os.listdir(folder)):
+        stem, extension = os.path.splitext(name)
+        inner, infix = os.path.splitext(stem)
+        if infix.lower() in BESIDE:
+            stem, extension = inner, infix + extension
+        field = field_of(extension)
+        if field not in (None, "image"):
+            beside[stem][field] = name
+    return beside
+
+
+class _Scan(NamedTuple):
+    """What the headers of one shard tell."""
+
+    places: dict[str, tuple[list[int], list[int]]]  # field -> starts and sizes; a start of -1: there is none
+    keys: list[bytes] | None
+    reason: str | None  # of damage
+    good: int  # bytes ahead of it
+
+
+def _indexed(paths, scan, kind: str, *, checked: bool) -> Records:
+    paths = tuple(os.fspath(path) for path in paths)
+    parts, damaged, nbytes = [], [], 0
+    progress, began = Progress(f"indexing {kind} files", len(paths)), time.monotonic()
+    for number, path in enumerate(paths):
+        try:
+            size = os.stat(path).st_size
+            part = scan(path, size)
+        except OSError as error:
+            raise UserError(f"cannot read {kind} file {path}: {error.strerror or error}") from None
+        if part.reason:
+            damaged.append(Damage(path, part.reason, size - part.good))
+        parts.append((number, part))
+        nbytes += size
+        if time.monotonic() - began > PATIENCE:
+            progress.update(number + 1)
+    names = {field for _, part in parts for field in part.places}
+    count = [len(next(iter(part.places.values()), ([],))[0]) for _, part in parts]
+    if not sum(count):
+        reasons = "; ".join(f"{d.path}: {d.reason}" for d in damaged[:3])
+        where = paths[0] if len(paths) == 1 else f"the {len(paths)} files {paths[0]} to {paths[-1]}"
+        raise UserError(f"no {kind} record with an image in {where}{'; ' + reasons if reasons else ''}")
+    places = {}
+    for field in sorted(names, key=lambda name: (name != "image", name)):
+        columns = [part.places.get(field, ([-1] * n, [0] * n)) for (_, part), n in zip(parts, count, strict=True)]
+        start, size = (np.concatenate([np.array(c[k], np.int64) for c in columns]) for k in (0, 1))
+        file = np.repeat(np.arange(len(paths), dtype=np.int32), count)
+        places[field] = Field(np.where(start < 0, np.int32(-1), file), start, size)
+    keys = None if checked else np.array([key for _, part in parts for key in part.keys])
+    return Records(paths, places, keys, checked, tuple(damaged), nbytes)
+
+
+def _scan_tfrecord(path: str, size: int) -> _Scan:
+    starts, lengths, checksums, reason, position = [], [], [], None, 0
+    with open(path, "rb", buffering=0) as file:
+        while position < size:
+            header = _read_at(file.fileno(), position, _LENGTH.size)
+            if len(header) < _LENGTH.size:
+                reason = f"cut off at byte {position}"
+                break
+            length, checksum = _LENGTH.unpack(header)
+            starts.append(position + _LENGTH.size)
+            lengths.append(length)
+            checksums.append(checksum)
+            position = starts[-1] + length + _CHECKSUM
+            if position > size:
+                reason = f"cut off at byte {starts[-1] - _LENGTH.size}"
+                break
+    wrong = np.flatnonzero(masked(crc32c_of_each(np.array(lengths, np.uint64))) != np.array(checksums, np.uint64))
+    count = len(starts) - (position > size)  # the last one is not whole
+    if len(wrong):  # from there on the hops went anywhere
+        count, reason = wrong[0], f"damaged, or no TFRecord file, at byte {starts[wrong[0]] - _LENGTH.size}"
+    starts, lengths = starts[:count], lengths[:count]
+    good = starts[-1] + lengths[-1] + _CHECKSUM if starts else 0
+    return _Scan({"example": (starts, lengths)}, None, reason, good)
+
+
+def _scan_tar(path: str, size: int) -> _Scan:
+    samples, reason, good = [], None, 0  # a sample: its key, and field -> (start, size)
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # it would keep all of them
+                if member.offset_data + member.size > size:
+                    reason = f"cut off at byte {member.offset}"
+                    break
+                good = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                match = _MEMBER.fullmatch(member.name) if member.isreg() else None
+                field = field_of(match["extension"]) if match else None
+                if field is None:
+                    continue
+                key = match["key"].encode("utf-8", "surrogateescape")
+                if not samples or samples[-1][0] != key:
+                    samples.append((key, {}))
+                samples[-1][1][field] = (member.offset_data, member.size)
+            else:
+                with open(path, "rb", buffering=0) as file:
+                    end = _read_at(file.fileno(), tar.offset, _BLOCK)
+                if end != bytes(_BLOCK):  # tarfile takes anything for the end
+                    reason = f"damaged at byte {tar.offset}" if len(end) == _BLOCK else f"cut off at byte {tar.offset}"
+    except tarfile.TarError as error:
+        reason = f"damaged, or no uncompressed tar file ({error})"
+    samples = [(key, fields) for key, fields in samples if "image" in fields]
+    names = {field for _, fields in samples for field in fields}
+    nothing = (-1, 0)
+    places = {name: tuple(zip(*(fields.get(name, nothing) for _, fields in samples), strict=True)) for name in names}
+    return _Scan(places, [key for key, _ in samples], reason, min(good, size))
+
+
+def _read_at(descriptor: int, start: int, size: int) -> bytes:
+    """So many bytes from a place on, fewer at the end of the file. One read ends at 2 GiB."""
+    data = os.pread(descriptor, size, start)
+    while 0 < len(data) < size:
+        more = os.pread(descriptor, size - len(data), start + len(data))
+        if not more:
+            break
+        data += more
+    return data

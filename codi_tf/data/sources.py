@@ -1,0 +1,52 @@
+"""From the name of a source to the source: what `data.source` in a config and `--data` may be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from codi_tf.data.depth_maps import load_stereo, open_depth
+from codi_tf.data.edits import Edits
+from codi_tf.data.opening import open_source
+from codi_tf.data.photos import PHOTOS, load_photos
+from codi_tf.data.pipeline import Source
+from codi_tf.data.triplets import open_triplets
+from codi_tf.data.windows import Photos
+
+if TYPE_CHECKING:
+    from codi_tf.tasks import Task
+
+EMBEDDED = "photos"
+
+
+def load_source(
+    name: str, split: str | None, task: Task | None = None, *, seed: int = 0, max_unreadable: float = 0.01
+) -> Source:
+    """The examples of a split of a source.
+
+    Args:
+        name: "photos", what two packages carry: photos, a stereo pair with its disparity, photos that are edited by
+            formulae; or a folder, shards or a TFDS name, see `opening.open_source`, `depth_maps.open_depth` and
+            `triplets.open_triplets`.
+        split: "train", "heldout" or None for all.
+        task: what its conditions are made of decides what is beside the images.
+        seed: of the order of what is read from disk.
+        max_unreadable: the share of unreadable records that a run may go on with, see `stream.Stream`.
+
+    Raises:
+        UserError: nothing of that name, nothing in it, or what cannot be read.
+    """
+    options = {"seed": seed, "max_unreadable": max_unreadable}
+    made_of = "image" if task is None else task.made_of
+    if made_of == "depth":
+        return load_stereo(split) if name == EMBEDDED else open_depth(name, split, kind=task.kind, **options)
+    if made_of == "source":
+        return (
+            Edits(Photos(_embedded(split)), wordings=split or "train")
+            if name == EMBEDDED
+            else open_triplets(name, split, **options)
+        )
+    return Photos(_embedded(split)) if name == EMBEDDED else open_source(name, split, **options)
+
+
+def _embedded(split: str | None) -> dict:
+    return {name: photo for one in ([split] if split else PHOTOS) for name, photo in load_photos(one).items()}

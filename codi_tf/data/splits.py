@@ -1,0 +1,21 @@
+"""Which split a photo falls into: its name alone decides."""
+
+from __future__ import annotations
+
+import hashlib
+
+from codi_tf.errors import UserError
+
+SPLITS = ("train", "heldout")
+
+
+def check_split(split: str) -> None:
+    """Raises UserError for anything but "train" and "heldout"."""
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}; valid splits: {', '.join(SPLITS)}")
+
+
+def is_heldout(name: str, fraction: float) -> bool:
+    """Whether a name belongs to "heldout", a share `fraction` in [0, 1] of all: adding others moves none."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64

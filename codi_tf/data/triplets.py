@@ -1,0 +1,204 @@
+"""Triplets of picture, instruction and edited picture: InstructPix2Pix's folders, parquet files, and plain folders."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from codi_tf.data.opening import expanded, open_source
+from codi_tf.data.parquet import ParquetRows
+from codi_tf.data.records import Records, Unreadable, image_files, index_files
+from codi_tf.data.splits import check_split, is_heldout
+from codi_tf.data.stream import Stream
+from codi_tf.errors import UserError
+
+SEEDS, PROMPT = "seeds.json", "prompt.json"  # of InstructPix2Pix's data
+PARQUET = ".parquet"
+SHOWN = 5  # so many names in a message
+
+
+def open_triplets(
+    name: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    heldout_fraction: float = 0.1,
+    seed: int = 0,
+    max_unreadable: float = 0.01,
+) -> Stream:
+    """A source of edits: "image" is the edited picture, "source" the one before, "prompt" the instruction.
+
+    Args:
+        name: one of
+
+            a folder with seeds.json, as InstructPix2Pix's data come: PROMPT/SEED_0.jpg before, PROMPT/SEED_1.jpg after,
+            PROMPT/prompt.json with the instruction under "edit";
+            a .parquet file, a folder or a pattern of them, with columns as in `parquet.COLUMNS`: pictures as the bytes
+            of their files, by themselves or as "bytes" of a struct;
+            a folder of NAME.source.jpg, NAME.jpg and NAME.txt;
+            whatever else `opening.open_source` takes, with the same fields.
+        split: "train", "heldout" or None for all. Decided by a hash of the prompt's folder, of the instruction
+            (parquet), of the file name: no instruction of a parquet file, and no prompt's folder, is in both.
+        heldout_fraction: the share of "heldout", in [0, 1].
+        seed: of the order.
+        max_unreadable: the share of unreadable triplets that a run may go on with, see `stream.Stream`.
+
+    Raises:
+        UserError: nothing there, nothing of the split, no instructions or no pictures before the edits, wrong types.
+    """
+    if split is not None:
+        check_split(split)
+    name = os.fspath(name)
+    shared = {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
+    if os.path.isfile(os.path.join(name, SEEDS)):
+        triplets = PromptFolders.listed(Path(name), split, heldout_fraction)
+    elif paths := _parquet_files(name):
+        triplets = ParquetRows.indexed(paths, split, **shared)
+    elif os.path.isdir(name) and _has_sources(name):
+        triplets = _plain(name, split, heldout_fraction)
+    else:
+        source = open_source(name, split, made_of="source", seed=seed, **shared)
+        for key, what in (("source", "pictures before the edits"), ("prompt", "instructions")):
+            if key not in source.provides:
+                raise UserError(
+                    f"{name} has no {what}; edits are NAME.source.jpg, NAME.jpg and NAME.txt, or name others"
+                )
+        triplets = source.records
+    if not len(triplets):
+        raise UserError(
+            f"none of the triplets of {name} falls in split {split!r} with heldout_fraction {heldout_fraction}; add "
+            "triplets or change the fraction"
+        )
+    return Triplets(triplets, made_of="source", seed=seed, max_unreadable=max_unreadable)
+
+
+class Triplets(Stream):
+    """A `Stream` whose windows are as large as the picture: an instruction is about all of it.
+
+    Where the triplets lie in blocks that are read as a whole, the order is random within some of them at a time.
+    """
+
+    def record_at(self, place: int, epoch: int) -> int:
+        """The triplet at a place of an epoch's order: a permutation of 0 .. N - 1."""
+        if isinstance(self.records, ParquetRows):
+            return self.records.at(place, seed=self.seed, epoch=epoch)
+        return super().record_at(place, epoch)
+
+    def window_side(self, u: float, size: tuple[int, int], image_size: int) -> int:
+        """The shorter side of a picture (height, width). Raises Unreadable: it is smaller than image_size."""
+        if min(size) < image_size:
+            raise Unreadable(f"it is {size[0]}x{size[1]}, smaller than image_size {image_size}")
+        return min(size)
+
+
+class PromptFolders:
+    """The layout of InstructPix2Pix's data; a `stream.Readable`. Each pair of pictures is one triplet.
+
+    Args:
+        folder: holds the prompts' folders.
+        prompts: their names.
+        pairs: (number of the prompt, seed) of each triplet.
+    """
+
+    fields = ("image", "source", "text")
+
+    def __init__(self, folder: Path, prompts: list[str], pairs: list[tuple[int, str]]):
+        self.folder, self.prompts, self.pairs = folder, prompts, pairs
+
+    @classmethod
+    def listed(cls, folder: Path, split: str | None, heldout_fraction: float) -> PromptFolders:
+        """What seeds.json lists, [["PROMPT", ["SEED", ...]], ...], of a split. Raises UserError for another content."""
+        path = folder / SEEDS
+        try:
+            listed = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {' '.join(str(error).split())}; copy it again") from None
+        if not isinstance(listed, list) or not listed:
+            raise UserError(f'{path} must be a list of ["PROMPT", ["SEED", ...]]; make it again')
+        prompts, pairs = [], []
+        for entry in listed:
+            if not (
+                isinstance(entry, list)
+                and len(entry) == 2
+                and isinstance(entry[0], str)
+                and isinstance(entry[1], list)
+                and all(isinstance(seed, str | int) for seed in entry[1])
+            ):
+                raise UserError(f'{path}: an entry is {_short(entry)}, not ["PROMPT", ["SEED", ...]]; make it again')
+            if split is None or is_heldout(entry[0], heldout_fraction) == (split == "heldout"):
+                pairs += ((len(prompts), str(seed)) for seed in entry[1])
+                prompts.append(entry[0])
+        return cls(folder, prompts, pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, i: int) -> dict[str, bytes]:
+        """The fields of triplet i. Raises Unreadable: a file is missing, or the instruction is no text."""
+        prompt, seed = self.pairs[i]
+        folder = self.folder / self.prompts[prompt]
+        try:
+            text = json.loads((folder / PROMPT).read_bytes())
+            before, after = ((folder / f"{seed}_{which}.jpg").read_bytes() for which in (0, 1))
+        except OSError as error:
+            raise Unreadable(f"{Path(error.filename or folder).name}: {error.strerror or error}") from None
+        except ValueError as error:  # of json and of UTF-8
+            raise Unreadable(f"{PROMPT} is damaged ({error})") from None
+        edit = text.get("edit") if isinstance(text, dict) else None
+        if not isinstance(edit, str) or not edit.strip():
+            raise Unreadable(f'{PROMPT}: "edit" is {_short(edit)}, not a text')
+        return {"image": after, "source": before, "text": edit.encode()}
+
+    def name(self, i: int) -> str:
+        """Folder and seed of triplet i."""
+        prompt, seed = self.pairs[i]
+        return f"{self.folder / self.prompts[prompt]}: {seed}"
+
+
+def _parquet_files(name: str) -> list[str]:
+    """The parquet files that a name stands for, sorted; none where it stands for something else."""
+    if os.path.isdir(name):
+        return sorted(glob.glob(os.path.join(glob.escape(name), f"*{PARQUET}")))
+    if not name.lower().endswith(PARQUET):
+        return []
+    paths = expanded(name)
+    missing = next((path for path in paths if not os.path.isfile(path)), None)
+    if missing is not None or not paths:
+        raise UserError(f"no such parquet file: {missing or name}")
+    return paths
+
+
+def _has_sources(folder: str) -> bool:
+    return any(Path(entry.name).stem.lower().endswith(".source") for entry in os.scandir(folder))
+
+
+def _plain(folder: str, split: str | None, heldout_fraction: float) -> Records:
+    """The triplets of a folder; pictures that lack one of the other two are left out and named in a warning."""
+    records = index_files(image_files(folder))
+    complete = np.full(len(records), True)
+    texts = [records.places[field].file >= 0 for field in ("text", "json") if field in records.places]
+    for what, there in (
+        ("a NAME.source picture", records.places["source"].file >= 0 if "source" in records.places else ~complete),
+        ("an instruction, NAME.txt,", np.any(texts, axis=0) if texts else ~complete),
+    ):
+        lonely = [os.path.basename(records.name(i)) for i in np.flatnonzero(complete & ~there)]
+        if lonely:
+            more = ", ..." if len(lonely) > SHOWN else ""
+            names = ", ".join(lonely[:SHOWN])
+            warnings.warn(
+                f"{folder}: pictures without {what} are left out: {len(lonely)} ({names}{more})", stacklevel=3
+            )
+        complete &= there
+    if not complete.any():
+        raise UserError(f"{folder} has no triplet: NAME.source.jpg, NAME.jpg and NAME.txt")
+    records = records.chosen(complete)
+    return records if split is None else records.of_split(split, heldout_fraction)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,120 @@
+"""Depth to image: the condition is how near each pixel of the photo is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf import depth_files
+from codi_tf.errors import UserError
+from codi_tf.tasks.options import checked_range
+
+TASK = "depth"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """condition = 2 (near - low) / (high - low) - 1, clipped to [-1, 1], in three equal channels.
+
+    The normalisation of MiDaS and of Stable Diffusion's depth-to-image model: nearness (larger is nearer: disparity, or
+    the inverse of the distance) of each picture by its own extremes, so that neither its unit nor its scale matters. A
+    picture that is equally near everywhere has a condition of 0.
+
+    Attributes:
+        kind: what the maps in files hold: "disparity" (larger is nearer, 0 a value as any other) or "depth" (distances,
+            0 where unknown). Within examples there is only nearness.
+        percentiles: low and high, as shares in percent of the picture's pixels that are at most so near: 0 and 100 are
+            its extremes; others keep single wrong pixels of a measured map from setting the scale.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    condition_channels: ClassVar[int] = 3
+    made_of: ClassVar[str] = "depth"
+    prompted: ClassVar[bool] = False
+
+    kind: str = "disparity"
+    percentiles: tuple[float, float] = (0, 100)
+
+    def __post_init__(self) -> None:
+        depth_files.check_kind(self.kind)
+        percentiles = checked_range(TASK, "percentiles", self.percentiles, 0, 100)
+        if percentiles[0] == percentiles[1]:
+            raise UserError(f"{TASK}: percentiles must be two different numbers, not {percentiles!r}")
+        object.__setattr__(self, "percentiles", percentiles)
+
+    def degrade(self, depth: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """condition = 2 (near - low) / (high - low) - 1, clipped; the seed plays no part.
+
+        Args:
+            depth: nearness, float32 [H, W, 1], larger is nearer, finite.
+            seed: int32 [2].
+
+        Returns:
+            float32 [H, W, 3] in [-1, 1], 1 where it is nearest.
+        """
+        return tf.repeat(self.normalised(depth), 3, axis=-1)
+
+    def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
+        """The condition of a user's nearness, in any unit; `picture` makes one of a map.
+
+        Args:
+            image: float32 [..., H, W, 1 or 3], larger is nearer; of several channels the largest counts. A condition is
+                its own condition, but for rounding.
+
+        Returns:
+            float32 [..., H, W, 3], as from `degrade`.
+        """
+        return self.degrade(tf.reduce_max(image, axis=-1, keepdims=True), seed=None)
+
+    def finish(self, images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
+        """images: the whole picture is made anew."""
+        return images
+
+    def normalised(self, near: tf.Tensor) -> tf.Tensor:
+        """2 (near - low) / (high - low) - 1, clipped to [-1, 1]; float32 [..., H, W, 1] -> the same shape."""
+        low, high = self.bounds(near)
+        balance = (near - low) - (high - near)  # so written, the bounds become -1 and 1 exactly
+        return tf.clip_by_value(tf.math.divide_no_nan(balance, high - low), -1.0, 1.0)
+
+    def bounds(self, near: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The percentiles of each picture, float32 [..., 1, 1, 1] each, for nearness [..., H, W, 1].
+
+        They are values of pixels: the low one is rounded down to one, the high one up.
+        """
+        if self.percentiles == (0, 100):
+            return tuple(reduce(near, axis=(-3, -2, -1), keepdims=True) for reduce in (tf.reduce_min, tf.reduce_max))
+        shape = tf.shape(near)
+        ordered = tf.sort(tf.reshape(near, tf.concat([shape[:-3], [-1]], axis=0)))  # [..., H W]
+        last = tf.cast(tf.shape(ordered)[-1] - 1, tf.float64)
+        low, high = (share / 100 * last for share in self.percentiles)
+        places = tf.cast(tf.stack([tf.floor(low), tf.math.ceil(high)]), tf.int32)
+        bounds = tf.gather(ordered, places, axis=-1)[..., tf.newaxis, tf.newaxis, :]  # [..., 1, 1, 2]
+        return bounds[..., :1], bounds[..., 1:]
+
+    def picture(self, depth: np.ndarray) -> np.ndarray:
+        """A user's map as `CoDi.generate` takes it.
+
+        Args:
+            depth: float or whole numbers [H, W], of this task's kind.
+
+        Returns:
+            float32 [H, W, 3] in [0, 1], 1 where it is nearest.
+
+        Raises:
+            UserError: a map of another shape or type, empty, constant or with unknown pixels.
+        """
+        depth = np.asarray(depth)
+        if depth.ndim != 2 or 0 in depth.shape or depth.dtype.kind not in "buif":
+            raise UserError(f"depth map of shape {depth.shape} and type {depth.dtype}: it must be numbers [H, W]")
+        near = depth_files.nearness(depth, self.kind)
+        return depth_files.as_picture(depth_files.checked_nearness("depth map", near))
+
+    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """`picture` of a file. Raises UserError: see `depth_files.read_nearness`."""
+        return depth_files.as_picture(depth_files.read_nearness(path, self.kind))

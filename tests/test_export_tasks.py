@@ -1,0 +1,75 @@
+"""Exports of every task: the file does to conditions and pictures what the task does, for the prompt it is made for."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import make_base, make_model
+from tiny import randomize, tiny_text
+
+from codi_tf.convert.checkpoint import with_text
+from codi_tf.errors import UserError
+from codi_tf.noise import gaussian_noise
+from export import package
+from export.package import read_package, write_package
+from export.program import SamplerProgram
+
+S, STEPS = 16, 1
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """A model that edits, with a text encoder."""
+    base = with_text(make_base(), tiny_text(tmp_path_factory.mktemp("text"), 8))
+    model = make_model(base, task="editing")
+    randomize([v for v in base.unet.variables if "attn2" in v.path])
+    return model
+
+
+def run(model, folder, format, condition, **options):
+    """The artefact's picture for one condition, and Keras'."""
+    write_package(SamplerProgram(model, steps=STEPS, height=S, width=S, **options), folder, format=format)
+    made = read_package(folder)
+    image = package.format_module(format).load(made.artefact)(condition[None], gaussian_noise(3, made.latent_shape))
+    return image[0], model.generate(condition, steps=STEPS, seed=3, **options) / 255
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite", "saved_model"])
+def test_inpainting_takes_a_mask_and_keeps_what_is_known(tmp_path, format):
+    random = np.random.default_rng(0)
+    mask = (random.random((S, S, 1)) > 0.5).astype(np.float32)
+    condition = np.concatenate([random.random((S, S, 3)), mask], axis=-1).astype(np.float32)
+    image, expected = run(make_model(make_base(), task="inpainting"), tmp_path / "package", format, condition)
+    np.testing.assert_allclose(image, expected, atol=1.01 / 255)
+    known = mask[..., 0] == 0
+    np.testing.assert_allclose(image[known], condition[known][:, :3], atol=1e-6)
+    assert np.abs(image - condition[..., :3])[~known].mean() > 0.05
+    inputs = json.loads((tmp_path / "package" / "manifest.json").read_text())["inputs"]
+    assert inputs["condition"]["shape"] == [1, S, S, 4] and "mask" in inputs["condition"]["layout"]
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_depth_is_normalised_within_the_file(tmp_path, format):
+    """The file makes of a map what `generate` makes of it: its unit does not matter."""
+    near = np.random.default_rng(0).random((S, S, 1)).astype(np.float32).repeat(3, axis=-1)
+    model = make_model(make_base(), task="depth")
+    image, expected = run(model, tmp_path / "package", format, 0.2 + 0.5 * near)
+    np.testing.assert_allclose(image, expected, atol=1.01 / 255)
+    np.testing.assert_allclose(image, model.generate(near, steps=STEPS, seed=3) / 255, atol=2.01 / 255)
+
+
+def test_a_file_is_made_for_one_prompt(tmp_path, told):
+    condition = np.random.default_rng(0).random((S, S, 3)).astype(np.float32)
+    pictures = []
+    for number, prompt in enumerate(("make it night", "invert the colors")):
+        image, expected = run(told, tmp_path / str(number), "onnx", condition, prompt=prompt)
+        np.testing.assert_allclose(image, expected, atol=1.01 / 255)
+        assert json.loads((tmp_path / str(number) / "manifest.json").read_text())["prompt"] == prompt
+        pictures.append(image)
+    assert np.abs(pictures[0] - pictures[1]).max() > 2 / 255
+    with pytest.raises(UserError, match="give --prompt"):
+        SamplerProgram(told, steps=STEPS, height=S, width=S)
+    with pytest.raises(UserError, match="no text encoder"):
+        SamplerProgram(make_model(make_base()), steps=STEPS, height=S, width=S, prompt="a cat")

@@ -1,0 +1,212 @@
+"""Prompts in training and in sampling: from the data through the text encoder to the loss, and their guidance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny import randomize, tiny_base
+from tiny_pipeline import save_pipeline
+
+import codi_tf
+from codi_tf import config, data
+from codi_tf.convert.checkpoint import with_text
+from codi_tf.errors import UserError
+from codi_tf.latents import embed_once, latent_batches
+from codi_tf.methods.networks import denoiser, dropped, encoded
+from codi_tf.tasks import make_task
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+S = 16
+TASK = make_task("bicubic")
+PROMPTS = {"dark": "a dark room", "light": "a cat", "grey": ""}
+PHOTOS = {name: np.full((24, 32, 3), level, np.uint8) for name, level in (("dark", 0), ("light", 255), ("grey", 128))}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_pipeline(tmp_path_factory.mktemp("pipeline") / "sd", "1.x")
+
+
+@pytest.fixture
+def base(folder):
+    return codi_tf.load_stable_diffusion(folder)
+
+
+def model_of(base, **options):
+    model = codi_tf.CoDi(base, "mu", "all", task="bicubic", image_size=S, **options)
+    randomize(model.student.adapter.variables)
+    return model
+
+
+def texts_of(images):
+    """The prompts of pictures of one colour each."""
+    return [{-1: "a dark room", 1: "a cat"}.get(round(float(image.mean())), "") for image in images]
+
+
+# --- data
+
+
+def test_tokens_are_those_of_the_picture_s_own_text(base):
+    source = data.Photos(PHOTOS, prompts=PROMPTS)
+    options = {"image_size": S, "batch_size": 6, "seed": 3, "tokenizer": base.tokenizer}
+    first, second = data.batches(source, TASK, **options).take(2).as_numpy_iterator()
+    for batch in (first, second):
+        assert set(batch) == {"image", "condition", "tokens"}
+        np.testing.assert_array_equal(batch["tokens"], base.tokenizer(texts_of(batch["image"])))
+    assert len({*texts_of(first["image"]), *texts_of(second["image"])}) > 1
+    resumed = next(data.batches(source, TASK, **options, start_step=1).as_numpy_iterator())
+    np.testing.assert_array_equal(resumed["tokens"], second["tokens"])
+
+
+def test_an_evaluation_has_the_texts_beside_the_pictures():
+    examples = data.evaluation_set(data.Photos(PHOTOS, prompts=PROMPTS), TASK, image_size=S, count=8, seed=0)
+    assert list(examples["prompt"]) == texts_of(examples["image"])
+    assert "prompt" not in data.evaluation_set(PHOTOS, TASK, image_size=S, count=2, seed=0)
+
+
+def test_without_a_tokenizer_texts_are_left_out():
+    batch = next(iter(data.batches(data.Photos(PHOTOS, prompts=PROMPTS), TASK, image_size=S, batch_size=2, seed=0)))
+    assert set(batch) == {"image", "condition"}
+
+
+def test_data_without_texts_say_so(base):
+    with pytest.raises(UserError, match=r"no prompt beside their images \(they have: image\)"):
+        data.batches(PHOTOS, TASK, image_size=S, batch_size=2, seed=0, tokenizer=base.tokenizer)
+    with pytest.raises(UserError, match="photo grey has no prompt"):
+        data.Photos(PHOTOS, prompts={"dark": "", "light": ""})
+
+
+# --- the loss
+
+
+def test_tokens_and_embeddings_made_once_give_the_same_context(base):
+    network = model_of(base).student
+    texts = ["a cat", "two dogs", "a cat", ""]
+    tokens = base.tokenizer(texts)
+    x = np.arange(4 * 2 * 2 * 4, dtype="float32").reshape(4, 2, 2, 4)
+    live = encoded(base, network, {"latent": x, "tokens": tf.constant(tokens)})[2]
+    np.testing.assert_allclose(live, base.embed(texts), atol=1e-6)
+
+    latents, contexts = embed_once(base, {"latent": x, "condition_latent": x, "tokens": tokens})
+    assert len(contexts) == 3 and set(latents) == {"latent", "condition_latent", "prompt"}
+    batch = next(iter(latent_batches(latents, batch_size=4, seed=1, contexts=contexts)))
+    order = [int(row[0, 0, 0]) // 16 for row in batch["latent"]]
+    np.testing.assert_allclose(batch["context"], base.embed([texts[i] for i in order]), atol=1e-6)
+    assert sorted(order) == [0, 1, 2, 3] and "tokens" not in batch and "prompt" not in batch
+    np.testing.assert_array_equal(encoded(base, network, batch)[2], batch["context"])
+
+
+def test_without_texts_the_context_is_the_empty_prompt_s(base):
+    x = np.zeros((2, 2, 2, 4), "float32")
+    np.testing.assert_array_equal(encoded(base, model_of(base).student, {"latent": x})[2], base.context)
+    assert embed_once(base, {"latent": x}) == ({"latent": x}, None)
+
+
+def test_about_the_share_is_dropped_and_again_the_same():
+    values, empty = tf.ones((4000, 2, 3)), tf.zeros((1, 2, 3))
+    first = dropped(values, empty, 0.3, 1, 5, "drop_prompt").numpy()
+    gone = (first == 0).all(axis=(1, 2))
+    assert ((first == 1).all(axis=(1, 2)) | gone).all()
+    assert gone.mean() == pytest.approx(0.3, abs=0.03)  # four standard deviations
+    np.testing.assert_array_equal(first, dropped(values, empty, 0.3, 1, 5, "drop_prompt"))
+    others = dropped(values, empty, 0.3, 1, 5, "drop")
+    assert ((others.numpy() == 0).all(axis=(1, 2)) & gone).mean() == pytest.approx(0.09, abs=0.02)  # drawn apart
+    assert dropped(values, empty, 0.0, 1, 5, "drop_prompt") is values
+
+
+@pytest.mark.parametrize("method", [config.ConditionalDistillation(delta=30), config.Finetune()])
+def test_the_text_s_own_context_enters_the_loss(base, method):
+    """The loss of a batch with tokens is that of the same batch with the context given; another text gives another."""
+    model = model_of(base, method=method)
+    model.compile(optimizer="sgd")
+    random = np.random.default_rng(0)
+    x, c = (random.normal(size=(2, 8, 8, 4)).astype("float32") for _ in range(2))
+
+    def loss(**told):
+        terms = model.method.loss_terms({"latent": x, "condition_latent": c, **told}, 0, 7)
+        return float(sum(tf.reduce_mean(values) for values in terms.values()))
+
+    texts = ["a cat", "two dogs"]
+    told = loss(tokens=tf.constant(base.tokenizer(texts)))
+    assert told == pytest.approx(loss(context=tf.constant(base.embed(texts))), rel=1e-6)
+    assert abs(told - loss()) > 1e-5
+
+
+# --- guidance
+
+
+def test_guidance_by_condition_and_prompt_is_the_sum_of_three_answers(base):
+    """e(0, 0) + g_c (e(c, 0) - e(0, 0)) + g_p (e(c, p) - e(c, 0)), each answer asked for by itself."""
+    method = config.Finetune(drop_condition=0.1, drop_prompt=0.1)
+    model = model_of(base, method=method)
+    random = np.random.default_rng(0)
+    condition = tf.constant(random.uniform(-1, 1, (2, S, S, 3)).astype("float32"))
+    z_t = tf.constant(random.normal(size=model.latent_shape(2, S, S)).astype("float32"))
+    prompt, empty, t = base.embed(["a cat", "two dogs"]), base.context, tf.constant(500)
+    c = model.see(condition)
+
+    def answer(c, context):
+        return np.array(denoiser(base, model.network, c, tf.constant(context))(z_t, t).x_hat)
+
+    neither, seen, both = answer(tf.zeros_like(c), empty), answer(c, empty), answer(c, prompt)
+    told = answer(tf.zeros_like(c), prompt)
+    expected = {
+        (1.0, 1.0): both,
+        (1.5, 1.0): told + 1.5 * (both - told),
+        (1.0, 3.0): seen + 3.0 * (both - seen),
+        (1.5, 3.0): neither + 1.5 * (seen - neither) + 3.0 * (both - seen),
+    }
+    for (guidance, text_guidance), x_hat in expected.items():
+        options = {"guidance": guidance, "text_guidance": text_guidance}
+        ours = model.generator.denoiser(condition, tf.constant(prompt), **options)(z_t, t).x_hat
+        np.testing.assert_allclose(ours, x_hat, rtol=1e-4, atol=1e-4 * np.abs(x_hat).max())
+
+
+def test_generating_with_both_guidances(base):
+    model = model_of(base, method=config.Finetune(drop_condition=0.1, drop_prompt=0.1))
+    condition = np.random.default_rng(0).uniform(size=(S, S, 3))
+    plain, guided = (
+        model.generate(condition, "a cat", steps=2, **options)
+        for options in ({}, {"guidance": 1.5, "text_guidance": 7.5})
+    )
+    assert (plain != guided).any()
+    np.testing.assert_array_equal(plain, model.generate(condition, "a cat", steps=2, guidance=1.0, text_guidance=1.0))
+
+
+def test_a_useless_text_guidance_is_refused(base):
+    condition = np.zeros((S, S, 3))
+    plain = model_of(base)
+    with pytest.raises(UserError, match="text_guidance is 3.0: this model was trained without"):
+        plain.generate(condition, "a cat", text_guidance=3.0)
+    told = model_of(base, method=config.Finetune(drop_prompt=0.1))
+    with pytest.raises(UserError, match="text_guidance is 3.0: there is no prompt"):
+        told.generate(condition, text_guidance=3.0)
+    with pytest.raises(UserError, match="text_guidance is nan"):
+        told.generate(condition, "a cat", text_guidance=float("nan"))
+
+
+# --- a text encoder for a base without
+
+
+def test_a_base_is_given_a_text_encoder(tmp_path, folder, base):
+    silent = codi_tf.load_stable_diffusion(folder)
+    silent.text_encoder = silent.tokenizer = None
+    told = with_text(silent, folder)
+    np.testing.assert_array_equal(told.embed("a cat"), base.embed("a cat"))
+    assert told.path is None  # what is there is no longer what is here
+    model = model_of(told)
+    model.save(tmp_path / "bundle")
+    np.testing.assert_allclose(codi_tf.load(tmp_path / "bundle").base.embed("a cat"), base.embed("a cat"), atol=1e-6)
+
+
+def test_a_text_encoder_that_is_not_wanted_or_does_not_fit(tmp_path, folder, base):
+    with pytest.raises(UserError, match="has a text encoder already"):
+        with_text(base, folder)
+    small = tiny_base()  # its UNet takes prompts of other channels
+    with pytest.raises(UserError, match="they do not belong together"):
+        with_text(small, folder)
+    with pytest.raises(UserError, match="no such file"):
+        with_text(small, tmp_path)
