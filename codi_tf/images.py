@@ -57,6 +57,23 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     return (brightness > 0.5).astype(np.float32)
 
 
+def read_image_and_mask(photo: str | os.PathLike[str], mask: str | os.PathLike[str]) -> np.ndarray:
+    """A photo and the mask of what is to be filled in, float32 [H, W, 4]: RGB in [0, 1], and 1 where it is unknown.
+
+    Raises:
+        UserError: see `read_image`; a mask of another size, or with nothing or everything white.
+    """
+    image, unknown = read_image(photo), read_mask(mask)
+    if unknown.shape[:2] != image.shape[:2]:
+        mask_size, photo_size = (f"{one.shape[1]}x{one.shape[0]}" for one in (unknown, image))
+        raise UserError(f"{mask}: {mask_size}, but the photo is {photo_size}; make it of the same size")
+    if not unknown.any():
+        raise UserError(f"{mask}: nothing in it is white; paint white what is to be filled")
+    if unknown.all():
+        raise UserError(f"{mask}: all of it is white; leave black what is to be kept")
+    return np.concatenate([image, unknown], axis=-1)
+
+
 def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """Writes float [0, 1] or uint8 RGB [H, W, 3] as PNG, whole or not at all; makes the folder where it is missing.
 
@@ -119,6 +136,19 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(image, np.float32), -1, 0)]
     resized = [np.asarray(c.resize((width, height), Image.Resampling.BICUBIC)) for c in channels]
     return np.clip(np.stack(resized, axis=-1), 0, 1)
+
+
+def resize_condition(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The photo in another size. Of a mask, every pixel that something unknown has a share in becomes unknown."""
+    if photo.shape[:2] == (height, width):
+        return photo
+    rgb = resize(photo[..., :3], height, width)
+    if photo.shape[-1] == 3:
+        return rgb
+    # Around one half, so that clipping to [0, 1] leaves the negative lobes of the bicubic kernel what they are.
+    share = resize(0.5 + 0.25 * (photo[..., 3:] > 0.5).astype(np.float32), height, width) - 0.5
+    unknown = np.abs(share) > 1e-4
+    return np.concatenate([rgb, unknown], axis=-1)
 
 
 def pad_to_multiple(image: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, int]]:

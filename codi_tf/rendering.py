@@ -10,7 +10,7 @@ import numpy as np
 from codi_tf.arguments import whole_number
 from codi_tf.colour import ALIGNMENTS
 from codi_tf.errors import UserError
-from codi_tf.images import resize, to_uint8
+from codi_tf.images import resize, resize_condition, to_uint8
 
 MAX_PIXELS = 1_500_000  # of what the networks see: the small models then need 2 GB
 MAX_SIDE = 4096  # of a picture from a prompt
@@ -58,7 +58,7 @@ def render(
     """
     made = plan(model, photo, upscale=upscale, tile=tile)
     _check_colour(model, colour)
-    seen = _resized(photo, *made.working)
+    seen = resize_condition(photo, *made.working)
     if made.tile:
         from codi_tf.tiling import generate_tiled
 
@@ -69,10 +69,10 @@ def render(
     if made.working != (height, width):
         image = to_uint8(resize(image / np.float32(255), height, width))
         if photo.shape[-1] == 4:
-            image = _with_known(image, _resized(photo, height, width))
+            image = _with_known(image, resize_condition(photo, height, width))
     if colour == "none":
         return image
-    return to_uint8(ALIGNMENTS[colour](image / np.float32(255), _resized(photo, height, width)))
+    return to_uint8(ALIGNMENTS[colour](image / np.float32(255), resize_condition(photo, height, width)))
 
 
 def plan(model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None) -> Plan:
@@ -149,19 +149,6 @@ def _check_colour(model, colour: str) -> None:
         raise UserError(f"colour is {colour!r}: use one of none, {', '.join(ALIGNMENTS)}")
     if not keeps_colours(model.task):
         raise UserError(f"colour is {colour}: this model's task does not keep a picture's colours; leave it out")
-
-
-def _resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The photo in another size. Of a mask, every pixel that something unknown has a share in becomes unknown."""
-    if photo.shape[:2] == (height, width):
-        return photo
-    rgb = resize(photo[..., :3], height, width)
-    if photo.shape[-1] == 3:
-        return rgb
-    # Around one half, so that clipping to [0, 1] leaves the negative lobes of the bicubic kernel what they are.
-    share = resize(0.5 + 0.25 * (photo[..., 3:] > 0.5).astype(np.float32), height, width) - 0.5
-    unknown = np.abs(share) > 1e-4
-    return np.concatenate([rgb, unknown], axis=-1)
 
 
 def _with_known(image: np.ndarray, photo: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 from codi_tf.colour import ALIGNMENTS
 from codi_tf.depth_files import as_picture, read_nearness
 from codi_tf.errors import UserError
-from codi_tf.images import read_image, read_mask, resize, write_png
+from codi_tf.images import read_image, read_image_and_mask, resize, write_png
 from codi_tf.progress import Progress
 from codi_tf.rendering import MAX_SIDE
 
@@ -174,18 +174,9 @@ def _photo(options: argparse.Namespace) -> np.ndarray:
     task = _task(options.model)
     if task.get("name") == "depth":
         return as_picture(read_nearness(options.condition, task.get("kind", "disparity")))
-    photo = read_image(options.condition)
     if options.mask is None:
-        return photo
-    mask = read_mask(options.mask)
-    if mask.shape[:2] != photo.shape[:2]:
-        mask_size, photo_size = (f"{image.shape[1]}x{image.shape[0]}" for image in (mask, photo))
-        raise UserError(f"{options.mask}: {mask_size}, but the photo is {photo_size}; make it of the same size")
-    if not mask.any():
-        raise UserError(f"{options.mask}: nothing in it is white; paint white what is to be filled")
-    if mask.all():
-        raise UserError(f"{options.mask}: all of it is white; leave black what is to be kept")
-    return np.concatenate([photo, mask], axis=-1)
+        return read_image(options.condition)
+    return read_image_and_mask(options.condition, options.mask)
 
 
 def _task(bundle: Path) -> dict:

@@ -33,7 +33,13 @@ MAX_STEPS = 16  # the sampler is unrolled: every step is one more copy of the ne
 
 @dataclass(frozen=True)
 class Package:
-    """What running a package needs to know of it."""
+    """What running a package needs to know of it.
+
+    Attributes:
+        channels: of the condition, 4 with a mask.
+        task: its name.
+        depth_kind: of depth to image, what maps hold: "disparity" or "depth".
+    """
 
     folder: Path
     format: str
@@ -41,6 +47,9 @@ class Package:
     height: int
     width: int
     latent_shape: tuple[int, ...]
+    channels: int
+    task: str
+    depth_kind: str
 
     @property
     def artefact(self) -> Path:
@@ -60,7 +69,18 @@ def read_package(folder: Path) -> Package:
     try:
         height, width = (int(side) for side in manifest["image_size"])
         latent_shape = tuple(int(side) for side in manifest["inputs"]["noise"]["shape"])
-        package = Package(folder, manifest["format"], int(manifest["steps"]), height, width, latent_shape)
+        channels, task = int(manifest["inputs"]["condition"]["shape"][-1]), dict(manifest["task"])
+        package = Package(
+            folder,
+            manifest["format"],
+            int(manifest["steps"]),
+            height,
+            width,
+            latent_shape,
+            channels,
+            str(task["name"]),
+            str(task.get("kind", "disparity")),
+        )
         files = dict(manifest["files"])
         complete = any((folder / name).is_relative_to(package.artefact) for name in files)
     except (KeyError, TypeError, ValueError) as error:

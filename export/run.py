@@ -1,4 +1,4 @@
-"""python -m export.run DIR --condition in.png --out out.png [--seed 0]: run an exported package.
+"""python -m export.run DIR --condition in.png --out out.png [--mask mask.png] [--seed 0]: run an exported package.
 
 Needs NumPy, Pillow and the package's runtime (onnxruntime or ai-edge-litert); neither TensorFlow nor Keras.
 """
@@ -13,11 +13,12 @@ import numpy as np
 
 from codi_tf import images
 from codi_tf.cli import ArgumentParser, run_command
+from codi_tf.depth_files import as_picture, read_nearness
 from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
 from export.package import Package, read_package
 
-# (condition float32 [1, H, W, 3] in [0, 1], noise float32 [1, h, w, 4]) -> image float32 [1, H, W, 3] in [0, 1]
+# (condition float32 [1, H, W, C] in [0, 1], noise float32 [1, h, w, 4]) -> image float32 [1, H, W, 3] in [0, 1]
 Sampler = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -67,9 +68,10 @@ def generate(package: Package, sampler: Sampler, image: np.ndarray, *, seed: int
 
     The condition is scaled, without distortion, to fit into the size that the graph was made for, and mirrored at the
     bottom and the right to fill it; what comes out is cut and scaled back. The noise is that of `codi_tf`'s `generate`.
+    The known pixels of a photo with a mask are its own.
 
     Args:
-        image: float32 [H, W, 3] in [0, 1].
+        image: float32 [H, W, 3] in [0, 1]; for inpainting [H, W, 4], with a mask above 0.5 where it is to be filled.
 
     Returns:
         float32 [H, W, 3] in [0, 1].
@@ -81,29 +83,43 @@ def generate(package: Package, sampler: Sampler, image: np.ndarray, *, seed: int
     fitted = _fit(image, package.height, package.width)
     height, width = fitted.shape[:2]
     filled = np.pad(fitted, [(0, package.height - height), (0, package.width - width), (0, 0)], "reflect")
-    output = sampler(filled[None], noise)[0, :height, :width]
-    return _resize(output, *image.shape[:2])
+    output = _resize(sampler(filled[None], noise)[0, :height, :width], *image.shape[:2])
+    return output if image.shape[-1] == 3 else np.where(image[..., 3:] > 0.5, output, image[..., :3])
 
 
 def _fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """As large as height x width allows, the ratio of the sides kept."""
     scale = min(height / image.shape[0], width / image.shape[1])
-    return _resize(image, *(max(1, round(scale * side)) for side in image.shape[:2]))
+    return images.resize_condition(image, *(max(1, round(scale * side)) for side in image.shape[:2]))
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image if image.shape[:2] == (height, width) else images.resize(image, height, width)
 
 
+def _condition(package: Package, path: Path, mask: Path | None) -> np.ndarray:
+    """What the package's task makes pictures from. Raises UserError for a mask that is missing or not wanted."""
+    if package.task == "depth":
+        return as_picture(read_nearness(path, package.depth_kind))
+    if package.channels == 3:
+        if mask is not None:
+            raise UserError(f"--mask: {package.folder} was made for {package.task}, which takes none; leave it out")
+        return images.read_image(path)
+    if mask is None:
+        raise UserError(f"--mask is missing: {package.folder} fills in what is white in a picture of the photo's size")
+    return images.read_image_and_mask(path, mask)
+
+
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export.run", description=__doc__)
     parser.add_argument("package", type=Path, help="the folder that python -m export made")
     parser.add_argument("--condition", required=True, type=Path, help="image file of any size")
+    parser.add_argument("--mask", type=Path, help="for inpainting: white where the photo is to be filled, its size")
     parser.add_argument("--out", required=True, type=Path, help="PNG file to write, of the condition's size")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise, 0 unless given")
     options = parser.parse_args(arguments)
     package = read_package(options.package)
-    image = images.read_image(options.condition)
+    image = _condition(package, options.condition, options.mask)
     result = generate(package, load(package), image, seed=options.seed)
     images.write_png(options.out, result)
     height, width = image.shape[:2]
