@@ -136,6 +136,7 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         text_measures=text_measures,
         prompts=prompts,
         finish=model.task.finish,
+        enlarged=hasattr(model.task, "low_resolution"),
     )
     measured = measure(samplers, yardstick, report=Progress("measuring", len(samplers)).update)
     curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in contestants}

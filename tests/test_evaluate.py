@@ -245,7 +245,7 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
         (["--clip", "full"], "give that as --prompt"),
         (["--count", "1"], "--count is 1"),
         (["--seed", "-1"], "--seed is -1"),
-        (["--data", "none"], "no such folder"),
+        (["--data", "none"], "nothing is at none; name a folder of images"),
         (["--out", "file"], "that is a file"),
         (["--out", "full"], "other files than a report"),
         (["--out", "file/report"], "choose another place"),

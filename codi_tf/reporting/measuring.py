@@ -10,7 +10,7 @@ import numpy as np
 
 from codi_tf import metrics
 from codi_tf.errors import UserError
-from codi_tf.reporting.samplers import Sampler, in_batches
+from codi_tf.reporting.samplers import Sampler, batch_for, in_batches
 
 LEVEL = 0.9  # of all intervals
 FEW = 256  # features
@@ -69,6 +69,7 @@ class Yardstick:
         text_measures: of single pictures and their texts: name -> function of (pictures, string [B]), as "clip_score".
         prompts: the texts, [N].
         finish: what the task does to decoded pictures, (pictures, conditions) -> pictures.
+        enlarged: whether conditions are small pictures, enlarged bicubically; None: if they have three channels.
 
     Raises:
         UserError: pictures too small for SSIM.
@@ -86,19 +87,22 @@ class Yardstick:
         text_measures: dict[str, Measure] | None = None,
         prompts: Sequence[str] | None = None,
         finish: Callable | None = None,
+        enlarged: bool | None = None,
     ):
         import tensorflow as tf
 
         self.images, self.conditions = images, conditions
-        self.encode = in_batches(tf.function(base.encode))
+        self.condition_name = condition_name(conditions) if enlarged is None else ("condition", "bicubic")[enlarged]
+        batch = batch_for(base, *images.shape[1:3])
+        self.encode = in_batches(tf.function(base.encode), batch)
         self.latents = self.encode(images)  # [N, h, w, 4]
-        decoded = in_batches(tf.function(base.decode))(self.latents)
+        decoded = in_batches(tf.function(base.decode), batch)(self.latents)
         self.reconstructions = np.clip(decoded if finish is None else finish(decoded, conditions), -1, 1)
-        self._measures = {name: in_batches(measure) for name, measure in (measures or {}).items()}
-        self._text_measures = {name: in_batches(measure) for name, measure in (text_measures or {}).items()}
+        self._measures = {name: in_batches(measure, batch) for name, measure in (measures or {}).items()}
+        self._text_measures = {name: in_batches(measure, batch) for name, measure in (text_measures or {}).items()}
         self._prompts = None if prompts is None else np.array(prompts, object)
-        self._extractors = {name: in_batches(extractor) for name, extractor in (extractors or {}).items()}
-        self._extractors["frechet_photos"] = in_batches(tf.function(features))
+        self._extractors = {name: in_batches(extractor, batch) for name, extractor in (extractors or {}).items()}
+        self._extractors["frechet_photos"] = in_batches(tf.function(features), batch)
         self._energy = metrics.sharpness(_unit(images))  # [N]
         self._references = {
             name: extract(self.reconstructions if name == "frechet_photos" else images)
@@ -128,13 +132,13 @@ def measure(
 ) -> dict[str, Measured]:
     """Measure samplers, and beside them the condition itself, "autoencoder" (the ceiling) and "original".
 
-    The condition is called "bicubic" where it is a picture, "condition" where it has further channels. `report` is
-    called with the number of samplers done.
+    The condition is called "bicubic" where it is a small picture, enlarged, else "condition". `report` is called with
+    the number of samplers done.
 
     Raises:
         UserError: a sampler's pictures are not finite.
     """
-    measured = {condition_name(yardstick.conditions): yardstick.of_condition()}
+    measured = {yardstick.condition_name: yardstick.of_condition()}
     for done, (name, sampler) in enumerate(samplers.items(), start=1):
         pictures, latents = sampler(yardstick.conditions)
         if not np.isfinite(pictures).all():

@@ -8,10 +8,16 @@ import numpy as np
 
 from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
+from codi_tf.rendering import pixel_limit
 
 Sampler = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # conditions -> (images, clean latents)
 
-BATCH = 32
+BATCH = 32  # pictures at a time, at most: fewer where the networks could not take so many large ones
+
+
+def batch_for(base, height: int, width: int) -> int:
+    """How many pictures of a size a base's networks take at a time."""
+    return max(1, min(BATCH, pixel_limit(base) // (height * width)))
 
 
 def model_sampler(
@@ -51,10 +57,11 @@ def model_sampler(
 
     def sample(conditions):
         noise = gaussian_noise(seed, model.latent_shape(*conditions.shape[:3]))
+        batch = batch_for(model.base, *conditions.shape[1:3])
         own = () if len(context) == 1 else (context,)  # [N, 77, D], a picture each
         if own and len(context) != len(conditions):
             raise UserError(f"{len(context)} prompts for {len(conditions)} pictures: give one, or one a picture")
-        return _in_batches(generate, numbered=True)(conditions, noise, *own)
+        return _in_batches(generate, batch, numbered=True)(conditions, noise, *own)
 
     return sample
 
@@ -87,32 +94,34 @@ def model_process(
     import tensorflow as tf
 
     context, options = _prepare(model, steps, sampler, guidance, prompt)
-    conditions = np.repeat(condition[np.newaxis], BATCH, axis=0)  # the size that the sampler is compiled for
-    noise = gaussian_noise(seed, model.latent_shape(*conditions.shape[:3]))
-    options |= {"seed": _seed_of_batch(seed, 0)}
+    batch = batch_for(model.base, *condition.shape[:2])
+    number, row = divmod(place, batch)
+    conditions = np.repeat(condition[np.newaxis], batch, axis=0)  # the size that the sampler is compiled for
+    noise = gaussian_noise(seed, model.latent_shape((number + 1) * batch, *condition.shape[:2]))[number * batch :]
+    options |= {"seed": _seed_of_batch(seed, number)}
     way = model.generator.trajectory(tf.constant(conditions), tf.constant(noise), tf.constant(context), **options)
-    latents = np.stack([prediction.x_hat[place] for prediction in way])  # [steps, h, w, 4]
+    latents = np.stack([prediction.x_hat[row] for prediction in way])  # [steps, h, w, 4]
 
     def decode(latents, condition):
         return _finished(model, latents, condition)
 
-    return in_batches(decode)(latents, np.repeat(condition[np.newaxis], steps, axis=0))
+    return in_batches(decode, batch)(latents, np.repeat(condition[np.newaxis], steps, axis=0))
 
 
-def in_batches(function: Callable) -> Callable:
+def in_batches(function: Callable, batch: int = BATCH) -> Callable:
     """A function of batches as one of whole NumPy sets; all batches have one size, so a compiled one compiles once."""
-    return _in_batches(function, numbered=False)
+    return _in_batches(function, batch, numbered=False)
 
 
-def _in_batches(function: Callable, *, numbered: bool) -> Callable:
+def _in_batches(function: Callable, batch: int, *, numbered: bool) -> Callable:
     """`in_batches`; a numbered function is also told which batch it is."""
     import tensorflow as tf
 
     def whole(*arrays):
         count, parts = len(arrays[0]), []
-        for start in range(0, count, BATCH):
-            rows = np.minimum(np.arange(start, start + BATCH), count - 1)  # the last batch repeats the last picture
-            number = (start // BATCH,) if numbered else ()
+        for start in range(0, count, batch):
+            rows = np.minimum(np.arange(start, start + batch), count - 1)  # the last batch repeats the last picture
+            number = (start // batch,) if numbered else ()
             result = function(*(tf.constant(array[rows]) for array in arrays), *number)
             parts.append(tf.nest.map_structure(np.asarray, result))
         return tf.nest.map_structure(lambda *batches: np.concatenate(batches)[:count], *parts)
