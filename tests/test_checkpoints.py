@@ -328,7 +328,7 @@ def test_an_autoencoder_ends_with_the_scale_of_its_latents(start, tmp_path):
         ({"task": {"name": "super_resolution", "scales": 2}}, "unknown option 'scales'"),
         ({"task": {"name": "super_resolution", "scale": 3}}, "needs sides that scale 3 divides"),
         ({"data__encode_once": 1}, "data.encode_once is 1: it must be at least train.batch_size"),
-        ({"data__source": "no/such/photos"}, "no such folder of images: no/such/photos"),
+        ({"data__source": "no/such/photos"}, "nothing is at no/such/photos"),
         (pretraining({"bogus": 1}), "not a configuration of UNet"),
         (pretraining(UNET, beta_schedule=...), "beta_schedule"),
         (pretraining(UNET, beta_end="x"), "beta_end"),

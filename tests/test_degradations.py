@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from scipy import ndimage, stats
+from scipy import ndimage, special, stats
 
 from codi_tf.tasks import super_resolution
 from codi_tf.tasks.degradations import (
+    FAST_LENGTHS,
     QUANTILES,
     RESIZES,
     _poisson_quantiles,
@@ -151,9 +153,41 @@ def test_filtered_is_a_convolution_with_mirrored_edges(shape, size):
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1, 3, 9, 21])
+@pytest.mark.parametrize("shape", [(24, 31), (64, 20), (65, 130), (150, 40)])
+def test_products_filter_columns_and_rows(shape, size):
+    """Not the same backwards nor in the two directions; pictures of less than a block, of whole blocks and of more."""
+    random = np.random.default_rng(2)
+    down, across = (weights / weights.sum() for weights in random.uniform(0.1, 1, (2, size)))
+    image, kernel = picture(*shape), np.outer(down, across).astype(np.float32)
+    expected = ndimage.convolve(image.astype(np.float64), kernel[..., None], mode="reflect")
+    np.testing.assert_allclose(filtered(tf.constant(image), tf.constant(kernel)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("away", [0, 3e-6, 3e-5, 1e-3, 0.1])
+def test_what_is_no_product_is_not_filtered_as_one(away):
+    kernel = gaussian_kernel(7, (1.5, 1.5)).numpy()
+    kernel[1, 1] += away
+    image = np.zeros((9, 9, 1), np.float32)
+    image[4, 4] = 1
+    np.testing.assert_allclose(filtered(tf.constant(image), tf.constant(kernel))[1:8, 1:8, 0], kernel, atol=1.5e-5)
+
+
+def test_fast_lengths():
+    """They are close to one another, so that little is added; no transform is longer than needed by half."""
+    lengths = np.array(FAST_LENGTHS)
+    assert lengths[0] == 4 and lengths[-1] == 2**16 and (np.diff(lengths) > 0).all()
+    assert (lengths[1:] / lengths[:-1])[2:].max() < 1.34
+    for factor in (2, 3, 5):
+        while (lengths % factor == 0).any():
+            lengths = np.where(lengths % factor == 0, lengths // factor, lengths)
+    assert (lengths == 1).all()
+
+
+@pytest.mark.parametrize("sigma", [(4.0, 2.0), (3.0, 3.0)])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 5), (4, 3)])
-def test_pictures_smaller_than_the_kernel(shape):
-    image, kernel = picture(*shape), gaussian_kernel(21, (4.0, 2.0), 0.5)
+def test_pictures_smaller_than_the_kernel(shape, sigma):
+    image, kernel = picture(*shape), gaussian_kernel(21, sigma, 0.5)
     padded = np.pad(image, ((10, 10), (10, 10), (0, 0)), "symmetric")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (21, 21), axis=(0, 1))
     expected = np.einsum("hwcyx,yx->hwc", windows, kernel.numpy()[::-1, ::-1])
@@ -164,8 +198,8 @@ def test_filtered_in_a_graph_of_unknown_sizes():
     graph = tf.function(
         filtered, input_signature=(tf.TensorSpec((None, None, 3)), tf.TensorSpec((None, None), tf.float32))
     )
-    for shape, size in (((9, 14), 5), ((33, 20), 21)):
-        image, kernel = tf.constant(picture(*shape)), gaussian_kernel(size, (2.0, 1.0), 0.4)
+    for shape, size, sigma in itertools.product(((9, 14), (33, 20)), (5, 21), ((2.0, 1.0), (2.0, 2.0))):
+        image, kernel = tf.constant(picture(*shape)), gaussian_kernel(size, sigma, 0.4)
         np.testing.assert_allclose(graph(image, kernel), filtered(image, kernel), atol=1e-6)
 
 
@@ -239,6 +273,29 @@ def test_gaussian_noise_has_its_variance(sigma):
     correlation = np.corrcoef(eps.reshape(-1, 3).T) - np.eye(3)
     assert np.abs(correlation).max() < 4 / 256
     assert abs((eps[1:] * eps[:-1]).mean()) < 4 / math.sqrt(eps.size)
+    halves = eps.reshape(2, -1)  # pairs of one radius: neither they nor their squares know of one another
+    for powers in (halves, halves**2):
+        assert abs(np.corrcoef(powers)[0, 1]) < 4 / math.sqrt(eps.size / 2)
+
+
+def test_gaussian_noise_is_gaussian_far_out():
+    eps = 255 * np.stack([gaussian_noise(grey_picture(0, 512), 1.0, (1, i)) for i in range(4)]).ravel()  # 3.1 million
+    for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3), (6, 15)):
+        variance = special.factorial2(2 * power - 1) - moment**2
+        assert (eps.astype(np.float64) ** power).mean() == pytest.approx(moment, abs=4 * math.sqrt(variance / eps.size))
+    for bound in (1.0, 2.0, 3.0, 4.0, 4.5):
+        beyond = 2 * stats.norm.sf(bound)
+        assert (np.abs(eps) > bound).mean() == pytest.approx(beyond, abs=4 * math.sqrt(beyond / eps.size))
+    assert stats.kstest(eps, "norm").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 2)])
+@pytest.mark.parametrize("noise", [gaussian_noise, poisson_noise])
+def test_noise_of_odd_and_even_numbers_of_pixels(noise, shape):
+    for grey in (False, True):
+        drawn = np.stack([noise(tf.fill([*shape, 3], 0.5), 3.0, (1, i), grey=grey) for i in range(100)])
+        assert drawn.shape == (100, *shape, 1 if grey else 3)
+        assert (drawn.std(axis=0) > 0).all()  # none is left out
 
 
 @pytest.mark.parametrize("scale", [0.05, 1.0, 3.0])
@@ -271,7 +328,7 @@ def test_poisson_noise_counts_photons(value):
 
 def test_the_law_of_photons_at_every_level():
     """The table's own distribution, without the chance of drawing: moments, and how far it is from Poisson's."""
-    table = _poisson_quantiles().reshape(256, QUANTILES).astype(np.float64)
+    table = _poisson_quantiles().reshape(256, QUANTILES).astype(np.float64) + np.arange(256)[:, np.newaxis]
     rate = 256 * np.arange(256) / 255
     np.testing.assert_allclose(table.mean(axis=1), rate, atol=0.0025)
     np.testing.assert_allclose(table.var(axis=1), rate, rtol=0.003)

@@ -16,7 +16,11 @@ import tensorflow as tf
 
 RESIZES = ("area", "bilinear", "bicubic")
 PHOTONS = 256  # what a white pixel counts in Poisson noise
-QUANTILES = 4096  # the accuracy of Poisson noise
+QUANTILE_BITS = 12
+QUANTILES = 2**QUANTILE_BITS  # the accuracy of Poisson noise
+PRODUCT_ERROR = 1e-5  # up to which a kernel counts as a product of two
+BLOCK = 64  # rows that such a kernel filters at a time
+FAST_LENGTHS = tuple(n for n in range(4, 2**16 + 1, 4) if 60**16 % n == 0)  # of prime factors 2, 3, 5
 
 # --- kernels: float32 [size, size] of sum 1, size odd
 
@@ -79,26 +83,67 @@ def _of_sum_1(kernel: tf.Tensor) -> tf.Tensor:
 def filtered(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """(k * image)(p) = sum_d k(d) image(p - d), edges mirrored, as often as a kernel larger than the picture needs.
 
-    By Fourier transform: a kernel of 21 x 21 takes a tenth of a direct convolution's time.
+    A kernel that is a product k(y, x) = a(y) b(x), as isotropic Gaussians are, filters columns and then rows; others
+    go by Fourier transform. For 21 x 21 the first takes a twelfth of a direct convolution's time, the second a sixth.
 
     Args:
         image: float32 [H, W, C].
         kernel: float32 [size, size], size odd.
     """
+    down, across = tf.reduce_sum(kernel, axis=1), tf.reduce_sum(kernel, axis=0)  # a and b, if the kernel's sum is 1
+    error = tf.reduce_sum(tf.abs(kernel - down[:, tf.newaxis] * across))  # no pixel is further off, in [0, 1]
+    result = tf.cond(
+        error < PRODUCT_ERROR,
+        functools.partial(_filtered_by_product, image, down, across),
+        functools.partial(_filtered_by_transform, image, kernel),
+    )
+    return tf.ensure_shape(result, image.shape)
+
+
+def _filtered_by_product(image: tf.Tensor, down: tf.Tensor, across: tf.Tensor) -> tf.Tensor:
+    """The image [H, W, C], its columns filtered by `down` and its rows by `across`, both [size]."""
+    height, width, channels = tf.unstack(tf.shape(image))
+    rows = _rows_mixed(tf.reshape(image, [height, width * channels]), down)
+    columns = tf.reshape(tf.transpose(rows), [width, channels * height])
+    columns = _rows_mixed(columns, across)
+    rows = tf.transpose(tf.reshape(columns, [width * channels, height]))
+    return tf.reshape(rows, [height, width, channels])
+
+
+def _rows_mixed(rows: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """sum_d w(d) row(i - d) for all i, float32 [N, M] as the rows: blocks of them times one banded matrix."""
+    count, size = tf.shape(rows)[0], tf.shape(weights)[0]
+    blocks, reach = -(-count // BLOCK), BLOCK + size - 1
+    place = BLOCK * tf.range(blocks)[:, tf.newaxis] + tf.range(reach)  # [blocks, reach]: which rows a block mixes
+    parts = tf.gather(rows, tf.gather(_mirrored(count, size // 2, BLOCK * blocks + size - 1), place))
+    d = tf.range(BLOCK)[:, tf.newaxis] - tf.range(reach) + size  # [BLOCK, reach]: 1 .. size within the band
+    band = tf.gather(tf.pad(weights, [[1, 1]]), tf.clip_by_value(d, 0, size + 1))
+    return tf.reshape(tf.matmul(band, parts), [BLOCK * blocks, tf.shape(rows)[1]])[:count]
+
+
+def _filtered_by_transform(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """The image [H, W, C] filtered: a product of Fourier transforms."""
     height, width = tf.unstack(tf.shape(image)[:2])
     size = tf.shape(kernel)[0]
-    padded = tf.gather(tf.gather(image, _mirrored(height, size // 2)), _mirrored(width, size // 2), axis=1)
-    planes = tf.transpose(padded, [2, 0, 1])  # [C, H + size - 1, W + size - 1]
-    lengths = -(-tf.shape(planes)[1:] // 16) * 16  # multiples of a power of 2 are transformed fast
-    product = tf.signal.rfft2d(planes, lengths) * tf.signal.rfft2d(kernel, lengths)
-    planes = tf.signal.irfft2d(product, lengths)[:, size - 1 : size - 1 + height, size - 1 : size - 1 + width]
-    return tf.ensure_shape(tf.transpose(planes, [1, 2, 0]), image.shape)
+    margin, high, wide = size // 2, _fast_length(height + size - 1), _fast_length(width + size - 1)
+    columns = _mirrored(width, margin, wide)
+    left, right = (tf.gather(image, place, axis=1) for place in (columns[:margin], columns[margin + width :]))
+    padded = tf.concat([left, image, right], axis=1)  # faster than to gather all columns
+    padded = tf.gather(padded, _mirrored(height, margin, high))  # [high, wide, C]
+    spectrum = tf.signal.rfft2d(tf.transpose(padded, [2, 0, 1])) * tf.signal.rfft2d(kernel, [high, wide])
+    planes = tf.signal.irfft2d(spectrum, [high, wide])[:, size - 1 : size - 1 + height, size - 1 : size - 1 + width]
+    return tf.transpose(planes, [1, 2, 0])
 
 
-def _mirrored(side: tf.Tensor, margin: tf.Tensor) -> tf.Tensor:
-    """Int32 [side + 2 margin]: the pixel that stands at -margin, ..., side + margin - 1: b a | a b c | c b."""
-    place = tf.range(-margin, side + margin) % (2 * side)
+def _mirrored(side: tf.Tensor, margin: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """Int32 [length]: the pixel that stands at -margin, -margin + 1, ...: b a | a b c | c b a | a."""
+    place = tf.range(-margin, length - margin) % (2 * side)
     return tf.minimum(place, 2 * side - 1 - place)
+
+
+def _fast_length(length: tf.Tensor) -> tf.Tensor:
+    """The smallest of `FAST_LENGTHS` from `length` on: those are transformed fast."""
+    return tf.gather(FAST_LENGTHS, tf.searchsorted(FAST_LENGTHS, length[tf.newaxis]))[0]
 
 
 def resized(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor, mode: tf.Tensor) -> tf.Tensor:
@@ -125,6 +170,9 @@ def resized(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor, mode: tf.Tens
 def gaussian_noise(image: tf.Tensor, sigma: tf.Tensor, seed: tf.Tensor, *, grey: tf.Tensor = False) -> tf.Tensor:
     """sigma / 255 eps, eps ~ N(0, I).
 
+    eps is drawn by Box and Muller's method from 2^16 radii and as many directions: its distribution function is exact
+    to 1e-6, its variance to 1e-5, and it stays within 4.9.
+
     Args:
         image: float32 [H, W, 3]; its shape is all that counts.
         sigma: float32 [], in levels of 8 bits.
@@ -135,7 +183,13 @@ def gaussian_noise(image: tf.Tensor, sigma: tf.Tensor, seed: tf.Tensor, *, grey:
         float32 [H, W, 3], or [H, W, 1] if grey: to be added to the image.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
-    return sigma / 255 * tf.random.stateless_normal([height, width, tf.where(grey, 1, 3)], seed)
+    shape = [height, width, tf.where(grey, 1, 3)]
+    count = tf.reduce_prod(shape)
+    bits = tf.cast(_random_16_bits(count + count % 2, seed), tf.float32)
+    u, v = tf.unstack(tf.reshape(bits, [2, -1]))  # each number of pairs
+    radius = tf.sqrt(-2 * (sigma / 255) ** 2 * tf.math.log((u + 0.5) / 2**16))
+    angle = 2 * math.pi / 2**16 * v
+    return tf.reshape(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)[:count], shape)
 
 
 def poisson_noise(image: tf.Tensor, scale: tf.Tensor, seed: tf.Tensor, *, grey: tf.Tensor = False) -> tf.Tensor:
@@ -153,22 +207,30 @@ def poisson_noise(image: tf.Tensor, scale: tf.Tensor, seed: tf.Tensor, *, grey: 
     Returns:
         float32 [H, W, 3], or [H, W, 1] if grey: to be added to the image.
     """
-    x = tf.where(grey, tf.image.rgb_to_grayscale(image), image)[..., : tf.where(grey, 1, 3)]
+    x = tf.cond(grey, functools.partial(tf.image.rgb_to_grayscale, image), functools.partial(tf.identity, image))
     level = tf.round(255 * tf.clip_by_value(x, 0.0, 1.0))
-    quantile = tf.random.stateless_uniform(tf.shape(level), seed, 0, QUANTILES, tf.int32)
-    photons = tf.gather(_poisson_quantiles(), tf.cast(level, tf.int32) * QUANTILES + quantile)
-    return scale * (tf.cast(photons, tf.float32) / PHOTONS - level / 255)
+    quantile = tf.bitwise.right_shift(_random_16_bits(tf.size(level), seed), np.uint16(16 - QUANTILE_BITS))
+    place = tf.cast(level, tf.int32) * QUANTILES + tf.reshape(tf.cast(quantile, tf.int32), tf.shape(level))
+    beyond = tf.gather_nd(_poisson_quantiles(), place[..., tf.newaxis])  # n - l; faster than tf.gather
+    return scale / PHOTONS * (tf.cast(beyond, tf.float32) - level / 255)  # n / 256 - l / 255 = (n - l - l / 255) / 256
+
+
+def _random_16_bits(count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Uint16 [count], all values equally likely. Random bits take time; noise of 8-bit pictures needs no more."""
+    pairs = tf.random.stateless_uniform([(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int32)
+    return tf.reshape(tf.bitcast(pairs, tf.uint16), [-1])[:count]
 
 
 @functools.cache
 def _poisson_quantiles() -> np.ndarray:
-    """The n at which the distribution of rate 256 l / 255 reaches (q + 1/2) / 4096, int16 [256 l's, 4096 q's], flat."""
+    """n - l, int8 [256 l's, 4096 q's], flat: the distribution of rate 256 l / 255 reaches (q + 1/2) / 4096 at n."""
     rate = PHOTONS * np.arange(256)[:, np.newaxis] / 255
     n = np.arange(2 * PHOTONS)
     log_factorial = np.cumsum(np.log(np.maximum(n, 1)))
     distribution = np.cumsum(np.exp(n * np.log(np.maximum(rate, 1e-30)) - rate - log_factorial), axis=1)
     reached = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    return np.concatenate([np.searchsorted(row, reached) for row in distribution]).astype(np.int16)
+    photons = np.stack([np.searchsorted(row, reached) for row in distribution])
+    return (photons - np.arange(256)[:, np.newaxis]).astype(np.int8).ravel()
 
 
 # --- JPEG

@@ -1,0 +1,79 @@
+"""python -m benchmarks.input [CONFIG ...]: how long a training step waits for its batch.
+
+For each config, photos_real_world.yaml unless told otherwise, with its examples made anew in every step and encoded
+once: the share of the loop that is spent in next(batches), after the first steps, and the step itself. The two take
+turns. A loop that never waits spends what it takes to hand over a finished batch.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from codi_tf import config
+from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+WARM_UP = 5  # steps
+TURN = 5  # steps
+
+
+def loops(path: Path) -> dict[str, Callable[[], tuple[float, float]]]:
+    """One training step each, as `codi_tf.train` does it: (seconds in next(batches), seconds in the step)."""
+    import tensorflow as tf
+
+    from codi_tf.experiment import build_dataset, build_trainer
+
+    def loop(settings: config.Experiment) -> Callable[[], tuple[float, float]]:
+        trainer = build_trainer(settings)
+        batches = iter(build_dataset(settings, trainer, 0))
+        step = tf.function(trainer.train_step, autograph=False)
+
+        def run() -> tuple[float, float]:
+            began = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter()
+            float(step(batch)["loss"])
+            return waited - began, time.perf_counter() - waited
+
+        return run
+
+    once = config.load(path)
+    if not once.data.encode_once:
+        return {"every step": loop(once)}
+    batch_size = once.train.batch_size
+    return {
+        "every step": loop(config.load(path, ["data.encode_once=0"])),
+        "encoded once": loop(config.load(path, [f"data.encode_once={4 * batch_size}"])),  # their number costs nothing
+    }
+
+
+def _main(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.input", description="How long training waits for its input.")
+    parser.add_argument("configs", nargs="*", type=Path, default=[CONFIGS / "photos_real_world.yaml"])
+    parser.add_argument("--rounds", type=int, default=6, help=f"turns of {TURN} steps that count (default: 6)")
+    options = parser.parse_args(arguments)
+    start_tensorflow()
+    for path in options.configs:
+        candidates = loops(path)
+        for run in candidates.values():
+            for _ in range(WARM_UP):
+                run()
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
+        for _ in range(options.rounds):
+            for name, run in candidates.items():
+                run()  # while the other one had its turn, batches could be made ahead: this step takes them
+                run()
+                taken[name] += [run() for _ in range(TURN)]
+        for name, pairs in taken.items():
+            waits, steps = zip(*pairs, strict=True)
+            share = sum(waits) / (sum(waits) + sum(steps))
+            wait, step = 1e3 * statistics.median(waits), 1e3 * statistics.median(steps)
+            print(f"{path.stem:<20}{name:<14}waits {wait:6.1f} ms   step {step:7.1f} ms   share {100 * share:5.1f} %")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))
