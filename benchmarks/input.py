@@ -2,7 +2,8 @@
 
 For each config, photos_real_world.yaml unless told otherwise, with its examples made anew in every step and encoded
 once: the share of the loop that is spent in next(batches), after the first steps, and the step itself. The two take
-turns. A loop that never waits spends what it takes to hand over a finished batch.
+turns. A loop that never waits spends what it takes to hand over a finished batch. Beside it the processor time of a
+batch when nothing is trained: what making it takes away from the step where no core is free.
 """
 
 from __future__ import annotations
@@ -19,17 +20,27 @@ from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 CONFIGS = Path(__file__).parents[1] / "configs"
 WARM_UP = 5  # steps
 TURN = 5  # steps
+ALONE = 20  # batches without a step
 
 
-def loops(path: Path) -> dict[str, Callable[[], tuple[float, float]]]:
-    """One training step each, as `codi_tf.train` does it: (seconds in next(batches), seconds in the step)."""
+def loops(path: Path) -> dict[str, tuple[Callable[[], tuple[float, float]], float]]:
+    """Of each way to make examples a training step, as `codi_tf.train` does it, and a batch's processor time alone.
+
+    The step returns (seconds in next(batches), seconds after it).
+    """
     import tensorflow as tf
 
     from codi_tf.experiment import build_dataset, build_trainer
 
-    def loop(settings: config.Experiment) -> Callable[[], tuple[float, float]]:
+    def loop(settings: config.Experiment) -> tuple[Callable[[], tuple[float, float]], float]:
         trainer = build_trainer(settings)
         batches = iter(build_dataset(settings, trainer, 0))
+        for _ in range(WARM_UP):
+            next(batches)
+        began = time.process_time()
+        for _ in range(ALONE):
+            next(batches)
+        alone = (time.process_time() - began) / ALONE
         step = tf.function(trainer.train_step, autograph=False)
 
         def run() -> tuple[float, float]:
@@ -39,7 +50,7 @@ def loops(path: Path) -> dict[str, Callable[[], tuple[float, float]]]:
             float(step(batch)["loss"])
             return waited - began, time.perf_counter() - waited
 
-        return run
+        return run, alone
 
     once = config.load(path)
     if not once.data.encode_once:
@@ -59,12 +70,12 @@ def _main(arguments: list[str]) -> None:
     start_tensorflow()
     for path in options.configs:
         candidates = loops(path)
-        for run in candidates.values():
+        for run, _ in candidates.values():
             for _ in range(WARM_UP):
                 run()
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
         for _ in range(options.rounds):
-            for name, run in candidates.items():
+            for name, (run, _) in candidates.items():
                 run()  # while the other one had its turn, batches could be made ahead: this step takes them
                 run()
                 taken[name] += [run() for _ in range(TURN)]
@@ -72,7 +83,8 @@ def _main(arguments: list[str]) -> None:
             waits, steps = zip(*pairs, strict=True)
             share = sum(waits) / (sum(waits) + sum(steps))
             wait, step = 1e3 * statistics.median(waits), 1e3 * statistics.median(steps)
-            print(f"{path.stem:<20}{name:<14}waits {wait:6.1f} ms   step {step:7.1f} ms   share {100 * share:5.1f} %")
+            columns = f"waits {wait:6.1f} ms   step {step:7.1f} ms   share {100 * share:5.1f} %"
+            print(f"{path.stem:<20}{name:<14}{columns}   a batch alone {1e3 * candidates[name][1]:6.1f} ms of a core")
 
 
 if __name__ == "__main__":

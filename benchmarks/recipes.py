@@ -40,7 +40,10 @@ def step(name: str, base: str) -> dict:
     from codi_tf import config
     from codi_tf.experiment import build_dataset, build_trainer
 
-    experiment = config.load(CONFIGS / f"{name}.yaml", [f"base={base}", *SMALL])
+    told = config.load(CONFIGS / f"{name}.yaml").data.prompts
+    experiment = config.load(
+        CONFIGS / f"{name}.yaml", [f"base={base}", *SMALL, *(["method.drop_prompt=0.0"] if told else [])]
+    )
     trainer = build_trainer(experiment)
     run = tf.function(trainer.train_step, autograph=False)
     batches = iter(build_dataset(experiment, trainer, 0))

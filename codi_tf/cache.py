@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import math
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from codi_tf import config
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from codi_tf.errors import UserError
+from codi_tf.errors import UserError, user_errors
+from codi_tf.files import check_settings, whole_file
 from codi_tf.tensor_files import TensorToWrite, read_header, write_tensors
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
@@ -55,7 +54,7 @@ def encode(
     start_tensorflow()
     from codi_tf import data
     from codi_tf.data.cached import is_cache, made_with, shard_paths, shard_sizes
-    from codi_tf.data.stream import user_errors
+    from codi_tf.data.stream import warn_of_unreadable
     from codi_tf.experiment import build_task, load_source, tokenizer_of
     from codi_tf.latents import encoder
     from codi_tf.progress import Progress
@@ -65,11 +64,11 @@ def encode(
         raise UserError(f"data.source is {settings.source}: these examples are encoded already; name the images")
     base, sees, see = _encoder(experiment, task)
     tokenizer = tokenizer_of(experiment, base)
-    used = ("source", "image_size", "augment", "recolour", "seed", "prompts")
+    used = ("source", "heldout_fraction", "image_size", "augment", "recolour", "seed", "prompts")
     meta = {
         "examples": examples,
         "shard": shard,
-        "made_with": made_with(base, task=task, image_size=settings.image_size, sees=sees),
+        "made_with": made_with(base, task=task, image_size=settings.image_size, sees=sees, tokenizer=tokenizer),
         "data": {key: getattr(settings, key) for key in used},
     }
     source = load_source(experiment, "train")
@@ -94,6 +93,7 @@ def encode(
         encoded = {key: np.concatenate([part[key] for part in parts])[: sizes[number]] for key in parts[0]}
         _write_shard(paths[number], encoded)
         done, last = done + sizes[number], number
+    warn_of_unreadable(source)
     return all(path.is_file() for path in paths)
 
 
@@ -121,14 +121,10 @@ def _begin(out: Path, meta: Mapping) -> None:
         if out.exists() and not (out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir())):
             raise UserError(f"{out}: is there already, without {META}; choose another --out")
         text = json.dumps(meta, indent=2) + "\n"
-        _write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
         return
-    theirs, ours = (_flat(one) for one in (read_meta(out), meta))
-    for key in {**theirs, **ours}:
-        if theirs.get(key) != ours.get(key):
-            raise UserError(
-                f"{out}: was begun with {key} = {theirs.get(key)!r}, now it is {ours.get(key)!r}; choose another --out"
-            )
+    check_settings(out, read_meta(out), meta)
 
 
 def _is_whole(path: Path, count: int) -> bool:
@@ -143,22 +139,11 @@ def _is_whole(path: Path, count: int) -> bool:
 
 def _write_shard(path: Path, encoded: Mapping[str, np.ndarray]) -> None:
     tensors = {key: TensorToWrite(value.dtype, value.shape, value.__array__) for key, value in sorted(encoded.items())}
-    _write_whole(path, lambda partial: write_tensors(partial, tensors))
+    with whole_file(path) as partial:
+        write_tensors(partial, tensors)
     line = f"{_sha256(path)}  {path.name}\n"  # as sha256sum writes and checks it
-    _write_whole(_checksum_file(path), lambda partial: partial.write_text(line, encoding="utf-8"))
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another --out") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is gone where all went well
-            partial.unlink()
+    with whole_file(_checksum_file(path)) as partial:
+        partial.write_text(line, encoding="utf-8")
 
 
 def _checksum_file(path: Path) -> Path:
@@ -168,13 +153,6 @@ def _checksum_file(path: Path) -> Path:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flat(values: Mapping, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _check_number(name: str, value: int) -> None:

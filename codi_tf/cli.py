@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from codi_tf.errors import UserError
+from codi_tf.errors import UserError, user_errors
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -21,11 +21,19 @@ class ArgumentParser(argparse.ArgumentParser):
 def run_command(main: Callable[[list[str]], None]) -> int:
     """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 130 (Ctrl-C).
 
-    A warning to the user becomes one line, too.
+    A warning to the user becomes one line, too, and is shown once. A UserError within tf.data counts as such.
     """
+    shown = set()
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        text = _line_of(message, category, filename, lineno)
+        if text not in shown:
+            print(text, file=sys.stderr)
+        shown.add(text)
+
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+        with warnings.catch_warnings(), user_errors():
+            warnings.showwarning = show
             main(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,8 +65,8 @@ def start_tensorflow() -> None:
         os.close(sink)
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def _line_of(message, category, filename: str, lineno: int) -> str:
     text = " ".join(str(message).split())
     if not issubclass(category, UserWarning):  # programmers' warnings keep their place in the code
         text = f"{filename}:{lineno}: {category.__name__}: {text}"
-    print(f"warning: {text}", file=sys.stderr)
+    return f"warning: {text}"

@@ -7,7 +7,6 @@ nearness is 1 / depth.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from codi_tf.errors import UserError
+from codi_tf.files import whole_file
 from codi_tf.images import EXTENSIONS
 
 KINDS = ("disparity", "depth")
@@ -136,17 +136,9 @@ def write_nearness(path: str | os.PathLike[str], near: np.ndarray) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    path = Path(path)
     picture = Image.fromarray(np.rint(65535 * as_picture(near)[..., 0]).astype(np.uint16))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        picture.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is gone where all went well, and may never have been there
-            temporary.unlink()
+    with whole_file(Path(path)) as partial:
+        picture.save(partial, format="PNG")
 
 
 def photo_files(path: str | os.PathLike[str]) -> dict[str, Path]:

@@ -1,6 +1,6 @@
-"""python -m codi_tf.evaluate BUNDLE [BUNDLE ...] --out report/ [--data photos|FOLDER] [--split heldout|all]
-    [--steps 1,2,4] [--samplers ddim] [--guidance W] [--prompt ..|--prompts] [--count 256] [--seed 0] [--features DIR]
-    [--lpips FILE] [--inception FILE|keras|keras:FILE] [--clip FOLDER]
+"""python -m codi_tf.evaluate BUNDLE [BUNDLE ...] --out report/ [--data photos|SOURCE|PAIRS] [--split heldout|all]
+    [--steps 1,2,4] [--samplers ddim] [--guidance W] [--text-guidance W] [--prompt ..|--prompts] [--count 256]
+    [--seed 0] [--features DIR] [--lpips FILE] [--inception FILE|keras|keras:FILE] [--clip FOLDER]
 
 Measures bundles on the same held-out crops with the same noise, by every sampler and number of steps. The report is
 report.md (a table with intervals), curves.png, grid.png, process-1.png, ... (one a bundle and sampler), metrics.json
@@ -60,6 +60,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
     parser.add_argument("--samplers", default="ddim", help=f"of {', '.join(SAMPLERS)} (default: ddim)")
     parser.add_argument("--guidance", type=float, help="for bundles trained to take it (default: none)")
+    parser.add_argument("--text-guidance", type=float, help="the prompt's, for bundles trained to take it")
     parser.add_argument("--prompt", help="one text for all pictures: for bundles with a text encoder, and for --clip")
     parser.add_argument(
         "--prompts", action="store_true", help="the images' own texts (always, where they are the task)"
@@ -94,7 +95,7 @@ class Contestant:
         label: its name.
         bundle: the label of the bundle.
         model: the bundle's.
-        options: of `model_sampler`: sampler, guidance, prompt.
+        options: of `model_sampler`: sampler, guidance, text_guidance, prompt.
         cost: network evaluations of a step.
     """
 
@@ -134,13 +135,13 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         extractors=extractors,
         measures=measures,
         text_measures=text_measures,
-        prompts=prompts,
+        prompts=[prompts] * len(images) if isinstance(prompts, str) else prompts,
         finish=model.task.finish,
         enlarged=hasattr(model.task, "low_resolution"),
     )
     measured = measure(samplers, yardstick, report=Progress("measuring", len(samplers)).update)
     curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in contestants}
-    settings = _settings(options, models, names)
+    settings = _settings(options, models, names, images.shape[1])
     families = {one.label: one.bundle for one in contestants} if len(models) > 1 else None
     rows = write_figures(folder, measured, curves, settings, families=families)
 
@@ -175,7 +176,11 @@ def _examples(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], 
         if not hasattr(model.task, "low_resolution"):
             raise UserError(f"--data is {options.data}: pairs are for super-resolution, the bundles do something else")
         names = [f"{i:05}.png" for i in range(options.count)]
-        return data.read_pairs(options.data, options.count), names, len(names)
+        pairs = data.read_pairs(options.data, options.count, scale=model.task.scale)
+        side, multiple = pairs["image"].shape[1], model.base.multiple
+        if side % multiple:
+            raise UserError(f"{options.data}: pairs of {side} pixels; these networks take multiples of {multiple}")
+        return pairs, names, len(names)
     source = data.load_source(options.data, "heldout" if options.split == "heldout" else None, model.task)
     shared = {"image_size": model.image_size, "count": options.count, "seed": options.seed}
     return data.evaluation_set(source, model.task, **shared), source.names, len(source)
@@ -184,13 +189,13 @@ def _examples(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], 
 def _of_first(one: Contestant) -> dict:
     """The options for the first BATCH pictures."""
     prompt = one.options["prompt"]
-    return one.options | {"prompt": None if prompt is None else prompt[:BATCH]}
+    return one.options | {"prompt": prompt[:BATCH] if isinstance(prompt, list) else prompt}
 
 
 def _of_one(one: Contestant, place: int) -> dict:
     """The options for one picture."""
     prompt = one.options["prompt"]
-    return one.options | {"prompt": None if prompt is None else prompt[place]}
+    return one.options | {"prompt": prompt[place] if isinstance(prompt, list) else prompt}
 
 
 def _shown(images: np.ndarray, count: int) -> np.ndarray:
@@ -198,11 +203,12 @@ def _shown(images: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-images.std(axis=(1, 2, 3)), kind="stable")[:count]
 
 
-def _prompts(options: argparse.Namespace, model, examples: dict) -> list[str] | None:
-    """A text for every picture: --prompt, or the images' own. None: no text."""
-    count = len(examples["image"])
+def _prompts(options: argparse.Namespace, model, examples: dict) -> str | list[str] | None:
+    """One text for all pictures, --prompt, or the images' own. None: no text."""
+    if options.prompt is not None and model.task.prompted:
+        raise UserError("--prompt: the originals are what the images' own instructions ask for; leave it out")
     if options.prompt is not None:
-        return [options.prompt] * count
+        return options.prompt
     if options.prompts or model.task.prompted:
         if "prompt" not in examples:
             raise UserError(f"--data is {options.data}: its images have no texts; give --prompt, or name others")
@@ -212,30 +218,41 @@ def _prompts(options: argparse.Namespace, model, examples: dict) -> list[str] | 
     return None
 
 
-def _contestants(models: dict, options: argparse.Namespace, prompts: list[str] | None) -> list[Contestant]:
+def _contestants(models: dict, options: argparse.Namespace, prompts: str | list[str] | None) -> list[Contestant]:
     """Every bundle with every sampler; --guidance is for those that were trained to take one."""
+    from codi_tf.generation import guidance_weights
+
     taking = [label for label, model in models.items() if model.can_be_guided]
+    told = [label for label, model in models.items() if getattr(model.settings, "drop_prompt", 0.0) > 0.0]
+    if options.text_guidance is not None and not told:
+        raise UserError(
+            f"--text-guidance is {options.text_guidance:g}: no bundle was trained to take one; leave it out"
+        )
     if options.guidance is not None and not taking:
         raise UserError(f"--guidance is {options.guidance:g}: no bundle was trained to take one; leave it out")
     takes_text = any(model.base.text_encoder is not None for model in models.values())
-    if options.prompt is not None and options.clip is None and not takes_text:
+    if prompts is not None and options.clip is None and not takes_text:
         raise UserError("--prompt: no bundle has a text encoder; leave it out, or name a --clip to compare it with")
     contestants = []
     for bundle, model in models.items():
         guidance = options.guidance if bundle in taking else None
-        doubled = guidance not in (None, 1.0) and not model.network.takes_guidance
         prompt = None if model.base.text_encoder is None else prompts
+        by_text = options.text_guidance if bundle in told else None
+        by_text = model.check_text_guidance(by_text, prompted=prompt is not None)
+        by_condition = 1.0 if guidance is None or model.network.takes_guidance else guidance
+        cost = sum(weight != 0.0 for weight in guidance_weights(by_condition, by_text))
         for sampler in options.samplers:
             label = bundle if len(options.samplers) == 1 else f"{bundle}, {sampler}"
-            chosen = {"sampler": sampler, "guidance": guidance, "prompt": prompt}
-            contestants.append(Contestant(label, bundle, model, chosen, cost=2 if doubled else 1))
+            chosen = {"sampler": sampler, "guidance": guidance, "text_guidance": by_text, "prompt": prompt}
+            contestants.append(Contestant(label, bundle, model, chosen, cost))
     return contestants
 
 
 def _about(options: argparse.Namespace, contestants: list[Contestant], photos: int, image_size: int) -> str:
     """What was measured, for a reader."""
+    which = "held-out " if options.split == "heldout" else ""
     lines = [
-        f"{options.count} crops of {image_size} pixels from {photos} held-out images of {options.data}, "
+        f"{options.count} crops of {image_size} pixels from {photos} {which}images of {options.data}, "
         f"seed {options.seed}. {_plural('Sampler', options.samplers)}."
     ]
     if options.prompt is not None:
@@ -243,9 +260,11 @@ def _about(options: argparse.Namespace, contestants: list[Contestant], photos: i
     told = {one.bundle: one for one in contestants}.values()
     lines.append("")
     for one, path in zip(told, options.bundles, strict=True):
-        guidance = one.options["guidance"]
-        note = "" if guidance is None else f", guidance {guidance:g}"
-        lines.append(f"- {one.bundle}: `{path}`{note}{', two evaluations a step' if one.cost == 2 else ''}")
+        names = {"guidance": "guidance", "text_guidance": "text guidance"}
+        values = {name: one.options[key] for key, name in names.items()}
+        note = "".join(f", {name} {value:g}" for name, value in values.items() if value is not None)
+        many = {1: "", 2: ", two evaluations a step", 3: ", three evaluations a step"}[one.cost]
+        lines.append(f"- {one.bundle}: `{path}`{note}{many}")
     return "\n".join(lines)
 
 
@@ -253,7 +272,7 @@ def _plural(word: str, names: Sequence[str]) -> str:
     return f"{word}{'' if len(names) == 1 else 's'}: {', '.join(names)}"
 
 
-def _settings(options: argparse.Namespace, models: dict, names: Sequence[str]) -> dict:
+def _settings(options: argparse.Namespace, models: dict, names: Sequence[str], image_size: int) -> dict:
     """What metrics.json says of how the figures were made."""
     import codi_tf
     from codi_tf.weights import folder_sha256
@@ -269,12 +288,13 @@ def _settings(options: argparse.Namespace, models: dict, names: Sequence[str]) -
         "bundles": {label: {**named(path), "task": model.task_config()} for (label, model), path in bundles},
         "data": options.data,
         "photos": list(names),
-        "image_size": next(iter(models.values())).image_size,
+        "image_size": image_size,
         "count": options.count,
         "seed": options.seed,
         "steps": options.steps,
         "samplers": options.samplers,
         "guidance": options.guidance,
+        "text_guidance": options.text_guidance,
         "prompt": options.prompt,
         "prompts": options.prompts,
         "interval_level": LEVEL,

@@ -110,9 +110,11 @@ def load_source(experiment: config.Experiment, split: str | None) -> data.Source
     Of examples that were encoded beforehand it is what they were made of.
     """
     name = experiment.data.source
+    options = {key: getattr(experiment.data, key) for key in ("seed", "max_unreadable", "heldout_fraction")}
     if is_cache(name):
-        name = read_meta(name)["data"]["source"]
-    options = {key: getattr(experiment.data, key) for key in ("seed", "max_unreadable")}
+        made_of = read_meta(name)["data"]
+        name = made_of["source"]
+        options["heldout_fraction"] = made_of.get("heldout_fraction", options["heldout_fraction"])
     return data.load_source(name, split, build_task(experiment), **options)
 
 
@@ -134,12 +136,20 @@ def tokenizer_of(experiment: config.Experiment, base: Base) -> Tokenizer | None:
     return base.tokenizer
 
 
-def build_dataset(experiment: config.Experiment, trainer: Trainer, start_step: int) -> tf.data.Dataset:
-    """Batches from step `start_step` on: of images, or of latents where they are encoded once."""
+def build_dataset(
+    experiment: config.Experiment, trainer: Trainer, start_step: int, *, source: data.Source | None = None
+) -> tf.data.Dataset:
+    """Batches from step `start_step` on: of images, or of latents where they are encoded once.
+
+    `source` is that of `load_source`, split "train", where the caller wants to ask it something afterwards.
+    """
     settings, train = experiment.data, experiment.train
+    if getattr(experiment.method, "drop_prompt", 0.0) and not takes_prompts(experiment):
+        share = experiment.method.drop_prompt
+        raise UserError(f"method.drop_prompt is {share}, but no prompts are used: set data.prompts=true, or make it 0")
     if is_cache(settings.source):
         return _cached(experiment, trainer, start_step)
-    source, task = load_source(experiment, "train"), build_task(experiment)
+    source, task = source or load_source(experiment, "train"), build_task(experiment)
     shared = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolour")}
     if isinstance(experiment.method, config.Autoencoder):
         return data.batches(source, task, batch_size=train.batch_size, start_step=start_step, **shared)
@@ -163,10 +173,11 @@ def _cached(experiment: config.Experiment, trainer: Trainer, start_step: int) ->
     if isinstance(experiment.method, config.Autoencoder):
         raise UserError(f"data.source is {settings.source}: an autoencoder is trained on images, not on latents")
     base, task = trainer.method.base, build_task(experiment)
-    wanted = made_with(base, task=task, image_size=settings.image_size, sees=trainer.student.sees)
+    tokenizer, sees = tokenizer_of(experiment, base), trainer.student.sees
+    wanted = made_with(base, task=task, image_size=settings.image_size, sees=sees, tokenizer=tokenizer)
     check_made_with(settings.source, wanted)
     examples = read_cache(settings.source)
-    if not takes_prompts(experiment):
+    if tokenizer is None:
         examples.pop("tokens", None)
     elif "tokens" not in examples:
         raise UserError(f"{settings.source}: was encoded without texts; encode it with data.prompts=true")

@@ -42,7 +42,7 @@ class Generator:
         steps: int,
         sampler: str = "ddim",
         guidance: float | None = None,
-        text_guidance: float = 1.0,
+        text_guidance: float | None = None,
         seed: int = 0,
     ) -> Iterator[Prediction]:
         """What the network says in each of `steps` steps, noisiest first; the last x_hat is the result.
@@ -64,35 +64,33 @@ class Generator:
         fresh = (gaussian_noise(seed, tuple(noise.shape), stream=i + 1) for i in range(grid.draws))
         return (prediction for prediction, _ in trajectory(denoise, noise, grid, fresh))
 
-    def denoiser(self, condition, context, *, guidance: float | None = None, text_guidance: float = 1.0) -> Denoise:
+    def denoiser(
+        self, condition, context, *, guidance: float | None = None, text_guidance: float | None = None
+    ) -> Denoise:
         """e(0, 0) + g_c (e(c, 0) - e(0, 0)) + g_p (e(c, p) - e(c, 0)): InstructPix2Pix (Brooks et al. 2023, Eq. 3).
 
-        With g_p = 1 it is e(0, p) + g_c (e(c, p) - e(0, p)). One network evaluation; another one if a network that does
-        not take the guidance is to be guided by the condition, and another one to be guided by the prompt.
+        Without g_p it is e(0, p) + g_c (e(c, p) - e(0, p)), for models that were never told nothing. As many network
+        evaluations as there are terms with a weight: one, two or three.
 
         Args:
             condition: [B, H, W, 3 or 4] in [-1, 1].
             context: prompts [1 or B, 77, D].
             guidance: g_c, 1 is none; None: the default of the model.
-            text_guidance: g_p, 1 is none.
+            text_guidance: g_p, 1 is none; None: see above.
         """
         taken = self.guidance if guidance is None else guidance
         scale = tf.constant([taken], tf.float32)
-        empty = tf.constant(self.base.context) if text_guidance != 1.0 else context
-        # What is asked of the network in each step, beginning with all that it can be told.
-        told = [(self.encode(condition, context), context)]
-        weights = [1.0]
-        if text_guidance != 1.0:
-            told.append((self.encode(condition, empty), empty))
-            weights = [text_guidance, 1.0 - text_guidance]
-        if not self.network.takes_guidance and taken != 1.0:
-            told.append((self.encode_nothing(condition, empty), empty))
-            weights = [*weights[:-1], weights[-1] + taken - 1.0, 1.0 - taken]
+        by_condition = 1.0 if self.network.takes_guidance else taken
+        empty = context if text_guidance is None else tf.constant(self.base.context)
+        ways = ((self.encode, context), (self.encode, empty), (self.encode_nothing, empty))
+        terms = zip(guidance_weights(by_condition, text_guidance), ways, strict=True)
+        asked = [(weight, encode(condition, prompt), prompt) for weight, (encode, prompt) in terms if weight]
 
         def denoise(z_t, t):
-            answers = [self.denoise(z_t, t, features, prompt, scale) for features, prompt in told]
+            answers = [self.denoise(z_t, t, features, prompt, scale) for _, features, prompt in asked]
             if len(answers) == 1:
                 return answers[0]
+            weights = [weight for weight, _, _ in asked]
             return Prediction(*(_weighted(parts, weights) for parts in zip(*answers, strict=True)))
 
         return denoise
@@ -120,6 +118,16 @@ class Generator:
 
     def _decode(self, latents):
         return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
+
+
+def guidance_weights(by_condition: float, by_prompt: float | None) -> tuple[float, float, float]:
+    """The weights of e(c, p), of e(c, 0) and of e(0, 0), see `Generator.denoiser`; what has none is not evaluated.
+
+    Without a guidance by the prompt, None, the last is e(0, p).
+    """
+    if by_prompt is None:
+        return by_condition, 0.0, 1.0 - by_condition
+    return by_prompt, by_condition - by_prompt, 1.0 - by_condition
 
 
 def _weighted(parts, weights):

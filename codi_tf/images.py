@@ -5,7 +5,6 @@ An image is float32 RGB [H, W, 3] in [0, 1] (1 is white) unless a docstring says
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from codi_tf.errors import UserError
+from codi_tf.files import whole_file
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that are taken for photos
 
@@ -80,18 +80,9 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    path = Path(path)
     picture = Image.fromarray(to_uint8(image))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is gone where all went well, and may never have been there
-            temporary.unlink()
+    with whole_file(Path(path)) as partial:
+        picture.save(partial, format="PNG")
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

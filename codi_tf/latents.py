@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.errors import user_errors
+
 MAX_PROMPTS = 4096  # different texts whose embeddings are kept: at Stable Diffusion's size 1 GB
 EMBEDDED = 32  # at a time
 
@@ -28,12 +30,13 @@ def encode_once(
     """
     encode = encoder(base, see)
     done, parts = 0, []
-    for batch in dataset:
-        parts.append({key: value.numpy() for key, value in encode(batch).items()})
-        done += len(parts[-1]["latent"])
-        report(min(done, count))
-        if done >= count:
-            break
+    with user_errors():
+        for batch in dataset:
+            parts.append({key: value.numpy() for key, value in encode(batch).items()})
+            done += len(parts[-1]["latent"])
+            report(min(done, count))
+            if done >= count:
+                break
     return {key: np.concatenate([part[key] for part in parts])[:count] for key in parts[0]}
 
 

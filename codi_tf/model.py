@@ -169,7 +169,7 @@ class CoDi(Trainer):
         seed: int = 0,
         sampler: str = "ddim",
         guidance: float | None = None,
-        text_guidance: float = 1.0,
+        text_guidance: float | None = None,
         report: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """Images for condition images.
@@ -183,8 +183,8 @@ class CoDi(Trainer):
             sampler: "ddim" (Eq. 7, for most models), "dpm", "dpm++", "stochastic" or "consistency": see `sampling`.
             guidance: 1 is none. For models of guided distillation, and for models that were fine-tuned with
                 `drop_condition`: those need two evaluations a step then.
-            text_guidance: 1 is none. The prompt's, for models that were fine-tuned with `drop_prompt`: one more
-                evaluation a step.
+            text_guidance: 1, the default, is none. The prompt's, for models that were fine-tuned with `drop_prompt`:
+                one more evaluation a step.
             report: is called with the number of steps that are done.
 
         Returns:
@@ -196,13 +196,14 @@ class CoDi(Trainer):
         """
         steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
         batch = images.as_batch("condition", condition, channels=self.task.condition_channels)
+        if prompt is None and self.task.prompted:
+            raise UserError('this model does what a prompt says: give one, or "" for none')
         context = tf.constant(self.base.context if prompt is None else self._embed(prompt, len(batch)))
-        self.check_text_guidance(text_guidance, prompted=prompt is not None)
         padded = [images.pad_to_multiple(image, self.base.multiple) for image in batch]
         inputs = np.asarray(self.task.condition_from_image(np.stack([2.0 * image - 1.0 for image, _ in padded])))
         noise = gaussian_noise(seed, self.latent_shape(*inputs.shape[:3]))
         options = {"steps": steps, "sampler": sampler, "guidance": self.check_guidance(guidance), "seed": seed}
-        options["text_guidance"] = text_guidance
+        options["text_guidance"] = self.check_text_guidance(text_guidance, prompted=prompt is not None)
         z = self.generator.latents(tf.constant(inputs), tf.constant(noise), context, report=report, **options)
         check_finite(z)
         outputs = np.asarray(self.task.finish(check_finite(self.generator.decode(z)), inputs))
@@ -224,14 +225,18 @@ class CoDi(Trainer):
             raise UserError(f"guidance is {guidance}: this model was trained without; use 1 or leave it out")
         return float(guidance)
 
-    def check_text_guidance(self, guidance: float, *, prompted: bool) -> None:
-        """Raises UserError for a guidance with the prompt that this model knows nothing of."""
+    def check_text_guidance(self, guidance: float | None, *, prompted: bool) -> float | None:
+        """The prompt's guidance as the generator takes it. Raises UserError for one that this model cannot take."""
+        knows = getattr(self.settings, "drop_prompt", 0.0) > 0.0
+        if guidance is None:
+            return 1.0 if knows and prompted else None
         if not isinstance(guidance, Real) or not math.isfinite(guidance):
             raise UserError(f"text_guidance is {guidance!r}: it must be a number, 1 for none")
         if guidance != 1.0 and not prompted:
             raise UserError(f"text_guidance is {guidance}: there is no prompt to be guided by; give one or use 1")
-        if guidance != 1.0 and getattr(self.settings, "drop_prompt", 0.0) == 0.0:
+        if guidance != 1.0 and not knows:
             raise UserError(f"text_guidance is {guidance}: this model was trained without (method.drop_prompt); use 1")
+        return float(guidance) if knows and prompted else None
 
     def _embed(self, prompt: str | Sequence[str], count: int) -> np.ndarray:
         prompts = as_prompts(prompt)
@@ -248,18 +253,19 @@ class CoDi(Trainer):
         factor = self.base.vae.factor
         return (count, height // factor, width // factor, self.base.vae.latent_channels)
 
-    def condition_use(self, latent, c):
+    def condition_use(self, latent, c, context=None):
         """How much the output moves when conditions are swapped: ||w(z_t, c) - w(z_t, c')|| / ||w(z_t, c)||.
 
         c' are the conditions of the neighbours in the batch, t is 3/4 of the schedule, the noise is always the same.
-        0 means that the condition is ignored. Takes latents [B, h, w, 4], B at least 2, and conditions (see `see`);
-        returns a float32 scalar.
+        0 means that the condition is ignored. Takes latents [B, h, w, 4], B at least 2, conditions (see `see`) and
+        embedded prompts [1 or B, 77, D], None for an empty one; returns a float32 scalar.
         """
         schedule = self.base.schedule
         t = 3 * schedule.num_steps // 4
         eps = tf.random.stateless_normal(tf.shape(latent), (0, 0))
         z_t = float(schedule.alpha[t]) * latent + float(schedule.sigma[t]) * eps
-        context, guidance = tf.constant(self.base.context), tf.constant([self.lowest_guidance])
+        context = tf.constant(self.base.context if context is None else context)
+        guidance = tf.constant([self.lowest_guidance])
         features = self.network.condition(c, context)
         swapped = [tf.roll(feature, 1, axis=0) for feature in features]
         told, untold = (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, data, images
+from codi_tf.data.cached import is_cache
+from codi_tf.errors import UserError
 from codi_tf.experiment import build_task, load_source, takes_prompts
 from codi_tf.model import CoDi
 from codi_tf.trainer import Trainer
@@ -18,9 +21,23 @@ PROBED = 16  # held-out examples that the condition is swapped between
 
 
 class Monitor:
-    """Averages the logs of `log_every` steps and writes them; makes a grid of samples every `sample_every` steps."""
+    """Averages the logs of `log_every` steps and writes them; makes a grid of samples every `sample_every` steps.
 
-    def __init__(self, experiment: config.Experiment, trainer: Trainer, out: Path, first: int):
+    Args:
+        experiment, trainer: what runs.
+        out: the folder of the run.
+        first: the step that it resumes from.
+        heldout: see `heldout_examples`.
+    """
+
+    def __init__(
+        self,
+        experiment: config.Experiment,
+        trainer: Trainer,
+        out: Path,
+        first: int,
+        heldout: dict[str, np.ndarray] | None,
+    ):
         self.settings, self.trainer, self.out = experiment.train, trainer, out
         self.note = ""
         self._sums: dict[str, float] = {}
@@ -30,17 +47,9 @@ class Monitor:
             lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             self._metrics.write_text("".join(x for x in lines if json.loads(x)["step"] <= first), encoding="utf-8")
         self._writer = tf.summary.create_file_writer(str(out / "logs"))
-        self._heldout = None
-        if isinstance(trainer, CoDi):
-            self._heldout = data.evaluation_set(
-                load_source(experiment, "heldout"),
-                build_task(experiment),
-                image_size=experiment.data.image_size,
-                count=PROBED,
-                seed=experiment.data.seed + 1,
-            )
-            if not takes_prompts(experiment):
-                self._heldout.pop("prompt", None)
+        self._heldout = heldout
+        prompts = None if self._heldout is None else self._heldout.get("prompt")
+        self._context = None if prompts is None else trainer.base.embed(list(prompts))
 
     def step(self, step: int, logs: dict) -> None:
         """Take the logs of a step."""
@@ -60,10 +69,11 @@ class Monitor:
         scalars = {"learning_rate": float(tf.convert_to_tensor(rate))}
         if isinstance(self.trainer, CoDi):
             base, mu = self.trainer.base, getattr(self.trainer.student.adapter, "mu", None)
-            image, condition = (tf.constant(self._heldout[key]) for key in ("image", "condition"))
-            scalars["condition_use"] = float(
-                self.trainer.condition_use(base.encode(image), self.trainer.see(condition))
-            )
+            if self._heldout is not None:
+                image, condition = (tf.constant(self._heldout[key]) for key in ("image", "condition"))
+                scalars["condition_use"] = float(
+                    self.trainer.condition_use(base.encode(image), self.trainer.see(condition), self._context)
+                )
             if mu is not None:
                 scalars["mu_mean"] = float(tf.reduce_mean(tf.abs(mu.value)))
         return scalars
@@ -85,6 +95,34 @@ class Monitor:
         images.write_png(self.out / "samples" / f"step-{step:08d}.png", grid)
         with self._writer.as_default(step=step):
             tf.summary.image("samples", grid[None])
+
+
+def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[str, np.ndarray] | None:
+    """The held-out examples that a run shows itself on; None where there is no condition.
+
+    Examples that were encoded beforehand need no pictures any more: where these are gone, it is None with a warning.
+
+    Raises:
+        UserError: the source holds nothing out, or cannot be read.
+    """
+    if not isinstance(trainer, CoDi):
+        return None
+    try:
+        heldout = data.evaluation_set(
+            load_source(experiment, "heldout"),
+            build_task(experiment),
+            image_size=experiment.data.image_size,
+            count=PROBED,
+            seed=experiment.data.seed + 1,
+        )
+    except UserError as error:
+        if not is_cache(experiment.data.source):
+            raise
+        warnings.warn(f"this run goes without held-out pictures and condition_use: {error}", stacklevel=2)
+        return None
+    if not takes_prompts(experiment):
+        heldout.pop("prompt", None)
+    return heldout
 
 
 def sample_grid(trainer: Trainer, heldout: dict[str, np.ndarray] | None) -> np.ndarray | None:

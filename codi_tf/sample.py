@@ -50,7 +50,7 @@ OF_BUNDLES = {
     "upscale": 1,
     "sampler": "ddim",
     "guidance": None,
-    "text_guidance": 1.0,
+    "text_guidance": None,
     "tile": None,
     "colour": "none",
 }

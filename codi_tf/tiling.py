@@ -146,7 +146,7 @@ def generate_tiled(
     seed: int = 0,
     sampler: str = "ddim",
     guidance: float | None = None,
-    text_guidance: float = 1.0,
+    text_guidance: float | None = None,
     report: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """`CoDi.generate` for one photo of any size; the networks see no more of it at once than a tile.
@@ -173,8 +173,10 @@ def generate_tiled(
     _check_tile(tile, overlap, base.multiple)
     condition, (height, width) = _condition(model, photo)  # [1, H, W, C], padded
     context = _context(base, prompt)
-    guided = {"guidance": model.check_guidance(guidance), "text_guidance": text_guidance}
-    model.check_text_guidance(text_guidance, prompted=prompt is not None)
+    guided = {
+        "guidance": model.check_guidance(guidance),
+        "text_guidance": model.check_text_guidance(text_guidance, prompted=prompt is not None),
+    }
     shape = model.latent_shape(*condition.shape[:3])
     grid = make_grid(sampler, base.schedule, steps)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import yaml
 
 from codi_tf import config
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from codi_tf.errors import UserError
+from codi_tf.errors import UserError, user_errors
+from codi_tf.files import check_settings, whole_file
 
 
 def train(experiment: config.Experiment, out: Path) -> Path:
@@ -26,9 +26,10 @@ def train(experiment: config.Experiment, out: Path) -> Path:
     import tensorflow as tf
 
     from codi_tf.checkpoints import restore_newest, save_state
-    from codi_tf.data.stream import user_errors
-    from codi_tf.experiment import build_dataset, build_trainer, save_result
-    from codi_tf.monitor import Monitor
+    from codi_tf.data.cached import is_cache
+    from codi_tf.data.stream import warn_of_unreadable
+    from codi_tf.experiment import build_dataset, build_trainer, load_source, save_result
+    from codi_tf.monitor import Monitor, heldout_examples
     from codi_tf.progress import Progress
 
     settings = experiment.train
@@ -39,12 +40,14 @@ def train(experiment: config.Experiment, out: Path) -> Path:
     if first >= settings.steps and (out / "result").is_dir():
         print(f"{out}: all {settings.steps} steps are done; the result is {out / 'result'}")
         return out / "result"
-    batches = iter(build_dataset(experiment, trainer, first))
+    heldout = heldout_examples(experiment, trainer)  # before anything that takes time: it may be missing
+    source = None if is_cache(experiment.data.source) else load_source(experiment, "train")
+    batches = iter(build_dataset(experiment, trainer, first, source=source))
     _write_settings(experiment, out)
     if first:
         print(f"resuming {out} at step {first}")
     step_function = tf.function(trainer.train_step, autograph=False)
-    monitor = Monitor(experiment, trainer, out, first)
+    monitor = Monitor(experiment, trainer, out, first, heldout)
     progress = Progress(f"training ({experiment.method_name})", settings.steps, first)
     for step in range(first + 1, settings.steps + 1):
         with user_errors():
@@ -56,6 +59,7 @@ def train(experiment: config.Experiment, out: Path) -> Path:
         progress.update(step, monitor.note)
     save_state(trainer, states, settings.steps, keep=settings.keep)
     save_result(experiment, trainer, out / "result", {"steps": settings.steps, "config": experiment.as_dict()})
+    warn_of_unreadable(source)
     return out / "result"
 
 
@@ -66,27 +70,17 @@ def _same_settings(experiment: config.Experiment, out: Path) -> None:
     if not path.is_file():
         return
     earlier = config.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))  # with today's defaults
-    now, earlier = (_flat(json.loads(json.dumps(one.as_dict()))) for one in (experiment, earlier))
-    for key in {**earlier, **now}:
-        if now.get(key) != earlier.get(key):
-            raise UserError(
-                f"{out}: was started with {key} = {earlier.get(key)!r}, now it is {now.get(key)!r}; "
-                "choose another --out, or delete that run"
-            )
+    check_settings(out, _plain(earlier), _plain(experiment))
 
 
 def _write_settings(experiment: config.Experiment, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / "config.yaml.partial"
-    partial.write_text(yaml.safe_dump(json.loads(json.dumps(experiment.as_dict())), sort_keys=False), encoding="utf-8")
-    os.replace(partial, out / "config.yaml")
+    with whole_file(out / "config.yaml") as partial:
+        partial.write_text(yaml.safe_dump(_plain(experiment), sort_keys=False), encoding="utf-8")
 
 
-def _flat(values: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _plain(experiment: config.Experiment) -> dict:
+    """The settings as files have them: tuples are lists there."""
+    return json.loads(json.dumps(experiment.as_dict()))
 
 
 def _main(arguments: list[str]) -> None:

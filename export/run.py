@@ -99,11 +99,11 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _condition(package: Package, path: Path, mask: Path | None) -> np.ndarray:
     """What the package's task makes pictures from. Raises UserError for a mask that is missing or not wanted."""
+    if package.channels == 3 and mask is not None:
+        raise UserError(f"--mask: {package.folder} was made for {package.task}, which takes none; leave it out")
     if package.task == "depth":
         return as_picture(read_nearness(path, package.depth_kind))
     if package.channels == 3:
-        if mask is not None:
-            raise UserError(f"--mask: {package.folder} was made for {package.task}, which takes none; leave it out")
         return images.read_image(path)
     if mask is None:
         raise UserError(f"--mask is missing: {package.folder} fills in what is white in a picture of the photo's size")

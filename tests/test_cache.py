@@ -31,6 +31,7 @@ from codi_tf.latents import encode_once
 from codi_tf.methods.networks import seen
 from codi_tf.models.adapter import MuAdapter
 from codi_tf.tasks import make_task
+from codi_tf.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_examples_are_those_of_training(parts, encoded):
     """Against encoding in memory, what training without a cache sees."""
     base, task = tiny_base(), make_task("super_resolution")
     batches = data.batches(
-        data.load_folder(parts["data"]["source"], "train"), task, image_size=16, batch_size=8, seed=3
+        data.load_source(parts["data"]["source"], "train"), task, image_size=16, batch_size=8, seed=3
     )
     expected = encode_once(base, batches, 23, [].append, see=functools.partial(seen, base, MuAdapter))
     found = read_cache(encoded)
@@ -161,13 +162,13 @@ def test_hosts_share_the_shards(parts, encoded, tmp_path):
 def test_another_config_is_refused(parts, encoded):
     before = contents(encoded)
     for sections, said in (
-        ({"data": {"seed": 4}}, r"begun with data\.seed = 3, now it is 4; choose another --out"),
+        ({"data": {"seed": 4}}, r"started with data\.seed = 3, now it is 4; choose another --out"),
         ({"data": {"image_size": 24}}, r"made_with\.image_size = 16, now it is 24"),
         ({"task": {"name": "inpainting"}}, r"made_with\.task\.name = 'super_resolution', now it is 'inpainting'"),
     ):
         with pytest.raises(UserError, match=said):
             cache.encode(experiment(parts, **sections), encoded, examples=23, shard=8)
-    with pytest.raises(UserError, match="begun with examples = 23, now it is 24"):
+    with pytest.raises(UserError, match="started with examples = 23, now it is 24"):
         cache.encode(experiment(parts), encoded, examples=24, shard=8)
     assert contents(encoded) == before
     assert cache.encode(experiment(parts, train={"steps": 7}), encoded, examples=23, shard=8)  # has no part in it
@@ -196,7 +197,7 @@ def test_folders_in_use_and_methods_without_latents(parts, encoded, tmp_path):
     values = {"method": {"name": "autoencoder", "network": {"block_out_channels": [8]}}, "train": {"steps": 1}}
     with pytest.raises(UserError, match="an autoencoder is trained on images"):
         cache.encode(config.from_dict(values), tmp_path / "cache", examples=4)
-    with pytest.raises(UserError, match=r"cannot write /proc/.*: .*; make room or choose another --out"):
+    with pytest.raises(UserError, match=r"cannot write /proc/.*: .*; make room or choose another place"):
         cache.encode(experiment(parts), tmp_path.__class__("/proc/cache"), examples=4)
 
 
@@ -299,7 +300,7 @@ def test_damaged_caches_are_named(encoded, tmp_path):
         read_cache(tmp_path / "nowhere")
 
 
-def test_training_must_fit_what_the_examples_were_made_with(encoded):
+def test_training_must_fit_what_the_examples_were_made_with(encoded, tmp_path):
     base, wanted = tiny_base(), {"task": make_task("super_resolution"), "image_size": 16, "sees": "latent"}
     check_made_with(encoded, made_with(base, **wanted))
     others = [
@@ -311,6 +312,31 @@ def test_training_must_fit_what_the_examples_were_made_with(encoded):
     for changes, said in others:
         with pytest.raises(UserError, match=said):
             check_made_with(encoded, made_with(base, **{**wanted, **changes}))
+    meta = json.loads((encoded / "meta.json").read_text())
+    meta["made_with"]["colour"] = "grey"
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="with colour = grey, this training has None"):  # of a later version
+        check_made_with(tmp_path, made_with(base, **wanted))
     base.vae.variables[-1].assign_add(base.vae.variables[-1] * 0 + 1e-3)
     with pytest.raises(UserError, match="autoencoder = .*sha256"):
         check_made_with(encoded, made_with(base, **wanted))
+
+
+def test_tokens_belong_to_their_tokenizer(encoded, tmp_path):
+    base, wanted = tiny_base(), {"task": make_task("super_resolution"), "image_size": 16, "sees": "latent"}
+    first, second = Tokenizer.from_merges([]), Tokenizer.from_merges([("a", "b</w>")])
+    meta = json.loads((encoded / "meta.json").read_text())
+    assert meta["made_with"]["tokenizer"] is None  # no texts were used
+    check_made_with(encoded, made_with(base, tokenizer=first, **wanted))
+    meta["made_with"] = made_with(base, tokenizer=first, **wanted)
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    for same in (Tokenizer.from_merges([]), None):  # None: training makes no use of them
+        check_made_with(tmp_path, made_with(base, tokenizer=same, **wanted))
+    for other in (second, Tokenizer(first.vocabulary, [], padding="!"), Tokenizer(swapped(first.vocabulary), [])):
+        with pytest.raises(UserError, match="was encoded with tokenizer = "):
+            check_made_with(tmp_path, made_with(base, tokenizer=other, **wanted))
+
+
+def swapped(vocabulary):
+    """The vocabulary with the numbers of two tokens exchanged."""
+    return {**vocabulary, "a": vocabulary["b"], "b": vocabulary["a"]}

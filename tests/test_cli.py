@@ -83,6 +83,37 @@ def test_exit_statuses(capsys, monkeypatch):
     assert capsys.readouterr().err == "error: name: what and how\ninterrupted\n"
 
 
+def test_an_error_of_the_user_within_tf_data_is_one_line(capsys):
+    """TensorFlow makes an error of its own of it, with a traceback in its message."""
+    import tensorflow as tf
+
+    def complains(_):
+        raise UserError("a.tar: cut off; copy it again")
+
+    def reads(_):
+        next(iter(tf.data.Dataset.range(1).map(lambda i: tf.numpy_function(complains, [i], tf.int64))))
+
+    def fails(_):
+        next(iter(tf.data.Dataset.range(1).map(lambda i: tf.numpy_function(len, [i], tf.int64))))
+
+    assert run_command(reads) == 2
+    assert capsys.readouterr().err == "error: a.tar: cut off; copy it again\n"
+    with pytest.raises(tf.errors.OpError):
+        run_command(fails)
+
+
+def test_a_warning_that_comes_again_is_shown_once(capsys):
+    def warns(_):
+        for name in ("a", "b", "a"):
+            with warnings.catch_warnings():  # the interpreter forgets here what it has shown
+                warnings.simplefilter("always")
+                warnings.warn(name, stacklevel=1)
+
+    assert run_command(warns) == 0
+    assert run_command(warns) == 0
+    assert capsys.readouterr().err == 2 * "warning: a\nwarning: b\n"
+
+
 def test_warnings_are_one_line(capsys):
     def warns(_):
         warnings.warn("the prompt\nis too long", stacklevel=1)

@@ -24,6 +24,7 @@ def test_it_runs_one_step(path, base_folder, tuned_bundle, tmp_path):
     overrides = ["train.batch_size=2"]
     if path.stem.startswith("sd15"):
         overrides += ["data.source=photos", "data.image_size=64", "data.prompts=false"]
+        overrides += ["method.drop_prompt=0.0"] if whole.data.prompts else []
     if whole.task is not None and whole.task["name"] == "editing":
         overrides.append(f"text={tiny_text(tmp_path, 8)}")
     goes_on = isinstance(whole.method, config.Consistency | config.Guided)
@@ -45,6 +46,9 @@ def test_its_header_says_what_it_is_and_the_command(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     header = [line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
     assert any(f"python -m codi_tf.train configs/{path.name}" in line for line in header)
+    if path.stem.startswith("sd15") or config.load(path).task not in (None, {"name": "super_resolution"}):
+        said = " ".join(header)
+        assert "GB" in said and ("minutes" in said or "hours" in said)
 
 
 def test_there_are_configs():

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from codi_tf import data
+from codi_tf.data.opening import open_source
 from codi_tf.errors import UserError
 from codi_tf.tasks import make_task
 
@@ -89,6 +90,11 @@ def folder(tmp_path):
     return tmp_path
 
 
+def folder_split(folder, split=None, heldout_fraction=0.1):
+    """The names in a split."""
+    return set(open_source(str(folder), split, heldout_fraction=heldout_fraction).images)
+
+
 def test_folder(tmp_path):
     for name in ("b.png", "a.PNG", "c.bmp", "d.tif"):
         Image.fromarray(PHOTOS["a"]).save(tmp_path / name)
@@ -97,7 +103,7 @@ def test_folder(tmp_path):
     Image.fromarray(PHOTOS["a"][..., 0]).save(tmp_path / "grey.png")
     (tmp_path / "notes.txt").write_text("not a photo")
     (tmp_path / "more.png").mkdir()
-    photos = data.load_folder(tmp_path)
+    photos = open_source(str(tmp_path)).images
     assert list(photos) == ["a.PNG", "b.png", "c.bmp", "d.tif", "e.jpg", "f.jpeg", "g.webp", "grey.png"]
     for name in ("a.PNG", "b.png", "c.bmp", "d.tif"):
         np.testing.assert_array_equal(photos[name], PHOTOS["a"])
@@ -106,37 +112,40 @@ def test_folder(tmp_path):
 
 
 def test_folder_split_is_a_partition(folder):
-    parts = [data.load_folder(folder, split, heldout_fraction=0.3) for split in ("train", "heldout")]
-    assert not set(parts[0]) & set(parts[1])
-    assert set(parts[0]) | set(parts[1]) == set(data.load_folder(folder))
+    parts = [folder_split(folder, split, 0.3) for split in ("train", "heldout")]
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == folder_split(folder)
     assert 5 <= len(parts[1]) <= 19  # expected 12 of 40
 
 
 def test_folder_split_follows_from_the_name_alone(folder):
-    before = set(data.load_folder(folder, "heldout", heldout_fraction=0.3))
+    before = folder_split(folder, "heldout", 0.3)
     for i in range(20, 40):
         (folder / f"{i:02}.png").unlink()
     Image.fromarray(PHOTOS["a"]).save(folder / "0new.png")
-    after = set(data.load_folder(folder, "heldout", heldout_fraction=0.3)) - {"0new.png"}
+    after = folder_split(folder, "heldout", 0.3) - {"0new.png"}
     assert after == {name for name in before if int(name[:2]) < 20}
     digest = int(hashlib.sha256(b"00.png").hexdigest()[:16], 16) / 2**64  # the rule itself: others may rely on it
-    assert ("00.png" in data.load_folder(folder, "heldout", heldout_fraction=digest + 1e-9)) is True
-    assert "00.png" in data.load_folder(folder, "train", heldout_fraction=digest - 1e-9)
+    assert "00.png" in folder_split(folder, "heldout", digest + 1e-9)
+    assert "00.png" in folder_split(folder, "train", digest - 1e-9)
 
 
 def test_folder_errors(tmp_path):
-    with pytest.raises(UserError, match="no such folder.*nowhere"):
-        data.load_folder(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no image in folder"):
-        data.load_folder(tmp_path)
+        open_source(str(tmp_path))
     Image.fromarray(PHOTOS["a"]).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="none of the 1 images .* falls in split 'heldout'.*heldout_fraction"):
-        data.load_folder(tmp_path, "heldout", heldout_fraction=0.0)
+        folder_split(tmp_path, "heldout", 0.0)
     with pytest.raises(UserError, match="valid splits"):
-        data.load_folder(tmp_path, "test")
+        folder_split(tmp_path, "test")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:500])
-    with pytest.raises(UserError, match="b.png"):
-        data.load_folder(tmp_path)
+    with pytest.raises(UserError, match=r"1 of 2 records are unreadable, more than max_unreadable 0\.01 .*b\.png"):
+        open_source(str(tmp_path))
+    with pytest.warns(UserWarning, match=r"1 of 2 records are unreadable and left out: .*b\.png"):
+        assert list(open_source(str(tmp_path), max_unreadable=0.5).images) == ["a.png"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match="1 of 1 records are unreadable"):
+        open_source(str(tmp_path), max_unreadable=1.0)
 
 
 # --- crops

@@ -12,8 +12,9 @@ from skimage import data as skimage_data
 
 from codi_tf import data
 from codi_tf.data.depth_maps import load_depth_folder, load_stereo, open_depth
-from codi_tf.data.stream import Stream, user_errors
-from codi_tf.errors import UserError
+from codi_tf.data.opening import open_source
+from codi_tf.data.stream import Stream
+from codi_tf.errors import UserError, user_errors
 from codi_tf.tasks.depth import Depth
 
 RANDOM = np.random.default_rng(0)
@@ -128,7 +129,7 @@ def test_captions(tmp_path):
     assert source.provides == ("depth", "prompt")
     assert {one["prompt"].decode() for one in crops(source, 20, size=16)} == set(source.prompts.values())
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\xff")
-    assert "cannot read caption" in error_of(tmp_path)
+    assert "b.png: its text is damaged" in error_of(tmp_path)
 
 
 def test_splits_by_file_name(tmp_path):
@@ -138,7 +139,7 @@ def test_splits_by_file_name(tmp_path):
     train, heldout = (set(load_depth_folder(tmp_path, s, heldout_fraction=0.4).images) for s in ("train", "heldout"))
     assert train and heldout and not train & heldout and train | heldout == {f"{name}.png" for name in names}
     (tmp_path / "heldout").mkdir()
-    same = set(data.load_folder(plain_folder(tmp_path / "plain", names), "heldout", heldout_fraction=0.4))
+    same = set(open_source(plain_folder(tmp_path / "plain", names), "heldout", heldout_fraction=0.4).images)
     assert same == heldout  # as without maps
     assert "none of the 12 pairs" in error_of(tmp_path, "heldout", heldout_fraction=0.0)
     assert "unknown split" in error_of(tmp_path, "test")
@@ -148,7 +149,7 @@ def plain_folder(folder, names):
     folder.mkdir()
     for name in names:
         Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
-    return folder
+    return str(folder)
 
 
 def error_of(folder, *arguments, **options):
@@ -204,7 +205,7 @@ def test_mistakes_are_named(tmp_path):
 
 @pytest.fixture
 def little_memory(monkeypatch):
-    monkeypatch.setattr("codi_tf.data.depth_maps.IN_MEMORY", 3 * 40 * 60 * 7)
+    monkeypatch.setattr("codi_tf.data.opening.IN_MEMORY", 3 * 40 * 60 * 7)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".npy", ".tif", ".pfm"])
@@ -234,11 +235,28 @@ def test_mistakes_in_large_folders_are_counted(tmp_path, little_memory):
     lines = sorted(source.unreadable)
     assert len(lines) == 3 and all("\n" not in line for line in lines)
     for line, (name, said) in zip(
-        lines, (("b", "is constant"), ("c", "60x40"), ("d", "cannot read caption")), strict=True
+        lines, (("b", "is constant"), ("c", "60x40"), ("d", "its text is damaged")), strict=True
     ):
         assert line.startswith(str(tmp_path / f"{name}.png")) and said in line
     with pytest.raises(UserError, match="unreadable"), user_errors():
         crops(load_depth_folder(tmp_path), 6, size=16)
+
+
+def test_mistakes_in_small_folders_are_counted_by_the_same_rule(tmp_path):
+    for name in "abcdefgh":
+        write_pair(tmp_path, name, suffix=".npy")
+    np.save(tmp_path / "b.depth.npy", np.full((40, 60), np.nan))
+    np.save(tmp_path / "c.depth.npy", RANDOM.uniform(size=(60, 40)))
+    (tmp_path / "d.txt").write_bytes(b"\xff\xfe\xff")
+    (tmp_path / "e.png").write_bytes((tmp_path / "e.png").read_bytes()[:100])
+    with pytest.warns(UserWarning) as caught:
+        source = load_depth_folder(tmp_path, max_unreadable=0.5)
+    assert list(source.images) == list(source.beside) == ["a.png", "f.png", "g.png", "h.png"]
+    (line,) = (str(one.message) for one in caught)
+    assert line.startswith("4 of 8 records are unreadable and left out: ") and line.endswith(" and 1 more")
+    assert all(name in line for name in ("b.depth.npy", "c.depth.npy", "d.png: its text is damaged"))
+    message = error_of(tmp_path, max_unreadable=0.49)
+    assert message.startswith("4 of 8 records are unreadable, more than max_unreadable 0.49 allows: ")
 
 
 def test_depth_from_wherever_it_lies(tmp_path):

@@ -11,6 +11,7 @@ from shards import decoded, encoded, example, picture, write_tar, write_tfrecord
 from codi_tf import data
 from codi_tf.data import opening
 from codi_tf.data.opening import expanded, open_source
+from codi_tf.data.splits import is_heldout
 from codi_tf.data.stream import Stream
 from codi_tf.errors import UserError
 
@@ -40,15 +41,13 @@ def one_example(source):
 
 def test_a_folder_that_fits_is_held_in_memory_as_ever(tmp_path):
     folder = write_files(tmp_path / "images")
-    for split in (None, "train", "heldout"):
-        source, expected = (
-            open_source(str(folder), split, heldout_fraction=0.4),
-            data.load_folder(folder, split, heldout_fraction=0.4),
-        )
-        assert isinstance(source, data.Photos) and list(source.images) == list(expected)
-        for name, photo in expected.items():
-            np.testing.assert_array_equal(source.images[name], photo)
-        assert source.provides == ()
+    source = open_source(str(folder))
+    assert isinstance(source, data.Photos) and source.provides == ()
+    assert list(source.images) == [f"{name}.png" for name in PICTURES]
+    for name, payload in PICTURES.items():
+        np.testing.assert_array_equal(source.images[f"{name}.png"], decoded(payload))
+    source = data.load_source(str(folder), "heldout", heldout_fraction=0.4)
+    assert list(source.images) == [f"{name}.png" for name in PICTURES if is_heldout(f"{name}.png", 0.4)]
 
 
 def test_captions_in_a_folder(tmp_path):
@@ -59,7 +58,7 @@ def test_captions_in_a_folder(tmp_path):
     assert source.provides == ("prompt",)
     assert source.prompts == {"00.png": "a text", "01.png": "of json", "02.png": ""}
     (folder / "02.txt").write_bytes(b"\xff")
-    with pytest.raises(UserError, match=r"02\.png: its text is damaged .*; repair or remove it"):
+    with pytest.raises(UserError, match=r"02\.png: its text is damaged .*; repair or remove them"):
         open_source(str(folder))
 
 
@@ -72,7 +71,7 @@ def test_a_larger_folder_is_read_from_disk(tmp_path, monkeypatch):
     assert isinstance(source, Stream) and seen(source) == list(PICTURES)
     splits = [open_source(str(folder), split, heldout_fraction=0.4) for split in ("train", "heldout")]
     monkeypatch.undo()
-    in_memory = [data.load_folder(folder, split, heldout_fraction=0.4) for split in ("train", "heldout")]
+    in_memory = [open_source(str(folder), split, heldout_fraction=0.4).images for split in ("train", "heldout")]
     names = [{f"{name}.png" for name in (seen(s) if isinstance(s, Stream) else "")} or set(s.images) for s in splits]
     assert names == [set(photos) for photos in in_memory]
 
@@ -197,9 +196,9 @@ def test_damaged_shards_are_named(tmp_path):
     folder = tars(tmp_path / "shards")
     bad = folder / "train-001.tar"
     bad.write_bytes(bad.read_bytes()[:3000])
-    with pytest.raises(UserError, match=r"damaged shards, .*train-001\.tar: cut off at byte"):
+    with pytest.raises(UserError, match=r"1 of 3 shards are damaged, more than .*train-001\.tar: cut off at byte"):
         open_source(str(folder))
-    with pytest.warns(UserWarning, match=r"damaged shards, read up to the damage .*train-001\.tar: cut off at byte"):
+    with pytest.warns(UserWarning, match=r"1 of 3 shards are damaged and read up to there: .*train-001\.tar: cut off"):
         source = open_source(str(folder), max_unreadable=0.9)
     assert set(PICTURES) - set(seen(source)) and {"00", "03", "08"} <= set(seen(source))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from shards import encoded, picture, write_tar
 from tiny import tiny_photos
 
 from codi_tf import data
@@ -73,6 +75,8 @@ def test_they_are_read_again(written):
 
 
 def test_what_is_wrong_with_pairs_is_named(written, tmp_path):
+    with pytest.raises(UserError, match="has pairs of scale 4, not 2"):
+        data.read_pairs(written / "first", 2, scale=2)
     with pytest.raises(UserError, match="has 3 pairs, not 4; ask for fewer"):
         data.read_pairs(written / "first", 4)
     Image.fromarray(np.zeros((5, 4, 3), np.uint8)).save(written / "second" / "lq" / "00001.png")
@@ -86,6 +90,33 @@ def test_what_is_wrong_with_pairs_is_named(written, tmp_path):
         data.read_pairs(tmp_path, 1)
 
 
+def test_without_a_size_the_embedded_photos_give_crops_of_256_pixels(tmp_path):
+    done = make(tmp_path / "pairs", "--count", 4)
+    assert done.returncode == 0, done.stderr
+    assert {pixels(path).shape for path in (tmp_path / "pairs" / "gt").iterdir()} == {(256, 256, 3)}
+    assert json.loads((tmp_path / "pairs" / "pairs.json").read_text())["size"] == 256
+
+
+def members(count, bad):
+    return {f"{i:03}.png": b"no picture" if i in bad else encoded(picture(i)) for i in range(count)}
+
+
+def test_unreadable_records_end_the_work_in_one_line(tmp_path):
+    write_tar(tmp_path / "a.tar", members(36, range(0, 36, 2)))
+    done = make(tmp_path / "pairs", "--data", tmp_path / "a.tar", "--split", "all", "--count", 30, "--size", 16)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and re.match(r"error: \d of \d+ records are unreadable", lines[-1])
+    assert "Traceback" not in done.stderr and not (tmp_path / "pairs").exists()
+
+
+def test_a_few_unreadable_records_are_counted_and_named(tmp_path):
+    write_tar(tmp_path / "a.tar", members(120, [7]))
+    done = make(tmp_path / "pairs", "--data", tmp_path / "a.tar", "--split", "all", "--count", 120, "--size", 16)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("warning: "))
+    assert re.search(r"warning: 1 of 120 records were unreadable, .*a\.tar: 007: ", line)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -94,6 +125,7 @@ def test_what_is_wrong_with_pairs_is_named(written, tmp_path):
         (["--count", 0], "--count is 0"),
         (["--size", 4096], "smaller than image_size 4096"),
         (["scale=0"], "scale must be a whole number"),
+        (["scale=["], "override 'scale=[': '[' is not a YAML value"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, message):

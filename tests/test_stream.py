@@ -16,8 +16,9 @@ from codi_tf import data, images
 from codi_tf.data.decoding import Picture, pixels, window_side
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable, image_files, index_files, index_webdataset
-from codi_tf.data.stream import Stream, user_errors, warn_of_damage
-from codi_tf.errors import UserError
+from codi_tf.data.stream import Stream, warn_of_unreadable
+from codi_tf.data.unreadable import warn_of_damage
+from codi_tf.errors import UserError, user_errors
 from codi_tf.tasks import make_task
 
 S = 16
@@ -397,13 +398,41 @@ def test_other_errors_of_tensorflow_pass(tmp_path):
 
 
 def test_damaged_shards_are_named(tmp_path):
-    whole = write_tar(tmp_path / "whole.tar", pictures(20, 60, 60))
-    short = write_tar(tmp_path / "short.tar", {"z.png": encoded(picture(0)), "y.png": encoded(picture(1))})
-    short.write_bytes(short.read_bytes()[:2500])
+    """Judged by their share of all shards: what is cut off a file leaves no trace in its size."""
+    whole = write_tar(tmp_path / "whole.tar", pictures(2))
+    short = write_tar(tmp_path / "short.tar", pictures(20, 60, 60))
+    short.write_bytes(short.read_bytes()[: short.stat().st_size // 2])
     records = index_webdataset([whole, short])
-    lost = records.damaged[0].lost / records.nbytes
-    with pytest.warns(UserWarning, match=rf"damaged shards, .*{lost:.2%} .*short\.tar: cut off at byte"):
-        warn_of_damage(records.damaged, records.nbytes, lost)
-    with pytest.raises(UserError, match=r"damaged shards, .*short\.tar: cut off at byte .*copy them again"):
-        warn_of_damage(records.damaged, records.nbytes, lost * 0.9)
+    kept = len(records) - 2
+    assert 5 <= kept < 20
+    named = rf"1 of 2 shards .*short\.tar: cut off at byte \d+, after {kept} records; how many are lost is not known"
+    with pytest.warns(UserWarning, match=named):
+        warn_of_damage(records.damaged, 2, 0.5)
+    with pytest.raises(
+        UserError, match=rf"more than max_unreadable 0\.49 allows: .*short\.tar: .*{kept} records; .*copy"
+    ):
+        warn_of_damage(records.damaged, 2, 0.49)
+    with pytest.raises(UserError, match=r"1 of 1 shards are damaged, none is whole: .*short\.tar"):
+        warn_of_damage(records.damaged, 1, 1.0)
     warn_of_damage((), 1, 0.0)
+
+
+# --- what is said of it
+
+
+def test_what_was_unreadable_is_counted_and_named_afterwards(tmp_path):
+    stream = stream_of(tmp_path, damaged(20, range(5)), max_unreadable=0.3)
+    take(stream, 20)
+    with pytest.warns(UserWarning) as caught:
+        warn_of_unreadable(stream)
+    (line,) = (str(one.message) for one in caught)
+    assert line.startswith("5 of 20 records were unreadable, ") and line.endswith(" and 2 more") and "\n" not in line
+    assert line.count("a.tar: 00") == 3
+
+
+def test_where_all_is_readable_nothing_is_said(tmp_path, recwarn):
+    stream = stream_of(tmp_path, pictures(4))
+    take(stream, 4)
+    for source in (stream, data.Photos({"a": picture(0)})):
+        warn_of_unreadable(source)
+    assert not recwarn

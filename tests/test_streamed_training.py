@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import yaml
 from shards import encoded, picture, write_tar
 from tiny import tiny_base, tiny_text
 
@@ -87,6 +94,64 @@ def test_encoded_examples_with_texts(parts, tmp_path):
     )
     with pytest.raises(UserError, match="was encoded with task = "):
         build_dataset(other, build_trainer(other), 0)
+
+
+def test_tokens_of_another_tokenizer_are_refused(parts, tmp_path):
+    assert cache.encode(config.from_dict(parts), tmp_path / "cache", examples=4)
+    shutil.copytree(parts["text"], tmp_path / "text")
+    path = tmp_path / "text" / "tokenizer" / "vocab.json"
+    vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    swapped = {**vocabulary, "a": vocabulary["b"], "b": vocabulary["a"]}
+    path.write_text(json.dumps(swapped), encoding="utf-8")
+    settings = {**parts["data"], "source": str(tmp_path / "cache")}
+    other = config.from_dict({**parts, "text": str(tmp_path / "text"), "data": settings})
+    with pytest.raises(UserError, match="was encoded with tokenizer = "):
+        build_dataset(other, build_trainer(other), 0)
+
+
+def test_a_cache_is_trained_on_when_its_pictures_are_gone(parts, tmp_path):
+    for shard in range(2):
+        write_tar(
+            tmp_path / f"{shard}.tar", {f"{i}.png": encoded(picture(i)) for i in range(18 * shard, 18 * shard + 18)}
+        )
+    values = {**parts, "data": {"image_size": 16, "source": f"{tmp_path}/{{0,1}}.tar"}}
+    assert cache.encode(config.from_dict(values), tmp_path / "cache", examples=8)
+    on_cache = {**values, "data": {**values["data"], "source": str(tmp_path / "cache")}}
+    (tmp_path / "1.tar").unlink()
+    with pytest.warns(UserWarning) as caught:
+        result = train(config.from_dict(on_cache), tmp_path / "run")
+    (line,) = (str(one.message) for one in caught if one.category is UserWarning)
+    assert line.startswith("this run goes without held-out pictures and condition_use: ") and "1.tar" in line
+    assert (result / "codi.json").is_file() and "\n" not in line
+    scalars = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "loss" in scalars and "mu_mean" in scalars and "condition_use" not in scalars
+
+
+def test_encoding_says_at_its_end_what_it_could_not_read(parts, tmp_path):
+    members = {f"{i:02}.png": encoded(picture(i)) if i % 4 else b"no picture" for i in range(36)}
+    settings = {"image_size": 16, "source": str(write_tar(tmp_path / "a.tar", members)), "max_unreadable": 0.5}
+    with pytest.warns(UserWarning, match=r"\d of \d+ records were unreadable, .*a\.tar: "):
+        cache.encode(config.from_dict({**parts, "data": settings}), tmp_path / "cache", examples=36)
+
+
+def test_a_damaged_shard_is_told_once(parts, tmp_path):
+    """Training opens the shards of both splits."""
+    for shard in range(3):
+        write_tar(
+            tmp_path / f"{shard}.tar", {f"{i}.png": encoded(picture(i)) for i in range(12 * shard, 12 * shard + 12)}
+        )
+    short = tmp_path / "1.tar"
+    short.write_bytes(short.read_bytes()[:-9000])
+    values = {**parts, "data": {"image_size": 16, "source": f"{tmp_path}/{{0,1,2}}.tar", "max_unreadable": 0.4}}
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "codi_tf.train", str(path), "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("warning: "))
+    assert re.search(
+        r"1 of 3 shards are damaged and read up to there: .*1\.tar: cut off at byte \d+, after \d+ records", line
+    )
 
 
 def test_a_run_ends_in_one_line_when_too_much_is_unreadable(parts, tmp_path):

@@ -105,16 +105,55 @@ def test_without_texts_the_context_is_the_empty_prompt_s(base):
     assert embed_once(base, {"latent": x}) == ({"latent": x}, None)
 
 
-def test_about_the_share_is_dropped_and_again_the_same():
-    values, empty = tf.ones((4000, 2, 3)), tf.zeros((1, 2, 3))
-    first = dropped(values, empty, 0.3, 1, 5, "drop_prompt").numpy()
-    gone = (first == 0).all(axis=(1, 2))
-    assert ((first == 1).all(axis=(1, 2)) | gone).all()
-    assert gone.mean() == pytest.approx(0.3, abs=0.03)  # four standard deviations
-    np.testing.assert_array_equal(first, dropped(values, empty, 0.3, 1, 5, "drop_prompt"))
-    others = dropped(values, empty, 0.3, 1, 5, "drop")
-    assert ((others.numpy() == 0).all(axis=(1, 2)) & gone).mean() == pytest.approx(0.09, abs=0.02)  # drawn apart
-    assert dropped(values, empty, 0.0, 1, 5, "drop_prompt") is values
+def test_examples_of_an_interval_are_dropped():
+    values, empty = tf.ones((5, 2, 3)), tf.zeros((1, 2, 3))
+    u = tf.constant([0.0, 0.0999, 0.1, 0.15, 0.99])
+    kept = dropped(values, empty, u, 0.1, 0.2).numpy()
+    np.testing.assert_array_equal(kept.any(axis=(1, 2)), [True, True, False, False, True])
+    one = dropped(tf.ones((1, 2, 3)), empty, u, 0.0, 0.1).numpy()  # the same for all: an example each
+    np.testing.assert_array_equal(one.any(axis=(1, 2)), [False, False, True, True, True])
+    assert dropped(values, empty, u, 0.1, 0.1) is values
+
+
+@pytest.mark.parametrize("method", [config.Finetune, config.ConditionalDistillation])
+def test_prompts_are_dropped_at_the_rate(base, method):
+    """The loss of an example whose prompt was dropped is that with the empty prompt: so each tells which it was."""
+    count, share = 64, 0.4
+    x = np.random.default_rng(0).normal(size=(count, 8, 8, 4)).astype("float32")
+    batch = {"latent": x, "condition_latent": x, "context": np.repeat(base.embed("two dogs"), count, axis=0)}
+
+    def losses(told, **options):
+        model = model_of(base, method=method(**options))
+        model.compile(optimizer="sgd")
+        return sum(model.method.loss_terms(told, 0, 7).values()).numpy()
+
+    with_prompt, without = losses(batch), losses({**batch, "context": base.context})
+    found = losses(batch, drop_prompt=share)
+    gone = np.abs(found - without) < np.abs(found - with_prompt)
+    np.testing.assert_allclose(found, np.where(gone, without, with_prompt), rtol=1e-4)
+    assert gone.mean() == pytest.approx(share, abs=0.2) and np.abs(with_prompt - without).min() > 1e-5
+
+
+def test_half_of_what_is_dropped_loses_both(base):
+    """InstructPix2Pix: 5 % without the picture, 5 % without the instruction, 5 % without both."""
+    count = 400
+    model = model_of(base, method=config.Finetune(drop_condition=0.4, drop_prompt=0.4))
+    model.compile(optimizer="sgd")
+    x = np.random.default_rng(0).normal(size=(count, 2, 2, 4)).astype("float32")
+    seen = {}
+
+    def condition(c, context):
+        seen["c"], seen["context"] = np.array(c), np.array(context)
+        raise StopIteration
+
+    model.student.condition = condition
+    batch = {"latent": x, "condition_latent": x, "context": np.repeat(base.embed("two dogs"), count, axis=0)}
+    with pytest.raises(StopIteration):
+        model.method.loss_terms(batch, 0, 7)
+    no_picture = (seen["c"] == 0).all(axis=(1, 2, 3))
+    no_text = (seen["context"] == base.context).all(axis=(1, 2))
+    shares = [(no_picture & ~no_text).mean(), (no_text & ~no_picture).mean(), (no_picture & no_text).mean()]
+    np.testing.assert_allclose(shares, 0.2, atol=0.08)  # four standard deviations
 
 
 @pytest.mark.parametrize("method", [config.ConditionalDistillation(delta=30), config.Finetune()])
@@ -154,8 +193,10 @@ def test_guidance_by_condition_and_prompt_is_the_sum_of_three_answers(base):
     neither, seen, both = answer(tf.zeros_like(c), empty), answer(c, empty), answer(c, prompt)
     told = answer(tf.zeros_like(c), prompt)
     expected = {
+        (1.0, None): both,
+        (1.5, None): told + 1.5 * (both - told),
         (1.0, 1.0): both,
-        (1.5, 1.0): told + 1.5 * (both - told),
+        (1.5, 1.0): neither + 1.5 * (seen - neither) + (both - seen),
         (1.0, 3.0): seen + 3.0 * (both - seen),
         (1.5, 3.0): neither + 1.5 * (seen - neither) + 3.0 * (both - seen),
     }

@@ -99,6 +99,18 @@ def test_a_named_split_is_divided_by_a_hash(data_dir):
     assert all(texts) and not texts[0] & texts[1] and texts[0] | texts[1] == set(own(data_dir, "train"))
 
 
+@pytest.mark.parametrize("named", ["validation", "validation[1:4]", "validation[:2]+validation[-1:]"])
+def test_a_named_split_that_is_held_out_is_all_held_out(data_dir, named):
+    name = f"tfds:small_pairs:{named}?data_dir={data_dir}"
+    assert read(open_source(name, "heldout")) == read(open_source(name)) == own(data_dir, named)
+
+
+def test_of_a_split_with_training_records_only_the_share_is_held_out(data_dir):
+    name = f"tfds:small_pairs:validation+train?data_dir={data_dir}"
+    found = read(open_source(name, "heldout", heldout_fraction=0.3))
+    assert 0 < len(found) < len(own(data_dir, "train+validation"))
+
+
 def test_examples(data_dir):
     """In several shards, in an order of its own, with the texts of their pictures."""
     source = open_source(f"tfds:small_pairs:1.2.0:train?data_dir={data_dir}", "train", heldout_fraction=0.0)
@@ -139,8 +151,8 @@ def test_a_damaged_shard(data_dir, tmp_path):
         (target / file.name).write_bytes(file.read_bytes())
     shard = next(target.glob("*train*00001*"))
     shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.warns(UserWarning, match=f"damaged shards, .*{shard.name}: cut off"):
-        source = open_source(f"tfds:small_pairs?data_dir={tmp_path}", "train", max_unreadable=0.2)
+    with pytest.warns(UserWarning, match=f"shards are damaged .*{shard.name}: cut off"):
+        source = open_source(f"tfds:small_pairs?data_dir={tmp_path}", "train", max_unreadable=0.4)
     assert len(source) == COUNTS["train"] - 1
     assert set(read(source)) < set(own(data_dir, "train"))
 

@@ -7,11 +7,13 @@ import sys
 
 import pytest
 import yaml
+from shards import encoded, picture, write_tar
 from tiny import tiny_base, tiny_photos
 
 from codi_tf import train
 from codi_tf.cli import run_command
 from codi_tf.convert.folder import save_base
+from codi_tf.data.splits import is_heldout
 from codi_tf.errors import UserError
 
 
@@ -55,6 +57,52 @@ def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, setti
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and said in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("override", ["data.encode_once=8", "data.encode_once=0"])
+def test_data_without_a_heldout_split_are_told_before_anything_is_done(
+    monkeypatch, capsys, tmp_path, settings, override
+):
+    photos = tmp_path / "photos"
+    for path in photos.iterdir():
+        if is_heldout(path.name, 0.1):
+            path.unlink()
+    status, out, err = run(monkeypatch, capsys, settings, override, "--out", tmp_path / "run")
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith("error: none of ") and "falls in split 'heldout'" in err
+    assert not (tmp_path / "run").exists()
+
+
+def shard(tmp_path, bad):
+    """A tar file of 36 pictures, some of them none."""
+    members = {f"{i:02}.png": b"no picture" if i in bad else encoded(picture(i)) for i in range(36)}
+    return write_tar(tmp_path / "a.tar", members)
+
+
+@pytest.mark.parametrize("encode_once", [0, 8])
+def test_corrupt_shards_end_in_one_line(monkeypatch, capsys, tmp_path, settings, encode_once):
+    overrides = (
+        f"data.source={shard(tmp_path, range(0, 36, 2))}",
+        f"data.encode_once={encode_once}",
+        "task.name=bicubic",
+    )
+    status, out, err = run(monkeypatch, capsys, settings, *overrides, "train.batch_size=8", "--out", tmp_path / "run")
+    assert status == 2 and "Traceback" not in err
+    assert "records are unreadable, more than max_unreadable 0.01 allows: " in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("encode_once", [0, 36])
+def test_a_run_says_at_its_end_what_it_could_not_read(monkeypatch, capsys, tmp_path, settings, encode_once):
+    overrides = (
+        f"data.source={shard(tmp_path, range(1, 36, 4))}",
+        f"data.encode_once={encode_once}",
+        "task.name=bicubic",
+    )
+    allowed = ("data.max_unreadable=0.5", "train.batch_size=32", "--out", tmp_path / "run")
+    status, out, err = run(monkeypatch, capsys, settings, *overrides, *allowed)
+    assert status == 0
+    (line,) = (line for line in err.splitlines() if line.startswith("warning: "))
+    assert " records were unreadable, others took their places: " in line and line.count("a.tar: ") == 3
 
 
 def test_a_missing_file_in_a_process_of_its_own(tmp_path):

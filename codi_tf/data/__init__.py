@@ -1,10 +1,11 @@
 """Data: sources of examples, and the batches that training takes from them."""
 
 from codi_tf.data.pairs import is_pairs, read_pairs, write_pairs
-from codi_tf.data.photos import EXTENSIONS, PHOTOS, load_folder, load_photos
+from codi_tf.data.photos import PHOTOS, load_photos
 from codi_tf.data.pipeline import Source, batches, crops, evaluation_set
 from codi_tf.data.sources import load_source
 from codi_tf.data.windows import Photos, recoloured
+from codi_tf.images import EXTENSIONS
 
 __all__ = [
     "EXTENSIONS",
@@ -15,7 +16,6 @@ __all__ = [
     "crops",
     "evaluation_set",
     "is_pairs",
-    "load_folder",
     "load_photos",
     "load_source",
     "read_pairs",

@@ -17,6 +17,7 @@ from codi_tf.data.pipeline import ONE_HOST
 from codi_tf.errors import UserError
 from codi_tf.tasks import TASKS, Task
 from codi_tf.tensor_files import StoredTensor, read_header
+from codi_tf.tokenizer import Tokenizer
 
 META = "meta.json"
 
@@ -101,7 +102,7 @@ def shard_paths(folder: Path, meta: Mapping) -> list[Path]:
     return [folder / f"shard-{number:05}.safetensors" for number in range(len(shard_sizes(meta)))]
 
 
-def made_with(base, *, task: Task | None, image_size: int, sees: str) -> dict:
+def made_with(base, *, task: Task | None, image_size: int, sees: str, tokenizer: Tokenizer | None = None) -> dict:
     """What encoded examples depend on, besides the pictures: training on them must have the same.
 
     Args:
@@ -109,6 +110,7 @@ def made_with(base, *, task: Task | None, image_size: int, sees: str) -> dict:
         task: what made the conditions, if anything did.
         image_size: S.
         sees: "latent" or "image", what the adapter takes of conditions.
+        tokenizer: what made tokens of texts, where these are used.
     """
     digest = hashlib.sha256()
     for variable in base.vae.variables:
@@ -118,16 +120,25 @@ def made_with(base, *, task: Task | None, image_size: int, sees: str) -> dict:
     name = next((name for name, kind in TASKS.items() if isinstance(task, kind)), None)
     options = None if task is None else {"name": name, **dataclasses.asdict(task)}
     made = {"image_size": image_size, "task": options, "sees": sees, "autoencoder": autoencoder}
+    made["tokenizer"] = None if tokenizer is None else {"sha256": _sha256_of(tokenizer)}
     return json.loads(json.dumps(made))  # tuples become lists, as they do in the file
 
 
 def check_made_with(folder: str | os.PathLike[str], wanted: Mapping) -> None:
-    """Whether the examples of a folder were made for this training; see `made_with`. Raises UserError."""
-    for key, theirs in read_meta(folder)["made_with"].items():
-        if theirs != wanted[key]:
+    """Whether the examples of a folder were made for this training; see `made_with`.
+
+    Where one of the two has no tokenizer, there is nothing to compare: texts are not used, or not there.
+
+    Raises:
+        UserError: they were not.
+    """
+    made = read_meta(folder)["made_with"]
+    for key in {**wanted, **made}:
+        theirs, ours = made.get(key), wanted.get(key)
+        if theirs != ours and not (key == "tokenizer" and None in (theirs, ours)):
             raise UserError(
-                f"{folder}: was encoded with {key} = {theirs}, this training has {wanted[key]}; use the same, or "
-                "encode the examples again"
+                f"{folder}: was encoded with {key} = {theirs}, this training has {ours}; use the same, or encode the "
+                "examples again"
             )
 
 
@@ -179,6 +190,12 @@ def cached_batches(
 
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
     return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def _sha256_of(tokenizer: Tokenizer) -> str:
+    """Of all that decides on the numbers of a text's tokens."""
+    parts = [sorted(tokenizer.vocabulary.items()), list(tokenizer.ranks), tokenizer.padding, tokenizer.special]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _there(path: Path) -> Path:

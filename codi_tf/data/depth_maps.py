@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,9 @@ from codi_tf.data.opening import fit_in_memory, open_source
 from codi_tf.data.photos import package_file
 from codi_tf.data.pipeline import Source
 from codi_tf.data.records import Unreadable
-from codi_tf.data.splits import check_split, is_heldout
-from codi_tf.data.stream import Stream
+from codi_tf.data.splits import check_any, check_split, is_heldout
+from codi_tf.data.stream import Stream, text_of
+from codi_tf.data.unreadable import read_all, warn_of_left_out
 from codi_tf.data.windows import Photos
 from codi_tf.depth_files import (
     MARK,
@@ -33,7 +33,6 @@ from codi_tf.images import EXTENSIONS
 STEREO_PHOTO = "skimage/data/motorcycle_left.png"
 STEREO_DISPARITY = "skimage/data/motorcycle_disp.npz"
 STEREO_COLUMNS = {"train": slice(None, 500), "heldout": slice(500, None), None: slice(None)}  # of 741
-SHOWN = 5  # so many names in a message
 
 
 def load_stereo(split: str | None = None) -> Photos:
@@ -105,7 +104,7 @@ def load_depth_folder(
 
     Args:
         path: the folder; folders in it are left out.
-        split: "train", "heldout" or None for all; decided by a hash of the image's file name, as in `load_folder`.
+        split: "train", "heldout" or None for all; a hash of the image's file name decides.
         kind: what the maps hold, "disparity" (larger is nearer) or "depth" (distances, 0 where unknown).
         heldout_fraction: the share of "heldout", in [0, 1].
         seed, max_unreadable: of what is read from disk, see `stream.Stream`.
@@ -114,8 +113,9 @@ def load_depth_folder(
         `Photos` where decoded pictures and maps take less than 2 GB, else a `Stream` of them.
 
     Raises:
-        UserError: the folder is missing or has no pair (of the split); where all is read at once, also a file that
-            cannot be read, and a map that is of another size than its image, constant or without a known pixel.
+        UserError: the folder is missing or has no pair (of the split); where all is read at once, also more than the
+            share max_unreadable of pairs with a file that cannot be read, or a map that is of another size than its
+            image, constant or without a known pixel.
     """
     check_kind(kind)
     if split is not None:
@@ -128,18 +128,16 @@ def load_depth_folder(
             f"no image in folder {path} has a depth map beside it, as {next(iter(photos))}{MARK}.png for {lonely[0]}; "
             "python -m codi_tf.depth makes them"
         )
-    _warn_of(f"{path}: images without a depth map", lonely)
-    _warn_of(f"{path}: depth maps without an image", [file.name for name, file in maps.items() if name not in photos])
+    warn_of_left_out(f"{path}: images without a depth map", lonely)
+    warn_of_left_out(
+        f"{path}: depth maps without an image", [file.name for name, file in maps.items() if name not in photos]
+    )
     chosen = [
         pair for pair in pairs if split is None or is_heldout(pair[0].name, heldout_fraction) == (split == "heldout")
     ]
-    if not chosen:
-        raise UserError(
-            f"none of the {len(pairs)} pairs in folder {path} falls in split {split!r} with heldout_fraction "
-            f"{heldout_fraction}; add images or change the fraction"
-        )
+    check_any(len(chosen), f"the {len(pairs)} pairs in folder {path}", split, heldout_fraction)
     if fit_in_memory((photo for photo, _ in chosen), depth=7):  # RGB and a float
-        return _photos(chosen, kind)
+        return _photos(chosen, kind, max_unreadable)
     return Stream(DepthPairs(chosen, kind), made_of="depth", seed=seed, max_unreadable=max_unreadable)
 
 
@@ -165,40 +163,34 @@ class DepthPairs:
         stream = io.BytesIO()
         try:
             near = read_nearness(depth_map, self.kind, fill=True)
-            text, image = read_caption(photo.with_suffix(".txt")), photo.read_bytes()
+            image = photo.read_bytes()
         except UserError as error:
             raise Unreadable(str(error)) from None
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
         Image.fromarray(near).save(stream, "TIFF")
-        return {"image": image, "depth": stream.getvalue(), "text": text.encode()}
+        return {"image": image, "depth": stream.getvalue(), **_caption(photo)}
 
     def name(self, i: int) -> str:
         """The path of image i."""
         return str(self.pairs[i][0])
 
 
-def read_caption(path: Path) -> str:
-    """The text of a file, on one line; "" where there is no file. Raises UserError for one that is no UTF-8."""
+def _caption(photo: Path) -> dict[str, bytes]:
+    """The field "text" of an image, where there is a file of it. Raises Unreadable."""
     try:
-        return " ".join(path.read_text(encoding="utf-8").split())
+        return {"text": photo.with_suffix(".txt").read_bytes()}
     except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read caption {path}: {error}; save it as UTF-8") from error
+        return {}
+    except OSError as error:
+        raise Unreadable(f"its caption: {error.strerror or error}") from None
 
 
-def _warn_of(what: str, names: list[str]) -> None:
-    """One line that counts what is left out and names the first of them; nothing for none."""
-    if names:
-        more = ", ..." if len(names) > SHOWN else ""
-        warnings.warn(f"{what} are left out: {len(names)} ({', '.join(names[:SHOWN])}{more})", stacklevel=3)
-
-
-def _photos(pairs: list[tuple[Path, Path]], kind: str) -> Photos:
+def _photos(pairs: list[tuple[Path, Path]], kind: str, max_unreadable: float) -> Photos:
     """All of the pairs, decoded."""
-    pictures, beside, prompts = {}, {}, {}
-    for photo, depth_map in pairs:
+
+    def read(i: int) -> tuple[np.ndarray, np.ndarray, str]:
+        photo, depth_map = pairs[i]
         picture = images.to_uint8(images.read_image(photo))
         near = read_nearness(depth_map, kind, fill=True)[..., None]
         if near.shape[:2] != picture.shape[:2]:
@@ -206,6 +198,8 @@ def _photos(pairs: list[tuple[Path, Path]], kind: str) -> Photos:
             raise UserError(
                 f"depth map {depth_map} is {sizes[0]}, but {photo.name} is {sizes[1]}; make them of one size"
             )
-        pictures[photo.name], beside[photo.name] = picture, near
-        prompts[photo.name] = read_caption(photo.with_suffix(".txt"))
+        return picture, near, text_of(_caption(photo))
+
+    found = read_all([str(photo) for photo, _ in pairs], read, max_unreadable)
+    pictures, beside, prompts = ({pairs[i][0].name: one[k] for i, one in found.items()} for k in range(3))
     return Photos(pictures, beside, "depth", prompts if any(prompts.values()) else None)

@@ -8,18 +8,20 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from codi_tf import images
 from codi_tf.data.examples import with_features
-from codi_tf.data.photos import EXTENSIONS
 from codi_tf.data.pipeline import Source
 from codi_tf.data.records import Records, image_files, index_files, index_tfrecord, index_webdataset
-from codi_tf.data.splits import check_split
-from codi_tf.data.stream import Stream, read_text, warn_of_damage
+from codi_tf.data.splits import check_any, check_split
+from codi_tf.data.stream import Stream, text_of
 from codi_tf.data.tfds import PREFIX, open_tfds
+from codi_tf.data.unreadable import read_all, warn_of_damage
 from codi_tf.data.windows import Photos
 from codi_tf.errors import UserError
+from codi_tf.images import EXTENSIONS
 
 IN_MEMORY = 2e9  # bytes of decoded pictures; a folder of more is read from disk, example by example
 _TFRECORD = re.compile(r".*(\.tfrecords?(-\d+-of-\d+)?|-\d{5}-of-\d{5})", re.IGNORECASE)
@@ -54,7 +56,8 @@ def open_source(
         made_of: "image", or "depth" or "source" for tasks that make conditions of these.
         heldout_fraction: the share of "heldout", in [0, 1].
         seed: of the order of what is read from disk.
-        max_unreadable: the share of unreadable records that a run may go on with, see `stream.Stream`.
+        max_unreadable: the share of unreadable records that a run may go on with, see `stream.Stream`; of shards, that
+            of the damaged ones.
 
     Returns:
         `Photos` for a folder or pattern of images that takes less than 2 GB decoded, else a `Stream`.
@@ -70,8 +73,8 @@ def open_source(
     streamed = {"made_of": made_of, "seed": seed, "max_unreadable": max_unreadable}
     if name.startswith(PREFIX):
         examples = open_tfds(name, split, options, heldout_fraction=heldout_fraction)
-        _check_share(examples.records, text, split, heldout_fraction)
-        warn_of_damage(examples.records.damaged, examples.records.nbytes, max_unreadable)
+        check_any(len(examples), f"the images of {text}", split, heldout_fraction)
+        warn_of_damage(examples.records.damaged, len(examples.records.paths), max_unreadable)
         return Stream(examples, **streamed)
     kind, paths = _kind_of(name)
     if options and kind != "TFRecord":
@@ -79,10 +82,10 @@ def open_source(
     index = {"image": index_files, "TFRecord": index_tfrecord, "tar": index_webdataset}[kind]
     records = index(paths)
     chosen = records if split is None else records.of_split(split, heldout_fraction)
-    _check_share(chosen, text, split, heldout_fraction, of=len(records))
-    warn_of_damage(records.damaged, records.nbytes, max_unreadable)
+    check_any(len(chosen), f"the {len(records)} images of {text}", split, heldout_fraction)
+    warn_of_damage(records.damaged, len(records.paths), max_unreadable)
     if kind == "image" and made_of == "image" and fit_in_memory(map(chosen.name, range(len(chosen))), depth=3):
-        return _photos(chosen)
+        return _photos(chosen, max_unreadable)
     return Stream(with_features(chosen, options) if kind == "TFRecord" else chosen, **streamed)
 
 
@@ -131,15 +134,6 @@ def _kind_of_file(path: str) -> str:
     raise UserError(f"{path} is neither an image ({', '.join(EXTENSIONS)}) nor a .tfrecord or .tar file")
 
 
-def _check_share(records: Records, text: str, split: str | None, fraction: float, of: int | None = None) -> None:
-    if not len(records):
-        found = "images" if of is None else f"{of} images"
-        raise UserError(
-            f"none of the {found} of {text} falls in split {split!r} with heldout_fraction {fraction}; add images or "
-            "change the fraction"
-        )
-
-
 def fit_in_memory(paths: Iterable[str | os.PathLike[str]], *, depth: int) -> bool:
     """Whether images of `depth` bytes a pixel take less than 2 GB together."""
     total = 0
@@ -154,12 +148,16 @@ def fit_in_memory(paths: Iterable[str | os.PathLike[str]], *, depth: int) -> boo
     return True
 
 
-def _photos(records: Records) -> Photos:
+def _photos(records: Records, max_unreadable: float) -> Photos:
     """All of the images, decoded."""
     paths = [records.name(i) for i in range(len(records))]
-    short = len({os.path.basename(path) for path in paths}) == len(paths)
-    names = [os.path.basename(path) if short else path for path in paths]
-    photos = {name: images.to_uint8(images.read_image(path)) for name, path in zip(names, paths, strict=True)}
-    if not {"text", "json"} & set(records.fields):
-        return Photos(photos)
-    return Photos(photos, prompts={name: read_text(records, i) for i, name in enumerate(names)})
+    short = [os.path.basename(path) for path in paths]
+    names = short if len(set(short)) == len(short) else paths
+    told = bool({"text", "json"} & set(records.fields))
+
+    def read(i: int) -> tuple[np.ndarray, str]:
+        return images.to_uint8(images.read_image(paths[i])), text_of(records.read(i)) if told else ""
+
+    found = {names[i]: one for i, one in read_all(paths, read, max_unreadable).items()}
+    photos, prompts = ({name: pair[k] for name, pair in found.items()} for k in (0, 1))
+    return Photos(photos, prompts=prompts if told else None)

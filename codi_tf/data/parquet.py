@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections import OrderedDict
@@ -13,7 +12,7 @@ import numpy as np
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Damage, Unreadable
 from codi_tf.data.splits import is_heldout
-from codi_tf.data.stream import warn_of_damage
+from codi_tf.data.unreadable import warn_of_damage
 from codi_tf.errors import UserError
 
 # field -> names of the columns that hold it in public data sets
@@ -56,10 +55,8 @@ class ParquetRows:
             UserError: pyarrow is missing; a column is, or is of another type; too much cannot be read.
         """
         pyarrow = _pyarrow(paths[0])
-        columns, groups, texts, damaged, total, nbytes = None, [], [], [], 0, 0
+        columns, groups, texts, damaged, total = None, [], [], [], 0
         for number, path in enumerate(paths):
-            size = os.path.getsize(path)
-            nbytes += size
             try:
                 with pyarrow.parquet.ParquetFile(path) as file:
                     columns = _checked_columns(path, file.schema_arrow, columns)
@@ -70,11 +67,11 @@ class ParquetRows:
                     texts += file.read([columns["text"]])[columns["text"]].to_pylist()
             except (OSError, pyarrow.ArrowException) as error:
                 groups, total = [one for one in groups if one[0] != number], len(texts)
-                damaged.append(Damage(path, " ".join(str(error).split()), size))
+                damaged.append(Damage(path, " ".join(str(error).split()), 0))
         if not texts:
             reason = f": {damaged[0].reason}" if damaged else ""
             raise UserError(f"no row can be read in {paths[0]}{reason}")
-        warn_of_damage(damaged, nbytes, max_unreadable)
+        warn_of_damage(damaged, len(paths), max_unreadable)
         told = np.array([bool(text and text.strip()) for text in texts])
         if not told.all():
             warnings.warn(f"{paths[0]}: rows without an instruction are left out: {(~told).sum()}", stacklevel=4)

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from codi_tf.data.checksum import crc32c, crc32c_of_each, masked
-from codi_tf.data.photos import EXTENSIONS
 from codi_tf.data.splits import is_heldout
 from codi_tf.errors import UserError
+from codi_tf.images import EXTENSIONS
 from codi_tf.progress import Progress
 
 DEPTH_EXTENSIONS = (".png", ".tif", ".tiff")
@@ -51,7 +51,7 @@ class Damage(NamedTuple):
 
     path: str
     reason: str
-    lost: int  # bytes
+    kept: int  # records ahead of it
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ class Records:
         keys: of tar files the names of the records, bytes [N]; None: they have none.
         checked: whether the bytes of a checksum (TFRecord's) stand behind each field.
         damaged: the shards that are not whole.
-        nbytes: of all files, damaged ones included; 0 where single files are the records.
     """
 
     paths: tuple[str, ...]
@@ -72,7 +71,6 @@ class Records:
     keys: np.ndarray | None = None
     checked: bool = False
     damaged: tuple[Damage, ...] = ()
-    nbytes: int = 0
 
     def __len__(self) -> int:
         return len(next(iter(self.places.values())).file)
@@ -224,39 +222,41 @@ class _Scan(NamedTuple):
     places: dict[str, tuple[list[int], list[int]]]  # field -> starts and sizes; a start of -1: there is none
     keys: list[bytes] | None
     reason: str | None  # of damage
-    good: int  # bytes ahead of it
+
+    @property
+    def count(self) -> int:
+        """The number of records."""
+        return len(next(iter(self.places.values()), ([],))[0])
 
 
 def _indexed(paths, scan, kind: str, *, checked: bool) -> Records:
     paths = tuple(os.fspath(path) for path in paths)
-    parts, damaged, nbytes = [], [], 0
+    parts, damaged = [], []
     progress, began = Progress(f"indexing {kind} files", len(paths)), time.monotonic()
     for number, path in enumerate(paths):
         try:
-            size = os.stat(path).st_size
-            part = scan(path, size)
+            part = scan(path, os.stat(path).st_size)
         except OSError as error:
             raise UserError(f"cannot read {kind} file {path}: {error.strerror or error}") from None
         if part.reason:
-            damaged.append(Damage(path, part.reason, size - part.good))
-        parts.append((number, part))
-        nbytes += size
+            damaged.append(Damage(path, part.reason, part.count))
+        parts.append(part)
         if time.monotonic() - began > PATIENCE:
             progress.update(number + 1)
-    names = {field for _, part in parts for field in part.places}
-    count = [len(next(iter(part.places.values()), ([],))[0]) for _, part in parts]
+    names = {field for part in parts for field in part.places}
+    count = [part.count for part in parts]
     if not sum(count):
         reasons = "; ".join(f"{d.path}: {d.reason}" for d in damaged[:3])
         where = paths[0] if len(paths) == 1 else f"the {len(paths)} files {paths[0]} to {paths[-1]}"
         raise UserError(f"no {kind} record with an image in {where}{'; ' + reasons if reasons else ''}")
     places = {}
     for field in sorted(names, key=lambda name: (name != "image", name)):
-        columns = [part.places.get(field, ([-1] * n, [0] * n)) for (_, part), n in zip(parts, count, strict=True)]
+        columns = [part.places.get(field, ([-1] * n, [0] * n)) for part, n in zip(parts, count, strict=True)]
         start, size = (np.concatenate([np.array(c[k], np.int64) for c in columns]) for k in (0, 1))
         file = np.repeat(np.arange(len(paths), dtype=np.int32), count)
         places[field] = Field(np.where(start < 0, np.int32(-1), file), start, size)
-    keys = None if checked else np.array([key for _, part in parts for key in part.keys])
-    return Records(paths, places, keys, checked, tuple(damaged), nbytes)
+    keys = None if checked else np.array([key for part in parts for key in part.keys])
+    return Records(paths, places, keys, checked, tuple(damaged))
 
 
 def _scan_tfrecord(path: str, size: int) -> _Scan:
@@ -279,13 +279,11 @@ def _scan_tfrecord(path: str, size: int) -> _Scan:
     count = len(starts) - (position > size)  # the last one is not whole
     if len(wrong):  # from there on the hops went anywhere
         count, reason = wrong[0], f"damaged, or no TFRecord file, at byte {starts[wrong[0]] - _LENGTH.size}"
-    starts, lengths = starts[:count], lengths[:count]
-    good = starts[-1] + lengths[-1] + _CHECKSUM if starts else 0
-    return _Scan({"example": (starts, lengths)}, None, reason, good)
+    return _Scan({"example": (starts[:count], lengths[:count])}, None, reason)
 
 
 def _scan_tar(path: str, size: int) -> _Scan:
-    samples, reason, good = [], None, 0  # a sample: its key, and field -> (start, size)
+    samples, reason = [], None  # a sample: its key, and field -> (start, size)
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
@@ -293,7 +291,6 @@ def _scan_tar(path: str, size: int) -> _Scan:
                 if member.offset_data + member.size > size:
                     reason = f"cut off at byte {member.offset}"
                     break
-                good = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                 match = _MEMBER.fullmatch(member.name) if member.isreg() else None
                 field = field_of(match["extension"]) if match else None
                 if field is None:
@@ -313,7 +310,7 @@ def _scan_tar(path: str, size: int) -> _Scan:
     names = {field for _, fields in samples for field in fields}
     nothing = (-1, 0)
     places = {name: tuple(zip(*(fields.get(name, nothing) for _, fields in samples), strict=True)) for name in names}
-    return _Scan(places, [key for key, _ in samples], reason, min(good, size))
+    return _Scan(places, [key for key, _ in samples], reason)
 
 
 def _read_at(descriptor: int, start: int, size: int) -> bytes:

@@ -19,7 +19,13 @@ EMBEDDED = "photos"
 
 
 def load_source(
-    name: str, split: str | None, task: Task | None = None, *, seed: int = 0, max_unreadable: float = 0.01
+    name: str,
+    split: str | None,
+    task: Task | None = None,
+    *,
+    seed: int = 0,
+    max_unreadable: float = 0.01,
+    heldout_fraction: float = 0.1,
 ) -> Source:
     """The examples of a split of a source.
 
@@ -31,11 +37,12 @@ def load_source(
         task: what its conditions are made of decides what is beside the images.
         seed: of the order of what is read from disk.
         max_unreadable: the share of unreadable records that a run may go on with, see `stream.Stream`.
+        heldout_fraction: the share of "heldout" where the source itself holds none out, in [0, 1].
 
     Raises:
         UserError: nothing of that name, nothing in it, or what cannot be read.
     """
-    options = {"seed": seed, "max_unreadable": max_unreadable}
+    options = {"seed": seed, "max_unreadable": max_unreadable, "heldout_fraction": heldout_fraction}
     made_of = "image" if task is None else task.made_of
     if made_of == "depth":
         return load_stereo(split) if name == EMBEDDED else open_depth(name, split, kind=task.kind, **options)

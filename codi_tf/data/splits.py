@@ -15,6 +15,14 @@ def check_split(split: str) -> None:
         raise UserError(f"unknown split {split!r}; valid splits: {', '.join(SPLITS)}")
 
 
+def check_any(count: int, what: str, split: str | None, fraction: float) -> None:
+    """Raises UserError where none of `what`, for example "the 7 images of DIR", falls in a split."""
+    if not count:
+        raise UserError(
+            f"none of {what} falls in split {split!r} with heldout_fraction {fraction}; add some or change the fraction"
+        )
+
+
 def is_heldout(name: str, fraction: float) -> bool:
     """Whether a name belongs to "heldout", a share `fraction` in [0, 1] of all: adding others moves none."""
     digest = hashlib.sha256(name.encode()).digest()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +14,10 @@ import tensorflow as tf
 from codi_tf.data.decoding import Picture, nearness, pixels, place, window_side
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable
+from codi_tf.data.unreadable import first_of, refusal, too_many
 from codi_tf.data.windows import in_range, recoloured
 from codi_tf.errors import UserError
 
-JUDGED = 400  # records: of fewer, a share says little
-SHOWN = 3  # so many unreadable records in a message
 _KINDS = {"image": tf.uint8, "source": tf.uint8, "depth": tf.float32}  # of windows
 
 
@@ -78,8 +75,8 @@ class Stream:
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example; see `pipeline.Source`.
 
-        What goes wrong while it runs reaches the caller of tf.data as an error of TensorFlow; `user_errors` turns it
-        back.
+        What goes wrong while it runs reaches the caller of tf.data as an error of TensorFlow; `errors.user_errors`
+        turns it back.
         """
 
         def read(index: np.ndarray, u: np.ndarray) -> list:
@@ -130,7 +127,7 @@ class Stream:
             else:
                 self._count(None, None)
                 return example
-        raise UserError(f"none of the {count} records can be read: {self._named()}")
+        raise UserError(f"none of the {count} records can be read: {first_of(self.unreadable)}")
 
     def record_at(self, place: int, epoch: int) -> int:
         """The record at a place of an epoch's order: a permutation of 0 .. N - 1."""
@@ -154,7 +151,7 @@ class Stream:
                 raise Unreadable(f"its {key} is {sizes[0]}, the image {sizes[1]}")
         side = self.window_side(float(u[1]), size, image_size)
         factor = side / image_size if len(opened) == 1 else 1.0  # several stay as they are: their pixels must meet
-        example = {"prompt": _text(fields) if "prompt" in self.provides else ""}
+        example = {"prompt": text_of(fields) if "prompt" in self.provides else ""}
         for key, picture in opened.items():
             image = picture.shrunk(factor)
             width, height = image.size
@@ -174,62 +171,21 @@ class Stream:
                 return
             self._bad.setdefault(record, reason)
             bad, read = len(self._bad), min(self._tried, len(self.records))
-        if bad > self.max_unreadable * max(read, min(JUDGED, len(self.records))):
-            raise UserError(
-                f"{bad} of {read} records are unreadable, more than max_unreadable {self.max_unreadable:g} allows: "
-                f"{self._named()}; repair or remove them"
-            )
-
-    def _named(self) -> str:
-        lines = self.unreadable
-        return "; ".join(lines[:SHOWN]) + (f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
+        if too_many(bad, read, len(self.records), self.max_unreadable):
+            raise refusal(self.unreadable, read, self.max_unreadable)
 
 
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Within the block, a UserError that was raised inside tf.data reaches the caller as itself.
-
-    TensorFlow wraps what a Python function raises into an error of its own, with the traceback in the message.
-    """
-    try:
-        yield
-    except tf.errors.OpError as error:
-        found = re.search(r"UserError: (.+)", error.message)
-        if found is None:
-            raise
-        raise UserError(found[1]) from None
-
-
-def warn_of_damage(damaged, nbytes: int, max_unreadable: float) -> None:
-    """Names shards that are not whole: a warning, or a UserError where more than a share of all bytes is lost.
-
-    Args:
-        damaged: `Records.damaged`.
-        nbytes: of all shards.
-        max_unreadable: the share, in [0, 1].
-    """
-    if not damaged:
-        return
-    lost = sum(shard.lost for shard in damaged) / max(nbytes, 1)
-    named = "; ".join(f"{shard.path}: {shard.reason}" for shard in damaged[:SHOWN])
-    more = f" and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""
-    if lost > max_unreadable:
-        raise UserError(
-            f"damaged shards, {lost:.1%} of all bytes lost, more than max_unreadable {max_unreadable:g} allows: "
-            f"{named}{more}; copy them again"
+def warn_of_unreadable(source: object) -> None:
+    """One warning that counts the records of a `Stream` that could not be used, and names the first of them."""
+    lines = source.unreadable if isinstance(source, Stream) else []
+    if lines:
+        warnings.warn(
+            f"{len(lines)} of {len(source)} records were unreadable, others took their places: {first_of(lines)}",
+            stacklevel=2,
         )
-    warnings.warn(f"damaged shards, read up to the damage ({lost:.2%} of all bytes lost): {named}{more}", stacklevel=3)
 
 
-def read_text(records: Readable, i: int) -> str:
-    """The text of record i, "" for none. Raises UserError where it cannot be read."""
-    try:
-        return _text(records.read(i))
-    except Unreadable as reason:
-        raise UserError(f"{records.name(i)}: {reason}; repair or remove it") from None
-
-
-def _text(fields: dict[str, bytes]) -> str:
+def text_of(fields: dict[str, bytes]) -> str:
     """The text of a record, on one line: KEY.txt, or "caption" of KEY.json; "" for none. Raises Unreadable."""
     try:
         text = fields["text"].decode("utf-8") if "text" in fields else json.loads(fields.get("json", b"{}"))

@@ -14,6 +14,7 @@ from codi_tf.errors import UserError
 
 PREFIX = "tfds:"
 HELD_OUT = ("validation", "val", "valid", "test")  # what others call it
+_HELD_OUT = re.compile(r"val|test")  # how such names begin, "validation_matched" and "test2007" among them
 _NAME = re.compile(r"(?P<name>[^:]+(?::\d+\.[\d.*]+)?)(?::(?P<split>.+))?")
 
 
@@ -23,8 +24,9 @@ def open_tfds(text: str, split: str | None, options: dict[str, str], *, heldout_
     Args:
         text: "tfds:NAME[/CONFIG][:VERSION][:SPLIT]", for example "tfds:div2k/bicubic_x4:train"; a SPLIT may be sliced
             as tensorflow-datasets writes it, "train[:80%]".
-        split: "train", "heldout" or None for all. Without a SPLIT, "heldout" is the set's own "validation" or "test";
-            where there is none, and of a given SPLIT, a hash of the records' places decides.
+        split: "train", "heldout" or None for all. "heldout" is all of a SPLIT that is called "validation...", "val..."
+            or "test..." in a set that has "train"; without a SPLIT it is the set's own "validation" or "test". Of
+            another SPLIT, and where there is none of these, a hash of the records' places decides.
         options: data_dir, the folder of prepared data sets (by default tensorflow-datasets' own), and image, text,
             source, depth: the features that hold them (by default see `examples.FEATURES`).
         heldout_fraction: the share of "heldout" that the hash gives.
@@ -73,6 +75,8 @@ def _records_of(text, splits, named: str | None, split: str | None, heldout_frac
         own = next((one for one in HELD_OUT if one in splits), None)
         hashed = own is None
         named = "train" if hashed or split == "train" else own
+    elif split == "heldout" and "train" in splits:
+        hashed = not all(_HELD_OUT.match(part.strip()) for part in named.split("+"))
     try:
         parts = splits[named].file_instructions
     except (KeyError, ValueError):

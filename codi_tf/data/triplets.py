@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,13 @@ import numpy as np
 from codi_tf.data.opening import expanded, open_source
 from codi_tf.data.parquet import ParquetRows
 from codi_tf.data.records import Records, Unreadable, image_files, index_files
-from codi_tf.data.splits import check_split, is_heldout
+from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.stream import Stream
+from codi_tf.data.unreadable import warn_of_left_out
 from codi_tf.errors import UserError
 
 SEEDS, PROMPT = "seeds.json", "prompt.json"  # of InstructPix2Pix's data
 PARQUET = ".parquet"
-SHOWN = 5  # so many names in a message
 
 
 def open_triplets(
@@ -68,11 +67,7 @@ def open_triplets(
                     f"{name} has no {what}; edits are NAME.source.jpg, NAME.jpg and NAME.txt, or name others"
                 )
         triplets = source.records
-    if not len(triplets):
-        raise UserError(
-            f"none of the triplets of {name} falls in split {split!r} with heldout_fraction {heldout_fraction}; add "
-            "triplets or change the fraction"
-        )
+    check_any(len(triplets), f"the triplets of {name}", split, heldout_fraction)
     return Triplets(triplets, made_of="source", seed=seed, max_unreadable=max_unreadable)
 
 
@@ -186,12 +181,7 @@ def _plain(folder: str, split: str | None, heldout_fraction: float) -> Records:
         ("an instruction, NAME.txt,", np.any(texts, axis=0) if texts else ~complete),
     ):
         lonely = [os.path.basename(records.name(i)) for i in np.flatnonzero(complete & ~there)]
-        if lonely:
-            more = ", ..." if len(lonely) > SHOWN else ""
-            names = ", ".join(lonely[:SHOWN])
-            warnings.warn(
-                f"{folder}: pictures without {what} are left out: {len(lonely)} ({names}{more})", stacklevel=3
-            )
+        warn_of_left_out(f"{folder}: pictures without {what}", lonely)
         complete &= there
     if not complete.any():
         raise UserError(f"{folder} has no triplet: NAME.source.jpg, NAME.jpg and NAME.txt")

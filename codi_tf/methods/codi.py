@@ -11,6 +11,7 @@ from codi_tf.methods.networks import (
     denoiser,
     draw_noise,
     draw_times,
+    draw_uniform,
     dropped,
     encoded,
 )
@@ -51,7 +52,7 @@ class CodiMethod(Method):
         settings, base = self.settings, self.base
         # Sample (x, c) ~ p_data, t ~ [1, T], eps ~ N(0, I).
         x, c, context = encoded(base, self.student, batch)
-        context = dropped(context, base.context, settings.drop_prompt, seed, step, "drop_prompt")
+        context = dropped(context, base.context, draw_uniform(x, seed, step, "drop"), 0.0, settings.drop_prompt)
         t = draw_times(x, seed, step, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
         eps = draw_noise(x, seed, step)
         # s <- t - delta; z_t; x_hat_t, eps_hat_t; z_s; eps_hat_s; d_eps + d_x: the pure function does the rest.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from codi_tf import config, losses
 from codi_tf.base import Base
 from codi_tf.methods.method import Method
-from codi_tf.methods.networks import copy_of, denoiser, draw_noise, draw_times, dropped, encoded
+from codi_tf.methods.networks import copy_of, denoiser, draw_noise, draw_times, draw_uniform, dropped, encoded
 from codi_tf.models.adapter import AdaptedUNet
 
 
@@ -24,8 +24,10 @@ class FinetuneMethod(Method):
         settings = self.settings
         x, c, context = encoded(self.base, self.student, batch)
         if c is not None:
-            c = dropped(c, 0.0, settings.drop_condition, seed, step, "drop")
-            context = dropped(context, self.base.context, settings.drop_prompt, seed, step, "drop_prompt")
+            u, share, told = draw_uniform(x, seed, step, "drop"), settings.drop_condition, settings.drop_prompt
+            c = dropped(c, 0.0, u, 0.0, share)
+            first = share - min(share, told) / 2  # half of the smaller share loses both
+            context = dropped(context, self.base.context, u, first, first + told)
         t = draw_times(x, seed, step, low=0, high=self.base.schedule.num_steps, shared=False)
         eps = draw_noise(x, seed, step)
         denoise = denoiser(self.base, self.student, c, context)

@@ -132,12 +132,18 @@ def encoded(base: Base, network: AdaptedUNet, batch):
     return x, c, tf.cast(context, tf.float32)
 
 
-def dropped(values, empty, share: float, seed, step, purpose: str):
-    """values [B, ...] with `empty`, [1, ...] or a number, in place of about `share` of the examples."""
-    if share == 0:
+def dropped(values, empty, u, low: float, high: float):
+    """values with `empty` in place of those examples whose u is in [low, high): about the share high - low.
+
+    Args:
+        values: [B, ...] or, the same for all examples, [1, ...].
+        empty: [1, ...] or a number.
+        u: float32 [B], see `draw_uniform`.
+    """
+    if low == high:
         return values
-    kept = draw_uniform(values, seed, step, purpose) >= share  # [B]
-    return tf.where(tf.reshape(kept, (-1,) + (1,) * (len(values.shape) - 1)), values, empty)
+    gone = (u >= low) & (u < high)  # [B]
+    return tf.where(tf.reshape(gone, (-1,) + (1,) * (len(values.shape) - 1)), empty, values)
 
 
 def _replica():

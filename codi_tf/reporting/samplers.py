@@ -27,6 +27,7 @@ def model_sampler(
     *,
     sampler: str = "ddim",
     guidance: float | None = None,
+    text_guidance: float | None = None,
     prompt: str | Sequence[str] | None = None,
 ) -> Sampler:
     """A sampler of `measuring.evaluate` from a `CoDi` model. The noise of a picture is a function of its place only.
@@ -36,7 +37,7 @@ def model_sampler(
         steps: network evaluations.
         seed: of the starting noise, drawn for the whole set, and of the noise that stochastic samplers add.
         sampler: one of `sampling.SAMPLERS`.
-        guidance, prompt: as for `CoDi.generate`; one prompt for all pictures, or one for each.
+        guidance, text_guidance, prompt: as for `CoDi.generate`; one prompt for all pictures, or one for each.
 
     Returns:
         conditions float32 [N, H, W, C] in [-1, 1] -> (images [N, H, W, 3] in [-1, 1], clean latents [N, h, w, 4]).
@@ -47,7 +48,7 @@ def model_sampler(
     """
     import tensorflow as tf
 
-    context, options = _prepare(model, steps, sampler, guidance, prompt)
+    context, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
 
     def generate(condition, noise, *told):
         *own, batch = told
@@ -75,12 +76,13 @@ def model_process(
     *,
     sampler: str = "ddim",
     guidance: float | None = None,
+    text_guidance: float | None = None,
     prompt: str | None = None,
 ) -> np.ndarray:
     """What `model_sampler` goes through for one picture of its first BATCH: x_hat, decoded, after every step.
 
     Args:
-        model, steps, seed, sampler, guidance: of `model_sampler`.
+        model, steps, seed, sampler, guidance, text_guidance: of `model_sampler`.
         prompt: the picture's.
         condition: the picture's, float32 [H, W, C] in [-1, 1].
         place: its place in the set, below BATCH, which decides about its noise.
@@ -93,7 +95,7 @@ def model_process(
     """
     import tensorflow as tf
 
-    context, options = _prepare(model, steps, sampler, guidance, prompt)
+    context, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
     batch = batch_for(model.base, *condition.shape[:2])
     number, row = divmod(place, batch)
     conditions = np.repeat(condition[np.newaxis], batch, axis=0)  # the size that the sampler is compiled for
@@ -129,7 +131,7 @@ def _in_batches(function: Callable, batch: int, *, numbered: bool) -> Callable:
     return whole
 
 
-def _prepare(model, steps: int, sampler: str, guidance: float | None, prompt: str | Sequence[str] | None) -> tuple:
+def _prepare(model, steps: int, sampler: str, guidance, text_guidance, prompt: str | Sequence[str] | None) -> tuple:
     """The context [1 or N, 77, D] and the options of `Generator.trajectory`, checked before anything is computed."""
     from codi_tf.sampling import make_grid
 
@@ -137,8 +139,16 @@ def _prepare(model, steps: int, sampler: str, guidance: float | None, prompt: st
     if not 1 <= steps <= longest:
         raise UserError(f"--steps has {steps}: it must be from 1 to {longest}")
     make_grid(sampler, model.base.schedule, steps)
-    context = model.base.context if prompt is None else model.base.embed(prompt)
-    return context, {"steps": steps, "sampler": sampler, "guidance": model.check_guidance(guidance)}
+    guidances = {
+        "guidance": model.check_guidance(guidance),
+        "text_guidance": model.check_text_guidance(text_guidance, prompted=prompt is not None),
+    }
+    if prompt is None or isinstance(prompt, str):
+        context = model.base.context if prompt is None else model.base.embed(prompt)
+    else:
+        texts, places = np.unique(np.array(prompt, str), return_inverse=True)  # each different one is embedded once
+        context = model.base.embed(texts.tolist())[places]
+    return context, {"steps": steps, "sampler": sampler, **guidances}
 
 
 def _finished(model, latents, condition):
