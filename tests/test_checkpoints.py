@@ -196,9 +196,13 @@ def interrupted_at(step: int) -> type[monitor.Monitor]:
 
 
 def interrupt(monkeypatch, run: config.Experiment, out: Path, step: int):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(monitor, "Monitor", interrupted_at(step))
-        train(run, out)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(monitor, "Monitor", interrupted_at(step))
+            train(run, out)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def metrics(out):

@@ -83,7 +83,7 @@ def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys):
 
 
 def a_package(height: int, width: int) -> package.Package:
-    return package.Package(None, "onnx", 4, height, width, (1, height // 4, width // 4, 4))
+    return package.Package(None, "onnx", 4, height, width, (1, height // 4, width // 4, 4), 3, "bicubic", "disparity")
 
 
 @pytest.mark.parametrize(

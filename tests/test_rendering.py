@@ -173,11 +173,13 @@ def test_options_that_a_task_has_no_use_for_are_told_before_weights_are_read(fil
     (files / "bundle").mkdir()
     (files / "bundle" / "codi.json").write_text(json.dumps({"format": 1, "task": {"name": name}}))
     Image.fromarray(np.eye(40, dtype=np.uint8)[:24] * 255).save("mask.png")
-    mask = ["--mask", "mask.png"] if name == "inpainting" else []
+    Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40)).save("depth.png")
+    condition = "depth.png" if name == "depth" else "in.png"
+    told_besides = {"inpainting": ["--mask", "mask.png"], "editing": ["--prompt", "make it night"]}.get(name, [])
     refused = {"--tile": name in ("depth", "editing"), "--colour": name in ("depth", "editing", "inpainting")}
     for flag, value in (("--tile", "16"), ("--colour", "adain")):
         with pytest.raises(UserError) as caught:
-            _main(["bundle", "--condition", "in.png", "--out", "out.png", *mask, flag, value])
+            _main(["bundle", "--condition", condition, "--out", "out.png", *told_besides, flag, value])
         told = str(caught.value)
         assert told.startswith(f"{flag}: bundle was trained for {name}, which ") == refused[flag], told
         assert "\n" not in told and not (files / "out.png").exists()

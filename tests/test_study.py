@@ -339,7 +339,8 @@ def test_a_report_of_nothing(folders, page):
 
 def test_a_report_of_trials(folders, page):
     """The best of a method is marked, and the setting that the plan uses."""
-    trials = [trial for trial in TRIALS if trial.row == "codi"][:3]
+    names = ("rate_0.001", "rate_0.002", "delta_60")  # the last is what the plan took
+    trials = [trial for trial in TRIALS if trial.row == "codi" and trial.name in names]
     for trial, figure in zip(trials, (30.0, 20.0, 25.0), strict=True):
         put_trial(folders, trial, figure)
     report.write(folders, page, yardstick=no_yardstick)
@@ -347,7 +348,7 @@ def test_a_report_of_trials(folders, page):
     assert len(lines) == 3
     assert ["**best**" in line for line in lines] == [False, True, False]
     assert "| 20 [19, 21] | 0.30 |" in lines[1]
-    assert [" used" in line for line in lines] == [trial.rate == BY_NAME["codi"].rate for trial in trials]
+    assert [" used" in line for line in lines] == [False, False, True]
 
 
 def test_a_report_of_results(folders, page, stick):

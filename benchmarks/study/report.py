@@ -214,7 +214,8 @@ def _tuning(folders: Folders) -> str:
 
 As many trials for every method, with half of the updates of every stage and one seed, on crops of the photo
 "{pieces.VALIDATION}", which is not in the test. In brackets: {PERCENT} intervals over pictures. **best**: the least
-FD-photos at 4 evaluations; used: the setting of the plan, with which the tables above were made.
+FD-photos at 4 evaluations, of what is not distilled at 50; used: the setting of the plan, with which the tables above
+were made.
 
 <details><summary>All trials</summary>
 
