@@ -10,6 +10,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from codi_tf.errors import UserError
+from codi_tf.tasks.draws import between, whole_between
 from codi_tf.tasks.options import checked_range, is_number
 
 TASK = "inpainting"
@@ -132,19 +133,19 @@ class Inpainting:
         u = tf.random.stateless_uniform([most_strokes, 5], stroke_seed)
         v = tf.random.stateless_uniform([most_strokes, most_segments, 2], segment_seed)
 
-        turn = _between(self.stroke_angle, v[..., 0]) * (math.pi / 180)  # [strokes, segments]
+        turn = between(self.stroke_angle, v[..., 0]) * (math.pi / 180)  # [strokes, segments]
         direction = 2 * math.pi * u[:, :1] + turn * (-1.0) ** tf.range(most_segments, dtype=tf.float32)
-        length = side * _between(self.stroke_length, v[..., 1:])
+        length = side * between(self.stroke_length, v[..., 1:])
         steps = length * tf.stack([tf.sin(direction), tf.cos(direction)], axis=-1)  # [strokes, segments, 2]: y, x
         start = u[:, tf.newaxis, 1:3] * size
         points = tf.concat([start, start + tf.cumsum(steps, axis=1)], axis=1)  # [strokes, segments + 1, 2]
         points = size - tf.abs(points % (2 * size) - size)  # mirrored at the edges, back into the picture
-        radius = tf.maximum(side * _between(self.stroke_width, u[:, 3]) / 2, 0.75)  # one pixel's centre at least
+        radius = tf.maximum(side * between(self.stroke_width, u[:, 3]) / 2, 0.75)  # one pixel's centre at least
         radius = tf.tile(radius[:, tf.newaxis, tf.newaxis], [1, most_segments, 1])
         segments = tf.concat([points[:, :-1], points[:, 1:], radius], axis=-1)  # [strokes, segments, 5]
 
-        strokes = _whole_between(self.strokes, tf.random.stateless_uniform([], count_seed))
-        drawn = tf.range(most_segments) < _whole_between(self.stroke_segments, u[:, 4:])
+        strokes = whole_between(self.strokes, tf.random.stateless_uniform([], count_seed))
+        drawn = tf.range(most_segments) < whole_between(self.stroke_segments, u[:, 4:])
         drawn &= tf.range(most_strokes)[:, tf.newaxis] < strokes
         mask = painted(tf.boolean_mask(segments, drawn), height, width)
         return tf.where(tf.reduce_all(mask > 0), half_mask(height, width, half_seed), mask)
@@ -152,8 +153,8 @@ class Inpainting:
     def box_mask(self, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
         """A rectangle of whole pixels, anywhere within the picture, float32 [H, W, 1]; never the whole picture."""
         u = tf.unstack(tf.random.stateless_uniform([4], seed))
-        rows = _interval(height, _between(self.box_side, u[0]), u[1])
-        columns = _interval(width, _between(self.box_side, u[2]), u[3])
+        rows = _interval(height, between(self.box_side, u[0]), u[1])
+        columns = _interval(width, between(self.box_side, u[2]), u[3])
         return tf.cast(rows[:, tf.newaxis] & columns, tf.float32)[..., tf.newaxis]
 
 
@@ -202,17 +203,6 @@ def _condition(image: tf.Tensor, unknown: tf.Tensor) -> tf.Tensor:
 def _interval(size: int, share: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
     """Bool [size], true on an interval of 1 to size - 1 whole pixels, each place equally likely."""
     length = tf.clip_by_value(tf.cast(tf.round(share * size), tf.int32), 1, size - 1)
-    start = _whole_between((0, size - length), u)
+    start = whole_between((0, size - length), u)
     place = tf.range(size)
     return (place >= start) & (place < start + length)
-
-
-def _between(bounds: tuple[float, float], u: tf.Tensor) -> tf.Tensor:
-    low, high = bounds
-    return low + (high - low) * u
-
-
-def _whole_between(bounds: tuple, u: tf.Tensor) -> tf.Tensor:
-    """One of low .. high, both included, each equally likely; u in [0, 1)."""
-    low, high = bounds
-    return low + tf.minimum(tf.cast(u * tf.cast(high - low + 1, tf.float32), tf.int32), high - low)

@@ -23,7 +23,9 @@ from codi_tf.tasks.degradations import (
     resized,
     sinc_kernel,
 )
-from codi_tf.tasks.options import checked_range, is_number, is_whole
+from codi_tf.tasks.draws import between, whole_between
+from codi_tf.tasks.enlarging import Enlarging
+from codi_tf.tasks.options import checked_range, is_number
 
 TASK = "real_world"
 KERNELS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
@@ -33,7 +35,7 @@ WIDE_SINC_CUTOFF = (math.pi / 5, math.pi)  # of blur kernels of 13 pixels and mo
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealWorld:
+class RealWorld(Enlarging):
     """condition = up(last(round 2(round 1(image)))), round = jpeg(resize(blur * image) + noise).
 
     The second-order degradation of Real-ESRGAN (Wang et al. 2021, section 3). The options have the names and the values
@@ -66,9 +68,7 @@ class RealWorld:
         UserError: an option out of its range.
     """
 
-    condition_channels: ClassVar[int] = 3
-    made_of: ClassVar[str] = "image"
-    prompted: ClassVar[bool] = False
+    name: ClassVar[str] = TASK
 
     scale: int = 4
     kernel_range: tuple[int, int] = (7, 21)
@@ -103,8 +103,7 @@ class RealWorld:
     final_sinc_prob: float = 0.8
 
     def __post_init__(self) -> None:
-        if not is_whole(self.scale) or self.scale < 1:
-            raise UserError(f"{TASK}: scale must be a whole number from 1 on, not {self.scale!r}")
+        self.check_scale()
         self._check_range("kernel_range", 1, 99, whole=True)
         if any(size % 2 == 0 for size in self.kernel_range):
             raise UserError(f"{TASK}: kernel_range must be two odd numbers, not {self.kernel_range!r}")
@@ -129,46 +128,20 @@ class RealWorld:
                 raise UserError(f"{TASK}: resize_range{suffix} must go from 1 or less to 1 or more, not {(low, high)}")
             self._check_range("jpeg_range" + suffix, 1, 100, whole=True)
 
-    def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """condition = up(low_resolution(image)), bicubic; a function of (image, seed) only.
-
-        Args:
-            image: float32 [H, W, 3] in [-1, 1], static shape.
-            seed: int32 [2].
-
-        Returns:
-            condition, float32 [H, W, 3] in [-1, 1].
-
-        Raises:
-            UserError: a side is not a multiple of the scale.
-        """
-        condition = tf.image.resize(self.low_resolution(image, seed), image.shape[:2], "bicubic")
-        return tf.clip_by_value(2 * condition - 1, -1.0, 1.0)
-
     def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """The degraded photo before it is enlarged, float32 [H / scale, W / scale, 3] in [0, 1], whole 8-bit levels.
 
         Arguments and errors: see `degrade`.
         """
         height, width, _ = image.shape
-        if height % self.scale or width % self.scale:
-            raise UserError(f"{TASK}: an image of {height}x{width} needs sides that scale {self.scale} divides")
-        low_size = (height // self.scale, width // self.scale)
+        low_size = self.low_size(image)
         first_seed, first_jpeg_seed, second_seed, last_seed = tf.unstack(tf.random.split(seed, 4))
         first, second = self.rounds
         low = first.degrade((image + 1) / 2, (height, width), first_seed)  # [h, w, 3], another size for every image
-        low = jpeg(low, _whole_between(self.jpeg_range, tf.random.stateless_uniform([], first_jpeg_seed)))
+        low = jpeg(low, whole_between(self.jpeg_range, tf.random.stateless_uniform([], first_jpeg_seed)))
         low = second.degrade(low, low_size, second_seed)
         low = self._last(low, low_size, last_seed)
         return tf.ensure_shape(tf.round(255 * tf.clip_by_value(low, 0.0, 1.0)) / 255, [*low_size, 3])
-
-    def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
-        """condition = image: a user's photo is already of low quality, and has the output's size."""
-        return image
-
-    def finish(self, images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-        """images: the whole picture is made anew."""
-        return images
 
     @property
     def rounds(self) -> tuple[Round, Round]:
@@ -181,8 +154,8 @@ class RealWorld:
     def _last(self, image: tf.Tensor, size: tuple[int, int], seed: tf.Tensor) -> tf.Tensor:
         """Resizing and sinc filter, then JPEG, or JPEG first, equally likely; float32 [*size, 3]."""
         u = tf.unstack(tf.random.stateless_uniform([6], seed))
-        mode, quality = _whole_between((0, len(RESIZES) - 1), u[0]), _whole_between(self.jpeg_range2, u[1])
-        kernel = sinc_kernel(_odd_between(self.kernel_range, u[2]), _between(SINC_CUTOFF, u[3]))
+        mode, quality = whole_between((0, len(RESIZES) - 1), u[0]), whole_between(self.jpeg_range2, u[1])
+        kernel = sinc_kernel(_odd_between(self.kernel_range, u[2]), between(SINC_CUTOFF, u[3]))
 
         def small(picture: tf.Tensor) -> tf.Tensor:
             picture = tf.ensure_shape(resized(picture, *size, mode), [*size, 3])
@@ -253,7 +226,7 @@ class Round:
         u = tf.unstack(tf.random.stateless_uniform([3], resize_seed))
         factor = self.factor(u[0], u[1])
         height, width = (tf.maximum(1, tf.cast(tf.round(side * factor), tf.int32)) for side in size)
-        image = resized(image, height, width, _whole_between((0, len(RESIZES) - 1), u[2]))
+        image = resized(image, height, width, whole_between((0, len(RESIZES) - 1), u[2]))
         return tf.clip_by_value(image + self.noise(image, noise_seed), 0.0, 1.0)
 
     def kernel(self, seed: tf.Tensor) -> tf.Tensor:
@@ -261,9 +234,9 @@ class Round:
         u = tf.unstack(tf.random.stateless_uniform([9], seed))
         kind = _choice(self.kernel_prob, u[0])
         size = _odd_between(self.kernel_range, u[1])
-        sigma = _between(self.blur_sigma, tf.stack([u[2], tf.where(kind % 2 == 0, u[2], u[3])]))  # even: isotropic
-        angle = _between((0.0, math.pi), u[4])
-        cutoff = _between(tuple(tf.where(size < 13, *c) for c in zip(SINC_CUTOFF, WIDE_SINC_CUTOFF, strict=True)), u[5])
+        sigma = between(self.blur_sigma, tf.stack([u[2], tf.where(kind % 2 == 0, u[2], u[3])]))  # even: isotropic
+        angle = between((0.0, math.pi), u[4])
+        cutoff = between(tuple(tf.where(size < 13, *c) for c in zip(SINC_CUTOFF, WIDE_SINC_CUTOFF, strict=True)), u[5])
         betag = tf.where(kind < 2, 1.0, _around_1(self.betag_range, u[6], u[7]))
         betap = _around_1(self.betap_range, u[6], u[7])
         kernels = (
@@ -276,13 +249,13 @@ class Round:
     def factor(self, u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         """The factor of the size, float32 []; u and v uniform in [0, 1)."""
         low, high = self.resize_range
-        return tf.stack([_between((1.0, high), v), _between((low, 1.0), v), 1.0])[_choice(self.resize_prob, u)]
+        return tf.stack([between((1.0, high), v), between((low, 1.0), v), 1.0])[_choice(self.resize_prob, u)]
 
     def noise(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """What is added to the image, float32 [h, w, 1 or 3]."""
         strength_seed, noise_seed = tf.unstack(tf.random.split(seed, 2))
         u = tf.unstack(tf.random.stateless_uniform([3], strength_seed))
-        sigma, scale = _between(self.noise_range, u[1]), _between(self.poisson_scale_range, u[1])
+        sigma, scale = between(self.noise_range, u[1]), between(self.poisson_scale_range, u[1])
         grey = u[2] < self.gray_noise_prob
         return tf.cond(
             u[0] < self.gaussian_noise_prob,
@@ -291,27 +264,16 @@ class Round:
         )
 
 
-def _between(bounds: tuple, u: tf.Tensor) -> tf.Tensor:
-    low, high = bounds
-    return low + (high - low) * u
-
-
-def _whole_between(bounds: tuple[int, int], u: tf.Tensor) -> tf.Tensor:
-    """One of low .. high, both included, each equally likely; u in [0, 1)."""
-    low, high = bounds
-    return low + tf.minimum(tf.cast(u * (high - low + 1), tf.int32), high - low)
-
-
 def _odd_between(bounds: tuple[int, int], u: tf.Tensor) -> tf.Tensor:
     low, high = bounds
-    return low + 2 * _whole_between((0, (high - low) // 2), u)
+    return low + 2 * whole_between((0, (high - low) // 2), u)
 
 
 def _around_1(bounds: tuple[float, float], u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
     """Below 1 and above it equally likely, uniform in either part of the range; u and v in [0, 1)."""
     low, high = bounds
     middle = min(max(low, 1.0), high)
-    return tf.where(u < 0.5, _between((low, middle), v), _between((middle, high), v))
+    return tf.where(u < 0.5, between((low, middle), v), between((middle, high), v))
 
 
 def _choice(weights: tuple[float, ...], u: tf.Tensor) -> tf.Tensor:

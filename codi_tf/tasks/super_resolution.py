@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from codi_tf.errors import UserError
 from codi_tf.tasks.degradations import jpeg
-from codi_tf.tasks.options import checked_range, is_whole
+from codi_tf.tasks.draws import between
+from codi_tf.tasks.enlarging import Enlarging
+from codi_tf.tasks.options import checked_range
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuperResolution:
+class SuperResolution(Enlarging):
     """condition = up(jpeg(down(blur(image)) + noise)): the degradation, each strength drawn uniformly per image.
 
     Attributes:
@@ -27,9 +28,7 @@ class SuperResolution:
         UserError: an option out of its range.
     """
 
-    condition_channels: ClassVar[int] = 3
-    made_of: ClassVar[str] = "image"
-    prompted: ClassVar[bool] = False
+    name: ClassVar[str] = "super_resolution"
 
     scale: int = 4
     blur_sigma: tuple[float, float] = (0.2, 1.2)
@@ -37,8 +36,7 @@ class SuperResolution:
     jpeg_quality: tuple[int, int] = (60, 95)
 
     def __post_init__(self) -> None:
-        if not is_whole(self.scale) or self.scale < 1:
-            raise UserError(f"super_resolution: scale must be a whole number from 1 on, not {self.scale!r}")
+        self.check_scale()
         for name, low, high, whole in (
             ("blur_sigma", 0, math.inf, False),
             ("noise_std", 0, 1, False),
@@ -47,53 +45,24 @@ class SuperResolution:
             value = checked_range("super_resolution", name, getattr(self, name), low, high, whole=whole)
             object.__setattr__(self, name, value)
 
-    def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """condition = up(low_resolution(image)), bicubic; a function of (image, seed) only.
-
-        Args:
-            image: float32 [H, W, 3] in [-1, 1], static shape.
-            seed: int32 [2].
-
-        Returns:
-            condition, float32 [H, W, 3] in [-1, 1].
-
-        Raises:
-            UserError: a side is not a multiple of the scale.
-        """
-        condition = tf.image.resize(self.low_resolution(image, seed), image.shape[:2], "bicubic")
-        return tf.clip_by_value(2 * condition - 1, -1.0, 1.0)
-
     def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """jpeg(down(blur(image)) + noise), float32 [H / scale, W / scale, 3] in [0, 1], whole 8-bit levels.
 
         Arguments and errors: see `degrade`.
         """
-        height, width, _ = image.shape
-        if height % self.scale or width % self.scale:
-            raise UserError(
-                f"super_resolution: an image of {height}x{width} needs sides that scale {self.scale} divides"
-            )
+        low_size = self.low_size(image)
         strength_seed, noise_seed = tf.unstack(tf.random.split(seed, 2))
         u = tf.unstack(tf.random.stateless_uniform([3], strength_seed))
-        sigma = _between(self.blur_sigma, u[0])
-        noise_std = _between(self.noise_std, u[1])
+        sigma = between(self.blur_sigma, u[0])
+        noise_std = between(self.noise_std, u[1])
         quality_low, quality_high = self.jpeg_quality
-        quality = tf.cast(_between((quality_low, quality_high + 1), u[2]), tf.int32)  # rounds down
+        quality = tf.cast(between((quality_low, quality_high + 1), u[2]), tf.int32)  # rounds down
 
-        low_size = [height // self.scale, width // self.scale]
         low = (image + 1) / 2
         low = gaussian_blur(low, sigma, radius=math.ceil(3 * self.blur_sigma[1]))
         low = tf.image.resize(low, low_size, "bicubic", antialias=True)  # [H/scale, W/scale, 3]
         low += noise_std * tf.random.stateless_normal(low.shape, noise_seed)
         return jpeg(low, tf.minimum(quality, quality_high))
-
-    def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
-        """condition = image: a user's photo is already of low quality, and has the output's size."""
-        return image
-
-    def finish(self, images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-        """images: the whole picture is made anew."""
-        return images
 
 
 def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor, *, radius: int) -> tf.Tensor:
@@ -115,8 +84,3 @@ def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor, *, radius: int) -> tf.Tens
     for shape in ([-1, 1, channels, 1], [1, -1, channels, 1]):  # separable: down the columns, along the rows
         blurred = tf.nn.depthwise_conv2d(blurred, tf.reshape(kernel, shape), [1, 1, 1, 1], "VALID")
     return blurred[0]
-
-
-def _between(bounds: tuple[float, float], u: tf.Tensor) -> tf.Tensor:
-    low, high = bounds
-    return low + (high - low) * u

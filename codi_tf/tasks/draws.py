@@ -1,0 +1,17 @@
+"""Numbers in a range from numbers in [0, 1)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def between(bounds: tuple, u: tf.Tensor) -> tf.Tensor:
+    """low + (high - low) u, float32."""
+    low, high = bounds
+    return low + (high - low) * u
+
+
+def whole_between(bounds: tuple, u: tf.Tensor) -> tf.Tensor:
+    """One of low .. high, both included, each equally likely; u in [0, 1); int32."""
+    low, high = bounds
+    return low + tf.minimum(tf.cast(u * tf.cast(high - low + 1, tf.float32), tf.int32), high - low)
