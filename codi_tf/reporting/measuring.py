@@ -92,7 +92,8 @@ class Yardstick:
         import tensorflow as tf
 
         self.images, self.conditions = images, conditions
-        self.condition_name = condition_name(conditions) if enlarged is None else ("condition", "bicubic")[enlarged]
+        enlarged = conditions.shape[-1] == 3 if enlarged is None else enlarged
+        self.condition_name = "bicubic" if enlarged else "condition"
         batch = batch_for(base, *images.shape[1:3])
         self.encode = in_batches(tf.function(base.encode), batch)
         self.latents = self.encode(images)  # [N, h, w, 4]
@@ -179,11 +180,6 @@ def evaluate(
     """
     yardstick = Yardstick(images, conditions, base, features, **options)
     return {name: measured.row() for name, measured in measure(samplers, yardstick, report=report).items()}
-
-
-def condition_name(conditions: np.ndarray) -> str:
-    """What the row of the condition is called."""
-    return "bicubic" if conditions.shape[-1] == 3 else "condition"
 
 
 def _unit(images: np.ndarray) -> np.ndarray:
