@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 
@@ -9,18 +10,21 @@ import numpy as np
 import pytest
 from conftest import make_base
 
+from benchmarks.study import __main__ as study
 from benchmarks.study import bootstrap, claims, costs, pieces, plan, report
-from benchmarks.study.bootstrap import frechet_to, ratio_to, spread
+from benchmarks.study.bootstrap import REPLICATES, Spread, frechet_to, ratio_to
 from benchmarks.study.claims import CLAIMS, CONTRARY, HIGHER, LOWER, NOT_HIGHER, NOT_REPRODUCED, OPEN, REPRODUCED
+from benchmarks.study.measures import FD, figures_of, saturation
 from benchmarks.study.plan import BY_NAME, ROWS, SEEDS, TASKS, TRIALS
-from benchmarks.study.references import FD, REFERENCES, Folders, make_references, read_references
-from benchmarks.study.results import read, saturation
+from benchmarks.study.references import REFERENCES, make_references, read_references
+from benchmarks.study.results import read
+from benchmarks.study.strips import PICTURES, read_strip, write_strip
 from benchmarks.study.tables import TABLE_2, TABLE_3
 from benchmarks.study.tuning import of_trial
 from codi_tf import data
 from codi_tf.errors import UserError
 from codi_tf.metrics import frechet_distance, frechet_interval
-from codi_tf.reporting.measuring import Yardstick
+from codi_tf.reporting.measuring import Measured, Yardstick
 from codi_tf.tasks import make_task
 
 N, D, S = 24, 3, 16
@@ -103,6 +107,13 @@ def test_guidance_takes_two_evaluations_unless_it_was_learned():
 
 
 # --- the bootstrap
+
+
+def spread(seeds, values, statistic, *, replicates: int = REPLICATES) -> Spread:
+    """Of values [K, N, ...]: a line of figures for every seed, each of its own replicates."""
+    everything = np.arange(values.shape[1])
+    drawn = [bootstrap.replicates(own, statistic, count=replicates) for own in values]
+    return Spread(tuple(seeds), np.array([statistic(own, everything) for own in values]), np.stack(drawn, axis=1))
 
 
 def test_identical_samples_do_not_differ():
@@ -201,8 +212,9 @@ def stick():
 
 
 @pytest.fixture
-def folders(tmp_path):
-    return Folders(tmp_path / "docs" / "study", tmp_path / "runs")
+def folder(tmp_path):
+    """Where results lie."""
+    return tmp_path / "docs" / "study"
 
 
 @pytest.fixture
@@ -214,31 +226,27 @@ def page(tmp_path):
 
 
 def put(
-    folders, name: str, offset: float, stick, *, seeds=SEEDS, error: float = 0.1, sharpness: float = 0.5, task=TASKS[0]
+    folder, name: str, offset: float, stick, *, seeds=SEEDS, error: float = 0.1, sharpness: float = 0.5, task=TASKS[0]
 ):
     """Results of a row: every sample's features are the reference's, shifted: FD-photos is 2 offset^2."""
     row = BY_NAME[name]
-    reference = stick.measure(stick.images, stick.latents).references
+    references = stick.measure(stick.images, stick.latents).references
+    values = {"psnr": np.full(N, 20.0), "ssim": np.full(N, 0.5), "latent_error": np.full(N, error)}
+    values["sharpness"] = sharpness * references["sharpness"]
+    measured = Measured(values, {FD: references[FD] + offset}, references)
+    pictures = np.clip(stick.images * (1 - offset / 10), -1, 1)
+    samples = {pieces.sample_name(*way): figures_of(measured, pictures) for way in row.samples}
     for seed in seeds:
-        kept, figures = {}, {}
-        for way in row.samples:
-            sample = pieces.sample_name(*way)
-            kept[f"{sample}/features"] = (reference[FD] + offset).astype("float32")
-            values = {"psnr": np.full(N, 20.0), "ssim": np.full(N, 0.5), "latent_error": np.full(N, error)}
-            values["sharpness"] = sharpness * reference["sharpness"]
-            kept |= {f"{sample}/{key}": one.astype("float32") for key, one in values.items()}
-            kept[f"{sample}/pictures"] = np.clip(stick.images[:12] * (1 - offset / 10), -1, 1).astype("float16")
-            figures[sample] = {key: float(one.mean()) for key, one in values.items()} | {FD: 2.0 * offset**2}
         about = {"commit": "Some commit", "stages": pieces.chain_of(row, task, seed), "cpu_seconds": 7}
-        for path in (folders.figures(row, task, seed), folders.values(row, task, seed)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        folders.figures(row, task, seed).write_text(json.dumps({**about, "samples": figures}))
-        np.savez(folders.values(row, task, seed), **kept)
+        path = pieces.metrics_of(row, task, seed, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(pieces.as_json({**about, "samples": samples}))
+    write_strip(pieces.strip_of(row, task, "ddim-4", folder), pictures)
 
 
-def put_trial(folders, trial, figure: float):
+def put_trial(folder, trial, figure: float):
     row = of_trial(trial)
-    path = folders.figures(row, TASKS[0], 0)
+    path = pieces.metrics_of(row, TASKS[0], 0, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     figures = {FD: figure, f"{FD}_interval": [figure - 1, figure + 1], "sharpness": 0.3, "latent_error": 0.1}
     samples = {pieces.sample_name(*way): figures for way in row.samples}
@@ -246,60 +254,62 @@ def put_trial(folders, trial, figure: float):
     path.write_text(json.dumps({"commit": "Some commit", "cpu_seconds": 7, "stages": stages, "samples": samples}))
 
 
-def judged(folders, comparison, **options):
-    return claims.judge(comparison, TASKS[0], read(folders), **options)
+def judged(folder, comparison, **options):
+    return claims.judge(comparison, TASKS[0], read(folder), **options)
 
 
 CODI_AHEAD = claims.Comparison(("codi", "ddim-4"), ("ldm", "ddim-4"))
 
 
-def test_references_are_read_as_they_were_made(folders, stick):
-    assert read_references(folders, TASKS[0]) is None
-    make_references(folders, TASKS[0], stick)
-    references = read_references(folders, TASKS[0])
+def test_references_are_read_as_they_were_made(folder, stick):
+    assert read_references(folder, TASKS[0]) is None
+    make_references(folder, TASKS[0], stick)
+    references = read_references(folder, TASKS[0])
     assert tuple(references.rows) == REFERENCES == tuple(references.pictures)
     assert references.rows["autoencoder"][FD] == pytest.approx(0, abs=1e-6)
     assert references.rows["original"]["psnr"] is None and references.rows["original"]["sharpness"] == pytest.approx(1)
     assert references.rows["condition"]["latent_error"] > 0
-    np.testing.assert_array_equal(references.pictures["original"], stick.images[:12])
-    np.testing.assert_allclose(references.sharpness.mean(), 1)
+    np.testing.assert_allclose(references.pictures["original"], (stick.images[:PICTURES] + 1) / 2, atol=0.5 / 255)
 
 
-def test_a_known_difference_is_judged(folders, stick):
+def test_a_known_difference_is_judged(folder, stick):
     """2 * 1^2 against 2 * 3^2, whatever is drawn."""
-    make_references(folders, TASKS[0], stick)
-    put(folders, "codi", 1.0, stick)
-    put(folders, "ldm", 3.0, stick)
-    judgement = judged(folders, CODI_AHEAD)
+    make_references(folder, TASKS[0], stick)
+    put(folder, "codi", 1.0, stick)
+    put(folder, "ldm", 3.0, stick)
+    judgement = judged(folder, CODI_AHEAD)
     assert judgement.verdict == REPRODUCED and judgement.seeds == 3 and not judgement.grain
     figures = judgement.figures[FD]
     np.testing.assert_allclose([figures["left"], figures["right"]], [2, 18], rtol=1e-4)
     np.testing.assert_allclose([figures["difference"], *figures["interval"]], -16, rtol=1e-4)
     assert set(judgement.figures) == {FD, "latent_error", "sharpness"}
     swapped = claims.Comparison(CODI_AHEAD.right, CODI_AHEAD.left)
-    assert judged(folders, swapped).verdict == CONTRARY
+    assert judged(folder, swapped).verdict == CONTRARY
 
 
-def test_missing_results_leave_a_claim_open(folders, stick):
-    make_references(folders, TASKS[0], stick)
-    put(folders, "codi", 1.0, stick)
-    assert judged(folders, CODI_AHEAD).verdict == OPEN
-    put(folders, "ldm", 3.0, stick, seeds=(0, 1))
-    early = judged(folders, CODI_AHEAD)
+def test_missing_results_leave_a_claim_open(folder, stick):
+    make_references(folder, TASKS[0], stick)
+    put(folder, "codi", 1.0, stick)
+    assert judged(folder, CODI_AHEAD).verdict == OPEN
+    put(folder, "ldm", 3.0, stick, seeds=(0, 1))
+    early = judged(folder, CODI_AHEAD)
     assert (early.verdict, early.seeds) == (OPEN, 2) and early.figures  # what is known so far is shown
-    assert judged(folders, CODI_AHEAD, seeds=2).verdict == REPRODUCED
-    folders.values(BY_NAME["ldm"], TASKS[0], 1).unlink()
-    assert judged(folders, CODI_AHEAD, seeds=1).verdict == OPEN  # the table's mean would be of other seeds
+    assert judged(folder, CODI_AHEAD, seeds=2).verdict == REPRODUCED
+    path = pieces.metrics_of(BY_NAME["ldm"], TASKS[0], 1, folder)
+    about = json.loads(path.read_text())
+    about["samples"]["ddim-4"].pop("replicates")
+    path.write_text(json.dumps(about))
+    assert judged(folder, CODI_AHEAD, seeds=1).verdict == OPEN  # the table's mean would be of other seeds
 
 
-def test_grain_is_marked(folders, stick):
+def test_grain_is_marked(folder, stick):
     """Better in FD-photos, worse in the latent error, sharper than the autoencoder: all three."""
-    make_references(folders, TASKS[0], stick)
-    ceiling = read_references(folders, TASKS[0]).rows["autoencoder"]["sharpness"]
-    put(folders, "ldm", 3.0, stick)
+    make_references(folder, TASKS[0], stick)
+    ceiling = read_references(folder, TASKS[0]).rows["autoencoder"]["sharpness"]
+    put(folder, "ldm", 3.0, stick)
     for error, sharpness, expected in ((0.2, 2.0, True), (0.05, 2.0, False), (0.2, 0.5, False)):
-        put(folders, "codi", 1.0, stick, error=error, sharpness=sharpness * ceiling)
-        assert judged(folders, CODI_AHEAD).grain is expected
+        put(folder, "codi", 1.0, stick, error=error, sharpness=sharpness * ceiling)
+        assert judged(folder, CODI_AHEAD).grain is expected
 
 
 def test_a_claim_with_differing_comparisons_says_so():
@@ -319,6 +329,79 @@ def test_the_hardest_comparison_is_the_one_the_furthest_above():
     assert claims.hardest([claims.Judgement(TASKS[0], CODI_AHEAD, OPEN)]) is None
 
 
+def test_what_is_kept_is_what_the_sample_was_measured_by(stick):
+    """The replicates of a sample, read back from JSON, against the features and values themselves."""
+    pictures, latents = stick.images[::-1].copy(), stick.latents[::-1]
+    measured = stick.measure(pictures, latents)
+    kept = json.loads(pieces.as_json(figures_of(measured, pictures)))
+    assert kept[FD] == pytest.approx(frechet_distance(measured.features[FD], measured.references[FD]))
+    assert kept["saturation"] == pytest.approx(saturation(pictures).mean())
+    assert set(kept["replicates"]) == {FD, "psnr", "ssim", "sharpness", "latent_error", "saturation"}
+    places = bootstrap.drawn(N, REPLICATES, key=bootstrap.OF_PICTURES)[7]
+    expected = frechet_distance(measured.features[FD][places], measured.references[FD][places])
+    assert kept["replicates"][FD][7] == pytest.approx(expected, rel=1e-5)
+    expected = measured.values["latent_error"][places].mean()
+    assert kept["replicates"]["latent_error"][7] == pytest.approx(expected, rel=1e-5)
+
+
+def test_measures_that_are_infinite_have_no_replicates(stick):
+    assert "psnr" not in figures_of(stick.measure(stick.images, stick.latents), stick.images)["replicates"]
+
+
+def test_strips_are_read_as_they_were_written(tmp_path):
+    pictures = np.random.default_rng(0).uniform(-1, 1, (PICTURES + 2, S, S, 3))
+    write_strip(tmp_path / "a" / "strip.png", pictures)
+    np.testing.assert_allclose(read_strip(tmp_path / "a" / "strip.png"), (pictures[:-2] + 1) / 2, atol=0.51 / 255)
+
+
+def test_lists_of_numbers_are_lines_of_json():
+    about = {"a": [1.5, -2e-05, 3], "b": {"c": [["ddim", 4, None]], "d": "[1,\n2]"}}
+    text = pieces.as_json(about)
+    assert json.loads(text) == about and ' "a": [ 1.5, -2e-05, 3 ],\n' in text
+
+
+# --- what is to be trained
+
+
+@pytest.fixture
+def workplace(folder, tmp_path, monkeypatch):
+    """Results and trained rows in folders of the test's own: the study's lie below the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def left(*rows: str) -> dict[tuple[str, str], tuple[int, ...]]:
+    options = argparse.Namespace(tasks=TASKS[:1], rows=rows, seeds=SEEDS)
+    return {(row.name, task): seeds for row, task, seeds in study._left(options)}
+
+
+def put_trained(name: str, seed: int):
+    path = pieces.result_of(BY_NAME[name], TASKS[0], seed)
+    path.mkdir(parents=True)
+    (path / pieces.STAGES).write_text(json.dumps(pieces.chain_of(BY_NAME[name], TASKS[0], seed)))
+
+
+def test_what_was_measured_elsewhere_is_not_trained_again_unless_a_row_goes_on_from_it(workplace, stick):
+    task = TASKS[0]
+    assert left("cm_2") == {("ldm_half", task): SEEDS, ("cm_2", task): SEEDS}
+    put(workplace, "ldm_half", 1.0, stick)
+    assert left("ldm_half") == {}
+    put(workplace, "cm_2", 1.0, stick, seeds=(0, 2))
+    put_trained("ldm_half", 2)
+    assert left("ldm_half", "cm_2") == {("ldm_half", task): (1,), ("cm_2", task): (1,)}
+    put_trained("ldm_half", 1)
+    assert left("ldm_half", "cm_2") == {("cm_2", task): (1,)}
+
+
+def test_what_was_measured_without_replicates_is_measured_again(workplace, stick):
+    put(workplace, "codi", 1.0, stick)
+    path = pieces.metrics_of(BY_NAME["codi"], TASKS[0], 1)
+    about = json.loads(path.read_text())
+    about["samples"]["ddim-2"].pop("replicates")
+    path.write_text(json.dumps(about))
+    assert left("codi") == {("codi", TASKS[0]): (1,)}
+
+
 # --- the report
 
 
@@ -326,24 +409,24 @@ def no_yardstick(task, split):
     raise AssertionError("references are there")
 
 
-def test_a_report_of_nothing(folders, page):
-    report.write(folders, page, yardstick=no_yardstick)
+def test_a_report_of_nothing(folder, page):
+    report.write(folder, page, yardstick=no_yardstick)
     text = page.read_text()
     assert text.startswith(f"above\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nbelow\n")
     assert (
         "an earlier study" not in text and text.count("**open**") == 15
     )  # a to d and j for two tasks, the others for one
-    stored = json.loads((folders.metrics / "claims.json").read_text())
+    stored = json.loads((folder / "claims.json").read_text())
     assert list(stored) == list("abcdefghij") and {one["verdict"] for one in stored.values()} == {OPEN}
 
 
-def test_a_report_of_trials(folders, page):
+def test_a_report_of_trials(folder, page):
     """The best of a method is marked, and the setting that the plan uses."""
     names = ("rate_0.001", "rate_0.002", "delta_60")  # the last is what the plan took
     trials = [trial for trial in TRIALS if trial.row == "codi" and trial.name in names]
     for trial, figure in zip(trials, (30.0, 20.0, 25.0), strict=True):
-        put_trial(folders, trial, figure)
-    report.write(folders, page, yardstick=no_yardstick)
+        put_trial(folder, trial, figure)
+    report.write(folder, page, yardstick=no_yardstick)
     lines = [line for line in page.read_text().splitlines() if line.startswith("| CoDi | rate")]
     assert len(lines) == 3
     assert ["**best**" in line for line in lines] == [False, True, False]
@@ -351,12 +434,12 @@ def test_a_report_of_trials(folders, page):
     assert [" used" in line for line in lines] == [False, False, True]
 
 
-def test_a_report_of_results(folders, page, stick):
+def test_a_report_of_results(folder, page, stick):
     """Twice in a row, with references that are made once, tables, curves, pictures and verdicts."""
-    put(folders, "codi", 1.0, stick)
-    put(folders, "codi_half", 2.0, stick)
-    put(folders, "codi_random", 3.0, stick)
-    put(folders, "ldm", 3.0, stick, seeds=(0, 1))
+    put(folder, "codi", 1.0, stick)
+    put(folder, "codi_half", 2.0, stick)
+    put(folder, "codi_random", 3.0, stick)
+    put(folder, "ldm", 3.0, stick, seeds=(0, 1))
     asked = []
 
     def yardstick(task, split):
@@ -364,7 +447,7 @@ def test_a_report_of_results(folders, page, stick):
         return stick
 
     for _ in range(2):
-        report.write(folders, page, yardstick=yardstick)
+        report.write(folder, page, yardstick=yardstick)
     assert asked == [(TASKS[0], "test")]
     text = page.read_text()
     assert "| CoDi | DDIM | 4 | 2 | 0.50 | 0.1000 | 20.00 | 0.500 | 2 to 2 |" in text
@@ -374,33 +457,31 @@ def test_a_report_of_results(folders, page, stick):
     assert (
         "**reproduced**: -10 [-10, -10], CoDi, half of the budget (DDIM, 4) - random initialisation (DDIM, 4)" in text
     )
-    assert "DDIM | 1 |" not in text and "DDIM | 1 |" in (folders.metrics / TASKS[0] / "table.md").read_text()
+    assert "DDIM | 1 |" not in text and "DDIM | 1 |" in (folder / TASKS[0] / "table.md").read_text()
     for name in ("methods", "tradeoff", "pictures", "budgets", "fig_7", "ablations"):
         assert f"(study/{TASKS[0]}/{name}.png)" in text
-        assert (folders.metrics / TASKS[0] / f"{name}.png").stat().st_size > 1000
+        assert (folder / TASKS[0] / f"{name}.png").stat().st_size > 1000
     assert "Inpainting" not in text and '"Some commit"' in text and "other settings" not in text
-    verdicts = {
-        letter: one["verdict"] for letter, one in json.loads((folders.metrics / "claims.json").read_text()).items()
-    }
+    verdicts = {letter: one["verdict"] for letter, one in json.loads((folder / "claims.json").read_text()).items()}
     assert verdicts["h"] == REPRODUCED and verdicts["a"] == OPEN and verdicts["b"] == OPEN
 
 
-def test_results_of_other_settings_are_named(folders, page, stick):
-    put(folders, "codi_half", 1.0, stick, seeds=(0,))
-    path = folders.figures(BY_NAME["codi_half"], TASKS[0], 0)
+def test_results_of_other_settings_are_named(folder, page, stick):
+    put(folder, "codi_half", 1.0, stick, seeds=(0,))
+    path = pieces.metrics_of(BY_NAME["codi_half"], TASKS[0], 0, folder)
     about = json.loads(path.read_text())
     about["stages"][-1]["train"]["learning_rate"] *= 2
     path.write_text(json.dumps(about))
-    make_references(folders, TASKS[0], stick)
-    report.write(folders, page, yardstick=no_yardstick)
+    make_references(folder, TASKS[0], stick)
+    report.write(folder, page, yardstick=no_yardstick)
     assert "other settings than the plan has now: super_resolution/codi_half, seed 0." in page.read_text()
 
 
-def test_a_page_without_marks_is_left_alone(folders, page):
+def test_a_page_without_marks_is_left_alone(folder, page):
     page.write_text("by hand\n")
     with pytest.raises(UserError, match="results.md: has no <!-- study: begin --> before <!-- study: end -->"):
-        report.write(folders, page, yardstick=no_yardstick)
-    assert page.read_text() == "by hand\n" and not folders.metrics.exists()
+        report.write(folder, page, yardstick=no_yardstick)
+    assert page.read_text() == "by hand\n" and not folder.exists()
 
 
 def test_the_page_of_the_repository_has_its_marks():

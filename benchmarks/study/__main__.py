@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from benchmarks.study import costs
 from benchmarks.study.plan import BY_NAME, ROWS, SEEDS, TASKS, Row
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 from codi_tf.errors import UserError
@@ -19,24 +20,34 @@ def _train(options: argparse.Namespace) -> None:
     from benchmarks.study import pieces
 
     while True:
-        left = [
-            (row, task)
-            for row, task in _chosen(options)
-            if not all(pieces.is_done(row, task, seed) for seed in options.seeds)
-        ]
-        for row, task in left:
+        left = _left(options)
+        for row, task, seeds in left:
             parent = None if row.parent is None else BY_NAME[row.parent]
-            if parent is not None and not all(pieces.is_done(parent, task, seed) for seed in options.seeds):
+            if parent is not None and not all(pieces.is_trained(parent, task, seed) for seed in seeds):
                 continue
             with pieces.claimed(row, task) as mine:
                 if mine:
-                    pieces.make(row, task, options.seeds)
+                    pieces.make(row, task, seeds)
                     break
         else:
-            names = ", ".join(f"{row.name} of {task}" for row, task in left)
+            names = ", ".join(f"{row.name} of {task}" for row, task, _ in left)
             return print(
                 f"left for other processes, or until what they start from is there: {names}" if left else "done"
             )
+
+
+def _left(options: argparse.Namespace) -> list[tuple[Row, str, tuple[int, ...]]]:
+    """What is to be trained, with which seeds: what is not measured, and before it what it goes on from."""
+    from benchmarks.study import pieces
+
+    left: dict[tuple[str, str], set[int]] = {}
+    for row, task in _chosen(options):
+        for seed in options.seeds:
+            if not pieces.is_measured(row, task, seed):
+                for stage in reversed(costs.chain(row)):
+                    if stage is row or not pieces.is_trained(stage, task, seed):
+                        left.setdefault((stage.name, "base" if stage.on_base else task), set()).add(seed)
+    return [(BY_NAME[name], task, tuple(sorted(seeds))) for (name, task), seeds in left.items()]
 
 
 def _chosen(options: argparse.Namespace) -> list[tuple[Row, str]]:

@@ -1,7 +1,8 @@
 """A bootstrap over seeds and pictures: how sure a figure is, and how sure the difference of two (NumPy only).
 
 A training is repeated with K seeds, and every result makes the same N pictures. Both are drawn with replacement. The
-draws are the same for whatever is compared, so that what two samples have in common, as hard pictures, cancels.
+draws are the same for whatever is compared, so that what two samples have in common, as hard pictures, cancels. Hence
+the replicates of a sample are all that a comparison needs of it, wherever and whenever it was measured.
 """
 
 from __future__ import annotations
@@ -64,19 +65,14 @@ def drawn(count: int, replicates: int, *, key: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).integers(0, count, (replicates, count))
 
 
-def spread(seeds: tuple[int, ...], values: np.ndarray, statistic: Callable, *, replicates: int = REPLICATES) -> Spread:
-    """The spread of `statistic`, a function of (values of pictures [N, ...], their places [N]).
+def replicates(values: np.ndarray, statistic: Callable, *, count: int = REPLICATES) -> np.ndarray:
+    """`statistic`, a function of (values of pictures [N, ...], their places [N]), of `count` sets of drawn pictures.
 
-    Args:
-        seeds: K of them.
-        values: of each seed's pictures, [K, N, ...].
-        statistic: see below.
-        replicates: sets of drawn pictures.
+    Returns:
+        float64 [count].
     """
-    everything, rows = np.arange(values.shape[1]), drawn(values.shape[1], replicates, key=OF_PICTURES)
-    figures = np.array([statistic(own, everything) for own in values])
-    resampled = np.array([[statistic(own[places], places) for own in values] for places in rows])
-    return Spread(tuple(seeds), figures, resampled)
+    rows = drawn(len(values), count, key=OF_PICTURES)
+    return np.array([statistic(values[places], places) for places in rows], np.float64)
 
 
 def mean(values: np.ndarray, places: np.ndarray) -> float:

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from benchmarks.study.measures import FD, SATURATION
 from benchmarks.study.plan import SEEDS, TASKS
-from benchmarks.study.references import FD
-from benchmarks.study.results import SATURATION, Results, Sample
+from benchmarks.study.results import Results, Sample
 
 REPRODUCED, CONTRARY, NOT_REPRODUCED, OPEN = "reproduced", "contrary", "not reproduced", "open"
 LOWER, HIGHER, NOT_HIGHER = "lower", "higher", "not higher"
@@ -153,7 +153,7 @@ def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = l
     figures = {}
     for measure in dict.fromkeys((comparison.measure, FD, *BESIDE)):
         sides = left.spread(measure), right.spread(measure)
-        if None in sides:
+        if None in sides or left.references is None:
             return Judgement(task, comparison, OPEN)
         difference = sides[0] - sides[1]
         if not difference.seeds:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.study.pieces import BATCH
-from benchmarks.study.plan import BY_NAME, Row
+from benchmarks.study.plan import BATCH, BY_NAME, Row
 
 
 def chain(row: Row) -> list[Row]:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.study.references import FD
+from benchmarks.study.measures import FD
 from benchmarks.study.results import Results, Sample
+from benchmarks.study.strips import read_strip
 from codi_tf.images import grid, write_png
 from codi_tf.reporting.curves import COLOURS, DPI, HEIGHT, STROKES, WIDTH, write_curves
 
 CURVES = (FD, "sharpness", "latent_error")
 INPUTS = 6  # that are shown, of those that are kept
 ZOOM = 2
-SEED = 0  # whose pictures are shown
 
 
 def curves(
@@ -138,14 +138,14 @@ def pictures(path: Path, results: Results, task: str, samples: dict[str, tuple[s
     """
     references = results.references.get(task)
     found = {title: results.samples.get((task, *sample)) for title, sample in samples.items()}
-    found = {title: sample for title, sample in found.items() if sample is not None and SEED in sample.files}
+    found = {title: sample for title, sample in found.items() if sample is not None and sample.strip is not None}
     if references is None or not found:
         return False
     columns = {"condition": references.pictures["condition"]}
-    columns |= {title: sample.pictures(SEED) for title, sample in found.items()}
+    columns |= {title: read_strip(sample.strip) for title, sample in found.items()}
     columns |= {name: references.pictures[name] for name in ("autoencoder", "original")}
     places = np.argsort(-references.pictures["original"].std(axis=(1, 2, 3)), kind="stable")[:INPUTS]
-    rows = [[np.clip((np.float32(own[place]) + 1) / 2, 0, 1) for own in columns.values()] for place in sorted(places)]
+    rows = [[own[place] for own in columns.values()] for place in sorted(places)]
     write_png(path, grid(rows, list(columns), zoom=ZOOM))
     return True
 

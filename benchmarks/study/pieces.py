@@ -1,6 +1,7 @@
 """One piece of the study: a row of a task, trained and measured with every seed, each result a file of its own.
 
-What is trained lies below runs/study/, what is measured below docs/study/. A piece that is there is not made again.
+What is trained lies below runs/study/, what is measured below docs/study/. What is measured there needs no training
+any more, also on another machine, unless another row goes on from it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -18,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.study.plan import BY_NAME, Row
+from benchmarks.study.measures import figures_of
+from benchmarks.study.plan import BATCH, BY_NAME, Row
+from benchmarks.study.strips import write_strip
 from codi_tf import config, data
 from codi_tf.convert.checkpoint import load_stable_diffusion
 from codi_tf.experiment import build_trainer, save_result
@@ -32,11 +36,12 @@ from codi_tf.tasks import make_task
 
 BASE = "assets/photos-base"
 RUNS, METRICS = Path("runs/study"), Path("docs/study")
+STAGES = "stages.json"  # beside what was trained: how
 EXAMPLES = 8000  # encoded once for each task
-BATCH = 24
 CROPS = {"image_size": 64, "seed": 0, "recolour": True}
 COUNT = 384  # crops that are measured
-PICTURES = 12  # that are kept
+SHOWN = ("ddim-4", "ddim-50")  # samples whose first pictures are kept, of one seed
+SHOWN_SEED = 0
 VALIDATION = "coffee"  # the held-out photo that settings are chosen on; the others are the test
 SEEDS_OF_CROPS = {"test": 1, "validation": 2}
 
@@ -60,15 +65,14 @@ def result_of(row: Row, task: str, seed: int) -> Path:
     return RUNS / ("base" if row.on_base else task) / f"{row.name}-seed{seed}"
 
 
-def metrics_of(row: Row, task: str, seed: int) -> Path:
+def metrics_of(row: Row, task: str, seed: int, metrics: Path = METRICS) -> Path:
     """Where its figures lie."""
-    return METRICS / ("base" if row.on_base else task) / f"{row.name}-seed{seed}.json"
+    return metrics / ("base" if row.on_base else task) / f"{row.name}-seed{seed}.json"
 
 
-def values_of(row: Row, task: str, seed: int) -> Path:
-    """Where the values and features of its pictures lie."""
-    path = result_of(row, task, seed)
-    return path.with_name(f"{path.name}.npz")
+def strip_of(row: Row, task: str, sample: str, metrics: Path = METRICS) -> Path:
+    """Where the first pictures of a sample lie."""
+    return metrics / task / "pictures" / f"{row.name}-{sample}.png"
 
 
 def chain_of(row: Row, task: str, seed: int) -> list[dict]:
@@ -78,12 +82,20 @@ def chain_of(row: Row, task: str, seed: int) -> list[dict]:
     return json.loads(json.dumps([*before, {**experiment, "samples": row.samples}]))
 
 
-def is_done(row: Row, task: str, seed: int) -> bool:
-    """Whether a row has been trained and measured, with these settings."""
+def is_trained(row: Row, task: str, seed: int) -> bool:
+    """Whether a row has been trained here, with these settings."""
+    path = result_of(row, task, seed) / STAGES
+    return path.is_file() and json.loads(path.read_text("utf-8")) == chain_of(row, task, seed)
+
+
+def is_measured(row: Row, task: str, seed: int) -> bool:
+    """Whether a row with these settings has been measured, here or elsewhere."""
     path = metrics_of(row, task, seed)
-    if not path.is_file() or not result_of(row, task, seed).is_dir():
+    if not path.is_file():
         return False
-    return json.loads(path.read_text("utf-8")).get("stages") == chain_of(row, task, seed)
+    about = json.loads(path.read_text("utf-8"))
+    whole = all("replicates" in figures for figures in about["samples"].values())
+    return whole and about.get("stages") == chain_of(row, task, seed)
 
 
 @contextmanager
@@ -110,8 +122,7 @@ def claimed(row: Row, task: str) -> Iterator[bool]:
 
 
 def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") -> None:
-    """Train and measure a row with every seed that is not there yet: traced once, then started again and again."""
-    seeds = tuple(seed for seed in seeds if not is_done(row, task, seed))
+    """Train a row with some seeds, traced once, then started again and again; measure what is not measured yet."""
     trainer = train_step = None
     for seed in seeds:
         experiment = experiment_of(row, task, seed)
@@ -132,25 +143,32 @@ def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") ->
             logs = train_step(batch)
             if step % 50 == 0 or step == row.updates:
                 progress.update(step, f"loss {float(logs['loss']):.4f}")
-        seconds = time.process_time() - began
+        seconds, stages = time.process_time() - began, chain_of(row, task, seed)
         shutil.rmtree(result_of(row, task, seed), ignore_errors=True)  # of other settings
         result_of(row, task, seed).parent.mkdir(parents=True, exist_ok=True)
         save_result(experiment, trainer, result_of(row, task, seed), {"study": row.name, "seed": seed})
-        figures = _measure(row, task, seed, trainer, split) if row.samples else {}
-        about = {
-            "row": row.name,
-            "task": task,
-            "seed": seed,
-            "split": split,
-            "commit": _commit(),
-            "stages": chain_of(row, task, seed),
-            "cpu_seconds": round(seconds),
-            "loss": float(logs["loss"]),
-            "samples": figures,
-        }
-        path = metrics_of(row, task, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+        if not is_measured(row, task, seed):
+            about = {
+                "row": row.name,
+                "task": task,
+                "seed": seed,
+                "split": split,
+                "commit": _commit(),
+                "stages": stages,
+                "cpu_seconds": round(seconds),
+                "loss": float(logs["loss"]),
+                "samples": _measure(row, task, seed, trainer, split),
+            }
+            path = metrics_of(row, task, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(as_json(about), "utf-8")
+        (result_of(row, task, seed) / STAGES).write_text(json.dumps(stages), "utf-8")
+
+
+def as_json(about: dict) -> str:
+    """JSON with indents, lists of numbers in one line."""
+    text = json.dumps(about, indent=1)
+    return re.sub(r"\[[-\d.e,+\s]*\]", lambda match: re.sub(r"\s+", " ", match[0]), text) + "\n"
 
 
 def _variables(trainer) -> list:
@@ -191,16 +209,14 @@ def yardstick(task: str, split: str) -> Yardstick:
 
 
 def _measure(row: Row, task: str, seed: int, model, split: str) -> dict[str, dict]:
-    """Sample -> figures; the features and the values of every picture go to a file beside the trained row."""
-    stick, figures, kept = yardstick(task, split), {}, {}
+    """Sample -> figures; the first pictures of some are kept."""
+    figures = {}
     for sampler, steps, guidance in row.samples:
+        stick, name = yardstick(task, split), sample_name(sampler, steps, guidance)
         pictures, latents = model_sampler(model, steps, sampler=sampler, guidance=guidance)(stick.conditions)
-        measured, name = stick.measure(pictures, latents), sample_name(sampler, steps, guidance)
-        figures[name] = measured.row()
-        kept[f"{name}/features"] = measured.features["frechet_photos"].astype(np.float32)
-        kept |= {f"{name}/{key}": values.astype(np.float32) for key, values in measured.values.items()}
-        kept[f"{name}/pictures"] = pictures[:PICTURES].astype(np.float16)
-    np.savez(values_of(row, task, seed), **kept)
+        figures[name] = figures_of(stick.measure(pictures, latents), pictures)
+        if split == "test" and seed == SHOWN_SEED and name in SHOWN:
+            write_strip(strip_of(row, task, name), pictures)
     return figures
 
 

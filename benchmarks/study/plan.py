@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 UPDATES = 1000  # of a row, all stages together
 HALF = UPDATES // 2
+BATCH = 24
 TASKS = ("super_resolution", "inpainting")
 SEEDS = (0, 1, 2)
 

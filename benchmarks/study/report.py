@@ -1,7 +1,7 @@
 """What the results say: tables and claims in docs/results.md, curves and pictures beside the figures.
 
 Only what is there is shown, so that it can be written at any time. The text between the two marks of the page is
-replaced, the rest is written by hand. The bootstrap takes minutes; several threads of NumPy's BLAS slow it down.
+replaced, the rest is written by hand.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from pathlib import Path
 
 from benchmarks.study import bootstrap, claims, figures, pieces, tables
 from benchmarks.study.plan import BY_NAME, SEEDS, TASKS
-from benchmarks.study.references import FD, Folders, make_references
+from benchmarks.study.references import make_references
 from benchmarks.study.results import Results, Sample, read
 from codi_tf.errors import UserError
-from codi_tf.progress import Progress
 from codi_tf.reporting.measuring import Yardstick
 from codi_tf.reporting.tables import legend
 
@@ -72,7 +71,7 @@ ABLATED = {
 
 
 def write(
-    folders: Folders | None = None,
+    metrics: Path = pieces.METRICS,
     page: Path = PAGE,
     *,
     seeds: tuple[int, ...] = SEEDS,
@@ -81,7 +80,7 @@ def write(
     """Write the page's part between the marks, claims.json, and the files of every task that has results.
 
     Args:
-        folders: where the results lie, and figures, tables and pictures go; None: the study's.
+        metrics: where the results lie, and figures, tables and pictures go.
         page: Markdown with BEGIN and END.
         seeds: that are read; a claim is judged when it has them all.
         yardstick: (task, split) -> what references are made of, where they are missing.
@@ -89,25 +88,20 @@ def write(
     Raises:
         UserError: a page without its two marks.
     """
-    folders = folders or Folders()
     before, after = _around(page)
-    for task in _without_references(folders, read(folders, seeds=seeds)):
-        make_references(folders, task, yardstick(task, "test"))
-    results = read(folders, seeds=seeds)
-    progress = Progress("resampling", len(results.samples))
-    for done, sample in enumerate(results.samples.values(), start=1):
-        sample.spread(FD)
-        progress.update(done)
+    for task in _without_references(read(metrics, seeds=seeds)):
+        make_references(metrics, task, yardstick(task, "test"))
+    results = read(metrics, seeds=seeds)
     judgements = claims.judge_all(results, seeds=len(seeds))
-    text = _page(results, judgements, folders, Path(os.path.relpath(folders.metrics, page.parent)))
-    _write(folders.metrics / "claims.json", json.dumps(claims.as_data(judgements), indent=1) + "\n")
+    text = _page(results, judgements, metrics, Path(os.path.relpath(metrics, page.parent)))
+    _write(metrics / "claims.json", json.dumps(claims.as_data(judgements), indent=1) + "\n")
     _write(page, f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
-def _page(results: Results, judgements: dict, folders: Folders, link: Path) -> str:
+def _page(results: Results, judgements: dict, metrics: Path, link: Path) -> str:
     parts = [_claims(judgements)]
-    parts += [_task(results, task, folders, link) for task in TASKS]
-    parts += [_ablations(results, folders, link), _tuning(folders), _origin(results)]
+    parts += [_task(results, task, metrics, link) for task in TASKS]
+    parts += [_ablations(results, metrics, link), _tuning(metrics), _origin(results)]
     return "\n".join(part for part in parts if part)
 
 
@@ -122,8 +116,7 @@ is known roughly, they are too narrow rather than too wide.
 
 FD-photos decides, but it alone can be fooled by grain: the latent error, which grain raises and softness lowers, and
 the sharpness stand beside it. "(grain)": the side that is better in FD-photos has the higher latent error and is
-sharper than the autoencoder's reconstructions of the originals. Saturation is that of {pieces.PICTURES} pictures a
-sample, which are kept.
+sharper than the autoencoder's reconstructions of the originals.
 
 <details><summary>All comparisons</summary>
 
@@ -135,7 +128,7 @@ sample, which are kept.
 {tables.claims_table(judgements)}{detail if comparisons else ""}"""
 
 
-def _task(results: Results, task: str, folders: Folders, link: Path) -> str:
+def _task(results: Results, task: str, metrics: Path, link: Path) -> str:
     """Table 2 of a task with its curves and pictures; the whole table goes to a file of its own."""
     whole = tables.table_2(results, task)
     if not whole:
@@ -143,7 +136,7 @@ def _task(results: Results, task: str, folders: Folders, link: Path) -> str:
     title = tables.TITLES[task]
     shown = tables.table_2(results, task, steps=SHOWN_STEPS) or whole
     notes = _notes(results, task)
-    _write(folders.metrics / task / "table.md", f"# {title.capitalize()}: every sample\n\n{whole}\n{notes}\n")
+    _write(metrics / task / "table.md", f"# {title.capitalize()}: every sample\n\n{whole}\n{notes}\n")
     text = f"""## Table 2: {title}
 
 {shown}
@@ -156,22 +149,24 @@ student's forward and backward pass count as one:
 {tables.cost_table(results, task)}"""
     rows = {BY_NAME[name].title: name for name in FAMILIES}
     families = {BY_NAME[name].title: family for name, family in FAMILIES.items()}
-    if figures.curves(folders.metrics / task / "methods.png", results, task, rows, families=families):
+    if figures.curves(metrics / task / "methods.png", results, task, rows, families=families):
         text += f"\n![Quality against evaluations, every method]({link}/{task}/methods.png)\n"
     ways = {title: [one for one in results.of_row(task, row) if _plain(one)] for title, row in rows.items()}
-    if figures.tradeoff(folders.metrics / task / "tradeoff.png", ways, families):
+    if figures.tradeoff(metrics / task / "tradeoff.png", ways, families):
         text += f"""
 What looks like photos is not what is close to this photo, and a setting (delta above all) moves a method along its
 line. Down and to the left is better in both; the numbers are evaluations:
 
 ![FD-photos against latent error, every method]({link}/{task}/tradeoff.png)
 """
-    if figures.pictures(folders.metrics / task / "pictures.png", results, task, COMPARED):
-        text += f"\nThe same inputs and noise, seed {figures.SEED} of the training, DDIM with 4 or 50 evaluations:\n"
+    if figures.pictures(metrics / task / "pictures.png", results, task, COMPARED):
+        text += (
+            f"\nThe same inputs and noise, seed {pieces.SHOWN_SEED} of the training, DDIM with 4 or 50 evaluations:\n"
+        )
         text += f"\n![Pictures of every method]({link}/{task}/pictures.png)\n"
     table = tables.budget_table(results, task)
     text += f"\n### Budgets: {title}\n\n{table}" if table else ""
-    if figures.budget_curves(folders.metrics / task / "budgets.png", tables.budgets(results, task)):
+    if figures.budget_curves(metrics / task / "budgets.png", tables.budgets(results, task)):
         text += f"\n![FD-photos against updates]({link}/{task}/budgets.png)\n"
     return text
 
@@ -189,7 +184,7 @@ def _notes(results: Results, task: str) -> str:
 """
 
 
-def _ablations(results: Results, folders: Folders, link: Path) -> str:
+def _ablations(results: Results, metrics: Path, link: Path) -> str:
     """Table 3, Fig. 2 and Fig. 7."""
     task, text = TASKS[0], ""
     table = tables.table_3(results)
@@ -200,15 +195,15 @@ def _ablations(results: Results, folders: Folders, link: Path) -> str:
         ("fig_2", "Fig. 2: where guidance is measured", FIG_2),
         ("fig_7", "Fig. 7: pre-training, times and guidance", FIG_7),
     ):
-        if figures.curves(folders.metrics / task / f"{name}.png", results, task, rows):
+        if figures.curves(metrics / task / f"{name}.png", results, task, rows):
             text += f"\n## {title}\n\n![{title}]({link}/{task}/{name}.png)\n"
-    if figures.pictures(folders.metrics / task / "ablations.png", results, task, ABLATED):
+    if figures.pictures(metrics / task / "ablations.png", results, task, ABLATED):
         text += f"\nThe same inputs and noise, 4 evaluations:\n\n![Ablations]({link}/{task}/ablations.png)\n"
     return text
 
 
-def _tuning(folders: Folders) -> str:
-    table = tables.tuning_table(folders)
+def _tuning(metrics: Path) -> str:
+    table = tables.tuning_table(metrics)
     return (
         f"""## How the settings were chosen
 
@@ -257,7 +252,7 @@ def _stale(results: Results) -> list[str]:
     return names
 
 
-def _without_references(folders: Folders, results: Results) -> list[str]:
+def _without_references(results: Results) -> list[str]:
     tasks = {task for task, _, _ in results.samples}
     return [task for task in TASKS if task in tasks and task not in results.references]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from benchmarks.study import claims, costs, pieces
+from benchmarks.study.measures import FD, SATURATION
 from benchmarks.study.plan import BY_NAME, TASKS, TRIALS, Trial
-from benchmarks.study.references import FD, Folders
-from benchmarks.study.results import SATURATION, Results, Sample, read
+from benchmarks.study.results import Results, Sample, read
 from benchmarks.study.tuning import of_trial
 from codi_tf.reporting.tables import column
 
@@ -109,13 +110,13 @@ def budget_table(results: Results, task: str) -> str:
 DECISIVE = {"ldm": 50, "adapter": 50}  # evaluations that settings were chosen at, where not at 4
 
 
-def tuning_table(folders: Folders, trials: tuple[Trial, ...] = TRIALS) -> str:
+def tuning_table(metrics: Path, trials: tuple[Trial, ...] = TRIALS) -> str:
     """The trials on the validation photo, the best of each method, and what is used.
 
     What is best has the least FD-photos at 4 evaluations; of what is not distilled, at 50.
     """
     methods = {of_trial(trial).name: trial.row for trial in trials}
-    results = read(folders, rows=tuple(map(of_trial, trials)), seeds=(0,))
+    results = read(metrics, rows=tuple(map(of_trial, trials)), seeds=(0,))
     best = {}
     for (_, name, _), sample in results.samples.items():
         method = methods[name]

@@ -17,14 +17,16 @@ def tune(rows: tuple[str, ...] | None) -> None:
             _make(of_trial(trial))
 
 
-def _make(row: Row) -> None:
+def _make(row: Row, *, measured: bool = True) -> None:
+    """Train a row, and before it what it goes on from, unless it is measured; as a parent it must be there itself."""
     task = "base" if row.on_base else TASK
+    if pieces.is_trained(row, task, 0) or (measured and pieces.is_measured(row, task, 0)):
+        return
     if row.parent is not None:
-        _make(BY_NAME[row.parent])
-    if not pieces.is_done(row, task, 0):
-        with pieces.claimed(row, task) as mine:
-            if mine:
-                pieces.make(row, task, (0,), split="validation")
+        _make(BY_NAME[row.parent], measured=False)
+    with pieces.claimed(row, task) as mine:
+        if mine:
+            pieces.make(row, task, (0,), split="validation")
 
 
 def of_trial(trial: Trial) -> Row:
