@@ -229,5 +229,5 @@ def _commit() -> str:
     def git(*arguments):
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
     return git("log", "-1", "--format=%s") + (" (with changes)" if changed else "")
