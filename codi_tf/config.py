@@ -315,7 +315,8 @@ class Train:
 
     Attributes:
         steps: optimizer steps of the whole run.
-        batch_size: examples in the global batch.
+        batch_size: examples in the global batch, of all replicas and micro-batches together.
+        accumulate: into how many micro-batches, one after the other, a replica's share of the batch is divided.
         learning_rate: the peak.
         decay: "cosine" or "constant".
         cycles: how many times the cosine runs from the peak to 0, without a warm-up if more than once: for guided
@@ -324,11 +325,15 @@ class Train:
         ema_decay: gamma of the moving average; for CoDi it is also the target network.
         seed: seed of initialisation and of all draws of the loss.
         log_every, sample_every, save_every: in steps; 0 turns pictures or checkpoints off (a last one is always made).
-        keep: checkpoints kept.
+        keep, keep_every: checkpoints kept: the newest `keep`, and those of every `keep_every`-th step, 0 for none.
+        max_skipped: a run ends when so many steps in a row had a loss or gradient that was not finite.
+        steps_per_call: steps in one call from Python, a loop on the device; never past what is logged or saved.
+        jit_compile: compile the step with XLA. TPUs always do; on processors it is slower for small networks.
     """
 
     steps: int
     batch_size: int = 32
+    accumulate: int = 1
     learning_rate: float = 3e-4
     warmup_steps: int = 100
     decay: str = "cosine"
@@ -341,13 +346,28 @@ class Train:
     sample_every: int = 0
     save_every: int = 500
     keep: int = 2
+    keep_every: int = 0
+    max_skipped: int = 10
+    steps_per_call: int = 1
+    jit_compile: bool = False
 
     def __post_init__(self):
         _one_of("train.decay", self.decay, ("cosine", "constant"))
-        for name in ("steps", "batch_size", "cycles", "log_every", "keep"):
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "cycles",
+            "log_every",
+            "keep",
+            "max_skipped",
+            "steps_per_call",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("warmup_steps", "sample_every", "save_every", "weight_decay"):
+        if self.batch_size % self.accumulate:
+            raise UserError(f"train.accumulate is {self.accumulate}: it must divide train.batch_size {self.batch_size}")
+        for name in ("warmup_steps", "sample_every", "save_every", "keep_every", "weight_decay"):
             if getattr(self, name) < 0:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must not be negative")
         for name in ("learning_rate", "clip_norm"):
@@ -359,6 +379,32 @@ class Train:
             raise UserError(f"train.seed is {self.seed}: it must be from 0 to 2**31 - 1")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay is {self.ema_decay}: it must be in [0, 1)")
+
+
+STRATEGIES = ("none", "mirrored", "multiworker", "tpu")
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Which devices train. What is learnt does not depend on it: a run may be resumed on others.
+
+    Attributes:
+        strategy: none (one device), mirrored (the GPUs of this machine), multiworker (several machines, told by
+            TF_CONFIG), tpu.
+        tpu: "local" on a TPU VM, or the name of a TPU.
+        devices: of mirrored, how many devices; 0 for all GPUs. Without GPUs the processor is divided into as many.
+    """
+
+    strategy: str = "none"
+    tpu: str = "local"
+    devices: int = 0
+
+    def __post_init__(self):
+        _one_of("distribution.strategy", self.strategy, STRATEGIES)
+        if self.devices < 0:
+            raise UserError(f"distribution.devices is {self.devices}: it must be 0, for all, or a number of devices")
+        if self.devices and self.strategy != "mirrored":
+            raise UserError(f"distribution.devices is {self.devices}: it belongs to strategy mirrored; leave it out")
 
 
 @dataclass(frozen=True)
@@ -377,6 +423,7 @@ class Experiment:
     data: Data = field(default_factory=Data)
     adaptation: Adaptation = field(default_factory=Adaptation)
     memory: Memory = field(default_factory=Memory)
+    distribution: Distribution = field(default_factory=Distribution)
     base: str | None = None
     task: dict | None = None
     text: str | None = None

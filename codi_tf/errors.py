@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user."""
+"""What ends a program without a traceback: a mistake of the user, and work that can go on later."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ class UserError(ValueError):
     """A one-line message that names the thing, its value and the remedy.
 
     The command lines print it as ``error: ...`` and exit with status 2, without a traceback.
+    """
+
+
+class Interrupted(Exception):
+    """A run that stopped on the way, and that the same command resumes: one line that says where.
+
+    The command lines print it and exit with status 75, which says "try again" to schedulers (EX_TEMPFAIL).
     """
 
 

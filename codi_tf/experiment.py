@@ -47,17 +47,18 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
     method, train, adaptation, memory = experiment.method, experiment.train, experiment.adaptation, experiment.memory
     task = build_task(experiment)
     keras.utils.set_random_seed(train.seed)
+    shared = {"ema_decay": train.ema_decay, "seed": train.seed, "accumulate": train.accumulate}
     if isinstance(method, config.Autoencoder):
         student = make_autoencoder(method.network)
-        trainer = Trainer(AutoencoderMethod(method, student), ema_decay=train.ema_decay, seed=train.seed)
+        trainer = Trainer(AutoencoderMethod(method, student), **shared)
     elif isinstance(method, config.Pretrain):
         base = to_pretrain(experiment.base, method)
         runs = FinetuneMethod(method, base, AdaptedUNet(base.unet, name="student"))
-        trainer = Trainer(runs, ema_decay=train.ema_decay, seed=train.seed)
+        trainer = Trainer(runs, **shared)
     elif task is None:  # guided distillation of a base alone
         base = alone(experiment.base)
         runs = HalvingMethod(method, base, AdaptedUNet(base.unet, name="student"))
-        trainer = Trainer(runs, ema_decay=train.ema_decay, seed=train.seed)
+        trainer = Trainer(runs, **shared)
     else:
         base, adapter = adapted(experiment, task)
         trainer = CoDi(
@@ -66,9 +67,9 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
             adaptation.train,
             method=method,
             task=task,
-            ema_decay=train.ema_decay,
             mu_rate=adaptation.mu_rate,
-            seed=train.seed,
+            scaled=memory.compute == "float16",
+            **shared,
             image_size=experiment.data.image_size,
             perceptual=_perceptual(method),
             pretrained=adaptation.pretrained,
@@ -136,26 +137,62 @@ def tokenizer_of(experiment: config.Experiment, base: Base) -> Tokenizer | None:
     return base.tokenizer
 
 
+def check_batch(train: config.Train, replicas: int) -> None:
+    """Whether the global batch can be divided. Raises UserError where it cannot."""
+    parts = replicas * train.accumulate
+    if train.batch_size % parts:
+        raise UserError(
+            f"train.batch_size is {train.batch_size}: {replicas} replicas with {train.accumulate} micro-batches each "
+            f"need a multiple of {parts}"
+        )
+
+
+def distributed_batches(experiment: config.Experiment, trainer: Trainer, strategy, start_step: int, *, source=None):
+    """The iterable of batches that `loop.make_loop` takes: every host reads its own share, every replica its own.
+
+    Args:
+        experiment, trainer, start_step, source: see `build_dataset`.
+        strategy: a `tf.distribute.Strategy`.
+    """
+    check_batch(experiment.train, strategy.num_replicas_in_sync)
+    size = experiment.train.batch_size
+
+    def of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        shard = (context.input_pipeline_id, context.num_input_pipelines)
+        dataset = build_dataset(experiment, trainer, start_step, source=source, shard=shard)
+        own = context.get_per_replica_batch_size(size)
+        return dataset if own * shard[1] == size else dataset.rebatch(own, drop_remainder=True).prefetch(2)
+
+    return strategy.distribute_datasets_from_function(of_host)
+
+
 def build_dataset(
-    experiment: config.Experiment, trainer: Trainer, start_step: int, *, source: data.Source | None = None
+    experiment: config.Experiment,
+    trainer: Trainer,
+    start_step: int,
+    *,
+    source: data.Source | None = None,
+    shard: tuple[int, int] = data.ONE_HOST,
 ) -> tf.data.Dataset:
     """Batches from step `start_step` on: of images, or of latents where they are encoded once.
 
-    `source` is that of `load_source`, split "train", where the caller wants to ask it something afterwards.
+    `source` is that of `load_source`, split "train", where the caller wants to ask it something afterwards. `shard`,
+    (i, n), is for host i of n, whose batches are the n-th part of the global ones.
     """
     settings, train = experiment.data, experiment.train
     if getattr(experiment.method, "drop_prompt", 0.0) and not takes_prompts(experiment):
         share = experiment.method.drop_prompt
         raise UserError(f"method.drop_prompt is {share}, but no prompts are used: set data.prompts=true, or make it 0")
+    batch = {"batch_size": train.batch_size // shard[1], "shard": shard, "start_step": start_step}
     if is_cache(settings.source):
-        return _cached(experiment, trainer, start_step)
+        return _cached(experiment, trainer, batch)
     source, task = source or load_source(experiment, "train"), build_task(experiment)
     shared = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolour")}
     if isinstance(experiment.method, config.Autoencoder):
-        return data.batches(source, task, batch_size=train.batch_size, start_step=start_step, **shared)
+        return data.batches(source, task, **batch, **shared)
     shared["tokenizer"] = tokenizer_of(experiment, trainer.method.base)
     if not settings.encode_once:
-        return data.batches(source, task, batch_size=train.batch_size, start_step=start_step, **shared)
+        return data.batches(source, task, **batch, **shared)
     if settings.encode_once < train.batch_size:
         raise UserError(f"data.encode_once is {settings.encode_once}: it must be at least train.batch_size")
     count, progress = settings.encode_once, Progress("encoding examples", settings.encode_once)
@@ -163,11 +200,10 @@ def build_dataset(
     base, student = trainer.method.base, trainer.student
     latents = encode_once(base, images, count, progress.update, see=functools.partial(seen, base, student))
     latents, contexts = embed_once(base, latents)
-    options = {"seed": settings.seed, "start_step": start_step, "contexts": contexts}
-    return latent_batches(latents, batch_size=train.batch_size, **options)
+    return latent_batches(latents, seed=settings.seed, contexts=contexts, **batch)
 
 
-def _cached(experiment: config.Experiment, trainer: Trainer, start_step: int) -> tf.data.Dataset:
+def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.data.Dataset:
     """Batches of what `python -m codi_tf.cache` encoded."""
     settings = experiment.data
     if isinstance(experiment.method, config.Autoencoder):
@@ -182,8 +218,7 @@ def _cached(experiment: config.Experiment, trainer: Trainer, start_step: int) ->
     elif "tokens" not in examples:
         raise UserError(f"{settings.source}: was encoded without texts; encode it with data.prompts=true")
     examples, contexts = embed_once(base, examples)
-    options = {"seed": settings.seed, "start_step": start_step, "contexts": contexts}
-    return cached_batches(examples, batch_size=experiment.train.batch_size, **options)
+    return cached_batches(examples, seed=settings.seed, contexts=contexts, **batch)
 
 
 def save_result(experiment: config.Experiment, trainer: Trainer, folder: Path, provenance: dict) -> None:

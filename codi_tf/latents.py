@@ -76,21 +76,23 @@ def latent_batches(
     seed: int,
     start_step: int = 0,
     contexts: np.ndarray | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Infinite batches of encoded examples, drawn without replacement within an epoch; batch k depends on (seed, k).
 
     Args:
         latents: from `encode_once` or `embed_once`.
-        batch_size: B.
+        batch_size: B, of this host.
         seed: of the order.
         start_step: the first batch.
         contexts: from `embed_once`.
+        shard: (i, n): this is host i of n, whose batches are the i-th part of batches of n B examples.
 
     Returns:
         B examples of what `encode_once` gives; with contexts "context", float32 [B, M, D], in place of "tokens".
     """
-    count = len(latents["latent"])
-    per_epoch = count // batch_size
+    count, (host, hosts) = len(latents["latent"]), shard
+    per_epoch = count // (batch_size * hosts)
     tables = {key: tf.constant(value) for key, value in latents.items()}
     embedded = None if contexts is None else tf.constant(contexts)
 
@@ -98,7 +100,8 @@ def latent_batches(
         epoch, place = step // per_epoch, step % per_epoch
         # A sort of stateless random numbers is a permutation that depends on (seed, epoch) alone.
         order = tf.argsort(tf.random.stateless_uniform((count,), (tf.cast(seed, tf.int64), epoch)))
-        chosen = order[place * batch_size : (place + 1) * batch_size]
+        first = (place * hosts + host) * batch_size
+        chosen = order[first : first + batch_size]
         examples = {key: tf.ensure_shape(tf.gather(t, chosen), (batch_size, *t.shape[1:])) for key, t in tables.items()}
         if embedded is not None:
             examples["context"] = tf.gather(embedded, examples.pop("prompt"))

@@ -53,6 +53,7 @@ class CoDi(Trainer):
         ema_decay: gamma of theta-, the target network, which is also the network that generates.
         mu_rate: learning rate of mu as a multiple of the others'.
         seed: seed of all draws of the loss.
+        accumulate, scaled: see `trainer.Trainer`.
         image_size: side of the training crops; the default size of an export.
         perceptual: feature network of the perceptual distances, images in [-1, 1] -> list of feature maps.
         pretrained: whether the UNet keeps its weights; False: it starts from random ones.
@@ -72,6 +73,8 @@ class CoDi(Trainer):
         ema_decay: float = 0.95,
         mu_rate: float = 30.0,
         seed: int = 0,
+        accumulate: int = 1,
+        scaled: bool = False,
         image_size: int = 64,
         perceptual=None,
         pretrained: bool = True,
@@ -99,7 +102,8 @@ class CoDi(Trainer):
             adapter = make_adapter(adapter, base, task.condition_channels)
         check_adapter(adapter, base, task.condition_channels)
         runs, base = _make_method(settings, base, adapter, perceptual)
-        super().__init__(runs, ema_decay=ema_decay, mu_rate=mu_rate, seed=seed, name=name)
+        options = {"ema_decay": ema_decay, "mu_rate": mu_rate, "seed": seed}
+        super().__init__(runs, accumulate=accumulate, scaled=scaled, **options, name=name)
         self.base, self.settings, self.adaptation = base, settings, adaptation
         self.task, self.image_size = task, image_size
         self._generator = None

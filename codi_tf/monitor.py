@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
+import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,53 +17,88 @@ from codi_tf import config, data, images
 from codi_tf.data.cached import is_cache
 from codi_tf.errors import UserError
 from codi_tf.experiment import build_task, load_source, takes_prompts
+from codi_tf.loop import WAITED, make_average_alone
 from codi_tf.model import CoDi
 from codi_tf.trainer import Trainer
 
 PICTURES = 4  # held-out examples in a grid
+WARM = 3  # steps before those that are profiled
 PROBED = 16  # held-out examples that the condition is swapped between
 
 
 class Monitor:
     """Averages the logs of `log_every` steps and writes them; makes a grid of samples every `sample_every` steps.
 
+    Beside the losses stand images a second; the shares of the time that went into waiting for input and into the moving
+    average (measured by itself, once each time); and the peak of memory.
+
     Args:
         experiment, trainer: what runs.
+        strategy: that it runs on.
         out: the folder of the run.
         first: the step that it resumes from.
         heldout: see `heldout_examples`.
+        writes: whether this process writes: of several workers one does.
     """
 
     def __init__(
         self,
         experiment: config.Experiment,
         trainer: Trainer,
+        strategy,
         out: Path,
         first: int,
         heldout: dict[str, np.ndarray] | None,
+        *,
+        writes: bool = True,
     ):
-        self.settings, self.trainer, self.out = experiment.train, trainer, out
-        self.note = ""
+        self.settings, self.trainer, self.out, self.writes = experiment.train, trainer, out, writes
+        self.first, self.note = first, ""
+        self._average = make_average_alone(trainer, strategy)
         self._sums: dict[str, float] = {}
-        self._count = 0
+        self._count = self._timed = 0
+        self._seconds, self._compiled, self._profiling = 0.0, False, False
         self._metrics = out / "metrics.jsonl"
+        if not writes:
+            return
         if self._metrics.is_file():  # what was written after the state that the run resumes from is written again
             lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            self._metrics.write_text("".join(x for x in lines if json.loads(x)["step"] <= first), encoding="utf-8")
+            self._metrics.write_text("".join(x for x in lines if _step_of(x) <= first), encoding="utf-8")
         self._writer = tf.summary.create_file_writer(str(out / "logs"))
         self._heldout = heldout
         prompts = None if self._heldout is None else self._heldout.get("prompt")
         self._context = None if prompts is None else trainer.base.embed(list(prompts))
 
-    def step(self, step: int, logs: dict) -> None:
-        """Take the logs of a step."""
+    @contextlib.contextmanager
+    def timed(self, step: int, count: int, profile: int) -> Iterator[None]:
+        """Times the block, `count` steps after `step`. `profile` steps are recorded, the first three not among them."""
+        done = step - self.first
+        if profile and self.writes and done == WARM:
+            tf.profiler.experimental.start(str(self.out / "logs"))
+            self._profiling = True
+        began = time.perf_counter()
+        yield
+        if self._compiled:  # the first call traces the step
+            self._seconds += time.perf_counter() - began
+            self._timed += count
+        self._compiled = True
+        if self._profiling and done + count >= WARM + profile:
+            tf.profiler.experimental.stop()
+            self._profiling = False
+
+    def step(self, step: int, count: int, sums: dict[str, float]) -> None:
+        """Take the sums of the logs of the `count` steps up to `step`."""
         settings = self.settings
-        for name, value in logs.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
-        self._count += 1
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += count
+        if not self.writes:
+            return
         if step % settings.log_every == 0 or step == settings.steps:
-            scalars = {name: total / self._count for name, total in self._sums.items()} | self._probe()
-            self._sums, self._count = {}, 0
+            skipped, waited = self._sums.pop("skipped"), self._sums.pop(WAITED)
+            scalars = {name: total / self._count for name, total in self._sums.items()} | {"skipped": skipped}
+            scalars |= self._probe() | self._speed(waited)
+            self._sums, self._count, self._seconds, self._timed = {}, 0, 0.0, 0
             self._write(step, scalars)
         if settings.sample_every and (step % settings.sample_every == 0 or step == settings.steps):
             self._picture(step)
@@ -67,6 +106,8 @@ class Monitor:
     def _probe(self) -> dict[str, float]:
         rate = self.trainer.optimizer.learning_rate
         scalars = {"learning_rate": float(tf.convert_to_tensor(rate))}
+        if self.trainer.scaled:
+            scalars["loss_scale"] = float(self.trainer.scale.numpy())
         if isinstance(self.trainer, CoDi):
             base, mu = self.trainer.base, getattr(self.trainer.student.adapter, "mu", None)
             if self._heldout is not None:
@@ -78,6 +119,23 @@ class Monitor:
                 scalars["mu_mean"] = float(tf.reduce_mean(tf.abs(mu.value)))
         return scalars
 
+    def _speed(self, waited: float) -> dict[str, float]:
+        scalars = {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+        for device in tf.config.list_logical_devices("GPU"):
+            used = tf.config.experimental.get_memory_info(device.name)["peak"] / 2**30
+            scalars["peak_gpu_memory_gb"] = max(scalars.get("peak_gpu_memory_gb", 0.0), used)
+        if not self._timed:
+            return scalars
+        self._average()  # traces the first time
+        began = time.perf_counter()
+        self._average()
+        average = time.perf_counter() - began
+        return scalars | {
+            "images_per_second": self._timed * self.settings.batch_size / self._seconds,
+            "input_share": waited / self._count * self._timed / self._seconds,
+            "average_share": average * self._timed / self._seconds,
+        }
+
     def _write(self, step: int, scalars: dict[str, float]) -> None:
         with self._writer.as_default(step=step):
             for name, value in scalars.items():
@@ -85,8 +143,9 @@ class Monitor:
         self._writer.flush()
         with open(self._metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
-        shown = ("loss", "condition_use")
-        self.note = "  ".join(f"{name} {scalars[name]:.4f}" for name in shown if name in scalars)
+        shown = {"loss": ".4f", "condition_use": ".4f", "images_per_second": ".1f"}
+        note = "  ".join(f"{name} {scalars[name]:{form}}" for name, form in shown.items() if name in scalars)
+        self.note = note.replace("images_per_second", "images/s")
 
     def _picture(self, step: int) -> None:
         grid = sample_grid(self.trainer, self._heldout)
@@ -95,6 +154,14 @@ class Monitor:
         images.write_png(self.out / "samples" / f"step-{step:08d}.png", grid)
         with self._writer.as_default(step=step):
             tf.summary.image("samples", grid[None])
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; of one that a crash cut off, none."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
 
 
 def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[str, np.ndarray] | None:

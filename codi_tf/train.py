@@ -1,66 +1,162 @@
-"""python -m codi_tf.train CONFIG.yaml [--out runs/NAME] [section.key=value ...]: train; the same command resumes."""
+"""python -m codi_tf.train CONFIG.yaml [--out runs/NAME] [section.key=value ...]: train; the same command resumes.
+
+SIGTERM, as from a machine that is about to be taken away, saves the state and ends with status 75.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from codi_tf import config
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from codi_tf.errors import UserError, user_errors
+from codi_tf.distribution import is_chief, make_strategy
+from codi_tf.errors import Interrupted, UserError, user_errors
 from codi_tf.files import check_settings, whole_file
 
 
-def train(experiment: config.Experiment, out: Path) -> Path:
+def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path:
     """Run an experiment, from where an earlier run in `out` stopped. Returns the folder of the result.
 
-    `out` gets config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (pictures), metrics.jsonl and result/.
+    `out` gets config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (pictures), metrics.jsonl and result/. Of
+    several workers the first writes; all must see the same folder.
+
+    Args:
+        experiment: what to run.
+        out: the folder of the run.
+        profile: record so many steps, after the first ones, for TensorBoard's profiler.
 
     Raises:
-        UserError: `out` holds a run with other settings, or the config's files are missing or unfit.
+        UserError: `out` holds a run with other settings, the config's files are missing or unfit, too many steps in a
+            row were not finite, or the disk is full.
+        Interrupted: SIGTERM, or another worker was lost; the same call goes on.
     """
-    start_tensorflow()
+    _same_settings(experiment, out)
+    strategy = start_tensorflow(functools.partial(make_strategy, experiment.distribution))
     import tensorflow as tf
 
-    from codi_tf.checkpoints import restore_newest, save_state
+    from codi_tf.checkpoints import StateWriter, restore_newest
     from codi_tf.data.cached import is_cache
     from codi_tf.data.stream import warn_of_unreadable
-    from codi_tf.experiment import build_dataset, build_trainer, load_source, save_result
+    from codi_tf.experiment import build_trainer, check_batch, distributed_batches, load_source, save_result
+    from codi_tf.loop import STOP, make_loop
     from codi_tf.monitor import Monitor, heldout_examples
     from codi_tf.progress import Progress
 
-    settings = experiment.train
-    _same_settings(experiment, out)
-    trainer = build_trainer(experiment)
+    settings, chief = experiment.train, is_chief(strategy)
+    check_batch(settings, strategy.num_replicas_in_sync)
+    with strategy.scope():
+        trainer = build_trainer(experiment)
     states = out / "checkpoints"
-    first = restore_newest(trainer, states)
+    step = first = restore_newest(trainer, states)
     if first >= settings.steps and (out / "result").is_dir():
         print(f"{out}: all {settings.steps} steps are done; the result is {out / 'result'}")
         return out / "result"
     heldout = heldout_examples(experiment, trainer)  # before anything that takes time: it may be missing
     source = None if is_cache(experiment.data.source) else load_source(experiment, "train")
-    batches = iter(build_dataset(experiment, trainer, first, source=source))
-    _write_settings(experiment, out)
+    with user_errors():
+        batches = iter(distributed_batches(experiment, trainer, strategy, first, source=source))
+    if chief:
+        _write_settings(experiment, out)
     if first:
         print(f"resuming {out} at step {first}")
-    step_function = tf.function(trainer.train_step, autograph=False)
-    monitor = Monitor(experiment, trainer, out, first, heldout)
+    run = make_loop(trainer, strategy, jit_compile=settings.jit_compile)
+    monitor = Monitor(experiment, trainer, strategy, out, first, heldout, writes=chief)
+    writer = StateWriter(trainer, states, keep=settings.keep, keep_every=settings.keep_every)
     progress = Progress(f"training ({experiment.method_name})", settings.steps, first)
-    for step in range(first + 1, settings.steps + 1):
-        with user_errors():
-            batch = next(batches)
-        logs = step_function(batch)
-        monitor.step(step, logs)
-        if settings.save_every and step % settings.save_every == 0 and step < settings.steps:
-            save_state(trainer, states, step, keep=settings.keep)
-        progress.update(step, monitor.note)
-    save_state(trainer, states, settings.steps, keep=settings.keep)
-    save_result(experiment, trainer, out / "result", {"steps": settings.steps, "config": experiment.as_dict()})
+    with _told_to_stop() as told, _plain_ends(out, tf):
+        while step < settings.steps:
+            count = _until_next(step, settings, profile)
+            with monitor.timed(step, count, profile), user_errors():
+                sums = run(batches, tf.constant(count), tf.constant(int(told.is_set())))
+                sums = {name: float(value) for name, value in sums.items()}
+            step += count
+            if sums["skipped"]:
+                _judge(trainer, settings, step, count, functools.partial(_save_now, writer, step, chief))
+            stop = sums.pop(STOP)
+            monitor.step(step, count, sums)
+            if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
+                writer.save(step)
+            progress.update(step, monitor.note)
+            if stop and step < settings.steps:
+                _save_now(writer, step, chief)
+                raise Interrupted(f"stopped at step {step} by SIGTERM, its state is saved: the same command goes on")
+    _save_now(writer, step, chief)
+    if chief:
+        save_result(experiment, trainer, out / "result", {"steps": settings.steps, "config": experiment.as_dict()})
     warn_of_unreadable(source)
     return out / "result"
+
+
+def _until_next(step: int, settings: config.Train, profile: int) -> int:
+    """How many steps may run in one call: not past what is logged, pictured or saved; profiled ones one by one."""
+    periods = [settings.log_every, settings.sample_every, settings.save_every]
+    left = [period - step % period for period in periods if period]
+    return 1 if profile else min(settings.steps_per_call, settings.steps - step, *left)
+
+
+def _save_now(writer, step: int, chief: bool) -> None:
+    if chief:
+        writer.save(step)
+        writer.wait()
+
+
+def _judge(trainer, settings: config.Train, step: int, count: int, save) -> None:
+    """Warn of steps that were skipped; end the run where too many in a row were. Raises UserError."""
+    in_row = int(trainer.skipped_in_row.numpy())
+    if not in_row:  # the scale of a float16 loss was lowered, or a later step of the same call was good again
+        return
+    last, batch = step - 1, settings.batch_size
+    where = f"batch {last} (examples {last * batch} to {step * batch - 1} of the order of data.seed)"
+    if in_row >= settings.max_skipped:
+        save()
+        raise UserError(
+            f"step {step}: loss or gradient was not finite {in_row} times in a row, last with {where}; the weights "
+            "from before are saved. lower train.learning_rate, compute in float32, or look at these data"
+        )
+    sys.stderr.write(f"warning: step {step} skipped, loss or gradient not finite with {where}; {in_row} in a row\n")
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, as long as the block runs; without handlers outside of the main thread."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _plain_ends(out: Path, tf) -> Iterator[None]:
+    """Within the block, a worker that does not answer ends the run with Interrupted, a full disk with UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}); make room, then resume") from error
+    except tf.errors.OpError as error:
+        reason = " ".join(str(error.message).split())
+        if "No space left" in reason:
+            raise UserError(f"{out}: cannot be written (no space left on the device); make room, then resume") from None
+        lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
+        if isinstance(error, lost) or "Collective" in reason:
+            raise Interrupted(
+                f"another worker was lost ({type(error).__name__}); start all workers again: they go on from the last "
+                f"state in {out / 'checkpoints'}"
+            ) from None
+        raise
 
 
 def _same_settings(experiment: config.Experiment, out: Path) -> None:
@@ -70,7 +166,8 @@ def _same_settings(experiment: config.Experiment, out: Path) -> None:
     if not path.is_file():
         return
     earlier = config.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))  # with today's defaults
-    check_settings(out, _plain(earlier), _plain(experiment))
+    compared = (_plain(one) for one in (earlier, experiment))
+    check_settings(out, *({key: own[key] for key in own if key != "distribution"} for own in compared))
 
 
 def _write_settings(experiment: config.Experiment, out: Path) -> None:
@@ -87,10 +184,18 @@ def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m codi_tf.train", description=__doc__)
     parser.add_argument("config", help="a file of configs/")
     parser.add_argument("--out", type=Path, help="folder of the run; by default runs/NAME, NAME that of the config")
+    parser.add_argument("--strategy", choices=config.STRATEGIES, help="distribution.strategy of the config")
+    parser.add_argument("--tpu", help="distribution.tpu of the config: local, or a TPU's name")
+    parser.add_argument("--profile", type=int, default=0, metavar="N", help="record N steps for TensorBoard's profiler")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
+    for name in ("strategy", "tpu"):
+        if getattr(options, name) is not None:
+            options.overrides.append(f"distribution.{name}={getattr(options, name)}")
+    if options.profile < 0:
+        raise UserError(f"--profile is {options.profile}: it must be the number of steps")
     experiment = config.load(options.config, options.overrides)
-    result = train(experiment, options.out or Path("runs") / Path(options.config).stem)
+    result = train(experiment, options.out or Path("runs") / Path(options.config).stem, profile=options.profile)
     print(f"result: {result}")
 
 

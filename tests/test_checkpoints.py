@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import SCHEDULER, VAE, make_model
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from tiny import UNET, randomize, tiny_base, tiny_photos
 
 import codi_tf
 from codi_tf import config, monitor
-from codi_tf.checkpoints import restore_newest, save_state
+from codi_tf.checkpoints import StateWriter, restore_newest, write_state
 from codi_tf.convert.checkpoint import load_stable_diffusion
 from codi_tf.convert.folder import save_base
 from codi_tf.errors import UserError
@@ -56,6 +56,14 @@ def trainer():
     randomize([v for v in trainer.optimizer.variables if v.dtype == "float32"], 2)
     trainer.optimizer.iterations.assign(7)
     return trainer
+
+
+def save_state(trainer, folder, step, **options):
+    """Write a state and wait until it is there."""
+    writer = StateWriter(trainer, folder, **{"keep": 1, **options})
+    path = writer.save(step)
+    writer.wait()
+    return path
 
 
 def state(trainer):
@@ -101,14 +109,67 @@ def test_the_newest_are_kept(trainer, tmp_path):
     assert int(other.optimizer.iterations) == 8
 
 
-def test_a_torn_state_is_named_and_nothing_is_set(trainer, tmp_path):
-    path = save_state(trainer, tmp_path, 5, keep=1)
+def test_every_nth_state_stays(trainer, tmp_path):
+    for step in (3, 20, 100, 101, 102):
+        save_state(trainer, tmp_path, step, keep=2, keep_every=50)
+    assert sorted(p.name[9:13] for p in tmp_path.iterdir()) == ["0100", "0101", "0102"]
+
+
+def test_a_state_is_that_of_the_moment_although_training_goes_on(trainer, tmp_path):
+    """It is written while the variables change."""
+    writer, variable = StateWriter(trainer, tmp_path, keep=1), trainer.optimizer.iterations
+    path = writer.save(5)
+    for _ in range(50):
+        variable.assign_add(1)
+    writer.wait()
+    variable.assign(7)
+    assert load_file(path)["optimizer/00000"] == 7
+
+
+def cut(path):
     path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip(path):
+    """One bit of the last tensor."""
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(("damage", "said"), [(cut, "truncated"), (flip, "checksum"), (empty, "truncated")])
+def test_a_damaged_state_is_named_and_the_one_before_it_used(trainer, tmp_path, damage, said):
+    save_state(trainer, tmp_path, 4, keep=2)
+    trainer.optimizer.iterations.assign(8)
+    damage(save_state(trainer, tmp_path, 5, keep=2))
+    trainer.optimizer.iterations.assign(7)
+    other = compiled(seed=3)
+    with pytest.warns(UserWarning, match=f"step-00000005.safetensors: .*{said}.*; the state before it is used"):
+        assert restore_newest(other, tmp_path) == 4
+    assert same(state(other), state(trainer))
+
+
+def test_when_all_states_are_damaged_nothing_is_set(trainer, tmp_path):
+    cut(save_state(trainer, tmp_path, 5))
     other = compiled(seed=3)
     before = state(other)
-    with pytest.raises(UserError, match=r"step-00000005.safetensors: truncated .* delete it to resume") as caught:
+    with (
+        pytest.warns(UserWarning, match="truncated"),
+        pytest.raises(UserError, match="none of its states can be read; delete it to start again") as caught,
+    ):
         restore_newest(other, tmp_path)
     assert "\n" not in str(caught.value) and same(state(other), before)
+
+
+def test_what_a_crash_left_is_removed(trainer, tmp_path):
+    save_state(trainer, tmp_path, 5)
+    (tmp_path / "step-00000006.partial").write_bytes(b"torn")
+    assert restore_newest(compiled(seed=3), tmp_path) == 5
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000005.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +181,7 @@ def test_the_state_of_another_experiment_is_refused(trainer, tmp_path, spoil):
     path = save_state(trainer, tmp_path, 5, keep=1)
     values = load_file(path)
     spoil(values)
-    save_file(values, path)
+    write_state(path, values)
     other = compiled(seed=3)
     before = state(other)
     with pytest.raises(UserError, match="the state of another experiment; choose another --out"):
@@ -133,8 +194,9 @@ def test_a_failing_write_leaves_the_older_state(trainer, tmp_path):
     before = path.read_bytes()
     (tmp_path / "step-00000006.safetensors").mkdir()  # in the way of the new one
     (tmp_path / "step-00000006.safetensors/x").write_text("")
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="a state cannot be written .*; make room, then resume") as caught:
         save_state(trainer, tmp_path, 6, keep=1)
+    assert "\n" not in str(caught.value)
     assert path.read_bytes() == before and not list(tmp_path.glob("*.partial"))
 
 
@@ -187,8 +249,8 @@ def interrupted_at(step: int) -> type[monitor.Monitor]:
     """A monitor during whose `step` the user presses Ctrl-C."""
 
     class Interrupting(monitor.Monitor):
-        def step(self, current, logs):
-            super().step(current, logs)
+        def step(self, current, count, sums):
+            super().step(current, count, sums)
             if current == step:
                 signal.raise_signal(signal.SIGINT)
 
@@ -205,8 +267,12 @@ def interrupt(monkeypatch, run: config.Experiment, out: Path, step: int):
         signal.signal(signal.SIGINT, before)
 
 
+MEASURED = {"peak_memory_gb", "images_per_second", "input_share", "average_share"}  # another time in every run
+
+
 def metrics(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]
 
 
 @pytest.mark.parametrize(("encode_once", "trained"), [(0, "all"), (8, "adapter")])
@@ -263,6 +329,7 @@ def test_what_a_run_leaves(finished, start):
     assert list((out / "logs").glob("events.out.tfevents.*"))
     (line,) = metrics(out)
     names = {"step", "loss", "consistency", "guidance", "gradient_norm", "learning_rate", "condition_use", "mu_mean"}
+    names |= {"skipped"}
     assert line.keys() == names
     model = codi_tf.load(out / "result")
     assert model.settings == run.method and model.task.scale == 2 and model.image_size == 16

@@ -1,4 +1,4 @@
-"""Every file in configs/ loads, builds and runs one step of the networks that it describes."""
+"""Every file in configs/ loads, builds, runs one step of the networks that it describes, and compiles it for XLA."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tiny import tiny_text
 
 from codi_tf import config
@@ -36,9 +37,13 @@ def test_it_runs_one_step(path, base_folder, tuned_bundle, tmp_path):
     trainer = build_trainer(experiment)
     before = [v.numpy() for v in trainer.trainable_variables]
     trainer.optimizer.iterations.assign(max(whole.train.warmup_steps, 1))  # the rate is 0 before
-    logs = trainer.train_step(next(iter(build_dataset(experiment, trainer, 0))))
+    batch = next(iter(build_dataset(experiment, trainer, 0)))
+    logs = trainer.train_step(batch)
     assert all(np.isfinite(float(value)) for value in logs.values()) and float(logs["gradient_norm"]) > 0
     assert any(not np.array_equal(b, v.numpy()) for b, v in zip(before, trainer.trainable_variables, strict=True))
+    # XLA takes the whole step: static shapes, no Python, no operation that TPUs lack. It raises otherwise.
+    step = tf.function(trainer.train_step, autograph=False, jit_compile=True)
+    assert step.experimental_get_compiler_ir(batch)(stage="hlo_serialized")
 
 
 @pytest.mark.parametrize("path", FILES, ids=[file.stem for file in FILES])

@@ -13,7 +13,8 @@ import codi_tf
 from codi_tf import config
 from codi_tf.diffusion import bounded, coefficients
 from codi_tf.errors import UserError
-from codi_tf.methods.networks import denoiser, draw_noise, draw_times
+from codi_tf.methods.draws import Draws
+from codi_tf.methods.networks import denoiser
 
 STAGE_1 = config.Guided(stage=1)
 
@@ -48,7 +49,7 @@ def test_the_loss_is_the_distance_along_the_teachers_step(t, boundary):
     randomize(model.student.unet.variables, seed=1)  # now student, target and teacher differ
     randomize(model.average.unet.variables, seed=2)
     base, (x, c) = model.base, batch.values()
-    times, eps = draw_times(x, 4, 7, low=1, high=1000, shared=t == "shared"), draw_noise(x, 4, 7)
+    times, eps = Draws(4, 7).times(x, low=1, high=1000, shared=t == "shared"), Draws(4, 7).noise(x)
     alpha_t, sigma_t = coefficients(base.schedule, times)
     s = np.maximum(times.numpy() - 200, 0)
     alpha_s, sigma_s = coefficients(base.schedule, s)
@@ -61,7 +62,7 @@ def test_the_loss_is_the_distance_along_the_teachers_step(t, boundary):
     if boundary:
         student, target = bounded(student, base.schedule), bounded(target, base.schedule)
     expected = np.square(student(z_t, times).x_hat - target(z_s, s).x_hat).mean(axis=(1, 2, 3))
-    terms = model.method.loss_terms(batch, 4, 7)
+    terms = model.method.loss_terms(batch, Draws(4, 7))
     assert terms.keys() == {"consistency"} and expected.min() > 1e-4
     np.testing.assert_allclose(terms["consistency"], expected, rtol=1e-4)
 
@@ -75,7 +76,7 @@ def test_the_perceptual_distance_is_between_decoded_pictures():
     for network in (model, plain):
         randomize(network.student.unet.variables, seed=1)
     base, (x, c) = model.base, batch.values()
-    times, eps = draw_times(x, 0, 0, low=1, high=1000, shared=False), draw_noise(x, 0, 0)
+    times, eps = Draws(0, 0).times(x, low=1, high=1000, shared=False), Draws(0, 0).noise(x)
     alpha_t, sigma_t = coefficients(base.schedule, times)
     alpha_s, sigma_s = coefficients(base.schedule, np.maximum(times.numpy() - 200, 0))
     z_t = alpha_t * x + sigma_t * eps
@@ -84,7 +85,7 @@ def test_the_perceptual_distance_is_between_decoded_pictures():
     x_t = denoiser(base, model.student, c, base.context)(z_t, times).x_hat
     x_s = denoiser(base, model.average, c, base.context)(z_s, np.maximum(times.numpy() - 200, 0)).x_hat
     expected = np.square(2.0 * (base.decode(x_t) - base.decode(x_s))).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(model.method.loss_terms(batch, 0, 0)["consistency"], expected, rtol=1e-3)
+    np.testing.assert_allclose(model.method.loss_terms(batch, Draws(0, 0))["consistency"], expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("train", ["all", "adapter"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -12,9 +14,12 @@ from codi_tf.images import read_image
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
+    """As `make demo` runs it: a process of its own."""
     out = tmp_path_factory.mktemp("demo") / "demo"
     short = ["train.steps=6", "train.warmup_steps=1", "train.sample_every=0", "data.encode_once=64"]
-    demo.demo(out, count=16, overrides=short)
+    command = [sys.executable, demo.__file__, "--out", out, "--count", "16", *short]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
     return out
 
 

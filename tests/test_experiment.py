@@ -13,7 +13,8 @@ from codi_tf import config
 from codi_tf.convert.folder import save_base
 from codi_tf.errors import UserError
 from codi_tf.experiment import build_trainer, load_source, make_optimizer, save_result
-from codi_tf.methods.networks import denoiser, draw_noise, draw_times, draw_uniform
+from codi_tf.methods.draws import Draws
+from codi_tf.methods.networks import denoiser
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +192,8 @@ def test_a_base_is_trained_on_in_another_parametrisation(base, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
     # The same output now counts as noise.
     x = latents()["latent"]
-    t, eps = draw_times(x, 0, 0, low=0, high=1000, shared=False), draw_noise(x, 0, 0)
-    terms = trainer.method.loss_terms({"latent": x}, 0, 0)
+    t, eps = Draws(0, 0).times(x, low=0, high=1000, shared=False), Draws(0, 0).noise(x)
+    terms = trainer.method.loss_terms({"latent": x}, Draws(0, 0))
     schedule = before.schedule
     alpha_t, sigma_t = (table[t.numpy()].reshape(-1, 1, 1, 1) for table in (schedule.alpha, schedule.sigma))
     z_t = alpha_t * x + sigma_t * eps
@@ -208,10 +209,10 @@ def test_a_base_is_trained_on_in_another_parametrisation(base, tmp_path):
 def test_conditions_are_dropped_at_the_rate(tuned):
     trainer = build_trainer(experiment(tuned, {"name": "finetune", "drop_condition": 0.5}))
     batch = {name: tf.repeat(value, 4, axis=0) for name, value in latents().items()}
-    got = trainer.method.loss_terms(batch, 2, 9)["denoising"].numpy()
+    got = trainer.method.loss_terms(batch, Draws(2, 9))["denoising"].numpy()
     base, (x, c) = trainer.base, batch.values()
-    t, eps = draw_times(x, 2, 9, low=0, high=1000, shared=False), draw_noise(x, 2, 9)
-    dropped = draw_uniform(x, 2, 9, "drop").numpy() < 0.5
+    t, eps = Draws(2, 9).times(x, low=0, high=1000, shared=False), Draws(2, 9).noise(x)
+    dropped = Draws(2, 9).uniform(x, "drop").numpy() < 0.5
     assert 0 < dropped.sum() < len(dropped)
     alpha_t, sigma_t = (table[t.numpy()].reshape(-1, 1, 1, 1) for table in (base.schedule.alpha, base.schedule.sigma))
     z_t, v = alpha_t * x + sigma_t * eps, alpha_t * eps - sigma_t * x

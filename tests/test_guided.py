@@ -11,10 +11,11 @@ from tiny import randomize, tiny_base
 
 import codi_tf
 from codi_tf import config, losses, sampling
-from codi_tf.checkpoints import restore_newest, save_state
+from codi_tf.checkpoints import StateWriter, restore_newest
 from codi_tf.diffusion import Prediction, coefficients, make_schedule, predict
 from codi_tf.errors import UserError
-from codi_tf.methods.networks import denoiser, draw_noise, draw_times, draw_uniform
+from codi_tf.methods.draws import Draws
+from codi_tf.methods.networks import denoiser
 
 SCHEDULE = make_schedule("squaredcos_cap_v2")
 RANGE = [1.0, 3.0]
@@ -148,10 +149,10 @@ def test_a_network_that_takes_the_guidance_starts_as_the_one_that_does_not():
 
 def test_stage_1_compares_with_the_guided_teacher():
     model, batch = stage_1(), latents()
-    got = model.method.loss_terms(batch, 3, 5)["guidance_matching"].numpy()
+    got = model.method.loss_terms(batch, Draws(3, 5))["guidance_matching"].numpy()
     x, c = batch["latent"], batch["condition_latent"]
-    guidance = 1.0 + 2.0 * draw_uniform(x, 3, 5, "guidance").numpy()
-    t, eps = draw_times(x, 3, 5, low=0, high=1000, shared=False), draw_noise(x, 3, 5)
+    guidance = 1.0 + 2.0 * Draws(3, 5).uniform(x, "guidance").numpy()
+    t, eps = Draws(3, 5).times(x, low=0, high=1000, shared=False), Draws(3, 5).noise(x)
     alpha_t, sigma_t = (np.asarray(a) for a in coefficients(model.base.schedule, t))
     z_t = alpha_t * x.numpy() + sigma_t * eps.numpy()
     frozen = model.method.frozen
@@ -223,15 +224,15 @@ def test_the_steps_of_a_phase_are_its_own():
 def test_stage_2_gives_student_and_teacher_the_same_guidance():
     model, batch = stage_2(), latents()
     compiled(model)
-    got = model.method.loss_terms(batch, 1, tf.constant(0, tf.int64))["halving"].numpy()
+    got = model.method.loss_terms(batch, Draws(1, tf.constant(0, tf.int64)))["halving"].numpy()
     x, c, base = batch["latent"], batch["condition_latent"], model.base
-    guidance = 1.0 + 2.0 * draw_uniform(x, 1, 0, "guidance")
+    guidance = 1.0 + 2.0 * Draws(1, 0).uniform(x, "guidance")
     told = denoiser(base, model.student, c, base.context, guidance=guidance)
     step = model.method._draw_steps(x, 1, tf.constant(0, tf.int64))
-    expected = losses.halving(told, told, x, draw_noise(x, 1, 0), step)  # both are the same network still
+    expected = losses.halving(told, told, x, Draws(1, 0).noise(x), step)  # both are the same network still
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     other = denoiser(base, model.student, c, base.context, guidance=tf.ones(3))
-    assert not np.allclose(got, losses.halving(other, told, x, draw_noise(x, 1, 0), step), rtol=1e-2)
+    assert not np.allclose(got, losses.halving(other, told, x, Draws(1, 0).noise(x), step), rtol=1e-2)
 
 
 def test_a_base_alone_can_be_halved(tmp_path):
@@ -258,7 +259,9 @@ def test_a_resumed_run_has_its_teacher_back(tmp_path):
     for step in range(1, 6):
         whole.train_step(latents())
         if step == 3:  # in the second phase: the teacher is no longer what the run began with
-            save_state(whole, tmp_path, step, keep=1)
+            writer = StateWriter(whole, tmp_path, keep=1)
+            writer.save(step)
+            writer.wait()
     resumed = compiled(stage_2())
     assert restore_newest(resumed, tmp_path) == 3
     for _ in range(2):

@@ -13,6 +13,7 @@ from codi_tf import config, data
 from codi_tf.convert.checkpoint import with_text
 from codi_tf.errors import UserError
 from codi_tf.latents import embed_once, latent_batches
+from codi_tf.methods.draws import Draws
 from codi_tf.methods.networks import denoiser, dropped, encoded
 from codi_tf.tasks import make_task
 
@@ -125,7 +126,7 @@ def test_prompts_are_dropped_at_the_rate(base, method):
     def losses(told, **options):
         model = model_of(base, method=method(**options))
         model.compile(optimizer="sgd")
-        return sum(model.method.loss_terms(told, 0, 7).values()).numpy()
+        return sum(model.method.loss_terms(told, Draws(0, 7)).values()).numpy()
 
     with_prompt, without = losses(batch), losses({**batch, "context": base.context})
     found = losses(batch, drop_prompt=share)
@@ -149,7 +150,7 @@ def test_half_of_what_is_dropped_loses_both(base):
     model.student.condition = condition
     batch = {"latent": x, "condition_latent": x, "context": np.repeat(base.embed("two dogs"), count, axis=0)}
     with pytest.raises(StopIteration):
-        model.method.loss_terms(batch, 0, 7)
+        model.method.loss_terms(batch, Draws(0, 7))
     no_picture = (seen["c"] == 0).all(axis=(1, 2, 3))
     no_text = (seen["context"] == base.context).all(axis=(1, 2))
     shares = [(no_picture & ~no_text).mean(), (no_text & ~no_picture).mean(), (no_picture & no_text).mean()]
@@ -165,7 +166,7 @@ def test_the_text_s_own_context_enters_the_loss(base, method):
     x, c = (random.normal(size=(2, 8, 8, 4)).astype("float32") for _ in range(2))
 
     def loss(**told):
-        terms = model.method.loss_terms({"latent": x, "condition_latent": c, **told}, 0, 7)
+        terms = model.method.loss_terms({"latent": x, "condition_latent": c, **told}, Draws(0, 7))
         return float(sum(tf.reduce_mean(values) for values in terms.values()))
 
     texts = ["a cat", "two dogs"]

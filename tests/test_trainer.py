@@ -17,8 +17,8 @@ from codi_tf.base import make_autoencoder
 from codi_tf.diffusion import coefficients, predict
 from codi_tf.methods.autoencoder import AutoencoderMethod
 from codi_tf.methods.codi import CodiMethod
+from codi_tf.methods.draws import Draws
 from codi_tf.methods.finetune import FinetuneMethod
-from codi_tf.methods.networks import draw_noise, draw_times
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.trainer import Trainer
 
@@ -92,7 +92,7 @@ def recorded_terms(model, batch, *, settings=None, seed=0, step=0, perceptual=No
         method = CodiMethod(settings or config.ConditionalDistillation(), model.base, student, perceptual)
         method.start_average()  # makes the frozen network, too
         method.target = target = Recorded(model.average.unet, model.average.adapter)
-    terms = {name: term.numpy() for name, term in method.loss_terms(batch, seed, step).items()}
+    terms = {name: term.numpy() for name, term in method.loss_terms(batch, Draws(seed, step)).items()}
     return terms, student, target
 
 
@@ -160,11 +160,11 @@ def test_logs_are_the_sum_of_the_terms_and_the_norm_of_the_gradient():
     model = compiled()
     batch = latents()
     with tf.GradientTape() as tape:
-        terms = model.method.loss_terms(batch, 0, 0)
+        terms = model.method.loss_terms(batch, Draws(0, 0))
         loss = sum(tf.reduce_mean(term) for term in terms.values())
     gradients = tape.gradient(loss, model.trainable_variables)
     logs = {name: float(value) for name, value in model.train_step(batch).items()}
-    assert logs.keys() == {"loss", "consistency", "guidance", "gradient_norm"}
+    assert logs.keys() == {"loss", "consistency", "guidance", "gradient_norm", "skipped"} == set(model.log_names)
     assert logs["loss"] == pytest.approx(logs["consistency"] + logs["guidance"], rel=1e-6)
     assert logs["guidance"] == pytest.approx(float(tf.reduce_mean(terms["guidance"])), rel=1e-5)
     norm = np.sqrt(sum(np.sum(np.square(g.numpy().astype("float64"))) for g in gradients))
@@ -177,7 +177,7 @@ def test_gradients_reach_the_student_alone():
     batch = {name: tf.constant(np.tanh(random(i, 2, 16, 16, 3))) for i, name in enumerate(("image", "condition"))}
     with tf.GradientTape() as tape:
         tape.watch(others)
-        terms = model.method.loss_terms(batch, 0, 0)
+        terms = model.method.loss_terms(batch, Draws(0, 0))
         loss = tf.add_n([tf.reduce_mean(term) for term in terms.values()])
     *student, others = tape.gradient(loss, [*(v.value for v in model.trainable_variables), others])
     assert others == [None] * len(others)
@@ -224,7 +224,7 @@ def test_z_s_frozen_follows_the_adapted_network_as_it_was_before_training(untrai
     method = CodiMethod(config.ConditionalDistillation(z_s="frozen", delta=50), untrained.base, student)
     method.start_average()
     method.target = target = Recorded(untrained.average.unet, untrained.average.adapter)
-    method.loss_terms(latents(), 0, 0)
+    method.loss_terms(latents(), Draws(0, 0))
     (alpha, sigma), t, s = untrained.base.schedule, int(student.t[0]), int(target.t[0])
     said = predict(student.answer, student.z_t, alpha[t], sigma[t], "v_prediction")
     before = target.z_t
@@ -235,7 +235,7 @@ def test_z_s_frozen_follows_the_adapted_network_as_it_was_before_training(untrai
     for variable in trained:
         variable.assign(variable + 0.1)
     answer = student.answer
-    method.loss_terms(latents(), 0, 0)
+    method.loss_terms(latents(), Draws(0, 0))
     for variable, value in zip(trained, started, strict=True):
         variable.assign(value)
     np.testing.assert_array_equal(target.z_t, before)
@@ -265,19 +265,19 @@ def test_draws_are_functions_of_seed_and_step_only(untrained):
 
 def test_noise_is_standard_normal_and_differs_between_examples():
     like = tf.zeros((64, 8, 8, 4))
-    noise = draw_noise(like, 0, 0).numpy()
+    noise = Draws(0, 0).noise(like).numpy()
     assert abs(noise.mean()) < 5 / 128 and abs(noise.std() - 1) < 5 / 128 / 2**0.5  # 128^2 numbers
     assert np.abs(np.corrcoef(noise.reshape(64, -1)) - np.eye(64)).max() < 6 / 16  # 256 numbers an example
-    assert not np.array_equal(noise, draw_noise(like, 0, 1).numpy())
+    assert not np.array_equal(noise, Draws(0, 1).noise(like).numpy())
 
 
 def test_times_are_uniform_in_their_range():
     like = tf.zeros((2, 4, 4, 4))
-    shared = [int(draw_times(like, 0, step, low=1, high=1000, shared=True)) for step in range(600)]
+    shared = [int(Draws(0, step).times(like, low=1, high=1000, shared=True)) for step in range(600)]
     assert min(shared) >= 1 and max(shared) <= 999
     assert abs(np.mean(shared) - 500) < 4 * 288.4 / 600**0.5
-    assert {int(draw_times(like, 0, step, low=1, high=4, shared=True)) for step in range(40)} == {1, 2, 3}
-    each = draw_times(tf.zeros((5000, 1)), 0, 0, low=0, high=1000, shared=False).numpy()
+    assert {int(Draws(0, step).times(like, low=1, high=4, shared=True)) for step in range(40)} == {1, 2, 3}
+    each = Draws(0, 0).times(tf.zeros((5000, 1)), low=0, high=1000, shared=False).numpy()
     assert each.shape == (5000,) and each.min() >= 0 and each.max() <= 999
     assert abs(each.mean() - 499.5) < 4 * 288.7 / 5000**0.5
 
@@ -351,7 +351,7 @@ def test_the_autoencoder_learns_reconstruction_and_kl():
     trainer = Trainer(method, ema_decay=GAMMA)
     trainer.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.0))
     image = np.tanh(random(0, 2, 16, 16, 3))
-    terms = method.loss_terms({"image": tf.constant(image)}, 0, 0)
+    terms = method.loss_terms({"image": tf.constant(image)}, Draws(0, 0))
     mean, logvar = (np.asarray(part, "float64") for part in student.encode(image))
     reconstruction = np.abs(image - student.decode(mean.astype("float32")).numpy()).mean((1, 2, 3))
     np.testing.assert_allclose(terms["reconstruction"], reconstruction, rtol=1e-4)

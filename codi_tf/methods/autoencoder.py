@@ -14,6 +14,8 @@ from codi_tf.weights import copy_weights
 class AutoencoderMethod(Method):
     """Mean |image - D(E(image))| + kl_weight * mean KL(posterior || N(0, I)), decoding the posterior's mean."""
 
+    terms = ("reconstruction", "kl")
+
     def __init__(self, settings: config.Autoencoder, student: AutoencoderKL):
         self.settings, self.student = settings, student
 
@@ -23,7 +25,7 @@ class AutoencoderMethod(Method):
         copy_weights(self.student, average)
         return average
 
-    def loss_terms(self, batch, seed, step):
+    def loss_terms(self, batch, draws):
         """batch["image"] [B, H, W, 3] in [-1, 1] -> {"reconstruction": [B], "kl": [B]}; no draws are made."""
         image = batch["image"]
         posterior = self.student.encode(image)

@@ -6,15 +6,7 @@ from codi_tf import config, losses
 from codi_tf.base import Base
 from codi_tf.errors import UserError
 from codi_tf.methods.method import Method
-from codi_tf.methods.networks import (
-    copy_of,
-    denoiser,
-    draw_noise,
-    draw_times,
-    draw_uniform,
-    dropped,
-    encoded,
-)
+from codi_tf.methods.networks import copy_of, denoiser, dropped, encoded
 from codi_tf.models.adapter import AdaptedUNet
 
 
@@ -34,6 +26,12 @@ class CodiMethod(Method):
         self.frozen = None
         self.guidance = _guidance(settings, base, perceptual)
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the loss's terms."""
+        kinds = {"consistency": self.settings.consistency, "guidance": self.settings.guidance}
+        return tuple(name for name, kind in kinds.items() if kind != "none")
+
     def start_average(self) -> AdaptedUNet:
         """theta- <- theta: the target network.
 
@@ -47,14 +45,14 @@ class CodiMethod(Method):
         self.target = copy_of(self.student, "average")
         return self.target
 
-    def loss_terms(self, batch, seed, step):
+    def loss_terms(self, batch, draws):
         """{"consistency": [B], "guidance": [B]} of a batch; the rest of Algorithm 1 is `Trainer.train_step`."""
         settings, base = self.settings, self.base
         # Sample (x, c) ~ p_data, t ~ [1, T], eps ~ N(0, I).
         x, c, context = encoded(base, self.student, batch)
-        context = dropped(context, base.context, draw_uniform(x, seed, step, "drop"), 0.0, settings.drop_prompt)
-        t = draw_times(x, seed, step, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
-        eps = draw_noise(x, seed, step)
+        context = dropped(context, base.context, draws.uniform(x, "drop"), 0.0, settings.drop_prompt)
+        t = draws.times(x, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
+        eps = draws.noise(x)
         # s <- t - delta; z_t; x_hat_t, eps_hat_t; z_s; eps_hat_s; d_eps + d_x: the pure function does the rest.
         return losses.conditional_consistency(
             denoiser(base, self.student, c, context),

@@ -6,7 +6,7 @@ from codi_tf import config, losses
 from codi_tf.base import Base
 from codi_tf.errors import UserError
 from codi_tf.methods.method import Method
-from codi_tf.methods.networks import copy_of, denoiser, draw_noise, draw_times, encoded
+from codi_tf.methods.networks import copy_of, denoiser, encoded
 from codi_tf.models.adapter import AdaptedUNet
 
 
@@ -19,6 +19,8 @@ class ConsistencyMethod(Method):
         student: the fine-tuned network: teacher, student and target are the same at the start.
         perceptual: the feature network of the perceptual distance, images -> list of feature maps.
     """
+
+    terms = ("consistency",)
 
     def __init__(self, settings: config.Consistency, base: Base, student: AdaptedUNet, perceptual=None):
         self.settings, self.base, self.student, self.perceptual = settings, base, student, perceptual
@@ -37,11 +39,11 @@ class ConsistencyMethod(Method):
         self.target = copy_of(self.student, "average")
         return self.target
 
-    def loss_terms(self, batch, seed, step):
+    def loss_terms(self, batch, draws):
         """{"consistency": [B]} of a batch."""
         settings, base = self.settings, self.base
         x, c, context = encoded(base, self.student, batch)
-        t = draw_times(x, seed, step, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
+        t = draws.times(x, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
         distance = losses.latent_distance
         if settings.distance == "perceptual":
             distance = losses.perceptual_distance(base.decode, self.perceptual)
@@ -50,7 +52,7 @@ class ConsistencyMethod(Method):
             denoiser(base, self.target, c, context),
             base.schedule,
             x,
-            draw_noise(x, seed, step),
+            draws.noise(x),
             t,
             delta=settings.delta,
             z_s="frozen",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from codi_tf import config, losses
 from codi_tf.base import Base
 from codi_tf.methods.method import Method
-from codi_tf.methods.networks import copy_of, denoiser, draw_noise, draw_times, draw_uniform, dropped, encoded
+from codi_tf.methods.networks import copy_of, denoiser, dropped, encoded
 from codi_tf.models.adapter import AdaptedUNet
 
 
 class FinetuneMethod(Method):
     """||v - v_hat_theta(z_t, t, c)||^2 with one time per example. Without an adapter in the student: pre-training."""
+
+    terms = ("denoising",)
 
     def __init__(self, settings: config.Finetune | config.Pretrain, base: Base, student: AdaptedUNet):
         self.settings, self.base, self.student = settings, base, student
@@ -19,16 +21,16 @@ class FinetuneMethod(Method):
         """The network that will generate, with the student's weights for now."""
         return copy_of(self.student, "average")
 
-    def loss_terms(self, batch, seed, step):
+    def loss_terms(self, batch, draws):
         """{"denoising": [B]} of a batch."""
         settings = self.settings
         x, c, context = encoded(self.base, self.student, batch)
         if c is not None:
-            u, share, told = draw_uniform(x, seed, step, "drop"), settings.drop_condition, settings.drop_prompt
+            u, share, told = draws.uniform(x, "drop"), settings.drop_condition, settings.drop_prompt
             c = dropped(c, 0.0, u, 0.0, share)
             first = share - min(share, told) / 2  # half of the smaller share loses both
             context = dropped(context, self.base.context, u, first, first + told)
-        t = draw_times(x, seed, step, low=0, high=self.base.schedule.num_steps, shared=False)
-        eps = draw_noise(x, seed, step)
+        t = draws.times(x, low=0, high=self.base.schedule.num_steps, shared=False)
+        eps = draws.noise(x)
         denoise = denoiser(self.base, self.student, c, context)
         return {"denoising": losses.denoising(denoise, self.base.schedule, x, eps, t, space=settings.space)}

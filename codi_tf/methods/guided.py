@@ -10,7 +10,7 @@ from codi_tf import config, losses, sampling
 from codi_tf.base import Base
 from codi_tf.errors import UserError
 from codi_tf.methods.method import Method
-from codi_tf.methods.networks import assign_network, copy_of, denoiser, draw_noise, draw_times, draw_uniform, encoded
+from codi_tf.methods.networks import assign_network, copy_of, denoiser, encoded
 from codi_tf.models.adapter import AdaptedUNet
 
 
@@ -23,6 +23,8 @@ class GuidanceMethod(Method):
         student: the network that takes the guidance.
         frozen: the fine-tuned network that does not: the teacher, with and without (c = 0) the condition.
     """
+
+    terms = ("guidance_matching",)
 
     def __init__(self, settings: config.Guided, base: Base, student: AdaptedUNet, frozen: AdaptedUNet | None):
         self.settings, self.base, self.student, self.frozen = settings, base, student, frozen
@@ -37,19 +39,19 @@ class GuidanceMethod(Method):
             raise UserError("this model takes the guidance already: go on with stage 2, or start from another model")
         return copy_of(self.student, "average")
 
-    def loss_terms(self, batch, seed, step):
+    def loss_terms(self, batch, draws):
         """{"guidance_matching": [B]} of a batch."""
         base = self.base
         x, c, context = encoded(base, self.student, batch)
-        guidance = _draw_guidance(self.settings, x, seed, step)
+        guidance = _draw_guidance(self.settings, x, draws)
         loss = losses.guidance_matching(
             denoiser(base, self.student, c, context, guidance=guidance),
             denoiser(base, self.frozen, c, context),
             denoiser(base, self.frozen, ops.zeros_like(c), context),
             base.schedule,
             x,
-            draw_noise(x, seed, step),
-            draw_times(x, seed, step, low=0, high=base.schedule.num_steps, shared=False),
+            draws.noise(x),
+            draws.times(x, low=0, high=base.schedule.num_steps, shared=False),
             guidance,
             space=self.settings.space,
         )
@@ -67,6 +69,8 @@ class HalvingMethod(Method):
         base: the model; its UNet is the student's.
         student: the network to start from.
     """
+
+    terms = ("halving",)
 
     def __init__(self, settings: config.Guided, base: Base, student: AdaptedUNet):
         self.settings, self.base, self.student = settings, base, student
@@ -95,26 +99,26 @@ class HalvingMethod(Method):
 
         tf.cond((place == 0) & (phase > 0) & (phase < len(self._counts)), refresh, lambda: False)
 
-    def loss_terms(self, batch, seed, step):
+    def loss_terms(self, batch, draws):
         """{"halving": [B]} of a batch."""
         base = self.base
         x, c, context = encoded(base, self.student, batch)
-        guidance = _draw_guidance(self.settings, x, seed, step) if self.student.takes_guidance else None
+        guidance = _draw_guidance(self.settings, x, draws) if self.student.takes_guidance else None
         loss = losses.halving(
             denoiser(base, self.student, c, context, guidance=guidance),
             denoiser(base, self.teacher, c, context, guidance=guidance),
             x,
-            draw_noise(x, seed, step),
-            self._draw_steps(x, seed, step),
+            draws.noise(x),
+            self._draw_steps(x, draws),
             space=self.settings.space,
         )
         return {"halving": loss}
 
-    def _draw_steps(self, x, seed, step) -> sampling.Halving:
+    def _draw_steps(self, x, draws) -> sampling.Halving:
         """One of the phase's N steps for each example, uniformly."""
-        phase = tf.minimum(tf.cast(step // self.settings.updates, tf.int32), len(self._counts) - 1)
+        phase = tf.minimum(tf.cast(draws.step // self.settings.updates, tf.int32), len(self._counts) - 1)
         count, offset = tf.gather(self._counts, phase), tf.gather(self._offsets, phase)
-        u = draw_uniform(x, seed, step, "step")  # [B]
+        u = draws.uniform(x, "step")  # [B]
         place = offset + tf.minimum(tf.cast(u * tf.cast(count, tf.float32), tf.int32), count - 1)
         fields = []
         for column in self._table:
@@ -126,7 +130,7 @@ class HalvingMethod(Method):
         return sampling.Halving(*fields)
 
 
-def _draw_guidance(settings: config.Guided, x, seed, step):
+def _draw_guidance(settings: config.Guided, x, draws):
     """Guidance uniform in its range, float32 [B]."""
     low, high = settings.guidance
-    return low + (high - low) * draw_uniform(x, seed, step, "guidance")
+    return low + (high - low) * draws.uniform(x, "guidance")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from codi_tf.methods.draws import Draws
+
 
 class Method:
     """A training method: it knows its networks and gives the loss of a batch, term by term and example by example.
 
     Attributes:
         student: the network being trained.
+        terms: names of the loss's terms.
         teacher: a network that changes while the student is trained, and hence belongs to the state of a run; or None.
     """
 
     student = None
+    terms: tuple[str, ...] = ()
     teacher = None
 
     def start_average(self):
@@ -21,6 +25,6 @@ class Method:
     def begin_step(self, step) -> None:
         """What happens to the networks before optimizer step `step`, int [], inside the traced step."""
 
-    def loss_terms(self, batch, seed, step) -> dict:
-        """{term: float32 [B]} of a batch; all draws are functions of (seed, step)."""
+    def loss_terms(self, batch, draws: Draws) -> dict:
+        """{term: float32 [B]} of a batch, a part of the global one; `draws` are the step's random numbers."""
         raise NotImplementedError

@@ -1,15 +1,15 @@
-"""What the latent diffusion methods share: their networks as denoisers, their draws, their moving averages."""
+"""What the latent diffusion methods share: their networks as denoisers, their moving averages."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 from keras import ops
 
+from codi_tf import replicas
 from codi_tf.base import Base, make_unet
 from codi_tf.diffusion import Denoise, bounded, coefficients, predict
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.precision import built_in
-from codi_tf.seeds import fold
 from codi_tf.weights import copy_weights, key_of
 
 GUIDANCE_FEATURES = 256  # Fourier features of the guidance, as many as latent consistency models have
@@ -70,11 +70,10 @@ def copy_of(network: AdaptedUNet, name: str) -> AdaptedUNet:
 
 
 def assign_network(source: AdaptedUNet, target: AdaptedUNet) -> None:
-    """Set the target's weights to the source's; what they share stays. Also inside a traced step."""
-    if target.unet is not source.unet:
-        copy_weights(source.unet, target.unet)
-    if target.adapter is not None:
-        copy_weights(source.adapter, target.adapter)
+    """Set the target's weights to the source's inside a step; what they share stays."""
+    for value, variable in zip(source.variables, target.variables, strict=True):
+        if variable is not value:
+            replicas.assign(variable, value.value)
 
 
 def clone_unet(unet, name: str):
@@ -100,23 +99,6 @@ def with_guidance(unet, name: str):
     return clone
 
 
-def draw_noise(like, seed, step):
-    """Standard normal noise [B, ...], different on every replica."""
-    return tf.random.stateless_normal(tf.shape(like), fold(seed, step, _replica(), "noise"))
-
-
-def draw_times(like, seed, step, *, low: int, high: int, shared: bool):
-    """Times uniform in low .. high - 1: int32 [] equal on all replicas if shared, else [B]."""
-    if shared:
-        return tf.random.stateless_uniform((), fold(seed, step, 0, "t"), low, high, tf.int32)
-    return tf.random.stateless_uniform(tf.shape(like)[:1], fold(seed, step, _replica(), "t"), low, high, tf.int32)
-
-
-def draw_uniform(like, seed, step, purpose: str):
-    """Uniform in [0, 1), float32 [B], different on every replica."""
-    return tf.random.stateless_uniform(tf.shape(like)[:1], fold(seed, step, _replica(), purpose))
-
-
 def encoded(base: Base, network: AdaptedUNet, batch):
     """(x, c, context) of a batch, encoded beforehand or here by the frozen autoencoder and text encoder.
 
@@ -138,14 +120,9 @@ def dropped(values, empty, u, low: float, high: float):
     Args:
         values: [B, ...] or, the same for all examples, [1, ...].
         empty: [1, ...] or a number.
-        u: float32 [B], see `draw_uniform`.
+        u: float32 [B], see `draws.Draws.uniform`.
     """
     if low == high:
         return values
     gone = (u >= low) & (u < high)  # [B]
     return tf.where(tf.reshape(gone, (-1,) + (1,) * (len(values.shape) - 1)), empty, values)
-
-
-def _replica():
-    context = tf.distribute.get_replica_context()
-    return 0 if context is None else context.replica_id_in_sync_group

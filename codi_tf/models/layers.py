@@ -210,6 +210,21 @@ class Downsample(keras.layers.Layer):
         return {**super().get_config(), "channels": self.channels, "symmetric_padding": self.symmetric_padding}
 
 
+@ops.custom_gradient
+def doubled(x):
+    """Every pixel of x [B, H, W, C] twice in both directions, [B, 2H, 2W, C]; H and W must be static.
+
+    The gradient is the sum over the four, as four times their mean: XLA cannot compile that of TensorFlow's resize.
+    """
+    size = (2 * x.shape[1], 2 * x.shape[2])
+
+    def gradient(*args, upstream=None):
+        upstream = args[0] if upstream is None else upstream
+        return 4.0 * ops.average_pool(upstream, 2, padding="valid", data_format="channels_last")
+
+    return ops.image.resize(x, size, interpolation="nearest", data_format="channels_last"), gradient
+
+
 class Upsample(keras.layers.Layer):
     """Double height and width by repetition, then convolve. Height and width must be static."""
 
@@ -224,8 +239,7 @@ class Upsample(keras.layers.Layer):
     def call(self, x):
         if prefers_phases(x, self.conv.kernel):
             return doubled_convolution(x, self.conv.kernel, self.conv.bias)
-        size = (2 * x.shape[1], 2 * x.shape[2])
-        return self.conv(ops.image.resize(x, size, interpolation="nearest", data_format="channels_last"))
+        return self.conv(doubled(x))
 
     def get_config(self):
         return {**super().get_config(), "channels": self.channels}

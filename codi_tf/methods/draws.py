@@ -1,0 +1,62 @@
+"""The random numbers of one optimizer step: functions of (seed, step, purpose), whoever computes which part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from codi_tf.seeds import fold
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn in a step, for one part of the global batch.
+
+    What differs between examples is drawn for the whole batch, and a part takes its own rows. So the numbers, and what
+    is learnt, do not depend on how many replicas or micro-batches the batch is divided into.
+
+    Attributes:
+        seed: of the run, int or int [].
+        step: int or int [].
+        part: which part this is, from 0; int or int32 [].
+        parts: into how many equal parts the batch is divided.
+    """
+
+    seed: int
+    step: int
+    part: int = 0
+    parts: int = 1
+
+    def noise(self, like):
+        """Standard normal noise of the shape of `like`, [B, ...]."""
+        return self._own(like.shape, tf.shape(like), self._normal)
+
+    def times(self, like, *, low: int, high: int, shared: bool):
+        """Times uniform in low .. high - 1: int32 [], one for the whole global batch, if shared, else [B]."""
+        seed = self._seed("t")
+        if shared:
+            return tf.random.stateless_uniform((), seed, low, high, tf.int32)
+        return self._rows(like, lambda shape: tf.random.stateless_uniform(shape, seed, low, high, tf.int32))
+
+    def uniform(self, like, purpose: str):
+        """Uniform in [0, 1), float32 [B]."""
+        return self._rows(like, lambda shape: tf.random.stateless_uniform(shape, self._seed(purpose)))
+
+    def _normal(self, shape):
+        return tf.random.stateless_normal(shape, self._seed("noise"))
+
+    def _rows(self, like, draw: Callable):
+        return self._own(like.shape[:1], tf.shape(like)[:1], draw)
+
+    def _own(self, static: tf.TensorShape, dynamic, draw: Callable):
+        """The rows of this part, of what `draw` makes for the whole batch."""
+        shape = static.as_list() if static.is_fully_defined() else tf.unstack(dynamic)
+        if self.parts == 1:
+            return draw(shape)
+        count, *others = shape
+        return tf.slice(draw([self.parts * count, *others]), [self.part * count] + [0] * len(others), shape)
+
+    def _seed(self, purpose: str):
+        return fold(self.seed, self.step, 0, purpose)

@@ -1,0 +1,97 @@
+"""A program for test_replicas.py: steps on one device and on two halves of it; prints what it saw as JSON.
+
+It divides the processor, which must happen before TensorFlow starts: hence a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+
+import tensorflow as tf
+
+processor = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+import numpy as np  # noqa: E402
+from conftest import make_model  # noqa: E402
+from tiny import tiny_base  # noqa: E402
+
+from codi_tf import config  # noqa: E402
+from codi_tf.loop import make_loop  # noqa: E402
+from codi_tf.optimizers import FusedAdamW  # noqa: E402
+
+METHODS = {
+    "codi": config.ConditionalDistillation(delta=30, drop_prompt=0.5),
+    "finetune": config.Finetune(drop_condition=0.5),
+    "halving": config.Guided(stage=2, steps=[4, 2], updates=2),
+}
+# Case -> method, and how its steps are run on two replicas.
+CASES = {
+    "codi": ("codi", {}),
+    "codi, accumulated, two steps in a call": ("codi", {"accumulate": 2, "in_a_call": 2}),
+    "finetune": ("finetune", {}),
+    "halving": ("halving", {}),
+}
+BATCH, STEPS = 8, 4
+
+
+def batches():
+    random = np.random.default_rng(0)
+    shape = (BATCH * STEPS, 4, 4, 4)
+    values = {name: random.normal(size=shape).astype("float32") for name in ("latent", "condition_latent")}
+    return tf.data.Dataset.from_tensor_slices(values)
+
+
+def trained(strategy, method, *, accumulate=1, in_a_call=1):
+    """(trainer, logs) after the steps."""
+    with strategy.scope():
+        if isinstance(method, config.Guided):
+            tuned = make_model(tiny_base(), method=config.Finetune())
+            model = type(tuned)(tuned.base, tuned.student.adapter, method=method, image_size=16, accumulate=accumulate)
+        else:
+            model = make_model(tiny_base(), method=method, accumulate=accumulate)
+        model.compile(FusedAdamW(1e-3, weight_decay=0.1, global_clipnorm=0.1))
+
+    def of_host(context):
+        own = BATCH if context is None else context.get_per_replica_batch_size(BATCH)
+        return batches().batch(own, drop_remainder=True)
+
+    iterator, run, logs = iter(strategy.distribute_datasets_from_function(of_host)), make_loop(model, strategy), []
+    for _ in range(STEPS // in_a_call):
+        sums = run(iterator, tf.constant(in_a_call), tf.constant(0))
+        logs.append({name: float(value) / in_a_call for name, value in sums.items() if name in model.log_names})
+    return model, logs
+
+
+def furthest(a, b) -> float:
+    return max(float(np.abs(x.numpy() - y.numpy()).max()) for x, y in zip(a, b, strict=True))
+
+
+def copies_differ(model) -> float:
+    """How far the copies of a variable on the two replicas are from each other, at most."""
+    differences = [0.0]
+    for variable in (*model.variables, *model.optimizer.variables):
+        copies = [np.asarray(copy) for copy in getattr(variable.value, "values", ())]
+        differences += [float(np.abs(copies[0].astype("f8") - copy).max()) for copy in copies[1:]]
+    return max(differences)
+
+
+def compare(one, logs_of_one, strategy, method, options: dict) -> dict:
+    two, logs_of_two = trained(strategy, method, **options)
+    start = make_model(tiny_base())
+    return {
+        "logs of one": logs_of_one,
+        "logs of two": logs_of_two,
+        "weights": furthest(one.student.variables, two.student.variables),
+        "average": furthest(one.average.variables, two.average.variables),
+        "moved": furthest(one.student.unet.variables, start.student.unet.variables),
+        "copies": copies_differ(two),
+        "iterations": int(two.optimizer.iterations.numpy()),
+    }
+
+
+if __name__ == "__main__":
+    alone = {name: trained(tf.distribute.get_strategy(), method) for name, method in METHODS.items()}
+    halves = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])  # one: a second one would count its sums anew
+    found = {case: compare(*alone[name], halves, METHODS[name], options) for case, (name, options) in CASES.items()}
+    print(json.dumps(found))

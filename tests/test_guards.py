@@ -1,0 +1,146 @@
+"""Steps that are not finite, micro-batches, float16: what a step does when numbers or memory run out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from conftest import make_model
+from tiny import tiny_base, tiny_photos
+
+from codi_tf import config
+from codi_tf.checkpoints import read_state
+from codi_tf.convert.folder import save_base
+from codi_tf.errors import UserError
+from codi_tf.optimizers import FusedAdamW
+from codi_tf.train import train
+from codi_tf.trainer import FIRST_SCALE
+
+
+@pytest.fixture(autouse=True)
+def eager():
+    """Tracing a training step costs as much as twenty eager ones."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def latents(count=4, poison=None):
+    random = np.random.default_rng(0)
+    batch = {name: random.normal(size=(count, 4, 4, 4)).astype("float32") for name in ("latent", "condition_latent")}
+    if poison is not None:
+        batch["latent"][1, 0, 0, 0] = poison
+    return {name: tf.constant(value) for name, value in batch.items()}
+
+
+def compiled(optimizer=FusedAdamW, **options):
+    model = make_model(tiny_base(), ema_decay=0.9, **options)
+    model.compile(optimizer(1e-3, global_clipnorm=1.0))
+    return model
+
+
+def values(model):
+    return [v.numpy() for v in (*model.student.variables, *model.average.variables, *model.optimizer.variables)]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", [FusedAdamW, keras.optimizers.AdamW])
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(optimizer, poison):
+    model = compiled(optimizer)
+    model.train_step(latents())
+    before = values(model)
+    for count in (1, 2):
+        logs = model.train_step(latents(poison=poison))
+        assert float(logs["skipped"]) == 1 and int(model.skipped_in_row.numpy()) == count
+    assert same(values(model), before)
+    logs = model.train_step(latents())
+    assert float(logs["skipped"]) == 0 and int(model.skipped_in_row.numpy()) == 0
+    assert not same(values(model), before) and np.isfinite(np.concatenate([v.ravel() for v in values(model)])).all()
+
+
+@pytest.mark.parametrize("t", ["shared", "per_sample"])
+def test_micro_batches_give_the_step_of_the_whole_batch(t):
+    """The same draws, gradient, clipping, and one optimizer step."""
+    method = config.ConditionalDistillation(t=t, delta=30)
+    whole, divided = compiled(method=method), compiled(method=method, accumulate=2)
+    logs = [{name: float(v) for name, v in model.train_step(latents()).items()} for model in (whole, divided)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+    for a, b in zip(values(whole), values(divided), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=2e-5)  # Adam's first step is a sign: rounding shows
+    assert int(divided.optimizer.iterations) == 1
+
+
+def test_the_scale_of_a_float16_loss_falls_until_gradients_fit_and_such_steps_are_not_held_against_the_data():
+    model = compiled(scaled=True)
+    assert float(model.scale.numpy()) == FIRST_SCALE
+    before = values(model)
+    model.scale.assign(2.0**24)
+    poisoned = latents(poison=1e36)  # its loss is finite, but not 2^24 times it
+    logs = model.train_step(poisoned)
+    assert float(logs["skipped"]) == 1 and same(values(model), before)
+    assert float(model.scale.numpy()) == 2.0**23 and int(model.skipped_in_row.numpy()) == 0
+    model.scale.assign(1.0)
+    model.train_step(latents(poison=np.nan))
+    assert float(model.scale.numpy()) == 1 and int(model.skipped_in_row.numpy()) == 1
+
+
+def test_the_scale_changes_no_gradient_and_grows_again():
+    plain, scaled = compiled(), compiled(scaled=True)
+    logs = [float(model.train_step(latents())["gradient_norm"]) for model in (plain, scaled)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-6)
+    assert same(values(plain), values(scaled))  # a power of two
+    scaled.good_steps.assign(1999)
+    scaled.train_step(latents())
+    assert float(scaled.scale.numpy()) == 2 * FIRST_SCALE and int(scaled.good_steps.numpy()) == 0
+
+
+# Runs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """An experiment whose rate makes its weights infinite in the first step."""
+    folder = tmp_path_factory.mktemp("guards")
+    (folder / "base").mkdir()
+    save_base(tiny_base(), folder / "base")
+    values = {
+        "method": {"name": "codi", "delta": 5},
+        "base": str(folder / "base"),
+        "task": {"name": "super_resolution"},
+        "data": {"image_size": 16, "source": str(tiny_photos(folder / "photos"))},
+        "train": {"steps": 9, "batch_size": 2, "warmup_steps": 0, "learning_rate": 1e38, "max_skipped": 3},
+    }
+    return config.from_dict(values)
+
+
+def test_a_run_that_diverges_ends_with_the_state_before_it(run, tmp_path, capsys):
+    with pytest.raises(UserError, match=r"step 4: loss or gradient was not finite 3 times in a row") as caught:
+        train(run, tmp_path / "run")
+    line = str(caught.value)
+    assert "batch 3 (examples 6 to 7 of the order of data.seed)" in line and "\n" not in line
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: step")]
+    assert [line.split()[2] for line in warned] == ["2", "3"]
+    (state,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert state.name == "step-00000004.safetensors" and read_state(state)["optimizer/00000"] == 1
+    assert not (tmp_path / "run" / "result").exists()
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(run, tmp_path):
+    with pytest.raises(UserError, match=r"train.accumulate is 4: it must divide train.batch_size 2"):
+        dataclasses.replace(run.train, accumulate=4)
+
+
+def test_the_log_says_how_fast_it_was(run, tmp_path):
+    calm = dataclasses.replace(run, train=dataclasses.replace(run.train, learning_rate=1e-3, steps=4, log_every=2))
+    train(calm, tmp_path / "run")
+    *_, last = (yaml.safe_load(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert last["images_per_second"] > 0 and last["peak_memory_gb"] > 0.1
+    assert 0 <= last["input_share"] < 1 and 0 < last["average_share"] < 1

@@ -1,0 +1,55 @@
+"""The same mathematics on one and on two replicas; several workers as real processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+IN_PAIRS = "codi, accumulated, two steps in a call"
+CASES = ("codi", "finetune", "halving", IN_PAIRS)
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What tests/on_two_replicas.py saw."""
+    done = subprocess.run(
+        [sys.executable, HERE / "on_two_replicas.py"], capture_output=True, text=True, timeout=900, cwd=HERE
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_replicas_learn_what_one_does(found, case):
+    """Gradients are summed in another order: the weights agree within rounding, after steps that moved them far more.
+
+    Adam's first steps are nearly signs, which turn where a gradient is nearly 0: a weight or two may then be a step
+    of 1e-3 apart, not the mean.
+    """
+    seen = found[case]
+    assert seen["moved"] > 1e-3 and seen["iterations"] == 4
+    assert seen["weights"] < 2e-5 and seen["average"] < 2e-5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_copies_of_a_variable_stay_equal_bit_by_bit(found, case):
+    assert found[case]["copies"] == 0
+
+
+@pytest.mark.parametrize("case", CASES[:3])
+def test_logs_are_means_over_the_global_batch(found, case):
+    for one, two in zip(found[case]["logs of one"], found[case]["logs of two"], strict=True):
+        assert two == pytest.approx(one, rel=2e-4)
+        assert one["loss"] > 0 and one["skipped"] == 0
+
+
+def test_steps_in_one_call_are_those_of_several(found):
+    seen = found[IN_PAIRS]
+    one, pairs = seen["logs of one"], seen["logs of two"]
+    means = [(a["loss"] + b["loss"]) / 2 for a, b in zip(one[::2], one[1::2], strict=True)]
+    assert [pair["loss"] for pair in pairs] == pytest.approx(means, rel=2e-4)
