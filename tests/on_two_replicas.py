@@ -60,6 +60,7 @@ def trained(strategy, method, *, accumulate=1, in_a_call=1):
     for _ in range(STEPS // in_a_call):
         sums = run(iterator, tf.constant(in_a_call), tf.constant(0))
         logs.append({name: float(value) / in_a_call for name, value in sums.items() if name in model.log_names})
+    assert run.experimental_get_tracing_count() == 1  # whatever the number of steps in a call
     return model, logs
 
 

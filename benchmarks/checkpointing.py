@@ -1,0 +1,63 @@
+"""python -m benchmarks.checkpointing: what a state costs a training, written beside it or waited for, in one run.
+
+Blocks of steps of the demo's training take turns: without a state, with one written by its thread, and with one that
+the training waits for. The share is that of the config's own `save_every`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.timing import side_by_side
+from codi_tf import config
+from codi_tf.cli import run_command, start_tensorflow
+
+CONFIG = Path(__file__).parents[1] / "configs" / "photos_codi.yaml"
+STEPS = 20  # of a block
+
+
+def measure(folder: Path) -> tuple[dict[str, float], int]:
+    """Median seconds of a block of each kind, and the bytes of a state."""
+    start_tensorflow()
+    import tensorflow as tf
+
+    from codi_tf.checkpoints import StateWriter
+    from codi_tf.experiment import build_trainer
+
+    settings = config.load(CONFIG)
+    trainer = build_trainer(settings)
+    shape = trainer.latent_shape(settings.train.batch_size, settings.data.image_size, settings.data.image_size)
+    batch = {name: tf.random.stateless_normal(shape, (0, i)) for i, name in enumerate(("latent", "condition_latent"))}
+    step, writer = tf.function(trainer.train_step, autograph=False), StateWriter(trainer, folder, keep=1)
+    numbers = itertools.count(1)
+
+    def block(save: bool, wait: bool) -> None:
+        if save:
+            writer.save(next(numbers))
+        if wait:
+            writer.wait()
+        for _ in range(STEPS):
+            float(step(batch)["loss"])
+        writer.wait()  # what is not done by now counts
+
+    kinds = {"none": (False, False), "beside": (True, False), "waited for": (True, True)}
+    seconds = side_by_side({name: lambda kind=kind: block(*kind) for name, kind in kinds.items()}, rounds=7)
+    return seconds, next(folder.glob("*.safetensors")).stat().st_size
+
+
+def _main(arguments: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, size = measure(Path(folder))
+    every = config.load(CONFIG).train.save_every
+    run = every * seconds["none"] / STEPS
+    print(f"a state of {size / 1e6:.0f} MB, every {every} steps of {1e3 * seconds['none'] / STEPS:.0f} ms")
+    for name in ("beside", "waited for"):
+        cost = seconds[name] - seconds["none"]
+        print(f"{name:10}  {1e3 * cost:7.0f} ms a state  {100 * cost / run:5.2f} % of the run   (bar: 3 %)")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))
