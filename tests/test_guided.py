@@ -209,7 +209,7 @@ def test_the_steps_of_a_phase_are_its_own():
     x = tf.zeros((200, 4, 4, 4))
     for step, count in ((0, 8), (1, 8), (2, 4), (3, 4), (50, 4)):
         drawn, grid = (
-            method._draw_steps(x, 0, tf.constant(step, tf.int64)),
+            method._draw_steps(x, Draws(0, tf.constant(step, tf.int64))),
             sampling.halving(method.base.schedule, count),
         )
         pairs = set(zip(drawn.t.numpy().tolist(), drawn.mid.numpy().tolist(), strict=True))
@@ -228,7 +228,7 @@ def test_stage_2_gives_student_and_teacher_the_same_guidance():
     x, c, base = batch["latent"], batch["condition_latent"], model.base
     guidance = 1.0 + 2.0 * Draws(1, 0).uniform(x, "guidance")
     told = denoiser(base, model.student, c, base.context, guidance=guidance)
-    step = model.method._draw_steps(x, 1, tf.constant(0, tf.int64))
+    step = model.method._draw_steps(x, Draws(1, tf.constant(0, tf.int64)))
     expected = losses.halving(told, told, x, Draws(1, 0).noise(x), step)  # both are the same network still
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     other = denoiser(base, model.student, c, base.context, guidance=tf.ones(3))
