@@ -393,6 +393,18 @@ def test_what_was_measured_elsewhere_is_not_trained_again_unless_a_row_goes_on_f
     assert left("ldm_half", "cm_2") == {("cm_2", task): (1,)}
 
 
+def test_a_setting_that_is_new_since_does_not_count(workplace, stick):
+    put(workplace, "codi", 1.0, stick)
+    path = pieces.metrics_of(BY_NAME["codi"], TASKS[0], 1)
+    about = json.loads(path.read_text())
+    del about["stages"][-1]["train"]["steps_per_call"], about["stages"][-1]["distribution"]
+    path.write_text(json.dumps(about))
+    assert left("codi") == {}
+    about["stages"][-1]["train"]["learning_rate"] *= 2
+    path.write_text(json.dumps(about))
+    assert left("codi") == {("codi", TASKS[0]): (1,)}
+
+
 def test_what_was_measured_without_replicates_is_measured_again(workplace, stick):
     put(workplace, "codi", 1.0, stick)
     path = pieces.metrics_of(BY_NAME["codi"], TASKS[0], 1)

@@ -82,10 +82,21 @@ def chain_of(row: Row, task: str, seed: int) -> list[dict]:
     return json.loads(json.dumps([*before, {**experiment, "samples": row.samples}]))
 
 
+def with_todays_defaults(stages: list[dict]) -> list[dict]:
+    """Recorded stages as `chain_of` gives them now: settings that did not exist then have their defaults."""
+    known = []
+    for stage in stages:
+        settings = {key: value for key, value in stage.items() if key != "samples"}
+        known.append({**config.from_dict(settings).as_dict(), "samples": stage["samples"]})
+    return json.loads(json.dumps(known))
+
+
 def is_trained(row: Row, task: str, seed: int) -> bool:
     """Whether a row has been trained here, with these settings."""
     path = result_of(row, task, seed) / STAGES
-    return path.is_file() and json.loads(path.read_text("utf-8")) == chain_of(row, task, seed)
+    if not path.is_file():
+        return False
+    return with_todays_defaults(json.loads(path.read_text("utf-8"))) == chain_of(row, task, seed)
 
 
 def is_measured(row: Row, task: str, seed: int) -> bool:
@@ -95,7 +106,7 @@ def is_measured(row: Row, task: str, seed: int) -> bool:
         return False
     about = json.loads(path.read_text("utf-8"))
     whole = all("replicates" in figures for figures in about["samples"].values())
-    return whole and about.get("stages") == chain_of(row, task, seed)
+    return whole and with_todays_defaults(about["stages"]) == chain_of(row, task, seed)
 
 
 @contextmanager

@@ -247,7 +247,7 @@ def _stale(results: Results) -> list[str]:
     names = []
     for (task, row), seeds in results.about.items():
         for seed, one in seeds.items():
-            if one["stages"] != pieces.chain_of(BY_NAME[row], task, seed):
+            if pieces.with_todays_defaults(one["stages"]) != pieces.chain_of(BY_NAME[row], task, seed):
                 names.append(f"{task}/{row}, seed {seed}")
     return names
 
