@@ -31,6 +31,7 @@ class Draws:
 
     def noise(self, like):
         """Standard normal noise of the shape of `like`, [B, ...]."""
+        like = tf.convert_to_tensor(like)
         return self._own(like.shape, tf.shape(like), self._normal)
 
     def times(self, like, *, low: int, high: int, shared: bool):
@@ -48,6 +49,7 @@ class Draws:
         return tf.random.stateless_normal(shape, self._seed("noise"))
 
     def _rows(self, like, draw: Callable):
+        like = tf.convert_to_tensor(like)
         return self._own(like.shape[:1], tf.shape(like)[:1], draw)
 
     def _own(self, static: tf.TensorShape, dynamic, draw: Callable):
