@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.demo import CONFIG, trainer_and_batch
 from benchmarks.timing import side_by_side
 from codi_tf import config
 from codi_tf.cli import run_command, start_tensorflow
 
-CONFIG = Path(__file__).parents[1] / "configs" / "photos_codi.yaml"
 STEPS = 20  # of a block
 
 
@@ -25,12 +25,8 @@ def measure(folder: Path) -> tuple[dict[str, float], int]:
     import tensorflow as tf
 
     from codi_tf.checkpoints import StateWriter
-    from codi_tf.experiment import build_trainer
 
-    settings = config.load(CONFIG)
-    trainer = build_trainer(settings)
-    shape = trainer.latent_shape(settings.train.batch_size, settings.data.image_size, settings.data.image_size)
-    batch = {name: tf.random.stateless_normal(shape, (0, i)) for i, name in enumerate(("latent", "condition_latent"))}
+    _, trainer, batch = trainer_and_batch()
     step, writer = tf.function(trainer.train_step, autograph=False), StateWriter(trainer, folder, keep=1)
     numbers = itertools.count(1)
 

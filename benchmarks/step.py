@@ -8,13 +8,10 @@ run side by side. The step adds the draws, the loss, clipping, AdamW, mu's own r
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
+from benchmarks.demo import trainer_and_batch
 from benchmarks.timing import side_by_side
-from codi_tf import config
 from codi_tf.cli import run_command, start_tensorflow
-
-CONFIG = Path(__file__).parents[1] / "configs" / "photos_codi.yaml"
 
 
 def measure() -> dict[str, float]:
@@ -22,13 +19,9 @@ def measure() -> dict[str, float]:
     start_tensorflow()
     import tensorflow as tf
 
-    from codi_tf.experiment import build_trainer
-
-    settings = config.load(CONFIG)
-    trainer = build_trainer(settings)
-    base, batch_size = trainer.base, settings.train.batch_size
-    shape = trainer.latent_shape(batch_size, settings.data.image_size, settings.data.image_size)
-    x, c, z_t = (tf.random.stateless_normal(shape, (0, i)) for i in range(3))
+    _, trainer, batch = trainer_and_batch()
+    base, x, c = trainer.base, *batch.values()
+    z_t = tf.random.stateless_normal(x.shape, (0, 2))
     t, s = tf.constant([600]), tf.constant([560])
 
     @tf.function
@@ -42,7 +35,6 @@ def measure() -> dict[str, float]:
         return tf.add_n([tf.reduce_sum(g) for g in tape.gradient(loss, trainer.trainable_variables)])
 
     step = tf.function(trainer.train_step)
-    batch = {"latent": x, "condition_latent": c}
     return side_by_side({"step": lambda: step(batch), "bare": bare})
 
 

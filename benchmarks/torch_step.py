@@ -11,12 +11,11 @@ import copy
 import sys
 from pathlib import Path
 
+from benchmarks.demo import CONFIG, trainer_and_batch
 from benchmarks.timing import side_by_side
 from codi_tf import config
 from codi_tf.cli import run_command, start_tensorflow
 from codi_tf.errors import UserError
-
-CONFIG = Path(__file__).parents[1] / "configs" / "photos_codi.yaml"
 
 
 def torch_step(unet_config: dict, batch_size: int, size: int, experiment: config.Experiment, context, schedule):
@@ -101,17 +100,12 @@ def measure() -> dict[str, float]:
 
     import tensorflow as tf
 
-    from codi_tf.experiment import build_trainer
-
-    experiment = config.load(CONFIG)
-    trainer = build_trainer(experiment)
-    base, batch_size = trainer.base, experiment.train.batch_size
-    shape = trainer.latent_shape(batch_size, experiment.data.image_size, experiment.data.image_size)
-    x, c = (tf.random.stateless_normal(shape, (0, i)) for i in range(2))
-    step, batch = tf.function(trainer.train_step, autograph=False), {"latent": x, "condition_latent": c}
+    experiment, trainer, batch = trainer_and_batch()
+    base, step = trainer.base, tf.function(trainer.train_step, autograph=False)
+    batch_size, size = batch["latent"].shape[:2]
     unet_config = json.loads((Path(experiment.base) / "unet" / "config.json").read_text("utf-8"))
     try:
-        theirs = torch_step(unet_config, batch_size, shape[1], experiment, base.context, base.schedule)
+        theirs = torch_step(unet_config, batch_size, size, experiment, base.context, base.schedule)
     except ImportError as error:
         raise UserError(f"{error}: install the extra 'peers'") from None
     return side_by_side({"ours": lambda: float(step(batch)["loss"]), "PyTorch": theirs})

@@ -7,6 +7,7 @@ longer with two workers than with one is the sum over the workers, and waiting f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -21,29 +22,35 @@ from codi_tf.errors import UserError
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_codi.yaml"
 
 
-def images_per_second(workers: int, batch_size: int, steps: int) -> float:
-    """Of all workers together, over the second half of the steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        sockets = [socket.socket() for _ in range(workers)]
+def local_cluster(workers: int) -> list[str]:
+    """TF_CONFIG of each of several workers on this machine, on ports that are free."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(workers)]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-        for one in sockets:
-            one.close()
+    tasks = ({"type": "worker", "index": i} for i in range(workers))
+    return [json.dumps({"cluster": {"worker": addresses}, "task": task}) for task in tasks]
+
+
+def images_per_second(workers: int, batch_size: int, steps: int) -> float:
+    """Of all workers together, over the second half of the steps."""
+    with tempfile.TemporaryDirectory() as folder:
         command = [
             *(sys.executable, "-m", "codi_tf.train", CONFIG, "--out", f"{folder}/run"),
             *("data.encode_once=480", f"train.batch_size={workers * batch_size}", f"train.steps={2 * steps}"),
             *(f"train.log_every={steps}", "train.save_every=0", "train.sample_every=0", "train.warmup_steps=1"),
+            *(("--strategy", "multiworker") if workers > 1 else ()),
         ]
-        processes = []
-        for i in range(workers):
-            variables = {**os.environ, "TF_NUM_INTRAOP_THREADS": "1"}
-            if workers > 1:
-                cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
-                variables["TF_CONFIG"] = json.dumps(cluster)
-            strategy = ["--strategy", "multiworker"] if workers > 1 else []
-            tied = ["taskset", "-c", str(i), *map(str, command), *strategy]
-            processes.append(subprocess.Popen(tied, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        processes = [
+            subprocess.Popen(
+                ["taskset", "-c", str(core), *map(str, command)],
+                env={**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_CONFIG": cluster},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            for core, cluster in enumerate(local_cluster(workers))
+        ]
         for process in processes:
             _, said = process.communicate()
             if process.returncode:

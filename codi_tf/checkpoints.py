@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -15,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from codi_tf.errors import UserError
+from codi_tf.files import whole_file
 from codi_tf.trainer import Trainer
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
-_PARTIAL = ".partial"
 DIGEST = "sha256"  # in a file's header, of the tensors' bytes in the order of their names
 
 
@@ -61,10 +60,7 @@ class StateWriter:
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
-            if not isinstance(error, OSError | SafetensorError):
-                raise error
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{self.folder}: a state cannot be written ({reason}); make room, then resume") from error
+            raise error
 
     def _write(self, path: Path, values: dict[str, np.ndarray]) -> None:
         try:
@@ -81,18 +77,18 @@ class StateWriter:
 
 
 def write_state(path: Path, values: dict[str, np.ndarray]) -> None:
-    """Write named arrays with their checksum: whole, on the disk itself, or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(_PARTIAL)
-    try:
-        save_file(values, partial, metadata={DIGEST: _digest(values)})
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    """Write named arrays with their checksum: whole, on the disk itself, or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with whole_file(path) as partial:
+        try:
+            save_file(values, partial, metadata={DIGEST: _digest(values)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+        _sync(partial)
+    _sync(path.parent)  # its new name
 
 
 def read_state(path: Path) -> dict[str, np.ndarray]:
@@ -120,7 +116,7 @@ def restore_newest(trainer: Trainer, folder: Path) -> int:
     Raises:
         UserError: all states are damaged, or they are of another experiment.
     """
-    for left in folder.glob(f"*{_PARTIAL}") if folder.is_dir() else ():
+    for left in folder.glob(".step-*") if folder.is_dir() else ():  # see `files.whole_file`
         left.unlink(missing_ok=True)
     steps = _steps(folder)
     for step in sorted(steps, reverse=True):
@@ -151,14 +147,13 @@ def _digest(values: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    """The new name of a file is on the disk, too, where the system can do that."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _sync(path: Path) -> None:
+    """Returns when a file or folder is on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _steps(folder: Path) -> dict[int, Path]:

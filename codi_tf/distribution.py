@@ -30,18 +30,6 @@ def make_strategy(settings: config.Distribution):
     return tf.distribute.MirroredStrategy(_local_devices(tf, settings.devices))
 
 
-def is_chief(strategy) -> bool:
-    """Whether this process writes what a run leaves on disk: one of the workers does."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.cluster_spec().as_dict() or resolver.task_type is None:
-        return True
-    return resolver.task_type in ("chief", "master") or (
-        resolver.task_type == "worker"
-        and resolver.task_id == 0
-        and not {"chief", "master"} & set(resolver.cluster_spec().as_dict())
-    )
-
-
 def _local_devices(tf, count: int) -> list[str] | None:
     """Names of `count` GPUs or, without any, of parts of the processor; None, all there are, for 0."""
     if not count:
@@ -52,13 +40,7 @@ def _local_devices(tf, count: int) -> list[str] | None:
             raise UserError(f"distribution.devices is {count}: this machine has {len(gpus)} GPUs; ask for fewer")
         return [f"/gpu:{i}" for i in range(count)]
     processor = tf.config.list_physical_devices("CPU")[0]
-    try:
-        tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
-    except RuntimeError:  # TensorFlow has started
-        if len(tf.config.list_logical_devices("CPU")) < count:
-            raise UserError(
-                f"distribution.devices is {count}: the processor must be divided when TensorFlow starts"
-            ) from None
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
     return [f"/cpu:{i}" for i in range(count)]
 
 

@@ -152,9 +152,8 @@ def distributed_batches(experiment: config.Experiment, trainer: Trainer, strateg
 
     Args:
         experiment, trainer, start_step, source: see `build_dataset`.
-        strategy: a `tf.distribute.Strategy`.
+        strategy: a `tf.distribute.Strategy` whose replicas the batch can be divided among, see `check_batch`.
     """
-    check_batch(experiment.train, strategy.num_replicas_in_sync)
     size = experiment.train.batch_size
 
     def of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:

@@ -21,12 +21,14 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
 
     Returns:
         A function of a distributed iterator, the number of steps, int32 [], and this worker's wish to stop, int32 [].
-        It returns float32 scalars: the sums of `trainer.log_names`; "waited", the seconds that this worker's steps
-        waited for their input; "stop", how many replicas' workers wish to stop, which all workers are told alike.
+        It returns float32 scalars: the sums of `trainer.log_names`, to which a skipped step adds nothing but "skipped";
+        "waited", the seconds that this worker's steps waited for their input; "stop", how many replicas' workers wish
+        to stop, which all workers are told alike.
     """
     step = tf.function(trainer.train_step, autograph=False, jit_compile=True) if jit_compile else trainer.train_step
     step = tf.autograph.experimental.do_not_convert(step)
-    names = trainer.log_names
+    names = trainer.log_names  # the last is "skipped"
+    skipped = tf.one_hot(len(names) - 1, len(names))
 
     def wish(stop):
         return tf.identity(stop)
@@ -41,7 +43,8 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
                 waited += tf.timestamp() - asked
             logs = strategy.run(step, args=(batch,))
-            sums += tf.stack([_of_first(strategy, logs[name]) for name in names])  # they are the same on all replicas
+            logs = tf.stack([_of_first(strategy, logs[name]) for name in names])  # they are the same on all replicas
+            sums += tf.where(logs[-1] > 0, skipped, logs)
         stops = strategy.reduce("SUM", strategy.run(wish, args=(stop,)), axis=None)
         return dict(zip(names, tf.unstack(sums), strict=True)) | {
             WAITED: tf.cast(waited, tf.float32),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import resource
-import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,50 +14,42 @@ from codi_tf import config, data, images
 from codi_tf.data.cached import is_cache
 from codi_tf.errors import UserError
 from codi_tf.experiment import build_task, load_source, takes_prompts
-from codi_tf.loop import WAITED, make_average_alone
+from codi_tf.loop import WAITED
 from codi_tf.model import CoDi
+from codi_tf.stopwatch import Stopwatch
 from codi_tf.trainer import Trainer
 
 PICTURES = 4  # held-out examples in a grid
-WARM = 3  # steps before those that are profiled
 PROBED = 16  # held-out examples that the condition is swapped between
 
 
 class Monitor:
     """Averages the logs of `log_every` steps and writes them; makes a grid of samples every `sample_every` steps.
 
-    Beside the losses stand images a second; the shares of the time that went into waiting for input and into the moving
-    average (measured by itself, once each time); and the peak of memory.
+    Beside the losses stand the stopwatch's figures and the peak of memory.
 
     Args:
         experiment, trainer: what runs.
-        strategy: that it runs on.
+        stopwatch: that times it.
         out: the folder of the run.
         first: the step that it resumes from.
         heldout: see `heldout_examples`.
-        writes: whether this process writes: of several workers one does.
     """
 
     def __init__(
         self,
         experiment: config.Experiment,
         trainer: Trainer,
-        strategy,
+        stopwatch: Stopwatch,
         out: Path,
         first: int,
         heldout: dict[str, np.ndarray] | None,
-        *,
-        writes: bool = True,
     ):
-        self.settings, self.trainer, self.out, self.writes = experiment.train, trainer, out, writes
-        self.first, self.note = first, ""
-        self._average = make_average_alone(trainer, strategy)
+        self.settings, self.trainer, self.stopwatch, self.out = experiment.train, trainer, stopwatch, out
+        self.note = ""
         self._sums: dict[str, float] = {}
-        self._count = self._timed = 0
-        self._seconds, self._compiled, self._profiling = 0.0, False, False
+        self._count = 0
         self._metrics = out / "metrics.jsonl"
-        if not writes:
-            return
         if self._metrics.is_file():  # what was written after the state that the run resumes from is written again
             lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             self._metrics.write_text("".join(x for x in lines if _step_of(x) <= first), encoding="utf-8")
@@ -69,36 +58,19 @@ class Monitor:
         prompts = None if self._heldout is None else self._heldout.get("prompt")
         self._context = None if prompts is None else trainer.base.embed(list(prompts))
 
-    @contextlib.contextmanager
-    def timed(self, step: int, count: int, profile: int) -> Iterator[None]:
-        """Times the block, `count` steps after `step`. `profile` steps are recorded, the first three not among them."""
-        done = step - self.first
-        if profile and self.writes and done == WARM:
-            tf.profiler.experimental.start(str(self.out / "logs"))
-            self._profiling = True
-        began = time.perf_counter()
-        yield
-        if self._compiled:  # the first call traces the step
-            self._seconds += time.perf_counter() - began
-            self._timed += count
-        self._compiled = True
-        if self._profiling and done + count >= WARM + profile:
-            tf.profiler.experimental.stop()
-            self._profiling = False
-
     def step(self, step: int, count: int, sums: dict[str, float]) -> None:
-        """Take the sums of the logs of the `count` steps up to `step`."""
+        """Take the sums of the logs of the `count` steps up to `step`; see `loop.make_loop`."""
         settings = self.settings
         for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += count
-        if not self.writes:
-            return
         if step % settings.log_every == 0 or step == settings.steps:
             skipped, waited = self._sums.pop("skipped"), self._sums.pop(WAITED)
-            scalars = {name: total / self._count for name, total in self._sums.items()} | {"skipped": skipped}
-            scalars |= self._probe() | self._speed(waited)
-            self._sums, self._count, self._seconds, self._timed = {}, 0, 0.0, 0
+            learnt = self._count - skipped  # skipped steps are no part of the sums
+            scalars = {name: total / learnt for name, total in self._sums.items()} if learnt else {}
+            scalars |= {"skipped": skipped} | self._probe()
+            scalars |= self.stopwatch.figures(waited / self._count, settings.batch_size) | _memory()
+            self._sums, self._count = {}, 0
             self._write(step, scalars)
         if settings.sample_every and (step % settings.sample_every == 0 or step == settings.steps):
             self._picture(step)
@@ -119,23 +91,6 @@ class Monitor:
                 scalars["mu_mean"] = float(tf.reduce_mean(tf.abs(mu.value)))
         return scalars
 
-    def _speed(self, waited: float) -> dict[str, float]:
-        scalars = {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-        for device in tf.config.list_logical_devices("GPU"):
-            used = tf.config.experimental.get_memory_info(device.name)["peak"] / 2**30
-            scalars["peak_gpu_memory_gb"] = max(scalars.get("peak_gpu_memory_gb", 0.0), used)
-        if not self._timed:
-            return scalars
-        self._average()  # traces the first time
-        began = time.perf_counter()
-        self._average()
-        average = time.perf_counter() - began
-        return scalars | {
-            "images_per_second": self._timed * self.settings.batch_size / self._seconds,
-            "input_share": waited / self._count * self._timed / self._seconds,
-            "average_share": average * self._timed / self._seconds,
-        }
-
     def _write(self, step: int, scalars: dict[str, float]) -> None:
         with self._writer.as_default(step=step):
             for name, value in scalars.items():
@@ -154,6 +109,15 @@ class Monitor:
         images.write_png(self.out / "samples" / f"step-{step:08d}.png", grid)
         with self._writer.as_default(step=step):
             tf.summary.image("samples", grid[None])
+
+
+def _memory() -> dict[str, float]:
+    """The peaks of this process's memory and of its GPUs', in GiB."""
+    peaks = {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    for device in tf.config.list_logical_devices("GPU"):
+        used = tf.config.experimental.get_memory_info(device.name)["peak"] / 2**30
+        peaks["peak_gpu_memory_gb"] = max(peaks.get("peak_gpu_memory_gb", 0.0), used)
+    return peaks
 
 
 def _step_of(line: str) -> float:

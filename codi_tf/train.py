@@ -11,14 +11,15 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
 
 from codi_tf import config
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from codi_tf.distribution import is_chief, make_strategy
+from codi_tf.distribution import make_strategy
 from codi_tf.errors import Interrupted, UserError, user_errors
 from codi_tf.files import check_settings, whole_file
 
@@ -50,8 +51,9 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
     from codi_tf.loop import STOP, make_loop
     from codi_tf.monitor import Monitor, heldout_examples
     from codi_tf.progress import Progress
+    from codi_tf.stopwatch import Stopwatch
 
-    settings, chief = experiment.train, is_chief(strategy)
+    settings, chief = experiment.train, strategy.extended.should_checkpoint
     check_batch(settings, strategy.num_replicas_in_sync)
     with strategy.scope():
         trainer = build_trainer(experiment)
@@ -69,60 +71,75 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
     if first:
         print(f"resuming {out} at step {first}")
     run = make_loop(trainer, strategy, jit_compile=settings.jit_compile)
-    monitor = Monitor(experiment, trainer, strategy, out, first, heldout, writes=chief)
+    span = {"first": first, "last": settings.steps}
+    stopwatch = Stopwatch(trainer, strategy, **span, profile=profile if chief else 0, logs=out / "logs")
     writer = StateWriter(trainer, states, keep=settings.keep, keep_every=settings.keep_every)
     progress = Progress(f"training ({experiment.method_name})", settings.steps, first)
-    with _told_to_stop() as told, _plain_ends(out, tf):
+
+    def save_now() -> None:
+        if chief:
+            writer.save(step)
+            writer.wait()
+
+    with _told_to_stop() as told, _plain_ends(out):
+        monitor = Monitor(experiment, trainer, stopwatch, out, first, heldout) if chief else None
         while step < settings.steps:
-            count = _until_next(step, settings, profile)
-            with monitor.timed(step, count, profile), user_errors():
+            count = 1 if stopwatch.alone(step) else _until_next(step, settings)
+            with stopwatch.timed(step, count), user_errors():
                 sums = run(batches, tf.constant(count), tf.constant(int(told.is_set())))
                 sums = {name: float(value) for name, value in sums.items()}
             step += count
             if sums["skipped"]:
-                _judge(trainer, settings, step, count, functools.partial(_save_now, writer, step, chief))
+                _judge(trainer, settings, range(step - count, step), sums["skipped"], save_now)
             stop = sums.pop(STOP)
-            monitor.step(step, count, sums)
+            if chief:
+                monitor.step(step, count, sums)
             if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
                 writer.save(step)
-            progress.update(step, monitor.note)
+            progress.update(step, monitor.note if chief else "")
             if stop and step < settings.steps:
-                _save_now(writer, step, chief)
+                save_now()
                 raise Interrupted(f"stopped at step {step} by SIGTERM, its state is saved: the same command goes on")
-    _save_now(writer, step, chief)
-    if chief:
-        save_result(experiment, trainer, out / "result", {"steps": settings.steps, "config": experiment.as_dict()})
+        save_now()
+        if chief:
+            save_result(experiment, trainer, out / "result", {"steps": settings.steps, "config": experiment.as_dict()})
     warn_of_unreadable(source)
     return out / "result"
 
 
-def _until_next(step: int, settings: config.Train, profile: int) -> int:
-    """How many steps may run in one call: not past what is logged, pictured or saved; profiled ones one by one."""
+def _until_next(step: int, settings: config.Train) -> int:
+    """How many steps may run in one call: not past what is logged, pictured or saved."""
     periods = [settings.log_every, settings.sample_every, settings.save_every]
-    left = [period - step % period for period in periods if period]
-    return 1 if profile else min(settings.steps_per_call, settings.steps - step, *left)
+    return min(
+        settings.steps_per_call, settings.steps - step, *(period - step % period for period in periods if period)
+    )
 
 
-def _save_now(writer, step: int, chief: bool) -> None:
-    if chief:
-        writer.save(step)
-        writer.wait()
+def _judge(trainer, settings: config.Train, batches: range, skipped: float, save: Callable[[], None]) -> None:
+    """Warn of the steps of a call that were skipped; end the run where too many in a row were. Raises UserError.
 
-
-def _judge(trainer, settings: config.Train, step: int, count: int, save) -> None:
-    """Warn of steps that were skipped; end the run where too many in a row were. Raises UserError."""
+    Args:
+        batches: the numbers of the call's batches.
+        skipped: how many of them were skipped.
+        save: writes the state, whose weights are those from before.
+    """
     in_row = int(trainer.skipped_in_row.numpy())
-    if not in_row:  # the scale of a float16 loss was lowered, or a later step of the same call was good again
+    if trainer.scaled and not in_row:  # the scale of the loss was lowered
         return
-    last, batch = step - 1, settings.batch_size
-    where = f"batch {last} (examples {last * batch} to {step * batch - 1} of the order of data.seed)"
+    size = settings.batch_size
+    examples = f"examples {batches.start * size} to {batches.stop * size - 1} in the order of data.seed"
+    where = (
+        f"{skipped:.0f} of the steps {batches.start + 1} to {batches.stop}"
+        if len(batches) > 1
+        else f"step {batches.stop}"
+    )
     if in_row >= settings.max_skipped:
         save()
         raise UserError(
-            f"step {step}: loss or gradient was not finite {in_row} times in a row, last with {where}; the weights "
-            "from before are saved. lower train.learning_rate, compute in float32, or look at these data"
+            f"{where}: loss or gradient not finite, {in_row} times in a row by now ({examples}); the state before them "
+            "is saved. Lower train.learning_rate, compute in float32, or look at these data"
         )
-    sys.stderr.write(f"warning: step {step} skipped, loss or gradient not finite with {where}; {in_row} in a row\n")
+    warnings.warn(f"{where} skipped, loss or gradient not finite ({examples}); {in_row} in a row", stacklevel=2)
 
 
 @contextlib.contextmanager
@@ -140,8 +157,10 @@ def _told_to_stop() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def _plain_ends(out: Path, tf) -> Iterator[None]:
+def _plain_ends(out: Path) -> Iterator[None]:
     """Within the block, a worker that does not answer ends the run with Interrupted, a full disk with UserError."""
+    import tensorflow as tf
+
     try:
         yield
     except OSError as error:

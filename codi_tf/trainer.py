@@ -71,7 +71,7 @@ class Trainer(keras.Model):
 
     @property
     def log_names(self) -> tuple[str, ...]:
-        """The names of what a step returns."""
+        """The names of what a step returns, "skipped" last."""
         return ("loss", *self.method.terms, "gradient_norm", "skipped")
 
     def train_step(self, batch):
@@ -104,10 +104,7 @@ class Trainer(keras.Model):
         count = next(iter(batch.values())).shape[0] // self.accumulate
 
         def add(micro, sums, means):
-            own = {
-                key: tf.slice(t, [micro * count] + [0] * (t.shape.rank - 1), [count, *t.shape[1:]])
-                for key, t in batch.items()
-            }
+            own = {key: _rows(value, micro * count, count) for key, value in batch.items()}
             gradients, terms = self._gradients_of(own, part + micro, parts)
             return micro + 1, [a + b for a, b in zip(sums, gradients, strict=True)], means + terms
 

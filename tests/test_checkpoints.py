@@ -91,7 +91,7 @@ def test_where_there_is_no_state_nothing_is_set(tmp_path):
     trainer = compiled(seed=4)
     before = state(trainer)
     assert restore_newest(trainer, tmp_path / "none") == 0
-    (tmp_path / "step-00000003.partial").write_bytes(b"torn")
+    (tmp_path / ".step-00000003.safetensors.123").write_bytes(b"torn")
     (tmp_path / "notes.safetensors").write_bytes(b"")
     assert restore_newest(trainer, tmp_path) == 0
     assert same(state(trainer), before)
@@ -167,7 +167,7 @@ def test_when_all_states_are_damaged_nothing_is_set(trainer, tmp_path):
 
 def test_what_a_crash_left_is_removed(trainer, tmp_path):
     save_state(trainer, tmp_path, 5)
-    (tmp_path / "step-00000006.partial").write_bytes(b"torn")
+    (tmp_path / ".step-00000006.safetensors.123").write_bytes(b"torn")
     assert restore_newest(compiled(seed=3), tmp_path) == 5
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000005.safetensors"]
 
@@ -194,10 +194,10 @@ def test_a_failing_write_leaves_the_older_state(trainer, tmp_path):
     before = path.read_bytes()
     (tmp_path / "step-00000006.safetensors").mkdir()  # in the way of the new one
     (tmp_path / "step-00000006.safetensors/x").write_text("")
-    with pytest.raises(UserError, match="a state cannot be written .*; make room, then resume") as caught:
+    with pytest.raises(UserError, match="cannot write .*step-00000006.safetensors: .*; make room") as caught:
         save_state(trainer, tmp_path, 6, keep=1)
     assert "\n" not in str(caught.value)
-    assert path.read_bytes() == before and not list(tmp_path.glob("*.partial"))
+    assert path.read_bytes() == before and not list(tmp_path.glob(".*"))
 
 
 # Runs

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import yaml
 from conftest import make_model
-from tiny import tiny_base, tiny_photos
+from tiny import tiny_base, tiny_run
 
 from codi_tf import config
 from codi_tf.checkpoints import read_state
-from codi_tf.convert.folder import save_base
 from codi_tf.errors import UserError
 from codi_tf.optimizers import FusedAdamW
 from codi_tf.train import train
@@ -108,29 +107,32 @@ def test_the_scale_changes_no_gradient_and_grows_again():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """An experiment whose rate makes its weights infinite in the first step."""
-    folder = tmp_path_factory.mktemp("guards")
-    (folder / "base").mkdir()
-    save_base(tiny_base(), folder / "base")
-    values = {
-        "method": {"name": "codi", "delta": 5},
-        "base": str(folder / "base"),
-        "task": {"name": "super_resolution"},
-        "data": {"image_size": 16, "source": str(tiny_photos(folder / "photos"))},
-        "train": {"steps": 9, "batch_size": 2, "warmup_steps": 0, "learning_rate": 1e38, "max_skipped": 3},
-    }
+    values = tiny_run(tmp_path_factory.mktemp("guards"), steps=9, learning_rate=1e38, max_skipped=3)
     return config.from_dict(values)
 
 
-def test_a_run_that_diverges_ends_with_the_state_before_it(run, tmp_path, capsys):
-    with pytest.raises(UserError, match=r"step 4: loss or gradient was not finite 3 times in a row") as caught:
+def test_a_run_that_diverges_ends_with_the_state_before_it(run, tmp_path):
+    with (
+        pytest.warns(UserWarning, match="not finite") as warned,
+        pytest.raises(UserError, match="step 4: loss or gradient not finite, 3 times in a row by now") as caught,
+    ):
         train(run, tmp_path / "run")
     line = str(caught.value)
-    assert "batch 3 (examples 6 to 7 of the order of data.seed)" in line and "\n" not in line
-    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: step")]
-    assert [line.split()[2] for line in warned] == ["2", "3"]
+    assert "(examples 6 to 7 in the order of data.seed)" in line and "\n" not in line
+    said = [str(one.message) for one in warned if "not finite" in str(one.message)]
+    assert [text.split()[1] for text in said] == ["2", "3"]
     (state,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert state.name == "step-00000004.safetensors" and read_state(state)["optimizer/00000"] == 1
     assert not (tmp_path / "run" / "result").exists()
+
+
+def test_skipped_steps_of_a_call_are_named_and_left_out_of_the_log(run, tmp_path):
+    """Four steps in a call, of which the first is good."""
+    together = dataclasses.replace(run.train, steps=4, steps_per_call=4, log_every=4, max_skipped=9)
+    with pytest.warns(UserWarning, match=r"3 of the steps 1 to 4 skipped, .*\(examples 0 to 7 in the order"):
+        train(dataclasses.replace(run, train=together), tmp_path / "run")
+    (line,) = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert line["skipped"] == 3 and np.isfinite(line["loss"]) and line["loss"] > 0
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(run, tmp_path):
@@ -141,6 +143,6 @@ def test_a_batch_that_cannot_be_divided_is_refused(run, tmp_path):
 def test_the_log_says_how_fast_it_was(run, tmp_path):
     calm = dataclasses.replace(run, train=dataclasses.replace(run.train, learning_rate=1e-3, steps=4, log_every=2))
     train(calm, tmp_path / "run")
-    *_, last = (yaml.safe_load(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    *_, last = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert last["images_per_second"] > 0 and last["peak_memory_gb"] > 0.1
     assert 0 <= last["input_share"] < 1 and 0 < last["average_share"] < 1

@@ -8,11 +8,10 @@ import sys
 import pytest
 import yaml
 from shards import encoded, picture, write_tar
-from tiny import tiny_base, tiny_photos
+from tiny import tiny_run
 
 from codi_tf import train
 from codi_tf.cli import run_command
-from codi_tf.convert.folder import save_base
 from codi_tf.data.splits import is_heldout
 from codi_tf.errors import UserError
 
@@ -27,17 +26,7 @@ def run(monkeypatch, capsys, *arguments):
 @pytest.fixture
 def settings(tmp_path):
     """A config file of a run of two steps."""
-    folder = tmp_path / "base"
-    folder.mkdir()
-    save_base(tiny_base(), folder)
-    values = {
-        "method": {"name": "codi"},
-        "base": str(folder),
-        "task": {"name": "super_resolution"},
-        "data": {"image_size": 16, "source": str(tiny_photos(tmp_path / "photos"))},
-        "adaptation": {"train": "adapter"},
-        "train": {"steps": 2, "batch_size": 2, "save_every": 1},
-    }
+    values = tiny_run(tmp_path, steps=2, save_every=1)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
     return path

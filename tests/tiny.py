@@ -9,6 +9,7 @@ import numpy as np
 from conftest import SCHEDULER, VAE
 
 from codi_tf.base import Base, make_autoencoder, make_unet
+from codi_tf.convert.folder import save_base
 from codi_tf.convert.kinds import TEXT_ENCODER
 from codi_tf.convert.networks import write_network
 from codi_tf.images import write_png
@@ -40,6 +41,20 @@ def tiny_photos(folder: Path) -> Path:
     for i in range(16):
         write_png(folder / f"{i}.png", random.integers(0, 256, (24, 24, 3), "uint8"))
     return folder
+
+
+def tiny_run(folder: Path, **train) -> dict:
+    """A config as plain data: CoDi's adapter alone on a tiny base and its photos, both made in the folder."""
+    (folder / "base").mkdir()
+    save_base(tiny_base(), folder / "base")
+    return {
+        "method": {"name": "codi", "delta": 5},
+        "base": str(folder / "base"),
+        "task": {"name": "super_resolution"},
+        "data": {"image_size": 16, "source": str(tiny_photos(folder / "photos"))},
+        "adaptation": {"train": "adapter"},
+        "train": {"warmup_steps": 0, "learning_rate": 1e-3, "batch_size": 2, **train},
+    }
 
 
 def tiny_text(folder: Path, width: int) -> Path:
