@@ -73,6 +73,9 @@ def unet_keras_cv(dtype: str) -> Call:
 
 
 def unet_diffusers(dtype: str) -> Call:
+    import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
+
+    # isort: split
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -152,6 +155,9 @@ def _generation(dtype: str, adapter: str) -> Call:
 
 def generate_diffusers(dtype: str) -> Call:
     """StableDiffusionControlNetPipeline, 4 steps, no guidance, the prompt embedded beforehand."""
+    import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
+
+    # isort: split
     import torch
     from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline, UNet2DConditionModel
 
@@ -179,6 +185,9 @@ def generate_diffusers(dtype: str) -> Call:
 
 
 def _vae_diffusers():
+    import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
+
+    # isort: split
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(

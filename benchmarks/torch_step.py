@@ -20,6 +20,9 @@ from codi_tf.errors import UserError
 
 def torch_step(unet_config: dict, batch_size: int, size: int, experiment: config.Experiment, context, schedule):
     """A function that runs one step of PyTorch."""
+    import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
+
+    # isort: split
     import torch
     from diffusers import UNet2DConditionModel
     from torch.nn.functional import mse_loss

@@ -1,8 +1,8 @@
 """python -m benchmarks.workers: one worker with one core against two workers with one core each, in one run.
 
 Every worker is `python -m codi_tf.train` in a process of its own, tied to a core, on the demo's networks; each has the
-demo's batch, so that two do twice the work. Images a second are those that the run logs itself. What a step takes
-longer with two workers than with one is the sum over the workers, and waiting for the slower one.
+demo's batch, so that two do twice the work. Images a second are those that the run logs itself. Two cores may share
+more than they show, memory for one: two trainings that know nothing of each other say what they can do at most.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from codi_tf.cli import ArgumentParser, run_command
 from codi_tf.errors import UserError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_codi.yaml"
+BATCH = 24  # images a step and worker, the demo's
 
 
 def local_cluster(workers: int) -> list[str]:
@@ -33,18 +35,36 @@ def local_cluster(workers: int) -> list[str]:
     return [json.dumps({"cluster": {"worker": addresses}, "task": task}) for task in tasks]
 
 
-def images_per_second(workers: int, batch_size: int, steps: int) -> float:
-    """Of all workers together, over the second half of the steps."""
+def images_per_second(workers: int, steps: int, *, together: bool = True) -> float:
+    """Of all workers, over the second half of the steps.
+
+    Args:
+        workers: processes, each on a core of its own, BATCH images a step each.
+        steps: measured steps.
+        together: one training; otherwise each has a training of its own, which is what the machine can do at most.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "codi_tf.train", CONFIG, "--out", f"{folder}/run"),
-            *("data.encode_once=480", f"train.batch_size={workers * batch_size}", f"train.steps={2 * steps}"),
+        batch = workers * BATCH if together else BATCH
+        options = [
+            *("data.encode_once=480", f"train.batch_size={batch}", f"train.steps={2 * steps}"),
             *(f"train.log_every={steps}", "train.save_every=0", "train.sample_every=0", "train.warmup_steps=1"),
-            *(("--strategy", "multiworker") if workers > 1 else ()),
+            *(("--strategy", "multiworker") if together and workers > 1 else ()),
         ]
+        runs = [Path(folder, "run" if together else f"run{core}") for core in range(workers)]
         processes = [
             subprocess.Popen(
-                ["taskset", "-c", str(core), *map(str, command)],
+                [
+                    "taskset",
+                    "-c",
+                    str(core),
+                    sys.executable,
+                    "-m",
+                    "codi_tf.train",
+                    CONFIG,
+                    "--out",
+                    runs[core],
+                    *options,
+                ],
                 env={**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_CONFIG": cluster},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -55,21 +75,29 @@ def images_per_second(workers: int, batch_size: int, steps: int) -> float:
             _, said = process.communicate()
             if process.returncode:
                 raise UserError(f"a worker failed: {said.decode().splitlines()[-1]}")
-        *_, last = Path(folder, "run", "metrics.jsonl").read_text("utf-8").splitlines()
-        return json.loads(last)["images_per_second"]
+        last = ((run / "metrics.jsonl").read_text("utf-8").splitlines()[-1] for run in dict.fromkeys(runs))
+        return sum(json.loads(line)["images_per_second"] for line in last)
 
 
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.workers", description=__doc__)
-    parser.add_argument("--steps", type=int, default=60, help="measured steps")
+    parser.add_argument("--steps", type=int, default=30, help="measured steps (default: 30)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each, whose median counts (default: 3)")
     options = parser.parse_args(arguments)
     if len(os.sched_getaffinity(0)) < 2:
         raise UserError("this needs two cores")
-    one, two = (images_per_second(workers, 24, options.steps) for workers in (1, 2))
-    print(f"one worker, one core    {one:7.1f} images/s  {24 / one * 1e3:7.1f} ms a step")
-    print(f"two workers, two cores  {two:7.1f} images/s  {48 / two * 1e3:7.1f} ms a step")
-    print(f"two against one         {two / one:7.2f}             (bar: 1.6)")
-    print(f"share of a step that is not one worker's work: {1 - two / one / 2:.2f}")
+    kinds = {"one": (1, True), "two": (2, True), "apart": (2, False)}
+    turns = [
+        [images_per_second(workers, options.steps, together=together) for workers, together in kinds.values()]
+        for _ in range(options.rounds)
+    ]
+    one, two, apart = (statistics.median(values) for values in zip(*turns, strict=True))
+    print(f"one worker, one core      {one:7.1f} images/s  {1e3 * BATCH / one:7.1f} ms a step")
+    print(f"two workers, two cores    {two:7.1f} images/s  {2e3 * BATCH / two:7.1f} ms a step")
+    print(f"two trainings, two cores  {apart:7.1f} images/s  {2e3 * BATCH / apart:7.1f} ms a step")
+    print(f"two workers against one             {two / one:5.2f}   (bar: 1.6)")
+    print(f"two trainings against one           {apart / one:5.2f}   what the machine's two cores can do")
+    print(f"two workers against two trainings   {two / apart:5.2f}   the rest is the sum over the workers, and waiting")
 
 
 if __name__ == "__main__":

@@ -33,16 +33,24 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
     def wish(stop):
         return tf.identity(stop)
 
+    @tf.autograph.experimental.do_not_convert
+    def step_after(batch, moment):
+        with tf.control_dependencies([moment]):  # what the step computes does not delay the clock
+            batch = {key: tf.identity(value) for key, value in batch.items()}
+        return step(batch)
+
     @tf.function
     def run(iterator, count, stop):
         sums, waited = tf.zeros(len(names)), tf.constant(0.0, tf.float64)
         for _ in tf.range(count):
-            asked = tf.timestamp()
+            with tf.control_dependencies([sums]):  # the step before is done
+                asked = tf.timestamp()
             with tf.control_dependencies([asked]):
                 batch = next(iterator)
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-                waited += tf.timestamp() - asked
-            logs = strategy.run(step, args=(batch,))
+                given = tf.timestamp()
+            waited += given - asked
+            logs = strategy.run(step_after, args=(batch, tf.cast(given, tf.float32)))
             logs = tf.stack([_of_first(strategy, logs[name]) for name in names])  # they are the same on all replicas
             sums += tf.where(logs[-1] > 0, skipped, logs)
         stops = strategy.reduce("SUM", strategy.run(wish, args=(stop,)), axis=None)

@@ -12,8 +12,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import pytest
-import torchvision_operators  # noqa: F401  (before anything imports torchvision)
 
+import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
 import codi_tf
 from codi_tf.base import Base, make_autoencoder, make_unet
 from codi_tf.convert.folder import save_base

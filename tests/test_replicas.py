@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,11 @@ CASES = ("codi", "finetune", "halving", IN_PAIRS)
 def found():
     """What tests/on_two_replicas.py saw."""
     done = subprocess.run(
-        [sys.executable, HERE / "on_two_replicas.py"], capture_output=True, text=True, timeout=900, cwd=HERE
+        [sys.executable, HERE / "on_two_replicas.py"],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -5,6 +5,7 @@ In every run of the tests those whose steps differ in kind; `pytest -m campaign`
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,8 @@ def test_the_step_is_lowered(path, base_folder, tuned_bundle, tmp_path):
     whole = config.load(path)
     text = tiny_text(tmp_path, 8) if whole.task is not None and whole.task["name"] == "editing" else None
     command = [sys.executable, PROGRAM, path, *small(whole, path.stem, base_folder, tuned_bundle, text)]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[1])}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.splitlines()[-1]) > 100_000
 
