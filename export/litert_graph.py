@@ -1,0 +1,417 @@
+"""LiteRT (TFLite) graphs, built-in operators only: maps lie as [1, H, W, C], rows as [N, C], numbers as [1, C].
+
+Weights are written behind the flatbuffer, one after the other, so that memory stays at that of the largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from codi_tf.errors import UserError
+from export.graph import Value
+
+MAX_FILE = 2**31 - 1  # bytes: phones map a file with signed offsets
+ALIGNMENT = 64
+TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "int32": "INT32"}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A buffer: its size, and how to get what it holds."""
+
+    bytes: int
+    read: Callable[[], np.ndarray]
+
+
+class LiteRtGraph:
+    """See `graph.Graph`.
+
+    Args:
+        weights: how large weights are kept: "float32"; "float16", which are widened when they are used; or "int8", one
+            scale an output channel, with activations that LiteRT quantises as it goes ("dynamic range").
+    """
+
+    def __init__(self, *, weights: str = "float32"):
+        self.kind = weights
+        self.graph = schema.SubGraphT()
+        self.graph.tensors, self.graph.operators, self.graph.inputs, self.graph.outputs = [], [], [], []
+        self.codes: dict[str, int] = {}
+        self.buffers: list[Weight | None] = [None]  # buffer 0 is empty, by convention
+        self.names = {"inputs": {}, "outputs": {}}
+        self._index: dict[str, int] = {}  # tensors by name
+        self._made: dict[tuple, Value] = {}
+
+    # Making tensors and operators
+
+    def _tensor(self, name: str, own: tuple[int, ...], dtype: str = "float32", buffer: int = 0, scales=None) -> None:
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.buffer = name, list(own), buffer
+        tensor.type = getattr(schema.TensorType, TYPES[dtype])
+        if scales is not None:
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.scale = scales
+            tensor.quantization.zeroPoint = np.zeros(len(scales), "int64")
+            tensor.quantization.quantizedDimension = 0
+        self._index[name] = len(self.graph.tensors)
+        self.graph.tensors.append(tensor)
+
+    def _operator(self, kind: str, inputs, own, shape, options: dict | None = None) -> Value:
+        """An operator of one output, or the one there is already; `own` is the shape in the file, `shape` that of the
+        value."""
+        names = [x.name if isinstance(x, Value) else x for x in inputs]
+        key = (kind, *names, tuple(own), *sorted((options or {}).items()))
+        if key in self._made:
+            return self._made[key]
+        value = Value(f"{kind}_{len(self.graph.tensors)}", tuple(shape))
+        self._tensor(value.name, own)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self.codes.setdefault(kind, len(self.codes))
+        operator.inputs = [self._index[name] if name else -1 for name in names]
+        operator.outputs = [self._index[value.name]]
+        holder = OPTIONS.get(kind)
+        if holder is not None:
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, holder)
+            operator.builtinOptions = getattr(schema, f"{holder}T")()
+            for name, setting in (options or {}).items():
+                setattr(operator.builtinOptions, name, setting)
+        self.graph.operators.append(operator)
+        self._made[key] = value
+        return value
+
+    def _numbers(self, array: np.ndarray) -> str:
+        """The name of a small constant."""
+        array = np.ascontiguousarray(array)
+        key = ("constant", array.tobytes(), array.shape, str(array.dtype))
+        if key not in self._made:
+            name = f"constant_{len(self.buffers)}"
+            self.buffers.append(Weight(array.nbytes, lambda: array))
+            self._tensor(name, array.shape, str(array.dtype), len(self.buffers) - 1)
+            self._made[key] = Value(name, array.shape)
+        return self._made[key].name
+
+    def _weight(self, variable, view: str, own: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]) -> str:
+        """The name of a weight, as `arrange` lays it out, in float32 where it is small."""
+        name = f"{variable.path}:{view}"
+        if name in self._index:
+            return name
+
+        def read() -> np.ndarray:
+            return np.ascontiguousarray(arrange(np.asarray(variable.numpy(), dtype="float32")))
+
+        count = int(np.prod(own))
+        kind = self.kind if len(own) > 1 and count >= 1024 and view != "rows" else "float32"
+        if kind == "int8":
+            scales = np.maximum(np.abs(read()).max(axis=tuple(range(1, len(own)))) / 127, 1e-12).astype("float32")
+
+            def rounded() -> np.ndarray:
+                return np.rint(read() / scales.reshape(-1, *[1] * (len(own) - 1))).astype("int8")
+
+            self.buffers.append(Weight(count, rounded))
+            self._tensor(name, own, "int8", len(self.buffers) - 1, scales)
+            return name
+        if kind == "float16":
+            self.buffers.append(Weight(2 * count, lambda: read().astype("float16")))
+            self._tensor(f"{name}:half", own, "float16", len(self.buffers) - 1)
+            wide = self._operator("DEQUANTIZE", [f"{name}:half"], own, own)
+            self._index[name] = self._index[wide.name]
+            return name
+        self.buffers.append(Weight(4 * count, read))
+        self._tensor(name, own, "float32", len(self.buffers) - 1)
+        return name
+
+    def _reshaped(self, x, own: tuple[int, ...], shape: tuple[int, ...]) -> Value:
+        return self._operator("RESHAPE", [x, self._numbers(np.array(own, "int32"))], own, shape)
+
+    def _turned(self, x: Value, perm: list[int], own, shape) -> Value:
+        return self._operator("TRANSPOSE", [x, self._numbers(np.array(perm, "int32"))], own, shape)
+
+    # The operations
+
+    def input(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> Value:
+        own = (1, *shape) if len(shape) > 1 else shape
+        self._tensor(name, own, dtype)
+        self.graph.inputs.append(self._index[name])
+        self.names["inputs"][name] = self._index[name]
+        if dtype != "float32" or len(shape) == 3:
+            return Value(name, shape)
+        return self._reshaped(name, _own(shape), shape)
+
+    def output(self, name: str, value: Value) -> None:
+        own = (1, *value.shape) if len(value.shape) > 1 else value.shape
+        made = self._operator("RESHAPE", [value, self._numbers(np.array(own, "int32"))], own, value.shape)
+        self.graph.outputs.append(self._index[made.name])
+        self.names["outputs"][name] = self._index[made.name]
+
+    def constant(self, array: np.ndarray) -> Value:
+        array = np.asarray(array, "float32")
+        return Value(self._numbers(array.reshape(_own(array.shape))), array.shape)
+
+    def weight(self, variable, rows: int | None = None) -> Value:
+        shape = tuple(variable.shape) if rows is None else (rows, *variable.shape[1:])
+        return Value(self._weight(variable, "rows", _own(shape), lambda a: a[:rows].reshape(_own(shape))), shape)
+
+    def conv(self, x: Value, layer) -> Value:
+        height, width, channels = x.shape
+        k, stride, filters = layer.kernel_size[0], layer.strides[0], layer.filters
+        kernel = self._weight(layer.kernel, "ohwi", (filters, k, k, channels), lambda a: a.transpose(3, 0, 1, 2))
+        bias = self._weight(layer.bias, "", (filters,), lambda a: a)
+        padding = schema.Padding.SAME
+        if stride > 1:
+            before = k // 2 if layer.symmetric_padding else 0
+            pads = self._numbers(np.array([[0, 0], [before, 1], [before, 1], [0, 0]], "int32"))
+            height, width = height + before + 1, width + before + 1
+            x = self._operator("PAD", [x, pads], (1, height, width, channels), (height, width, channels))
+            height, width, padding = (height - k) // stride + 1, (width - k) // stride + 1, schema.Padding.VALID
+        options = {"padding": padding, "strideW": stride, "strideH": stride, "dilationWFactor": 1, "dilationHFactor": 1}
+        shape = (height, width, filters)
+        return self._operator("CONV_2D", [x, kernel, bias], (1, *shape), shape, options)
+
+    def dense(self, x: Value, layer) -> Value:
+        c, d = layer.kernel.shape[-2:]
+        matrix = self._weight(layer.kernel, "oi", (d, c), lambda a: a.reshape(c, d).T)
+        bias = self._weight(layer.bias, "", (d,), lambda a: a) if layer.use_bias else None
+        shape = (*x.shape[:-1], d)
+        return self._operator("FULLY_CONNECTED", [x, matrix, bias], _own(shape), shape)
+
+    def project_in(self, x: Value, layer) -> Value:
+        rows = (x.shape[0] * x.shape[1], x.shape[2])
+        return self.dense(self._reshaped(x, rows, rows), layer)
+
+    def project_out(self, x: Value, layer, size: tuple[int, int]) -> Value:
+        rows = self.dense(x, layer)
+        return self._reshaped(rows, (1, *size, rows.shape[1]), (*size, rows.shape[1]))
+
+    def _mean(self, x: Value | str, axes: list[int], own, keep: bool) -> Value:
+        return self._operator("MEAN", [x, self._numbers(np.array(axes, "int32"))], own, own, {"keepDims": keep})
+
+    def _group_mean(self, x: Value, groups: int) -> Value:
+        """[1, H, W, C] -> [1, 1, 1, C], the mean of each channel's group."""
+        channels = x.shape[2]
+        each = self._mean(self._mean(x, [2], (1, x.shape[0], channels), False), [1], (1, channels), False)
+        grouped = self._mean(self._reshaped(each, (groups, channels // groups), ()), [1], (groups, 1), True)
+        spread = self._numbers(np.zeros((groups, channels // groups), "float32"))
+        return self._reshaped(self._binary("ADD", grouped, spread, (groups, channels // groups), ()), (1, 1, 1, channels), ())
+
+    def _binary(self, kind: str, x, y, own, shape) -> Value:
+        return self._operator(kind, [x, y], own, shape)
+
+    def _scaled(self, x: Value, own, mean, spread, layer, weight_own) -> Value:
+        """(x - mean) / sqrt(spread(x - mean) + epsilon) gamma + beta."""
+        x = self._binary("SUB", x, mean(x), own, x.shape)
+        square = self._binary("MUL", x, x, own, x.shape)
+        steady = self._binary("ADD", spread(square), self._numbers(np.array(layer.epsilon, "float32")), weight_own, ())
+        gamma, beta = (self._weight(v, "", weight_own, lambda a: a.reshape(weight_own)) for v in (layer.gamma, layer.beta))
+        scale = self._binary("MUL", self._operator("RSQRT", [steady], weight_own, ()), gamma, weight_own, ())
+        return self._binary("ADD", self._binary("MUL", x, scale, own, x.shape), beta, own, x.shape)
+
+    def group_norm(self, x: Value, layer, silu: bool = False) -> Value:
+        def mean(value: Value) -> Value:
+            return self._group_mean(value, layer.groups)
+
+        y = self._scaled(x, (1, *x.shape), mean, mean, layer, (1, 1, 1, x.shape[2]))
+        return self.silu(y) if silu else y
+
+    def layer_norm(self, x: Value, layer) -> Value:
+        rows, channels = x.shape
+
+        def mean(value: Value) -> Value:
+            return self._mean(value, [1], (rows, 1), True)
+
+        x = self._binary("SUB", x, mean(x), x.shape, x.shape)
+        square = self._binary("MUL", x, x, x.shape, x.shape)
+        steady = self._binary("ADD", mean(square), self._numbers(np.array(layer.epsilon, "float32")), (rows, 1), ())
+        normal = self._binary("MUL", x, self._operator("RSQRT", [steady], (rows, 1), ()), x.shape, x.shape)
+        gamma, beta = (self._weight(v, "", (channels,), lambda a: a) for v in (layer.gamma, layer.beta))
+        return self._binary("ADD", self._binary("MUL", normal, gamma, x.shape, x.shape), beta, x.shape, x.shape)
+
+    def silu(self, x: Value) -> Value:
+        return self._binary("MUL", x, self._operator("LOGISTIC", [x], _own(x.shape), x.shape), _own(x.shape), x.shape)
+
+    def gelu(self, x: Value, form: str) -> Value:
+        if form == "quick_gelu":
+            gate = self._operator("LOGISTIC", [self.affine(x, 1.702, 0.0)], _own(x.shape), x.shape)
+            return self._binary("MUL", x, gate, _own(x.shape), x.shape)
+        return self._operator("GELU", [x], _own(x.shape), x.shape, {"approximate": form == "gelu_pytorch_tanh"})
+
+    def relu(self, x: Value) -> Value:
+        return self._operator("RELU", [x], _own(x.shape), x.shape)
+
+    def add(self, x: Value, y: Value) -> Value:
+        return self._binary("ADD", x, self._spread(x, y), _own(x.shape), x.shape)
+
+    def multiply(self, x: Value, y: Value) -> Value:
+        return self._binary("MUL", x, self._spread(x, y), _own(x.shape), x.shape)
+
+    def _spread(self, x: Value, y: Value) -> Value:
+        if len(x.shape) == 3 and len(y.shape) == 1:
+            return self._reshaped(y, (1, 1, 1, *y.shape), y.shape)
+        return y
+
+    def concatenate(self, x: Value, y: Value) -> Value:
+        shape = (*x.shape[:-1], x.shape[-1] + y.shape[-1])
+        return self._operator("CONCATENATION", [x, y], _own(shape), shape, {"axis": len(_own(shape)) - 1})
+
+    def channels(self, x: Value, start: int, stop: int) -> Value:
+        shape = (*x.shape[:-1], stop - start)
+        own = _own(shape)
+        begin, size = (self._numbers(np.array(v, "int32")) for v in ([*[0] * (len(own) - 1), start], own))
+        return self._operator("SLICE", [x, begin, size], own, shape)
+
+    def doubled(self, x: Value) -> Value:
+        shape = (2 * x.shape[0], 2 * x.shape[1], x.shape[2])
+        size = self._numbers(np.array(shape[:2], "int32"))
+        return self._operator("RESIZE_NEAREST_NEIGHBOR", [x, size], (1, *shape), shape)
+
+    def halved(self, x: Value) -> Value:
+        shape = ((x.shape[0] + 1) // 2, (x.shape[1] + 1) // 2, x.shape[2])
+        options = {"padding": schema.Padding.SAME, "strideW": 2, "strideH": 2, "filterWidth": 2, "filterHeight": 2}
+        return self._operator("AVERAGE_POOL_2D", [x], (1, *shape), shape, options)
+
+    def unshuffled(self, x: Value, factor: int) -> Value:
+        height, width, channels = x.shape[0] // factor, x.shape[1] // factor, x.shape[2]
+        wide = (height, width, channels * factor**2)
+        blocks = self._operator("SPACE_TO_DEPTH", [x], (1, *wide), wide, {"blockSize": factor})  # (f, f, C) inside
+        rows = self._reshaped(blocks, (height * width, factor**2, channels), ())
+        turned = self._turned(rows, [0, 2, 1], (height * width, channels, factor**2), ())
+        return self._reshaped(turned, (1, *wide), wide)
+
+    def attention(self, q: Value, k: Value, v: Value, heads: int, causal: bool = False) -> Value:
+        rows, channels = q.shape
+        width = channels // heads
+
+        def split(x: Value) -> Value:  # [heads, N, C / heads]
+            apart = self._reshaped(x, (x.shape[0], heads, width), ())
+            return self._turned(apart, [1, 0, 2], (heads, x.shape[0], width), x.shape)
+
+        q = self.affine(q, width**-0.5, 0.0)
+        own = (heads, rows, k.shape[0])
+        scores = self._operator("BATCH_MATMUL", [split(q), split(k)], own, own, {"adjY": True})
+        if causal:
+            mask = np.triu(np.full((1, rows, rows), -1e9, "float32"), 1)
+            scores = self._binary("ADD", scores, self._numbers(mask), own, own)
+        weights = self._operator("SOFTMAX", [scores], own, own, {"beta": 1.0})
+        out = self._operator("BATCH_MATMUL", [weights, split(v)], (heads, rows, width), ())
+        return self._reshaped(self._turned(out, [1, 0, 2], (rows, heads, width), ()), q.shape, q.shape)
+
+    def embedding(self, ids: Value, layer) -> Value:
+        table = self._weight(layer.embeddings, "rows", tuple(layer.embeddings.shape), lambda a: a)
+        shape = (*ids.shape, layer.embeddings.shape[1])
+        return self._operator("GATHER", [table, ids], shape, shape, {"axis": 0})
+
+    def waves(self, t: Value, channels: int) -> Value:
+        half = channels // 2
+        frequencies = np.exp(np.float32(-np.log(10000.0)) * np.arange(half, dtype="float32") / half)
+        angles = self._binary("MUL", t, self._numbers(frequencies[None]), (1, half), (half,))
+        cos, sin = (self._operator(kind, [angles], (1, half), (half,)) for kind in ("COS", "SIN"))
+        return self.concatenate(cos, sin)
+
+    def clip(self, x: Value, low: float, high: float) -> Value:
+        bounds = (self._numbers(np.array(n, "float32")) for n in (low, high))
+        for kind, bound in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True):
+            x = self._binary(kind, x, bound, _own(x.shape), x.shape)
+        return x
+
+    def affine(self, x: Value, scale: float, offset: float) -> Value:
+        if scale != 1.0:
+            x = self._binary("MUL", x, self._numbers(np.array(scale, "float32")), _own(x.shape), x.shape)
+        return (
+            x if not offset else self._binary("ADD", x, self._numbers(np.array(offset, "float32")), _own(x.shape), x.shape)
+        )
+
+    # The file
+
+    def write(self, path: Path) -> list[Path]:
+        """Write the flatbuffer and, behind it, the weights. Returns the file.
+
+        Raises:
+            UserError: it would be larger than MAX_FILE.
+        """
+        header = self._pack([1] * len(self.buffers))
+        offsets, end = [], _aligned(len(header))
+        for weight in self.buffers:
+            offsets.append(end)
+            end = _aligned(end + (weight.bytes if weight else 0))
+        if end > MAX_FILE:
+            raise UserError(f"{path.name} would be {end / 2**30:.1f} GiB: a LiteRT file holds less than 2")
+        with open(path, "wb") as file:
+            file.write(self._pack(offsets))
+            for weight, offset in zip(self.buffers, offsets, strict=True):
+                if weight is not None:
+                    file.seek(offset)
+                    file.write(memoryview(np.atleast_1d(weight.read())).cast("B"))
+        return [path]
+
+    def _pack(self, offsets: list[int]) -> bytes:
+        model = schema.ModelT()
+        model.version, model.description = 3, b"codi_tf"
+        model.operatorCodes = []
+        for kind in self.codes:
+            code = schema.OperatorCodeT()
+            code.builtinCode = getattr(schema.BuiltinOperator, kind)
+            code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+            code.version = VERSIONS.get(kind, 1)
+            model.operatorCodes.append(code)
+        model.buffers = []
+        for weight, offset in zip(self.buffers, offsets, strict=True):
+            buffer = schema.BufferT()
+            if weight is not None:
+                buffer.offset, buffer.size = max(offset, 2), weight.bytes
+            model.buffers.append(buffer)
+        model.subgraphs = [self.graph]
+        signature = schema.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = "serving_default", 0
+        signature.inputs, signature.outputs = (_maps(self.names[side]) for side in ("inputs", "outputs"))
+        model.signatureDefs = [signature]
+        builder = flatbuffers.Builder(2**20)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+
+OPTIONS = {
+    "CONV_2D": "Conv2DOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "MEAN": "ReducerOptions",
+    "RESHAPE": "ReshapeOptions",
+    "TRANSPOSE": "TransposeOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "SOFTMAX": "SoftmaxOptions",
+    "ADD": "AddOptions",
+    "SUB": "SubOptions",
+    "MUL": "MulOptions",
+    "MAXIMUM": "MaximumMinimumOptions",
+    "MINIMUM": "MaximumMinimumOptions",
+    "GELU": "GeluOptions",
+    "PAD": "PadOptions",
+    "SLICE": "SliceOptions",
+    "GATHER": "GatherOptions",
+    "AVERAGE_POOL_2D": "Pool2DOptions",
+    "SPACE_TO_DEPTH": "SpaceToDepthOptions",
+    "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
+    "DEQUANTIZE": "DequantizeOptions",
+}
+VERSIONS = {"CONV_2D": 5, "FULLY_CONNECTED": 9, "DEQUANTIZE": 3, "BATCH_MATMUL": 1, "RESIZE_NEAREST_NEIGHBOR": 1}
+
+
+def _own(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a value's tensor."""
+    return tuple(shape) if len(shape) == 2 else (1, *shape)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _maps(indices: dict[str, int]) -> list:
+    maps = []
+    for name, index in indices.items():
+        entry = schema.TensorMapT()
+        entry.name, entry.tensorIndex = name, index
+        maps.append(entry)
+    return maps
