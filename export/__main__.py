@@ -1,4 +1,4 @@
-"""python -m export BUNDLE --format saved_model|tflite|onnx [--steps 4] [--size 64] [--prompt ..] --out DIR"""
+"""python -m export BUNDLE --format saved_model|tflite|onnx [--weights int8] [--steps 4] [--size 64] --out DIR"""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("bundle", type=Path, help="the folder of a trained model")
     parser.add_argument("--format", required=True, help=", ".join(ARTEFACTS))
+    parser.add_argument(
+        "--weights", default="float32", help="float32 unless given; onnx: or float16; tflite: or int8, too"
+    )
     parser.add_argument("--steps", type=int, default=4, help="network evaluations, 4 unless given")
     parser.add_argument("--size", help="height and width, 64 or 64x96; the size of the training crops unless given")
     parser.add_argument("--prompt", help="the one that the file is made for; the empty one unless given")
@@ -30,6 +33,7 @@ def _main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     size = None if options.size is None else _size(options.size)
     chosen = {"format": options.format, "steps": options.steps, "size": size, "prompt": options.prompt}
+    chosen["weights"] = options.weights
     figures = make_package(options.bundle, options.out, **chosen)
     keras, artefact = figures["condition_sensitivity"].values()
     print(

@@ -74,8 +74,14 @@ class Graph(Protocol):
     def add(self, x: Value, y: Value) -> Value:
         """x + y, of one shape, or y (C,) at every place of x."""
 
+    def subtract(self, x: Value, y: Value) -> Value:
+        """x - y, either of them (1,), or of one shape."""
+
     def multiply(self, x: Value, y: Value) -> Value:
-        """x y, of one shape, or y (1,) everywhere."""
+        """x y, of one shape, or y (1,) everywhere or (H, W, 1) for all channels."""
+
+    def divide(self, x: Value, y: Value) -> Value:
+        """x / y, y (1,)."""
 
     def concatenate(self, x: Value, y: Value) -> Value:
         """The channels of two maps, or the numbers of two vectors."""
@@ -110,8 +116,11 @@ class Graph(Protocol):
     def above(self, x: Value, bound: float) -> Value:
         """1 where x > bound, else 0."""
 
-    def bounds(self, x: Value) -> tuple[Value, Value]:
-        """The least and the largest number of x, both (1,)."""
+    def largest_channel(self, x: Value) -> Value:
+        """(H, W, C) -> (H, W, 1)."""
+
+    def ranked(self, x: Value, places: list[int]) -> list[Value]:
+        """The numbers of x (H, W, 1) that so many others are smaller than, each (1,)."""
 
     def pooled(self, x: Value, factor: int) -> Value:
         """The means of factor x factor pixels of a map whose sides it divides."""

@@ -18,7 +18,8 @@ from export.graph import Value
 
 MAX_FILE = 2**31 - 1  # bytes: phones map a file with signed offsets
 ALIGNMENT = 64
-TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "int32": "INT32"}
+KERNELS = ("ohwi", "oi")  # views of weights that are large
+TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "int32": "INT32", "bool": "BOOL"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class LiteRtGraph:
     """See `graph.Graph`.
 
     Args:
-        weights: how large weights are kept: "float32"; "float16", which are widened when they are used; or "int8", one
+        weights: how kernels are kept: "float32"; "float16", which are widened when the file is loaded; or "int8", one
             scale an output channel, with activations that LiteRT quantises as it goes ("dynamic range").
     """
 
@@ -61,19 +62,24 @@ class LiteRtGraph:
         self._index[name] = len(self.graph.tensors)
         self.graph.tensors.append(tensor)
 
-    def _operator(self, kind: str, inputs, own, shape, options: dict | None = None) -> Value:
-        """An operator of one output, or the one there is already; `own` is the shape in the file, `shape` that of the
-        value."""
+    def _operator(self, kind: str, inputs, own, shape, options: dict | None = None, dtype: str = "float32") -> Value:
+        """An operator's first output, or that of the same operator where there is one already.
+
+        `own` is the shape in the file, `shape` that of the value.
+        """
         names = [x.name if isinstance(x, Value) else x for x in inputs]
         key = (kind, *names, tuple(own), *sorted((options or {}).items()))
         if key in self._made:
             return self._made[key]
         value = Value(f"{kind}_{len(self.graph.tensors)}", tuple(shape))
-        self._tensor(value.name, own)
+        self._tensor(value.name, own, dtype)
         operator = schema.OperatorT()
         operator.opcodeIndex = self.codes.setdefault(kind, len(self.codes))
         operator.inputs = [self._index[name] if name else -1 for name in names]
         operator.outputs = [self._index[value.name]]
+        if kind == "TOPK_V2":
+            self._tensor(f"{value.name}_places", own, "int32")
+            operator.outputs.append(self._index[f"{value.name}_places"])
         holder = OPTIONS.get(kind)
         if holder is not None:
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, holder)
@@ -105,7 +111,7 @@ class LiteRtGraph:
             return np.ascontiguousarray(arrange(np.asarray(variable.numpy(), dtype="float32")))
 
         count = int(np.prod(own))
-        kind = self.kind if len(own) > 1 and count >= 1024 and view != "rows" else "float32"
+        kind = self.kind if view in KERNELS and count >= 1024 else "float32"
         if kind == "int8":
             scales = np.maximum(np.abs(read()).max(axis=tuple(range(1, len(own)))) / 127, 1e-12).astype("float32")
 
@@ -196,7 +202,9 @@ class LiteRtGraph:
         each = self._mean(self._mean(x, [2], (1, x.shape[0], channels), False), [1], (1, channels), False)
         grouped = self._mean(self._reshaped(each, (groups, channels // groups), ()), [1], (groups, 1), True)
         spread = self._numbers(np.zeros((groups, channels // groups), "float32"))
-        return self._reshaped(self._binary("ADD", grouped, spread, (groups, channels // groups), ()), (1, 1, 1, channels), ())
+        return self._reshaped(
+            self._binary("ADD", grouped, spread, (groups, channels // groups), ()), (1, 1, 1, channels), ()
+        )
 
     def _binary(self, kind: str, x, y, own, shape) -> Value:
         return self._operator(kind, [x, y], own, shape)
@@ -206,7 +214,9 @@ class LiteRtGraph:
         x = self._binary("SUB", x, mean(x), own, x.shape)
         square = self._binary("MUL", x, x, own, x.shape)
         steady = self._binary("ADD", spread(square), self._numbers(np.array(layer.epsilon, "float32")), weight_own, ())
-        gamma, beta = (self._weight(v, "", weight_own, lambda a: a.reshape(weight_own)) for v in (layer.gamma, layer.beta))
+        gamma, beta = (
+            self._weight(v, "", weight_own, lambda a: a.reshape(weight_own)) for v in (layer.gamma, layer.beta)
+        )
         scale = self._binary("MUL", self._operator("RSQRT", [steady], weight_own, ()), gamma, weight_own, ())
         return self._binary("ADD", self._binary("MUL", x, scale, own, x.shape), beta, own, x.shape)
 
@@ -245,6 +255,13 @@ class LiteRtGraph:
     def add(self, x: Value, y: Value) -> Value:
         return self._binary("ADD", x, self._spread(x, y), _own(x.shape), x.shape)
 
+    def subtract(self, x: Value, y: Value) -> Value:
+        shape = max(x.shape, y.shape, key=len)
+        return self._binary("SUB", x, y, _own(shape), shape)
+
+    def divide(self, x: Value, y: Value) -> Value:
+        return self._binary("DIV", x, y, _own(x.shape), x.shape)
+
     def multiply(self, x: Value, y: Value) -> Value:
         return self._binary("MUL", x, self._spread(x, y), _own(x.shape), x.shape)
 
@@ -270,8 +287,7 @@ class LiteRtGraph:
 
     def halved(self, x: Value) -> Value:
         shape = ((x.shape[0] + 1) // 2, (x.shape[1] + 1) // 2, x.shape[2])
-        options = {"padding": schema.Padding.SAME, "strideW": 2, "strideH": 2, "filterWidth": 2, "filterHeight": 2}
-        return self._operator("AVERAGE_POOL_2D", [x], (1, *shape), shape, options)
+        return self._pool(x, 2, shape)
 
     def unshuffled(self, x: Value, factor: int) -> Value:
         height, width, channels = x.shape[0] // factor, x.shape[1] // factor, x.shape[2]
@@ -317,11 +333,38 @@ class LiteRtGraph:
             x = self._binary(kind, x, bound, _own(x.shape), x.shape)
         return x
 
+    def above(self, x: Value, bound: float) -> Value:
+        own = _own(x.shape)
+        above = self._operator("GREATER", [x, self._numbers(np.array(bound, "float32"))], own, x.shape, dtype="bool")
+        return self._operator("CAST", [above], own, x.shape)
+
+    def largest_channel(self, x: Value) -> Value:
+        shape = (*x.shape[:2], 1)
+        axes = self._numbers(np.array([3], "int32"))
+        return self._operator("REDUCE_MAX", [x, axes], (1, *shape), shape, {"keepDims": True})
+
+    def ranked(self, x: Value, places: list[int]) -> list[Value]:
+        count = x.shape[0] * x.shape[1]
+        flat = self._reshaped(x, (1, count), (count,))
+        falling = self._operator("TOPK_V2", [flat, self._numbers(np.array(count, "int32"))], (1, count), (count,))
+        return [self.channels(falling, count - 1 - place, count - place) for place in places]
+
+    def pooled(self, x: Value, factor: int) -> Value:
+        shape = (x.shape[0] // factor, x.shape[1] // factor, x.shape[2])
+        return self._pool(x, factor, shape)
+
+    def _pool(self, x: Value, factor: int, shape) -> Value:
+        window = {key: factor for key in ("strideW", "strideH", "filterWidth", "filterHeight")}
+        options = {"padding": schema.Padding.SAME, **window}
+        return self._operator("AVERAGE_POOL_2D", [x], (1, *shape), shape, options)
+
     def affine(self, x: Value, scale: float, offset: float) -> Value:
         if scale != 1.0:
             x = self._binary("MUL", x, self._numbers(np.array(scale, "float32")), _own(x.shape), x.shape)
         return (
-            x if not offset else self._binary("ADD", x, self._numbers(np.array(offset, "float32")), _own(x.shape), x.shape)
+            x
+            if not offset
+            else self._binary("ADD", x, self._numbers(np.array(offset, "float32")), _own(x.shape), x.shape)
         )
 
     # The file
@@ -395,6 +438,11 @@ OPTIONS = {
     "SPACE_TO_DEPTH": "SpaceToDepthOptions",
     "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
     "DEQUANTIZE": "DequantizeOptions",
+    "DIV": "DivOptions",
+    "GREATER": "GreaterOptions",
+    "CAST": "CastOptions",
+    "REDUCE_MAX": "ReducerOptions",
+    "TOPK_V2": "TopKV2Options",
 }
 VERSIONS = {"CONV_2D": 5, "FULLY_CONNECTED": 9, "DEQUANTIZE": 3, "BATCH_MATMUL": 1, "RESIZE_NEAREST_NEIGHBOR": 1}
 

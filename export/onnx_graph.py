@@ -36,11 +36,11 @@ class OnnxGraph:
     """See `graph.Graph`.
 
     Args:
-        half: keep large weights in float16.
+        weights: how kernels are kept: "float32", or "float16", which are widened when the file is loaded.
     """
 
-    def __init__(self, *, half: bool = False):
-        self.half = half
+    def __init__(self, *, weights: str = "float32"):
+        self.half = weights == "float16"
         self.nodes, self.inputs, self.outputs = [], [], []
         self.weights: dict[tuple, Weight] = {}
         self._made: dict[tuple, Value] = {}
@@ -48,14 +48,15 @@ class OnnxGraph:
 
     # Making nodes
 
-    def _node(self, kind: str, inputs, shape: tuple[int, ...], **attributes) -> Value:
-        """A node of one output, or the one there is already."""
+    def _node(self, kind: str, inputs, shape: tuple[int, ...], outputs: int = 1, **attributes) -> Value:
+        """A node's first output, or that of the same node where there is one already."""
         names = [x.name if isinstance(x, Value) else x for x in inputs]
         key = (kind, *names, *sorted((k, str(v)) for k, v in attributes.items()))
         if key not in self._made:
             self._names += 1
             value = Value(f"{kind}_{self._names}", tuple(shape))
-            self.nodes.append(helper.make_node(kind, names, [value.name], name=value.name, **attributes))
+            made = [value.name, *(f"{value.name}_{i}" for i in range(1, outputs))]
+            self.nodes.append(helper.make_node(kind, names, made, name=value.name, **attributes))
             self._made[key] = value
         return self._made[key]
 
@@ -123,9 +124,7 @@ class OnnxGraph:
     def conv(self, x: Value, layer) -> Value:
         height, width, channels = x.shape
         k, stride, filters = layer.kernel_size[0], layer.strides[0], layer.filters
-        kernel = self._weight(
-            layer.kernel, "oihw", (filters, channels, k, k), lambda a: a.transpose(3, 2, 0, 1)
-        )
+        kernel = self._weight(layer.kernel, "oihw", (filters, channels, k, k), lambda a: a.transpose(3, 2, 0, 1))
         before = k // 2 if stride == 1 or layer.symmetric_padding else 0
         after = k // 2 if stride == 1 else 1
         bias = self._weight(layer.bias, "", (filters,), lambda a: a)
@@ -200,6 +199,12 @@ class OnnxGraph:
     def add(self, x: Value, y: Value) -> Value:
         return self._node("Add", [x, self._spread(x, y)], x.shape)
 
+    def subtract(self, x: Value, y: Value) -> Value:
+        return self._node("Sub", [x, y], max(x.shape, y.shape, key=len))
+
+    def divide(self, x: Value, y: Value) -> Value:
+        return self._node("Div", [x, y], x.shape)
+
     def multiply(self, x: Value, y: Value) -> Value:
         return self._node("Mul", [x, self._spread(x, y)], x.shape)
 
@@ -265,6 +270,23 @@ class OnnxGraph:
     def clip(self, x: Value, low: float, high: float) -> Value:
         return self._node("Clip", [x, *(self._numbers(np.array(n, "float32")) for n in (low, high))], x.shape)
 
+    def above(self, x: Value, bound: float) -> Value:
+        above = self._node("Greater", [x, self._numbers(np.array(bound, "float32"))], x.shape)
+        return self._node("Cast", [above], x.shape, to=TensorProto.FLOAT)
+
+    def largest_channel(self, x: Value) -> Value:
+        return self._node("ReduceMax", [x, self._numbers(np.array([1], "int64"))], (*x.shape[:2], 1), keepdims=1)
+
+    def ranked(self, x: Value, places: list[int]) -> list[Value]:
+        count = x.shape[0] * x.shape[1]
+        flat = self._reshaped(x, (1, count), (count,))
+        rising = self._node("TopK", [flat, self._numbers(np.array([count], "int64"))], (count,), 2, largest=0)
+        return [self.channels(rising, place, place + 1) for place in places]
+
+    def pooled(self, x: Value, factor: int) -> Value:
+        shape = (x.shape[0] // factor, x.shape[1] // factor, x.shape[2])
+        return self._node("AveragePool", [x], shape, kernel_shape=[factor] * 2, strides=[factor] * 2)
+
     def affine(self, x: Value, scale: float, offset: float) -> Value:
         if scale != 1.0:
             x = self._node("Mul", [x, self._numbers(np.array(scale, "float32"))], x.shape)
@@ -273,7 +295,7 @@ class OnnxGraph:
     # The file
 
     def write(self, path: Path) -> list[Path]:
-        """Write the model; weights of more than a gibibyte lie in files beside it, each below two. Returns all files."""
+        """Write the model; more than a gibibyte of weights lies in files beside it. Returns all files."""
         outside = sum(weight.bytes for weight in self.weights.values()) > INLINE
         with contextlib.ExitStack() as stack:
             store = _Store(path, stack) if outside else None
@@ -304,10 +326,15 @@ class _Store:
     def append(self, array: np.ndarray) -> dict:
         """Write an array; where it lies."""
         data = memoryview(array).cast("B")
-        if self.file is None or self.file.tell() + len(data) > MAX_FILE:
+        if self.file is None or _aligned(self.file.tell()) + len(data) > MAX_FILE:
             self.paths.append(self.path.with_name(f"{self.path.name}.{len(self.paths)}.data"))
-            self.file = self.stack.enter_context(open(self.paths[-1], "wb"))
-        offset = -(-self.file.tell() // 4096) * 4096  # so that it can be mapped into memory
+            self.file = self.stack.enter_context(self.paths[-1].open("wb"))
+        offset = _aligned(self.file.tell())
         self.file.seek(offset)
         self.file.write(data)
         return {"location": self.paths[-1].name, "offset": offset, "length": len(data)}
+
+
+def _aligned(offset: int) -> int:
+    """The next place that a weight can be mapped into memory from."""
+    return -(-offset // 4096) * 4096

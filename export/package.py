@@ -122,6 +122,13 @@ def check_format(name: str) -> None:
         raise UserError(f"format is {name!r}: use one of {', '.join(ARTEFACTS)}")
 
 
+def check_weights(format: str, weights: str) -> None:
+    """Raises UserError where a format does not keep weights so."""
+    offered = format_module(format).WEIGHTS
+    if weights not in offered:
+        raise UserError(f"weights is {weights!r}: {format} keeps them as {', '.join(offered)}")
+
+
 def check_steps(steps: int) -> None:
     """Raises UserError for steps that are not 1 to MAX_STEPS."""
     if not 1 <= steps <= MAX_STEPS:
@@ -136,6 +143,7 @@ def make_package(
     steps: int = 4,
     size: tuple[int, int] | None = None,
     prompt: str | None = None,
+    weights: str = "float32",
 ) -> dict:
     """Export a bundle and return the figures of its parity with the Keras model.
 
@@ -146,6 +154,7 @@ def make_package(
         steps: network evaluations, 1 to MAX_STEPS.
         size: (height, width); the bundle's image_size where it is not given.
         prompt: the one that the artefact is made for; None: the empty one.
+        weights: how the format keeps them: "float32", "float16" or "int8".
 
     Raises:
         UserError: no bundle, an impossible option, or an `out` that is no package.
@@ -166,10 +175,12 @@ def make_package(
         height, width = size or (model.image_size, model.image_size)
         program = SamplerProgram(model, steps=steps, height=height, width=width, prompt=prompt)
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle)}
-    return write_package(program, out, format=format, origin=origin)
+    return write_package(program, out, format=format, weights=weights, origin=origin)
 
 
-def write_package(program: SamplerProgram, out: Path, *, format: str, origin: dict | None = None) -> dict:
+def write_package(
+    program: SamplerProgram, out: Path, *, format: str, weights: str = "float32", origin: dict | None = None
+) -> dict:
     """Convert a program, compare it with its Keras model, and only then let the package appear.
 
     Args:
@@ -181,16 +192,21 @@ def write_package(program: SamplerProgram, out: Path, *, format: str, origin: di
     from export import parity
 
     check_format(format)
+    check_weights(format, weights)
     check_out(out)
     module = format_module(format)
     with whole_folder(out) as folder:
         artefact = folder / ARTEFACTS[format]
-        with stage(f"converting {program.steps} steps at {program.height}x{program.width} to {format}"):
-            module.write(program, artefact)
+        kept = "" if weights == "float32" else f" with {weights} weights"
+        with stage(f"converting {program.steps} steps at {program.height}x{program.width} to {format}{kept}"):
+            module.write(program, artefact, weights)
         with stage("comparing with the Keras model"):
-            figures = parity.check(program, artefact, format)
+            figures = parity.check(program, artefact, format, weights)
         write_json(folder / PARITY, figures)
-        write_json(folder / MANIFEST, {**_facts(program, format), "bundle": origin, "files": _files(folder)})
+        write_json(
+            folder / MANIFEST,
+            {**_facts(program, format), "weights": weights, "bundle": origin, "files": _files(folder)},
+        )
     return figures
 
 
@@ -239,7 +255,7 @@ def _facts(program: SamplerProgram, format: str) -> dict:
     channels = program.model.task.condition_channels
     condition = image if channels == 3 else image | {"shape": [1, *size, channels], "layout": "NHWC, RGB and mask"}
     noise = {"shape": list(program.latent_shape), "dtype": "float32", "distribution": "standard normal"}
-    makers = ("tensorflow", "keras", "onnx", "tf2onnx") if format == "onnx" else ("tensorflow", "keras")
+    makers = ("tensorflow", "keras", "onnx") if format == "onnx" else ("tensorflow", "keras")
     return {
         "kind": KIND,
         "version": 1,

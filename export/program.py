@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from codi_tf.errors import UserError
 from codi_tf.model import CoDi
 from codi_tf.models.convolution import plain_convolutions
+from export import sampler
+from export.graph import Graph
 from export.package import check_steps
-
-MAX_CONSTANTS = 2**31 - 2**24  # bytes of weights that one protocol buffer holds, with room for the graph
 
 
 class SamplerProgram(tf.Module):
@@ -65,23 +66,10 @@ class SamplerProgram(tf.Module):
         """A ConcreteFunction (condition, noise) -> {"image"} that refers to `weights`."""
         return self._concrete(self.image)
 
-    def trace_frozen(self):
-        """A ConcreteFunction (condition, noise) -> {"image"} whose graph holds the weights as constants.
-
-        Raises:
-            UserError: the weights are too large for it.
-        """
-        values = [(variable, variable.numpy()) for variable in self.variables_in_use()]
-        size = sum(value.nbytes for _, value in values)
-        if size > MAX_CONSTANTS:
-            raise UserError(f"the weights take {size / 2**30:.1f} GiB, this format holds 2: use --format saved_model")
-
-        def frozen_image(condition, noise):
-            constants = [(variable, tf.constant(value, name=variable.path)) for variable, value in values]
-            with keras.StatelessScope(state_mapping=constants):
-                return self.image(condition, noise)
-
-        return self._concrete(frozen_image)
+    def emit(self, graph: Graph) -> None:
+        """Write the program into an empty graph of a format: see `sampler.whole`."""
+        options = {"steps": self.steps, "height": self.height, "width": self.width}
+        sampler.whole(graph, self.model, context=np.asarray(self.context)[0], **options)
 
     def _concrete(self, function):
         signature = [

@@ -12,11 +12,12 @@ from export.program import SamplerProgram
 from export.run import Sampler
 
 SIGNATURE = "serving_default"
+WEIGHTS = ("float32",)
 # Every swish brings the function of its gradient along: without them a graph is saved four times as fast.
 OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
 
-def write(program: SamplerProgram, path: Path) -> None:
+def write(program: SamplerProgram, path: Path, weights: str = "float32") -> None:
     """Write the program as a SavedModel folder with the signature `serving_default`; its weights stay variables."""
     tf.saved_model.save(program, str(path), signatures=program.trace(), options=OPTIONS)
 

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import collections
-import tempfile
 from pathlib import Path
 
-import tensorflow as tf
-from tensorflow.lite.python import schema_py_generated as schema
+from ai_edge_litert import schema_py_generated as schema
 
-from codi_tf.errors import UserError
+from export.litert_graph import LiteRtGraph
 from export.program import SamplerProgram
 from export.run import load_tflite as load
-from export.saved_model import OPTIONS
 
-__all__ = ["load", "operators", "refuse_custom_operators", "stored_bytes", "write"]
+__all__ = ["WEIGHTS", "load", "operators", "stored_bytes", "write"]
+
+WEIGHTS = ("float32", "float16", "int8")
 
 _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
 
-def write(program: SamplerProgram, path: Path) -> None:
-    """Convert the program to a flatbuffer with the signature `serving_default`.
-
-    The weights are frozen and saved first: handing the traced function to the converter gives the same flatbuffer, but
-    takes five times as long, and loses weights silently where a module does not track them.
+def write(program: SamplerProgram, path: Path, weights: str = "float32") -> None:
+    """Write the program as a flatbuffer with the signature `serving_default`.
 
     Raises:
-        UserError: see `refuse_custom_operators`.
+        UserError: it would be larger than a file may be.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(tf.Module(), folder, signatures=program.trace_frozen(), options=OPTIONS)
-        path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
-    refuse_custom_operators(path)
-
-
-def refuse_custom_operators(path: Path) -> None:
-    """Raises UserError for a flatbuffer with operators not built into LiteRT, Flex operators for example."""
-    custom = [name for name in operators(path) if name.startswith("CUSTOM")]
-    if custom:
-        raise UserError(f"{path.name} needs operators that are not built into LiteRT: {', '.join(custom)}; use onnx")
+    graph = LiteRtGraph(weights=weights)
+    program.emit(graph)
+    graph.write(path)
 
 
 def operators(path: Path) -> collections.Counter[str]:
@@ -55,9 +43,10 @@ def operators(path: Path) -> collections.Counter[str]:
 
 
 def stored_bytes(path: Path) -> int:
-    """Bytes of all constants in a flatbuffer."""
+    """Bytes of all constants in a file, within the flatbuffer or behind it."""
     model = _read(path)
-    return sum(model.Buffers(i).DataLength() for i in range(model.BuffersLength()))
+    buffers = (model.Buffers(i) for i in range(model.BuffersLength()))
+    return sum(buffer.DataLength() or buffer.Size() for buffer in buffers)
 
 
 def _read(path: Path) -> schema.Model:

@@ -116,15 +116,16 @@ def test_onnx_holds_every_kernel_once(bundle, model):
     graph = onnx_library.load(read_package(exported(bundle, "onnx")).artefact).graph
     held = Counter(_content(numpy_helper.to_array(tensor)) for tensor in graph.initializer)
     kernels = [v.numpy() for v in model.network.unet.variables if "conv" in v.path and v.path.endswith("kernel")]
+    made = Counter(_content(v.numpy()) for v in model.network.variables)  # the duplicate may hold an equal one
     assert len(kernels) > 20
-    assert [held[_content(kernel)] for kernel in kernels] == [1] * len(kernels)
+    assert [held[_content(kernel)] for kernel in kernels] == [made[_content(kernel)] for kernel in kernels]
 
 
 def test_onnx_is_plain(bundle):
     made = onnx_library.load(read_package(exported(bundle, "onnx")).artefact)
     assert [v.name for v in made.graph.input] == ["condition", "noise"]
     assert [v.name for v in made.graph.output] == ["image"]
-    assert {opset.domain: opset.version for opset in made.opset_import}[""] == 18
+    assert {opset.domain: opset.version for opset in made.opset_import}[""] == 20
     assert {node.domain for node in made.graph.node} == {""}
     modes = {a.s for node in made.graph.node if node.op_type == "Resize" for a in node.attribute}
     assert b"asymmetric" in modes and b"tf_half_pixel_for_nn" not in modes
@@ -136,16 +137,6 @@ def test_tflite_has_built_in_operators_of_four_dimensions(bundle):
     assert operators["CONV_2D"] > 40
     assert not [name for name in operators if name.startswith("CUSTOM") or "VAR_HANDLE" in name]
     assert max(len(tensor["shape"]) for tensor in Interpreter(str(file)).get_tensor_details()) <= 4
-
-
-def test_operators_that_are_not_built_in_are_refused(tmp_path):
-    function = tf.function(lambda x: tf.math.erfinv(x) + 1, input_signature=[tf.TensorSpec((2,))])
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], tf.Module())
-    converter.allow_custom_ops = True
-    (tmp_path / "custom.tflite").write_bytes(converter.convert())
-    assert tflite.operators(tmp_path / "custom.tflite") == {"CUSTOM Erfinv": 1, "ADD": 1}
-    with pytest.raises(UserError, match="custom.tflite needs operators that are not built into LiteRT: CUSTOM Erfinv"):
-        tflite.refuse_custom_operators(tmp_path / "custom.tflite")
 
 
 # --- the gate
@@ -246,12 +237,6 @@ def test_refuses_missing_and_doubled_weights(program):
 # --- what cannot be exported
 
 
-def test_frozen_weights_must_fit(program, monkeypatch):
-    monkeypatch.setattr("export.program.MAX_CONSTANTS", 1000)
-    with pytest.raises(UserError, match="use --format saved_model"):
-        program.trace_frozen()
-
-
 @pytest.mark.parametrize("height, width", [(12, 16), (16, 20), (0, 16)])
 def test_sizes_that_the_networks_cannot_take(model, height, width):
     with pytest.raises(UserError, match=f"size is {height}x{width}: both sides must be positive multiples of 8"):
@@ -260,8 +245,9 @@ def test_sizes_that_the_networks_cannot_take(model, height, width):
 
 def test_a_missing_converter_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "export.onnx", raising=False)
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(UserError, match="format onnx needs the package tf2onnx: pip install tf2onnx"):
+    monkeypatch.delitem(sys.modules, "export.onnx_graph", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match="format onnx needs the package onnx: pip install onnx"):
         package.format_module("onnx")
 
 
