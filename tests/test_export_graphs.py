@@ -16,8 +16,8 @@ from codi_tf.errors import UserError
 from codi_tf.models.text_encoder import ACTIVATIONS, TextEncoder
 from export import litert_graph, networks, onnx_graph, sampler
 from export.litert_graph import LiteRtGraph
-from export.onnx_graph import OnnxGraph
 from export.onnx import stored_bytes as onnx_bytes
+from export.onnx_graph import OnnxGraph
 from export.program import SamplerProgram
 from export.tflite import operators
 from export.tflite import stored_bytes as tflite_bytes

@@ -1,0 +1,93 @@
+"""python -m benchmarks.sources: batches for a training, in images a second, by where the pictures lie.
+
+Crops of the embedded photos are written as JPEG files of one size: a folder, a TFRecord file, a tar file. Batches
+of `configs/photos_codi.yaml`'s task are then made of each, in turns, without any training. The folder is read once as
+it is, picture by picture, and once as folders are that fit into memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from benchmarks.timing import side_by_side
+from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+
+BATCH = 16
+ROUND = 8  # batches of a turn
+
+
+def write_pictures(folder: Path, count: int, side: int) -> None:
+    """`count` JPEG files in folder/files, folder/pictures.tfrecord and folder/pictures.tar."""
+    import numpy as np
+    import tensorflow as tf
+    from PIL import Image
+
+    from codi_tf.data.photos import load_photos
+
+    photos, random = list(load_photos("train").values()), np.random.default_rng(0)
+    (folder / "files").mkdir()
+    with (
+        tf.io.TFRecordWriter(str(folder / "pictures.tfrecord")) as records,
+        tarfile.open(folder / "pictures.tar", "w") as tar,
+    ):
+        for i in range(count):
+            photo = Image.fromarray(photos[i % len(photos)])
+            window = min(photo.size) // 2
+            left, top = (int(random.integers(0, length - window + 1)) for length in photo.size)
+            buffer = io.BytesIO()
+            photo.crop((left, top, left + window, top + window)).resize((side, side)).save(buffer, "JPEG", quality=90)
+            content = buffer.getvalue()
+            (folder / "files" / f"{i:05d}.jpg").write_bytes(content)
+            feature = {"image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))}
+            records.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+            member = tarfile.TarInfo(f"{i:05d}.jpg")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def measure(folder: Path, crop: int) -> dict[str, float]:
+    """Images a second of each source."""
+    from codi_tf import data
+    from codi_tf.data import opening
+    from codi_tf.tasks import make_task
+
+    task = make_task("super_resolution")
+
+    def make(name: str, *, in_memory: bool):
+        streamed = opening.IN_MEMORY
+        with contextlib.ExitStack() as stack:
+            stack.callback(setattr, opening, "IN_MEMORY", streamed)
+            opening.IN_MEMORY = streamed if in_memory else 0
+            source = data.load_source(str(folder / name), "train", task)
+        batches = iter(data.batches(source, task, image_size=crop, batch_size=BATCH, seed=0))
+        return lambda: [next(batches) for _ in range(ROUND)]
+
+    sources = {
+        "folder": make("files", in_memory=False),
+        "TFRecord": make("pictures.tfrecord", in_memory=False),
+        "tar": make("pictures.tar", in_memory=False),
+        "folder, in memory": make("files", in_memory=True),
+    }
+    return {name: BATCH * ROUND / seconds for name, seconds in side_by_side(sources, rounds=5).items()}
+
+
+def _main(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.sources", description="Images a second of sources on disk.")
+    parser.add_argument("--count", type=int, default=400, help="pictures (default: 400)")
+    parser.add_argument("--side", type=int, default=512, help="of the pictures, in pixels (default: 512)")
+    parser.add_argument("--crop", type=int, default=64, help="of the crops (default: 64)")
+    options = parser.parse_args(arguments)
+    start_tensorflow()
+    with tempfile.TemporaryDirectory() as folder:
+        write_pictures(Path(folder), options.count, options.side)
+        for name, rate in measure(Path(folder), options.crop).items():
+            print(f"{name:20}{rate:9.0f} images/s")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))
