@@ -26,7 +26,7 @@ MAX_DEVIATION = 0.05  # of the sensitivity to the condition, relative to the mod
 MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
 MIN_STORED, MAX_STORED = 0.99, 1.02  # bytes of constants per byte of weights
 SMALL = 2**16  # bytes: smaller kernels may be kept in float32
-CONSTANTS = 2**17  # bytes of constants that are no weights: shapes, zeros; the prompt's embedding comes on top
+CONSTANTS = 2**18  # bytes of constants that are no weights: shapes, tables; the embedding of the prompt comes on top
 
 
 class ParityError(UserError):
