@@ -10,9 +10,7 @@ from export.onnx_graph import OnnxGraph
 from export.program import SamplerProgram
 from export.run import load_onnx as load
 
-__all__ = ["WEIGHTS", "load", "stored_bytes", "write"]
-
-WEIGHTS = ("float32", "float16")
+__all__ = ["load", "stored_bytes", "write"]
 
 
 def write(program: SamplerProgram, path: Path, weights: str = "float32") -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MANIFEST, PARITY = "manifest.json", "parity.json"
 KIND = "codi_tf sampler"  # tells our manifests from others'
 ARTEFACTS = {"saved_model": "saved_model", "tflite": "model.tflite", "onnx": "model.onnx"}  # format -> file or folder
+# format -> how it keeps the weights of kernels
+WEIGHTS = {"saved_model": ("float32",), "tflite": ("float32", "float16", "int8"), "onnx": ("float32", "float16")}
 MAX_STEPS = 16  # the sampler is unrolled: every step is one more copy of the network's nodes
 
 
@@ -124,9 +126,8 @@ def check_format(name: str) -> None:
 
 def check_weights(format: str, weights: str) -> None:
     """Raises UserError where a format does not keep weights so."""
-    offered = format_module(format).WEIGHTS
-    if weights not in offered:
-        raise UserError(f"weights is {weights!r}: {format} keeps them as {', '.join(offered)}")
+    if weights not in WEIGHTS[format]:
+        raise UserError(f"weights is {weights!r}: {format} keeps them as {', '.join(WEIGHTS[format])}")
 
 
 def check_steps(steps: int) -> None:
@@ -162,6 +163,7 @@ def make_package(
     """
     # What can be known before TensorFlow is loaded is said before.
     check_format(format)
+    check_weights(format, weights)
     check_steps(steps)
     check_out(out)
     if not (bundle / "codi.json").is_file():

@@ -12,7 +12,6 @@ from export.program import SamplerProgram
 from export.run import Sampler
 
 SIGNATURE = "serving_default"
-WEIGHTS = ("float32",)
 # Every swish brings the function of its gradient along: without them a graph is saved four times as fast.
 OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 

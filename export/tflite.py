@@ -11,9 +11,7 @@ from export.litert_graph import LiteRtGraph
 from export.program import SamplerProgram
 from export.run import load_tflite as load
 
-__all__ = ["WEIGHTS", "load", "operators", "stored_bytes", "write"]
-
-WEIGHTS = ("float32", "float16", "int8")
+__all__ = ["load", "operators", "stored_bytes", "write"]
 
 _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 

@@ -139,6 +139,15 @@ def test_tflite_has_built_in_operators_of_four_dimensions(bundle):
     assert max(len(tensor["shape"]) for tensor in Interpreter(str(file)).get_tensor_details()) <= 4
 
 
+@pytest.mark.parametrize("format, weights", [("onnx", "float16"), ("tflite", "int8")])
+def test_smaller_weights_are_named_and_measured(bundle, tmp_path, format, weights):
+    figures = make_package(bundle, tmp_path / "out", format=format, weights=weights, steps=1, size=(16, 16))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["weights"] == weights
+    assert figures["psnr_db"] > figures["psnr_db_allowed"] > 30
+    assert figures["file_bytes"] < 0.8 * figures["weight_bytes"]
+
+
 # --- the gate
 
 
@@ -259,6 +268,15 @@ def test_bad_input_ends_in_one_line(bundle, tmp_path):
     for arguments, complaint in {
         (bundle, "--format", "coreml", "--out", out): "format is 'coreml': use one of saved_model, tflite, onnx",
         (bundle, "--format", "onnx", "--out", out, "--steps", 0): "steps is 0: an exported sampler takes 1 to 16",
+        (
+            bundle,
+            "--format",
+            "onnx",
+            "--out",
+            out,
+            "--weights",
+            "int4",
+        ): "weights is 'int4': onnx keeps them as float32, f",
         (bundle, "--format", "onnx", "--out", out, "--size", "big"): "--size is 'big': give one side, or HEIGHTxWIDTH",
         (tmp_path / "no", "--format", "onnx", "--out", out): f"{tmp_path / 'no'}: no bundle",
         (bundle, "--format", "onnx", "--out", tmp_path / "mine"): "exists and is no exported package",
