@@ -17,13 +17,6 @@ from pathlib import Path
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 from export.package import ARTEFACTS, check_format, check_weights, format_module
 
-SCHEDULER = {
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "prediction_type": "v_prediction",
-}
-
 
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -35,8 +28,9 @@ def make_model():
 
     import codi_tf
     from codi_tf.base import Base, make_autoencoder, make_unet
+    from codi_tf.convert.compvis import SCHEDULER
 
-    base = Base(make_unet({}), make_autoencoder({}), SCHEDULER)
+    base = Base(make_unet({}), make_autoencoder({}), {**SCHEDULER, "prediction_type": "v_prediction"})
     random = np.random.default_rng(0)
     conv = base.unet.conv_out.kernel  # it starts at 0
     conv.assign(random.normal(0, 0.01, conv.shape))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-PACK = 2**22  # bytes that workers exchange at once: sums begin while the last gradients are still being computed
-
 
 def count() -> int:
     """How many replicas there are: 1 without a strategy."""
@@ -27,8 +25,7 @@ def summed(values: list) -> list:
     """The sums of tensors over all replicas."""
     if count() == 1:
         return values
-    options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=PACK)
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values, options)
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 def assign(variable, value) -> None:

@@ -6,6 +6,7 @@ Nothing is computed here, and no weight is read until a file is written.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +25,11 @@ class Value:
 
     name: str
     shape: tuple[int, ...]
+
+
+def shrinks(variable) -> bool:
+    """Whether a weight is kept in float16 or int8 where that is asked for: kernels of 1024 numbers and more."""
+    return variable.name == "kernel" and math.prod(variable.shape) >= 1024
 
 
 class Graph(Protocol):
@@ -56,8 +62,8 @@ class Graph(Protocol):
     def project_out(self, x: Value, layer, size: tuple[int, int]) -> Value:
         """The way back: rows (H W, C) -> a map (H, W, C')."""
 
-    def group_norm(self, x: Value, layer, silu: bool = False) -> Value:
-        """A `layers.GroupNorm` of a map, and x sigmoid(x) of its result where asked for."""
+    def group_norm(self, x: Value, layer) -> Value:
+        """A `layers.GroupNorm` of a map."""
 
     def layer_norm(self, x: Value, layer) -> Value:
         """A layer normalisation of rows."""
@@ -103,9 +109,6 @@ class Graph(Protocol):
 
     def embedding(self, ids: Value, layer) -> Value:
         """Rows of an embedding layer for int32 (N,) -> (N, C)."""
-
-    def waves(self, t: Value, channels: int) -> Value:
-        """[cos(t f_i), sin(t f_i)], the features of a time (1,) -> (channels,): see `layers.TimeEmbedding`."""
 
     def clip(self, x: Value, low: float, high: float) -> Value:
         """x, not below `low`, not above `high`."""

@@ -14,11 +14,10 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from codi_tf.errors import UserError
-from export.graph import Value
+from export.graph import Value, shrinks
 
 MAX_FILE = 2**31 - 1  # bytes: phones map a file with signed offsets
 ALIGNMENT = 64
-KERNELS = ("ohwi", "oi")  # views of weights that are large
 TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "int32": "INT32", "bool": "BOOL"}
 
 
@@ -111,7 +110,7 @@ class LiteRtGraph:
             return np.ascontiguousarray(arrange(np.asarray(variable.numpy(), dtype="float32")))
 
         count = int(np.prod(own))
-        kind = self.kind if view in KERNELS and count >= 1024 else "float32"
+        kind = self.kind if shrinks(variable) else "float32"
         if kind == "int8":
             scales = np.maximum(np.abs(read()).max(axis=tuple(range(1, len(own)))) / 127, 1e-12).astype("float32")
 
@@ -209,23 +208,14 @@ class LiteRtGraph:
     def _binary(self, kind: str, x, y, own, shape) -> Value:
         return self._operator(kind, [x, y], own, shape)
 
-    def _scaled(self, x: Value, own, mean, spread, layer, weight_own) -> Value:
-        """(x - mean) / sqrt(spread(x - mean) + epsilon) gamma + beta."""
-        x = self._binary("SUB", x, mean(x), own, x.shape)
-        square = self._binary("MUL", x, x, own, x.shape)
-        steady = self._binary("ADD", spread(square), self._numbers(np.array(layer.epsilon, "float32")), weight_own, ())
-        gamma, beta = (
-            self._weight(v, "", weight_own, lambda a: a.reshape(weight_own)) for v in (layer.gamma, layer.beta)
-        )
-        scale = self._binary("MUL", self._operator("RSQRT", [steady], weight_own, ()), gamma, weight_own, ())
+    def group_norm(self, x: Value, layer) -> Value:
+        own, each = (1, *x.shape), (1, 1, 1, x.shape[2])
+        x = self._binary("SUB", x, self._group_mean(x, layer.groups), own, x.shape)
+        spread = self._group_mean(self._binary("MUL", x, x, own, x.shape), layer.groups)
+        steady = self._binary("ADD", spread, self._numbers(np.array(layer.epsilon, "float32")), each, ())
+        gamma, beta = (self._weight(v, "", each, lambda a: a.reshape(each)) for v in (layer.gamma, layer.beta))
+        scale = self._binary("MUL", self._operator("RSQRT", [steady], each, ()), gamma, each, ())
         return self._binary("ADD", self._binary("MUL", x, scale, own, x.shape), beta, own, x.shape)
-
-    def group_norm(self, x: Value, layer, silu: bool = False) -> Value:
-        def mean(value: Value) -> Value:
-            return self._group_mean(value, layer.groups)
-
-        y = self._scaled(x, (1, *x.shape), mean, mean, layer, (1, 1, 1, x.shape[2]))
-        return self.silu(y) if silu else y
 
     def layer_norm(self, x: Value, layer) -> Value:
         rows, channels = x.shape
@@ -320,13 +310,6 @@ class LiteRtGraph:
         shape = (*ids.shape, layer.embeddings.shape[1])
         return self._operator("GATHER", [table, ids], shape, shape, {"axis": 0})
 
-    def waves(self, t: Value, channels: int) -> Value:
-        half = channels // 2
-        frequencies = np.exp(np.float32(-np.log(10000.0)) * np.arange(half, dtype="float32") / half)
-        angles = self._binary("MUL", t, self._numbers(frequencies[None]), (1, half), (half,))
-        cos, sin = (self._operator(kind, [angles], (1, half), (half,)) for kind in ("COS", "SIN"))
-        return self.concatenate(cos, sin)
-
     def clip(self, x: Value, low: float, high: float) -> Value:
         bounds = (self._numbers(np.array(n, "float32")) for n in (low, high))
         for kind, bound in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True):
@@ -369,8 +352,8 @@ class LiteRtGraph:
 
     # The file
 
-    def write(self, path: Path) -> list[Path]:
-        """Write the flatbuffer and, behind it, the weights. Returns the file.
+    def write(self, path: Path) -> None:
+        """Write the flatbuffer and, behind it, the weights.
 
         Raises:
             UserError: it would be larger than MAX_FILE.
@@ -388,7 +371,6 @@ class LiteRtGraph:
                 if weight is not None:
                     file.seek(offset)
                     file.write(memoryview(np.atleast_1d(weight.read())).cast("B"))
-        return [path]
 
     def _pack(self, offsets: list[int]) -> bytes:
         model = schema.ModelT()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
+from keras import ops
 
 from codi_tf.errors import UserError
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
 from codi_tf.models.autoencoder import Coder, Level
 from codi_tf.models.controlnet import ControlNet
-from codi_tf.models.layers import Attention, ResnetBlock, SpatialAttention, SpatialTransformer, TimeEmbedding
+from codi_tf.models.layers import (
+    Attention,
+    ResnetBlock,
+    SpatialAttention,
+    SpatialTransformer,
+    TimeEmbedding,
+    time_features,
+)
 from codi_tf.models.t2i_adapter import T2IAdapter
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.unet import Block, UNet, UNetEncoder
@@ -19,10 +26,10 @@ from export.graph import Graph, Value
 
 def resnet_block(g: Graph, layer: ResnetBlock, x: Value, temb: Value | None = None) -> Value:
     """`layers.ResnetBlock`."""
-    h = g.conv(g.group_norm(x, layer.norm1, silu=True), layer.conv1)
+    h = g.conv(g.silu(g.group_norm(x, layer.norm1)), layer.conv1)
     if layer.time_emb_proj is not None:
         h = g.add(h, g.dense(g.silu(temb), layer.time_emb_proj))
-    h = g.conv(g.group_norm(h, layer.norm2, silu=True), layer.conv2)
+    h = g.conv(g.silu(g.group_norm(h, layer.norm2)), layer.conv2)
     return g.add(h, x if layer.conv_shortcut is None else g.conv(x, layer.conv_shortcut))
 
 
@@ -52,9 +59,9 @@ def spatial_transformer(g: Graph, layer: SpatialTransformer, x: Value, context: 
     return g.add(x, g.project_out(h, layer.proj_out, x.shape[:2]))
 
 
-def time_embedding(g: Graph, layer: TimeEmbedding, t: Value, condition: Value | None = None) -> Value:
-    """`layers.TimeEmbedding` of a time (1,), or of waves that are there already."""
-    features = t if t.shape == (layer.channels,) else g.waves(t, layer.channels)
+def time_embedding(g: Graph, layer: TimeEmbedding, t: int, condition: Value | None = None) -> Value:
+    """`layers.TimeEmbedding` of a time, which is part of the graph."""
+    features = g.constant(ops.convert_to_numpy(time_features([t], layer.channels))[0])
     if condition is not None:
         features = g.add(features, g.dense(condition, layer.cond_proj))
     return g.dense(g.silu(g.dense(features, layer.linear_1)), layer.linear_2)
@@ -106,7 +113,7 @@ def decode(g: Graph, net: UNet, h: Value, skips: list[Value], temb: Value, conte
             h = stage(g, block, i, g.concatenate(h, skips.pop()), temb, context)
         if block.upsampler is not None:
             h = g.conv(g.doubled(h), block.upsampler.conv)
-    return g.conv(g.group_norm(h, net.conv_norm_out, silu=True), net.conv_out)
+    return g.conv(g.silu(g.group_norm(h, net.conv_norm_out)), net.conv_out)
 
 
 # Adapters
@@ -119,7 +126,7 @@ def condition(g: Graph, adapter, c: Value, context: Value) -> list[Value]:
     """
     if isinstance(adapter, MuAdapter):
         net = adapter.encoder
-        temb = time_embedding(g, net.time_embedding, g.constant(time_waves(0, net.time_embedding.channels)))
+        temb = time_embedding(g, net.time_embedding, 0)
         skips = encode(g, net, c, temb, context)
         mu = g.weight(adapter.mu)
         features = [*skips, middle(g, net, skips[-1], temb, context)]
@@ -149,7 +156,7 @@ def _t2i_features(g: Graph, adapter: T2IAdapter, image: Value) -> list[Value]:
 
 
 def adapted(
-    g: Graph, adapter, features: list[Value], told: list[Value], z: Value, waves: Value, context: Value
+    g: Graph, adapter, features: list[Value], told: list[Value], z: Value, t: int, context: Value
 ) -> list[Value]:
     """The adapter's `adapt`: the UNet's features, with what `condition` told."""
     if isinstance(adapter, MuAdapter):
@@ -159,7 +166,7 @@ def adapted(
             for i, (h, h_c) in enumerate(zip(features, told, strict=True))
         ]
     if isinstance(adapter, ControlNet):
-        temb = time_embedding(g, adapter.time_embedding, waves)
+        temb = time_embedding(g, adapter.time_embedding, t)
         skips = encode(g, adapter, z, temb, context, hint=told[0])
         own = [*skips, middle(g, adapter, skips[-1], temb, context)]
         return [
@@ -173,12 +180,12 @@ def adapted_unet(
     g: Graph,
     net: AdaptedUNet,
     z: Value,
-    t: Value,
+    t: int,
     told: list[Value],
     context: Value,
     guidance: Value | None = None,
 ) -> Value:
-    """`AdaptedUNet`: one evaluation; t is a time (1,) or its waves, `guidance` the features of a guidance weight."""
+    """`AdaptedUNet`: one evaluation at the time t; `guidance` are the features of a guidance weight."""
     unet, adapter = net.unet, net.adapter
     temb = time_embedding(g, unet.time_embedding, t, guidance)
     skips = encode(g, unet, z, temb, context, residuals=told if isinstance(adapter, T2IAdapter) else None)
@@ -195,7 +202,7 @@ def coder(g: Graph, net: Coder, h: Value) -> Value:
     h = g.conv(h, net.conv_in)
     for part in (net.mid_block, *net.levels) if net.up else (*net.levels, net.mid_block):
         h = _level(g, part, h) if isinstance(part, Level) else _vae_middle(g, part, h)
-    return g.conv(g.group_norm(h, net.conv_norm_out, silu=True), net.conv_out)
+    return g.conv(g.silu(g.group_norm(h, net.conv_norm_out)), net.conv_out)
 
 
 def _level(g: Graph, level: Level, h: Value) -> Value:
@@ -223,11 +230,3 @@ def text_encoder(g: Graph, net: TextEncoder, ids: Value) -> Value:
         wide = g.gelu(g.dense(g.layer_norm(h, layer.layer_norm2), layer.fc1), layer.activation)
         h = g.add(h, g.dense(wide, layer.fc2))
     return g.layer_norm(h, net.final_layer_norm)
-
-
-def time_waves(t: float, channels: int) -> np.ndarray:
-    """[cos(t f_i), sin(t f_i)], float32 [channels]: see `layers.TimeEmbedding`."""
-    half = channels // 2
-    frequencies = np.exp(np.float32(-np.log(10000.0)) * np.arange(half, dtype="float32") / half)
-    angles = np.float32(t) * frequencies
-    return np.concatenate([np.cos(angles), np.sin(angles)])

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import Value
+from export.graph import Value, shrinks
 
 OPSET = 20  # the first with Gelu
 INLINE = 2**30  # bytes of weights that lie within the .onnx file itself
@@ -61,11 +61,10 @@ class OnnxGraph:
         return self._made[key]
 
     def _weight(self, variable, view: str, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]) -> str:
-        """The name of a weight, as `arrange` lays it out; large ones in float16 where that is wanted."""
+        """The name of a weight, as `arrange` lays it out, widened where it is kept in float16."""
         key = (id(variable), view)
         if key not in self.weights:
-            half = self.half and len(shape) > 1
-            dtype = np.dtype("float16" if half else "float32")
+            dtype = np.dtype("float16" if self.half and shrinks(variable) else "float32")
             name = f"{variable.path}:{view}" if view else variable.path
 
             def read() -> np.ndarray:
@@ -163,7 +162,7 @@ class OnnxGraph:
         flat = self._node("Gemm", [matrix, x, bias], (d, x.shape[0]), transA=1, transB=1)  # [D, H W]
         return self._reshaped(flat, (1, d, *size), (*size, d))
 
-    def group_norm(self, x: Value, layer, silu: bool = False) -> Value:
+    def group_norm(self, x: Value, layer) -> Value:
         height, width, channels = x.shape
         grouped = self._reshaped(x, (1, layer.groups, height * width * channels // layer.groups), x.shape)
         ones, zeros = np.ones(layer.groups, "float32"), np.zeros(layer.groups, "float32")
@@ -178,8 +177,7 @@ class OnnxGraph:
             self._weight(variable, "channels", (channels, 1, 1), lambda a: a[:, None, None])
             for variable in (layer.gamma, layer.beta)
         )
-        scaled = self._node("Add", [self._node("Mul", [normal, gamma], x.shape), beta], x.shape)
-        return self.silu(scaled) if silu else scaled
+        return self._node("Add", [self._node("Mul", [normal, gamma], x.shape), beta], x.shape)
 
     def layer_norm(self, x: Value, layer) -> Value:
         gamma, beta = (self._weight(v, "", tuple(v.shape), lambda a: a) for v in (layer.gamma, layer.beta))
@@ -261,12 +259,6 @@ class OnnxGraph:
         table = self._weight(layer.embeddings, "", tuple(layer.embeddings.shape), lambda a: a)
         return self._node("Gather", [table, ids], (*ids.shape, layer.embeddings.shape[1]))
 
-    def waves(self, t: Value, channels: int) -> Value:
-        half = channels // 2
-        frequencies = np.exp(np.float32(-np.log(10000.0)) * np.arange(half, dtype="float32") / half)
-        angles = self._node("Mul", [t, self._numbers(frequencies[None])], (half,))
-        return self.concatenate(self._node("Cos", [angles], (half,)), self._node("Sin", [angles], (half,)))
-
     def clip(self, x: Value, low: float, high: float) -> Value:
         return self._node("Clip", [x, *(self._numbers(np.array(n, "float32")) for n in (low, high))], x.shape)
 
@@ -294,8 +286,8 @@ class OnnxGraph:
 
     # The file
 
-    def write(self, path: Path) -> list[Path]:
-        """Write the model; more than a gibibyte of weights lies in files beside it. Returns all files."""
+    def write(self, path: Path) -> None:
+        """Write the model; more than a gibibyte of weights lies in files beside it."""
         outside = sum(weight.bytes for weight in self.weights.values()) > INLINE
         with contextlib.ExitStack() as stack:
             store = _Store(path, stack) if outside else None
@@ -304,7 +296,6 @@ class OnnxGraph:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
         path.write_bytes(model.SerializeToString())
         onnx.checker.check_model(str(path))
-        return [path, *(store.paths if store else ())]
 
     @staticmethod
     def _tensor(weight: Weight, store: _Store | None) -> onnx.TensorProto:
@@ -321,18 +312,18 @@ class _Store:
     """Files of weights beside a model."""
 
     def __init__(self, path: Path, stack: contextlib.ExitStack):
-        self.path, self.stack, self.paths, self.file = path, stack, [], None
+        self.path, self.stack, self.files, self.file = path, stack, 0, None
 
     def append(self, array: np.ndarray) -> dict:
         """Write an array; where it lies."""
         data = memoryview(array).cast("B")
         if self.file is None or _aligned(self.file.tell()) + len(data) > MAX_FILE:
-            self.paths.append(self.path.with_name(f"{self.path.name}.{len(self.paths)}.data"))
-            self.file = self.stack.enter_context(self.paths[-1].open("wb"))
+            beside = self.path.with_name(f"{self.path.name}.{self.files}.data")
+            self.file, self.files = self.stack.enter_context(beside.open("wb")), self.files + 1
         offset = _aligned(self.file.tell())
         self.file.seek(offset)
         self.file.write(data)
-        return {"location": self.paths[-1].name, "offset": offset, "length": len(data)}
+        return {"location": Path(self.file.name).name, "offset": offset, "length": len(data)}
 
 
 def _aligned(offset: int) -> int:

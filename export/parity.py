@@ -14,6 +14,7 @@ from codi_tf import data
 from codi_tf.errors import UserError
 from codi_tf.model import CoDi
 from codi_tf.noise import gaussian_noise
+from export.graph import shrinks
 from export.package import format_module
 from export.program import SamplerProgram
 
@@ -25,7 +26,6 @@ BYTES = {"float32": 4, "float16": 2, "int8": 1}  # of a kernel's number
 MAX_DEVIATION = 0.05  # of the sensitivity to the condition, relative to the model's
 MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
 MIN_STORED, MAX_STORED = 0.99, 1.02  # bytes of constants per byte of weights
-SMALL = 2**16  # bytes: smaller kernels may be kept in float32
 CONSTANTS = 2**18  # bytes of constants that are no weights: shapes, tables; the embedding of the prompt comes on top
 
 
@@ -90,15 +90,14 @@ def compare(expected: np.ndarray, outputs: np.ndarray, weights: str = "float32")
 
 def weigh(program: SamplerProgram, stored: int, weights: str = "float32") -> dict:
     """The bytes of constants in an artefact and the bounds that they must keep for all weights to be there, once."""
-    sizes = [(4 * math.prod(v.shape), v.name == "kernel") for v in program.variables_in_use()]
-    least = sum(size * BYTES[weights] // 4 if kernel else size for size, kernel in sizes)
-    most = least + sum(size for size, kernel in sizes if kernel and size < SMALL and weights != "float32")
+    used = program.variables_in_use()
+    kept = sum(math.prod(v.shape) * (BYTES[weights] if shrinks(v) else 4) for v in used)
     return {
-        "weight_bytes": sum(size for size, _ in sizes),
+        "weight_bytes": sum(4 * math.prod(v.shape) for v in used),
         "stored_bytes": stored,
         "stored_bytes_allowed": [
-            round(MIN_STORED * least),
-            round(MAX_STORED * most) + program.context.nbytes + CONSTANTS,
+            round(MIN_STORED * kept),
+            round(MAX_STORED * kept) + program.context.nbytes + CONSTANTS,
         ],
     }
 

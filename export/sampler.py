@@ -63,9 +63,7 @@ def whole(g: Graph, model: CoDi, *, steps: int, height: int, width: int, context
     condition = condition_of(g, model.task, image)
     told = encode(g, model, condition, prompt)
     for numbers in step_numbers(model, steps):
-        waves = g.constant(networks.time_waves(numbers.t, model.network.unet.time_embedding.channels))
-        a, b = (g.constant(np.float32([number])) for number in (numbers.a, numbers.b))
-        z = step(g, model, z, waves, a, b, told, prompt)
+        z = step(g, model, z, numbers, told, prompt)
     g.output("image", finish(g, model.task, decode(g, model, z), condition))
 
 
@@ -78,14 +76,14 @@ def encode(g: Graph, model: CoDi, condition: Value, prompt: Value) -> list[Value
     return [] if network.adapter is None else networks.condition(g, network.adapter, _seen(g, model, condition), prompt)
 
 
-def step(g: Graph, model: CoDi, z: Value, t: Value, a: Value, b: Value, told: list[Value], prompt: Value) -> Value:
-    """z_t -> z_s, with a step's numbers, (1,) each; t may be the time's waves."""
+def step(g: Graph, model: CoDi, z: Value, numbers: StepNumbers, told: list[Value], prompt: Value) -> Value:
+    """z_t -> z_s."""
     network, guidance = model.network, None
     if network.takes_guidance:
         weight = np.float32([model.lowest_guidance - 1.0])
         guidance = g.constant(ops.convert_to_numpy(guidance_features(weight, network.unet.time_cond_proj_dim))[0])
-    said = networks.adapted_unet(g, network, z, t, told, prompt, guidance)
-    return g.add(g.multiply(z, a), g.multiply(said, b))
+    said = networks.adapted_unet(g, network, z, numbers.t, told, prompt, guidance)
+    return g.add(g.affine(z, numbers.a, 0.0), g.affine(said, numbers.b, 0.0))
 
 
 def decode(g: Graph, model: CoDi, z: Value) -> Value:

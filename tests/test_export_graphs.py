@@ -78,11 +78,11 @@ def test_unet(format, variant, tmp_path, random):
     z, context = random.normal(size=(1, H, W, 4)).astype("f"), random.normal(size=(1, 77, D)).astype("f")
 
     def build(g):
-        inputs = g.input("z", (H, W, 4)), g.input("t", (1,)), [], g.input("context", (77, D))
+        inputs = g.input("z", (H, W, 4)), 700, [], g.input("context", (77, D))
         g.output("out", networks.adapted_unet(g, codi_tf.models.adapter.AdaptedUNet(unet), *inputs))
 
     path = written(format, tmp_path, build)
-    made = run(format, path, {"z": z, "t": np.float32([700]), "context": context})["out"]
+    made = run(format, path, {"z": z, "context": context})["out"]
     same(made, unet(z, np.array([700]), context))
     weights = sum(v.numpy().nbytes for v in unet.variables)
     assert weights <= {"onnx": onnx_bytes, "tflite": tflite_bytes}[format](path) < weights + 4000
@@ -187,7 +187,7 @@ def emitted(model, steps):
 def test_a_step_more_stores_no_weight_more(model, format, tmp_path):
     stored = {"onnx": onnx_bytes, "tflite": tflite_bytes}[format]
     one, three = (stored(written(format, tmp_path, emitted(model, steps))) for steps in (1, 3))
-    assert one < three < one + 500  # a time's waves, a and b
+    assert one < three < one + 500  # the features of times, a and b
 
 
 def test_the_prompt_is_looked_at_once(model, tmp_path):

@@ -116,17 +116,21 @@ class TimeEmbedding(keras.layers.Layer):
             self.cond_proj.build((None, self.condition_channels))
 
     def call(self, t, condition=None):
-        half = self.channels // 2
-        frequencies = ops.exp(-math.log(10000.0) * ops.arange(half, dtype="float32") / half)
-        angles = ops.reshape(ops.cast(t, "float32"), (-1, 1)) * ops.reshape(frequencies, (1, half))
-        features = ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)  # [B, channels]
-        features = ops.cast(features, self.compute_dtype)
+        features = ops.cast(time_features(t, self.channels), self.compute_dtype)
         if condition is not None:
             features = features + self.cond_proj(ops.cast(condition, self.compute_dtype))
         return self.linear_2(ops.silu(self.linear_1(features)))
 
     def get_config(self):
         return {**super().get_config(), "channels": self.channels, "condition_channels": self.condition_channels}
+
+
+def time_features(t, channels: int):
+    """[cos(t f_i), sin(t f_i)], f_i = 10000^(-i / (channels / 2)): times [B] -> float32 [B, channels]."""
+    half = channels // 2
+    frequencies = ops.exp(-math.log(10000.0) * ops.arange(half, dtype="float32") / half)
+    angles = ops.reshape(ops.cast(t, "float32"), (-1, 1)) * ops.reshape(frequencies, (1, half))
+    return ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
 
 
 def guidance_features(weight, channels: int):
