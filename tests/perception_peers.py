@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torchvision_operators  # noqa: F401
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
