@@ -1,0 +1,16 @@
+// What goes wrong, in one line that says what to do.
+
+/** A line for whoever looks at the page. */
+export class PageError extends Error {}
+
+const MEMORY = /out of memory|bad_alloc|allocat|memory access out of bounds|array buffer|invalid array length/i;
+
+/** Anything that was thrown, as one line. */
+export function explain(error) {
+  if (error instanceof PageError) return error.message;
+  const text = String(error?.message ?? error).split("\n")[0];
+  if (error instanceof RangeError || MEMORY.test(text)) {
+    return `There is not enough memory for this here: close other pages, or use a larger device (${text}).`;
+  }
+  return `It did not work: ${text}. Load the page again.`;
+}

@@ -1,0 +1,44 @@
+// The large files of the site: beside the page, or within it where it is one file. Their sizes stand in the page.
+
+import { PageError } from "errors";
+
+const sizes = JSON.parse(document.getElementById("files").textContent);
+
+/** Bytes of all files of the site. */
+export const totalBytes = Object.values(sizes).reduce((a, b) => a + b, 0);
+
+/** A file, Uint8Array; `onBytes` hears of every stretch that has arrived. */
+export async function read(path, onBytes = () => {}) {
+  const inside = document.getElementById(path);
+  const bytes = new Uint8Array(sizes[path]);
+  let filled = 0;
+  for await (const part of inside ? [decoded(inside.textContent)] : fetched(path)) {
+    if (filled + part.length <= bytes.length) bytes.set(part, filled);
+    filled += part.length;
+    onBytes(part.length);
+  }
+  if (filled !== bytes.length) throw new PageError(`${path} is not whole: copy the whole folder of this page again.`);
+  return bytes;
+}
+
+/** A file of JSON. */
+export async function readJson(path) {
+  return JSON.parse(new TextDecoder().decode(await read(path)));
+}
+
+async function* fetched(path) {
+  const response = await fetch(path).catch(() => null);
+  if (!response?.ok) throw new PageError(`${path} cannot be read: copy the whole folder of this page again.`);
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    yield value;
+  }
+}
+
+function decoded(base64) {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}

@@ -1,0 +1,98 @@
+// Painting what is to be filled in: with a pointer, a finger or the keys.
+
+import { PageError } from "errors";
+
+/** A mask painted on a canvas that lies over the photo. Strokes are kept, so that they can be taken back. */
+export class Mask {
+  constructor(canvas, size) {
+    this.canvas = canvas;
+    this.size = size; // an <input type="range">: the brush's share of the photo's longer side, in percent
+    this.strokes = [];
+    this.cursor = null; // where the keys have led
+    canvas.addEventListener("pointerdown", (event) => this.begin(event));
+    canvas.addEventListener("pointermove", (event) => this.go(event));
+    canvas.addEventListener("keydown", (event) => this.type(event));
+    canvas.addEventListener("blur", () => this.draw((this.cursor = null)));
+  }
+
+  /** Begin anew, for a photo of this size. */
+  start(width, height) {
+    Object.assign(this.canvas, { width, height });
+    this.clear();
+  }
+
+  clear() {
+    this.strokes = [];
+    this.draw();
+  }
+
+  undo() {
+    this.strokes.pop();
+    this.draw();
+  }
+
+  /** The mask as an image of one channel: 1 where it was painted, else 0. */
+  image() {
+    this.draw((this.cursor = null));
+    const { width, height } = this.canvas;
+    const { data } = this.canvas.getContext("2d").getImageData(0, 0, width, height);
+    const mask = new Float32Array(width * height).map((_, i) => Number(data[4 * i + 3] >= 128));
+    if (!mask.includes(1)) throw new PageError("Nothing is marked yet: paint over what is to be filled in.");
+    if (!mask.includes(0)) throw new PageError("All of the photo is marked: leave something of it.");
+    return { height, width, channels: 1, data: mask };
+  }
+
+  get brush() {
+    return Math.max(1, (this.size.value / 100) * Math.max(this.canvas.width, this.canvas.height));
+  }
+
+  begin(event) {
+    this.canvas.setPointerCapture(event.pointerId);
+    this.strokes.push({ brush: this.brush, points: [this.place(event)] });
+    this.draw();
+  }
+
+  go(event) {
+    if (!this.canvas.hasPointerCapture(event.pointerId)) return;
+    const events = event.getCoalescedEvents?.() ?? [];
+    this.strokes.at(-1).points.push(...(events.length ? events : [event]).map((each) => this.place(each)));
+    this.draw();
+  }
+
+  type(event) {
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], " ": [0, 0] }[event.key];
+    if (!steps) return;
+    event.preventDefault();
+    const { width, height } = this.canvas;
+    const [x, y] = this.cursor ?? [width / 2, height / 2];
+    const to = (place, step, side) => Math.min(side, Math.max(0, place + (step * this.brush) / 2));
+    this.cursor = [to(x, steps[0], width), to(y, steps[1], height)];
+    if (event.key === " ") this.strokes.push({ brush: this.brush, points: [this.cursor] });
+    this.draw();
+  }
+
+  place({ clientX, clientY }) {
+    const box = this.canvas.getBoundingClientRect();
+    const { width, height } = this.canvas;
+    return [((clientX - box.left) / box.width) * width, ((clientY - box.top) / box.height) * height];
+  }
+
+  draw() {
+    const context = this.canvas.getContext("2d", { willReadFrequently: true });
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    context.strokeStyle = getComputedStyle(this.canvas).color;
+    context.lineCap = context.lineJoin = "round";
+    for (const { brush, points } of this.strokes) {
+      context.lineWidth = brush;
+      context.beginPath();
+      context.moveTo(...points[0]);
+      for (const point of points) context.lineTo(...point);
+      context.stroke();
+    }
+    if (!this.cursor) return;
+    context.lineWidth = Math.max(1, this.brush / 12);
+    context.beginPath();
+    context.arc(...this.cursor, this.brush / 2, 0, 2 * Math.PI);
+    context.stroke();
+  }
+}

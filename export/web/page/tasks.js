@@ -1,0 +1,24 @@
+// What the page says of a task, by its name in the manifest.
+
+const RESTORE = { title: "Restore a photo", lede: "A small, blurred or noisy photo becomes clear", photo: "a photo" };
+
+const TASKS = {
+  super_resolution: RESTORE,
+  real_world: RESTORE,
+  bicubic: RESTORE,
+  inpainting: {
+    title: "Fill in a photo",
+    lede: "Paint over what shall go, and something that fits takes its place",
+    photo: "a photo",
+    run: "Fill in",
+  },
+  depth: { title: "From depth to a picture", lede: "A grey map of near and far becomes a picture", photo: "a depth map" },
+  editing: { title: "Edit a photo", lede: "A photo, changed", photo: "a photo" },
+};
+
+/** {title, lede, photo, run} of a package. */
+export function wording({ task, prompt, steps }) {
+  const words = { run: "Run again", ...TASKS[task.name] };
+  const told = prompt ? `: “${prompt}”` : "";
+  return { ...words, lede: `${words.lede}${told}, in ${steps} ${steps === 1 ? "step" : "steps"}.` };
+}

@@ -1,0 +1,116 @@
+"""A site: the page, the browser's runtime and a package's graphs as files beside one another, and as one file.
+
+Browsers let a page that is opened from the disk read no file beside it. Hence the page in one file, with all the others
+in it as base64, which the page of many files leads to when it is opened from the disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import json
+from pathlib import Path
+
+from codi_tf.errors import UserError
+from codi_tf.files import check_target, whole_folder
+from export.package import MANIFEST, read_package
+
+SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web
+ALONE = "from-disk.html"
+PAGE = importlib.resources.files("export.web") / "page"
+MAX_ALONE = 100_000_000  # bytes of the files in a page of one file
+Files = dict[str, bytes]  # path in the site -> content
+
+
+def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
+    """Write a static page that runs a package, in place of an older one.
+
+    Args:
+        package: an exported package of the format ONNX.
+        out: folder of the page.
+        runtime: the folder `dist` of the npm package onnxruntime-web.
+
+    Returns:
+        the page of one file; None where it would be too large.
+
+    Raises:
+        UserError: no package or runtime that a page can be made of, or no place for it.
+    """
+    files = {f"package/{name}": content for name, content in _package(package).items()}
+    files |= {f"runtime/{name}": content for name, content in _runtime(runtime).items()}
+    if not (out / "package" / MANIFEST).is_file():
+        check_target(out)
+    page = {path.name: path.read_bytes() for path in PAGE.iterdir()}
+    alone = sum(map(len, files.values())) <= MAX_ALONE
+    with whole_folder(out) as folder:
+        for name, content in {**files, **page, "index.html": _index(page, files, alone)}.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        if alone:
+            (folder / ALONE).write_bytes(_in_one_file(page, files))
+    return out / ALONE if alone else None
+
+
+def _package(folder: Path) -> Files:
+    """Manifest and graphs."""
+    package = read_package(folder)
+    if package.format != "onnx":
+        raise UserError(f"{folder}: is a {package.format} package, a page runs ONNX; export with --format onnx")
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    if "text" in manifest["graphs"]:
+        raise UserError(f"{folder}: takes the prompt as an input, a page does not yet; export with --prompt")
+    if any(name.endswith(".data") for name in manifest["files"]):
+        raise UserError(f"{folder}: holds more than a browser's memory does; export with --weights float16")
+    names = [MANIFEST, *(graph["file"] for graph in manifest["graphs"].values())]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def _runtime(folder: Path) -> Files:
+    for name in (SCRIPT, PROGRAM):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: is missing; npm install onnxruntime-web, and name its folder: --runtime")
+    return {name: (folder / name).read_bytes() for name in (SCRIPT, PROGRAM)}
+
+
+def _index(page: Files, files: Files, alone: bool) -> bytes:
+    """The page of many files."""
+    head = '<link rel="stylesheet" href="style.css">\n'
+    head += _imports({name: f"./{name}.js" for name in _modules(page)} | {"ort": f"./runtime/{SCRIPT}"})
+    if alone:
+        head += f'\n<script>if (location.protocol === "file:") location.replace("{ALONE}");</script>'
+    return _filled(page, head, _sizes(files))
+
+
+def _in_one_file(page: Files, files: Files) -> bytes:
+    head = f"<style>\n{page['style.css'].decode()}</style>\n"
+    modules = _modules(page) | {"ort": files[f"runtime/{SCRIPT}"]}
+    head += _imports({name: f"data:text/javascript;base64,{_base64(code)}" for name, code in modules.items()})
+    held = [
+        f'<script type="text/plain" id="{name}">{_base64(content)}</script>'
+        for name, content in files.items()
+        if not name.endswith(SCRIPT)
+    ]
+    return _filled(page, head, "\n".join([_sizes(files), *held]))
+
+
+def _modules(page: Files) -> Files:
+    """The page's scripts, by the names that they have in one another."""
+    return {Path(name).stem: content for name, content in page.items() if name.endswith(".js")}
+
+
+def _imports(urls: dict[str, str]) -> str:
+    """What modules are called in one another -> where they are."""
+    return f'<script type="importmap">{json.dumps({"imports": urls})}</script>'
+
+
+def _sizes(files: Files) -> str:
+    sizes = {name: len(content) for name, content in files.items() if not name.endswith(SCRIPT)}
+    return f'<script type="application/json" id="files">{json.dumps(sizes)}</script>'
+
+
+def _filled(page: Files, head: str, files: str) -> bytes:
+    return page["index.html"].decode().replace("<!--head-->", head).replace("<!--files-->", files).encode()
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -1,0 +1,349 @@
+"""The page of an exported package, in a browser: the picture of `export.run`; on a phone; from the disk."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromium import chromium, require, served
+from conftest import make_base, make_model
+from PIL import Image
+
+from codi_tf.data import load_photos
+from codi_tf.errors import UserError
+from export import run
+from export.package import write_package
+from export.program import SamplerProgram
+from export.web.site import PROGRAM, build_site
+
+RUNTIME = Path(__file__).parents[1] / "node_modules" / "onnxruntime-web" / "dist"
+HEIGHT, WIDTH, STEPS = 48, 64, 3
+DONE = "document.body.dataset.state === 'done' || document.getElementById('error').textContent"
+READY = "document.body.dataset.state === 'empty' && !document.getElementById('status').textContent"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("browser") / "profile") as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """The package of a task and a layout."""
+    made = {}
+
+    def package(task: str = "super_resolution", layout: str = "whole") -> Path:
+        if (task, layout) not in made:
+            folder = made[task, layout] = tmp_path_factory.mktemp("package") / f"{task}-{layout}"
+            program = SamplerProgram(make_model(make_base(), task=task), steps=STEPS, height=HEIGHT, width=WIDTH)
+            write_package(program, folder, format="onnx", layout=layout)
+        return made[task, layout]
+
+    return package
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory, packages):
+    """The site of a package, served: its address, and the requests that came."""
+    require((RUNTIME / PROGRAM).is_file(), f"{RUNTIME / PROGRAM}")
+    with contextlib.ExitStack() as stack:
+        made = {}
+
+        def site(*which: str) -> tuple[str, list[str], Path]:
+            if which not in made:
+                folder = tmp_path_factory.mktemp("site") / "site"
+                build_site(packages(*which), folder, RUNTIME)
+                made[which] = (*stack.enter_context(served(folder)), folder)
+            return made[which]
+
+        yield site
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Held-out photos as files: larger than the graph, and as large as it."""
+    folder, coffee = tmp_path_factory.mktemp("photos"), load_photos("heldout")["coffee"]
+    for name, photo in {"coffee": coffee, "window": coffee[100 : 100 + HEIGHT, 200 : 200 + WIDTH]}.items():
+        Image.fromarray(photo).save(folder / f"{name}.png")
+    return folder
+
+
+def shown(browser, canvas: str = "after") -> np.ndarray:
+    """What a canvas of the page holds, RGBA uint8 [H, W, 4]."""
+    url = browser.evaluate(f"document.getElementById('{canvas}').toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA"))
+
+
+def made_by_run(package: Path, folder: Path, photo: Path, *options) -> np.ndarray:
+    """The picture of `python -m export.run`."""
+    out = folder / "out.png"
+    run._main([str(package), "--condition", str(photo), "--out", str(out), *map(str, options)])
+    return np.asarray(Image.open(out))
+
+
+def assert_same_picture(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.shape == (*expected.shape[:2], 4) and (found[..., 3] == 255).all()
+    error = np.abs(found[..., :3].astype(float) - expected)
+    assert expected.std() > 10 and error.max() <= 1  # what is one thing here may be rounded elsewhere
+    assert error.mean() < 0.05 and 20 * math.log10(255 / max(1e-9, (error**2).mean() ** 0.5)) >= 55
+
+
+# --- pictures
+
+
+@pytest.mark.parametrize("layout", ["whole", "parts"])
+@pytest.mark.parametrize("name, seed", [("window", 0), ("coffee", 2**40 + 3)])
+def test_a_photo_becomes_what_export_run_makes_of_it(browser, sites, packages, photos, tmp_path, layout, name, seed):
+    browser.open(sites("super_resolution", layout)[0])
+    browser.evaluate(f"document.getElementById('seed').value = '{seed}'")
+    browser.choose("#photo", photos / f"{name}.png")  # while the model is being loaded
+    browser.wait(DONE)
+    expected = made_by_run(packages("super_resolution", layout), tmp_path, photos / f"{name}.png", "--seed", seed)
+    assert_same_picture(shown(browser), expected)
+    assert np.array_equal(shown(browser, "before")[..., :3], np.asarray(Image.open(photos / f"{name}.png")))
+    saved = browser.evaluate(
+        "fetch(document.getElementById('download').href).then((file) => file.blob())"
+        ".then((blob) => createImageBitmap(blob)).then(({width, height}) => [width, height, document.getElementById('download').download])"
+    )
+    assert saved == [expected.shape[1], expected.shape[0], f"{name}-{seed}.png"]
+    assert browser.evaluate("document.getElementById('status').textContent").startswith("Done in")
+
+
+def test_the_steps_appear(browser, sites, photos):
+    browser.open(sites("super_resolution", "parts")[0])
+    browser.wait(READY)
+    browser.evaluate(
+        "window.said = []; new MutationObserver(() => said.push(document.getElementById('status').textContent))"
+        ".observe(document.getElementById('status'), {childList: true})"
+    )
+    browser.choose("#photo", photos / "window.png")
+    browser.wait(DONE)
+    said = [line for line in browser.evaluate("said") if line.startswith("Step")]
+    assert said == [f"Step {step + 1} of {STEPS}" for step in range(STEPS)]
+    last, pictures = shown(browser), []
+    for step in range(STEPS):
+        browser.evaluate(f"document.querySelectorAll('#steps button')[{step}].click()")
+        pictures.append(shown(browser))
+        pressed = browser.evaluate("[...document.querySelectorAll('#steps button')].map((b) => b.ariaPressed)")
+        assert pressed == ["true" if step == i else "false" for i in range(STEPS)]
+    np.testing.assert_array_equal(pictures[-1], last)
+    assert all(np.abs(a.astype(float) - b).mean() > 0.5 for a, b in zip(pictures, pictures[1:], strict=False))
+
+
+@pytest.mark.parametrize("layout", ["whole", "parts"])
+def test_what_is_painted_is_filled_in(browser, sites, packages, photos, tmp_path, layout):
+    browser.open(sites("inpainting", layout)[0])
+    browser.choose("#photo", photos / "coffee.png")
+    browser.wait("document.body.dataset.state === 'ready'")
+    browser.evaluate("document.getElementById('run').click()")
+    assert "Nothing is marked yet" in browser.evaluate("document.getElementById('error').textContent")
+    box = browser.evaluate("(({x, y, width, height}) => [x, y, width, height])(view.getBoundingClientRect())")
+    places = [(box[0] + x * box[2], box[1] + y * box[3]) for x, y in ((0.2, 0.3), (0.5, 0.35), (0.6, 0.7))]
+    browser.drag(*places)
+    browser.drag(places[0])
+    browser.evaluate("document.getElementById('undo').click(); document.getElementById('mask').focus()")
+    for key in ("ArrowRight", "ArrowUp", " "):  # a dot beside the middle
+        browser.press(key)
+    browser.evaluate("document.getElementById('run').click()")
+    browser.wait(DONE)
+    mask = shown(browser, "mask")[..., 3] >= 128
+    height, width = mask.shape
+    assert mask[int(0.35 * height), int(0.5 * width)] and not mask[: height // 6].any() and 0.05 < mask.mean() < 0.4
+    assert mask[height // 2, width // 2 + 36]  # half a brush, 12 percent of the longer side, to the right
+    Image.fromarray((255 * mask).astype(np.uint8)).save(tmp_path / "mask.png")
+    photo = photos / "coffee.png"
+    expected = made_by_run(packages("inpainting", layout), tmp_path, photo, "--mask", tmp_path / "mask.png")
+    found = shown(browser)
+    assert_same_picture(found, expected)
+    np.testing.assert_array_equal(found[~mask][:, :3], np.asarray(Image.open(photo))[~mask])
+
+
+def test_a_depth_map_becomes_a_picture(browser, sites, packages, tmp_path):
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    grey = np.uint8(40 + 2 * y + 10 * ((x - 30) ** 2 + (y - 20) ** 2 < 150))
+    Image.fromarray(grey).save(tmp_path / "map.png")
+    browser.open(sites("depth")[0])
+    browser.choose("#photo", tmp_path / "map.png")
+    browser.wait(DONE)
+    assert_same_picture(shown(browser), made_by_run(packages("depth"), tmp_path, tmp_path / "map.png"))
+
+
+def test_opened_from_the_disk(browser, sites, packages, photos, tmp_path):
+    browser.open(f"{(sites()[2] / 'index.html').as_uri()}")
+    browser.wait(f"location.pathname.endsWith('from-disk.html') && {READY}")
+    browser.choose("#photo", photos / "coffee.png")
+    browser.wait(DONE)
+    assert_same_picture(shown(browser), made_by_run(packages(), tmp_path, photos / "coffee.png"))
+
+
+def test_nothing_leaves_the_device(browser, sites, photos, tmp_path):
+    """The page asks its own server for its own files, and may ask nobody else."""
+    address, requests, folder = sites()
+    requests.clear()
+    browser.open(address)
+    browser.choose("#photo", photos / "window.png")
+    browser.wait(DONE)
+    asked = [event["params"]["request"]["url"] for event in browser.events if event["method"].endswith("WillBeSent")]
+    assert asked and all(url.startswith((address, "data:", "blob:")) for url in asked)
+    assert all(line.startswith('"GET /') for line in requests)
+    assert {line.split()[1][1:] or "index.html" for line in requests} <= {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*")
+    }
+    with served(tmp_path) as (elsewhere, heard):
+        said = browser.evaluate(f"fetch('{elsewhere}', {{mode: 'no-cors'}}).then(() => 'sent', () => 'refused')")
+    assert said == "refused" and not heard
+
+
+# --- the page
+
+
+def test_a_line_between_before_and_after(browser, sites, photos):
+    """Keys and pointer move it; what is left of it is shown as before."""
+    browser.open(sites()[0])
+    browser.choose("#photo", photos / "window.png")
+    browser.wait(DONE)
+    split = "parseFloat(getComputedStyle(view).getPropertyValue('--split'))"
+    assert browser.evaluate(split) == 50
+    browser.evaluate("document.getElementById('split').focus()")
+    browser.press("ArrowRight")
+    assert 50 < browser.evaluate(split) < 70
+    browser.press("Home")
+    assert browser.evaluate(split) == 0
+    x, y, width, height = browser.evaluate(
+        "(({x, y, width, height}) => [x, y, width, height])(view.getBoundingClientRect())"
+    )
+    browser.drag((x + 0.5 * width, y + 0.5 * height), (x + 0.25 * width, y + 0.9 * height))
+    assert abs(browser.evaluate(split) - 25) < 0.5
+    assert browser.evaluate("getComputedStyle(after).clipPath") == "inset(0px 0px 0px 25%)"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("task, layout", [("super_resolution", "parts"), ("inpainting", "whole")])
+def test_it_fits_a_phone(browser, sites, photos, tmp_path, task, layout, dark):
+    def check(state: str) -> None:
+        assert browser.evaluate("document.body.dataset.state") == state
+        assert browser.evaluate("document.scrollingElement.scrollWidth") == 360
+        assert browser.evaluate(
+            "[...document.querySelectorAll('body *')].every((e) => e.getBoundingClientRect().right <= 360)"
+        )
+        browser.screenshot(tmp_path / f"{state}.png")
+        picture = np.asarray(Image.open(tmp_path / f"{state}.png").convert("L"))
+        assert picture.shape == (1480, 720) and picture.std() > 5
+        assert (np.median(picture) < 60) == dark
+
+    browser.open(sites(task, layout)[0], 360, 740, phone=True, dark=dark)
+    browser.wait(READY)
+    check("empty")
+    browser.choose("#photo", photos / "coffee.png")
+    if task == "inpainting":
+        browser.wait("document.body.dataset.state === 'ready'")
+        check("ready")
+        browser.evaluate("document.getElementById('mask').focus()")
+        browser.press(" ")
+        browser.evaluate("document.getElementById('run').click()")
+    browser.wait(DONE)
+    check("done")
+
+
+def test_what_can_be_reached_has_a_name(browser, sites, photos):
+    browser.open(sites("inpainting")[0])
+    browser.choose("#photo", photos / "window.png")
+    browser.wait("document.body.dataset.state === 'ready'")
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    values = [{p["name"]: p["value"].get("value") for p in node.get("properties", ())} for node in nodes]
+    names = [node["name"]["value"] for node, value in zip(nodes, values, strict=True) if value.get("focusable")]
+    assert len(names) >= 9 and all(names)
+    assert {"Seed", "Undo", "Clear", "Fill in", "Choose a photo"} <= set(names)
+
+
+# --- mistakes, in one line
+
+
+def error(browser) -> str:
+    browser.wait("document.getElementById('error').textContent")
+    return browser.evaluate("document.getElementById('error').innerText")
+
+
+def test_a_file_that_is_no_picture(browser, sites, photos, tmp_path):
+    (tmp_path / "notes.png").write_bytes(b"no picture")
+    browser.open(sites()[0])
+    browser.wait(READY)
+    browser.choose("#photo", tmp_path / "notes.png")
+    assert error(browser) == "notes.png is no picture that this browser can read: choose a PNG, JPEG or WebP file."
+    browser.choose("#photo", photos / "window.png")  # and the next one is taken
+    browser.wait("document.body.dataset.state === 'done'")
+    assert browser.evaluate("document.getElementById('error').textContent") == ""
+
+
+def test_a_seed_that_is_none(browser, sites, photos):
+    browser.open(sites()[0])
+    browser.evaluate("document.getElementById('seed').value = '-1'")
+    browser.choose("#photo", photos / "window.png")
+    assert error(browser) == "The seed is “-1”: it must be a whole number from 0 to 2^63 - 1."
+
+
+def test_a_file_that_is_missing(browser, packages, sites, tmp_path):
+    sites()
+    build_site(packages(), tmp_path / "site", RUNTIME)
+    (tmp_path / "site" / "package" / "model.onnx").unlink()
+    with served(tmp_path / "site") as (address, _):
+        browser.open(address)
+        said = error(browser)
+    assert said == "package/model.onnx cannot be read: copy the whole folder of this page again."
+
+
+def test_a_browser_without_webassembly(browser, sites):
+    browser.open(sites()[0], first="delete globalThis.WebAssembly")
+    assert error(browser) == "This browser has no WebAssembly: use another one."
+
+
+# --- the command
+
+
+def command(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "export.web", *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    """Files with the runtime's names."""
+    folder = tmp_path / "dist"
+    folder.mkdir()
+    for name in ("ort.wasm.bundle.min.mjs", PROGRAM):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def test_the_command_writes_the_page_and_only_it(packages, runtime, tmp_path):
+    out = tmp_path / "site"
+    for _ in range(2):  # a page is replaced
+        done = command(packages(), "--out", out, "--runtime", runtime)
+        assert done.returncode == 0, done.stderr
+        assert f"python -m http.server --directory {out}" in done.stdout and "from-disk.html" in done.stdout
+        (out / "package" / "of-the-older-one.txt").write_text("")
+    assert {path.name for path in tmp_path.iterdir()} == {"site", "dist"}
+    manifest = json.loads((out / "package" / "manifest.json").read_text())
+    assert manifest == json.loads((packages() / "manifest.json").read_text())
+    assert (out / "package" / "model.onnx").read_bytes() == (packages() / "model.onnx").read_bytes()
+
+
+def test_mistakes_are_one_line(packages, runtime, tmp_path):
+    done = command(packages(), "--out", tmp_path / "site", "--runtime", tmp_path / "nowhere")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "ort.wasm.bundle.min.mjs: is missing; npm install onnxruntime-web" in done.stderr
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("")
+    with pytest.raises(UserError, match="taken: is there already; name a new folder"):
+        build_site(packages(), tmp_path / "taken", runtime)
+    with pytest.raises(UserError, match="no exported package"):
+        build_site(tmp_path, tmp_path / "site", runtime)
+    assert not (tmp_path / "site").exists()

@@ -1,0 +1,145 @@
+"""The page's own scripts, in a browser, against what they follow in Python."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+
+import numpy as np
+import pytest
+from chromium import chromium, served
+
+from codi_tf import images
+from codi_tf.depth_files import as_picture, nearness
+from codi_tf.noise import gaussian_noise
+from export import run
+from export.web import site
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A browser that knows the page's scripts by their names."""
+    folder = tmp_path_factory.mktemp("scripts")
+    for path in site.PAGE.iterdir():
+        shutil.copy(path, folder)
+    names = {path.stem: f"./{path.name}" for path in folder.glob("*.js")}
+    (folder / "test.html").write_text(f'<script type="importmap">{json.dumps({"imports": names})}</script>')
+    with served(folder) as (address, _), chromium(folder / "profile") as browser:
+        browser.open(f"{address}test.html")
+        yield browser
+
+
+def sent(image: np.ndarray) -> str:
+    """An image [H, W, C] as JavaScript."""
+    height, width, channels = image.shape
+    data = base64.b64encode(np.float32(image).tobytes()).decode()
+    bytes = f"Uint8Array.from(atob('{data}'), (c) => c.charCodeAt(0)).buffer"
+    return f"{{height: {height}, width: {width}, channels: {channels}, data: new Float32Array({bytes})}}"
+
+
+def called(page, script: str, call: str) -> np.ndarray:
+    """The image or the numbers that a call of a script's function gives."""
+    coded = "btoa(Array.from(new Uint8Array(data.buffer), (byte) => String.fromCharCode(byte)).join(''))"
+    said = page.evaluate(
+        f"import('{script}').then((script) => {{ const said = script.{call}; const data = said.data ?? said;"
+        f"return [said.height ?? null, said.width, said.channels, {coded}] }})"
+    )
+    *shape, data = said
+    numbers = np.frombuffer(base64.b64decode(data), np.float32)
+    return numbers if shape[0] is None else numbers.reshape(shape)
+
+
+def picture(height: int, width: int, channels: int = 3) -> np.ndarray:
+    """Noise with black and white in it, float32; a fourth channel is 0 and 1."""
+    random = np.random.default_rng(height * width)
+    image = np.clip(random.normal(0.5, 0.5, (height, width, channels)), 0, 1).astype(np.float32)
+    image[..., 3:] = random.random((height, width, channels - 3)) > 0.9
+    return image
+
+
+SIZES = [((20, 30), (7, 11)), ((7, 5), (64, 48)), ((31, 17), (31, 40)), ((64, 64), (9, 64)), ((1, 6), (4, 1))]
+
+
+@pytest.mark.parametrize("size, to", SIZES)
+def test_resizing_is_pillow_s(page, size, to):
+    image = picture(*size)
+    found = called(page, "resample", f"resized({sent(image)}, {to[0]}, {to[1]})")
+    np.testing.assert_allclose(found, images.resize(image, *to), rtol=0, atol=2**-23)
+
+
+@pytest.mark.parametrize("size, to", SIZES)
+def test_masks_are_resized_as_conditions_are(page, size, to):
+    photo = picture(*size, 4)
+    found = called(page, "resample", f"resizedCondition({sent(photo)}, {to[0]}, {to[1]})")
+    expected = images.resize_condition(photo, *to)
+    np.testing.assert_array_equal(found[..., 3], expected[..., 3])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2**-23)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (32, 32), (8, 6), (4, 600), (25, 48), (75, 25), (1, 1)])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_photos_are_fitted_as_by_export_run(page, size, channels):
+    """Fitted, mirrored, and what comes out cut and put back: with a sampler that inverts."""
+    photo, seen = picture(*size, channels), []
+
+    def invert(condition, noise):
+        seen.append(condition[0])
+        return 1 - condition[..., :3]
+
+    made = a_package(16, 24, channels)
+    expected = run.generate(made, invert, photo, seed=0)
+    filled = called(page, "resample", f"mirrored(script.fitted({sent(photo)}, 16, 24), 16, 24)")
+    np.testing.assert_allclose(filled, seen[0], rtol=0, atol=2**-23)
+    height, width = run._fit(photo, 16, 24).shape[:2]
+    inverted = np.float32(1 - filled[..., :3])
+    cut = f"script.corner({sent(inverted)}, {height}, {width})"
+    found = called(page, "resample", f"restored({cut}, {sent(photo)})")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed, stream", [(0, 0), (1, 0), (2**40 + 3, 0), (2**63 - 1, 3)])
+@pytest.mark.parametrize("count", [1, 6, 1024])
+def test_noise_is_that_of_the_seed(page, seed, stream, count):
+    found = called(page, "noise", f"gaussianNoise({seed}n, {count}, {stream})")
+    np.testing.assert_allclose(found, gaussian_noise(seed, (count,), stream=stream), rtol=2**-22)
+
+
+@pytest.mark.parametrize("kind", ["disparity", "depth"])
+def test_depth_maps_are_read_as_from_files(page, kind):
+    grey = np.random.default_rng(0).integers(1, 200, (5, 7, 1)).repeat(3, axis=-1)
+    expected = as_picture(nearness(grey[..., 0], kind))
+    found = called(page, "depth", f"nearness({sent(grey / np.float32(255))}, '{kind}')")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2**-24)
+
+
+@pytest.mark.parametrize(
+    "values, kind, line",
+    [
+        ([[[1, 1, 1], [0, 0, 0.5]]], "disparity", "This map is in colour: choose a grey picture."),
+        ([[[1, 1, 1], [1, 1, 1]]], "depth", "Nothing in this map is nearer"),
+        ([[[1, 1, 1], [0, 0, 0]]], "depth", "This map has distances of 0"),
+    ],
+)
+def test_maps_that_say_nothing_are_refused(page, values, kind, line):
+    call = f"import('depth').then(({{nearness}}) => nearness({sent(np.float32(values))}, '{kind}'))"
+    assert line in page.evaluate(f"{call}.catch((error) => error.message)")
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        ("new RangeError('Array buffer allocation failed')", "There is not enough memory"),
+        ("new Error('failed to allocate a buffer of size 1000')", "There is not enough memory"),
+        ("new Error('no such\\noperator')", "It did not work: no such. Load the page again."),
+    ],
+)
+def test_what_goes_wrong_is_one_line(page, error, line):
+    said = page.evaluate(f"import('errors').then(({{explain}}) => explain({error}))")
+    assert said.startswith(line) and "\n" not in said
+
+
+def a_package(height: int, width: int, channels: int):
+    return run.Package(
+        None, "onnx", 4, height, width, (1, height // 4, width // 4, 4), channels, "bicubic", "disparity"
+    )
