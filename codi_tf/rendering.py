@@ -11,6 +11,7 @@ from codi_tf.arguments import whole_number
 from codi_tf.colour import ALIGNMENTS
 from codi_tf.errors import UserError
 from codi_tf.images import resize, resize_condition, to_uint8
+from codi_tf.tiles import tiles
 
 MAX_PIXELS = 1_500_000  # of what the networks see: the small models then need 2 GB
 MAX_SIDE = 4096  # of a picture from a prompt
@@ -111,7 +112,6 @@ def _largest_tile(base, limit: int) -> int:
 
 
 def _of_tiles(whole: Plan, tile: int, multiple: int) -> Plan:
-    from codi_tf.tiling import tiles  # late, because it needs TensorFlow
 
     overlap = max(tile // 2 // multiple, 1) * multiple  # half a tile: less leaves steps of tone between tiles
     pieces = len(tiles(whole.height, whole.width, tile, overlap))
@@ -120,7 +120,6 @@ def _of_tiles(whole: Plan, tile: int, multiple: int) -> Plan:
 
 def _has_blind_tile(photo: np.ndarray, tiled: Plan, upscale: int) -> bool:
     """Whether all that a tile would see of the photo is to be filled in."""
-    from codi_tf.tiling import tiles
 
     if photo.shape[-1] == 3:
         return False

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -24,62 +23,7 @@ from codi_tf.images import as_batch, bands, pad_to_multiple, to_uint8
 from codi_tf.methods.networks import seen
 from codi_tf.noise import gaussian_noise
 from codi_tf.sampling import make_grid, trajectory
-
-
-class Tile(NamedTuple):
-    """A rectangle of a field and its share of the field's values there, `down` times `across`."""
-
-    rows: slice
-    columns: slice
-    down: np.ndarray  # float32 [height of the tile], in (0, 1]
-    across: np.ndarray  # float32 [width of the tile], in (0, 1]
-
-    @property
-    def share(self) -> np.ndarray:
-        """float32 [height, width, 1]; at every position of a field the shares of its tiles sum to 1."""
-        return (self.down[:, np.newaxis] * self.across)[..., np.newaxis]
-
-    def of(self, field):
-        """The part [B, height, width, C] of a field that lies in this tile."""
-        return field[:, self.rows, self.columns]
-
-
-def tiles(height: int, width: int, tile: int, overlap: int) -> list[Tile]:
-    """The tiles of a field, row by row, all of one size.
-
-    Args:
-        height, width: of the field.
-        tile: side of a tile; in a field that is narrower than that, tiles are as narrow.
-        overlap: how far neighbours overlap, 0 to tile - 1; the last ones overlap more, to end where the field does.
-    """
-    rows, columns = _intervals(height, tile, overlap), _intervals(width, tile, overlap)
-    return [Tile(row, column, down, across) for (row, down), (column, across) in itertools.product(rows, columns)]
-
-
-def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """0, step, 2 step, ..., with step = tile - overlap; the last tile is shifted to end where the field does."""
-    last = max(length - tile, 0)
-    return [*range(0, last, tile - overlap), last]
-
-
-def window(tile: int, overlap: int) -> np.ndarray:
-    """sin^2(pi/2 (i + 1/2) / overlap) over the first `overlap` positions, mirrored over the last, 1 between.
-
-    float64 [tile], positive. Two windows that overlap by that much sum to 1 there, as sin^2 + cos^2. At its ends, where
-    a network does not see what lies beyond, a tile has next to no say.
-    """
-    if overlap == 0:
-        return np.ones(tile)
-    distance = np.minimum(np.arange(tile), np.arange(tile)[::-1]) + 0.5  # from the nearer end
-    return np.sin(np.pi / 2 * np.minimum(distance / overlap, 1.0)) ** 2
-
-
-def blended(parts: Iterable[tuple[Tile, np.ndarray]], shape: tuple[int, ...]) -> np.ndarray:
-    """sum_k share_k part_k: a field [1, H, W, C], float32, of parts [1, h, w, C] for all of its tiles, in any order."""
-    field = np.zeros(shape, np.float32)
-    for tile, part in parts:
-        field[:, tile.rows, tile.columns] += tile.share * part
-    return field
+from codi_tf.tiles import Tile, blended, tiles
 
 
 def tiled_denoiser(
@@ -233,13 +177,3 @@ def _context(base, prompt: str | None) -> tf.Tensor:
     if len(prompts) != 1:
         raise UserError(f"{len(prompts)} prompts for one photo: give one")
     return tf.constant(base.embed(prompts))
-
-
-def _intervals(length: int, tile: int, overlap: int) -> list[tuple[slice, np.ndarray]]:
-    """The tiles along one axis: where each lies, and its share there, float32: its window over the sum of all."""
-    side = min(tile, length)
-    weight, total = window(side, min(overlap, side)), np.zeros(length)
-    places = [slice(first, first + side) for first in starts(length, tile, overlap)]
-    for place in places:
-        total[place] += weight
-    return [(place, (weight / total[place]).astype(np.float32)) for place in places]

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from codi_tf.cli import ArgumentParser, run_command
 from codi_tf.errors import UserError
-from export.package import ARTEFACTS, make_package
+from export.making import make_adapter, make_package
+from export.package import SUFFIXES
+
+UNITS = {"MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -19,27 +22,63 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+def _target(size: str | None, psnr: float | None) -> dict | None:
+    """What mixed weights are to reach."""
+    if size is not None and psnr is not None:
+        raise UserError("--target-size and --min-psnr are both given: mixed weights reach one of them")
+    if size is None:
+        return None if psnr is None else {"psnr": psnr}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB|MiB|GiB)", size)
+    if match is None:
+        raise UserError(f"--target-size is {size!r}: give a number and MB, GB, MiB or GiB, for example 700MB")
+    return {"size": float(match[1]) * UNITS[match[2]]}
+
+
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("bundle", type=Path, help="the folder of a trained model")
-    parser.add_argument("--format", required=True, help=", ".join(ARTEFACTS))
+    parser.add_argument("--format", help=", ".join(SUFFIXES))
     parser.add_argument(
-        "--weights", default="float32", help="float32 unless given; onnx: or float16; tflite: or int8, too"
+        "--layout", default="whole", help="whole, one graph, unless given; or parts: encoder, step, decoder"
     )
+    parser.add_argument(
+        "--weights",
+        default="float32",
+        help="float32 unless given; tflite and onnx: or float16, int8, int8_weight_only, mixed; onnx: or int4",
+    )
+    parser.add_argument("--target-size", help="of mixed weights, for example 700MB")
+    parser.add_argument("--min-psnr", type=float, help="of pictures with mixed weights, dB")
     parser.add_argument("--steps", type=int, default=4, help="network evaluations, 4 unless given")
     parser.add_argument("--size", help="height and width, 64 or 64x96; the size of the training crops unless given")
-    parser.add_argument("--prompt", help="the one that the file is made for; the empty one unless given")
+    parser.add_argument(
+        "--prompt", help="the one that the file is made for; unless given the empty one, or an input for instructions"
+    )
+    parser.add_argument("--licence", help="of the base, to be named in the manifest")
+    parser.add_argument("--adapter-of", type=Path, help="a package of parts: write the adapter alone, to plug in there")
     parser.add_argument("--out", required=True, type=Path, help="folder of the package")
     options = parser.parse_args(arguments)
-    size = None if options.size is None else _size(options.size)
-    chosen = {"format": options.format, "steps": options.steps, "size": size, "prompt": options.prompt}
-    chosen["weights"] = options.weights
-    figures = make_package(options.bundle, options.out, **chosen)
+    if options.adapter_of is not None:
+        figures = make_adapter(options.bundle, options.out, package=options.adapter_of, licence=options.licence)
+    elif options.format is None:
+        raise UserError(f"--format is missing: use one of {', '.join(SUFFIXES)}")
+    else:
+        figures = make_package(
+            options.bundle,
+            options.out,
+            format=options.format,
+            layout=options.layout,
+            weights=options.weights,
+            target=_target(options.target_size, options.min_psnr),
+            steps=options.steps,
+            size=None if options.size is None else _size(options.size),
+            prompt=options.prompt,
+            licence=options.licence,
+        )
     keras, artefact = figures["condition_sensitivity"].values()
     print(
         f"on {figures['cases']} inputs from {figures['conditions']}: max error {figures['max_error']:.1e}, "
         f"PSNR {figures['psnr_db']:.0f} dB; swapping conditions moves the image by {artefact:.4f} (Keras {keras:.4f})\n"
-        f"{figures['file_bytes'] / 1e6:.1f} MB for {figures['weight_bytes'] / 1e6:.1f} MB of weights: {options.out}"
+        f"{figures['stored_bytes'] / 1e6:.1f} MB for {figures['weight_bytes'] / 1e6:.1f} MB of weights: {options.out}"
     )
 
 

@@ -6,7 +6,7 @@ Nothing is computed here, and no weight is read until a file is written.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,22 +27,28 @@ class Value:
     shape: tuple[int, ...]
 
 
-def shrinks(variable) -> bool:
-    """Whether a weight is kept in float16 or int8 where that is asked for: kernels of 1024 numbers and more."""
-    return variable.name == "kernel" and math.prod(variable.shape) >= 1024
-
-
 class Graph(Protocol):
     """The operations. Layers are those of `codi_tf.models`: their weights are stored once, however often they are used.
 
     The same operation of the same arguments is made once, too.
+
+    Attributes:
+        signature: "inputs" and "outputs", by name: their shapes in the file, the batch included, and dtypes.
     """
+
+    signature: dict[str, dict[str, dict]]
+
+    def blank(self) -> Graph:
+        """An empty graph of the same format."""
 
     def input(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> Value:
         """An input of the graph."""
 
     def output(self, name: str, value: Value) -> None:
         """Make a value an output of the graph."""
+
+    def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
+        """z <- body(z, *rows) with the first row of every float32 table [N, C], then the second, ..."""
 
     def constant(self, array: np.ndarray) -> Value:
         """A few numbers, [C] or [N, C], float32."""

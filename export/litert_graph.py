@@ -14,7 +14,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from codi_tf.errors import UserError
-from export.graph import Value, shrinks
+from export import kept
+from export.graph import Value
 
 MAX_FILE = 2**31 - 1  # bytes: phones map a file with signed offsets
 ALIGNMENT = 64
@@ -33,12 +34,13 @@ class LiteRtGraph:
     """See `graph.Graph`.
 
     Args:
-        weights: how kernels are kept: "float32"; "float16", which are widened when the file is loaded; or "int8", one
-            scale an output channel, with activations that LiteRT quantises as it goes ("dynamic range").
+        keep: in which kind each kernel is kept: "float16" and "int8_weight_only" are widened when the file is loaded;
+            with "int8" LiteRT rounds activations to 8 bits as they come ("dynamic range").
     """
 
-    def __init__(self, *, weights: str = "float32"):
-        self.kind = weights
+    def __init__(self, keep: kept.Keeping | None = None):
+        self.keep = kept.Keeping() if keep is None else keep
+        self.signature = {"inputs": {}, "outputs": {}}
         self.graph = schema.SubGraphT()
         self.graph.tensors, self.graph.operators, self.graph.inputs, self.graph.outputs = [], [], [], []
         self.codes: dict[str, int] = {}
@@ -109,25 +111,30 @@ class LiteRtGraph:
         def read() -> np.ndarray:
             return np.ascontiguousarray(arrange(np.asarray(variable.numpy(), dtype="float32")))
 
-        count = int(np.prod(own))
-        kind = self.kind if shrinks(variable) else "float32"
-        if kind == "int8":
-            scales = np.maximum(np.abs(read()).max(axis=tuple(range(1, len(own)))) / 127, 1e-12).astype("float32")
+        count, kind = int(np.prod(own)), self.keep(variable)
+        if kind.startswith("int8"):
+            scales = kept.scales_of(np.asarray(variable.numpy(), "float32"))
 
             def rounded() -> np.ndarray:
-                return np.rint(read() / scales.reshape(-1, *[1] * (len(own) - 1))).astype("int8")
+                return np.ascontiguousarray(arrange(kept.int8(np.asarray(variable.numpy(), "float32"))))
 
             self.buffers.append(Weight(count, rounded))
-            self._tensor(name, own, "int8", len(self.buffers) - 1, scales)
-            return name
+            if kind == "int8":
+                self._tensor(name, own, "int8", len(self.buffers) - 1, scales)
+                return name
+            self._tensor(f"{name}:int8", own, "int8", len(self.buffers) - 1, scales)
+            return self._widened(name, f"{name}:int8", own)
         if kind == "float16":
             self.buffers.append(Weight(2 * count, lambda: read().astype("float16")))
             self._tensor(f"{name}:half", own, "float16", len(self.buffers) - 1)
-            wide = self._operator("DEQUANTIZE", [f"{name}:half"], own, own)
-            self._index[name] = self._index[wide.name]
-            return name
+            return self._widened(name, f"{name}:half", own)
         self.buffers.append(Weight(4 * count, read))
         self._tensor(name, own, "float32", len(self.buffers) - 1)
+        return name
+
+    def _widened(self, name: str, narrow: str, own: tuple[int, ...]) -> str:
+        """A weight in float32."""
+        self._index[name] = self._index[self._operator("DEQUANTIZE", [narrow], own, own).name]
         return name
 
     def _reshaped(self, x, own: tuple[int, ...], shape: tuple[int, ...]) -> Value:
@@ -138,11 +145,15 @@ class LiteRtGraph:
 
     # The operations
 
+    def blank(self) -> LiteRtGraph:
+        return LiteRtGraph()
+
     def input(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> Value:
         own = (1, *shape) if len(shape) > 1 else shape
         self._tensor(name, own, dtype)
         self.graph.inputs.append(self._index[name])
         self.names["inputs"][name] = self._index[name]
+        self.signature["inputs"][name] = {"shape": list(own), "dtype": dtype}
         if dtype != "float32" or len(shape) == 3:
             return Value(name, shape)
         return self._reshaped(name, _own(shape), shape)
@@ -152,6 +163,12 @@ class LiteRtGraph:
         made = self._operator("RESHAPE", [value, self._numbers(np.array(own, "int32"))], own, value.shape)
         self.graph.outputs.append(self._index[made.name])
         self.names["outputs"][name] = self._index[made.name]
+        self.signature["outputs"][name] = {"shape": list(own), "dtype": "float32"}
+
+    def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
+        for rows in zip(*tables, strict=True):
+            z = body(z, *(self.constant(row) for row in rows))
+        return z
 
     def constant(self, array: np.ndarray) -> Value:
         array = np.asarray(array, "float32")

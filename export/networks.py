@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from keras import ops
 
 from codi_tf.errors import UserError
@@ -59,9 +60,13 @@ def spatial_transformer(g: Graph, layer: SpatialTransformer, x: Value, context: 
     return g.add(x, g.project_out(h, layer.proj_out, x.shape[:2]))
 
 
-def time_embedding(g: Graph, layer: TimeEmbedding, t: int, condition: Value | None = None) -> Value:
-    """`layers.TimeEmbedding` of a time, which is part of the graph."""
-    features = g.constant(ops.convert_to_numpy(time_features([t], layer.channels))[0])
+def of_time(t: int, channels: int) -> np.ndarray:
+    """What networks see of a time: `layers.time_features`, float32 [channels]."""
+    return ops.convert_to_numpy(time_features([t], channels))[0]
+
+
+def time_embedding(g: Graph, layer: TimeEmbedding, features: Value, condition: Value | None = None) -> Value:
+    """`layers.TimeEmbedding` of the features of a time."""
     if condition is not None:
         features = g.add(features, g.dense(condition, layer.cond_proj))
     return g.dense(g.silu(g.dense(features, layer.linear_1)), layer.linear_2)
@@ -119,14 +124,14 @@ def decode(g: Graph, net: UNet, h: Value, skips: list[Value], temb: Value, conte
 # Adapters
 
 
-def condition(g: Graph, adapter, c: Value, context: Value) -> list[Value]:
+def condition(g: Graph, adapter, c: Value, context: Value | None) -> list[Value]:
     """What does not depend on z_t and t: the adapter's `condition`.
 
     Of a MuAdapter mu h_eta(c), feature by feature, and, last, all of (1 - mu): `adapted` needs no weight of it.
     """
     if isinstance(adapter, MuAdapter):
         net = adapter.encoder
-        temb = time_embedding(g, net.time_embedding, 0)
+        temb = time_embedding(g, net.time_embedding, g.constant(of_time(0, net.time_embedding.channels)))
         skips = encode(g, net, c, temb, context)
         mu = g.weight(adapter.mu)
         features = [*skips, middle(g, net, skips[-1], temb, context)]
@@ -156,7 +161,7 @@ def _t2i_features(g: Graph, adapter: T2IAdapter, image: Value) -> list[Value]:
 
 
 def adapted(
-    g: Graph, adapter, features: list[Value], told: list[Value], z: Value, t: int, context: Value
+    g: Graph, adapter, features: list[Value], told: list[Value], z: Value, time: Value, context: Value
 ) -> list[Value]:
     """The adapter's `adapt`: the UNet's features, with what `condition` told."""
     if isinstance(adapter, MuAdapter):
@@ -166,7 +171,7 @@ def adapted(
             for i, (h, h_c) in enumerate(zip(features, told, strict=True))
         ]
     if isinstance(adapter, ControlNet):
-        temb = time_embedding(g, adapter.time_embedding, t)
+        temb = time_embedding(g, adapter.time_embedding, time)
         skips = encode(g, adapter, z, temb, context, hint=told[0])
         own = [*skips, middle(g, adapter, skips[-1], temb, context)]
         return [
@@ -180,17 +185,17 @@ def adapted_unet(
     g: Graph,
     net: AdaptedUNet,
     z: Value,
-    t: int,
+    time: Value,
     told: list[Value],
     context: Value,
     guidance: Value | None = None,
 ) -> Value:
-    """`AdaptedUNet`: one evaluation at the time t; `guidance` are the features of a guidance weight."""
+    """`AdaptedUNet`: one evaluation; `time` and `guidance` are the features of a time and of a guidance weight."""
     unet, adapter = net.unet, net.adapter
-    temb = time_embedding(g, unet.time_embedding, t, guidance)
+    temb = time_embedding(g, unet.time_embedding, time, guidance)
     skips = encode(g, unet, z, temb, context, residuals=told if isinstance(adapter, T2IAdapter) else None)
     features = [*skips, middle(g, unet, skips[-1], temb, context)]
-    *skips, h = adapted(g, adapter, features, told, z, t, context)
+    *skips, h = adapted(g, adapter, features, told, z, time, context)
     return decode(g, unet, h, skips, temb, context)
 
 

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 
-from export.onnx_graph import OnnxGraph
+from export.kept import Keeping
+from export.onnx_graph import OnnxGraph as Graph
+from export.onnx_graph import bodies
 from export.program import SamplerProgram
 from export.run import load_onnx as load
 
-__all__ = ["load", "stored_bytes", "write"]
+__all__ = ["Graph", "load", "stored_bytes", "write"]
 
 
-def write(program: SamplerProgram, path: Path, weights: str = "float32") -> None:
-    """Write the program as one ONNX file; more than a gibibyte of weights lies in files beside it."""
-    graph = OnnxGraph(weights=weights)
-    program.emit(graph)
+def write(program: SamplerProgram, emit: Callable[[Graph], None], path: Path, keep: Keeping) -> dict:
+    """Write a program's graph, more than a gibibyte of weights in files beside it; its inputs and outputs."""
+    graph = Graph(keep)
+    emit(graph)
     graph.write(path)
+    return graph.signature
 
 
 def stored_bytes(path: Path) -> int:
     """Bytes of all constants of an ONNX file, those beside it included."""
-    tensors = onnx.load(path, load_external_data=False).graph.initializer
-    return sum(_bytes(tensor) for tensor in tensors)
+    graph = onnx.load(path, load_external_data=False).graph
+    return sum(_bytes(tensor) for part in (graph, *bodies(graph.node)) for tensor in part.initializer)
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:

@@ -3,102 +3,141 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from export.graph import Value, shrinks
+from export import onnx_products
+from export.graph import Value
+from export.kept import Keeping
 
-OPSET = 20  # the first with Gelu
+OPSET = 21  # the first with four bits, and Gelu
 INLINE = 2**30  # bytes of weights that lie within the .onnx file itself
 MAX_FILE = 2**31 - 2**20  # bytes of a file of weights
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor that is written with the file: its name, shape and dtype, and how to get it."""
+    """A tensor that is written with the file: its name, shape, type and bytes, and how to get what it holds."""
 
     name: str
     shape: tuple[int, ...]
-    dtype: np.dtype
+    type: int
+    bytes: int
     read: Callable[[], np.ndarray]
 
-    @property
-    def bytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+@dataclass(frozen=True)
+class _Loop:
+    """The body of a loop: what changes from round to round, and its nodes."""
+
+    changing: set[str]
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    made: dict[tuple, Value] = field(default_factory=dict)
 
 
 class OnnxGraph:
     """See `graph.Graph`.
 
     Args:
-        weights: how kernels are kept: "float32", or "float16", which are widened when the file is loaded.
+        keep: in which kind each kernel is kept; see `onnx_products`.
     """
 
-    def __init__(self, *, weights: str = "float32"):
-        self.half = weights == "float16"
-        self.nodes, self.inputs, self.outputs = [], [], []
+    def __init__(self, keep: Keeping | None = None):
+        self.keep = Keeping() if keep is None else keep
+        self.signature = {"inputs": {}, "outputs": {}}
+        self.inputs, self.outputs = [], []
         self.weights: dict[tuple, Weight] = {}
+        self.nodes: list[onnx.NodeProto] = []
         self._made: dict[tuple, Value] = {}
+        self._loop: _Loop | None = None  # that is being made
         self._names = 0
 
     # Making nodes
 
-    def _node(self, kind: str, inputs, shape: tuple[int, ...], outputs: int = 1, **attributes) -> Value:
-        """A node's first output, or that of the same node where there is one already."""
-        names = [x.name if isinstance(x, Value) else x for x in inputs]
-        key = (kind, *names, *sorted((k, str(v)) for k, v in attributes.items()))
-        if key not in self._made:
-            self._names += 1
-            value = Value(f"{kind}_{self._names}", tuple(shape))
-            made = [value.name, *(f"{value.name}_{i}" for i in range(1, outputs))]
-            self.nodes.append(helper.make_node(kind, names, made, name=value.name, **attributes))
-            self._made[key] = value
-        return self._made[key]
+    def node(
+        self, kind: str, inputs, shape: tuple[int, ...], outputs: int = 1, *, again: bool = False, **attributes
+    ) -> Value:
+        """A node's first output, or that of the same node where there is one already.
 
-    def _weight(self, variable, view: str, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]) -> str:
-        """The name of a weight, as `arrange` lays it out, widened where it is kept in float16."""
+        The further outputs are called like the first, with _1, _2 behind. What is the same in all rounds of a loop is
+        made before it, unless it is to be made `again` and again, which saves the memory to keep it.
+        """
+        names = [x.name if isinstance(x, Value) else x for x in inputs]
+        loop = self._loop
+        inside = loop is not None and (again or not loop.changing.isdisjoint(names))
+        made, nodes = (loop.made, loop.nodes) if inside else (self._made, self.nodes)
+        key = (kind, *names, *sorted((k, str(v)) for k, v in attributes.items() if k != "body"))
+        if key not in made:
+            value = Value(self._name(kind), tuple(shape))
+            results = [value.name, *(f"{value.name}_{i}" for i in range(1, outputs))]
+            nodes.append(helper.make_node(kind, names, results, name=value.name, **attributes))
+            made[key] = value
+            if inside:
+                loop.changing.update(results)
+        return made[key]
+
+    def _name(self, kind: str) -> str:
+        self._names += 1
+        return f"{kind}_{self._names}"
+
+    def stored(
+        self, variable, view: str, shape, read: Callable[[np.ndarray], np.ndarray], type: str = "float32"
+    ) -> str:
+        """The name of what `read` makes of a variable's value, [shape] of a type; int4 packed, two in a byte."""
         key = (id(variable), view)
         if key not in self.weights:
-            dtype = np.dtype("float16" if self.half and shrinks(variable) else "float32")
             name = f"{variable.path}:{view}" if view else variable.path
+            kind = getattr(TensorProto, {"float32": "FLOAT"}.get(type, type.upper()))
+            size = math.prod(shape) // 2 if type == "int4" else math.prod(shape) * np.dtype(type).itemsize
 
-            def read() -> np.ndarray:
-                return np.ascontiguousarray(arrange(np.asarray(variable.numpy(), dtype="float32")).astype(dtype))
+            def get() -> np.ndarray:
+                return np.ascontiguousarray(read(np.asarray(variable.numpy(), dtype="float32")))
 
-            self.weights[key] = Weight(name, tuple(shape), dtype, read)
-        weight = self.weights[key]
-        if weight.dtype == np.float32:
-            return weight.name
-        return self._node("Cast", [weight.name], shape, to=TensorProto.FLOAT).name
+            self.weights[key] = Weight(name, tuple(shape), kind, size, get)
+        return self.weights[key].name
 
-    def _numbers(self, array: np.ndarray) -> str:
+    def real(self, variable, view: str, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]) -> str:
+        """The name of a weight in float32, as `arrange` lays it out; widened once where it is kept in float16."""
+        if self.keep(variable) != "float16":
+            return self.stored(variable, view, shape, arrange)
+        half = self.stored(variable, f"{view}half", shape, lambda a: arrange(a).astype("float16"), "float16")
+        return self.node("Cast", [half], shape, to=TensorProto.FLOAT).name
+
+    def numbers(self, array: np.ndarray) -> str:
         """The name of a small constant."""
         array = np.ascontiguousarray(array)
         key = (array.tobytes(), array.shape, str(array.dtype))
         if key not in self.weights:
-            self.weights[key] = Weight(f"constant_{len(self.weights)}", array.shape, array.dtype, lambda: array)
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            name = f"constant_{len(self.weights)}"
+            self.weights[key] = Weight(name, array.shape, kind, array.nbytes, lambda: array)
         return self.weights[key].name
 
-    def _reshaped(self, x, own: tuple[int, ...], shape: tuple[int, ...]) -> Value:
+    def reshaped(self, x, own: tuple[int, ...], shape: tuple[int, ...]) -> Value:
         """x as `own`, the shape it has in the file; `shape` is that of its Value."""
-        return self._node("Reshape", [x, self._numbers(np.array(own, "int64"))], shape)
+        return self.node("Reshape", [x, self.numbers(np.array(own, "int64"))], shape)
 
     # The operations
 
+    def blank(self) -> OnnxGraph:
+        return OnnxGraph()
+
     def input(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> Value:
-        own = {3: lambda s: (1, *s), 2: lambda s: (1, *s), 1: lambda s: s}[len(shape)](shape)
+        own = (1, *shape) if len(shape) > 1 else shape
+        self.signature["inputs"][name] = {"shape": list(own), "dtype": dtype}
         kind = TensorProto.FLOAT if dtype == "float32" else TensorProto.INT32
         self.inputs.append(helper.make_tensor_value_info(name, kind, own))
         if len(shape) == 3:
-            return self._node("Transpose", [name], shape, perm=[0, 3, 1, 2])
+            return self.node("Transpose", [name], shape, perm=[0, 3, 1, 2])
         if dtype != "float32":
             return Value(name, shape)
-        return self._reshaped(name, shape if len(shape) == 2 else (1, *shape), shape)
+        return self.reshaped(name, _own(shape), shape)
 
     def output(self, name: str, value: Value) -> None:
         shape = value.shape
@@ -106,183 +145,171 @@ class OnnxGraph:
         if len(shape) == 3:
             made = helper.make_node("Transpose", [value.name], [name], name=name, perm=[0, 2, 3, 1])
         else:
-            made = helper.make_node("Reshape", [value.name, self._numbers(np.array(own, "int64"))], [name], name=name)
+            made = helper.make_node("Reshape", [value.name, self.numbers(np.array(own, "int64"))], [name], name=name)
         self.nodes.append(made)
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, own))
+        self.signature["outputs"][name] = {"shape": list(own), "dtype": "float32"}
+
+    def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
+        if len(tables[0]) == 1:
+            return body(z, *(self.constant(table[0]) for table in tables))
+        z_in, place, going = Value(self._name("z"), z.shape), self._name("step"), self._name("going")
+        self._loop = loop = _Loop({z_in.name, place, going})
+        at = self.reshaped(place, (1,), (1,))
+        rows = [self.node("Gather", [self.numbers(table), at], table.shape[1:], axis=0) for table in tables]
+        z_out, on = body(z_in, *rows), self.node("Identity", [going], ())
+        self._loop = None
+        info, own = helper.make_tensor_value_info, _own(z.shape)
+        flags = [info(name, TensorProto.BOOL, ()) for name in (going, on.name)]
+        fields = [info(value.name, TensorProto.FLOAT, own) for value in (z_in, z_out)]
+        count = info(place, TensorProto.INT64, ())
+        inside = helper.make_graph(loop.nodes, "step", [count, flags[0], fields[0]], [flags[1], fields[1]])
+        rounds = self.numbers(np.array(len(tables[0]), "int64"))
+        return self.node("Loop", [rounds, "", z], z.shape, body=inside)
 
     def constant(self, array: np.ndarray) -> Value:
         array = np.asarray(array, "float32")
-        return Value(self._numbers(array if array.ndim > 1 else array[None]), array.shape)
+        return Value(self.numbers(array if array.ndim > 1 else array[None]), array.shape)
 
     def weight(self, variable, rows: int | None = None) -> Value:
         shape = tuple(variable.shape) if rows is None else (rows, *variable.shape[1:])
         own = shape if len(shape) > 1 else (1, *shape)
         view = "" if rows is None else f"{rows}"
-        return Value(self._weight(variable, view, own, lambda a: a[:rows].reshape(own)), shape)
+        return Value(self.real(variable, view, own, lambda a: a[:rows].reshape(own)), shape)
 
     def conv(self, x: Value, layer) -> Value:
-        height, width, channels = x.shape
-        k, stride, filters = layer.kernel_size[0], layer.strides[0], layer.filters
-        kernel = self._weight(layer.kernel, "oihw", (filters, channels, k, k), lambda a: a.transpose(3, 2, 0, 1))
-        before = k // 2 if stride == 1 or layer.symmetric_padding else 0
-        after = k // 2 if stride == 1 else 1
-        bias = self._weight(layer.bias, "", (filters,), lambda a: a)
-        size = [(side + before + after - k) // stride + 1 for side in (height, width)]
-        return self._node(
-            "Conv",
-            [x, kernel, bias],
-            (*size, filters),
-            kernel_shape=[k, k],
-            pads=[before, before, after, after],
-            strides=[stride, stride],
-        )
-
-    def _matrix(self, layer) -> tuple[str, int]:
-        """A layer's kernel as [C, D], and D."""
-        c, d = layer.kernel.shape[-2:]
-        return self._weight(layer.kernel, "", (c, d), lambda a: a.reshape(c, d)), d
+        return onnx_products.conv(self, x, layer)
 
     def dense(self, x: Value, layer) -> Value:
-        matrix, d = self._matrix(layer)
-        shape = (*x.shape[:-1], d)
-        if not layer.use_bias:
-            return self._node("MatMul", [x, matrix], shape)
-        return self._node("Gemm", [x, matrix, self._weight(layer.bias, "", (d,), lambda a: a)], shape)
+        return onnx_products.dense(self, x, layer)
 
     def project_in(self, x: Value, layer) -> Value:
-        matrix, d = self._matrix(layer)
-        rows = x.shape[0] * x.shape[1]
-        flat = self._reshaped(x, (x.shape[2], rows), x.shape)  # [C, H W]
-        bias = self._weight(layer.bias, "", (d,), lambda a: a)
-        return self._node("Gemm", [flat, matrix, bias], (rows, d), transA=1)
+        return onnx_products.project_in(self, x, layer)
 
     def project_out(self, x: Value, layer, size: tuple[int, int]) -> Value:
-        matrix, d = self._matrix(layer)
-        bias = self._weight(layer.bias, "column", (d, 1), lambda a: a[:, None])
-        flat = self._node("Gemm", [matrix, x, bias], (d, x.shape[0]), transA=1, transB=1)  # [D, H W]
-        return self._reshaped(flat, (1, d, *size), (*size, d))
+        return onnx_products.project_out(self, x, layer, size)
 
     def group_norm(self, x: Value, layer) -> Value:
         height, width, channels = x.shape
-        grouped = self._reshaped(x, (1, layer.groups, height * width * channels // layer.groups), x.shape)
+        grouped = self.reshaped(x, (1, layer.groups, height * width * channels // layer.groups), x.shape)
         ones, zeros = np.ones(layer.groups, "float32"), np.zeros(layer.groups, "float32")
-        normal = self._node(
+        normal = self.node(
             "InstanceNormalization",
-            [grouped, self._numbers(ones), self._numbers(zeros)],
+            [grouped, self.numbers(ones), self.numbers(zeros)],
             x.shape,
             epsilon=float(layer.epsilon),
         )
-        normal = self._reshaped(normal, (1, channels, height, width), x.shape)
+        normal = self.reshaped(normal, (1, channels, height, width), x.shape)
         gamma, beta = (
-            self._weight(variable, "channels", (channels, 1, 1), lambda a: a[:, None, None])
+            self.real(variable, "channels", (channels, 1, 1), lambda a: a[:, None, None])
             for variable in (layer.gamma, layer.beta)
         )
-        return self._node("Add", [self._node("Mul", [normal, gamma], x.shape), beta], x.shape)
+        return self.node("Add", [self.node("Mul", [normal, gamma], x.shape), beta], x.shape)
 
     def layer_norm(self, x: Value, layer) -> Value:
-        gamma, beta = (self._weight(v, "", tuple(v.shape), lambda a: a) for v in (layer.gamma, layer.beta))
-        return self._node("LayerNormalization", [x, gamma, beta], x.shape, epsilon=float(layer.epsilon))
+        gamma, beta = (self.real(v, "", tuple(v.shape), lambda a: a) for v in (layer.gamma, layer.beta))
+        return self.node("LayerNormalization", [x, gamma, beta], x.shape, epsilon=float(layer.epsilon))
 
     def silu(self, x: Value) -> Value:
-        return self._node("Mul", [x, self._node("Sigmoid", [x], x.shape)], x.shape)
+        return self.node("Mul", [x, self.node("Sigmoid", [x], x.shape)], x.shape)
 
     def gelu(self, x: Value, form: str) -> Value:
         if form == "quick_gelu":
-            return self._node("Mul", [x, self._node("Sigmoid", [self.affine(x, 1.702, 0.0)], x.shape)], x.shape)
-        return self._node("Gelu", [x], x.shape, approximate="tanh" if form == "gelu_pytorch_tanh" else "none")
+            return self.node("Mul", [x, self.node("Sigmoid", [self.affine(x, 1.702, 0.0)], x.shape)], x.shape)
+        return self.node("Gelu", [x], x.shape, approximate="tanh" if form == "gelu_pytorch_tanh" else "none")
 
     def relu(self, x: Value) -> Value:
-        return self._node("Relu", [x], x.shape)
+        return self.node("Relu", [x], x.shape)
 
     def add(self, x: Value, y: Value) -> Value:
-        return self._node("Add", [x, self._spread(x, y)], x.shape)
+        return self.node("Add", [x, self._spread(x, y)], x.shape)
 
     def subtract(self, x: Value, y: Value) -> Value:
-        return self._node("Sub", [x, y], max(x.shape, y.shape, key=len))
+        return self.node("Sub", [x, y], max(x.shape, y.shape, key=len))
 
     def divide(self, x: Value, y: Value) -> Value:
-        return self._node("Div", [x, y], x.shape)
+        return self.node("Div", [x, y], x.shape)
 
     def multiply(self, x: Value, y: Value) -> Value:
-        return self._node("Mul", [x, self._spread(x, y)], x.shape)
+        return self.node("Mul", [x, self._spread(x, y)], x.shape)
 
     def _spread(self, x: Value, y: Value) -> Value:
         """y so that it meets x: numbers at every place of a map."""
         if len(x.shape) == 3 and len(y.shape) == 1 and y.shape != (1,):
-            return self._reshaped(y, (1, *y.shape, 1, 1), y.shape)
+            return self.reshaped(y, (1, *y.shape, 1, 1), y.shape)
         return y
 
     def concatenate(self, x: Value, y: Value) -> Value:
-        return self._node("Concat", [x, y], (*x.shape[:-1], x.shape[-1] + y.shape[-1]), axis=1)
+        return self.node("Concat", [x, y], (*x.shape[:-1], x.shape[-1] + y.shape[-1]), axis=1)
 
     def channels(self, x: Value, start: int, stop: int) -> Value:
-        bounds = [self._numbers(np.array([n], "int64")) for n in (start, stop, 1)]
-        return self._node("Slice", [x, *bounds], (*x.shape[:-1], stop - start))
+        bounds = [self.numbers(np.array([n], "int64")) for n in (start, stop, 1)]
+        return self.node("Slice", [x, *bounds], (*x.shape[:-1], stop - start))
 
     def doubled(self, x: Value) -> Value:
-        scales = self._numbers(np.array([1, 1, 2, 2], "float32"))
+        scales = self.numbers(np.array([1, 1, 2, 2], "float32"))
         shape = (2 * x.shape[0], 2 * x.shape[1], x.shape[2])
         options = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        return self._node("Resize", [x, "", scales], shape, **options)
+        return self.node("Resize", [x, "", scales], shape, **options)
 
     def halved(self, x: Value) -> Value:
         shape = ((x.shape[0] + 1) // 2, (x.shape[1] + 1) // 2, x.shape[2])
         pads = [0, 0, x.shape[0] % 2, x.shape[1] % 2]
-        return self._node("AveragePool", [x], shape, kernel_shape=[2, 2], strides=[2, 2], pads=pads)
+        return self.node("AveragePool", [x], shape, kernel_shape=[2, 2], strides=[2, 2], pads=pads)
 
     def unshuffled(self, x: Value, factor: int) -> Value:
         height, width, channels = x.shape[0] // factor, x.shape[1] // factor, x.shape[2]
-        blocks = self._reshaped(x, (1, channels, height, factor, width, factor), x.shape)
-        turned = self._node("Transpose", [blocks], x.shape, perm=[0, 1, 3, 5, 2, 4])
+        blocks = self.reshaped(x, (1, channels, height, factor, width, factor), x.shape)
+        turned = self.node("Transpose", [blocks], x.shape, perm=[0, 1, 3, 5, 2, 4])
         shape = (height, width, channels * factor**2)
-        return self._reshaped(turned, (1, shape[2], height, width), shape)
+        return self.reshaped(turned, (1, shape[2], height, width), shape)
 
     def attention(self, q: Value, k: Value, v: Value, heads: int, causal: bool = False) -> Value:
         rows, channels = q.shape
         width = channels // heads
 
         def split(x: Value, perm: list[int]) -> Value:
-            apart = self._reshaped(x, (x.shape[0], heads, width), x.shape)
-            return self._node("Transpose", [apart], x.shape, perm=perm)
+            apart = self.reshaped(x, (x.shape[0], heads, width), x.shape)
+            return self.node("Transpose", [apart], x.shape, perm=perm)
 
-        scale = self._numbers(np.array(width**-0.5, "float32"))
-        q = self._node("Mul", [q, scale], q.shape)
-        scores = self._node("MatMul", [split(q, [1, 0, 2]), split(k, [1, 2, 0])], (heads, rows, k.shape[0]))
+        scale = self.numbers(np.array(width**-0.5, "float32"))
+        q = self.node("Mul", [q, scale], q.shape)
+        scores = self.node("MatMul", [split(q, [1, 0, 2]), split(k, [1, 2, 0])], (heads, rows, k.shape[0]))
         if causal:
             mask = np.triu(np.full((rows, rows), -1e9, "float32"), 1)
-            scores = self._node("Add", [scores, self._numbers(mask)], scores.shape)
-        weights = self._node("Softmax", [scores], scores.shape, axis=-1)
-        out = self._node("MatMul", [weights, split(v, [1, 0, 2])], q.shape)
-        return self._reshaped(self._node("Transpose", [out], q.shape, perm=[1, 0, 2]), q.shape, q.shape)
+            scores = self.node("Add", [scores, self.numbers(mask)], scores.shape)
+        weights = self.node("Softmax", [scores], scores.shape, axis=-1)
+        out = self.node("MatMul", [weights, split(v, [1, 0, 2])], q.shape)
+        return self.reshaped(self.node("Transpose", [out], q.shape, perm=[1, 0, 2]), q.shape, q.shape)
 
     def embedding(self, ids: Value, layer) -> Value:
-        table = self._weight(layer.embeddings, "", tuple(layer.embeddings.shape), lambda a: a)
-        return self._node("Gather", [table, ids], (*ids.shape, layer.embeddings.shape[1]))
+        table = self.real(layer.embeddings, "", tuple(layer.embeddings.shape), lambda a: a)
+        return self.node("Gather", [table, ids], (*ids.shape, layer.embeddings.shape[1]))
 
     def clip(self, x: Value, low: float, high: float) -> Value:
-        return self._node("Clip", [x, *(self._numbers(np.array(n, "float32")) for n in (low, high))], x.shape)
+        return self.node("Clip", [x, *(self.numbers(np.array(n, "float32")) for n in (low, high))], x.shape)
 
     def above(self, x: Value, bound: float) -> Value:
-        above = self._node("Greater", [x, self._numbers(np.array(bound, "float32"))], x.shape)
-        return self._node("Cast", [above], x.shape, to=TensorProto.FLOAT)
+        above = self.node("Greater", [x, self.numbers(np.array(bound, "float32"))], x.shape)
+        return self.node("Cast", [above], x.shape, to=TensorProto.FLOAT)
 
     def largest_channel(self, x: Value) -> Value:
-        return self._node("ReduceMax", [x, self._numbers(np.array([1], "int64"))], (*x.shape[:2], 1), keepdims=1)
+        return self.node("ReduceMax", [x, self.numbers(np.array([1], "int64"))], (*x.shape[:2], 1), keepdims=1)
 
     def ranked(self, x: Value, places: list[int]) -> list[Value]:
         count = x.shape[0] * x.shape[1]
-        flat = self._reshaped(x, (1, count), (count,))
-        rising = self._node("TopK", [flat, self._numbers(np.array([count], "int64"))], (count,), 2, largest=0)
+        flat = self.reshaped(x, (1, count), (count,))
+        rising = self.node("TopK", [flat, self.numbers(np.array([count], "int64"))], (count,), 2, largest=0)
         return [self.channels(rising, place, place + 1) for place in places]
 
     def pooled(self, x: Value, factor: int) -> Value:
         shape = (x.shape[0] // factor, x.shape[1] // factor, x.shape[2])
-        return self._node("AveragePool", [x], shape, kernel_shape=[factor] * 2, strides=[factor] * 2)
+        return self.node("AveragePool", [x], shape, kernel_shape=[factor] * 2, strides=[factor] * 2)
 
     def affine(self, x: Value, scale: float, offset: float) -> Value:
         if scale != 1.0:
-            x = self._node("Mul", [x, self._numbers(np.array(scale, "float32"))], x.shape)
-        return x if not offset else self._node("Add", [x, self._numbers(np.array(offset, "float32"))], x.shape)
+            x = self.node("Mul", [x, self.numbers(np.array(scale, "float32"))], x.shape)
+        return x if not offset else self.node("Add", [x, self.numbers(np.array(offset, "float32"))], x.shape)
 
     # The file
 
@@ -291,21 +318,34 @@ class OnnxGraph:
         outside = sum(weight.bytes for weight in self.weights.values()) > INLINE
         with contextlib.ExitStack() as stack:
             store = _Store(path, stack) if outside else None
-            tensors = [self._tensor(weight, store) for weight in self.weights.values()]
-        graph = helper.make_graph(self.nodes, "sampler", self.inputs, self.outputs, initializer=tensors)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+            tensors = {weight.name: self._tensor(weight, store) for weight in self.weights.values()}
+        for body in bodies(self.nodes):  # ONNX Runtime fuses nodes with weights of their own graph alone
+            around = {name for node in self.nodes for name in node.input}
+            own = {name for node in body.node for name in node.input} & tensors.keys() - around
+            body.initializer.extend(tensors.pop(name) for name in sorted(own))
+        graph = helper.make_graph(self.nodes, "sampler", self.inputs, self.outputs, initializer=tensors.values())
+        nodes = [*self.nodes, *(node for body in bodies(self.nodes) for node in body.node)]
+        domains = {"": OPSET, **({"com.microsoft": 1} if any(node.domain for node in nodes) else {})}
+        opsets = [helper.make_opsetid(*domain) for domain in domains.items()]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         path.write_bytes(model.SerializeToString())
         onnx.checker.check_model(str(path))
 
     @staticmethod
     def _tensor(weight: Weight, store: _Store | None) -> onnx.TensorProto:
+        tensor = TensorProto(name=weight.name, data_type=weight.type, dims=weight.shape)
         if store is None or weight.bytes < 1024:
-            return numpy_helper.from_array(weight.read(), weight.name)
-        kind = helper.np_dtype_to_tensor_dtype(weight.dtype)
-        tensor = TensorProto(name=weight.name, data_type=kind, dims=weight.shape, data_location=TensorProto.EXTERNAL)
+            tensor.raw_data = weight.read().tobytes()
+            return tensor
+        tensor.data_location = TensorProto.EXTERNAL
         for key, value in store.append(weight.read()).items():
             tensor.external_data.add(key=key, value=str(value))
         return tensor
+
+
+def bodies(nodes) -> list[onnx.GraphProto]:
+    """The graphs within loops."""
+    return [attribute.g for node in nodes if node.op_type == "Loop" for attribute in node.attribute]
 
 
 class _Store:
@@ -324,6 +364,13 @@ class _Store:
         self.file.seek(offset)
         self.file.write(data)
         return {"location": Path(self.file.name).name, "offset": offset, "length": len(data)}
+
+
+def _own(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a value's tensor."""
+    if len(shape) == 3:
+        return (1, shape[2], *shape[:2])
+    return tuple(shape) if len(shape) == 2 else (1, *shape)
 
 
 def _aligned(offset: int) -> int:

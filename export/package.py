@@ -1,36 +1,41 @@
-"""A package: an artefact, manifest.json that says how to use it, parity.json that says how well it was made.
+"""A package: graphs, manifest.json that says how to use them, report.json and report.md that say how good they are.
 
-Imports no TensorFlow until a package is made.
+Imports no TensorFlow.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
 import os
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from codi_tf.errors import UserError
-from codi_tf.files import whole_folder
 
-if TYPE_CHECKING:
-    from export.program import SamplerProgram
-
-MANIFEST, PARITY = "manifest.json", "parity.json"
+MANIFEST, VERSION = "manifest.json", 2
 KIND = "codi_tf sampler"  # tells our manifests from others'
-ARTEFACTS = {"saved_model": "saved_model", "tflite": "model.tflite", "onnx": "model.onnx"}  # format -> file or folder
-# format -> how it keeps the weights of kernels
-WEIGHTS = {"saved_model": ("float32",), "tflite": ("float32", "float16", "int8"), "onnx": ("float32", "float16")}
-MAX_STEPS = 16  # the sampler is unrolled: every step is one more copy of the network's nodes
+# format -> how its graphs' files end; a SavedModel is a folder, and has a version for TensorFlow Serving
+SUFFIXES = {"saved_model": "/1", "tflite": ".tflite", "onnx": ".onnx"}
+# format -> how it keeps the weights of kernels: see `export.kept`; mixed: each as the picture needs it
+WEIGHTS = {
+    "saved_model": ("float32",),
+    "tflite": ("float32", "float16", "int8", "int8_weight_only", "mixed"),
+    "onnx": ("float32", "float16", "int8", "int8_weight_only", "int4", "mixed"),
+}
+LAYOUTS = {"saved_model": ("whole",), "tflite": ("whole", "parts"), "onnx": ("whole", "parts")}
+MAX_STEPS = 16  # in LiteRT files steps are unrolled: every one is one more copy of the network's nodes
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """A graph of a package: its file, and the shapes and dtypes of what it takes and gives, by name."""
+
+    path: Path
+    inputs: dict[str, dict]
+    outputs: dict[str, dict]
 
 
 @dataclass(frozen=True)
@@ -38,25 +43,30 @@ class Package:
     """What running a package needs to know of it.
 
     Attributes:
+        graphs: one, "sampler", or the parts of it: "text" and "encoder", where there are any, "step" and "decoder".
+        schedule: of every step t, its features "time", and the numbers "a" and "b".
         channels: of the condition, 4 with a mask.
         task: its name.
         depth_kind: of depth to image, what maps hold: "disparity" or "depth".
+        prompted: whether the prompt is an input; the tokenizer lies in the package then.
     """
 
     folder: Path
     format: str
-    steps: int
     height: int
     width: int
     latent_shape: tuple[int, ...]
+    graphs: dict[str, GraphFile]
+    schedule: tuple[dict, ...]
     channels: int
     task: str
-    depth_kind: str
+    depth_kind: str = "disparity"
+    prompted: bool = False
 
     @property
-    def artefact(self) -> Path:
-        """The file, or the folder of a SavedModel."""
-        return self.folder / ARTEFACTS[self.format]
+    def steps(self) -> int:
+        """Network evaluations."""
+        return len(self.schedule)
 
 
 def read_package(folder: Path) -> Package:
@@ -65,40 +75,58 @@ def read_package(folder: Path) -> Package:
     Raises:
         UserError: no package, or a file that is missing or is not the one that the manifest names.
     """
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder}: no exported package; make one with python -m export")
     try:
-        height, width = (int(side) for side in manifest["image_size"])
-        latent_shape = tuple(int(side) for side in manifest["inputs"]["noise"]["shape"])
-        channels, task = int(manifest["inputs"]["condition"]["shape"][-1]), dict(manifest["task"])
-        package = Package(
-            folder,
-            manifest["format"],
-            int(manifest["steps"]),
-            height,
-            width,
-            latent_shape,
-            channels,
-            str(task["name"]),
-            str(task.get("kind", "disparity")),
-        )
+        package = _package(folder, manifest)
         files = dict(manifest["files"])
-        complete = any((folder / name).is_relative_to(package.artefact) for name in files)
+        unnamed = [
+            graph.path.name
+            for graph in package.graphs.values()
+            if not any((folder / name).is_relative_to(graph.path) for name in files)
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / MANIFEST}: incomplete or of another version ({error!r}); export again") from None
-    if not complete:
-        raise UserError(f"{folder / MANIFEST}: does not name the file of its format; export again")
+    if unnamed or not package.graphs:
+        raise UserError(f"{folder / MANIFEST}: does not name the files of its graphs; export again")
     for name, digest in files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: is missing; copy the whole package again")
-        if _sha256(folder / name) != digest:
+        if sha256(folder / name) != digest:
             raise UserError(f"{folder / name}: is damaged or changed (SHA-256); copy the package or export again")
     return package
 
 
+def _package(folder: Path, manifest: dict) -> Package:
+    """Raises KeyError, TypeError or ValueError for a manifest of another make."""
+    height, width = (int(side) for side in manifest["image_size"])
+    inputs, task = manifest["inputs"], dict(manifest["task"])
+    graphs = {
+        name: GraphFile(folder / graph["file"], dict(graph["inputs"]), dict(graph["outputs"]))
+        for name, graph in manifest["graphs"].items()
+    }
+    suffix = SUFFIXES[manifest["format"]]
+    if not all(str(graph.path).endswith(suffix) for graph in graphs.values()):
+        raise ValueError(f"graphs that are no {suffix}")
+    schedule = tuple({key: step[key] for key in ("t", "time", "a", "b")} for step in manifest["schedule"])
+    return Package(
+        folder=folder,
+        format=manifest["format"],
+        height=height,
+        width=width,
+        latent_shape=tuple(int(side) for side in inputs["noise"]["shape"]),
+        graphs=graphs,
+        schedule=schedule,
+        channels=int(inputs["condition"]["shape"][-1]),
+        task=str(task["name"]),
+        depth_kind=str(task.get("kind", "disparity")),
+        prompted="ids" in inputs,
+    )
+
+
 def format_module(name: str) -> ModuleType:
-    """The module of a format: `write(program, path)`, `load(path) -> Sampler`, `stored_bytes(path)`.
+    """The module of a format: `write(program, emit, path, keep)`, `load(path)` and `stored_bytes(path)`.
 
     Raises:
         UserError: the packages that it needs are not installed.
@@ -111,7 +139,7 @@ def format_module(name: str) -> ModuleType:
 
 def check_out(out: Path) -> None:
     """Raises UserError where no package can be: only a package is replaced."""
-    if out.exists() and _manifest(out) is None:
+    if out.exists() and read_manifest(out) is None:
         raise UserError(f"{out}: exists and is no exported package; choose another --out")
     above = next(parent for parent in out.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
@@ -120,8 +148,8 @@ def check_out(out: Path) -> None:
 
 def check_format(name: str) -> None:
     """Raises UserError for a format that is not known."""
-    if name not in ARTEFACTS:
-        raise UserError(f"format is {name!r}: use one of {', '.join(ARTEFACTS)}")
+    if name not in SUFFIXES:
+        raise UserError(f"format is {name!r}: use one of {', '.join(SUFFIXES)}")
 
 
 def check_weights(format: str, weights: str) -> None:
@@ -130,160 +158,25 @@ def check_weights(format: str, weights: str) -> None:
         raise UserError(f"weights is {weights!r}: {format} keeps them as {', '.join(WEIGHTS[format])}")
 
 
+def check_layout(format: str, layout: str) -> None:
+    """Raises UserError where a format does not come in such files."""
+    if layout not in LAYOUTS[format]:
+        raise UserError(f"layout is {layout!r}: {format} comes as {', '.join(LAYOUTS[format])}")
+
+
 def check_steps(steps: int) -> None:
     """Raises UserError for steps that are not 1 to MAX_STEPS."""
     if not 1 <= steps <= MAX_STEPS:
         raise UserError(f"steps is {steps}: an exported sampler takes 1 to {MAX_STEPS}")
 
 
-def make_package(
-    bundle: Path,
-    out: Path,
-    *,
-    format: str,
-    steps: int = 4,
-    size: tuple[int, int] | None = None,
-    prompt: str | None = None,
-    weights: str = "float32",
-) -> dict:
-    """Export a bundle and return the figures of its parity with the Keras model.
-
-    Args:
-        bundle: from `codi_tf`'s training.
-        out: folder of the package; one that is there is replaced.
-        format: a key of ARTEFACTS.
-        steps: network evaluations, 1 to MAX_STEPS.
-        size: (height, width); the bundle's image_size where it is not given.
-        prompt: the one that the artefact is made for; None: the empty one.
-        weights: how the format keeps them: "float32", "float16" or "int8".
-
-    Raises:
-        UserError: no bundle, an impossible option, or an `out` that is no package.
-        ParityError: the artefact does not do what the model does; nothing is left behind.
-    """
-    # What can be known before TensorFlow is loaded is said before.
-    check_format(format)
-    check_weights(format, weights)
-    check_steps(steps)
-    check_out(out)
-    if not (bundle / "codi.json").is_file():
-        raise UserError(f"{bundle}: no bundle (there is no codi.json in it); train one or name another")
-    with stage(f"loading {bundle}"):
-        import codi_tf
-        from codi_tf.weights import folder_sha256
-        from export.program import SamplerProgram
-
-        model = codi_tf.load(bundle)
-        height, width = size or (model.image_size, model.image_size)
-        program = SamplerProgram(model, steps=steps, height=height, width=width, prompt=prompt)
-        origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle)}
-    return write_package(program, out, format=format, weights=weights, origin=origin)
-
-
-def write_package(
-    program: SamplerProgram, out: Path, *, format: str, weights: str = "float32", origin: dict | None = None
-) -> dict:
-    """Convert a program, compare it with its Keras model, and only then let the package appear.
-
-    Args:
-        origin: what the program was made from, for the manifest.
-
-    Returns, raises: see `make_package`.
-    """
-    from codi_tf.weights import write_json
-    from export import parity
-
-    check_format(format)
-    check_weights(format, weights)
-    check_out(out)
-    module = format_module(format)
-    with whole_folder(out) as folder:
-        artefact = folder / ARTEFACTS[format]
-        kept = "" if weights == "float32" else f" with {weights} weights"
-        with stage(f"converting {program.steps} steps at {program.height}x{program.width} to {format}{kept}"):
-            module.write(program, artefact, weights)
-        with stage("comparing with the Keras model"):
-            figures = parity.check(program, artefact, format, weights)
-        write_json(folder / PARITY, figures)
-        write_json(
-            folder / MANIFEST,
-            {**_facts(program, format), "weights": weights, "bundle": origin, "files": _files(folder)},
-        )
-    return figures
-
-
-@contextlib.contextmanager
-def stage(label: str) -> Iterator[None]:
-    """Say what is being done and how long it took; the chatter of compilers and converters is shown if it fails."""
-    print(f"{label} ...", end="", flush=True)
-    began = time.monotonic()
-    with tempfile.TemporaryFile() as log:
-        try:
-            with _redirected(log):
-                yield
-        except UserError:
-            print(flush=True)
-            raise
-        except Exception:
-            print(flush=True)
-            log.seek(0)
-            sys.stderr.write(log.read().decode(errors="replace"))
-            raise
-    print(f" {time.monotonic() - began:.1f} s", flush=True)
-
-
-@contextlib.contextmanager
-def _redirected(log) -> Iterator[None]:
-    """Standard output and error, native code's too, into a file."""
-    streams = (sys.stdout, sys.stderr)
-    for stream in streams:
-        stream.flush()
-    saved = {number: os.dup(number) for number in (1, 2)}
-    try:
-        for number in saved:
-            os.dup2(log.fileno(), number)
-        yield
-    finally:
-        for stream in streams:
-            stream.flush()
-        for number, copy in saved.items():
-            os.dup2(copy, number)
-            os.close(copy)
-
-
-def _facts(program: SamplerProgram, format: str) -> dict:
-    size = [program.height, program.width]
-    image = {"shape": [1, *size, 3], "dtype": "float32", "range": [0, 1], "layout": "NHWC, RGB"}
-    channels = program.model.task.condition_channels
-    condition = image if channels == 3 else image | {"shape": [1, *size, channels], "layout": "NHWC, RGB and mask"}
-    noise = {"shape": list(program.latent_shape), "dtype": "float32", "distribution": "standard normal"}
-    makers = ("tensorflow", "keras", "onnx") if format == "onnx" else ("tensorflow", "keras")
-    return {
-        "kind": KIND,
-        "version": 1,
-        "format": format,
-        "steps": program.steps,
-        "image_size": size,
-        "inputs": {"condition": condition, "noise": noise},
-        "outputs": {"image": image},
-        "prompt": program.prompt,
-        "task": program.model.task_config(),
-        "scheduler": program.model.base.scheduler,
-        "made_with": {name: importlib.import_module(name).__version__ for name in makers},
-    }
-
-
-def _files(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-
-
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _manifest(folder: Path) -> dict | None:
+def read_manifest(folder: Path) -> dict | None:
     """The manifest of a package, None where there is no package of ours."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

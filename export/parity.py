@@ -1,11 +1,11 @@
-"""The gate: an artefact is run in its own runtime and must do what the Keras model does."""
+"""The gate: a package is run in its own runtime and must do what the Keras model does."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Iterator
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,140 +14,229 @@ from codi_tf import data
 from codi_tf.errors import UserError
 from codi_tf.model import CoDi
 from codi_tf.noise import gaussian_noise
-from export.graph import shrinks
-from export.package import format_module
+from export.kept import Keeping, stored
+from export.package import Package, format_module
 from export.program import SamplerProgram
+from export.reference import examples
+from export.run import Run, Sampler
 
-CASES = 4
-# Of images in [0, 1], by how weights are kept.
-MAX_ERROR = {"float32": 1e-3, "float16": 0.02, "int8": 0.3}
-MIN_PSNR = {"float32": 60.0, "float16": 50.0, "int8": 35.0}  # dB
-BYTES = {"float32": 4, "float16": 2, "int8": 1}  # of a kernel's number
-MAX_DEVIATION = 0.05  # of the sensitivity to the condition, relative to the model's
+CASES, CASES_OF_LARGE, LARGE = 4, 2, 256**2  # photos, of many pixels fewer
+PROMPTS = ("make it a drawing", "put it in the snow", "as if at night", "in black and white")
+
+
+class Bounds(NamedTuple):
+    """What an export may differ by, of images in [0, 1].
+
+    Attributes:
+        error: of any number.
+        psnr: at least, dB.
+        part: of a part's tensor, the root of the mean square relative to that of the tensor.
+        colour: of the mean of a channel of a picture.
+        saturated: of the share of numbers that are 0 or 1.
+        sensitivity: of how far another condition or prompt moves the picture, relative.
+    """
+
+    error: float
+    psnr: float
+    part: float
+    colour: float
+    saturated: float
+    sensitivity: float
+
+
+BOUNDS = {
+    "float32": Bounds(1e-3, 60.0, 1e-4, 1e-4, 1e-3, 0.02),
+    "float16": Bounds(0.02, 50.0, 5e-3, 1e-3, 5e-3, 0.02),
+    "int8_weight_only": Bounds(0.3, 40.0, 0.1, 0.01, 0.02, 0.05),
+    "int8": Bounds(0.3, 35.0, 0.15, 0.02, 0.02, 0.05),
+    "int4": Bounds(0.6, 25.0, 0.4, 0.05, 0.05, 0.2),
+}
+BOUNDS["mixed"] = BOUNDS["int4"]
 MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
-MIN_STORED, MAX_STORED = 0.99, 1.02  # bytes of constants per byte of weights
+MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights; LiteRT keeps scales elsewhere
 CONSTANTS = 2**18  # bytes of constants that are no weights: shapes, tables; the embedding of the prompt comes on top
 
 
 class ParityError(UserError):
-    """The artefact does not do what the model does; the message gives the figures."""
+    """The package does not do what the model does; the message gives the figures."""
 
 
-def check(program: SamplerProgram, artefact: Path, format: str, weights: str = "float32") -> dict:
-    """Run the artefact and the Keras model on the same inputs, weigh the artefact, and return the figures.
+class Case(NamedTuple):
+    """An input of a sampler: condition [1, H, W, C] in [0, 1], noise [1, h, w, 4], ids [77] or None."""
 
-    The inputs are CASES held-out photos as the task degrades them (random images where a photo is too small), each once
-    with its own condition and once with another's.
+    condition: np.ndarray
+    noise: np.ndarray
+    ids: np.ndarray | None = None
+
+
+def check(program: SamplerProgram, package: Package, keep: Keeping) -> dict:
+    """Run a package and the Keras model on the same inputs, weigh the package, and return the figures.
+
+    The inputs are held-out photos as the task degrades them (random images where a photo is too small), each once with
+    its own condition, once with another's and, where prompts are inputs, once with another's prompt.
 
     Raises:
-        ParityError: a figure is out of its bounds, or the runtime refuses the artefact.
+        ParityError: a figure is out of its bounds, or the runtime refuses a file.
     """
-    module, model = format_module(format), program.model
-    conditions, source = _conditions(model, program.height, program.width)
-    pairs = [
-        (conditions[(i + swapped) % CASES][None], gaussian_noise(i, program.latent_shape))
-        for swapped in (0, 1)
-        for i in range(CASES)
-    ]
+    module = format_module(package.format)
+    conditions, source = _conditions(program.model, program.height, program.width)
+    cases = _cases(program, conditions)
     with _plain_tensorflow():
-        expected = _keras_outputs(program, pairs)
+        expected = np.concatenate([_keras_output(program, case) for case in cases])
+        calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
         try:
-            sampler = module.load(artefact)
-            outputs = np.concatenate([sampler(*pair) for pair in pairs])
-            stored = module.stored_bytes(artefact)
+            graphs = {name: module.load(graph.path) for name, graph in package.graphs.items()}
+            outputs = np.concatenate([Sampler(package, graphs)(*case) for case in cases])
+            parts = _errors_of_parts(package, graphs, calls)
+            held = sum(module.stored_bytes(graph.path) for graph in package.graphs.values())
         except UserError:
             raise
         except Exception as error:  # every runtime has its own
-            raise ParityError(f"{format}: the runtime refuses the artefact: {str(error).splitlines()[0]}") from error
+            what = str(error).splitlines()[0]
+            raise ParityError(f"{package.format}: the runtime refuses the package: {what}") from error
+    bounds = BOUNDS[keep.kind if not keep.exceptions else "mixed"]
     figures = {
         "conditions": source,
-        **compare(expected, outputs, weights),
-        **weigh(program, stored, weights),
-        "file_bytes": sum(f.stat().st_size for f in (artefact, *artefact.rglob("*")) if f.is_file()),
+        **compare(expected, outputs, len(conditions)),
+        "part_errors": parts,
+        **weigh(program, held, keep, len(package.graphs)),
+        "bounds": bounds._asdict(),
     }
-    refuse(format, figures)
+    refuse(package.format, figures)
     return figures
 
 
-def compare(expected: np.ndarray, outputs: np.ndarray, weights: str = "float32") -> dict:
-    """Errors of outputs against expected images, and how far both move when conditions are swapped.
+def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:
+    """Errors of outputs against expected images, and how far both move when conditions and prompts are swapped.
 
     Args:
-        expected, outputs: [2 N, H, W, 3] in [0, 1]; image i + N differs from image i in its condition alone.
+        expected, outputs: [2 N or 3 N, H, W, 3] in [0, 1]; image i + N differs from image i in its condition alone, and
+            image i + 2 N in its prompt.
+        count: N.
     """
     error = np.abs(outputs - expected)
-    sensitivity = [float(np.mean(np.abs(np.subtract(*np.split(images, 2))))) for images in (expected, outputs)]
-    return {
+    figures = {
         "cases": len(outputs),
         "finite": bool(np.isfinite(outputs).all()),
         "max_error": float(error.max()),
-        "max_error_allowed": MAX_ERROR[weights],
-        "psnr_db_allowed": MIN_PSNR[weights],
         "psnr_db": -10.0 * math.log10(max(float(np.mean(error.astype("float64") ** 2)), 1e-20)),
-        "condition_sensitivity": {"keras": sensitivity[0], "artefact": sensitivity[1]},
+        "colour_shift": float(np.abs((outputs - expected).mean(axis=(1, 2))).max()),
+        "saturated": {name: _saturated(images) for name, images in (("keras", expected), ("export", outputs))},
     }
+    for place, name in enumerate(("condition", "prompt")[: len(outputs) // count - 1], start=1):
+        figures[f"{name}_sensitivity"] = {
+            who: float(np.mean(np.abs(images[place * count : (place + 1) * count] - images[:count])))
+            for who, images in (("keras", expected), ("export", outputs))
+        }
+    return figures
 
 
-def weigh(program: SamplerProgram, stored: int, weights: str = "float32") -> dict:
-    """The bytes of constants in an artefact and the bounds that they must keep for all weights to be there, once."""
+def weigh(program: SamplerProgram, held: int, keep: Keeping, graphs: int = 1) -> dict:
+    """The bytes of constants in a package and the bounds that they must keep for all weights to be there, once."""
     used = program.variables_in_use()
-    kept = sum(math.prod(v.shape) * (BYTES[weights] if shrinks(v) else 4) for v in used)
+    wanted = keep.bytes(used)
+    embedded = 0 if program.context is None else program.context.nbytes
     return {
-        "weight_bytes": sum(4 * math.prod(v.shape) for v in used),
-        "stored_bytes": stored,
+        "weight_bytes": sum(stored(v.shape, "float32") for v in used),
+        "stored_bytes": held,
         "stored_bytes_allowed": [
-            round(MIN_STORED * kept),
-            round(MAX_STORED * kept) + program.context.nbytes + CONSTANTS,
+            round(MIN_STORED * wanted),
+            round(MAX_STORED * wanted) + graphs * (embedded + CONSTANTS),
         ],
     }
 
 
 def refuse(format: str, figures: dict) -> None:
     """Raises ParityError for figures out of their bounds."""
-    keras, artefact = figures["condition_sensitivity"].values()
-    low, high = figures["stored_bytes_allowed"]
-    if keras < MIN_SENSITIVITY:
-        raise ParityError("the model ignores its condition (its adapter is untrained): train it before exporting it")
+    bounds = Bounds(**figures["bounds"])
+    moved = {
+        name: figures[f"{name}_sensitivity"] for name in ("condition", "prompt") if f"{name}_sensitivity" in figures
+    }
+    for name, by in moved.items():
+        if by["keras"] < MIN_SENSITIVITY:
+            raise ParityError(f"the model ignores its {name} (it is untrained): train it before exporting it")
     faults = []
     if not figures["finite"]:
         faults.append("its output is not finite")
-    elif figures["max_error"] > figures["max_error_allowed"] or figures["psnr_db"] < figures["psnr_db_allowed"]:
+    elif figures["max_error"] > bounds.error or figures["psnr_db"] < bounds.psnr:
         faults.append(
-            f"max error {figures['max_error']:.2g} (allowed {figures['max_error_allowed']:g}), "
-            f"PSNR {figures['psnr_db']:.1f} dB (at least {figures['psnr_db_allowed']:g})"
+            f"max error {figures['max_error']:.2g} (allowed {bounds.error:g}), "
+            f"PSNR {figures['psnr_db']:.1f} dB (at least {bounds.psnr:g})"
         )
-    if not abs(artefact - keras) <= MAX_DEVIATION * keras:
-        faults.append(f"swapped conditions move its output by {artefact:.2g}, the model's by {keras:.2g}")
+    for name, by in moved.items():
+        if not abs(by["export"] - by["keras"]) <= bounds.sensitivity * by["keras"]:
+            faults.append(f"swapped {name}s move its output by {by['export']:.2g}, the model's by {by['keras']:.2g}")
+    for part, error in figures["part_errors"].items():
+        if not error <= bounds.part:
+            faults.append(f"its {part} is off by {error:.2g} of what it gives (allowed {bounds.part:g})")
+    if not figures["colour_shift"] <= bounds.colour:
+        faults.append(f"colours shift by {figures['colour_shift']:.2g} (allowed {bounds.colour:g})")
+    if not abs(np.subtract(*figures["saturated"].values())) <= bounds.saturated:
+        faults.append(
+            "{export:.1%} of its numbers are 0 or 1, of the model's {keras:.1%}".format(**figures["saturated"])
+        )
+    low, high = figures["stored_bytes_allowed"]
     if not low <= figures["stored_bytes"] <= high:
         faults.append(f"it stores {figures['stored_bytes']:,} bytes of weights, not {low:,} to {high:,}")
     if faults:
         raise ParityError(f"{format}: differs from the Keras model, nothing was written: {'; '.join(faults)}")
 
 
+def _saturated(images: np.ndarray) -> float:
+    return float(np.mean((images <= 0.0) | (images >= 1.0)))
+
+
+def _errors_of_parts(package: Package, graphs: dict[str, Run], calls: list) -> dict[str, float]:
+    """The largest relative error of each part's tensors, over its calls."""
+    errors = {}
+    for call in calls:
+        made = graphs[call.part]({name: call.inputs[name] for name in package.graphs[call.part].inputs})
+        for name, expected in call.outputs.items():
+            scale = math.sqrt(float(np.mean(np.square(expected, dtype="float64")))) or 1.0
+            off = math.sqrt(float(np.mean(np.square(made[name] - expected, dtype="float64")))) / scale
+            errors[call.part] = max(errors.get(call.part, 0.0), off)
+    return errors
+
+
+def _cases(program: SamplerProgram, conditions: np.ndarray) -> list[Case]:
+    """Every photo; with another's condition; and, where the prompt is an input, with another prompt."""
+    count = len(conditions)
+    noise = [gaussian_noise(i, program.latent_shape) for i in range(count)]
+    ids = [None] * count
+    if program.context is None:
+        ids = list(program.model.base.tokenizer(PROMPTS[:count]))
+    places = range(count)
+    cases = [Case(conditions[i][None], noise[i], ids[i]) for i in places]
+    cases += [Case(conditions[(i + 1) % count][None], noise[i], ids[i]) for i in places]
+    if program.context is None:
+        cases += [Case(conditions[i][None], noise[i], ids[(i + 1) % count]) for i in places]
+    return cases
+
+
 def _conditions(model: CoDi, height: int, width: int) -> tuple[np.ndarray, str]:
-    """CASES condition images [CASES, H, W, C] in [0, 1] and what they are."""
+    """Condition images [N, H, W, C] in [0, 1] and what they are."""
+    count = CASES if height * width <= LARGE else CASES_OF_LARGE
     try:
         batch = data.evaluation_set(
             data.load_source("photos", "heldout", model.task),
             model.task,
             image_size=max(height, width),
-            count=CASES,
+            count=count,
             seed=0,
         )
     except UserError:  # no photos, or none that large
         channels = model.task.condition_channels
-        return np.random.default_rng(0).random((CASES, height, width, channels), dtype=np.float32), "random"
+        return np.random.default_rng(0).random((count, height, width, channels), dtype=np.float32), "random"
     conditions = (batch["condition"][:, :height, :width] + 1.0) / 2.0
     conditions[..., 3:] = conditions[..., 3:] > 0.5  # a mask is 0 and 1 in either range
     return conditions, "held-out photos"
 
 
-def _keras_outputs(program: SamplerProgram, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    def output(condition: np.ndarray, noise: np.ndarray) -> tf.Tensor:
-        seen = program.model.task.condition_from_image(tf.constant(2.0 * condition - 1.0))
-        return program.model.generate_step(seen, tf.constant(noise), program.steps, program.context)
-
-    return (np.concatenate([output(*pair) for pair in pairs]) + 1.0) / 2.0
+def _keras_output(program: SamplerProgram, case: Case) -> np.ndarray:
+    model = program.model
+    context = program.context[None] if case.ids is None else np.asarray(model.base.text_encoder(case.ids[None]))
+    seen = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
+    return (np.asarray(model.generate_step(seen, tf.constant(case.noise), program.steps, context)) + 1.0) / 2.0
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The sampler of CoDi, Eq. 7, as a graph: condition and noise in, picture out.
+"""The sampler of CoDi, Eq. 7, as one graph, condition and noise in, picture out; or as the graphs of its parts.
 
 A step of Eq. 7 is linear in z_t and in what the network says: z_s = a z_t + b w_theta(z_t, c, t), whatever the network
 predicts. A step's numbers are t, a and b; the last step, which returns x_hat, is one like the others.
@@ -7,19 +7,24 @@ predicts. A step's numbers are t, a and b; the last step, which returns x_hat, i
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from codi_tf.diffusion import bounded, coefficients, predict
 from codi_tf.model import CoDi
+from codi_tf.models.adapter import MuAdapter
 from codi_tf.models.layers import guidance_features
 from codi_tf.sampling import few_step_grid
 from codi_tf.tasks.depth import Depth
 from codi_tf.tasks.inpainting import Inpainting
 from export import networks
 from export.graph import Graph, Value
+
+if TYPE_CHECKING:
+    from export.program import SamplerProgram
 
 
 class StepNumbers(NamedTuple):
@@ -48,42 +53,101 @@ def step_numbers(model: CoDi, steps: int) -> list[StepNumbers]:
     return numbers
 
 
-def whole(g: Graph, model: CoDi, *, steps: int, height: int, width: int, context: np.ndarray) -> None:
-    """Inputs "condition" (H, W, 3 or 4) in [0, 1] and "noise" (h, w, 4); output "image" (H, W, 3) in [0, 1].
+def whole(g: Graph, program: SamplerProgram) -> None:
+    """All in one: "condition" (H, W, 3 or 4) in [0, 1] and "noise" (h, w, 4) to "image" (H, W, 3) in [0, 1].
 
-    Args:
-        g: an empty graph.
-        model: what generates.
-        steps: network evaluations.
-        height, width: H and W, multiples of the base's.
-        context: the prompt that it is made for, embedded, float32 [77, D].
+    Where the prompt is no part of the program: its token ids, int32 [77], are an input "ids".
     """
-    image = g.input("condition", (height, width, model.task.condition_channels))
-    z, prompt = g.input("noise", model.latent_shape(1, height, width)[1:]), g.constant(context)
-    condition = condition_of(g, model.task, image)
+    model = program.model
+    condition, z = _condition(g, program), g.input("noise", program.latent_shape[1:])
+    prompt = _prompt(g, program) if program.context is not None else _embedded(g, program)
     told = encode(g, model, condition, prompt)
-    for numbers in step_numbers(model, steps):
-        z = step(g, model, z, numbers, told, prompt)
+    z = g.repeat(z, list(tables(program)), lambda *now: step(g, model, *now, told, prompt))
     g.output("image", finish(g, model.task, decode(g, model, z), condition))
 
 
-# The parts
+def text(g: Graph, program: SamplerProgram) -> None:
+    """The part that reads a prompt: "ids" int32 [77] -> "context" [77, D]."""
+    g.output("context", _embedded(g, program))
 
 
-def encode(g: Graph, model: CoDi, condition: Value, prompt: Value) -> list[Value]:
+def encoder(g: Graph, program: SamplerProgram) -> None:
+    """The part that reads a condition: "condition", "context" -> "told_0", ...: what every step is told of it."""
+    for i, value in enumerate(_told(g, program)):
+        g.output(f"told_{i}", value)
+
+
+def denoiser(g: Graph, program: SamplerProgram) -> None:
+    """A step: "z", "time" (features of t), "scales" (a, b), "told_0", ..., "context" -> "z_next"."""
+    shapes = [value.shape for value in _told(g.blank(), program)]
+    told = [g.input(f"told_{i}", shape) for i, shape in enumerate(shapes)]
+    z, time = g.input("z", program.latent_shape[1:]), g.input("time", (program.time_channels,))
+    scales = g.input("scales", (2,))
+    g.output("z_next", step(g, program.model, z, time, scales, told, _prompt(g, program)))
+
+
+def decoder(g: Graph, program: SamplerProgram) -> None:
+    """The last part: "z" and, where the task looks at it, "condition" -> "image"."""
+    task, z = program.model.task, g.input("z", program.latent_shape[1:])
+    condition = _condition(g, program) if isinstance(task, Inpainting) else z
+    g.output("image", finish(g, task, decode(g, program.model, z), condition))
+
+
+def parts(program: SamplerProgram) -> dict[str, Callable[[Graph, SamplerProgram], None]]:
+    """The parts of a sampler, in the order in which they run. What one gives another takes by the same name."""
+    made = {"text": text, "encoder": encoder, "step": denoiser, "decoder": decoder}
+    if program.context is not None:
+        del made["text"]
+    if program.model.network.adapter is None:
+        del made["encoder"]
+    return made
+
+
+def tables(program: SamplerProgram) -> tuple[np.ndarray, np.ndarray]:
+    """Of every step the features of its time, float32 [N, C], and a and b, float32 [N, 2]."""
+    numbers = step_numbers(program.model, program.steps)
+    times = np.stack([networks.of_time(step.t, program.time_channels) for step in numbers])
+    return times, np.float32([[step.a, step.b] for step in numbers])
+
+
+# What happens within the parts
+
+
+def _condition(g: Graph, program: SamplerProgram) -> Value:
+    """The input, as the model's condition in [-1, 1]."""
+    task = program.model.task
+    return condition_of(g, task, g.input("condition", (program.height, program.width, task.condition_channels)))
+
+
+def _prompt(g: Graph, program: SamplerProgram) -> Value:
+    """The embedded prompt: a constant, or an input of a part."""
+    return g.input("context", program.context_shape) if program.context is None else g.constant(program.context)
+
+
+def _embedded(g: Graph, program: SamplerProgram) -> Value:
+    return networks.text_encoder(g, program.model.base.text_encoder, g.input("ids", program.context_shape[:1], "int32"))
+
+
+def _told(g: Graph, program: SamplerProgram) -> list[Value]:
+    reads = isinstance(program.model.network.adapter, MuAdapter)  # the others ask for no prompt here
+    return encode(g, program.model, _condition(g, program), _prompt(g, program) if reads else None)
+
+
+def encode(g: Graph, model: CoDi, condition: Value, prompt: Value | None) -> list[Value]:
     """The condition (H, W, 3 or 4) in [-1, 1] -> what all steps are told of it."""
     network = model.network
     return [] if network.adapter is None else networks.condition(g, network.adapter, _seen(g, model, condition), prompt)
 
 
-def step(g: Graph, model: CoDi, z: Value, numbers: StepNumbers, told: list[Value], prompt: Value) -> Value:
-    """z_t -> z_s."""
+def step(g: Graph, model: CoDi, z: Value, time: Value, scales: Value, told: list[Value], prompt: Value) -> Value:
+    """z_t -> a z_t + b w_theta."""
     network, guidance = model.network, None
     if network.takes_guidance:
         weight = np.float32([model.lowest_guidance - 1.0])
         guidance = g.constant(ops.convert_to_numpy(guidance_features(weight, network.unet.time_cond_proj_dim))[0])
-    said = networks.adapted_unet(g, network, z, numbers.t, told, prompt, guidance)
-    return g.add(g.affine(z, numbers.a, 0.0), g.affine(said, numbers.b, 0.0))
+    said = networks.adapted_unet(g, network, z, time, told, prompt, guidance)
+    a, b = (g.channels(scales, i, i + 1) for i in (0, 1))
+    return g.add(g.multiply(z, a), g.multiply(said, b))
 
 
 def decode(g: Graph, model: CoDi, z: Value) -> Value:

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from export.graph import Graph
+from export.kept import Keeping
 from export.program import SamplerProgram
-from export.run import Sampler
+from export.run import Run, Tensors
 
 SIGNATURE = "serving_default"
 # Every swish brings the function of its gradient along: without them a graph is saved four times as fast.
 OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
 
-def write(program: SamplerProgram, path: Path, weights: str = "float32") -> None:
-    """Write the program as a SavedModel folder with the signature `serving_default`; its weights stay variables."""
-    tf.saved_model.save(program, str(path), signatures=program.trace(), options=OPTIONS)
+def write(program: SamplerProgram, emit: Callable[[Graph], None], path: Path, keep: Keeping) -> dict:
+    """Write the whole program, float32, as a SavedModel folder with the signature `serving_default`.
+
+    Its weights stay variables. `emit` and `keep` are for formats that write graphs of their own.
+    """
+    function = program.trace()
+    tf.saved_model.save(program, str(path), signatures=function, options=OPTIONS)
+    sides = {"inputs": program.inputs(), "outputs": function.structured_outputs}
+    return {
+        side: {name: {"shape": x.shape.as_list(), "dtype": x.dtype.name} for name, x in tensors.items()}
+        for side, tensors in sides.items()
+    }
 
 
-def load(path: Path) -> Sampler:
+def load(path: Path) -> Run:
     """Read a SavedModel folder back."""
     loaded = tf.saved_model.load(str(path))
 
-    def sample(condition: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def run(inputs: Tensors) -> Tensors:
         function = loaded.signatures[SIGNATURE]  # it holds its variables weakly: `loaded` must live
-        return function(condition=tf.constant(condition), noise=tf.constant(noise))["image"].numpy()
+        outputs = function(**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in outputs.items()}
 
-    return sample
+    return run
 
 
 def stored_bytes(path: Path) -> int:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
 
-from export.litert_graph import LiteRtGraph
+from export.kept import Keeping
+from export.litert_graph import LiteRtGraph as Graph
 from export.program import SamplerProgram
 from export.run import load_tflite as load
 
-__all__ = ["load", "operators", "stored_bytes", "write"]
+__all__ = ["Graph", "load", "operators", "stored_bytes", "write"]
 
 _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
 
-def write(program: SamplerProgram, path: Path, weights: str = "float32") -> None:
-    """Write the program as a flatbuffer with the signature `serving_default`.
+def write(program: SamplerProgram, emit: Callable[[Graph], None], path: Path, keep: Keeping) -> dict:
+    """Write a program's graph as a flatbuffer with the signature `serving_default`; its inputs and outputs.
 
     Raises:
         UserError: it would be larger than a file may be.
     """
-    graph = LiteRtGraph(weights=weights)
-    program.emit(graph)
+    graph = Graph(keep)
+    emit(graph)
     graph.write(path)
+    return graph.signature
 
 
 def operators(path: Path) -> collections.Counter[str]:

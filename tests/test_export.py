@@ -22,9 +22,12 @@ import codi_tf
 from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
 from codi_tf.weights import folder_sha256
-from export import package, parity, tflite
-from export.package import make_package, read_package, write_package
+from export import onnx_graph, package, parity, tflite
+from export.kept import Keeping
+from export.making import make_package, write_package
+from export.package import WEIGHTS, read_package
 from export.program import SamplerProgram
+from export.run import Sampler
 from export.saved_model import OPTIONS
 
 STEPS = 2
@@ -45,6 +48,18 @@ def exported(bundle: Path, format: str) -> Path:
         else:
             make_package(bundle, out, format=format, steps=STEPS, size=SIZES[format])
     return out
+
+
+def load(made: package.Package) -> Sampler:
+    """A package in its own runtime, TensorFlow too."""
+    module = package.format_module(made.format)
+    return Sampler(made, {name: module.load(graph.path) for name, graph in made.graphs.items()})
+
+
+def artefact(folder: Path) -> Path:
+    """The one graph of a package of the whole sampler."""
+    (graph,) = read_package(folder).graphs.values()
+    return graph.path
 
 
 def command(*arguments) -> subprocess.CompletedProcess:
@@ -69,7 +84,7 @@ def test_artefact_equals_the_model_on_new_inputs(bundle, model, format):
     made = read_package(exported(bundle, format))
     condition = np.random.default_rng(7).random((1, *SIZES[format], 3), dtype=np.float32)
     noise = gaussian_noise(70, made.latent_shape)
-    image = package.format_module(format).load(made.artefact)(condition, noise)
+    image = load(made)(condition, noise)
     latents = model.sample_latents(model.base.encode(2 * condition - 1), noise, steps=STEPS)
     expected = np.clip((model.base.decode(latents).numpy() + 1) / 2, 0, 1)
     assert image.shape == condition.shape and image.dtype == np.float32
@@ -88,14 +103,14 @@ def test_manifest_and_figures(bundle, model, format):
     assert manifest["inputs"]["noise"]["shape"] == [1, height // 4, width // 4, 4]
     assert manifest["task"]["name"] == "super_resolution" and manifest["task"]["scale"] == 4
     assert manifest["scheduler"]["prediction_type"] == "v_prediction"
-    assert manifest["bundle"] == {"name": "bundle", "sha256": folder_sha256(bundle)}
+    assert manifest["bundle"] == {"name": "bundle", "sha256": folder_sha256(bundle), "licence": None}
     assert manifest["made_with"]["tensorflow"] == tf.__version__ and manifest["made_with"]["keras"] == keras.__version__
     on_disk = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert manifest["files"].keys() == on_disk - {"manifest.json"}  # nothing of the older package is left
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
-    figures = json.loads((folder / "parity.json").read_text())
+    figures = json.loads((folder / "report.json").read_text())["parity"]
     assert figures["conditions"] == "held-out photos" and figures["cases"] == 8
     assert figures["finite"] and figures["max_error"] <= 1e-4 and figures["psnr_db"] > 80
     assert figures["condition_sensitivity"]["keras"] > 0.01
@@ -105,16 +120,17 @@ def test_manifest_and_figures(bundle, model, format):
 
 @EVERY
 def test_weights_are_stored_once(bundle, model, format):
-    made = read_package(exported(bundle, format))
     weights = sum(4 * int(np.prod(v.shape)) for v in (*model.network.variables, *model.base.vae.variables))
-    stored = package.format_module(format).stored_bytes(made.artefact)
+    stored = package.format_module(format).stored_bytes(artefact(exported(bundle, format)))
     assert 0.6 * weights < stored < 1.4 * weights  # the UNet alone, stored a second time, would make it 1.5
-    assert stored < json.loads((made.folder / "parity.json").read_text())["file_bytes"]
+    report = json.loads((exported(bundle, format) / "report.json").read_text())
+    assert stored < report["file_bytes"]["sampler"] < 1.2 * stored
 
 
 def test_onnx_holds_every_kernel_once(bundle, model):
-    graph = onnx_library.load(read_package(exported(bundle, "onnx")).artefact).graph
-    held = Counter(_content(numpy_helper.to_array(tensor)) for tensor in graph.initializer)
+    graph = onnx_library.load(artefact(exported(bundle, "onnx"))).graph
+    tensors = [*graph.initializer, *(tensor for body in onnx_graph.bodies(graph.node) for tensor in body.initializer)]
+    held = Counter(_content(numpy_helper.to_array(tensor)) for tensor in tensors)
     kernels = [v.numpy() for v in model.network.unet.variables if "conv" in v.path and v.path.endswith("kernel")]
     made = Counter(_content(v.numpy()) for v in model.network.variables)  # the duplicate may hold an equal one
     assert len(kernels) > 20
@@ -122,30 +138,40 @@ def test_onnx_holds_every_kernel_once(bundle, model):
 
 
 def test_onnx_is_plain(bundle):
-    made = onnx_library.load(read_package(exported(bundle, "onnx")).artefact)
+    made = onnx_library.load(artefact(exported(bundle, "onnx")))
     assert [v.name for v in made.graph.input] == ["condition", "noise"]
     assert [v.name for v in made.graph.output] == ["image"]
-    assert {opset.domain: opset.version for opset in made.opset_import}[""] == 20
-    assert {node.domain for node in made.graph.node} == {""}
-    modes = {a.s for node in made.graph.node if node.op_type == "Resize" for a in node.attribute}
+    assert {opset.domain: opset.version for opset in made.opset_import}[""] == 21
+    nodes = [*made.graph.node, *(node for body in onnx_graph.bodies(made.graph.node) for node in body.node)]
+    assert {node.domain for node in nodes} == {""}
+    modes = {a.s for node in nodes if node.op_type == "Resize" for a in node.attribute}
     assert b"asymmetric" in modes and b"tf_half_pixel_for_nn" not in modes
 
 
 def test_tflite_has_built_in_operators_of_four_dimensions(bundle):
-    file = read_package(exported(bundle, "tflite")).artefact
+    file = artefact(exported(bundle, "tflite"))
     operators = tflite.operators(file)
     assert operators["CONV_2D"] > 40
     assert not [name for name in operators if name.startswith("CUSTOM") or "VAR_HANDLE" in name]
     assert max(len(tensor["shape"]) for tensor in Interpreter(str(file)).get_tensor_details()) <= 4
 
 
-@pytest.mark.parametrize("format, weights", [("onnx", "float16"), ("tflite", "int8")])
-def test_smaller_weights_are_named_and_measured(bundle, tmp_path, format, weights):
-    figures = make_package(bundle, tmp_path / "out", format=format, weights=weights, steps=1, size=(16, 16))
+@pytest.mark.parametrize(
+    "format, weights", [(f, w) for f in ("onnx", "tflite") for w in WEIGHTS[f] if w not in ("float32", "mixed")]
+)
+def test_smaller_weights_pass_the_gate_in_parts(model, tmp_path, format, weights):
+    program = SamplerProgram(model, steps=2, height=16, width=16)
+    figures = write_package(program, tmp_path / "out", format=format, layout="parts", weights=weights)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["weights"] == weights
-    assert figures["psnr_db"] > figures["psnr_db_allowed"] > 30
-    assert figures["stored_bytes"] < 0.8 * figures["weight_bytes"]
+    assert manifest["weights"] == weights and [step["t"] for step in manifest["schedule"]] == [999, 499]
+    assert figures["psnr_db"] > figures["bounds"]["psnr"] >= 25
+    assert figures["part_errors"].keys() == manifest["graphs"].keys() == {"encoder", "step", "decoder"}
+    assert all(0 < error < figures["bounds"]["part"] for error in figures["part_errors"].values())
+    assert figures["stored_bytes"] < {"float16": 0.6, "int4": 0.3}.get(weights, 0.4) * figures["weight_bytes"]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["here"]["seconds"] > 0 and 2**25 < report["here"]["peak_bytes"] < 2**30
+    parameters = sum(part["parameters"] for part in report["parts"].values())
+    assert parameters >= figures["weight_bytes"] // 4  # mu is in two of the parts
 
 
 # --- the gate
@@ -154,7 +180,7 @@ def test_smaller_weights_are_named_and_measured(bundle, tmp_path, format, weight
 class Blind(SamplerProgram):
     """A program that does not look at its condition."""
 
-    def image(self, condition, noise):
+    def image(self, condition, noise, ids=None):
         return super().image(tf.zeros_like(condition), noise)
 
 
@@ -169,6 +195,14 @@ def test_a_blind_artefact_is_refused_and_the_older_package_stays(bundle, model, 
     assert [path.name for path in tmp_path.iterdir()] == ["package"]
 
 
+def hand_made(program, folder: Path, format: str, path: Path) -> package.Package:
+    """A package of a graph that something else made."""
+    schedule = ({"t": 0, "time": [], "a": 1.0, "b": 0.0},)
+    graphs = {"sampler": package.GraphFile(path, {"condition": {}, "noise": {}}, {"image": {}})}
+    size = {"height": program.height, "width": program.width, "latent_shape": program.latent_shape}
+    return package.Package(folder, format, **size, graphs=graphs, schedule=schedule, channels=3, task="bicubic")
+
+
 def test_lost_weights_are_refused(program, tmp_path):
     """The trap: of a module that tracks Keras' variables, not TensorFlow's, TFLite gets no weights, and no error."""
     module = tf.Module()
@@ -177,18 +211,30 @@ def test_lost_weights_are_refused(program, tmp_path):
     content = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved")).convert()
     (tmp_path / "model.tflite").write_bytes(content)
     with pytest.raises(parity.ParityError, match=r"output is not finite; .* it stores [0-9],[0-9]{3} bytes of weights"):
-        parity.check(program, tmp_path / "model.tflite", "tflite")
+        parity.check(program, hand_made(program, tmp_path, "tflite", tmp_path / "model.tflite"), Keeping())
 
 
 def test_a_file_that_the_runtime_does_not_load_is_refused(program, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(parity.ParityError, match="onnx: the runtime refuses the artefact"):
-        parity.check(program, tmp_path / "model.onnx", "onnx")
+    with pytest.raises(parity.ParityError, match="onnx: the runtime refuses the package"):
+        parity.check(program, hand_made(program, tmp_path, "onnx", tmp_path / "model.onnx"), Keeping())
 
 
-def figures(expected, outputs, program, stored=None):
+def test_a_dropped_group_norm_is_refused(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_graph.OnnxGraph, "group_norm", lambda self, x, layer: x)
+    with pytest.raises(parity.ParityError, match="PSNR .* dB|not finite"):
+        write_package(program, tmp_path / "out", format="onnx", layout="parts")
+    assert not list(tmp_path.iterdir())
+
+
+def figures(expected, outputs, program, stored=None, kind="float32", parts=None):
     weights = sum(v.numpy().nbytes for v in program.variables_in_use())
-    return {**parity.compare(expected, outputs), **parity.weigh(program, weights if stored is None else stored)}
+    return {
+        **parity.compare(expected, outputs, len(expected) // 2),
+        **parity.weigh(program, weights if stored is None else stored, Keeping()),
+        "part_errors": parts or {},
+        "bounds": parity.BOUNDS[kind]._asdict(),
+    }
 
 
 def images_that_move_by(change):
@@ -201,19 +247,52 @@ def test_figures_of_known_images(program):
     expected = images_that_move_by(0.1)
     outputs = expected.copy()
     outputs[0, 0, 0, 0] += 0.06
-    found = parity.compare(expected, outputs)
+    found = parity.compare(expected, outputs, 2)
     assert found["max_error"] == pytest.approx(0.06, abs=1e-6)
     assert found["psnr_db"] == pytest.approx(-10 * np.log10(0.06**2 / 192), abs=1e-3)
     assert found["condition_sensitivity"]["keras"] == pytest.approx(0.1, abs=1e-6)
-    assert found["condition_sensitivity"]["artefact"] == pytest.approx(0.1 - 0.06 / 96, abs=1e-6)
+    assert found["condition_sensitivity"]["export"] == pytest.approx(0.1 - 0.06 / 96, abs=1e-6)
     parity.refuse("onnx", figures(expected, expected, program))  # equal: nothing to refuse
 
 
 def test_refuses_too_large_an_error(program):
     expected = images_that_move_by(0.1)
-    parity.refuse("onnx", figures(expected, expected + np.float32(0.9e-3), program))
+    off = np.zeros_like(expected)
+    off[:, 0, 0, 0] = 1
+    parity.refuse("onnx", figures(expected, expected + np.float32(0.9e-3) * off, program))
     with pytest.raises(parity.ParityError, match="max error 0.0011"):
-        parity.refuse("onnx", figures(expected, expected + np.float32(1.1e-3), program))
+        parity.refuse("onnx", figures(expected, expected + np.float32(1.1e-3) * off, program))
+
+
+def test_refuses_colours_that_shift(program):
+    expected = images_that_move_by(0.1)
+    with pytest.raises(parity.ParityError, match=r"written: colours shift by 0.03 \(allowed 0.02\)$"):
+        parity.refuse("onnx", figures(expected, expected + np.float32([0.03, 0, 0]), program, kind="int8"))
+
+
+def test_refuses_pictures_that_saturate(program):
+    expected = images_that_move_by(0.1)
+    expected[:, :2] = 0.99
+    outputs = np.where(expected == np.float32(0.99), np.float32(1), expected)
+    with pytest.raises(parity.ParityError, match=r"written: 50.0% of its numbers are 0 or 1, of the model's 0.0%$"):
+        parity.refuse("onnx", figures(expected, outputs, program, kind="int8"))
+
+
+def test_refuses_a_part_that_is_off(program):
+    images = images_that_move_by(0.1)
+    parity.refuse("onnx", figures(images, images, program, parts={"step": 0.9e-4}))
+    with pytest.raises(parity.ParityError, match=r"written: its step is off by 0.0002 of what it gives"):
+        parity.refuse("onnx", figures(images, images, program, parts={"step": 2e-4}))
+
+
+def test_refuses_a_lost_prompt(program):
+    images = images_that_move_by(0.1)
+    prompted = np.concatenate([images, images[:2] + np.float32(5e-4)])
+    told = {**figures(images, images, program), **parity.compare(prompted, prompted, 2)}
+    parity.refuse("onnx", told)
+    deaf = {**told, **parity.compare(prompted, np.concatenate([images, images[:2]]), 2)}
+    with pytest.raises(parity.ParityError, match=r"swapped prompts move its output by 0, the model's by 0.0005"):
+        parity.refuse("onnx", deaf)
 
 
 def test_refuses_what_is_not_finite(program):
@@ -275,8 +354,14 @@ def test_bad_input_ends_in_one_line(bundle, tmp_path):
             "--out",
             out,
             "--weights",
-            "int4",
-        ): "weights is 'int4': onnx keeps them as float32, f",
+            "int2",
+        ): "weights is 'int2': onnx keeps them as float32, f",
+        (bundle, "--format", "onnx", "--out", out, "--weights", "mixed"): "mixed weights need --target-size or --min-p",
+        (bundle, "--format", "onnx", "--out", out, "--min-psnr", 30): "mixed weights need --target-size or --min-psnr",
+        (bundle, "--format", "onnx", "--out", out, "--target-size", "7"): "--target-size is '7': give a number and MB",
+        (bundle, "--format", "saved_model", "--out", out, "--layout", "parts"): "layout is 'parts': saved_model comes",
+        (bundle, "--out", out): "--format is missing: use one of saved_model, tflite, onnx",
+        (bundle, "--out", out, "--adapter-of", tmp_path): f"{tmp_path}: no exported package; make one with",
         (bundle, "--format", "onnx", "--out", out, "--size", "big"): "--size is 'big': give one side, or HEIGHTxWIDTH",
         (tmp_path / "no", "--format", "onnx", "--out", out): f"{tmp_path / 'no'}: no bundle",
         (bundle, "--format", "onnx", "--out", tmp_path / "mine"): "exists and is no exported package",
@@ -294,12 +379,13 @@ def test_command_line_says_what_it_does_and_no_more(bundle):
     status, stdout, stderr = json.loads((bundle.parent / "said.json").read_text())
     assert status == 0, stderr
     lines = stdout.splitlines()
-    assert [line.split(" ...")[0] for line in lines[:3]] == [
+    assert [line.split(" ...")[0] for line in lines[:4]] == [
         f"loading {bundle}",
         "converting 2 steps at 16x24 to tflite",
         "comparing with the Keras model",
+        "measuring",
     ]
-    assert lines[3].startswith("on 8 inputs from held-out photos: max error ") and len(lines) == 5
+    assert lines[4].startswith("on 8 inputs from held-out photos: max error ") and len(lines) == 6
     assert stderr == ""
 
 

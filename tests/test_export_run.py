@@ -10,13 +10,14 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import make_base, make_model
 from PIL import Image
 from test_export import SIZES, STEPS, exported
 
 import codi_tf
 from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
-from export import package, run
+from export import adapters, making, package, run
 
 # What `python -m export.run` does, on a machine that has neither TensorFlow nor Keras.
 WITHOUT_TENSORFLOW = """
@@ -83,7 +84,15 @@ def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys):
 
 
 def a_package(height: int, width: int) -> package.Package:
-    return package.Package(None, "onnx", 4, height, width, (1, height // 4, width // 4, 4), 3, "bicubic", "disparity")
+    schedule = ({"t": 0, "time": [], "a": 1.0, "b": 0.0},)
+    return package.Package(
+        None, "onnx", height, width, (1, height // 4, width // 4, 4), {}, schedule, channels=3, task="bicubic"
+    )
+
+
+def a_sampler(height: int, width: int, sample) -> run.Sampler:
+    """A package of one graph, `sample`, a function of condition and noise."""
+    return run.Sampler(a_package(height, width), {"sampler": lambda inputs: {"image": sample(**inputs)}})
 
 
 @pytest.mark.parametrize(
@@ -98,7 +107,7 @@ def test_condition_is_fitted_without_distortion(size, fitted):
         seen.append((condition, noise))
         return condition
 
-    result = run.generate(a_package(16, 24), sampler, image, seed=5)
+    result = run.generate(a_sampler(16, 24, sampler), image, seed=5)
     condition, noise = seen[0]
     assert condition.shape == (1, 16, 24, 3) and condition.dtype == np.float32
     np.testing.assert_array_equal(noise, gaussian_noise(5, (1, 4, 6, 4)))
@@ -121,10 +130,12 @@ def _ramp(width: int, original: int) -> np.ndarray:
 
 
 def test_a_saved_model_needs_tensorflow(copied, tmp_path):
-    (copied / "saved_model").mkdir()
-    (copied / "model.tflite").rename(copied / "saved_model" / "saved_model.pb")
-    digest = json.loads((copied / "manifest.json").read_text())["files"]["model.tflite"]
-    spoil_manifest(copied, format="saved_model", files={"saved_model/saved_model.pb": digest})
+    (copied / "model" / "1").mkdir(parents=True)
+    (copied / "model.tflite").rename(copied / "model" / "1" / "saved_model.pb")
+    manifest = json.loads((copied / "manifest.json").read_text())
+    graphs = {"sampler": {**manifest["graphs"]["sampler"], "file": "model/1"}}
+    files = {"model/1/saved_model.pb": manifest["files"]["model.tflite"]}
+    spoil_manifest(copied, format="saved_model", graphs=graphs, files=files)
     Image.fromarray(photo(16, 16)).save(tmp_path / "in.png")
     done = command(copied, "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
@@ -167,7 +178,15 @@ def spoil_manifest(folder, **changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"format": "coreml"}, {"format": "onnx"}, {"files": None}, {"files": {}}, {"image_size": 16}, {"inputs": {}}],
+    [
+        {"format": "coreml"},
+        {"format": "onnx"},
+        {"files": None},
+        {"files": {}},
+        {"image_size": 16},
+        {"inputs": {}},
+        {"graphs": {}},
+    ],
 )
 def test_spoilt_manifests_are_refused(copied, changes):
     spoil_manifest(copied, **changes)
@@ -187,7 +206,7 @@ def test_missing_files_are_refused(copied, tmp_path):
 
 def test_bad_seed_is_refused():
     with pytest.raises(UserError, match="seed is -1"):
-        run.generate(a_package(16, 24), np.add, np.zeros((16, 24, 3), np.float32), seed=-1)
+        run.generate(a_sampler(16, 24, np.add), np.zeros((16, 24, 3), np.float32), seed=-1)
 
 
 @pytest.mark.parametrize(
@@ -200,3 +219,84 @@ def test_a_missing_runtime_is_named(bundle, monkeypatch, format, module, name):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=f"needs {name}.*pip install {module.replace('_', '-')}"):
         run.load(made)
+
+
+# --- large pictures
+
+
+@pytest.mark.parametrize("size", [(16, 24), (20, 24), (30, 61)])
+def test_tiles_meet_without_seams(size):
+    """Of a sampler that gives its condition back, tiles are the picture; each sees a condition of the graph's size."""
+    image, shapes = photo(*size) / np.float32(255), []
+
+    def sample(condition, noise):
+        shapes.append((condition.shape, noise.shape))
+        return condition
+
+    result = run.generate(a_sampler(16, 24, sample), image, seed=5, tile=True)
+    assert set(shapes) == {((1, 16, 24, 3), (1, 4, 6, 4))} and len(shapes) >= (size != (16, 24)) + 1
+    np.testing.assert_allclose(result, image, atol=1e-6)
+
+
+def test_tiles_of_parts_share_every_step(bundle, tmp_path):
+    """One tile is the picture without tiles; of more, what is far from the seam is as if the tile were alone."""
+    making.make_package(bundle, tmp_path / "parts", format="onnx", layout="parts", steps=2, size=(16, 16))
+    sampler = run.load(package.read_package(tmp_path / "parts"))
+    image = photo(16, 40) / np.float32(255)
+    alone = run.generate(sampler, image[:, :16], seed=5)
+    np.testing.assert_array_equal(run.generate(sampler, image[:, :16], seed=5, tile=True), alone)
+    tiled, scaled = (run.generate(sampler, image, seed=5, tile=tile) for tile in (True, False))
+    assert tiled.shape == scaled.shape == image.shape
+    again = [run.generate(sampler, np.roll(image, 1, axis=0), seed=5, tile=True), tiled]
+    assert np.abs(np.subtract(*again)).mean() > 1e-4  # it looks at the condition
+    inner = np.diff(tiled, axis=1)
+    seams = np.abs(inner[:, [11, 12, 15, 16]]).mean()
+    assert seams < 3 * np.abs(inner).mean()
+
+
+# --- adapters
+
+
+def test_an_adapter_is_plugged_in_bit_by_bit(tmp_path):
+    """Two PE-CoDi models of one base: with the second's adapter, the first's package is the second's."""
+    base = make_base()
+    models = [make_model(base, train="adapter", seed=seed) for seed in (0, 1)]
+    condition = photo(16, 16) / np.float32(255)
+    pictures = {}
+    for name, model in zip("ab", models, strict=True):
+        model.save(tmp_path / f"bundle-{name}")
+        options = {"format": "onnx", "layout": "parts", "steps": 2, "size": (16, 16)}
+        making.make_package(tmp_path / f"bundle-{name}", tmp_path / name, **options)
+        pictures[name] = run.generate(run.load(package.read_package(tmp_path / name)), condition, seed=1)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "export",
+            tmp_path / "bundle-b",
+            "--adapter-of",
+            tmp_path / "a",
+            "--out",
+            tmp_path / "plug",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    plugged = adapters.with_adapter(package.read_package(tmp_path / "a"), tmp_path / "plug")
+    assert np.abs(pictures["a"] - pictures["b"]).max() > 1e-2
+    np.testing.assert_array_equal(run.generate(run.load(plugged), condition, seed=1), pictures["b"])
+    whole, plug = (sum(f.stat().st_size for f in (tmp_path / name).iterdir()) for name in ("b", "plug"))
+    assert plug < 0.7 * whole
+    with pytest.raises(UserError, match="no exported adapter"):
+        adapters.with_adapter(package.read_package(tmp_path / "a"), tmp_path / "b")
+
+
+def test_the_adapter_of_another_base_is_refused(tmp_path):
+    options = {"format": "onnx", "layout": "parts", "steps": 1, "size": (16, 16)}
+    for name in "ab":
+        make_model(make_base(seed=ord(name)), train="adapter").save(tmp_path / f"bundle-{name}")
+    making.make_package(tmp_path / "bundle-a", tmp_path / "a", **options)
+    with pytest.raises(UserError, match=r"is of another base than .*a \(decoder.onnx differs\)"):
+        making.make_adapter(tmp_path / "bundle-b", tmp_path / "plug", package=tmp_path / "a")
+    assert not (tmp_path / "plug").exists() and not list(tmp_path.glob(".*"))

@@ -7,13 +7,15 @@ import json
 import numpy as np
 import pytest
 from conftest import make_base, make_model
+from test_export import load
 from tiny import randomize, tiny_text
 
 from codi_tf.convert.checkpoint import with_text
 from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
-from export import package
-from export.package import read_package, write_package
+from export import run as runner
+from export.making import write_package
+from export.package import read_package
 from export.program import SamplerProgram
 
 S, STEPS = 16, 1
@@ -32,7 +34,7 @@ def run(model, folder, format, condition, **options):
     """The artefact's picture for one condition, and Keras'."""
     write_package(SamplerProgram(model, steps=STEPS, height=S, width=S, **options), folder, format=format)
     made = read_package(folder)
-    image = package.format_module(format).load(made.artefact)(condition[None], gaussian_noise(3, made.latent_shape))
+    image = load(made)(condition[None], gaussian_noise(3, made.latent_shape))
     return image[0], model.generate(condition, steps=STEPS, seed=3, **options) / 255
 
 
@@ -69,7 +71,38 @@ def test_a_file_is_made_for_one_prompt(tmp_path, told):
         assert json.loads((tmp_path / str(number) / "manifest.json").read_text())["prompt"] == prompt
         pictures.append(image)
     assert np.abs(pictures[0] - pictures[1]).max() > 2 / 255
-    with pytest.raises(UserError, match="give --prompt"):
-        SamplerProgram(told, steps=STEPS, height=S, width=S)
+    with pytest.raises(UserError, match="was made for one prompt; leave it out"):
+        runner.token_ids(read_package(tmp_path / "0"), "a cat")
     with pytest.raises(UserError, match="no text encoder"):
         SamplerProgram(make_model(make_base()), steps=STEPS, height=S, width=S, prompt="a cat")
+
+
+@pytest.mark.parametrize(
+    "format, layout", [("onnx", "whole"), ("onnx", "parts"), ("tflite", "parts"), ("saved_model", "whole")]
+)
+def test_a_prompt_is_an_input_where_none_is_given(tmp_path, told, format, layout):
+    """The package has the text encoder and its tokenizer: what a prompt does there it does in Keras."""
+    condition = np.random.default_rng(0).random((S, S, 3)).astype(np.float32)
+    program = SamplerProgram(told, steps=2, height=S, width=S)
+    figures = write_package(program, tmp_path / "package", format=format, layout=layout)
+    assert figures["prompt_sensitivity"]["keras"] > 1e-3 and figures["cases"] == 12
+    made = read_package(tmp_path / "package")
+    assert made.prompted and ("text" in made.graphs) == (layout == "parts")
+    pictures = []
+    for prompt in ("make it night", "invert the colors"):
+        ids = runner.token_ids(made, prompt)
+        pictures.append(load(made)(condition[None], gaussian_noise(3, made.latent_shape), ids)[0])
+        expected = told.generate(condition, steps=2, seed=3, prompt=prompt) / 255
+        np.testing.assert_allclose(pictures[-1], expected, atol=1.01 / 255)
+    assert np.abs(pictures[0] - pictures[1]).max() > 2 / 255
+    with pytest.raises(UserError, match="--prompt is missing"):
+        runner.token_ids(made, None)
+
+
+def test_an_export_that_ignores_its_prompt_is_refused(tmp_path, told, monkeypatch):
+    from export import networks
+
+    monkeypatch.setattr(networks, "text_encoder", lambda g, net, ids: g.constant(np.ones((77, 8), "float32")))
+    with pytest.raises(UserError, match="swapped prompts move its output by 0, the model's by"):
+        write_package(SamplerProgram(told, steps=1, height=S, width=S), tmp_path / "out", format="onnx")
+    assert not list(tmp_path.iterdir())

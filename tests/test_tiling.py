@@ -20,7 +20,8 @@ from codi_tf.images import resize
 from codi_tf.noise import gaussian_noise
 from codi_tf.sampling import make_grid, trajectory
 from codi_tf.tasks import make_task
-from codi_tf.tiling import blended, generate_tiled, starts, tiled_denoiser, tiles, window
+from codi_tf.tiles import blended, starts, tiles, window
+from codi_tf.tiling import generate_tiled, tiled_denoiser
 
 UNDISTILLED = Path(codi_tf.__file__).parents[1] / "assets" / "photos-base" / "undistilled"
 

@@ -1,0 +1,254 @@
+"""Making a package: graphs are written, run in their runtime and compared with Keras; only then does it appear."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codi_tf.errors import UserError
+from codi_tf.files import whole_folder
+from export import adapters
+from export.package import (
+    KIND,
+    MANIFEST,
+    SUFFIXES,
+    VERSION,
+    check_format,
+    check_layout,
+    check_out,
+    check_steps,
+    check_weights,
+    format_module,
+    read_manifest,
+    read_package,
+    sha256,
+)
+
+if TYPE_CHECKING:
+    from export.kept import Keeping
+    from export.program import SamplerProgram
+
+TOKENIZER = "tokenizer"
+
+
+def make_package(
+    bundle: Path,
+    out: Path,
+    *,
+    format: str,
+    layout: str = "whole",
+    weights: str = "float32",
+    target: dict | None = None,
+    steps: int = 4,
+    size: tuple[int, int] | None = None,
+    prompt: str | None = None,
+    licence: str | None = None,
+) -> dict:
+    """Export a bundle and return the figures of its parity with the Keras model.
+
+    Args:
+        bundle: from `codi_tf`'s training.
+        out: folder of the package; one that is there is replaced.
+        format: a key of `package.SUFFIXES`.
+        layout: "whole", one graph, or "parts", for hosts that take the steps themselves.
+        weights: how kernels are kept: one of the format's `package.WEIGHTS`.
+        target: of mixed weights: {"size": bytes} or {"psnr": dB}.
+        steps: network evaluations, 1 to MAX_STEPS.
+        size: (height, width); the bundle's image_size where it is not given.
+        prompt: the one that the graphs are made for; None: the empty one, or an input where the task wants one.
+        licence: of the base, for the manifest.
+
+    Raises:
+        UserError: no bundle, an impossible option, or an `out` that is no package.
+        ParityError: the package does not do what the model does; nothing is left behind.
+    """
+    # What can be known before TensorFlow is loaded is said before.
+    _check(out, format, layout, weights, target)
+    check_steps(steps)
+    if not (bundle / "codi.json").is_file():
+        raise UserError(f"{bundle}: no bundle (there is no codi.json in it); train one or name another")
+    with stage(f"loading {bundle}"):
+        import codi_tf
+        from codi_tf.weights import folder_sha256
+        from export.program import SamplerProgram
+
+        model = codi_tf.load(bundle)
+        height, width = size or (model.image_size, model.image_size)
+        program = SamplerProgram(model, steps=steps, height=height, width=width, prompt=prompt)
+        origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "licence": licence}
+    return write_package(program, out, format=format, layout=layout, weights=weights, target=target, origin=origin)
+
+
+def make_adapter(bundle: Path, out: Path, *, package: Path, licence: str | None = None) -> dict:
+    """Export the adapter of a bundle alone, to be plugged into a package of parts of the same base.
+
+    The whole package is made, and must be that of the base in all but the adapter.
+
+    Returns, raises: see `make_package`; UserError for a package of another base.
+    """
+    check_out(out)
+    options = adapters.options_of(package)
+    if options["layout"] != "parts" or options["weights"] == "mixed":
+        raise UserError(f"{package}: adapters are for packages of parts whose weights are not mixed")
+    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}-") as scratch:
+        made = Path(scratch) / out.name
+        figures = make_package(bundle, made, **options, licence=licence)
+        wanted = adapters.base_files(made)
+        adapters.check_base(read_package(package), wanted, out)
+        manifest = read_manifest(made)
+        graph = manifest["graphs"][adapters.PLUG]
+        own = {name: sha for name, sha in manifest["files"].items() if name not in wanted}
+        adapter = {**manifest, "graphs": {adapters.PLUG: graph}, "files": own, adapters.BASE: wanted}
+        with whole_folder(out) as folder:
+            for name in own:
+                shutil.move(made / name, folder / name)
+            (folder / MANIFEST).write_text(json.dumps(adapter, indent=2), encoding="utf-8")
+    return figures
+
+
+def write_package(
+    program: SamplerProgram,
+    out: Path,
+    *,
+    format: str,
+    layout: str = "whole",
+    weights: str = "float32",
+    target: dict | None = None,
+    origin: dict | None = None,
+) -> dict:
+    """Write a program's graphs, compare them with its Keras model, and only then let the package appear.
+
+    Args:
+        origin: what the program was made from, for the manifest.
+
+    Returns, raises: see `make_package`.
+    """
+    from codi_tf.weights import write_json
+    from export import parity, report
+    from export.kept import Keeping
+
+    _check(out, format, layout, weights, target)
+    format_module(format)  # its packages are there
+    keep = Keeping(weights)
+    if weights == "mixed":
+        from export import mixed
+
+        with stage("weighing the kernels: which of them the picture needs how exactly"):
+            keep = mixed.choose(program, format, **target)
+    with whole_folder(out) as folder:
+        kept = "" if weights == "float32" else f" with {weights} weights"
+        with stage(f"converting {program.steps} steps at {program.height}x{program.width} to {format}{kept}"):
+            graphs = _write(program, folder, format, layout, keep)
+            facts = {**_facts(program, format), "weights": weights, "layout": layout, "graphs": graphs}
+            write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
+        with stage("comparing with the Keras model"):
+            figures = parity.check(program, read_package(folder), keep)
+        with stage("measuring"):
+            report.write(folder, program, read_package(folder), figures)
+        write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
+    return figures
+
+
+def _check(out: Path, format: str, layout: str, weights: str, target: dict | None) -> None:
+    check_format(format)
+    check_weights(format, weights)
+    check_layout(format, layout)
+    if (weights == "mixed") != (target is not None):
+        raise UserError("mixed weights need --target-size or --min-psnr, and these need --weights mixed")
+    check_out(out)
+
+
+def _write(program: SamplerProgram, folder: Path, format: str, layout: str, keep: Keeping) -> dict[str, dict]:
+    """Write the graphs; what the manifest says of them."""
+    from export import sampler
+
+    emitters = {"sampler": sampler.whole} if layout == "whole" else sampler.parts(program)
+    graphs = {}
+    for name, emit in emitters.items():
+        file = ("model" if layout == "whole" else name) + SUFFIXES[format]
+        made = format_module(format).write(program, functools.partial(emit, program=program), folder / file, keep)
+        graphs[name] = {"file": file, **made}
+    if program.context is None:
+        program.model.base.tokenizer.save(folder / TOKENIZER)
+    return graphs
+
+
+@contextlib.contextmanager
+def stage(label: str) -> Iterator[None]:
+    """Say what is being done and how long it took; the chatter of compilers and converters is shown if it fails."""
+    print(f"{label} ...", end="", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as log:
+        try:
+            with _redirected(log):
+                yield
+        except UserError:
+            print(flush=True)
+            raise
+        except Exception:
+            print(flush=True)
+            log.seek(0)
+            sys.stderr.write(log.read().decode(errors="replace"))
+            raise
+    print(f" {time.monotonic() - began:.1f} s", flush=True)
+
+
+@contextlib.contextmanager
+def _redirected(log) -> Iterator[None]:
+    """Standard output and error, native code's too, into a file."""
+    streams = (sys.stdout, sys.stderr)
+    for stream in streams:
+        stream.flush()
+    saved = {number: os.dup(number) for number in (1, 2)}
+    try:
+        for number in saved:
+            os.dup2(log.fileno(), number)
+        yield
+    finally:
+        for stream in streams:
+            stream.flush()
+        for number, copy in saved.items():
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _facts(program: SamplerProgram, format: str) -> dict:
+    from export import sampler
+
+    size = [program.height, program.width]
+    image = {"shape": [1, *size, 3], "dtype": "float32", "range": [0, 1], "layout": "NHWC, RGB"}
+    channels = program.model.task.condition_channels
+    condition = image if channels == 3 else image | {"shape": [1, *size, channels], "layout": "NHWC, RGB and mask"}
+    noise = {"shape": list(program.latent_shape), "dtype": "float32", "distribution": "standard normal (docs/noise.md)"}
+    ids = {"shape": list(program.context_shape[:1]), "dtype": "int32", "tokenizer": TOKENIZER}
+    makers = ("tensorflow", "keras", "onnx") if format == "onnx" else ("tensorflow", "keras")
+    times = zip(sampler.step_numbers(program.model, program.steps), sampler.tables(program)[0], strict=True)
+    return {
+        "kind": KIND,
+        "version": VERSION,
+        "format": format,
+        "steps": program.steps,
+        "image_size": size,
+        "inputs": {"condition": condition, "noise": noise, **({"ids": ids} if program.context is None else {})},
+        "outputs": {"image": image},
+        "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
+        "prompt": program.prompt,
+        "task": program.model.task_config(),
+        "scheduler": program.model.base.scheduler,
+        "made_with": {name: importlib.import_module(name).__version__ for name in makers},
+    }
+
+
+def _files(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}

@@ -1,0 +1,50 @@
+"""python -m export.measure DIR: how long a package takes to load and to make a picture, and its peak of memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from codi_tf.cli import ArgumentParser, run_command
+from codi_tf.noise import gaussian_noise
+from export.package import read_package
+from export.run import load
+
+RUNS = 3
+
+
+def _peak() -> int:
+    """Bytes of memory that this process has held at most."""
+    try:  # Linux' getrusage counts what the process that started this one held, too
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _main(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m export.measure", description=__doc__)
+    parser.add_argument("package", type=Path, help="the folder that python -m export made")
+    package = read_package(parser.parse_args(arguments).package)
+    condition = np.full((1, package.height, package.width, package.channels), 0.5, np.float32)
+    noise = gaussian_noise(0, package.latent_shape)
+    ids = np.zeros(77, np.int32) if package.prompted else None
+    began = time.perf_counter()
+    sampler = load(package)
+    loaded, seconds = time.perf_counter() - began, []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        sampler(condition, noise, ids)
+        seconds.append(time.perf_counter() - began)
+    figures = {"load_seconds": loaded, "seconds": min(seconds), "peak_bytes": _peak(), "threads": os.cpu_count()}
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))
