@@ -20,7 +20,7 @@ from PIL import Image
 from codi_tf.data import load_photos
 from codi_tf.errors import UserError
 from export import run
-from export.package import write_package
+from export.making import write_package
 from export.program import SamplerProgram
 from export.web.site import PROGRAM, build_site
 
@@ -112,7 +112,8 @@ def test_a_photo_becomes_what_export_run_makes_of_it(browser, sites, packages, p
     assert np.array_equal(shown(browser, "before")[..., :3], np.asarray(Image.open(photos / f"{name}.png")))
     saved = browser.evaluate(
         "fetch(document.getElementById('download').href).then((file) => file.blob())"
-        ".then((blob) => createImageBitmap(blob)).then(({width, height}) => [width, height, document.getElementById('download').download])"
+        ".then((blob) => createImageBitmap(blob))"
+        ".then(({width, height}) => [width, height, document.getElementById('download').download])"
     )
     assert saved == [expected.shape[1], expected.shape[0], f"{name}-{seed}.png"]
     assert browser.evaluate("document.getElementById('status').textContent").startswith("Done in")
@@ -151,14 +152,14 @@ def test_what_is_painted_is_filled_in(browser, sites, packages, photos, tmp_path
     browser.drag(*places)
     browser.drag(places[0])
     browser.evaluate("document.getElementById('undo').click(); document.getElementById('mask').focus()")
-    for key in ("ArrowRight", "ArrowUp", " "):  # a dot beside the middle
+    for key in [*["ArrowLeft"] * 6, "ArrowDown", " "]:  # half a brush each, from the middle
         browser.press(key)
     browser.evaluate("document.getElementById('run').click()")
     browser.wait(DONE)
     mask = shown(browser, "mask")[..., 3] >= 128
     height, width = mask.shape
     assert mask[int(0.35 * height), int(0.5 * width)] and not mask[: height // 6].any() and 0.05 < mask.mean() < 0.4
-    assert mask[height // 2, width // 2 + 36]  # half a brush, 12 percent of the longer side, to the right
+    assert mask[height // 2 + 36, width // 2 - 6 * 36]  # a brush is 12 percent of the longer side
     Image.fromarray((255 * mask).astype(np.uint8)).save(tmp_path / "mask.png")
     photo = photos / "coffee.png"
     expected = made_by_run(packages("inpainting", layout), tmp_path, photo, "--mask", tmp_path / "mask.png")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from codi_tf.errors import UserError
 from codi_tf.files import check_target, whole_folder
-from export.package import MANIFEST, read_package
+from export.package import MANIFEST, read_manifest, read_package
 
 SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web
 ALONE = "from-disk.html"
@@ -56,13 +56,13 @@ def _package(folder: Path) -> Files:
     package = read_package(folder)
     if package.format != "onnx":
         raise UserError(f"{folder}: is a {package.format} package, a page runs ONNX; export with --format onnx")
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if "text" in manifest["graphs"]:
-        raise UserError(f"{folder}: takes the prompt as an input, a page does not yet; export with --prompt")
-    if any(name.endswith(".data") for name in manifest["files"]):
-        raise UserError(f"{folder}: holds more than a browser's memory does; export with --weights float16")
-    names = [MANIFEST, *(graph["file"] for graph in manifest["graphs"].values())]
-    return {name: (folder / name).read_bytes() for name in names}
+    if package.prompted:
+        raise UserError(
+            f"{folder}: takes the prompt as an input, which the page does not ask for; export with --prompt"
+        )
+    if any(name.endswith(".data") for name in read_manifest(folder)["files"]):
+        raise UserError(f"{folder}: is larger than a browser's memory; export with --weights float16 or int8")
+    return {path.name: path.read_bytes() for path in (folder / MANIFEST, *(g.path for g in package.graphs.values()))}
 
 
 def _runtime(folder: Path) -> Files:

@@ -106,14 +106,14 @@ async function run() {
   const count = pictureCount(manifest);
   const opened = await sample;
   const began = performance.now();
-  const step = (done) => tell(count > 1 ? `Step ${done + 1} of ${count}` : "Computing", done ? done / count : undefined);
+  const now = (done) => tell(count > 1 ? `Step ${done + 1} of ${count}` : "Computing", done ? done / count : undefined);
   let done = 0;
-  step(done);
+  now(done);
   for await (const picture of generate(opened, manifest, image, seed)) {
     show(picture, page.after);
     split(0);
     if (count > 1) steps.add();
-    if (++done < count) step(done);
+    if (++done < count) now(done);
   }
   await offer(`${photo.name.replace(/\.[^.]*$/, "")}-${seed}.png`);
   enter("done");

@@ -2,6 +2,8 @@
 
 import { PageError } from "errors";
 
+const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], " ": [0, 0] };
+
 /** A mask painted on a canvas that lies over the photo. Strokes are kept, so that they can be taken back. */
 export class Mask {
   constructor(canvas, size) {
@@ -60,7 +62,7 @@ export class Mask {
   }
 
   type(event) {
-    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], " ": [0, 0] }[event.key];
+    const steps = STEPS[event.key];
     if (!steps) return;
     event.preventDefault();
     const { width, height } = this.canvas;
@@ -80,12 +82,14 @@ export class Mask {
   draw() {
     const context = this.canvas.getContext("2d", { willReadFrequently: true });
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    context.strokeStyle = getComputedStyle(this.canvas).color;
+    context.strokeStyle = context.fillStyle = getComputedStyle(this.canvas).color;
     context.lineCap = context.lineJoin = "round";
     for (const { brush, points } of this.strokes) {
+      context.beginPath();
+      context.arc(...points[0], brush / 2, 0, 2 * Math.PI); // of one point no line is drawn
+      context.fill();
       context.lineWidth = brush;
       context.beginPath();
-      context.moveTo(...points[0]);
       for (const point of points) context.lineTo(...point);
       context.stroke();
     }

@@ -12,7 +12,8 @@ export async function readPicture(file) {
   });
   const scale = Math.sqrt(MAX_PIXELS / (bitmap.width * bitmap.height));
   if (scale < 1) {
-    const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.floor(scale * side)));
+    const smaller = (side) => Math.max(1, Math.floor(scale * side));
+    const [resizeWidth, resizeHeight] = [smaller(bitmap.width), smaller(bitmap.height)];
     bitmap = await createImageBitmap(bitmap, { resizeWidth, resizeHeight, resizeQuality: "high" });
   }
   const { width, height } = bitmap;
@@ -24,7 +25,7 @@ export async function readPicture(file) {
   bitmap.close();
   const { data } = context.getImageData(0, 0, width, height);
   const rgb = new Float32Array(height * width * 3);
-  for (let i = 0; i < rgb.length; i++) rgb[i] = data[4 * Math.floor(i / 3) + (i % 3)] / 255;
+  for (let i = 0; i < rgb.length; i++) rgb[i] = data[i + Math.floor(i / 3)] / 255;
   return { height, width, channels: 3, data: rgb };
 }
 
@@ -42,7 +43,7 @@ export function show(image, canvas) {
 /** A canvas as a PNG file. */
 export function png(canvas) {
   return new Promise((resolve, reject) => {
-    const done = (blob) => (blob ? resolve(blob) : reject(new PageError("The picture cannot be saved: it is too large.")));
-    canvas.toBlob(done, "image/png");
+    const failed = new PageError("The picture cannot be saved: it is too large for this browser.");
+    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(failed)), "image/png");
   });
 }

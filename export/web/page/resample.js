@@ -49,7 +49,10 @@ export function restored(picture, photo) {
 export function channels(image, start, stop) {
   const count = stop - start;
   const data = new Float32Array(image.height * image.width * count);
-  for (let i = 0; i < data.length; i++) data[i] = image.data[Math.floor(i / count) * image.channels + start + (i % count)];
+  for (let i = 0; i < image.height * image.width; i++) {
+    const first = i * image.channels + start;
+    data.set(image.data.subarray(first, first + count), i * count);
+  }
   return { ...image, channels: count, data };
 }
 

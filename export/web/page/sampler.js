@@ -20,7 +20,8 @@ export async function openSampler(manifest, read) {
   // The outputs of a graph, which finds its inputs by their names.
   function run(graph, pool) {
     const named = ([name, { shape }]) => [name, { data: pool[name], shape }];
-    return ask({ kind: "run", graph, inputs: Object.fromEntries(Object.entries(manifest.graphs[graph].inputs).map(named)) });
+    const inputs = Object.entries(manifest.graphs[graph].inputs).map(named);
+    return ask({ kind: "run", graph, inputs: Object.fromEntries(inputs) });
   }
 
   return async function* sample(condition, noise) {
@@ -42,7 +43,7 @@ export async function openSampler(manifest, read) {
 function talkTo(worker) {
   return (message, transfer = []) =>
     new Promise((resolve, reject) => {
-      worker.onmessage = ({ data: { answer, error } }) => (error === undefined ? resolve(answer) : reject(new Error(error)));
+      worker.onmessage = ({ data }) => ("error" in data ? reject(new Error(data.error)) : resolve(data.answer));
       worker.onerror = ({ message: text }) => reject(new Error(text ?? "the thread that computes did not start"));
       worker.postMessage(message, transfer);
     });

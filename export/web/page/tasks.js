@@ -12,7 +12,11 @@ const TASKS = {
     photo: "a photo",
     run: "Fill in",
   },
-  depth: { title: "From depth to a picture", lede: "A grey map of near and far becomes a picture", photo: "a depth map" },
+  depth: {
+    title: "From depth to a picture",
+    lede: "A grey map of near and far becomes a picture",
+    photo: "a depth map",
+  },
   editing: { title: "Edit a photo", lede: "A photo, changed", photo: "a photo" },
 };
 
