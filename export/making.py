@@ -143,8 +143,7 @@ def write_package(
     if weights == "mixed":
         from export import mixed
 
-        with stage("weighing the kernels: which of them the picture needs how exactly"):
-            keep = mixed.choose(program, format, **target)
+        keep = mixed.choose(program, format, **target)
     with whole_folder(out) as folder:
         kept = "" if weights == "float32" else f" with {weights} weights"
         with stage(f"converting {program.steps} steps at {program.height}x{program.width} to {format}{kept}"):
@@ -152,7 +151,7 @@ def write_package(
             facts = {**_facts(program, format), "weights": weights, "layout": layout, "graphs": graphs}
             write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
         with stage("comparing with the Keras model"):
-            figures = parity.check(program, read_package(folder), keep)
+            figures = parity.check(program, read_package(folder), keep, psnr=(target or {}).get("psnr"))
         with stage("measuring"):
             report.write(folder, program, read_package(folder), figures)
         write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})

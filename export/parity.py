@@ -69,17 +69,20 @@ class Case(NamedTuple):
     ids: np.ndarray | None = None
 
 
-def check(program: SamplerProgram, package: Package, keep: Keeping) -> dict:
+def check(program: SamplerProgram, package: Package, keep: Keeping, *, psnr: float | None = None) -> dict:
     """Run a package and the Keras model on the same inputs, weigh the package, and return the figures.
 
     The inputs are held-out photos as the task degrades them (random images where a photo is too small), each once with
     its own condition, once with another's and, where prompts are inputs, once with another's prompt.
 
+    Args:
+        psnr: at least, dB, in place of what BOUNDS says.
+
     Raises:
         ParityError: a figure is out of its bounds, or the runtime refuses a file.
     """
     module = format_module(package.format)
-    conditions, source = _conditions(program.model, program.height, program.width)
+    conditions, source = conditions_of(program.model, program.height, program.width)
     cases = _cases(program, conditions)
     with _plain_tensorflow():
         expected = np.concatenate([_keras_output(program, case) for case in cases])
@@ -94,7 +97,8 @@ def check(program: SamplerProgram, package: Package, keep: Keeping) -> dict:
         except Exception as error:  # every runtime has its own
             what = str(error).splitlines()[0]
             raise ParityError(f"{package.format}: the runtime refuses the package: {what}") from error
-    bounds = BOUNDS[keep.kind if not keep.exceptions else "mixed"]
+    bounds = BOUNDS["mixed" if keep.exceptions else keep.kind]
+    bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
     figures = {
         "conditions": source,
         **compare(expected, outputs, len(conditions)),
@@ -213,7 +217,7 @@ def _cases(program: SamplerProgram, conditions: np.ndarray) -> list[Case]:
     return cases
 
 
-def _conditions(model: CoDi, height: int, width: int) -> tuple[np.ndarray, str]:
+def conditions_of(model: CoDi, height: int, width: int) -> tuple[np.ndarray, str]:
     """Condition images [N, H, W, C] in [0, 1] and what they are."""
     count = CASES if height * width <= LARGE else CASES_OF_LARGE
     try:
