@@ -18,7 +18,7 @@ from export.kept import Keeping, stored
 from export.package import Package, format_module
 from export.program import SamplerProgram
 from export.reference import examples
-from export.run import Run, Sampler
+from export.run import Sampler
 
 CASES, CASES_OF_LARGE, LARGE = 4, 2, 256**2  # photos, of many pixels fewer
 PROMPTS = ("make it a drawing", "put it in the snow", "as if at night", "in black and white")
@@ -89,8 +89,9 @@ def check(program: SamplerProgram, package: Package, keep: Keeping, *, psnr: flo
         calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
         try:
             graphs = {name: module.load(graph.path) for name, graph in package.graphs.items()}
-            outputs = np.concatenate([Sampler(package, graphs)(*case) for case in cases])
-            parts = _errors_of_parts(package, graphs, calls)
+            sampler = Sampler(package, graphs)
+            outputs = np.concatenate([sampler(*case) for case in cases])
+            parts = _errors_of_parts(sampler, calls)
             held = sum(module.stored_bytes(graph.path) for graph in package.graphs.values())
         except UserError:
             raise
@@ -190,11 +191,11 @@ def _saturated(images: np.ndarray) -> float:
     return float(np.mean((images <= 0.0) | (images >= 1.0)))
 
 
-def _errors_of_parts(package: Package, graphs: dict[str, Run], calls: list) -> dict[str, float]:
+def _errors_of_parts(sampler: Sampler, calls: list) -> dict[str, float]:
     """The largest relative error of each part's tensors, over its calls."""
     errors = {}
     for call in calls:
-        made = graphs[call.part]({name: call.inputs[name] for name in package.graphs[call.part].inputs})
+        made = sampler.run(call.part, call.inputs)
         for name, expected in call.outputs.items():
             scale = math.sqrt(float(np.mean(np.square(expected, dtype="float64")))) or 1.0
             off = math.sqrt(float(np.mean(np.square(made[name] - expected, dtype="float64")))) / scale

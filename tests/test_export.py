@@ -174,6 +174,19 @@ def test_smaller_weights_pass_the_gate_in_parts(model, tmp_path, format, weights
     assert parameters >= figures["weight_bytes"] // 4  # mu is in two of the parts
 
 
+def test_a_step_that_is_too_large_for_a_file_comes_in_halves(model, tmp_path, monkeypatch):
+    """The limit is set just below the UNet's bytes: both halves, and nothing else, take the place of the step."""
+    unet = sum(v.numpy().nbytes for v in model.network.unet.variables)
+    monkeypatch.setattr(tflite, "MAX_FILE", unet - 1)
+    program = SamplerProgram(model, steps=2, height=16, width=16)
+    figures = write_package(program, tmp_path / "out", format="tflite", layout="parts")
+    made = read_package(tmp_path / "out")
+    assert list(made.graphs) == ["encoder", "step_1", "step_2", "decoder"]
+    assert figures["psnr_db"] > 80 and figures["part_errors"]["step"] < 1e-5
+    halves = [tflite.stored_bytes(made.graphs[name].path) for name in ("step_1", "step_2")]
+    assert unet <= sum(halves) < unet + 10_000 and min(halves) > unet / 4
+
+
 # --- the gate
 
 
