@@ -81,7 +81,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     write_png(out / "grid.png", _grid(samplers, examples))
 
     _say(began, "3/4  Exporting: SavedModel, ONNX and TFLite, each run in its own runtime (about 2 minutes)")
-    from export.package import make_package
+    from export.making import make_package
 
     parity = {name: make_package(out / "bundle", out / "exports" / name, format=name, steps=4) for name in FORMATS}
     write_png(out / "exported.png", _exported(model, out / "exports", examples))
@@ -127,13 +127,15 @@ def _grid(samplers: dict, examples: dict[str, np.ndarray]) -> np.ndarray:
 
 def _exported(model, exports: Path, examples: dict[str, np.ndarray]) -> np.ndarray:
     """The same pictures through Keras and through every runtime, and fifty times their difference."""
-    from export.package import read_package
-    from export.parity import format_module
+    from export.package import format_module, read_package
+    from export.run import Sampler
 
     conditions = (examples["condition"][list(SHOWN)] + 1) / 2
-    runtimes = {
-        label: format_module(name).load(read_package(exports / name).artefact) for name, label in FORMATS.items()
-    }
+    runtimes = {}
+    for name, label in FORMATS.items():
+        package = read_package(exports / name)
+        graphs = {part: format_module(name).load(graph.path) for part, graph in package.graphs.items()}
+        runtimes[label] = Sampler(package, graphs)
     rows = []
     for condition in conditions:
         noise = gaussian_noise(SEED, model.latent_shape(1, *condition.shape[:2]))

@@ -1,7 +1,8 @@
-"""python -m benchmarks.full_export FORMAT [WEIGHTS]: Stable Diffusion 1.x's true shapes as one exported sampler.
+"""python -m benchmarks.full_export [onnx/whole/float32 tflite/parts/int8 ...]: exports at Stable Diffusion's true shapes.
 
-UNet, mu adapter and autoencoder with random weights, 512 px: written by `export`, with the seconds and the peak of
-memory that takes; then run in the format's own runtime, in a process of its own, and compared with Keras.
+UNet, mu adapter and autoencoder of Stable Diffusion 1.x with random weights, 512 px, four steps: each written by
+`export`, with the seconds and the peak of memory that takes, run in the format's own runtime in a process of its own,
+and compared with Keras. One table; the model is made and run in Keras once.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import time
 from pathlib import Path
 
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from export.package import ARTEFACTS, check_format, check_weights, format_module
+from export.package import LAYOUTS, check_format, check_layout, check_weights, read_package
 
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+EXPORTS = (
+    *(f"onnx/whole/{weights}" for weights in ("float32", "float16", "int8", "int4")),
+    *(f"tflite/parts/{weights}" for weights in ("float32", "float16", "int8")),
+    "tflite/whole/int8",
+)
+COLUMNS = ("export", "written in", "peak of writing", "files", "loaded in", "a picture", "peak of running", "PSNR")
 
 
 def make_model():
@@ -40,8 +44,57 @@ def make_model():
     return model
 
 
-def write(folder: Path, format: str, weights: str, steps: int) -> None:
-    """The artefact, its inputs and Keras' picture."""
+def write(program, folder: Path, name: str) -> dict:
+    """Write one export into a folder: seconds, and the peak of memory meanwhile, the model's own included."""
+    from export.kept import Keeping
+    from export.making import write_graphs, write_manifest
+
+    format, layout, weights = name.split("/")
+    _forget_peak()
+    began = time.perf_counter()
+    facts = write_graphs(program, folder, format, layout, weights, Keeping(weights))
+    seconds, peak = time.perf_counter() - began, _peak()
+    write_manifest(folder, facts, None)
+    sizes = [f.stat().st_size / 1e6 for f in sorted(folder.iterdir()) if f.suffix != ".json"]
+    return {"written": seconds, "write_peak": peak, "sizes": sizes}
+
+
+def run(folder: Path) -> None:
+    """Load an export, make two pictures, say how it went."""
+    import numpy as np
+
+    from export.run import load
+
+    expected = np.load(folder / "expected.npz")
+    package = read_package(folder / "package")
+    began = time.perf_counter()
+    sampler = load(package)
+    loaded, taken = time.perf_counter() - began, []
+    for _ in range(2):
+        began = time.perf_counter()
+        image = sampler(expected["condition"], expected["noise"])
+        taken.append(time.perf_counter() - began)
+    error = np.square(image - expected["image"], dtype="f8").mean()
+    figures = {"loaded": loaded, "seconds": min(taken), "peak": _peak(), "psnr": -10 * np.log10(max(error, 1e-20))}
+    print(json.dumps(figures))
+
+
+def _peak() -> float:
+    """GiB that this process has held at most, since `_forget_peak`."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _forget_peak() -> None:
+    reset = Path("/proc/self/clear_refs")
+    if reset.exists():
+        reset.write_text("5", encoding="ascii")
+
+
+def _compare(names: list[str], steps: int) -> None:
     start_tensorflow()
     import numpy as np
     import tensorflow as tf
@@ -50,59 +103,54 @@ def write(folder: Path, format: str, weights: str, steps: int) -> None:
     from export.program import SamplerProgram
 
     model = make_model()
-    size = sum(4 * np.prod(v.shape) for v in (*model.network.variables, *model.base.vae.variables)) / 2**30
-    before, began = _peak(), time.perf_counter()
     program = SamplerProgram(model, steps=steps, height=512, width=512)
-    format_module(format).write(program, folder / ARTEFACTS[format], weights)
-    seconds, peak = time.perf_counter() - began, _peak()
-    files = [round(path.stat().st_size / 1e6) for path in sorted(folder.iterdir())]
-    print(f"weights {size:.2f} GiB, with the model {before:.2f} GiB; written in {seconds:.1f} s, peak {peak:.2f} GiB")
-    print(f"peak against the bytes of the weights {peak / size:.2f}   files of {files} MB", flush=True)
+    weights = sum(4 * int(np.prod(v.shape)) for v in program.variables_in_use()) / 2**30
     condition = np.random.default_rng(1).random((1, 512, 512, 3), "float32")
     noise = gaussian_noise(0, program.latent_shape)
-    picture = model.generate_step(tf.constant(2 * condition - 1), tf.constant(noise), steps)
-    np.savez(folder / "expected.npz", condition=condition, noise=noise, image=(picture.numpy() + 1) / 2)
-
-
-def run(folder: Path, format: str) -> None:
-    """Load the artefact and run it twice."""
-    import numpy as np
-
-    from export.run import RUNTIMES
-
-    expected = np.load(folder / "expected.npz")
-    began = time.perf_counter()
-    sampler = RUNTIMES[format](folder / ARTEFACTS[format])
-    loaded, taken = time.perf_counter() - began, []
+    seconds = []
     for _ in range(2):
         began = time.perf_counter()
-        image = sampler(expected["condition"], expected["noise"])
-        taken.append(time.perf_counter() - began)
-    error = np.abs(image - expected["image"])
-    decibels = -10 * np.log10(max(float(np.mean(error.astype("f8") ** 2)), 1e-20))
-    print(f"loaded in {loaded:.1f} s, pictures in {', '.join(f'{t:.1f}' for t in taken)} s, peak {_peak():.2f} GiB")
-    print(f"against Keras: max error {error.max():.1e}, PSNR {decibels:.1f} dB, spread {expected['image'].std():.2f}")
+        image = (model.generate_step(tf.constant(2 * condition - 1), tf.constant(noise), steps).numpy() + 1) / 2
+        seconds.append(time.perf_counter() - began)
+    print(
+        f"weights {weights:.2f} GiB; Keras: {min(seconds):.1f} s a picture, of spread {image.std():.2f}\n", flush=True
+    )
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    for name in names:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            np.savez(folder / "expected.npz", condition=condition, noise=noise, image=image)
+            (folder / "package").mkdir()
+            made = write(program, folder / "package", name)
+            command = [sys.executable, "-m", "benchmarks.full_export", "--run", str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                print(f"| {name} | does not run: {(done.stderr.splitlines() or [done.returncode])[-1]} |", flush=True)
+                continue
+            ran = json.loads(done.stdout.splitlines()[-1])
+        sizes = " + ".join(f"{size:,.0f}" for size in made["sizes"] if size >= 1)
+        print(
+            f"| {name} | {made['written']:.1f} s | {made['write_peak']:.2f} GiB, {made['write_peak'] / weights:.2f} x "
+            f"| {sizes} MB | {ran['loaded']:.1f} s | {ran['seconds']:.1f} s | {ran['peak']:.2f} GiB "
+            f"| {ran['psnr']:.1f} dB |",
+            flush=True,
+        )
 
 
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.full_export", description="Full-size exports.")
-    parser.add_argument("format", choices=["onnx", "tflite"])
-    parser.add_argument("weights", nargs="?", default="float32")
+    parser.add_argument("exports", nargs="*", default=EXPORTS, help="format/layout/weights; all, unless given")
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--part", help="used by the script itself")
+    parser.add_argument("--run", type=Path, help="used by the script itself")
     options = parser.parse_args(arguments)
-    check_format(options.format)
-    check_weights(options.format, options.weights)
-    if options.part:
-        kind, folder = json.loads(options.part)
-        if kind == "write":
-            return write(Path(folder), options.format, options.weights, options.steps)
-        return run(Path(folder), options.format)
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in ("write", "run"):
-            part = ["--part", json.dumps([kind, folder])]
-            subprocess.run([sys.executable, "-m", "benchmarks.full_export", *arguments, *part], check=True)
-    return None
+    if options.run:
+        return run(options.run)
+    for name in options.exports:
+        format, layout, weights = (*name.split("/"), "", "")[:3]
+        check_format(format)
+        check_layout(format, layout or LAYOUTS[format][0])
+        check_weights(format, weights)
+    return _compare(options.exports, options.steps)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,6 @@ def write_package(
 
     Returns, raises: see `make_package`.
     """
-    from codi_tf.weights import write_json
     from export import parity, report
     from export.kept import Keeping
 
@@ -143,19 +142,17 @@ def write_package(
     if weights == "mixed":
         from export import mixed
 
-        with stage("weighing the kernels: which of them the picture needs how exactly"):
-            keep = mixed.choose(program, format, **target)
+        keep = mixed.choose(program, format, **target)
     with whole_folder(out) as folder:
         kept = "" if weights == "float32" else f" with {weights} weights"
         with stage(f"converting {program.steps} steps at {program.height}x{program.width} to {format}{kept}"):
-            graphs = _write(program, folder, format, layout, keep)
-            facts = {**_facts(program, format), "weights": weights, "layout": layout, "graphs": graphs}
-            write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
+            facts = write_graphs(program, folder, format, layout, weights, keep)
+            write_manifest(folder, facts, origin)
         with stage("comparing with the Keras model"):
-            figures = parity.check(program, read_package(folder), keep)
+            figures = parity.check(program, read_package(folder), keep, psnr=(target or {}).get("psnr"))
         with stage("measuring"):
             report.write(folder, program, read_package(folder), figures)
-        write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
+        write_manifest(folder, facts, origin)
     return figures
 
 
@@ -168,19 +165,32 @@ def _check(out: Path, format: str, layout: str, weights: str, target: dict | Non
     check_out(out)
 
 
-def _write(program: SamplerProgram, folder: Path, format: str, layout: str, keep: Keeping) -> dict[str, dict]:
-    """Write the graphs; what the manifest says of them."""
+def write_graphs(program: SamplerProgram, folder: Path, format: str, layout: str, weights: str, keep: Keeping) -> dict:
+    """Write the graphs of a program and what goes with them into a folder; what the manifest says of it all.
+
+    A LiteRT file holds less than 2 GiB: a step that is larger is written in two halves.
+    """
     from export import sampler
 
-    emitters = {"sampler": sampler.whole} if layout == "whole" else sampler.parts(program)
+    emitters, module = {"sampler": sampler.whole}, format_module(format)
+    if layout == "parts":
+        unet = keep.bytes(program.model.network.unet.variables)
+        emitters = sampler.parts(program, halves=unet > getattr(module, "MAX_FILE", unet))
     graphs = {}
     for name, emit in emitters.items():
         file = ("model" if layout == "whole" else name) + SUFFIXES[format]
-        made = format_module(format).write(program, functools.partial(emit, program=program), folder / file, keep)
+        made = module.write(program, functools.partial(emit, program=program), folder / file, keep)
         graphs[name] = {"file": file, **made}
     if program.context is None:
         program.model.base.tokenizer.save(folder / TOKENIZER)
-    return graphs
+    return {**_facts(program, format), "weights": weights, "layout": layout, "graphs": graphs}
+
+
+def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:
+    """Write manifest.json: the facts, what the package was made from, and the hashes of all files in its folder."""
+    from codi_tf.weights import write_json
+
+    write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
 from codi_tf.progress import Progress
 from export.kept import Keeping, left_of, shrinks, stored
+from export.parity import conditions_of
 from export.program import SamplerProgram
 
 KINDS = {  # from the most bits to the fewest; activations stay float32
@@ -24,7 +25,7 @@ KINDS = {  # from the most bits to the fewest; activations stay float32
     "onnx": ("float16", "int8_weight_only", "int4"),
 }
 PICTURES = 2
-ROUNDS = 7  # of the search for a PSNR
+MARGIN = 1.0  # dB: the gate looks at other photos, too
 
 
 class _Offer(NamedTuple):
@@ -69,18 +70,17 @@ def choose(program: SamplerProgram, format: str, *, size: float | None = None, p
     low, high = 0, len(paths)
     if pictures.psnr(keeping(0), kernels) < psnr:
         raise UserError(f"--min-psnr: float16 weights already miss {psnr:g} dB; export with --weights float32")
-    for _ in range(ROUNDS):
+    while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if pictures.psnr(keeping(middle), kernels) >= psnr else (low, middle - 1)
-        if low >= high:
-            break
+        enough = pictures.psnr(keeping(middle), kernels) >= psnr + MARGIN
+        low, high = (middle, high) if enough else (low, middle - 1)
     return keeping(low)
 
 
 def _costs(pictures: _Pictures, kernels: list, kinds: tuple[str, ...]) -> np.ndarray:
     """float64 [kernels, kinds]: the squared error of the picture with one kernel narrowed."""
     costs = np.zeros((len(kernels), len(kinds)))
-    progress = Progress("scanning kernels", len(kernels))
+    progress = Progress("kernels narrowed, one at a time", len(kernels))
     for i, kernel in enumerate(kernels):
         value = kernel.numpy()
         for j, kind in enumerate(kinds[1:], start=1):
@@ -109,9 +109,7 @@ class _Pictures:
     """The sampler's pictures of a few photos: how far weights that are changed now move them."""
 
     def __init__(self, program: SamplerProgram):
-        from export.parity import _conditions
-
-        conditions, _ = _conditions(program.model, program.height, program.width)
+        conditions, _ = conditions_of(program.model, program.height, program.width)
         self._cases = [
             (tf.constant(condition[None]), tf.constant(gaussian_noise(i, program.latent_shape)))
             for i, condition in enumerate(conditions[:PICTURES])

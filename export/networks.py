@@ -182,6 +182,14 @@ def adapted(
 
 
 def adapted_unet(
+    g: Graph, net: AdaptedUNet, z: Value, time: Value, told: list[Value], context: Value, **options
+) -> Value:
+    """`AdaptedUNet`: one evaluation, both of its halves."""
+    features, temb = adapted_features(g, net, z, time, told, context, **options)
+    return decode(g, net.unet, features[-1], features[:-1], temb, context)
+
+
+def adapted_features(
     g: Graph,
     net: AdaptedUNet,
     z: Value,
@@ -189,14 +197,16 @@ def adapted_unet(
     told: list[Value],
     context: Value,
     guidance: Value | None = None,
-) -> Value:
-    """`AdaptedUNet`: one evaluation; `time` and `guidance` are the features of a time and of a guidance weight."""
+) -> tuple[list[Value], Value]:
+    """The first half of an evaluation: the adapted skips, last the middle, and the time's embedding.
+
+    `time` and `guidance` are the features of a time and of a guidance weight.
+    """
     unet, adapter = net.unet, net.adapter
     temb = time_embedding(g, unet.time_embedding, time, guidance)
     skips = encode(g, unet, z, temb, context, residuals=told if isinstance(adapter, T2IAdapter) else None)
     features = [*skips, middle(g, unet, skips[-1], temb, context)]
-    *skips, h = adapted(g, adapter, features, told, z, time, context)
-    return decode(g, unet, h, skips, temb, context)
+    return adapted(g, adapter, features, told, z, time, context), temb
 
 
 # Autoencoder and text encoder

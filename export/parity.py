@@ -18,7 +18,7 @@ from export.kept import Keeping, stored
 from export.package import Package, format_module
 from export.program import SamplerProgram
 from export.reference import examples
-from export.run import Run, Sampler
+from export.run import Sampler
 
 CASES, CASES_OF_LARGE, LARGE = 4, 2, 256**2  # photos, of many pixels fewer
 PROMPTS = ("make it a drawing", "put it in the snow", "as if at night", "in black and white")
@@ -69,32 +69,37 @@ class Case(NamedTuple):
     ids: np.ndarray | None = None
 
 
-def check(program: SamplerProgram, package: Package, keep: Keeping) -> dict:
+def check(program: SamplerProgram, package: Package, keep: Keeping, *, psnr: float | None = None) -> dict:
     """Run a package and the Keras model on the same inputs, weigh the package, and return the figures.
 
     The inputs are held-out photos as the task degrades them (random images where a photo is too small), each once with
     its own condition, once with another's and, where prompts are inputs, once with another's prompt.
 
+    Args:
+        psnr: at least, dB, in place of what BOUNDS says.
+
     Raises:
         ParityError: a figure is out of its bounds, or the runtime refuses a file.
     """
     module = format_module(package.format)
-    conditions, source = _conditions(program.model, program.height, program.width)
+    conditions, source = conditions_of(program.model, program.height, program.width)
     cases = _cases(program, conditions)
     with _plain_tensorflow():
         expected = np.concatenate([_keras_output(program, case) for case in cases])
         calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
         try:
             graphs = {name: module.load(graph.path) for name, graph in package.graphs.items()}
-            outputs = np.concatenate([Sampler(package, graphs)(*case) for case in cases])
-            parts = _errors_of_parts(package, graphs, calls)
+            sampler = Sampler(package, graphs)
+            outputs = np.concatenate([sampler(*case) for case in cases])
+            parts = _errors_of_parts(sampler, calls)
             held = sum(module.stored_bytes(graph.path) for graph in package.graphs.values())
         except UserError:
             raise
         except Exception as error:  # every runtime has its own
             what = str(error).splitlines()[0]
             raise ParityError(f"{package.format}: the runtime refuses the package: {what}") from error
-    bounds = BOUNDS[keep.kind if not keep.exceptions else "mixed"]
+    bounds = BOUNDS["mixed" if keep.exceptions else keep.kind]
+    bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
     figures = {
         "conditions": source,
         **compare(expected, outputs, len(conditions)),
@@ -186,11 +191,11 @@ def _saturated(images: np.ndarray) -> float:
     return float(np.mean((images <= 0.0) | (images >= 1.0)))
 
 
-def _errors_of_parts(package: Package, graphs: dict[str, Run], calls: list) -> dict[str, float]:
+def _errors_of_parts(sampler: Sampler, calls: list) -> dict[str, float]:
     """The largest relative error of each part's tensors, over its calls."""
     errors = {}
     for call in calls:
-        made = graphs[call.part]({name: call.inputs[name] for name in package.graphs[call.part].inputs})
+        made = sampler.run(call.part, call.inputs)
         for name, expected in call.outputs.items():
             scale = math.sqrt(float(np.mean(np.square(expected, dtype="float64")))) or 1.0
             off = math.sqrt(float(np.mean(np.square(made[name] - expected, dtype="float64")))) / scale
@@ -213,7 +218,7 @@ def _cases(program: SamplerProgram, conditions: np.ndarray) -> list[Case]:
     return cases
 
 
-def _conditions(model: CoDi, height: int, width: int) -> tuple[np.ndarray, str]:
+def conditions_of(model: CoDi, height: int, width: int) -> tuple[np.ndarray, str]:
     """Condition images [N, H, W, C] in [0, 1] and what they are."""
     count = CASES if height * width <= LARGE else CASES_OF_LARGE
     try:

@@ -23,7 +23,7 @@ NAMES = ("report.json", "report.md")
 
 def write(folder: Path, program: SamplerProgram, package: Package, parity: dict) -> None:
     """Write both reports into a package's folder, which is run for that, in a process of its own."""
-    parts = {} if package.format == "saved_model" else _parts(program, format_module(package.format).Graph)
+    parts = {} if package.format == "saved_model" else parts_of(program, format_module(package.format).Graph)
     files = {name: _bytes(graph.path) for name, graph in package.graphs.items()}
     about = {
         "parts": parts,
@@ -36,7 +36,7 @@ def write(folder: Path, program: SamplerProgram, package: Package, parity: dict)
     (folder / NAMES[1]).write_text(_markdown(program, package, about), encoding="utf-8")
 
 
-def _parts(program: SamplerProgram, blank: type) -> dict[str, dict]:
+def parts_of(program: SamplerProgram, blank: type) -> dict[str, dict]:
     """Of every part its parameters, its multiply-adds, and how often it runs for a picture."""
     parts = {}
     for name, emit in sampler.parts(program).items():

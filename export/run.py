@@ -75,21 +75,26 @@ class Sampler:
         pool = dict(inputs)
         for name in ("text", "encoder"):
             if name in self.graphs:
-                pool.update(self._run(name, pool))
+                pool = self.run(name, pool)
         return pool
 
     def step(self, i: int, z: np.ndarray, pool: Tensors) -> np.ndarray:
         """z after the step i of the schedule."""
         now = self.package.schedule[i]
         numbers = {"time": np.float32(now["time"]), "scales": np.float32([now["a"], now["b"]])}
-        return self._run("step", {**pool, **numbers, "z": z})["z_next"]
+        return self.run("step", {**pool, **numbers, "z": z})["z_next"]
 
     def decode(self, z: np.ndarray, pool: Tensors) -> np.ndarray:
         """The image of the last z."""
-        return self._run("decoder", {**pool, "z": z})["image"]
+        return self.run("decoder", {**pool, "z": z})["image"]
 
-    def _run(self, name: str, pool: Tensors) -> Tensors:
-        return self.graphs[name]({key: pool[key] for key in self.package.graphs[name].inputs})
+    def run(self, part: str, pool: Tensors) -> Tensors:
+        """The pool with what a part makes of it; a step may have two halves, "step_1" and "step_2"."""
+        for name in sorted(self.graphs):
+            if name == part or name.startswith(f"{part}_"):
+                inputs = {key: pool[key] for key in self.package.graphs[name].inputs}
+                pool = {**pool, **self.graphs[name](inputs)}
+        return pool
 
 
 def load(package: Package) -> Sampler:

@@ -79,23 +79,45 @@ def encoder(g: Graph, program: SamplerProgram) -> None:
 
 def denoiser(g: Graph, program: SamplerProgram) -> None:
     """A step: "z", "time" (features of t), "scales" (a, b), "told_0", ..., "context" -> "z_next"."""
-    shapes = [value.shape for value in _told(g.blank(), program)]
-    told = [g.input(f"told_{i}", shape) for i, shape in enumerate(shapes)]
-    z, time = g.input("z", program.latent_shape[1:]), g.input("time", (program.time_channels,))
-    scales = g.input("scales", (2,))
-    g.output("z_next", step(g, program.model, z, time, scales, told, _prompt(g, program)))
+    told, prompt = _told_inputs(g, program), _prompt(g, program)
+    z, time, scales = _z(g, program), g.input("time", (program.time_channels,)), g.input("scales", (2,))
+    g.output("z_next", step(g, program.model, z, time, scales, told, prompt))
+
+
+def first_half(g: Graph, program: SamplerProgram) -> None:
+    """Of a step that is too large for a file: "z", "time", "told_0", ..., "context" -> "feature_0", ..., "temb"."""
+    told, prompt = _told_inputs(g, program), _prompt(g, program)
+    z, time = _z(g, program), g.input("time", (program.time_channels,))
+    for name, value in _features(g, program, z, time, told, prompt).items():
+        g.output(name, value)
+
+
+def second_half(g: Graph, program: SamplerProgram) -> None:
+    """The rest of such a step: "feature_0", ..., "temb", "z", "scales", "context" -> "z_next"."""
+    blank = g.blank()
+    told, prompt = _told_inputs(blank, program), _prompt(blank, program)
+    time = blank.input("time", (program.time_channels,))
+    shapes = {n: v.shape for n, v in _features(blank, program, _z(blank, program), time, told, prompt).items()}
+    *features, temb = (g.input(name, shape) for name, shape in shapes.items())
+    unet = program.model.network.unet
+    said = networks.decode(g, unet, features[-1], features[:-1], temb, _prompt(g, program))
+    g.output("z_next", _after(g, _z(g, program), said, g.input("scales", (2,))))
 
 
 def decoder(g: Graph, program: SamplerProgram) -> None:
     """The last part: "z" and, where the task looks at it, "condition" -> "image"."""
-    task, z = program.model.task, g.input("z", program.latent_shape[1:])
+    task, z = program.model.task, _z(g, program)
     condition = _condition(g, program) if isinstance(task, Inpainting) else z
     g.output("image", finish(g, task, decode(g, program.model, z), condition))
 
 
-def parts(program: SamplerProgram) -> dict[str, Callable[[Graph, SamplerProgram], None]]:
-    """The parts of a sampler, in the order in which they run. What one gives another takes by the same name."""
-    made = {"text": text, "encoder": encoder, "step": denoiser, "decoder": decoder}
+def parts(program: SamplerProgram, *, halves: bool = False) -> dict[str, Callable[[Graph, SamplerProgram], None]]:
+    """The parts of a sampler, in the order in which they run. What one gives another takes by the same name.
+
+    `halves`: the step in two, "step_1" and "step_2".
+    """
+    steps = {"step_1": first_half, "step_2": second_half} if halves else {"step": denoiser}
+    made = {"text": text, "encoder": encoder, **steps, "decoder": decoder}
     if program.context is not None:
         del made["text"]
     if program.model.network.adapter is None:
@@ -133,6 +155,20 @@ def _told(g: Graph, program: SamplerProgram) -> list[Value]:
     return encode(g, program.model, _condition(g, program), _prompt(g, program) if reads else None)
 
 
+def _z(g: Graph, program: SamplerProgram) -> Value:
+    return g.input("z", program.latent_shape[1:])
+
+
+def _told_inputs(g: Graph, program: SamplerProgram) -> list[Value]:
+    return [g.input(f"told_{i}", value.shape) for i, value in enumerate(_told(g.blank(), program))]
+
+
+def _features(g: Graph, program: SamplerProgram, z: Value, time: Value, told: list[Value], prompt: Value) -> dict:
+    guidance = _guidance(g, program.model)
+    features, temb = networks.adapted_features(g, program.model.network, z, time, told, prompt, guidance)
+    return {**{f"feature_{i}": value for i, value in enumerate(features)}, "temb": temb}
+
+
 def encode(g: Graph, model: CoDi, condition: Value, prompt: Value | None) -> list[Value]:
     """The condition (H, W, 3 or 4) in [-1, 1] -> what all steps are told of it."""
     network = model.network
@@ -141,13 +177,21 @@ def encode(g: Graph, model: CoDi, condition: Value, prompt: Value | None) -> lis
 
 def step(g: Graph, model: CoDi, z: Value, time: Value, scales: Value, told: list[Value], prompt: Value) -> Value:
     """z_t -> a z_t + b w_theta."""
-    network, guidance = model.network, None
-    if network.takes_guidance:
-        weight = np.float32([model.lowest_guidance - 1.0])
-        guidance = g.constant(ops.convert_to_numpy(guidance_features(weight, network.unet.time_cond_proj_dim))[0])
-    said = networks.adapted_unet(g, network, z, time, told, prompt, guidance)
+    guidance = _guidance(g, model)
+    return _after(g, z, networks.adapted_unet(g, model.network, z, time, told, prompt, guidance=guidance), scales)
+
+
+def _after(g: Graph, z: Value, said: Value, scales: Value) -> Value:
     a, b = (g.channels(scales, i, i + 1) for i in (0, 1))
     return g.add(g.multiply(z, a), g.multiply(said, b))
+
+
+def _guidance(g: Graph, model: CoDi) -> Value | None:
+    """The features of the guidance weight, of networks that take one."""
+    if not model.network.takes_guidance:
+        return None
+    weight = np.float32([model.lowest_guidance - 1.0])
+    return g.constant(ops.convert_to_numpy(guidance_features(weight, model.network.unet.time_cond_proj_dim))[0])
 
 
 def decode(g: Graph, model: CoDi, z: Value) -> Value:
