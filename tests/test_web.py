@@ -70,10 +70,11 @@ def sites(tmp_path_factory, packages):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Held-out photos as files: larger than the graph, and as large as it."""
+    """A held-out photo and parts of it as files: one as large as the graph."""
     folder, coffee = tmp_path_factory.mktemp("photos"), load_photos("heldout")["coffee"]
-    for name, photo in {"coffee": coffee, "window": coffee[100 : 100 + HEIGHT, 200 : 200 + WIDTH]}.items():
-        Image.fromarray(photo).save(folder / f"{name}.png")
+    for name, (height, width) in {"coffee": (400, 600), "part": (90, 141), "window": (HEIGHT, WIDTH)}.items():
+        top, left = (400 - height) // 2, (600 - width) // 2
+        Image.fromarray(coffee[top : top + height, left : left + width]).save(folder / f"{name}.png")
     return folder
 
 
@@ -117,6 +118,35 @@ def test_a_photo_becomes_what_export_run_makes_of_it(browser, sites, packages, p
     )
     assert saved == [expected.shape[1], expected.shape[0], f"{name}-{seed}.png"]
     assert browser.evaluate("document.getElementById('status').textContent").startswith("Done in")
+
+
+@pytest.mark.parametrize("task, layout", [("super_resolution", "parts"), ("super_resolution", "whole")])
+def test_large_photos_are_worked_on_in_tiles(browser, sites, packages, photos, tmp_path, task, layout):
+    browser.open(sites(task, layout)[0])
+    browser.wait(READY)
+    browser.choose("#photo", photos / "part.png")
+    browser.wait(DONE)
+    assert "The photo was made smaller" in browser.evaluate("document.getElementById('status').textContent")
+    browser.evaluate("document.getElementById('tiled').click(); document.getElementById('run').click()")
+    browser.wait("document.body.dataset.state === 'running'")
+    browser.wait(DONE)
+    expected = made_by_run(packages(task, layout), tmp_path, photos / "part.png", "--tile")
+    assert_same_picture(shown(browser), expected)
+    assert "made smaller" not in browser.evaluate("document.getElementById('status').textContent")
+
+
+def test_what_takes_too_long_is_stopped(browser, sites, photos):
+    browser.open(sites("super_resolution", "parts")[0])
+    browser.wait(READY)
+    browser.evaluate("document.getElementById('tiled').click()")
+    browser.choose("#photo", photos / "coffee.png")  # hundreds of tiles
+    browser.wait("document.body.dataset.state === 'running'")
+    assert browser.evaluate("document.getElementById('run').textContent") == "Stop"
+    browser.evaluate("document.getElementById('run').click()")
+    browser.wait("document.body.dataset.state === 'ready'", 10)
+    assert browser.evaluate("document.getElementById('status').textContent") == "Stopped."
+    browser.evaluate("document.getElementById('tiled').click(); document.getElementById('run').click()")
+    browser.wait("document.body.dataset.state === 'done'")
 
 
 def test_the_steps_appear(browser, sites, photos):

@@ -14,6 +14,7 @@ from codi_tf import images
 from codi_tf.depth_files import as_picture, nearness
 from codi_tf.noise import gaussian_noise
 from export import run
+from export.package import GraphFile, Package
 from export.web import site
 
 
@@ -77,25 +78,69 @@ def test_masks_are_resized_as_conditions_are(page, size, to):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2**-23)
 
 
-@pytest.mark.parametrize("size", [(16, 24), (32, 32), (8, 6), (4, 600), (25, 48), (75, 25), (1, 1)])
+# Graphs that cost nothing, in both languages: latents are pictures' corners, pictures are latents enlarged.
+STANDS_IN = """
+const wide = 24, factor = 4, columns = wide / factor, count = 16 * wide;
+const channels = manifest.inputs.condition.shape.at(-1);
+const enlarged = (z) => Float32Array.from({ length: 3 * count }, (_, i) => {
+  const pixel = Math.floor(i / 3), y = Math.floor(pixel / wide), x = pixel % wide;
+  return z[4 * (Math.floor(y / factor) * columns + Math.floor(x / factor)) + (i % 3)];
+});
+const told = (condition) => Float32Array.from({ length: (4 * count) / 16 }, (_, i) => {
+  const place = Math.floor(i / 4), y = Math.floor(place / columns), x = place % columns;
+  return condition[channels * (factor * y * wide + factor * x)];
+});
+const parts = {
+  read: (condition) => ({ condition, told: told(condition) }),
+  step: (i, z, pool) => z.map((value, j) => manifest.schedule[i].a * value + manifest.schedule[i].b * pool.told[j]),
+  decode: (z, pool) => enlarged(z).map((value, i) => 0.5 + 0.2 * value
+    + 0.1 * pool.condition[channels * Math.floor(i / 3) + (i % 3)]),
+};
+const whole = { whole: (condition, noise) => parts.decode(noise, parts.read(condition)) };
+"""
+SCHEDULE = [{"t": 9, "time": [0.0], "a": 0.5, "b": 0.7}, {"t": 4, "time": [1.0], "a": 0.2, "b": -0.3}]
+
+
+def stand_in(channels: int, whole: bool) -> run.Sampler:
+    """These graphs in NumPy."""
+
+    def decode(z, condition):
+        enlarged = z[..., :3].repeat(4, axis=1).repeat(4, axis=2)
+        return 0.5 + 0.2 * enlarged + 0.1 * condition[..., :3]
+
+    graphs = {
+        "encoder": lambda x: {"told": x["condition"][:, ::4, ::4, :1]},
+        "step": lambda x: {"z_next": x["scales"][0] * x["z"] + x["scales"][1] * x["told"]},
+        "decoder": lambda x: {"image": decode(x["z"], x["condition"])},
+    }
+    names = {"encoder": ["condition"], "step": ["z", "scales", "told"], "decoder": ["z", "condition"]}
+    if whole:
+        graphs = {"sampler": lambda x: {"image": decode(x["noise"], x["condition"])}}
+        names = {"sampler": ["condition", "noise"]}
+    files = {name: GraphFile(None, dict.fromkeys(inputs), {}) for name, inputs in names.items()}
+    package = Package(None, "onnx", 16, 24, (1, 4, 6, 4), files, tuple(SCHEDULE), channels, "bicubic")
+    return run.Sampler(package, graphs)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (33, 32), (8, 6), (4, 600), (25, 48), (75, 25), (1, 1)])
 @pytest.mark.parametrize("channels", [3, 4])
-def test_photos_are_fitted_as_by_export_run(page, size, channels):
-    """Fitted, mirrored, and what comes out cut and put back: with a sampler that inverts."""
-    photo, seen = picture(*size, channels), []
-
-    def invert(condition, noise):
-        seen.append(condition[0])
-        return 1 - condition[..., :3]
-
-    made = a_package(16, 24, channels)
-    expected = run.generate(made, invert, photo, seed=0)
-    filled = called(page, "resample", f"mirrored(script.fitted({sent(photo)}, 16, 24), 16, 24)")
-    np.testing.assert_allclose(filled, seen[0], rtol=0, atol=2**-23)
-    height, width = run._fit(photo, 16, 24).shape[:2]
-    inverted = np.float32(1 - filled[..., :3])
-    cut = f"script.corner({sent(inverted)}, {height}, {width})"
-    found = called(page, "resample", f"restored({cut}, {sent(photo)})")
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("layout", ["whole", "parts"])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_photos_are_worked_on_as_by_export_run(page, size, channels, layout, tiled):
+    photo = picture(*size, channels)
+    expected = run.generate(stand_in(channels, layout == "whole"), photo, seed=7, tile=tiled)
+    manifest = {"image_size": [16, 24], "steps": 2, "schedule": SCHEDULE}
+    manifest["inputs"] = {"noise": {"shape": [1, 4, 6, 4]}, "condition": {"shape": [1, 16, 24, channels]}}
+    page.evaluate(
+        f"(async () => {{ const manifest = {json.dumps(manifest)}; {STANDS_IN}"
+        "const { generate } = await import('generate'); window.shares = [];"
+        f"const options = {{ seed: 7n, tiled: {json.dumps(tiled)}, signal: new AbortController().signal,"
+        " progress: (share) => shares.push(share) };"
+        f"for await (const image of generate({layout}, manifest, {sent(photo)}, options)) window.made = image; }})()"
+    )
+    np.testing.assert_allclose(called(page, "resample", "corner(made, made.height, made.width)"), expected, atol=2e-6)
+    shares = page.evaluate("shares")
+    assert shares == sorted(shares) and shares[-1] == 1
 
 
 @pytest.mark.parametrize("seed, stream", [(0, 0), (1, 0), (2**40 + 3, 0), (2**63 - 1, 3)])
@@ -137,9 +182,3 @@ def test_maps_that_say_nothing_are_refused(page, values, kind, line):
 def test_what_goes_wrong_is_one_line(page, error, line):
     said = page.evaluate(f"import('errors').then(({{explain}}) => explain({error}))")
     assert said.startswith(line) and "\n" not in said
-
-
-def a_package(height: int, width: int, channels: int):
-    return run.Package(
-        None, "onnx", 4, height, width, (1, height // 4, width // 4, 4), channels, "bicubic", "disparity"
-    )

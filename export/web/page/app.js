@@ -4,7 +4,7 @@ import { compare } from "compare";
 import { nearness } from "depth";
 import { PageError, explain } from "errors";
 import { read, readJson, totalBytes } from "files";
-import { conditionChannels, generate, pictureCount } from "generate";
+import { generate } from "generate";
 import { Mask } from "mask";
 import { png, readPicture, show } from "pictures";
 import { withMask } from "resample";
@@ -18,24 +18,31 @@ const mask = new Mask(page.mask, page.size);
 const steps = new Steps(page.steps, page.after);
 
 let manifest; // of the package
-let sample; // a promise of its graphs, ready to run
+let words; // for its task
+let opened; // a promise of its graphs, ready to run
 let photo; // {name, image}: what was chosen
+let stopping; // an AbortController of what is running
 
 // What is shown
 
-/** "loading": the script does not run yet; "empty": no photo; "ready": one is there; "running"; "done". */
+/** "loading" and "failed": there is no page yet; "empty": no photo; "ready": one is there; "running"; "done". */
 function enter(state) {
   document.body.dataset.state = state;
   for (const control of document.querySelectorAll(".control")) control.disabled = state === "running";
   page.split.disabled = state !== "done";
+  page.run.textContent = state === "running" ? "Stop" : words.run;
 }
 
-/** Say how it goes. `share`: how much of it is done; undefined: nobody knows; null: it is over. */
+function is(...states) {
+  return states.includes(document.body.dataset.state);
+}
+
+/** Say how it goes. `share`: how much of it is done; 0: it has just begun; null: it is over. */
 function tell(text, share = null) {
-  page.status.textContent = text;
+  if (page.status.textContent !== text) page.status.textContent = text; // each time readers say it
   page.progress.hidden = share === null;
-  if (share === undefined) page.progress.removeAttribute("value");
-  else page.progress.value = share;
+  if (share) page.progress.value = share;
+  else page.progress.removeAttribute("value");
 }
 
 /** Do something that may go wrong, and say in one line what went wrong. */
@@ -44,40 +51,40 @@ async function attempt(action) {
   try {
     await action();
   } catch (error) {
-    console.warn(error);
-    tell("");
-    page.error.textContent = explain(error);
-    if (document.body.dataset.state === "running") enter("ready");
+    const stopped = error.name === "AbortError";
+    tell(stopped ? "Stopped." : "");
+    page.error.textContent = stopped ? "" : explain(error);
+    if (is("running")) enter("ready");
+    if (is("loading")) document.body.dataset.state = "failed";
   }
 }
 
 // What is done
 
 async function start() {
-  enter("empty");
   if (typeof WebAssembly !== "object") throw new PageError("This browser has no WebAssembly: use another one.");
   manifest = await readJson("package/manifest.json");
-  const words = wording(manifest);
+  words = wording(manifest);
   document.title = page.title.textContent = words.title;
   page.lede.textContent = words.lede;
-  page.run.textContent = words.run;
   for (const element of document.querySelectorAll(".thing")) element.textContent = words.photo;
   const [height, width] = manifest.image_size;
   page.facts.textContent =
     `Computed on this device, at ${width} × ${height} pixels. Nothing is sent anywhere: ` +
     `once its ${Math.ceil(totalBytes / 1e6)} MB are here, the page needs no network.`;
-  document.body.classList.toggle("paints", conditionChannels(manifest) === 4);
-  sample = load();
-  await sample;
+  document.body.classList.toggle("paints", takesMask());
+  enter("empty");
+  opened = load();
+  await opened;
 }
 
 async function load() {
   let arrived = 0;
   const counted = (path) => read(path, (bytes) => tell("Loading the model", (arrived += bytes) / totalBytes));
   tell("Loading the model", 0);
-  const opened = await openSampler(manifest, counted);
+  const sampler = await openSampler(manifest, counted);
   tell("");
-  return opened;
+  return sampler;
 }
 
 async function choose(file) {
@@ -85,9 +92,14 @@ async function choose(file) {
   photo = { name: file.name, image: manifest.task.name === "depth" ? nearness(image, manifest.task.kind) : image };
   show(photo.image, page.before);
   page.view.style.setProperty("--ratio", image.width / image.height);
+  page.large.hidden = image.height <= manifest.image_size[0] && image.width <= manifest.image_size[1];
   mask.start(image.width, image.height);
   back();
-  if (conditionChannels(manifest) === 3) await run();
+  if (!takesMask()) await run();
+}
+
+function takesMask() {
+  return manifest.inputs.condition.shape.at(-1) === 4;
 }
 
 /** To the photo as it was. */
@@ -100,32 +112,30 @@ function back() {
 
 async function run() {
   const seed = seedOf(page.seed.value);
-  const image = conditionChannels(manifest) === 3 ? photo.image : withMask(photo.image, mask.image());
+  const image = takesMask() ? withMask(photo.image, mask.image()) : photo.image;
   back();
   enter("running");
-  const count = pictureCount(manifest);
-  const opened = await sample;
+  stopping = new AbortController();
+  const sampler = await opened;
   const began = performance.now();
-  const now = (done) => tell(count > 1 ? `Step ${done + 1} of ${count}` : "Computing", done ? done / count : undefined);
+  const count = sampler.whole ? 1 : manifest.steps;
   let done = 0;
-  now(done);
-  for await (const picture of generate(opened, manifest, image, seed)) {
+  const now = () => (count > 1 ? `Step ${done + 1} of ${count}` : "Computing");
+  const progress = (share) => tell(now(), share);
+  const options = { seed, tiled: page.tiled.checked, progress, signal: stopping.signal };
+  tell(now(), 0);
+  for await (const picture of generate(sampler, manifest, image, options)) {
     show(picture, page.after);
     split(0);
     if (count > 1) steps.add();
-    if (++done < count) now(done);
+    if (++done < count) tell(now(), page.progress.value);
   }
   await offer(`${photo.name.replace(/\.[^.]*$/, "")}-${seed}.png`);
   enter("done");
   split(50);
-  tell(`Done in ${((performance.now() - began) / 1000).toFixed(1)} s. ${reduced(image)}`);
-}
-
-/** A word on photos that have more pixels than the package computes. */
-function reduced({ height, width }) {
-  const [high, wide] = manifest.image_size;
-  if (height <= high && width <= wide) return "";
-  return `The photo, ${width} × ${height} pixels, was made smaller for that, and the picture larger again.`;
+  const seconds = ((performance.now() - began) / 1000).toFixed(1);
+  const reduced = !page.large.hidden && !page.tiled.checked;
+  tell(`Done in ${seconds} s.${reduced ? " The photo was made smaller for it: see “full size”." : ""}`);
 }
 
 function seedOf(text) {
@@ -152,11 +162,12 @@ for (const input of [page.photo, page.camera]) {
 }
 page.panel.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (photo) attempt(run);
+  if (is("running")) stopping.abort();
+  else if (photo) attempt(run);
 });
 page.another.addEventListener("click", () => {
   page.seed.value = Math.floor(Math.random() * 10000);
-  if (document.body.dataset.state === "done") attempt(run);
+  if (is("done")) attempt(run);
 });
 page.undo.addEventListener("click", () => mask.undo());
 page.clear.addEventListener("click", () => mask.clear());
@@ -165,7 +176,7 @@ document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   const [file] = event.dataTransfer.files;
-  if (file && document.body.dataset.state !== "running") attempt(() => choose(file));
+  if (file && is("empty", "ready", "done")) attempt(() => choose(file));
 });
 
 attempt(start);

@@ -1,25 +1,59 @@
 // From a photo to a picture of its size: what `generate` of export.run does.
 
 import { gaussianNoise } from "noise";
-import { corner, fitted, mirrored, restored } from "resample";
+import { continued, corner, fitted, halfToEven, mirrored, restored } from "resample";
+import { blended, part, tiles } from "tiles";
 
-/** Channels of the condition that a package takes: 3, or 4 with a mask. */
-export function conditionChannels({ graphs }) {
-  return Object.values(graphs).find(({ inputs }) => inputs.condition).inputs.condition.shape.at(-1);
-}
+const OVERLAP = 0.25; // of tiles, of their shorter side
 
-/** How many pictures are seen on the way, the last one included. */
-export function pictureCount({ graphs, steps }) {
-  return graphs.sampler ? 1 : steps;
-}
+/**
+ * The pictures of a photo: after each step, where the package has parts; else the last one.
+ *
+ * @param sampler what `openSampler` gives
+ * @param photo an image of as many channels as the package's condition
+ * @param seed BigInt
+ * @param tiled whether a photo that is larger than the package's size is worked on in tiles, not made smaller
+ * @param progress hears of what share of all is done
+ * @param signal an AbortSignal
+ */
+export async function* generate(sampler, manifest, photo, { seed, tiled, progress, signal }) {
+  const [high, wide] = manifest.image_size;
+  const [, rows, columns, channels] = manifest.inputs.noise.shape;
+  const factor = high / rows;
+  const small = tiled ? photo : fitted(photo, high, wide);
+  const filled = mirrored(small, Math.max(small.height, high), Math.max(small.width, wide));
+  const [height, width] = [filled.height, filled.width].map((side) => Math.ceil(side / factor)); // of the latents
+  const condition = continued(filled, factor * height, factor * width);
+  const overlap = halfToEven(OVERLAP * Math.min(rows, columns));
+  const inLatents = tiles(height, width, rows, columns, overlap);
+  const inPicture = tiles(factor * height, factor * width, high, wide, factor * overlap);
 
-/** The pictures of a photo and a seed (BigInt), one after the other; `sample` is what `openSampler` gives. */
-export async function* generate(sample, manifest, photo, seed) {
-  const [height, width] = manifest.image_size;
-  const { inputs } = manifest.graphs.sampler ?? manifest.graphs.step;
-  const noise = gaussianNoise(seed, (inputs.noise ?? inputs.z).shape.reduce((a, b) => a * b));
-  const small = fitted(photo, height, width);
-  for await (const data of sample(mirrored(small, height, width).data, noise)) {
-    yield restored(corner({ height, width, channels: 3, data }, small.height, small.width), photo);
+  let done = 0;
+  const all = inLatents.length * (sampler.whole ? 1 : 1 + 2 * manifest.steps);
+  async function each(make) {
+    const parts = [];
+    for (let i = 0; i < inLatents.length; i++) {
+      signal.throwIfAborted();
+      parts.push(await make(i));
+      progress(++done / all);
+    }
+    return parts;
+  }
+  const finished = (parts) => {
+    const picture = blended(inPicture, parts, condition.height, condition.width, 3);
+    return restored(corner(picture, small.height, small.width), photo);
+  };
+
+  let z = { height, width, channels, data: gaussianNoise(seed, height * width * channels) };
+  const conditions = inPicture.map((place) => part(condition, place));
+  if (sampler.whole) {
+    yield finished(await each((i) => sampler.whole(conditions[i], part(z, inLatents[i]))));
+    return;
+  }
+  const pools = await each((i) => sampler.read(conditions[i]));
+  for (let step = 0; step < manifest.steps; step++) {
+    const parts = await each((i) => sampler.step(step, part(z, inLatents[i]), pools[i]));
+    z = blended(inLatents, parts, height, width, channels);
+    yield finished(await each((i) => sampler.decode(part(z, inLatents[i]), pools[i])));
   }
 }

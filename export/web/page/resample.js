@@ -27,6 +27,11 @@ export function mirrored(image, height, width) {
   return gathered(image, height, width, (y) => reflected(y, image.height), (x) => reflected(x, image.width));
 }
 
+/** An image whose last row and column go on until it is height x width. */
+export function continued(image, height, width) {
+  return gathered(image, height, width, (y) => Math.min(y, image.height - 1), (x) => Math.min(x, image.width - 1));
+}
+
 /** The upper left corner of an image. */
 export function corner(image, height, width) {
   return gathered(image, height, width, (y) => y, (x) => x);

@@ -1,12 +1,12 @@
-// A package's graphs, in a thread of their own: condition and noise in, pictures out.
+// A package's graphs, in a thread of their own. All tensors are Float32Array as the manifest gives their shapes.
 
 /**
  * Get the graphs of a package ready.
  *
  * @param manifest the package's manifest.json
  * @param read path in the site -> Promise<Uint8Array>
- * @returns (condition, noise) -> the pictures after each step, where the package has parts; else the last one.
- *   All are Float32Array as the manifest gives their shapes.
+ * @returns what a package of one graph does, {whole: (condition, noise) -> image}, or one of parts:
+ *   {read: condition -> pool, step: (i, z, pool) -> z, decode: (z, pool) -> image}
  */
 export async function openSampler(manifest, read) {
   const ask = talkTo(new Worker(import.meta.resolve("worker"), { type: "module" }));
@@ -24,18 +24,20 @@ export async function openSampler(manifest, read) {
     return ask({ kind: "run", graph, inputs: Object.fromEntries(inputs) });
   }
 
-  return async function* sample(condition, noise) {
-    if (manifest.graphs.sampler) {
-      yield (await run("sampler", { condition, noise })).image;
-      return;
-    }
-    const pool = { condition, z: noise };
-    if (manifest.graphs.encoder) Object.assign(pool, await run("encoder", pool));
-    for (const { time, a, b } of manifest.schedule) {
-      Object.assign(pool, { time: Float32Array.from(time), scales: Float32Array.of(a, b) });
-      pool.z = (await run("step", pool)).z_next;
-      yield (await run("decoder", pool)).image;
-    }
+  if (manifest.graphs.sampler) {
+    return { whole: async (condition, noise) => (await run("sampler", { condition, noise })).image };
+  }
+  return {
+    async read(condition) {
+      return { condition, ...(manifest.graphs.encoder && (await run("encoder", { condition }))) };
+    },
+    async step(i, z, pool) {
+      const { time, a, b } = manifest.schedule[i];
+      return (await run("step", { ...pool, z, time: Float32Array.from(time), scales: Float32Array.of(a, b) })).z_next;
+    },
+    async decode(z, pool) {
+      return (await run("decoder", { ...pool, z })).image;
+    },
   };
 }
 

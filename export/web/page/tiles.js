@@ -1,0 +1,55 @@
+// Overlapping tiles of an image (see resample.js) and the weights that blend them: codi_tf.tiles.
+
+/** The tiles, row by row: {top, left, down, across}; down and across are their shares along both sides. */
+export function tiles(height, width, high, wide, overlap) {
+  const columns = intervals(width, wide, overlap);
+  return intervals(height, high, overlap).flatMap(([top, down]) =>
+    columns.map(([left, across]) => ({ top, left, down, across })));
+}
+
+/** The part of an image that lies in a tile, as numbers. */
+export function part(image, { top, left, down, across }) {
+  const row = across.length * image.channels;
+  const data = new Float32Array(down.length * row);
+  for (let y = 0; y < down.length; y++) {
+    const from = ((top + y) * image.width + left) * image.channels;
+    data.set(image.data.subarray(from, from + row), y * row);
+  }
+  return data;
+}
+
+/** An image made of the numbers for each of its tiles. */
+export function blended(places, parts, height, width, channels) {
+  const data = new Float32Array(height * width * channels);
+  places.forEach(({ top, left, down, across }, i) => {
+    let from = 0;
+    for (let y = 0; y < down.length; y++) {
+      let to = ((top + y) * width + left) * channels;
+      for (let x = 0; x < across.length; x++) {
+        const share = Math.fround(down[y] * across[x]);
+        for (let c = 0; c < channels; c++) data[to++] += Math.fround(share * parts[i][from++]);
+      }
+    }
+  });
+  return { height, width, channels, data };
+}
+
+// [first place, shares] of each tile along one side.
+function intervals(length, tile, overlap) {
+  const side = Math.min(tile, length);
+  const last = length - side;
+  const firsts = Array.from({ length: Math.ceil(last / (tile - overlap)) }, (_, i) => i * (tile - overlap));
+  const weights = rounded(side, Math.min(overlap, side));
+  const total = new Float64Array(length);
+  const places = [...firsts, last];
+  for (const first of places) weights.forEach((weight, i) => (total[first + i] += weight));
+  return places.map((first) => [first, Float32Array.from(weights, (weight, i) => weight / total[first + i])]);
+}
+
+// 1 in the middle, falling to the ends as sin^2: two windows that overlap sum to 1 there.
+function rounded(side, overlap) {
+  return Array.from({ length: side }, (_, i) => {
+    const distance = Math.min(i, side - 1 - i) + 0.5;
+    return overlap ? Math.sin((Math.PI / 2) * Math.min(distance / overlap, 1)) ** 2 : 1;
+  });
+}
