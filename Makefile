@@ -3,18 +3,26 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint benchmarks clean
+APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet --yes --no-install-recommends
+
+.PHONY: demo test lint browser benchmarks clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python demo.py
 
-test: lint
+test: lint browser
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# What the pages of export.web are tested with. Where it cannot be had, their tests say so and are skipped.
+browser:
+	-command -v chromium > /dev/null || { apt-get --quiet --quiet update && $(APT) install chromium; }
+	-command -v npm > /dev/null || { apt-get --quiet --quiet update && $(APT) install npm; }
+	-test -d node_modules/onnxruntime-web || npm install --no-save --no-audit --no-fund --prefix . onnxruntime-web
 
 benchmarks: $(VENV)/demo.installed
 	$(BIN)/python -m benchmarks.step
@@ -32,4 +40,4 @@ $(VENV)/test.installed: setup.cfg | $(BIN)/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) node_modules runs

@@ -78,9 +78,10 @@ def test_masks_are_resized_as_conditions_are(page, size, to):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2**-23)
 
 
-# Graphs that cost nothing, in both languages: latents are pictures' corners, pictures are latents enlarged.
+# Graphs that cost nothing, in both languages: latents are every fourth pixel, pictures are latents enlarged and
+# the condition upside down.
 STANDS_IN = """
-const wide = 24, factor = 4, columns = wide / factor, count = 16 * wide;
+const wide = 48, factor = 4, columns = wide / factor, count = 32 * wide;
 const channels = manifest.inputs.condition.shape.at(-1);
 const enlarged = (z) => Float32Array.from({ length: 3 * count }, (_, i) => {
   const pixel = Math.floor(i / 3), y = Math.floor(pixel / wide), x = pixel % wide;
@@ -94,7 +95,7 @@ const parts = {
   read: (condition) => ({ condition, told: told(condition) }),
   step: (i, z, pool) => z.map((value, j) => manifest.schedule[i].a * value + manifest.schedule[i].b * pool.told[j]),
   decode: (z, pool) => enlarged(z).map((value, i) => 0.5 + 0.2 * value
-    + 0.1 * pool.condition[channels * Math.floor(i / 3) + (i % 3)]),
+    + 0.2 * pool.condition[channels * (count - 1 - Math.floor(i / 3)) + (i % 3)]),
 };
 const whole = { whole: (condition, noise) => parts.decode(noise, parts.read(condition)) };
 """
@@ -106,7 +107,7 @@ def stand_in(channels: int, whole: bool) -> run.Sampler:
 
     def decode(z, condition):
         enlarged = z[..., :3].repeat(4, axis=1).repeat(4, axis=2)
-        return 0.5 + 0.2 * enlarged + 0.1 * condition[..., :3]
+        return 0.5 + 0.2 * enlarged + 0.2 * condition[:, ::-1, ::-1, :3]
 
     graphs = {
         "encoder": lambda x: {"told": x["condition"][:, ::4, ::4, :1]},
@@ -118,19 +119,19 @@ def stand_in(channels: int, whole: bool) -> run.Sampler:
         graphs = {"sampler": lambda x: {"image": decode(x["noise"], x["condition"])}}
         names = {"sampler": ["condition", "noise"]}
     files = {name: GraphFile(None, dict.fromkeys(inputs), {}) for name, inputs in names.items()}
-    package = Package(None, "onnx", 16, 24, (1, 4, 6, 4), files, tuple(SCHEDULE), channels, "bicubic")
+    package = Package(None, "onnx", 32, 48, (1, 8, 12, 4), files, tuple(SCHEDULE), channels, "bicubic")
     return run.Sampler(package, graphs)
 
 
-@pytest.mark.parametrize("size", [(16, 24), (33, 32), (8, 6), (4, 600), (25, 48), (75, 25), (1, 1)])
+@pytest.mark.parametrize("size", [(32, 48), (67, 80), (9, 7), (8, 600), (49, 96), (75, 50), (1, 1)])
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("layout", ["whole", "parts"])
 @pytest.mark.parametrize("tiled", [False, True])
 def test_photos_are_worked_on_as_by_export_run(page, size, channels, layout, tiled):
     photo = picture(*size, channels)
     expected = run.generate(stand_in(channels, layout == "whole"), photo, seed=7, tile=tiled)
-    manifest = {"image_size": [16, 24], "steps": 2, "schedule": SCHEDULE}
-    manifest["inputs"] = {"noise": {"shape": [1, 4, 6, 4]}, "condition": {"shape": [1, 16, 24, channels]}}
+    manifest = {"image_size": [32, 48], "steps": 2, "schedule": SCHEDULE}
+    manifest["inputs"] = {"noise": {"shape": [1, 8, 12, 4]}, "condition": {"shape": [1, 32, 48, channels]}}
     page.evaluate(
         f"(async () => {{ const manifest = {json.dumps(manifest)}; {STANDS_IN}"
         "const { generate } = await import('generate'); window.shares = [];"
