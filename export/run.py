@@ -6,6 +6,7 @@ TensorFlow nor Keras.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ def load_tflite(path: Path) -> Run:
         from ai_edge_litert.interpreter import Interpreter
     except ModuleNotFoundError:
         raise UserError(f"{path}: a .tflite file needs LiteRT: pip install ai-edge-litert") from None
-    runner = Interpreter(model_path=str(path)).get_signature_runner()
+    runner = Interpreter(model_path=str(path), num_threads=os.cpu_count()).get_signature_runner()
     return lambda inputs: runner(**inputs)
 
 
