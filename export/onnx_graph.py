@@ -126,11 +126,11 @@ class OnnxGraph:
         kernel = self._weight(layer.kernel, "oihw", (filters, channels, k, k), lambda a: a.transpose(3, 2, 0, 1))
         before = k // 2 if stride == 1 or layer.symmetric_padding else 0
         after = k // 2 if stride == 1 else 1
-        bias = self._weight(layer.bias, "", (filters,), lambda a: a)
+        bias = [self._weight(layer.bias, "", (filters,), lambda a: a)] if layer.use_bias else []
         size = [(side + before + after - k) // stride + 1 for side in (height, width)]
         return self._node(
             "Conv",
-            [x, kernel, bias],
+            [x, kernel, *bias],
             (*size, filters),
             kernel_shape=[k, k],
             pads=[before, before, after, after],
@@ -193,6 +193,9 @@ class OnnxGraph:
 
     def relu(self, x: Value) -> Value:
         return self._node("Relu", [x], x.shape)
+
+    def tanh(self, x: Value) -> Value:
+        return self._node("Tanh", [x], x.shape)
 
     def add(self, x: Value, y: Value) -> Value:
         return self._node("Add", [x, self._spread(x, y)], x.shape)
