@@ -99,6 +99,32 @@ def decode(dtype: str) -> Call:
     return tf.function(lambda: vae.decode(z), autograph=False)
 
 
+def decode_tiny(dtype: str) -> Call:
+    """TAESD's shapes."""
+    import tensorflow as tf
+
+    from codi_tf.models.tiny_decoder import TinyDecoder
+
+    decoder, z = _ours(TinyDecoder, dtype, "decoder"), tf.constant(_latent())
+    return tf.function(lambda: decoder(z), autograph=False)
+
+
+def decode_tiny_diffusers(dtype: str) -> Call:
+    import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
+
+    # isort: split
+    import torch
+    from diffusers import AutoencoderTiny
+
+    vae, z = _torch(AutoencoderTiny(), dtype), _channels_first(_latent(), dtype)
+
+    def run():
+        with torch.no_grad():
+            return vae.decode(z).sample
+
+    return run
+
+
 def decode_keras_cv(dtype: str) -> Call:
     import keras
     import tensorflow as tf
@@ -259,6 +285,8 @@ CANDIDATES = {
     "unet_keras_cv": unet_keras_cv,
     "unet_diffusers": unet_diffusers,
     "decode": decode,
+    "decode_tiny": decode_tiny,
+    "decode_tiny_diffusers": decode_tiny_diffusers,
     "decode_keras_cv": decode_keras_cv,
     "decode_diffusers": decode_diffusers,
     "generate": generate,
