@@ -61,7 +61,8 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder of the package")
     options = parser.parse_args(arguments)
     if options.adapter_of is not None:
-        figures = make_adapter(options.bundle, options.out, package=options.adapter_of, licence=options.licence)
+        origin = {"decoder": options.decoder, "licence": options.licence}
+        figures = make_adapter(options.bundle, options.out, package=options.adapter_of, **origin)
     elif options.format is None:
         raise UserError(f"--format is missing: use one of {', '.join(SUFFIXES)}")
     else:

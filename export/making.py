@@ -96,7 +96,9 @@ def make_package(
     return write_package(program, out, format=format, layout=layout, weights=weights, target=target, origin=origin)
 
 
-def make_adapter(bundle: Path, out: Path, *, package: Path, licence: str | None = None) -> dict:
+def make_adapter(
+    bundle: Path, out: Path, *, package: Path, decoder: Path | None = None, licence: str | None = None
+) -> dict:
     """Export the adapter of a bundle alone, to be plugged into a package of parts of the same base.
 
     The whole package is made, and must be that of the base in all but the adapter.
@@ -109,7 +111,7 @@ def make_adapter(bundle: Path, out: Path, *, package: Path, licence: str | None 
         raise UserError(f"{package}: adapters are for packages of parts whose weights are not mixed")
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}-") as scratch:
         made = Path(scratch) / out.name
-        figures = make_package(bundle, made, **options, licence=licence)
+        figures = make_package(bundle, made, **options, decoder=decoder, licence=licence)
         wanted = adapters.base_files(made)
         adapters.check_base(read_package(package), wanted, out)
         manifest = read_manifest(made)
