@@ -142,8 +142,8 @@ def generate(
     Args:
         image: float32 [H, W, 3] in [0, 1]; for inpainting [H, W, 4], with a mask above 0.5 where it is to be filled.
         ids: of the prompt, where it is an input.
-        colour: "wavelet" or "adain" aligns the picture's colours with the condition's: `codi_tf.colour`; super-resolution
-            alone.
+        colour: "wavelet" or "adain" aligns the picture's colours with the condition's (`codi_tf.colour`), for
+            super-resolution alone.
 
     Returns:
         float32 [H, W, 3] in [0, 1].
