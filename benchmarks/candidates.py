@@ -99,6 +99,32 @@ def decode(dtype: str) -> Call:
     return tf.function(lambda: vae.decode(z), autograph=False)
 
 
+def decode_tiny(dtype: str) -> Call:
+    """TAESD's shapes."""
+    import tensorflow as tf
+
+    from codi_tf.models.tiny_decoder import TinyDecoder
+
+    decoder, z = _ours(TinyDecoder, dtype, "decoder"), tf.constant(_latent())
+    return tf.function(lambda: decoder(z), autograph=False)
+
+
+def decode_tiny_diffusers(dtype: str) -> Call:
+    import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
+
+    # isort: split
+    import torch
+    from diffusers import AutoencoderTiny
+
+    vae, z = _torch(AutoencoderTiny(), dtype), _channels_first(_latent(), dtype)
+
+    def run():
+        with torch.no_grad():
+            return vae.decode(z).sample
+
+    return run
+
+
 def decode_keras_cv(dtype: str) -> Call:
     import keras
     import tensorflow as tf
@@ -184,6 +210,42 @@ def generate_diffusers(dtype: str) -> Call:
     return run
 
 
+def onnx_graph(path: str) -> Call:
+    """An ONNX file in ONNX Runtime, fed with random numbers."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    random, inputs = np.random.default_rng(0), {}
+    for value in session.get_inputs():
+        numbers = random.normal(size=value.shape)
+        inputs[value.name] = numbers.astype("float32") if "float" in value.type else np.full(value.shape, 500)
+    return lambda: session.run(None, inputs)[0]
+
+
+def litert_graph(path: str) -> Call:
+    """A flatbuffer in LiteRT, on two threads, fed with random numbers."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner, random = Interpreter(path, num_threads=2).get_signature_runner(), np.random.default_rng(0)
+    details = runner.get_input_details()
+    inputs = {name: random.normal(size=value["shape"]).astype("float32") for name, value in details.items()}
+    return lambda: runner(**inputs)
+
+
+def package(folder: str) -> Call:
+    """An exported package, with a grey condition."""
+    from pathlib import Path
+
+    from codi_tf.noise import gaussian_noise
+    from export.package import read_package
+    from export.run import load
+
+    sampler = load(read_package(Path(folder)))
+    about = sampler.package
+    condition = np.full((1, about.height, about.width, about.channels), 0.5, np.float32)
+    return lambda: sampler(condition, gaussian_noise(0, about.latent_shape))
+
+
 def _vae_diffusers():
     import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
 
@@ -223,9 +285,14 @@ CANDIDATES = {
     "unet_keras_cv": unet_keras_cv,
     "unet_diffusers": unet_diffusers,
     "decode": decode,
+    "decode_tiny": decode_tiny,
+    "decode_tiny_diffusers": decode_tiny_diffusers,
     "decode_keras_cv": decode_keras_cv,
     "decode_diffusers": decode_diffusers,
     "generate": generate,
     "generate_controlnet": generate_controlnet,
     "generate_diffusers": generate_diffusers,
+    "onnx_graph": onnx_graph,
+    "litert_graph": litert_graph,
+    "package": package,
 }

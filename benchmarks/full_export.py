@@ -1,4 +1,4 @@
-"""python -m benchmarks.full_export [onnx/whole/float32 tflite/parts/int8 ...]: exports at Stable Diffusion's true shapes.
+"""python -m benchmarks.full_export [onnx/whole/float32 tflite/parts/int8 ...]: exports at Stable Diffusion's shapes.
 
 UNet, mu adapter and autoencoder of Stable Diffusion 1.x with random weights, 512 px, four steps: each written by
 `export`, with the seconds and the peak of memory that takes, run in the format's own runtime in a process of its own,

@@ -1,4 +1,4 @@
-"""python -m benchmarks.full_size unet|decode|generate|controlnet [float32] [bfloat16]: SD 1.x at 512 px, batch 1.
+"""python -m benchmarks.full_size unet|decode|decoder|generate|controlnet [float32] [bfloat16]: SD 1.x, 512 px, batch 1.
 
 Ours next to KerasCV's (TensorFlow) and diffusers' (PyTorch), each in a process of its own; they take turns, and the
 smallest of their times counts. `unet` also measures the rate of a matrix product, the machine's own limit.
@@ -10,10 +10,11 @@ import sys
 
 from benchmarks.worker import Worker
 
-ROUNDS = {"unet": 5, "decode": 3, "generate": 2, "controlnet": 1}
+ROUNDS = {"unet": 5, "decode": 3, "decoder": 3, "generate": 2, "controlnet": 1}
 SETS = {
     "unet": ("gemm", "unet", "unet_keras_cv", "unet_diffusers"),
     "decode": ("decode", "decode_keras_cv", "decode_diffusers"),
+    "decoder": ("decode_tiny", "decode", "decode_tiny_diffusers"),
     "generate": ("generate", "generate_diffusers"),
     "controlnet": ("generate_controlnet", "generate_diffusers"),
 }

@@ -13,6 +13,7 @@ _PUBLIC = {
     "save_stable_diffusion": "codi_tf.convert.checkpoint",
     "load_controlnet": "codi_tf.convert.controlnet",
     "load_t2i_adapter": "codi_tf.convert.t2i_adapter",
+    "load_decoder": "codi_tf.convert.tiny_decoder",
     "TextToImage": "codi_tf.text_to_image",
     "ConditionalDistillation": "codi_tf.config",
     "Finetune": "codi_tf.config",

@@ -17,6 +17,7 @@ from codi_tf.arguments import as_prompts
 from codi_tf.diffusion import Schedule
 from codi_tf.errors import UserError
 from codi_tf.models.autoencoder import AutoencoderKL
+from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.models.unet import UNet
 from codi_tf.schedules import make_schedule_of
 
@@ -40,6 +41,10 @@ class Base:
         path: the diffusers folder that it was read from, as it is; None for other forms, or where options changed it.
         text_encoder: token ids int32 [B, 77] -> [B, 77, D]; None for a base that takes no prompt.
         tokenizer: list[str] -> token ids int32 [B, 77]; None where it is not known.
+        decoder: takes the place of the autoencoder's decoder; no part of what is saved.
+
+    Raises:
+        UserError: a scheduler that is not built here, or a decoder of other latents.
     """
 
     unet: UNet | None
@@ -48,8 +53,11 @@ class Base:
     path: Path | None = None
     text_encoder: TextEncoder | None = None
     tokenizer: Tokenizer | None = None
+    decoder: TinyDecoder | None = None
 
     def __post_init__(self):
+        if self.decoder is not None:
+            check_decoder(self.decoder, self.vae)
         self.schedule: Schedule = make_schedule_of(self.scheduler)
         self.prediction_type: str = self.scheduler.get("prediction_type", "epsilon")
 
@@ -59,6 +67,8 @@ class Base:
 
     def decode(self, latents):
         """Scaled latents [B, h, w, 4] -> images [B, f h, f w, 3], about [-1, 1], not clipped."""
+        if self.decoder is not None:
+            return self.decoder(latents)
         return self.vae.decode(latents / self.vae.scaling_factor)
 
     def embed_tokens(self, tokens) -> np.ndarray:
@@ -92,7 +102,21 @@ class Base:
     @property
     def multiple(self) -> int:
         """Height and width of an image must be multiples of this."""
-        return self.vae.factor * 2 ** (len(self.unet.block_out_channels) - 1)
+        levels = 1 if self.unet is None else len(self.unet.block_out_channels)
+        return self.vae.factor * 2 ** (levels - 1)
+
+
+def check_decoder(decoder: TinyDecoder, vae: AutoencoderKL) -> None:
+    """Refuses a small decoder that was not made for the latents of an autoencoder. Raises UserError."""
+    for what, theirs, ours in (
+        ("latents have {} channels", decoder.latent_channels, vae.latent_channels),
+        ("latents are {} times smaller than pictures", decoder.factor, vae.factor),
+        ("pictures have {} channels", decoder.out_channels, vae.out_channels),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"the decoder's {what.format(theirs)}, the autoencoder's {ours}: take one made for this base"
+            )
 
 
 def make_unet(config: dict, name: str = "unet") -> UNet:

@@ -49,8 +49,9 @@ def encode(
     _check_number("--hosts", hosts)
     if not 0 <= host < hosts:
         raise UserError(f"--host is {host}: of {hosts} hosts it must be 0 to {hosts - 1}")
-    if isinstance(experiment.method, config.Autoencoder):
-        raise UserError("an autoencoder is trained on images, not on latents; name the config of another method")
+    if isinstance(experiment.method, config.OF_IMAGES):
+        name = experiment.method_name
+        raise UserError(f"method {name} is trained on images, not on latents; name the config of another method")
     start_tensorflow()
     from codi_tf import data
     from codi_tf.data.cached import is_cache, made_with, shard_paths, shard_sizes

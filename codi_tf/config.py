@@ -52,6 +52,38 @@ class Autoencoder:
 
 
 @dataclass(frozen=True)
+class Decoder:
+    """Train a small decoder of the latents of the autoencoder in `base`, which stays as it is.
+
+    The loss is d(y, D(z)) + perceptual_weight * sum_l ||F_l(y) - F_l(D(z))||^2, z the scaled latent of an image.
+
+    Attributes:
+        network: the arguments of `models.tiny_decoder.TinyDecoder` (keys of an AutoencoderTiny's config.json).
+        target: y, the "image" itself, or its "decoding", what the autoencoder's own decoder makes of z.
+        distance: d in pixels, "absolute" or "squared".
+        perceptual_weight: at least 0, none.
+        features: F, the folder of a feature network or a file of LPIPS' weights (`perception.lpips`).
+    """
+
+    network: dict
+    target: str = "image"
+    distance: str = "absolute"
+    perceptual_weight: float = 0.0
+    features: str | None = None
+
+    def __post_init__(self):
+        _one_of("method.target", self.target, ("image", "decoding"))
+        _one_of("method.distance", self.distance, ("absolute", "squared"))
+        if self.perceptual_weight < 0:
+            raise UserError(f"method.perceptual_weight is {self.perceptual_weight}: it must be at least 0")
+        if (self.perceptual_weight > 0) != (self.features is not None):
+            raise UserError(
+                f"method.perceptual_weight is {self.perceptual_weight}, method.features {self.features}: set both, or "
+                "neither"
+            )
+
+
+@dataclass(frozen=True)
 class Pretrain:
     """Train an unconditional latent diffusion model on the latents of the autoencoder in `base`.
 
@@ -109,7 +141,7 @@ class ConditionalDistillation:
         t: shared (one t for the whole global batch, Fig. 7) or per_sample.
         delta: t - s in training times; s = max(t - delta, 0).
         boundary: boundary scalings on the predicted noise and signal (Eq. 11, 17, 18).
-        features: folder of the feature network of the perceptual distance.
+        features: of the perceptual distance: folder of a feature network, or a file of LPIPS' weights.
         drop_prompt: the share of examples whose prompt is empty.
     """
 
@@ -148,7 +180,7 @@ class Consistency:
         delta: t - s in training times: the length of the teacher's DDIM step.
         t: per_sample (as in the literature) or shared.
         boundary: scalings that make the model the identity at t = 0, which one that predicts v is already.
-        features: folder of the feature network of the perceptual distance.
+        features: of the perceptual distance: folder of a feature network, or a file of LPIPS' weights.
     """
 
     distance: str = "latent"
@@ -208,6 +240,7 @@ class Guided:
 
 METHODS = {
     "autoencoder": Autoencoder,
+    "decoder": Decoder,
     "pretrain": Pretrain,
     "finetune": Finetune,
     "codi": ConditionalDistillation,
@@ -217,6 +250,7 @@ METHODS = {
 
 
 CONDITIONAL = (Finetune, ConditionalDistillation, Consistency, Guided)  # methods of an adapted network
+OF_IMAGES = (Autoencoder, Decoder)  # methods whose examples are images alone, never latents
 
 
 @dataclass(frozen=True)
@@ -418,7 +452,7 @@ class Experiment:
         text: folder with text_encoder/ and tokenizer/, for a base that has none and is to be told something.
     """
 
-    method: Autoencoder | Pretrain | Finetune | ConditionalDistillation | Consistency | Guided
+    method: Autoencoder | Decoder | Pretrain | Finetune | ConditionalDistillation | Consistency | Guided
     train: Train
     data: Data = field(default_factory=Data)
     adaptation: Adaptation = field(default_factory=Adaptation)
@@ -439,8 +473,10 @@ class Experiment:
             raise UserError("task is set, but this method trains without a condition: remove task")
         if not conditional and self.text is not None:
             raise UserError(f"text is {self.text}, but this method trains without a task: remove text")
-        if isinstance(self.method, Autoencoder) and self.data.prompts:
-            raise UserError("data.prompts is true, but an autoencoder is told nothing: remove it")
+        if isinstance(self.method, OF_IMAGES):
+            for name in ("prompts", "encode_once"):
+                if getattr(self.data, name):
+                    raise UserError(f"data.{name} is set, but method {self.method_name} sees images alone: remove it")
         if not conditional and self.memory != Memory():
             raise UserError("memory is set, but this method trains all there is, in float32: remove memory")
         if not conditional and self.adaptation != Adaptation():

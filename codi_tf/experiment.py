@@ -13,20 +13,23 @@ import tensorflow as tf
 from codi_tf import config, data
 from codi_tf.base import Base, make_autoencoder, measure_scale
 from codi_tf.convert.folder import save_base
+from codi_tf.convert.tiny_decoder import save_decoder
 from codi_tf.data.cached import cached_batches, check_made_with, is_cache, made_with, read_cache, read_meta
 from codi_tf.errors import UserError
 from codi_tf.features import load_features
 from codi_tf.files import whole_folder
 from codi_tf.latents import embed_once, encode_once, latent_batches
 from codi_tf.methods.autoencoder import AutoencoderMethod
+from codi_tf.methods.decoder import DecoderMethod
 from codi_tf.methods.finetune import FinetuneMethod
 from codi_tf.methods.guided import HalvingMethod
 from codi_tf.methods.networks import seen
 from codi_tf.model import CoDi
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.optimizers import FusedAdamW
+from codi_tf.perception.lpips import load_lpips
 from codi_tf.progress import Progress
-from codi_tf.start import adapted, alone, to_pretrain
+from codi_tf.start import adapted, alone, to_decode, to_pretrain
 from codi_tf.tasks import Task, make_task
 from codi_tf.tokenizer import Tokenizer
 from codi_tf.trainer import Trainer
@@ -51,6 +54,9 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
     if isinstance(method, config.Autoencoder):
         student = make_autoencoder(method.network)
         trainer = Trainer(AutoencoderMethod(method, student), **shared)
+    elif isinstance(method, config.Decoder):
+        base, student = to_decode(experiment.base, method)
+        trainer = Trainer(DecoderMethod(method, base, student, _perceptual(experiment)), **shared)
     elif isinstance(method, config.Pretrain):
         base = to_pretrain(experiment.base, method)
         runs = FinetuneMethod(method, base, AdaptedUNet(base.unet, name="student"))
@@ -71,7 +77,7 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
             scaled=memory.compute == "float16",
             **shared,
             image_size=experiment.data.image_size,
-            perceptual=_perceptual(method),
+            perceptual=_perceptual(experiment),
             pretrained=adaptation.pretrained,
         )
         trainer.student.recompute_blocks(memory.recompute)
@@ -83,9 +89,17 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
     return trainer
 
 
-def _perceptual(method):
-    folder = getattr(method, "features", None)
-    return None if folder is None else load_features(Path(folder)).maps
+def _perceptual(experiment: config.Experiment):
+    """The feature network of a method, images -> maps, if it has one: of a folder, or LPIPS from a file."""
+    named, size = getattr(experiment.method, "features", None), experiment.data.image_size
+    if named is None:
+        return None
+    if Path(named).suffix != ".safetensors":
+        return load_features(Path(named)).maps
+    lpips = load_lpips(named)
+    if size < lpips.trunk.smallest:
+        raise UserError(f"data.image_size is {size}: LPIPS ({lpips.net}) needs {lpips.trunk.smallest} or more")
+    return lpips.maps
 
 
 def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:
@@ -187,7 +201,7 @@ def build_dataset(
         return _cached(experiment, trainer, batch)
     source, task = source or load_source(experiment, "train"), build_task(experiment)
     shared = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolour")}
-    if isinstance(experiment.method, config.Autoencoder):
+    if isinstance(experiment.method, config.OF_IMAGES):
         return data.batches(source, task, **batch, **shared)
     shared["tokenizer"] = tokenizer_of(experiment, trainer.method.base)
     if not settings.encode_once:
@@ -205,8 +219,10 @@ def build_dataset(
 def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.data.Dataset:
     """Batches of what `python -m codi_tf.cache` encoded."""
     settings = experiment.data
-    if isinstance(experiment.method, config.Autoencoder):
-        raise UserError(f"data.source is {settings.source}: an autoencoder is trained on images, not on latents")
+    if isinstance(experiment.method, config.OF_IMAGES):
+        raise UserError(
+            f"data.source is {settings.source}: method {experiment.method_name} is trained on images, not on latents"
+        )
     base, task = trainer.method.base, build_task(experiment)
     tokenizer, sees = tokenizer_of(experiment, base), trainer.student.sees
     wanted = made_with(base, task=task, image_size=settings.image_size, sees=sees, tokenizer=tokenizer)
@@ -221,11 +237,14 @@ def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.
 
 
 def save_result(experiment: config.Experiment, trainer: Trainer, folder: Path, provenance: dict) -> None:
-    """Write what was trained: a bundle, or a base in the diffusers layout."""
+    """Write what was trained: a bundle, a base in the diffusers layout, or a small decoder."""
     if isinstance(trainer, CoDi):
         trainer.save(folder, provenance=provenance)
         return
     with whole_folder(folder) as partial:
+        if isinstance(experiment.method, config.Decoder):
+            save_decoder(trainer.average, partial)
+            return
         if isinstance(experiment.method, config.Autoencoder):
             vae = trainer.average
             sample = next(iter(build_dataset(experiment, trainer, 0)))["image"]

@@ -38,6 +38,12 @@ def latent_distance(x: Tensor, x_hat: Tensor) -> Tensor:
     return ops.mean(ops.square(difference), axis=tuple(range(1, len(x.shape))))
 
 
+def absolute_distance(x: Tensor, x_hat: Tensor) -> Tensor:
+    """|x - x_hat|, as a mean over all axes but the first. Returns float32 [B]."""
+    difference = ops.cast(x, "float32") - ops.cast(x_hat, "float32")
+    return ops.mean(ops.abs(difference), axis=tuple(range(1, len(x.shape))))
+
+
 def encoded_distance(decode: Callable[[Tensor], Tensor], encode: Callable[[Tensor], Tensor]) -> Distance:
     """||x - E(D(x_hat))||^2 (CoDi, Fig. 2). decode: latents -> images; encode: images -> latents, scaled as x is."""
 

@@ -28,6 +28,7 @@ from codi_tf.methods.guided import GuidanceMethod, HalvingMethod
 from codi_tf.methods.method import Method
 from codi_tf.methods.networks import copy_of, denoiser_with, fresh_unet, seen, with_guidance
 from codi_tf.models.adapter import AdaptedUNet
+from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.noise import gaussian_noise
 from codi_tf.sampling import few_step
 from codi_tf.tasks import TASKS, Task, make_task
@@ -325,16 +326,20 @@ def is_bundle(path: str | Path) -> bool:
     return (Path(path) / BUNDLE).is_file()
 
 
-def load(path: str | Path, *, compute: str = "float32", weights: str = "float32") -> CoDi:
+def load(
+    path: str | Path, *, compute: str = "float32", weights: str = "float32", decoder: TinyDecoder | None = None
+) -> CoDi:
     """Read a bundle. Executes nothing from it: safetensors and JSON only.
 
     Args:
         path: the folder.
         compute: the format of activations, "float32", "bfloat16" or "float16".
         weights: the format that the base's weights are kept in; below float32 only if the adapter alone is trained.
+        decoder: from `load_decoder`, takes the place of the autoencoder's decoder.
 
     Raises:
-        UserError: for a folder that is no bundle, or a missing, truncated or foreign part; an unknown format.
+        UserError: for a folder that is no bundle, or a missing, truncated or foreign part; an unknown format; a decoder
+            of other latents.
     """
     path = Path(path)
     if not path.is_dir():
@@ -352,6 +357,7 @@ def load(path: str | Path, *, compute: str = "float32", weights: str = "float32"
         kept["mu_rate"] = adaptation["mu_rate"]
         source = path if reference is None else _referenced(path, reference)
         base = load_stable_diffusion(source, compute=compute, weights=weights)
+        base = dataclasses.replace(base, decoder=decoder)
         _check_base(base, adaptation["train"])
         adapter = read_adapter(adaptation["adapter"], path / "adapter", base, task.condition_channels)
         model = CoDi(base, adapter, adaptation["train"], method=settings, task=task, **kept)

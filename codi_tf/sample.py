@@ -3,20 +3,22 @@
     [--tile PIXELS] [--colour none|wavelet|adain]
 python -m codi_tf.sample CHECKPOINT --prompt ".." --out out.png [--sampler dpm++] [--steps 20] [--guidance 7.5]
     [--negative-prompt ..] [--height H] [--width W] [--image in.png [--strength 0.8]]
-Both: [--seed 0] [--compute float32|bfloat16|float16]
+Both: [--seed 0] [--compute float32|bfloat16|float16] [--decoder DIR]
 
 A bundle makes a picture from a photo of any size and mode; transparency is laid over white. The result is an RGB PNG of
 the same size, or K times as large. A bundle for inpainting takes a mask as well, of the photo's size and any mode: it
 fills in what is white there, and every other pixel is the photo's. For depth to image, --condition is a depth map, a
 picture of 8 or 16 bits, .npy or .pfm; for editing, --prompt is the instruction. Large pictures are made of tiles, with
 the memory of one; --tile 0 makes them smaller and enlarges the result. A Stable Diffusion checkpoint (whatever
-`codi_tf.load_stable_diffusion` reads) makes one from a prompt, or from a prompt and an image. What is wrong with the
+`codi_tf.load_stable_diffusion` reads) makes one from a prompt, or from a prompt and an image. --decoder names a small
+decoder (diffusers' AutoencoderTiny) in place of the model's own. What is wrong with the
 arguments alone is told before TensorFlow is loaded, and what is wrong with a folder's JSON before its weights are.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -35,6 +37,7 @@ from codi_tf.progress import Progress
 from codi_tf.rendering import MAX_SIDE
 
 if TYPE_CHECKING:
+    from codi_tf.models.tiny_decoder import TinyDecoder
     from codi_tf.text_to_image import TextToImage
 
 BUNDLE = "codi.json"
@@ -82,6 +85,9 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--compute", choices=COMPUTE, default=COMPUTE[0], help="number format of the networks (default: float32)"
+    )
+    parser.add_argument(
+        "--decoder", type=Path, help="folder of a small decoder, an AutoencoderTiny, in place of the model's own"
     )
     bundle = parser.add_argument_group("trained models")
     bundle.add_argument("--condition", type=Path, help="the photo, any size and mode; the depth map")
@@ -157,8 +163,9 @@ def _from_photo(options: argparse.Namespace) -> np.ndarray:
     from codi_tf.rendering import plan, render
 
     _check_task(options)
+    decoder = _decoder(options)
     _say(f"loading {options.model}")
-    model = load(options.model, compute=options.compute)
+    model = load(options.model, compute=options.compute, decoder=decoder)
     made = plan(model, photo, upscale=options.upscale, tile=options.tile)
     if made.tile:
         _say(f"{size} is made of {made.pieces} tiles of {made.tile} pixels a side, to save memory")
@@ -167,6 +174,15 @@ def _from_photo(options: argparse.Namespace) -> np.ndarray:
     report = _progress("tile" if made.tile else "step", options.steps * made.pieces)
     names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "colour")
     return render(model, photo, report=report, **{name: getattr(options, name) for name in names})
+
+
+def _decoder(options: argparse.Namespace) -> TinyDecoder | None:
+    """--decoder."""
+    if options.decoder is None:
+        return None
+    from codi_tf import load_decoder
+
+    return load_decoder(options.decoder, compute=options.compute)
 
 
 def _photo(options: argparse.Namespace) -> np.ndarray:
@@ -238,6 +254,7 @@ def _from_prompt(options: argparse.Namespace) -> np.ndarray:
 
     if (options.model / "vae").is_dir():
         _check_fit(options, TextToImage(read_outline(options.model)), source.get("image"))
+    decoder = _decoder(options)
     _say(f"loading {options.model}")
     base = load_stable_diffusion(
         options.model,
@@ -245,7 +262,7 @@ def _from_prompt(options: argparse.Namespace) -> np.ndarray:
         prediction_type=options.prediction_type,
         compute=options.compute,
     )
-    model = TextToImage(base)
+    model = TextToImage(dataclasses.replace(base, decoder=decoder))
     _check_fit(options, model, source.get("image"))
     chosen = {name: getattr(options, name) for name in ("negative_prompt", "sampler", "steps", "guidance", "seed")}
     return model.generate(options.prompt, report=_progress("step", evaluations), **source, **chosen)[0]
@@ -311,6 +328,8 @@ def _main(arguments: list[str]) -> None:
         raise UserError(f"{options.model}: no such model; train one or name another")
     _check_range(options, seed=(0, 2**63 - 1))
     _check_out(options.out)
+    if options.decoder is not None and not options.decoder.is_dir():
+        raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")
     is_bundle = (options.model / BUNDLE).is_file()
     picture = _from_photo(options) if is_bundle else _from_prompt(options)
     write_png(options.out, picture)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from codi_tf import config
 from codi_tf.adapters import Adapter, read_adapter
-from codi_tf.base import Base, make_unet
+from codi_tf.base import Base, check_decoder, make_network, make_unet
 from codi_tf.convert.checkpoint import load_stable_diffusion, with_text
 from codi_tf.errors import UserError
 from codi_tf.model import CoDi, is_bundle, load
+from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.tasks import Task
 
 
@@ -78,6 +79,17 @@ def alone(path: str) -> Base:
     if base.unet is None:
         raise UserError(f"base is {path}: it has no UNet; name another one, or set method.network")
     return base
+
+
+def to_decode(path: str, method: config.Decoder) -> tuple[Base, TinyDecoder]:
+    """The autoencoder that a small decoder is trained beside, as a base without a UNet, and the new decoder."""
+    decoder = make_network(TinyDecoder, method.network, "decoder")
+    base = dataclasses.replace(load_stable_diffusion(path), unet=None, text_encoder=None, tokenizer=None)
+    try:
+        check_decoder(decoder, base.vae)
+    except UserError as error:
+        raise UserError(f"method.network: {error}") from None
+    return base, decoder
 
 
 def to_pretrain(path: str, method: config.Pretrain) -> Base:

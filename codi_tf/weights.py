@@ -93,6 +93,7 @@ def save_network(
     extra_config: dict | None = None,
     file: str = WEIGHTS,
     prefix: str = "",
+    zeros: Mapping[str, tuple[int, ...]] | None = None,
     report: Callable[[int], None] | None = None,
 ) -> None:
     """Write `config.json` and the weights of a built network into a folder, which is made.
@@ -104,6 +105,7 @@ def save_network(
         extra_config: what goes into config.json beside the network's own configuration.
         file: the name of the weight file.
         prefix: what stands before every key.
+        zeros: tensors of zeros that are written besides: key -> shape.
         report: called with the bytes written so far.
 
     Raises:
@@ -113,6 +115,10 @@ def save_network(
     config = {key: value for key, value in network.get_config().items() if key != "name"}
     write_json(folder / CONFIG, {**(extra_config or {}), **config})
     tensors = {prefix + key: tensor for key, tensor in _tensors_of(network, dtype).items()}
+    for key, shape in (zeros or {}).items():
+        tensors[key] = TensorToWrite(
+            _numpy_dtype(dtype), shape, functools.partial(np.zeros, shape, _numpy_dtype(dtype))
+        )
     write_tensors(folder / file, tensors, report=report)
 
 

@@ -53,12 +53,16 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument(
         "--prompt", help="the one that the file is made for; unless given the empty one, or an input for instructions"
     )
+    parser.add_argument(
+        "--decoder", type=Path, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
+    )
     parser.add_argument("--licence", help="of the base, to be named in the manifest")
     parser.add_argument("--adapter-of", type=Path, help="a package of parts: write the adapter alone, to plug in there")
     parser.add_argument("--out", required=True, type=Path, help="folder of the package")
     options = parser.parse_args(arguments)
     if options.adapter_of is not None:
-        figures = make_adapter(options.bundle, options.out, package=options.adapter_of, licence=options.licence)
+        origin = {"decoder": options.decoder, "licence": options.licence}
+        figures = make_adapter(options.bundle, options.out, package=options.adapter_of, **origin)
     elif options.format is None:
         raise UserError(f"--format is missing: use one of {', '.join(SUFFIXES)}")
     else:
@@ -72,6 +76,7 @@ def _main(arguments: list[str]) -> None:
             steps=options.steps,
             size=None if options.size is None else _size(options.size),
             prompt=options.prompt,
+            decoder=options.decoder,
             licence=options.licence,
         )
     keras, artefact = figures["condition_sensitivity"].values()

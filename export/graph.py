@@ -83,6 +83,9 @@ class Graph(Protocol):
     def relu(self, x: Value) -> Value:
         """max(x, 0)."""
 
+    def tanh(self, x: Value) -> Value:
+        """The hyperbolic tangent."""
+
     def add(self, x: Value, y: Value) -> Value:
         """x + y, of one shape, or y (C,) at every place of x."""
 

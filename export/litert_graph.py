@@ -182,7 +182,10 @@ class LiteRtGraph:
         height, width, channels = x.shape
         k, stride, filters = layer.kernel_size[0], layer.strides[0], layer.filters
         kernel = self._weight(layer.kernel, "ohwi", (filters, k, k, channels), lambda a: a.transpose(3, 0, 1, 2))
-        bias = self._weight(layer.bias, "", (filters,), lambda a: a)
+        if layer.use_bias:
+            bias = self._weight(layer.bias, "", (filters,), lambda a: a)
+        else:  # the kernel wants one
+            bias = self._numbers(np.zeros(filters, "float32"))
         padding = schema.Padding.SAME
         if stride > 1:
             before = k // 2 if layer.symmetric_padding else 0
@@ -258,6 +261,9 @@ class LiteRtGraph:
 
     def relu(self, x: Value) -> Value:
         return self._operator("RELU", [x], _own(x.shape), x.shape)
+
+    def tanh(self, x: Value) -> Value:
+        return self._operator("TANH", [x], _own(x.shape), x.shape)
 
     def add(self, x: Value, y: Value) -> Value:
         return self._binary("ADD", x, self._spread(x, y), _own(x.shape), x.shape)

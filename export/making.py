@@ -52,6 +52,7 @@ def make_package(
     steps: int = 4,
     size: tuple[int, int] | None = None,
     prompt: str | None = None,
+    decoder: Path | None = None,
     licence: str | None = None,
 ) -> dict:
     """Export a bundle and return the figures of its parity with the Keras model.
@@ -66,6 +67,7 @@ def make_package(
         steps: network evaluations, 1 to MAX_STEPS.
         size: (height, width); the bundle's image_size where it is not given.
         prompt: the one that the graphs are made for; None: the empty one, or an input where the task wants one.
+        decoder: the folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         licence: of the base, for the manifest.
 
     Raises:
@@ -77,19 +79,26 @@ def make_package(
     check_steps(steps)
     if not (bundle / "codi.json").is_file():
         raise UserError(f"{bundle}: no bundle (there is no codi.json in it); train one or name another")
+    if decoder is not None and not decoder.is_dir():
+        raise UserError(f"--decoder is {decoder}: no such folder; name that of a small decoder")
     with stage(f"loading {bundle}"):
         import codi_tf
         from codi_tf.weights import folder_sha256
         from export.program import SamplerProgram
 
-        model = codi_tf.load(bundle)
+        small = None if decoder is None else codi_tf.load_decoder(decoder)
+        model = codi_tf.load(bundle, decoder=small)
         height, width = size or (model.image_size, model.image_size)
         program = SamplerProgram(model, steps=steps, height=height, width=width, prompt=prompt)
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "licence": licence}
+        if decoder is not None:
+            origin["decoder"] = {"name": decoder.resolve().name, "sha256": folder_sha256(decoder)}
     return write_package(program, out, format=format, layout=layout, weights=weights, target=target, origin=origin)
 
 
-def make_adapter(bundle: Path, out: Path, *, package: Path, licence: str | None = None) -> dict:
+def make_adapter(
+    bundle: Path, out: Path, *, package: Path, decoder: Path | None = None, licence: str | None = None
+) -> dict:
     """Export the adapter of a bundle alone, to be plugged into a package of parts of the same base.
 
     The whole package is made, and must be that of the base in all but the adapter.
@@ -102,7 +111,7 @@ def make_adapter(bundle: Path, out: Path, *, package: Path, licence: str | None 
         raise UserError(f"{package}: adapters are for packages of parts whose weights are not mixed")
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}-") as scratch:
         made = Path(scratch) / out.name
-        figures = make_package(bundle, made, **options, licence=licence)
+        figures = make_package(bundle, made, **options, decoder=decoder, licence=licence)
         wanted = adapters.base_files(made)
         adapters.check_base(read_package(package), wanted, out)
         manifest = read_manifest(made)

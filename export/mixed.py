@@ -8,6 +8,7 @@ network are made, and the budget is moved until they are good enough.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -46,30 +47,28 @@ def choose(program: SamplerProgram, format: str, *, size: float | None = None, p
     Raises:
         UserError: a size that even the fewest bits exceed, a PSNR that even float16 misses.
     """
-    variables = program.variables_in_use()
-    kernels, kinds = [v for v in variables if shrinks(v)], KINDS[format]
+    variables, kinds = program.variables_in_use(), KINDS[format]
+    kernels = [v for v in variables if shrinks(v)]
+    most, least = (Keeping(kind).bytes(variables) for kind in (kinds[0], kinds[-1]))
+    if size is not None and size < least:
+        what = f"{size / 1e6:.1f} MB is too little; the weights take {least / 1e6:.1f} MB at least"
+        raise UserError(f"--target-size: {what}")
     pictures = _Pictures(program)
-    paths = _paths(kernels, kinds, _costs(pictures, kernels, kinds))
+    if psnr is not None and pictures.psnr(Keeping(kinds[0]), kernels) < psnr + MARGIN:
+        raise UserError(f"--min-psnr: float16 weights already miss {psnr:g} dB; export with --weights float32")
+    offers = _offers(kernels, kinds, _costs(pictures, kernels, kinds))
 
     def keeping(count: int) -> Keeping:
         """After so many offers taken."""
         level = [0] * len(kernels)
-        for offer in paths[:count]:
+        for offer in offers[:count]:
             level[offer.place] += 1
         return Keeping(kinds[0], {v.path: kinds[i] for v, i in zip(kernels, level, strict=True) if i})
 
     if size is not None:
-        total = Keeping(kinds[0]).bytes(variables)
-        count = next((i for i in range(len(paths) + 1) if total - sum(o.saved for o in paths[:i]) <= size), None)
-        if count is None:
-            least = total - sum(o.saved for o in paths)
-            raise UserError(
-                f"--target-size: {size / 1e6:.0f} MB is too little; the weights take {least / 1e6:.1f} MB at least"
-            )
-        return keeping(count)
-    low, high = 0, len(paths)
-    if pictures.psnr(keeping(0), kernels) < psnr:
-        raise UserError(f"--min-psnr: float16 weights already miss {psnr:g} dB; export with --weights float32")
+        taken = itertools.accumulate((offer.saved for offer in offers), initial=0)
+        return keeping(next(count for count, saved in enumerate(taken) if most - saved <= size))
+    low, high = 0, len(offers)
     while low < high:
         middle = (low + high + 1) // 2
         enough = pictures.psnr(keeping(middle), kernels) >= psnr + MARGIN
@@ -91,7 +90,7 @@ def _costs(pictures: _Pictures, kernels: list, kinds: tuple[str, ...]) -> np.nda
     return costs
 
 
-def _paths(kernels: list, kinds: tuple[str, ...], costs: np.ndarray) -> list[_Offer]:
+def _offers(kernels: list, kinds: tuple[str, ...], costs: np.ndarray) -> list[_Offer]:
     """All offers, the cheapest first, those of a kernel in the order of its kinds."""
     offers = []
     for i, kernel in enumerate(kernels):

@@ -19,6 +19,7 @@ from codi_tf.models.layers import (
 )
 from codi_tf.models.t2i_adapter import T2IAdapter
 from codi_tf.models.text_encoder import TextEncoder
+from codi_tf.models.tiny_decoder import BOUND, TinyBlock, TinyDecoder
 from codi_tf.models.unet import Block, UNet, UNetEncoder
 from export.graph import Graph, Value
 
@@ -209,7 +210,7 @@ def adapted_features(
     return adapted(g, adapter, features, told, z, time, context), temb
 
 
-# Autoencoder and text encoder
+# Autoencoder, small decoder and text encoder
 
 
 def coder(g: Graph, net: Coder, h: Value) -> Value:
@@ -233,6 +234,20 @@ def _vae_middle(g: Graph, part, h: Value) -> Value:
     for layer in part.attentions:
         h = spatial_attention(g, layer, h)
     return resnet_block(g, part.resnets[1], h)
+
+
+def tiny_decoder(g: Graph, net: TinyDecoder, z: Value) -> Value:
+    """`TinyDecoder`: scaled latents (h, w, C) -> a picture (f h, f w, 3), about [-1, 1]."""
+    z = g.affine(g.tanh(g.affine(z, 1.0 / BOUND, 0.0)), BOUND, 0.0)
+    h = g.relu(g.conv(z, net.conv_in))
+    for layer in net.body:
+        h = _tiny_block(g, layer, h) if isinstance(layer, TinyBlock) else g.conv(g.doubled(h), layer)
+    return g.affine(g.conv(h, net.conv_out), 2.0, -1.0)
+
+
+def _tiny_block(g: Graph, block: TinyBlock, x: Value) -> Value:
+    first, second, third = block.convs
+    return g.relu(g.add(x, g.conv(g.relu(g.conv(g.relu(g.conv(x, first)), second)), third)))
 
 
 def text_encoder(g: Graph, net: TextEncoder, ids: Value) -> Value:

@@ -221,6 +221,9 @@ class OnnxGraph:
     def relu(self, x: Value) -> Value:
         return self.node("Relu", [x], x.shape)
 
+    def tanh(self, x: Value) -> Value:
+        return self.node("Tanh", [x], x.shape)
+
     def add(self, x: Value, y: Value) -> Value:
         return self.node("Add", [x, self._spread(x, y)], x.shape)
 

@@ -80,9 +80,10 @@ def conv(g: OnnxGraph, x: Value, layer) -> Value:
     window = _Window(k, stride, before, after, size)
     if g.keep(layer.kernel) == "int8" and k * k * x.shape[2] * math.prod(size) <= COLUMNS:
         return _integer_conv(g, x, layer, window)
+    bias = [_bias(g, layer, "", (filters,))] if layer.use_bias else []
     return g.node(
         "Conv",
-        [x, _filters(g, layer), _bias(g, layer, "", (filters,))],
+        [x, _filters(g, layer), *bias],
         (*size, filters),
         kernel_shape=[k, k],
         pads=[before, before, after, after],

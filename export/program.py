@@ -55,8 +55,13 @@ class SamplerProgram(tf.Module):
 
     def variables_in_use(self) -> tuple[keras.Variable, ...]:
         """All weights that the image depends on, each once."""
-        texts = () if self.context is not None else self.model.base.text_encoder.variables
-        return (*self.model.network.variables, *self.model.base.vae.variables, *texts)
+        base, network = self.model.base, self.model.network
+        coders = [network]
+        if network.adapter is not None and network.sees == "latent":
+            coders += [base.vae.encoder, base.vae.quant_conv]
+        coders += [base.vae.decoder, base.vae.post_quant_conv] if base.decoder is None else [base.decoder]
+        coders += [] if self.context is not None else [base.text_encoder]
+        return tuple(variable for part in coders for variable in part.variables)
 
     def inputs(self) -> dict[str, tf.TensorSpec]:
         """What the program takes, by name."""

@@ -6,6 +6,7 @@ TensorFlow nor Keras.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from codi_tf import images
 from codi_tf.cli import ArgumentParser, run_command
+from codi_tf.colour import ALIGNMENTS
 from codi_tf.depth_files import as_picture, read_nearness
 from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
@@ -32,7 +34,7 @@ def load_tflite(path: Path) -> Run:
         from ai_edge_litert.interpreter import Interpreter
     except ModuleNotFoundError:
         raise UserError(f"{path}: a .tflite file needs LiteRT: pip install ai-edge-litert") from None
-    runner = Interpreter(model_path=str(path)).get_signature_runner()
+    runner = Interpreter(model_path=str(path), num_threads=os.cpu_count()).get_signature_runner()
     return lambda inputs: runner(**inputs)
 
 
@@ -47,6 +49,7 @@ def load_onnx(path: Path) -> Run:
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
+KEEPS_COLOURS = ("super_resolution", "real_world")  # tasks
 RUNTIMES = {"tflite": load_tflite, "onnx": load_onnx}
 
 
@@ -121,7 +124,13 @@ def token_ids(package: Package, prompt: str | None) -> np.ndarray | None:
 
 
 def generate(
-    sampler: Sampler, image: np.ndarray, *, seed: int, ids: np.ndarray | None = None, tile: bool = False
+    sampler: Sampler,
+    image: np.ndarray,
+    *,
+    seed: int,
+    ids: np.ndarray | None = None,
+    tile: bool = False,
+    colour: str = "none",
 ) -> np.ndarray:
     """The image for a condition image of any size.
 
@@ -133,14 +142,18 @@ def generate(
     Args:
         image: float32 [H, W, 3] in [0, 1]; for inpainting [H, W, 4], with a mask above 0.5 where it is to be filled.
         ids: of the prompt, where it is an input.
+        colour: "wavelet" or "adain" aligns the picture's colours with the condition's (`codi_tf.colour`), for
+            super-resolution alone.
 
     Returns:
         float32 [H, W, 3] in [0, 1].
 
     Raises:
-        UserError: for a bad seed.
+        UserError: for a bad seed, or a colour that the task does not keep.
     """
     package = sampler.package
+    if colour != "none" and package.task not in KEEPS_COLOURS:
+        raise UserError(f"--colour: {package.folder} was made for {package.task}, which keeps no colours; leave it out")
     fitted = image if tile else _fit(image, package.height, package.width)
     height, width = fitted.shape[:2]
     filled = _mirrored(fitted, max(height, package.height), max(width, package.width))
@@ -149,6 +162,8 @@ def generate(
     else:
         output = generate_tiled(sampler, filled, seed=seed, ids=ids)
     output = _resize(output[:height, :width], *image.shape[:2])
+    if colour != "none":
+        output = np.clip(ALIGNMENTS[colour](output, image), 0.0, 1.0)
     return output if image.shape[-1] == 3 else np.where(image[..., 3:] > 0.5, output, image[..., :3])
 
 
@@ -189,6 +204,8 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("--out", required=True, type=Path, help="PNG file to write, of the condition's size")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise, 0 unless given")
     parser.add_argument("--tile", action="store_true", help="work on a large picture in tiles, not scaled down")
+    colours = ("none", *ALIGNMENTS)
+    parser.add_argument("--colour", choices=colours, default="none", help="align the colours with the condition's")
     parser.add_argument("--adapter", type=Path, help="the folder of another adapter for the same base (--adapter-of)")
     options = parser.parse_args(arguments)
     package = read_package(options.package)
@@ -196,7 +213,8 @@ def _main(arguments: list[str]) -> None:
         package = with_adapter(package, options.adapter)
     ids = token_ids(package, options.prompt)
     image = _condition(package, options.condition, options.mask)
-    result = generate(load(package), image, seed=options.seed, ids=ids, tile=options.tile)
+    how = {"tile": options.tile, "colour": options.colour}
+    result = generate(load(package), image, seed=options.seed, ids=ids, **how)
     images.write_png(options.out, result)
     height, width = image.shape[:2]
     print(f"{options.out}: {width}x{height}, computed at {package.width}x{package.height} in {package.steps} steps")

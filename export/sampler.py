@@ -195,7 +195,9 @@ def _guidance(g: Graph, model: CoDi) -> Value | None:
 
 
 def decode(g: Graph, model: CoDi, z: Value) -> Value:
-    """Scaled latents -> the picture (H, W, 3) in [-1, 1]."""
+    """Scaled latents -> the picture (H, W, 3) in [-1, 1]: `Base.decode`."""
+    if model.base.decoder is not None:
+        return g.clip(networks.tiny_decoder(g, model.base.decoder, z), -1.0, 1.0)
     vae = model.base.vae
     h = g.conv(g.affine(z, 1.0 / vae.scaling_factor, 0.0), vae.post_quant_conv)
     return g.clip(networks.coder(g, vae.decoder, h), -1.0, 1.0)

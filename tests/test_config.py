@@ -72,6 +72,7 @@ def test_the_defaults_are_the_paper_s():
         changed(task__scale=2, train__learning_rate=1e-5, data__source="photos of mine"),
         changed(method={"name": "finetune", "space": "noise"}),
         AUTOENCODER,
+        changed(method={"name": "decoder", "network": {}, "target": "decoding"}, task=None),
         changed(method={"name": "pretrain", "network": {}, "scheduler": {"beta_schedule": "linear"}}, task=None),
     ],
 )
@@ -94,7 +95,7 @@ def test_experiments_cannot_be_changed():
         ({"data__imagesize": 3}, "unknown key data.imagesize: did you mean 'image_size'?"),
         ({"method__delt": 3}, "unknown key method.delt: did you mean 'delta'?"),
         ({"data__xyz": 3}, "unknown key data.xyz: use one of source, heldout_fraction, image_size, augment, "),
-        ({"method__name": "codo"}, "method.name is 'codo': use one of autoencoder, pretrain, finetune, codi"),
+        ({"method__name": "codo"}, "method.name is 'codo': use one of autoencoder, decoder, pretrain, finetune, codi"),
         ({"method__name": ["codi"]}, "method.name is ['codi']: use one of"),
         ({"method__name": ...}, "method.name is not set: use one of"),
         ({"method": ...}, "method.name is not set"),

@@ -6,12 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import VAE
 from tiny import tiny_text
 
 from codi_tf import config
+from codi_tf.base import Base, make_autoencoder
+from codi_tf.convert.folder import save_base
 from codi_tf.experiment import build_dataset, build_trainer, make_optimizer
 
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def autoencoder_for(decoder: config.Decoder, folder: Path) -> Path:
+    """A small autoencoder alone, of as many levels as a small decoder."""
+    widths = [8] * len(decoder.network["num_decoder_blocks"])
+    save_base(Base(None, make_autoencoder({**VAE, "block_out_channels": widths}), {"beta_schedule": "linear"}), folder)
+    return folder
 
 
 def small(whole, stem, base, bundle, text) -> list[str]:
@@ -38,7 +48,9 @@ def test_it_runs_one_step(path, base_folder, tuned_bundle, tmp_path):
     """
     whole = config.load(path)
     text = tiny_text(tmp_path, 8) if whole.task is not None and whole.task["name"] == "editing" else None
-    overrides = small(whole, path.stem, base_folder, tuned_bundle, text)
+    decodes = isinstance(whole.method, config.Decoder)
+    base = autoencoder_for(whole.method, tmp_path) if decodes else base_folder
+    overrides = small(whole, path.stem, base, tuned_bundle, text)
     experiment = config.load(path, overrides)
     trainer = build_trainer(experiment)
     before = [v.numpy() for v in trainer.trainable_variables]

@@ -13,10 +13,11 @@ from conftest import UNET, VAE, make_base, make_model
 from tiny import randomize
 
 import codi_tf
-from codi_tf.base import make_autoencoder, make_unet
+from codi_tf.base import make_autoencoder, make_network, make_unet
 from codi_tf.errors import UserError
 from codi_tf.models.layers import Conv2D
 from codi_tf.models.text_encoder import ACTIVATIONS, TextEncoder
+from codi_tf.models.tiny_decoder import TinyDecoder
 from export import litert_graph, networks, onnx_graph, sampler
 from export.kept import KINDS, Keeping, left_of
 from export.litert_graph import LiteRtGraph
@@ -141,6 +142,24 @@ def test_autoencoder_with_attention(format, tmp_path, random):
     made, mean = run(format, written(format, tmp_path, build), {"picture": picture}), vae.encode(picture).mean
     same(made["mean"], mean)
     same(made["again"], vae.decode(mean))
+
+
+@EVERY
+@pytest.mark.parametrize("blocks", [(2, 1, 1), (1,)], ids=["two enlargements", "none"])
+def test_tiny_decoder(format, blocks, tmp_path, random):
+    """On latents that are mostly beyond what the decoder bounds them to; a convolution without bias has none stored."""
+    options = {"decoder_block_out_channels": (16,) * len(blocks), "num_decoder_blocks": blocks}
+    net = make_network(TinyDecoder, options, "decoder")
+    randomize(net.variables)
+    z = (4 * random.normal(size=(1, 6, 10, 4))).astype("f")
+
+    def build(g):
+        g.output("picture", networks.tiny_decoder(g, net, g.input("z", (6, 10, 4))))
+
+    path = written(format, tmp_path, build)
+    same(run(format, path, {"z": z})["picture"], net(z))
+    weights = sum(v.numpy().nbytes for v in net.variables)
+    assert weights <= {"onnx": onnx_bytes, "tflite": tflite_bytes}[format](path) < weights + 300
 
 
 @EVERY

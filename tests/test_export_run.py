@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -87,7 +88,7 @@ def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys):
 def a_package(height: int, width: int) -> package.Package:
     schedule = ({"t": 0, "time": [], "a": 1.0, "b": 0.0},)
     return package.Package(
-        None, "onnx", height, width, (1, height // 4, width // 4, 4), {}, schedule, channels=3, task="bicubic"
+        None, "onnx", height, width, (1, height // 4, width // 4, 4), {}, schedule, channels=3, task="super_resolution"
     )
 
 
@@ -253,6 +254,25 @@ def test_tiles_of_parts_share_every_step(bundle, tmp_path):
     inner = np.diff(tiled, axis=1)
     seams = np.abs(inner[:, [11, 12, 15, 16]]).mean()
     assert seams < 3 * np.abs(inner).mean()
+
+
+def test_colours_are_those_of_the_condition_where_that_is_asked_for():
+    """A sampler that gives a tint and a detail: the alignment takes the tint away and leaves the detail."""
+    image = photo(32, 48) / np.float32(255)
+    detail = np.where(np.indices((32, 48)).sum(0) % 2, 0.02, -0.02).astype("float32")[..., None]
+
+    def sample(condition, noise):
+        return np.clip(condition * 0.8 + 0.1 + np.float32([0.1, 0, -0.05]) + detail, 0, 1)
+
+    sampler = a_sampler(32, 48, sample)
+    plain, aligned = (run.generate(sampler, image, seed=0, colour=c) for c in ("none", "wavelet"))
+    inner = slice(4, -4)
+    assert np.abs(plain - image).mean() > 0.05
+    np.testing.assert_allclose((aligned - image)[inner, inner].mean((0, 1)), 0, atol=5e-3)
+    assert np.abs(np.diff(aligned[inner, inner] - image[inner, inner], axis=1)).mean() > 0.03
+    other = dataclasses.replace(sampler.package, task="depth")
+    with pytest.raises(UserError, match="was made for depth, which keeps no colours; leave it out"):
+        run.generate(dataclasses.replace(sampler, package=other), image, seed=0, colour="adain")
 
 
 # --- adapters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,8 +11,10 @@ from conftest import make_base, make_model
 from test_export import load
 from tiny import randomize, tiny_text
 
+import codi_tf
 from codi_tf.convert.checkpoint import with_text
 from codi_tf.errors import UserError
+from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.noise import gaussian_noise
 from export import run as runner
 from export.making import write_package
@@ -106,3 +109,29 @@ def test_an_export_that_ignores_its_prompt_is_refused(tmp_path, told, monkeypatc
     with pytest.raises(UserError, match="swapped prompts move its output by 0, the model's by"):
         write_package(SamplerProgram(told, steps=1, height=S, width=S), tmp_path / "out", format="onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format, layout", [("onnx", "parts"), ("tflite", "whole"), ("saved_model", "whole")])
+def test_a_small_decoder_takes_the_place_of_the_autoencoders(tmp_path, format, layout):
+    """The file decodes with it, and holds it alone; the gate compares with Keras, which decodes with it too."""
+    small = TinyDecoder(decoder_block_out_channels=[8, 8, 8], num_decoder_blocks=[1, 1, 1], name="decoder")
+    small.build()
+    randomize(small.variables)
+    base = dataclasses.replace(make_base(), decoder=small)
+    model = make_model(base)
+    condition = np.random.default_rng(0).random((S, S, 3)).astype(np.float32)
+    program = SamplerProgram(model, steps=STEPS, height=S, width=S)
+    figures = write_package(program, tmp_path / "package", format=format, layout=layout)
+    vae = sum(v.numpy().nbytes for v in (*base.vae.decoder.variables, *base.vae.post_quant_conv.variables))
+    whole = SamplerProgram(make_model(make_base()), steps=STEPS, height=S, width=S).variables_in_use()
+    assert figures["weight_bytes"] == sum(v.numpy().nbytes for v in (*whole, *small.variables)) - vae
+    image = load(read_package(tmp_path / "package"))(condition[None], gaussian_noise(3, program.latent_shape))[0]
+    expected = model.generate(condition, steps=STEPS, seed=3) / 255
+    assert expected.std() > 0.02
+    np.testing.assert_allclose(image, expected, atol=1.01 / 255)
+
+
+def test_the_autoencoders_encoder_is_stored_only_where_it_is_used():
+    """A ControlNet looks at the picture itself."""
+    used = SamplerProgram(codi_tf.CoDi(make_base(), adapter="controlnet", image_size=S), steps=1, height=S, width=S)
+    assert not [v.path for v in used.variables_in_use() if "vae/encoder" in v.path or "/quant_conv" in v.path]

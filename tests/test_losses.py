@@ -284,7 +284,7 @@ def test_gradients_flow_through_the_students_prediction_at_t_only(t, z_s):
 # Distances
 
 
-def test_distances_of_figure_2():
+def test_distances_of_figure_2_and_the_absolute_one():
     x, x_hat = (draw.astype(np.float64) for draw in (X, EPS))
 
     def decode(latents):
@@ -298,6 +298,7 @@ def test_distances_of_figure_2():
 
     distances = {
         losses.latent_distance: mean_square(x, x_hat),
+        losses.absolute_distance: np.abs(x - x_hat).reshape(SHAPE[0], -1).mean(axis=1),
         losses.encoded_distance(decode, encode): mean_square(x, (2 * x_hat + 1) ** 2),
         losses.pixel_distance(decode): 4 * mean_square(x, x_hat),
         losses.perceptual_distance(decode, features): 4 * mean_square(x[:, ::2], x_hat[:, ::2])

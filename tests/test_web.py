@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -377,4 +379,41 @@ def test_mistakes_are_one_line(packages, runtime, tmp_path):
         build_site(packages(), tmp_path / "taken", runtime)
     with pytest.raises(UserError, match="no exported package"):
         build_site(tmp_path, tmp_path / "site", runtime)
+    write_package(
+        SamplerProgram(make_model(make_base()), steps=1, height=16, width=16), tmp_path / "lite", format="tflite"
+    )
+    with pytest.raises(UserError, match="is a tflite package, a page runs ONNX; export with --format onnx"):
+        build_site(tmp_path / "lite", tmp_path / "site", runtime)
     assert not (tmp_path / "site").exists()
+
+
+def test_packages_that_a_page_cannot_run_are_refused(packages, runtime, tmp_path):
+    def spoilt(name: str, **changes) -> Path:
+        folder = shutil.copytree(packages(), tmp_path / name)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest |= {key: manifest[key] | value for key, value in changes.items()}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    told = spoilt("told", inputs={"ids": {"shape": [77], "dtype": "int32"}})
+    with pytest.raises(UserError, match="takes the prompt as an input.*export with --prompt"):
+        build_site(told, tmp_path / "site", runtime)
+    large = spoilt("large", files={"model.onnx.0.data": hashlib.sha256(b"").hexdigest()})
+    (large / "model.onnx.0.data").write_bytes(b"")
+    with pytest.raises(UserError, match="is larger than a browser's memory; export with --weights float16 or int8"):
+        build_site(large, tmp_path / "site", runtime)
+
+
+def test_what_is_large_comes_as_many_files_only(packages, runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.web.site.MAX_ALONE", 10_000)
+    assert build_site(packages(), tmp_path / "site", runtime) is None
+    assert not (tmp_path / "site" / "from-disk.html").exists()
+    assert "from-disk.html" not in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_a_page_that_finds_no_files_says_so(browser, packages, runtime, tmp_path, monkeypatch):
+    """Opened from the disk, where it is too large for one file."""
+    monkeypatch.setattr("export.web.site.MAX_ALONE", 0)
+    build_site(packages(), tmp_path / "site", runtime)
+    browser.open((tmp_path / "site" / "index.html").as_uri())
+    browser.wait("document.body.innerText.includes('opened from the disk it finds no model: serve its folder')")

@@ -34,6 +34,7 @@ class Kind:
         prefix: what stands before every key in the file that is written.
         spellings: other names that files give the weights.
         positive: arguments that are numbers above 0, of this type; null, too, where it is the value of a missing key.
+        unread: what the keys of tensors begin with that the file may hold and our class has no use for.
     """
 
     peer: str
@@ -47,6 +48,7 @@ class Kind:
     prefix: str = ""
     spellings: tuple[Renaming, ...] = ()
     positive: dict[str, type] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 # `numerics` -> the activations of text encoders that it replaces: KerasCV approximates the GELU of 2.x.

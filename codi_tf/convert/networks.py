@@ -38,6 +38,7 @@ def read_network(kind: Kind, folder: Path, *, name: str, numerics: str | None = 
     """
     config = in_numerics(kind, read_config(kind, folder / CONFIG), numerics)
     stored, path = stored_tensors(folder, kind.file)
+    stored = {key: tensor for key, tensor in stored.items() if not key.startswith(kind.unread)}
     weights = {key: tensor for key, tensor in stored.items() if not re.search(POSITIONS, key)}
     for key in stored.keys() - weights.keys():
         check_positions(stored[key], key)
@@ -52,9 +53,12 @@ def write_network(
     *,
     dtype: str = "float32",
     extra_config: Mapping[str, object] | None = None,
+    zeros: Mapping[str, tuple[int, ...]] | None = None,
     report: Callable[[int], None] | None = None,
 ) -> None:
     """Write a network so that the peer's class reads it: every key that its numbers depend on stands in config.json.
+
+    `zeros` are tensors of zeros that the peer's class has besides: key -> shape.
 
     Raises:
         UserError: an unknown dtype, or a value that it cannot hold.
@@ -67,6 +71,7 @@ def write_network(
         extra_config={**peer_config(kind, levels), **(extra_config or {})},
         file=f"{kind.file}.safetensors",
         prefix=kind.prefix,
+        zeros=zeros,
         report=report,
     )
 

@@ -6,6 +6,7 @@ from keras import ops
 
 from codi_tf import config
 from codi_tf.base import make_autoencoder
+from codi_tf.losses import absolute_distance
 from codi_tf.methods.method import Method
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.weights import copy_weights
@@ -29,6 +30,6 @@ class AutoencoderMethod(Method):
         """batch["image"] [B, H, W, 3] in [-1, 1] -> {"reconstruction": [B], "kl": [B]}; no draws are made."""
         image = batch["image"]
         posterior = self.student.encode(image)
-        reconstruction = ops.mean(ops.abs(image - self.student.decode(posterior.mean)), axis=(1, 2, 3))
+        reconstruction = absolute_distance(image, self.student.decode(posterior.mean))
         kl = 0.5 * (ops.square(posterior.mean) + ops.exp(posterior.logvar) - 1.0 - posterior.logvar)
         return {"reconstruction": reconstruction, "kl": self.settings.kl_weight * ops.mean(kl, axis=(1, 2, 3))}

@@ -35,7 +35,7 @@ class Conv2D(keras.layers.Conv2D):
         if self.strides != (1, 1):
             before = self.kernel_size[0] // 2 if self.symmetric_padding else 0
             inputs = ops.pad(inputs, [[0, 0], [before, 1], [before, 1], [0, 0]])
-        elif prefers_product(inputs, self.kernel):
+        elif self.use_bias and prefers_product(inputs, self.kernel):
             return product_convolution(inputs, self.kernel, self.bias)
         return super().call(inputs)
 

@@ -1,0 +1,127 @@
+"""How kernels are kept: what is left of them, what it costs, and which of them a picture needs how exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import make_base, make_model
+
+from codi_tf.errors import UserError
+from export import kept, mixed
+from export.counting import Counting
+from export.onnx_graph import OnnxGraph
+from export.program import SamplerProgram
+from export.sampler import parts
+
+
+@pytest.fixture
+def kernel():
+    return np.random.default_rng(0).normal(size=(3, 3, 40, 24)).astype("float32")
+
+
+@pytest.mark.parametrize("kind, error", [("float32", 0), ("float16", 5e-4), ("int8", 8e-3), ("int4", 0.12)])
+def test_what_is_left_of_a_kernel(kernel, kind, error):
+    left = kept.left_of(kernel, kind)
+    off = np.sqrt(np.mean(np.square(left - kernel)) / np.mean(np.square(kernel)))
+    assert left.shape == kernel.shape and left.dtype == np.float32
+    assert error / 4 <= off <= error
+    np.testing.assert_array_equal(kept.left_of(left, kind) if kind != "int4" else left, left)  # nothing more is lost
+
+
+def test_a_scale_belongs_to_one_output_channel(kernel):
+    """A channel of large weights does not coarsen the others."""
+    before = kept.left_of(kernel, "int8")
+    kernel[..., 3] *= 1000
+    np.testing.assert_array_equal(np.delete(kept.left_of(kernel, "int8"), 3, -1), np.delete(before, 3, -1))
+
+
+def test_four_bits_clip_where_it_pays():
+    """Of 63 small weights and a large one, rounding all by the largest is worse than cutting it; and never worse."""
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(200, 128)).astype("float32")
+    numbers, scales = kept.int4(rows)
+    assert numbers.shape == (200, 2, 64) and numbers.min() >= -8 and numbers.max() <= 7
+    blocks = rows.reshape(200, 2, 64)
+    largest = np.abs(blocks).max(2) / 7
+    plain = np.clip(np.rint(blocks / largest[..., None]), -8, 7) * largest[..., None]
+    ours, theirs = (np.square(x - blocks).sum(2) for x in (numbers * scales[..., None], plain))
+    assert (ours <= theirs * 1.0001).all() and ours.sum() < 0.97 * theirs.sum()
+
+
+def test_short_rows_have_short_blocks():
+    assert [kept.block_of(width) for width in (3, 16, 17, 36, 64, 1000)] == [16, 16, 32, 64, 64, 64]
+    numbers, scales = kept.int4(np.ones((2, 36), "float32"))
+    assert numbers.shape == (2, 1, 64) and not numbers[:, :, 36:].any() and scales.shape == (2, 1)
+
+
+@pytest.fixture(scope="module")
+def program():
+    return SamplerProgram(make_model(make_base()), steps=2, height=16, width=16)
+
+
+@pytest.fixture
+def one_picture(monkeypatch):
+    """The scan looks at one photo: these tests are about what it does with what it sees."""
+    monkeypatch.setattr(mixed, "PICTURES", 1)
+
+
+def test_mixed_weights_for_a_size(program, one_picture):
+    """Within the size; better than the same kinds the other way round; the model keeps its kernels."""
+    before = [v.numpy() for v in program.variables_in_use()]
+    whole = {kind: kept.Keeping(kind).bytes(program.variables_in_use()) for kind in ("float16", "int4")}
+    size = 0.4 * whole["float16"] + 0.6 * whole["int4"]
+    keep = mixed.choose(program, "onnx", size=size)
+    assert 0.9 * size < keep.bytes(program.variables_in_use()) <= size
+    assert set(keep.exceptions.values()) <= {"int8_weight_only", "int4"} and keep.kind == "float16"
+    for variable, value in zip(program.variables_in_use(), before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    pictures, kernels = mixed._Pictures(program), [v for v in program.variables_in_use() if kept.shrinks(v)]
+    reverse = kept.Keeping("float16", _other_way_round(keep, kernels))  # the same kinds, where they cost most
+    assert pictures.psnr(keep, kernels) > pictures.psnr(reverse, kernels) + 3
+    with pytest.raises(UserError, match=r"--target-size: 0.0 MB is too little; the weights take 0\.\d MB at least"):
+        mixed.choose(program, "onnx", size=1000)
+
+
+def _other_way_round(keep, kernels) -> dict:
+    kinds = [keep(kernel) for kernel in kernels]
+    return {kernel.path: kind for kernel, kind in zip(kernels, reversed(kinds), strict=True)}
+
+
+def test_mixed_weights_for_a_psnr(program, one_picture):
+    kernels = [v for v in program.variables_in_use() if kept.shrinks(v)]
+    keep, pictures = mixed.choose(program, "onnx", psnr=45.0), mixed._Pictures(program)
+    assert 45 + mixed.MARGIN <= pictures.psnr(keep, kernels) < 60
+    assert keep.bytes(program.variables_in_use()) < kept.Keeping("float16").bytes(program.variables_in_use())
+    with pytest.raises(UserError, match="--min-psnr: float16 weights already miss 200 dB"):
+        mixed.choose(program, "onnx", psnr=200.0)
+
+
+def test_work_is_counted():
+    """Closed forms: a convolution, rows, attention; and a sampler whose parameters are those of its networks."""
+    import keras
+
+    from codi_tf.models.layers import Conv2D
+
+    conv, dense = Conv2D(5, 3, strides=2), keras.layers.Dense(6)
+    conv.build((None, 8, 12, 4)), dense.build((None, 4))
+    graph = Counting(OnnxGraph())
+    graph.conv(graph.input("map", (8, 12, 4)), conv)
+    assert graph.multiply_adds == 4 * 6 * 5 * 9 * 4 and graph.parameters == 9 * 4 * 5 + 5
+    rows = graph.dense(graph.input("rows", (7, 4)), dense)
+    graph.attention(rows, rows, rows, 2)
+    assert graph.multiply_adds == 4 * 6 * 5 * 9 * 4 + 7 * 4 * 6 + 7 * 7 * 12
+
+
+def test_the_parameters_of_the_parts_are_those_of_the_model(program):
+    counted = {}
+    for name, emit in parts(program).items():
+        counted[name] = Counting(OnnxGraph())
+        emit(counted[name], program)
+    vae, network = program.model.base.vae, program.model.network
+
+    def count(*parts) -> int:
+        return sum(int(np.prod(v.shape)) for part in parts for v in part.variables)
+
+    assert counted["step"].parameters == count(network.unet)
+    assert counted["encoder"].parameters == count(network.adapter, vae.encoder, vae.quant_conv)
+    assert counted["decoder"].parameters == count(vae.decoder, vae.post_quant_conv)
