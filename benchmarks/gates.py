@@ -44,7 +44,7 @@ def _row(name: str, program, format: str, weights: str) -> str:
             return f"| {name} | {format}, {layout} | {weights} | refused: {error} |"
         here = json.loads((out / "report.json").read_text("utf-8"))["here"]
     moved = figures["condition_sensitivity"]
-    speed = f"{1000 * here['seconds']:.0f} ms | {here['peak_bytes'] / 2**20:.0f} MiB" if here else " | "
+    speed = f"{1000 * here['seconds']:.0f} ms | {here['peak_bytes'] / 2**20:.0f} MiB" if "seconds" in here else "| "
     kept = f"{weights}, {figures['stored_bytes'] / 1e6:.1f} MB"
     return (
         f"| {name} | {format}, {layout} | {kept} | {figures['psnr_db']:.1f} dB "
