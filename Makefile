@@ -11,7 +11,7 @@ demo: $(VENV)/demo.installed
 	$(BIN)/python demo.py
 
 test: lint browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=60
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

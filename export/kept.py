@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 KINDS = ("float32", "float16", "int8", "int8_weight_only", "int4")
-SMALLEST = 1024  # numbers of a kernel that is worth it
+SMALLEST, SMALLEST_OF_FOUR_BITS = 1024, 4096  # numbers of a kernel that is worth it; below the second: float16
 BLOCK = 64  # weights of a row that share a scale in int4
 SHRINKING = np.float32([1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7])  # of an int4 scale: it may pay to clip the largest
 
@@ -33,7 +33,9 @@ class Keeping:
         self.kind, self.exceptions = kind, dict(exceptions or {})
 
     def __call__(self, variable) -> str:
-        return self.exceptions.get(variable.path, self.kind) if shrinks(variable) else "float32"
+        kind = self.exceptions.get(variable.path, self.kind) if shrinks(variable) else "float32"
+        small = math.prod(variable.shape) < SMALLEST_OF_FOUR_BITS  # the first and the last, which pictures show
+        return "float16" if kind == "int4" and small else kind
 
     def bytes(self, variables) -> int:
         """What weights take, scales included."""

@@ -83,7 +83,7 @@ def _costs(pictures: _Pictures, kernels: list, kinds: tuple[str, ...]) -> np.nda
     for i, kernel in enumerate(kernels):
         value = kernel.numpy()
         for j, kind in enumerate(kinds[1:], start=1):
-            kernel.assign(left_of(value, kind))
+            kernel.assign(left_of(value, Keeping(kind)(kernel)))
             costs[i, j] = pictures.error()
         kernel.assign(value)
         progress.update(i + 1)
@@ -94,12 +94,14 @@ def _offers(kernels: list, kinds: tuple[str, ...], costs: np.ndarray) -> list[_O
     """All offers, the cheapest first, those of a kernel in the order of its kinds."""
     offers = []
     for i, kernel in enumerate(kernels):
-        sizes = [stored(kernel.shape, kind) for kind in kinds]
+        sizes = [stored(kernel.shape, Keeping(kind)(kernel)) for kind in kinds]
         rising = np.maximum.accumulate(costs[i])
         price = 0.0
         for j in range(1, len(kinds)):
             saved = sizes[j - 1] - sizes[j]
-            price = max(price, (rising[j] - rising[j - 1]) / max(saved, 1))
+            if saved <= 0:  # a small kernel, which four bits do not take
+                break
+            price = max(price, (rising[j] - rising[j - 1]) / saved)
             offers.append(_Offer(price, i, saved))
     return sorted(offers, key=lambda offer: offer.price)
 

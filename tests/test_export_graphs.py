@@ -282,7 +282,7 @@ def test_what_a_runtime_reads_of_a_kernel(format, kind, tmp_path, random):
     """
     if kind == "int8" or kind not in WEIGHTS[format]:
         pytest.skip("rounds activations, or is not offered")
-    dense, conv = keras.layers.Dense(40, use_bias=False), Conv2D(36, 3)
+    dense, conv = keras.layers.Dense(120, use_bias=False), Conv2D(36, 3)
     dense.build((None, 36)), conv.build((None, 8, 8, 36))
     randomize([dense.kernel, conv.kernel])
     pixels = np.zeros((3, 3, 36), "f")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 from conftest import make_base, make_model
@@ -54,6 +55,16 @@ def test_short_rows_have_short_blocks():
     assert numbers.shape == (2, 1, 64) and not numbers[:, :, 36:].any() and scales.shape == (2, 1)
 
 
+@pytest.mark.parametrize("kind", kept.KINDS)
+@pytest.mark.parametrize("count, narrow", [(1023, {}), (4095, {"int4": "float16"}), (4096, None)])
+def test_small_kernels_keep_their_bits(kind, count, narrow):
+    """Under 1024 numbers float32; under 4096 at least eight bits or float16; biases always float32."""
+    kernel = keras.Variable(np.zeros((1, count)), name="kernel")
+    expected = {**dict.fromkeys(kept.KINDS, "float32")} if narrow == {} else narrow or {}
+    assert kept.Keeping(kind)(kernel) == expected.get(kind, kind)
+    assert kept.Keeping(kind)(keras.Variable(np.zeros((1, count)), name="bias")) == "float32"
+
+
 @pytest.fixture(scope="module")
 def program():
     return SamplerProgram(make_model(make_base()), steps=2, height=16, width=16)
@@ -98,8 +109,6 @@ def test_mixed_weights_for_a_psnr(program, one_picture):
 
 def test_work_is_counted():
     """Closed forms: a convolution, rows, attention; and a sampler whose parameters are those of its networks."""
-    import keras
-
     from codi_tf.models.layers import Conv2D
 
     conv, dense = Conv2D(5, 3, strides=2), keras.layers.Dense(6)

@@ -446,7 +446,7 @@ def test_an_autoencoder_alone_will_do_as_a_base(vae_folder, tmp_path):
     ("method", "sections", "said"),
     [
         ({"target": "photo"}, {}, "method.target is 'photo': use one of image, decoding"),
-        ({"distance": "l3"}, {}, "method.distance is 'l3': use one of absolute, squared"),
+        ({"distance": "l3"}, {}, "method.distance is 'l3': use one of squared, absolute"),
         ({"perceptual_weight": -1}, {}, "method.perceptual_weight is -1.0: it must be at least 0"),
         ({"perceptual_weight": 1}, {}, "method.perceptual_weight is 1.0, method.features None: set both, or neither"),
         ({"features": "somewhere"}, {}, "method.perceptual_weight is 0.0, method.features somewhere: set both"),

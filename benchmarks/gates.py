@@ -1,0 +1,74 @@
+"""python -m benchmarks.gates BUNDLE [BUNDLE ...]: trained models through the gate, in every format and quantisation.
+
+A row for each export that passes, with its figures; one that the gate refuses says why. Mixed weights are for 40 dB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+from codi_tf.errors import UserError
+from export.package import LAYOUTS, WEIGHTS
+
+MIXED = {"psnr": 40.0}
+COLUMNS = (
+    "model",
+    "export",
+    "weights",
+    "PSNR",
+    "max error",
+    "colour",
+    "another condition moves it by",
+    "a picture",
+    "peak",
+)
+
+
+def _row(name: str, program, format: str, weights: str) -> str:
+    import json
+
+    from export.making import write_package
+
+    layout = LAYOUTS[format][-1]  # parts, where there are any: their errors count, too
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        out = Path(scratch) / "package"
+        options = {"target": MIXED} if weights == "mixed" else {}
+        try:
+            figures = write_package(program, out, format=format, layout=layout, weights=weights, **options)
+        except UserError as error:
+            return f"| {name} | {format}, {layout} | {weights} | refused: {error} |"
+        here = json.loads((out / "report.json").read_text("utf-8"))["here"]
+    moved = figures["condition_sensitivity"]
+    speed = f"{1000 * here['seconds']:.0f} ms | {here['peak_bytes'] / 2**20:.0f} MiB" if "seconds" in here else "| "
+    kept = f"{weights}, {figures['stored_bytes'] / 1e6:.1f} MB"
+    return (
+        f"| {name} | {format}, {layout} | {kept} | {figures['psnr_db']:.1f} dB "
+        f"| {figures['max_error']:.1e} | {figures['colour_shift']:.1e} "
+        f"| {moved['export']:.4f}, Keras' {moved['keras']:.4f} | {speed} |"
+    )
+
+
+def _main(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.gates", description=__doc__)
+    parser.add_argument("bundles", nargs="+", type=Path)
+    options = parser.parse_args(arguments)
+    start_tensorflow()
+    import codi_tf
+    from export.program import SamplerProgram
+
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    for bundle in options.bundles:
+        model = codi_tf.load(bundle)
+        program = SamplerProgram(model, steps=4, height=model.image_size, width=model.image_size)
+        for format, kinds in WEIGHTS.items():
+            for weights in kinds:
+                print(_row(model.task_config()["name"], program, format, weights), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_main))
