@@ -60,20 +60,20 @@ class Decoder:
     Attributes:
         network: the arguments of `models.tiny_decoder.TinyDecoder` (keys of an AutoencoderTiny's config.json).
         target: y, the "image" itself, or its "decoding", what the autoencoder's own decoder makes of z.
-        distance: d in pixels, "absolute" or "squared".
+        distance: d in pixels, "squared" or "absolute".
         perceptual_weight: at least 0, none.
         features: F, the folder of a feature network or a file of LPIPS' weights (`perception.lpips`).
     """
 
     network: dict
     target: str = "image"
-    distance: str = "absolute"
+    distance: str = "squared"
     perceptual_weight: float = 0.0
     features: str | None = None
 
     def __post_init__(self):
         _one_of("method.target", self.target, ("image", "decoding"))
-        _one_of("method.distance", self.distance, ("absolute", "squared"))
+        _one_of("method.distance", self.distance, ("squared", "absolute"))
         if self.perceptual_weight < 0:
             raise UserError(f"method.perceptual_weight is {self.perceptual_weight}: it must be at least 0")
         if (self.perceptual_weight > 0) != (self.features is not None):
