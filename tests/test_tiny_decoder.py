@@ -364,6 +364,16 @@ def test_training_learns_to_decode_photos_that_it_has_not_seen(photos_base, tmp_
     close(decoder(z[:2]), decoded(peer, np.asarray(z[:2])), tolerance=1e-5)
 
 
+def test_the_decoder_of_the_assets_is_nearly_as_good_as_the_autoencoders(photos_base):
+    """Within a decibel, with an eighth of the weights."""
+    decoder = load_decoder(ROOT / "assets" / "photos-decoder")
+    pictures = data.evaluation_set(data.load_photos("heldout"), None, image_size=64, count=32, seed=1)["image"]
+    z = photos_base.encode(pictures)
+    full, small = psnr(pictures, photos_base.decode(z)), psnr(pictures, decoder(z))
+    assert full - 1 < small < full
+    assert 7 * decoder.count_params() < photos_base.vae.decoder.count_params()
+
+
 def test_a_step_changes_the_decoder_alone():
     trainer = build_trainer(config.from_dict(run_of(BASE, train={"learning_rate": 1e-2})))
     vae = trainer.method.base.vae
