@@ -127,15 +127,11 @@ def _grid(samplers: dict, examples: dict[str, np.ndarray]) -> np.ndarray:
 
 def _exported(model, exports: Path, examples: dict[str, np.ndarray]) -> np.ndarray:
     """The same pictures through Keras and through every runtime, and fifty times their difference."""
-    from export.package import format_module, read_package
-    from export.run import Sampler
+    from export.package import read_package
+    from export.parity import load
 
     conditions = (examples["condition"][list(SHOWN)] + 1) / 2
-    runtimes = {}
-    for name, label in FORMATS.items():
-        package = read_package(exports / name)
-        graphs = {part: format_module(name).load(graph.path) for part, graph in package.graphs.items()}
-        runtimes[label] = Sampler(package, graphs)
+    runtimes = {label: load(read_package(exports / name)) for name, label in FORMATS.items()}
     rows = []
     for condition in conditions:
         noise = gaussian_noise(SEED, model.latent_shape(1, *condition.shape[:2]))

@@ -8,7 +8,6 @@ and compared with Keras. One table; the model is made and run in Keras once.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 
 from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+from export.measure import peak
 from export.package import LAYOUTS, check_format, check_layout, check_weights, read_package
 
 EXPORTS = (
@@ -53,10 +53,10 @@ def write(program, folder: Path, name: str) -> dict:
     _forget_peak()
     began = time.perf_counter()
     facts = write_graphs(program, folder, format, layout, weights, Keeping(weights))
-    seconds, peak = time.perf_counter() - began, _peak()
+    seconds, held = time.perf_counter() - began, peak() / 2**30
     write_manifest(folder, facts, None)
     sizes = [f.stat().st_size / 1e6 for f in sorted(folder.iterdir()) if f.suffix != ".json"]
-    return {"written": seconds, "write_peak": peak, "sizes": sizes}
+    return {"written": seconds, "write_peak": held, "sizes": sizes}
 
 
 def run(folder: Path) -> None:
@@ -75,17 +75,13 @@ def run(folder: Path) -> None:
         image = sampler(expected["condition"], expected["noise"])
         taken.append(time.perf_counter() - began)
     error = np.square(image - expected["image"], dtype="f8").mean()
-    figures = {"loaded": loaded, "seconds": min(taken), "peak": _peak(), "psnr": -10 * np.log10(max(error, 1e-20))}
+    figures = {
+        "loaded": loaded,
+        "seconds": min(taken),
+        "peak": peak() / 2**30,
+        "psnr": -10 * np.log10(max(error, 1e-20)),
+    }
     print(json.dumps(figures))
-
-
-def _peak() -> float:
-    """GiB that this process has held at most, since `_forget_peak`."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return int(status.split("VmHWM:")[1].split()[0]) / 2**20
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _forget_peak() -> None:

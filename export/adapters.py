@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 
 from codi_tf.errors import UserError
-from export.package import Package, read_manifest, read_package
+from export.package import REPORTS, Package, read_manifest, read_package
 
 BASE = "base_files"  # in an adapter's manifest: the files of its base's other parts, and their SHA-256
 PLUG = "encoder"
@@ -41,8 +41,7 @@ def base_files(folder: Path) -> dict[str, str]:
     if manifest is None or PLUG not in manifest.get("graphs", {}):
         raise UserError(f"{folder}: no package of parts with an adapter; make one with python -m export --layout parts")
     own = manifest["graphs"][PLUG]["file"]
-    reports = ("report.json", "report.md")
-    return {name: sha for name, sha in manifest["files"].items() if not name.startswith(own) and name not in reports}
+    return {name: sha for name, sha in manifest["files"].items() if not name.startswith(own) and name not in REPORTS}
 
 
 def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
@@ -57,9 +56,7 @@ def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
 
 
 def options_of(folder: Path) -> dict:
-    """How a package was made: the options with which its adapters are."""
+    """How a package, which is there, was made: the options with which its adapters are."""
     manifest = read_manifest(folder)
-    if manifest is None:
-        raise UserError(f"{folder}: no exported package; make one with python -m export --layout parts")
     size = tuple(manifest["image_size"])
     return {key: manifest[key] for key in ("format", "layout", "weights", "steps", "prompt")} | {"size": size}

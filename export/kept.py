@@ -75,14 +75,10 @@ def int4(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     block = block_of(rows.shape[1])
     filled = np.pad(rows, [(0, 0), (0, -rows.shape[1] % block)]).reshape(len(rows), -1, block)
     largest = np.maximum(np.abs(filled).max(axis=2) / np.float32(7), np.float32(1e-12))
-    best = least = None
-    for factor in SHRINKING:
-        scales = factor * largest
-        error = np.square(_rounded(filled, scales) * scales[..., None] - filled).sum(axis=2)
-        best, least = (
-            (scales, error) if best is None else (np.where(error < least, scales, best), np.minimum(error, least))
-        )
-    return _rounded(filled, best).astype("int8"), best
+    tried = [factor * largest for factor in SHRINKING]
+    errors = [np.square(_rounded(filled, scales) * scales[..., None] - filled).sum(axis=2) for scales in tried]
+    scales = np.choose(np.argmin(errors, axis=0), tried)
+    return _rounded(filled, scales).astype("int8"), scales
 
 
 def _rounded(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:

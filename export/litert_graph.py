@@ -108,32 +108,23 @@ class LiteRtGraph:
         if name in self._index:
             return name
 
+        def value() -> np.ndarray:
+            return np.asarray(variable.numpy(), dtype="float32")
+
+        kind, scales = self.keep(variable), None
+        dtype = "int8" if kind.startswith("int8") else kind
+        if dtype == "int8":
+            scales = kept.scales_of(value())  # they are part of the graph
+
         def read() -> np.ndarray:
-            return np.ascontiguousarray(arrange(np.asarray(variable.numpy(), dtype="float32")))
+            return np.ascontiguousarray(arrange(kept.int8(value()) if dtype == "int8" else value()).astype(dtype))
 
-        count, kind = int(np.prod(own)), self.keep(variable)
-        if kind.startswith("int8"):
-            scales = kept.scales_of(np.asarray(variable.numpy(), "float32"))
-
-            def rounded() -> np.ndarray:
-                return np.ascontiguousarray(arrange(kept.int8(np.asarray(variable.numpy(), "float32"))))
-
-            self.buffers.append(Weight(count, rounded))
-            if kind == "int8":
-                self._tensor(name, own, "int8", len(self.buffers) - 1, scales)
-                return name
-            self._tensor(f"{name}:int8", own, "int8", len(self.buffers) - 1, scales)
-            return self._widened(name, f"{name}:int8", own)
-        if kind == "float16":
-            self.buffers.append(Weight(2 * count, lambda: read().astype("float16")))
-            self._tensor(f"{name}:half", own, "float16", len(self.buffers) - 1)
-            return self._widened(name, f"{name}:half", own)
-        self.buffers.append(Weight(4 * count, read))
-        self._tensor(name, own, "float32", len(self.buffers) - 1)
-        return name
-
-    def _widened(self, name: str, narrow: str, own: tuple[int, ...]) -> str:
-        """A weight in float32."""
+        self.buffers.append(Weight(int(np.prod(own)) * np.dtype(dtype).itemsize, read))
+        if kind in ("float32", "int8"):
+            self._tensor(name, own, dtype, len(self.buffers) - 1, scales)
+            return name
+        narrow = f"{name}:{dtype}"
+        self._tensor(narrow, own, dtype, len(self.buffers) - 1, scales)
         self._index[name] = self._index[self._operator("DEQUANTIZE", [narrow], own, own).name]
         return name
 

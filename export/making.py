@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import json
 import os
 import shutil
 import sys
@@ -106,22 +105,22 @@ def make_adapter(
     Returns, raises: see `make_package`; UserError for a package of another base.
     """
     check_out(out)
-    options = adapters.options_of(package)
+    base, options = read_package(package), adapters.options_of(package)
     if options["layout"] != "parts" or options["weights"] == "mixed":
         raise UserError(f"{package}: adapters are for packages of parts whose weights are not mixed")
-    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}-") as scratch:
-        made = Path(scratch) / out.name
-        figures = make_package(bundle, made, **options, decoder=decoder, licence=licence)
-        wanted = adapters.base_files(made)
-        adapters.check_base(read_package(package), wanted, out)
-        manifest = read_manifest(made)
-        graph = manifest["graphs"][adapters.PLUG]
+    from codi_tf.weights import write_json  # only now: it starts TensorFlow
+
+    with whole_folder(out) as folder:
+        whole = folder / "whole"
+        figures = make_package(bundle, whole, **options, decoder=decoder, licence=licence)
+        wanted, manifest = adapters.base_files(whole), read_manifest(whole)
+        adapters.check_base(base, wanted, out)
         own = {name: sha for name, sha in manifest["files"].items() if name not in wanted}
-        adapter = {**manifest, "graphs": {adapters.PLUG: graph}, "files": own, adapters.BASE: wanted}
-        with whole_folder(out) as folder:
-            for name in own:
-                shutil.move(made / name, folder / name)
-            (folder / MANIFEST).write_text(json.dumps(adapter, indent=2), encoding="utf-8")
+        for name in own:
+            shutil.move(whole / name, folder / name)
+        shutil.rmtree(whole)
+        graphs = {adapters.PLUG: manifest["graphs"][adapters.PLUG]}
+        write_json(folder / MANIFEST, {**manifest, "graphs": graphs, "files": own, adapters.BASE: wanted})
     return figures
 
 
@@ -184,7 +183,7 @@ def write_graphs(program: SamplerProgram, folder: Path, format: str, layout: str
     emitters, module = {"sampler": sampler.whole}, format_module(format)
     if layout == "parts":
         unet = keep.bytes(program.model.network.unet.variables)
-        emitters = sampler.parts(program, halves=unet > getattr(module, "MAX_FILE", unet))
+        emitters = sampler.parts(program, halves=unet > module.MAX_GRAPH)
     graphs = {}
     for name, emit in emitters.items():
         file = ("model" if layout == "whole" else name) + SUFFIXES[format]
@@ -242,6 +241,7 @@ def _redirected(log) -> Iterator[None]:
 
 
 def _facts(program: SamplerProgram, format: str) -> dict:
+    from codi_tf.rendering import keeps_colours
     from export import sampler
 
     size = [program.height, program.width]
@@ -263,6 +263,7 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
         "prompt": program.prompt,
         "task": program.model.task_config(),
+        "keeps_colours": keeps_colours(program.model.task),
         "scheduler": program.model.base.scheduler,
         "made_with": {name: importlib.import_module(name).__version__ for name in makers},
     }

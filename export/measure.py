@@ -19,7 +19,7 @@ from export.run import load
 RUNS = 3
 
 
-def _peak() -> int:
+def peak() -> int:
     """Bytes of memory that this process has held at most."""
     try:  # Linux' getrusage counts what the process that started this one held, too
         status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -42,7 +42,7 @@ def _main(arguments: list[str]) -> None:
         began = time.perf_counter()
         sampler(condition, noise, ids)
         seconds.append(time.perf_counter() - began)
-    figures = {"load_seconds": loaded, "seconds": min(seconds), "peak_bytes": _peak(), "threads": os.cpu_count()}
+    figures = {"load_seconds": loaded, "seconds": min(seconds), "peak_bytes": peak(), "threads": os.cpu_count()}
     print(json.dumps(figures))
 
 

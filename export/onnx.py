@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from export.onnx_graph import bodies
 from export.program import SamplerProgram
 from export.run import load_onnx as load
 
-__all__ = ["Graph", "load", "stored_bytes", "write"]
+__all__ = ["MAX_GRAPH", "Graph", "load", "stored_bytes", "write"]
+
+MAX_GRAPH = math.inf  # bytes: its weights lie in as many files as it takes
 
 
 def write(program: SamplerProgram, emit: Callable[[Graph], None], path: Path, keep: Keeping) -> dict:

@@ -72,7 +72,7 @@ class OnnxGraph:
         loop = self._loop
         inside = loop is not None and (again or not loop.changing.isdisjoint(names))
         made, nodes = (loop.made, loop.nodes) if inside else (self._made, self.nodes)
-        key = (kind, *names, *sorted((k, str(v)) for k, v in attributes.items() if k != "body"))
+        key = (kind, *names, *sorted((k, str(v)) for k, v in attributes.items()))
         if key not in made:
             value = Value(self._name(kind), tuple(shape))
             results = [value.name, *(f"{value.name}_{i}" for i in range(1, outputs))]
@@ -165,7 +165,9 @@ class OnnxGraph:
         count = info(place, TensorProto.INT64, ())
         inside = helper.make_graph(loop.nodes, "step", [count, flags[0], fields[0]], [flags[1], fields[1]])
         rounds = self.numbers(np.array(len(tables[0]), "int64"))
-        return self.node("Loop", [rounds, "", z], z.shape, body=inside)
+        last = Value(self._name("Loop"), z.shape)
+        self.nodes.append(helper.make_node("Loop", [rounds, "", z.name], [last.name], name=last.name, body=inside))
+        return last
 
     def constant(self, array: np.ndarray) -> Value:
         array = np.asarray(array, "float32")

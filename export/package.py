@@ -16,6 +16,7 @@ from types import ModuleType
 from codi_tf.errors import UserError
 
 MANIFEST, VERSION = "manifest.json", 2
+REPORTS = ("report.json", "report.md")
 KIND = "codi_tf sampler"  # tells our manifests from others'
 # format -> how its graphs' files end; a SavedModel is a folder, and has a version for TensorFlow Serving
 SUFFIXES = {"saved_model": "/1", "tflite": ".tflite", "onnx": ".onnx"}
@@ -31,11 +32,10 @@ MAX_STEPS = 16  # in LiteRT files steps are unrolled: every one is one more copy
 
 @dataclass(frozen=True)
 class GraphFile:
-    """A graph of a package: its file, and the shapes and dtypes of what it takes and gives, by name."""
+    """A graph of a package: its file, and the names of what it takes."""
 
     path: Path
-    inputs: dict[str, dict]
-    outputs: dict[str, dict]
+    inputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Package:
         channels: of the condition, 4 with a mask.
         task: its name.
         depth_kind: of depth to image, what maps hold: "disparity" or "depth".
+        keeps_colours: whether the picture has the condition's colours.
         prompted: whether the prompt is an input; the tokenizer lies in the package then.
     """
 
@@ -61,6 +62,7 @@ class Package:
     channels: int
     task: str
     depth_kind: str = "disparity"
+    keeps_colours: bool = False
     prompted: bool = False
 
     @property
@@ -103,7 +105,7 @@ def _package(folder: Path, manifest: dict) -> Package:
     height, width = (int(side) for side in manifest["image_size"])
     inputs, task = manifest["inputs"], dict(manifest["task"])
     graphs = {
-        name: GraphFile(folder / graph["file"], dict(graph["inputs"]), dict(graph["outputs"]))
+        name: GraphFile(folder / graph["file"], tuple(dict(graph["inputs"])))
         for name, graph in manifest["graphs"].items()
     }
     suffix = SUFFIXES[manifest["format"]]
@@ -121,6 +123,7 @@ def _package(folder: Path, manifest: dict) -> Package:
         channels=int(inputs["condition"]["shape"][-1]),
         task=str(task["name"]),
         depth_kind=str(task.get("kind", "disparity")),
+        keeps_colours=bool(manifest["keeps_colours"]),
         prompted="ids" in inputs,
     )
 

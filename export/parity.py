@@ -88,8 +88,7 @@ def check(program: SamplerProgram, package: Package, keep: Keeping, *, psnr: flo
         expected = np.concatenate([_keras_output(program, case) for case in cases])
         calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
         try:
-            graphs = {name: module.load(graph.path) for name, graph in package.graphs.items()}
-            sampler = Sampler(package, graphs)
+            sampler = load(package)
             outputs = np.concatenate([sampler(*case) for case in cases])
             parts = _errors_of_parts(sampler, calls)
             held = sum(module.stored_bytes(graph.path) for graph in package.graphs.values())
@@ -109,6 +108,12 @@ def check(program: SamplerProgram, package: Package, keep: Keeping, *, psnr: flo
     }
     refuse(package.format, figures)
     return figures
+
+
+def load(package: Package) -> Sampler:
+    """A package in its own runtime, be it TensorFlow."""
+    module = format_module(package.format)
+    return Sampler(package, {name: module.load(graph.path) for name, graph in package.graphs.items()})
 
 
 def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:

@@ -59,7 +59,7 @@ def examples(
 
 def _told(adapter, features) -> list[np.ndarray]:
     """What `networks.condition` gives, of the features that Keras' adapter computes."""
-    features = [ops.convert_to_numpy(h) for h in (features if isinstance(features, list | tuple) else [features])]
+    features = [ops.convert_to_numpy(h) for h in features]
     if isinstance(adapter, MuAdapter):
         mu = ops.convert_to_numpy(adapter.mu)
         features = [*(m * h for m, h in zip(mu, features, strict=True)), 1.0 - mu]

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 from codi_tf.weights import write_json
 from export import sampler
 from export.counting import Counting
-from export.package import Package, format_module
+from export.package import REPORTS, Package, format_module
 
 if TYPE_CHECKING:
     from export.program import SamplerProgram
-
-NAMES = ("report.json", "report.md")
 
 
 def write(folder: Path, program: SamplerProgram, package: Package, parity: dict) -> None:
@@ -32,8 +30,8 @@ def write(folder: Path, program: SamplerProgram, package: Package, parity: dict)
         "here": {"machine": platform.machine(), "python": platform.python_version(), **_measured(package)},
         "parity": parity,
     }
-    write_json(folder / NAMES[0], about)
-    (folder / NAMES[1]).write_text(_markdown(program, package, about), encoding="utf-8")
+    write_json(folder / REPORTS[0], about)
+    (folder / REPORTS[1]).write_text(_markdown(program, package, about), encoding="utf-8")
 
 
 def parts_of(program: SamplerProgram, blank: type) -> dict[str, dict]:

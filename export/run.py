@@ -49,7 +49,6 @@ def load_onnx(path: Path) -> Run:
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
-KEEPS_COLOURS = ("super_resolution", "real_world")  # tasks
 RUNTIMES = {"tflite": load_tflite, "onnx": load_onnx}
 
 
@@ -152,7 +151,7 @@ def generate(
         UserError: for a bad seed, or a colour that the task does not keep.
     """
     package = sampler.package
-    if colour != "none" and package.task not in KEEPS_COLOURS:
+    if colour != "none" and not package.keeps_colours:
         raise UserError(f"--colour: {package.folder} was made for {package.task}, which keeps no colours; leave it out")
     fitted = image if tile else _fit(image, package.height, package.width)
     height, width = fitted.shape[:2]

@@ -9,12 +9,12 @@ from pathlib import Path
 from ai_edge_litert import schema_py_generated as schema
 
 from export.kept import Keeping
-from export.litert_graph import MAX_FILE
+from export.litert_graph import MAX_FILE as MAX_GRAPH
 from export.litert_graph import LiteRtGraph as Graph
 from export.program import SamplerProgram
 from export.run import load_tflite as load
 
-__all__ = ["MAX_FILE", "Graph", "load", "operators", "stored_bytes", "write"]
+__all__ = ["MAX_GRAPH", "Graph", "load", "operators", "stored_bytes", "write"]
 
 _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 

@@ -27,7 +27,6 @@ from export.kept import Keeping
 from export.making import make_package, write_package
 from export.package import WEIGHTS, read_package
 from export.program import SamplerProgram
-from export.run import Sampler
 from export.saved_model import OPTIONS
 
 STEPS = 2
@@ -48,12 +47,6 @@ def exported(bundle: Path, format: str) -> Path:
         else:
             make_package(bundle, out, format=format, steps=STEPS, size=SIZES[format])
     return out
-
-
-def load(made: package.Package) -> Sampler:
-    """A package in its own runtime, TensorFlow too."""
-    module = package.format_module(made.format)
-    return Sampler(made, {name: module.load(graph.path) for name, graph in made.graphs.items()})
 
 
 def artefact(folder: Path) -> Path:
@@ -84,7 +77,7 @@ def test_artefact_equals_the_model_on_new_inputs(bundle, model, format):
     made = read_package(exported(bundle, format))
     condition = np.random.default_rng(7).random((1, *SIZES[format], 3), dtype=np.float32)
     noise = gaussian_noise(70, made.latent_shape)
-    image = load(made)(condition, noise)
+    image = parity.load(made)(condition, noise)
     latents = model.sample_latents(model.base.encode(2 * condition - 1), noise, steps=STEPS)
     expected = np.clip((model.base.decode(latents).numpy() + 1) / 2, 0, 1)
     assert image.shape == condition.shape and image.dtype == np.float32
@@ -125,6 +118,16 @@ def test_weights_are_stored_once(bundle, model, format):
     assert 0.6 * weights < stored < 1.4 * weights  # the UNet alone, stored a second time, would make it 1.5
     report = json.loads((exported(bundle, format) / "report.json").read_text())
     assert stored < report["file_bytes"]["sampler"]
+
+
+def test_a_saved_model_lies_as_tensorflow_serving_wants_it(bundle):
+    """NAME/VERSION/saved_model.pb, the signature of its default name, inputs and outputs by ours."""
+    folder = artefact(exported(bundle, "saved_model"))
+    assert folder.relative_to(exported(bundle, "saved_model")).as_posix() == "model/1"
+    assert (folder / "saved_model.pb").is_file()
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    assert signature.structured_input_signature[1].keys() == {"condition", "noise"}
+    assert signature.structured_outputs.keys() == {"image"}
 
 
 def test_onnx_holds_every_kernel_once(bundle, model):
@@ -177,7 +180,7 @@ def test_smaller_weights_pass_the_gate_in_parts(model, tmp_path, format, weights
 def test_a_step_that_is_too_large_for_a_file_comes_in_halves(model, tmp_path, monkeypatch):
     """The limit is set just below the UNet's bytes: both halves, and nothing else, take the place of the step."""
     unet = sum(v.numpy().nbytes for v in model.network.unet.variables)
-    monkeypatch.setattr(tflite, "MAX_FILE", unet - 1)
+    monkeypatch.setattr(tflite, "MAX_GRAPH", unet - 1)
     program = SamplerProgram(model, steps=2, height=16, width=16)
     figures = write_package(program, tmp_path / "out", format="tflite", layout="parts")
     made = read_package(tmp_path / "out")
@@ -211,7 +214,7 @@ def test_a_blind_artefact_is_refused_and_the_older_package_stays(bundle, model, 
 def hand_made(program, folder: Path, format: str, path: Path) -> package.Package:
     """A package of a graph that something else made."""
     schedule = ({"t": 0, "time": [], "a": 1.0, "b": 0.0},)
-    graphs = {"sampler": package.GraphFile(path, {"condition": {}, "noise": {}}, {"image": {}})}
+    graphs = {"sampler": package.GraphFile(path, ("condition", "noise"))}
     size = {"height": program.height, "width": program.width, "latent_shape": program.latent_shape}
     return package.Package(folder, format, **size, graphs=graphs, schedule=schedule, channels=3, task="bicubic")
 

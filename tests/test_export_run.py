@@ -88,7 +88,16 @@ def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys):
 def a_package(height: int, width: int) -> package.Package:
     schedule = ({"t": 0, "time": [], "a": 1.0, "b": 0.0},)
     return package.Package(
-        None, "onnx", height, width, (1, height // 4, width // 4, 4), {}, schedule, channels=3, task="super_resolution"
+        None,
+        "onnx",
+        height,
+        width,
+        (1, height // 4, width // 4, 4),
+        {},
+        schedule,
+        channels=3,
+        task="super_resolution",
+        keeps_colours=True,
     )
 
 
@@ -270,7 +279,7 @@ def test_colours_are_those_of_the_condition_where_that_is_asked_for():
     assert np.abs(plain - image).mean() > 0.05
     np.testing.assert_allclose((aligned - image)[inner, inner].mean((0, 1)), 0, atol=5e-3)
     assert np.abs(np.diff(aligned[inner, inner] - image[inner, inner], axis=1)).mean() > 0.03
-    other = dataclasses.replace(sampler.package, task="depth")
+    other = dataclasses.replace(sampler.package, task="depth", keeps_colours=False)
     with pytest.raises(UserError, match="was made for depth, which keeps no colours; leave it out"):
         run.generate(dataclasses.replace(sampler, package=other), image, seed=0, colour="adain")
 

@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pytest
 from conftest import make_base, make_model
-from test_export import load
 from tiny import randomize, tiny_text
 
 import codi_tf
@@ -19,6 +18,7 @@ from codi_tf.noise import gaussian_noise
 from export import run as runner
 from export.making import write_package
 from export.package import read_package
+from export.parity import load
 from export.program import SamplerProgram
 
 S, STEPS = 16, 1

@@ -24,6 +24,7 @@ OF_EVERY_KIND = (
     "photos_guided_1",
     "photos_guided_2",
     "photos_vae",
+    "photos_decoder",
     "sd15_editing_finetune",
 )
 CASES = [
