@@ -18,7 +18,7 @@ from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 
 ROUNDS = {"unet": 3, "pipeline": 2, "small": 5}
 RUNS = {"unet": 3, "pipeline": 1, "small": 20}  # in a round, after one that warms up
-PACKAGES = ("onnx/whole/float32", "onnx/whole/int8", "tflite/parts/int8")
+PACKAGES = ("onnx/whole/float32", "onnx/whole/int8", "tflite/parts/int8")  # the last two with a small decoder, too
 UNETS = ("onnx float32", "onnx int8", "litert int8")
 
 
@@ -61,11 +61,12 @@ def _write(what: str, folder: Path) -> None:
         from benchmarks.full_export import make_model, write
         from export.program import SamplerProgram
 
-        program = SamplerProgram(make_model(), steps=4, height=512, width=512)
-        for name in PACKAGES:
-            made = folder / name.replace("/", "-")
-            made.mkdir()
-            write(program, made, name)
+        for small in (False, True):
+            program = SamplerProgram(make_model(small), steps=4, height=512, width=512)
+            for name in PACKAGES[small:]:
+                made = folder / (name.replace("/", "-") + ("-small decoder" if small else ""))
+                made.mkdir()
+                write(program, made, name)
     elif what == "ours":
         _write_unets(folder)
     else:
@@ -100,7 +101,7 @@ def _write_theirs(path: Path) -> None:
 
     network = UNet2DConditionModel(cross_attention_dim=768).eval()
     inputs = torch.zeros(1, 4, 64, 64), torch.tensor([500]), torch.zeros(1, 77, 768)
-    torch.onnx.export(network, inputs, str(path), dynamo=True, external_data=True)
+    torch.onnx.export(network, inputs, str(path), dynamo=True, external_data=True, verbose=False)
 
 
 def _measure(what: str, candidates: dict[str, tuple[str, str]]) -> None:

@@ -26,15 +26,20 @@ EXPORTS = (
 COLUMNS = ("export", "written in", "peak of writing", "files", "loaded in", "a picture", "peak of running", "PSNR")
 
 
-def make_model():
-    """A CoDi model whose weights are random, mu included."""
+def make_model(small_decoder: bool = False):
+    """A CoDi model whose weights are random, mu included; of TAESD's shapes, too, where a small decoder is wanted."""
     import numpy as np
 
     import codi_tf
     from codi_tf.base import Base, make_autoencoder, make_unet
     from codi_tf.convert.compvis import SCHEDULER
+    from codi_tf.models.tiny_decoder import TinyDecoder
 
-    base = Base(make_unet({}), make_autoencoder({}), {**SCHEDULER, "prediction_type": "v_prediction"})
+    decoder = TinyDecoder() if small_decoder else None
+    if small_decoder:
+        decoder.build()
+    scheduler = {**SCHEDULER, "prediction_type": "v_prediction"}
+    base = Base(make_unet({}), make_autoencoder({}), scheduler, decoder=decoder)
     random = np.random.default_rng(0)
     conv = base.unet.conv_out.kernel  # it starts at 0
     conv.assign(random.normal(0, 0.01, conv.shape))
