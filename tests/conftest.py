@@ -8,15 +8,21 @@ import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # two workers, two cores
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
 import codi_tf
 from codi_tf.base import Base, make_autoencoder, make_unet
 from codi_tf.convert.folder import save_base
+
+# Tiny networks run a few times each: a graph's optimization takes longer than it saves, a quarter of the suite's time.
+# Whatever runs as a process of its own (training, notebooks, the demo) has it.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 UNET = {
     "block_out_channels": [8, 16],
@@ -53,6 +59,7 @@ def make_model(base: Base, **options) -> codi_tf.CoDi:
 def memory_goes_back():
     """What a file's models held returns to the system: a worker runs dozens of files, and another one beside it."""
     yield
+    keras.utils.clear_session()  # TensorFlow keeps the kernels of every graph that ever ran, too
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # the C library of Linux alone keeps it otherwise
         ctypes.CDLL(None).malloc_trim(0)
