@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework.ops import gradient_registry
 
 import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
 import codi_tf
@@ -59,7 +60,10 @@ def make_model(base: Base, **options) -> codi_tf.CoDi:
 def memory_goes_back():
     """What a file's models held returns to the system: a worker runs dozens of files, and another one beside it."""
     yield
-    keras.utils.clear_session()  # TensorFlow keeps the kernels of every graph that ever ran, too
+    # TensorFlow never forgets a custom gradient that it met in a graph, silu's for one, and with it the whole graph.
+    for name in [name for name in gradient_registry.list() if name.startswith("CustomGradient-")]:
+        del gradient_registry._registry[name]
+    keras.utils.clear_session()
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # the C library of Linux alone keeps it otherwise
         ctypes.CDLL(None).malloc_trim(0)

@@ -118,7 +118,7 @@ def stand_in(channels: int, whole: bool) -> run.Sampler:
     if whole:
         graphs = {"sampler": lambda x: {"image": decode(x["noise"], x["condition"])}}
         names = {"sampler": ["condition", "noise"]}
-    files = {name: GraphFile(None, dict.fromkeys(inputs), {}) for name, inputs in names.items()}
+    files = {name: GraphFile(None, tuple(inputs)) for name, inputs in names.items()}
     package = Package(None, "onnx", 32, 48, (1, 8, 12, 4), files, tuple(SCHEDULE), channels, "bicubic")
     return run.Sampler(package, graphs)
 
