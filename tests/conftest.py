@@ -69,6 +69,14 @@ def memory_goes_back():
         ctypes.CDLL(None).malloc_trim(0)
 
 
+@pytest.fixture
+def optimized():
+    """Graphs are optimized, as in a process of its own: for what is compared bit by bit."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory):
     """A folder with a base in the diffusers layout."""

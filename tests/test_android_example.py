@@ -110,7 +110,7 @@ def test_without_a_seed_it_is_0(restore, package, photo, tmp_path):
 
 
 def test_a_step_in_halves(restore, model, photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(tflite, "MAX_FILE", sum(v.numpy().nbytes for v in model.network.unet.variables) - 1)
+    monkeypatch.setattr(tflite, "MAX_GRAPH", sum(v.numpy().nbytes for v in model.network.unet.variables) - 1)
     package = written(tmp_path / "halves", model)
     assert {"step_1.tflite", "step_2.tflite"} < {path.name for path in package.iterdir()}
     found, expected = both(restore, package, photo, 1)

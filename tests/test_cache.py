@@ -126,7 +126,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(parts, encoded,
     assert contents(folder) == whole
 
 
-def test_killed_and_started_again(parts, tmp_path):
+def test_killed_and_started_again(parts, tmp_path, optimized):
     """kill -9 while it works, in a process of its own."""
     path, killed, whole = tmp_path / "c.yaml", tmp_path / "killed", tmp_path / "whole"
     path.write_text(yaml.safe_dump(parts))
