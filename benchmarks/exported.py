@@ -19,7 +19,6 @@ from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
 ROUNDS = {"unet": 3, "pipeline": 2, "small": 5}
 RUNS = {"unet": 3, "pipeline": 1, "small": 20}  # in a round, after one that warms up
 PACKAGES = ("onnx/whole/float32", "onnx/whole/int8", "tflite/parts/int8")  # the last two with a small decoder, too
-UNETS = ("onnx float32", "onnx int8", "litert int8")
 
 
 def _unets(folder: Path) -> dict[str, tuple[str, str]]:
