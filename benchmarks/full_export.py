@@ -57,7 +57,7 @@ def write(program, folder: Path, name: str) -> dict:
     format, layout, weights = name.split("/")
     _forget_peak()
     began = time.perf_counter()
-    facts = write_graphs(program, folder, format, layout, weights, Keeping(weights))
+    facts = write_graphs([program], folder, format, layout, weights, Keeping(weights))
     seconds, held = time.perf_counter() - began, peak() / 2**30
     write_manifest(folder, facts, None)
     sizes = [f.stat().st_size / 1e6 for f in sorted(folder.iterdir()) if f.suffix != ".json"]

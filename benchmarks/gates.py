@@ -39,7 +39,7 @@ def _row(name: str, program, format: str, weights: str) -> str:
         out = Path(scratch) / "package"
         options = {"target": MIXED} if weights == "mixed" else {}
         try:
-            figures = write_package(program, out, format=format, layout=layout, weights=weights, **options)
+            (figures,) = write_package([program], out, format=format, layout=layout, weights=weights, **options)
         except UserError as error:
             return f"| {name} | {format}, {layout} | {weights} | refused: {error} |"
         here = json.loads((out / "report.json").read_text("utf-8"))["here"]

@@ -9,17 +9,9 @@ from pathlib import Path
 from codi_tf.cli import ArgumentParser, run_command
 from codi_tf.errors import UserError
 from export.making import make_adapter, make_package
-from export.package import SUFFIXES
+from export.package import SUFFIXES, parse_size
 
 UNITS = {"MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
-
-
-def _size(text: str) -> tuple[int, int]:
-    """(64, 64) for "64", (64, 96) for "64x96": height first."""
-    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
-    if match is None:
-        raise UserError(f"--size is {text!r}: give one side, or HEIGHTxWIDTH, for example 64 or 64x96")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _target(size: str | None, psnr: float | None) -> dict | None:
@@ -49,7 +41,9 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("--target-size", help="of mixed weights, for example 700MB")
     parser.add_argument("--min-psnr", type=float, help="of pictures with mixed weights, dB")
     parser.add_argument("--steps", type=int, default=4, help="network evaluations, 4 unless given")
-    parser.add_argument("--size", help="height and width, 64 or 64x96; the size of the training crops unless given")
+    parser.add_argument(
+        "--size", help="64, or height and width, 64x96; several with commas; that of the training crops unless given"
+    )
     parser.add_argument(
         "--prompt", help="the one that the file is made for; unless given the empty one, or an input for instructions"
     )
@@ -62,11 +56,11 @@ def _main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.adapter_of is not None:
         origin = {"decoder": options.decoder, "licence": options.licence}
-        figures = make_adapter(options.bundle, options.out, package=options.adapter_of, **origin)
+        made = make_adapter(options.bundle, options.out, package=options.adapter_of, **origin)
     elif options.format is None:
         raise UserError(f"--format is missing: use one of {', '.join(SUFFIXES)}")
     else:
-        figures = make_package(
+        made = make_package(
             options.bundle,
             options.out,
             format=options.format,
@@ -74,16 +68,20 @@ def _main(arguments: list[str]) -> None:
             weights=options.weights,
             target=_target(options.target_size, options.min_psnr),
             steps=options.steps,
-            size=None if options.size is None else _size(options.size),
+            sizes=None if options.size is None else [parse_size(size) for size in options.size.split(",")],
             prompt=options.prompt,
             decoder=options.decoder,
             licence=options.licence,
         )
-    keras, artefact = figures["condition_sensitivity"].values()
+    for figures in made:
+        keras, artefact = figures["condition_sensitivity"].values()
+        print(
+            f"{'x'.join(map(str, figures['size']))}: on {figures['cases']} inputs from {figures['conditions']}: "
+            f"max error {figures['max_error']:.1e}, PSNR {figures['psnr_db']:.0f} dB; "
+            f"swapping conditions moves the image by {artefact:.4f} (Keras {keras:.4f})"
+        )
     print(
-        f"on {figures['cases']} inputs from {figures['conditions']}: max error {figures['max_error']:.1e}, "
-        f"PSNR {figures['psnr_db']:.0f} dB; swapping conditions moves the image by {artefact:.4f} (Keras {keras:.4f})\n"
-        f"{figures['stored_bytes'] / 1e6:.1f} MB for {figures['weight_bytes'] / 1e6:.1f} MB of weights: {options.out}"
+        f"{made[0]['stored_bytes'] / 1e6:.1f} MB for {made[0]['weight_bytes'] / 1e6:.1f} MB of weights: {options.out}"
     )
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 
 from codi_tf.errors import UserError
-from export.package import REPORTS, Package, read_manifest, read_package
+from export.package import OTHERS, REPORTS, Package, read_manifest, read_package
 
 BASE = "base_files"  # in an adapter's manifest: the files of its base's other parts, and their SHA-256
 PLUG = "encoder"
@@ -27,8 +27,12 @@ def with_adapter(package: Package, folder: Path) -> Package:
         raise UserError(f"{folder}: no exported adapter; make one with python -m export BUNDLE --adapter-of PACKAGE")
     adapter = read_package(folder)
     check_base(package, manifest[BASE], folder)
-    graphs = {**package.graphs, PLUG: adapter.graphs[PLUG]}
-    return dataclasses.replace(package, graphs=graphs, task=adapter.task, depth_kind=adapter.depth_kind)
+    told = {"task": adapter.task, "depth_kind": adapter.depth_kind}
+    first, *others = (
+        dataclasses.replace(size, graphs={**size.graphs, PLUG: plug.graphs[PLUG]}, **told)
+        for size, plug in zip(package.sizes, adapter.sizes, strict=True)
+    )
+    return dataclasses.replace(first, others=tuple(others))
 
 
 def base_files(folder: Path) -> dict[str, str]:
@@ -40,8 +44,16 @@ def base_files(folder: Path) -> dict[str, str]:
     manifest = read_manifest(folder)
     if manifest is None or PLUG not in manifest.get("graphs", {}):
         raise UserError(f"{folder}: no package of parts with an adapter; make one with python -m export --layout parts")
-    own = manifest["graphs"][PLUG]["file"]
+    own = tuple(size["graphs"][PLUG]["file"] for size in (manifest, *manifest.get(OTHERS, [])))
     return {name: sha for name, sha in manifest["files"].items() if not name.startswith(own) and name not in REPORTS}
+
+
+def plug_of(manifest: dict) -> dict:
+    """What a manifest says of its sizes, with no graph but the adapter's."""
+    first, *others = (
+        {**size, "graphs": {PLUG: size["graphs"][PLUG]}} for size in (manifest, *manifest.get(OTHERS, []))
+    )
+    return {**first, OTHERS: others} if others else first
 
 
 def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
@@ -58,5 +70,5 @@ def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
 def options_of(folder: Path) -> dict:
     """How a package, which is there, was made: the options with which its adapters are."""
     manifest = read_manifest(folder)
-    size = tuple(manifest["image_size"])
-    return {key: manifest[key] for key in ("format", "layout", "weights", "steps", "prompt")} | {"size": size}
+    sizes = [tuple(size["image_size"]) for size in (manifest, *manifest.get(OTHERS, []))]
+    return {key: manifest[key] for key in ("format", "layout", "weights", "steps", "prompt")} | {"sizes": sizes}

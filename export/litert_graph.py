@@ -30,21 +30,94 @@ class Weight:
     read: Callable[[], np.ndarray]
 
 
+class LiteRtFile:
+    """Graphs that lie in one file, each a signature of its own, and the buffers of them all: each weight is held once.
+
+    Attributes:
+        codes: the kinds of operators, and their places in the file.
+    """
+
+    def __init__(self):
+        self.codes: dict[str, int] = {}
+        self._graphs: dict[str, LiteRtGraph] = {}
+        self._buffers: list[Weight | None] = [None]  # buffer 0 is empty, by convention
+        self._places: dict[object, int] = {}
+
+    def graph(self, name: str, keep: kept.Keeping) -> LiteRtGraph:
+        """A new graph of the file, a signature by this name."""
+        self._graphs[name] = LiteRtGraph(keep, self)
+        return self._graphs[name]
+
+    def buffer(self, key: object, weight: Weight) -> int:
+        """The place of a buffer; the same key is the same content."""
+        if key not in self._places:
+            self._places[key] = len(self._buffers)
+            self._buffers.append(weight)
+        return self._places[key]
+
+    def write(self, path: Path) -> None:
+        """Write the flatbuffer and, behind it, the weights.
+
+        Raises:
+            UserError: it would be larger than MAX_FILE.
+        """
+        header = self._pack([1] * len(self._buffers))
+        offsets, end = [], _aligned(len(header))
+        for weight in self._buffers:
+            offsets.append(end)
+            end = _aligned(end + (weight.bytes if weight else 0))
+        if end > MAX_FILE:
+            raise UserError(f"{path.name} would be {end / 2**30:.1f} GiB: a LiteRT file holds less than 2")
+        with open(path, "wb") as file:
+            file.write(self._pack(offsets))
+            for weight, offset in zip(self._buffers, offsets, strict=True):
+                if weight is not None:
+                    file.seek(offset)
+                    file.write(memoryview(np.atleast_1d(weight.read())).cast("B"))
+
+    def _pack(self, offsets: list[int]) -> bytes:
+        model = schema.ModelT()
+        model.version, model.description = 3, b"codi_tf"
+        model.operatorCodes = []
+        for kind in self.codes:
+            code = schema.OperatorCodeT()
+            code.builtinCode = getattr(schema.BuiltinOperator, kind)
+            code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+            code.version = VERSIONS.get(kind, 1)
+            model.operatorCodes.append(code)
+        model.buffers = []
+        for weight, offset in zip(self._buffers, offsets, strict=True):
+            buffer = schema.BufferT()
+            if weight is not None:
+                buffer.offset, buffer.size = max(offset, 2), weight.bytes
+            model.buffers.append(buffer)
+        model.subgraphs = [graph.graph for graph in self._graphs.values()]
+        model.signatureDefs = []
+        for place, (name, graph) in enumerate(self._graphs.items()):
+            signature = schema.SignatureDefT()
+            signature.signatureKey, signature.subgraphIndex = name, place
+            signature.inputs, signature.outputs = (_maps(graph.names[side]) for side in ("inputs", "outputs"))
+            model.signatureDefs.append(signature)
+        builder = flatbuffers.Builder(2**20)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+
 class LiteRtGraph:
     """See `graph.Graph`.
 
     Args:
         keep: in which kind each kernel is kept: "float16" and "int8_weight_only" are widened when the file is loaded;
             with "int8" LiteRT rounds activations to 8 bits as they come ("dynamic range").
+        file: that it is a part of.
     """
 
-    def __init__(self, keep: kept.Keeping | None = None):
+    def __init__(self, keep: kept.Keeping | None = None, file: LiteRtFile | None = None):
         self.keep = kept.Keeping() if keep is None else keep
+        self.file = LiteRtFile() if file is None else file
         self.signature = {"inputs": {}, "outputs": {}}
         self.graph = schema.SubGraphT()
         self.graph.tensors, self.graph.operators, self.graph.inputs, self.graph.outputs = [], [], [], []
-        self.codes: dict[str, int] = {}
-        self.buffers: list[Weight | None] = [None]  # buffer 0 is empty, by convention
         self.names = {"inputs": {}, "outputs": {}}
         self._index: dict[str, int] = {}  # tensors by name
         self._made: dict[tuple, Value] = {}
@@ -75,7 +148,7 @@ class LiteRtGraph:
         value = Value(f"{kind}_{len(self.graph.tensors)}", tuple(shape))
         self._tensor(value.name, own, dtype)
         operator = schema.OperatorT()
-        operator.opcodeIndex = self.codes.setdefault(kind, len(self.codes))
+        operator.opcodeIndex = self.file.codes.setdefault(kind, len(self.file.codes))
         operator.inputs = [self._index[name] if name else -1 for name in names]
         operator.outputs = [self._index[value.name]]
         if kind == "TOPK_V2":
@@ -96,9 +169,9 @@ class LiteRtGraph:
         array = np.ascontiguousarray(array)
         key = ("constant", array.tobytes(), array.shape, str(array.dtype))
         if key not in self._made:
-            name = f"constant_{len(self.buffers)}"
-            self.buffers.append(Weight(array.nbytes, lambda: array))
-            self._tensor(name, array.shape, str(array.dtype), len(self.buffers) - 1)
+            name = f"constant_{len(self.graph.tensors)}"
+            buffer = self.file.buffer(key, Weight(array.nbytes, lambda: array))
+            self._tensor(name, array.shape, str(array.dtype), buffer)
             self._made[key] = Value(name, array.shape)
         return self._made[key].name
 
@@ -119,12 +192,12 @@ class LiteRtGraph:
         def read() -> np.ndarray:
             return np.ascontiguousarray(arrange(kept.int8(value()) if dtype == "int8" else value()).astype(dtype))
 
-        self.buffers.append(Weight(int(np.prod(own)) * np.dtype(dtype).itemsize, read))
-        if kind in ("float32", "int8"):
-            self._tensor(name, own, dtype, len(self.buffers) - 1, scales)
-            return name
         narrow = f"{name}:{dtype}"
-        self._tensor(narrow, own, dtype, len(self.buffers) - 1, scales)
+        buffer = self.file.buffer(narrow, Weight(int(np.prod(own)) * np.dtype(dtype).itemsize, read))
+        if kind in ("float32", "int8"):
+            self._tensor(name, own, dtype, buffer, scales)
+            return name
+        self._tensor(narrow, own, dtype, buffer, scales)
         self._index[name] = self._index[self._operator("DEQUANTIZE", [narrow], own, own).name]
         return name
 
@@ -363,53 +436,6 @@ class LiteRtGraph:
             if not offset
             else self._binary("ADD", x, self._numbers(np.array(offset, "float32")), _own(x.shape), x.shape)
         )
-
-    # The file
-
-    def write(self, path: Path) -> None:
-        """Write the flatbuffer and, behind it, the weights.
-
-        Raises:
-            UserError: it would be larger than MAX_FILE.
-        """
-        header = self._pack([1] * len(self.buffers))
-        offsets, end = [], _aligned(len(header))
-        for weight in self.buffers:
-            offsets.append(end)
-            end = _aligned(end + (weight.bytes if weight else 0))
-        if end > MAX_FILE:
-            raise UserError(f"{path.name} would be {end / 2**30:.1f} GiB: a LiteRT file holds less than 2")
-        with open(path, "wb") as file:
-            file.write(self._pack(offsets))
-            for weight, offset in zip(self.buffers, offsets, strict=True):
-                if weight is not None:
-                    file.seek(offset)
-                    file.write(memoryview(np.atleast_1d(weight.read())).cast("B"))
-
-    def _pack(self, offsets: list[int]) -> bytes:
-        model = schema.ModelT()
-        model.version, model.description = 3, b"codi_tf"
-        model.operatorCodes = []
-        for kind in self.codes:
-            code = schema.OperatorCodeT()
-            code.builtinCode = getattr(schema.BuiltinOperator, kind)
-            code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-            code.version = VERSIONS.get(kind, 1)
-            model.operatorCodes.append(code)
-        model.buffers = []
-        for weight, offset in zip(self.buffers, offsets, strict=True):
-            buffer = schema.BufferT()
-            if weight is not None:
-                buffer.offset, buffer.size = max(offset, 2), weight.bytes
-            model.buffers.append(buffer)
-        model.subgraphs = [self.graph]
-        signature = schema.SignatureDefT()
-        signature.signatureKey, signature.subgraphIndex = "serving_default", 0
-        signature.inputs, signature.outputs = (_maps(self.names[side]) for side in ("inputs", "outputs"))
-        model.signatureDefs = [signature]
-        builder = flatbuffers.Builder(2**20)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
 
 
 OPTIONS = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from export import adapters
 from export.package import (
     KIND,
     MANIFEST,
+    OTHERS,
     SUFFIXES,
     VERSION,
     check_format,
@@ -49,12 +49,12 @@ def make_package(
     weights: str = "float32",
     target: dict | None = None,
     steps: int = 4,
-    size: tuple[int, int] | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
     prompt: str | None = None,
     decoder: Path | None = None,
     licence: str | None = None,
-) -> dict:
-    """Export a bundle and return the figures of its parity with the Keras model.
+) -> list[dict]:
+    """Export a bundle and return the figures of its parity with the Keras model, of every size.
 
     Args:
         bundle: from `codi_tf`'s training.
@@ -64,7 +64,7 @@ def make_package(
         weights: how kernels are kept: one of the format's `package.WEIGHTS`.
         target: of mixed weights: {"size": bytes} or {"psnr": dB}.
         steps: network evaluations, 1 to MAX_STEPS.
-        size: (height, width); the bundle's image_size where it is not given.
+        sizes: (height, width) of one or several, which share the weights; the bundle's image_size unless given.
         prompt: the one that the graphs are made for; None: the empty one, or an input where the task wants one.
         decoder: the folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         licence: of the base, for the manifest.
@@ -87,17 +87,18 @@ def make_package(
 
         small = None if decoder is None else codi_tf.load_decoder(decoder)
         model = codi_tf.load(bundle, decoder=small)
-        height, width = size or (model.image_size, model.image_size)
+        (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
         program = SamplerProgram(model, steps=steps, height=height, width=width, prompt=prompt)
+        programs = [program, *(program.at(*size) for size in others)]
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "licence": licence}
         if decoder is not None:
             origin["decoder"] = {"name": decoder.resolve().name, "sha256": folder_sha256(decoder)}
-    return write_package(program, out, format=format, layout=layout, weights=weights, target=target, origin=origin)
+    return write_package(programs, out, format=format, layout=layout, weights=weights, target=target, origin=origin)
 
 
 def make_adapter(
     bundle: Path, out: Path, *, package: Path, decoder: Path | None = None, licence: str | None = None
-) -> dict:
+) -> list[dict]:
     """Export the adapter of a bundle alone, to be plugged into a package of parts of the same base.
 
     The whole package is made, and must be that of the base in all but the adapter.
@@ -119,13 +120,12 @@ def make_adapter(
         for name in own:
             shutil.move(whole / name, folder / name)
         shutil.rmtree(whole)
-        graphs = {adapters.PLUG: manifest["graphs"][adapters.PLUG]}
-        write_json(folder / MANIFEST, {**manifest, "graphs": graphs, "files": own, adapters.BASE: wanted})
+        write_json(folder / MANIFEST, {**adapters.plug_of(manifest), "files": own, adapters.BASE: wanted})
     return figures
 
 
 def write_package(
-    program: SamplerProgram,
+    programs: Sequence[SamplerProgram],
     out: Path,
     *,
     format: str,
@@ -133,11 +133,12 @@ def write_package(
     weights: str = "float32",
     target: dict | None = None,
     origin: dict | None = None,
-) -> dict:
-    """Write a program's graphs, compare them with its Keras model, and only then let the package appear.
+) -> list[dict]:
+    """Write the graphs of programs, compare them with their Keras model, and only then let the package appear.
 
     Args:
-        origin: what the program was made from, for the manifest.
+        programs: of one model, one for every size.
+        origin: what they were made from, for the manifest.
 
     Returns, raises: see `make_package`.
     """
@@ -150,16 +151,18 @@ def write_package(
     if weights == "mixed":
         from export import mixed
 
-        keep = mixed.choose(program, format, **target)
+        keep = mixed.choose(programs[0], format, **target)
     with whole_folder(out) as folder:
         kept = "" if weights == "float32" else f" with {weights} weights"
-        with stage(f"converting {program.steps} steps at {program.height}x{program.width} to {format}{kept}"):
-            facts = write_graphs(program, folder, format, layout, weights, keep)
+        sizes = " and ".join(f"{program.height}x{program.width}" for program in programs)
+        with stage(f"converting {programs[0].steps} steps at {sizes} to {format}{kept}"):
+            facts = write_graphs(programs, folder, format, layout, weights, keep)
             write_manifest(folder, facts, origin)
+        pairs, psnr = list(zip(programs, read_package(folder).sizes, strict=True)), (target or {}).get("psnr")
         with stage("comparing with the Keras model"):
-            figures = parity.check(program, read_package(folder), keep, psnr=(target or {}).get("psnr"))
+            figures = [parity.check(*pair, keep, psnr=psnr, sizes=len(pairs)) for pair in pairs]
         with stage("measuring"):
-            report.write(folder, program, read_package(folder), figures)
+            report.write(folder, [(*pair, found) for pair, found in zip(pairs, figures, strict=True)])
         write_manifest(folder, facts, origin)
     return figures
 
@@ -173,25 +176,32 @@ def _check(out: Path, format: str, layout: str, weights: str, target: dict | Non
     check_out(out)
 
 
-def write_graphs(program: SamplerProgram, folder: Path, format: str, layout: str, weights: str, keep: Keeping) -> dict:
-    """Write the graphs of a program and what goes with them into a folder; what the manifest says of it all.
+def write_graphs(
+    programs: Sequence[SamplerProgram], folder: Path, format: str, layout: str, weights: str, keep: Keeping
+) -> dict:
+    """Write the graphs of programs and what goes with them into a folder; what the manifest says of it all.
 
     A LiteRT file holds less than 2 GiB: a step that is larger is written in two halves.
     """
     from export import sampler
 
-    emitters, module = {"sampler": sampler.whole}, format_module(format)
+    program, module = programs[0], format_module(format)
+    emitters = {"sampler": sampler.whole}
     if layout == "parts":
         unet = keep.bytes(program.model.network.unet.variables)
         emitters = sampler.parts(program, halves=unet > module.MAX_GRAPH)
-    graphs = {}
+    graphs: list[dict] = [{} for _ in programs]  # of every size
     for name, emit in emitters.items():
-        file = ("model" if layout == "whole" else name) + SUFFIXES[format]
-        made = module.write(program, functools.partial(emit, program=program), folder / file, keep)
-        graphs[name] = {"file": file, **made}
+        path = folder / (("model" if layout == "whole" else name) + SUFFIXES[format])
+        own = programs[:1] if name == "text" else programs  # a prompt has no size
+        made = module.write(own, emit, path, keep)
+        for size, graph in zip(graphs, made * len(programs) if name == "text" else made, strict=True):
+            size[name] = {**graph, "file": graph["file"].relative_to(folder).as_posix()}
     if program.context is None:
         program.model.base.tokenizer.save(folder / TOKENIZER)
-    return {**_facts(program, format), "weights": weights, "layout": layout, "graphs": graphs}
+    first, *others = (_facts_of_size(*pair) for pair in zip(programs, graphs, strict=True))
+    facts = {**_facts(program, format), "weights": weights, "layout": layout, **first}
+    return {**facts, OTHERS: others} if others else facts
 
 
 def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:
@@ -240,16 +250,25 @@ def _redirected(log) -> Iterator[None]:
             os.close(copy)
 
 
-def _facts(program: SamplerProgram, format: str) -> dict:
-    from codi_tf.rendering import keeps_colours
-    from export import sampler
-
+def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:
     size = [program.height, program.width]
     image = {"shape": [1, *size, 3], "dtype": "float32", "range": [0, 1], "layout": "NHWC, RGB"}
     channels = program.model.task.condition_channels
     condition = image if channels == 3 else image | {"shape": [1, *size, channels], "layout": "NHWC, RGB and mask"}
     noise = {"shape": list(program.latent_shape), "dtype": "float32", "distribution": "standard normal (docs/noise.md)"}
     ids = {"shape": list(program.context_shape[:1]), "dtype": "int32", "tokenizer": TOKENIZER}
+    return {
+        "image_size": size,
+        "inputs": {"condition": condition, "noise": noise, **({"ids": ids} if program.context is None else {})},
+        "outputs": {"image": image},
+        "graphs": graphs,
+    }
+
+
+def _facts(program: SamplerProgram, format: str) -> dict:
+    from codi_tf.rendering import keeps_colours
+    from export import sampler
+
     makers = ("tensorflow", "keras", "onnx") if format == "onnx" else ("tensorflow", "keras")
     times = zip(sampler.step_numbers(program.model, program.steps), sampler.tables(program)[0], strict=True)
     return {
@@ -257,9 +276,6 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         "version": VERSION,
         "format": format,
         "steps": program.steps,
-        "image_size": size,
-        "inputs": {"condition": condition, "noise": noise, **({"ids": ids} if program.context is None else {})},
-        "outputs": {"image": image},
         "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
         "prompt": program.prompt,
         "task": program.model.task_config(),

@@ -1,4 +1,4 @@
-"""python -m export.measure DIR: how long a package takes to load and to make a picture, and its peak of memory."""
+"""python -m export.measure DIR [--size 64x96]: how long a package takes to load and to make a picture, its memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from codi_tf.cli import ArgumentParser, run_command
 from codi_tf.noise import gaussian_noise
-from export.package import read_package
+from export.package import parse_size, read_package
 from export.run import load
 
 RUNS = 3
@@ -31,7 +31,11 @@ def peak() -> int:
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export.measure", description=__doc__)
     parser.add_argument("package", type=Path, help="the folder that python -m export made")
-    package = read_package(parser.parse_args(arguments).package)
+    parser.add_argument("--size", type=parse_size, help="one of the package's, 64x96; its first unless given")
+    options = parser.parse_args(arguments)
+    package = read_package(options.package)
+    if options.size is not None:
+        package = package.fitting(*options.size)
     condition = np.full((1, package.height, package.width, package.channels), 0.5, np.float32)
     noise = gaussian_noise(0, package.latent_shape)
     ids = np.zeros(77, np.int32) if package.prompted else None

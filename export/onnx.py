@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
 
 from export.kept import Keeping
+from export.onnx_graph import INLINE, Store, bodies
 from export.onnx_graph import OnnxGraph as Graph
-from export.onnx_graph import bodies
 from export.program import SamplerProgram
 from export.run import load_onnx as load
 
@@ -19,12 +20,28 @@ __all__ = ["MAX_GRAPH", "Graph", "load", "stored_bytes", "write"]
 MAX_GRAPH = math.inf  # bytes: its weights lie in as many files as it takes
 
 
-def write(program: SamplerProgram, emit: Callable[[Graph], None], path: Path, keep: Keeping) -> dict:
-    """Write a program's graph, more than a gibibyte of weights in files beside it; its inputs and outputs."""
-    graph = Graph(keep)
-    emit(graph)
-    graph.write(path)
-    return graph.signature
+def write(
+    programs: Sequence[SamplerProgram], emit: Callable[[Graph, SamplerProgram], None], path: Path, keep: Keeping
+) -> list[dict]:
+    """Write a graph of programs that differ in their size, each into a file of its own.
+
+    The weights of several, or more than a gibibyte of one's, lie in files beside them, each once.
+
+    Returns:
+        of each its file, its inputs and outputs.
+    """
+    graphs = []
+    for program in programs:
+        graphs.append(Graph(keep))
+        emit(graphs[-1], program)
+    outside = len(graphs) > 1 or graphs[0].bytes > INLINE
+    with Store(path) if outside else contextlib.nullcontext() as store:
+        made = []
+        for place, (program, graph) in enumerate(zip(programs, graphs, strict=True)):
+            file = path if place == 0 else path.with_stem(f"{path.stem}-{program.height}x{program.width}")
+            graph.write(file, store)
+            made.append({"file": file, **graph.signature})
+    return made
 
 
 def stored_bytes(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,13 +22,18 @@ MAX_FILE = 2**31 - 2**20  # bytes of a file of weights
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor that is written with the file: its name, shape, type and bytes, and how to get what it holds."""
+    """A tensor that is written with the file: its name, shape, type and bytes, and how to get what it holds.
+
+    Attributes:
+        of_variable: whether its name says all of it, in other graphs, too; a constant's does not.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: int
     bytes: int
     read: Callable[[], np.ndarray]
+    of_variable: bool
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class OnnxGraph:
             def get() -> np.ndarray:
                 return np.ascontiguousarray(read(np.asarray(variable.numpy(), dtype="float32")))
 
-            self.weights[key] = Weight(name, tuple(shape), kind, size, get)
+            self.weights[key] = Weight(name, tuple(shape), kind, size, get, True)
         return self.weights[key].name
 
     def real(self, variable, view: str, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]) -> str:
@@ -116,7 +120,7 @@ class OnnxGraph:
         if key not in self.weights:
             kind = helper.np_dtype_to_tensor_dtype(array.dtype)
             name = f"constant_{len(self.weights)}"
-            self.weights[key] = Weight(name, array.shape, kind, array.nbytes, lambda: array)
+            self.weights[key] = Weight(name, array.shape, kind, array.nbytes, lambda: array, False)
         return self.weights[key].name
 
     def reshaped(self, x, own: tuple[int, ...], shape: tuple[int, ...]) -> Value:
@@ -306,12 +310,14 @@ class OnnxGraph:
 
     # The file
 
-    def write(self, path: Path) -> None:
-        """Write the model; more than a gibibyte of weights lies in files beside it."""
-        outside = sum(weight.bytes for weight in self.weights.values()) > INLINE
-        with contextlib.ExitStack() as stack:
-            store = _Store(path, stack) if outside else None
-            tensors = {weight.name: self._tensor(weight, store) for weight in self.weights.values()}
+    @property
+    def bytes(self) -> int:
+        """Of all weights."""
+        return sum(weight.bytes for weight in self.weights.values())
+
+    def write(self, path: Path, store: Store | None = None) -> None:
+        """Write the model, its weights into a store where there is one."""
+        tensors = {weight.name: self._tensor(weight, store) for weight in self.weights.values()}
         for body in bodies(self.nodes):  # ONNX Runtime fuses nodes with weights of their own graph alone
             around = {name for node in self.nodes for name in node.input}
             own = {name for node in body.node for name in node.input} & tensors.keys() - around
@@ -325,13 +331,13 @@ class OnnxGraph:
         onnx.checker.check_model(str(path))
 
     @staticmethod
-    def _tensor(weight: Weight, store: _Store | None) -> onnx.TensorProto:
+    def _tensor(weight: Weight, store: Store | None) -> onnx.TensorProto:
         tensor = TensorProto(name=weight.name, data_type=weight.type, dims=weight.shape)
         if store is None or weight.bytes < 1024:
             tensor.raw_data = weight.read().tobytes()
             return tensor
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in store.append(weight.read()).items():
+        for key, value in store.place(weight).items():
             tensor.external_data.add(key=key, value=str(value))
         return tensor
 
@@ -341,22 +347,39 @@ def bodies(nodes) -> list[onnx.GraphProto]:
     return [attribute.g for node in nodes if node.op_type == "Loop" for attribute in node.attribute]
 
 
-class _Store:
-    """Files of weights beside a model."""
+class Store:
+    """Files of weights beside models: beside that at `path`, and others of its folder.
 
-    def __init__(self, path: Path, stack: contextlib.ExitStack):
-        self.path, self.stack, self.files, self.file = path, stack, 0, None
+    What several models have of a variable is written once.
+    """
 
-    def append(self, array: np.ndarray) -> dict:
-        """Write an array; where it lies."""
+    def __init__(self, path: Path):
+        self._path, self._files, self._file = path, 0, None
+        self._places: dict[str, dict] = {}
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def place(self, weight: Weight) -> dict:
+        """Where a weight lies; it is written first where it is not there."""
+        if weight.name not in self._places or not weight.of_variable:
+            self._places[weight.name] = self._append(weight.read())
+        return self._places[weight.name]
+
+    def _append(self, array: np.ndarray) -> dict:
         data = memoryview(array).cast("B")
-        if self.file is None or _aligned(self.file.tell()) + len(data) > MAX_FILE:
-            beside = self.path.with_name(f"{self.path.name}.{self.files}.data")
-            self.file, self.files = self.stack.enter_context(beside.open("wb")), self.files + 1
-        offset = _aligned(self.file.tell())
-        self.file.seek(offset)
-        self.file.write(data)
-        return {"location": Path(self.file.name).name, "offset": offset, "length": len(data)}
+        if self._file is None or _aligned(self._file.tell()) + len(data) > MAX_FILE:
+            self.__exit__()
+            self._file = self._path.with_name(f"{self._path.name}.{self._files}.data").open("wb")
+            self._files += 1
+        offset = _aligned(self._file.tell())
+        self._file.seek(offset)
+        self._file.write(data)
+        return {"location": Path(self._file.name).name, "offset": offset, "length": len(data)}
 
 
 def _own(shape: tuple[int, ...]) -> tuple[int, ...]:

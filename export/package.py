@@ -5,10 +5,12 @@ Imports no TensorFlow.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ from types import ModuleType
 from codi_tf.errors import UserError
 
 MANIFEST, VERSION = "manifest.json", 2
+OTHERS = "other_sizes"  # in a manifest and in report.json: what differs at the other sizes
 REPORTS = ("report.json", "report.md")
 KIND = "codi_tf sampler"  # tells our manifests from others'
 # format -> how its graphs' files end; a SavedModel is a folder, and has a version for TensorFlow Serving
@@ -27,15 +30,17 @@ WEIGHTS = {
     "onnx": ("float32", "float16", "int8", "int8_weight_only", "int4", "mixed"),
 }
 LAYOUTS = {"saved_model": ("whole",), "tflite": ("whole", "parts"), "onnx": ("whole", "parts")}
+SIGNATURE = "serving_default"  # of files that hold several: the first
 MAX_STEPS = 16  # in LiteRT files steps are unrolled: every one is one more copy of the network's nodes
 
 
 @dataclass(frozen=True)
 class GraphFile:
-    """A graph of a package: its file, and the names of what it takes."""
+    """A graph of a package: its file, the names of what it takes, and which of the file's graphs it is."""
 
     path: Path
     inputs: tuple[str, ...]
+    signature: str = SIGNATURE
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Package:
         depth_kind: of depth to image, what maps hold: "disparity" or "depth".
         keeps_colours: whether the picture has the condition's colours.
         prompted: whether the prompt is an input; the tokenizer lies in the package then.
+        others: the same for other sizes, of the same weights.
     """
 
     folder: Path
@@ -64,11 +70,25 @@ class Package:
     depth_kind: str = "disparity"
     keeps_colours: bool = False
     prompted: bool = False
+    others: tuple[Package, ...] = ()
 
     @property
     def steps(self) -> int:
         """Network evaluations."""
         return len(self.schedule)
+
+    @property
+    def sizes(self) -> tuple[Package, ...]:
+        """The package at each of its sizes."""
+        return (self, *self.others)
+
+    def fitting(self, height: int, width: int) -> Package:
+        """The package at the size that a picture is scaled down least for; of several, that of the fewest pixels."""
+
+        def fit(size: Package) -> tuple[float, int]:
+            return min(1.0, size.height / height, size.width / width), -size.height * size.width
+
+        return max(self.sizes, key=fit)
 
 
 def read_package(folder: Path) -> Package:
@@ -81,16 +101,19 @@ def read_package(folder: Path) -> Package:
     if manifest is None:
         raise UserError(f"{folder}: no exported package; make one with python -m export")
     try:
-        package = _package(folder, manifest)
+        entries = [manifest, *manifest.get(OTHERS, [])]
+        package, *others = (_package(folder, {**manifest, **entry}) for entry in entries)
+        package = dataclasses.replace(package, others=tuple(others))
         files = dict(manifest["files"])
         unnamed = [
             graph.path.name
-            for graph in package.graphs.values()
+            for size in package.sizes
+            for graph in size.graphs.values()
             if not any((folder / name).is_relative_to(graph.path) for name in files)
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / MANIFEST}: incomplete or of another version ({error!r}); export again") from None
-    if unnamed or not package.graphs:
+    if unnamed or not all(size.graphs for size in package.sizes):
         raise UserError(f"{folder / MANIFEST}: does not name the files of its graphs; export again")
     for name, digest in files.items():
         if not (folder / name).is_file():
@@ -101,11 +124,11 @@ def read_package(folder: Path) -> Package:
 
 
 def _package(folder: Path, manifest: dict) -> Package:
-    """Raises KeyError, TypeError or ValueError for a manifest of another make."""
+    """Of a manifest's first size. Raises KeyError, TypeError or ValueError for a manifest of another make."""
     height, width = (int(side) for side in manifest["image_size"])
     inputs, task = manifest["inputs"], dict(manifest["task"])
     graphs = {
-        name: GraphFile(folder / graph["file"], tuple(dict(graph["inputs"])))
+        name: GraphFile(folder / graph["file"], tuple(dict(graph["inputs"])), graph.get("signature", SIGNATURE))
         for name, graph in manifest["graphs"].items()
     }
     suffix = SUFFIXES[manifest["format"]]
@@ -129,7 +152,7 @@ def _package(folder: Path, manifest: dict) -> Package:
 
 
 def format_module(name: str) -> ModuleType:
-    """The module of a format: `write(program, emit, path, keep)`, `load(path)` and `stored_bytes(path)`.
+    """The module of a format: `write(programs, emit, path, keep)`, `load(graph)` and `stored_bytes(path)`.
 
     Raises:
         UserError: the packages that it needs are not installed.
@@ -165,6 +188,14 @@ def check_layout(format: str, layout: str) -> None:
     """Raises UserError where a format does not come in such files."""
     if layout not in LAYOUTS[format]:
         raise UserError(f"layout is {layout!r}: {format} comes as {', '.join(LAYOUTS[format])}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(64, 64) for "64", (64, 96) for "64x96": height first. Raises UserError for anything else."""
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if match is None:
+        raise UserError(f"--size is {text!r}: give one side, or HEIGHTxWIDTH, for example 64 or 64x96")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def check_steps(steps: int) -> None:

@@ -69,7 +69,9 @@ class Case(NamedTuple):
     ids: np.ndarray | None = None
 
 
-def check(program: SamplerProgram, package: Package, keep: Keeping, *, psnr: float | None = None) -> dict:
+def check(
+    program: SamplerProgram, package: Package, keep: Keeping, *, psnr: float | None = None, sizes: int = 1
+) -> dict:
     """Run a package and the Keras model on the same inputs, weigh the package, and return the figures.
 
     The inputs are held-out photos as the task degrades them (random images where a photo is too small), each once with
@@ -77,6 +79,7 @@ def check(program: SamplerProgram, package: Package, keep: Keeping, *, psnr: flo
 
     Args:
         psnr: at least, dB, in place of what BOUNDS says.
+        sizes: that the package's files are made for, each with constants of its own.
 
     Raises:
         ParityError: a figure is out of its bounds, or the runtime refuses a file.
@@ -100,10 +103,11 @@ def check(program: SamplerProgram, package: Package, keep: Keeping, *, psnr: flo
     bounds = BOUNDS["mixed" if keep.exceptions else keep.kind]
     bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
     figures = {
+        "size": [program.height, program.width],
         "conditions": source,
         **compare(expected, outputs, len(conditions)),
         "part_errors": parts,
-        **weigh(program, held, keep, len(package.graphs)),
+        **weigh(program, held, keep, sizes * len(package.graphs)),
         "bounds": bounds._asdict(),
     }
     refuse(package.format, figures)
@@ -113,7 +117,7 @@ def check(program: SamplerProgram, package: Package, keep: Keeping, *, psnr: flo
 def load(package: Package) -> Sampler:
     """A package in its own runtime, be it TensorFlow."""
     module = format_module(package.format)
-    return Sampler(package, {name: module.load(graph.path) for name, graph in package.graphs.items()})
+    return Sampler(package, {name: module.load(graph) for name, graph in package.graphs.items()})
 
 
 def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -9,7 +11,7 @@ import tensorflow as tf
 from codi_tf.errors import UserError
 from codi_tf.model import CoDi
 from codi_tf.models.convolution import plain_convolutions
-from export.package import check_steps
+from export.package import SIGNATURE, check_steps
 
 
 class SamplerProgram(tf.Module):
@@ -92,3 +94,12 @@ class SamplerProgram(tf.Module):
 
         signature = list(self.inputs().values())
         return tf.function(named, input_signature=signature, autograph=False).get_concrete_function()
+
+    def at(self, height: int, width: int) -> SamplerProgram:
+        """The same program of another size. Raises UserError for a side out of its bounds."""
+        return SamplerProgram(self.model, steps=self.steps, height=height, width=width, prompt=self.prompt)
+
+
+def signatures(programs: Sequence[SamplerProgram]) -> list[str]:
+    """What programs of several sizes are called in a file that holds them all; the first is the default."""
+    return [SIGNATURE, *(f"serving_{program.height}x{program.width}" for program in programs[1:])]

@@ -7,31 +7,42 @@ import math
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_tf.weights import write_json
 from export import sampler
 from export.counting import Counting
-from export.package import REPORTS, Package, format_module
+from export.package import OTHERS, REPORTS, Package, format_module
 
 if TYPE_CHECKING:
     from export.program import SamplerProgram
 
 
-def write(folder: Path, program: SamplerProgram, package: Package, parity: dict) -> None:
-    """Write both reports into a package's folder, which is run for that, in a process of its own."""
+def write(folder: Path, made: Sequence[tuple[SamplerProgram, Package, dict]]) -> None:
+    """Write both reports into a package's folder, which is run for that, in processes of their own.
+
+    Args:
+        made: of every size the program, the package and the figures of the gate.
+    """
+    first, *others = (_about(*size) for size in made)
+    write_json(folder / REPORTS[0], {**first, OTHERS: others} if others else first)
+    texts = (
+        _markdown(program, package, about) for (program, package, _), about in zip(made, (first, *others), strict=True)
+    )
+    (folder / REPORTS[1]).write_text("\n".join(texts), encoding="utf-8")
+
+
+def _about(program: SamplerProgram, package: Package, parity: dict) -> dict:
     parts = {} if package.format == "saved_model" else parts_of(program, format_module(package.format).Graph)
-    files = {name: _bytes(graph.path) for name, graph in package.graphs.items()}
-    about = {
+    return {
         "parts": parts,
         "multiply_adds": sum(part["multiply_adds"] * part["runs"] for part in parts.values()),
-        "file_bytes": files,
+        "file_bytes": {name: _bytes(graph.path) for name, graph in package.graphs.items()},
         "here": {"machine": platform.machine(), "python": platform.python_version(), **_measured(package)},
         "parity": parity,
     }
-    write_json(folder / REPORTS[0], about)
-    (folder / REPORTS[1]).write_text(_markdown(program, package, about), encoding="utf-8")
 
 
 def parts_of(program: SamplerProgram, blank: type) -> dict[str, dict]:
@@ -55,7 +66,8 @@ def _measured(package: Package) -> dict:
     """Seconds and memory, of a process that runs the package and nothing else; nothing where that takes TensorFlow."""
     if package.format == "saved_model":
         return {}
-    command = [sys.executable, "-m", "export.measure", str(package.folder)]
+    size = f"{package.height}x{package.width}"
+    command = [sys.executable, "-m", "export.measure", str(package.folder), "--size", size]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 

@@ -21,30 +21,31 @@ from codi_tf.depth_files import as_picture, read_nearness
 from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
 from export.adapters import with_adapter
-from export.package import Package, read_package
+from export.package import GraphFile, Package, read_package
 from export.tiling import generate_tiled
 
 Tensors = dict[str, np.ndarray]
 Run = Callable[[Tensors], Tensors]  # a graph in its runtime
 
 
-def load_tflite(path: Path) -> Run:
-    """A flatbuffer in LiteRT. Raises UserError where LiteRT is not installed."""
+def load_tflite(graph: GraphFile) -> Run:
+    """A flatbuffer's signature in LiteRT. Raises UserError where LiteRT is not installed."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ModuleNotFoundError:
-        raise UserError(f"{path}: a .tflite file needs LiteRT: pip install ai-edge-litert") from None
-    runner = Interpreter(model_path=str(path), num_threads=os.cpu_count()).get_signature_runner()
+        raise UserError(f"{graph.path}: a .tflite file needs LiteRT: pip install ai-edge-litert") from None
+    interpreter = Interpreter(model_path=str(graph.path), num_threads=os.cpu_count())
+    runner = interpreter.get_signature_runner(graph.signature)
     return lambda inputs: runner(**inputs)
 
 
-def load_onnx(path: Path) -> Run:
+def load_onnx(graph: GraphFile) -> Run:
     """An ONNX file in ONNX Runtime, on the CPU. Raises UserError where ONNX Runtime is not installed."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise UserError(f"{path}: an .onnx file needs ONNX Runtime: pip install onnxruntime") from None
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        raise UserError(f"{graph.path}: an .onnx file needs ONNX Runtime: pip install onnxruntime") from None
+    session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
@@ -106,7 +107,7 @@ def load(package: Package) -> Sampler:
             f"{package.folder}: a {package.format} package needs TensorFlow (tf.saved_model.load); "
             f"for this command export with --format {' or '.join(RUNTIMES)}"
         )
-    return Sampler(package, {name: RUNTIMES[package.format](graph.path) for name, graph in package.graphs.items()})
+    return Sampler(package, {name: RUNTIMES[package.format](graph) for name, graph in package.graphs.items()})
 
 
 def token_ids(package: Package, prompt: str | None) -> np.ndarray | None:
@@ -213,6 +214,7 @@ def _main(arguments: list[str]) -> None:
     ids = token_ids(package, options.prompt)
     image = _condition(package, options.condition, options.mask)
     how = {"tile": options.tile, "colour": options.colour}
+    package = package.fitting(*image.shape[:2])
     result = generate(load(package), image, seed=options.seed, ids=ids, **how)
     images.write_png(options.out, result)
     height, width = image.shape[:2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -10,34 +10,44 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export.graph import Graph
 from export.kept import Keeping
-from export.program import SamplerProgram
+from export.package import GraphFile
+from export.program import SamplerProgram, signatures
 from export.run import Run, Tensors
 
-SIGNATURE = "serving_default"
 # Every swish brings the function of its gradient along: without them a graph is saved four times as fast.
 OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
 
-def write(program: SamplerProgram, emit: Callable[[Graph], None], path: Path, keep: Keeping) -> dict:
-    """Write the whole program, float32, as a SavedModel folder with the signature `serving_default`.
+def write(
+    programs: Sequence[SamplerProgram], emit: Callable[[Graph, SamplerProgram], None], path: Path, keep: Keeping
+) -> list[dict]:
+    """Write whole programs that differ in their size, float32, as a SavedModel folder, each as a signature.
 
-    Its weights stay variables. `emit` and `keep` are for formats that write graphs of their own.
+    Their weights stay variables. `emit` and `keep` are for formats that write graphs of their own.
+
+    Returns:
+        of each its folder, its signature, its inputs and outputs.
     """
-    function = program.trace()
-    tf.saved_model.save(program, str(path), signatures=function, options=OPTIONS)
-    sides = {"inputs": program.inputs(), "outputs": function.structured_outputs}
-    return {
-        side: {name: {"shape": x.shape.as_list(), "dtype": x.dtype.name} for name, x in tensors.items()}
-        for side, tensors in sides.items()
-    }
+    names = signatures(programs)
+    functions = {name: program.trace() for name, program in zip(names, programs, strict=True)}
+    tf.saved_model.save(programs[0], str(path), signatures=functions, options=OPTIONS)
+    made = []
+    for name, program in zip(names, programs, strict=True):
+        sides = {"inputs": program.inputs(), "outputs": functions[name].structured_outputs}
+        described = {
+            side: {name: {"shape": x.shape.as_list(), "dtype": x.dtype.name} for name, x in tensors.items()}
+            for side, tensors in sides.items()
+        }
+        made.append({"file": path, "signature": name, **described})
+    return made
 
 
-def load(path: Path) -> Run:
-    """Read a SavedModel folder back."""
-    loaded = tf.saved_model.load(str(path))
+def load(graph: GraphFile) -> Run:
+    """Read a signature of a SavedModel folder back."""
+    loaded = tf.saved_model.load(str(graph.path))
 
     def run(inputs: Tensors) -> Tensors:
-        function = loaded.signatures[SIGNATURE]  # it holds its variables weakly: `loaded` must live
+        function = loaded.signatures[graph.signature]  # it holds its variables weakly: `loaded` must live
         outputs = function(**{name: tf.constant(value) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
 
 from export.kept import Keeping
 from export.litert_graph import MAX_FILE as MAX_GRAPH
+from export.litert_graph import LiteRtFile
 from export.litert_graph import LiteRtGraph as Graph
-from export.program import SamplerProgram
+from export.program import SamplerProgram, signatures
 from export.run import load_tflite as load
 
 __all__ = ["MAX_GRAPH", "Graph", "load", "operators", "stored_bytes", "write"]
@@ -19,16 +20,24 @@ __all__ = ["MAX_GRAPH", "Graph", "load", "operators", "stored_bytes", "write"]
 _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
 
-def write(program: SamplerProgram, emit: Callable[[Graph], None], path: Path, keep: Keeping) -> dict:
-    """Write a program's graph as a flatbuffer with the signature `serving_default`; its inputs and outputs.
+def write(
+    programs: Sequence[SamplerProgram], emit: Callable[[Graph, SamplerProgram], None], path: Path, keep: Keeping
+) -> list[dict]:
+    """Write a graph of programs that differ in their size into one flatbuffer, each as a signature.
+
+    Returns:
+        of each its file, its signature, its inputs and outputs.
 
     Raises:
         UserError: it would be larger than a file may be.
     """
-    graph = Graph(keep)
-    emit(graph)
-    graph.write(path)
-    return graph.signature
+    file, made = LiteRtFile(), []
+    for program, name in zip(programs, signatures(programs), strict=True):
+        graph = file.graph(name, keep)
+        emit(graph, program)
+        made.append({"file": path, "signature": name, **graph.signature})
+    file.write(path)
+    return made
 
 
 def operators(path: Path) -> collections.Counter[str]:

@@ -54,7 +54,7 @@ def written(folder: Path, model: codi_tf.CoDi, *, layout: str = "parts", weights
     """A package, without the gate that other tests are about; `facts` take the place of the manifest's own."""
     program = SamplerProgram(model, steps=STEPS, height=HEIGHT, width=WIDTH)
     folder.mkdir()
-    made = write_graphs(program, folder, "tflite", layout, weights, Keeping(weights))
+    made = write_graphs([program], folder, "tflite", layout, weights, Keeping(weights))
     write_manifest(folder, {**made, **facts}, None)
     return folder
 

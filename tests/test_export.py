@@ -45,7 +45,7 @@ def exported(bundle: Path, format: str) -> Path:
             done = command(bundle, "--format", format, "--steps", STEPS, "--size", "16x24", "--out", out)
             (bundle.parent / "said.json").write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
         else:
-            make_package(bundle, out, format=format, steps=STEPS, size=SIZES[format])
+            make_package(bundle, out, format=format, steps=STEPS, sizes=[SIZES[format]])
     return out
 
 
@@ -164,7 +164,7 @@ def test_tflite_has_built_in_operators_of_four_dimensions(bundle):
 )
 def test_smaller_weights_pass_the_gate_in_parts(model, tmp_path, format, weights):
     program = SamplerProgram(model, steps=2, height=16, width=16)
-    figures = write_package(program, tmp_path / "out", format=format, layout="parts", weights=weights)
+    (figures,) = write_package([program], tmp_path / "out", format=format, layout="parts", weights=weights)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["weights"] == weights and [step["t"] for step in manifest["schedule"]] == [999, 499]
     assert figures["psnr_db"] > figures["bounds"]["psnr"] >= 25
@@ -182,7 +182,7 @@ def test_a_step_that_is_too_large_for_a_file_comes_in_halves(model, tmp_path, mo
     unet = sum(v.numpy().nbytes for v in model.network.unet.variables)
     monkeypatch.setattr(tflite, "MAX_GRAPH", unet - 1)
     program = SamplerProgram(model, steps=2, height=16, width=16)
-    figures = write_package(program, tmp_path / "out", format="tflite", layout="parts")
+    (figures,) = write_package([program], tmp_path / "out", format="tflite", layout="parts")
     made = read_package(tmp_path / "out")
     assert list(made.graphs) == ["encoder", "step_1", "step_2", "decoder"]
     assert figures["psnr_db"] > 80 and figures["part_errors"]["step"] < 1e-5
@@ -206,7 +206,7 @@ def test_a_blind_artefact_is_refused_and_the_older_package_stays(bundle, model, 
     before = folder_sha256(out)
     blind = Blind(model, steps=1, height=16, width=16)
     with pytest.raises(parity.ParityError, match=r"max error .* swapped conditions move its output by 0, the model's"):
-        write_package(blind, out, format="saved_model")
+        write_package([blind], out, format="saved_model")
     assert folder_sha256(out) == before and read_package(out).format == "tflite"
     assert [path.name for path in tmp_path.iterdir()] == ["package"]
 
@@ -239,7 +239,7 @@ def test_a_file_that_the_runtime_does_not_load_is_refused(program, tmp_path):
 def test_a_dropped_group_norm_is_refused(program, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graph.OnnxGraph, "group_norm", lambda self, x, layer: x)
     with pytest.raises(parity.ParityError, match="PSNR .* dB|not finite"):
-        write_package(program, tmp_path / "out", format="onnx", layout="parts")
+        write_package([program], tmp_path / "out", format="onnx", layout="parts")
     assert not list(tmp_path.iterdir())
 
 
@@ -401,7 +401,7 @@ def test_command_line_says_what_it_does_and_no_more(bundle):
         "comparing with the Keras model",
         "measuring",
     ]
-    assert lines[4].startswith("on 8 inputs from held-out photos: max error ") and len(lines) == 6
+    assert lines[4].startswith("16x24: on 8 inputs from held-out photos: max error ") and len(lines) == 6
     assert stderr == ""
 
 

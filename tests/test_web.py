@@ -18,11 +18,14 @@ import pytest
 from chromium import chromium, require, served
 from conftest import make_base, make_model
 from PIL import Image
+from tiny import randomize, tiny_text
 
+from codi_tf.convert.checkpoint import with_text
 from codi_tf.data import load_photos
 from codi_tf.errors import UserError
 from export import run
-from export.making import write_package
+from export.kept import Keeping
+from export.making import write_graphs, write_manifest, write_package
 from export.program import SamplerProgram
 from export.web.site import PROGRAM, build_site
 
@@ -46,8 +49,12 @@ def packages(tmp_path_factory):
     def package(task: str = "super_resolution", layout: str = "whole") -> Path:
         if (task, layout) not in made:
             folder = made[task, layout] = tmp_path_factory.mktemp("package") / f"{task}-{layout}"
-            program = SamplerProgram(make_model(make_base(), task=task), steps=STEPS, height=HEIGHT, width=WIDTH)
-            write_package(program, folder, format="onnx", layout=layout)
+            base = make_base()
+            if task == "editing":  # does what a prompt says
+                base = with_text(base, tiny_text(tmp_path_factory.mktemp("text"), 8))
+                randomize([v for v in base.unet.variables if "attn2" in v.path])
+            program = SamplerProgram(make_model(base, task=task), steps=STEPS, height=HEIGHT, width=WIDTH)
+            write_package([program], folder, format="onnx", layout=layout)
         return made[task, layout]
 
     return package
@@ -210,6 +217,60 @@ def test_a_depth_map_becomes_a_picture(browser, sites, packages, tmp_path):
     assert_same_picture(shown(browser), made_by_run(packages("depth"), tmp_path, tmp_path / "map.png"))
 
 
+def write(browser, prompt: str) -> None:
+    """Write a prompt by the keyboard in place of the one before, then press enter."""
+    browser.evaluate("document.getElementById('prompt').select()")
+    browser.call("Input.insertText", text=prompt)
+    for kind, text in (("keyDown", {"text": "\r"}), ("keyUp", {})):
+        browser.call("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13, **text)
+
+
+@pytest.mark.parametrize("layout", ["whole", "parts"])
+def test_a_prompt_says_what_becomes_of_a_photo(browser, sites, packages, photos, tmp_path, layout):
+    browser.open(sites("editing", layout)[0])
+    browser.choose("#photo", photos / "part.png")
+    browser.wait("document.body.dataset.state === 'ready'")  # for the prompt
+    assert browser.evaluate("document.getElementById('error').textContent") == ""
+    assert "as the prompt says" in browser.evaluate("document.getElementById('lede').textContent")
+    pictures = []
+    for prompt, *options in (["make it night"], ["invert — the “Colors”!"], ["make it night", "--tile"]):
+        browser.evaluate(f"document.getElementById('tiled').checked = {json.dumps(bool(options))}")
+        write(browser, prompt)
+        browser.wait("document.body.dataset.state === 'running'")
+        browser.wait(DONE)
+        pictures.append(shown(browser))
+        photo = photos / "part.png"
+        expected = made_by_run(packages("editing", layout), tmp_path, photo, "--prompt", prompt, *options)
+        assert_same_picture(pictures[-1], expected)
+    assert np.abs(pictures[0].astype(float) - pictures[1]).max() > 2
+
+
+def test_a_prompt_that_is_there_before_the_photo(browser, sites, packages, photos, tmp_path):
+    """Of one that is too long, what is left out is told."""
+    prompt = "x " * 75 + "and Snow"
+    browser.open(sites("editing", "parts")[0])
+    browser.wait(READY)
+    write(browser, prompt)
+    browser.choose("#photo", photos / "window.png")
+    browser.wait(DONE)
+    with pytest.warns(UserWarning, match="cut off 'and snow'"):
+        expected = made_by_run(packages("editing", "parts"), tmp_path, photos / "window.png", "--prompt", prompt)
+    assert_same_picture(shown(browser), expected)
+    said = browser.evaluate("document.getElementById('status').textContent")
+    assert said.endswith("The prompt was too long: “and snow” was left out.")
+
+
+def test_a_prompted_page_opened_from_the_disk(browser, sites, packages, photos, tmp_path):
+    browser.open((sites("editing", "parts")[2] / "from-disk.html").as_uri())
+    browser.wait(READY)
+    write(browser, "make it night")
+    browser.choose("#photo", photos / "window.png")
+    browser.wait(DONE)
+    photo = photos / "window.png"
+    expected = made_by_run(packages("editing", "parts"), tmp_path, photo, "--prompt", "make it night")
+    assert_same_picture(shown(browser), expected)
+
+
 def test_opened_from_the_disk(browser, sites, packages, photos, tmp_path):
     browser.open(f"{(sites()[2] / 'index.html').as_uri()}")
     browser.wait(f"location.pathname.endsWith('from-disk.html') && {READY}")
@@ -260,7 +321,7 @@ def test_a_line_between_before_and_after(browser, sites, photos):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("task, layout", [("super_resolution", "parts"), ("inpainting", "whole")])
+@pytest.mark.parametrize("task, layout", [("super_resolution", "parts"), ("inpainting", "whole"), ("editing", "parts")])
 def test_it_fits_a_phone(browser, sites, photos, tmp_path, task, layout, dark):
     def check(state: str) -> None:
         assert browser.evaluate("document.body.dataset.state") == state
@@ -283,19 +344,25 @@ def test_it_fits_a_phone(browser, sites, photos, tmp_path, task, layout, dark):
         browser.evaluate("document.getElementById('mask').focus()")
         browser.press(" ")
         browser.evaluate("document.getElementById('run').click()")
+    if task == "editing":
+        browser.wait("document.body.dataset.state === 'ready'")
+        check("ready")
+        write(browser, 30 * "night" + " and snow")  # of which half is too long
     browser.wait(DONE)
     check("done")
 
 
-def test_what_can_be_reached_has_a_name(browser, sites, photos):
-    browser.open(sites("inpainting")[0])
+@pytest.mark.parametrize("task, wanted", [("inpainting", {"Undo", "Clear", "Fill in"}), ("editing", {"Prompt", "Run"})])
+def test_what_can_be_reached_has_a_name(browser, sites, photos, task, wanted):
+    browser.open(sites(task)[0])
     browser.choose("#photo", photos / "window.png")
     browser.wait("document.body.dataset.state === 'ready'")
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
     values = [{p["name"]: p["value"].get("value") for p in node.get("properties", ())} for node in nodes]
     names = [node["name"]["value"] for node, value in zip(nodes, values, strict=True) if value.get("focusable")]
-    assert len(names) >= 9 and all(names)
-    assert {"Seed", "Undo", "Clear", "Fill in", "Choose a photo"} <= set(names)
+    assert len(names) >= 6 and all(names)
+    assert wanted | {"Seed", "Another", "Choose a photo"} <= set(names)
+    assert ("Prompt" in names) == (task == "editing")
 
 
 # --- mistakes, in one line
@@ -322,6 +389,19 @@ def test_a_seed_that_is_none(browser, sites, photos):
     browser.evaluate("document.getElementById('seed').value = '-1'")
     browser.choose("#photo", photos / "window.png")
     assert error(browser) == "The seed is “-1”: it must be a whole number from 0 to 2^63 - 1."
+
+
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_a_prompt_that_is_missing(browser, sites, photos, prompt):
+    browser.open(sites("editing", "parts")[0])
+    browser.choose("#photo", photos / "window.png")
+    browser.wait("document.body.dataset.state === 'ready'")
+    write(browser, prompt)
+    assert error(browser) == "The prompt is missing: write what is to be done."
+    assert browser.evaluate("document.body.dataset.state") == "ready"
+    write(browser, "make it night")
+    browser.wait("document.body.dataset.state === 'done'")
+    assert browser.evaluate("document.getElementById('error').textContent") == ""
 
 
 def test_a_file_that_is_missing(browser, packages, sites, tmp_path):
@@ -379,26 +459,22 @@ def test_mistakes_are_one_line(packages, runtime, tmp_path):
         build_site(packages(), tmp_path / "taken", runtime)
     with pytest.raises(UserError, match="no exported package"):
         build_site(tmp_path, tmp_path / "site", runtime)
-    write_package(
-        SamplerProgram(make_model(make_base()), steps=1, height=16, width=16), tmp_path / "lite", format="tflite"
-    )
+    program = SamplerProgram(make_model(make_base()), steps=1, height=16, width=16)
+    write_package([program], tmp_path / "lite", format="tflite")
     with pytest.raises(UserError, match="is a tflite package, a page runs ONNX; export with --format onnx"):
+        build_site(tmp_path / "lite", tmp_path / "site", runtime)
+    facts = write_graphs([program, program.at(16, 24)], tmp_path / "lite", "onnx", "whole", "float32", Keeping())
+    write_manifest(tmp_path / "lite", facts, None)
+    with pytest.raises(UserError, match="lite: is made for several sizes, a page for one; export with a single --size"):
         build_site(tmp_path / "lite", tmp_path / "site", runtime)
     assert not (tmp_path / "site").exists()
 
 
-def test_packages_that_a_page_cannot_run_are_refused(packages, runtime, tmp_path):
-    def spoilt(name: str, **changes) -> Path:
-        folder = shutil.copytree(packages(), tmp_path / name)
-        manifest = json.loads((folder / "manifest.json").read_text())
-        manifest |= {key: manifest[key] | value for key, value in changes.items()}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        return folder
-
-    told = spoilt("told", inputs={"ids": {"shape": [77], "dtype": "int32"}})
-    with pytest.raises(UserError, match="takes the prompt as an input.*export with --prompt"):
-        build_site(told, tmp_path / "site", runtime)
-    large = spoilt("large", files={"model.onnx.0.data": hashlib.sha256(b"").hexdigest()})
+def test_a_package_that_is_too_large_is_refused(packages, runtime, tmp_path):
+    large = shutil.copytree(packages(), tmp_path / "large")
+    manifest = json.loads((large / "manifest.json").read_text())
+    manifest["files"]["model.onnx.0.data"] = hashlib.sha256(b"").hexdigest()
+    (large / "manifest.json").write_text(json.dumps(manifest))
     (large / "model.onnx.0.data").write_bytes(b"")
     with pytest.raises(UserError, match="is larger than a browser's memory; export with --weights float16 or int8"):
         build_site(large, tmp_path / "site", runtime)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import shutil
+import sys
+import unicodedata
+import warnings
+from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +18,9 @@ from chromium import chromium, served
 
 from codi_tf import images
 from codi_tf.depth_files import as_picture, nearness
+from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
+from codi_tf.tokenizer import END, START, Tokenizer
 from export import run
 from export.package import GraphFile, Package
 from export.web import site
@@ -170,6 +178,111 @@ def test_depth_maps_are_read_as_from_files(page, kind):
 def test_maps_that_say_nothing_are_refused(page, values, kind, line):
     call = f"import('depth').then(({{nearness}}) => nearness({sent(np.float32(values))}, '{kind}'))"
     assert line in page.evaluate(f"{call}.catch((error) => error.message)")
+
+
+TEXT = """a photograph of an astronaut riding a horse on the moon we ll see the other three theatres in naïve façades
+the cat sat on that mat 猫 猫 ああ the café she s he d they ve the then they there undefined constructor"""
+PROMPTS = [
+    "",
+    " \t\n ",
+    "a photograph of an astronaut riding a horse",
+    "The ASTRONAUT On A Horse",
+    "1980s 12 345.67 x2 ²½٣Ⅷ一",
+    "don't it's we'll he'd they've I'm you're o'clock 'start ''s !'s DON'T don’t",
+    "!!! ... ?!?!,;: -- (a:1.2) [b] {c} _x_ a_b #tag @me $5 50%",
+    "  a\u00a0b\u3000c\u2003d\u0085e\u2028f\r\n\tg  ",
+    "no white space: a\x1cb\x1fc\u200bd\u180ee\ufefff",
+    "\ufeffa\x00b\x07c\x1b[0m\x7f\x80",
+    "naïve façades Ünïcödé İstanbul ıßẞ ǅ caf\u00e9 cafe\u0301 a\u030a \u212b q\u0307\u0323",
+    "ΟΔΥΣΣΕΥΣ Σ σίσυφος 猫があああ 汉字 한국어 हिन्दी ไทย עברית العربية ﬁ ſ",
+    "🙂👩\u200d👩\u200d👧 🏳️\u200d🌈 ©™ 👍🏽 𝐁𝟙 𠀀",
+    "<b>a &amp; b</b> &lt;|endoftext|&gt; <|x|> &#39;s",
+    f"{START}the cat{END}!! {END}{END}",
+    "the cat!!<|ENDOFTEXT|>!! <|StartOfText|>s<|startoftext |>",
+    "hello! the! !! a <Dog>, a<dog>! <Dog>s a.b a.B axb",
+    "__proto__ constructor toString undefined",
+    "the " * 75,
+    "the " * 75 + "Café\n on  the moon",
+    "q" * 200,
+]
+FRAGMENTS = ["the", "THE", "theatre", "'s", "'re", "'", "!", "!!", "é", "e\u0301", "İ", "ß", "Σ", "猫", "हि", "🙂"]
+FRAGMENTS += ["½", "٣", "1", "23", "<b>", "—", "_", "don't", "I'LL", "|>", "<|", " ", "\n", "\u3000", "\u0085", "\x00"]
+FRAGMENTS += ["\u200b", END, "<|ENDOFTEXT|>", START, "<|StartOfText|>", "<Dog>", "<Dog>s", "a.b"]
+
+
+def tokenizer(**options) -> Tokenizer:
+    """One with merges that are learnt here: 80 times the pair that is most frequent in the text."""
+    merges = []
+    for _ in range(80):
+        made = Tokenizer.from_merges(merges)
+        tokens = list(made.vocabulary)
+        words = [[tokens[number] for number in made.encode(word)] for word in TEXT.split()]
+        merges.append(Counter(pair for word in words for pair in pairwise(word)).most_common(1)[0][0])
+    tokens = [*Tokenizer.from_merges(merges).vocabulary, "<Dog>", "<Dog>s", "a.b"]
+    return Tokenizer({token: i for i, token in enumerate(tokens)}, merges, **options)
+
+
+def told_by_page(page, tokenizer: Tokenizer, call: str) -> list:
+    """What a call of the page's tokenizer gives, which has the vocabulary of this one."""
+    vocabulary = site._vocabulary(tokenizer).decode()
+    script = f"const tokenizer = new Tokenizer({vocabulary}); return {call}"
+    return page.evaluate(f"import('tokenizer').then(({{ Tokenizer }}) => {{ {script} }})")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding": "!"},
+        {"special": {START: True, END: True, "<Dog>": False, "<Dog>s": False, "a.b": True}},
+        {"padding": "!", "special": {START: False, END: True, "!": False}},
+    ],
+)
+def test_prompts_become_the_numbers_of_the_tokenizer(page, options):
+    source = random.Random(0)
+    prompts = PROMPTS + ["".join(source.choices(FRAGMENTS, k=source.randrange(30))) for _ in range(300)]
+    known = tokenizer(**options)
+    found = told_by_page(page, known, f"{json.dumps(prompts)}.map((prompt) => [...tokenizer.read(prompt).ids])")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of prompts that are too long
+        expected = known(prompts)
+    assert len(np.unique(expected, axis=0)) > 250
+    for prompt, a, b in zip(prompts, found, expected, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=ascii(prompt))
+
+
+def test_every_character_is_of_the_kind_that_it_is_for_the_tokenizer(page):
+    """Letter, number, white space or anything else; its lower case; what it is composed of. None is newer than Python.
+
+    Of the letters without case, most of them Chinese, one in ten.
+    """
+    known, kinds = tokenizer(), {}
+    for c in map(chr, range(sys.maxunicode + 1)):
+        kinds.setdefault(unicodedata.category(c), []).append(c)
+    kinds["Lo"] = kinds["Lo"][::10]
+    characters = [c for kind in kinds.keys() - {"Cn", "Co", "Cs"} for c in kinds[kind]]
+    assert len(characters) > 28_000
+    for i in range(0, len(characters), 10_000):
+        texts = [f"the{c}the!{c}! {c}" for c in characters[i : i + 10_000]]
+        found = told_by_page(page, known, f"{json.dumps(texts)}.map((text) => tokenizer.encode(text))")
+        wrong = [text for text, ids in zip(texts, found, strict=True) if ids != known.encode(text)]
+        assert not wrong, ascii(wrong[:9])
+
+
+def test_what_is_cut_off_a_long_prompt_is_told(page):
+    known, prompts = tokenizer(), ["the " * 75, "the " * 75 + "Café\n on  the moon 🙂"]
+    with pytest.warns(UserWarning, match="cut off 'café on the moon 🙂'"):
+        known(prompts)
+    cut = told_by_page(page, known, f"{json.dumps(prompts)}.map((prompt) => tokenizer.read(prompt).cut)")
+    assert cut == ["", "café on the moon 🙂"]
+
+
+def test_half_a_character_is_refused_as_by_the_tokenizer(page):
+    known, prompt = tokenizer(), "a \udcff b"
+    with pytest.raises(UserError, match="no text that UTF-8 can write; type it again"):
+        known(prompt)
+    call = f"(async () => tokenizer.read({json.dumps(prompt)}))().catch((error) => error.message)"
+    assert told_by_page(page, known, call) == "The prompt holds half of a character: type it again."
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from codi_tf.errors import UserError
 from codi_tf.files import check_target, whole_folder
+from codi_tf.tokenizer import Tokenizer
 from export.package import MANIFEST, read_manifest, read_package
 
 SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web
+VOCABULARY = "vocabulary.json"
 ALONE = "from-disk.html"
 PAGE = importlib.resources.files("export.web") / "page"
 MAX_ALONE = 100_000_000  # bytes of the files in a page of one file
@@ -52,17 +54,24 @@ def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
 
 
 def _package(folder: Path) -> Files:
-    """Manifest and graphs."""
+    """Manifest, graphs and, where the prompt is an input, what tokenizes it."""
     package = read_package(folder)
     if package.format != "onnx":
         raise UserError(f"{folder}: is a {package.format} package, a page runs ONNX; export with --format onnx")
-    if package.prompted:
-        raise UserError(
-            f"{folder}: takes the prompt as an input, which the page does not ask for; export with --prompt"
-        )
+    if package.others:
+        raise UserError(f"{folder}: is made for several sizes, a page for one; export with a single --size")
     if any(name.endswith(".data") for name in read_manifest(folder)["files"]):
         raise UserError(f"{folder}: is larger than a browser's memory; export with --weights float16 or int8")
-    return {path.name: path.read_bytes() for path in (folder / MANIFEST, *(g.path for g in package.graphs.values()))}
+    files = {path.name: path.read_bytes() for path in (folder / MANIFEST, *(g.path for g in package.graphs.values()))}
+    if package.prompted:
+        files[VOCABULARY] = _vocabulary(Tokenizer.load(folder / "tokenizer"))
+    return files
+
+
+def _vocabulary(tokenizer: Tokenizer) -> bytes:
+    """A tokenizer in one form, whichever its files have: what page/tokenizer.js takes."""
+    known = {"vocabulary": tokenizer.vocabulary, "merges": [" ".join(pair) for pair in tokenizer.ranks]}
+    return json.dumps({**known, "padding": tokenizer.padding, "special": tokenizer.special}).encode()
 
 
 def _runtime(folder: Path) -> Files:

@@ -11,6 +11,7 @@ import { withMask } from "resample";
 import { openSampler } from "sampler";
 import { Steps } from "steps";
 import { wording } from "tasks";
+import { Tokenizer } from "tokenizer";
 
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const split = compare(page.view, page.split);
@@ -19,7 +20,7 @@ const steps = new Steps(page.steps, page.after);
 
 let manifest; // of the package
 let words; // for its task
-let opened; // a promise of its graphs, ready to run
+let opened; // a promise of its graphs, ready to run, and of its tokenizer
 let photo; // {name, image}: what was chosen
 let stopping; // an AbortController of what is running
 
@@ -73,6 +74,7 @@ async function start() {
     `Computed on this device, at ${width} × ${height} pixels. Nothing is sent anywhere: ` +
     `once its ${Math.ceil(totalBytes / 1e6)} MB are here, the page needs no network.`;
   document.body.classList.toggle("paints", takesMask());
+  page.say.hidden = !takesPrompt();
   enter("empty");
   opened = load();
   await opened;
@@ -80,11 +82,12 @@ async function start() {
 
 async function load() {
   let arrived = 0;
-  const counted = (path) => read(path, (bytes) => tell("Loading the model", (arrived += bytes) / totalBytes));
+  const count = (bytes) => tell("Loading the model", (arrived += bytes) / totalBytes);
   tell("Loading the model", 0);
-  const sampler = await openSampler(manifest, counted);
+  const samplerFor = await openSampler(manifest, (path) => read(path, count));
+  const tokenizer = takesPrompt() ? new Tokenizer(await readJson("package/vocabulary.json", count)) : null;
   tell("");
-  return sampler;
+  return { samplerFor, tokenizer };
 }
 
 async function choose(file) {
@@ -95,11 +98,19 @@ async function choose(file) {
   page.large.hidden = image.height <= manifest.image_size[0] && image.width <= manifest.image_size[1];
   mask.start(image.width, image.height);
   back();
-  if (!takesMask()) await run();
+  if (!takesMask() && !lacksPrompt()) await run();
 }
 
 function takesMask() {
   return manifest.inputs.condition.shape.at(-1) === 4;
+}
+
+function takesPrompt() {
+  return "ids" in manifest.inputs;
+}
+
+function lacksPrompt() {
+  return takesPrompt() && !page.prompt.value.trim();
 }
 
 /** To the photo as it was. */
@@ -112,19 +123,21 @@ function back() {
 
 async function run() {
   const seed = seedOf(page.seed.value);
+  if (lacksPrompt()) throw new PageError("The prompt is missing: write what is to be done.");
   const image = takesMask() ? withMask(photo.image, mask.image()) : photo.image;
   back();
   enter("running");
   stopping = new AbortController();
-  const sampler = await opened;
+  const { samplerFor, tokenizer } = await opened;
   const began = performance.now();
-  const count = sampler.whole ? 1 : manifest.steps;
+  const count = manifest.graphs.sampler ? 1 : manifest.steps;
   let done = 0;
   const now = () => (count > 1 ? `Step ${done + 1} of ${count}` : "Computing");
   const progress = (share) => tell(now(), share);
   const options = { seed, tiled: page.tiled.checked, progress, signal: stopping.signal };
   tell(now(), 0);
-  for await (const picture of generate(sampler, manifest, image, options)) {
+  const { ids, cut } = tokenizer?.read(page.prompt.value) ?? {};
+  for await (const picture of generate(await samplerFor(ids), manifest, image, options)) {
     show(picture, page.after);
     split(0);
     if (count > 1) steps.add();
@@ -135,7 +148,8 @@ async function run() {
   split(50);
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   const reduced = !page.large.hidden && !page.tiled.checked;
-  tell(`Done in ${seconds} s.${reduced ? " The photo was made smaller for it: see “full size”." : ""}`);
+  const smaller = reduced ? " The photo was made smaller for it: see “full size”." : "";
+  tell(`Done in ${seconds} s.${smaller}${cut ? ` The prompt was too long: “${cut}” was left out.` : ""}`);
 }
 
 function seedOf(text) {

@@ -22,8 +22,8 @@ export async function read(path, onBytes = () => {}) {
 }
 
 /** A file of JSON. */
-export async function readJson(path) {
-  return JSON.parse(new TextDecoder().decode(await read(path)));
+export async function readJson(path, onBytes) {
+  return JSON.parse(new TextDecoder().decode(await read(path, onBytes)));
 }
 
 async function* fetched(path) {

@@ -1,11 +1,13 @@
-// A package's graphs, in a thread of their own. All tensors are Float32Array as the manifest gives their shapes.
+// A package's graphs, in a thread of their own. Tensors are Float32Array, a prompt's ids Int32Array, as the
+// manifest gives their shapes.
 
 /**
  * Get the graphs of a package ready.
  *
  * @param manifest the package's manifest.json
  * @param read path in the site -> Promise<Uint8Array>
- * @returns what a package of one graph does, {whole: (condition, noise) -> image}, or one of parts:
+ * @returns a function of a prompt's ids, where the package takes them, to a promise of what the package does then: one
+ *   of one graph {whole: (condition, noise) -> image}, one of parts
  *   {read: condition -> pool, step: (i, z, pool) -> z, decode: (z, pool) -> image}
  */
 export async function openSampler(manifest, read) {
@@ -24,20 +26,24 @@ export async function openSampler(manifest, read) {
     return ask({ kind: "run", graph, inputs: Object.fromEntries(inputs) });
   }
 
-  if (manifest.graphs.sampler) {
-    return { whole: async (condition, noise) => (await run("sampler", { condition, noise })).image };
-  }
-  return {
-    async read(condition) {
-      return { condition, ...(manifest.graphs.encoder && (await run("encoder", { condition }))) };
-    },
-    async step(i, z, pool) {
-      const { time, a, b } = manifest.schedule[i];
-      return (await run("step", { ...pool, z, time: Float32Array.from(time), scales: Float32Array.of(a, b) })).z_next;
-    },
-    async decode(z, pool) {
-      return (await run("decoder", { ...pool, z })).image;
-    },
+  return async (ids) => {
+    if (manifest.graphs.sampler) {
+      return { whole: async (condition, noise) => (await run("sampler", { ids, condition, noise })).image };
+    }
+    const told = manifest.graphs.text && (await run("text", { ids })); // once, however many tiles there are
+    return {
+      async read(condition) {
+        const pool = { ...told, condition };
+        return { ...pool, ...(manifest.graphs.encoder && (await run("encoder", pool))) };
+      },
+      async step(i, z, pool) {
+        const { time, a, b } = manifest.schedule[i];
+        return (await run("step", { ...pool, z, time: Float32Array.from(time), scales: Float32Array.of(a, b) })).z_next;
+      },
+      async decode(z, pool) {
+        return (await run("decoder", { ...pool, z })).image;
+      },
+    };
   };
 }
 

@@ -21,8 +21,8 @@ const TASKS = {
 };
 
 /** {title, lede, photo, run} of a package. */
-export function wording({ task, prompt, steps }) {
-  const words = { run: "Run again", ...TASKS[task.name] };
-  const told = prompt ? `: “${prompt}”` : "";
+export function wording({ task, prompt, inputs, steps }) {
+  const words = { run: inputs.ids ? "Run" : "Run again", ...TASKS[task.name] };
+  const told = inputs.ids ? " as the prompt says" : prompt ? `: “${prompt}”` : "";
   return { ...words, lede: `${words.lede}${told}, in ${steps} ${steps === 1 ? "step" : "steps"}.` };
 }

@@ -18,7 +18,7 @@ const answers = {
 
   /** Run a graph: {name: {data, shape}} -> {name: data}. */
   async run({ graph, inputs }) {
-    const tensor = ([name, { data, shape }]) => [name, new ort.Tensor("float32", data, shape)];
+    const tensor = ([name, { data, shape }]) => [name, new ort.Tensor(data, shape)];
     const outputs = await sessions[graph].run(Object.fromEntries(Object.entries(inputs).map(tensor)));
     return Object.fromEntries(Object.entries(outputs).map(([name, { data }]) => [name, data]));
   },

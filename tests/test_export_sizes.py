@@ -1,0 +1,110 @@
+"""Packages of several sizes: the weights are held once, each size does what Keras does, the runner takes what fits."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from conftest import make_base, make_model
+from PIL import Image
+from tiny import randomize
+
+import codi_tf
+from codi_tf.noise import gaussian_noise
+from export import adapters, making, package, parity, run
+from export.kept import Keeping
+from export.onnx_graph import bodies
+
+SIZES = [(16, 16), (16, 32)]
+EVERY = pytest.mark.parametrize(
+    "format, layout, weights",
+    [
+        ("saved_model", "whole", "float32"),
+        ("onnx", "whole", "float16"),
+        ("onnx", "parts", "int8"),
+        ("tflite", "whole", "float32"),
+        ("tflite", "parts", "int8"),
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def model(bundle):
+    return codi_tf.load(bundle)
+
+
+def weight_bytes(made: package.Package) -> int:
+    """Of all constants in a package's files; of ONNX of those beside them, at whatever place they lie."""
+    paths = {graph.path for size in made.sizes for graph in size.graphs.values()}
+    if made.format != "onnx":
+        return sum(package.format_module(made.format).stored_bytes(path) for path in paths)
+    graphs = [onnx.load(path, load_external_data=False).graph for path in paths]
+    places = [
+        {entry.key: entry.value for entry in tensor.external_data}
+        for graph in (*graphs, *bodies([node for graph in graphs for node in graph.node]))
+        for tensor in graph.initializer
+    ]
+    return sum({(at["location"], at["offset"]): int(at["length"]) for at in places if at}.values())
+
+
+def bytes_of(folder) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+@EVERY
+def test_every_size_does_what_the_model_does(model, bundle, tmp_path, format, layout, weights):
+    options = {"format": format, "layout": layout, "weights": weights, "steps": 2}
+    figures = making.make_package(bundle, tmp_path / "several", sizes=SIZES, **options)
+    made = package.read_package(tmp_path / "several")
+    assert [tuple(size["size"]) for size in figures] == [(s.height, s.width) for s in made.sizes] == SIZES
+    wanted = Keeping(weights).bytes((*model.network.variables, *model.base.vae.variables))
+    assert 0.6 * wanted < weight_bytes(made) < 1.4 * wanted  # the UNet alone, stored a second time, would make it 1.5
+    for size in made.sizes:
+        condition = np.random.default_rng(3).random((1, size.height, size.width, 3), dtype=np.float32)
+        noise = gaussian_noise(4, size.latent_shape)
+        latents = model.sample_latents(model.base.encode(2 * condition - 1), noise, steps=2)
+        expected = np.clip((model.base.decode(latents).numpy() + 1) / 2, 0, 1)
+        off = np.abs(parity.load(size)(condition, noise) - expected)
+        assert expected.std() > 0.05 and off.max() < {"float32": 1e-4, "float16": 5e-3, "int8": 0.15}[weights]
+    report = json.loads((tmp_path / "several" / "report.json").read_text())
+    assert [about["parity"]["size"] for about in (report, *report["other_sizes"])] == [list(size) for size in SIZES]
+    assert (tmp_path / "several" / "report.md").read_text().count("Against the Keras model") == 2
+
+
+def test_the_runner_takes_the_size_that_fits(bundle, tmp_path):
+    out = tmp_path / "package"
+    words = (bundle, "--format", "onnx", "--steps", "1", "--size", "16,16x32,32x16", "--out", out)
+    done = subprocess.run([sys.executable, "-m", "export", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines() if "held-out photos" in line] == [
+        "16x16",
+        "16x32",
+        "32x16",
+    ]
+    for (height, width), computed in {(30, 64): "32x16", (64, 30): "16x32", (9, 9): "16x16", (64, 64): "16x16"}.items():
+        Image.fromarray(np.full((height, width, 3), 90, "uint8")).save(tmp_path / "in.png")
+        words = (out, "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png")
+        done = subprocess.run([sys.executable, "-m", "export.run", *map(str, words)], capture_output=True, text=True)
+        assert done.stdout == f"{tmp_path / 'out.png'}: {width}x{height}, computed at {computed} in 1 steps\n"
+        assert Image.open(tmp_path / "out.png").size == (width, height)
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_an_adapter_comes_in_all_sizes(tmp_path, format):
+    base = make_base()
+    models = [make_model(base, train="adapter") for _ in range(2)]
+    randomize(models[1].student.adapter.variables)
+    for name, one in zip("ab", models, strict=True):
+        one.save(tmp_path / f"bundle-{name}")
+    options = {"format": format, "layout": "parts", "steps": 1, "sizes": SIZES[:2]}
+    for name in "ab":
+        making.make_package(tmp_path / f"bundle-{name}", tmp_path / name, **options)
+    making.make_adapter(tmp_path / "bundle-b", tmp_path / "plug", package=tmp_path / "a")
+    plugged = adapters.with_adapter(package.read_package(tmp_path / "a"), tmp_path / "plug")
+    for size, own in zip(plugged.sizes, package.read_package(tmp_path / "b").sizes, strict=True):
+        condition = np.random.default_rng(3).random((size.height, size.width, 3), dtype=np.float32)
+        pictures = [run.generate(run.load(one), condition, seed=1) for one in (size, own)]
+        np.testing.assert_array_equal(*pictures)
+    assert bytes_of(tmp_path / "plug") < 0.7 * bytes_of(tmp_path / "b")
