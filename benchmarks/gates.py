@@ -1,4 +1,4 @@
-"""python -m benchmarks.gates BUNDLE [BUNDLE ...]: trained models through the gate, in every format and quantisation.
+"""python -m benchmarks.gates BUNDLE [BUNDLE ...] [--formats onnx]: trained models through the gate, in every format and quantisation.
 
 A row for each export that passes, with its figures; one that the gate refuses says why. Mixed weights are for 40 dB.
 """
@@ -56,6 +56,7 @@ def _row(name: str, program, format: str, weights: str) -> str:
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.gates", description=__doc__)
     parser.add_argument("bundles", nargs="+", type=Path)
+    parser.add_argument("--formats", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="all unless given")
     options = parser.parse_args(arguments)
     start_tensorflow()
     import codi_tf
@@ -65,8 +66,8 @@ def _main(arguments: list[str]) -> None:
     for bundle in options.bundles:
         model = codi_tf.load(bundle)
         program = SamplerProgram(model, steps=4, height=model.image_size, width=model.image_size)
-        for format, kinds in WEIGHTS.items():
-            for weights in kinds:
+        for format in options.formats:
+            for weights in WEIGHTS[format]:
                 print(_row(model.task_config()["name"], program, format, weights), flush=True)
 
 
