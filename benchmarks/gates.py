@@ -1,4 +1,4 @@
-"""python -m benchmarks.gates BUNDLE [BUNDLE ...] [--formats onnx]: trained models through the gate, in every format and quantisation.
+"""python -m benchmarks.gates BUNDLE [BUNDLE ...] [--formats onnx]: trained models through the gate, in every form.
 
 A row for each export that passes, with its figures; one that the gate refuses says why. Mixed weights are for 40 dB.
 """
