@@ -55,7 +55,8 @@ def bytes_of(folder) -> int:
 
 @EVERY
 def test_every_size_does_what_the_model_does(model, bundle, tmp_path, format, layout, weights):
-    options = {"format": format, "layout": layout, "weights": weights, "steps": 2}
+    steps = 2 if format == "onnx" else 1  # in ONNX a loop, which holds weights of its own
+    options = {"format": format, "layout": layout, "weights": weights, "steps": steps}
     figures = making.make_package(bundle, tmp_path / "several", sizes=SIZES, **options)
     made = package.read_package(tmp_path / "several")
     assert [tuple(size["size"]) for size in figures] == [(s.height, s.width) for s in made.sizes] == SIZES
@@ -64,7 +65,7 @@ def test_every_size_does_what_the_model_does(model, bundle, tmp_path, format, la
     for size in made.sizes:
         condition = np.random.default_rng(3).random((1, size.height, size.width, 3), dtype=np.float32)
         noise = gaussian_noise(4, size.latent_shape)
-        latents = model.sample_latents(model.base.encode(2 * condition - 1), noise, steps=2)
+        latents = model.sample_latents(model.base.encode(2 * condition - 1), noise, steps=steps)
         expected = np.clip((model.base.decode(latents).numpy() + 1) / 2, 0, 1)
         off = np.abs(parity.load(size)(condition, noise) - expected)
         assert expected.std() > 0.05 and off.max() < {"float32": 1e-4, "float16": 5e-3, "int8": 0.15}[weights]
