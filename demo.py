@@ -83,7 +83,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     _say(began, "3/4  Exporting: SavedModel, ONNX and TFLite, each run in its own runtime (about 2 minutes)")
     from export.making import make_package
 
-    parity = {name: make_package(out / "bundle", out / "exports" / name, format=name, steps=4) for name in FORMATS}
+    parity = {name: make_package(out / "bundle", out / "exports" / name, format=name, steps=4)[0] for name in FORMATS}
     write_png(out / "exported.png", _exported(model, out / "exports", examples))
 
     _say(began, "4/4  Reporting")
