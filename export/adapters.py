@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 
 from codi_tf.errors import UserError
-from export.package import OTHERS, REPORTS, Package, read_manifest, read_package
+from export.package import OTHERS, REPORTS, Package, read_manifest, read_package, sizes_of
 
 BASE = "base_files"  # in an adapter's manifest: the files of its base's other parts, and their SHA-256
 PLUG = "encoder"
@@ -44,15 +44,13 @@ def base_files(folder: Path) -> dict[str, str]:
     manifest = read_manifest(folder)
     if manifest is None or PLUG not in manifest.get("graphs", {}):
         raise UserError(f"{folder}: no package of parts with an adapter; make one with python -m export --layout parts")
-    own = tuple(size["graphs"][PLUG]["file"] for size in (manifest, *manifest.get(OTHERS, [])))
+    own = tuple(size["graphs"][PLUG]["file"] for size in sizes_of(manifest))
     return {name: sha for name, sha in manifest["files"].items() if not name.startswith(own) and name not in REPORTS}
 
 
 def plug_of(manifest: dict) -> dict:
     """What a manifest says of its sizes, with no graph but the adapter's."""
-    first, *others = (
-        {**size, "graphs": {PLUG: size["graphs"][PLUG]}} for size in (manifest, *manifest.get(OTHERS, []))
-    )
+    first, *others = ({**size, "graphs": {PLUG: size["graphs"][PLUG]}} for size in sizes_of(manifest))
     return {**first, OTHERS: others} if others else first
 
 
@@ -70,5 +68,5 @@ def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
 def options_of(folder: Path) -> dict:
     """How a package, which is there, was made: the options with which its adapters are."""
     manifest = read_manifest(folder)
-    sizes = [tuple(size["image_size"]) for size in (manifest, *manifest.get(OTHERS, []))]
+    sizes = [tuple(size["image_size"]) for size in sizes_of(manifest)]
     return {key: manifest[key] for key in ("format", "layout", "weights", "steps", "prompt")} | {"sizes": sizes}

@@ -31,11 +31,11 @@ def peak() -> int:
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export.measure", description=__doc__)
     parser.add_argument("package", type=Path, help="the folder that python -m export made")
-    parser.add_argument("--size", type=parse_size, help="one of the package's, 64x96; its first unless given")
+    parser.add_argument("--size", help="one of the package's, 64x96; its first unless given")
     options = parser.parse_args(arguments)
     package = read_package(options.package)
     if options.size is not None:
-        package = package.fitting(*options.size)
+        package = package.at(*parse_size(options.size))
     condition = np.full((1, package.height, package.width, package.channels), 0.5, np.float32)
     noise = gaussian_noise(0, package.latent_shape)
     ids = np.zeros(77, np.int32) if package.prompted else None

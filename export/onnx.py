@@ -10,8 +10,9 @@ from pathlib import Path
 import onnx
 
 from export.kept import Keeping
-from export.onnx_graph import INLINE, Store, bodies
 from export.onnx_graph import OnnxGraph as Graph
+from export.onnx_graph import bodies
+from export.onnx_store import Store
 from export.program import SamplerProgram
 from export.run import load_onnx as load
 
@@ -30,15 +31,13 @@ def write(
     Returns:
         of each its file, its inputs and outputs.
     """
-    graphs = []
-    for program in programs:
-        graphs.append(Graph(keep))
-        emit(graphs[-1], program)
-    outside = len(graphs) > 1 or graphs[0].bytes > INLINE
-    with Store(path) if outside else contextlib.nullcontext() as store:
-        made = []
-        for place, (program, graph) in enumerate(zip(programs, graphs, strict=True)):
-            file = path if place == 0 else path.with_stem(f"{path.stem}-{program.height}x{program.width}")
+    made = []
+    with Store(path) if len(programs) > 1 else contextlib.nullcontext() as store:
+        for place, program in enumerate(programs):
+            graph, file = Graph(keep), path
+            if place:
+                file = path.with_stem(f"{path.stem}-{program.height}x{program.width}")
+            emit(graph, program)
             graph.write(file, store)
             made.append({"file": file, **graph.signature})
     return made

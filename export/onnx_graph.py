@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,26 +15,10 @@ from onnx import TensorProto, helper
 from export import onnx_products
 from export.graph import Value
 from export.kept import Keeping
+from export.onnx_store import Store, Weight
 
 OPSET = 21  # the first with four bits, and Gelu
 INLINE = 2**30  # bytes of weights that lie within the .onnx file itself
-MAX_FILE = 2**31 - 2**20  # bytes of a file of weights
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A tensor that is written with the file: its name, shape, type and bytes, and how to get what it holds.
-
-    Attributes:
-        of_variable: whether its name says all of it, in other graphs, too; a constant's does not.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    type: int
-    bytes: int
-    read: Callable[[], np.ndarray]
-    of_variable: bool
 
 
 @dataclass(frozen=True)
@@ -310,14 +295,11 @@ class OnnxGraph:
 
     # The file
 
-    @property
-    def bytes(self) -> int:
-        """Of all weights."""
-        return sum(weight.bytes for weight in self.weights.values())
-
     def write(self, path: Path, store: Store | None = None) -> None:
-        """Write the model, its weights into a store where there is one."""
-        tensors = {weight.name: self._tensor(weight, store) for weight in self.weights.values()}
+        """Write the model, its weights into a store; without one, more than a gibibyte of them into files beside it."""
+        apart = store is None and sum(weight.bytes for weight in self.weights.values()) > INLINE
+        with Store(path) if apart else contextlib.nullcontext(store) as store:
+            tensors = {weight.name: self._tensor(weight, store) for weight in self.weights.values()}
         for body in bodies(self.nodes):  # ONNX Runtime fuses nodes with weights of their own graph alone
             around = {name for node in self.nodes for name in node.input}
             own = {name for node in body.node for name in node.input} & tensors.keys() - around
@@ -347,48 +329,8 @@ def bodies(nodes) -> list[onnx.GraphProto]:
     return [attribute.g for node in nodes if node.op_type == "Loop" for attribute in node.attribute]
 
 
-class Store:
-    """Files of weights beside models: beside that at `path`, and others of its folder.
-
-    What several models have of a variable is written once.
-    """
-
-    def __init__(self, path: Path):
-        self._path, self._files, self._file = path, 0, None
-        self._places: dict[str, dict] = {}
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *error) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def place(self, weight: Weight) -> dict:
-        """Where a weight lies; it is written first where it is not there."""
-        if weight.name not in self._places or not weight.of_variable:
-            self._places[weight.name] = self._append(weight.read())
-        return self._places[weight.name]
-
-    def _append(self, array: np.ndarray) -> dict:
-        data = memoryview(array).cast("B")
-        if self._file is None or _aligned(self._file.tell()) + len(data) > MAX_FILE:
-            self.__exit__()
-            self._file = self._path.with_name(f"{self._path.name}.{self._files}.data").open("wb")
-            self._files += 1
-        offset = _aligned(self._file.tell())
-        self._file.seek(offset)
-        self._file.write(data)
-        return {"location": Path(self._file.name).name, "offset": offset, "length": len(data)}
-
-
 def _own(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a value's tensor."""
     if len(shape) == 3:
         return (1, shape[2], *shape[:2])
     return tuple(shape) if len(shape) == 2 else (1, *shape)
-
-
-def _aligned(offset: int) -> int:
-    """The next place that a weight can be mapped into memory from."""
-    return -(-offset // 4096) * 4096

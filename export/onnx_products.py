@@ -121,7 +121,7 @@ def _filters(g: OnnxGraph, layer) -> str:
         return g.reshaped(rows, own, own).name
     if not kind.startswith("int8"):
         return g.real(kernel, "oihw", own, lambda a: a.transpose(3, 2, 0, 1))
-    filters = g.stored(kernel, "int8", own, lambda a: kept.int8(a).transpose(3, 2, 0, 1), "int8")
+    filters = g.stored(kernel, "int8 oihw", own, lambda a: kept.int8(a).transpose(3, 2, 0, 1), "int8")
     return g.node("DequantizeLinear", [filters, _scales(g, layer)], own, axis=0, again=True).name
 
 

@@ -82,6 +82,14 @@ class Package:
         """The package at each of its sizes."""
         return (self, *self.others)
 
+    def at(self, height: int, width: int) -> Package:
+        """The package at one of its sizes. Raises UserError for another."""
+        for size in self.sizes:
+            if (size.height, size.width) == (height, width):
+                return size
+        there = ", ".join(f"{size.height}x{size.width}" for size in self.sizes)
+        raise UserError(f"--size is {height}x{width}: {self.folder} has {there}")
+
     def fitting(self, height: int, width: int) -> Package:
         """The package at the size that a picture is scaled down least for; of several, that of the fewest pixels."""
 
@@ -101,8 +109,7 @@ def read_package(folder: Path) -> Package:
     if manifest is None:
         raise UserError(f"{folder}: no exported package; make one with python -m export")
     try:
-        entries = [manifest, *manifest.get(OTHERS, [])]
-        package, *others = (_package(folder, {**manifest, **entry}) for entry in entries)
+        package, *others = (_package(folder, {**manifest, **size}) for size in sizes_of(manifest))
         package = dataclasses.replace(package, others=tuple(others))
         files = dict(manifest["files"])
         unnamed = [
@@ -217,3 +224,8 @@ def read_manifest(folder: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("kind") == KIND else None
+
+
+def sizes_of(manifest: dict) -> list[dict]:
+    """Of every size of a package what its manifest says; of the first that is the manifest."""
+    return [manifest, *manifest.get(OTHERS, [])]

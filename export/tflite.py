@@ -9,8 +9,8 @@ from pathlib import Path
 from ai_edge_litert import schema_py_generated as schema
 
 from export.kept import Keeping
-from export.litert_graph import MAX_FILE as MAX_GRAPH
-from export.litert_graph import LiteRtFile
+from export.litert_file import MAX_FILE as MAX_GRAPH
+from export.litert_file import LiteRtFile
 from export.litert_graph import LiteRtGraph as Graph
 from export.program import SamplerProgram, signatures
 from export.run import load_tflite as load
@@ -33,8 +33,9 @@ def write(
     """
     file, made = LiteRtFile(), []
     for program, name in zip(programs, signatures(programs), strict=True):
-        graph = file.graph(name, keep)
+        graph = Graph(keep, file)
         emit(graph, program)
+        file.add(name, graph)
         made.append({"file": path, "signature": name, **graph.signature})
     file.write(path)
     return made

@@ -18,7 +18,7 @@ from codi_tf.errors import UserError
 from codi_tf.models.layers import Conv2D
 from codi_tf.models.text_encoder import ACTIVATIONS, TextEncoder
 from codi_tf.models.tiny_decoder import TinyDecoder
-from export import litert_graph, networks, onnx_graph, sampler
+from export import litert_file, networks, onnx_graph, onnx_store, sampler
 from export.kept import KINDS, Keeping, left_of
 from export.litert_graph import LiteRtGraph
 from export.onnx import stored_bytes as onnx_bytes
@@ -305,7 +305,7 @@ def test_large_weights_lie_in_files_of_bounded_size(model, tmp_path, random, mon
     }
     expected = run("onnx", written("onnx", tmp_path, emitted(model, 1)), inputs)["image"]
     monkeypatch.setattr(onnx_graph, "INLINE", 0)
-    monkeypatch.setattr(onnx_graph, "MAX_FILE", 60_000)
+    monkeypatch.setattr(onnx_store, "MAX_FILE", 60_000)
     (tmp_path / "apart").mkdir()
     path = written("onnx", tmp_path / "apart", emitted(model, 1))
     sizes = [file.stat().st_size for file in sorted(path.parent.glob("*.data"))]
@@ -315,7 +315,7 @@ def test_large_weights_lie_in_files_of_bounded_size(model, tmp_path, random, mon
 
 
 def test_a_file_that_phones_cannot_hold_is_refused(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(litert_graph, "MAX_FILE", 100_000)
+    monkeypatch.setattr(litert_file, "MAX_FILE", 100_000)
     with pytest.raises(UserError, match=r"model.tflite would be 0.0 GiB: a LiteRT file holds less than 2"):
         written("tflite", tmp_path, emitted(model, 1))
     assert not list(tmp_path.iterdir())

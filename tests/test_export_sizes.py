@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -12,10 +13,12 @@ from PIL import Image
 from tiny import randomize
 
 import codi_tf
+from codi_tf.errors import UserError
 from codi_tf.noise import gaussian_noise
-from export import adapters, making, package, parity, run
+from export import adapters, making, onnx_products, package, parity, run
 from export.kept import Keeping
 from export.onnx_graph import bodies
+from export.program import SamplerProgram
 
 SIZES = [(16, 16), (16, 32)]
 EVERY = pytest.mark.parametrize(
@@ -69,9 +72,22 @@ def test_every_size_does_what_the_model_does(model, bundle, tmp_path, format, la
         expected = np.clip((model.base.decode(latents).numpy() + 1) / 2, 0, 1)
         off = np.abs(parity.load(size)(condition, noise) - expected)
         assert expected.std() > 0.05 and off.max() < {"float32": 1e-4, "float16": 5e-3, "int8": 0.15}[weights]
+    with pytest.raises(UserError, match="--size is 8x8: .*several has 16x16, 16x32"):
+        made.at(8, 8)
     report = json.loads((tmp_path / "several" / "report.json").read_text())
     assert [about["parity"]["size"] for about in (report, *report["other_sizes"])] == [list(size) for size in SIZES]
     assert (tmp_path / "several" / "report.md").read_text().count("Against the Keras model") == 2
+
+
+def test_a_kernel_may_lie_otherwise_at_another_size(model, tmp_path, monkeypatch):
+    """Of ONNX in int8: convolutions of small maps gather their windows, those of large ones widen their kernel."""
+    program = SamplerProgram(model, steps=1, height=16, width=16)
+    monkeypatch.setattr(onnx_products, "COLUMNS", 9 * 8 * 16 * 16)  # between what a layer of either size takes
+    figures = making.write_package([program, program.at(32, 32)], tmp_path / "out", format="onnx", weights="int8")
+    assert len(figures) == 2
+    graphs = [onnx.load(size.graphs["sampler"].path).graph for size in package.read_package(tmp_path / "out").sizes]
+    kinds = [Counter(node.op_type for node in graph.node) for graph in graphs]
+    assert kinds[0]["MatMulInteger"] > kinds[1]["MatMulInteger"] > 0 and kinds[1]["Conv"] > kinds[0]["Conv"]
 
 
 def test_the_runner_takes_the_size_that_fits(bundle, tmp_path):
