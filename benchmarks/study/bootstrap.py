@@ -1,8 +1,9 @@
-"""A bootstrap over seeds and pictures: how sure a figure is, and how sure the difference of two (NumPy only).
+"""How sure a figure is, and how sure the difference of two: over seeds by Student's t, over pictures by a bootstrap.
 
-A training is repeated with K seeds, and every result makes the same N pictures. Both are drawn with replacement. The
-draws are the same for whatever is compared, so that what two samples have in common, as hard pictures, cancels. Hence
-the replicates of a sample are all that a comparison needs of it, wherever and whenever it was measured.
+A training is repeated with K seeds, and every result makes the same N pictures. Pictures are drawn with replacement,
+the same ones for whatever is compared, so that what two samples have in common, as hard pictures, cancels. Hence the
+replicates of a sample are all that a comparison needs of it, wherever and whenever it was measured. The few seeds are
+not drawn: percentiles of three would hold the mean in 62 of 100 cases where 90 are said, if seeds alone mattered.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from codi_tf import metrics
 
 REPLICATES, LEVEL = 200, 0.9
-OF_PICTURES, OF_SEEDS = 0, 1  # keys of the two draws
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,22 @@ class Spread:
         return float(self.figures.mean())
 
     def interval(self, *, level: float = LEVEL) -> tuple[float, float]:
-        """The quantiles of the mean over drawn seeds on drawn pictures.
+        """mean +- t sqrt(s^2 / K + v): s^2 is the seeds' variance, v that of the mean over drawn pictures.
 
-        As in `metrics.frechet_interval`, only the spread around the median is used, put around the mean itself:
-        repeated pictures raise Frechet distances. In a difference most of that cancels, but not all.
+        t is the quantile of Student's distribution with Welch and Satterthwaite's degrees of freedom: K - 1 of the
+        seeds' share, all of the pictures'. Of one seed: the quantiles over drawn pictures, as in
+        `metrics.frechet_interval`, whose spread around the median is put around the mean itself, because repeated
+        pictures raise Frechet distances.
         """
-        rows = drawn(len(self.seeds), len(self.replicates), key=OF_SEEDS)  # [R, K]
-        means = np.take_along_axis(self.replicates, rows, axis=1).mean(axis=1)  # [R]
-        low, middle, high = np.quantile(means, [(1.0 - level) / 2.0, 0.5, (1.0 + level) / 2.0])
-        return self.mean() + float(low - middle), self.mean() + float(high - middle)
+        count, drawn_means = len(self.seeds), self.replicates.mean(axis=1)  # [R]
+        if count == 1:
+            low, middle, high = np.quantile(drawn_means, [(1.0 - level) / 2.0, 0.5, (1.0 + level) / 2.0])
+            return self.mean() + float(low - middle), self.mean() + float(high - middle)
+        of_seeds, of_pictures = self.figures.var(ddof=1) / count, drawn_means.var(ddof=1)
+        total = of_seeds + of_pictures
+        freedom = (count - 1) * (total / of_seeds) ** 2 if of_seeds > 0 else np.inf
+        half = float(special.stdtrit(freedom, (1.0 + level) / 2.0) * np.sqrt(total))
+        return self.mean() - half, self.mean() + half
 
     def _of(self, seeds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         places = [self.seeds.index(seed) for seed in seeds]
@@ -60,9 +68,9 @@ class Spread:
 
 
 @functools.cache
-def drawn(count: int, replicates: int, *, key: int) -> np.ndarray:
+def drawn(count: int, replicates: int) -> np.ndarray:
     """Places 0 .. count - 1 drawn with replacement, int64 [replicates, count]; the same ones in every call."""
-    return np.random.Generator(np.random.Philox(key=key)).integers(0, count, (replicates, count))
+    return np.random.Generator(np.random.Philox(key=0)).integers(0, count, (replicates, count))
 
 
 def replicates(values: np.ndarray, statistic: Callable, *, count: int = REPLICATES) -> np.ndarray:
@@ -71,7 +79,7 @@ def replicates(values: np.ndarray, statistic: Callable, *, count: int = REPLICAT
     Returns:
         float64 [count].
     """
-    rows = drawn(len(values), count, key=OF_PICTURES)
+    rows = drawn(len(values), count)
     return np.array([statistic(values[places], places) for places in rows], np.float64)
 
 

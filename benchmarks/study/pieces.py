@@ -204,11 +204,18 @@ def _latents(task: str, row: Row, trainer) -> dict[str, np.ndarray]:
         return dict(file)
 
 
+def photos_of(split: str) -> dict[str, np.ndarray]:
+    """The held-out photo that settings are chosen on ("validation"), or the others ("test")."""
+    photos = data.load_photos("heldout")
+    return {name: photo for name, photo in photos.items() if (name == VALIDATION) == (split != "test")}
+
+
 @functools.cache
 def yardstick(task: str, split: str) -> Yardstick:
-    """The held-out crops that a task is measured on: those of the validation photo, or of the others."""
-    photos = {name: p for name, p in data.load_photos("heldout").items() if (name == VALIDATION) == (split != "test")}
-    examples = data.evaluation_set(photos, make_task(task), image_size=64, count=COUNT, seed=SEEDS_OF_CROPS[split])
+    """The crops that a task is measured on, of the photos of a split."""
+    examples = data.evaluation_set(
+        photos_of(split), make_task(task), image_size=64, count=COUNT, seed=SEEDS_OF_CROPS[split]
+    )
     features = load_features(Path(BASE) / "features").features
     return Yardstick(
         examples["image"],

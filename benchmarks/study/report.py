@@ -101,18 +101,23 @@ def write(
 def _page(results: Results, judgements: dict, metrics: Path, link: Path) -> str:
     parts = [_claims(judgements)]
     parts += [_task(results, task, metrics, link) for task in TASKS]
-    parts += [_ablations(results, metrics, link), _tuning(metrics), _origin(results)]
+    parts += [_ablations(results, metrics, link), _tuning(metrics), _origin(results, metrics)]
     return "\n".join(part for part in parts if part)
 
 
 def _claims(judgements: dict) -> str:
     comparisons = tables.comparisons_table(judgements)
+    counting = sum(one.comparison.counts for own in judgements.values() for one in own)
     detail = f"""
 Behind each verdict: the difference in FD-photos, with its {PERCENT} interval, of the comparison that favours the claim
-least; all of them are below. The intervals are from {bootstrap.REPLICATES} resamplings of seeds and pictures, the same
-for both sides. *Reproduced*: the interval lies on the claimed side of 0; *contrary*: on the other; *not reproduced*: it
-contains 0, which (a) allows. *Open*: results are missing. One interval in ten misses, and with few seeds, whose spread
-is known roughly, they are too narrow rather than too wide.
+least, among the {counting} that count. All are below; those in plain type do not count: the same systems sampled in
+ways that they were not trained for, or trained otherwise.
+
+An interval is that of Student's t over the seeds, whose pairs share data and noise, together with a bootstrap of
+{bootstrap.REPLICATES} over the pictures, the same ones for both sides. *Reproduced*: the interval lies on the claimed
+side of 0; *contrary*: on the other; *not reproduced*: it contains 0, which (a) allows. *Open*: results are missing.
+Where there is no difference, one comparison in ten still gets a verdict: one that is near 0 says little, and none of
+them says anything about photos unlike these.
 
 FD-photos decides, but it alone can be fooled by grain: the latent error, which grain raises and softness lowers, and
 the sharpness stand beside it. "(grain)": the side that is better in FD-photos has the higher latent error and is
@@ -144,7 +149,7 @@ def _task(results: Results, task: str, metrics: Path, link: Path) -> str:
 With other numbers of evaluations: [{task}/table.md]({link}/{task}/table.md).
 
 What the training cost, all stages together; an evaluation is one forward pass of the UNet on one example, and the
-student's forward and backward pass count as one:
+student's forward and backward pass count as one. CPU seconds are of more than one machine:
 
 {tables.cost_table(results, task)}"""
     rows = {BY_NAME[name].title: name for name in FAMILIES}
@@ -178,7 +183,13 @@ def _plain(sample: Sample) -> bool:
 
 def _notes(results: Results, task: str) -> str:
     first = next(sample for row in tables.TABLE_2 for sample in results.of_row(task, row))
-    return f"""In brackets: {PERCENT} bootstrap intervals over seeds and pictures; of what has no seeds, over pictures.
+    photos = ", ".join(f'"{name}"' for name in pieces.photos_of("test"))
+    return f"""In brackets: {PERCENT} intervals over seeds and pictures; of what has no seeds, over pictures. Measured
+on {pieces.COUNT} crops, which overlap, of the photos {photos}: what another photo would change is in no interval.
+
+*LDM* is the fine-tuned model, *adapter alone* the paper's "ControlNet" rows: the base stays as it is. The paper's rows
+of other systems (StableSR, DiffIR, Palette, RePaint) are not here, since their weights are for other pictures, nor are
+its 6 and 250 evaluations. "CM-II (frozen), delta 30" and the two longer trainings of GD-II are ours.
 
 {legend({"": first.row_of_figures(tables.MEASURES)})}
 """
@@ -208,9 +219,10 @@ def _tuning(metrics: Path) -> str:
         f"""## How the settings were chosen
 
 As many trials for every method, with half of the updates of every stage and one seed, on crops of the photo
-"{pieces.VALIDATION}", which is not in the test. In brackets: {PERCENT} intervals over pictures. **best**: the least
-FD-photos at 4 evaluations, of what is not distilled at 50; used: the setting of the plan, with which the tables above
-were made.
+"{pieces.VALIDATION}", which is not in the test, in super-resolution; inpainting has the same settings. In brackets:
+{PERCENT} intervals over pictures. **best**: the least FD-photos at 4 evaluations, of what is not distilled at 50; used:
+the setting of the plan, with which the tables above were made. CoDi's weight of the guidance, 2, comes from earlier
+trials of single trainings on held-out photos, those of the test among them; no other method had such a choice.
 
 <details><summary>All trials</summary>
 
@@ -222,12 +234,20 @@ were made.
     )
 
 
-def _origin(results: Results) -> str:
+def _origin(results: Results, metrics: Path) -> str:
     """The commands, the commits, and what does not agree with the plan any more."""
     if not results.about:
         return ""
-    commits = sorted({one["commit"] for seeds in results.about.values() for one in seeds.values()})
-    lines = "\n".join(f'- "{commit}"' for commit in commits)
+    made: dict[str, dict[str, dict]] = {}  # commit -> task -> titles of rows
+    for (task, row), seeds in results.about.items():
+        for one in seeds.values():
+            made.setdefault(one["commit"], {}).setdefault(tables.TITLES[task], {})[BY_NAME[row].title] = None
+    lines = "\n".join(
+        f'- "{commit}": ' + "; ".join(f"{task}: {', '.join(rows)}" for task, rows in tasks.items())
+        for commit, tasks in sorted(made.items())
+    )
+    tried = sorted({one["commit"] for seeds in tables.trials(metrics).about.values() for one in seeds.values()})
+    lines += "".join(f'\n- "{commit}": trials' for commit in tried)
     stale = _stale(results)
     note = f"\nTrained with other settings than the plan has now: {', '.join(stale)}.\n" if stale else ""
     return f"""## Where this comes from

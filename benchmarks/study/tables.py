@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.study import claims, costs, pieces
 from benchmarks.study.measures import FD, SATURATION
-from benchmarks.study.plan import BY_NAME, TASKS, TRIALS, Trial
+from benchmarks.study.plan import BY_NAME, TASKS, TRIALS
 from benchmarks.study.results import Results, Sample, read
 from benchmarks.study.tuning import of_trial
 from codi_tf.reporting.tables import column
@@ -21,10 +21,12 @@ SAMPLERS = {
     "stochastic": "stochastic",
 }
 TITLES = {"super_resolution": "super-resolution", "inpainting": "inpainting", "base": "both"}
-TABLE_2 = ("ldm", "adapter", "codi", "pe_codi", "gd_2", "gd_1", "cm_2", "cm_2_frozen", "gd_2_stochastic")
+BEYOND = ("cm_2_frozen_30", "gd_2_stochastic", "gd_2_longer")  # not among the paper's systems
+TABLE_2 = ("ldm", "adapter", "codi", "pe_codi", "gd_2", "gd_1", "cm_2", "cm_2_frozen", *BEYOND)
 TABLE_3 = (
     "ldm_half",
     "controlnet",
+    "pe_codi_half",
     "codi_half",
     "codi_t2i",
     "codi_frozen_ode",
@@ -84,9 +86,11 @@ def cost_table(results: Results, task: str) -> str:
 def budgets(results: Results, task: str) -> dict[str, dict[int, Sample]]:
     """Label -> {updates: sample}: the same training, shorter and longer."""
     wanted = {
-        "LDM, 4 evaluations": (("ldm_half", "ldm", "ldm_double"), "ddim-4"),
-        "LDM, 50 evaluations": (("ldm_half", "ldm", "ldm_double"), "ddim-50"),
-        "CoDi, 4 evaluations": (("codi_half", "codi", "codi_double"), "ddim-4"),
+        "LDM, 4 evaluations": (("ldm_quarter", "ldm_half", "ldm", "ldm_double"), "ddim-4"),
+        "LDM, 50 evaluations": (("ldm_quarter", "ldm_half", "ldm", "ldm_double"), "ddim-50"),
+        "CoDi, 4 evaluations": (("codi_quarter", "codi_half", "codi", "codi_double"), "ddim-4"),
+        "CoDi, t per sample, 4 evaluations": (("codi_per_sample", "codi_per_sample_whole"), "ddim-4"),
+        "CoDi, ODE of the frozen network, 4 evaluations": (("codi_frozen_ode", "codi_frozen_ode_whole"), "ddim-4"),
     }
     found = {
         label: {costs.updates(BY_NAME[row]): results.samples.get((task, row, sample)) for row in rows}
@@ -110,13 +114,18 @@ def budget_table(results: Results, task: str) -> str:
 DECISIVE = {"ldm": 50, "adapter": 50}  # evaluations that settings were chosen at, where not at 4
 
 
-def tuning_table(metrics: Path, trials: tuple[Trial, ...] = TRIALS) -> str:
+def trials(metrics: Path) -> Results:
+    """What the trials gave, as rows."""
+    return read(metrics, rows=tuple(map(of_trial, TRIALS)), seeds=(0,))
+
+
+def tuning_table(metrics: Path) -> str:
     """The trials on the validation photo, the best of each method, and what is used.
 
     What is best has the least FD-photos at 4 evaluations; of what is not distilled, at 50.
     """
-    methods = {of_trial(trial).name: trial.row for trial in trials}
-    results = read(metrics, rows=tuple(map(of_trial, trials)), seeds=(0,))
+    methods = {of_trial(trial).name: trial.row for trial in TRIALS}
+    results = trials(metrics)
     best = {}
     for (_, name, _), sample in results.samples.items():
         method = methods[name]
@@ -155,7 +164,7 @@ def comparisons_table(judgements: dict[str, list[claims.Judgement]]) -> str:
             *_difference("latent_error", one)[1:],
             _two("sharpness", one),
             str(one.seeds),
-            f"**{one.verdict}**" + (" (grain)" if one.grain else ""),
+            (f"**{one.verdict}**" if one.comparison.counts else one.verdict) + (" (grain)" if one.grain else ""),
         )
         for letter, own in judgements.items()
         for one in own
@@ -217,6 +226,7 @@ def _setting(config: dict) -> str:
     """What the trials vary, of an experiment as plain data."""
     method, train = config["method"], config["train"]
     parts = [f"rate {train['learning_rate']:g}", f"EMA {train['ema_decay']:g}"]
+    parts += ["error of the signal"] if method.get("space") == "signal" else []
     parts += [f"delta {method['delta']}"] if "delta" in method else []
     parts += [f"phases of {' '.join(map(str, method['steps']))} steps"] if "steps" in method else []
     return ", ".join(parts)
