@@ -34,6 +34,14 @@ FAMILIES = {  # rows of a colour
     "cm_2": "CM",
     "cm_2_frozen": "CM",
 }
+TRAINED = """3.5 M weights are trained, in CoDi and in the fine-tuned model alike, which has the same adapter; 1.1 M of
+them in PE-CoDi, 3.6 M with a ControlNet, 2.7 M with a T2I-Adapter."""
+NOTES = {
+    "fig_2": """All four have the same weight, 2, although their scales differ, and the perceptual one looks through the
+very network that FD-photos judges with: these curves rank distances as they come, not as they could be tuned.
+
+"""
+}
 FIG_2 = {
     "latent (CoDi)": "codi_half",
     "encoded": "codi_encoded",
@@ -201,13 +209,13 @@ def _ablations(results: Results, metrics: Path, link: Path) -> str:
     table = tables.table_3(results)
     if table:
         about = f"{tables.TITLES[task]}, 4 evaluations, all at half of the budget"
-        text += f"## Table 3: architecture and process ({about})\n\n{table}"
+        text += f"## Table 3: architecture and process ({about})\n\n{TRAINED}\n\n{table}"
     for name, title, rows in (
         ("fig_2", "Fig. 2: where guidance is measured", FIG_2),
         ("fig_7", "Fig. 7: pre-training, times and guidance", FIG_7),
     ):
         if figures.curves(metrics / task / f"{name}.png", results, task, rows):
-            text += f"\n## {title}\n\n![{title}]({link}/{task}/{name}.png)\n"
+            text += f"\n## {title}\n\n{NOTES.get(name, '')}![{title}]({link}/{task}/{name}.png)\n"
     if figures.pictures(metrics / task / "ablations.png", results, task, ABLATED):
         text += f"\nThe same inputs and noise, 4 evaluations:\n\n![Ablations]({link}/{task}/ablations.png)\n"
     return text
