@@ -1,9 +1,10 @@
 """python -m benchmarks.recipes BASE [NAME ...]: one training step of every configs/sd15_*.yaml at 256 px.
 
 BASE is a checkpoint of the true size, for example from `python -m benchmarks.make_checkpoint`. The embedded photos take
-the place of the recipe's data; the adapter alone is trained, on a base in bfloat16, batch 1, because what the recipes
-ask for does not fit into a small machine. Each recipe runs in a process of its own: seconds of the step after tracing,
-peak of memory, loss and the gradient's norm.
+the place of the recipe's data, crops of the stereo pair with captions where it has prompts. Batch 1, and of an adapted
+network the adapter alone is trained, on a base in bfloat16, because what the recipes ask for does not fit into a small
+machine. Each recipe runs in a process of its own: seconds of the step after tracing, peak of memory, loss and the
+gradient's norm.
 """
 
 from __future__ import annotations
@@ -13,37 +14,53 @@ import math
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+from codi_tf import config
 from codi_tf.cli import run_command, start_tensorflow
 from codi_tf.errors import UserError
+from codi_tf.images import write_png
 
 CONFIGS = Path("configs")
-SMALL = (
-    "data.source=photos",
-    "data.image_size=256",
-    "data.prompts=false",  # the embedded photos have none; instructions are part of their task
-    "adaptation.train=adapter",
-    "memory.frozen_weights=bfloat16",
-    "train.batch_size=1",
-    "train.steps=2",
-    "train.warmup_steps=0",
-)
+SMALL = ("data.image_size=256", "train.batch_size=1", "train.accumulate=1", "train.steps=2", "train.warmup_steps=0")
+ADAPTER_ALONE = ("adaptation.train=adapter", "memory.frozen_weights=bfloat16")
+CROPS = {"left": 0, "middle": 120, "right": 241}  # first columns of squares, of the stereo pair's 741
 
 
-def step(name: str, base: str) -> dict:
-    """Two steps of a recipe: the figures of the second."""
+def small_overrides(path: Path, base: str, captioned: Path) -> list[str]:
+    """What makes a recipe small; `captioned` is the source of one with prompts, see `write_captioned`."""
+    recipe = config.load(path)
+    source = captioned if recipe.data.prompts else "photos"
+    adapted = not isinstance(recipe.method, config.OF_IMAGES)  # the others refuse these sections
+    return [f"base={base}", f"data.source={source}", *SMALL, *(ADAPTER_ALONE if adapted else ())]
+
+
+def write_captioned(folder: Path) -> None:
+    """Crops of the embedded stereo pair: NAME.png with NAME.depth.png and NAME.txt, as for configs/sd15_depth.yaml."""
+    from codi_tf.data.depth_maps import load_stereo
+    from codi_tf.depth_files import write_nearness
+
+    stereo = load_stereo()
+    photo, near = stereo.images["motorcycle"], stereo.beside["motorcycle"][..., 0]  # [500, 741, 3], [500, 741]
+    for name, first in CROPS.items():
+        columns = slice(first, first + len(photo))
+        write_png(folder / f"{name}.png", photo[:, columns])
+        write_nearness(folder / f"{name}.depth.png", near[:, columns])
+        (folder / f"{name}.txt").write_text(f"the {name} of a motorcycle in a garage", "utf-8")
+
+
+def step(name: str, base: str, folder: Path) -> dict:
+    """Two steps of a recipe: the figures of the second. The folder, an empty one, is for pictures with prompts."""
     start_tensorflow()
     import tensorflow as tf
 
-    from codi_tf import config
     from codi_tf.experiment import build_dataset, build_trainer
 
-    told = config.load(CONFIGS / f"{name}.yaml").data.prompts
-    experiment = config.load(
-        CONFIGS / f"{name}.yaml", [f"base={base}", *SMALL, *(["method.drop_prompt=0.0"] if told else [])]
-    )
+    write_captioned(folder)
+    path = CONFIGS / f"{name}.yaml"
+    experiment = config.load(path, small_overrides(path, base, folder))
     trainer = build_trainer(experiment)
     run = tf.function(trainer.train_step, autograph=False)
     batches = iter(build_dataset(experiment, trainer, 0))
@@ -87,6 +104,7 @@ def _main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(step(*sys.argv[2:4])))
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(step(*sys.argv[2:4], Path(folder))))
     else:
         sys.exit(run_command(_main))

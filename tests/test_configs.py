@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +12,15 @@ import pytest
 from conftest import VAE
 from tiny import tiny_text
 
+from benchmarks.recipes import small_overrides, write_captioned
 from codi_tf import config
 from codi_tf.base import Base, make_autoencoder
 from codi_tf.convert.folder import save_base
-from codi_tf.experiment import build_dataset, build_trainer, make_optimizer
+from codi_tf.experiment import build_dataset, build_task, build_trainer, make_optimizer, takes_prompts
+from codi_tf.tasks.real_world import RealWorld
 
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+RECIPES = [file for file in FILES if file.stem.startswith("sd15")]
 
 
 def autoencoder_for(decoder: config.Decoder, folder: Path) -> Path:
@@ -24,16 +30,21 @@ def autoencoder_for(decoder: config.Decoder, folder: Path) -> Path:
     return folder
 
 
-def small(whole, stem, base, bundle, text) -> list[str]:
-    """Overrides of a config: a small batch, and the tests' own base in place of a trained one."""
-    overrides = ["train.batch_size=2"]
-    if stem.startswith("sd15"):
-        overrides += ["data.source=photos", "data.image_size=64", "data.prompts=false"]
-        overrides += ["method.drop_prompt=0.0"] if whole.data.prompts else []
-    if text is not None:
-        overrides.append(f"text={text}")
-    goes_on = isinstance(whole.method, config.Consistency | config.Guided)
+def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
+    """Overrides of a config: a small batch, the tests' own base in place of a trained one, a text encoder where there
+    are prompts, and small pictures in place of data that is not here; `folder` takes what has to be made."""
+    whole, overrides = config.load(path), ["train.batch_size=2"]
+    if whole.data.source != "photos":
+        overrides += ["data.source=photos", "data.image_size=64"]
+    if whole.data.prompts:
+        write_captioned(folder / "captioned")
+        overrides.append(f"data.source={folder / 'captioned'}")
+    if takes_prompts(whole):
+        overrides.append(f"text={tiny_text(folder, 8)}")
+    if isinstance(whole.method, config.Decoder):
+        base = autoencoder_for(whole.method, folder)
     if whole.base is not None:
+        goes_on = isinstance(whole.method, config.Consistency | config.Guided)
         overrides.append(f"base={bundle if goes_on else base}")
     if whole.data.encode_once:
         overrides.append("data.encode_once=2")
@@ -42,33 +53,38 @@ def small(whole, stem, base, bundle, text) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=[file.stem for file in FILES])
 def test_it_runs_one_step(path, base_folder, tuned_bundle, tmp_path):
-    """Its network, task, method and optimizer; a small batch, and the tests' own base in place of a trained one.
-
-    What is for Stable Diffusion also gets small pictures, of the embedded photos, which have no texts.
-    """
-    whole = config.load(path)
-    text = tiny_text(tmp_path, 8) if whole.task is not None and whole.task["name"] == "editing" else None
-    decodes = isinstance(whole.method, config.Decoder)
-    base = autoencoder_for(whole.method, tmp_path) if decodes else base_folder
-    overrides = small(whole, path.stem, base, tuned_bundle, text)
-    experiment = config.load(path, overrides)
+    """Its network, task, prompts, method and optimizer; see `small`."""
+    experiment = config.load(path, small(path, base_folder, tuned_bundle, tmp_path))
     trainer = build_trainer(experiment)
     before = [v.numpy() for v in trainer.trainable_variables]
-    trainer.optimizer.iterations.assign(max(whole.train.warmup_steps, 1))  # the rate is 0 before
+    trainer.optimizer.iterations.assign(max(experiment.train.warmup_steps, 1))  # the rate is 0 before
     batch = next(iter(build_dataset(experiment, trainer, 0)))
+    assert bool({"tokens", "context"} & batch.keys()) == takes_prompts(experiment)
     logs = trainer.train_step(batch)
     assert all(np.isfinite(float(value)) for value in logs.values()) and float(logs["gradient_norm"]) > 0
     assert any(not np.array_equal(b, v.numpy()) for b, v in zip(before, trainer.trainable_variables, strict=True))
 
 
 @pytest.mark.parametrize("path", FILES, ids=[file.stem for file in FILES])
-def test_its_header_says_what_it_is_and_the_command(path):
-    lines = path.read_text(encoding="utf-8").splitlines()
-    header = [line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
-    assert any(f"python -m codi_tf.train configs/{path.name}" in line for line in header)
-    if path.stem.startswith("sd15") or config.load(path).task not in (None, {"name": "super_resolution"}):
-        said = " ".join(header)
-        assert "GB" in said and ("minutes" in said or "hours" in said)
+def test_its_header_says_the_command_the_hardware_the_time_and_the_memory(path):
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    said = " ".join(line.strip("# ") for line in lines)
+    assert f"python -m codi_tf.train configs/{path.name}" in said
+    for wanted in ("CPU core|GPU", r"\d (minutes|hours)", r"\d GB"):
+        assert re.search(wanted, said), wanted
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[file.stem for file in RECIPES])
+def test_the_benchmark_of_recipes_takes_it(path):
+    """`python -m benchmarks.recipes`: its overrides are none that the recipe's method refuses, and keep its prompts."""
+    whole, experiment = config.load(path), config.load(path, small_overrides(path, "BASE", Path("CAPTIONED")))
+    assert experiment.train.batch_size == 1 and experiment.data.prompts == whole.data.prompts
+    assert experiment.data.source == ("CAPTIONED" if whole.data.prompts else "photos")
+
+
+def test_the_recipe_of_super_resolution_writes_out_the_defaults():
+    recipe = config.load(FILES[0].parent / "sd15_super_resolution.yaml")
+    assert build_task(recipe) == RealWorld() and recipe.task.keys() == {"name", *dataclasses.asdict(RealWorld())}
 
 
 def test_there_are_configs():
