@@ -17,7 +17,7 @@ from PIL import Image
 import codi_tf
 from codi_tf import config, data
 from codi_tf.errors import UserError
-from codi_tf.evaluate import PROCESS_STEPS, SAMPLERS, _main
+from codi_tf.evaluate import PROCESS_STEPS, SAMPLERS, _examples, _main, _parser
 from codi_tf.features import FeatureNetwork, save_features
 from codi_tf.images import to_uint8
 from codi_tf.reporting.curves import COLOURS
@@ -185,6 +185,41 @@ def test_guidance_is_for_bundles_that_take_it(report, bundle, second_bundle, mod
         _, latents = model_sampler(one, 3, seed=7, guidance=guidance)(inputs["condition"])
         expected = pytest.approx(np.mean(np.square(latents - x)), rel=1e-4)
         assert rows[f"{label}, ddim, 3 steps"]["latent_error"] == expected
+
+
+def write_pairs(folder: Path, *, scale: int = 4, size: int = S) -> Path:
+    source, task = data.load_photos("heldout"), make_task("bicubic", scale=scale)
+    shared = {"about": {}, "report": lambda done: None}
+    data.write_pairs(folder, source, task, count=4, size=size, seed=3, **shared)
+    return folder
+
+
+def test_pairs_are_measured_on(bundle, feature_folder, tmp_path):
+    folder, out = write_pairs(tmp_path / "pairs"), tmp_path / "report"
+    options = ["--data", str(folder), "--steps", "1", "--count", "4", "--features", str(feature_folder)]
+    _main([str(bundle), *options, "--out", str(out)])
+    written = json.loads((out / "metrics.json").read_text())
+    pairs = data.read_pairs(folder, 4)
+    squares = np.mean(np.square((pairs["condition"] - pairs["image"]) / 2, dtype=np.float64), axis=(1, 2, 3))
+    assert written["rows"]["bicubic"]["psnr"] == pytest.approx(np.mean(-10 * np.log10(squares)), abs=1e-4)
+    assert written["settings"]["photos"] == [f"0000{i}.png" for i in range(4)]
+    assert (written["settings"]["data"], written["settings"]["image_size"]) == (str(folder), S)
+
+
+def test_pairs_that_do_not_fit(model, tmp_path):
+    def message(folder, one=model) -> str:
+        options = _parser().parse_args(["bundle", "--out", "report", "--data", str(folder), "--count", "4"])
+        with pytest.raises(UserError) as caught:
+            _examples(options, one)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    pairs = write_pairs(tmp_path / "pairs")
+    painter = make_model(make_base(), task=make_task("inpainting"))
+    assert "pairs are for super-resolution, the bundles do something else" in message(pairs, painter)
+    assert "has pairs of scale 2, not 4" in message(write_pairs(tmp_path / "half", scale=2))
+    odd = write_pairs(tmp_path / "odd", size=S + 4)
+    assert message(odd) == f"{odd}: pairs of 20 pixels; these networks take multiples of 8"
 
 
 def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, capsys):

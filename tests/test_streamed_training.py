@@ -13,11 +13,14 @@ import pytest
 import yaml
 from shards import encoded, picture, write_tar
 from tiny import tiny_base, tiny_text
+from triplets import write_parquet, write_prompt_folders
 
+import codi_tf
 from codi_tf import cache, config
 from codi_tf.convert.folder import save_base
 from codi_tf.data.cached import read_cache
 from codi_tf.data.stream import Stream
+from codi_tf.data.triplets import Triplets
 from codi_tf.errors import UserError
 from codi_tf.experiment import build_dataset, build_trainer, load_source
 from codi_tf.train import train
@@ -94,6 +97,52 @@ def test_encoded_examples_with_texts(parts, tmp_path):
     )
     with pytest.raises(UserError, match="was encoded with task = "):
         build_dataset(other, build_trainer(other), 0)
+
+
+def test_depth_maps_with_texts(parts, tmp_path):
+    folder = tmp_path / "depth"
+    folder.mkdir()
+    for i in range(12):
+        (folder / f"{i}.png").write_bytes(encoded(picture(i)))
+        (folder / f"{i}.depth.png").write_bytes(encoded(picture(100 + i)[..., 0]))
+        (folder / f"{i}.txt").write_text(f"picture {i}")
+    values = {
+        **parts,
+        "method": {"name": "codi", "drop_prompt": 0.1},
+        "task": {"name": "depth"},
+        "data": {**parts["data"], "source": str(folder), "heldout_fraction": 0.3},
+    }
+    experiment = config.from_dict(values)
+    model = codi_tf.load(train(experiment, tmp_path / "run"))
+    assert model.task.made_of == "depth" and model.settings.drop_prompt == 0.1
+    texts = load_source(experiment, "train").prompts.values()
+    tokens = {tuple(row) for row in model.base.tokenizer(list(texts))}
+    batch = next(iter(build_dataset(experiment, model, 0)))
+    assert {tuple(row) for row in batch["tokens"].numpy()} <= tokens and len(tokens) == len(texts)
+    one, other = (
+        model.generate(picture(0, 16, 16), prompt, steps=1, text_guidance=4.0) for prompt in ("picture 1", "another")
+    )
+    assert (one != other).any()
+
+
+@pytest.mark.parametrize("layout", ["prompt folders", "parquet"])
+def test_edits(parts, tmp_path, layout):
+    if layout == "parquet":
+        source = write_parquet(tmp_path / "edits.parquet", range(16))
+    else:
+        source = write_prompt_folders(tmp_path / "edits")
+    values = {
+        **parts,
+        "method": {"name": "finetune", "drop_condition": 0.1, "drop_prompt": 0.1},
+        "task": {"name": "editing"},
+        "data": {"image_size": 16, "source": str(source), "heldout_fraction": 0.5},
+    }
+    experiment = config.from_dict(values)
+    splits = [load_source(experiment, split) for split in ("train", "heldout")]
+    assert all(isinstance(split, Triplets) and split.provides == ("source", "prompt") for split in splits)
+    assert (train(experiment, tmp_path / "run") / "codi.json").is_file()
+    scalars = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert np.isfinite(scalars["loss"]) and "condition_use" in scalars
 
 
 def test_tokens_of_another_tokenizer_are_refused(parts, tmp_path):

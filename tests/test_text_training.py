@@ -100,6 +100,42 @@ def test_tokens_and_embeddings_made_once_give_the_same_context(base):
     np.testing.assert_array_equal(encoded(base, network, batch)[2], batch["context"])
 
 
+def test_more_texts_than_are_kept_are_embedded_in_every_step(base, monkeypatch):
+    """The loss is that with their embeddings."""
+    model = model_of(base, method=config.Finetune())
+    model.compile(optimizer="sgd")
+    x, c = np.random.default_rng(0).normal(size=(2, 2, 8, 8, 4)).astype("float32")
+    examples = {"latent": x, "condition_latent": c, "tokens": base.tokenizer(["a cat", "two dogs"])}
+
+    def first_batch():
+        latents, contexts = embed_once(base, examples)
+        return next(iter(latent_batches(latents, batch_size=2, seed=1, contexts=contexts)))
+
+    once = first_batch()
+    monkeypatch.setattr("codi_tf.latents.MAX_PROMPTS", 1)
+    live = first_batch()
+    assert "context" in once and "context" not in live and "tokens" in live
+    (with_embeddings, with_tokens) = (
+        model.method.loss_terms(batch, Draws(0, 7))["denoising"] for batch in (once, live)
+    )
+    np.testing.assert_allclose(with_tokens, with_embeddings, rtol=1e-5)
+
+
+def test_the_empty_prompt_is_embedded_once(base):
+    """Steps that drop prompts and a model that is given none take the same array."""
+    model = model_of(base, method=config.Finetune(drop_prompt=0.5))
+    model.compile(optimizer="sgd")
+    encoder, asked = base.text_encoder, []
+    base.text_encoder = lambda tokens: asked.append(np.array(tokens)) or encoder(tokens)
+    x = np.zeros((2, 8, 8, 4), "float32")
+    batch = {"latent": x, "condition_latent": x, "context": np.zeros((2, 77, 24), "float32")}
+    for step in range(2):
+        model.method.loss_terms(batch, Draws(0, step))
+    model.denoiser(x)
+    (tokens,) = asked
+    np.testing.assert_array_equal(tokens, base.tokenizer([""]))
+
+
 def test_without_texts_the_context_is_the_empty_prompt_s(base):
     x = np.zeros((2, 2, 2, 4), "float32")
     np.testing.assert_array_equal(encoded(base, model_of(base).student, {"latent": x})[2], base.context)

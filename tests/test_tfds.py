@@ -10,6 +10,7 @@ from shards import decoded, encoded, picture
 
 from codi_tf import data
 from codi_tf.data.opening import open_source
+from codi_tf.data.triplets import open_triplets
 from codi_tf.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -50,6 +51,29 @@ class SmallPairs(tfds.core.GeneratorBasedBuilder):
                     "label": i % 3,
                 },
             )
+
+
+class SmallEdits(tfds.core.GeneratorBasedBuilder):
+    """A set of edits, named as public ones are."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "source_img": tfds.features.Image(),
+            "mask_img": tfds.features.Image(),
+            "instruction": tfds.features.Text(),
+            "target_img": tfds.features.Image(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(5)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            before, after = picture(i), picture(100 + i)
+            yield i, {"source_img": before, "mask_img": before, "instruction": f"edit {i}", "target_img": after}
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +151,23 @@ def test_features_by_name(data_dir):
     for feature in ("mask", "label", "nothing"):
         with pytest.raises(UserError, match=rf"no feature {feature} that holds bytes for image; there are: .*hr"):
             open_source(f"{name}&image={feature}")
+
+
+def test_triplets(tmp_path):
+    SmallEdits(data_dir=str(tmp_path)).download_and_prepare()
+    source = open_triplets(f"tfds:small_edits?data_dir={tmp_path}")
+    assert set(source.provides) == {"source", "prompt"} and len(source) == 5
+    for fields in (source.records.read(i) for i in range(5)):
+        number = int(fields["text"].removeprefix(b"edit "))
+        np.testing.assert_array_equal(decoded(fields["source"]), picture(number))
+        np.testing.assert_array_equal(decoded(fields["image"]), picture(100 + number))
+
+
+def test_pictures_without_their_edits(data_dir):
+    with pytest.raises(UserError, match=r"has no pictures before the edits; .* \?source=FEATURE&image=FEATURE&text="):
+        open_triplets(f"tfds:small_pairs?data_dir={data_dir}")
+    source = open_triplets(f"tfds:small_pairs?data_dir={data_dir}&source=lr", "heldout")
+    assert set(source.provides) == {"source", "prompt"} and len(source) == COUNTS["validation"]
 
 
 def test_what_is_not_there(data_dir):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import sys
 import tarfile
@@ -15,74 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from PIL import Image
+from shards import example, write_tfrecord
+from triplets import EDITS, S, encoded, picture, triplet, write_parquet, write_plain, write_prompt_folders
 
 from codi_tf import data
+from codi_tf.data.opening import open_source
 from codi_tf.data.parquet import ParquetRows
 from codi_tf.data.triplets import open_triplets
 from codi_tf.errors import UserError, user_errors
 from codi_tf.tasks.editing import Editing
-
-S = 16
-EDITS = ("make it red", "make it green", "make it blue", "make it night")
-
-
-def picture(value, height=S, width=S):
-    """One colour, which a JPEG keeps to a level or two."""
-    return np.full((height, width, 3), value, np.uint8)
-
-
-def encoded(image, kind="JPEG"):
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, kind, **({"quality": 100} if kind == "JPEG" else {}))
-    return stream.getvalue()
-
-
-def triplet(i):
-    """Levels before and after, and the instruction; no two triplets of 40 agree in all."""
-    return 5 * i, 255 - 5 * i, EDITS[i % len(EDITS)]
-
-
-def write_prompt_folders(folder, count=8, seeds=2):
-    """InstructPix2Pix's layout; triplet i is seed i % seeds of prompt i // seeds."""
-    listed = []
-    for prompt in range(count // seeds):
-        inside = folder / f"{prompt:07d}"
-        inside.mkdir(parents=True)
-        names = []
-        for i in range(prompt * seeds, (prompt + 1) * seeds):
-            before, after, _ = triplet(i)
-            names.append(str(3000 + i))
-            (inside / f"{names[-1]}_0.jpg").write_bytes(encoded(picture(before)))
-            (inside / f"{names[-1]}_1.jpg").write_bytes(encoded(picture(after)))
-        (inside / "prompt.json").write_text(json.dumps({"input": "a", "edit": EDITS[prompt % 4], "output": "b"}))
-        listed.append([inside.name, names])
-    (folder / "seeds.json").write_text(json.dumps(listed))
-    return folder
-
-
-def write_parquet(path, numbers, *, group=4, columns=("original_image", "edit_prompt", "edited_image"), struct=True):
-    before, after, texts = zip(*(triplet(i) for i in numbers), strict=True)
-
-    def pictures(levels):
-        files = [encoded(picture(level)) for level in levels]
-        return [{"bytes": file, "path": None} for file in files] if struct else files
-
-    table = pa.table(
-        {columns[0]: pictures(before), columns[1]: list(texts), columns[2]: pictures(after), "other": texts}
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, row_group_size=group)
-    return path
-
-
-def write_plain(folder, count=8):
-    folder.mkdir()
-    for i in range(count):
-        before, after, text = triplet(i)
-        (folder / f"{i:02d}.source.png").write_bytes(encoded(picture(before), "PNG"))
-        (folder / f"{i:02d}.jpg").write_bytes(encoded(picture(after)))
-        (folder / f"{i:02d}.txt").write_text(text + "\n")
-    return folder
 
 
 def examples(source, count, seed=0):
@@ -131,6 +71,7 @@ def test_prompt_folders(tmp_path):
         ("original_image", "edit_prompt", "edited_image"),
         ("input_image", "edit_prompt", "edited_image"),
         ("source_img", "instruction", "target_img"),
+        ("input_image", "edit", "output_image"),
     ],
 )
 def test_parquet(tmp_path, columns, struct):
@@ -155,6 +96,41 @@ def test_shards(tmp_path):
         for file in sorted(plain.iterdir()):
             tar.add(file, file.name)
     near(sorted(examples(open_triplets(tmp_path / "shard.tar"), 8)), expected(8))
+
+
+def write_examples(path, features):
+    """The eight triplets as tf.train.Example, their features called so: before, instruction, after."""
+    payloads = []
+    for before, after, text in map(triplet, range(8)):
+        values = (encoded(picture(before)), text.encode(), encoded(picture(after)))
+        payloads.append(example(**dict(zip(features, values, strict=True))))
+    return write_tfrecord(path, payloads)
+
+
+@pytest.mark.parametrize(
+    "features", [("original_image", "edit_prompt", "edited_image"), ("source_img", "instruction", "target_img")]
+)
+def test_tfrecords(tmp_path, features):
+    path = write_examples(tmp_path / "edits.tfrecord", features)
+    near(sorted(examples(open_triplets(path), 8)), expected(8))
+
+
+def test_tfrecords_with_names_of_their_own(tmp_path):
+    path = write_examples(tmp_path / "edits.tfrecord", ("old", "order", "image"))
+    for options, missing in (("", "pictures before the edits"), ("?source=old", "instructions")):
+        message = error_of(f"{path}{options}")
+        assert f"has no {missing}" in message and "?source=FEATURE&image=FEATURE&text=FEATURE" in message
+    near(sorted(examples(open_triplets(f"{path}?source=old&image=image&text=order"), 8)), expected(8))
+
+
+def test_a_pattern_catches_what_stands_beside_pictures(tmp_path):
+    folder = write_plain(tmp_path / "plain")
+    (folder / "00.depth.png").write_bytes(encoded(picture(0), "PNG"))
+    source = open_triplets(folder / "*.*g")
+    assert len(source) == 8
+    near(sorted(examples(source, 8)), expected(8))
+    assert sorted(open_source(f"{folder}/*.*g").images) == [f"{i:02d}.jpg" for i in range(8)]
+    assert "00.source.png belongs to an image that stands beside it" in error_of(folder / "*.source.png")
 
 
 def test_examples_are_functions_of_seed_and_number(tmp_path):
@@ -255,8 +231,8 @@ def test_examples_come_in_this_order_and_show_the_whole_picture(tmp_path):
     for name in ("a.png", "a.source.png"):
         Image.fromarray(ramp).save(plain / name)
     (plain / "a.txt").write_text("change nothing")
-    for example in data.crops(open_triplets(plain), image_size=S, seed=0, augment=False).take(5).as_numpy_iterator():
-        np.testing.assert_allclose(example["image"][[0, -1]].mean(axis=(1, 2)), (-1, 1), atol=0.06)
+    for drawn in data.crops(open_triplets(plain), image_size=S, seed=0, augment=False).take(5).as_numpy_iterator():
+        np.testing.assert_allclose(drawn["image"][[0, -1]].mean(axis=(1, 2)), (-1, 1), atol=0.06)
 
 
 def test_memory_is_bounded(tmp_path, monkeypatch):

@@ -10,11 +10,14 @@ import tensorflow as tf
 from codi_tf.data.records import Records, Unreadable
 from codi_tf.errors import UserError
 
-# field -> names of features that hold it in public data sets, the likeliest first
+_EDITED = ("edited_image", "target_image", "target_img", "output_image")
+_INSTRUCTION = ("edit_prompt", "instruction", "edit")
+# field -> names of the features, or of parquet's columns, that hold it in public data sets, the likeliest first; those
+# of edits lead: beside them, "image" and "text" may be of the picture before
 FEATURES = {
-    "image": ("image", "image/encoded", "hr", "edited_image", "jpg", "png", "webp"),
-    "text": ("caption", "captions/text", "image/caption", "text", "txt", "prompt", "edit_prompt"),
-    "source": ("source", "original_image"),
+    "image": (*_EDITED, "image", "image/encoded", "hr", "jpg", "png", "webp"),
+    "text": (*_INSTRUCTION, "caption", "captions/text", "image/caption", "text", "txt", "prompt"),
+    "source": ("original_image", "input_image", "source_image", "source_img", "source"),
     "depth": (),  # only if it is asked for: mostly these are no pictures
 }
 

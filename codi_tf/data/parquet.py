@@ -9,18 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from codi_tf.data.examples import FEATURES
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Damage, Unreadable
 from codi_tf.data.splits import is_heldout
 from codi_tf.data.unreadable import warn_of_damage
 from codi_tf.errors import UserError
 
-# field -> names of the columns that hold it in public data sets
-COLUMNS = {
-    "source": ("original_image", "input_image", "source_image", "source_img", "source"),
-    "image": ("edited_image", "target_image", "target_img", "image"),
-    "text": ("edit_prompt", "instruction", "edit", "prompt"),
-}
+FIELDS = ("image", "source", "text")
 IN_MEMORY = 500_000_000  # bytes of row groups that are kept; a run reads on within half as much before it goes further
 
 
@@ -35,7 +31,7 @@ class ParquetRows:
         texts: their instructions.
     """
 
-    fields = ("image", "source", "text")
+    fields = FIELDS
 
     def __init__(
         self, paths: list[str], columns: dict[str, str], groups: np.ndarray, rows: np.ndarray, texts: list[str]
@@ -161,12 +157,12 @@ def _checked_columns(path: str, schema, chosen: dict[str, str] | None) -> dict[s
         return types.is_binary(kind) or types.is_large_binary(kind)
 
     if chosen is None:
-        chosen = {field: next((one for one in names if one in schema.names), "") for field, names in COLUMNS.items()}
+        chosen = {field: next((one for one in FEATURES[field] if one in schema.names), "") for field in FIELDS}
     for field, column in chosen.items():
         if column not in schema.names:
             raise UserError(
-                f"{path} has no column {column or ' or '.join(COLUMNS[field])} ({field}); it has: "
-                f"{', '.join(schema.names)}"
+                f"{path} has no column {column or ' or '.join(FEATURES[field])} ({field}); rename that of these which "
+                f"holds it: {', '.join(schema.names)}"
             )
         kind = schema.field(column).type
         if field == "text" and not (types.is_string(kind) or types.is_large_string(kind)):

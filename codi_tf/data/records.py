@@ -157,16 +157,25 @@ def index_webdataset(paths: Iterable[str | os.PathLike[str]]) -> Records:
 
 
 def index_files(paths: Sequence[str | os.PathLike[str]]) -> Records:
-    """Image files, with the fields of `index_webdataset` from NAME.txt, NAME.json, NAME.depth.png, ... beside them."""
+    """Image files, with the fields of `index_webdataset` from NAME.txt, NAME.json, NAME.depth.png, ... beside them.
+
+    Of the paths, those of the files beside are no records of their own: a pattern matches them, too.
+
+    Raises:
+        UserError: none of the paths is of an image that others stand beside.
+    """
+    named = [path for path in map(Path, paths) if _is_image(path.name)]
+    if not named:
+        raise UserError(f"{paths[0]} belongs to an image that stands beside it: name that image")
     neighbours, all_paths = {}, []
-    places = defaultdict(lambda: np.full(len(paths), -1, np.int32))
-    for i, path in enumerate(map(Path, paths)):
+    places = defaultdict(lambda: np.full(len(named), -1, np.int32))
+    for i, path in enumerate(named):
         if path.parent not in neighbours:
             neighbours[path.parent] = _neighbours(path.parent)
         for field, name in {**neighbours[path.parent].get(path.stem, {}), "image": path.name}.items():
             places[field][i] = len(all_paths)
             all_paths.append(os.path.join(path.parent, name))
-    start, size = np.zeros(len(paths), np.int64), np.full(len(paths), -1, np.int64)
+    start, size = np.zeros(len(named), np.int64), np.full(len(named), -1, np.int64)
     order = sorted(places, key=lambda field: field != "image")
     return Records(tuple(all_paths), {field: Field(places[field], start, size) for field in order})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from codi_tf.data.examples import Examples
 from codi_tf.data.opening import expanded, open_source
 from codi_tf.data.parquet import ParquetRows
 from codi_tf.data.records import Records, Unreadable, image_files, index_files
@@ -36,8 +37,8 @@ def open_triplets(
 
             a folder with seeds.json, as InstructPix2Pix's data come: PROMPT/SEED_0.jpg before, PROMPT/SEED_1.jpg after,
             PROMPT/prompt.json with the instruction under "edit";
-            a .parquet file, a folder or a pattern of them, with columns as in `parquet.COLUMNS`: pictures as the bytes
-            of their files, by themselves or as "bytes" of a struct;
+            a .parquet file, a folder or a pattern of them, with columns as in `examples.FEATURES`: pictures as the
+            bytes of their files, by themselves or as "bytes" of a struct;
             a folder of NAME.source.jpg, NAME.jpg and NAME.txt;
             whatever else `opening.open_source` takes, with the same fields.
         split: "train", "heldout" or None for all. Decided by a hash of the prompt's folder, of the instruction
@@ -63,9 +64,12 @@ def open_triplets(
         source = open_source(name, split, made_of="source", seed=seed, **shared)
         for key, what in (("source", "pictures before the edits"), ("prompt", "instructions")):
             if key not in source.provides:
-                raise UserError(
-                    f"{name} has no {what}; edits are NAME.source.jpg, NAME.jpg and NAME.txt, or name others"
+                remedy = (
+                    "name the features that hold them: ?source=FEATURE&image=FEATURE&text=FEATURE"
+                    if isinstance(source.records, Examples)
+                    else "edits are NAME.source.jpg, NAME.jpg and NAME.txt, or name others"
                 )
+                raise UserError(f"{name} has no {what}; {remedy}")
         triplets = source.records
     check_any(len(triplets), f"the triplets of {name}", split, heldout_fraction)
     return Triplets(triplets, made_of="source", seed=seed, max_unreadable=max_unreadable)
