@@ -106,7 +106,7 @@ def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
         return codi(name, title, updates=HALF, method=method or {}, tasks=TASKS[:1], **options)
 
     def consistency(name: str, title: str, family: str, **options) -> Row:
-        method = {"name": "consistency", **options.pop("method", {})}
+        method = {"name": "consistency"}
         return _row(
             name, title, settings[family], method, updates=HALF, samples=(*DDIM, *RENOISING), forwards=2, **options
         )
@@ -173,15 +173,6 @@ def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
             samples=(("ddim", 4, None),),
             forwards=2,
         ),
-        consistency(  # delta 60 was chosen at half of the budget, and breaks at the whole of it
-            "cm_2_frozen_30",
-            "CM-II (frozen), delta 30",
-            "cm_frozen",
-            method={"delta": 30},
-            parent="adapter_half",
-            adaptation=ADAPTER_ONLY,
-            tasks=TASKS[:1],
-        ),
         # Table 3, Fig. 2, Fig. 7: CoDi with one thing changed, all at half of the budget, beside "codi_half".
         finetune(
             "controlnet", "LDM with a ControlNet", "ldm", HALF, adaptation={"adapter": "controlnet"}, tasks=TASKS[:1]
@@ -209,19 +200,11 @@ def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
             tasks=TASKS[:1],
         ),
         # Budgets.
-        codi("codi_half", "CoDi, half of the budget", updates=HALF),
-        codi("codi_quarter", "CoDi, a quarter of the budget", updates=QUARTER),
-        finetune("ldm_quarter", "LDM, a quarter of the budget", "ldm", QUARTER, samples=(*DDIM, *AT_50)),
-        codi("codi_per_sample_whole", "t per sample, whole budget", method={"t": "per_sample"}, tasks=TASKS[:1]),
-        codi(
-            "codi_frozen_ode_whole",
-            "ODE of the frozen network, whole budget",
-            method={"z_s": "frozen"},
-            tasks=TASKS[:1],
-            forwards=2,
+        ablation("codi_half", "CoDi, half of the budget"),
+        codi("codi_quarter", "CoDi, a quarter of the budget", updates=QUARTER, tasks=TASKS[:1]),
+        finetune(
+            "ldm_quarter", "LDM, a quarter of the budget", "ldm", QUARTER, tasks=TASKS[:1], samples=(*DDIM, *AT_50)
         ),
-        codi("codi_double", "CoDi, twice the budget", updates=2 * UPDATES, tasks=TASKS[:1]),
-        finetune("ldm_double", "LDM, twice the budget", "ldm", 2 * UPDATES, tasks=TASKS[:1], samples=(*DDIM, *AT_50)),
     )
 
 

@@ -119,7 +119,7 @@ def _claims(judgements: dict) -> str:
     detail = f"""
 Behind each verdict: the difference in FD-photos, with its {PERCENT} interval, of the comparison that favours the claim
 least, among the {counting} that count. All are below; those in plain type do not count: the same systems sampled in
-ways that they were not trained for, or trained otherwise.
+ways that they were not trained for, or trained for longer.
 
 An interval is that of Student's t over the seeds, whose pairs share data and noise, together with a bootstrap of
 {bootstrap.REPLICATES} over the pictures, the same ones for both sides. *Reproduced*: the interval lies on the claimed
@@ -197,7 +197,7 @@ on {pieces.COUNT} crops, which overlap, of the photos {photos}: what another pho
 
 *LDM* is the fine-tuned model, *adapter alone* the paper's "ControlNet" rows: the base stays as it is. The paper's rows
 of other systems (StableSR, DiffIR, Palette, RePaint) are not here, since their weights are for other pictures, nor are
-its 6 and 250 evaluations. "CM-II (frozen), delta 30" and the two longer trainings of GD-II are ours.
+its 6 and 250 evaluations. The two longer trainings of GD-II are ours.
 
 {legend({"": first.row_of_figures(tables.MEASURES)})}
 """
