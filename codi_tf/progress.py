@@ -23,11 +23,11 @@ class Progress:
     def update(self, done: int, note: str = "") -> None:
         """Show that `done` units are done, with a note behind."""
         now = time.monotonic()
-        share = done / self.total
-        due = now - self.shown >= 0.2 if self.live else share - max(self.shown, 0.0) >= 0.1
+        tenths = 10 * done // self.total
+        due = now - self.shown >= 0.2 if self.live else tenths > max(self.shown, 0)
         if not due and done < self.total:
             return
-        self.shown = now if self.live else share
+        self.shown = now if self.live else tenths
         elapsed = now - self.began
         left = elapsed * (self.total - done) / max(done - self.start, 1)
         times = f"{_clock(elapsed)} gone" if done >= self.total else f"{_clock(left)} left"

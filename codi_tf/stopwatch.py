@@ -51,9 +51,10 @@ class Stopwatch:
             tf.profiler.experimental.stop()
 
     def figures(self, waited: float, batch_size: int) -> dict[str, float]:
-        """Images a second, and the shares of input and moving average, since the last time; {} before there is any.
+        """Images a second and the shares of a step, since the last time; {} before there is any.
 
-        The moving average is measured by itself, here and now.
+        Input is what the step waited for. The moving average is measured by itself, here and now. The network's share
+        is the rest: forward and backward pass, the sum over replicas, the optimizer, and what Python does in between.
 
         Args:
             waited: seconds that a step waited for its input, the mean.
@@ -69,5 +70,6 @@ class Stopwatch:
         return {
             "images_per_second": batch_size / step,
             "input_share": waited / step,
+            "network_share": 1.0 - (waited + average) / step,
             "average_share": average / step,
         }

@@ -71,6 +71,7 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
     if first:
         print(f"resuming {out} at step {first}")
     run = make_loop(trainer, strategy, jit_compile=settings.jit_compile)
+    alone = experiment.distribution.strategy != "multiworker"
     span = {"first": first, "last": settings.steps}
     stopwatch = Stopwatch(trainer, strategy, **span, profile=profile if chief else 0, logs=out / "logs")
     writer = StateWriter(trainer, states, keep=settings.keep, keep_every=settings.keep_every)
@@ -97,7 +98,8 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
             if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
                 writer.save(step)
             progress.update(step, monitor.note if chief else "")
-            if stop and step < settings.steps:
+            # Several workers stop together: they tell each other at the start of a call.
+            if (stop or (alone and told.is_set())) and step < settings.steps:
                 save_now()
                 raise Interrupted(f"stopped at step {step} by SIGTERM, its state is saved: the same command goes on")
         save_now()

@@ -219,6 +219,8 @@ def _main(arguments: list[str]) -> None:
     images.write_png(options.out, result)
     height, width = image.shape[:2]
     print(f"{options.out}: {width}x{height}, computed at {package.width}x{package.height} in {package.steps} steps")
+    if options.mask is not None:
+        print(f"where {options.mask} is not white, its pixels are those of {options.condition}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from codi_tf import config, monitor
 from codi_tf.checkpoints import StateWriter, restore_newest, write_state
 from codi_tf.convert.checkpoint import load_stable_diffusion
 from codi_tf.convert.folder import save_base
-from codi_tf.errors import UserError
+from codi_tf.errors import Interrupted, UserError
 from codi_tf.experiment import build_dataset, build_trainer
 from codi_tf.train import train
 
@@ -245,14 +245,14 @@ def pretraining(network, **scheduler) -> dict:
     return {"method": {"name": "pretrain", "network": network, "scheduler": scheduler}, "task": None}
 
 
-def interrupted_at(step: int) -> type[monitor.Monitor]:
-    """A monitor during whose `step` the user presses Ctrl-C."""
+def interrupted_at(step: int, number: signal.Signals = signal.SIGINT) -> type[monitor.Monitor]:
+    """A monitor during whose `step` a signal comes: the user presses Ctrl-C."""
 
     class Interrupting(monitor.Monitor):
         def step(self, current, count, sums):
             super().step(current, count, sums)
             if current == step:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
     return Interrupting
 
@@ -267,7 +267,7 @@ def interrupt(monkeypatch, run: config.Experiment, out: Path, step: int):
         signal.signal(signal.SIGINT, before)
 
 
-MEASURED = {"peak_memory_gb", "images_per_second", "input_share", "average_share"}  # another time in every run
+MEASURED = {"peak_memory_gb", "images_per_second", "input_share", "network_share", "average_share"}  # never the same
 
 
 def metrics(out):
@@ -296,6 +296,15 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch
     assert (resumed / weights).read_bytes() == (straight / weights).read_bytes()
     assert [line["step"] for line in metrics(straight)] == [1, 2, 3]
     assert metrics(resumed) == metrics(straight)
+
+
+def test_sigterm_ends_a_run_with_the_call_that_it_falls_into(start, tmp_path, monkeypatch):
+    """Not with the one after it: a call may be fifty steps."""
+    run = experiment(start, train={**TRAIN, "steps": 5, "steps_per_call": 2, "log_every": 2, "save_every": 0})
+    monkeypatch.setattr(monitor, "Monitor", interrupted_at(2, signal.SIGTERM))
+    with pytest.raises(Interrupted, match="stopped at step 2 by SIGTERM"):
+        train(run, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002.safetensors"]
 
 
 FINISHED = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_model
+from conftest import SCHEDULER, make_model
 from tiny import tiny_base
 
 import codi_tf
@@ -22,6 +24,15 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start") / "base"
     folder.mkdir()
     save_base(tiny_base(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_noise(tmp_path_factory):
+    """A base that predicts the noise, as the first Stable Diffusion does."""
+    folder = tmp_path_factory.mktemp("of_noise") / "base"
+    folder.mkdir()
+    save_base(dataclasses.replace(tiny_base(), scheduler={**SCHEDULER, "prediction_type": "epsilon"}), folder)
     return folder
 
 
@@ -183,14 +194,18 @@ def test_random_initialisation_keeps_the_shape_and_nothing_else(base):
     np.testing.assert_array_equal(kernels[1], fresh.student.adapter.encoder.conv_in.kernel.numpy())
 
 
-def test_a_base_is_trained_on_in_another_parametrisation(base, tmp_path):
-    settings = {"name": "pretrain", "scheduler": {"prediction_type": "epsilon"}}
-    trainer = build_trainer(experiment(base, settings, task=None))
-    before = codi_tf.load_stable_diffusion(base)
-    assert (before.prediction_type, trainer.method.base.prediction_type) == ("v_prediction", "epsilon")
+@pytest.mark.parametrize(
+    ("start", "before_type", "after_type"),
+    [("base", "v_prediction", "epsilon"), ("of_noise", "epsilon", "v_prediction")],
+)
+def test_a_base_is_trained_on_in_another_parametrisation(request, start, before_type, after_type, tmp_path):
+    start, settings = request.getfixturevalue(start), {"name": "pretrain", "scheduler": {"prediction_type": after_type}}
+    trainer = build_trainer(experiment(start, settings, task=None))
+    before = codi_tf.load_stable_diffusion(start)
+    assert (before.prediction_type, trainer.method.base.prediction_type) == (before_type, after_type)
     for ours, theirs in zip(values(trainer.student.unet), values(before.unet), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    # The same output now counts as noise.
+    # The same output now counts as noise, or as velocity.
     x = latents()["latent"]
     t, eps = Draws(0, 0).times(x, low=0, high=1000, shared=False), Draws(0, 0).noise(x)
     terms = trainer.method.loss_terms({"latent": x}, Draws(0, 0))
@@ -198,12 +213,16 @@ def test_a_base_is_trained_on_in_another_parametrisation(base, tmp_path):
     alpha_t, sigma_t = (table[t.numpy()].reshape(-1, 1, 1, 1) for table in (schedule.alpha, schedule.sigma))
     z_t = alpha_t * x + sigma_t * eps
     said = np.asarray(before.unet(z_t, t, before.context))
-    x_hat = (z_t - sigma_t * said) / alpha_t
-    expected = np.square((alpha_t * eps - sigma_t * x) - (alpha_t * said - sigma_t * x_hat)).mean(axis=(1, 2, 3))
+    if after_type == "epsilon":
+        said = alpha_t * said - sigma_t * (z_t - sigma_t * said) / alpha_t
+    expected = np.square((alpha_t * eps - sigma_t * x) - said).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(terms["denoising"], expected, rtol=1e-3)
     trainer.train_step({"latent": x})
-    save_result(experiment(base, settings, task=None), trainer, tmp_path / "result", {})
-    assert codi_tf.load_stable_diffusion(tmp_path / "result").prediction_type == "epsilon"
+    save_result(experiment(start, settings, task=None), trainer, tmp_path / "result", {})
+    after = codi_tf.load_stable_diffusion(tmp_path / "result")
+    assert after.prediction_type == after_type
+    for ours, theirs in zip(values(after.unet), values(trainer.average.unet), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_conditions_are_dropped_at_the_rate(tuned):

@@ -145,4 +145,5 @@ def test_the_log_says_how_fast_it_was(run, tmp_path):
     train(calm, tmp_path / "run")
     *_, last = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert last["images_per_second"] > 0 and last["peak_memory_gb"] > 0.1
-    assert 0 <= last["input_share"] < 1 and 0 < last["average_share"] < 1
+    shares = [last[f"{part}_share"] for part in ("input", "network", "average")]
+    assert all(0 <= share < 1 for share in shares) and sum(shares) == pytest.approx(1)

@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import UNET
+from tiny import tiny_run
 
 import codi_tf
+from codi_tf import config
 from codi_tf.base import make_unet
 from codi_tf.errors import UserError
+from codi_tf.experiment import build_dataset, build_trainer
 from codi_tf.methods.networks import copy_of
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
 from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.layers import Conv2D
 from codi_tf.precision import FORMATS, built_in, make_policy
+from codi_tf.trainer import FIRST_SCALE
 
 RANDOM = np.random.default_rng(0)
 Z_T = RANDOM.normal(size=(2, 8, 8, 4)).astype("float32")
@@ -140,6 +144,24 @@ def test_pe_codi_on_a_half_precision_base_trains_the_adapter_alone(base_folder):
     assert np.abs(model.student.adapter.mu.numpy()).max() > 0
     for variable, value in zip(base.unet.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_a_run_in_float16_learns_with_a_scaled_loss(tmp_path):
+    """By its config; the scale starts too high for some networks, and is then halved until their gradients fit."""
+    values = tiny_run(tmp_path, steps=3)
+    experiment = config.from_dict({**values, "memory": {"compute": "float16"}})
+    trainer = build_trainer(experiment)
+    assert trainer.scaled and trainer.student.unet.compute_dtype == "float16"
+    trained = trainer.student.trainable_variables
+    before = [v.numpy() for v in trained]
+    step = tf.function(trainer.train_step, autograph=False)
+    logs = [step(batch) for batch in build_dataset(experiment, trainer, 0).take(3)]
+    learnt = [log for log in logs if not float(log["skipped"])]
+    assert learnt and all(np.isfinite(float(value)) for log in learnt for value in log.values())
+    assert float(trainer.scale.numpy()) == FIRST_SCALE / 2 ** (3 - len(learnt))
+    assert int(trainer.optimizer.iterations.numpy()) == int(trainer.good_steps.numpy()) == len(learnt)
+    assert all(np.isfinite(v.numpy()).all() for v in (*trained, *trainer.average.variables))
+    assert not any(np.array_equal(v.numpy(), start) for v, start in zip(trained, before, strict=True))
 
 
 def test_what_is_trained_must_be_float32(base_folder):

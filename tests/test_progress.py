@@ -1,0 +1,81 @@
+"""The line that tells how far a run is."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from codi_tf import progress
+from codi_tf.progress import Progress
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Moves the time on by so many seconds."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def move(seconds: float) -> None:
+        now[0] += seconds
+
+    return move
+
+
+def show(monkeypatch, clock, stream, *, start=0) -> str:
+    """What is written of twenty units, 30 seconds each, the last of which comes quickly."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    shown = Progress("training", 20, start)
+    for done in range(start + 1, 20):
+        clock(30)
+        shown.update(done, "loss 1.5")
+    clock(0.1)
+    shown.update(20)
+    return stream.getvalue()
+
+
+def test_on_a_terminal_one_line_renews_itself(monkeypatch, clock):
+    text = show(monkeypatch, clock, Screen())
+    lines = text.split("\r\x1b[2K")[1:]
+    assert len(lines) == 20 and text.count("\n") == 1 and text.endswith("\n")
+    assert lines[0] == "training 1/20, 9:30 left  loss 1.5"
+    assert lines[18] == "training 19/20, 0:30 left  loss 1.5"
+    assert lines[19] == "training 20/20, 9:30 gone\n"
+
+
+def test_a_terminal_is_not_flooded(monkeypatch, clock):
+    stream = Screen()
+    monkeypatch.setattr(sys, "stderr", stream)
+    shown = Progress("training", 1000)
+    for done in range(1, 1000):
+        clock(0.01)
+        shown.update(done)
+    assert 40 < stream.getvalue().count("\r") < 60  # 10 seconds, every 0.2
+
+
+def test_a_log_gets_a_line_every_tenth(monkeypatch, clock):
+    lines = show(monkeypatch, clock, io.StringIO()).splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"training {done}/20" for done in range(2, 21, 2)]
+    assert lines[0] == "training 2/20, 9:00 left  loss 1.5" and lines[-1] == "training 20/20, 9:30 gone"
+
+
+def test_what_an_earlier_run_did_does_not_count_for_the_time_left(monkeypatch, clock):
+    lines = show(monkeypatch, clock, io.StringIO(), start=10).splitlines()
+    assert lines[0] == "training 11/20, 4:30 left  loss 1.5"
+
+
+def test_hours_are_told(monkeypatch, clock):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    shown = Progress("training", 10)
+    clock(3725)
+    shown.update(5)
+    assert stream.getvalue() == "training 5/10, 1:02:05 left\n"

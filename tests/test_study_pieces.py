@@ -1,0 +1,71 @@
+"""A piece of the study: its seeds share a graph and an optimizer, and know nothing of each other."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import make_model
+from tiny import randomize, tiny_base
+
+import codi_tf
+from benchmarks.study import pieces
+from benchmarks.study.plan import Row
+from codi_tf.convert.folder import save_base
+from codi_tf.reporting.measuring import Yardstick
+
+TASK, SEEDS = "super_resolution", (0, 1)
+PARENT = Row("tuned", "tuned", {"name": "finetune"}, adaptation={"train": "adapter"})
+ROW = Row(
+    "distilled",
+    "distilled",
+    {"name": "consistency", "delta": 50},
+    updates=2,
+    parent="tuned",
+    adaptation={"train": "adapter"},
+    train={"warmup_steps": 0, "ema_decay": 0.5},
+    samples=(("ddim", 1, None),),
+)
+
+
+@pytest.fixture
+def tiny_study(tmp_path, monkeypatch):
+    """A row on tiny networks, in a folder of the test's own; each seed goes on from a parent of its own."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    (tmp_path / "base").mkdir()
+    save_base(tiny_base(), tmp_path / "base")
+    base = codi_tf.load_stable_diffusion(tmp_path / "base")
+    model = make_model(base, train="adapter", method=codi_tf.Finetune())
+    for seed in SEEDS:
+        randomize(model.student.adapter.variables, seed)
+        path = pieces.result_of(PARENT, TASK, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save(path)
+    examples = {name: random.normal(size=(6, 4, 4, 4)).astype("float32") for name in ("latent", "condition_latent")}
+    np.savez(pieces.RUNS / f"latents-{TASK}-latent.npz", **examples)
+    images, conditions = random.uniform(-1, 1, (2, 4, 16, 16, 3)).astype("float32")
+    stick = Yardstick(images, conditions, base, lambda pictures: pictures[:, 0, :2, 0])
+    monkeypatch.setattr(pieces, "BATCH", 2)
+    monkeypatch.setattr(pieces, "BY_NAME", {row.name: row for row in (PARENT, ROW)})
+    monkeypatch.setattr(pieces, "yardstick", lambda task, split: stick)
+    monkeypatch.setattr(pieces, "_commit", lambda: "Some commit")
+
+
+def result(seed: int) -> dict:
+    """All that there is of a seed: its files, and its figures but for the time."""
+    assert pieces.is_trained(ROW, TASK, seed) and pieces.is_measured(ROW, TASK, seed)
+    folder = pieces.result_of(ROW, TASK, seed)
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    about = json.loads(pieces.metrics_of(ROW, TASK, seed).read_text("utf-8"))
+    return files | {name: value for name, value in about.items() if name != "cpu_seconds"}
+
+
+def test_a_seed_after_another_is_what_it_is_alone(tiny_study):
+    pieces.make(ROW, TASK, SEEDS)
+    first, second = map(result, SEEDS)
+    assert first["loss"] != second["loss"] and first["samples"] != second["samples"]
+    pieces.metrics_of(ROW, TASK, 1).unlink()
+    pieces.make(ROW, TASK, SEEDS[1:])
+    assert result(1) == second
