@@ -56,10 +56,8 @@ def make_model(base: Base, **options) -> codi_tf.CoDi:
     return model
 
 
-@pytest.fixture(scope="module", autouse=True)
-def memory_goes_back():
-    """What a file's models held returns to the system: a worker runs dozens of files, and another one beside it."""
-    yield
+def give_memory_back():
+    """What models held returns to the system: a worker runs dozens of files, and another one beside it."""
     # TensorFlow never forgets a custom gradient that it met in a graph, silu's for one, and with it the whole graph.
     for name in [name for name in gradient_registry.list() if name.startswith("CustomGradient-")]:
         del gradient_registry._registry[name]
@@ -67,6 +65,12 @@ def memory_goes_back():
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # the C library of Linux alone keeps it otherwise
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_goes_back():
+    yield
+    give_memory_back()
 
 
 @pytest.fixture

@@ -35,15 +35,24 @@ CASES = {
 BATCH, STEPS = 8, 4
 
 
-def batches():
+def examples(steps: int) -> dict:
     random = np.random.default_rng(0)
-    shape = (BATCH * STEPS, 4, 4, 4)
-    values = {name: random.normal(size=shape).astype("float32") for name in ("latent", "condition_latent")}
-    return tf.data.Dataset.from_tensor_slices(values)
+    shape = (BATCH * steps, 4, 4, 4)
+    return {name: random.normal(size=shape).astype("float32") for name in ("latent", "condition_latent")}
+
+
+def batches(strategy, values: dict):
+    """The iterator of a strategy over examples."""
+
+    def of_host(context):
+        own = BATCH if context is None else context.get_per_replica_batch_size(BATCH)
+        return tf.data.Dataset.from_tensor_slices(values).batch(own, drop_remainder=True)
+
+    return iter(strategy.distribute_datasets_from_function(of_host))
 
 
 def trained(strategy, method, *, accumulate=1, in_a_call=1):
-    """(trainer, logs) after the steps."""
+    """(trainer, its loop, logs) after the steps."""
     with strategy.scope():
         if isinstance(method, config.Guided):
             tuned = make_model(tiny_base(), method=config.Finetune())
@@ -52,33 +61,43 @@ def trained(strategy, method, *, accumulate=1, in_a_call=1):
             model = make_model(tiny_base(), method=method, accumulate=accumulate)
         model.compile(FusedAdamW(1e-3, weight_decay=0.1, global_clipnorm=0.1))
 
-    def of_host(context):
-        own = BATCH if context is None else context.get_per_replica_batch_size(BATCH)
-        return batches().batch(own, drop_remainder=True)
-
-    iterator, run, logs = iter(strategy.distribute_datasets_from_function(of_host)), make_loop(model, strategy), []
+    iterator, run, logs = batches(strategy, examples(STEPS)), make_loop(model, strategy), []
     for _ in range(STEPS // in_a_call):
         sums = run(iterator, tf.constant(in_a_call), tf.constant(0))
         logs.append({name: float(value) / in_a_call for name, value in sums.items() if name in model.log_names})
-    assert run.experimental_get_tracing_count() == 1  # whatever the number of steps in a call
-    return model, logs
+    return model, run, logs
 
 
 def furthest(a, b) -> float:
     return max(float(np.abs(x.numpy() - y.numpy()).max()) for x, y in zip(a, b, strict=True))
 
 
-def copies_differ(model) -> float:
-    """How far the copies of a variable on the two replicas are from each other, at most."""
-    differences = [0.0]
+def copies_differ(model) -> int:
+    """How many variables have different copies on the two replicas."""
+    differ = 0
     for variable in (*model.variables, *model.optimizer.variables):
         copies = [np.asarray(copy) for copy in getattr(variable.value, "values", ())]
-        differences += [float(np.abs(copies[0].astype("f8") - copy).max()) for copy in copies[1:]]
-    return max(differences)
+        differ += any(not np.array_equal(copies[0], copy) for copy in copies[1:])
+    return differ
+
+
+def poisoned(strategy, model, run) -> dict:
+    """What a step changes where one replica alone sees a number that is not finite."""
+    variables = (*model.student.variables, *model.average.variables, *model.optimizer.variables)
+    before = [variable.numpy() for variable in variables]
+    values = examples(1)
+    values["latent"][-1, 0, 0, 0] = np.nan
+    sums = run(batches(strategy, values), tf.constant(1), tf.constant(0))
+    return {
+        "changed": sum(not np.array_equal(old, v.numpy()) for old, v in zip(before, variables, strict=True)),
+        "skipped": float(sums["skipped"]),
+        "in a row": int(model.skipped_in_row.numpy()),
+        "copies": copies_differ(model),
+    }
 
 
 def compare(one, logs_of_one, strategy, method, options: dict) -> dict:
-    two, logs_of_two = trained(strategy, method, **options)
+    two, run, logs_of_two = trained(strategy, method, **options)
     start = make_model(tiny_base())
     return {
         "logs of one": logs_of_one,
@@ -88,11 +107,15 @@ def compare(one, logs_of_one, strategy, method, options: dict) -> dict:
         "moved": furthest(one.student.unet.variables, start.student.unet.variables),
         "copies": copies_differ(two),
         "iterations": int(two.optimizer.iterations.numpy()),
+        "poisoned": poisoned(strategy, two, run),
+        "traced": run.experimental_get_tracing_count(),  # once, whatever the number of steps in a call
     }
 
 
 if __name__ == "__main__":
     alone = {name: trained(tf.distribute.get_strategy(), method) for name, method in METHODS.items()}
     halves = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])  # one: a second one would count its sums anew
-    found = {case: compare(*alone[name], halves, METHODS[name], options) for case, (name, options) in CASES.items()}
+    found = {
+        case: compare(*alone[name][::2], halves, METHODS[name], options) for case, (name, options) in CASES.items()
+    }
     print(json.dumps(found))

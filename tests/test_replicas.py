@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.workers import local_cluster
+
 HERE = Path(__file__).parent
 IN_PAIRS = "codi, accumulated, two steps in a call"
 CASES = ("codi", "finetune", "halving", IN_PAIRS)
@@ -46,6 +48,16 @@ def test_the_copies_of_a_variable_stay_equal_bit_by_bit(found, case):
     assert found[case]["copies"] == 0
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_traced_anew(found, case):
+    assert found[case]["traced"] == 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_number_that_is_not_finite_on_one_replica_skips_the_step_on_all(found, case):
+    assert found[case]["poisoned"] == {"changed": 0, "skipped": 1, "in a row": 1, "copies": 0}
+
+
 @pytest.mark.parametrize("case", CASES[:3])
 def test_logs_are_means_over_the_global_batch(found, case):
     for one, two in zip(found[case]["logs of one"], found[case]["logs of two"], strict=True):
@@ -58,3 +70,26 @@ def test_steps_in_one_call_are_those_of_several(found):
     one, pairs = seen["logs of one"], seen["logs of two"]
     means = [(a["loss"] + b["loss"]) / 2 for a, b in zip(one[::2], one[1::2], strict=True)]
     assert [pair["loss"] for pair in pairs] == pytest.approx(means, rel=2e-4)
+
+
+def test_two_workers_end_with_the_same_bits_from_different_halves_of_the_data():
+    workers = [
+        subprocess.Popen(
+            [sys.executable, HERE / "on_two_workers.py"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent), "TF_CONFIG": cluster},
+        )
+        for cluster in local_cluster(2)
+    ]
+    try:
+        said = [worker.communicate(timeout=600) for worker in workers]
+    finally:  # one that is alone waits for the other
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0], [errors[-2000:] for _, errors in said]
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in said)
+    assert first["data"] != second["data"] and first["start"] != first["end"]
+    assert (first["start"], first["end"]) == (second["start"], second["end"])
+    assert first["traced"] == second["traced"] == 1
