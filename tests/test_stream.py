@@ -317,16 +317,18 @@ def test_a_folder_with_damaged_files(tmp_path):
 
 
 def test_a_run_stops_when_too_many_are_unreadable(tmp_path):
-    """Of 50 records 1 % is none, of a tenth the sixth is one too many."""
+    """Of 50 records 1 % is none, of a tenth the sixth is one too many; other threads may have met more by then."""
     for allowed, count in ((0.01, 1), (0.1, 6)):
         stream = stream_of(tmp_path, damaged(50, range(0, 50, 2)), max_unreadable=allowed)
-        said = rf"^{count} of \d+ records are unreadable, more than max_unreadable {allowed} allows: .*a\.tar: 0"
+        said = rf"^\d+ of \d+ records are unreadable, more than max_unreadable {allowed} allows: .*a\.tar: 0"
         with pytest.raises(UserError, match=said) as error, user_errors():
             for _ in data.crops(stream, image_size=S, seed=0).take(50):
                 pass
-        assert "\n" not in str(error.value) and str(error.value).endswith("; repair or remove them")
-        assert (" and 3 more; " in str(error.value)) == (count == 6)
-        assert len(stream.unreadable) >= count
+        text = str(error.value)
+        met = int(text.split()[0])
+        assert "\n" not in text and text.endswith("; repair or remove them")
+        assert count <= met <= len(stream.unreadable) < 25
+        assert (f" and {met - 3} more; " in text) == (met > 3)
 
 
 def stops(stream, count):
