@@ -74,6 +74,13 @@ def memory_goes_back():
 
 
 @pytest.fixture
+def memory_goes_back_after_each():
+    """For tests that hold a GB of graphs each."""
+    yield
+    give_memory_back()
+
+
+@pytest.fixture
 def optimized():
     """Graphs are optimized, as in a process of its own: for what is compared bit by bit."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})

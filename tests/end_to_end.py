@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 import codi_tf
-from codi_tf import config, evaluate, sample
+from codi_tf import config, data, evaluate, sample
 from codi_tf.train import train
 from export import __main__ as export
 from export import package, run
@@ -32,6 +32,11 @@ def trained(name: str, folder: Path) -> Path:
         model.student.adapter.mu.assign(np.full(model.student.adapter.mu.shape, 0.3, "float32"))
     model.save(bundle)
     return bundle
+
+
+def photo() -> np.ndarray:
+    """A crop of a photo that no model has seen."""
+    return data.load_photos("heldout")["astronaut"][:S, 200 : 200 + S]
 
 
 def pixels(path: Path) -> np.ndarray:

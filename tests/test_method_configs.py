@@ -6,24 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import give_memory_back
-from end_to_end import QUIET, ROOT, SHORT, S, check, trained
+from end_to_end import QUIET, ROOT, SHORT, check, photo, trained
 from PIL import Image
 
 import codi_tf
-from codi_tf import config, data
+from codi_tf import config
 from codi_tf.train import train
 
-
-@pytest.fixture(autouse=True)
-def memory_goes_back_after_every_test():
-    """A config is a GB of graphs."""
-    yield
-    give_memory_back()
-
-
-def photo() -> np.ndarray:
-    return data.load_photos("heldout")["astronaut"][:S, 200 : 200 + S]
+pytestmark = pytest.mark.usefixtures("memory_goes_back_after_each")
 
 
 @pytest.mark.parametrize("name", ["pe_codi", "t2i", "finetune", "consistency", "guided_1", "guided_2"])

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import give_memory_back
-from end_to_end import ROOT, S, check, measured, sampled, trained
+from end_to_end import ROOT, S, check, measured, photo, sampled, trained
 from PIL import Image
 
-from codi_tf import data
-
-
-@pytest.fixture(autouse=True)
-def memory_goes_back_after_every_test():
-    """A config is a GB of graphs."""
-    yield
-    give_memory_back()
+pytestmark = pytest.mark.usefixtures("memory_goes_back_after_each")
 
 
 @pytest.fixture(scope="module")
-def photo(tmp_path_factory):
+def files(tmp_path_factory):
     """A held-out photo, a mask and a depth map, as files."""
     folder = tmp_path_factory.mktemp("photo")
-    picture = data.load_photos("heldout")["astronaut"][:S, 200 : 200 + S]
-    Image.fromarray(picture).save(folder / "photo.png")
+    Image.fromarray(photo()).save(folder / "photo.png")
     mask = np.zeros((S, S), np.uint8)
     mask[16:48, 16:48] = 255
     Image.fromarray(mask).save(folder / "mask.png")
@@ -43,11 +34,11 @@ CASES = {  # config: condition, mask, prompt
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_from_the_config_to_an_exported_picture(name, photo, tmp_path, monkeypatch, capsys):
+def test_from_the_config_to_an_exported_picture(name, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     condition, mask, prompt = CASES[name]
-    given = ["--condition", str(photo / condition), *prompt]
-    given += [] if mask is None else ["--mask", str(photo / mask)]
+    given = ["--condition", str(files / condition), *prompt]
+    given += [] if mask is None else ["--mask", str(files / mask)]
     bundle = trained(name, tmp_path)
     picture, rows = check(bundle, given, tmp_path, baked=prompt)
     assert capsys.readouterr().out.count("its pixels are those of") == (0 if mask is None else 2)  # sample, export.run
