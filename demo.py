@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf import config
-from codi_tf.cli import run_command, start_tensorflow
-from codi_tf.errors import UserError
-from codi_tf.images import grid, resize, to_uint8, write_png
-from codi_tf.noise import gaussian_noise
+from codi_tf.core.command_line import run_command, start_tensorflow
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.io.images import grid, resize, to_uint8, write_png
 
 ROOT = Path(__file__).parent
 ASSETS = ROOT / "assets" / "photos-base"
@@ -43,13 +43,14 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     start_tensorflow()
     import codi_tf
-    from codi_tf import data, experiment
-    from codi_tf.features import load_features
-    from codi_tf.progress import Progress
-    from codi_tf.reporting.measuring import evaluate
-    from codi_tf.reporting.samplers import model_sampler
-    from codi_tf.reporting.tables import markdown_table
-    from codi_tf.train import train
+    from codi_tf import data
+    from codi_tf.cli.train import train
+    from codi_tf.core.progress import Progress
+    from codi_tf.evaluation.features import load_features
+    from codi_tf.evaluation.measuring import evaluate
+    from codi_tf.evaluation.samplers import model_sampler
+    from codi_tf.evaluation.tables import markdown_table
+    from codi_tf.training import experiment
 
     settings = config.load(CONFIG, [f"base={ASSETS}", *overrides])
     shutil.rmtree(out, ignore_errors=True)
@@ -81,7 +82,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     write_png(out / "grid.png", _grid(samplers, examples))
 
     _say(began, "3/4  Exporting: SavedModel, ONNX and TFLite, each run in its own runtime (about 2 minutes)")
-    from export.making import make_package
+    from export.package.build import make_package
 
     parity = {name: make_package(out / "bundle", out / "exports" / name, format=name, steps=4)[0] for name in FORMATS}
     write_png(out / "exported.png", _exported(model, out / "exports", examples))
@@ -127,8 +128,8 @@ def _grid(samplers: dict, examples: dict[str, np.ndarray]) -> np.ndarray:
 
 def _exported(model, exports: Path, examples: dict[str, np.ndarray]) -> np.ndarray:
     """The same pictures through Keras and through every runtime, and fifty times their difference."""
-    from export.package import read_package
-    from export.parity import load
+    from export.package.manifest import read_package
+    from export.parity.gate import load
 
     conditions = (examples["condition"][list(SHOWN)] + 1) / 2
     runtimes = {label: load(read_package(exports / name)) for name, label in FORMATS.items()}

@@ -27,7 +27,7 @@ def _image() -> np.ndarray:
 
 
 def _ours(kind, dtype: str, name: str):
-    from codi_tf.precision import built_in, make_policy
+    from codi_tf.core.precision import built_in, make_policy
 
     with built_in(make_policy(dtype, dtype)):
         network = kind(name=name)
@@ -160,13 +160,13 @@ def generate_controlnet(dtype: str) -> Call:
 def _generation(dtype: str, adapter: str) -> Call:
     import tensorflow as tf
 
-    from codi_tf.base import Base
-    from codi_tf.generation import Generator
+    from codi_tf.checkpoints.base import Base
+    from codi_tf.core.precision import built_in, make_policy
+    from codi_tf.inference.generation import Generator
     from codi_tf.models.adapter import AdaptedUNet, MuAdapter
     from codi_tf.models.autoencoder import AutoencoderKL
     from codi_tf.models.controlnet import ControlNet
     from codi_tf.models.unet import UNet
-    from codi_tf.precision import built_in, make_policy
 
     config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     base = Base(_ours(UNet, dtype, "unet"), _ours(AutoencoderKL, dtype, "vae"), config)
@@ -236,9 +236,9 @@ def package(folder: str) -> Call:
     """An exported package, with a grey condition."""
     from pathlib import Path
 
-    from codi_tf.noise import gaussian_noise
-    from export.package import read_package
-    from export.run import load
+    from codi_tf.core.noise import gaussian_noise
+    from export.package.manifest import read_package
+    from export.runtime.run import load
 
     sampler = load(read_package(Path(folder)))
     about = sampler.package

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.demo import CONFIG, trainer_and_batch
 from benchmarks.timing import side_by_side
 from codi_tf import config
-from codi_tf.cli import run_command, start_tensorflow
+from codi_tf.core.command_line import run_command, start_tensorflow
 
 STEPS = 20  # of a block
 
@@ -24,7 +24,7 @@ def measure(folder: Path) -> tuple[dict[str, float], int]:
     start_tensorflow()
     import tensorflow as tf
 
-    from codi_tf.checkpoints import StateWriter
+    from codi_tf.training.states import StateWriter
 
     _, trainer, batch = trainer_and_batch()
     step, writer = tf.function(trainer.train_step, autograph=False), StateWriter(trainer, folder, keep=1)

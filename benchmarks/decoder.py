@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import side_by_side
-from codi_tf import metrics
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from codi_tf.images import grid, write_png
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
+from codi_tf.evaluation import metrics
+from codi_tf.io.images import grid, write_png
 
 ASSETS = Path(__file__).parents[1] / "assets" / "photos-base"
 SEED, SHOWN = 1, (0, 1, 2, 3, 5, 8)  # those of the demo
@@ -33,11 +33,11 @@ def compare(folder: Path, count: int, out: Path | None) -> None:
 
     import codi_tf
     from codi_tf import data
-    from codi_tf.base import check_decoder
-    from codi_tf.features import load_features
-    from codi_tf.reporting.measuring import Yardstick
-    from codi_tf.reporting.samplers import in_batches, model_sampler
-    from codi_tf.reporting.tables import markdown_table
+    from codi_tf.checkpoints.base import check_decoder
+    from codi_tf.evaluation.features import load_features
+    from codi_tf.evaluation.measuring import Yardstick
+    from codi_tf.evaluation.samplers import in_batches, model_sampler
+    from codi_tf.evaluation.tables import markdown_table
 
     small, model = codi_tf.load_decoder(folder), codi_tf.load(ASSETS / "undistilled")
     check_decoder(small, model.base.vae)

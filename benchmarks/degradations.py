@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ def rates(sizes: list[int], rounds: int, *, opencv: bool = True, shares: bool = 
     import tensorflow as tf
 
     from codi_tf.data import load_photos
-    from codi_tf.images import resize
+    from codi_tf.io.images import resize
     from codi_tf.tasks.real_world import RealWorld
     from codi_tf.tasks.super_resolution import SuperResolution
 

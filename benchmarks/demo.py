@@ -13,7 +13,7 @@ def trainer_and_batch() -> tuple:
     """(the config, its compiled trainer, a batch of latents that are noise)."""
     import tensorflow as tf
 
-    from codi_tf.experiment import build_trainer
+    from codi_tf.training.experiment import build_trainer
 
     settings = config.load(CONFIG)
     trainer, size = build_trainer(settings), settings.data.image_size

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from codi_tf.cli import run_command, start_tensorflow
+from codi_tf.core.command_line import run_command, start_tensorflow
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "assets" / "photos-base"
@@ -22,9 +22,9 @@ def measure(bundle: Path) -> dict[str, float]:
     start_tensorflow()
     import codi_tf
     from codi_tf import data
-    from codi_tf.features import load_features
-    from codi_tf.reporting.measuring import Yardstick
-    from codi_tf.reporting.samplers import model_sampler
+    from codi_tf.evaluation.features import load_features
+    from codi_tf.evaluation.measuring import Yardstick
+    from codi_tf.evaluation.samplers import model_sampler
 
     seconds, began = {}, time.perf_counter()
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.worker import Worker
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 
 ROUNDS = {"unet": 3, "pipeline": 2, "small": 5}
 RUNS = {"unet": 3, "pipeline": 1, "small": 20}  # in a round, after one that warms up
@@ -43,7 +43,7 @@ def _packages(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def _small(folder: Path, bundle: Path) -> dict[str, tuple[str, str]]:
-    from export.making import make_package
+    from export.package.build import make_package
 
     chosen = {}
     for format in ("onnx", "tflite"):
@@ -58,7 +58,7 @@ def _write(what: str, folder: Path) -> None:
     start_tensorflow()
     if what == "packages":
         from benchmarks.full_export import make_model, write
-        from export.program import SamplerProgram
+        from export.emit.program import SamplerProgram
 
         for small in (False, True):
             program = SamplerProgram(make_model(small), steps=4, height=512, width=512)
@@ -74,10 +74,12 @@ def _write(what: str, folder: Path) -> None:
 
 def _write_unets(folder: Path) -> None:
     from benchmarks.candidates import SIDE
-    from codi_tf.base import make_unet
+    from codi_tf.checkpoints.base import make_unet
     from codi_tf.models.adapter import AdaptedUNet
-    from export import litert_graph, networks, onnx_graph
-    from export.kept import Keeping
+    from export.emit import networks
+    from export.formats.onnx import graph as onnx_graph
+    from export.formats.tflite import graph as litert_graph
+    from export.quantization.weights import Keeping
 
     net = AdaptedUNet(make_unet({}))
     for kind, graph in (

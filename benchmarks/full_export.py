@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from export.measure import peak
-from export.package import LAYOUTS, check_format, check_layout, check_weights, read_package
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
+from export.package.manifest import LAYOUTS, check_format, check_layout, check_weights, read_package
+from export.parity.measure import peak
 
 EXPORTS = (
     *(f"onnx/whole/{weights}" for weights in ("float32", "float16", "int8", "int4")),
@@ -31,8 +31,8 @@ def make_model(small_decoder: bool = False):
     import numpy as np
 
     import codi_tf
-    from codi_tf.base import Base, make_autoencoder, make_unet
-    from codi_tf.convert.compvis import SCHEDULER
+    from codi_tf.checkpoints.base import Base, make_autoencoder, make_unet
+    from codi_tf.checkpoints.compvis import SCHEDULER
     from codi_tf.models.tiny_decoder import TinyDecoder
 
     decoder = TinyDecoder() if small_decoder else None
@@ -51,8 +51,8 @@ def make_model(small_decoder: bool = False):
 
 def write(program, folder: Path, name: str) -> dict:
     """Write one export into a folder: seconds, and the peak of memory meanwhile, the model's own included."""
-    from export.kept import Keeping
-    from export.making import write_graphs, write_manifest
+    from export.package.build import write_graphs, write_manifest
+    from export.quantization.weights import Keeping
 
     format, layout, weights = name.split("/")
     _forget_peak()
@@ -68,7 +68,7 @@ def run(folder: Path) -> None:
     """Load an export, make two pictures, say how it went."""
     import numpy as np
 
-    from export.run import load
+    from export.runtime.run import load
 
     expected = np.load(folder / "expected.npz")
     package = read_package(folder / "package")
@@ -100,8 +100,8 @@ def _compare(names: list[str], steps: int) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from codi_tf.noise import gaussian_noise
-    from export.program import SamplerProgram
+    from codi_tf.core.noise import gaussian_noise
+    from export.emit.program import SamplerProgram
 
     model = make_model()
     program = SamplerProgram(model, steps=steps, height=512, width=512)

@@ -14,8 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from codi_tf.cli import run_command, start_tensorflow
-from codi_tf.errors import UserError
+from codi_tf.core.command_line import run_command, start_tensorflow
+from codi_tf.core.errors import UserError
 
 STEPS = 3
 VARIANTS = {
@@ -33,7 +33,7 @@ def step(base_folder: Path, pixels: int, *, compute="float32", weights="float32"
     import tensorflow as tf
 
     import codi_tf
-    from codi_tf.optimizers import FusedAdamW
+    from codi_tf.trainers.optimizers import FusedAdamW
 
     base = codi_tf.load_stable_diffusion(base_folder, compute=compute, weights=weights)
     model = codi_tf.CoDi(base, train="adapter", image_size=pixels)

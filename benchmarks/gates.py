@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from codi_tf.errors import UserError
-from export.package import LAYOUTS, WEIGHTS
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
+from codi_tf.core.errors import UserError
+from export.package.manifest import LAYOUTS, WEIGHTS
 
 MIXED = {"psnr": 40.0}
 COLUMNS = (
@@ -32,7 +32,7 @@ COLUMNS = (
 def _row(name: str, program, format: str, weights: str) -> str:
     import json
 
-    from export.making import write_package
+    from export.package.build import write_package
 
     layout = LAYOUTS[format][-1]  # parts, where there are any: their errors count, too
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
@@ -60,7 +60,7 @@ def _main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     start_tensorflow()
     import codi_tf
-    from export.program import SamplerProgram
+    from export.emit.program import SamplerProgram
 
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for bundle in options.bundles:

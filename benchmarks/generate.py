@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.timing import side_by_side
-from codi_tf.cli import run_command, start_tensorflow
+from codi_tf.core.command_line import run_command, start_tensorflow
 
 BUNDLE = Path("runs/demo/bundle")
 BATCH, STEPS = 8, 4

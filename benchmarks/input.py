@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codi_tf import config
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WARM_UP = 5  # steps
@@ -30,7 +30,7 @@ def loops(path: Path) -> dict[str, tuple[Callable[[], tuple[float, float]], floa
     """
     import tensorflow as tf
 
-    from codi_tf.experiment import build_dataset, build_trainer
+    from codi_tf.training.experiment import build_dataset, build_trainer
 
     def loop(settings: config.Experiment) -> tuple[Callable[[], tuple[float, float]], float]:
         trainer = build_trainer(settings)

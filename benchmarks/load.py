@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from codi_tf.errors import UserError
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
+from codi_tf.core.errors import UserError
 
 WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
 TIME_BAR, MEMORY_BAR = 1.3, 1.15
@@ -30,8 +30,8 @@ def read(folder: Path) -> bytes:
 
 def load(folder: Path):
     """All from opening the folder to a network that can be called."""
-    from codi_tf.convert.kinds import UNET
-    from codi_tf.convert.networks import read_network
+    from codi_tf.checkpoints.kinds import UNET
+    from codi_tf.checkpoints.networks import read_network
 
     return read_network(UNET, folder / "unet", name="unet")
 
@@ -67,7 +67,7 @@ def _start() -> None:
     start_tensorflow()
     import keras
 
-    import codi_tf.convert.networks  # noqa: F401
+    import codi_tf.checkpoints.networks  # noqa: F401
 
     keras.layers.Dense(1).build((None, 1))
 

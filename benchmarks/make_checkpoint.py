@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from codi_tf.errors import UserError
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
+from codi_tf.core.errors import UserError
 
 VOCABULARY = 49408
 FAMILIES = {
@@ -57,7 +57,7 @@ def random_values(key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarr
 
 def networks(family: str, in_channels: int) -> dict:
     """Part -> (kind, config): what a folder of the family holds."""
-    from codi_tf.convert.kinds import AUTOENCODER, TEXT_ENCODER, UNET
+    from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
 
     about = FAMILIES[family]
     side = 96 if about["prediction_type"] == "v_prediction" else 64
@@ -70,12 +70,12 @@ def networks(family: str, in_channels: int) -> dict:
 
 def write_folder(target: Path, family: str, in_channels: int, dtype: np.dtype) -> None:
     """A diffusers folder."""
-    from codi_tf.base import SCHEDULER, make_network
-    from codi_tf.convert.compvis import SCHEDULER as DDIM
-    from codi_tf.convert.folder import write_index
-    from codi_tf.convert.networks import peer_config
-    from codi_tf.tensor_files import TensorToWrite, write_tensors
-    from codi_tf.weights import CONFIG, shapes_of, write_json
+    from codi_tf.checkpoints.base import SCHEDULER, make_network
+    from codi_tf.checkpoints.compvis import SCHEDULER as DDIM
+    from codi_tf.checkpoints.folder import write_index
+    from codi_tf.checkpoints.networks import peer_config
+    from codi_tf.io.tensor_files import TensorToWrite, write_tensors
+    from codi_tf.io.weights import CONFIG, shapes_of, write_json
 
     for part, (kind, config) in networks(family, in_channels).items():
         shapes, config = shapes_of(functools.partial(make_network, kind.network, config, part))
@@ -92,10 +92,10 @@ def write_folder(target: Path, family: str, in_channels: int, dtype: np.dtype) -
 
 def single_file(family: str, in_channels: int, dtype: np.dtype) -> dict:
     """Key -> TensorToWrite: the same weights in the original layout."""
-    from codi_tf.base import make_network
-    from codi_tf.convert import rules
-    from codi_tf.tensor_files import TensorToWrite
-    from codi_tf.weights import shapes_of
+    from codi_tf.checkpoints import rules
+    from codi_tf.checkpoints.base import make_network
+    from codi_tf.io.tensor_files import TensorToWrite
+    from codi_tf.io.weights import shapes_of
 
     renamings = {
         "unet": rules.unet_renaming(4, 2, (1, 2, 3)),
@@ -162,8 +162,8 @@ def _main(arguments: list[str]) -> None:
     if options.target.exists():
         raise UserError(f"{options.target}: is there already; name a new place")
     start_tensorflow()
-    from codi_tf.files import whole_folder
-    from codi_tf.tensor_files import DTYPES, write_tensors
+    from codi_tf.io.files import whole_folder
+    from codi_tf.io.tensor_files import DTYPES, write_tensors
 
     dtype = next(dtype for dtype in DTYPES.values() if dtype.name == options.dtype)
     if options.single_file:

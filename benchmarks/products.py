@@ -17,8 +17,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from codi_tf.models.layers import Conv2D
-from export.kept import Keeping
-from export.onnx_graph import OnnxGraph
+from export.formats.onnx.graph import OnnxGraph
+from export.quantization.weights import Keeping
 
 KINDS = ("float32", "int8", "int4")
 CONVOLUTIONS = ((320, 320, 64), (640, 640, 32), (1280, 1280, 16), (2560, 1280, 16))  # channels, filters, side

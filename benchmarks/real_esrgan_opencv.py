@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 
 try:
     import cv2

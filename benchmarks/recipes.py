@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from codi_tf import config
-from codi_tf.cli import run_command, start_tensorflow
-from codi_tf.errors import UserError
-from codi_tf.images import write_png
+from codi_tf.core.command_line import run_command, start_tensorflow
+from codi_tf.core.errors import UserError
+from codi_tf.io.images import write_png
 
 CONFIGS = Path("configs")
 SMALL = ("data.image_size=256", "train.batch_size=1", "train.accumulate=1", "train.steps=2", "train.warmup_steps=0")
@@ -40,7 +40,7 @@ def small_overrides(path: Path, base: str, captioned: Path) -> list[str]:
 def write_captioned(folder: Path) -> None:
     """Crops of the embedded stereo pair: NAME.png with NAME.depth.png and NAME.txt, as for configs/sd15_depth.yaml."""
     from codi_tf.data.depth_maps import load_stereo
-    from codi_tf.depth_files import write_nearness
+    from codi_tf.io.depth_files import write_nearness
 
     stereo = load_stereo()
     photo, near = stereo.images["motorcycle"], stereo.beside["motorcycle"][..., 0]  # [500, 741, 3], [500, 741]
@@ -56,7 +56,7 @@ def step(name: str, base: str, folder: Path) -> dict:
     start_tensorflow()
     import tensorflow as tf
 
-    from codi_tf.experiment import build_dataset, build_trainer
+    from codi_tf.training.experiment import build_dataset, build_trainer
 
     write_captioned(folder)
     path = CONFIGS / f"{name}.yaml"

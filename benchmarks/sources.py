@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.timing import side_by_side
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 
 BATCH = 16
 ROUND = 8  # batches of a turn
@@ -53,7 +53,7 @@ def write_pictures(folder: Path, count: int, side: int) -> None:
 def measure(folder: Path, crop: int) -> dict[str, float]:
     """Images a second of each source."""
     from codi_tf import data
-    from codi_tf.data import opening
+    from codi_tf.data import open_source as opening
     from codi_tf.tasks import make_task
 
     task = make_task("super_resolution")

@@ -11,7 +11,7 @@ import sys
 
 from benchmarks.demo import trainer_and_batch
 from benchmarks.timing import side_by_side
-from codi_tf.cli import run_command, start_tensorflow
+from codi_tf.core.command_line import run_command, start_tensorflow
 
 
 def measure() -> dict[str, float]:

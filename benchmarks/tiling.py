@@ -14,8 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from codi_tf.errors import UserError
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
+from codi_tf.core.errors import UserError
 
 BUNDLE = Path("assets/photos-base/undistilled")
 SCALE = 4
@@ -29,8 +29,8 @@ def measure(bundle: Path, width: int, height: int, steps: int, tile: int) -> dic
     start_tensorflow()
     import codi_tf
     from codi_tf.data import load_photos
-    from codi_tf.images import resize
-    from codi_tf.rendering import plan, render
+    from codi_tf.inference.rendering import plan, render
+    from codi_tf.io.images import resize
 
     model = codi_tf.load(bundle)
     photo = resize(load_photos("heldout")["coffee"] / 255, height // SCALE, width // SCALE)
@@ -50,8 +50,8 @@ def _peak() -> int:
 def _largest_in_one(bundle: Path, width: int, height: int) -> tuple[int, int]:
     """Width and height of the largest picture of that shape, or that size, that is made in one piece."""
     start_tensorflow()
-    from codi_tf.outline import read_outline
-    from codi_tf.rendering import pixel_limit, working_size
+    from codi_tf.checkpoints.skeleton import read_outline
+    from codi_tf.inference.rendering import pixel_limit, working_size
 
     fitting = working_size(height, width, pixel_limit(read_outline(bundle)))
     return (width, height) if fitting == (height, width) else (fitting[1] // 64 * 64, fitting[0] // 64 * 64)

@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.demo import CONFIG, trainer_and_batch
 from benchmarks.timing import side_by_side
 from codi_tf import config
-from codi_tf.cli import run_command, start_tensorflow
-from codi_tf.errors import UserError
+from codi_tf.core.command_line import run_command, start_tensorflow
+from codi_tf.core.errors import UserError
 
 
 def torch_step(unet_config: dict, batch_size: int, size: int, experiment: config.Experiment, context, schedule):

@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from codi_tf.cli import ArgumentParser, run_command
-from codi_tf.errors import UserError
+from codi_tf.core.command_line import ArgumentParser, run_command
+from codi_tf.core.errors import UserError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "photos_codi.yaml"
 BATCH = 24  # images a step and worker, the demo's

@@ -9,19 +9,19 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "CoDi": "codi_tf.model",
     "load": "codi_tf.model",
-    "load_stable_diffusion": "codi_tf.convert.checkpoint",
-    "save_stable_diffusion": "codi_tf.convert.checkpoint",
-    "load_controlnet": "codi_tf.convert.controlnet",
-    "load_t2i_adapter": "codi_tf.convert.t2i_adapter",
-    "load_decoder": "codi_tf.convert.tiny_decoder",
-    "TextToImage": "codi_tf.text_to_image",
+    "load_stable_diffusion": "codi_tf.checkpoints.stable_diffusion",
+    "save_stable_diffusion": "codi_tf.checkpoints.stable_diffusion",
+    "load_controlnet": "codi_tf.checkpoints.controlnet",
+    "load_t2i_adapter": "codi_tf.checkpoints.t2i_adapter",
+    "load_decoder": "codi_tf.checkpoints.tiny_decoder",
+    "TextToImage": "codi_tf.inference.text_to_image",
     "ConditionalDistillation": "codi_tf.config",
     "Finetune": "codi_tf.config",
     "Consistency": "codi_tf.config",
     "Guided": "codi_tf.config",
-    "UserError": "codi_tf.errors",
-    "read_image": "codi_tf.images",
-    "write_png": "codi_tf.images",
+    "UserError": "codi_tf.core.errors",
+    "read_image": "codi_tf.io.images",
+    "write_png": "codi_tf.io.images",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -11,16 +11,20 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from codi_tf import config, images
-from codi_tf.adapters import Adapter, check_adapter, kind_of, make_adapter, read_adapter, write_adapter
-from codi_tf.arguments import as_prompts, whole_number
-from codi_tf.base import Base
-from codi_tf.convert.checkpoint import load_stable_diffusion
-from codi_tf.convert.folder import save_base
-from codi_tf.diffusion import Denoise
-from codi_tf.errors import UserError
-from codi_tf.files import whole_folder
-from codi_tf.generation import Generator, check_finite
+from codi_tf import config
+from codi_tf.checkpoints.adapters import Adapter, check_adapter, kind_of, make_adapter, read_adapter, write_adapter
+from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.core.arguments import as_prompts, whole_number
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.diffusion.process import Denoise
+from codi_tf.diffusion.sampling import few_step
+from codi_tf.inference.generation import Generator, check_finite
+from codi_tf.io import images
+from codi_tf.io.files import whole_folder
+from codi_tf.io.weights import check_format, folder_sha256, read_json, write_json
 from codi_tf.methods.codi import CodiMethod
 from codi_tf.methods.consistency import ConsistencyMethod
 from codi_tf.methods.finetune import FinetuneMethod
@@ -29,11 +33,8 @@ from codi_tf.methods.method import Method
 from codi_tf.methods.networks import copy_of, denoiser_with, fresh_unet, seen, with_guidance
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.models.tiny_decoder import TinyDecoder
-from codi_tf.noise import gaussian_noise
-from codi_tf.sampling import few_step
 from codi_tf.tasks import TASKS, Task, make_task
-from codi_tf.trainer import Trainer
-from codi_tf.weights import check_format, folder_sha256, read_json, write_json
+from codi_tf.trainers.trainer import Trainer
 
 BUNDLE = "codi.json"
 

@@ -6,10 +6,10 @@ import re
 import sys
 from pathlib import Path
 
-from codi_tf.cli import ArgumentParser, run_command
-from codi_tf.errors import UserError
-from export.making import make_adapter, make_package
-from export.package import SUFFIXES, parse_size
+from codi_tf.core.command_line import ArgumentParser, run_command
+from codi_tf.core.errors import UserError
+from export.package.build import make_adapter, make_package
+from export.package.manifest import SUFFIXES, parse_size
 
 UNITS = {"MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
 
@@ -26,7 +26,7 @@ def _target(size: str | None, psnr: float | None) -> dict | None:
     return {"size": float(match[1]) * UNITS[match[2]]}
 
 
-def _main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("bundle", type=Path, help="the folder of a trained model")
     parser.add_argument("--format", help=", ".join(SUFFIXES))
@@ -86,4 +86,4 @@ def _main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(_main))
+    sys.exit(run_command(main))

@@ -11,7 +11,7 @@ import json
 import sys
 
 from codi_tf import config
-from codi_tf.cli import start_tensorflow
+from codi_tf.core.command_line import start_tensorflow
 
 
 def weights(trainer):
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     import numpy as np
     import tensorflow as tf
 
-    from codi_tf.experiment import build_dataset, build_trainer
+    from codi_tf.training.experiment import build_dataset, build_trainer
 
     what, experiment = sys.argv[1], config.load(sys.argv[2], sys.argv[3:])
     trainer = build_trainer(experiment)

@@ -18,8 +18,8 @@ from tensorflow.python.framework.ops import gradient_registry
 
 import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
 import codi_tf
-from codi_tf.base import Base, make_autoencoder, make_unet
-from codi_tf.convert.folder import save_base
+from codi_tf.checkpoints.base import Base, make_autoencoder, make_unet
+from codi_tf.checkpoints.folder import save_base
 
 # Tiny networks run a few times each: a graph's optimization takes longer than it saves, a quarter of the suite's time.
 # Whatever runs as a process of its own (training, notebooks, the demo) has it.

@@ -9,10 +9,12 @@ import numpy as np
 from PIL import Image
 
 import codi_tf
-from codi_tf import config, data, evaluate, sample
-from codi_tf.train import train
+from codi_tf import config, data
+from codi_tf.cli import evaluate, sample
+from codi_tf.cli.train import train
 from export import __main__ as export
-from export import package, run
+from export.package import manifest as package
+from export.runtime import run
 
 ROOT = Path(__file__).parents[1]
 S = 64
@@ -44,13 +46,13 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def sampled(bundle: Path, given: list[str], out: Path) -> np.ndarray:
-    sample._main([str(bundle), *given, "--seed", "3", "--steps", "1", "--out", str(out)])
+    sample.main([str(bundle), *given, "--seed", "3", "--steps", "1", "--out", str(out)])
     return pixels(out)
 
 
 def measured(bundle: Path, out: Path, *options: str) -> dict:
     """The rows of a report."""
-    evaluate._main([str(bundle), "--out", str(out), *MEASURED, *options])
+    evaluate.main([str(bundle), "--out", str(out), *MEASURED, *options])
     return json.loads((out / "metrics.json").read_text())["rows"]
 
 
@@ -66,9 +68,9 @@ def check(bundle: Path, given: list[str], folder: Path, *, baked: tuple[str, ...
     rows = measured(bundle, folder / "report")
     assert all(np.isfinite(row["frechet_photos"]) for row in rows.values()) and len(rows) == 4
     out = folder / "package"
-    export._main([str(bundle), "--format", "onnx", "--steps", "1", "--out", str(out), *baked])
+    export.main([str(bundle), "--format", "onnx", "--steps", "1", "--out", str(out), *baked])
     left = [word for word in given if word not in baked]
-    run._main([str(out), *left, "--seed", "3", "--out", str(folder / "ran.png")])
+    run.main([str(out), *left, "--seed", "3", "--out", str(folder / "ran.png")])
     assert np.abs(pixels(folder / "ran.png") - picture).max() <= 1
     assert package.read_package(out).task == codi_tf.load(bundle).task_config()["name"]
     return picture, rows

@@ -17,8 +17,8 @@ from conftest import make_model  # noqa: E402
 from tiny import tiny_base  # noqa: E402
 
 from codi_tf import config  # noqa: E402
-from codi_tf.loop import make_loop  # noqa: E402
-from codi_tf.optimizers import FusedAdamW  # noqa: E402
+from codi_tf.trainers.optimizers import FusedAdamW  # noqa: E402
+from codi_tf.training.loop import make_loop  # noqa: E402
 
 METHODS = {
     "codi": config.ConditionalDistillation(delta=30, drop_prompt=0.5),

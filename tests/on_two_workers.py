@@ -9,7 +9,7 @@ import hashlib
 import json
 
 from codi_tf import config
-from codi_tf.distribution import make_strategy
+from codi_tf.training.distribution import make_strategy
 
 strategy = make_strategy(config.Distribution(strategy="multiworker"))  # before TensorFlow does anything else
 
@@ -18,8 +18,8 @@ import tensorflow as tf  # noqa: E402
 from conftest import make_model  # noqa: E402
 from tiny import tiny_base  # noqa: E402
 
-from codi_tf.loop import make_loop  # noqa: E402
-from codi_tf.optimizers import FusedAdamW  # noqa: E402
+from codi_tf.trainers.optimizers import FusedAdamW  # noqa: E402
+from codi_tf.training.loop import make_loop  # noqa: E402
 
 BATCH, CALLS = 4, (1, 3)  # examples a step and worker; steps of each call
 

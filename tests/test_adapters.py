@@ -7,9 +7,9 @@ import pytest
 from tiny import randomize, tiny_base
 
 import codi_tf
-from codi_tf.adapters import KINDS, check_adapter, kind_of, make_adapter, read_adapter, write_adapter
-from codi_tf.base import make_autoencoder, make_unet
-from codi_tf.errors import UserError
+from codi_tf.checkpoints.adapters import KINDS, check_adapter, kind_of, make_adapter, read_adapter, write_adapter
+from codi_tf.checkpoints.base import make_autoencoder, make_unet
+from codi_tf.core.errors import UserError
 from codi_tf.methods.networks import denoiser, seen
 from codi_tf.models.adapter import AdaptedUNet
 

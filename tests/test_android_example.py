@@ -15,14 +15,14 @@ from conftest import make_base, make_model
 from PIL import Image
 
 import codi_tf
-from codi_tf.noise import gaussian_noise
+from codi_tf.core.noise import gaussian_noise
 from codi_tf.tasks.inpainting import Inpainting
-from export import tflite
-from export.kept import Keeping
-from export.making import write_graphs, write_manifest
-from export.package import MANIFEST
-from export.program import SamplerProgram
-from export.run import _main as run_in_python
+from export.emit.program import SamplerProgram
+from export.formats.tflite import write as tflite
+from export.package.build import write_graphs, write_manifest
+from export.package.manifest import MANIFEST
+from export.quantization.weights import Keeping
+from export.runtime.run import main as run_in_python
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "android"
 LITERT = Path(find_spec("ai_edge_litert").origin).parent

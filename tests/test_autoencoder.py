@@ -12,10 +12,10 @@ import tensorflow as tf
 from conftest import VAE
 from tiny import randomize
 
-from codi_tf.base import Base, make_autoencoder, measure_scale
-from codi_tf.errors import UserError
+from codi_tf.checkpoints.base import Base, make_autoencoder, measure_scale
+from codi_tf.core.errors import UserError
+from codi_tf.io.weights import key_of
 from codi_tf.models.autoencoder import AutoencoderKL
-from codi_tf.weights import key_of
 
 CONFIG = {**VAE, "mid_block_add_attention": True}
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 8, 3)).astype("float32")

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy import ndimage
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.tasks.bicubic import Bicubic
 
 

@@ -14,9 +14,12 @@ import pytest
 import yaml
 from tiny import tiny_base, tiny_photos
 
-from codi_tf import cache, config, data
-from codi_tf.cli import run_command
-from codi_tf.convert.folder import save_base
+from codi_tf import config, data
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.cli import cache
+from codi_tf.core.command_line import run_command
+from codi_tf.core.errors import UserError
 from codi_tf.data.cached import (
     ShardedArray,
     cached_batches,
@@ -26,12 +29,10 @@ from codi_tf.data.cached import (
     read_cache,
     read_meta,
 )
-from codi_tf.errors import UserError
-from codi_tf.latents import encode_once
+from codi_tf.data.precompute import encode_once
 from codi_tf.methods.networks import seen
 from codi_tf.models.adapter import MuAdapter
 from codi_tf.tasks import make_task
-from codi_tf.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,7 @@ def test_the_command(parts, tmp_path, monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["cache", str(path), *map(str, arguments)])
-        return run_command(cache._main), *capsys.readouterr()
+        return run_command(cache.main), *capsys.readouterr()
 
     out = tmp_path / "out"
     status, said, errors = run("--out", out, "--examples", 4, "data.seed=9")

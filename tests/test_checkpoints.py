@@ -15,13 +15,14 @@ from safetensors.numpy import load_file
 from tiny import UNET, randomize, tiny_base, tiny_photos
 
 import codi_tf
-from codi_tf import config, monitor
-from codi_tf.checkpoints import StateWriter, restore_newest, write_state
-from codi_tf.convert.checkpoint import load_stable_diffusion
-from codi_tf.convert.folder import save_base
-from codi_tf.errors import Interrupted, UserError
-from codi_tf.experiment import build_dataset, build_trainer
-from codi_tf.train import train
+from codi_tf import config
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.cli.train import train
+from codi_tf.core.errors import Interrupted, UserError
+from codi_tf.training import monitor
+from codi_tf.training.experiment import build_dataset, build_trainer
+from codi_tf.training.states import StateWriter, restore_newest, write_state
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import codi_tf
-from codi_tf.cli import ArgumentParser, run_command
-from codi_tf.errors import UserError
+from codi_tf.core.command_line import ArgumentParser, run_command
+from codi_tf.core.errors import UserError
 
 ROOT = Path(codi_tf.__file__).parents[1]
 
@@ -57,7 +57,7 @@ def test_help_is_still_help(capsys):
 def test_tensorflow_is_quiet_while_it_computes():
     """oneDNN has a word about float16 where the processor has no instructions for it."""
     program = (
-        "from codi_tf.cli import start_tensorflow; start_tensorflow(); import tensorflow as tf; "
+        "from codi_tf.core.command_line import start_tensorflow; start_tensorflow(); import tensorflow as tf; "
         "ones = tf.ones([64, 64], tf.float16); tf.function(tf.matmul)(ones, ones)"
     )
     environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}

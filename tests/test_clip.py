@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny_pipeline import make_tokenizer, torch, transformers
 
-from codi_tf.errors import UserError
-from codi_tf.perception.clip import Clip, Preprocessing, _read_config, load_clip
-from codi_tf.weights import key_of, layout_of
+from codi_tf.core.errors import UserError
+from codi_tf.evaluation.perception.clip import Clip, Preprocessing, _read_config, load_clip
+from codi_tf.io.weights import key_of, layout_of
 
 processing = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
 SIZE = 32

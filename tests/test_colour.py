@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from codi_tf.colour import adain, wavelet
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
+from codi_tf.io.color import adain, wavelet
 
 SIZES = [(1, 1), (3, 40), (70, 33), (600, 21)]  # smaller than the coarsest level's reach, and of several bands
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from codi_tf import config
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 
 CODI = {
     "method": {"name": "codi"},

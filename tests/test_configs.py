@@ -14,10 +14,10 @@ from tiny import tiny_text
 
 from benchmarks.recipes import small_overrides, write_captioned
 from codi_tf import config
-from codi_tf.base import Base, make_autoencoder
-from codi_tf.convert.folder import save_base
-from codi_tf.experiment import build_dataset, build_task, build_trainer, make_optimizer, takes_prompts
+from codi_tf.checkpoints.base import Base, make_autoencoder
+from codi_tf.checkpoints.folder import save_base
 from codi_tf.tasks.real_world import RealWorld
+from codi_tf.training.experiment import build_dataset, build_task, build_trainer, make_optimizer, takes_prompts
 
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 RECIPES = [file for file in FILES if file.stem.startswith("sd15")]

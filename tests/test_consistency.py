@@ -11,8 +11,8 @@ from tiny import randomize, tiny_base
 
 import codi_tf
 from codi_tf import config
-from codi_tf.diffusion import bounded, coefficients
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion.process import bounded, coefficients
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.networks import denoiser
 

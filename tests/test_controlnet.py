@@ -11,10 +11,10 @@ from tiny import randomize, tiny_photos
 
 import codi_tf
 from codi_tf import config
-from codi_tf.errors import UserError
-from codi_tf.experiment import build_trainer
-from codi_tf.train import train
-from codi_tf.weights import state_dict
+from codi_tf.cli.train import train
+from codi_tf.core.errors import UserError
+from codi_tf.io.weights import state_dict
+from codi_tf.training.experiment import build_trainer
 
 diffusers = pytest.importorskip("diffusers")
 

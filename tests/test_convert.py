@@ -15,15 +15,15 @@ import pytest
 from tiny_pipeline import save_pipeline
 
 import codi_tf
-from codi_tf.cli import run_command
-from codi_tf.convert import __main__ as command
-from codi_tf.convert.folder import complete_scheduler
-from codi_tf.convert.kinds import AUTOENCODER, CONTROLNET, TEXT_ENCODER, UNET
-from codi_tf.convert.networks import read_config, read_network, write_network
-from codi_tf.errors import UserError
-from codi_tf.schedules import SCHEDULERS
-from codi_tf.tokenizer import Tokenizer
-from codi_tf.weights import key_of, read_json, state_dict, write_json
+from codi_tf.checkpoints.folder import complete_scheduler
+from codi_tf.checkpoints.kinds import AUTOENCODER, CONTROLNET, TEXT_ENCODER, UNET
+from codi_tf.checkpoints.networks import read_config, read_network, write_network
+from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.cli import convert as command
+from codi_tf.core.command_line import run_command
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion.scheduler_config import SCHEDULERS
+from codi_tf.io.weights import key_of, read_json, state_dict, write_json
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -683,7 +683,7 @@ def test_a_controlnet_comes_and_goes(pipeline, tmp_path):
 
 def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     monkeypatch.setattr("sys.argv", ["convert", *map(str, arguments)])
-    status = run_command(command._main)
+    status = run_command(command.main)
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 

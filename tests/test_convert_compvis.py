@@ -12,10 +12,10 @@ import pytest
 from tiny_pipeline import save_pipeline
 
 import codi_tf
-from codi_tf.convert import compvis
-from codi_tf.errors import UserError
-from codi_tf.tensor_files import StoredTensor
-from codi_tf.weights import key_of, state_dict
+from codi_tf.checkpoints import compvis
+from codi_tf.core.errors import UserError
+from codi_tf.io.tensor_files import StoredTensor
+from codi_tf.io.weights import key_of, state_dict
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

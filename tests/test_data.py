@@ -15,8 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from codi_tf import data
-from codi_tf.data.opening import open_source
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
+from codi_tf.data.open_source import open_source
 from codi_tf.tasks import make_task
 
 S = 16

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import demo
-from codi_tf.images import read_image
+from codi_tf.io.images import read_image
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from codi_tf.cli.depth import IMAGENET_MEAN, IMAGENET_STD, OnnxNetwork, estimate, size_for
+from codi_tf.core.errors import UserError
 from codi_tf.data.depth_maps import load_depth_folder
-from codi_tf.depth import IMAGENET_MEAN, IMAGENET_STD, OnnxNetwork, estimate, size_for
-from codi_tf.depth_files import read_depth
-from codi_tf.errors import UserError
-from codi_tf.images import resize
+from codi_tf.io.depth_files import read_depth
+from codi_tf.io.images import resize
 
 RANDOM = np.random.default_rng(0)
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codi_tf.depth_files import (
+from codi_tf.core.errors import UserError
+from codi_tf.io.depth_files import (
     as_picture,
     fill_holes,
     map_files,
@@ -20,7 +21,6 @@ from codi_tf.depth_files import (
     read_nearness,
     write_nearness,
 )
-from codi_tf.errors import UserError
 
 RANDOM = np.random.default_rng(0)
 BYTES = RANDOM.integers(0, 256, (6, 9), np.uint8)

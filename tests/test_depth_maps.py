@@ -11,10 +11,10 @@ from scipy import stats
 from skimage import data as skimage_data
 
 from codi_tf import data
+from codi_tf.core.errors import UserError, user_errors
 from codi_tf.data.depth_maps import load_depth_folder, load_stereo, open_depth
-from codi_tf.data.opening import open_source
+from codi_tf.data.open_source import open_source
 from codi_tf.data.stream import Stream
-from codi_tf.errors import UserError, user_errors
 from codi_tf.tasks.depth import Depth
 
 RANDOM = np.random.default_rng(0)
@@ -205,7 +205,7 @@ def test_mistakes_are_named(tmp_path):
 
 @pytest.fixture
 def little_memory(monkeypatch):
-    monkeypatch.setattr("codi_tf.data.opening.IN_MEMORY", 3 * 40 * 60 * 7)
+    monkeypatch.setattr("codi_tf.data.open_source.IN_MEMORY", 3 * 40 * 60 * 7)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".npy", ".tif", ".pfm"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.tasks.depth import Depth
 
 SEED = tf.constant([0, 0])

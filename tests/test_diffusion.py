@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from codi_tf import diffusion
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion import process as diffusion
 
 SHAPE = (3, 4, 5, 2)
 TIMES = np.array([0, 371, 999], np.int32)

@@ -9,8 +9,8 @@ from PIL import Image, ImageFilter
 from scipy import ndimage, stats
 
 from codi_tf import data
+from codi_tf.core.errors import UserError
 from codi_tf.data.edits import EDITS, Edits
-from codi_tf.errors import UserError
 from codi_tf.tasks.editing import Editing
 from codi_tf.tasks.inpainting import Inpainting
 

@@ -16,15 +16,15 @@ from PIL import Image
 
 import codi_tf
 from codi_tf import config, data
-from codi_tf.errors import UserError
-from codi_tf.evaluate import PROCESS_STEPS, SAMPLERS, _examples, _main, _parser
-from codi_tf.features import FeatureNetwork, save_features
-from codi_tf.images import to_uint8
-from codi_tf.reporting.curves import COLOURS
-from codi_tf.reporting.loading import labels, load_feature_network
-from codi_tf.reporting.samplers import model_process, model_sampler
+from codi_tf.cli.evaluate import PROCESS_STEPS, SAMPLERS, _examples, _parser, main
+from codi_tf.core.errors import UserError
+from codi_tf.evaluation.curves import COLOURS
+from codi_tf.evaluation.features import FeatureNetwork, save_features
+from codi_tf.evaluation.loading import labels, load_feature_network
+from codi_tf.evaluation.samplers import model_process, model_sampler
+from codi_tf.io.images import to_uint8
+from codi_tf.io.weights import folder_sha256, save_network
 from codi_tf.tasks import make_task
-from codi_tf.weights import folder_sha256, save_network
 
 S, CELL = 16, 128  # the grids show each pixel eight times
 ROOT = Path(codi_tf.__file__).parents[1]
@@ -59,7 +59,7 @@ def report(bundle, second_bundle, feature_folder, tmp_path_factory):
     """Two bundles, of which one takes the guidance, two samplers, two numbers of steps."""
     out = tmp_path_factory.mktemp("new") / "new" / "report"
     options = ["--steps", "1,3", "--samplers", "ddim,dpm++", "--count", "8", "--features", str(feature_folder)]
-    _main([str(bundle), str(second_bundle), *options, "--seed", "7", "--guidance", "3", "--out", str(out)])
+    main([str(bundle), str(second_bundle), *options, "--seed", "7", "--guidance", "3", "--out", str(out)])
     return out
 
 
@@ -197,7 +197,7 @@ def write_pairs(folder: Path, *, scale: int = 4, size: int = S) -> Path:
 def test_pairs_are_measured_on(bundle, feature_folder, tmp_path):
     folder, out = write_pairs(tmp_path / "pairs"), tmp_path / "report"
     options = ["--data", str(folder), "--steps", "1", "--count", "4", "--features", str(feature_folder)]
-    _main([str(bundle), *options, "--out", str(out)])
+    main([str(bundle), *options, "--out", str(out)])
     written = json.loads((out / "metrics.json").read_text())
     pairs = data.read_pairs(folder, 4)
     squares = np.mean(np.square((pairs["condition"] - pairs["image"]) / 2, dtype=np.float64), axis=(1, 2, 3))
@@ -227,7 +227,7 @@ def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, c
     make_model(make_base(), task=make_task("inpainting"), method=config.Finetune()).save(tmp_path / "painter")
     out = tmp_path / "report"
     options = ["--steps", "2", "--count", "3", "--features", str(feature_folder), "--out", str(out)]
-    _main([str(tmp_path / "painter"), *options])
+    main([str(tmp_path / "painter"), *options])
     rows = json.loads((out / "metrics.json").read_text())["rows"]
     assert list(rows) == ["condition", "painter, 2 steps", "autoencoder", "original"]
     printed = capsys.readouterr().out
@@ -240,15 +240,15 @@ def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, c
 
 
 def test_the_names_of_samplers_are_those_of_sampling():
-    from codi_tf import sampling
+    from codi_tf.diffusion import sampling
 
     assert SAMPLERS == sampling.SAMPLERS
 
 
 def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(data.PHOTOS, "train", data.PHOTOS["heldout"][:2])
-    monkeypatch.setattr("codi_tf.features.TRAINING_STEPS", 2)
-    monkeypatch.setattr("codi_tf.features.CROPS_PER_PHOTO", 2)
+    monkeypatch.setattr("codi_tf.evaluation.features.TRAINING_STEPS", 2)
+    monkeypatch.setattr("codi_tf.evaluation.features.CROPS_PER_PHOTO", 2)
     made = load_feature_network(tmp_path / "features", S)
     monkeypatch.setitem(data.PHOTOS, "train", ())  # nothing could be trained any more
     read = load_feature_network(tmp_path / "features", S)
@@ -305,7 +305,7 @@ def test_mistakes(bundle, feature_folder, tmp_path, monkeypatch, options, messag
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=message) as caught:
         usual = {"--steps": "1", "--count": "2", "--features": str(feature_folder), "--out": "report"}
-        _main([str(bundle), *options, *(x for pair in usual.items() if pair[0] not in options for x in pair)])
+        main([str(bundle), *options, *(x for pair in usual.items() if pair[0] not in options for x in pair)])
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -317,8 +317,8 @@ def test_labels():
 
 def test_mistakes_are_told_before_tensorflow_is_loaded(tmp_path):
     program = (
-        "import sys; from codi_tf.cli import run_command; from codi_tf.evaluate import _main; "
-        "status = run_command(_main); assert not {'tensorflow', 'keras'} & sys.modules.keys(); sys.exit(status)"
+        "import sys; from codi_tf.core.command_line import run_command; from codi_tf.cli.evaluate import main; "
+        "status = run_command(main); assert not {'tensorflow', 'keras'} & sys.modules.keys(); sys.exit(status)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "none"), "--out", str(tmp_path / "report")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -8,11 +8,12 @@ import tensorflow as tf
 from conftest import make_base, make_model
 
 import codi_tf
-from codi_tf import data, metrics
-from codi_tf.errors import UserError
-from codi_tf.images import to_uint8
-from codi_tf.reporting.measuring import LEVEL, Yardstick, evaluate, measure
-from codi_tf.reporting.samplers import BATCH, _seed_of_batch, in_batches, model_process, model_sampler
+from codi_tf import data
+from codi_tf.core.errors import UserError
+from codi_tf.evaluation import metrics
+from codi_tf.evaluation.measuring import LEVEL, Yardstick, evaluate, measure
+from codi_tf.evaluation.samplers import BATCH, _seed_of_batch, in_batches, model_process, model_sampler
+from codi_tf.io.images import to_uint8
 from codi_tf.tasks import make_task
 
 S, COUNT = 16, 34  # more than a batch

@@ -8,10 +8,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from codi_tf.images import to_uint8
-from codi_tf.reporting.curves import COLOURS, DPI, LEVEL_COLOUR, STROKES, WIDTH, _draw, _looks, write_curves
-from codi_tf.reporting.pictures import comparison, name_of_steps, processes
-from codi_tf.reporting.tables import COLUMNS, column, columns_of, legend, markdown_table
+from codi_tf.evaluation.curves import COLOURS, DPI, LEVEL_COLOUR, STROKES, WIDTH, _draw, _looks, write_curves
+from codi_tf.evaluation.pictures import comparison, name_of_steps, processes
+from codi_tf.evaluation.tables import COLUMNS, column, columns_of, legend, markdown_table
+from codi_tf.io.images import to_uint8
 
 
 def row(**figures):

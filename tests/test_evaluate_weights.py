@@ -12,12 +12,12 @@ from tiny_pipeline import save_pipeline
 
 import codi_tf
 from codi_tf import data
-from codi_tf.evaluate import _main
-from codi_tf.features import FeatureNetwork, save_features
-from codi_tf.perception.clip import load_clip
-from codi_tf.perception.lpips import Lpips, load_lpips
-from codi_tf.reporting.samplers import model_sampler
-from codi_tf.weights import folder_sha256, save_network
+from codi_tf.cli.evaluate import main
+from codi_tf.evaluation.features import FeatureNetwork, save_features
+from codi_tf.evaluation.perception.clip import load_clip
+from codi_tf.evaluation.perception.lpips import Lpips, load_lpips
+from codi_tf.evaluation.samplers import model_sampler
+from codi_tf.io.weights import folder_sha256, save_network
 
 S, COUNT, PROMPT = 32, 3, "the cat"
 
@@ -47,7 +47,7 @@ def test_weights_of_the_user(tmp_path):
 
     folders = {"features": "features", "lpips": weights.relative_to(tmp_path), "clip": "clip", "out": "report"}
     options = [part for name, path in folders.items() for part in (f"--{name}", str(tmp_path / path))]
-    _main([str(tmp_path / "bundle"), "--steps", "2", "--count", str(COUNT), "--prompt", PROMPT, *options])
+    main([str(tmp_path / "bundle"), "--steps", "2", "--count", str(COUNT), "--prompt", PROMPT, *options])
 
     written = json.loads((tmp_path / "report" / "metrics.json").read_text())
     row, settings = written["rows"]["bundle, 2 steps"], written["settings"]

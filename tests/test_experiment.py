@@ -12,11 +12,11 @@ from tiny import tiny_base
 
 import codi_tf
 from codi_tf import config
-from codi_tf.convert.folder import save_base
-from codi_tf.errors import UserError
-from codi_tf.experiment import build_trainer, load_source, make_optimizer, save_result
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.core.errors import UserError
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.networks import denoiser
+from codi_tf.training.experiment import build_trainer, load_source, make_optimizer, save_result
 
 
 @pytest.fixture(scope="module")

@@ -19,15 +19,18 @@ from ai_edge_litert.interpreter import Interpreter
 from onnx import numpy_helper
 
 import codi_tf
-from codi_tf.errors import UserError
-from codi_tf.noise import gaussian_noise
-from codi_tf.weights import folder_sha256
-from export import onnx_graph, package, parity, tflite
-from export.kept import Keeping
-from export.making import make_package, write_package
-from export.package import WEIGHTS, read_package
-from export.program import SamplerProgram
-from export.saved_model import OPTIONS
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.io.weights import folder_sha256
+from export.emit.program import SamplerProgram
+from export.formats.onnx import graph as onnx_graph
+from export.formats.saved_model.write import OPTIONS
+from export.formats.tflite import write as tflite
+from export.package import manifest as package
+from export.package.build import make_package, write_package
+from export.package.manifest import WEIGHTS, read_package
+from export.parity import gate as parity
+from export.quantization.weights import Keeping
 
 STEPS = 2
 SIZES = {"saved_model": (16, 16), "tflite": (16, 24), "onnx": (16, 16)}  # height, width
@@ -348,8 +351,8 @@ def test_sizes_that_the_networks_cannot_take(model, height, width):
 
 
 def test_a_missing_converter_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "export.onnx", raising=False)
-    monkeypatch.delitem(sys.modules, "export.onnx_graph", raising=False)
+    monkeypatch.delitem(sys.modules, "export.formats.onnx.write", raising=False)
+    monkeypatch.delitem(sys.modules, "export.formats.onnx.graph", raising=False)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match="format onnx needs the package onnx: pip install onnx"):
         package.format_module("onnx")

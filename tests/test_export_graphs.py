@@ -13,20 +13,23 @@ from conftest import UNET, VAE, make_base, make_model
 from tiny import randomize
 
 import codi_tf
-from codi_tf.base import make_autoencoder, make_network, make_unet
-from codi_tf.errors import UserError
+from codi_tf.checkpoints.base import make_autoencoder, make_network, make_unet
+from codi_tf.core.errors import UserError
 from codi_tf.models.layers import Conv2D
 from codi_tf.models.text_encoder import ACTIVATIONS, TextEncoder
 from codi_tf.models.tiny_decoder import TinyDecoder
-from export import litert_file, networks, onnx_graph, onnx_store, sampler
-from export.kept import KINDS, Keeping, left_of
-from export.litert_graph import LiteRtGraph
-from export.onnx import stored_bytes as onnx_bytes
-from export.onnx_graph import OnnxGraph
-from export.package import WEIGHTS
-from export.program import SamplerProgram
-from export.tflite import operators
-from export.tflite import stored_bytes as tflite_bytes
+from export.emit import networks, sampler
+from export.emit.program import SamplerProgram
+from export.formats.onnx import graph as onnx_graph
+from export.formats.onnx import store as onnx_store
+from export.formats.onnx.graph import OnnxGraph
+from export.formats.onnx.write import stored_bytes as onnx_bytes
+from export.formats.tflite import file as litert_file
+from export.formats.tflite.graph import LiteRtGraph
+from export.formats.tflite.write import operators
+from export.formats.tflite.write import stored_bytes as tflite_bytes
+from export.package.manifest import WEIGHTS
+from export.quantization.weights import KINDS, Keeping, left_of
 
 GRAPHS = {"onnx": OnnxGraph, "tflite": LiteRtGraph}
 EVERY = pytest.mark.parametrize("format", GRAPHS)
@@ -109,7 +112,7 @@ def test_the_whole_sampler_with_every_adapter(format, adapter, task, tmp_path, r
     condition[..., 3:] = condition[..., 3:] > 0.5
     program = SamplerProgram(model, steps=2, height=16, width=24)
     path = written(format, tmp_path, functools.partial(sampler.whole, program=program))
-    noise = codi_tf.noise.gaussian_noise(0, model.latent_shape(1, 16, 24))
+    noise = codi_tf.core.noise.gaussian_noise(0, model.latent_shape(1, 16, 24))
     made = run(format, path, {"condition": condition[None], "noise": noise})["image"]
     same(made[0], model.generate(condition, steps=2) / 255, 1.01 / 255)
 
@@ -122,7 +125,7 @@ def test_a_model_of_guided_distillation_is_told_its_guidance(format, tmp_path, r
     randomize([v for v in model.student.unet.variables if "cond_proj" in v.path])
     condition = random.random((16, 16, 3)).astype("f")
     path = written(format, tmp_path, emitted(model, 1, width=16))
-    noise = codi_tf.noise.gaussian_noise(0, model.latent_shape(1, 16, 16))
+    noise = codi_tf.core.noise.gaussian_noise(0, model.latent_shape(1, 16, 16))
     made = run(format, path, {"condition": condition[None], "noise": noise})["image"]
     same(made[0], model.generate(condition, steps=1, guidance=2.0) / 255, 1.01 / 255)
 
@@ -190,13 +193,13 @@ def test_the_steps_are_those_of_the_sampler():
         z = step.a * z + step.b * (alpha * z - x_hat) / sigma
 
     def denoise(z_t, t):
-        from codi_tf.diffusion import predict
+        from codi_tf.diffusion.process import predict
 
         alpha, sigma = schedule.alpha[int(t)], schedule.sigma[int(t)]
         x_hat = 0.25 * alpha * z_t / (0.25 * alpha**2 + sigma**2)
         return predict((alpha * z_t - x_hat) / sigma, z_t, alpha, sigma, "v_prediction")
 
-    expected = codi_tf.sampling.few_step(denoise, np.float32([1.3]), schedule, 4)
+    expected = codi_tf.diffusion.sampling.few_step(denoise, np.float32([1.3]), schedule, 4)
     assert z == pytest.approx(float(expected[0]), rel=1e-4)
 
 

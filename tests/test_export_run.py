@@ -17,9 +17,12 @@ from test_export import SIZES, STEPS, exported
 from tiny import randomize
 
 import codi_tf
-from codi_tf.errors import UserError
-from codi_tf.noise import gaussian_noise
-from export import adapters, making, package, run
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from export.package import adapters
+from export.package import build as making
+from export.package import manifest as package
+from export.runtime import run
 
 # What `python -m export.run` does, on a machine that has neither TensorFlow nor Keras.
 WITHOUT_TENSORFLOW = """
@@ -79,7 +82,7 @@ def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys):
     picture = picture if mode == "I;16" else picture.convert(mode)
     assert picture.mode == mode
     picture.save(tmp_path / "in.png")
-    run._main([str(exported(bundle, "tflite")), "--condition", f"{tmp_path}/in.png", "--out", f"{tmp_path}/out.png"])
+    run.main([str(exported(bundle, "tflite")), "--condition", f"{tmp_path}/in.png", "--out", f"{tmp_path}/out.png"])
     with Image.open(tmp_path / "out.png") as out:
         assert out.mode == "RGB" and out.size == (width, height)
     assert f"out.png: {width}x{height}, computed at 24x16 in 2 steps" in capsys.readouterr().out

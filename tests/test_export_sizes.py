@@ -13,12 +13,17 @@ from PIL import Image
 from tiny import randomize
 
 import codi_tf
-from codi_tf.errors import UserError
-from codi_tf.noise import gaussian_noise
-from export import adapters, making, onnx_products, package, parity, run
-from export.kept import Keeping
-from export.onnx_graph import bodies
-from export.program import SamplerProgram
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from export.emit.program import SamplerProgram
+from export.formats.onnx import products as onnx_products
+from export.formats.onnx.graph import bodies
+from export.package import adapters
+from export.package import build as making
+from export.package import manifest as package
+from export.parity import gate as parity
+from export.quantization.weights import Keeping
+from export.runtime import run
 
 SIZES = [(16, 16), (16, 32)]
 EVERY = pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from conftest import make_base, make_model
 from tiny import randomize, tiny_text
 
 import codi_tf
-from codi_tf.convert.checkpoint import with_text
-from codi_tf.errors import UserError
+from codi_tf.checkpoints.stable_diffusion import with_text
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
 from codi_tf.models.tiny_decoder import TinyDecoder
-from codi_tf.noise import gaussian_noise
-from export import run as runner
-from export.making import write_package
-from export.package import read_package
-from export.parity import load
-from export.program import SamplerProgram
+from export.emit.program import SamplerProgram
+from export.package.build import write_package
+from export.package.manifest import read_package
+from export.parity.gate import load
+from export.runtime import run as runner
 
 S, STEPS = 16, 1
 
@@ -103,7 +103,7 @@ def test_a_prompt_is_an_input_where_none_is_given(tmp_path, told, format, layout
 
 
 def test_an_export_that_ignores_its_prompt_is_refused(tmp_path, told, monkeypatch):
-    from export import networks
+    from export.emit import networks
 
     monkeypatch.setattr(networks, "text_encoder", lambda g, net, ids: g.constant(np.ones((77, 8), "float32")))
     with pytest.raises(UserError, match="swapped prompts move its output by 0, the model's by"):

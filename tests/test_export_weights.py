@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from conftest import make_base, make_model
 
-from codi_tf.errors import UserError
-from export import kept, mixed
-from export.counting import Counting
-from export.onnx_graph import OnnxGraph
-from export.program import SamplerProgram
-from export.sampler import parts
+from codi_tf.core.errors import UserError
+from export.emit.counting import Counting
+from export.emit.program import SamplerProgram
+from export.emit.sampler import parts
+from export.formats.onnx.graph import OnnxGraph
+from export.quantization import mixed
+from export.quantization import weights as kept
 
 
 @pytest.fixture

@@ -10,10 +10,16 @@ import pytest
 import tensorflow as tf
 
 from codi_tf import data
-from codi_tf.errors import UserError
-from codi_tf.features import FeatureNetwork, labelled_crops, load_features, save_features, train_feature_network
-from codi_tf.losses import perceptual_distance
-from codi_tf.metrics import frechet_distance
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion.losses import perceptual_distance
+from codi_tf.evaluation.features import (
+    FeatureNetwork,
+    labelled_crops,
+    load_features,
+    save_features,
+    train_feature_network,
+)
+from codi_tf.evaluation.metrics import frechet_distance
 from codi_tf.tasks import make_task
 from codi_tf.tasks.super_resolution import gaussian_blur
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from codi_tf.errors import UserError
-from codi_tf.files import check_settings, whole_file
+from codi_tf.core.errors import UserError
+from codi_tf.io.files import check_settings, whole_file
 
 
 def test_a_file_appears_when_the_block_succeeds(tmp_path):

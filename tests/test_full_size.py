@@ -7,11 +7,11 @@ import math
 import keras
 import pytest
 
+from codi_tf.io.weights import key_of
 from codi_tf.models.adapter import MuAdapter
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.unet import UNet
-from codi_tf.weights import key_of
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -13,11 +13,11 @@ from conftest import make_model
 from tiny import tiny_base, tiny_run
 
 from codi_tf import config
-from codi_tf.checkpoints import read_state
-from codi_tf.errors import UserError
-from codi_tf.optimizers import FusedAdamW
-from codi_tf.train import train
-from codi_tf.trainer import FIRST_SCALE
+from codi_tf.cli.train import train
+from codi_tf.core.errors import UserError
+from codi_tf.trainers.optimizers import FusedAdamW
+from codi_tf.trainers.trainer import FIRST_SCALE
+from codi_tf.training.states import read_state
 
 
 @pytest.fixture(autouse=True)

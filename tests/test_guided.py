@@ -10,12 +10,13 @@ from conftest import make_model
 from tiny import randomize, tiny_base
 
 import codi_tf
-from codi_tf import config, losses, sampling
-from codi_tf.checkpoints import StateWriter, restore_newest
-from codi_tf.diffusion import Prediction, coefficients, make_schedule, predict
-from codi_tf.errors import UserError
+from codi_tf import config
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion import losses, sampling
+from codi_tf.diffusion.process import Prediction, coefficients, make_schedule, predict
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.networks import denoiser
+from codi_tf.training.states import StateWriter, restore_newest
 
 SCHEDULE = make_schedule("squaredcos_cap_v2")
 RANGE = [1.0, 3.0]
@@ -236,8 +237,8 @@ def test_stage_2_gives_student_and_teacher_the_same_guidance():
 
 
 def test_a_base_alone_can_be_halved(tmp_path):
-    from codi_tf.convert.folder import save_base
-    from codi_tf.experiment import build_trainer
+    from codi_tf.checkpoints.folder import save_base
+    from codi_tf.training.experiment import build_trainer
 
     tmp_path.joinpath("base").mkdir()
     save_base(tiny_base(), tmp_path / "base")

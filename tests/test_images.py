@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codi_tf import images
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
+from codi_tf.io import images
 
 GREY = np.array([[0, 255, 51], [102, 7, 200]], np.uint8)  # [2, 3]
 COLOUR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 14  # [2, 3, 3]
@@ -532,5 +532,5 @@ def test_grid_refuses_what_does_not_fit():
 
 
 def test_images_needs_no_tensorflow():
-    code = "import sys, codi_tf.images; assert not {'tensorflow', 'keras'} & set(sys.modules), 'imported'"
+    code = "import sys, codi_tf.io.images; assert not {'tensorflow', 'keras'} & set(sys.modules), 'imported'"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,8 +11,8 @@ import pytest
 from keras.src.legacy.saving import legacy_h5_format
 from perception_peers import awaken, channels_first, pictures, torch
 
-from codi_tf.errors import UserError
-from codi_tf.perception.inception import load_inception
+from codi_tf.core.errors import UserError
+from codi_tf.evaluation.perception.inception import load_inception
 
 fid = pytest.importorskip("pytorch_fid.inception")
 fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage, stats
 
 from codi_tf import data
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.tasks import make_task
 from codi_tf.tasks.inpainting import Inpainting, half_mask, painted
 from codi_tf.tasks.super_resolution import SuperResolution

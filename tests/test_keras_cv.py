@@ -14,8 +14,8 @@ import pytest
 from keras import layers as kl
 
 import codi_tf
-from codi_tf.convert.keras_cv import layers_of, load, read, renamed
-from codi_tf.errors import UserError
+from codi_tf.checkpoints.keras_cv import layers_of, load, read, renamed
+from codi_tf.core.errors import UserError
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.unet import UNet

@@ -7,11 +7,11 @@ import math
 import keras
 import pytest
 
-from codi_tf.convert.keras_cv import layers_of, part_of, renamed
+from codi_tf.checkpoints.keras_cv import layers_of, part_of, renamed
+from codi_tf.io.weights import key_of
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.unet import UNet
-from codi_tf.weights import key_of
 
 pytest.importorskip("keras_cv")
 from keras_cv.src.models.stable_diffusion import decoder, diffusion_model, image_encoder, text_encoder  # noqa: E402

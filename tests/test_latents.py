@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from tiny import tiny_base
 
-from codi_tf.latents import encode_once, latent_batches
+from codi_tf.data.precompute import encode_once, latent_batches
 
 TABLE = {
     "latent": np.arange(10, dtype="float32").reshape(10, 1, 1, 1),

@@ -10,8 +10,8 @@ import tensorflow as tf
 from conftest import make_model
 from tiny import tiny_base
 
-from codi_tf.loop import WAITED, make_loop
-from codi_tf.optimizers import FusedAdamW
+from codi_tf.trainers.optimizers import FusedAdamW
+from codi_tf.training.loop import WAITED, make_loop
 
 STEPS, PAUSE = 6, 0.25  # seconds
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from codi_tf import diffusion, losses
-from codi_tf.diffusion import Prediction
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion import losses
+from codi_tf.diffusion import process as diffusion
+from codi_tf.diffusion.process import Prediction
 
 SCHEDULE = diffusion.make_schedule("scaled_linear")
 ALPHA, SIGMA = (table.astype(np.float64) for table in SCHEDULE)

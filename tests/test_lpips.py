@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from perception_peers import awaken, channels_first, pictures, torch
 
-from codi_tf.errors import UserError
-from codi_tf.losses import perceptual_distance
-from codi_tf.perception.lpips import Lpips, load_lpips
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion.losses import perceptual_distance
+from codi_tf.evaluation.perception.lpips import Lpips, load_lpips
 
 lpips = pytest.importorskip("lpips")
 safetensors_torch = pytest.importorskip("safetensors.torch")

@@ -10,9 +10,9 @@ from test_convert_compvis import FULL_SIZE, original_clip, original_open_clip, o
 
 import codi_tf
 from benchmarks import make_checkpoint
-from codi_tf.base import make_network
-from codi_tf.tokenizer import Tokenizer
-from codi_tf.weights import shapes_of
+from codi_tf.checkpoints.base import make_network
+from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.io.weights import shapes_of
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -11,7 +11,7 @@ from PIL import Image
 
 import codi_tf
 from codi_tf import config
-from codi_tf.train import train
+from codi_tf.cli.train import train
 
 pytestmark = pytest.mark.usefixtures("memory_goes_back_after_each")
 

@@ -17,15 +17,16 @@ from safetensors.numpy import load_file, save_file
 from tiny import randomize, tiny_base
 
 import codi_tf
-from codi_tf import config, images
-from codi_tf.convert.checkpoint import load_stable_diffusion
-from codi_tf.convert.folder import save_base
-from codi_tf.errors import UserError
+from codi_tf import config
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.io import images
+from codi_tf.io.weights import WEIGHTS
 from codi_tf.model import CoDi
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
-from codi_tf.noise import gaussian_noise
 from codi_tf.tasks import make_task
-from codi_tf.weights import WEIGHTS
 
 ADAPTER = f"adapter/{WEIGHTS}"
 CONDITION = np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8")

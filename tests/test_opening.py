@@ -9,11 +9,11 @@ import pytest
 from shards import decoded, encoded, example, picture, write_tar, write_tfrecord
 
 from codi_tf import data
-from codi_tf.data import opening
-from codi_tf.data.opening import expanded, open_source
+from codi_tf.core.errors import UserError
+from codi_tf.data import open_source as opening
+from codi_tf.data.open_source import expanded, open_source
 from codi_tf.data.splits import is_heldout
 from codi_tf.data.stream import Stream
-from codi_tf.errors import UserError
 
 S = 16
 PICTURES = {f"{i:02}": encoded(picture(i)) for i in range(12)}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from codi_tf.optimizers import FusedAdamW
+from codi_tf.trainers.optimizers import FusedAdamW
 
 SHAPES = [(3, 3, 4, 5), (7,), ()]
 

@@ -15,8 +15,8 @@ from shards import encoded, picture, write_tar
 from tiny import tiny_photos
 
 from codi_tf import data
-from codi_tf.errors import UserError
-from codi_tf.images import resize
+from codi_tf.core.errors import UserError
+from codi_tf.io.images import resize
 from codi_tf.tasks import make_task
 
 

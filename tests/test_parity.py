@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from codi_tf.io.weights import state_dict
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.unet import UNet
-from codi_tf.weights import state_dict
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

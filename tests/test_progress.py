@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from codi_tf import progress
-from codi_tf.progress import Progress
+from codi_tf.core import progress
+from codi_tf.core.progress import Progress
 
 
 class Screen(io.StringIO):

@@ -11,7 +11,7 @@ from tiny import randomize
 from tiny_pipeline import save_pipeline
 
 import codi_tf
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

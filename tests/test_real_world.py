@@ -12,7 +12,7 @@ import tensorflow as tf
 from scipy import ndimage, special, stats
 
 from codi_tf import data
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.tasks.degradations import RESIZES, gaussian_kernel, jpeg, plateau_kernel, resized, sinc_kernel
 from codi_tf.tasks.real_world import KERNELS, RealWorld
 

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 from shards import encoded, example, picture, write_tar, write_tfrecord
 
+from codi_tf.core.errors import UserError
 from codi_tf.data.checksum import crc32c, crc32c_of_each
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable, field_of, image_files, index_files, index_tfrecord, index_webdataset
-from codi_tf.errors import UserError
 
 JPG = encoded(picture(0), "JPEG")
 

@@ -12,17 +12,17 @@ from PIL import Image
 from tiny import tiny_base
 
 import codi_tf
-from codi_tf import rendering
-from codi_tf.base import Base
-from codi_tf.colour import ALIGNMENTS
-from codi_tf.errors import UserError
-from codi_tf.images import resize, to_uint8
+from codi_tf.checkpoints.base import Base
+from codi_tf.cli.sample import main
+from codi_tf.core.errors import UserError
+from codi_tf.inference import rendering
+from codi_tf.inference.rendering import Plan, plan, render
+from codi_tf.inference.tiling import generate_tiled
+from codi_tf.io.color import ALIGNMENTS
+from codi_tf.io.images import resize, to_uint8
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.unet import UNet
-from codi_tf.rendering import Plan, plan, render
-from codi_tf.sample import _main
 from codi_tf.tasks import TASKS, make_task
-from codi_tf.tiling import generate_tiled
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def files(tmp_path, monkeypatch):
 
 def test_tiles_and_colours_from_a_file(bundle, files, capsys):
     options = ["--steps", "2", "--tile", "16", "--colour", "wavelet", "--seed", "7"]
-    _main([str(bundle), "--condition", "in.png", "--out", "out.png", *options])
+    main([str(bundle), "--condition", "in.png", "--out", "out.png", *options])
     told = capsys.readouterr().err.splitlines()
     assert told[1] == "in.png: the result of 40x24 is made of 8 tiles of 16 pixels a side, to save memory"
     assert told[2].startswith("tile 2/16, ") and told[-2].startswith("tile 16/16, ") and told[-1] == "decoding"
@@ -179,7 +179,7 @@ def test_options_that_a_task_has_no_use_for_are_told_before_weights_are_read(fil
     refused = {"--tile": name in ("depth", "editing"), "--colour": name in ("depth", "editing", "inpainting")}
     for flag, value in (("--tile", "16"), ("--colour", "adain")):
         with pytest.raises(UserError) as caught:
-            _main(["bundle", "--condition", condition, "--out", "out.png", *told_besides, flag, value])
+            main(["bundle", "--condition", condition, "--out", "out.png", *told_besides, flag, value])
         told = str(caught.value)
         assert told.startswith(f"{flag}: bundle was trained for {name}, which ") == refused[flag], told
         assert "\n" not in told and not (files / "out.png").exists()
@@ -189,4 +189,4 @@ def test_a_checkpoint_takes_neither_tiles_nor_colours(files):
     (files / "folder").mkdir()
     for options in (["--tile", "16"], ["--tile", "0"], ["--colour", "none"]):
         with pytest.raises(UserError, match=f"{options[0]}: folder is no trained model"):
-            _main(["folder", "--prompt", "a cat", "--out", "out.png", *options])
+            main(["folder", "--prompt", "a cat", "--out", "out.png", *options])

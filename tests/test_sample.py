@@ -12,13 +12,14 @@ from conftest import UNET
 from PIL import Image
 
 import codi_tf
-from codi_tf import images, rendering
-from codi_tf.base import Base, make_unet
-from codi_tf.errors import UserError
+from codi_tf.checkpoints.base import Base, make_unet
+from codi_tf.cli.sample import main
+from codi_tf.core.errors import UserError
+from codi_tf.inference import rendering
+from codi_tf.inference.rendering import pixel_limit, render, working_size
+from codi_tf.io import images
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.unet import UNet
-from codi_tf.rendering import pixel_limit, render, working_size
-from codi_tf.sample import _main
 
 ROOT = Path(codi_tf.__file__).parents[1]
 
@@ -35,7 +36,7 @@ def upright(height: int, width: int) -> np.ndarray:
 
 
 def run(bundle, condition, out, *options):
-    _main([str(bundle), "--condition", str(condition), "--out", str(out), *map(str, options)])
+    main([str(bundle), "--condition", str(condition), "--out", str(out), *map(str, options)])
     return np.asarray(Image.open(out))
 
 
@@ -222,7 +223,7 @@ def test_mistakes(bundle, photo, tmp_path, monkeypatch, options, message):
     (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:60])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=message) as caught:
-        _main([str(bundle), "--condition", "in.png", "--out", "made/out.png", *options])
+        main([str(bundle), "--condition", "in.png", "--out", "made/out.png", *options])
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
 
@@ -232,7 +233,7 @@ def test_the_sampler_is_passed_on(bundle, model, photo, tmp_path):
     for sampler in ("ddim", "stochastic", "consistency"):
         out = tmp_path / f"{sampler}.png"
         options = ["--condition", str(photo), "--out", str(out), "--steps", "3", "--sampler", sampler]
-        _main([str(bundle), *options])
+        main([str(bundle), *options])
         made[sampler] = np.asarray(Image.open(out)).astype(int)
         expected = model.generate(np.asarray(Image.open(photo).convert("RGB")), steps=3, sampler=sampler)
         np.testing.assert_allclose(made[sampler], expected, atol=1)
@@ -272,8 +273,8 @@ def test_damaged_bundle_leaves_nothing(photo, tmp_path):
 def test_mistakes_are_told_before_tensorflow_is_loaded(bundle, photo, tmp_path):
     """As a program: one line, exit status 2, and no import of TensorFlow or Keras."""
     program = (
-        "import sys; from codi_tf.cli import run_command; from codi_tf.sample import _main; "
-        "status = run_command(_main); assert not {'tensorflow', 'keras'} & sys.modules.keys(); sys.exit(status)"
+        "import sys; from codi_tf.core.command_line import run_command; from codi_tf.cli.sample import main; "
+        "status = run_command(main); assert not {'tensorflow', 'keras'} & sys.modules.keys(); sys.exit(status)"
     )
     mistakes = (["--steps", "0"], ["--condition", "none.png"], ["--out", str(photo / "x.png")], ["--upscale", "-2"])
     for mistake in (*mistakes, ["--steps", "four"], ["--unknown"], ["--sampler", "euler"], ["--strength", "0.5"]):

@@ -12,10 +12,11 @@ from PIL import Image
 from scipy import ndimage
 
 import codi_tf
-from codi_tf import images, rendering
-from codi_tf.errors import UserError
-from codi_tf.rendering import render
-from codi_tf.sample import _main
+from codi_tf.cli.sample import main
+from codi_tf.core.errors import UserError
+from codi_tf.inference import rendering
+from codi_tf.inference.rendering import render
+from codi_tf.io import images
 from codi_tf.tasks import make_task
 
 
@@ -56,7 +57,7 @@ def files(tmp_path, monkeypatch):
 
 
 def run(folder, *options):
-    _main([str(folder), "--condition", "in.png", "--mask", "mask.png", "--out", "out.png", *map(str, options)])
+    main([str(folder), "--condition", "in.png", "--mask", "mask.png", "--out", "out.png", *map(str, options)])
     return np.asarray(Image.open("out.png"))
 
 
@@ -194,7 +195,7 @@ def test_inpainting_needs_a_mask_and_no_other_task_takes_one(files):
     about = files / "bundle" / "codi.json"
     about.write_text(json.dumps({"format": 1, "task": {"name": "inpainting"}}))
     with pytest.raises(UserError, match="--mask is missing: bundle fills in what is white"):
-        _main(["bundle", "--condition", "in.png", "--out", "out.png"])
+        main(["bundle", "--condition", "in.png", "--out", "out.png"])
     about.write_text(json.dumps({"format": 1, "task": {"name": "super_resolution"}}))
     with pytest.raises(UserError, match="--mask: bundle was trained for super_resolution, which takes none"):
         run("bundle")
@@ -209,7 +210,7 @@ def test_a_checkpoint_takes_no_mask(files):
     with pytest.raises(UserError, match="--condition: folder is no trained model|--mask: folder is no trained model"):
         run("folder")
     with pytest.raises(UserError, match="--mask: folder is no trained model"):
-        _main(["folder", "--prompt", "a cat", "--mask", "mask.png", "--out", "out.png"])
+        main(["folder", "--prompt", "a cat", "--mask", "mask.png", "--out", "out.png"])
 
 
 def test_generate_takes_the_channels_of_its_task(model, bundle):

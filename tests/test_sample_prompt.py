@@ -14,11 +14,13 @@ from PIL import Image
 from tiny_pipeline import save_pipeline
 
 import codi_tf
-from codi_tf import images, sample, sampling
-from codi_tf.errors import UserError
-from codi_tf.sample import _main
-from codi_tf.schedules import SAMPLERS
-from codi_tf.text_to_image import TextToImage
+from codi_tf.cli import sample
+from codi_tf.cli.sample import main
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion import sampling
+from codi_tf.diffusion.scheduler_config import SAMPLERS
+from codi_tf.inference.text_to_image import TextToImage
+from codi_tf.io import images
 
 ROOT = Path(codi_tf.__file__).parents[1]
 PHOTO = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
@@ -31,7 +33,7 @@ def checkpoint(tmp_path_factory):
 
 
 def from_prompt(checkpoint, out, *options) -> np.ndarray:
-    _main([str(checkpoint), "--out", str(out), *map(str, options)])
+    main([str(checkpoint), "--out", str(out), *map(str, options)])
     return np.asarray(Image.open(out))
 
 
@@ -114,7 +116,7 @@ def test_prompt_mistakes(checkpoint, tmp_path, monkeypatch, options, message):
     Image.fromarray(PHOTO[:13]).save("odd.png")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=message) as caught:
-        _main([str(checkpoint), "--out", "made/out.png", *options])
+        main([str(checkpoint), "--out", "made/out.png", *options])
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from codi_tf import diffusion
-from codi_tf.errors import UserError
-from codi_tf.sampling import (
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion import process as diffusion
+from codi_tf.diffusion.sampling import (
     SAMPLERS,
     consistency_grid,
     ddim_grid,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from codi_tf import diffusion
-from codi_tf.errors import UserError
-from codi_tf.sampling import sample, sdedit_grid, sdedit_start, trajectory
-from codi_tf.schedules import SCHEDULERS, check_scheduler, make_schedule_of, sampler_grid
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion import process as diffusion
+from codi_tf.diffusion.sampling import sample, sdedit_grid, sdedit_start, trajectory
+from codi_tf.diffusion.scheduler_config import SCHEDULERS, check_scheduler, make_schedule_of, sampler_grid
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from codi_tf.errors import UserError
-from codi_tf.noise import gaussian_noise, philox
-from codi_tf.seeds import fold
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise, philox
+from codi_tf.core.seeds import fold
 
 
 def test_a_seed_is_a_function_of_its_four_parts():

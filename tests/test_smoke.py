@@ -14,10 +14,10 @@ from tiny import tiny_base
 
 import codi_tf
 from codi_tf import config
-from codi_tf.convert.folder import save_base
-from codi_tf.experiment import build_trainer, save_result
-from codi_tf.features import FeatureNetwork, save_features
-from codi_tf.sampling import SAMPLERS
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.diffusion.sampling import SAMPLERS
+from codi_tf.evaluation.features import FeatureNetwork, save_features
+from codi_tf.training.experiment import build_trainer, save_result
 
 STAGE_1 = {"name": "guided", "stage": 1, "guidance": [1.0, 2.0]}
 HALVING = {"name": "guided", "stage": 2, "steps": [4, 2], "updates": 1}

@@ -12,13 +12,14 @@ import tensorflow as tf
 from PIL import Image
 from shards import encoded, picture, write_tar
 
-from codi_tf import data, images
+from codi_tf import data
+from codi_tf.core.errors import UserError, user_errors
 from codi_tf.data.decoding import Picture, pixels, window_side
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable, image_files, index_files, index_webdataset
 from codi_tf.data.stream import Stream, warn_of_unreadable
 from codi_tf.data.unreadable import warn_of_damage
-from codi_tf.errors import UserError, user_errors
+from codi_tf.io import images
 from codi_tf.tasks import make_task
 
 S = 16

@@ -16,14 +16,15 @@ from tiny import tiny_base, tiny_text
 from triplets import write_parquet, write_prompt_folders
 
 import codi_tf
-from codi_tf import cache, config
-from codi_tf.convert.folder import save_base
+from codi_tf import config
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.cli import cache
+from codi_tf.cli.train import train
+from codi_tf.core.errors import UserError
 from codi_tf.data.cached import read_cache
 from codi_tf.data.stream import Stream
 from codi_tf.data.triplets import Triplets
-from codi_tf.errors import UserError
-from codi_tf.experiment import build_dataset, build_trainer, load_source
-from codi_tf.train import train
+from codi_tf.training.experiment import build_dataset, build_trainer, load_source
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,9 @@ from benchmarks.study.strips import PICTURES, read_strip, write_strip
 from benchmarks.study.tables import BEYOND, TABLE_2, TABLE_3
 from benchmarks.study.tuning import of_trial
 from codi_tf import data
-from codi_tf.errors import UserError
-from codi_tf.metrics import frechet_distance, frechet_interval
-from codi_tf.reporting.measuring import Measured, Yardstick
+from codi_tf.core.errors import UserError
+from codi_tf.evaluation.measuring import Measured, Yardstick
+from codi_tf.evaluation.metrics import frechet_distance, frechet_interval
 from codi_tf.tasks import make_task
 
 N, D, S = 24, 3, 16

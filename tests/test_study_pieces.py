@@ -12,8 +12,8 @@ from tiny import randomize, tiny_base
 import codi_tf
 from benchmarks.study import pieces
 from benchmarks.study.plan import Row
-from codi_tf.convert.folder import save_base
-from codi_tf.reporting.measuring import Yardstick
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.evaluation.measuring import Yardstick
 
 TASK, SEEDS = "super_resolution", (0, 1)
 PARENT = Row("tuned", "tuned", {"name": "finetune"}, adaptation={"train": "adapter"})

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy import ndimage
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.tasks import TASKS, make_task
 from codi_tf.tasks.super_resolution import SuperResolution, gaussian_blur, jpeg
 

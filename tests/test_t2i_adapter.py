@@ -13,13 +13,13 @@ from conftest import SCHEDULER, UNET, VAE, make_base
 from tiny import randomize
 
 import codi_tf
-from codi_tf.base import Base, make_autoencoder
-from codi_tf.convert.t2i_adapter import T2I_ADAPTER, load_t2i_adapter, save_t2i_adapter
-from codi_tf.errors import UserError
+from codi_tf.checkpoints.base import Base, make_autoencoder
+from codi_tf.checkpoints.t2i_adapter import T2I_ADAPTER, load_t2i_adapter, save_t2i_adapter
+from codi_tf.core.errors import UserError
+from codi_tf.io.weights import read_json, shapes_of, state_dict, write_json
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.models.t2i_adapter import T2IAdapter
 from codi_tf.models.unet import UNet
-from codi_tf.weights import read_json, shapes_of, state_dict, write_json
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

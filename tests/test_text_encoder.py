@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
+from codi_tf.io.weights import key_of
 from codi_tf.models.text_encoder import ACTIVATIONS, SelfAttention, TextEncoder
-from codi_tf.weights import key_of
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -10,12 +10,12 @@ import tensorflow as tf
 from tiny_pipeline import diffusers, save_pipeline, torch
 
 import codi_tf
-from codi_tf import rendering
-from codi_tf.base import Base, make_unet
-from codi_tf.errors import UserError
-from codi_tf.noise import gaussian_noise
-from codi_tf.sampling import sdedit_grid, sdedit_start
-from codi_tf.text_to_image import TextToImage
+from codi_tf.checkpoints.base import Base, make_unet
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.diffusion.sampling import sdedit_grid, sdedit_start
+from codi_tf.inference import rendering
+from codi_tf.inference.text_to_image import TextToImage
 
 PROMPTS = ["the cat sat", "a hat!"]
 NEGATIVE = "that mat"

@@ -10,9 +10,9 @@ from tiny_pipeline import save_pipeline
 
 import codi_tf
 from codi_tf import config, data
-from codi_tf.convert.checkpoint import with_text
-from codi_tf.errors import UserError
-from codi_tf.latents import embed_once, latent_batches
+from codi_tf.checkpoints.stable_diffusion import with_text
+from codi_tf.core.errors import UserError
+from codi_tf.data.precompute import embed_once, latent_batches
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.networks import denoiser, dropped, encoded
 from codi_tf.tasks import make_task
@@ -112,7 +112,7 @@ def test_more_texts_than_are_kept_are_embedded_in_every_step(base, monkeypatch):
         return next(iter(latent_batches(latents, batch_size=2, seed=1, contexts=contexts)))
 
     once = first_batch()
-    monkeypatch.setattr("codi_tf.latents.MAX_PROMPTS", 1)
+    monkeypatch.setattr("codi_tf.data.precompute.MAX_PROMPTS", 1)
     live = first_batch()
     assert "context" in once and "context" not in live and "tokens" in live
     (with_embeddings, with_tokens) = (

@@ -9,9 +9,9 @@ import pytest
 from shards import decoded, encoded, picture
 
 from codi_tf import data
-from codi_tf.data.opening import open_source
+from codi_tf.core.errors import UserError
+from codi_tf.data.open_source import open_source
 from codi_tf.data.triplets import open_triplets
-from codi_tf.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

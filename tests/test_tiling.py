@@ -13,15 +13,15 @@ from tiny import randomize, tiny_base
 
 import codi_tf
 from codi_tf import config
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
 from codi_tf.data import load_photos
-from codi_tf.diffusion import coefficients
-from codi_tf.errors import UserError
-from codi_tf.images import resize
-from codi_tf.noise import gaussian_noise
-from codi_tf.sampling import make_grid, trajectory
+from codi_tf.diffusion.process import coefficients
+from codi_tf.diffusion.sampling import make_grid, trajectory
+from codi_tf.inference.tiles import blended, starts, tiles, window
+from codi_tf.inference.tiling import generate_tiled, tiled_denoiser
+from codi_tf.io.images import resize
 from codi_tf.tasks import make_task
-from codi_tf.tiles import blended, starts, tiles, window
-from codi_tf.tiling import generate_tiled, tiled_denoiser
 
 UNDISTILLED = Path(codi_tf.__file__).parents[1] / "assets" / "photos-base" / "undistilled"
 

@@ -17,21 +17,24 @@ from PIL import Image
 from tiny import randomize, tiny_photos
 
 import codi_tf
-from codi_tf import cache, config, data, losses, metrics
-from codi_tf.base import Base, make_autoencoder, make_network
-from codi_tf.convert.folder import save_base
-from codi_tf.convert.networks import read_config
-from codi_tf.convert.tiny_decoder import TINY_DECODER, load_decoder, save_decoder
-from codi_tf.errors import UserError
-from codi_tf.experiment import build_dataset, build_trainer
-from codi_tf.features import FeatureNetwork, load_features, save_features
+from codi_tf import config, data
+from codi_tf.checkpoints.base import Base, make_autoencoder, make_network
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.networks import read_config
+from codi_tf.checkpoints.tiny_decoder import TINY_DECODER, load_decoder, save_decoder
+from codi_tf.cli import cache
+from codi_tf.cli.sample import main
+from codi_tf.cli.train import train
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion import losses
+from codi_tf.evaluation import metrics
+from codi_tf.evaluation.features import FeatureNetwork, load_features, save_features
+from codi_tf.evaluation.perception.lpips import load_lpips
+from codi_tf.inference.rendering import render
+from codi_tf.io.weights import folder_sha256, read_json, shapes_of, state_dict, write_json
 from codi_tf.methods.draws import Draws
 from codi_tf.models.tiny_decoder import TinyDecoder
-from codi_tf.perception.lpips import load_lpips
-from codi_tf.rendering import render
-from codi_tf.sample import _main
-from codi_tf.train import train
-from codi_tf.weights import folder_sha256, read_json, shapes_of, state_dict, write_json
+from codi_tf.training.experiment import build_dataset, build_trainer
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -260,9 +263,9 @@ def test_a_model_generates_through_it_and_its_bundle_stays_what_it_was(bundle, d
     photo = RANDOM.random((16, 24, 3)).astype("float32")
     decoder = codi_tf.load_decoder(decoder_folder)
     model = codi_tf.load(bundle, decoder=decoder)
-    noise = codi_tf.noise.gaussian_noise(0, model.latent_shape(1, 16, 24))
+    noise = codi_tf.core.noise.gaussian_noise(0, model.latent_shape(1, 16, 24))
     z = model.generator.latents(tf.constant(2 * photo[None] - 1), noise, tf.constant(model.base.context), steps=2)
-    expected = codi_tf.images.to_uint8((np.clip(decoder(z), -1, 1)[0] + 1) / 2)
+    expected = codi_tf.io.images.to_uint8((np.clip(decoder(z), -1, 1)[0] + 1) / 2)
     np.testing.assert_array_equal(model.generate(photo, steps=2), expected)
     plain = codi_tf.load(bundle)
     assert np.abs(expected.astype(int) - plain.generate(photo, steps=2)).max() > 2
@@ -283,7 +286,7 @@ def test_tiles_are_decoded_by_it(bundle, decoder_folder):
 def test_sample_takes_a_bundle_and_a_decoder(bundle, decoder_folder, tmp_path):
     Image.fromarray(RANDOM.integers(0, 256, (8, 8, 3), "uint8")).save(tmp_path / "in.png")
     arguments = ["--condition", str(tmp_path / "in.png"), "--out", str(tmp_path / "out.png"), "--steps", "2"]
-    _main([str(bundle), *arguments, "--decoder", str(decoder_folder)])
+    main([str(bundle), *arguments, "--decoder", str(decoder_folder)])
     model = codi_tf.load(bundle, decoder=codi_tf.load_decoder(decoder_folder))
     expected = model.generate(codi_tf.read_image(tmp_path / "in.png"), steps=2)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), expected)
@@ -294,13 +297,13 @@ def test_sample_of_a_prompt_and_diffusers_pipeline_with_the_same_decoder(tmp_pat
     peer = make_peer({"decoder_block_out_channels": (8, 8), "num_decoder_blocks": (1, 1)})
     peer.save_pretrained(tmp_path / "tiny")
     options = ["--steps", "3", "--guidance", "2", "--sampler", "ddim", "--decoder", str(tmp_path / "tiny")]
-    _main([str(tmp_path / "sd"), "--prompt", "the cat", "--out", str(tmp_path / "out.png"), *options])
+    main([str(tmp_path / "sd"), "--prompt", "the cat", "--out", str(tmp_path / "out.png"), *options])
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
         tmp_path / "sd", vae=peer, safety_checker=None, feature_extractor=None
     )
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    noise = torch.tensor(codi_tf.noise.gaussian_noise(0, (1, 8, 8, 4)).transpose(0, 3, 1, 2))
+    noise = torch.tensor(codi_tf.core.noise.gaussian_noise(0, (1, 8, 8, 4)).transpose(0, 3, 1, 2))
     expected = pipeline("the cat", num_inference_steps=3, guidance_scale=2, latents=noise, output_type="np").images[0]
     made = np.asarray(Image.open(tmp_path / "out.png"))
     assert np.ptp(made) > 20
@@ -309,8 +312,8 @@ def test_sample_of_a_prompt_and_diffusers_pipeline_with_the_same_decoder(tmp_pat
 
 def test_a_missing_decoder_is_told_before_tensorflow_is_loaded(bundle, tmp_path):
     program = (
-        "import sys; from codi_tf.cli import run_command; from codi_tf.sample import _main; "
-        "status = run_command(_main); assert not {'tensorflow', 'keras'} & sys.modules.keys(); sys.exit(status)"
+        "import sys; from codi_tf.core.command_line import run_command; from codi_tf.cli.sample import main; "
+        "status = run_command(main); assert not {'tensorflow', 'keras'} & sys.modules.keys(); sys.exit(status)"
     )
     arguments = [str(bundle), "--condition", "in.png", "--out", str(tmp_path / "out.png"), "--decoder", "none"]
     done = subprocess.run(

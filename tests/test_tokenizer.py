@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from codi_tf.errors import UserError
-from codi_tf.tokenizer import Tokenizer
+from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.core.errors import UserError
 
 CLIPTokenizer = pytest.importorskip("transformers").CLIPTokenizer
 

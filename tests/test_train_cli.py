@@ -10,16 +10,16 @@ import yaml
 from shards import encoded, picture, write_tar
 from tiny import tiny_run
 
-from codi_tf import train
-from codi_tf.cli import run_command
+from codi_tf.cli import train
+from codi_tf.core.command_line import run_command
+from codi_tf.core.errors import UserError
 from codi_tf.data.splits import is_heldout
-from codi_tf.errors import UserError
 
 
 def run(monkeypatch, capsys, *arguments):
     """(exit status, standard output, standard error) of the command in this process."""
     monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
-    status = run_command(train._main)
+    status = run_command(train.main)
     return status, *capsys.readouterr()
 
 

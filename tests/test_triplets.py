@@ -18,10 +18,10 @@ from shards import example, write_tfrecord
 from triplets import EDITS, S, encoded, picture, triplet, write_parquet, write_plain, write_prompt_folders
 
 from codi_tf import data
-from codi_tf.data.opening import open_source
+from codi_tf.core.errors import UserError, user_errors
+from codi_tf.data.open_source import open_source
 from codi_tf.data.parquet import ParquetRows
 from codi_tf.data.triplets import open_triplets
-from codi_tf.errors import UserError, user_errors
 from codi_tf.tasks.editing import Editing
 
 

@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 from conftest import UNET, make_base
 
-from codi_tf.base import make_unet
-from codi_tf.errors import UserError
+from codi_tf.checkpoints.base import make_unet
+from codi_tf.core.errors import UserError
+from codi_tf.io.weights import key_of
 from codi_tf.models.unet import UNet, UNetEncoder
-from codi_tf.weights import key_of
 
 CONTEXT = np.random.default_rng(9).normal(size=(2, 77, 8)).astype("float32")
 Z_T = np.random.default_rng(0).normal(size=(2, 4, 8, 4)).astype("float32")

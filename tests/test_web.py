@@ -20,13 +20,13 @@ from conftest import make_base, make_model
 from PIL import Image
 from tiny import randomize, tiny_text
 
-from codi_tf.convert.checkpoint import with_text
+from codi_tf.checkpoints.stable_diffusion import with_text
+from codi_tf.core.errors import UserError
 from codi_tf.data import load_photos
-from codi_tf.errors import UserError
-from export import run
-from export.kept import Keeping
-from export.making import write_graphs, write_manifest, write_package
-from export.program import SamplerProgram
+from export.emit.program import SamplerProgram
+from export.package.build import write_graphs, write_manifest, write_package
+from export.quantization.weights import Keeping
+from export.runtime import run
 from export.web.site import PROGRAM, build_site
 
 RUNTIME = Path(__file__).parents[1] / "node_modules" / "onnxruntime-web" / "dist"
@@ -96,7 +96,7 @@ def shown(browser, canvas: str = "after") -> np.ndarray:
 def made_by_run(package: Path, folder: Path, photo: Path, *options) -> np.ndarray:
     """The picture of `python -m export.run`."""
     out = folder / "out.png"
-    run._main([str(package), "--condition", str(photo), "--out", str(out), *map(str, options)])
+    run.main([str(package), "--condition", str(photo), "--out", str(out), *map(str, options)])
     return np.asarray(Image.open(out))
 
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from chromium import chromium, served
 
-from codi_tf import images
-from codi_tf.depth_files import as_picture, nearness
-from codi_tf.errors import UserError
-from codi_tf.noise import gaussian_noise
-from codi_tf.tokenizer import END, START, Tokenizer
-from export import run
-from export.package import GraphFile, Package
+from codi_tf.checkpoints.tokenizer import END, START, Tokenizer
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.io import images
+from codi_tf.io.depth_files import as_picture, nearness
+from export.package.manifest import GraphFile, Package
+from export.runtime import run
 from export.web import site
 
 

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 from tiny import UNET, randomize
 
-from codi_tf.base import make_autoencoder, make_unet
-from codi_tf.errors import UserError
-from codi_tf.precision import built_in, make_policy
-from codi_tf.tensor_files import TensorToWrite, make_room, read_header, write_tensors
-from codi_tf.weights import (
+from codi_tf.checkpoints.base import make_autoencoder, make_unet
+from codi_tf.core.errors import UserError
+from codi_tf.core.precision import built_in, make_policy
+from codi_tf.io.tensor_files import TensorToWrite, make_room, read_header, write_tensors
+from codi_tf.io.weights import (
     CONFIG,
     DENSE,
     WEIGHTS,

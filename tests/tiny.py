@@ -8,13 +8,13 @@ import keras
 import numpy as np
 from conftest import SCHEDULER, VAE
 
-from codi_tf.base import Base, make_autoencoder, make_unet
-from codi_tf.convert.folder import save_base
-from codi_tf.convert.kinds import TEXT_ENCODER
-from codi_tf.convert.networks import write_network
-from codi_tf.images import write_png
+from codi_tf.checkpoints.base import Base, make_autoencoder, make_unet
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.kinds import TEXT_ENCODER
+from codi_tf.checkpoints.networks import write_network
+from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.io.images import write_png
 from codi_tf.models.text_encoder import TextEncoder
-from codi_tf.tokenizer import Tokenizer
 
 UNET = {
     "block_out_channels": [8],

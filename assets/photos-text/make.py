@@ -12,11 +12,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from codi_tf.convert.kinds import TEXT_ENCODER
-from codi_tf.convert.networks import write_network
+from codi_tf.checkpoints.kinds import TEXT_ENCODER
+from codi_tf.checkpoints.networks import write_network
+from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.data.edits import EDITS
 from codi_tf.models.text_encoder import TextEncoder
-from codi_tf.tokenizer import Tokenizer
 
 WIDTH = 32  # the small base's cross_attention_dim
 

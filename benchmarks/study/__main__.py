@@ -11,8 +11,8 @@ import sys
 
 from benchmarks.study import costs
 from benchmarks.study.plan import BY_NAME, ROWS, SEEDS, TASKS, Row
-from codi_tf.cli import ArgumentParser, run_command, start_tensorflow
-from codi_tf.errors import UserError
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
+from codi_tf.core.errors import UserError
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from codi_tf import metrics
+from codi_tf.evaluation import metrics
 
 REPLICATES, LEVEL = 200, 0.9
 

@@ -9,8 +9,8 @@ import numpy as np
 from benchmarks.study.measures import FD
 from benchmarks.study.results import Results, Sample
 from benchmarks.study.strips import read_strip
-from codi_tf.images import grid, write_png
-from codi_tf.reporting.curves import COLOURS, DPI, HEIGHT, STROKES, WIDTH, write_curves
+from codi_tf.evaluation.curves import COLOURS, DPI, HEIGHT, STROKES, WIDTH, write_curves
+from codi_tf.io.images import grid, write_png
 
 CURVES = (FD, "sharpness", "latent_error")
 INPUTS = 6  # that are shown, of those that are kept

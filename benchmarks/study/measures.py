@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.study import bootstrap
-from codi_tf.reporting.measuring import Measured
+from codi_tf.evaluation.measuring import Measured
 
 FD, SATURATION = "frechet_photos", "saturation"
 DIGITS = 6  # that replicates are kept with

@@ -24,15 +24,15 @@ from benchmarks.study.measures import figures_of
 from benchmarks.study.plan import BATCH, BY_NAME, Row
 from benchmarks.study.strips import write_strip
 from codi_tf import config, data
-from codi_tf.convert.checkpoint import load_stable_diffusion
-from codi_tf.experiment import build_trainer, save_result
-from codi_tf.features import load_features
-from codi_tf.latents import encode_once, latent_batches
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.core.progress import Progress
+from codi_tf.data.precompute import encode_once, latent_batches
+from codi_tf.evaluation.features import load_features
+from codi_tf.evaluation.measuring import Yardstick
+from codi_tf.evaluation.samplers import model_sampler
 from codi_tf.methods.networks import seen
-from codi_tf.progress import Progress
-from codi_tf.reporting.measuring import Yardstick
-from codi_tf.reporting.samplers import model_sampler
 from codi_tf.tasks import make_task
+from codi_tf.training.experiment import build_trainer, save_result
 
 BASE = "assets/photos-base"
 RUNS, METRICS = Path("runs/study"), Path("docs/study")

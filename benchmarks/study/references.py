@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.study.strips import read_strip, write_strip
-from codi_tf.reporting.measuring import Yardstick
+from codi_tf.evaluation.measuring import Yardstick
 
 REFERENCES = ("condition", "autoencoder", "original")
 

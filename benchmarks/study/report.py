@@ -15,9 +15,9 @@ from benchmarks.study import bootstrap, claims, figures, pieces, tables
 from benchmarks.study.plan import BY_NAME, SEEDS, TASKS
 from benchmarks.study.references import make_references
 from benchmarks.study.results import Results, Sample, read
-from codi_tf.errors import UserError
-from codi_tf.reporting.measuring import Yardstick
-from codi_tf.reporting.tables import legend
+from codi_tf.core.errors import UserError
+from codi_tf.evaluation.measuring import Yardstick
+from codi_tf.evaluation.tables import legend
 
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 PAGE = Path("docs/results.md")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.images import read_image, to_uint8, write_png
+from codi_tf.io.images import read_image, to_uint8, write_png
 
 PICTURES = 12  # in a strip
 

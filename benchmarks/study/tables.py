@@ -10,7 +10,7 @@ from benchmarks.study.measures import FD, SATURATION
 from benchmarks.study.plan import BY_NAME, TASKS, TRIALS
 from benchmarks.study.results import Results, Sample, read
 from benchmarks.study.tuning import of_trial
-from codi_tf.reporting.tables import column
+from codi_tf.evaluation.tables import column
 
 MEASURES = (FD, "sharpness", "latent_error", "psnr", "ssim")
 SAMPLERS = {

@@ -1,11 +1,11 @@
 """Data: sources of examples, and the batches that training takes from them."""
 
+from codi_tf.data.in_memory import Photos, recoloured
 from codi_tf.data.pairs import is_pairs, read_pairs, write_pairs
 from codi_tf.data.photos import PHOTOS, load_photos
 from codi_tf.data.pipeline import ONE_HOST, Source, batches, crops, evaluation_set
 from codi_tf.data.sources import load_source
-from codi_tf.data.windows import Photos, recoloured
-from codi_tf.images import EXTENSIONS
+from codi_tf.io.images import EXTENSIONS
 
 __all__ = [
     "EXTENSIONS",

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.core.errors import UserError
 from codi_tf.data.permutation import permuted
 from codi_tf.data.pipeline import ONE_HOST
-from codi_tf.errors import UserError
+from codi_tf.io.tensor_files import StoredTensor, read_header
 from codi_tf.tasks import TASKS, Task
-from codi_tf.tensor_files import StoredTensor, read_header
-from codi_tf.tokenizer import Tokenizer
 
 META = "meta.json"
 
@@ -106,7 +106,7 @@ def made_with(base, *, task: Task | None, image_size: int, sees: str, tokenizer:
     """What encoded examples depend on, besides the pictures: training on them must have the same.
 
     Args:
-        base: a `codi_tf.base.Base`.
+        base: a `codi_tf.checkpoints.base.Base`.
         task: what made the conditions, if anything did.
         image_size: S.
         sees: "latent" or "image", what the adapter takes of conditions.

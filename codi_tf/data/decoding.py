@@ -9,10 +9,10 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from codi_tf import depth_files, images
+from codi_tf.core.errors import UserError
+from codi_tf.data.in_memory import MAX_ZOOM_OUT
 from codi_tf.data.records import Unreadable
-from codi_tf.data.windows import MAX_ZOOM_OUT
-from codi_tf.errors import UserError
+from codi_tf.io import depth_files, images
 
 _LYING = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 

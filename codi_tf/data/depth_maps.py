@@ -9,26 +9,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from codi_tf import images
-from codi_tf.data.opening import fit_in_memory, open_source
+from codi_tf.core.errors import UserError
+from codi_tf.data.in_memory import Photos
+from codi_tf.data.open_source import fit_in_memory, open_source
 from codi_tf.data.photos import package_file
 from codi_tf.data.pipeline import Source
 from codi_tf.data.records import Unreadable
 from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.stream import Stream, text_of
 from codi_tf.data.unreadable import read_all, warn_of_left_out
-from codi_tf.data.windows import Photos
-from codi_tf.depth_files import (
-    MARK,
-    check_kind,
-    fill_holes,
-    map_files,
-    nearness,
-    photo_files,
-    read_nearness,
-)
-from codi_tf.errors import UserError
-from codi_tf.images import EXTENSIONS
+from codi_tf.io import images
+from codi_tf.io.depth_files import MARK, check_kind, fill_holes, map_files, nearness, photo_files, read_nearness
+from codi_tf.io.images import EXTENSIONS
 
 STEREO_PHOTO = "skimage/data/motorcycle_left.png"
 STEREO_DISPARITY = "skimage/data/motorcycle_disp.npz"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.core.errors import UserError
 from codi_tf.data.pipeline import Source
-from codi_tf.errors import UserError
 from codi_tf.tasks.super_resolution import gaussian_blur
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from codi_tf.core.errors import UserError
 from codi_tf.data.records import Records, Unreadable
-from codi_tf.errors import UserError
 
 _EDITED = ("edited_image", "target_image", "target_img", "output_image")
 _INSTRUCTION = ("edit_prompt", "instruction", "edit")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from codi_tf.core.errors import UserError, user_errors
 from codi_tf.data.pipeline import Source, low_resolution_pairs
-from codi_tf.errors import UserError, user_errors
-from codi_tf.files import check_target, whole_folder
-from codi_tf.images import read_image, resize, write_png
+from codi_tf.io.files import check_target, whole_folder
+from codi_tf.io.images import read_image, resize, write_png
 
 PAIRS = "pairs.json"
 

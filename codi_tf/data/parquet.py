@@ -9,12 +9,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from codi_tf.core.errors import UserError
 from codi_tf.data.examples import FEATURES
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Damage, Unreadable
 from codi_tf.data.splits import is_heldout
 from codi_tf.data.unreadable import warn_of_damage
-from codi_tf.errors import UserError
 
 FIELDS = ("image", "source", "text")
 IN_MEMORY = 500_000_000  # bytes of row groups that are kept; a run reads on within half as much before it goes further

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf import images
+from codi_tf.core.errors import UserError
 from codi_tf.data.splits import check_split
-from codi_tf.errors import UserError
+from codi_tf.io import images
 
 # Photos that come inside the packages scikit-image and scikit-learn, split by photo: nothing has to be downloaded.
 PHOTOS = {

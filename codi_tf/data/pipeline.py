@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import tensorflow as tf
 
-from codi_tf.data.windows import Photos
-from codi_tf.errors import UserError, user_errors
+from codi_tf.core.errors import UserError, user_errors
+from codi_tf.data.in_memory import Photos
 
 if TYPE_CHECKING:
     from codi_tf.tasks import Task

@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from codi_tf.core.errors import UserError
+from codi_tf.core.progress import Progress
 from codi_tf.data.checksum import crc32c, crc32c_of_each, masked
 from codi_tf.data.splits import is_heldout
-from codi_tf.errors import UserError
-from codi_tf.images import EXTENSIONS
-from codi_tf.progress import Progress
+from codi_tf.io.images import EXTENSIONS
 
 DEPTH_EXTENSIONS = (".png", ".tif", ".tiff")
 BESIDE = {".depth": ("depth", DEPTH_EXTENSIONS), ".source": ("source", EXTENSIONS)}  # NAME.depth.png, NAME.source.jpg

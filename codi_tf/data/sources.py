@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from codi_tf.data.depth_maps import load_stereo, open_depth
 from codi_tf.data.edits import Edits
-from codi_tf.data.opening import open_source
+from codi_tf.data.in_memory import Photos
+from codi_tf.data.open_source import open_source
 from codi_tf.data.photos import PHOTOS, load_photos
 from codi_tf.data.pipeline import Source
 from codi_tf.data.triplets import open_triplets
-from codi_tf.data.windows import Photos
 
 if TYPE_CHECKING:
     from codi_tf.tasks import Task

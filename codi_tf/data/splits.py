@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 
 SPLITS = ("train", "heldout")
 

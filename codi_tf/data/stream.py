@@ -11,12 +11,12 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.core.errors import UserError
 from codi_tf.data.decoding import Picture, nearness, pixels, place, window_side
+from codi_tf.data.in_memory import in_range, recoloured
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable
 from codi_tf.data.unreadable import first_of, refusal, too_many
-from codi_tf.data.windows import in_range, recoloured
-from codi_tf.errors import UserError
 
 _KINDS = {"image": tf.uint8, "source": tf.uint8, "depth": tf.float32}  # of windows
 

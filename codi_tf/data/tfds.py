@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from codi_tf.core.errors import UserError
 from codi_tf.data.examples import Examples, choose_features
 from codi_tf.data.records import Records, index_tfrecord
 from codi_tf.data.splits import check_split
-from codi_tf.errors import UserError
 
 PREFIX = "tfds:"
 HELD_OUT = ("validation", "val", "valid", "test")  # what others call it

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from codi_tf.core.errors import UserError
 from codi_tf.data.examples import Examples
-from codi_tf.data.opening import expanded, open_source
+from codi_tf.data.open_source import expanded, open_source
 from codi_tf.data.parquet import ParquetRows
 from codi_tf.data.records import Records, Unreadable, image_files, index_files
 from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.stream import Stream
 from codi_tf.data.unreadable import warn_of_left_out
-from codi_tf.errors import UserError
 
 SEEDS, PROMPT = "seeds.json", "prompt.json"  # of InstructPix2Pix's data
 PARQUET = ".parquet"

@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from codi_tf.core.errors import UserError
 from codi_tf.data.records import Damage, Unreadable
-from codi_tf.errors import UserError
 
 JUDGED = 400  # records: of fewer, a share says little
 SHOWN = 3  # so many unreadable records in a message

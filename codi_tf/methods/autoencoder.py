@@ -5,11 +5,11 @@ from __future__ import annotations
 from keras import ops
 
 from codi_tf import config
-from codi_tf.base import make_autoencoder
-from codi_tf.losses import absolute_distance
+from codi_tf.checkpoints.base import make_autoencoder
+from codi_tf.diffusion.losses import absolute_distance
+from codi_tf.io.weights import copy_weights
 from codi_tf.methods.method import Method
 from codi_tf.models.autoencoder import AutoencoderKL
-from codi_tf.weights import copy_weights
 
 
 class AutoencoderMethod(Method):

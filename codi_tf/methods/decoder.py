@@ -5,11 +5,11 @@ from __future__ import annotations
 from keras import ops
 
 from codi_tf import config
-from codi_tf.base import Base, make_network
-from codi_tf.losses import absolute_distance, latent_distance, perceptual_distance
+from codi_tf.checkpoints.base import Base, make_network
+from codi_tf.diffusion.losses import absolute_distance, latent_distance, perceptual_distance
+from codi_tf.io.weights import copy_weights
 from codi_tf.methods.method import Method
 from codi_tf.models.tiny_decoder import TinyDecoder
-from codi_tf.weights import copy_weights
 
 DISTANCES = {"absolute": absolute_distance, "squared": latent_distance}
 

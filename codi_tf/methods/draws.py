@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from codi_tf.seeds import fold
+from codi_tf.core.seeds import fold
 
 
 @dataclass(frozen=True)

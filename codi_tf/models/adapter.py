@@ -5,10 +5,10 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.t2i_adapter import T2IAdapter
 from codi_tf.models.unet import UNet, UNetEncoder
-from codi_tf.precision import built_in, make_policy
 
 
 class MuAdapter(keras.Model):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.models.layers import (
     Conv2D,
     Downsample,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.models.layers import Conv2D, PointwiseConv2D
 from codi_tf.models.unet import UNet, UNetEncoder
-from codi_tf.precision import built_in, make_policy
 
 HINT_WIDTHS = (16, 32, 96, 256)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.models.layers import Conv2D, PointwiseConv2D
 from codi_tf.models.unet import UNet
-from codi_tf.precision import built_in, make_policy
 
 RES_BLOCKS = {"full_adapter": 2, "light_adapter": 4}  # adapter_type -> residual blocks a level, as published
 

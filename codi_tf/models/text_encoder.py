@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.models.layers import gelu
 
 MASKED = -1e9  # added to a score, in float32: its weight becomes 0, and no row is without a number

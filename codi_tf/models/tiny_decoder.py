@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.models.layers import Conv2D, doubled
 
 BOUND = 3.0  # latents are taken as BOUND tanh(z / BOUND)

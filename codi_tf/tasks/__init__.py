@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 
 import tensorflow as tf
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.tasks.bicubic import Bicubic
 from codi_tf.tasks.depth import Depth
 from codi_tf.tasks.editing import Editing

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from codi_tf import depth_files
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
+from codi_tf.io import depth_files
 from codi_tf.tasks.options import checked_range
 
 TASK = "depth"

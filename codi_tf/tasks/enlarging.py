@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.tasks.options import is_whole
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.tasks.draws import between, whole_between
 from codi_tf.tasks.options import checked_range, is_number
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 
 
 def checked_range(task: str, name: str, value: object, low: float, high: float, *, whole: bool = False) -> tuple:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from codi_tf.errors import UserError
+from codi_tf.core.errors import UserError
 from codi_tf.tasks.degradations import (
     RESIZES,
     filtered,

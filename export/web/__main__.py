@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from codi_tf.cli import ArgumentParser, run_command
+from codi_tf.core.command_line import ArgumentParser, run_command
 from export.web.site import build_site
 
 
-def _main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export.web", description=__doc__)
     parser.add_argument("package", type=Path, help="the folder that python -m export --format onnx made")
     parser.add_argument("--out", required=True, type=Path, help="folder of the page")
@@ -26,4 +26,4 @@ def _main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(_main))
+    sys.exit(run_command(main))

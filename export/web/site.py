@@ -11,10 +11,10 @@ import importlib.resources
 import json
 from pathlib import Path
 
-from codi_tf.errors import UserError
-from codi_tf.files import check_target, whole_folder
-from codi_tf.tokenizer import Tokenizer
-from export.package import MANIFEST, read_manifest, read_package
+from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.core.errors import UserError
+from codi_tf.io.files import check_target, whole_folder
+from export.package.manifest import MANIFEST, read_manifest, read_package
 
 SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web
 VOCABULARY = "vocabulary.json"

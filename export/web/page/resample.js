@@ -1,4 +1,4 @@
-// Pictures in other sizes, to the last bit as codi_tf.images and export.run make them (Pillow's filters for floats).
+// Pictures in other sizes, to the last bit as codi_tf.io.images and export.runtime.run make them (Pillow's filters for floats).
 //
 // An image is {height, width, channels, data}: Float32Array in [0, 1], row by row, the channels of a pixel together.
 

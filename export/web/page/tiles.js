@@ -1,4 +1,4 @@
-// Overlapping tiles of an image (see resample.js) and the weights that blend them: codi_tf.tiles.
+// Overlapping tiles of an image (see resample.js) and the weights that blend them: codi_tf.inference.tiles.
 
 /** The tiles, row by row: {top, left, down, across}; down and across are their shares along both sides. */
 export function tiles(height, width, high, wide, overlap) {

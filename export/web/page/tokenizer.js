@@ -1,4 +1,4 @@
-// CLIP's tokenizer: codi_tf.tokenizer, with the browser's Unicode tables.
+// CLIP's tokenizer: codi_tf.checkpoints.tokenizer, with the browser's Unicode tables.
 
 import { PageError } from "errors";
 

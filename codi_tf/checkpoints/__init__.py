@@ -1,0 +1,1 @@
+"""Pre-trained models from outside, in and out: Stable Diffusion, adapters, tokenizers."""

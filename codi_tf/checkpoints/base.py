@@ -1,0 +1,144 @@
+"""A pre-trained latent diffusion model: its networks, its schedule and the units of its latents."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from codi_tf.core.arguments import as_prompts
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion.process import Schedule
+from codi_tf.diffusion.scheduler_config import make_schedule_of
+from codi_tf.models.autoencoder import AutoencoderKL
+from codi_tf.models.tiny_decoder import TinyDecoder
+from codi_tf.models.unet import UNet
+
+if TYPE_CHECKING:
+    from codi_tf.checkpoints.tokenizer import Tokenizer
+    from codi_tf.models.text_encoder import TextEncoder
+
+PROMPT_LENGTH = 77  # CLIP's
+SCHEDULER = ("scheduler", "scheduler_config.json")
+
+
+@dataclass
+class Base:
+    """The parts of a latent diffusion model.
+
+    Attributes:
+        unet: z_t [B, h, w, C], t int [B], context [B, M, D] -> [B, h, w, 4], in the checkpoint's own parametrisation;
+            None where an autoencoder stands alone.
+        vae: images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], unscaled.
+        scheduler: the contents of the checkpoint's scheduler_config.json.
+        path: the diffusers folder that it was read from, as it is; None for other forms, or where options changed it.
+        text_encoder: token ids int32 [B, 77] -> [B, 77, D]; None for a base that takes no prompt.
+        tokenizer: list[str] -> token ids int32 [B, 77]; None where it is not known.
+        decoder: takes the place of the autoencoder's decoder; no part of what is saved.
+
+    Raises:
+        UserError: a scheduler that is not built here, or a decoder of other latents.
+    """
+
+    unet: UNet | None
+    vae: AutoencoderKL
+    scheduler: dict
+    path: Path | None = None
+    text_encoder: TextEncoder | None = None
+    tokenizer: Tokenizer | None = None
+    decoder: TinyDecoder | None = None
+
+    def __post_init__(self):
+        if self.decoder is not None:
+            check_decoder(self.decoder, self.vae)
+        self.schedule: Schedule = make_schedule_of(self.scheduler)
+        self.prediction_type: str = self.scheduler.get("prediction_type", "epsilon")
+
+    def encode(self, images):
+        """Images [B, f h, f w, 3] in [-1, 1] -> scaled latents [B, h, w, 4], the mean of the posterior."""
+        return self.vae.encode(images).mean * self.vae.scaling_factor
+
+    def decode(self, latents):
+        """Scaled latents [B, h, w, 4] -> images [B, f h, f w, 3], about [-1, 1], not clipped."""
+        if self.decoder is not None:
+            return self.decoder(latents)
+        return self.vae.decode(latents / self.vae.scaling_factor)
+
+    def embed_tokens(self, tokens) -> np.ndarray:
+        """Token ids int32 [B, 77] -> their embeddings, float32 [B, 77, D]: the text encoder's last hidden states."""
+        with tf.init_scope():  # also while a function is being traced
+            return ops.convert_to_numpy(self.text_encoder(tokens))
+
+    def embed(self, prompts: str | Sequence[str]) -> np.ndarray:
+        """Prompts -> their embeddings, float32 [B, 77, D]: the text encoder's last hidden states.
+
+        Raises:
+            UserError: the base has no text encoder or no tokenizer; no prompt, or one that is no text.
+        """
+        prompts = as_prompts(prompts)
+        if self.text_encoder is None:
+            raise UserError(f"prompt {prompts[0]!r}: this model has no text encoder; leave the prompt out")
+        if self.tokenizer is None:
+            raise UserError(
+                "this model came without a tokenizer: name the folder of its vocab.json and merges.txt "
+                "(load_stable_diffusion(..., tokenizer=FOLDER))"
+            )
+        return self.embed_tokens(self.tokenizer(prompts))
+
+    @functools.cached_property
+    def context(self) -> np.ndarray:
+        """The embedding of the empty prompt, float32 [1, 77, D]; zeros for a base without a text encoder."""
+        if self.text_encoder is None:
+            return np.zeros((1, PROMPT_LENGTH, self.unet.cross_attention_dim), "float32")
+        return self.embed([""])
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of an image must be multiples of this."""
+        levels = 1 if self.unet is None else len(self.unet.block_out_channels)
+        return self.vae.factor * 2 ** (levels - 1)
+
+
+def check_decoder(decoder: TinyDecoder, vae: AutoencoderKL) -> None:
+    """Refuses a small decoder that was not made for the latents of an autoencoder. Raises UserError."""
+    for what, theirs, ours in (
+        ("latents have {} channels", decoder.latent_channels, vae.latent_channels),
+        ("latents are {} times smaller than pictures", decoder.factor, vae.factor),
+        ("pictures have {} channels", decoder.out_channels, vae.out_channels),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"the decoder's {what.format(theirs)}, the autoencoder's {ours}: take one made for this base"
+            )
+
+
+def make_unet(config: dict, name: str = "unet") -> UNet:
+    """A UNet with fresh weights, from the keys of a diffusers unet/config.json. Raises UserError for a bad one."""
+    return make_network(UNet, config, name)
+
+
+def make_autoencoder(config: dict, name: str = "vae") -> AutoencoderKL:
+    """An autoencoder with fresh weights, from the keys of a diffusers vae/config.json. Raises UserError."""
+    return make_network(AutoencoderKL, config, name)
+
+
+def measure_scale(vae: AutoencoderKL, images) -> float:
+    """1 / (standard deviation of the latents of images [N, H, W, 3]): the scaling_factor that makes it 1."""
+    return float(1.0 / ops.convert_to_numpy(ops.std(vae.encode(images).mean)))
+
+
+def make_network(kind: type[keras.Model], config: dict, name: str) -> keras.Model:
+    """A built network of a class with these arguments. Raises UserError for bad ones."""
+    try:
+        network = kind(name=name, **config)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: not a configuration of {kind.__name__} ({error})") from None
+    network.build()
+    return network

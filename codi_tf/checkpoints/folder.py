@@ -1,0 +1,146 @@
+"""A diffusers folder in and out: `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`, `model_index.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from codi_tf.checkpoints.base import SCHEDULER, Base
+from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
+from codi_tf.checkpoints.networks import read_network, refuse_pickles, write_network
+from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.core.errors import UserError
+from codi_tf.io.weights import CONFIG, read_json, write_json
+from codi_tf.models.text_encoder import TextEncoder
+
+INDEX = "model_index.json"
+# What the UNet's input tells about the checkpoint's use: channels beside those of the latents -> diffusers' pipeline.
+PIPELINES = {
+    0: "StableDiffusionPipeline",
+    4: "StableDiffusionInstructPix2PixPipeline",  # the latents of the image that is edited
+    5: "StableDiffusionInpaintPipeline",  # a mask and the latents of what is kept
+}
+_PARTS = {  # of a pipeline -> where diffusers finds the class
+    "unet": ("diffusers", UNET.peer),
+    "vae": ("diffusers", AUTOENCODER.peer),
+    "text_encoder": ("transformers", TEXT_ENCODER.peer),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+}
+DDIM = "DDIMScheduler"
+CLIPPING = (DDIM, "DDPMScheduler", "HeunDiscreteScheduler", "LCMScheduler", "TCDScheduler")  # they know clip_sample
+
+
+def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | None = None) -> Base:
+    """A base from a diffusers folder, in the dtype policy that holds.
+
+    Parts may be missing: a base without a text encoder takes no prompt, an autoencoder may stand alone.
+
+    Args:
+        path: the folder.
+        tokenizer: the folder of the tokenizer's files; None: the folder's own.
+        numerics: "diffusers" or "keras_cv"; None: what the folder says.
+
+    Raises:
+        UserError: for a missing, truncated or foreign part, or parts that do not belong together.
+    """
+    index = read_json(path / INDEX) if (path / INDEX).exists() else {}
+    for part in _PARTS:
+        named = isinstance(index.get(part), list) and any(index[part])
+        given = part == "tokenizer" and tokenizer is not None
+        if named and not given and not (path / part).is_dir():
+            raise UserError(f"{path}: its {INDEX} names {part}, and the folder {part} is missing; copy it again")
+    if not (path / "vae").is_dir():
+        _refuse_network(path)
+        refuse_pickles(path)
+    # The small parts first: what is wrong with them is found before the large one is read.
+    text_encoder = words = None
+    if (path / "text_encoder").is_dir():
+        words, text_encoder = read_text(path, tokenizer=tokenizer, numerics=numerics)
+    elif tokenizer is not None:
+        raise UserError(f"tokenizer is {tokenizer}: {path} has no text encoder; leave it out")
+    vae = read_network(AUTOENCODER, path / "vae", name="vae", numerics=numerics)
+    unet = read_network(UNET, path / "unet", name="unet", numerics=numerics) if (path / "unet").is_dir() else None
+    scheduler = path.joinpath(*SCHEDULER)
+    # An autoencoder alone has no schedule; the one that is filled in is never used.
+    config = read_json(scheduler) if unet is not None else {"beta_schedule": "squaredcos_cap_v2"}
+    try:
+        return Base(unet, vae, config, path, text_encoder, words)
+    except UserError as error:
+        raise UserError(f"{scheduler}: {error}") from None
+
+
+def read_text(
+    path: Path, *, tokenizer: Path | None = None, numerics: str | None = None
+) -> tuple[Tokenizer, TextEncoder]:
+    """The tokenizer and the text encoder of a folder, see `read_folder`."""
+    words = Tokenizer.load(tokenizer or path / "tokenizer")
+    return words, read_network(TEXT_ENCODER, path / "text_encoder", name="text_encoder", numerics=numerics)
+
+
+def save_base(
+    base: Base, path: Path, *, dtype: str = "float32", report: Callable[[str, int], None] | None = None
+) -> None:
+    """Write the parts of a base into a folder, in the diffusers layout; `report` hears of parts and bytes written.
+
+    Raises:
+        UserError: a text encoder without its tokenizer, an unknown dtype, a value that it cannot hold.
+    """
+    if base.text_encoder is not None and base.tokenizer is None:
+        raise UserError("this model came without a tokenizer, and is useless without: load it with tokenizer=FOLDER")
+
+    def write(kind, network, name: str, *, extra_config: Mapping[str, object] | None = None) -> None:
+        said = None if report is None else lambda done: report(name, done)
+        write_network(kind, network, path / name, dtype=dtype, extra_config=extra_config, report=said)
+
+    side = getattr(base.unet, "sample_size", None)
+    write(AUTOENCODER, base.vae, "vae", extra_config=side and {"sample_size": side * base.vae.factor})
+    if base.unet is not None:
+        write(UNET, base.unet, "unet")
+        path.joinpath(SCHEDULER[0]).mkdir(exist_ok=True)
+        write_json(path.joinpath(*SCHEDULER), {"_class_name": "DDIMScheduler", **base.scheduler})
+    if base.text_encoder is not None:
+        write(TEXT_ENCODER, base.text_encoder, "text_encoder", extra_config={"dtype": dtype})
+        base.tokenizer.save(path / "tokenizer")
+
+
+def write_index(path: Path, *, extra_channels: int, scheduler: str) -> None:
+    """Write `model_index.json`, which tells diffusers what pipeline a folder with all parts is, if it is one.
+
+    Args:
+        path: the folder.
+        extra_channels: the UNet's input channels beside those of the latents.
+        scheduler: the scheduler's class.
+    """
+    if extra_channels not in PIPELINES:
+        return
+    write_json(
+        path / INDEX,
+        {
+            "_class_name": PIPELINES[extra_channels],
+            "_diffusers_version": "0.30.0",
+            **{part: list(place) for part, place in _PARTS.items()},
+            "scheduler": ["diffusers", scheduler],
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "safety_checker": [None, None],
+            "requires_safety_checker": False,
+        },
+    )
+
+
+def complete_scheduler(config: Mapping[str, object]) -> dict:
+    """A scheduler_config.json that diffusers understands as it is understood here.
+
+    Some schedulers clip their estimates where the file does not forbid it, or where it asks for it; the pipeline then
+    forbids it, with warnings. Whatever else the file says stays.
+    """
+    name = config.get("_class_name", DDIM)
+    silent = {"_class_name": DDIM, "steps_offset": 1} if name == DDIM else {}
+    return {**silent, **config, **({"clip_sample": False} if name in CLIPPING or "clip_sample" in config else {})}
+
+
+def _refuse_network(path: Path) -> None:
+    """Refuses the folder of a single network. Raises UserError."""
+    kind = read_json(path / CONFIG).get("_class_name") if (path / CONFIG).exists() else None
+    if kind is not None:
+        raise UserError(f"{path}: this is one network ({kind}); name the folder of the whole model")

@@ -1,0 +1,204 @@
+"""The networks of a diffusers folder: what the keys of their config.json mean here. Tables, no code.
+
+A missing key has the value that diffusers' or transformers' own class gives it. A key that is in no table is refused
+unless it is null: it asks for something that would change the numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import keras
+
+from codi_tf.checkpoints.rules import OLD_ATTENTION, TEXT_MODEL, Renaming
+from codi_tf.models.autoencoder import AutoencoderKL
+from codi_tf.models.controlnet import ControlNet
+from codi_tf.models.text_encoder import TextEncoder
+from codi_tf.models.unet import UNet
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of network.
+
+    Attributes:
+        peer: the class in diffusers or transformers.
+        network: our class.
+        file: the name of its weight file, without `.safetensors`.
+        ours: the arguments of our class, with the values of missing keys.
+        fixed: keys of which only these values give our numbers. The first of them is what is written, and what the
+            peer's class takes for a missing key.
+        inert: keys that change no number here.
+        written: what is written into config.json besides.
+        per_level: fixed keys that are written once for each level.
+        prefix: what stands before every key in the file that is written.
+        spellings: other names that files give the weights.
+        positive: arguments that are numbers above 0, of this type; null, too, where it is the value of a missing key.
+        unread: what the keys of tensors begin with that the file may hold and our class has no use for.
+    """
+
+    peer: str
+    network: type[keras.Model]
+    file: str
+    ours: dict[str, object]
+    fixed: dict[str, tuple]
+    inert: frozenset[str]
+    written: dict[str, object] = field(default_factory=dict)
+    per_level: frozenset[str] = frozenset()
+    prefix: str = ""
+    spellings: tuple[Renaming, ...] = ()
+    positive: dict[str, type] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+
+# `numerics` -> the activations of text encoders that it replaces: KerasCV approximates the GELU of 2.x.
+HIDDEN_ACTS = {"diffusers": {"gelu_pytorch_tanh": "gelu"}, "keras_cv": {"gelu": "gelu_pytorch_tanh"}}
+
+_ENCODER = {
+    "in_channels": 4,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "cross_attention_dim": 1280,
+    "attention_head_dim": 8,
+    "use_linear_projection": False,
+    "upcast_attention": False,
+    "numerics": "diffusers",
+}
+_ENCODER_FIXED = {
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "only_cross_attention": (False,),
+    "downsample_padding": (1,),
+    "mid_block_scale_factor": (1,),
+    "act_fn": ("silu", "swish"),
+    "norm_eps": (1e-5,),
+    "transformer_layers_per_block": (1,),
+    "resnet_time_scale_shift": ("default",),
+}
+_ENCODER_POSITIVE = dict.fromkeys(("in_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim"), int)
+
+UNET = Kind(
+    peer="UNet2DConditionModel",
+    network=UNet,
+    file="diffusion_pytorch_model",
+    ours={
+        **_ENCODER,
+        "sample_size": None,
+        "out_channels": 4,
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "time_cond_proj_dim": None,
+    },
+    fixed={
+        **_ENCODER_FIXED,
+        "center_input_sample": (False,),
+        "dual_cross_attention": (False,),
+        "resnet_skip_time_act": (False,),
+        "resnet_out_scale_factor": (1.0,),
+        "time_embedding_type": ("positional",),
+        "conv_in_kernel": (3,),
+        "conv_out_kernel": (3,),
+        "attention_type": ("default",),
+        "mid_block_only_cross_attention": (None, False),
+    },
+    inert=frozenset(("dropout", "class_embeddings_concat", "addition_embed_type_num_heads")),
+    positive={**_ENCODER_POSITIVE, "sample_size": int, "out_channels": int, "time_cond_proj_dim": int},
+)
+
+CONTROLNET = Kind(
+    peer="ControlNetModel",
+    network=ControlNet,
+    file="diffusion_pytorch_model",
+    ours={**_ENCODER, "conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256)},
+    fixed={**_ENCODER_FIXED, "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,)},
+    inert=frozenset(("addition_embed_type_num_heads", "sample_size")),
+    positive={**_ENCODER_POSITIVE, "conditioning_channels": int},
+)
+
+AUTOENCODER = Kind(
+    peer="AutoencoderKL",
+    network=AutoencoderKL,
+    file="diffusion_pytorch_model",
+    ours={
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": (64,),
+        "layers_per_block": 1,
+        "norm_num_groups": 32,
+        "mid_block_add_attention": True,
+        "scaling_factor": 0.18215,
+        "numerics": "diffusers",
+    },
+    fixed={
+        "down_block_types": ("DownEncoderBlock2D",),
+        "up_block_types": ("UpDecoderBlock2D",),
+        "act_fn": ("silu", "swish"),
+        "use_quant_conv": (True,),
+        "use_post_quant_conv": (True,),
+    },
+    per_level=frozenset(("down_block_types", "up_block_types")),
+    inert=frozenset(("sample_size", "force_upcast")),
+    spellings=(OLD_ATTENTION,),
+    positive={
+        **dict.fromkeys(("in_channels", "out_channels", "latent_channels", "layers_per_block", "norm_num_groups"), int),
+        "scaling_factor": float,
+    },
+)
+
+TEXT_ENCODER = Kind(
+    peer="CLIPTextModel",
+    network=TextEncoder,
+    file="model",
+    ours={
+        "vocab_size": 49408,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    },
+    fixed={"model_type": ("clip_text_model",)},
+    inert=frozenset(
+        (
+            "architectures",
+            "attention_dropout",
+            "bos_token_id",
+            "chunk_size_feed_forward",
+            "dropout",
+            "dtype",
+            "eos_token_id",
+            "id2label",
+            "initializer_factor",
+            "initializer_range",
+            "is_encoder_decoder",
+            "label2id",
+            "output_attentions",
+            "output_hidden_states",
+            "pad_token_id",
+            "projection_dim",
+            "return_dict",
+            "tie_word_embeddings",
+            "torch_dtype",
+            "torchscript",
+            "transformers_version",
+        )
+    ),
+    # Of the output that is not used, the pooled one; the numbers of the public checkpoints.
+    written={"architectures": ["CLIPTextModel"], "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1},
+    prefix="text_model.",
+    spellings=(TEXT_MODEL,),
+    positive={
+        "vocab_size": int,
+        "hidden_size": int,
+        "intermediate_size": int,
+        "num_hidden_layers": int,
+        "num_attention_heads": int,
+        "max_position_embeddings": int,
+        "layer_norm_eps": float,
+    },
+)

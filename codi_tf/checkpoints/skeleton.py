@@ -1,0 +1,41 @@
+"""A base without weights: what its config.json files tell is wrong is found before gigabytes are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+
+from codi_tf.checkpoints.base import SCHEDULER, Base
+from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET, Kind
+from codi_tf.checkpoints.networks import read_config
+from codi_tf.checkpoints.stable_diffusion import check_parts
+from codi_tf.core.errors import UserError
+from codi_tf.io.weights import CONFIG, read_json
+
+
+def read_outline(folder: Path) -> Base:
+    """A base whose networks are not built, from the JSON of a diffusers folder; it has no tokenizer.
+
+    Raises:
+        UserError: for a missing or broken file, or a configuration that is not built here.
+    """
+    scheduler = folder.joinpath(*SCHEDULER)
+    unet, text_encoder = (
+        _network(kind, folder / part) if (folder / part).is_dir() else None
+        for kind, part in ((UNET, "unet"), (TEXT_ENCODER, "text_encoder"))
+    )
+    config = {} if unet is None else read_json(scheduler)
+    try:
+        base = Base(unet, _network(AUTOENCODER, folder / "vae"), config, folder, text_encoder)
+    except UserError as error:
+        raise UserError(f"{scheduler}: {error}") from None
+    check_parts(base)
+    return base
+
+
+def _network(kind: Kind, folder: Path) -> keras.Model:
+    try:
+        return kind.network(name=folder.name, **read_config(kind, folder / CONFIG))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG}: not a configuration of {kind.network.__name__} ({error})") from None

@@ -1,0 +1,191 @@
+"""Stable Diffusion checkpoints in and out, whatever their form."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.compvis import read_single_file
+from codi_tf.checkpoints.folder import complete_scheduler, read_folder, read_text, save_base, write_index
+from codi_tf.checkpoints.networks import PICKLES, refuse_pickles
+from codi_tf.core.errors import UserError
+from codi_tf.core.precision import built_in, make_policy
+from codi_tf.diffusion.process import PREDICTION_TYPES
+from codi_tf.io.files import check_target, whole_folder
+from codi_tf.models.unet import NUMERICS
+
+
+def load_stable_diffusion(
+    source,
+    *,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
+    compute: str = "float32",
+    weights: str = "float32",
+    numerics: str | None = None,
+    architecture: Mapping[str, Mapping[str, object]] | None = None,
+) -> Base:
+    """Read a latent diffusion model.
+
+    Args:
+        source: a folder in the diffusers layout (a bundle of ours is one), a single `.safetensors` file in the original
+            layout (Stable Diffusion 1.x or 2.x), a KerasCV model, or a folder of its `.h5` files or one of them.
+        tokenizer: the folder of `vocab.json` and `merges.txt`; None: that of a diffusers folder.
+        prediction_type: "epsilon", "v_prediction" or "sample"; None: what the checkpoint says.
+        compute: the format of activations: "float32", "bfloat16" or "float16".
+        weights: the format that the weights are kept in. Half precision is for weights that are not trained.
+        numerics: "diffusers" or "keras_cv", two forms of normalisation and GELU; None: the one that belongs to the
+            source.
+        architecture: for a single file: part ("unet", "vae", "text_encoder") -> keys of its config.json that the shapes
+            do not tell and that are not the family's, such as the text encoder's num_hidden_layers in a 2.x file of
+            another width: these files may hold a last layer that is not used.
+
+    Raises:
+        UserError: for a missing, truncated or foreign part, with what is missing or left over; parts that do not belong
+            together; a pickle; an unknown option.
+    """
+    if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
+        raise UserError(f"prediction_type is {prediction_type!r}: use one of {', '.join(PREDICTION_TYPES)}")
+    if numerics is not None and numerics not in NUMERICS:
+        raise UserError(f"numerics is {numerics!r}: use one of {', '.join(NUMERICS)}")
+    tokenizer = None if tokenizer is None else Path(tokenizer)
+    with built_in(make_policy(compute, weights)):
+        base = _read(source, tokenizer, prediction_type, numerics, architecture)
+    check_parts(base)
+    changed = any(value is not None for value in (tokenizer, prediction_type, numerics))
+    is_folder = base.path is not None and (base.path / "vae").is_dir()
+    return base if is_folder and not changed else dataclasses.replace(base, path=None)
+
+
+def with_text(base: Base, folder: str | Path, *, compute: str = "float32", weights: str = "float32") -> Base:
+    """A base that had no text encoder, with the one of a folder: `text_encoder/` and `tokenizer/`, as in diffusers.
+
+    Args:
+        base: from `load_stable_diffusion`.
+        folder: its text encoder gives as many channels as the base's UNet takes.
+        compute, weights: see `load_stable_diffusion`.
+
+    Raises:
+        UserError: the base has a text encoder already; something is missing, or does not fit.
+    """
+    folder = Path(folder)
+    if base.text_encoder is not None:
+        raise UserError(f"text is {folder}: the base {base.path} has a text encoder already; remove it")
+    with built_in(make_policy(compute, weights)):
+        tokenizer, text_encoder = read_text(folder)
+    told = dataclasses.replace(base, text_encoder=text_encoder, tokenizer=tokenizer, path=folder)
+    check_parts(told)
+    return dataclasses.replace(told, path=None)
+
+
+def save_stable_diffusion(
+    base: Base, folder: str | Path, *, dtype: str = "float32", report: Callable[[str, int], None] | None = None
+) -> None:
+    """Write a base into a folder that diffusers' pipelines load, whole or not at all.
+
+    Args:
+        base: the model; the adapter of a CoDi model is not part of it.
+        folder: a new or empty one.
+        dtype: of the weights on disk: "float32", "float16" or "bfloat16".
+        report: called with the part that is being written and its bytes so far.
+
+    Raises:
+        UserError: the folder is in use, the tokenizer is missing, or the format is unknown or cannot hold a value.
+    """
+    folder = Path(folder)
+    check_target(folder)
+    if getattr(base.unet, "numerics", "diffusers") != "diffusers":
+        warnings.warn(
+            f"{folder}: diffusers will compute with its own epsilon and GELU, not with KerasCV's: pictures will "
+            "differ a little; load the checkpoint with numerics='diffusers' to see them",
+            stacklevel=2,
+        )
+    base = dataclasses.replace(base, scheduler=complete_scheduler(base.scheduler))
+    try:
+        with whole_folder(folder) as partial:
+            save_base(base, partial, dtype=dtype, report=report)
+            if base.unet is not None and base.text_encoder is not None:
+                extra = base.unet.in_channels - base.vae.latent_channels
+                write_index(partial, extra_channels=extra, scheduler=base.scheduler["_class_name"])
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another place") from None
+
+
+def check_parts(base: Base) -> None:
+    """Refuses parts of different families. Raises UserError."""
+    unet, vae, text = base.unet, base.vae, base.text_encoder
+    if unet is None:
+        return
+    if text is not None and unet.cross_attention_dim != text.hidden_size:
+        raise UserError(
+            f"{base.path}: the UNet takes prompts of {unet.cross_attention_dim} channels (768 in 1.x, 1024 in 2.x), "
+            f"the text encoder gives {text.hidden_size}; they do not belong together"
+        )
+    if text is not None and base.tokenizer is not None:
+        longest, largest = text.max_position_embeddings, max(base.tokenizer.vocabulary.values())
+        if base.tokenizer.length > longest or largest >= text.vocab_size:
+            raise UserError(
+                f"{base.path}: the tokenizer gives {base.tokenizer.length} ids up to {largest}, the text encoder takes "
+                f"{longest} below {text.vocab_size}; they do not belong together"
+            )
+    if vae.latent_channels != unet.out_channels:
+        raise UserError(
+            f"{base.path}: the UNet makes latents of {unet.out_channels} channels, the autoencoder takes "
+            f"{vae.latent_channels}; they do not belong together"
+        )
+
+
+def describe(base: Base) -> str:
+    """What a base is, in a line."""
+    unet, family = base.unet, "latent diffusion"
+    if base.text_encoder is not None and unet is not None:
+        family = f"Stable Diffusion {'2.x' if unet.use_linear_projection else '1.x'}"
+    parts = {"UNet": unet, "VAE": base.vae, "text encoder": base.text_encoder}
+    counts = ", ".join(f"{name} {part.count_params() / 1e6:.1f}M" for name, part in parts.items() if part is not None)
+    channels = "" if unet is None else f", {unet.in_channels} input channels, {base.prediction_type} prediction"
+    return f"{family}{channels}: {counts} parameters"
+
+
+def _read(source, tokenizer, prediction_type, numerics, architecture) -> Base:
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if path is None or _is_keras_cv(path):
+        from codi_tf.checkpoints import keras_cv
+
+        _unwanted("architecture", architecture)
+        options = {} if numerics is None else {"numerics": numerics}
+        base = keras_cv.read(source if path is None else path, tokenizer=tokenizer, **options)
+        return _retold(base, prediction_type)
+    if not path.exists():
+        raise UserError(f"{path}: no such model folder; train one or name another")
+    if path.is_dir():
+        _unwanted("architecture", architecture)
+        if (path / "codi.json").is_file() and not any((path / part).is_dir() for part in ("unet", "vae")):
+            raise UserError(f"{path}: a bundle with an adapter alone; name the base that its codi.json names")
+        return _retold(read_folder(path, tokenizer=tokenizer, numerics=numerics), prediction_type)
+    if path.suffix in PICKLES:
+        refuse_pickles(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: no checkpoint that is known: name a diffusers folder, a .safetensors or a .h5 file")
+    return read_single_file(
+        path, tokenizer=tokenizer, prediction_type=prediction_type, numerics=numerics, architecture=architecture or {}
+    )
+
+
+def _is_keras_cv(path: Path) -> bool:
+    """Whether a path is an `.h5` file, or a folder that holds such and is none of diffusers'."""
+    return path.suffix == ".h5" or (path.is_dir() and not (path / "vae").is_dir() and any(path.glob("*.h5")))
+
+
+def _retold(base: Base, prediction_type: str | None) -> Base:
+    """The base with what the user knows better."""
+    if prediction_type is None:
+        return base
+    return dataclasses.replace(base, scheduler={**base.scheduler, "prediction_type": prediction_type})
+
+
+def _unwanted(name: str, value) -> None:
+    if value is not None:
+        raise UserError(f"{name} is {value!r}: it is for single files in the original layout; leave it out")

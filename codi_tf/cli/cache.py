@@ -1,0 +1,181 @@
+"""python -m codi_tf.cache CONFIG.yaml --out DIR [--examples N]: encode examples once; the same command resumes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from codi_tf import config
+from codi_tf.core.command_line import ArgumentParser, start_tensorflow
+from codi_tf.core.errors import UserError, user_errors
+from codi_tf.io.files import check_settings, whole_file
+from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
+
+ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
+SHARD = 1024
+
+
+def encode(
+    experiment: config.Experiment, out: Path, *, examples: int, shard: int = SHARD, host: int = 0, hosts: int = 1
+) -> bool:
+    """Encode the first examples of an experiment's data into files; what is there already stays.
+
+    `out` gets meta.json and shard-00000.safetensors, ..., each with its checksum beside it, each whole or not at all.
+    Example i is a function of (data, seed, i), and batches are always of one size: however often the work is
+    interrupted, and by however many hosts it is done, the same processor writes the same bytes.
+
+    Args:
+        experiment: whose data, task and autoencoder are used; training on the folder may differ in the rest.
+        out: the folder.
+        examples: N; training meets each of them once an epoch, where without a cache none comes twice.
+        shard: examples a file.
+        host, hosts: encode shards `host`, `host` + `hosts`, ... only.
+
+    Returns:
+        Whether all shards are there now.
+
+    Raises:
+        UserError: `out` holds something else, or what the config names cannot be used.
+    """
+    _check_number("--examples", examples)
+    _check_number("--shard", shard)
+    _check_number("--hosts", hosts)
+    if not 0 <= host < hosts:
+        raise UserError(f"--host is {host}: of {hosts} hosts it must be 0 to {hosts - 1}")
+    if isinstance(experiment.method, config.OF_IMAGES):
+        name = experiment.method_name
+        raise UserError(f"method {name} is trained on images, not on latents; name the config of another method")
+    start_tensorflow()
+    from codi_tf import data
+    from codi_tf.core.progress import Progress
+    from codi_tf.data.cached import is_cache, made_with, shard_paths, shard_sizes
+    from codi_tf.data.precompute import encoder
+    from codi_tf.data.stream import warn_of_unreadable
+    from codi_tf.training.experiment import build_task, load_source, tokenizer_of
+
+    settings, task = experiment.data, build_task(experiment)
+    if is_cache(settings.source):
+        raise UserError(f"data.source is {settings.source}: these examples are encoded already; name the images")
+    base, sees, see = _encoder(experiment, task)
+    tokenizer = tokenizer_of(experiment, base)
+    used = ("source", "heldout_fraction", "image_size", "augment", "recolour", "seed", "prompts")
+    meta = {
+        "examples": examples,
+        "shard": shard,
+        "made_with": made_with(base, task=task, image_size=settings.image_size, sees=sees, tokenizer=tokenizer),
+        "data": {key: getattr(settings, key) for key in used},
+    }
+    source = load_source(experiment, "train")
+    _begin(out, meta)
+    paths, sizes = shard_paths(out, meta), shard_sizes(meta)
+    mine = range(host, len(paths), hosts)
+    missing = [number for number in mine if not _is_whole(paths[number], sizes[number])]
+    done, total = sum(sizes[number] for number in mine if number not in missing), sum(sizes[n] for n in mine)
+    progress = Progress("encoding examples", max(total, 1), done)
+    batch = math.gcd(shard, ENCODED)
+    options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolour")}
+    batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
+    encode_batch, batches, last = encoder(base, see), None, None
+    for number in missing:
+        if last is None or number != last + 1:  # else the batches go on where they are
+            batches = iter(batches_from(start_step=number * shard // batch))
+        parts = []
+        for first in range(0, sizes[number], batch):
+            with user_errors():
+                parts.append({key: value.numpy() for key, value in encode_batch(next(batches)).items()})
+            progress.update(done + min(first + batch, sizes[number]))
+        encoded = {key: np.concatenate([part[key] for part in parts])[: sizes[number]] for key in parts[0]}
+        _write_shard(paths[number], encoded)
+        done, last = done + sizes[number], number
+    warn_of_unreadable(source)
+    return all(path.is_file() for path in paths)
+
+
+def _encoder(experiment: config.Experiment, task):
+    """The base, what its adapter sees, and the function that makes that of conditions (None without a task)."""
+    from codi_tf.checkpoints.adapters import KINDS
+    from codi_tf.methods.networks import seen
+    from codi_tf.training.initialization import adapted, alone, to_pretrain
+
+    if task is None:
+        pretrained = isinstance(experiment.method, config.Pretrain)
+        base = to_pretrain(experiment.base, experiment.method) if pretrained else alone(experiment.base)
+        return base, "latent", None
+    base, adapter = adapted(experiment, task)
+    kind = KINDS[adapter] if isinstance(adapter, str) else adapter
+    return base, kind.sees, functools.partial(seen, base, kind)
+
+
+def _begin(out: Path, meta: Mapping) -> None:
+    """Write meta.json, or check that the one that is there says the same."""
+    from codi_tf.data.cached import META, read_meta
+
+    path = out / META
+    if not path.is_file():
+        if out.exists() and not (out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir())):
+            raise UserError(f"{out}: is there already, without {META}; choose another --out")
+        text = json.dumps(meta, indent=2) + "\n"
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+        return
+    check_settings(out, read_meta(out), meta)
+
+
+def _is_whole(path: Path, count: int) -> bool:
+    """Whether a shard is there, with the bytes that were written; one that is not is encoded again."""
+    try:
+        tensors, _ = read_header(path)
+        expected = _checksum_file(path).read_text(encoding="utf-8").split()[0]
+        return all(tensor.shape[0] == count for tensor in tensors.values()) and _sha256(path) == expected
+    except (UserError, OSError, IndexError, UnicodeDecodeError):
+        return False
+
+
+def _write_shard(path: Path, encoded: Mapping[str, np.ndarray]) -> None:
+    tensors = {key: TensorToWrite(value.dtype, value.shape, value.__array__) for key, value in sorted(encoded.items())}
+    with whole_file(path) as partial:
+        write_tensors(partial, tensors)
+    line = f"{_sha256(path)}  {path.name}\n"  # as sha256sum writes and checks it
+    with whole_file(_checksum_file(path)) as partial:
+        partial.write_text(line, encoding="utf-8")
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_number(name: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{name} is {value}: it must be at least 1")
+
+
+def main(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m codi_tf.cache", description=__doc__)
+    parser.add_argument("config", help="a file of configs/")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the encoded examples")
+    parser.add_argument("--examples", type=int, help="how many; by default data.encode_once of the config")
+    parser.add_argument("--shard", type=int, default=SHARD, help="examples a file")
+    parser.add_argument("--host", type=int, default=0, help="of several machines, the number of this one, from 0")
+    parser.add_argument("--hosts", type=int, default=1, help="how many machines share the work")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
+    options = parser.parse_intermixed_args(arguments)
+    experiment = config.load(options.config, options.overrides)
+    examples = experiment.data.encode_once if options.examples is None else options.examples
+    if not examples:
+        raise UserError("--examples is not given, and data.encode_once is 0: say how many examples to encode")
+    settings = {"examples": examples, "shard": options.shard, "host": options.host, "hosts": options.hosts}
+    if encode(experiment, options.out, **settings):
+        print(f"all {examples} examples are encoded; train on them with data.source={options.out}")
+    else:
+        print(f"{options.out}: done; shards of other hosts are still missing")

@@ -1,0 +1,51 @@
+"""python -m codi_tf.convert SOURCE TARGET: a Stable Diffusion checkpoint becomes a diffusers folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from codi_tf.core.command_line import ArgumentParser, start_tensorflow
+from codi_tf.core.errors import UserError
+from codi_tf.io.files import check_target
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+FORMATS = ("float32", "float16", "bfloat16")
+
+
+def main(arguments: list[str]) -> None:
+    parser = ArgumentParser(
+        prog="python -m codi_tf.convert",
+        description="Read a Stable Diffusion checkpoint (a diffusers folder, a single .safetensors file, a KerasCV "
+        ".h5) and write it as a diffusers folder.",
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="the checkpoint")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="a new folder")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of vocab.json and merges.txt")
+    parser.add_argument("--prediction-type", choices=PREDICTION_TYPES, help="of a 2.x file that does not tell")
+    parser.add_argument("--dtype", choices=FORMATS, default="float32", help="of the weights (default: float32)")
+    options = parser.parse_args(arguments)
+    if not options.source.exists():
+        raise UserError(f"{options.source}: no such checkpoint; name a folder or a file")
+    check_target(options.target)
+    start_tensorflow()
+    from codi_tf.checkpoints.stable_diffusion import describe, load_stable_diffusion, save_stable_diffusion
+
+    if (options.source / "codi.json").is_file():
+        print(f"{options.source}: a bundle; its adapter stays behind in {options.source / 'adapter'}", file=sys.stderr)
+    base = load_stable_diffusion(options.source, tokenizer=options.tokenizer, prediction_type=options.prediction_type)
+    print(f"{options.source}: {describe(base)}")
+    save_stable_diffusion(base, options.target, dtype=options.dtype, report=_Report())
+    print(options.target)
+
+
+class _Report:
+    """A line on standard error for each part that is being written."""
+
+    def __init__(self):
+        self.part = None
+
+    def __call__(self, part: str, done: int) -> None:
+        if part != self.part:
+            self.part = part
+            print(f"writing {part}", file=sys.stderr, flush=True)

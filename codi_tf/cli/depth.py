@@ -1,0 +1,202 @@
+"""python -m codi_tf.depth FOLDER --model MODEL.onnx [--size 518] [--multiple 14] [--kind disparity|depth]
+    [--mean R G B] [--std R G B]
+
+Writes a depth map beside every image of a folder, NAME.depth.png beside NAME.jpg, with a monocular depth network that
+you bring (MiDaS, DPT, Depth Anything, ... exported to ONNX): what training on depth reads. A map is a 16-bit grey PNG
+of its image's size, the nearest pixel white, the farthest black. Images that have a map keep it, so the same command
+goes on where it was stopped. It needs ONNX Runtime and no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from codi_tf.core.command_line import ArgumentParser
+from codi_tf.core.errors import UserError
+from codi_tf.core.progress import Progress
+from codi_tf.io import depth_files
+from codi_tf.io.images import read_image, resize
+
+Network = Callable[[np.ndarray], np.ndarray]  # float32 [1, 3, h, w] -> a map, [h', w'] with any axes of 1 around
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # what most of these networks subtract from RGB in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)  # and divide by
+SIZE, MULTIPLE = 518, 14  # of Depth Anything; DPT and MiDaS: 384 and 32
+SHOWN = 5  # so many names in a message
+INPUTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+def estimate(
+    image: np.ndarray,
+    network: Network,
+    size: tuple[int, int],
+    *,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    kind: str = "disparity",
+) -> np.ndarray:
+    """How near each pixel is, as a network sees it: float32 [H, W] in [0, 1], 1 the nearest.
+
+    Args:
+        image: float32 RGB [H, W, 3] in [0, 1].
+        network: float32 [1, 3, h, w], (RGB - mean) / std -> its map, [h', w'] with any axes of size 1 around.
+        size: (h, w), what the image is resized to for the network; the map is resized back.
+        mean, std: of the network's training pictures, per channel.
+        kind: what the network gives: "disparity", larger is nearer, or "depth", distances.
+
+    Raises:
+        UserError: what the network gives is no map, constant, or not finite.
+    """
+    pixels = (resize(image, *size) - np.float32(mean)) / np.float32(std)  # [h, w, 3]
+    depth = _as_map(network(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])))
+    near = depth_files.checked_nearness("the network's map", depth_files.nearness(depth, kind))
+    return resize(depth_files.as_picture(near)[..., :1], *image.shape[:2])[..., 0]
+
+
+def size_for(height: int, width: int, shorter: int, multiple: int) -> tuple[int, int]:
+    """The picture's size with its shorter side as given, each side the nearest multiple, one multiple at least."""
+    scale = shorter / min(height, width)
+    return tuple(max(1, round(side * scale / multiple)) * multiple for side in (height, width))
+
+
+class OnnxNetwork:
+    """A depth network in an ONNX file, in ONNX Runtime: a `Network`.
+
+    Args:
+        path: a model with one input, float32 or float16, [1, 3, h, w] or [1, h, w, 3], sides fixed or open; its first
+            output counts.
+
+    Attributes:
+        size: (h, w) where the file fixes them, else None.
+
+    Raises:
+        UserError: ONNX Runtime is missing, the file is, or it is no such model.
+    """
+
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise UserError(f"--model is {path}: no such file; export a depth network to ONNX")
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise UserError(f"{path}: an .onnx file needs ONNX Runtime: pip install onnxruntime") from None
+        self.path = path
+        available = onnxruntime.get_available_providers()
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=providers)
+        except Exception as error:  # ONNX Runtime's own exceptions have no public base
+            raise UserError(f"{path}: ONNX Runtime cannot load it ({_first_line(error)})") from error
+        inputs = self.session.get_inputs()
+        shapes = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
+        shape = inputs[0].shape
+        one_picture = len(inputs) == 1 and len(shape) == 4 and inputs[0].type in INPUTS
+        self.channels_last = one_picture and shape[3] == 3 and shape[1] != 3
+        if not one_picture or not self.channels_last and isinstance(shape[1], int) and shape[1] != 3:
+            raise UserError(f"{path} takes {shapes}: a depth network takes one picture, [1, 3, h, w] or [1, h, w, 3]")
+        self.name, self.dtype = inputs[0].name, INPUTS[inputs[0].type]
+        sides = shape[1:3] if self.channels_last else shape[2:]
+        self.size = tuple(sides) if all(isinstance(side, int) and side > 0 for side in sides) else None
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [1, 3, h, w] -> the first output. Raises UserError where the model fails."""
+        given = pixels.transpose(0, 2, 3, 1) if self.channels_last else pixels
+        try:
+            return self.session.run(None, {self.name: given.astype(self.dtype)})[0]
+        except Exception as error:
+            size = f"{pixels.shape[3]}x{pixels.shape[2]}"
+            raise UserError(
+                f"{self.path} fails on {size} ({_first_line(error)}); try another --size or --multiple"
+            ) from error
+
+
+def _as_map(output: np.ndarray) -> np.ndarray:
+    """[h, w] of an output with any axes of 1 around. Raises UserError for another shape."""
+    depth = np.squeeze(np.asarray(output, np.float32))
+    if depth.ndim != 2:
+        raise UserError(f"the network gives {np.shape(output)}: a depth map is [1, h, w] or [1, 1, h, w]")
+    return depth
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m codi_tf.depth", description="Write depth maps beside images, with a network that you bring."
+    )
+    parser.add_argument("folder", type=Path, help="folder of images")
+    parser.add_argument("--model", type=Path, required=True, help="the network, an ONNX file")
+    parser.add_argument(
+        "--size",
+        type=int,
+        help=f"shorter side that the network sees, where its file leaves that open (default: {SIZE})",
+    )
+    parser.add_argument("--multiple", type=int, help=f"what both sides are multiples of (default: {MULTIPLE})")
+    parser.add_argument(
+        "--kind", choices=depth_files.KINDS, default="disparity", help="what the network gives (default: disparity)"
+    )
+    for name, default, what in (("mean", IMAGENET_MEAN, "is subtracted"), ("std", IMAGENET_STD, "it is divided by")):
+        numbers = " ".join(map(str, default))
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            default=default,
+            metavar=("R", "G", "B"),
+            help=f"what of RGB in [0, 1] {what} (default: {numbers})",
+        )
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    options = _parser().parse_args(arguments)
+    for name in ("size", "multiple"):
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= 4096:
+            raise UserError(f"--{name} is {value}: it must be between 1 and 4096")
+    if not all(map(math.isfinite, options.mean)):
+        raise UserError(f"--mean is {options.mean}: it must be three numbers")
+    if not all(0 < one < math.inf for one in options.std):
+        raise UserError(f"--std is {options.std}: it must be three numbers above 0")
+    photos, there = depth_files.photo_files(options.folder), depth_files.map_files(options.folder)
+    wanted = {name: file for name, file in photos.items() if name not in there}
+    if not wanted:
+        print(f"{options.folder}: all {len(photos)} images have a depth map")
+        return
+    network = OnnxNetwork(options.model)
+    if network.size is not None and (options.size or options.multiple) is not None:
+        raise UserError(
+            f"--size and --multiple: {options.model} takes {network.size[1]}x{network.size[0]}; leave them out"
+        )
+    shorter, multiple = options.size or SIZE, options.multiple or MULTIPLE
+    trial = network.size or size_for(1, 1, shorter, multiple)
+    _as_map(network(np.zeros((1, 3, *trial), np.float32)))  # a wrong model shows at once, not picture by picture
+
+    progress, failures = Progress("depth map", len(wanted)), []
+    for done, (name, file) in enumerate(wanted.items(), start=1):
+        try:
+            image = read_image(file)
+            size = network.size or size_for(*image.shape[:2], shorter, multiple)
+            near = estimate(image, network, size, mean=options.mean, std=options.std, kind=options.kind)
+        except UserError as error:  # one bad picture does not stop the others
+            failures.append((file.name, error))
+        else:
+            depth_files.write_nearness(file.with_name(f"{name}{depth_files.MARK}.png"), near)
+        progress.update(done)
+    first = f"{failures[0][0]}: {failures[0][1]}" if failures else ""
+    if len(failures) == len(wanted):
+        raise UserError(f"{options.folder}: no depth map could be made of {len(wanted)} images; {first}")
+    if failures:
+        names = ", ".join(name for name, _ in failures[:SHOWN]) + (", ..." if len(failures) > SHOWN else "")
+        warnings.warn(
+            f"{options.folder}: {len(failures)} of {len(wanted)} images are left without a map: {names} ({first})",
+            stacklevel=1,
+        )
+    print(f"{options.folder}: {len(wanted) - len(failures)} depth maps written, {len(photos) - len(wanted)} were there")

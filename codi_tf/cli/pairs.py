@@ -1,0 +1,74 @@
+"""python -m codi_tf.pairs --out DIR [--data photos|SOURCE] [--split heldout|train|all] [--count 3000]
+    [--size 512] [--task real_world] [--seed 0] [option=value ...]
+
+Writes degraded pairs to be evaluated on, as StableSR's test set was made (Wang et al. 2023, section 4: 3,000 crops of
+512 pixels of the DIV2K validation photos, degraded by Real-ESRGAN's degradation to 128): gt/00000.png, the crop, and
+lq/00000.png, its low-resolution version. The same arguments write the same files. pairs.json says how they were made;
+`python -m codi_tf.evaluate --data DIR` measures on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from codi_tf import config
+from codi_tf.core.command_line import ArgumentParser, start_tensorflow
+from codi_tf.core.errors import UserError
+from codi_tf.io.files import check_target
+
+SPLITS = {"heldout": "heldout", "train": "train", "all": None}
+MAX_COUNT = 1_000_000
+EMBEDDED, EMBEDDED_SIZE, SIZE = "photos", 256, 512  # the smallest of the embedded photos has 300 pixels
+
+
+def _options(texts: list[str]) -> dict:
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"{text}: write options of the task as name=value")
+        options[name] = config.parse_value(text, value)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m codi_tf.pairs", description=__doc__.split("\n\n")[1])
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--data", default=EMBEDDED, help="photos (default), a folder, shards, a TFDS name")
+    parser.add_argument("--split", choices=SPLITS, default="heldout", help="heldout (default), train or all")
+    parser.add_argument("--task", default="real_world", help="real_world (default), super_resolution or bicubic")
+    parser.add_argument("--count", type=int, default=3000, help="pairs (default: 3000)")
+    sizes = f"(default: {SIZE}, of the embedded photos {EMBEDDED_SIZE})"
+    parser.add_argument("--size", type=int, help=f"side of the crops in pixels {sizes}")
+    parser.add_argument("--seed", type=int, default=0, help="of crops and degradations (default: 0)")
+    parser.add_argument("options", nargs="*", metavar="option=value", help="of the task, for example scale=2")
+    options = parser.parse_intermixed_args(arguments)
+    if options.size is None:
+        options.size = EMBEDDED_SIZE if options.data == EMBEDDED else SIZE
+    task_options = _options(options.options)
+    _check(options)
+    start_tensorflow()
+    from codi_tf import data
+    from codi_tf.core.progress import Progress
+    from codi_tf.data.stream import warn_of_unreadable
+    from codi_tf.tasks import make_task
+
+    task = make_task(options.task, **task_options)
+    if not hasattr(task, "low_resolution"):
+        raise UserError(f"--task is {options.task}: pairs are made by super_resolution, real_world and bicubic")
+    source = data.load_source(options.data, SPLITS[options.split])
+    settings = {name: getattr(options, name) for name in ("count", "size", "seed")}
+    about = {"data": options.data, "split": options.split, "task": options.task, "options": task_options}
+    report = Progress("writing pairs", options.count).update
+    data.write_pairs(options.out, source, task, about=about, report=report, **settings)
+    warn_of_unreadable(source)
+    print(options.out)
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name, low, high in (("count", 1, MAX_COUNT), ("size", 8, 8192), ("seed", 0, 2**63 - 1)):
+        value = getattr(options, name)
+        if not low <= value <= high:
+            raise UserError(f"--{name} is {value}: it must be from {low} to {high}")
+    check_target(options.out)

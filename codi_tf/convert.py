@@ -1,0 +1,9 @@
+"""The command `python -m codi_tf.convert`."""
+
+import sys
+
+from codi_tf.cli.convert import main
+from codi_tf.core.command_line import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, seeds, noise, progress, number formats. Imports no other room."""

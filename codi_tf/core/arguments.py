@@ -1,0 +1,30 @@
+"""What the public calls accept as numbers and prompts; anything else is refused in one line."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+from codi_tf.core.errors import UserError
+
+
+def whole_number(name: str, value: object, low: int, high: int) -> int:
+    """A whole number of any type, from low to high, as an int. Raises UserError, which calls it `name`."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not low <= number <= high:
+        raise UserError(f"{name} is {value!r}: it must be a whole number from {low} to {high}")
+    return number
+
+
+def as_prompts(prompts: str | Sequence[str]) -> list[str]:
+    """One prompt or several, as a list. Raises UserError for none, and for what is no text."""
+    several = [prompts] if isinstance(prompts, str) or not hasattr(prompts, "__iter__") else list(prompts)
+    if not several:
+        raise UserError("there is no prompt: give at least one")
+    for prompt in several:
+        if not isinstance(prompt, str):
+            raise UserError(f"a prompt is {prompt!r}: it must be text, a str")
+    return several

@@ -1,0 +1,163 @@
+"""The name of a place where pictures lie -> a source of examples: folders, shards, patterns of paths, TFDS names."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from codi_tf.core.errors import UserError
+from codi_tf.data.examples import with_features
+from codi_tf.data.in_memory import Photos
+from codi_tf.data.pipeline import Source
+from codi_tf.data.records import Records, image_files, index_files, index_tfrecord, index_webdataset
+from codi_tf.data.splits import check_any, check_split
+from codi_tf.data.stream import Stream, text_of
+from codi_tf.data.tfds import PREFIX, open_tfds
+from codi_tf.data.unreadable import read_all, warn_of_damage
+from codi_tf.io import images
+from codi_tf.io.images import EXTENSIONS
+
+IN_MEMORY = 2e9  # bytes of decoded pictures; a folder of more is read from disk, example by example
+_TFRECORD = re.compile(r".*(\.tfrecords?(-\d+-of-\d+)?|-\d{5}-of-\d{5})", re.IGNORECASE)
+_TAR = re.compile(r".*\.tar", re.IGNORECASE)
+_COMPRESSED = re.compile(r".*(\.tar|\.tfrecords?)\.\w+|.*\.tgz", re.IGNORECASE)
+_OPTIONS = re.compile(r"(?P<name>.*?)\?(?P<options>\w+=[^&=]*(?:&\w+=[^&=]*)*)")
+_BRACES = re.compile(r"\{(?:(?P<first>\d+)\.\.(?P<last>\d+)|(?P<words>[^{}]*,[^{}]*))\}")
+
+
+def open_source(
+    text: str,
+    split: str | None = None,
+    *,
+    made_of: str = "image",
+    heldout_fraction: float = 0.1,
+    seed: int = 0,
+    max_unreadable: float = 0.01,
+) -> Source:
+    """The pictures at a place as a source of examples.
+
+    Args:
+        text: one of
+
+            FOLDER, of images, or of shards;
+            a path or pattern of images, of TFRecord files (.tfrecord, -00000-of-00010) of tf.train.Example, or of
+            WebDataset's .tar files, for example "/data/train-{000..127}.tar" or "/data/*/*.jpg";
+            tfds:NAME[/CONFIG][:SPLIT], see `tfds.open_tfds`.
+
+            Behind TFRecord files and TFDS names, ?image=FEATURE&text=FEATURE names the features. What lies beside
+            pictures in files and tar files is described at `records.index_webdataset`.
+        split: "train", "heldout" or None for all; a hash of the names decides, see `records.Records.of_split`.
+        made_of: "image", or "depth" or "source" for tasks that make conditions of these.
+        heldout_fraction: the share of "heldout", in [0, 1].
+        seed: of the order of what is read from disk.
+        max_unreadable: the share of unreadable records that a run may go on with, see `stream.Stream`; of shards, that
+            of the damaged ones.
+
+    Returns:
+        `Photos` for a folder or pattern of images that takes less than 2 GB decoded, else a `Stream`.
+
+    Raises:
+        UserError: nothing there, nothing of the split, or it cannot be read.
+    """
+    if split is not None:
+        check_split(split)
+    found = _OPTIONS.fullmatch(text)
+    name = found["name"] if found else text
+    options = dict(pair.split("=", 1) for pair in found["options"].split("&")) if found else {}
+    streamed = {"made_of": made_of, "seed": seed, "max_unreadable": max_unreadable}
+    if name.startswith(PREFIX):
+        examples = open_tfds(name, split, options, heldout_fraction=heldout_fraction)
+        check_any(len(examples), f"the images of {text}", split, heldout_fraction)
+        warn_of_damage(examples.records.damaged, len(examples.records.paths), max_unreadable)
+        return Stream(examples, **streamed)
+    kind, paths = _kind_of(name)
+    if options and kind != "TFRecord":
+        raise UserError(f"{text}: options behind ? are for TFRecord files; leave them out")
+    index = {"image": index_files, "TFRecord": index_tfrecord, "tar": index_webdataset}[kind]
+    records = index(paths)
+    chosen = records if split is None else records.of_split(split, heldout_fraction)
+    check_any(len(chosen), f"the {len(records)} images of {text}", split, heldout_fraction)
+    warn_of_damage(records.damaged, len(records.paths), max_unreadable)
+    if kind == "image" and made_of == "image" and fit_in_memory(map(chosen.name, range(len(chosen))), depth=3):
+        return _photos(chosen, max_unreadable)
+    return Stream(with_features(chosen, options) if kind == "TFRecord" else chosen, **streamed)
+
+
+def expanded(pattern: str) -> list[str]:
+    """The paths of a pattern: {000..127} and {a,b} for each of these, then *, ? and [..] for what there is.
+
+    Sorted; without any of these signs, the path itself.
+    """
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        return sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+    if braces["words"] is None:
+        width, numbers = len(braces["first"]), range(int(braces["first"]), int(braces["last"]) + 1)
+        words = [f"{number:0{width}}" for number in numbers]
+    else:
+        words = braces["words"].split(",")
+    return [path for word in words for path in expanded(pattern[: braces.start()] + word + pattern[braces.end() :])]
+
+
+def _kind_of(name: str) -> tuple[str, list[str]]:
+    """("image", "TFRecord" or "tar", the paths)."""
+    if os.path.isdir(name):
+        inside = sorted(entry.path for entry in os.scandir(name) if entry.is_file())
+        shards = [path for path in inside if _TFRECORD.fullmatch(path) or _TAR.fullmatch(path)]
+        paths = shards or image_files(name)
+        if shards and any(Path(path).suffix.lower() in EXTENSIONS for path in inside):
+            raise UserError(f"{name} holds images and shards ({os.path.basename(shards[0])}); name those that you want")
+    else:
+        paths = expanded(name)
+        if not paths or paths == [name] and not os.path.exists(name):
+            raise UserError(f"nothing is at {name}; name a folder of images, a pattern of paths, or tfds:NAME")
+    kinds = {_kind_of_file(path) for path in paths}
+    if len(kinds) > 1:
+        raise UserError(f"{name} stands for files of several kinds ({', '.join(sorted(kinds))}); name one kind")
+    return kinds.pop(), paths
+
+
+def _kind_of_file(path: str) -> str:
+    if _COMPRESSED.fullmatch(path):
+        raise UserError(f"{path} is compressed, its records cannot be read in any order; unpack it first")
+    for kind, pattern in (("TFRecord", _TFRECORD), ("tar", _TAR)):
+        if pattern.fullmatch(path):
+            return kind
+    if Path(path).suffix.lower() in EXTENSIONS:
+        return "image"
+    raise UserError(f"{path} is neither an image ({', '.join(EXTENSIONS)}) nor a .tfrecord or .tar file")
+
+
+def fit_in_memory(paths: Iterable[str | os.PathLike[str]], *, depth: int) -> bool:
+    """Whether images of `depth` bytes a pixel take less than 2 GB together."""
+    total = 0
+    for path in paths:
+        try:
+            with Image.open(path) as image:  # its header alone
+                total += depth * image.width * image.height
+        except Exception:  # whatever it is, reading it will tell
+            continue
+        if total > IN_MEMORY:
+            return False
+    return True
+
+
+def _photos(records: Records, max_unreadable: float) -> Photos:
+    """All of the images, decoded."""
+    paths = [records.name(i) for i in range(len(records))]
+    short = [os.path.basename(path) for path in paths]
+    names = short if len(set(short)) == len(short) else paths
+    told = bool({"text", "json"} & set(records.fields))
+
+    def read(i: int) -> tuple[np.ndarray, str]:
+        return images.to_uint8(images.read_image(paths[i])), text_of(records.read(i)) if told else ""
+
+    found = {names[i]: one for i, one in read_all(paths, read, max_unreadable).items()}
+    photos, prompts = ({name: pair[k] for name, pair in found.items()} for k in (0, 1))
+    return Photos(photos, prompts=prompts if told else None)

@@ -1,0 +1,111 @@
+"""Examples encoded once, before the first step: for a frozen autoencoder the work of every later epoch is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf.core.errors import user_errors
+
+MAX_PROMPTS = 4096  # different texts whose embeddings are kept: at Stable Diffusion's size 1 GB
+EMBEDDED = 32  # at a time
+
+
+def encode_once(
+    base, dataset: tf.data.Dataset, count: int, report: Callable[[int], None], *, see: Callable | None = None
+) -> dict[str, np.ndarray]:
+    """The latents of the first `count` examples of a dataset of batches.
+
+    Args:
+        base: the model whose autoencoder encodes the images.
+        dataset: batches {"image": [B, S, S, 3], "condition": [B, S, S, 3 or 4]} or {"image"}, in [-1, 1].
+        count: examples wanted; rounded up to whole batches.
+        report: called with the number of examples done, after each batch.
+        see: condition images -> c, what the adapter takes of them, see `methods.networks.seen`.
+
+    Returns:
+        {"latent": float32 [N, h, w, 4], scaled; "condition_latent": c, float32 [N, ...]}, and the batches' "tokens".
+    """
+    encode = encoder(base, see)
+    done, parts = 0, []
+    with user_errors():
+        for batch in dataset:
+            parts.append({key: value.numpy() for key, value in encode(batch).items()})
+            done += len(parts[-1]["latent"])
+            report(min(done, count))
+            if done >= count:
+                break
+    return {key: np.concatenate([part[key] for part in parts])[:count] for key in parts[0]}
+
+
+def encoder(base, see: Callable | None) -> Callable[[dict], dict]:
+    """The compiled function from a batch to what `encode_once` keeps of it; `see` as there."""
+
+    @tf.function
+    def encode(batch):
+        encoded = {"latent": base.encode(batch["image"])} | {key: batch[key] for key in ("tokens",) if key in batch}
+        return encoded | ({"condition_latent": see(batch["condition"])} if "condition" in batch else {})
+
+    return encode
+
+
+def embed_once(base, latents: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Encoded examples with the numbers of their prompts in place of tokens, and the embeddings of all prompts.
+
+    What does not pay is left as it is: without tokens, or of more than MAX_PROMPTS different texts.
+
+    Returns:
+        (latents with "prompt" int32 [N], contexts float32 [U, M, D]), or (latents, None).
+    """
+    if "tokens" not in latents:
+        return latents, None
+    texts, numbers = np.unique(latents["tokens"], axis=0, return_inverse=True)
+    if len(texts) > MAX_PROMPTS:
+        return latents, None
+    contexts = [base.embed_tokens(texts[i : i + EMBEDDED]) for i in range(0, len(texts), EMBEDDED)]
+    others = {key: value for key, value in latents.items() if key != "tokens"}
+    return others | {"prompt": numbers.reshape(-1).astype(np.int32)}, np.concatenate(contexts)
+
+
+def latent_batches(
+    latents: dict[str, np.ndarray],
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    contexts: np.ndarray | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> tf.data.Dataset:
+    """Infinite batches of encoded examples, drawn without replacement within an epoch; batch k depends on (seed, k).
+
+    Args:
+        latents: from `encode_once` or `embed_once`.
+        batch_size: B, of this host.
+        seed: of the order.
+        start_step: the first batch.
+        contexts: from `embed_once`.
+        shard: (i, n): this is host i of n, whose batches are the i-th part of batches of n B examples.
+
+    Returns:
+        B examples of what `encode_once` gives; with contexts "context", float32 [B, M, D], in place of "tokens".
+    """
+    count, (host, hosts) = len(latents["latent"]), shard
+    per_epoch = count // (batch_size * hosts)
+    tables = {key: tf.constant(value) for key, value in latents.items()}
+    embedded = None if contexts is None else tf.constant(contexts)
+
+    def batch(step):
+        epoch, place = step // per_epoch, step % per_epoch
+        # A sort of stateless random numbers is a permutation that depends on (seed, epoch) alone.
+        order = tf.argsort(tf.random.stateless_uniform((count,), (tf.cast(seed, tf.int64), epoch)))
+        first = (place * hosts + host) * batch_size
+        chosen = order[first : first + batch_size]
+        examples = {key: tf.ensure_shape(tf.gather(t, chosen), (batch_size, *t.shape[1:])) for key, t in tables.items()}
+        if embedded is not None:
+            examples["context"] = tf.gather(embedded, examples.pop("prompt"))
+        return examples
+
+    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    return steps.map(batch, num_parallel_calls=1, deterministic=True).prefetch(2)

@@ -1,0 +1,1 @@
+"""The mathematics: schedules, conversions, losses, samplers, as pure functions that take callables."""

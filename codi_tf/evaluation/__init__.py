@@ -1,0 +1,1 @@
+"""How good images are: metrics, perceptual networks, reports."""

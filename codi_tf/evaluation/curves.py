@@ -1,0 +1,141 @@
+"""Curves of quality against network evaluations: a small plot for each measure, a line for each series of rows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from codi_tf.evaluation.tables import NOTHING, column, columns_of
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
+STROKES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"))
+LEVEL_STROKES = ((0, (5, 2)), (0, (1, 1.5)))
+LEVEL_COLOUR = "0.45"
+ACROSS = 3  # plots
+WIDTH, HEIGHT, LEGEND_LINE = 3.7, 2.7, 0.22  # inches: a plot's, a line's
+LETTERS = 13  # of the legend, in an inch
+DPI = 150
+STEEP = 8.0  # measures that are best at 0 and span a larger factor get a logarithmic axis
+
+Series = dict[str, dict[int, dict]]  # label -> number of evaluations -> row
+
+
+def write_curves(
+    path: Path, series: Series, levels: dict[str, dict], *, families: dict[str, str] | None = None
+) -> None:
+    """Write a PNG: every measure against the number of network evaluations, with a band for its interval.
+
+    The numbers of evaluations are on a logarithmic axis.
+
+    Args:
+        path: of the file.
+        series: label -> {number of evaluations: row}, rows as of `measuring.evaluate`.
+        levels: label -> row of what takes no evaluations, as "autoencoder": at most two horizontal lines, not at 0.
+        families: label -> name; the series of one family share a colour and differ in their strokes. None: every
+            series has a colour of its own, as far as they go.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    names = columns_of(row for rows in series.values() for row in rows.values())
+    across = min(ACROSS, len(names))
+    down = math.ceil(len(names) / across)
+    looks = _looks(list(series), families)
+    entries = [Line2D([], [], label=label, **look) for label, look in looks.items()]
+    entries += [
+        Line2D([], [], label=label, color=LEVEL_COLOUR, linestyle=stroke)
+        for label, stroke in zip(levels, LEVEL_STROKES, strict=False)
+    ]
+    longest = max(len(entry.get_label()) for entry in entries) + 6
+    per_line = max(1, min(len(entries), int(across * WIDTH * LETTERS / longest)))
+    footer = LEGEND_LINE * math.ceil(len(entries) / per_line) + 0.1
+    height = down * HEIGHT + footer
+    figure = Figure(figsize=(across * WIDTH, height), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(rect=(0, footer / height, 1, 1 - footer / height), w_pad=0.08, h_pad=0.08)
+    plots = figure.subplots(down, across, squeeze=False).ravel()
+    for plot, name in zip(plots, names, strict=False):
+        _draw(plot, name, series, levels, looks)
+    for plot in plots[len(names) :]:
+        plot.set_axis_off()
+    figure.legend(handles=entries, loc="lower center", ncols=per_line, frameon=False, fontsize=9)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _draw(plot, name: str, series: Series, levels: dict[str, dict], looks: dict[str, dict]) -> None:
+    """One measure of all series."""
+    points = {
+        label: {steps: rows[steps] for steps in sorted(rows) if rows[steps].get(name) is not None}
+        for label, rows in series.items()
+    }
+    # A level of 0 is there by definition, as the distance of what distances are taken from.
+    lines = {label: row[name] for label, row in levels.items() if (row.get(name) or 0.0) > NOTHING}
+    values = [
+        value for rows in points.values() for row in rows.values() for value in (row[name], *_interval(row, name))
+    ]
+    values += lines.values()
+    better = column(name).better
+    sign = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}.get(better, f"({better})" if better else "")
+    plot.set_title(f"{column(name).title} {sign}", fontsize=10, loc="left")
+    if better == "lower":
+        _log_axis_where_steep(plot, values)
+    for label, rows in points.items():
+        _draw_line(plot, rows, name, looks[label])
+    for label, stroke in zip(levels, LEVEL_STROKES, strict=False):
+        if label in lines:
+            plot.axhline(lines[label], color=LEVEL_COLOUR, linestyle=stroke, linewidth=1.2, zorder=1)
+    ticks = sorted({steps for rows in points.values() for steps in rows})
+    plot.set_xscale("log", base=2)
+    plot.set_xticks(ticks, [str(tick) for tick in ticks])
+    plot.minorticks_off()
+    if len(ticks) == 1:  # an axis of one point would have no width
+        plot.set_xlim(ticks[0] / 2, ticks[0] * 2)
+    plot.set_xlabel("network evaluations", fontsize=9)
+    plot.tick_params(labelsize=9)
+    plot.grid(alpha=0.25, linewidth=0.6)
+    plot.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_line(plot, rows: dict[int, dict], name: str, look: dict) -> None:
+    """One series of one measure; its interval is a band, or a bar where it has one point."""
+    if not rows:
+        return
+    steps, means = list(rows), [row[name] for row in rows.values()]
+    low, high = zip(*(_interval(row, name) for row in rows.values()), strict=True)
+    plot.plot(steps, means, **look)
+    if len(steps) > 1:
+        plot.fill_between(steps, low, high, color=look["color"], alpha=0.13, linewidth=0)
+    else:
+        plot.vlines(steps, low, high, color=look["color"], linewidth=1)
+
+
+def _log_axis_where_steep(plot, values: list[float]) -> None:
+    """A logarithmic axis for values above 0 that differ by more than STEEP; 0 itself is then out of sight."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    positive = [value for value in values if value > NOTHING]
+    if not positive or max(positive) <= STEEP * min(positive):
+        return
+    plot.set_yscale("log")
+    plot.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plot.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    plot.set_ylim(min(positive) / 1.2, max(positive) * 1.2)
+
+
+def _interval(row: dict, name: str) -> tuple[float, float]:
+    return row.get(f"{name}_interval") or (row[name], row[name])
+
+
+def _looks(labels: list[str], families: dict[str, str] | None) -> dict[str, dict]:
+    """label -> how its line is drawn: no two alike as long as strokes and colours last."""
+    if families is None:
+        places = [(i % len(COLOURS), i // len(COLOURS)) for i in range(len(labels))]
+    else:
+        members = [families[label] for label in labels]
+        order = list(dict.fromkeys(members))
+        places = [(order.index(family), members[:i].count(family)) for i, family in enumerate(members)]
+    looks = {}
+    for label, (colour, stroke) in zip(labels, places, strict=True):
+        line, marker = STROKES[stroke % len(STROKES)]
+        looks[label] = {"color": COLOURS[colour % len(COLOURS)], "linestyle": line, "marker": marker}
+        looks[label] |= {"markersize": 4, "linewidth": 1.6}
+    return looks

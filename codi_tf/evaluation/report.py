@@ -1,0 +1,126 @@
+"""The folder of a report: report.md with a table, curves and pictures; the figures as metrics.json and metrics.npz."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from codi_tf.evaluation.curves import write_curves
+from codi_tf.evaluation.measuring import LEVEL, Measured
+from codi_tf.evaluation.pictures import Pictures, comparison, processes
+from codi_tf.evaluation.samplers import BATCH
+from codi_tf.evaluation.tables import columns_of, legend, markdown_table
+from codi_tf.io.images import write_png
+
+FILES = ("metrics.json", "metrics.npz", "report.md", "curves.png", "grid.png")
+LEVELS = ("autoencoder", "bicubic", "condition")  # rows that the curves show as horizontal lines
+
+
+def is_report_file(name: str) -> bool:
+    """Whether a report has files of that name."""
+    return name in FILES or re.fullmatch(r"process-\d+\.png", name) is not None
+
+
+def write_figures(
+    folder: Path,
+    measured: dict[str, Measured],
+    series: dict[str, dict[int, str]],
+    settings: dict,
+    *,
+    families: dict[str, str] | None = None,
+) -> dict[str, dict]:
+    """Write metrics.json (settings, means, intervals), metrics.npz (values of every picture) and curves.png.
+
+    metrics.npz holds the names of the rows, "rows" [R], and each measure of single pictures by its name, [R, N].
+
+    Args:
+        folder: the report's.
+        measured: name of a row -> what was measured.
+        series: label of a curve -> {number of evaluations: name of a row}.
+        settings: anything that JSON can hold.
+        families: of the curves, see `curves.write_curves`.
+
+    Returns:
+        The rows: means and intervals.
+    """
+    rows = {name: one.row() for name, one in measured.items()}
+    _write(folder / "metrics.json", json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
+    names = next(iter(measured.values())).values
+    values = {name: np.stack([one.values[name] for one in measured.values()]) for name in names}
+    np.savez_compressed(folder / "metrics.npz", rows=np.array(list(measured)), **values)
+    points = {label: {steps: rows[name] for steps, name in names.items()} for label, names in series.items()}
+    levels = {name: rows[name] for name in LEVELS if name in rows}
+    write_curves(folder / "curves.png", points, levels, families=families)
+    return rows
+
+
+def write_pictures(
+    folder: Path,
+    series: Pictures,
+    ways: dict[str, dict[int, np.ndarray]],
+    conditions: np.ndarray,
+    images: np.ndarray,
+) -> None:
+    """Write grid.png and process-1.png, process-2.png, ...: see `pictures.comparison` and `pictures.processes`.
+
+    Args:
+        folder: the report's.
+        series: label -> {number of steps: pictures of the shown inputs [N, H, W, 3]}.
+        ways: label -> {number of steps: x_hat of the first input after each of them}.
+        conditions, images: the shown inputs and their originals.
+    """
+    write_png(folder / "grid.png", comparison(series, conditions, images))
+    for number, way in enumerate(ways.values(), start=1):
+        write_png(folder / f"process-{number}.png", processes(way, conditions[0], images[0]))
+
+
+def write_page(folder: Path, about: str, rows: dict[str, dict], labels: list[str], longest: int) -> None:
+    """Write report.md.
+
+    Args:
+        folder: the report's.
+        about: what was measured, Markdown.
+        rows: means and intervals.
+        labels: of the series, in the order of their process pictures.
+        longest: the most evaluations that these show.
+    """
+    levels = " and ".join(name for name in LEVELS if name in rows)
+    captions = "\n\n".join(f"{label}:\n\n![{label}](process-{i}.png)" for i, label in enumerate(labels, start=1))
+    _write(
+        folder / "report.md",
+        f"""# Evaluation
+
+{about}
+
+{markdown_table(rows)}
+In brackets: {100 * LEVEL:g} % bootstrap intervals over the pictures, which are the same ones in every row. They tell
+how sure the figures are for crops of these images; of other images they say nothing.
+
+{legend(rows)}
+
+## Quality against network evaluations
+
+Lines: the figures; bands: the intervals above; grey: {levels}.
+
+![{", ".join(columns_of(rows.values()))} against network evaluations](curves.png)
+
+## The same inputs and the same noise
+
+Of the first {BATCH} inputs those with the most contrast.
+
+![Pictures of every series at every number of steps](grid.png)
+
+## What the samplers go through
+
+x_hat, decoded, after every network evaluation, for samplers of 1 to {longest} steps.
+
+{captions}
+""",
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,163 @@
+"""Models as samplers of whole sets: the same noise for every model, sampler and number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.inference.rendering import pixel_limit
+
+Sampler = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # conditions -> (images, clean latents)
+
+BATCH = 32  # pictures at a time, at most: fewer where the networks could not take so many large ones
+
+
+def batch_for(base, height: int, width: int) -> int:
+    """How many pictures of a size a base's networks take at a time."""
+    return max(1, min(BATCH, pixel_limit(base) // (height * width)))
+
+
+def model_sampler(
+    model,
+    steps: int,
+    seed: int = 0,
+    *,
+    sampler: str = "ddim",
+    guidance: float | None = None,
+    text_guidance: float | None = None,
+    prompt: str | Sequence[str] | None = None,
+) -> Sampler:
+    """A sampler of `measuring.evaluate` from a `CoDi` model. The noise of a picture is a function of its place only.
+
+    Args:
+        model: the model.
+        steps: network evaluations.
+        seed: of the starting noise, drawn for the whole set, and of the noise that stochastic samplers add.
+        sampler: one of `sampling.SAMPLERS`.
+        guidance, text_guidance, prompt: as for `CoDi.generate`; one prompt for all pictures, or one for each.
+
+    Returns:
+        conditions float32 [N, H, W, C] in [-1, 1] -> (images [N, H, W, 3] in [-1, 1], clean latents [N, h, w, 4]).
+
+    Raises:
+        UserError: more steps than the model has training times; an unknown sampler; guidance or a prompt that the model
+            has no use for.
+    """
+    import tensorflow as tf
+
+    context, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
+
+    def generate(condition, noise, *told):
+        *own, batch = told
+        said = own[0] if own else tf.constant(context)
+        latents = model.generator.latents(condition, noise, said, seed=_seed_of_batch(seed, batch), **options)
+        return _finished(model, latents, condition), latents
+
+    def sample(conditions):
+        noise = gaussian_noise(seed, model.latent_shape(*conditions.shape[:3]))
+        batch = batch_for(model.base, *conditions.shape[1:3])
+        own = () if len(context) == 1 else (context,)  # [N, 77, D], a picture each
+        if own and len(context) != len(conditions):
+            raise UserError(f"{len(context)} prompts for {len(conditions)} pictures: give one, or one a picture")
+        return _in_batches(generate, batch, numbered=True)(conditions, noise, *own)
+
+    return sample
+
+
+def model_process(
+    model,
+    condition: np.ndarray,
+    place: int,
+    steps: int,
+    seed: int = 0,
+    *,
+    sampler: str = "ddim",
+    guidance: float | None = None,
+    text_guidance: float | None = None,
+    prompt: str | None = None,
+) -> np.ndarray:
+    """What `model_sampler` goes through for one picture of its first BATCH: x_hat, decoded, after every step.
+
+    Args:
+        model, steps, seed, sampler, guidance, text_guidance: of `model_sampler`.
+        prompt: the picture's.
+        condition: the picture's, float32 [H, W, C] in [-1, 1].
+        place: its place in the set, below BATCH, which decides about its noise.
+
+    Returns:
+        float32 [steps, H, W, 3] in [-1, 1]; the last is the sampler's picture.
+
+    Raises:
+        UserError: see `model_sampler`.
+    """
+    import tensorflow as tf
+
+    context, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
+    batch = batch_for(model.base, *condition.shape[:2])
+    number, row = divmod(place, batch)
+    conditions = np.repeat(condition[np.newaxis], batch, axis=0)  # the size that the sampler is compiled for
+    noise = gaussian_noise(seed, model.latent_shape((number + 1) * batch, *condition.shape[:2]))[number * batch :]
+    options |= {"seed": _seed_of_batch(seed, number)}
+    way = model.generator.trajectory(tf.constant(conditions), tf.constant(noise), tf.constant(context), **options)
+    latents = np.stack([prediction.x_hat[row] for prediction in way])  # [steps, h, w, 4]
+
+    def decode(latents, condition):
+        return _finished(model, latents, condition)
+
+    return in_batches(decode, batch)(latents, np.repeat(condition[np.newaxis], steps, axis=0))
+
+
+def in_batches(function: Callable, batch: int = BATCH) -> Callable:
+    """A function of batches as one of whole NumPy sets; all batches have one size, so a compiled one compiles once."""
+    return _in_batches(function, batch, numbered=False)
+
+
+def _in_batches(function: Callable, batch: int, *, numbered: bool) -> Callable:
+    """`in_batches`; a numbered function is also told which batch it is."""
+    import tensorflow as tf
+
+    def whole(*arrays):
+        count, parts = len(arrays[0]), []
+        for start in range(0, count, batch):
+            rows = np.minimum(np.arange(start, start + batch), count - 1)  # the last batch repeats the last picture
+            number = (start // batch,) if numbered else ()
+            result = function(*(tf.constant(array[rows]) for array in arrays), *number)
+            parts.append(tf.nest.map_structure(np.asarray, result))
+        return tf.nest.map_structure(lambda *batches: np.concatenate(batches)[:count], *parts)
+
+    return whole
+
+
+def _prepare(model, steps: int, sampler: str, guidance, text_guidance, prompt: str | Sequence[str] | None) -> tuple:
+    """The context [1 or N, 77, D] and the options of `Generator.trajectory`, checked before anything is computed."""
+    from codi_tf.diffusion.sampling import make_grid
+
+    longest = model.base.schedule.num_steps
+    if not 1 <= steps <= longest:
+        raise UserError(f"--steps has {steps}: it must be from 1 to {longest}")
+    make_grid(sampler, model.base.schedule, steps)
+    guidances = {
+        "guidance": model.check_guidance(guidance),
+        "text_guidance": model.check_text_guidance(text_guidance, prompted=prompt is not None),
+    }
+    if prompt is None or isinstance(prompt, str):
+        context = model.base.context if prompt is None else model.base.embed(prompt)
+    else:
+        texts, places = np.unique(np.array(prompt, str), return_inverse=True)  # each different one is embedded once
+        context = model.base.embed(texts.tolist())[places]
+    return context, {"steps": steps, "sampler": sampler, **guidances}
+
+
+def _finished(model, latents, condition):
+    """Latents as pictures, float32 [B, H, W, 3] in [-1, 1], finished as the task does it."""
+    return np.clip(model.task.finish(model.generator.decode(latents), condition), -1, 1)
+
+
+def _seed_of_batch(seed: int, batch: int) -> int:
+    """The seed of what stochastic samplers draw for a batch: no two batches draw the same."""
+    if batch == 0:
+        return seed  # as `CoDi.generate` has it
+    return int(np.random.SeedSequence((seed, batch)).generate_state(1, np.uint64)[0] >> 1)

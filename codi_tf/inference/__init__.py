@@ -1,0 +1,1 @@
+"""Images from trained models: sampling, text to image, tiles. Imports nothing of training."""

@@ -1,0 +1,142 @@
+"""Generation from compiled parts: encoding, one network evaluation, decoding; any number of steps without retracing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf.checkpoints.base import Base
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.diffusion.process import Denoise, Prediction
+from codi_tf.diffusion.sampling import make_grid, trajectory
+from codi_tf.methods.networks import denoiser_with, seen
+from codi_tf.models.adapter import AdaptedUNet
+
+
+class Generator:
+    """Runs a base and its adapted network. It is compiled anew for every size of images, not for numbers of steps.
+
+    Args:
+        base: the autoencoder and the schedule.
+        network: the network that generates.
+        boundary: whether the network was trained with the boundary scalings.
+        guidance: what a network that takes the guidance is given where the caller says nothing.
+    """
+
+    def __init__(self, base: Base, network: AdaptedUNet, *, boundary: bool, guidance: float = 1.0):
+        self.base, self.network, self.boundary, self.guidance = base, network, boundary, guidance
+        self.encode = tf.function(self._encode, autograph=False)
+        self.encode_nothing = tf.function(self._encode_nothing, autograph=False)
+        self.denoise = tf.function(self._denoise, autograph=False)
+        self.decode = tf.function(self._decode, autograph=False)
+
+    def trajectory(
+        self,
+        condition,
+        noise,
+        context,
+        *,
+        steps: int,
+        sampler: str = "ddim",
+        guidance: float | None = None,
+        text_guidance: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[Prediction]:
+        """What the network says in each of `steps` steps, noisiest first; the last x_hat is the result.
+
+        What depends on the condition alone is computed once. A step is one network evaluation, or as many as
+        `denoiser` says.
+
+        Args:
+            condition: [B, H, W, 3 or 4] in [-1, 1].
+            noise: [B, h, w, 4], where sampling starts.
+            context: prompts [1 or B, 77, D].
+            steps: 1 to the number of training times.
+            sampler: of `sampling.SAMPLERS`.
+            guidance, text_guidance: see `denoiser`.
+            seed: of the noise that stochastic samplers add on their way.
+        """
+        denoise = self.denoiser(condition, context, guidance=guidance, text_guidance=text_guidance)
+        grid = make_grid(sampler, self.base.schedule, steps)
+        fresh = (gaussian_noise(seed, tuple(noise.shape), stream=i + 1) for i in range(grid.draws))
+        return (prediction for prediction, _ in trajectory(denoise, noise, grid, fresh))
+
+    def denoiser(
+        self, condition, context, *, guidance: float | None = None, text_guidance: float | None = None
+    ) -> Denoise:
+        """e(0, 0) + g_c (e(c, 0) - e(0, 0)) + g_p (e(c, p) - e(c, 0)): InstructPix2Pix (Brooks et al. 2023, Eq. 3).
+
+        Without g_p it is e(0, p) + g_c (e(c, p) - e(0, p)), for models that were never told nothing. As many network
+        evaluations as there are terms with a weight: one, two or three.
+
+        Args:
+            condition: [B, H, W, 3 or 4] in [-1, 1].
+            context: prompts [1 or B, 77, D].
+            guidance: g_c, 1 is none; None: the default of the model.
+            text_guidance: g_p, 1 is none; None: see above.
+        """
+        taken = self.guidance if guidance is None else guidance
+        scale = tf.constant([taken], tf.float32)
+        by_condition = 1.0 if self.network.takes_guidance else taken
+        empty = context if text_guidance is None else tf.constant(self.base.context)
+        ways = ((self.encode, context), (self.encode, empty), (self.encode_nothing, empty))
+        terms = zip(guidance_weights(by_condition, text_guidance), ways, strict=True)
+        asked = [(weight, encode(condition, prompt), prompt) for weight, (encode, prompt) in terms if weight]
+
+        def denoise(z_t, t):
+            answers = [self.denoise(z_t, t, features, prompt, scale) for _, features, prompt in asked]
+            if len(answers) == 1:
+                return answers[0]
+            weights = [weight for weight, _, _ in asked]
+            return Prediction(*(_weighted(parts, weights) for parts in zip(*answers, strict=True)))
+
+        return denoise
+
+    def latents(self, condition, noise, context, *, report: Callable[[int], None] | None = None, **options):
+        """The clean latents at the end of `trajectory`, whose arguments these are.
+
+        `report` is called with the number of steps that are done.
+        """
+        for done, prediction in enumerate(self.trajectory(condition, noise, context, **options), start=1):
+            latents = prediction.x_hat
+            if report is not None:
+                report(done)
+        return latents
+
+    def _encode(self, condition, context):
+        return self.network.condition(seen(self.base, self.network, condition), context)
+
+    def _encode_nothing(self, condition, context):
+        return self.network.condition(tf.zeros_like(seen(self.base, self.network, condition)), context)
+
+    def _denoise(self, z_t, t, features, context, guidance):
+        shared = {"guidance": guidance, "boundary": self.boundary}
+        return denoiser_with(self.base, self.network, features, context, **shared)(z_t, t)
+
+    def _decode(self, latents):
+        return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
+
+
+def guidance_weights(by_condition: float, by_prompt: float | None) -> tuple[float, float, float]:
+    """The weights of e(c, p), of e(c, 0) and of e(0, 0), see `Generator.denoiser`; what has none is not evaluated.
+
+    Without a guidance by the prompt, None, the last is e(0, p).
+    """
+    if by_prompt is None:
+        return by_condition, 0.0, 1.0 - by_condition
+    return by_prompt, by_condition - by_prompt, 1.0 - by_condition
+
+
+def _weighted(parts, weights):
+    return tf.add_n([weight * part for part, weight in zip(parts, weights, strict=True)])
+
+
+def check_finite(result: tf.Tensor) -> np.ndarray:
+    """The result as an array. Raises UserError where it holds NaN or infinity."""
+    array = result.numpy()
+    if not np.isfinite(array).all():
+        raise UserError("the result is not finite: compute in float32 or bfloat16, or the checkpoint is damaged")
+    return array

@@ -1,0 +1,178 @@
+"""Pictures from photos of any size: in one piece, of tiles, or smaller and enlarged afterwards."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from codi_tf.core.arguments import whole_number
+from codi_tf.core.errors import UserError
+from codi_tf.inference.tiles import tiles
+from codi_tf.io.color import ALIGNMENTS
+from codi_tf.io.images import resize, resize_condition, to_uint8
+
+MAX_PIXELS = 1_500_000  # of what the networks see: the small models then need 2 GB
+MAX_SIDE = 4096  # of a picture from a prompt
+MAX_ATTENTION_BYTES = 1_500_000_000  # of the largest attention map, which grows with the square of the pixels
+TILE = 512  # side of the tiles, unless the base was trained on larger pictures or affords smaller ones alone
+
+
+class Plan(NamedTuple):
+    """How a picture is made."""
+
+    height: int  # of the picture
+    width: int
+    working: tuple[int, int]  # height and width that it is made at, before it is enlarged
+    tile: int = 0  # side of the tiles in pixels; 0: it is made in one piece
+    overlap: int = 0  # of the tiles
+    pieces: int = 1  # number of the tiles
+
+
+def render(
+    model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None, colour: str = "none", **options
+) -> np.ndarray:
+    """The picture that a model makes from a photo of any size.
+
+    A picture of more than `pixel_limit` is made of tiles by the tasks that look no further than around a pixel,
+    super-resolution and inpainting. For the others, and where a tile would lie within what is to be filled in, it is
+    made at its `working_size` and then enlarged. The known pixels of a photo with a mask are its own all the same.
+
+    Args:
+        model: a `CoDi` model.
+        photo: float RGB [H, W, 3] in [0, 1]; for inpainting [H, W, 4], with a mask above 0.5 where it is to be filled.
+        upscale: K, the result is K times as high and as wide as the photo, which is enlarged bicubically first.
+        tile: the side of the tiles in pixels, for any picture larger than that; 0: no tiles. None: tiles of 512 pixels,
+            or what the base was trained for if that is more, or affords if that is less, for pictures beyond the limit.
+        colour: "wavelet" or "adain" aligns the picture's colours with the photo's (see `colour`), for super-resolution
+            alone. "none", also for tiles: an alignment takes over the colours that noise and compression have spoilt.
+            "wavelet" also evens out tones that differ from tile to tile.
+        options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, text_guidance, report. Of tiles, `report`
+            counts each one in each step.
+
+    Returns:
+        uint8 RGB [K H, K W, 3].
+
+    Raises:
+        UserError: for a tile or a colour that will not do, and as `CoDi.generate`.
+    """
+    made = plan(model, photo, upscale=upscale, tile=tile)
+    _check_colour(model, colour)
+    seen = resize_condition(photo, *made.working)
+    if made.tile:
+        from codi_tf.inference.tiling import generate_tiled
+
+        image = generate_tiled(model, seen, tile=made.tile, overlap=made.overlap, **options)
+    else:
+        image = model.generate(seen, **options)
+    height, width = made.height, made.width
+    if made.working != (height, width):
+        image = to_uint8(resize(image / np.float32(255), height, width))
+        if photo.shape[-1] == 4:
+            image = _with_known(image, resize_condition(photo, height, width))
+    if colour == "none":
+        return image
+    return to_uint8(ALIGNMENTS[colour](image / np.float32(255), resize_condition(photo, height, width)))
+
+
+def plan(model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None) -> Plan:
+    """How `render` makes a picture of these arguments.
+
+    Raises:
+        UserError: for a tile that the networks cannot take, or a task without tiles.
+    """
+    height, width = (upscale * side for side in photo.shape[:2])
+    limit = pixel_limit(model.base)
+    whole = Plan(height, width, working=(height, width))
+    smaller = whole._replace(working=working_size(height, width, limit))
+    if tile == 0 or (tile is None and (smaller == whole or not is_local(model.task))):
+        return smaller
+    if tile is None:
+        tiled = _of_tiles(whole, _largest_tile(model.base, limit), model.base.multiple)
+        return smaller if _has_blind_tile(photo, tiled, upscale) else tiled
+    _check_tile(model, tile)
+    return _of_tiles(whole, tile, model.base.multiple) if max(height, width) > tile else whole
+
+
+def is_local(task) -> bool:
+    """Whether a task, or its class, makes a condition of what lies near a pixel, so that tiles of it will do."""
+    return task.made_of == "image"
+
+
+def keeps_colours(task) -> bool:
+    """Whether a task, or its class, makes a picture with the colours of the whole condition: super-resolution."""
+    return task.made_of == "image" and task.condition_channels == 3
+
+
+def _largest_tile(base, limit: int) -> int:
+    trained = (base.unet.sample_size or 0) * base.vae.factor
+    side = min(max(TILE, trained), math.isqrt(limit)) // base.multiple * base.multiple
+    return max(side, 2 * base.multiple)
+
+
+def _of_tiles(whole: Plan, tile: int, multiple: int) -> Plan:
+
+    overlap = max(tile // 2 // multiple, 1) * multiple  # half a tile: less leaves steps of tone between tiles
+    pieces = len(tiles(whole.height, whole.width, tile, overlap))
+    return whole._replace(tile=tile, overlap=overlap, pieces=pieces)
+
+
+def _has_blind_tile(photo: np.ndarray, tiled: Plan, upscale: int) -> bool:
+    """Whether all that a tile would see of the photo is to be filled in."""
+
+    if photo.shape[-1] == 3:
+        return False
+    unknown = photo[..., 3] > 0.5
+    places = tiles(tiled.height, tiled.width, tiled.tile, tiled.overlap)
+    return any(unknown[_of_photo(place.rows, upscale), _of_photo(place.columns, upscale)].all() for place in places)
+
+
+def _of_photo(interval: slice, upscale: int) -> slice:
+    return slice(interval.start // upscale, -(-interval.stop // upscale))
+
+
+def _check_tile(model, tile: int) -> None:
+    multiple = model.base.multiple
+    whole_number("tile", tile, 2 * multiple, 2**31)
+    if not is_local(model.task):
+        raise UserError(f"tile is {tile}: this model's task needs the whole picture at once; leave it out")
+    if tile % multiple:
+        raise UserError(f"tile is {tile}: it must be a multiple of {multiple}, such as {tile // multiple * multiple}")
+
+
+def _check_colour(model, colour: str) -> None:
+    if colour == "none":
+        return
+    if colour not in ALIGNMENTS:
+        raise UserError(f"colour is {colour!r}: use one of none, {', '.join(ALIGNMENTS)}")
+    if not keeps_colours(model.task):
+        raise UserError(f"colour is {colour}: this model's task does not keep a picture's colours; leave it out")
+
+
+def _with_known(image: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    """`Inpainting.finish` in bytes: the image uint8 [H, W, 3] with the known pixels of a photo with a mask."""
+    return np.where(photo[..., 3:] > 0.5, image, to_uint8(photo[..., :3]))
+
+
+def pixel_limit(base) -> int:
+    """The number of pixels of the largest picture that a base's networks make without excessive memory.
+
+    MAX_PIXELS, or fewer where the UNet's finest self-attention would exceed MAX_ATTENTION_BYTES; not less than the
+    checkpoint was trained for, if that is known.
+    """
+    unet, factor = base.unet, base.vae.factor
+    kinds = (*unet.down_block_types[:-1], "CrossAttn")  # the middle block attends at the last level's resolution
+    finest = next(level for level, kind in enumerate(kinds) if "CrossAttn" in kind)
+    positions = math.sqrt(MAX_ATTENTION_BYTES / (4 * unet.heads[finest]))  # float32 [heads, positions, positions]
+    trained = (unet.sample_size or 0) * factor
+    return max(min(MAX_PIXELS, int(positions * (factor * 2**finest) ** 2)), trained**2)
+
+
+def working_size(height: int, width: int, limit: int) -> tuple[int, int]:
+    """The size that a picture is made at: its own, or the largest of the same shape that the limit of pixels allows.
+
+    No side is above limit / 64, because narrow strips are padded to the networks' multiple.
+    """
+    shrink = min(1.0, math.sqrt(limit / (height * width)), limit / 64 / max(height, width))
+    return max(1, int(height * shrink)), max(1, int(width * shrink))

@@ -1,0 +1,203 @@
+"""Stable Diffusion as it was: pictures from prompts, or from a picture and a prompt, with classifier-free guidance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf.checkpoints.base import Base
+from codi_tf.core.arguments import as_prompts, whole_number
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.diffusion.process import coefficients, predict
+from codi_tf.diffusion.sampling import Grid, guided, sdedit_grid, sdedit_start, trajectory
+from codi_tf.diffusion.scheduler_config import sampler_grid
+from codi_tf.inference.generation import check_finite
+from codi_tf.inference.rendering import MAX_SIDE, pixel_limit, working_size
+from codi_tf.io.images import as_batch, to_uint8
+
+
+class TextToImage:
+    """Generates with a base's own networks. They are compiled anew for every shape, not for numbers of steps.
+
+    Args:
+        base: with a UNet, a text encoder and a tokenizer.
+
+    Raises:
+        UserError: for a base without them, or whose UNet takes more than the latents (inpainting, InstructPix2Pix).
+    """
+
+    def __init__(self, base: Base):
+        if base.unet is None or base.text_encoder is None:
+            missing = "UNet" if base.unet is None else "text encoder"
+            raise UserError(f"this model has no {missing}: it makes no pictures from prompts")
+        channels, wanted = base.unet.in_channels, base.vae.latent_channels
+        if channels != wanted:
+            raise UserError(
+                f"this model's UNet takes {channels} channels: it is for inpainting or editing; "
+                f"text-to-image needs one of {wanted} channels"
+            )
+        self.base = base
+        self.encode = tf.function(self._encode, autograph=False)
+        self.decode = tf.function(self._decode, autograph=False)
+        self.denoise = tf.function(self._denoise, autograph=False)
+        self.denoise_guided = tf.function(self._denoise_guided, autograph=False)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        negative_prompt: str = "",
+        sampler: str = "dpm++",
+        steps: int = 20,
+        guidance: float = 7.5,
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        image: np.ndarray | None = None,
+        strength: float = 0.8,
+        report: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """Pictures for prompts.
+
+        With `image`, SDEdit (Meng et al. 2022; guided distillation, section 4.2.3): the picture's latent is noised to
+        the time that `strength` selects, and int(steps * strength) steps go on from there.
+
+        Args:
+            prompts: B of them, or one.
+            negative_prompt: takes the place of the empty prompt that guidance leads away from.
+            sampler: "dpm++", "dpm" or "ddim", with the checkpoint's time grid (`schedules.sampler_grid`).
+            steps: of the whole grid; each evaluates the network once, on a doubled batch with guidance.
+            guidance: diffusers' guidance_scale, at least 1; 1 is none (`sampling.guided`).
+            seed: the same seed gives the same noise everywhere.
+            height, width: multiples of `base.multiple`; by default those that the checkpoint was trained for. An image
+                brings its own.
+            image: [H, W, 3] for all prompts, or [B, H, W, 3], uint8 or float in [0, 1].
+            strength: above 0 and at most 1.
+            report: is called with the number of steps that are done.
+
+        Returns:
+            uint8 [B, H, W, 3].
+
+        Raises:
+            UserError: for anything that cannot be, in one line; a result that is not finite.
+        """
+        prompts = as_prompts(prompts)
+        grid = self.grid(sampler, steps)
+        if image is None:
+            height, width = self.size(height, width)
+        else:
+            if height is not None or width is not None:
+                raise UserError("the image has its own height and width: leave these out, or resize the image")
+            image = as_batch("image", image)
+            if len(image) not in (1, len(prompts)):
+                raise UserError(f"there are {len(image)} images for {len(prompts)} prompts: give one, or one a prompt")
+            try:
+                height, width = self.size(*image.shape[1:3])
+            except UserError as error:
+                raise UserError(f"image: {error}; resize it") from None
+            image = np.broadcast_to(image, (len(prompts), height, width, 3))
+            grid = sdedit_grid(grid, strength)
+        factor = self.base.vae.factor
+        shape = (len(prompts), height // factor, width // factor, self.base.vae.latent_channels)
+        z = noise = tf.constant(gaussian_noise(seed, shape))
+        contexts = self.contexts(prompts, negative_prompt=negative_prompt, guidance=guidance)
+        if image is not None:
+            x = self.encode(tf.constant(2.0 * image - 1.0, tf.float32))
+            z = sdedit_start(x, noise, grid)
+        z = self.latents(z, contexts, grid, guidance=guidance, report=report)
+        # One by one: decoding takes the most memory, and gains nothing from a batch.
+        check_finite(z)
+        pictures = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(len(prompts))])
+        return to_uint8((pictures + 1.0) / 2.0)
+
+    def grid(self, sampler: str, steps: int) -> Grid:
+        """The sampler's time grid, as diffusers makes it from the checkpoint's scheduler_config.json."""
+        steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
+        return sampler_grid(self.base.scheduler, self.base.schedule, sampler, steps)
+
+    def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """Height and width of a picture; None: as the checkpoint was trained.
+
+        Raises:
+            UserError: no multiples of `base.multiple`, or more than memory allows (`rendering.pixel_limit`).
+        """
+        size = tuple(self._side(name, side) for name, side in (("height", height), ("width", width)))
+        limit, multiple = pixel_limit(self.base), self.base.multiple
+        if size[0] * size[1] > limit:
+            sides = (max(side // multiple, 1) * multiple for side in working_size(*size, limit))
+            largest = "height {}, width {}".format(*sides)
+            raise UserError(
+                f"height {size[0]}, width {size[1]} takes too much memory: the largest of this shape is {largest}"
+            )
+        return size
+
+    def _side(self, name: str, side: int | None) -> int:
+        trained, multiple = self.base.unet.sample_size, self.base.multiple
+        if side is None:
+            if trained is None:
+                raise UserError(f"this model does not say which size it was trained for: give {name}")
+            side = trained * self.base.vae.factor
+        side = whole_number(name, side, 1, MAX_SIDE)
+        if side % multiple:
+            below = side // multiple * multiple
+            near = f"{below} and {below + multiple}" if below > 0 else str(multiple)
+            raise UserError(f"{name} is {side}: it must be a multiple of {multiple}; nearest: {near}")
+        return side
+
+    def contexts(self, prompts: Sequence[str], *, negative_prompt: str = "", guidance: float) -> np.ndarray:
+        """Embeddings, float32: [B, M, D] of the prompts; with guidance [2 B, M, D], those to be led away from first."""
+        if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1.0):
+            raise UserError(f"guidance is {guidance!r}: it must be a number from 1 (none) on")
+        if guidance == 1.0:
+            if negative_prompt:
+                raise UserError("a negative prompt has no effect with guidance 1: raise that or leave the prompt out")
+            return self.base.embed(prompts)
+        embedded = self.base.embed([negative_prompt, *prompts])
+        return np.concatenate([np.repeat(embedded[:1], len(prompts), axis=0), embedded[1:]])
+
+    def latents(
+        self, z, contexts, grid: Grid, *, guidance: float, report: Callable[[int], None] | None = None
+    ) -> tf.Tensor:
+        """Latents z [B, h, w, 4] at the grid's first time -> clean latents; one evaluation a step.
+
+        Args:
+            z: pure noise, or what `sampling.sdedit_start` makes.
+            contexts: from `contexts`, with the same guidance.
+            grid: from `grid`.
+            guidance: see `generate`.
+            report: is called with the number of steps that are done.
+        """
+        contexts, scale = tf.constant(contexts), tf.constant(guidance, tf.float32)
+
+        def denoise(z_t, t):
+            if guidance == 1.0:
+                return self.denoise(z_t, t, contexts)
+            return self.denoise_guided(z_t, t, contexts, scale)
+
+        for done, (_, z_s) in enumerate(trajectory(denoise, z, grid), start=1):
+            latents = z_s
+            if report is not None:
+                report(done)
+        return latents
+
+    def _encode(self, images):
+        return self.base.encode(images)
+
+    def _decode(self, latents):
+        return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
+
+    def _denoise(self, z_t, t, context):
+        return self._predict(self.base.unet(z_t, t[None], context), z_t, t)
+
+    def _denoise_guided(self, z_t, t, contexts, scale):
+        outputs = self.base.unet(tf.concat([z_t, z_t], axis=0), t[None], contexts)  # [2 B, h, w, 4]
+        unconditional, conditional = tf.split(outputs, 2, axis=0)
+        return self._predict(guided(unconditional, conditional, scale), z_t, t)
+
+    def _predict(self, output, z_t, t):
+        return predict(output, z_t, *coefficients(self.base.schedule, t), self.base.prediction_type)

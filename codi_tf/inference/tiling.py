@@ -1,0 +1,179 @@
+"""Large pictures with bounded memory: overlapping tiles, blended after encoding, after every step, after decoding.
+
+All tiles share one field of latents and one field of noise. A step asks the network about every tile of z_t and
+averages the answers with smooth weights (Jimenez 2023, "Mixture of Diffusers"; StableSR, Wang et al. 2024, makes large
+pictures so). Signal, noise and velocity are linear in what a network says at one z_t, so that their averages belong
+together as the predictions do: samplers see a denoiser of the whole picture and know of no tiles.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf.core.arguments import as_prompts, whole_number
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.diffusion.process import Denoise, Prediction
+from codi_tf.diffusion.sampling import make_grid, trajectory
+from codi_tf.inference.generation import Generator, check_finite
+from codi_tf.inference.tiles import Tile, blended, tiles
+from codi_tf.io.images import as_batch, bands, pad_to_multiple, to_uint8
+from codi_tf.methods.networks import seen
+
+
+def tiled_denoiser(
+    generator: Generator,
+    c,
+    places: list[tuple[Tile, Tile]],
+    context,
+    *,
+    report: Callable[[int], None] | None = None,
+    **guidance,
+) -> Denoise:
+    """(z_t, t) -> Prediction over a whole field z_t [1, h, w, C]: the blended answers about its tiles.
+
+    The condition's features are computed anew for each tile in each call: those of a whole picture would need more
+    memory than anything else.
+
+    Args:
+        generator: it computes in the shape of a tile alone.
+        c: what the adapter takes of the whole condition: [1, h, w, C], or the image.
+        places: each tile of z_t, with the same of c.
+        context: the prompt [1, 77, D].
+        report: is called with the number of tiles that are done, of all calls together.
+        guidance: see `Generator.denoiser`.
+    """
+    generator, done = _OfSeen(generator), itertools.count(1)
+
+    def answers(z_t, t):
+        for place, of_c in places:
+            prediction = generator.denoiser(tf.constant(of_c.of(c)), context, **guidance)(place.of(z_t), t)
+            yield place, tf.concat(prediction, axis=-1)
+            if report is not None:
+                report(next(done))
+
+    def denoise(z_t, t):
+        field = blended(answers(z_t, t), (*z_t.shape[:3], 3 * z_t.shape[3]))
+        return Prediction(*np.split(field, 3, axis=-1))
+
+    return denoise
+
+
+class _OfSeen(Generator):
+    """A generator whose conditions are encoded already: it is given c, what the adapter takes."""
+
+    def __init__(self, generator: Generator):
+        shared = {"boundary": generator.boundary, "guidance": generator.guidance}
+        super().__init__(generator.base, generator.network, **shared)
+        self.denoise = generator.denoise  # compiled once
+
+    def _encode(self, c, context):
+        return self.network.condition(c, context)
+
+    def _encode_nothing(self, c, context):
+        return self.network.condition(tf.zeros_like(c), context)
+
+
+def generate_tiled(
+    model,
+    photo: np.ndarray,
+    *,
+    tile: int,
+    overlap: int,
+    prompt: str | None = None,
+    steps: int = 4,
+    seed: int = 0,
+    sampler: str = "ddim",
+    guidance: float | None = None,
+    text_guidance: float | None = None,
+    report: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """`CoDi.generate` for one photo of any size; the networks see no more of it at once than a tile.
+
+    Memory is that of a tile, beside the photo, its condition, its latents and the result. The noise is that of
+    `generate`: a photo that fits into one tile becomes the same picture.
+
+    Args:
+        model: a `CoDi` model, whose task asks for nothing that only the whole picture tells.
+        photo: uint8, or float in [0, 1], [H, W, C], C the task's `condition_channels`.
+        tile: side of the tiles in pixels, a multiple of `base.multiple`.
+        overlap: of neighbouring tiles in pixels, a multiple of `base.multiple` below `tile`; 0 leaves seams.
+        prompt, steps, seed, sampler, guidance, text_guidance: see `CoDi.generate`.
+        report: is called with the number of tiles that are done; a picture's tiles count anew in every step.
+
+    Returns:
+        uint8 [H, W, 3]. The known pixels of a photo with a mask are its own.
+
+    Raises:
+        UserError: for a tile or an overlap that will not do, and as `CoDi.generate`.
+    """
+    base, network, generator = model.base, model.network, model.generator
+    steps = whole_number("steps", steps, 1, base.schedule.num_steps)
+    _check_tile(tile, overlap, base.multiple)
+    condition, (height, width) = _condition(model, photo)  # [1, H, W, C], padded
+    context = _context(base, prompt)
+    guided = {
+        "guidance": model.check_guidance(guidance),
+        "text_guidance": model.check_text_guidance(text_guidance, prompted=prompt is not None),
+    }
+    shape = model.latent_shape(*condition.shape[:3])
+    grid = make_grid(sampler, base.schedule, steps)
+
+    pixels = tiles(*condition.shape[1:3], tile, overlap)
+    latents = tiles(*shape[1:3], tile // base.vae.factor, overlap // base.vae.factor)
+    c, of_c = condition, pixels
+    if network.sees == "latent":
+        see = tf.function(functools.partial(seen, base, network), autograph=False)
+        channels = shape[3] + condition.shape[3] - 3  # a mask stands beside the latents
+        parts = ((place, see(tf.constant(pixel.of(condition)))) for place, pixel in zip(latents, pixels, strict=True))
+        c, of_c = blended(parts, (*shape[:3], channels)), latents
+
+    places = list(zip(latents, of_c, strict=True))
+    denoise = tiled_denoiser(generator, c, places, context, report=report, **guided)
+    fresh = (gaussian_noise(seed, shape, stream=i + 1) for i in range(grid.draws))
+    for prediction, _ in trajectory(denoise, tf.constant(gaussian_noise(seed, shape)), grid, fresh):
+        z = tf.constant(prediction.x_hat)
+
+    check_finite(z)
+    parts = ((pixel, check_finite(generator.decode(place.of(z)))) for place, pixel in zip(latents, pixels, strict=True))
+    images = blended(parts, (*condition.shape[:3], 3))
+    result = np.empty((height, width, 3), np.uint8)
+    for rows in bands(height):
+        finished = np.asarray(model.task.finish(images[:, rows], condition[:, rows]))
+        result[rows] = to_uint8((finished[0, :, :width] + 1.0) / 2.0)
+    return result
+
+
+def _check_tile(tile: int, overlap: int, multiple: int) -> None:
+    """Raises UserError for tiles that the networks cannot take, or that do not advance."""
+    whole_number("tile", tile, multiple, 2**31)
+    whole_number("overlap", overlap, 0, 2**31)
+    for name, value in (("tile", tile), ("overlap", overlap)):
+        if value % multiple:
+            nearest = max(round(value / multiple), 1) * multiple
+            raise UserError(f"{name} is {value}: the networks want multiples of {multiple}, such as {nearest}")
+    if overlap >= tile:
+        raise UserError(f"overlap is {overlap}: it must be below tile, {tile}")
+
+
+def _condition(model, photo: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """The condition [1, H, W, C] of a photo, padded to the networks' multiple, and the photo's own height and width."""
+    image = as_batch("photo", photo, channels=model.task.condition_channels)
+    if np.ndim(photo) != 3:
+        raise UserError(f"photo has shape {np.shape(photo)}: tiles are made of one photo, [H, W, C]")
+    padded, size = pad_to_multiple(image[0], model.base.multiple)
+    return np.asarray(model.task.condition_from_image(2.0 * padded[np.newaxis] - 1.0)), size
+
+
+def _context(base, prompt: str | None) -> tf.Tensor:
+    if prompt is None:
+        return tf.constant(base.context)
+    prompts = as_prompts(prompt)
+    if len(prompts) != 1:
+        raise UserError(f"{len(prompts)} prompts for one photo: give one")
+    return tf.constant(base.embed(prompts))

@@ -1,0 +1,91 @@
+"""The colours of one picture put on another, against the colour shifts of generated pictures: NumPy, bands of rows.
+
+Images are float32 [H, W, 3] in [0, 1], image and reference of one size. Beside the result, memory is that of a band.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codi_tf.core.errors import UserError
+from codi_tf.io.images import bands
+
+LEVELS = 5  # of the wavelet decomposition: distances of 1 to 16 pixels
+REACH = 2**LEVELS - 1  # how far the coarsest level sees
+EPSILON = 1e-5  # of the variances: flat pictures of 8 bits are not blown up
+
+
+def wavelet(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """image + low(reference - image): the details of the image on the colours of the reference around them.
+
+    low is what five levels of the stationary ("a trous") wavelet decomposition leave: at level i each pixel becomes a
+    quarter, a half and a quarter of itself and its neighbours 2^i pixels away, down the columns and along the rows,
+    edges replicated. This is the wavelet colour correction of StableSR (Wang et al. 2024), whose two decompositions are
+    one here, because they are linear.
+
+    Returns:
+        float32 [H, W, 3], which may pass [0, 1] a little.
+
+    Raises:
+        UserError: image and reference are not of one size.
+    """
+    _check_sizes(image, reference)
+    height = len(image)
+    result = np.empty(image.shape, np.float32)
+    for rows in bands(height):
+        first, last = max(rows.start - REACH, 0), min(rows.stop + REACH, height)
+        low = _low(reference[first:last] - image[first:last])
+        result[rows] = image[rows] + low[rows.start - first : rows.stop - first]
+    return result
+
+
+def adain(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """sigma_r (image - mu) / sigma + mu_r, channel by channel: the reference's mean and deviation on the whole image.
+
+    Adaptive instance normalisation (Huang & Belongie 2017, Eq. 8) on colours, as in StableSR (Wang et al. 2024), where
+    sigma^2 is the variance over the picture + 1e-5.
+
+    Returns:
+        float32 [H, W, 3], which may pass [0, 1].
+
+    Raises:
+        UserError: image and reference are not of one size.
+    """
+    _check_sizes(image, reference)
+    (mean, deviation), (reference_mean, reference_deviation) = _moments(image), _moments(reference)
+    scale = (reference_deviation / deviation).astype(np.float32)
+    offset = (reference_mean - mean * reference_deviation / deviation).astype(np.float32)
+    result = image * scale
+    result += offset
+    return result
+
+
+ALIGNMENTS = {"wavelet": wavelet, "adain": adain}
+
+
+def _check_sizes(image: np.ndarray, reference: np.ndarray) -> None:
+    if np.shape(image) != np.shape(reference):
+        raise UserError(f"colours: an image of {np.shape(image)} and a reference of {np.shape(reference)}; resize one")
+
+
+def _low(values: np.ndarray) -> np.ndarray:
+    for level in range(LEVELS):
+        for axis in (0, 1):
+            values = _smoothed(values, 2**level, axis)
+    return values
+
+
+def _smoothed(values: np.ndarray, distance: int, axis: int) -> np.ndarray:
+    """v(i) / 2 + v(i - distance) / 4 + v(i + distance) / 4 along an axis, edges replicated."""
+    padding = [(distance, distance) if i == axis else (0, 0) for i in range(values.ndim)]
+    padded = np.moveaxis(np.pad(values, padding, mode="edge"), axis, 0)
+    smoothed = 0.5 * np.moveaxis(values, axis, 0) + 0.25 * (padded[: -2 * distance] + padded[2 * distance :])
+    return np.moveaxis(smoothed, 0, axis)
+
+
+def _moments(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation over the pixels, float64 [3] each."""
+    count = image.shape[0] * image.shape[1]
+    mean = sum(image[rows].sum(axis=(0, 1), dtype=np.float64) for rows in bands(len(image))) / count
+    squares = sum(np.square(image[rows] - mean).sum(axis=(0, 1)) for rows in bands(len(image)))
+    return mean, np.sqrt(squares / count + EPSILON)

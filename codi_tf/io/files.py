@@ -1,0 +1,81 @@
+"""Files and folders that appear whole or not at all, and the settings that a folder was begun with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from codi_tf.core.errors import UserError
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place, and that of what was there, when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    partial.chmod(0o755)  # mkdtemp's 0o700 would keep other users out
+    try:
+        yield partial
+        if path.exists():
+            old = partial.with_name(partial.name + ".old")
+            os.replace(path, old)
+            os.replace(partial, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; the file takes its place when the block succeeds. Makes missing folders.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another place") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is gone where all went well, and may never have been there
+            partial.unlink()
+
+
+def check_settings(folder: Path, earlier: Mapping, now: Mapping) -> None:
+    """Whether work in a folder was begun with the settings that it is to go on with; mappings of plain data.
+
+    Raises:
+        UserError: it was not; names the first setting that differs.
+    """
+    earlier, now = _flat(earlier), _flat(now)
+    for key in {**earlier, **now}:
+        if now.get(key) != earlier.get(key):
+            raise UserError(
+                f"{folder}: was started with {key} = {earlier.get(key)!r}, now it is {now.get(key)!r}; "
+                "choose another --out, or delete that folder"
+            )
+
+
+def _flat(values: Mapping, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def check_target(folder: Path) -> None:
+    """Refuses a folder that is in use, or that cannot be made. Raises UserError."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder}: is there already; name a new folder")
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: nothing can be written into {parent}; choose another place")

@@ -1,0 +1,253 @@
+"""Image files and arrays: NumPy and Pillow only.
+
+An image is float32 RGB [H, W, 3] in [0, 1] (1 is white) unless a docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+from codi_tf.core.errors import UserError
+from codi_tf.io.files import whole_file
+
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that are taken for photos
+
+
+def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.ndarray:
+    """Reads an image file as float32 RGB [H, W, 3] in [0, 1], the way a viewer shows it.
+
+    The EXIF orientation is applied, transparency is composited over the background (0 black, 1 white), grey is
+    replicated to three channels, of an animation or a multi-page file the first frame is taken. Grey images of 16 bits
+    keep their precision; Pillow reads 16-bit colour as its upper 8 bits. Float images must lie in [0, 1], 32-bit
+    integer images in 0 .. 65535, because nothing in the file tells their range. Colour profiles are ignored.
+
+    Raises:
+        UserError: the file is missing, unreadable, no image, truncated, too large, or has values of unknown range.
+    """
+    path = Path(path)
+    image = _open(path)
+    if image.mode == "F":
+        return _grey_to_rgb(_checked(image, path, low=0, high=1))
+    if image.mode == "I":
+        return _grey_to_rgb(_checked(image, path, low=0, high=65535) / 65535)
+    if image.mode.startswith("I;16"):
+        return _grey_to_rgb(np.asarray(image).astype(np.float32) / 65535)
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"), np.float32) / 255  # [H, W, 4]
+        rgb, alpha = rgba[..., :3], rgba[..., 3:]
+        return background - alpha * (background - rgb)
+    return np.asarray(image.convert("RGB"), np.float32) / 255
+
+
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads an image file of any mode as a mask, float32 [H, W, 1]: 1 where it is white, 0 elsewhere.
+
+    White is what is brighter than half, as the mean of the colours. Transparent parts are not white.
+
+    Raises:
+        UserError: see `read_image`.
+    """
+    brightness = read_image(path, background=0.0).mean(axis=-1, keepdims=True)
+    return (brightness > 0.5).astype(np.float32)
+
+
+def read_image_and_mask(photo: str | os.PathLike[str], mask: str | os.PathLike[str]) -> np.ndarray:
+    """A photo and the mask of what is to be filled in, float32 [H, W, 4]: RGB in [0, 1], and 1 where it is unknown.
+
+    Raises:
+        UserError: see `read_image`; a mask of another size, or with nothing or everything white.
+    """
+    image, unknown = read_image(photo), read_mask(mask)
+    if unknown.shape[:2] != image.shape[:2]:
+        mask_size, photo_size = (f"{one.shape[1]}x{one.shape[0]}" for one in (unknown, image))
+        raise UserError(f"{mask}: {mask_size}, but the photo is {photo_size}; make it of the same size")
+    if not unknown.any():
+        raise UserError(f"{mask}: nothing in it is white; paint white what is to be filled")
+    if unknown.all():
+        raise UserError(f"{mask}: all of it is white; leave black what is to be kept")
+    return np.concatenate([image, unknown], axis=-1)
+
+
+def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Writes float [0, 1] or uint8 RGB [H, W, 3] as PNG, whole or not at all; makes the folder where it is missing.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    picture = Image.fromarray(to_uint8(image))
+    with whole_file(Path(path)) as partial:
+        picture.save(partial, format="PNG")
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """round(255 * clip(image, 0, 1)) as uint8, any shape; uint8 is returned as it is.
+
+    Raises:
+        ValueError: neither uint8 nor floating point, or not finite.
+    """
+    image = np.asarray(image)
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(f"an image must be uint8 or floating point, not {image.dtype}")
+    if not np.isfinite(image).all():
+        raise ValueError("an image must be finite, this one holds NaN or infinity")
+    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+
+
+def as_batch(name: str, value, channels: int = 3) -> np.ndarray:
+    """One image or several, uint8 or float in [0, 1], as float32 [B, H, W, channels] in [0, 1].
+
+    With 4 channels the last one is a mask.
+
+    Raises:
+        UserError: another shape, type or range; the line calls the value `name`.
+    """
+    image = np.asarray(value)
+    if image.ndim not in (3, 4) or image.shape[-1] != channels or 0 in image.shape:
+        kind = "" if channels == 3 else ", RGB and the mask"
+        raise UserError(f"{name} has shape {image.shape}: it must be [H, W, {channels}] or [B, H, W, {channels}]{kind}")
+    if image.dtype == np.uint8:
+        image = image / np.float32(255)
+    elif not np.issubdtype(image.dtype, np.floating):
+        raise UserError(f"{name} is of type {image.dtype}: it must be uint8, or float in [0, 1]")
+    elif not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+        raise UserError(f"{name} lies in [{image.min():.3g}, {image.max():.3g}]: floats must be in [0, 1]")
+    return image.astype(np.float32).reshape(-1, *image.shape[-3:])
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bicubic resize of [H, W, C] to [height, width, C], antialiased where it shrinks, clipped to [0, 1]."""
+    channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(image, np.float32), -1, 0)]
+    resized = [np.asarray(c.resize((width, height), Image.Resampling.BICUBIC)) for c in channels]
+    return np.clip(np.stack(resized, axis=-1), 0, 1)
+
+
+def resize_condition(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The photo in another size. Of a mask, every pixel that something unknown has a share in becomes unknown."""
+    if photo.shape[:2] == (height, width):
+        return photo
+    rgb = resize(photo[..., :3], height, width)
+    if photo.shape[-1] == 3:
+        return rgb
+    # Around one half, so that clipping to [0, 1] leaves the negative lobes of the bicubic kernel what they are.
+    share = resize(0.5 + 0.25 * (photo[..., 3:] > 0.5).astype(np.float32), height, width) - 0.5
+    unknown = np.abs(share) > 1e-4
+    return np.concatenate([rgb, unknown], axis=-1)
+
+
+def pad_to_multiple(image: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Reflects [H, W, C] at the bottom and the right until both sides are multiples; returns (padded, (H, W))."""
+    height, width = image.shape[:2]
+    padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
+    return np.pad(image, padding, mode="reflect"), (height, width)
+
+
+def bands(height: int, rows: int = 256) -> Iterator[slice]:
+    """The rows of an image, `rows` at a time: what is worked on by bands needs no second image."""
+    return (slice(first, min(first + rows, height)) for first in range(0, height, rows))
+
+
+def grid(
+    rows: list[list[np.ndarray]],
+    titles: list[str],
+    *,
+    row_labels: list[str] | None = None,
+    gap: int = 8,
+    zoom: int = 1,
+    font_size: int = 14,
+) -> np.ndarray:
+    """Pictures in rows under column titles, on white; a column is as wide as its widest picture or title.
+
+    Args:
+        rows: images [H, W, 3], float [0, 1] or uint8; sizes may differ, every row has one image per title.
+        titles: one per column.
+        row_labels: one per row, written left of it.
+        gap: white pixels between and around the cells.
+        zoom: every pixel becomes zoom x zoom pixels.
+        font_size: of titles and labels, in pixels.
+
+    Raises:
+        ValueError: rows, titles and row labels do not fit together.
+    """
+    if any(len(row) != len(titles) for row in rows):
+        raise ValueError(f"a grid with {len(titles)} titles needs as many images in every row")
+    if row_labels is not None and len(row_labels) != len(rows):
+        raise ValueError(f"a grid with {len(rows)} rows needs as many row labels, got {len(row_labels)}")
+    font = ImageFont.load_default(size=font_size)
+    pictures = [[_zoomed(image, zoom) for image in row] for row in rows]
+    title_height = _text_height(titles, font)
+    label_width = max(_text_width(label, font) + gap for label in row_labels) if row_labels else 0
+    widths = [max([_text_width(t, font), *(row[i].shape[1] for row in pictures)]) for i, t in enumerate(titles)]
+    labels = row_labels or [""] * len(rows)
+    heights = [
+        max([_text_height([label], font), *(picture.shape[0] for picture in row)])
+        for label, row in zip(labels, pictures, strict=True)
+    ]
+
+    width = gap + label_width + sum(w + gap for w in widths)
+    height = gap + title_height + gap + sum(h + gap for h in heights)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    lefts = [gap + label_width + sum(w + gap for w in widths[:i]) for i in range(len(widths))]
+    tops = [gap + title_height + gap + sum(h + gap for h in heights[:i]) for i in range(len(heights))]
+    for left, column_width, title in zip(lefts, widths, titles, strict=True):
+        draw.text((left + column_width // 2, gap), title, fill="black", font=font, anchor="ma")
+    for top, row_height, label in zip(tops, heights, labels, strict=True):
+        draw.text((gap, top + row_height // 2), label, fill="black", font=font, anchor="lm")
+    for top, row in zip(tops, pictures, strict=True):
+        for left, column_width, picture in zip(lefts, widths, row, strict=True):
+            canvas.paste(Image.fromarray(picture), (left + (column_width - picture.shape[1]) // 2, top))
+    return np.asarray(canvas, np.float32) / 255
+
+
+def _open(path: Path) -> Image.Image:
+    """Opens, decodes and turns upright; whatever a decoder may raise becomes one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return ImageOps.exif_transpose(image)  # a copy, decoded
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read image {path}: no such file") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"cannot read image {path}: {error.strerror}") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"cannot read image {path}: not an image that Pillow knows; use PNG or JPEG") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+        raise UserError(f"cannot read image {path}: more than {limit} pixels; shrink it first") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged bytes
+        raise UserError(f"cannot read image {path}: truncated or damaged ({error}); copy it again") from error
+
+
+def _checked(image: Image.Image, path: Path, *, low: int, high: int) -> np.ndarray:
+    values = np.asarray(image)  # [H, W]
+    if not (values.min() >= low and values.max() <= high):  # so written, NaN fails too
+        raise UserError(
+            f"cannot read image {path}: mode {image.mode} with values {values.min()} to {values.max()}; "
+            f"rescale it to {low} .. {high}"
+        )
+    return values.astype(np.float32)
+
+
+def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey.astype(np.float32)[..., None], 3, axis=-1)
+
+
+def _zoomed(image: np.ndarray, zoom: int) -> np.ndarray:
+    return to_uint8(image).repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def _text_width(text: str, font: ImageFont.FreeTypeFont) -> int:
+    return int(np.ceil(font.getlength(text)))
+
+
+def _text_height(texts: list[str], font: ImageFont.FreeTypeFont) -> int:
+    return sum(font.getmetrics()) if any(texts) else 0

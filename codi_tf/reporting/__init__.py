@@ -1,1 +1,0 @@
-"""What an evaluation measures and shows: samplers of models, measures, tables, curves, pictures, the written report."""

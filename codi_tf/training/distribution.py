@@ -1,0 +1,71 @@
+"""Which devices a training runs on: tf.distribute's strategies by the names that configs give them."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from codi_tf import config
+from codi_tf.core.errors import UserError
+
+
+def make_strategy(settings: config.Distribution):
+    """The `tf.distribute.Strategy` of a config; of "none" TensorFlow's default one.
+
+    A process calls this before TensorFlow does anything else: several workers and a divided processor are made known
+    when it starts.
+
+    Raises:
+        UserError: TF_CONFIG is missing or no cluster, the TPU cannot be reached, or there are fewer devices.
+    """
+    import tensorflow as tf
+
+    if settings.strategy == "none":
+        return tf.distribute.get_strategy()
+    if settings.strategy == "multiworker":
+        _check_cluster()
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if settings.strategy == "tpu":
+        return _tpu_strategy(tf, settings.tpu)
+    return tf.distribute.MirroredStrategy(_local_devices(tf, settings.devices))
+
+
+def _local_devices(tf, count: int) -> list[str] | None:
+    """Names of `count` GPUs or, without any, of parts of the processor; None, all there are, for 0."""
+    if not count:
+        return None
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        if len(gpus) < count:
+            raise UserError(f"distribution.devices is {count}: this machine has {len(gpus)} GPUs; ask for fewer")
+        return [f"/gpu:{i}" for i in range(count)]
+    processor = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
+    return [f"/cpu:{i}" for i in range(count)]
+
+
+def _check_cluster() -> None:
+    text = os.environ.get("TF_CONFIG")
+    example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+    if not text:
+        raise UserError(f"TF_CONFIG is not set: every worker needs it, for example TF_CONFIG='{example}'")
+    try:
+        cluster = json.loads(text)
+        tasks = cluster["cluster"][cluster["task"]["type"]]
+        tasks[int(cluster["task"]["index"])]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"TF_CONFIG is {text!r}: no cluster with this task in it ({problem}); like {example}") from None
+
+
+def _tpu_strategy(tf, name: str):
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"TPU {name!r} cannot be reached ({reason}); on a TPU VM install codi-tf[tpu] and use --tpu local"
+        ) from None
+    return tf.distribute.TPUStrategy(resolver)

@@ -1,0 +1,76 @@
+"""Optimizer steps in a loop of the device's own: one call from Python, several steps, on all replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from codi_tf.trainers.trainer import Trainer
+
+WAITED, STOP = "waited", "stop"  # what a call returns besides the logs
+
+
+def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Callable[..., dict]:
+    """The compiled function (iterator, count, stop) -> sums over `count` steps.
+
+    Args:
+        trainer: compiled, made in the strategy's scope.
+        strategy: a `tf.distribute.Strategy`.
+        jit_compile: compile the step with XLA. On TPUs it always is.
+
+    Returns:
+        A function of a distributed iterator, the number of steps, int32 [], and this worker's wish to stop, int32 [].
+        It returns float32 scalars: the sums of `trainer.log_names`, to which a skipped step adds nothing but "skipped";
+        "waited", the seconds that this worker's steps waited for their input; "stop", how many replicas' workers wish
+        to stop, which all workers are told alike.
+    """
+    step = tf.function(trainer.train_step, autograph=False, jit_compile=True) if jit_compile else trainer.train_step
+    step = tf.autograph.experimental.do_not_convert(step)
+    names = trainer.log_names  # the last is "skipped"
+    skipped = tf.one_hot(len(names) - 1, len(names))
+
+    def wish(stop):
+        return tf.identity(stop)
+
+    @tf.autograph.experimental.do_not_convert
+    def step_after(batch, moment):
+        with tf.control_dependencies([moment]):  # what the step computes does not delay the clock
+            batch = {key: tf.identity(value) for key, value in batch.items()}
+        return step(batch)
+
+    @tf.function
+    def run(iterator, count, stop):
+        sums, waited = tf.zeros(len(names)), tf.constant(0.0, tf.float64)
+        for _ in tf.range(count):
+            with tf.control_dependencies([sums]):  # the step before is done
+                asked = tf.timestamp()
+            with tf.control_dependencies([asked]):
+                batch = next(iterator)
+            with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+                given = tf.timestamp()
+            waited += given - asked
+            logs = strategy.run(step_after, args=(batch, tf.cast(given, tf.float32)))
+            logs = tf.stack([_of_first(strategy, logs[name]) for name in names])  # they are the same on all replicas
+            sums += tf.where(logs[-1] > 0, skipped, logs)
+        stops = strategy.reduce("SUM", strategy.run(wish, args=(stop,)), axis=None)
+        return dict(zip(names, tf.unstack(sums), strict=True)) | {
+            WAITED: tf.cast(waited, tf.float32),
+            STOP: tf.cast(stops, tf.float32),
+        }
+
+    return run
+
+
+def make_average_alone(trainer: Trainer, strategy) -> Callable[[], None]:
+    """The compiled moving average by a share of 0: it changes nothing, and takes as long as that of a step."""
+
+    @tf.function(autograph=False)
+    def average():
+        strategy.run(lambda: trainer.move_average(0.0))
+
+    return average
+
+
+def _of_first(strategy, value):
+    return strategy.experimental_local_results(value)[0]

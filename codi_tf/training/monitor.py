@@ -1,0 +1,172 @@
+"""What a run shows of itself: scalars and pictures for TensorBoard, and the same scalars as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import resource
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf import config, data
+from codi_tf.core.errors import UserError
+from codi_tf.data.cached import is_cache
+from codi_tf.io import images
+from codi_tf.model import CoDi
+from codi_tf.trainers.trainer import Trainer
+from codi_tf.training.experiment import build_task, load_source, takes_prompts
+from codi_tf.training.loop import WAITED
+from codi_tf.training.stopwatch import Stopwatch
+
+PICTURES = 4  # held-out examples in a grid
+PROBED = 16  # held-out examples that the condition is swapped between
+
+
+class Monitor:
+    """Averages the logs of `log_every` steps and writes them; makes a grid of samples every `sample_every` steps.
+
+    Beside the losses stand the stopwatch's figures and the peak of memory.
+
+    Args:
+        experiment, trainer: what runs.
+        stopwatch: that times it.
+        out: the folder of the run.
+        first: the step that it resumes from.
+        heldout: see `heldout_examples`.
+    """
+
+    def __init__(
+        self,
+        experiment: config.Experiment,
+        trainer: Trainer,
+        stopwatch: Stopwatch,
+        out: Path,
+        first: int,
+        heldout: dict[str, np.ndarray] | None,
+    ):
+        self.settings, self.trainer, self.stopwatch, self.out = experiment.train, trainer, stopwatch, out
+        self.note = ""
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._metrics = out / "metrics.jsonl"
+        if self._metrics.is_file():  # what was written after the state that the run resumes from is written again
+            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            self._metrics.write_text("".join(x for x in lines if _step_of(x) <= first), encoding="utf-8")
+        self._writer = tf.summary.create_file_writer(str(out / "logs"))
+        self._heldout = heldout
+        prompts = None if self._heldout is None else self._heldout.get("prompt")
+        self._context = None if prompts is None else trainer.base.embed(list(prompts))
+
+    def step(self, step: int, count: int, sums: dict[str, float]) -> None:
+        """Take the sums of the logs of the `count` steps up to `step`; see `loop.make_loop`."""
+        settings = self.settings
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += count
+        if step % settings.log_every == 0 or step == settings.steps:
+            skipped, waited = self._sums.pop("skipped"), self._sums.pop(WAITED)
+            learnt = self._count - skipped  # skipped steps are no part of the sums
+            scalars = {name: total / learnt for name, total in self._sums.items()} if learnt else {}
+            scalars |= {"skipped": skipped} | self._probe()
+            scalars |= self.stopwatch.figures(waited / self._count, settings.batch_size) | _memory()
+            self._sums, self._count = {}, 0
+            self._write(step, scalars)
+        if settings.sample_every and (step % settings.sample_every == 0 or step == settings.steps):
+            self._picture(step)
+
+    def _probe(self) -> dict[str, float]:
+        rate = self.trainer.optimizer.learning_rate
+        scalars = {"learning_rate": float(tf.convert_to_tensor(rate))}
+        if self.trainer.scaled:
+            scalars["loss_scale"] = float(self.trainer.scale.numpy())
+        if isinstance(self.trainer, CoDi):
+            base, mu = self.trainer.base, getattr(self.trainer.student.adapter, "mu", None)
+            if self._heldout is not None:
+                image, condition = (tf.constant(self._heldout[key]) for key in ("image", "condition"))
+                scalars["condition_use"] = float(
+                    self.trainer.condition_use(base.encode(image), self.trainer.see(condition), self._context)
+                )
+            if mu is not None:
+                scalars["mu_mean"] = float(tf.reduce_mean(tf.abs(mu.value)))
+        return scalars
+
+    def _write(self, step: int, scalars: dict[str, float]) -> None:
+        with self._writer.as_default(step=step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+        with open(self._metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **scalars}) + "\n")
+        shown = {"loss": ".4f", "condition_use": ".4f", "images_per_second": ".1f"}
+        note = "  ".join(f"{name} {scalars[name]:{form}}" for name, form in shown.items() if name in scalars)
+        self.note = note.replace("images_per_second", "images/s")
+
+    def _picture(self, step: int) -> None:
+        grid = sample_grid(self.trainer, self._heldout)
+        if grid is None:
+            return
+        images.write_png(self.out / "samples" / f"step-{step:08d}.png", grid)
+        with self._writer.as_default(step=step):
+            tf.summary.image("samples", grid[None])
+
+
+def _memory() -> dict[str, float]:
+    """The peaks of this process's memory and of its GPUs', in GiB."""
+    peaks = {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    for device in tf.config.list_logical_devices("GPU"):
+        used = tf.config.experimental.get_memory_info(device.name)["peak"] / 2**30
+        peaks["peak_gpu_memory_gb"] = max(peaks.get("peak_gpu_memory_gb", 0.0), used)
+    return peaks
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; of one that a crash cut off, none."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
+
+
+def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[str, np.ndarray] | None:
+    """The held-out examples that a run shows itself on; None where there is no condition.
+
+    Examples that were encoded beforehand need no pictures any more: where these are gone, it is None with a warning.
+
+    Raises:
+        UserError: the source holds nothing out, or cannot be read.
+    """
+    if not isinstance(trainer, CoDi):
+        return None
+    try:
+        heldout = data.evaluation_set(
+            load_source(experiment, "heldout"),
+            build_task(experiment),
+            image_size=experiment.data.image_size,
+            count=PROBED,
+            seed=experiment.data.seed + 1,
+        )
+    except UserError as error:
+        if not is_cache(experiment.data.source):
+            raise
+        warnings.warn(f"this run goes without held-out pictures and condition_use: {error}", stacklevel=2)
+        return None
+    if not takes_prompts(experiment):
+        heldout.pop("prompt", None)
+    return heldout
+
+
+def sample_grid(trainer: Trainer, heldout: dict[str, np.ndarray] | None) -> np.ndarray | None:
+    """Condition, 1-, 2- and 4-step results and original of held-out examples; None where there is no condition."""
+    if not isinstance(trainer, CoDi) or heldout is None:
+        return None
+    condition = (heldout["condition"][:PICTURES] + 1) / 2
+    prompt = list(heldout["prompt"][:PICTURES]) if "prompt" in heldout else None
+    columns = [
+        condition[..., :3],
+        *(trainer.generate(condition, prompt, steps=n) for n in (1, 2, 4)),
+        (heldout["image"] + 1) / 2,
+    ]
+    rows = [[column[i] for column in columns] for i in range(PICTURES)]
+    return images.grid(rows, ["condition", "1 step", "2 steps", "4 steps", "original"], zoom=2)

@@ -1,0 +1,168 @@
+"""Training state on disk: everything that a resumed run needs to go on as if it had not stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from codi_tf.core.errors import UserError
+from codi_tf.io.files import whole_file
+from codi_tf.trainers.trainer import Trainer
+
+_NAME = re.compile(r"step-(\d{8})\.safetensors")
+DIGEST = "sha256"  # in a file's header, of the tensors' bytes in the order of their names
+
+
+class StateWriter:
+    """Writes the states of a run beside its training: weights, moving average, optimizer, guards.
+
+    A state appears whole or not at all, and the states before it stay until it is there. A crash at any moment leaves
+    the newest whole one.
+
+    Args:
+        trainer: whose state it is.
+        folder: of the states.
+        keep: how many of the newest are kept.
+        keep_every: states of every such step are kept, too; 0: of none.
+    """
+
+    def __init__(self, trainer: Trainer, folder: Path, *, keep: int, keep_every: int = 0):
+        self.trainer, self.folder, self.keep, self.keep_every = trainer, folder, keep, keep_every
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, step: int) -> Path:
+        """Take the state of a step; it is written while the caller goes on. Waits for the state before it.
+
+        Raises:
+            UserError: that could not be written.
+        """
+        self.wait()
+        # TensorFlow's values never change, a variable's next value is another one: reading copies nothing by itself.
+        values = {key: np.asarray(variable.numpy()) for key, variable in _variables(self.trainer).items()}
+        path = self.folder / f"step-{step:08d}.safetensors"
+        self._thread = threading.Thread(target=self._write, args=(path, values), name="checkpoint")
+        self._thread.start()
+        return path
+
+    def wait(self) -> None:
+        """Return when the last state is on disk. Raises UserError where it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _write(self, path: Path, values: dict[str, np.ndarray]) -> None:
+        try:
+            write_state(path, values)
+            self._remove_old()
+        except Exception as error:  # noqa: BLE001  (raised by `wait`, in the caller's thread)
+            self._error = error
+
+    def _remove_old(self) -> None:
+        steps = _steps(self.folder)
+        for step in sorted(steps)[: -self.keep]:
+            if not self.keep_every or step % self.keep_every:
+                steps[step].unlink(missing_ok=True)
+
+
+def write_state(path: Path, values: dict[str, np.ndarray]) -> None:
+    """Write named arrays with their checksum: whole, on the disk itself, or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with whole_file(path) as partial:
+        try:
+            save_file(values, partial, metadata={DIGEST: _digest(values)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+        _sync(partial)
+    _sync(path.parent)  # its new name
+
+
+def read_state(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a state.
+
+    Raises:
+        UserError: it is cut off, or its bytes are not those that were written.
+    """
+    try:
+        values = load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            written = (file.metadata() or {}).get(DIGEST)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: truncated or damaged ({error})") from None
+    if written != _digest(values):
+        raise UserError(f"{path}: damaged, its checksum does not fit")
+    return values
+
+
+def restore_newest(trainer: Trainer, folder: Path) -> int:
+    """Set the trainer to the newest whole state in a folder and return its step; 0, and nothing set, without any.
+
+    States that are damaged are named in a warning, and the one before is taken. What a crash left is removed.
+
+    Raises:
+        UserError: all states are damaged, or they are of another experiment.
+    """
+    for left in folder.glob(".step-*") if folder.is_dir() else ():  # see `files.whole_file`
+        left.unlink(missing_ok=True)
+    steps = _steps(folder)
+    for step in sorted(steps, reverse=True):
+        try:
+            values = read_state(steps[step])
+        except UserError as error:
+            warnings.warn(f"{error}; the state before it is used", stacklevel=2)
+            continue
+        _assign(trainer, values, steps[step])
+        return step
+    if steps:
+        raise UserError(f"{folder}: none of its states can be read; delete it to start again")
+    return 0
+
+
+def _assign(trainer: Trainer, values: dict[str, np.ndarray], path: Path) -> None:
+    variables = _variables(trainer)
+    if values.keys() != variables.keys() or any(values[k].shape != tuple(variables[k].shape) for k in variables):
+        raise UserError(f"{path}: the state of another experiment; choose another --out, or delete {path.parent}")
+    for key, variable in variables.items():
+        variable.assign(values[key])
+
+
+def _digest(values: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(values):
+        digest.update(np.ascontiguousarray(values[key]).view(np.uint8).reshape(-1).data)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Returns when a file or folder is on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    if not folder.is_dir():
+        return {}
+    return {int(match[1]): path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
+
+
+def _variables(trainer: Trainer) -> dict:
+    parts = {"weights": trainer.variables, "optimizer": trainer.optimizer.variables}
+    # Positions, not paths: two layers of a model may have variables of the same path.
+    return {f"{part}/{i:05d}": v for part, variables in parts.items() for i, v in enumerate(variables)}

@@ -1,0 +1,1 @@
+"""The sampler and its networks as operations that any format can write down."""

@@ -1,0 +1,248 @@
+"""The sampler of CoDi, Eq. 7, as one graph, condition and noise in, picture out; or as the graphs of its parts.
+
+A step of Eq. 7 is linear in z_t and in what the network says: z_s = a z_t + b w_theta(z_t, c, t), whatever the network
+predicts. A step's numbers are t, a and b; the last step, which returns x_hat, is one like the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from codi_tf.diffusion.process import bounded, coefficients, predict
+from codi_tf.diffusion.sampling import few_step_grid
+from codi_tf.model import CoDi
+from codi_tf.models.adapter import MuAdapter
+from codi_tf.models.layers import guidance_features
+from codi_tf.tasks.depth import Depth
+from codi_tf.tasks.inpainting import Inpainting
+from export.emit import networks
+from export.emit.graph import Graph, Value
+
+if TYPE_CHECKING:
+    from export.emit.program import SamplerProgram
+
+
+class StepNumbers(NamedTuple):
+    """One step: z <- a z + b w_theta(z, c, t)."""
+
+    t: int
+    a: float
+    b: float
+
+
+def step_numbers(model: CoDi, steps: int) -> list[StepNumbers]:
+    """The steps of a model's sampler, read off the functions that Keras samples with."""
+    schedule, numbers = model.base.schedule, []
+    for step in few_step_grid(schedule, steps).steps:
+
+        def after(z: float, output: float, step=step) -> float:
+            def denoise(z_t, t):
+                alpha_t, sigma_t = coefficients(schedule, t, 1)
+                return predict(np.float32([output]), z_t, alpha_t, sigma_t, model.base.prediction_type)
+
+            denoise = bounded(denoise, schedule) if model.boundary else denoise
+            said = denoise(ops.convert_to_tensor([z], "float32"), ops.convert_to_tensor(step.t, "int32"))
+            return float(step.alpha_s * said.x_hat[0] + step.sigma_s * said.eps_hat[0])
+
+        numbers.append(StepNumbers(step.t, after(1.0, 0.0), after(0.0, 1.0)))
+    return numbers
+
+
+def whole(g: Graph, program: SamplerProgram) -> None:
+    """All in one: "condition" (H, W, 3 or 4) in [0, 1] and "noise" (h, w, 4) to "image" (H, W, 3) in [0, 1].
+
+    Where the prompt is no part of the program: its token ids, int32 [77], are an input "ids".
+    """
+    model = program.model
+    condition, z = _condition(g, program), g.input("noise", program.latent_shape[1:])
+    prompt = _prompt(g, program) if program.context is not None else _embedded(g, program)
+    told = encode(g, model, condition, prompt)
+    z = g.repeat(z, list(tables(program)), lambda *now: step(g, model, *now, told, prompt))
+    g.output("image", finish(g, model.task, decode(g, model, z), condition))
+
+
+def text(g: Graph, program: SamplerProgram) -> None:
+    """The part that reads a prompt: "ids" int32 [77] -> "context" [77, D]."""
+    g.output("context", _embedded(g, program))
+
+
+def encoder(g: Graph, program: SamplerProgram) -> None:
+    """The part that reads a condition: "condition", "context" -> "told_0", ...: what every step is told of it."""
+    for i, value in enumerate(_told(g, program)):
+        g.output(f"told_{i}", value)
+
+
+def denoiser(g: Graph, program: SamplerProgram) -> None:
+    """A step: "z", "time" (features of t), "scales" (a, b), "told_0", ..., "context" -> "z_next"."""
+    told, prompt = _told_inputs(g, program), _prompt(g, program)
+    z, time, scales = _z(g, program), g.input("time", (program.time_channels,)), g.input("scales", (2,))
+    g.output("z_next", step(g, program.model, z, time, scales, told, prompt))
+
+
+def first_half(g: Graph, program: SamplerProgram) -> None:
+    """Of a step that is too large for a file: "z", "time", "told_0", ..., "context" -> "feature_0", ..., "temb"."""
+    told, prompt = _told_inputs(g, program), _prompt(g, program)
+    z, time = _z(g, program), g.input("time", (program.time_channels,))
+    for name, value in _features(g, program, z, time, told, prompt).items():
+        g.output(name, value)
+
+
+def second_half(g: Graph, program: SamplerProgram) -> None:
+    """The rest of such a step: "feature_0", ..., "temb", "z", "scales", "context" -> "z_next"."""
+    blank = g.blank()
+    told, prompt = _told_inputs(blank, program), _prompt(blank, program)
+    time = blank.input("time", (program.time_channels,))
+    shapes = {n: v.shape for n, v in _features(blank, program, _z(blank, program), time, told, prompt).items()}
+    *features, temb = (g.input(name, shape) for name, shape in shapes.items())
+    unet = program.model.network.unet
+    said = networks.decode(g, unet, features[-1], features[:-1], temb, _prompt(g, program))
+    g.output("z_next", _after(g, _z(g, program), said, g.input("scales", (2,))))
+
+
+def decoder(g: Graph, program: SamplerProgram) -> None:
+    """The last part: "z" and, where the task looks at it, "condition" -> "image"."""
+    task, z = program.model.task, _z(g, program)
+    condition = _condition(g, program) if isinstance(task, Inpainting) else z
+    g.output("image", finish(g, task, decode(g, program.model, z), condition))
+
+
+def parts(program: SamplerProgram, *, halves: bool = False) -> dict[str, Callable[[Graph, SamplerProgram], None]]:
+    """The parts of a sampler, in the order in which they run. What one gives another takes by the same name.
+
+    `halves`: the step in two, "step_1" and "step_2".
+    """
+    steps = {"step_1": first_half, "step_2": second_half} if halves else {"step": denoiser}
+    made = {"text": text, "encoder": encoder, **steps, "decoder": decoder}
+    if program.context is not None:
+        del made["text"]
+    if program.model.network.adapter is None:
+        del made["encoder"]
+    return made
+
+
+def tables(program: SamplerProgram) -> tuple[np.ndarray, np.ndarray]:
+    """Of every step the features of its time, float32 [N, C], and a and b, float32 [N, 2]."""
+    numbers = step_numbers(program.model, program.steps)
+    times = np.stack([networks.of_time(step.t, program.time_channels) for step in numbers])
+    return times, np.float32([[step.a, step.b] for step in numbers])
+
+
+# What happens within the parts
+
+
+def _condition(g: Graph, program: SamplerProgram) -> Value:
+    """The input, as the model's condition in [-1, 1]."""
+    task = program.model.task
+    return condition_of(g, task, g.input("condition", (program.height, program.width, task.condition_channels)))
+
+
+def _prompt(g: Graph, program: SamplerProgram) -> Value:
+    """The embedded prompt: a constant, or an input of a part."""
+    return g.input("context", program.context_shape) if program.context is None else g.constant(program.context)
+
+
+def _embedded(g: Graph, program: SamplerProgram) -> Value:
+    return networks.text_encoder(g, program.model.base.text_encoder, g.input("ids", program.context_shape[:1], "int32"))
+
+
+def _told(g: Graph, program: SamplerProgram) -> list[Value]:
+    reads = isinstance(program.model.network.adapter, MuAdapter)  # the others ask for no prompt here
+    return encode(g, program.model, _condition(g, program), _prompt(g, program) if reads else None)
+
+
+def _z(g: Graph, program: SamplerProgram) -> Value:
+    return g.input("z", program.latent_shape[1:])
+
+
+def _told_inputs(g: Graph, program: SamplerProgram) -> list[Value]:
+    return [g.input(f"told_{i}", value.shape) for i, value in enumerate(_told(g.blank(), program))]
+
+
+def _features(g: Graph, program: SamplerProgram, z: Value, time: Value, told: list[Value], prompt: Value) -> dict:
+    guidance = _guidance(g, program.model)
+    features, temb = networks.adapted_features(g, program.model.network, z, time, told, prompt, guidance)
+    return {**{f"feature_{i}": value for i, value in enumerate(features)}, "temb": temb}
+
+
+def encode(g: Graph, model: CoDi, condition: Value, prompt: Value | None) -> list[Value]:
+    """The condition (H, W, 3 or 4) in [-1, 1] -> what all steps are told of it."""
+    network = model.network
+    return [] if network.adapter is None else networks.condition(g, network.adapter, _seen(g, model, condition), prompt)
+
+
+def step(g: Graph, model: CoDi, z: Value, time: Value, scales: Value, told: list[Value], prompt: Value) -> Value:
+    """z_t -> a z_t + b w_theta."""
+    guidance = _guidance(g, model)
+    return _after(g, z, networks.adapted_unet(g, model.network, z, time, told, prompt, guidance=guidance), scales)
+
+
+def _after(g: Graph, z: Value, said: Value, scales: Value) -> Value:
+    a, b = (g.channels(scales, i, i + 1) for i in (0, 1))
+    return g.add(g.multiply(z, a), g.multiply(said, b))
+
+
+def _guidance(g: Graph, model: CoDi) -> Value | None:
+    """The features of the guidance weight, of networks that take one."""
+    if not model.network.takes_guidance:
+        return None
+    weight = np.float32([model.lowest_guidance - 1.0])
+    return g.constant(ops.convert_to_numpy(guidance_features(weight, model.network.unet.time_cond_proj_dim))[0])
+
+
+def decode(g: Graph, model: CoDi, z: Value) -> Value:
+    """Scaled latents -> the picture (H, W, 3) in [-1, 1]: `Base.decode`."""
+    if model.base.decoder is not None:
+        return g.clip(networks.tiny_decoder(g, model.base.decoder, z), -1.0, 1.0)
+    vae = model.base.vae
+    h = g.conv(g.affine(z, 1.0 / vae.scaling_factor, 0.0), vae.post_quant_conv)
+    return g.clip(networks.coder(g, vae.decoder, h), -1.0, 1.0)
+
+
+def _seen(g: Graph, model: CoDi, condition: Value) -> Value:
+    """`CoDi.see`."""
+    vae = model.base.vae
+    if model.network.sees == "image":
+        return condition
+    photo = condition if condition.shape[2] == 3 else g.channels(condition, 0, 3)
+    moments = g.conv(networks.coder(g, vae.encoder, photo), vae.quant_conv)
+    latents = g.affine(g.channels(moments, 0, vae.latent_channels), vae.scaling_factor, 0.0)
+    if condition.shape[2] == 3:
+        return latents
+    return g.concatenate(latents, g.pooled(g.channels(condition, 3, 4), vae.factor))
+
+
+# The tasks
+
+
+def condition_of(g: Graph, task, image: Value) -> Value:
+    """What a user brings, (H, W, C) in [0, 1] -> the condition in [-1, 1]: the task's `condition_from_image`."""
+    x = g.affine(image, 2.0, -1.0)
+    if isinstance(task, Inpainting):
+        mask = g.above(g.channels(x, 3, 4), 0.0)
+        return g.concatenate(g.multiply(g.channels(x, 0, 3), g.affine(mask, -1.0, 1.0)), mask)
+    return _nearness(g, task, x) if isinstance(task, Depth) else x
+
+
+def _nearness(g: Graph, task: Depth, x: Value) -> Value:
+    """`Depth.condition_from_image`."""
+    near, last = g.largest_channel(x), x.shape[0] * x.shape[1] - 1
+    low, high = task.percentiles
+    low, high = g.ranked(near, [math.floor(low / 100 * last), math.ceil(high / 100 * last)])
+    balance = g.subtract(g.subtract(near, low), g.subtract(high, near))
+    spread = g.clip(g.subtract(high, low), 1e-30, 1e30)  # where it is 0, so is the balance
+    channel = g.clip(g.divide(balance, spread), -1.0, 1.0)
+    return g.concatenate(g.concatenate(channel, channel), channel)
+
+
+def finish(g: Graph, task, picture: Value, condition: Value) -> Value:
+    """The picture in [-1, 1] -> what is shown, in [0, 1]: the task's `finish`."""
+    if isinstance(task, Inpainting):
+        mask = g.channels(condition, 3, 4)
+        known = g.multiply(g.channels(condition, 0, 3), g.affine(mask, -1.0, 1.0))
+        picture = g.add(g.multiply(picture, mask), known)
+    return g.affine(picture, 0.5, 0.5)

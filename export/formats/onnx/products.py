@@ -1,0 +1,225 @@
+"""What ONNX graphs do with kernels: products and convolutions, in the forms that ONNX Runtime is fast with.
+
+By how a kernel is kept:
+- float32, float16: Gemm, MatMul and Conv; float16 is widened when a file is loaded.
+- int8: activations are rounded to 8 bits as they come, by one scale a tensor, and multiplied with MatMulInteger. A
+  convolution gathers its windows first, because ONNX Runtime has no fast ConvInteger; where that would take more than
+  COLUMNS bytes, its kernel is widened as below.
+- int8_weight_only: the kernel is widened where it is used, in every step.
+- int4: MatMulNBits for products; kernels of convolutions are widened where they are used.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from export.emit.graph import Value
+from export.quantization import weights as kept
+
+if TYPE_CHECKING:
+    from export.formats.onnx.graph import OnnxGraph
+
+COLUMNS = 2**27  # bytes that the gathered windows of a convolution may take
+
+
+def dense(g: OnnxGraph, x: Value, layer) -> Value:
+    """`Graph.dense`."""
+    kind, d = g.keep(layer.kernel), layer.kernel.shape[-1]
+    shape, bias = (*x.shape[:-1], d), _bias(g, layer, "", (d,))
+    if kind == "int8":
+        return _plus(g, _integer_product(g, *_rounded(g, x), layer, shape), bias)
+    if kind == "int4":
+        return _plus(g, _four_bit_product(g, x, layer, shape), bias)
+    if bias is None:
+        return g.node("MatMul", [x, _matrix(g, layer)], shape)
+    return g.node("Gemm", [x, _matrix(g, layer), bias], shape)
+
+
+def project_in(g: OnnxGraph, x: Value, layer) -> Value:
+    """`Graph.project_in`."""
+    height, width, channels = x.shape
+    flat = g.reshaped(x, (channels, height * width), (channels, height * width))
+    if g.keep(layer.kernel) in ("int8", "int4"):
+        return dense(g, g.node("Transpose", [flat], flat.shape[::-1], perm=[1, 0]), layer)
+    shape = (height * width, layer.kernel.shape[-1])
+    return g.node("Gemm", [flat, _matrix(g, layer), _bias(g, layer, "", shape[1:])], shape, transA=1)
+
+
+def project_out(g: OnnxGraph, x: Value, layer, size: tuple[int, int]) -> Value:
+    """`Graph.project_out`."""
+    d = layer.kernel.shape[-1]
+    if g.keep(layer.kernel) in ("int8", "int4"):
+        flat = g.node("Transpose", [dense(g, x, layer)], (d, x.shape[0]), perm=[1, 0])
+    else:
+        bias = _bias(g, layer, "column", (d, 1))
+        flat = g.node("Gemm", [_matrix(g, layer), x, bias], (d, x.shape[0]), transA=1, transB=1)
+    return g.reshaped(flat, (1, d, *size), (*size, d))
+
+
+class _Window(NamedTuple):
+    """How a convolution goes over a map."""
+
+    side: int
+    stride: int
+    before: int
+    after: int
+    size: tuple[int, int]  # of what comes out
+
+
+def conv(g: OnnxGraph, x: Value, layer) -> Value:
+    """`Graph.conv`."""
+    k, stride, filters = layer.kernel_size[0], layer.strides[0], layer.filters
+    before = k // 2 if stride == 1 or layer.symmetric_padding else 0
+    after = k // 2 if stride == 1 else 1
+    size = tuple((side + before + after - k) // stride + 1 for side in x.shape[:2])
+    window = _Window(k, stride, before, after, size)
+    if g.keep(layer.kernel) == "int8" and k * k * x.shape[2] * math.prod(size) <= COLUMNS:
+        return _integer_conv(g, x, layer, window)
+    bias = [_bias(g, layer, "", (filters,))] if layer.use_bias else []
+    return g.node(
+        "Conv",
+        [x, _filters(g, layer), *bias],
+        (*size, filters),
+        kernel_shape=[k, k],
+        pads=[before, before, after, after],
+        strides=[stride, stride],
+    )
+
+
+# Kernels as runtimes take them
+
+
+def _bias(g: OnnxGraph, layer, view: str, shape: tuple[int, ...]) -> str | None:
+    return g.real(layer.bias, view, shape, lambda a: a.reshape(shape)) if layer.use_bias else None
+
+
+def _matrix(g: OnnxGraph, layer) -> str:
+    """A layer's kernel as float32 [C, D]."""
+    c, d = layer.kernel.shape[-2:]
+    if g.keep(layer.kernel) != "int8_weight_only":
+        return g.real(layer.kernel, "", (c, d), lambda a: a.reshape(c, d))
+    matrix = g.stored(layer.kernel, "int8", (c, d), lambda a: kept.int8(a).reshape(c, d), "int8")
+    return g.node("DequantizeLinear", [matrix, _scales(g, layer)], (c, d), axis=1, again=True).name
+
+
+def _filters(g: OnnxGraph, layer) -> str:
+    """A convolution's kernel as float32 [O, I, k, k]."""
+    kernel, kind = layer.kernel, g.keep(layer.kernel)
+    k, _, c, d = kernel.shape
+    own = (d, c, k, k)
+    if kind == "int4":
+        numbers, scales, width = _four_bits(g, kernel, view="rows")
+        options = {"axis": 1, "block_size": kept.block_of(k * k * c), "again": True}
+        rows = g.node("DequantizeLinear", [numbers, scales], (d, width), **options)
+        if width != k * k * c:
+            rows = g.channels(rows, 0, k * k * c)
+        return g.reshaped(rows, own, own).name
+    if not kind.startswith("int8"):
+        return g.real(kernel, "oihw", own, lambda a: a.transpose(3, 2, 0, 1))
+    filters = g.stored(kernel, "int8 oihw", own, lambda a: kept.int8(a).transpose(3, 2, 0, 1), "int8")
+    return g.node("DequantizeLinear", [filters, _scales(g, layer)], own, axis=0, again=True).name
+
+
+def _scales(g: OnnxGraph, layer) -> str:
+    return g.stored(layer.kernel, "scales", layer.kernel.shape[-1:], kept.scales_of)
+
+
+def _four_bits(g: OnnxGraph, kernel, *, view: str) -> tuple[str, str, int]:
+    """A kernel in four bits, its scales, and the length of its rows with what fills the last block.
+
+    As "rows", int4 [D, K], for DequantizeLinear, or as "blocks", uint8 [D, B, block / 2], for MatMulNBits, which counts
+    from -8.
+    """
+    d, width = kernel.shape[-1], math.prod(kernel.shape[:-1])
+    block = kept.block_of(width)
+    blocks = -(-width // block)
+    source = _Source(kernel)
+    if view == "rows":
+        numbers = g.stored(kernel, view, (d, blocks * block), lambda a: _packed(_in_four_bits(source)[0]), "int4")
+    else:
+        shape = (d, blocks, block // 2)
+        numbers = g.stored(kernel, view, shape, lambda a: _packed(_in_four_bits(source)[0] + 8), "uint8")
+    return numbers, g.stored(kernel, "scales", (d, blocks), lambda a: _in_four_bits(source)[1]), blocks * block
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A variable as the key of a cache, which Keras' are not."""
+
+    variable: object
+
+
+@functools.lru_cache(maxsize=1)  # numbers and scales are written one after the other
+def _in_four_bits(source: _Source) -> tuple[np.ndarray, np.ndarray]:
+    return kept.int4(kept.rows_of(np.asarray(source.variable.numpy(), "float32")))
+
+
+def _packed(numbers: np.ndarray) -> np.ndarray:
+    """Two numbers of four bits in a byte, the first in its lower half."""
+    pairs = (numbers.reshape(-1, 2) & 15).astype("uint8")
+    return pairs[:, 0] | pairs[:, 1] << 4
+
+
+# Products of whole numbers
+
+
+def _plus(g: OnnxGraph, x: Value, bias: str | None) -> Value:
+    return x if bias is None else g.node("Add", [x, bias], x.shape)
+
+
+def _rounded(g: OnnxGraph, x: Value) -> tuple[Value, str, str]:
+    """x in 8 bits, its scale and its zero point."""
+    numbers = g.node("DynamicQuantizeLinear", [x], x.shape, 3)
+    return numbers, f"{numbers.name}_1", f"{numbers.name}_2"
+
+
+def _integer_product(g: OnnxGraph, x: Value, scale: str, zero: str, layer, shape: tuple[int, ...]) -> Value:
+    """Rows of 8 bits [N, K] times a kernel's [K, D], as float32."""
+    d, width = layer.kernel.shape[-1], math.prod(layer.kernel.shape[:-1])
+    matrix = g.stored(layer.kernel, "int8", (width, d), lambda a: kept.int8(a).reshape(width, d), "int8")
+    product = g.node("Cast", [g.node("MatMulInteger", [x, matrix, zero], shape)], shape, to=1)
+    return g.node("Mul", [product, g.node("Mul", [scale, _scales(g, layer)], (d,))], shape)
+
+
+def _integer_conv(g: OnnxGraph, x: Value, layer, window: _Window) -> Value:
+    """A convolution as a product: of the windows of a map, one after the other, with the kernel."""
+    numbers, scale, zero = _rounded(g, x)
+    last = g.node("Transpose", [numbers], x.shape, perm=[0, 2, 3, 1])
+    if window.side > 1:
+        pads = np.array([0, window.before, window.before, 0, 0, window.after, window.after, 0], "int64")
+        padded = g.node("Pad", [last, g.numbers(pads), zero], x.shape)
+        height, width = (window.stride * (side - 1) + 1 for side in window.size)
+        axes, strides = g.numbers(np.array([1, 2], "int64")), g.numbers(np.array([window.stride] * 2, "int64"))
+        places = [
+            g.node(
+                "Slice",
+                [
+                    padded,
+                    *(g.numbers(np.array(at, "int64")) for at in ([i, j], [i + height, j + width])),
+                    axes,
+                    strides,
+                ],
+                x.shape,
+            )
+            for i in range(window.side)
+            for j in range(window.side)
+        ]
+        last = g.node("Concat", places, x.shape, axis=3)
+    count, filters = math.prod(window.size), layer.filters
+    rows = g.reshaped(last, (count, window.side**2 * x.shape[2]), ())
+    product = _plus(g, _integer_product(g, rows, scale, zero, layer, (count, filters)), _bias(g, layer, "", (filters,)))
+    flat = g.node("Transpose", [product], (filters, count), perm=[1, 0])
+    return g.reshaped(flat, (1, filters, *window.size), (*window.size, filters))
+
+
+def _four_bit_product(g: OnnxGraph, x: Value, layer, shape: tuple[int, ...]) -> Value:
+    """Rows [N, K] times a kernel's [K, D] of four bits."""
+    numbers, scales, _ = _four_bits(g, layer.kernel, view="blocks")
+    width = math.prod(layer.kernel.shape[:-1])
+    options = {"K": width, "N": shape[-1], "bits": 4, "block_size": kept.block_of(width), "domain": "com.microsoft"}
+    return g.node("MatMulNBits", [x, numbers, scales], shape, **options)

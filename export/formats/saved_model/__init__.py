@@ -1,0 +1,1 @@
+"""SavedModel: for TensorFlow and TensorFlow Serving."""

@@ -1,0 +1,117 @@
+"""LiteRT (TFLite) files: graphs as signatures, and their weights behind the flatbuffer.
+
+Weights are written one after the other, so that memory stays at that of the largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from codi_tf.core.errors import UserError
+
+if TYPE_CHECKING:
+    from export.formats.tflite.graph import LiteRtGraph
+
+MAX_FILE = 2**31 - 1  # bytes: phones map a file with signed offsets
+ALIGNMENT = 64
+VERSIONS = {"CONV_2D": 5, "FULLY_CONNECTED": 9, "DEQUANTIZE": 3, "BATCH_MATMUL": 1, "RESIZE_NEAREST_NEIGHBOR": 1}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A buffer: its size, and how to get what it holds."""
+
+    bytes: int
+    read: Callable[[], np.ndarray]
+
+
+class LiteRtFile:
+    """Graphs that lie in one file, each a signature of its own, and the buffers of them all: each weight is held once.
+
+    Attributes:
+        codes: the kinds of operators, and their places in the file.
+    """
+
+    def __init__(self):
+        self.codes: dict[str, int] = {}
+        self._graphs: dict[str, LiteRtGraph] = {}
+        self._buffers: list[Weight | None] = [None]  # buffer 0 is empty, by convention
+        self._places: dict[object, int] = {}
+
+    def add(self, signature: str, graph: LiteRtGraph) -> None:
+        """Make a graph, whose weights are this file's, one of its signatures."""
+        self._graphs[signature] = graph
+
+    def buffer(self, key: object, weight: Weight) -> int:
+        """The place of a buffer; the same key is the same content."""
+        if key not in self._places:
+            self._places[key] = len(self._buffers)
+            self._buffers.append(weight)
+        return self._places[key]
+
+    def write(self, path: Path) -> None:
+        """Write the flatbuffer and, behind it, the weights.
+
+        Raises:
+            UserError: it would be larger than MAX_FILE.
+        """
+        header = self._pack([1] * len(self._buffers))
+        offsets, end = [], _aligned(len(header))
+        for weight in self._buffers:
+            offsets.append(end)
+            end = _aligned(end + (weight.bytes if weight else 0))
+        if end > MAX_FILE:
+            raise UserError(f"{path.name} would be {end / 2**30:.1f} GiB: a LiteRT file holds less than 2")
+        with open(path, "wb") as file:
+            file.write(self._pack(offsets))
+            for weight, offset in zip(self._buffers, offsets, strict=True):
+                if weight is not None:
+                    file.seek(offset)
+                    file.write(memoryview(np.atleast_1d(weight.read())).cast("B"))
+
+    def _pack(self, offsets: list[int]) -> bytes:
+        model = schema.ModelT()
+        model.version, model.description = 3, b"codi_tf"
+        model.operatorCodes = []
+        for kind in self.codes:
+            code = schema.OperatorCodeT()
+            code.builtinCode = getattr(schema.BuiltinOperator, kind)
+            code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+            code.version = VERSIONS.get(kind, 1)
+            model.operatorCodes.append(code)
+        model.buffers = []
+        for weight, offset in zip(self._buffers, offsets, strict=True):
+            buffer = schema.BufferT()
+            if weight is not None:
+                buffer.offset, buffer.size = max(offset, 2), weight.bytes
+            model.buffers.append(buffer)
+        model.subgraphs = [graph.graph for graph in self._graphs.values()]
+        model.signatureDefs = []
+        for place, (name, graph) in enumerate(self._graphs.items()):
+            signature = schema.SignatureDefT()
+            signature.signatureKey, signature.subgraphIndex = name, place
+            signature.inputs, signature.outputs = (_maps(graph.names[side]) for side in ("inputs", "outputs"))
+            model.signatureDefs.append(signature)
+        builder = flatbuffers.Builder(2**20)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _maps(indices: dict[str, int]) -> list:
+    maps = []
+    for name, index in indices.items():
+        entry = schema.TensorMapT()
+        entry.name, entry.tensorIndex = name, index
+        maps.append(entry)
+    return maps

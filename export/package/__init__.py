@@ -1,0 +1,1 @@
+"""Exported packages: the manifest, how one is made, what it reports."""

@@ -1,0 +1,72 @@
+"""Adapters as plug-ins: one exported base, and of every PE-CoDi adapter the one graph that reads the condition.
+
+Of a package of parts, "encoder" alone depends on the weights of a mu adapter: steps are told mu h_eta(c) and 1 - mu.
+Another adapter of the same base therefore gives the same files for all other parts, bit by bit, and can be plugged in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from codi_tf.core.errors import UserError
+from export.package.manifest import OTHERS, REPORTS, Package, read_manifest, read_package, sizes_of
+
+BASE = "base_files"  # in an adapter's manifest: the files of its base's other parts, and their SHA-256
+PLUG = "encoder"
+
+
+def with_adapter(package: Package, folder: Path) -> Package:
+    """A package with the adapter of another folder, made with `python -m export --adapter-of`.
+
+    Raises:
+        UserError: no adapter, or one of another base.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or BASE not in manifest:
+        raise UserError(f"{folder}: no exported adapter; make one with python -m export BUNDLE --adapter-of PACKAGE")
+    adapter = read_package(folder)
+    check_base(package, manifest[BASE], folder)
+    told = {"task": adapter.task, "depth_kind": adapter.depth_kind}
+    first, *others = (
+        dataclasses.replace(size, graphs={**size.graphs, PLUG: plug.graphs[PLUG]}, **told)
+        for size, plug in zip(package.sizes, adapter.sizes, strict=True)
+    )
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def base_files(folder: Path) -> dict[str, str]:
+    """The files of a package of parts that all adapters share, and their SHA-256.
+
+    Raises:
+        UserError: a package without parts.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or PLUG not in manifest.get("graphs", {}):
+        raise UserError(f"{folder}: no package of parts with an adapter; make one with python -m export --layout parts")
+    own = tuple(size["graphs"][PLUG]["file"] for size in sizes_of(manifest))
+    return {name: sha for name, sha in manifest["files"].items() if not name.startswith(own) and name not in REPORTS}
+
+
+def plug_of(manifest: dict) -> dict:
+    """What a manifest says of its sizes, with no graph but the adapter's."""
+    first, *others = ({**size, "graphs": {PLUG: size["graphs"][PLUG]}} for size in sizes_of(manifest))
+    return {**first, OTHERS: others} if others else first
+
+
+def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
+    """Raises UserError where an adapter in a folder was not made for this package's base."""
+    found = base_files(package.folder)
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise UserError(
+                f"{folder}: is of another base than {package.folder} ({name} differs): its training changed more than "
+                f"the adapter, or size, steps or weights are others; export it with --adapter-of {package.folder}"
+            )
+
+
+def options_of(folder: Path) -> dict:
+    """How a package, which is there, was made: the options with which its adapters are."""
+    manifest = read_manifest(folder)
+    sizes = [tuple(size["image_size"]) for size in sizes_of(manifest)]
+    return {key: manifest[key] for key in ("format", "layout", "weights", "steps", "prompt")} | {"sizes": sizes}

@@ -1,0 +1,114 @@
+"""report.json and report.md: how large a package is, what it computes, how fast it is here, how well it was made."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codi_tf.io.weights import write_json
+from export.emit import sampler
+from export.emit.counting import Counting
+from export.package.manifest import OTHERS, REPORTS, Package, format_module
+
+if TYPE_CHECKING:
+    from export.emit.program import SamplerProgram
+
+
+def write(folder: Path, made: Sequence[tuple[SamplerProgram, Package, dict]]) -> None:
+    """Write both reports into a package's folder, which is run for that, in processes of their own.
+
+    Args:
+        made: of every size the program, the package and the figures of the gate.
+    """
+    first, *others = (_about(*size) for size in made)
+    write_json(folder / REPORTS[0], {**first, OTHERS: others} if others else first)
+    texts = (
+        _markdown(program, package, about) for (program, package, _), about in zip(made, (first, *others), strict=True)
+    )
+    (folder / REPORTS[1]).write_text("\n".join(texts), encoding="utf-8")
+
+
+def _about(program: SamplerProgram, package: Package, parity: dict) -> dict:
+    parts = {} if package.format == "saved_model" else parts_of(program, format_module(package.format).Graph)
+    return {
+        "parts": parts,
+        "multiply_adds": sum(part["multiply_adds"] * part["runs"] for part in parts.values()),
+        "file_bytes": {name: _bytes(graph.path) for name, graph in package.graphs.items()},
+        "here": {"machine": platform.machine(), "python": platform.python_version(), **_measured(package)},
+        "parity": parity,
+    }
+
+
+def parts_of(program: SamplerProgram, blank: type) -> dict[str, dict]:
+    """Of every part its parameters, its multiply-adds, and how often it runs for a picture."""
+    parts = {}
+    for name, emit in sampler.parts(program).items():
+        graph = Counting(blank())
+        emit(graph, program)
+        runs = program.steps if name == "step" else 1
+        parts[name] = {"parameters": graph.parameters, "multiply_adds": graph.multiply_adds, "runs": runs}
+    return parts
+
+
+def _bytes(path: Path) -> int:
+    """Of a graph: its file, those beside it with its weights, or its folder."""
+    beside = path.parent.glob(f"{path.name}.*") if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in (path, *beside) if file.is_file())
+
+
+def _measured(package: Package) -> dict:
+    """Seconds and memory, of a process that runs the package and nothing else; nothing where that takes TensorFlow."""
+    if package.format == "saved_model":
+        return {}
+    size = f"{package.height}x{package.width}"
+    command = [sys.executable, "-m", "export.parity.measure", str(package.folder), "--size", size]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
+    parity, here = about["parity"], about["here"]
+    lines = [
+        f"# {package.task}, {program.steps} steps at {program.height}x{program.width}, {package.format}",
+        "",
+        "| part | parameters | multiply-adds | runs a picture |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {part['parameters']:,} | {_large(part['multiply_adds'])} | {part['runs']} |"
+            for name, part in about["parts"].items()
+        ),
+        f"| a picture | | {_large(about['multiply_adds'])} | |",
+        "",
+        "| file | bytes |",
+        "|---|---|",
+        *(f"| {name} | {size:,} |" for name, size in about["file_bytes"].items()),
+        "",
+        "Against the Keras model, with the same noise "
+        f"({parity['cases']} pictures, {parity['conditions']}): PSNR {parity['psnr_db']:.1f} dB "
+        f"(at least {parity['bounds']['psnr']:g}), max error {parity['max_error']:.2g}, "
+        f"colour shift {parity['colour_shift']:.2g}.",
+    ]
+    for name in ("condition", "prompt"):
+        if moved := parity.get(f"{name}_sensitivity"):
+            lines.append(f"Another {name} moves a picture by {moved['export']:.4f}; Keras' by {moved['keras']:.4f}.")
+    if parity["part_errors"]:
+        errors = ", ".join(f"{name} {error:.2g}" for name, error in parity["part_errors"].items())
+        lines.append(f"Relative errors of the parts: {errors}.")
+    if "seconds" in here:
+        lines += [
+            "",
+            f"Here ({here['machine']}, {here['threads']} processors): loaded in {here['load_seconds']:.2f} s, "
+            f"a picture in {here['seconds']:.3f} s, {here['peak_bytes'] / 2**20:,.0f} MiB of memory at most.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _large(count: int) -> str:
+    """1234567 -> 1.23 M."""
+    power = max(0, min(4, int(math.log10(max(count, 1)) // 3)))
+    return f"{count / 1000**power:.3g} {('', 'k', 'M', 'G', 'T')[power]}".strip()

@@ -1,0 +1,270 @@
+"""The gate: a package is run in its own runtime and must do what the Keras model does."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf import data
+from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
+from codi_tf.model import CoDi
+from export.emit.program import SamplerProgram
+from export.package.manifest import Package, format_module
+from export.parity.reference import examples
+from export.quantization.weights import Keeping, stored
+from export.runtime.run import Sampler
+
+CASES, CASES_OF_LARGE, LARGE = 4, 2, 256**2  # photos, of many pixels fewer
+PROMPTS = ("make it a drawing", "put it in the snow", "as if at night", "in black and white")
+
+
+class Bounds(NamedTuple):
+    """What an export may differ by, of images in [0, 1].
+
+    Attributes:
+        error: of any number.
+        psnr: at least, dB.
+        part: of a part's tensor, the root of the mean square relative to that of the tensor.
+        colour: of the mean of a channel of a picture.
+        saturated: of the share of numbers that are 0 or 1.
+        sensitivity: of how far another condition or prompt moves the picture, relative.
+    """
+
+    error: float
+    psnr: float
+    part: float
+    colour: float
+    saturated: float
+    sensitivity: float
+
+
+BOUNDS = {
+    "float32": Bounds(1e-3, 60.0, 1e-4, 1e-4, 1e-3, 0.02),
+    "float16": Bounds(0.02, 50.0, 5e-3, 1e-3, 5e-3, 0.02),
+    "int8_weight_only": Bounds(0.3, 40.0, 0.1, 0.01, 0.02, 0.05),
+    "int8": Bounds(0.3, 35.0, 0.15, 0.02, 0.02, 0.05),
+    "int4": Bounds(0.6, 25.0, 0.4, 0.05, 0.05, 0.2),
+}
+BOUNDS["mixed"] = BOUNDS["int4"]
+MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
+MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights; LiteRT keeps scales elsewhere
+CONSTANTS = 2**18  # bytes of constants that are no weights: shapes, tables; the embedding of the prompt comes on top
+
+
+class ParityError(UserError):
+    """The package does not do what the model does; the message gives the figures."""
+
+
+class Case(NamedTuple):
+    """An input of a sampler: condition [1, H, W, C] in [0, 1], noise [1, h, w, 4], ids [77] or None."""
+
+    condition: np.ndarray
+    noise: np.ndarray
+    ids: np.ndarray | None = None
+
+
+def check(
+    program: SamplerProgram, package: Package, keep: Keeping, *, psnr: float | None = None, sizes: int = 1
+) -> dict:
+    """Run a package and the Keras model on the same inputs, weigh the package, and return the figures.
+
+    The inputs are held-out photos as the task degrades them (random images where a photo is too small), each once with
+    its own condition, once with another's and, where prompts are inputs, once with another's prompt.
+
+    Args:
+        psnr: at least, dB, in place of what BOUNDS says.
+        sizes: that the package's files are made for, each with constants of its own.
+
+    Raises:
+        ParityError: a figure is out of its bounds, or the runtime refuses a file.
+    """
+    module = format_module(package.format)
+    conditions, source = conditions_of(program.model, program.height, program.width)
+    cases = _cases(program, conditions)
+    with _plain_tensorflow():
+        expected = np.concatenate([_keras_output(program, case) for case in cases])
+        calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
+        try:
+            sampler = load(package)
+            outputs = np.concatenate([sampler(*case) for case in cases])
+            parts = _errors_of_parts(sampler, calls)
+            held = sum(module.stored_bytes(graph.path) for graph in package.graphs.values())
+        except UserError:
+            raise
+        except Exception as error:  # every runtime has its own
+            what = str(error).splitlines()[0]
+            raise ParityError(f"{package.format}: the runtime refuses the package: {what}") from error
+    bounds = BOUNDS["mixed" if keep.exceptions else keep.kind]
+    bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
+    figures = {
+        "size": [program.height, program.width],
+        "conditions": source,
+        **compare(expected, outputs, len(conditions)),
+        "part_errors": parts,
+        **weigh(program, held, keep, sizes * len(package.graphs)),
+        "bounds": bounds._asdict(),
+    }
+    refuse(package.format, figures)
+    return figures
+
+
+def load(package: Package) -> Sampler:
+    """A package in its own runtime, be it TensorFlow."""
+    module = format_module(package.format)
+    return Sampler(package, {name: module.load(graph) for name, graph in package.graphs.items()})
+
+
+def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:
+    """Errors of outputs against expected images, and how far both move when conditions and prompts are swapped.
+
+    Args:
+        expected, outputs: [2 N or 3 N, H, W, 3] in [0, 1]; image i + N differs from image i in its condition alone, and
+            image i + 2 N in its prompt.
+        count: N.
+    """
+    error = np.abs(outputs - expected)
+    figures = {
+        "cases": len(outputs),
+        "finite": bool(np.isfinite(outputs).all()),
+        "max_error": float(error.max()),
+        "psnr_db": -10.0 * math.log10(max(float(np.mean(error.astype("float64") ** 2)), 1e-20)),
+        "colour_shift": float(np.abs((outputs - expected).mean(axis=(1, 2))).max()),
+        "saturated": {name: _saturated(images) for name, images in (("keras", expected), ("export", outputs))},
+    }
+    for place, name in enumerate(("condition", "prompt")[: len(outputs) // count - 1], start=1):
+        figures[f"{name}_sensitivity"] = {
+            who: float(np.mean(np.abs(images[place * count : (place + 1) * count] - images[:count])))
+            for who, images in (("keras", expected), ("export", outputs))
+        }
+    return figures
+
+
+def weigh(program: SamplerProgram, held: int, keep: Keeping, graphs: int = 1) -> dict:
+    """The bytes of constants in a package and the bounds that they must keep for all weights to be there, once."""
+    used = program.variables_in_use()
+    wanted = keep.bytes(used)
+    embedded = 0 if program.context is None else program.context.nbytes
+    return {
+        "weight_bytes": sum(stored(v.shape, "float32") for v in used),
+        "stored_bytes": held,
+        "stored_bytes_allowed": [
+            round(MIN_STORED * wanted),
+            round(MAX_STORED * wanted) + graphs * (embedded + CONSTANTS),
+        ],
+    }
+
+
+def refuse(format: str, figures: dict) -> None:
+    """Raises ParityError for figures out of their bounds."""
+    bounds = Bounds(**figures["bounds"])
+    moved = {
+        name: figures[f"{name}_sensitivity"] for name in ("condition", "prompt") if f"{name}_sensitivity" in figures
+    }
+    for name, by in moved.items():
+        if by["keras"] < MIN_SENSITIVITY:
+            raise ParityError(f"the model ignores its {name} (it is untrained): train it before exporting it")
+    faults = []
+    if not figures["finite"]:
+        faults.append("its output is not finite")
+    elif figures["max_error"] > bounds.error or figures["psnr_db"] < bounds.psnr:
+        faults.append(
+            f"max error {figures['max_error']:.2g} (allowed {bounds.error:g}), "
+            f"PSNR {figures['psnr_db']:.1f} dB (at least {bounds.psnr:g})"
+        )
+    for name, by in moved.items():
+        if not abs(by["export"] - by["keras"]) <= bounds.sensitivity * by["keras"]:
+            faults.append(f"swapped {name}s move its output by {by['export']:.2g}, the model's by {by['keras']:.2g}")
+    for part, error in figures["part_errors"].items():
+        if not error <= bounds.part:
+            faults.append(f"its {part} is off by {error:.2g} of what it gives (allowed {bounds.part:g})")
+    if not figures["colour_shift"] <= bounds.colour:
+        faults.append(f"colours shift by {figures['colour_shift']:.2g} (allowed {bounds.colour:g})")
+    if not abs(np.subtract(*figures["saturated"].values())) <= bounds.saturated:
+        faults.append(
+            "{export:.1%} of its numbers are 0 or 1, of the model's {keras:.1%}".format(**figures["saturated"])
+        )
+    low, high = figures["stored_bytes_allowed"]
+    if not low <= figures["stored_bytes"] <= high:
+        faults.append(f"it stores {figures['stored_bytes']:,} bytes of weights, not {low:,} to {high:,}")
+    if faults:
+        raise ParityError(f"{format}: differs from the Keras model, nothing was written: {'; '.join(faults)}")
+
+
+def _saturated(images: np.ndarray) -> float:
+    return float(np.mean((images <= 0.0) | (images >= 1.0)))
+
+
+def _errors_of_parts(sampler: Sampler, calls: list) -> dict[str, float]:
+    """The largest relative error of each part's tensors, over its calls."""
+    errors = {}
+    for call in calls:
+        made = sampler.run(call.part, call.inputs)
+        for name, expected in call.outputs.items():
+            scale = math.sqrt(float(np.mean(np.square(expected, dtype="float64")))) or 1.0
+            off = math.sqrt(float(np.mean(np.square(made[name] - expected, dtype="float64")))) / scale
+            errors[call.part] = max(errors.get(call.part, 0.0), off)
+    return errors
+
+
+def _cases(program: SamplerProgram, conditions: np.ndarray) -> list[Case]:
+    """Every photo; with another's condition; and, where the prompt is an input, with another prompt."""
+    count = len(conditions)
+    noise = [gaussian_noise(i, program.latent_shape) for i in range(count)]
+    ids = [None] * count
+    if program.context is None:
+        ids = list(program.model.base.tokenizer(PROMPTS[:count]))
+    places = range(count)
+    cases = [Case(conditions[i][None], noise[i], ids[i]) for i in places]
+    cases += [Case(conditions[(i + 1) % count][None], noise[i], ids[i]) for i in places]
+    if program.context is None:
+        cases += [Case(conditions[i][None], noise[i], ids[(i + 1) % count]) for i in places]
+    return cases
+
+
+def conditions_of(model: CoDi, height: int, width: int) -> tuple[np.ndarray, str]:
+    """Condition images [N, H, W, C] in [0, 1] and what they are."""
+    count = CASES if height * width <= LARGE else CASES_OF_LARGE
+    try:
+        batch = data.evaluation_set(
+            data.load_source("photos", "heldout", model.task),
+            model.task,
+            image_size=max(height, width),
+            count=count,
+            seed=0,
+        )
+    except UserError:  # no photos, or none that large
+        channels = model.task.condition_channels
+        return np.random.default_rng(0).random((count, height, width, channels), dtype=np.float32), "random"
+    conditions = (batch["condition"][:, :height, :width] + 1.0) / 2.0
+    conditions[..., 3:] = conditions[..., 3:] > 0.5  # a mask is 0 and 1 in either range
+    return conditions, "held-out photos"
+
+
+def _keras_output(program: SamplerProgram, case: Case) -> np.ndarray:
+    model = program.model
+    context = program.context[None] if case.ids is None else np.asarray(model.base.text_encoder(case.ids[None]))
+    seen = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
+    return (np.asarray(model.generate_step(seen, tf.constant(case.noise), program.steps, context)) + 1.0) / 2.0
+
+
+@contextlib.contextmanager
+def _plain_tensorflow() -> Iterator[None]:
+    """TensorFlow in full float32 (GPUs round products to 10 bits otherwise), functions run as they were traced.
+
+    Optimising a function that runs a few times takes longer than running it.
+    """
+    tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+    unoptimised = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+    try:
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(tf32)
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": unoptimised})

@@ -1,0 +1,54 @@
+"""python -m export.parity.measure DIR [--size 64x96]: time to load a package and make an image, and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from codi_tf.core.command_line import ArgumentParser, run_command
+from codi_tf.core.noise import gaussian_noise
+from export.package.manifest import parse_size, read_package
+from export.runtime.run import load
+
+RUNS = 3
+
+
+def peak() -> int:
+    """Bytes of memory that this process has held at most."""
+    try:  # Linux' getrusage counts what the process that started this one held, too
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(arguments: list[str]) -> None:
+    parser = ArgumentParser(prog="python -m export.parity.measure", description=__doc__)
+    parser.add_argument("package", type=Path, help="the folder that python -m export made")
+    parser.add_argument("--size", help="one of the package's, 64x96; its first unless given")
+    options = parser.parse_args(arguments)
+    package = read_package(options.package)
+    if options.size is not None:
+        package = package.at(*parse_size(options.size))
+    condition = np.full((1, package.height, package.width, package.channels), 0.5, np.float32)
+    noise = gaussian_noise(0, package.latent_shape)
+    ids = np.zeros(77, np.int32) if package.prompted else None
+    began = time.perf_counter()
+    sampler = load(package)
+    loaded, seconds = time.perf_counter() - began, []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        sampler(condition, noise, ids)
+        seconds.append(time.perf_counter() - began)
+    figures = {"load_seconds": loaded, "seconds": min(seconds), "peak_bytes": peak(), "threads": os.cpu_count()}
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,1 @@
+"""In which number format each weight of a file is stored."""

@@ -1,0 +1,1 @@
+"""Runs a package with NumPy, Pillow and one runtime; imports neither TensorFlow nor Keras."""
