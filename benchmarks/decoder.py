@@ -35,7 +35,7 @@ def compare(folder: Path, count: int, out: Path | None) -> None:
     from codi_tf import data
     from codi_tf.checkpoints.base import check_decoder
     from codi_tf.evaluation.features import load_features
-    from codi_tf.evaluation.measuring import Yardstick
+    from codi_tf.evaluation.measuring import Evaluator
     from codi_tf.evaluation.samplers import in_batches, model_sampler
     from codi_tf.evaluation.tables import markdown_table
 
@@ -44,22 +44,22 @@ def compare(folder: Path, count: int, out: Path | None) -> None:
     shared = {"image_size": model.image_size, "count": count, "seed": SEED}
     examples = data.evaluation_set(data.load_photos("heldout"), model.task, **shared)
     features = load_features(ASSETS / "features").features
-    yardstick = Yardstick(examples["image"], examples["condition"], model.base, features)
+    evaluator = Evaluator(examples["image"], examples["condition"], model.base, features)
     decoders = {"autoencoder": model.base.decode, "small decoder": small}
-    latents = {"encoded": yardstick.latents, "4 steps": model_sampler(model, 4)(examples["condition"])[1]}
+    latents = {"encoded": evaluator.latents, "4 steps": model_sampler(model, 4)(examples["condition"])[1]}
     made = {
         f"{source}, {name}": np.clip(in_batches(tf.function(decode), BATCH)(z), -1, 1)
         for source, z in latents.items()
         for name, decode in decoders.items()
     }
-    rows = {name: yardstick.measure(pictures, yardstick.encode(pictures)).row() for name, pictures in made.items()}
+    rows = {name: evaluator.measure(pictures, evaluator.encode(pictures)).row() for name, pictures in made.items()}
     print(markdown_table(rows))
     for source in latents:
         pair = ((made[f"{source}, {name}"] + 1) / 2 for name in decoders)
         low, high = metrics.mean_interval(values := metrics.psnr(*pair))
         print(f"{source}: PSNR to the autoencoder's decoding {values.mean():.2f} [{low:.2f}, {high:.2f}] dB")
 
-    z = tf.constant(yardstick.latents[:BATCH])
+    z = tf.constant(evaluator.latents[:BATCH])
     compiled = {name: tf.function(decode) for name, decode in decoders.items()}
     seconds = side_by_side({name: lambda f=f: f(z).numpy() for name, f in compiled.items()}, rounds=30)
     for name, value in seconds.items():

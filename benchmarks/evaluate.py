@@ -23,7 +23,7 @@ def measure(bundle: Path) -> dict[str, float]:
     import codi_tf
     from codi_tf import data
     from codi_tf.evaluation.features import load_features
-    from codi_tf.evaluation.measuring import Yardstick
+    from codi_tf.evaluation.measuring import Evaluator
     from codi_tf.evaluation.samplers import model_sampler
 
     seconds, began = {}, time.perf_counter()
@@ -41,9 +41,9 @@ def measure(bundle: Path) -> dict[str, float]:
     pictures, latents = model_sampler(model, STEPS)(examples["condition"])
     lap("generation")
     features = load_features(ASSETS / "features").features
-    yardstick = Yardstick(examples["image"], examples["condition"], model.base, features, finish=model.task.finish)
+    evaluator = Evaluator(examples["image"], examples["condition"], model.base, features, finish=model.task.finish)
     lap("originals, encoded and decoded")
-    measured = yardstick.measure(pictures, latents)
+    measured = evaluator.measure(pictures, latents)
     lap("measures")
     measured.row()
     lap("means and intervals")

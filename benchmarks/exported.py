@@ -79,7 +79,7 @@ def _write_unets(folder: Path) -> None:
     from export.emit import networks
     from export.formats.onnx import graph as onnx_graph
     from export.formats.tflite import graph as litert_graph
-    from export.quantization.weights import Keeping
+    from export.quantization.weights import WeightFormats
 
     net = AdaptedUNet(make_unet({}))
     for kind, graph in (
@@ -87,7 +87,7 @@ def _write_unets(folder: Path) -> None:
         ("int8", onnx_graph.OnnxGraph),
         ("int8", litert_graph.LiteRtGraph),
     ):
-        g = graph(Keeping(kind))
+        g = graph(WeightFormats(kind))
         z, time, context = g.input("z", (SIDE, SIDE, 4)), g.input("time", (320,)), g.input("context", (77, 768))
         g.output("out", networks.adapted_unet(g, net, z, time, [], context))
         g.write(folder / f"{kind}.{'onnx' if graph is onnx_graph.OnnxGraph else 'tflite'}")

@@ -52,12 +52,12 @@ def make_model(small_decoder: bool = False):
 def write(program, folder: Path, name: str) -> dict:
     """Write one export into a folder: seconds, and the peak of memory meanwhile, the model's own included."""
     from export.package.build import write_graphs, write_manifest
-    from export.quantization.weights import Keeping
+    from export.quantization.weights import WeightFormats
 
     format, layout, weights = name.split("/")
     _forget_peak()
     began = time.perf_counter()
-    facts = write_graphs([program], folder, format, layout, weights, Keeping(weights))
+    facts = write_graphs([program], folder, format, layout, weights, WeightFormats(weights))
     seconds, held = time.perf_counter() - began, peak() / 2**30
     write_manifest(folder, facts, None)
     sizes = [f.stat().st_size / 1e6 for f in sorted(folder.iterdir()) if f.suffix != ".json"]

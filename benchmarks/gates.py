@@ -22,7 +22,7 @@ COLUMNS = (
     "weights",
     "PSNR",
     "max error",
-    "colour",
+    "color",
     "another condition moves it by",
     "a picture",
     "peak",
@@ -48,7 +48,7 @@ def _row(name: str, program, format: str, weights: str) -> str:
     kept = f"{weights}, {figures['stored_bytes'] / 1e6:.1f} MB"
     return (
         f"| {name} | {format}, {layout} | {kept} | {figures['psnr_db']:.1f} dB "
-        f"| {figures['max_error']:.1e} | {figures['colour_shift']:.1e} "
+        f"| {figures['max_error']:.1e} | {figures['color_shift']:.1e} "
         f"| {moved['export']:.4f}, Keras' {moved['keras']:.4f} | {speed} |"
     )
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from codi_tf.models.layers import Conv2D
 from export.formats.onnx.graph import OnnxGraph
-from export.quantization.weights import Keeping
+from export.quantization.weights import WeightFormats
 
 KINDS = ("float32", "int8", "int4")
 CONVOLUTIONS = ((320, 320, 64), (640, 640, 32), (1280, 1280, 16), (2560, 1280, 16))  # channels, filters, side
@@ -33,7 +33,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def _written(layer, shape: tuple[int, ...], kind: str, folder: Path) -> onnxruntime.InferenceSession:
-    g = OnnxGraph(Keeping(kind))
+    g = OnnxGraph(WeightFormats(kind))
     x = g.input("x", shape)
     g.output("y", g.conv(x, layer) if len(shape) == 3 else g.dense(x, layer))
     g.write(folder / f"{kind}.onnx")

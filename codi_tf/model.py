@@ -30,7 +30,7 @@ from codi_tf.methods.consistency import ConsistencyMethod
 from codi_tf.methods.finetune import FinetuneMethod
 from codi_tf.methods.guided import GuidanceMethod, HalvingMethod
 from codi_tf.methods.method import Method
-from codi_tf.methods.networks import copy_of, denoiser_with, fresh_unet, seen, with_guidance
+from codi_tf.methods.networks import copy_of, denoiser_with, encode_condition, fresh_unet, with_guidance
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.tasks import TASKS, Task, make_task
@@ -139,9 +139,9 @@ class CoDi(Trainer):
             self._generator = Generator(self.base, self.network, boundary=self.boundary, guidance=guidance)
         return self._generator
 
-    def see(self, images):
+    def encode_condition(self, images):
         """c, what the adapter takes of condition images [B, H, W, 3 or 4] in [-1, 1]: their latents or the images."""
-        return seen(self.base, self.network, images)
+        return encode_condition(self.base, self.network, images)
 
     def denoiser(self, c, context=None) -> Denoise:
         """(z_t, t) -> Prediction for a condition (see `see`), whose features are computed here, once.

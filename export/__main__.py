@@ -50,12 +50,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--decoder", type=Path, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
-    parser.add_argument("--licence", help="of the base, to be named in the manifest")
+    parser.add_argument("--license", "--licence", help="of the base, to be named in the manifest")
     parser.add_argument("--adapter-of", type=Path, help="a package of parts: write the adapter alone, to plug in there")
     parser.add_argument("--out", required=True, type=Path, help="folder of the package")
     options = parser.parse_args(arguments)
     if options.adapter_of is not None:
-        origin = {"decoder": options.decoder, "licence": options.licence}
+        origin = {"decoder": options.decoder, "license": options.license}
         made = make_adapter(options.bundle, options.out, package=options.adapter_of, **origin)
     elif options.format is None:
         raise UserError(f"--format is missing: use one of {', '.join(SUFFIXES)}")
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
             sizes=None if options.size is None else [parse_size(size) for size in options.size.split(",")],
             prompt=options.prompt,
             decoder=options.decoder,
-            licence=options.licence,
+            license=options.license,
         )
     for figures in made:
         keras, artefact = figures["condition_sensitivity"].values()

@@ -10,7 +10,7 @@ import codi_tf
 from codi_tf.checkpoints.adapters import KINDS, check_adapter, kind_of, make_adapter, read_adapter, write_adapter
 from codi_tf.checkpoints.base import make_autoencoder, make_unet
 from codi_tf.core.errors import UserError
-from codi_tf.methods.networks import denoiser, seen
+from codi_tf.methods.networks import denoiser, encode_condition
 from codi_tf.models.adapter import AdaptedUNet
 
 
@@ -26,7 +26,9 @@ def test_a_new_adapter_changes_nothing_and_comes_back(kind, channels, tmp_path):
 
     def said(adapter):
         network = AdaptedUNet(base.unet, adapter)
-        return np.asarray(denoiser(base, network, seen(base, network, condition), base.context)(z_t, [500]).v_hat)
+        return np.asarray(
+            denoiser(base, network, encode_condition(base, network, condition), base.context)(z_t, [500]).v_hat
+        )
 
     plain = np.asarray(base.unet(z_t, np.array([500]), base.context))
     np.testing.assert_array_equal(said(adapter), plain)

@@ -21,7 +21,7 @@ from export.emit.program import SamplerProgram
 from export.formats.tflite import write as tflite
 from export.package.build import write_graphs, write_manifest
 from export.package.manifest import MANIFEST
-from export.quantization.weights import Keeping
+from export.quantization.weights import WeightFormats
 from export.runtime.run import main as run_in_python
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "android"
@@ -54,7 +54,7 @@ def written(folder: Path, model: codi_tf.CoDi, *, layout: str = "parts", weights
     """A package, without the gate that other tests are about; `facts` take the place of the manifest's own."""
     program = SamplerProgram(model, steps=STEPS, height=HEIGHT, width=WIDTH)
     folder.mkdir()
-    made = write_graphs([program], folder, "tflite", layout, weights, Keeping(weights))
+    made = write_graphs([program], folder, "tflite", layout, weights, WeightFormats(weights))
     write_manifest(folder, {**made, **facts}, None)
     return folder
 
@@ -202,8 +202,8 @@ def test_bad_arguments(restore, package, photo, tmp_path):
         ((photo, out), "usage: restore PACKAGE IN.ppm OUT.ppm [SEED]"),
         ((small, out, 0), f"{small}: 8x8, but the package was made for {size}; scale or crop it"),
         ((cut, out, 0), f"{cut}: ends too early; copy it again"),
-        ((grey, out, 0), f"{grey}: no binary PPM of 8 bits a colour; convert it into one"),
-        ((tmp_path / "in.png", out, 0), f"{tmp_path}/in.png: no binary PPM of 8 bits a colour; convert it into one"),
+        ((grey, out, 0), f"{grey}: no binary PPM of 8 bits a color; convert it into one"),
+        ((tmp_path / "in.png", out, 0), f"{tmp_path}/in.png: no binary PPM of 8 bits a color; convert it into one"),
         ((tmp_path / "no.ppm", out, 0), f"{tmp_path}/no.ppm: cannot be read"),
         ((photo, tmp_path / "no" / "out.ppm", 0), f"{tmp_path}/no/out.ppm: cannot be written"),
         *(

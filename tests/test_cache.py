@@ -30,7 +30,7 @@ from codi_tf.data.cached import (
     read_meta,
 )
 from codi_tf.data.precompute import encode_once
-from codi_tf.methods.networks import seen
+from codi_tf.methods.networks import encode_condition
 from codi_tf.models.adapter import MuAdapter
 from codi_tf.tasks import make_task
 
@@ -76,7 +76,9 @@ def test_examples_are_those_of_training(parts, encoded):
     batches = data.batches(
         data.load_source(parts["data"]["source"], "train"), task, image_size=16, batch_size=8, seed=3
     )
-    expected = encode_once(base, batches, 23, [].append, see=functools.partial(seen, base, MuAdapter))
+    expected = encode_once(
+        base, batches, 23, [].append, encode_condition=functools.partial(encode_condition, base, MuAdapter)
+    )
     found = read_cache(encoded)
     assert found.keys() == expected.keys() == {"latent", "condition_latent"}
     for key, value in expected.items():
@@ -104,7 +106,7 @@ def test_without_a_task_and_for_an_adapter_that_sees_images(parts, tmp_path):
     seeing = experiment(parts, adaptation={"adapter": "controlnet"}, task={"name": "inpainting"})
     assert cache.encode(seeing, tmp_path / "seeing", examples=4, shard=4)
     assert read_cache(tmp_path / "seeing")["condition_latent"].shape == (4, 16, 16, 4)
-    assert read_meta(tmp_path / "seeing")["made_with"]["sees"] == "image"
+    assert read_meta(tmp_path / "seeing")["made_with"]["condition_space"] == "image"
 
 
 # --- interrupted, resumed, shared
@@ -302,21 +304,21 @@ def test_damaged_caches_are_named(encoded, tmp_path):
 
 
 def test_training_must_fit_what_the_examples_were_made_with(encoded, tmp_path):
-    base, wanted = tiny_base(), {"task": make_task("super_resolution"), "image_size": 16, "sees": "latent"}
+    base, wanted = tiny_base(), {"task": make_task("super_resolution"), "image_size": 16, "condition_space": "latent"}
     check_made_with(encoded, made_with(base, **wanted))
     others = [
         ({"image_size": 32}, "image_size = 16, this training has 32"),
         ({"task": make_task("super_resolution", scale=2)}, "with task = "),
         ({"task": None}, "task = .*this training has None"),
-        ({"sees": "image"}, "sees = latent"),
+        ({"condition_space": "image"}, "condition_space = latent"),
     ]
     for changes, said in others:
         with pytest.raises(UserError, match=said):
             check_made_with(encoded, made_with(base, **{**wanted, **changes}))
     meta = json.loads((encoded / "meta.json").read_text())
-    meta["made_with"]["colour"] = "grey"
+    meta["made_with"]["color"] = "grey"
     (tmp_path / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(UserError, match="with colour = grey, this training has None"):  # of a later version
+    with pytest.raises(UserError, match="with color = grey, this training has None"):  # of a later version
         check_made_with(tmp_path, made_with(base, **wanted))
     base.vae.variables[-1].assign_add(base.vae.variables[-1] * 0 + 1e-3)
     with pytest.raises(UserError, match="autoencoder = .*sha256"):
@@ -324,7 +326,7 @@ def test_training_must_fit_what_the_examples_were_made_with(encoded, tmp_path):
 
 
 def test_tokens_belong_to_their_tokenizer(encoded, tmp_path):
-    base, wanted = tiny_base(), {"task": make_task("super_resolution"), "image_size": 16, "sees": "latent"}
+    base, wanted = tiny_base(), {"task": make_task("super_resolution"), "image_size": 16, "condition_space": "latent"}
     first, second = Tokenizer.from_merges([]), Tokenizer.from_merges([("a", "b</w>")])
     meta = json.loads((encoded / "meta.json").read_text())
     assert meta["made_with"]["tokenizer"] is None  # no texts were used

@@ -404,7 +404,7 @@ def test_an_autoencoder_ends_with_the_scale_of_its_latents(start, tmp_path):
     [
         ({"base": "no/such/base"}, "no/such/base: no such model folder"),
         ({"task": {"scale": 2}}, "task.name is not set"),
-        ({"task": {"name": "colourise"}}, "unknown task 'colourise'"),
+        ({"task": {"name": "colorise"}}, "unknown task 'colorise'"),
         ({"task": {"name": ["super_resolution"]}}, "unknown task"),
         ({"task": {"name": "super_resolution", "scales": 2}}, "unknown option 'scales'"),
         ({"task": {"name": "super_resolution", "scale": 3}}, "needs sides that scale 3 divides"),

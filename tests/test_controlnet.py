@@ -43,7 +43,7 @@ def test_the_condition_is_encoded_once_and_the_encoder_runs_in_every_step(model)
     hint, middle = adapter.hint.call, adapter.mid_block.call
     adapter.hint.call = lambda *args: runs.append("hint") or hint(*args)
     adapter.mid_block.call = lambda *args: runs.append("encoder") or middle(*args)
-    c = model.see(tf.constant(2 * CONDITION[:, :16, :16] - 1))
+    c = model.encode_condition(tf.constant(2 * CONDITION[:, :16, :16] - 1))
     model.sample_latents(c, tf.zeros((2, 4, 4, 4)), steps=3)
     assert runs == ["hint", *["encoder"] * 3]
 

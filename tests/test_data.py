@@ -337,7 +337,7 @@ def test_evaluation_conditions_are_those_of_batches_without_augmentation():
     assert_same(examples, joined(first_batches(2, augment=False)))
 
 
-def test_recoloured_permutes_channels_and_changes_their_gammas():
+def test_recolored_permutes_channels_and_changes_their_gammas():
     levels = np.linspace(0.0, 1.0, 16, dtype=np.float32)
     exponents = np.array(
         [1.0, 3.0, 9.0]
@@ -345,7 +345,7 @@ def test_recoloured_permutes_channels_and_changes_their_gammas():
     image = (2 * levels[:, None, None] ** exponents - 1).astype(np.float32)  # [16, 1, 3]
     orders, gammas = set(), []
     for seed in range(200):
-        unit = (np.asarray(data.recoloured(tf.constant(image), tf.constant([seed, 1]))) + 1) / 2
+        unit = (np.asarray(data.recolored(tf.constant(image), tf.constant([seed, 1]))) + 1) / 2
         assert np.array_equal(unit[0], np.zeros((1, 3))) and np.array_equal(unit[-1], np.ones((1, 3)))
         found = np.log(unit[8, 0]) / np.log(levels[8])  # exponent x gamma
         order = tuple(int(np.abs(np.log(exponents / e)).argmin()) for e in found)
@@ -361,11 +361,11 @@ def test_recoloured_permutes_channels_and_changes_their_gammas():
     np.testing.assert_allclose(gammas.std(axis=0), 1 / np.sqrt(12), rtol=0.15)
 
 
-def test_recolouring_leaves_place_and_mirroring_of_a_crop_alone():
+def test_recoloring_leaves_place_and_mirroring_of_a_crop_alone():
     photos = {"ramp": np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)}
     plain, other = (
-        next(data.crops(photos, image_size=16, seed=3, recolour=recolour).as_numpy_iterator())["image"]
-        for recolour in (False, True)
+        next(data.crops(photos, image_size=16, seed=3, recolor=recolor).as_numpy_iterator())["image"]
+        for recolor in (False, True)
     )
     assert not np.array_equal(plain, other)
     ranks = [np.argsort(plain[..., c], axis=None, kind="stable") for c in range(3)]

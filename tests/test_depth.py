@@ -171,7 +171,7 @@ def test_maps_are_written_beside_images_and_training_reads_them(tmp_path):
     assert done.returncode == 0 and done.stdout == f"{folder}: 2 depth maps written, 1 were there\n"
     assert {file.name for file in folder.glob("*.depth.*")} == {"0.depth.png", "1.depth.npy", "2.depth.png"}
     source = load_depth_folder(folder)
-    np.testing.assert_array_equal(source.beside["1.png"][..., 0], mine)
+    np.testing.assert_array_equal(source.companions["1.png"][..., 0], mine)
     image = source.images["2.png"] / np.float32(255)
     depth_map = read_depth(folder / "2.depth.png")
     np.testing.assert_allclose(depth_map / 65535, _stretched(nearness_of(image, (28, 42))), atol=1e-4)

@@ -140,8 +140,8 @@ def test_several_arrays_are_an_error(tmp_path):
         read_depth(tmp_path / "map.npy")
 
 
-@pytest.mark.parametrize(("place", "said"), [(0, "in colour"), (3, "partly transparent")])
-def test_coloured_and_transparent_maps_are_an_error(tmp_path, place, said):
+@pytest.mark.parametrize(("place", "said"), [(0, "in color"), (3, "partly transparent")])
+def test_colored_and_transparent_maps_are_an_error(tmp_path, place, said):
     pixels = np.repeat(BYTES[..., None], 4, axis=-1)
     pixels[..., 3] = 255
     pixels[2, 3, place] ^= 1

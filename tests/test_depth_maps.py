@@ -31,7 +31,7 @@ def crops(source, count, size=32, **options):
 def test_the_stereo_pair_is_scikit_images():
     photo, _, disparity = skimage_data.stereo_motorcycle()
     source = load_stereo()
-    near = source.beside["motorcycle"]
+    near = source.companions["motorcycle"]
     assert source.provides == ("depth",) and near.shape == (500, 741, 1) and near.dtype == np.float32
     np.testing.assert_array_equal(source.images["motorcycle"], photo)
     known = np.isfinite(disparity)
@@ -41,7 +41,7 @@ def test_the_stereo_pair_is_scikit_images():
 
 def test_splits_are_disjoint_parts_of_the_picture():
     whole, train, heldout = load_stereo(), load_stereo("train"), load_stereo("heldout")
-    for which in ("images", "beside"):
+    for which in ("images", "companions"):
         parts = [getattr(source, which)["motorcycle"] for source in (train, heldout)]
         np.testing.assert_array_equal(np.concatenate(parts, axis=1), getattr(whole, which)["motorcycle"])
         assert min(part.shape[1] for part in parts) >= 240
@@ -53,7 +53,7 @@ def test_what_is_near_in_the_picture_is_bright_in_the_condition():
     """The motorcycle stands before its garage: whatever the window, the condition follows the measured disparity."""
     _, _, disparity = skimage_data.stereo_motorcycle()
     known = np.isfinite(disparity)
-    condition = Depth().degrade(load_stereo().beside["motorcycle"], seed=None).numpy()[..., 0]
+    condition = Depth().degrade(load_stereo().companions["motorcycle"], seed=None).numpy()[..., 0]
     assert stats.spearmanr(condition[known], disparity[known]).statistic > 0.9999
     held = data.evaluation_set(load_stereo("heldout"), Depth(), image_size=64, count=4, seed=0)
     assert held["condition"].shape == (4, 64, 64, 3)
@@ -105,7 +105,9 @@ def test_maps_are_cut_where_their_photos_are(tmp_path, suffix, augment):
 
 def test_distances_become_nearness(tmp_path):
     write_pair(tmp_path)
-    as_disparity, as_depth = (load_depth_folder(tmp_path, kind=kind).beside["a.png"] for kind in ("disparity", "depth"))
+    as_disparity, as_depth = (
+        load_depth_folder(tmp_path, kind=kind).companions["a.png"] for kind in ("disparity", "depth")
+    )
     np.testing.assert_allclose(as_depth, 1 / as_disparity, rtol=1e-6)
 
 
@@ -114,9 +116,9 @@ def test_holes_of_measured_maps_are_filled(tmp_path):
     values = np.asarray(Image.open(path)).astype(np.uint16)
     values[:, 10:20] = 0
     Image.fromarray(values).save(path)
-    near = load_depth_folder(tmp_path, kind="depth").beside["a.png"][..., 0]
+    near = load_depth_folder(tmp_path, kind="depth").companions["a.png"][..., 0]
     np.testing.assert_allclose(near[:, 10:20], 1 / 21, rtol=1e-6)  # column 20 is farther than column 9
-    assert (load_depth_folder(tmp_path).beside["a.png"][:, 10:20] == 0).all()  # a disparity of 0 is a value
+    assert (load_depth_folder(tmp_path).companions["a.png"][:, 10:20] == 0).all()  # a disparity of 0 is a value
 
 
 def test_captions(tmp_path):
@@ -192,7 +194,7 @@ def test_mistakes_are_named(tmp_path):
         message = error_of(tmp_path)
         assert said in message and str(depth_map) in message
     np.save(depth_map, RANDOM.uniform(size=(40, 60)))
-    assert load_depth_folder(tmp_path).beside["a.jpg"].shape == (40, 60, 1)
+    assert load_depth_folder(tmp_path).companions["a.jpg"].shape == (40, 60, 1)
     assert "kind must be" in error_of(tmp_path, kind="metres")
     photo.write_bytes(photo.read_bytes()[:200])
     assert f"cannot read image {photo}" in error_of(tmp_path)
@@ -251,7 +253,7 @@ def test_mistakes_in_small_folders_are_counted_by_the_same_rule(tmp_path):
     (tmp_path / "e.png").write_bytes((tmp_path / "e.png").read_bytes()[:100])
     with pytest.warns(UserWarning) as caught:
         source = load_depth_folder(tmp_path, max_unreadable=0.5)
-    assert list(source.images) == list(source.beside) == ["a.png", "f.png", "g.png", "h.png"]
+    assert list(source.images) == list(source.companions) == ["a.png", "f.png", "g.png", "h.png"]
     (line,) = (str(one.message) for one in caught)
     assert line.startswith("4 of 8 records are unreadable and left out: ") and line.endswith(" and 1 more")
     assert all(name in line for name in ("b.depth.npy", "c.depth.npy", "d.png: its text is damaged"))

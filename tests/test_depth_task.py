@@ -92,7 +92,7 @@ def test_shapes_are_static():
         tf.TensorSpec((24, 32, 1)), tf.TensorSpec((2,), tf.int32)
     )
     assert graph.output_shapes == (24, 32, 3)
-    assert (Depth.condition_channels, Depth.made_of, Depth.prompted) == (3, "depth", False)
+    assert (Depth.condition_channels, Depth.condition_key, Depth.prompted) == (3, "depth", False)
 
 
 def test_pictures_are_made_anew():

@@ -21,5 +21,5 @@ def test_an_edit_may_change_every_pixel():
 
 
 def test_what_the_task_needs():
-    assert (Editing.condition_channels, Editing.made_of, Editing.prompted) == (3, "source", True)
+    assert (Editing.condition_channels, Editing.condition_key, Editing.prompted) == (3, "source", True)
     assert Editing() == Editing()

@@ -45,7 +45,7 @@ EXPECTED = {
     "darker": of_values(V**2),
     "more_contrast": of_values(2 * V - 0.5),
     "less_contrast": 0.4 * X,
-    "more_colour": of_values(2 * V - three(LUMA)),
+    "more_color": of_values(2 * V - three(LUMA)),
     "posterised": np.where(np.abs(X) <= 0.5, 0, np.sign(X)),
     "pencil": np.maximum(
         1 - three(np.hypot(*(ndimage.sobel(2 * LUMA - 1, axis, mode="mirror") for axis in (0, 1)))) / 2, -1
@@ -135,7 +135,7 @@ def test_an_example_is_a_window_an_instruction_and_what_it_asks_for():
         np.testing.assert_allclose(example["image"], EDITS[name].apply(tf.constant(example["source"])), atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"augment": True, "recolour": True}])
+@pytest.mark.parametrize("options", [{}, {"augment": True, "recolor": True}])
 def test_sources_are_the_windows_of_the_photos(options):
     windows = drawn(20, data.Photos(PHOTOS), **options)
     for edited, window in zip(drawn(20, **options), windows, strict=True):

@@ -141,9 +141,9 @@ def test_values_of_every_picture(report):
 
 
 def test_curves(report):
-    """One colour a bundle."""
+    """One color a bundle."""
     picture = open_png(report / "curves.png")
-    shown = [int((picture == tuple(bytes.fromhex(colour[1:]))).all(axis=-1).sum()) for colour in COLOURS]
+    shown = [int((picture == tuple(bytes.fromhex(color[1:]))).all(axis=-1).sum()) for color in COLOURS]
     assert min(shown[:2]) > 200 and max(shown[2:6]) == 0
 
 

@@ -11,7 +11,7 @@ import codi_tf
 from codi_tf import data
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation import metrics
-from codi_tf.evaluation.measuring import LEVEL, Yardstick, evaluate, measure
+from codi_tf.evaluation.measuring import LEVEL, Evaluator, evaluate, measure
 from codi_tf.evaluation.samplers import BATCH, _seed_of_batch, in_batches, model_process, model_sampler
 from codi_tf.io.images import to_uint8
 from codi_tf.tasks import make_task
@@ -20,7 +20,7 @@ S, COUNT = 16, 34  # more than a batch
 
 
 def quadrants(images):
-    """A feature extractor that can be checked by hand: the mean colours of the four quarters, [B, 12]."""
+    """A feature extractor that can be checked by hand: the mean colors of the four quarters, [B, 12]."""
     return tf.reshape(tf.nn.avg_pool2d(images, S // 2, S // 2, "VALID"), (-1, 12))
 
 
@@ -139,8 +139,8 @@ def test_the_interval_of_sharpness_is_that_of_a_ratio(rows):
 
 
 def test_values_of_every_picture(model, examples, samplers, rows):
-    yardstick = Yardstick(examples["image"], examples["condition"], model.base, quadrants)
-    measured = measure({"pale": samplers["pale"]}, yardstick)["pale"]
+    evaluator = Evaluator(examples["image"], examples["condition"], model.base, quadrants)
+    measured = measure({"pale": samplers["pale"]}, evaluator)["pale"]
     assert set(measured.values) == {"psnr", "ssim", "sharpness", "latent_error"}
     for name, values in measured.values.items():
         assert values.shape == (COUNT,) and values.dtype == np.float64
@@ -188,13 +188,13 @@ def test_a_condition_with_a_mask(painter):
         seen.append(model_sampler(painter, 2)(conditions))
         return seen[0]
 
-    yardstick = Yardstick(images, conditions, painter.base, quadrants, finish=painter.task.finish)
-    measured = measure({"painter": sampler}, yardstick)
+    evaluator = Evaluator(images, conditions, painter.base, quadrants, finish=painter.task.finish)
+    measured = measure({"painter": sampler}, evaluator)
     assert list(measured) == ["condition", "painter", "autoencoder", "original"]
     unit = [(pictures.astype(float) + 1) / 2 for pictures in (conditions[..., :3], images)]
     np.testing.assert_allclose(measured["condition"].values["psnr"], metrics.psnr(*unit), rtol=1e-5)
     decoded = np.clip(painter.base.decode(painter.base.encode(images)), -1, 1)
-    np.testing.assert_allclose(yardstick.reconstructions, np.where(known, images, decoded), atol=1e-5)
+    np.testing.assert_allclose(evaluator.reconstructions, np.where(known, images, decoded), atol=1e-5)
     pictures = seen[0][0]
     np.testing.assert_array_equal(np.where(known, pictures, 0), np.where(known, images, 0))
     assert np.abs(pictures - images).max() > 0.05

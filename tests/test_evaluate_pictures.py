@@ -63,9 +63,9 @@ def test_no_distance_is_taken_for_fid():
 # --- curves
 
 
-def shows(picture: np.ndarray, colour) -> int:
-    """How many pixels have a colour, exactly."""
-    return int((picture == np.round(255 * np.array(to_rgb(colour)))).all(axis=-1).sum())
+def shows(picture: np.ndarray, color) -> int:
+    """How many pixels have a color, exactly."""
+    return int((picture == np.round(255 * np.array(to_rgb(color)))).all(axis=-1).sum())
 
 
 SERIES = {
@@ -79,8 +79,8 @@ def test_curves_are_drawn(tmp_path):
     write_curves(tmp_path / "curves.png", SERIES, LEVELS)
     picture = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
     assert picture.shape[1] == round(2 * WIDTH * DPI) and picture.shape[0] > 300
-    for colour in (COLOURS[0], COLOURS[1], LEVEL_COLOUR):
-        assert shows(picture, colour) > 200, colour
+    for color in (COLOURS[0], COLOURS[1], LEVEL_COLOUR):
+        assert shows(picture, color) > 200, color
     assert shows(picture, COLOURS[2]) == 0
     assert shows(picture, "white") > picture[..., 0].size / 2
 

@@ -30,7 +30,7 @@ from export.package import manifest as package
 from export.package.build import make_package, write_package
 from export.package.manifest import WEIGHTS, read_package
 from export.parity import gate as parity
-from export.quantization.weights import Keeping
+from export.quantization.weights import WeightFormats
 
 STEPS = 2
 SIZES = {"saved_model": (16, 16), "tflite": (16, 24), "onnx": (16, 16)}  # height, width
@@ -99,7 +99,7 @@ def test_manifest_and_figures(bundle, model, format):
     assert manifest["inputs"]["noise"]["shape"] == [1, height // 4, width // 4, 4]
     assert manifest["task"]["name"] == "super_resolution" and manifest["task"]["scale"] == 4
     assert manifest["scheduler"]["prediction_type"] == "v_prediction"
-    assert manifest["bundle"] == {"name": "bundle", "sha256": folder_sha256(bundle), "licence": None}
+    assert manifest["bundle"] == {"name": "bundle", "sha256": folder_sha256(bundle), "license": None}
     assert manifest["made_with"]["tensorflow"] == tf.__version__ and manifest["made_with"]["keras"] == keras.__version__
     on_disk = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert manifest["files"].keys() == on_disk - {"manifest.json"}  # nothing of the older package is left
@@ -230,13 +230,13 @@ def test_lost_weights_are_refused(program, tmp_path):
     content = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved")).convert()
     (tmp_path / "model.tflite").write_bytes(content)
     with pytest.raises(parity.ParityError, match=r"output is not finite; .* it stores [0-9],[0-9]{3} bytes of weights"):
-        parity.check(program, hand_made(program, tmp_path, "tflite", tmp_path / "model.tflite"), Keeping())
+        parity.check(program, hand_made(program, tmp_path, "tflite", tmp_path / "model.tflite"), WeightFormats())
 
 
 def test_a_file_that_the_runtime_does_not_load_is_refused(program, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(parity.ParityError, match="onnx: the runtime refuses the package"):
-        parity.check(program, hand_made(program, tmp_path, "onnx", tmp_path / "model.onnx"), Keeping())
+        parity.check(program, hand_made(program, tmp_path, "onnx", tmp_path / "model.onnx"), WeightFormats())
 
 
 def test_a_dropped_group_norm_is_refused(program, tmp_path, monkeypatch):
@@ -250,7 +250,7 @@ def figures(expected, outputs, program, stored=None, kind="float32", parts=None)
     weights = sum(v.numpy().nbytes for v in program.variables_in_use())
     return {
         **parity.compare(expected, outputs, len(expected) // 2),
-        **parity.weigh(program, weights if stored is None else stored, Keeping()),
+        **parity.weigh(program, weights if stored is None else stored, WeightFormats()),
         "part_errors": parts or {},
         "bounds": parity.BOUNDS[kind]._asdict(),
     }
@@ -283,9 +283,9 @@ def test_refuses_too_large_an_error(program):
         parity.refuse("onnx", figures(expected, expected + np.float32(1.1e-3) * off, program))
 
 
-def test_refuses_colours_that_shift(program):
+def test_refuses_colors_that_shift(program):
     expected = images_that_move_by(0.1)
-    with pytest.raises(parity.ParityError, match=r"written: colours shift by 0.03 \(allowed 0.02\)$"):
+    with pytest.raises(parity.ParityError, match=r"written: colors shift by 0.03 \(allowed 0.02\)$"):
         parity.refuse("onnx", figures(expected, expected + np.float32([0.03, 0, 0]), program, kind="int8"))
 
 

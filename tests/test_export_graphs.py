@@ -29,7 +29,7 @@ from export.formats.tflite.graph import LiteRtGraph
 from export.formats.tflite.write import operators
 from export.formats.tflite.write import stored_bytes as tflite_bytes
 from export.package.manifest import WEIGHTS
-from export.quantization.weights import KINDS, Keeping, left_of
+from export.quantization.weights import KINDS, WeightFormats, left_of
 
 GRAPHS = {"onnx": OnnxGraph, "tflite": LiteRtGraph}
 EVERY = pytest.mark.parametrize("format", GRAPHS)
@@ -44,7 +44,7 @@ def random():
 
 def written(format, folder, build, weights="float32"):
     """The file of a graph that `build` fills."""
-    graph, path = GRAPHS[format](Keeping(weights)), folder / f"model.{format}"
+    graph, path = GRAPHS[format](WeightFormats(weights)), folder / f"model.{format}"
     build(graph)
     graph.write(path)
     return path
@@ -272,7 +272,7 @@ def test_smaller_weights(model, format, weights, error, tmp_path, random):
     )
     assert stored(small) < stored(full) - 0.35 * kernels
     assert stored(small) == pytest.approx(
-        Keeping(weights).bytes(SamplerProgram(model, steps=1, height=16, width=16).variables_in_use()), rel=0.06
+        WeightFormats(weights).bytes(SamplerProgram(model, steps=1, height=16, width=16).variables_in_use()), rel=0.06
     )
 
 

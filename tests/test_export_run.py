@@ -100,7 +100,7 @@ def a_package(height: int, width: int) -> package.Package:
         schedule,
         channels=3,
         task="super_resolution",
-        keeps_colours=True,
+        keeps_colors=True,
     )
 
 
@@ -268,7 +268,7 @@ def test_tiles_of_parts_share_every_step(bundle, tmp_path):
     assert seams < 3 * np.abs(inner).mean()
 
 
-def test_colours_are_those_of_the_condition_where_that_is_asked_for():
+def test_colors_are_those_of_the_condition_where_that_is_asked_for():
     """A sampler that gives a tint and a detail: the alignment takes the tint away and leaves the detail."""
     image = photo(32, 48) / np.float32(255)
     detail = np.where(np.indices((32, 48)).sum(0) % 2, 0.02, -0.02).astype("float32")[..., None]
@@ -277,14 +277,14 @@ def test_colours_are_those_of_the_condition_where_that_is_asked_for():
         return np.clip(condition * 0.8 + 0.1 + np.float32([0.1, 0, -0.05]) + detail, 0, 1)
 
     sampler = a_sampler(32, 48, sample)
-    plain, aligned = (run.generate(sampler, image, seed=0, colour=c) for c in ("none", "wavelet"))
+    plain, aligned = (run.generate(sampler, image, seed=0, color=c) for c in ("none", "wavelet"))
     inner = slice(4, -4)
     assert np.abs(plain - image).mean() > 0.05
     np.testing.assert_allclose((aligned - image)[inner, inner].mean((0, 1)), 0, atol=5e-3)
     assert np.abs(np.diff(aligned[inner, inner] - image[inner, inner], axis=1)).mean() > 0.03
-    other = dataclasses.replace(sampler.package, task="depth", keeps_colours=False)
-    with pytest.raises(UserError, match="was made for depth, which keeps no colours; leave it out"):
-        run.generate(dataclasses.replace(sampler, package=other), image, seed=0, colour="adain")
+    other = dataclasses.replace(sampler.package, task="depth", keeps_colors=False)
+    with pytest.raises(UserError, match="was made for depth, which keeps no colors; leave it out"):
+        run.generate(dataclasses.replace(sampler, package=other), image, seed=0, color="adain")
 
 
 # --- adapters

@@ -22,7 +22,7 @@ from export.package import adapters
 from export.package import build as making
 from export.package import manifest as package
 from export.parity import gate as parity
-from export.quantization.weights import Keeping
+from export.quantization.weights import WeightFormats
 from export.runtime import run
 
 SIZES = [(16, 16), (16, 32)]
@@ -68,7 +68,7 @@ def test_every_size_does_what_the_model_does(model, bundle, tmp_path, format, la
     figures = making.make_package(bundle, tmp_path / "several", sizes=SIZES, **options)
     made = package.read_package(tmp_path / "several")
     assert [tuple(size["size"]) for size in figures] == [(s.height, s.width) for s in made.sizes] == SIZES
-    wanted = Keeping(weights).bytes((*model.network.variables, *model.base.vae.variables))
+    wanted = WeightFormats(weights).bytes((*model.network.variables, *model.base.vae.variables))
     assert 0.6 * wanted < weight_bytes(made) < 1.4 * wanted  # the UNet alone, stored a second time, would make it 1.5
     for size in made.sizes:
         condition = np.random.default_rng(3).random((1, size.height, size.width, 3), dtype=np.float32)

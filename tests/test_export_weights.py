@@ -62,8 +62,8 @@ def test_small_kernels_keep_their_bits(kind, count, narrow):
     """Under 1024 numbers float32; under 4096 at least eight bits or float16; biases always float32."""
     kernel = keras.Variable(np.zeros((1, count)), name="kernel")
     expected = {**dict.fromkeys(kept.KINDS, "float32")} if narrow == {} else narrow or {}
-    assert kept.Keeping(kind)(kernel) == expected.get(kind, kind)
-    assert kept.Keeping(kind)(keras.Variable(np.zeros((1, count)), name="bias")) == "float32"
+    assert kept.WeightFormats(kind)(kernel) == expected.get(kind, kind)
+    assert kept.WeightFormats(kind)(keras.Variable(np.zeros((1, count)), name="bias")) == "float32"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def one_picture(monkeypatch):
 def test_mixed_weights_for_a_size(program, one_picture):
     """Within the size; better than the same kinds the other way round; the model keeps its kernels."""
     before = [v.numpy() for v in program.variables_in_use()]
-    whole = {kind: kept.Keeping(kind).bytes(program.variables_in_use()) for kind in ("float16", "int4")}
+    whole = {kind: kept.WeightFormats(kind).bytes(program.variables_in_use()) for kind in ("float16", "int4")}
     size = 0.4 * whole["float16"] + 0.6 * whole["int4"]
     keep = mixed.choose(program, "onnx", size=size)
     assert 0.9 * size < keep.bytes(program.variables_in_use()) <= size
@@ -88,7 +88,7 @@ def test_mixed_weights_for_a_size(program, one_picture):
     for variable, value in zip(program.variables_in_use(), before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
     pictures, kernels = mixed._Pictures(program), [v for v in program.variables_in_use() if kept.shrinks(v)]
-    reverse = kept.Keeping("float16", _other_way_round(keep, kernels))  # the same kinds, where they cost most
+    reverse = kept.WeightFormats("float16", _other_way_round(keep, kernels))  # the same kinds, where they cost most
     assert pictures.psnr(keep, kernels) > pictures.psnr(reverse, kernels) + 3
     with pytest.raises(UserError, match=r"--target-size: 0.0 MB is too little; the weights take 0\.\d MB at least"):
         mixed.choose(program, "onnx", size=1000)
@@ -103,7 +103,7 @@ def test_mixed_weights_for_a_psnr(program, one_picture):
     kernels = [v for v in program.variables_in_use() if kept.shrinks(v)]
     keep, pictures = mixed.choose(program, "onnx", psnr=45.0), mixed._Pictures(program)
     assert 45 + mixed.MARGIN <= pictures.psnr(keep, kernels) < 60
-    assert keep.bytes(program.variables_in_use()) < kept.Keeping("float16").bytes(program.variables_in_use())
+    assert keep.bytes(program.variables_in_use()) < kept.WeightFormats("float16").bytes(program.variables_in_use())
     with pytest.raises(UserError, match="--min-psnr: float16 weights already miss 200 dB"):
         mixed.choose(program, "onnx", psnr=200.0)
 

@@ -297,7 +297,7 @@ def test_an_undistilled_model_is_guided_by_two_evaluations():
     (said,) = model.generator.trajectory(condition, noise, context, steps=1, guidance=2.0)
     told, untold = (
         model.denoiser(c)(noise, [model.base.schedule.num_steps - 1]).x_hat
-        for c in (model.see(condition), tf.zeros_like(model.see(condition)))
+        for c in (model.encode_condition(condition), tf.zeros_like(model.encode_condition(condition)))
     )
     np.testing.assert_allclose(said.x_hat, 2.0 * told - untold, rtol=1e-4, atol=1e-4)
     plain = make_model(tiny_base(), method=config.Finetune())

@@ -36,7 +36,7 @@ def check(path, mode, expected):
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
-def test_colour(tmp_path, suffix):
+def test_color(tmp_path, suffix):
     Image.fromarray(COLOUR).save(tmp_path / f"a.{suffix}")
     check(tmp_path / f"a.{suffix}", "RGB", COLOUR / 255)
 
@@ -64,7 +64,7 @@ def test_palette(tmp_path):
     check(tmp_path / "a.png", "P", [[[0, 0, 0.2], [1, 0, 0], [0, 0.4, 0]]])
 
 
-def test_transparent_palette_colour_becomes_white(tmp_path):
+def test_transparent_palette_color_becomes_white(tmp_path):
     palette_image().save(tmp_path / "a.png", transparency=0)
     check(tmp_path / "a.png", "P", [[[0, 0, 0.2], [1, 1, 1], [0, 0.4, 0]]])
 
@@ -74,7 +74,7 @@ def test_transparent_grey_value_becomes_white(tmp_path):
     check(tmp_path / "a.png", "L", rgb(np.where(GREY == 51, 255, GREY) / 255))
 
 
-def test_transparent_colour_becomes_white(tmp_path):
+def test_transparent_color_becomes_white(tmp_path):
     Image.fromarray(COLOUR).save(tmp_path / "a.png", transparency=tuple(int(v) for v in COLOUR[1, 2]))
     expected = COLOUR / 255
     expected[1, 2] = 1
@@ -122,9 +122,9 @@ def test_16_bit_pgm_is_mode_i(tmp_path):
     check(tmp_path / "a.pgm", "I", rgb(DEEP / 65535))
 
 
-def test_16_bit_colour_is_read_as_its_upper_8_bits(tmp_path):
+def test_16_bit_color_is_read_as_its_upper_8_bits(tmp_path):
     deep = np.array([[[0, 65535, 0x1234], [0x80FF, 0x7F00, 0x00FF]]], np.uint16)  # [1, 2, 3]
-    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)  # 2x1, 16 bits, colour type RGB
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)  # 2x1, 16 bits, color type RGB
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + deep.astype(">u2").tobytes())), (b"IEND", b"")]
     coded = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(coded))
@@ -155,7 +155,7 @@ def test_unknown_range_is_an_error(tmp_path, values, remedy):
 
 
 def test_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (2, 2), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     np.testing.assert_array_equal(images.read_image(tmp_path / "a.gif")[0, 0], [1, 0, 0])
 
@@ -261,7 +261,7 @@ def test_mask_of_one_bit(tmp_path):
 
 
 def test_mask_with_a_palette(tmp_path):
-    """The colours count, not their numbers."""
+    """The colors count, not their numbers."""
     image = Image.new("P", (3, 1))
     image.putpalette([255, 255, 255, 0, 0, 0, 100, 100, 100])
     image.putdata([0, 1, 2])
@@ -269,9 +269,9 @@ def test_mask_with_a_palette(tmp_path):
     check_mask(tmp_path / "a.png", "P", [[1, 0, 0]])
 
 
-def test_mask_of_colours(tmp_path):
-    colours = [[255, 255, 255], [0, 0, 0], [255, 0, 0], [255, 255, 0], [128, 128, 128], [127, 127, 127]]
-    Image.fromarray(np.array([colours], np.uint8)).save(tmp_path / "a.png")
+def test_mask_of_colors(tmp_path):
+    colors = [[255, 255, 255], [0, 0, 0], [255, 0, 0], [255, 255, 0], [128, 128, 128], [127, 127, 127]]
+    Image.fromarray(np.array([colors], np.uint8)).save(tmp_path / "a.png")
     check_mask(tmp_path / "a.png", "RGB", [[1, 0, 0, 1, 1, 0]])
 
 
@@ -430,9 +430,9 @@ RED = np.tile(np.uint8([255, 0, 0]), (10, 30, 1))
 BLUE = np.tile(np.uint8([0, 0, 255]), (10, 30, 1))
 
 
-def area(image, colour):
-    """Rows and columns (first, last) that a colour fills, and whether it fills that rectangle."""
-    ys, xs = np.nonzero((image == colour).all(axis=-1))
+def area(image, color):
+    """Rows and columns (first, last) that a color fills, and whether it fills that rectangle."""
+    ys, xs = np.nonzero((image == color).all(axis=-1))
     whole = len(ys) == (np.ptp(ys) + 1) * (np.ptp(xs) + 1)
     return ys.min(), ys.max(), xs.min(), xs.max(), whole
 
@@ -450,7 +450,7 @@ def test_as_batch_takes_one_or_several_bytes_or_floats():
         np.testing.assert_allclose(batch, expected, rtol=1e-6)
 
 
-def test_as_batch_takes_a_mask_beside_the_colours():
+def test_as_batch_takes_a_mask_beside_the_colors():
     rgba = np.random.default_rng(0).integers(0, 256, (3, 5, 4), np.uint8)
     np.testing.assert_allclose(images.as_batch("picture", rgba, channels=4), rgba[None] / 255, rtol=1e-6)
     with pytest.raises(UserError, match=r"^picture has shape \(3, 5, 3\): .*\[B, H, W, 4\], RGB and the mask"):

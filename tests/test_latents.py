@@ -27,7 +27,7 @@ def test_each_example_is_encoded_as_the_base_encodes_it(names):
     images = {name: random.uniform(-1, 1, (5, 8, 8, 3)).astype("float32") for name in names}
     reported = []
     dataset = tf.data.Dataset.from_tensor_slices(images).batch(2)
-    latents = encode_once(base, dataset, 3, reported.append, see=base.encode)
+    latents = encode_once(base, dataset, 3, reported.append, encode_condition=base.encode)
     assert reported == [2, 3]
     assert set(latents) == {{"image": "latent", "condition": "condition_latent"}[name] for name in names}
     for name in names:
@@ -45,9 +45,9 @@ def test_of_a_condition_is_kept_what_the_adapter_sees():
         "condition": random.uniform(-1, 1, (3, 8, 8, 4)).astype("float32"),
     }
     dataset = tf.data.Dataset.from_tensor_slices(examples).batch(3)
-    kept = encode_once(base, dataset, 3, [].append, see=tf.identity)
+    kept = encode_once(base, dataset, 3, [].append, encode_condition=tf.identity)
     np.testing.assert_array_equal(kept["condition_latent"], examples["condition"])
-    halved = encode_once(base, dataset, 3, [].append, see=lambda condition: condition[:, ::2, ::2, 3:])
+    halved = encode_once(base, dataset, 3, [].append, encode_condition=lambda condition: condition[:, ::2, ::2, 3:])
     np.testing.assert_array_equal(halved["condition_latent"], examples["condition"][:, ::2, ::2, 3:])
 
 

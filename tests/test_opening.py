@@ -80,7 +80,7 @@ def test_a_pair_of_folders_read_from_disk(tmp_path):
     folder = write_files(tmp_path / "pairs", ["00", "01"])
     for name in ("00", "01"):
         (folder / f"{name}.source.png").write_bytes(PICTURES["05"])
-    source = open_source(str(folder), made_of="source")
+    source = open_source(str(folder), condition_key="source")
     assert source.provides == ("source",) and sorted(seen(source)) == ["00", "01"]
     assert isinstance(open_source(str(folder)), data.Photos)
     assert list(open_source(str(folder)).images) == ["00.png", "01.png"]
@@ -129,7 +129,7 @@ def test_tfrecord_files(tmp_path, name):
 def test_features_by_name(tmp_path):
     examples = [example(photo=PICTURES["01"], before=PICTURES["02"], words=[b"one", b"two"], image=b"something else")]
     path = write_tfrecord(tmp_path / "a.tfrecord", examples)
-    source = open_source(f"{path}?image=photo&text=words&source=before", made_of="source")
+    source = open_source(f"{path}?image=photo&text=words&source=before", condition_key="source")
     assert source.provides == ("source", "prompt")
     assert source.records.read(0) == {"image": PICTURES["01"], "source": PICTURES["02"], "text": b"one"}
     assert decoded(source.records.read(0)["image"]).shape == (20, 24, 3)

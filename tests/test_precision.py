@@ -45,7 +45,7 @@ def make_network(kind=MuAdapter, compute="float32", weights="float32") -> Adapte
 
 
 def output(network):
-    c = IMAGE if network.sees == "image" else LATENT
+    c = IMAGE if network.condition_space == "image" else LATENT
     return network(Z_T, T, network.condition(c, CONTEXT), CONTEXT)
 
 

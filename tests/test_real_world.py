@@ -333,7 +333,7 @@ def test_poisson_noise(which, high):
 
 @pytest.mark.parametrize(("suffix", "high"), [("", 30), ("2", 25)])
 def test_either_kind_of_noise(suffix, high):
-    """Poisson noise is made nothing here: what remains is Gaussian, of all strengths and colours."""
+    """Poisson noise is made nothing here: what remains is Gaussian, of all strengths and colors."""
     options = {"poisson_scale_range" + suffix: (0, 0), "gaussian_noise_prob" + suffix: 0.4}
     one = RealWorld(**options).rounds[len(suffix)]
     drawn = draws(lambda seed: one.noise(tf.fill([32, 32, 3], 0.5), seed), 400)

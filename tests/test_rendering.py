@@ -1,4 +1,4 @@
-"""How pictures of any size are made: in one piece, of tiles, or smaller; colours; the same on the command line."""
+"""How pictures of any size are made: in one piece, of tiles, or smaller; colors; the same on the command line."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_hole_that_a_tile_would_lie_in_makes_the_picture_smaller(inpainting, m
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_tasks_that_need_the_whole_picture_are_made_smaller(monkeypatch, name):
-    task = SimpleNamespace(made_of=TASKS[name].made_of, condition_channels=TASKS[name].condition_channels)
+    task = SimpleNamespace(condition_key=TASKS[name].condition_key, condition_channels=TASKS[name].condition_channels)
     model = SimpleNamespace(base=tiny_base(), task=task)
     monkeypatch.setattr(rendering, "MAX_PIXELS", 6400)
     local = name in ("super_resolution", "real_world", "bicubic", "inpainting")
@@ -129,22 +129,22 @@ def test_tiles_keep_the_known_pixels(inpainting):
     assert np.abs(made[~known] / 255.0 - image[~known][:, :3]).max() > 0.1
 
 
-@pytest.mark.parametrize(("colour", "tile"), [("wavelet", None), ("adain", 0), ("adain", 16)])
-def test_colours_are_the_photos(model, monkeypatch, tile, colour):
+@pytest.mark.parametrize(("color", "tile"), [("wavelet", None), ("adain", 0), ("adain", 16)])
+def test_colors_are_the_photos(model, monkeypatch, tile, color):
     monkeypatch.setattr(rendering, "MAX_PIXELS", 16 * 64)
     shared = {"upscale": 2, "steps": 1, "tile": tile}
-    plain, aligned = (render(model, photo(10, 14), **shared, colour=kind) for kind in ("none", colour))
+    plain, aligned = (render(model, photo(10, 14), **shared, color=kind) for kind in ("none", color))
     reference = resize(photo(10, 14), 20, 28)
-    expected = to_uint8(ALIGNMENTS[colour](plain / np.float32(255), reference))
+    expected = to_uint8(ALIGNMENTS[color](plain / np.float32(255), reference))
     np.testing.assert_array_equal(aligned, expected)
     assert np.any(aligned != plain)
 
 
-def test_colours_are_for_super_resolution_alone(model, inpainting):
-    with pytest.raises(UserError, match="colour is 'grey': use one of none, wavelet, adain"):
-        render(model, photo(8, 8), colour="grey")
-    with pytest.raises(UserError, match="colour is wavelet: this model's task does not keep a picture's colours"):
-        render(inpainting, with_box(8, 8, slice(4), slice(4)), colour="wavelet")
+def test_colors_are_for_super_resolution_alone(model, inpainting):
+    with pytest.raises(UserError, match="color is 'grey': use one of none, wavelet, adain"):
+        render(model, photo(8, 8), color="grey")
+    with pytest.raises(UserError, match="color is wavelet: this model's task does not keep a picture's colors"):
+        render(inpainting, with_box(8, 8, slice(4), slice(4)), color="wavelet")
 
 
 # --- the command line
@@ -158,13 +158,13 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_tiles_and_colours_from_a_file(bundle, files, capsys):
-    options = ["--steps", "2", "--tile", "16", "--colour", "wavelet", "--seed", "7"]
+def test_tiles_and_colors_from_a_file(bundle, files, capsys):
+    options = ["--steps", "2", "--tile", "16", "--color", "wavelet", "--seed", "7"]
     main([str(bundle), "--condition", "in.png", "--out", "out.png", *options])
     told = capsys.readouterr().err.splitlines()
     assert told[1] == "in.png: the result of 40x24 is made of 8 tiles of 16 pixels a side, to save memory"
     assert told[2].startswith("tile 2/16, ") and told[-2].startswith("tile 16/16, ") and told[-1] == "decoding"
-    expected = render(codi_tf.load(bundle), photo(24, 40), steps=2, tile=16, colour="wavelet", seed=7)
+    expected = render(codi_tf.load(bundle), photo(24, 40), steps=2, tile=16, color="wavelet", seed=7)
     np.testing.assert_allclose(np.asarray(Image.open("out.png")).astype(int), expected, atol=1)
 
 
@@ -176,8 +176,8 @@ def test_options_that_a_task_has_no_use_for_are_told_before_weights_are_read(fil
     Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40)).save("depth.png")
     condition = "depth.png" if name == "depth" else "in.png"
     told_besides = {"inpainting": ["--mask", "mask.png"], "editing": ["--prompt", "make it night"]}.get(name, [])
-    refused = {"--tile": name in ("depth", "editing"), "--colour": name in ("depth", "editing", "inpainting")}
-    for flag, value in (("--tile", "16"), ("--colour", "adain")):
+    refused = {"--tile": name in ("depth", "editing"), "--color": name in ("depth", "editing", "inpainting")}
+    for flag, value in (("--tile", "16"), ("--color", "adain")):
         with pytest.raises(UserError) as caught:
             main(["bundle", "--condition", condition, "--out", "out.png", *told_besides, flag, value])
         told = str(caught.value)
@@ -185,8 +185,8 @@ def test_options_that_a_task_has_no_use_for_are_told_before_weights_are_read(fil
         assert "\n" not in told and not (files / "out.png").exists()
 
 
-def test_a_checkpoint_takes_neither_tiles_nor_colours(files):
+def test_a_checkpoint_takes_neither_tiles_nor_colors(files):
     (files / "folder").mkdir()
-    for options in (["--tile", "16"], ["--tile", "0"], ["--colour", "none"]):
+    for options in (["--tile", "16"], ["--tile", "0"], ["--color", "none"]):
         with pytest.raises(UserError, match=f"{options[0]}: folder is no trained model"):
             main(["folder", "--prompt", "a cat", "--out", "out.png", *options])

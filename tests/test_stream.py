@@ -64,7 +64,7 @@ def test_an_epoch_has_every_picture_once_in_an_order_of_its_own(tmp_path):
 
 
 def test_an_example_is_a_function_of_seed_and_number(tmp_path):
-    options = {"augment": True, "recolour": True}
+    options = {"augment": True, "recolor": True}
     straight = take(stream_of(tmp_path, pictures(5)), 14, **options)
     resumed = take(stream_of(tmp_path, pictures(5)), 5, start=9, **options)
     for key, value in resumed.items():
@@ -121,7 +121,7 @@ def test_sides_are_distributed_as_of_photos_in_memory(size):
     """For the same draw u, the share of the picture that a window shows is that of `Photos`."""
     photo = np.zeros((*size, 3), np.uint8)
     photo[..., 0] = np.linspace(0, 250, size[0])[:, None]
-    drawn = data.Photos({"a": photo}).drawer(image_size=S, augment=False, recolour=False)
+    drawn = data.Photos({"a": photo}).drawer(image_size=S, augment=False, recolor=False)
     longest = max(1.0, max(size) / 800)
     for k in range(40):
         seed = tf.constant([k, 5])
@@ -249,9 +249,9 @@ def test_picture_before_an_edit_and_depth_show_the_same_window(tmp_path):
         "a.txt": b"invert it",
     }
 
-    def examples_of(made_of):
-        stream = stream_of(tmp_path, members, made_of=made_of)
-        assert stream.provides == ((made_of, "prompt") if made_of != "image" else ("prompt",))
+    def examples_of(condition_key):
+        stream = stream_of(tmp_path, members, condition_key=condition_key)
+        assert stream.provides == ((condition_key, "prompt") if condition_key != "image" else ("prompt",))
         return take(stream, 12, augment=True)
 
     before, deep, alone = examples_of("source"), examples_of("depth"), examples_of("image")
@@ -262,7 +262,9 @@ def test_picture_before_an_edit_and_depth_show_the_same_window(tmp_path):
     rows, columns = (127.5 * (1 - before["source"][..., k]) / 2 for k in (0, 1))
     np.testing.assert_allclose(deep["depth"][..., 0], 100 * rows + columns, rtol=0, atol=1.0)
     assert deep["depth"].dtype == np.float32
-    example = stream_of(tmp_path, members, made_of="source").example(0, np.array([0, 0.99, 0, 0, 0], np.float32), S)
+    example = stream_of(tmp_path, members, condition_key="source").example(
+        0, np.array([0, 0.99, 0, 0, 0], np.float32), S
+    )
     assert example["image"].shape == example["source"].shape == (40, 40, 3)  # nor is one of them shrunk while decoded
 
 
@@ -275,7 +277,7 @@ def test_neighbours_of_another_size_or_missing(tmp_path):
         "c.source.png": encoded(ramp(30, 30, 3)),
     }
     assert set(marks(take(stream_of(tmp_path, members), 9))) == {1, 2, 3}
-    stream = stream_of(tmp_path, members, made_of="source", max_unreadable=0.7)
+    stream = stream_of(tmp_path, members, condition_key="source", max_unreadable=0.7)
     assert set(marks(take(stream, 9))) == {3}
     found = sorted(line.partition(": ")[2] for line in stream.unreadable)
     assert found == ["a: its source is 30x31, the image 30x30", "b: it has no source"]

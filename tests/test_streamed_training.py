@@ -115,7 +115,7 @@ def test_depth_maps_with_texts(parts, tmp_path):
     }
     experiment = config.from_dict(values)
     model = codi_tf.load(train(experiment, tmp_path / "run"))
-    assert model.task.made_of == "depth" and model.settings.drop_prompt == 0.1
+    assert model.task.condition_key == "depth" and model.settings.drop_prompt == 0.1
     texts = load_source(experiment, "train").prompts.values()
     tokens = {tuple(row) for row in model.base.tokenizer(list(texts))}
     batch = next(iter(build_dataset(experiment, model, 0)))

@@ -23,7 +23,7 @@ from benchmarks.study.tables import BEYOND, TABLE_2, TABLE_3
 from benchmarks.study.tuning import of_trial
 from codi_tf import data
 from codi_tf.core.errors import UserError
-from codi_tf.evaluation.measuring import Measured, Yardstick
+from codi_tf.evaluation.measuring import Evaluator, Measured
 from codi_tf.evaluation.metrics import frechet_distance, frechet_interval
 from codi_tf.tasks import make_task
 
@@ -182,7 +182,7 @@ def test_only_shared_seeds_are_compared():
     np.testing.assert_allclose(difference.figures, [5 - 2, 9 - 1])
 
 
-def test_saturation_of_known_colours():
+def test_saturation_of_known_colors():
     pictures = np.zeros((2, 4, 4, 3)) + np.array([[1, -1, -1], [0.3, 0.3, 0.3]]).reshape(2, 1, 1, 3)
     np.testing.assert_allclose(saturation(pictures), [1, 0], atol=1e-12)
 
@@ -220,7 +220,7 @@ def stick():
     def first_pixels(images):
         return images[:, 0, :2, 0]
 
-    return Yardstick(examples["image"], examples["condition"], make_base(), first_pixels)
+    return Evaluator(examples["image"], examples["condition"], make_base(), first_pixels)
 
 
 @pytest.fixture
@@ -436,7 +436,7 @@ def no_yardstick(task, split):
 
 
 def test_a_report_of_nothing(folder, page):
-    report.write(folder, page, yardstick=no_yardstick)
+    report.write(folder, page, evaluator=no_yardstick)
     text = page.read_text()
     assert text.startswith(f"above\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nbelow\n")
     assert (
@@ -452,7 +452,7 @@ def test_a_report_of_trials(folder, page):
     trials = [trial for trial in TRIALS if trial.row == "codi" and trial.name in names]
     for trial, figure in zip(trials, (30.0, 20.0, 25.0), strict=True):
         put_trial(folder, trial, figure)
-    report.write(folder, page, yardstick=no_yardstick)
+    report.write(folder, page, evaluator=no_yardstick)
     lines = [line for line in page.read_text().splitlines() if line.startswith("| CoDi | rate")]
     assert len(lines) == 3
     assert ["**best**" in line for line in lines] == [False, True, False]
@@ -468,12 +468,12 @@ def test_a_report_of_results(folder, page, stick):
     put(folder, "ldm", 3.0, stick, seeds=(0, 1))
     asked = []
 
-    def yardstick(task, split):
+    def evaluator(task, split):
         asked.append((task, split))
         return stick
 
     for _ in range(2):
-        report.write(folder, page, yardstick=yardstick)
+        report.write(folder, page, evaluator=evaluator)
     assert asked == [(TASKS[0], "test")]
     text = page.read_text()
     assert "| CoDi | DDIM | 4 | 2 | 0.50 | 0.1000 | 20.00 | 0.500 | 2 to 2 |" in text
@@ -499,14 +499,14 @@ def test_results_of_other_settings_are_named(folder, page, stick):
     about["stages"][-1]["train"]["learning_rate"] *= 2
     path.write_text(json.dumps(about))
     make_references(folder, TASKS[0], stick)
-    report.write(folder, page, yardstick=no_yardstick)
+    report.write(folder, page, evaluator=no_yardstick)
     assert "other settings than the plan has now: super_resolution/codi_half, seed 0." in page.read_text()
 
 
 def test_a_page_without_marks_is_left_alone(folder, page):
     page.write_text("by hand\n")
     with pytest.raises(UserError, match="results.md: has no <!-- study: begin --> before <!-- study: end -->"):
-        report.write(folder, page, yardstick=no_yardstick)
+        report.write(folder, page, evaluator=no_yardstick)
     assert page.read_text() == "by hand\n" and not folder.exists()
 
 

@@ -13,7 +13,7 @@ import codi_tf
 from benchmarks.study import pieces
 from benchmarks.study.plan import Row
 from codi_tf.checkpoints.folder import save_base
-from codi_tf.evaluation.measuring import Yardstick
+from codi_tf.evaluation.measuring import Evaluator
 
 TASK, SEEDS = "super_resolution", (0, 1)
 PARENT = Row("tuned", "tuned", {"name": "finetune"}, adaptation={"train": "adapter"})
@@ -46,10 +46,10 @@ def tiny_study(tmp_path, monkeypatch):
     examples = {name: random.normal(size=(6, 4, 4, 4)).astype("float32") for name in ("latent", "condition_latent")}
     np.savez(pieces.RUNS / f"latents-{TASK}-latent.npz", **examples)
     images, conditions = random.uniform(-1, 1, (2, 4, 16, 16, 3)).astype("float32")
-    stick = Yardstick(images, conditions, base, lambda pictures: pictures[:, 0, :2, 0])
+    stick = Evaluator(images, conditions, base, lambda pictures: pictures[:, 0, :2, 0])
     monkeypatch.setattr(pieces, "BATCH", 2)
     monkeypatch.setattr(pieces, "BY_NAME", {row.name: row for row in (PARENT, ROW)})
-    monkeypatch.setattr(pieces, "yardstick", lambda task, split: stick)
+    monkeypatch.setattr(pieces, "evaluator", lambda task, split: stick)
     monkeypatch.setattr(pieces, "_commit", lambda: "Some commit")
 
 

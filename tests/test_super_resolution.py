@@ -15,7 +15,7 @@ from codi_tf.tasks import TASKS, make_task
 from codi_tf.tasks.super_resolution import SuperResolution, gaussian_blur, jpeg
 
 CLEAN = {"blur_sigma": (0, 0), "noise_std": (0, 0), "jpeg_quality": (100, 100)}
-LUMA = np.float32([0.299, 0.587, 0.114])  # JPEG halves the resolution of colour: measure brightness
+LUMA = np.float32([0.299, 0.587, 0.114])  # JPEG halves the resolution of color: measure brightness
 
 
 def texture(size=64, seed=0):

@@ -317,7 +317,9 @@ def test_the_adapter_runs_once_for_all_steps(model):
     runs, adapter = [], model.student.adapter
     block = adapter.body[0].call
     adapter.body[0].call = lambda *args: runs.append(1) or block(*args)
-    model.sample_latents(model.see(tf.constant(2 * CONDITION[:, :16, :16] - 1)), tf.zeros((2, 4, 4, 4)), steps=3)
+    model.sample_latents(
+        model.encode_condition(tf.constant(2 * CONDITION[:, :16, :16] - 1)), tf.zeros((2, 4, 4, 4)), steps=3
+    )
     assert len(runs) == 1
 
 

@@ -43,7 +43,7 @@ def model_of(base, **options):
 
 
 def texts_of(images):
-    """The prompts of pictures of one colour each."""
+    """The prompts of pictures of one color each."""
     return [{-1: "a dark room", 1: "a cat"}.get(round(float(image.mean())), "") for image in images]
 
 
@@ -222,7 +222,7 @@ def test_guidance_by_condition_and_prompt_is_the_sum_of_three_answers(base):
     condition = tf.constant(random.uniform(-1, 1, (2, S, S, 3)).astype("float32"))
     z_t = tf.constant(random.normal(size=model.latent_shape(2, S, S)).astype("float32"))
     prompt, empty, t = base.embed(["a cat", "two dogs"]), base.context, tf.constant(500)
-    c = model.see(condition)
+    c = model.encode_condition(condition)
 
     def answer(c, context):
         return np.array(denoiser(base, model.network, c, tf.constant(context))(z_t, t).x_hat)

@@ -148,8 +148,8 @@ def test_a_step_of_many_tiles_is_their_blend(name):
             total[x // factor : (x + tile) // factor] += weight
         return (field / total).astype(np.float32)
 
-    if model.network.sees == "latent":
-        c, factor = mean([model.see(condition[:, :, x : x + tile]) for x in columns], 4), 4
+    if model.network.condition_space == "latent":
+        c, factor = mean([model.encode_condition(condition[:, :, x : x + tile]) for x in columns], 4), 4
     else:
         c, factor = condition, 1
     z, t, context = gaussian_noise(5, (1, 4, 10, 4)), tf.constant(999), tf.constant(base.context)

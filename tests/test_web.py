@@ -25,7 +25,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.data import load_photos
 from export.emit.program import SamplerProgram
 from export.package.build import write_graphs, write_manifest, write_package
-from export.quantization.weights import Keeping
+from export.quantization.weights import WeightFormats
 from export.runtime import run
 from export.web.site import PROGRAM, build_site
 
@@ -463,7 +463,7 @@ def test_mistakes_are_one_line(packages, runtime, tmp_path):
     write_package([program], tmp_path / "lite", format="tflite")
     with pytest.raises(UserError, match="is a tflite package, a page runs ONNX; export with --format onnx"):
         build_site(tmp_path / "lite", tmp_path / "site", runtime)
-    facts = write_graphs([program, program.at(16, 24)], tmp_path / "lite", "onnx", "whole", "float32", Keeping())
+    facts = write_graphs([program, program.at(16, 24)], tmp_path / "lite", "onnx", "whole", "float32", WeightFormats())
     write_manifest(tmp_path / "lite", facts, None)
     with pytest.raises(UserError, match="lite: is made for several sizes, a page for one; export with a single --size"):
         build_site(tmp_path / "lite", tmp_path / "site", runtime)

@@ -170,7 +170,7 @@ def test_depth_maps_are_read_as_from_files(page, kind):
 @pytest.mark.parametrize(
     "values, kind, line",
     [
-        ([[[1, 1, 1], [0, 0, 0.5]]], "disparity", "This map is in colour: choose a grey picture."),
+        ([[[1, 1, 1], [0, 0, 0.5]]], "disparity", "This map is in color: choose a grey picture."),
         ([[[1, 1, 1], [1, 1, 1]]], "depth", "Nothing in this map is nearer"),
         ([[[1, 1, 1], [0, 0, 0]]], "depth", "This map has distances of 0"),
     ],

@@ -1,4 +1,4 @@
-"""Triplets of one-coloured pictures and an instruction that tests write: each layout from the same numbers."""
+"""Triplets of one-colored pictures and an instruction that tests write: each layout from the same numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EDITS = ("make it red", "make it green", "make it blue", "make it night")
 
 
 def picture(value: int, height: int = S, width: int = S) -> np.ndarray:
-    """One colour, which a JPEG keeps to a level or two."""
+    """One color, which a JPEG keeps to a level or two."""
     return np.full((height, width, 3), value, np.uint8)
 
 

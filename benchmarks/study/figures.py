@@ -58,12 +58,12 @@ def budget_curves(path: Path, series: dict[str, dict[int, Sample]]) -> bool:
         return False
     figure = Figure(figsize=(1.8 * WIDTH, 1.2 * HEIGHT), dpi=DPI, layout="constrained")
     plot = figure.subplots()
-    for (label, own), colour, (line, marker) in zip(series.items(), COLOURS, STROKES, strict=False):
+    for (label, own), color, (line, marker) in zip(series.items(), COLOURS, STROKES, strict=False):
         counts, rows = list(own), [sample.row_of_figures((FD,)) for sample in own.values()]
         means = [row[FD] for row in rows]
         low, high = zip(*(row.get(f"{FD}_interval", (row[FD], row[FD])) for row in rows), strict=True)
-        plot.plot(counts, means, color=colour, linestyle=line, marker=marker, markersize=4, linewidth=1.6, label=label)
-        plot.fill_between(counts, low, high, color=colour, alpha=0.13, linewidth=0)
+        plot.plot(counts, means, color=color, linestyle=line, marker=marker, markersize=4, linewidth=1.6, label=label)
+        plot.fill_between(counts, low, high, color=color, alpha=0.13, linewidth=0)
     ticks = sorted({count for own in series.values() for count in own})
     plot.set_xscale("log", base=2)
     plot.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -90,7 +90,7 @@ def tradeoff(path: Path, ways: dict[str, list[Sample]], families: dict[str, str]
     Args:
         path: of the PNG.
         ways: label -> samples in the order of their evaluations, which are written beside them.
-        families: label -> family; one family, one colour.
+        families: label -> family; one family, one color.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter
@@ -98,15 +98,15 @@ def tradeoff(path: Path, ways: dict[str, list[Sample]], families: dict[str, str]
     ways = {label: samples for label, samples in ways.items() if samples}
     if not ways:
         return False
-    colours = dict(zip(dict.fromkeys(families[label] for label in ways), COLOURS, strict=False))
-    drawn = dict.fromkeys(colours, 0)
+    colors = dict(zip(dict.fromkeys(families[label] for label in ways), COLOURS, strict=False))
+    drawn = dict.fromkeys(colors, 0)
     figure = Figure(figsize=(2.2 * WIDTH, 1.7 * HEIGHT), dpi=DPI, layout="constrained")
     plot = figure.subplots()
     for label, samples in ways.items():
         family = families[label]
         line, marker = STROKES[drawn[family] % len(STROKES)]
         drawn[family] += 1
-        look = {"color": colours[family], "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.2}
+        look = {"color": colors[family], "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.2}
         points = [(sample.mean("latent_error"), sample.mean(FD)) for sample in samples]
         plot.plot(*zip(*points, strict=True), label=label, **look)
         for sample, point in zip(samples, points, strict=True):

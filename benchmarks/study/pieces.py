@@ -28,9 +28,9 @@ from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.progress import Progress
 from codi_tf.data.precompute import encode_once, latent_batches
 from codi_tf.evaluation.features import load_features
-from codi_tf.evaluation.measuring import Yardstick
+from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.samplers import model_sampler
-from codi_tf.methods.networks import seen
+from codi_tf.methods.networks import encode_condition
 from codi_tf.tasks import make_task
 from codi_tf.training.experiment import build_trainer, save_result
 
@@ -38,7 +38,7 @@ BASE = "assets/photos-base"
 RUNS, METRICS = Path("runs/study"), Path("docs/study")
 STAGES = "stages.json"  # beside what was trained: how
 EXAMPLES = 8000  # encoded once for each task
-CROPS = {"image_size": 64, "seed": 0, "recolour": True}
+CROPS = {"image_size": 64, "seed": 0, "recolor": True}
 COUNT = 384  # crops that are measured
 SHOWN = ("ddim-4", "ddim-50")  # samples whose first pictures are kept, of one seed
 SHOWN_SEED = 0
@@ -52,7 +52,7 @@ def experiment_of(row: Row, task: str, seed: int) -> config.Experiment:
     values = {
         "method": row.method,
         "train": {**train, **row.train},
-        "data": {"image_size": 64, "recolour": True, "encode_once": EXAMPLES},
+        "data": {"image_size": 64, "recolor": True, "encode_once": EXAMPLES},
         "adaptation": dict(row.adaptation),
         "base": BASE if row.parent is None else str(result_of(BY_NAME[row.parent], task, seed)),
         "task": None if row.on_base else {"name": task},
@@ -196,7 +196,9 @@ def _latents(task: str, row: Row, trainer) -> dict[str, np.ndarray]:
         photos, count = data.load_photos("train"), EXAMPLES
         batches = data.batches(photos, None if row.on_base else make_task(task), batch_size=32, **CROPS)
         progress = Progress(f"encoding examples ({task})", count)
-        latents = encode_once(base, batches, count, progress.update, see=functools.partial(seen, base, student))
+        latents = encode_once(
+            base, batches, count, progress.update, encode_condition=functools.partial(encode_condition, base, student)
+        )
         partial = path.with_suffix(f".{os.getpid()}.npz")
         np.savez(partial, **latents)
         partial.replace(path)
@@ -211,13 +213,13 @@ def photos_of(split: str) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def yardstick(task: str, split: str) -> Yardstick:
+def evaluator(task: str, split: str) -> Evaluator:
     """The crops that a task is measured on, of the photos of a split."""
     examples = data.evaluation_set(
         photos_of(split), make_task(task), image_size=64, count=COUNT, seed=SEEDS_OF_CROPS[split]
     )
     features = load_features(Path(BASE) / "features").features
-    return Yardstick(
+    return Evaluator(
         examples["image"],
         examples["condition"],
         load_stable_diffusion(BASE),
@@ -230,7 +232,7 @@ def _measure(row: Row, task: str, seed: int, model, split: str) -> dict[str, dic
     """Sample -> figures; the first pictures of some are kept."""
     figures = {}
     for sampler, steps, guidance in row.samples:
-        stick, name = yardstick(task, split), sample_name(sampler, steps, guidance)
+        stick, name = evaluator(task, split), sample_name(sampler, steps, guidance)
         pictures, latents = model_sampler(model, steps, sampler=sampler, guidance=guidance)(stick.conditions)
         figures[name] = figures_of(stick.measure(pictures, latents), pictures)
         if split == "test" and seed == SHOWN_SEED and name in SHOWN:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.study.strips import read_strip, write_strip
-from codi_tf.evaluation.measuring import Yardstick
+from codi_tf.evaluation.measuring import Evaluator
 
 REFERENCES = ("condition", "autoencoder", "original")
 
@@ -30,7 +30,7 @@ def read_references(metrics: Path, task: str) -> References | None:
     return References(json.loads(figures.read_text("utf-8")), {name: read_strip(path) for name, path in strips.items()})
 
 
-def make_references(metrics: Path, task: str, stick: Yardstick) -> None:
+def make_references(metrics: Path, task: str, stick: Evaluator) -> None:
     """Measure what needs no model, once for a task."""
     shown = {
         "condition": (stick.conditions[..., :3], stick.of_condition()),

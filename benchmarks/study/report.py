@@ -16,7 +16,7 @@ from benchmarks.study.plan import BY_NAME, SEEDS, TASKS
 from benchmarks.study.references import make_references
 from benchmarks.study.results import Results, Sample, read
 from codi_tf.core.errors import UserError
-from codi_tf.evaluation.measuring import Yardstick
+from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.tables import legend
 
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
@@ -24,7 +24,7 @@ PAGE = Path("docs/results.md")
 SHOWN_STEPS = (4, 50)  # on the page; the others are in a file beside it
 PERCENT = f"{100 * bootstrap.LEVEL:g} %"
 
-FAMILIES = {  # rows of a colour
+FAMILIES = {  # rows of a color
     "ldm": "fine-tuned",
     "adapter": "fine-tuned",
     "codi": "CoDi",
@@ -83,7 +83,7 @@ def write(
     page: Path = PAGE,
     *,
     seeds: tuple[int, ...] = SEEDS,
-    yardstick: Callable[[str, str], Yardstick] = pieces.yardstick,
+    evaluator: Callable[[str, str], Evaluator] = pieces.evaluator,
 ) -> None:
     """Write the page's part between the marks, claims.json, and the files of every task that has results.
 
@@ -98,7 +98,7 @@ def write(
     """
     before, after = _around(page)
     for task in _without_references(read(metrics, seeds=seeds)):
-        make_references(metrics, task, yardstick(task, "test"))
+        make_references(metrics, task, evaluator(task, "test"))
     results = read(metrics, seeds=seeds)
     judgements = claims.judge_all(results, seeds=len(seeds))
     text = _page(results, judgements, metrics, Path(os.path.relpath(metrics, page.parent)))

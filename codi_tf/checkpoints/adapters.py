@@ -56,9 +56,11 @@ def write_adapter(adapter: Adapter, folder: Path, *, dtype: str = "float32") -> 
 def check_adapter(adapter: Adapter, base: Base, condition_channels: int) -> None:
     """Whether an adapter fits a base and a condition. Raises UserError with the first thing that does not."""
     if isinstance(adapter, MuAdapter):
-        wanted, sees = _mu_channels(base, condition_channels), adapter.encoder.in_channels
-        if sees != wanted:
-            raise UserError(f"the adapter sees {sees} channels, the task's condition has {wanted}: make another one")
+        wanted, channels = _mu_channels(base, condition_channels), adapter.encoder.in_channels
+        if channels != wanted:
+            raise UserError(
+                f"the adapter sees {channels} channels, the task's condition has {wanted}: make another one"
+            )
         return
     name = type(adapter).__name__
     if isinstance(adapter, ControlNet):

@@ -62,13 +62,15 @@ def encode(
     settings, task = experiment.data, build_task(experiment)
     if is_cache(settings.source):
         raise UserError(f"data.source is {settings.source}: these examples are encoded already; name the images")
-    base, sees, see = _encoder(experiment, task)
+    base, condition_space, encode_condition = _encoder(experiment, task)
     tokenizer = tokenizer_of(experiment, base)
-    used = ("source", "heldout_fraction", "image_size", "augment", "recolour", "seed", "prompts")
+    used = ("source", "heldout_fraction", "image_size", "augment", "recolor", "seed", "prompts")
     meta = {
         "examples": examples,
         "shard": shard,
-        "made_with": made_with(base, task=task, image_size=settings.image_size, sees=sees, tokenizer=tokenizer),
+        "made_with": made_with(
+            base, task=task, image_size=settings.image_size, condition_space=condition_space, tokenizer=tokenizer
+        ),
         "data": {key: getattr(settings, key) for key in used},
     }
     source = load_source(experiment, "train")
@@ -79,9 +81,9 @@ def encode(
     done, total = sum(sizes[number] for number in mine if number not in missing), sum(sizes[n] for n in mine)
     progress = Progress("encoding examples", max(total, 1), done)
     batch = math.gcd(shard, ENCODED)
-    options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolour")}
+    options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
     batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
-    encode_batch, batches, last = encoder(base, see), None, None
+    encode_batch, batches, last = encoder(base, encode_condition), None, None
     for number in missing:
         if last is None or number != last + 1:  # else the batches go on where they are
             batches = iter(batches_from(start_step=number * shard // batch))
@@ -100,7 +102,7 @@ def encode(
 def _encoder(experiment: config.Experiment, task):
     """The base, what its adapter sees, and the function that makes that of conditions (None without a task)."""
     from codi_tf.checkpoints.adapters import KINDS
-    from codi_tf.methods.networks import seen
+    from codi_tf.methods.networks import encode_condition
     from codi_tf.training.initialization import adapted, alone, to_pretrain
 
     if task is None:
@@ -109,7 +111,7 @@ def _encoder(experiment: config.Experiment, task):
         return base, "latent", None
     base, adapter = adapted(experiment, task)
     kind = KINDS[adapter] if isinstance(adapter, str) else adapter
-    return base, kind.sees, functools.partial(seen, base, kind)
+    return base, kind.condition_space, functools.partial(encode_condition, base, kind)
 
 
 def _begin(out: Path, meta: Mapping) -> None:

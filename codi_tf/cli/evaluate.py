@@ -33,7 +33,7 @@ from codi_tf.evaluation.loading import (
     load_models,
     load_text_measures,
 )
-from codi_tf.evaluation.measuring import LEVEL, Yardstick, measure
+from codi_tf.evaluation.measuring import LEVEL, Evaluator, measure
 from codi_tf.evaluation.pictures import name_of_steps
 from codi_tf.evaluation.report import is_report_file, write_figures, write_page, write_pictures
 from codi_tf.evaluation.samplers import BATCH, model_process, model_sampler
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Entry:
     """A bundle with a sampler: what has a curve, a row of pictures and a process picture of its own.
 
     Attributes:
@@ -118,15 +118,15 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
     model = next(iter(models.values()))
     examples, names, count = _examples(options, model)
     images, conditions, prompts = examples["image"], examples["condition"], _prompts(options, model, examples)
-    contestants = _contestants(models, options, prompts)
+    entries = _contestants(models, options, prompts)
     samplers = {
         one.row(steps): model_sampler(one.model, steps, options.seed, **one.options)
-        for one in contestants
+        for one in entries
         for steps in options.steps
     }
     extractors = load_extractors(options.inception)
     measures, text_measures = load_measures(options.lpips), load_text_measures(options.clip)
-    yardstick = Yardstick(
+    evaluator = Evaluator(
         images,
         conditions,
         model.base,
@@ -138,22 +138,22 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         finish=model.task.finish,
         enlarged=hasattr(model.task, "low_resolution"),
     )
-    measured = measure(samplers, yardstick, report=Progress("measuring", len(samplers)).update)
-    curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in contestants}
+    measured = measure(samplers, evaluator, report=Progress("measuring", len(samplers)).update)
+    curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in entries}
     settings = _settings(options, models, names, images.shape[1])
-    families = {one.label: one.bundle for one in contestants} if len(models) > 1 else None
+    families = {one.label: one.bundle for one in entries} if len(models) > 1 else None
     rows = write_figures(folder, measured, curves, settings, families=families)
 
-    shown = _shown(images[:BATCH], min(PICTURES, max(2, ROWS_OF_PICTURES // len(contestants))))
+    shown = _shown(images[:BATCH], min(PICTURES, max(2, ROWS_OF_PICTURES // len(entries))))
     pictures = {
         one.label: {
             steps: model_sampler(one.model, steps, options.seed, **_of_first(one))(conditions[:BATCH])[0][shown]
             for steps in options.steps
         }
-        for one in contestants
+        for one in entries
     }
-    progress, ways = Progress("sampling processes", len(contestants)), {}
-    for done, one in enumerate(contestants, start=1):
+    progress, ways = Progress("sampling processes", len(entries)), {}
+    for done, one in enumerate(entries, start=1):
         ways[one.label] = {
             steps: model_process(
                 one.model, conditions[shown[0]], shown[0], steps, options.seed, **_of_one(one, shown[0])
@@ -162,8 +162,8 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         }
         progress.update(done)
     write_pictures(folder, pictures, ways, conditions[shown], images[shown])
-    about = _about(options, contestants, count, images.shape[1])
-    write_page(folder, about, rows, [one.label for one in contestants], max(PROCESS_STEPS))
+    about = _about(options, entries, count, images.shape[1])
+    write_page(folder, about, rows, [one.label for one in entries], max(PROCESS_STEPS))
     return markdown_table(rows)
 
 
@@ -185,13 +185,13 @@ def _examples(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], 
     return data.evaluation_set(source, model.task, **shared), source.names, len(source)
 
 
-def _of_first(one: Contestant) -> dict:
+def _of_first(one: Entry) -> dict:
     """The options for the first BATCH pictures."""
     prompt = one.options["prompt"]
     return one.options | {"prompt": prompt[:BATCH] if isinstance(prompt, list) else prompt}
 
 
-def _of_one(one: Contestant, place: int) -> dict:
+def _of_one(one: Entry, place: int) -> dict:
     """The options for one picture."""
     prompt = one.options["prompt"]
     return one.options | {"prompt": prompt[place] if isinstance(prompt, list) else prompt}
@@ -217,7 +217,7 @@ def _prompts(options: argparse.Namespace, model, examples: dict) -> str | list[s
     return None
 
 
-def _contestants(models: dict, options: argparse.Namespace, prompts: str | list[str] | None) -> list[Contestant]:
+def _contestants(models: dict, options: argparse.Namespace, prompts: str | list[str] | None) -> list[Entry]:
     """Every bundle with every sampler; --guidance is for those that were trained to take one."""
     from codi_tf.inference.generation import guidance_weights
 
@@ -232,7 +232,7 @@ def _contestants(models: dict, options: argparse.Namespace, prompts: str | list[
     takes_text = any(model.base.text_encoder is not None for model in models.values())
     if prompts is not None and options.clip is None and not takes_text:
         raise UserError("--prompt: no bundle has a text encoder; leave it out, or name a --clip to compare it with")
-    contestants = []
+    entries = []
     for bundle, model in models.items():
         guidance = options.guidance if bundle in taking else None
         prompt = None if model.base.text_encoder is None else prompts
@@ -243,11 +243,11 @@ def _contestants(models: dict, options: argparse.Namespace, prompts: str | list[
         for sampler in options.samplers:
             label = bundle if len(options.samplers) == 1 else f"{bundle}, {sampler}"
             chosen = {"sampler": sampler, "guidance": guidance, "text_guidance": by_text, "prompt": prompt}
-            contestants.append(Contestant(label, bundle, model, chosen, cost))
-    return contestants
+            entries.append(Entry(label, bundle, model, chosen, cost))
+    return entries
 
 
-def _about(options: argparse.Namespace, contestants: list[Contestant], photos: int, image_size: int) -> str:
+def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image_size: int) -> str:
     """What was measured, for a reader."""
     which = "held-out " if options.split == "heldout" else ""
     lines = [
@@ -256,7 +256,7 @@ def _about(options: argparse.Namespace, contestants: list[Contestant], photos: i
     ]
     if options.prompt is not None:
         lines.append(f"Prompt: {options.prompt}")
-    told = {one.bundle: one for one in contestants}.values()
+    told = {one.bundle: one for one in entries}.values()
     lines.append("")
     for one, path in zip(told, options.bundles, strict=True):
         names = {"guidance": "guidance", "text_guidance": "text guidance"}

@@ -1,6 +1,6 @@
 """python -m codi_tf.sample BUNDLE --condition in.png --out out.png [--mask mask.png] [--prompt ..] [--steps 4]
     [--sampler ddim|dpm|dpm++|stochastic|consistency] [--guidance ..] [--text-guidance ..] [--upscale K]
-    [--tile PIXELS] [--colour none|wavelet|adain]
+    [--tile PIXELS] [--color none|wavelet|adain]
 python -m codi_tf.sample CHECKPOINT --prompt ".." --out out.png [--sampler dpm++] [--steps 20] [--guidance 7.5]
     [--negative-prompt ..] [--height H] [--width W] [--image in.png [--strength 0.8]]
 Both: [--seed 0] [--compute float32|bfloat16|float16] [--decoder DIR]
@@ -55,7 +55,7 @@ OF_BUNDLES = {
     "guidance": None,
     "text_guidance": None,
     "tile": None,
-    "colour": "none",
+    "color": "none",
 }
 OF_CHECKPOINTS = {
     "negative_prompt": "",
@@ -102,7 +102,10 @@ def _parser() -> ArgumentParser:
         help="side of the tiles of a larger picture; 0: none (default: 512, where memory asks for it)",
     )
     bundle.add_argument(
-        "--colour", choices=("none", *ALIGNMENTS), help="align the result's colours with the photo's (default: none)"
+        "--color",
+        "--colour",
+        choices=("none", *ALIGNMENTS),
+        help="align the result's colors with the photo's (default: none)",
     )
     checkpoint = parser.add_argument_group("Stable Diffusion checkpoints")
     checkpoint.add_argument("--negative-prompt", help="what not to show")
@@ -172,7 +175,7 @@ def _from_photo(options: argparse.Namespace) -> np.ndarray:
     elif made.working != (height, width):
         _say(f"{size} is made at {made.working[1]}x{made.working[0]} and enlarged, to save memory")
     report = _progress("tile" if made.tile else "step", options.steps * made.pieces)
-    names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "colour")
+    names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "color")
     return render(model, photo, report=report, **{name: getattr(options, name) for name in names})
 
 
@@ -205,8 +208,8 @@ def _task(bundle: Path) -> dict:
 
 
 def _check_task(options: argparse.Namespace) -> None:
-    """Raises UserError for what the bundle's task has no use for, or lacks: mask, instruction, tiles, colours."""
-    from codi_tf.inference.rendering import is_local, keeps_colours
+    """Raises UserError for what the bundle's task has no use for, or lacks: mask, instruction, tiles, colors."""
+    from codi_tf.inference.rendering import is_local, keeps_colors
     from codi_tf.tasks import TASKS
 
     name = _task(options.model).get("name")
@@ -221,8 +224,8 @@ def _check_task(options: argparse.Namespace) -> None:
         raise UserError(f"--prompt is missing: {options.model} does what it is told, for example 'make it night'")
     if options.tile and not is_local(TASKS[name]):
         raise UserError(f"--tile: {options.model} was trained for {name}, which needs the whole picture; leave it out")
-    if options.colour != "none" and not keeps_colours(TASKS[name]):
-        raise UserError(f"--colour: {options.model} was trained for {name}, which keeps no colours; leave it out")
+    if options.color != "none" and not keeps_colors(TASKS[name]):
+        raise UserError(f"--color: {options.model} was trained for {name}, which keeps no colors; leave it out")
 
 
 def _from_prompt(options: argparse.Namespace) -> np.ndarray:

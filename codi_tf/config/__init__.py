@@ -263,7 +263,7 @@ class Data:
         heldout_fraction: the share of images that training leaves out, where there is no held-out set.
         image_size: height and width of the training crops, in pixels.
         augment: random horizontal flips.
-        recolour: random permutations and gammas of the colour channels: for sources of few photos.
+        recolor: random permutations and gammas of the color channels: for sources of few photos.
         encode_once: encode this many examples before the first step and train on their latents; 0 encodes every batch
             anew.
         seed: seed of crops and degradations.
@@ -275,7 +275,7 @@ class Data:
     heldout_fraction: float = 0.1
     image_size: int = 64
     augment: bool = True
-    recolour: bool = False
+    recolor: bool = False
     encode_once: int = 0
     seed: int = 0
     max_unreadable: float = 0.01

@@ -1,6 +1,6 @@
 """Data: sources of examples, and the batches that training takes from them."""
 
-from codi_tf.data.in_memory import Photos, recoloured
+from codi_tf.data.in_memory import Photos, recolored
 from codi_tf.data.pairs import is_pairs, read_pairs, write_pairs
 from codi_tf.data.photos import PHOTOS, load_photos
 from codi_tf.data.pipeline import ONE_HOST, Source, batches, crops, evaluation_set
@@ -20,6 +20,6 @@ __all__ = [
     "load_photos",
     "load_source",
     "read_pairs",
-    "recoloured",
+    "recolored",
     "write_pairs",
 ]

@@ -84,6 +84,8 @@ def read_meta(folder: str | os.PathLike[str]) -> dict:
         meta = json.loads(path.read_text(encoding="utf-8"))
         if not (meta["examples"] > 0 and meta["shard"] > 0 and isinstance(meta["made_with"], dict)):
             raise ValueError("numbers out of range")
+        if "sees" in meta["made_with"]:  # the name of 0.1.0
+            meta["made_with"]["condition_space"] = meta["made_with"].pop("sees")
     except FileNotFoundError:
         raise UserError(f"{folder}: no encoded examples; make them with python -m codi_tf.cache") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -102,14 +104,16 @@ def shard_paths(folder: Path, meta: Mapping) -> list[Path]:
     return [folder / f"shard-{number:05}.safetensors" for number in range(len(shard_sizes(meta)))]
 
 
-def made_with(base, *, task: Task | None, image_size: int, sees: str, tokenizer: Tokenizer | None = None) -> dict:
+def made_with(
+    base, *, task: Task | None, image_size: int, condition_space: str, tokenizer: Tokenizer | None = None
+) -> dict:
     """What encoded examples depend on, besides the pictures: training on them must have the same.
 
     Args:
         base: a `codi_tf.checkpoints.base.Base`.
         task: what made the conditions, if anything did.
         image_size: S.
-        sees: "latent" or "image", what the adapter takes of conditions.
+        condition_space: "latent" or "image", what the adapter takes of conditions.
         tokenizer: what made tokens of texts, where these are used.
     """
     digest = hashlib.sha256()
@@ -119,7 +123,7 @@ def made_with(base, *, task: Task | None, image_size: int, sees: str, tokenizer:
     autoencoder["compute"] = base.vae.compute_dtype
     name = next((name for name, kind in TASKS.items() if isinstance(task, kind)), None)
     options = None if task is None else {"name": name, **dataclasses.asdict(task)}
-    made = {"image_size": image_size, "task": options, "sees": sees, "autoencoder": autoencoder}
+    made = {"image_size": image_size, "task": options, "condition_space": condition_space, "autoencoder": autoencoder}
     made["tokenizer"] = None if tokenizer is None else {"sha256": _sha256_of(tokenizer)}
     return json.loads(json.dumps(made))  # tuples become lists, as they do in the file
 

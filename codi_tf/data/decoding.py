@@ -94,7 +94,7 @@ def nearness(image: Image.Image) -> np.ndarray:
     """A disparity map, grey, as float32 [H, W, 1]: larger is nearer; holes are filled.
 
     Raises:
-        Unreadable: in colour, constant or without a known pixel.
+        Unreadable: in color, constant or without a known pixel.
     """
     values = np.asarray(image)
     if values.ndim != 2 or image.mode == "P":

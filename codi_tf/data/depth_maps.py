@@ -71,7 +71,7 @@ def open_depth(
     if os.path.isdir(name) and any(Path(entry.name).suffix.lower() in EXTENSIONS for entry in os.scandir(name)):
         return load_depth_folder(name, split, kind=kind, seed=seed, **shared)
     check_kind(kind)
-    source = open_source(name, split, made_of="depth", seed=seed, **shared)
+    source = open_source(name, split, condition_key="depth", seed=seed, **shared)
     if "depth" not in source.provides:
         raise UserError(f"{name} has no depth maps, NAME.depth.png; python -m codi_tf.depth makes them for a folder")
     if kind != "disparity":
@@ -130,7 +130,7 @@ def load_depth_folder(
     check_any(len(chosen), f"the {len(pairs)} pairs in folder {path}", split, heldout_fraction)
     if fit_in_memory((photo for photo, _ in chosen), depth=7):  # RGB and a float
         return _photos(chosen, kind, max_unreadable)
-    return Stream(DepthPairs(chosen, kind), made_of="depth", seed=seed, max_unreadable=max_unreadable)
+    return Stream(DepthPairs(chosen, kind), condition_key="depth", seed=seed, max_unreadable=max_unreadable)
 
 
 class DepthPairs:
@@ -193,5 +193,5 @@ def _photos(pairs: list[tuple[Path, Path]], kind: str, max_unreadable: float) ->
         return picture, near, text_of(_caption(photo))
 
     found = read_all([str(photo) for photo, _ in pairs], read, max_unreadable)
-    pictures, beside, prompts = ({pairs[i][0].name: one[k] for i, one in found.items()} for k in range(3))
-    return Photos(pictures, beside, "depth", prompts if any(prompts.values()) else None)
+    pictures, companions, prompts = ({pairs[i][0].name: one[k] for i, one in found.items()} for k in range(3))
+    return Photos(pictures, companions, "depth", prompts if any(prompts.values()) else None)

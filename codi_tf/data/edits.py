@@ -64,10 +64,10 @@ class Edits:
         return len(self.photos)
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolour: bool
+        self, *, image_size: int, augment: bool, recolor: bool
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, a function of these and the photos; see `pipeline.Source`."""
-        draw_photo = self.photos.drawer(image_size=image_size, augment=augment, recolour=recolour)
+        draw_photo = self.photos.drawer(image_size=image_size, augment=augment, recolor=recolor)
         counts = [len(texts) for texts in self.prompts]
         with tf.device("CPU:0"):  # tf.data reads them there
             texts = tf.constant([text for texts in self.prompts for text in texts])
@@ -170,13 +170,13 @@ def less_contrast(x: tf.Tensor) -> tf.Tensor:
     return 0.4 * x
 
 
-def more_colour(x: tf.Tensor) -> tf.Tensor:
+def more_color(x: tf.Tensor) -> tf.Tensor:
     """luma + 2 (x - luma), clipped: saturation doubled."""
     return tf.clip_by_value(luma(x) + 2 * (x - luma(x)), -1.0, 1.0)
 
 
 def pixelated(x: tf.Tensor) -> tf.Tensor:
-    """12 x 12 squares, each of its mean colour."""
+    """12 x 12 squares, each of its mean color."""
     size = x.shape[:2]
     squares = tf.image.resize(x, [min(12, side) for side in size], "area")
     return tf.clip_by_value(tf.image.resize(squares, size, "nearest"), -1.0, 1.0)
@@ -263,8 +263,8 @@ EDITS = {
         ("less contrast", "reduce the contrast", "make it pale", "give it weak contrast"),
         ("make the contrast weak", "make the photo pale"),
     ),
-    "more_colour": Edit(
-        more_colour,
+    "more_color": Edit(
+        more_color,
         ("make it more colorful", "more vivid colors", "increase the saturation", "give it strong colors"),
         ("make the colors more vivid", "add strong colors"),
     ),

@@ -34,28 +34,28 @@ class Photos:
     def __init__(
         self,
         images: dict[str, np.ndarray],
-        beside: dict[str, np.ndarray] | None = None,
+        companions: dict[str, np.ndarray] | None = None,
         kind: str | None = None,
         prompts: dict[str, str] | None = None,
     ):
         if not images:
             raise UserError("no photos to take crops from")
-        self.images, self.beside, self.kind, self.prompts = images, beside, kind, prompts
+        self.images, self.companions, self.kind, self.prompts = images, companions, kind, prompts
         self.names = tuple(images)
-        self.provides = (*(() if beside is None else (kind,)), *(() if prompts is None else ("prompt",)))
+        self.provides = (*(() if companions is None else (kind,)), *(() if prompts is None else ("prompt",)))
         for name, photo in images.items():
-            for what, others in ((kind, beside), ("prompt", prompts)):
+            for what, others in ((kind, companions), ("prompt", prompts)):
                 if others is not None and name not in others:
                     raise UserError(f"photo {name} has no {what}: add it or leave the photo out")
-            if beside is not None and beside[name].shape[:2] != photo.shape[:2]:
-                sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (beside[name], photo)]
+            if companions is not None and companions[name].shape[:2] != photo.shape[:2]:
+                sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (companions[name], photo)]
                 raise UserError(f"photo {name}: its {kind} is {sizes[0]}, the photo {sizes[1]}; make them of one size")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolour: bool
+        self, *, image_size: int, augment: bool, recolor: bool
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, a function of (photos, seed) only; see `pipeline.Source`."""
         for name, photo in self.images.items():
@@ -70,15 +70,15 @@ class Photos:
         factors = [max(1.0, max(self.images[name].shape[:2]) / largest) for name in names]
         shrunk = [_shrink(self.images[name], f, image_size) for name, f in zip(names, factors, strict=True)]
         atlas, places = _atlas([[_shrink(photo, factor) for factor in PYRAMID] for photo in shrunk])
-        beside = None
-        if self.beside is not None:
-            small = [_shrink(self.beside[name], f, image_size) for name, f in zip(names, factors, strict=True)]
-            beside, _ = _atlas([[_shrink(map_, factor) for factor in PYRAMID] for map_ in small])
+        companions = None
+        if self.companions is not None:
+            small = [_shrink(self.companions[name], f, image_size) for name, f in zip(names, factors, strict=True)]
+            companions, _ = _atlas([[_shrink(map_, factor) for factor in PYRAMID] for map_ in small])
         sides = np.array([photo.shape[:2] for photo in shrunk], np.float64)  # [N, 2]
         weights = np.sqrt(sides.prod(axis=1))
         with tf.device("CPU:0"):  # tf.data reads them there
             atlas, places = tf.constant(atlas), tf.constant(places)
-            beside = None if beside is None else tf.constant(beside)
+            companions = None if companions is None else tf.constant(companions)
             prompts = None if self.prompts is None else tf.constant([self.prompts[name] for name in names])
             cumulative = tf.constant(np.cumsum(weights / weights.sum())[:-1], tf.float32)  # [N - 1]
             max_log_zoom = tf.constant(np.log(np.minimum(MAX_ZOOM_OUT, sides.min(axis=1) / image_size)), tf.float32)
@@ -99,11 +99,11 @@ class Photos:
                 window = tf.image.resize(window, [image_size, image_size], "area")
                 return tf.where(u[4] < 0.5, window[:, ::-1], window) if augment else window
 
-            example = {"image": _recoloured_if(recolour, in_range(cut(atlas)), seed)}
-            if self.kind == "source" and beside is not None:
-                example["source"] = _recoloured_if(recolour, in_range(cut(beside)), seed)
-            elif beside is not None:
-                example[self.kind] = cut(beside)
+            example = {"image": _recolored_if(recolor, in_range(cut(atlas)), seed)}
+            if self.kind == "source" and companions is not None:
+                example["source"] = _recolored_if(recolor, in_range(cut(companions)), seed)
+            elif companions is not None:
+                example[self.kind] = cut(companions)
             if prompts is not None:
                 example["prompt"] = prompts[photo]
             return example
@@ -116,14 +116,14 @@ def in_range(pixels: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(pixels / 127.5 - 1, -1.0, 1.0)
 
 
-def _recoloured_if(recolour: bool, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    return recoloured(image, tf.random.fold_in(seed, 1)) if recolour else image
+def _recolored_if(recolor: bool, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    return recolored(image, tf.random.fold_in(seed, 1)) if recolor else image
 
 
-def recoloured(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """The same picture in other colours: channels permuted, each with a gamma of its own, exp(U(-0.5, 0.5)).
+def recolored(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """The same picture in other colors: channels permuted, each with a gamma of its own, exp(U(-0.5, 0.5)).
 
-    Where there are few photos, this keeps a model from learning their colours by heart.
+    Where there are few photos, this keeps a model from learning their colors by heart.
 
     Args:
         image: float32 [H, W, 3] in [-1, 1].

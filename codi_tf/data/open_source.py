@@ -35,7 +35,7 @@ def open_source(
     text: str,
     split: str | None = None,
     *,
-    made_of: str = "image",
+    condition_key: str = "image",
     heldout_fraction: float = 0.1,
     seed: int = 0,
     max_unreadable: float = 0.01,
@@ -70,7 +70,7 @@ def open_source(
     found = _OPTIONS.fullmatch(text)
     name = found["name"] if found else text
     options = dict(pair.split("=", 1) for pair in found["options"].split("&")) if found else {}
-    streamed = {"made_of": made_of, "seed": seed, "max_unreadable": max_unreadable}
+    streamed = {"made_of": condition_key, "seed": seed, "max_unreadable": max_unreadable}
     if name.startswith(PREFIX):
         examples = open_tfds(name, split, options, heldout_fraction=heldout_fraction)
         check_any(len(examples), f"the images of {text}", split, heldout_fraction)
@@ -84,7 +84,7 @@ def open_source(
     chosen = records if split is None else records.of_split(split, heldout_fraction)
     check_any(len(chosen), f"the {len(records)} images of {text}", split, heldout_fraction)
     warn_of_damage(records.damaged, len(records.paths), max_unreadable)
-    if kind == "image" and made_of == "image" and fit_in_memory(map(chosen.name, range(len(chosen))), depth=3):
+    if kind == "image" and condition_key == "image" and fit_in_memory(map(chosen.name, range(len(chosen))), depth=3):
         return _photos(chosen, max_unreadable)
     return Stream(with_features(chosen, options) if kind == "TFRecord" else chosen, **streamed)
 

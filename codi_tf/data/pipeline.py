@@ -32,7 +32,7 @@ class Source(Protocol):
         """How many images there are."""
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolour: bool
+        self, *, image_size: int, augment: bool, recolor: bool
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """A function (index int64 [], seed int32 [2]) -> example, to run within tf.data.
 
@@ -46,7 +46,7 @@ class Source(Protocol):
         Args:
             image_size: S.
             augment: mirror an example with probability 1/2.
-            recolour: give every example other colours, see `windows.recoloured`.
+            recolor: give every example other colors, see `windows.recolored`.
         """
 
 
@@ -57,7 +57,7 @@ def crops(
     seed: int,
     start: int = 0,
     augment: bool = True,
-    recolour: bool = False,
+    recolor: bool = False,
 ) -> tf.data.Dataset:
     """Infinite dataset of examples start, start + 1, ...; example i is a function of (source, seed, i) only.
 
@@ -66,7 +66,7 @@ def crops(
         image_size: S.
         seed: any whole number of 64 bits.
         start: the first example.
-        augment, recolour: see `Source.drawer`.
+        augment, recolor: see `Source.drawer`.
 
     Returns:
         {"image": float32 [S, S, 3] in [-1, 1], "index": int64 [], the example's number i} and what the source provides.
@@ -74,7 +74,7 @@ def crops(
     Raises:
         UserError: no photo, or a photo smaller than the crop.
     """
-    draw = _as_source(source).drawer(image_size=image_size, augment=augment, recolour=recolour)
+    draw = _as_source(source).drawer(image_size=image_size, augment=augment, recolor=recolor)
     return _examples(draw, None, seed, _counted(start))
 
 
@@ -87,7 +87,7 @@ def batches(
     seed: int,
     start_step: int = 0,
     augment: bool = True,
-    recolour: bool = False,
+    recolor: bool = False,
     num_threads: int = 0,
     tokenizer: Callable[[Sequence[str]], np.ndarray] | None = None,
     shard: tuple[int, int] = ONE_HOST,
@@ -95,7 +95,7 @@ def batches(
     """Infinite dataset of batches start_step, start_step + 1, ...; batch k has the examples k B .. k B + B - 1.
 
     Args:
-        source, image_size, seed, augment, recolour: see `crops`.
+        source, image_size, seed, augment, recolor: see `crops`.
         task: makes the condition of each example, with a seed of its own from (seed, i); None: no condition.
         batch_size: B, of this host.
         start_step: the first batch: a resumed training asks for the batch after its last.
@@ -113,7 +113,7 @@ def batches(
     """
     source = _as_source(source)
     _check(source, task, prompts=tokenizer is not None)
-    draw = source.drawer(image_size=image_size, augment=augment, recolour=recolour)
+    draw = source.drawer(image_size=image_size, augment=augment, recolor=recolor)
     indices = _counted(start_step * batch_size)
     host, hosts = shard
     if hosts > 1:
@@ -143,7 +143,7 @@ def evaluation_set(
     """
     source = _as_source(source)
     _check(source, task, prompts=False)
-    draw = source.drawer(image_size=image_size, augment=False, recolour=False)
+    draw = source.drawer(image_size=image_size, augment=False, recolor=False)
     kept = {"image", *(() if task is None else ("condition",)), *({"prompt"} & set(source.provides))}
     dataset = _examples(draw, task, seed, _counted(0)).map(_only(kept)).batch(count)
     with user_errors():
@@ -160,7 +160,7 @@ def low_resolution_pairs(
 
     The examples are those of `evaluation_set`, not mirrored; the task is one with a `low_resolution`.
     """
-    draw = _as_source(source).drawer(image_size=image_size, augment=False, recolour=False)
+    draw = _as_source(source).drawer(image_size=image_size, augment=False, recolor=False)
 
     @tf.autograph.experimental.do_not_convert
     def pair(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -176,7 +176,7 @@ def _as_source(source: Source | dict[str, np.ndarray]) -> Source:
 
 
 def _check(source: Source, task: Task | None, *, prompts: bool) -> None:
-    wanted = [*((task.made_of,) if task is not None else ()), *(("prompt",) if prompts else ())]
+    wanted = [*((task.condition_key,) if task is not None else ()), *(("prompt",) if prompts else ())]
     for key in wanted:
         if key != "image" and key not in source.provides:
             has = ", ".join(("image", *source.provides))
@@ -193,7 +193,7 @@ def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset) -> t
         seeds = _seeds(seed, index)
         features = draw(index, seeds[0]) | {"index": index}
         if task is not None:
-            features["condition"] = task.degrade(features[task.made_of], seeds[1])
+            features["condition"] = task.degrade(features[task.condition_key], seeds[1])
         return features
 
     return indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

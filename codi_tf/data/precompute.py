@@ -14,7 +14,12 @@ EMBEDDED = 32  # at a time
 
 
 def encode_once(
-    base, dataset: tf.data.Dataset, count: int, report: Callable[[int], None], *, see: Callable | None = None
+    base,
+    dataset: tf.data.Dataset,
+    count: int,
+    report: Callable[[int], None],
+    *,
+    encode_condition: Callable | None = None,
 ) -> dict[str, np.ndarray]:
     """The latents of the first `count` examples of a dataset of batches.
 
@@ -28,7 +33,7 @@ def encode_once(
     Returns:
         {"latent": float32 [N, h, w, 4], scaled; "condition_latent": c, float32 [N, ...]}, and the batches' "tokens".
     """
-    encode = encoder(base, see)
+    encode = encoder(base, encode_condition)
     done, parts = 0, []
     with user_errors():
         for batch in dataset:
@@ -40,13 +45,13 @@ def encode_once(
     return {key: np.concatenate([part[key] for part in parts])[:count] for key in parts[0]}
 
 
-def encoder(base, see: Callable | None) -> Callable[[dict], dict]:
+def encoder(base, encode_condition: Callable | None) -> Callable[[dict], dict]:
     """The compiled function from a batch to what `encode_once` keeps of it; `see` as there."""
 
     @tf.function
     def encode(batch):
         encoded = {"latent": base.encode(batch["image"])} | {key: batch[key] for key in ("tokens",) if key in batch}
-        return encoded | ({"condition_latent": see(batch["condition"])} if "condition" in batch else {})
+        return encoded | ({"condition_latent": encode_condition(batch["condition"])} if "condition" in batch else {})
 
     return encode
 

@@ -213,7 +213,7 @@ def _is_image(name: str) -> bool:
 
 def _neighbours(folder: Path) -> dict[str, dict[str, str]]:
     """Name of an image without its extension -> field -> the file beside it that holds it."""
-    beside = defaultdict(dict)
+    companions = defaultdict(dict)
     for name in sorted(os.listdir(folder)):
         stem, extension = os.path.splitext(name)
         inner, infix = os.path.splitext(stem)
@@ -221,8 +221,8 @@ def _neighbours(folder: Path) -> dict[str, dict[str, str]]:
             stem, extension = inner, infix + extension
         field = field_of(extension)
         if field not in (None, "image"):
-            beside[stem][field] = name
-    return beside
+            companions[stem][field] = name
+    return companions
 
 
 class _Scan(NamedTuple):

@@ -43,10 +43,10 @@ def load_source(
         UserError: nothing of that name, nothing in it, or what cannot be read.
     """
     options = {"seed": seed, "max_unreadable": max_unreadable, "heldout_fraction": heldout_fraction}
-    made_of = "image" if task is None else task.made_of
-    if made_of == "depth":
+    condition_key = "image" if task is None else task.condition_key
+    if condition_key == "depth":
         return load_stereo(split) if name == EMBEDDED else open_depth(name, split, kind=task.kind, **options)
-    if made_of == "source":
+    if condition_key == "source":
         return (
             Edits(Photos(_embedded(split)), wordings=split or "train")
             if name == EMBEDDED

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from codi_tf.core.errors import UserError
 from codi_tf.data.decoding import Picture, nearness, pixels, place, window_side
-from codi_tf.data.in_memory import in_range, recoloured
+from codi_tf.data.in_memory import in_range, recolored
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable
 from codi_tf.data.unreadable import first_of, refusal, too_many
@@ -53,10 +53,12 @@ class Stream:
         unreadable: one line for each record that could not be used, as they were met: its name and the reason.
     """
 
-    def __init__(self, records: Readable, *, made_of: str = "image", seed: int = 0, max_unreadable: float = 0.01):
+    def __init__(self, records: Readable, *, condition_key: str = "image", seed: int = 0, max_unreadable: float = 0.01):
         self.records, self.seed, self.max_unreadable = records, seed, max_unreadable
         has_text = {"text", "json"} & set(records.fields)
-        self._windows = tuple(dict.fromkeys(("image", made_of) if made_of in records.fields else ("image",)))
+        self._windows = tuple(
+            dict.fromkeys(("image", condition_key) if condition_key in records.fields else ("image",))
+        )
         self.provides = (*self._windows[1:], *(("prompt",) if has_text else ()))
         self.names = ()
         self._lock, self._bad, self._tried = threading.Lock(), {}, 0
@@ -71,7 +73,7 @@ class Stream:
             return [f"{self.records.name(record)}: {reason}" for record, reason in self._bad.items()]
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolour: bool
+        self, *, image_size: int, augment: bool, recolor: bool
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example; see `pipeline.Source`.
 
@@ -93,7 +95,7 @@ class Stream:
                 value = tf.where(u[4] < 0.5, value[:, ::-1], value) if augment else value
                 if key != "depth":
                     value = in_range(value)
-                    value = recoloured(value, tf.random.fold_in(seed, 1)) if recolour else value
+                    value = recolored(value, tf.random.fold_in(seed, 1)) if recolor else value
                 example[key] = value
             if "prompt" in self.provides:
                 prompt.set_shape([])

@@ -107,5 +107,5 @@ def _leaves(feature, tfds, prefix: str = "") -> Iterator[tuple[str, object]]:
 def _holds(feature, tfds) -> bool:
     """Whether it is stored as a text, or as the bytes of a picture."""
     if isinstance(feature, tfds.features.Image):
-        return np.dtype(feature.np_dtype) in (np.uint8, np.uint16)  # floats are stored as if they were colours
+        return np.dtype(feature.np_dtype) in (np.uint8, np.uint16)  # floats are stored as if they were colors
     return isinstance(feature, tfds.features.Text)

@@ -61,7 +61,7 @@ def open_triplets(
     elif os.path.isdir(name) and _has_sources(name):
         triplets = _plain(name, split, heldout_fraction)
     else:
-        source = open_source(name, split, made_of="source", seed=seed, **shared)
+        source = open_source(name, split, condition_key="source", seed=seed, **shared)
         for key, what in (("source", "pictures before the edits"), ("prompt", "instructions")):
             if key not in source.provides:
                 remedy = (
@@ -72,7 +72,7 @@ def open_triplets(
                 raise UserError(f"{name} has no {what}; {remedy}")
         triplets = source.records
     check_any(len(triplets), f"the triplets of {name}", split, heldout_fraction)
-    return Triplets(triplets, made_of="source", seed=seed, max_unreadable=max_unreadable)
+    return Triplets(triplets, condition_key="source", seed=seed, max_unreadable=max_unreadable)
 
 
 class Triplets(Stream):

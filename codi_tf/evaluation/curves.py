@@ -31,8 +31,8 @@ def write_curves(
         path: of the file.
         series: label -> {number of evaluations: row}, rows as of `measuring.evaluate`.
         levels: label -> row of what takes no evaluations, as "autoencoder": at most two horizontal lines, not at 0.
-        families: label -> name; the series of one family share a colour and differ in their strokes. None: every
-            series has a colour of its own, as far as they go.
+        families: label -> name; the series of one family share a color and differ in their strokes. None: every
+            series has a color of its own, as far as they go.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -126,7 +126,7 @@ def _interval(row: dict, name: str) -> tuple[float, float]:
 
 
 def _looks(labels: list[str], families: dict[str, str] | None) -> dict[str, dict]:
-    """label -> how its line is drawn: no two alike as long as strokes and colours last."""
+    """label -> how its line is drawn: no two alike as long as strokes and colors last."""
     if families is None:
         places = [(i % len(COLOURS), i // len(COLOURS)) for i in range(len(labels))]
     else:
@@ -134,8 +134,8 @@ def _looks(labels: list[str], families: dict[str, str] | None) -> dict[str, dict
         order = list(dict.fromkeys(members))
         places = [(order.index(family), members[:i].count(family)) for i, family in enumerate(members)]
     looks = {}
-    for label, (colour, stroke) in zip(labels, places, strict=True):
+    for label, (color, stroke) in zip(labels, places, strict=True):
         line, marker = STROKES[stroke % len(STROKES)]
-        looks[label] = {"color": COLOURS[colour % len(COLOURS)], "linestyle": line, "marker": marker}
+        looks[label] = {"color": COLOURS[color % len(COLOURS)], "linestyle": line, "marker": marker}
         looks[label] |= {"markersize": 4, "linewidth": 1.6}
     return looks

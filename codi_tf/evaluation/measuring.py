@@ -55,7 +55,7 @@ class Measured:
         return row
 
 
-class Yardstick:
+class Evaluator:
     """What pictures are measured by: the originals, in every form that a measure compares with, computed once.
 
     Args:
@@ -129,7 +129,7 @@ class Yardstick:
 
 
 def measure(
-    samplers: dict[str, Sampler], yardstick: Yardstick, *, report: Callable[[int], None] | None = None
+    samplers: dict[str, Sampler], evaluator: Evaluator, *, report: Callable[[int], None] | None = None
 ) -> dict[str, Measured]:
     """Measure samplers, and beside them the condition itself, "autoencoder" (the ceiling) and "original".
 
@@ -139,16 +139,16 @@ def measure(
     Raises:
         UserError: a sampler's pictures are not finite.
     """
-    measured = {yardstick.condition_name: yardstick.of_condition()}
+    measured = {evaluator.condition_name: evaluator.of_condition()}
     for done, (name, sampler) in enumerate(samplers.items(), start=1):
-        pictures, latents = sampler(yardstick.conditions)
+        pictures, latents = sampler(evaluator.conditions)
         if not np.isfinite(pictures).all():
             raise UserError(f"{name}: made pictures that are not finite; its training diverged, train it again")
-        measured[name] = yardstick.measure(pictures, latents)
+        measured[name] = evaluator.measure(pictures, latents)
         if report is not None:
             report(done)
-    measured["autoencoder"] = yardstick.measure(yardstick.reconstructions, yardstick.latents)
-    measured["original"] = yardstick.measure(yardstick.images, yardstick.latents)
+    measured["autoencoder"] = evaluator.measure(evaluator.reconstructions, evaluator.latents)
+    measured["original"] = evaluator.measure(evaluator.images, evaluator.latents)
     return measured
 
 
@@ -178,8 +178,8 @@ def evaluate(
     Raises:
         UserError: a sampler's pictures are not finite, or pictures too small for SSIM.
     """
-    yardstick = Yardstick(images, conditions, base, features, **options)
-    return {name: measured.row() for name, measured in measure(samplers, yardstick, report=report).items()}
+    evaluator = Evaluator(images, conditions, base, features, **options)
+    return {name: measured.row() for name, measured in measure(samplers, evaluator, report=report).items()}
 
 
 def _unit(images: np.ndarray) -> np.ndarray:

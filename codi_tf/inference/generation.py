@@ -12,7 +12,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.process import Denoise, Prediction
 from codi_tf.diffusion.sampling import make_grid, trajectory
-from codi_tf.methods.networks import denoiser_with, seen
+from codi_tf.methods.networks import denoiser_with, encode_condition
 from codi_tf.models.adapter import AdaptedUNet
 
 
@@ -107,10 +107,10 @@ class Generator:
         return latents
 
     def _encode(self, condition, context):
-        return self.network.condition(seen(self.base, self.network, condition), context)
+        return self.network.condition(encode_condition(self.base, self.network, condition), context)
 
     def _encode_nothing(self, condition, context):
-        return self.network.condition(tf.zeros_like(seen(self.base, self.network, condition)), context)
+        return self.network.condition(tf.zeros_like(encode_condition(self.base, self.network, condition)), context)
 
     def _denoise(self, z_t, t, features, context, guidance):
         shared = {"guidance": guidance, "boundary": self.boundary}

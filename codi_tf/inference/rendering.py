@@ -31,7 +31,7 @@ class Plan(NamedTuple):
 
 
 def render(
-    model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None, colour: str = "none", **options
+    model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None, color: str = "none", **options
 ) -> np.ndarray:
     """The picture that a model makes from a photo of any size.
 
@@ -45,8 +45,8 @@ def render(
         upscale: K, the result is K times as high and as wide as the photo, which is enlarged bicubically first.
         tile: the side of the tiles in pixels, for any picture larger than that; 0: no tiles. None: tiles of 512 pixels,
             or what the base was trained for if that is more, or affords if that is less, for pictures beyond the limit.
-        colour: "wavelet" or "adain" aligns the picture's colours with the photo's (see `colour`), for super-resolution
-            alone. "none", also for tiles: an alignment takes over the colours that noise and compression have spoilt.
+        color: "wavelet" or "adain" aligns the picture's colors with the photo's (see `color`), for super-resolution
+            alone. "none", also for tiles: an alignment takes over the colors that noise and compression have spoilt.
             "wavelet" also evens out tones that differ from tile to tile.
         options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, text_guidance, report. Of tiles, `report`
             counts each one in each step.
@@ -55,10 +55,10 @@ def render(
         uint8 RGB [K H, K W, 3].
 
     Raises:
-        UserError: for a tile or a colour that will not do, and as `CoDi.generate`.
+        UserError: for a tile or a color that will not do, and as `CoDi.generate`.
     """
     made = plan(model, photo, upscale=upscale, tile=tile)
-    _check_colour(model, colour)
+    _check_color(model, color)
     seen = resize_condition(photo, *made.working)
     if made.tile:
         from codi_tf.inference.tiling import generate_tiled
@@ -71,9 +71,9 @@ def render(
         image = to_uint8(resize(image / np.float32(255), height, width))
         if photo.shape[-1] == 4:
             image = _with_known(image, resize_condition(photo, height, width))
-    if colour == "none":
+    if color == "none":
         return image
-    return to_uint8(ALIGNMENTS[colour](image / np.float32(255), resize_condition(photo, height, width)))
+    return to_uint8(ALIGNMENTS[color](image / np.float32(255), resize_condition(photo, height, width)))
 
 
 def plan(model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None) -> Plan:
@@ -97,12 +97,12 @@ def plan(model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None)
 
 def is_local(task) -> bool:
     """Whether a task, or its class, makes a condition of what lies near a pixel, so that tiles of it will do."""
-    return task.made_of == "image"
+    return task.condition_key == "image"
 
 
-def keeps_colours(task) -> bool:
-    """Whether a task, or its class, makes a picture with the colours of the whole condition: super-resolution."""
-    return task.made_of == "image" and task.condition_channels == 3
+def keeps_colors(task) -> bool:
+    """Whether a task, or its class, makes a picture with the colors of the whole condition: super-resolution."""
+    return task.condition_key == "image" and task.condition_channels == 3
 
 
 def _largest_tile(base, limit: int) -> int:
@@ -141,13 +141,13 @@ def _check_tile(model, tile: int) -> None:
         raise UserError(f"tile is {tile}: it must be a multiple of {multiple}, such as {tile // multiple * multiple}")
 
 
-def _check_colour(model, colour: str) -> None:
-    if colour == "none":
+def _check_color(model, color: str) -> None:
+    if color == "none":
         return
-    if colour not in ALIGNMENTS:
-        raise UserError(f"colour is {colour!r}: use one of none, {', '.join(ALIGNMENTS)}")
-    if not keeps_colours(model.task):
-        raise UserError(f"colour is {colour}: this model's task does not keep a picture's colours; leave it out")
+    if color not in ALIGNMENTS:
+        raise UserError(f"color is {color!r}: use one of none, {', '.join(ALIGNMENTS)}")
+    if not keeps_colors(model.task):
+        raise UserError(f"color is {color}: this model's task does not keep a picture's colors; leave it out")
 
 
 def _with_known(image: np.ndarray, photo: np.ndarray) -> np.ndarray:

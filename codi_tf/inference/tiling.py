@@ -23,7 +23,7 @@ from codi_tf.diffusion.sampling import make_grid, trajectory
 from codi_tf.inference.generation import Generator, check_finite
 from codi_tf.inference.tiles import Tile, blended, tiles
 from codi_tf.io.images import as_batch, bands, pad_to_multiple, to_uint8
-from codi_tf.methods.networks import seen
+from codi_tf.methods.networks import encode_condition
 
 
 def tiled_denoiser(
@@ -127,10 +127,12 @@ def generate_tiled(
     pixels = tiles(*condition.shape[1:3], tile, overlap)
     latents = tiles(*shape[1:3], tile // base.vae.factor, overlap // base.vae.factor)
     c, of_c = condition, pixels
-    if network.sees == "latent":
-        see = tf.function(functools.partial(seen, base, network), autograph=False)
+    if network.condition_space == "latent":
+        encode = tf.function(functools.partial(encode_condition, base, network), autograph=False)
         channels = shape[3] + condition.shape[3] - 3  # a mask stands beside the latents
-        parts = ((place, see(tf.constant(pixel.of(condition)))) for place, pixel in zip(latents, pixels, strict=True))
+        parts = (
+            (place, encode(tf.constant(pixel.of(condition)))) for place, pixel in zip(latents, pixels, strict=True)
+        )
         c, of_c = blended(parts, (*shape[:3], channels)), latents
 
     places = list(zip(latents, of_c, strict=True))

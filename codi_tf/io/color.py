@@ -1,4 +1,4 @@
-"""The colours of one picture put on another, against the colour shifts of generated pictures: NumPy, bands of rows.
+"""The colors of one picture put on another, against the color shifts of generated pictures: NumPy, bands of rows.
 
 Images are float32 [H, W, 3] in [0, 1], image and reference of one size. Beside the result, memory is that of a band.
 """
@@ -16,11 +16,11 @@ EPSILON = 1e-5  # of the variances: flat pictures of 8 bits are not blown up
 
 
 def wavelet(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """image + low(reference - image): the details of the image on the colours of the reference around them.
+    """image + low(reference - image): the details of the image on the colors of the reference around them.
 
     low is what five levels of the stationary ("a trous") wavelet decomposition leave: at level i each pixel becomes a
     quarter, a half and a quarter of itself and its neighbours 2^i pixels away, down the columns and along the rows,
-    edges replicated. This is the wavelet colour correction of StableSR (Wang et al. 2024), whose two decompositions are
+    edges replicated. This is the wavelet color correction of StableSR (Wang et al. 2024), whose two decompositions are
     one here, because they are linear.
 
     Returns:
@@ -42,7 +42,7 @@ def wavelet(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def adain(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """sigma_r (image - mu) / sigma + mu_r, channel by channel: the reference's mean and deviation on the whole image.
 
-    Adaptive instance normalisation (Huang & Belongie 2017, Eq. 8) on colours, as in StableSR (Wang et al. 2024), where
+    Adaptive instance normalisation (Huang & Belongie 2017, Eq. 8) on colors, as in StableSR (Wang et al. 2024), where
     sigma^2 is the variance over the picture + 1e-5.
 
     Returns:
@@ -65,7 +65,7 @@ ALIGNMENTS = {"wavelet": wavelet, "adain": adain}
 
 def _check_sizes(image: np.ndarray, reference: np.ndarray) -> None:
     if np.shape(image) != np.shape(reference):
-        raise UserError(f"colours: an image of {np.shape(image)} and a reference of {np.shape(reference)}; resize one")
+        raise UserError(f"colors: an image of {np.shape(image)} and a reference of {np.shape(reference)}; resize one")
 
 
 def _low(values: np.ndarray) -> np.ndarray:

@@ -27,11 +27,11 @@ GREY = ("1", "L", "I", "F")
 def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
     """A depth map as the file has it, float32 [H, W]: no scaling, and NaN or infinity where they are.
 
-    Taken are grey PNG and TIFF of any depth (and whatever else Pillow reads, .pfm among it), colour whose channels are
+    Taken are grey PNG and TIFF of any depth (and whatever else Pillow reads, .pfm among it), color whose channels are
     equal, and .npy of [H, W], [H, W, 1] or [1, H, W] numbers.
 
     Raises:
-        UserError: the file is missing, unreadable, empty, in colour, partly transparent or of another shape.
+        UserError: the file is missing, unreadable, empty, in color, partly transparent or of another shape.
     """
     path = Path(path)
     values = _array(path) if path.suffix.lower() == ".npy" else _picture(path)
@@ -218,7 +218,7 @@ def _picture(path: Path) -> np.ndarray:
     if (values[..., 3] < 255).any():
         raise UserError(f"depth map {path} is partly transparent; save it without")
     if (values[..., :3] != values[..., :1]).any():
-        raise UserError(f"depth map {path} is in colour; save the depth in grey, before it is coloured")
+        raise UserError(f"depth map {path} is in color; save the depth in grey, before it is colored")
     return values[..., 0]
 
 

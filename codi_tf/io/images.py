@@ -24,8 +24,8 @@ def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.n
 
     The EXIF orientation is applied, transparency is composited over the background (0 black, 1 white), grey is
     replicated to three channels, of an animation or a multi-page file the first frame is taken. Grey images of 16 bits
-    keep their precision; Pillow reads 16-bit colour as its upper 8 bits. Float images must lie in [0, 1], 32-bit
-    integer images in 0 .. 65535, because nothing in the file tells their range. Colour profiles are ignored.
+    keep their precision; Pillow reads 16-bit color as its upper 8 bits. Float images must lie in [0, 1], 32-bit
+    integer images in 0 .. 65535, because nothing in the file tells their range. Color profiles are ignored.
 
     Raises:
         UserError: the file is missing, unreadable, no image, truncated, too large, or has values of unknown range.
@@ -48,7 +48,7 @@ def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.n
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an image file of any mode as a mask, float32 [H, W, 1]: 1 where it is white, 0 elsewhere.
 
-    White is what is brighter than half, as the mean of the colours. Transparent parts are not white.
+    White is what is brighter than half, as the mean of the colors. Transparent parts are not white.
 
     Raises:
         UserError: see `read_image`.

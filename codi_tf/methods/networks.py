@@ -15,12 +15,12 @@ from codi_tf.models.adapter import AdaptedUNet
 GUIDANCE_FEATURES = 256  # Fourier features of the guidance, as many as latent consistency models have
 
 
-def seen(base: Base, network: AdaptedUNet, images):
+def encode_condition(base: Base, network: AdaptedUNet, images):
     """c, what the network's adapter takes of condition images [B, H, W, 3 or 4] in [-1, 1]: latents or the images.
 
     Beside the latents of the RGB channels stands a mask, the fourth channel, as large as they are.
     """
-    if network.sees == "image":
+    if network.condition_space == "image":
         return images
     latents = base.encode(images[..., :3])
     if images.shape[-1] == 3:
@@ -107,7 +107,7 @@ def encoded(base: Base, network: AdaptedUNet, batch):
     x = batch["latent"] if "latent" in batch else tf.stop_gradient(base.encode(batch["image"]))
     c = batch.get("condition_latent")
     if c is None and "condition" in batch:
-        c = tf.stop_gradient(seen(base, network, batch["condition"]))
+        c = tf.stop_gradient(encode_condition(base, network, batch["condition"]))
     context = batch.get("context")
     if context is None:
         context = tf.stop_gradient(base.text_encoder(batch["tokens"])) if "tokens" in batch else base.context

@@ -21,7 +21,7 @@ class MuAdapter(keras.Model):
         encoder_config: the arguments of the base's encoder (`UNet.encoder_config()`), with `in_channels` those of c.
     """
 
-    sees = "latent"  # what `condition` is given: the condition's latent, not the image
+    condition_space = "latent"  # what `condition` is given: the condition's latent, not the image
 
     def __init__(self, encoder_config: dict, **kwargs):
         super().__init__(**kwargs)
@@ -99,9 +99,9 @@ class AdaptedUNet(keras.Model):
             self.adapter.recompute_blocks(recompute)
 
     @property
-    def sees(self) -> str:
+    def condition_space(self) -> str:
         """What `condition` takes of a condition image: its "latent" or the "image" itself."""
-        return "latent" if self.adapter is None else self.adapter.sees
+        return "latent" if self.adapter is None else self.adapter.condition_space
 
     def condition(self, c, context):
         """The features of the condition, to be computed once an image; None without an adapter."""

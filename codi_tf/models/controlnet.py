@@ -48,7 +48,7 @@ class ControlNet(UNetEncoder):
     the condition image do not depend on z_t or t: `condition` computes them once, the encoder runs in every step.
     """
 
-    sees = "image"
+    condition_space = "image"
 
     def __init__(self, *, conditioning_channels: int = 3, conditioning_embedding_out_channels=HINT_WIDTHS, **kwargs):
         super().__init__(**kwargs)

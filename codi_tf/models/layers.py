@@ -215,7 +215,7 @@ class Downsample(keras.layers.Layer):
 
 
 @ops.custom_gradient
-def doubled(x):
+def upsample_nearest(x):
     """Every pixel of x [B, H, W, C] twice in both directions, [B, 2H, 2W, C]; H and W must be static.
 
     The gradient is the sum over the four, as four times their mean: XLA cannot compile that of TensorFlow's resize.
@@ -243,7 +243,7 @@ class Upsample(keras.layers.Layer):
     def call(self, x):
         if prefers_phases(x, self.conv.kernel):
             return doubled_convolution(x, self.conv.kernel, self.conv.bias)
-        return self.conv(doubled(x))
+        return self.conv(upsample_nearest(x))
 
     def get_config(self):
         return {**super().get_config(), "channels": self.channels}

@@ -96,7 +96,7 @@ class T2IAdapter(keras.Model):
         UserError: for an unknown adapter_type; "full_adapter_xl" is for UNets that are not built here.
     """
 
-    sees = "image"
+    condition_space = "image"
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class T2IAdapter(keras.Model):
 
 
 def pixel_unshuffle(image, factor: int):
-    """[B, f H, f W, C] -> [B, H, W, C f f], in PyTorch's order: the pixels of one colour are neighbours."""
+    """[B, f H, f W, C] -> [B, H, W, C f f], in PyTorch's order: the pixels of one color are neighbours."""
     height, width, channels = image.shape[1] // factor, image.shape[2] // factor, image.shape[3]
     blocks = ops.reshape(image, (-1, height, factor, width, factor, channels))
     return ops.reshape(ops.transpose(blocks, (0, 1, 3, 5, 2, 4)), (-1, height, width, channels * factor * factor))

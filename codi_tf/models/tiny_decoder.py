@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from codi_tf.core.errors import UserError
-from codi_tf.models.layers import Conv2D, doubled
+from codi_tf.models.layers import Conv2D, upsample_nearest
 
 BOUND = 3.0  # latents are taken as BOUND tanh(z / BOUND)
 
@@ -35,7 +35,7 @@ class DoubledConv2D(Conv2D):
     """A convolution of the map doubled by repetition, whose height and width must be static."""
 
     def call(self, inputs):
-        return super().call(doubled(inputs))
+        return super().call(upsample_nearest(inputs))
 
 
 class TinyDecoder(keras.Model):

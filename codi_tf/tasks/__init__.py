@@ -29,7 +29,7 @@ class Task(Protocol):
     """
 
     condition_channels: ClassVar[int]
-    made_of: ClassVar[str]
+    condition_key: ClassVar[str]
     prompted: ClassVar[bool]
 
     def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -35,7 +35,7 @@ class Depth:
     """
 
     condition_channels: ClassVar[int] = 3
-    made_of: ClassVar[str] = "depth"
+    condition_key: ClassVar[str] = "depth"
     prompted: ClassVar[bool] = False
 
     kind: str = "disparity"

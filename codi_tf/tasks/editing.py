@@ -13,7 +13,7 @@ class Editing:
     """condition = the picture before the edit (InstructPix2Pix, section 3.2); the prompt says what is to change."""
 
     condition_channels: ClassVar[int] = 3
-    made_of: ClassVar[str] = "source"
+    condition_key: ClassVar[str] = "source"
     prompted: ClassVar[bool] = True
 
     def degrade(self, source: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ class Enlarging:
     """A task whose `low_resolution` makes a photo `scale` times smaller, both of which its classes bring along."""
 
     condition_channels: ClassVar[int] = 3
-    made_of: ClassVar[str] = "image"
+    condition_key: ClassVar[str] = "image"
     prompted: ClassVar[bool] = False
     name: ClassVar[str]  # in messages
 

@@ -39,7 +39,7 @@ class Inpainting:
     """
 
     condition_channels: ClassVar[int] = 4
-    made_of: ClassVar[str] = "image"
+    condition_key: ClassVar[str] = "image"
     prompted: ClassVar[bool] = False
 
     free_form: float = 0.6

@@ -26,7 +26,7 @@ from codi_tf.methods.autoencoder import AutoencoderMethod
 from codi_tf.methods.decoder import DecoderMethod
 from codi_tf.methods.finetune import FinetuneMethod
 from codi_tf.methods.guided import HalvingMethod
-from codi_tf.methods.networks import seen
+from codi_tf.methods.networks import encode_condition
 from codi_tf.model import CoDi
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.tasks import Task, make_task
@@ -127,9 +127,9 @@ def load_source(experiment: config.Experiment, split: str | None) -> data.Source
     name = experiment.data.source
     options = {key: getattr(experiment.data, key) for key in ("seed", "max_unreadable", "heldout_fraction")}
     if is_cache(name):
-        made_of = read_meta(name)["data"]
-        name = made_of["source"]
-        options["heldout_fraction"] = made_of.get("heldout_fraction", options["heldout_fraction"])
+        made_from = read_meta(name)["data"]
+        name = made_from["source"]
+        options["heldout_fraction"] = made_from.get("heldout_fraction", options["heldout_fraction"])
     return data.load_source(name, split, build_task(experiment), **options)
 
 
@@ -200,7 +200,7 @@ def build_dataset(
     if is_cache(settings.source):
         return _cached(experiment, trainer, batch)
     source, task = source or load_source(experiment, "train"), build_task(experiment)
-    shared = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolour")}
+    shared = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
     if isinstance(experiment.method, config.OF_IMAGES):
         return data.batches(source, task, **batch, **shared)
     shared["tokenizer"] = tokenizer_of(experiment, trainer.method.base)
@@ -211,7 +211,9 @@ def build_dataset(
     count, progress = settings.encode_once, Progress("encoding examples", settings.encode_once)
     images = data.batches(source, task, batch_size=32, **shared)
     base, student = trainer.method.base, trainer.student
-    latents = encode_once(base, images, count, progress.update, see=functools.partial(seen, base, student))
+    latents = encode_once(
+        base, images, count, progress.update, encode_condition=functools.partial(encode_condition, base, student)
+    )
     latents, contexts = embed_once(base, latents)
     return latent_batches(latents, seed=settings.seed, contexts=contexts, **batch)
 
@@ -224,8 +226,10 @@ def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.
             f"data.source is {settings.source}: method {experiment.method_name} is trained on images, not on latents"
         )
     base, task = trainer.method.base, build_task(experiment)
-    tokenizer, sees = tokenizer_of(experiment, base), trainer.student.sees
-    wanted = made_with(base, task=task, image_size=settings.image_size, sees=sees, tokenizer=tokenizer)
+    tokenizer, condition_space = tokenizer_of(experiment, base), trainer.student.condition_space
+    wanted = made_with(
+        base, task=task, image_size=settings.image_size, condition_space=condition_space, tokenizer=tokenizer
+    )
     check_made_with(settings.source, wanted)
     examples = read_cache(settings.source)
     if tokenizer is None:

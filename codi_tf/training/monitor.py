@@ -86,7 +86,9 @@ class Monitor:
             if self._heldout is not None:
                 image, condition = (tf.constant(self._heldout[key]) for key in ("image", "condition"))
                 scalars["condition_use"] = float(
-                    self.trainer.condition_use(base.encode(image), self.trainer.see(condition), self._context)
+                    self.trainer.condition_use(
+                        base.encode(image), self.trainer.encode_condition(condition), self._context
+                    )
                 )
             if mu is not None:
                 scalars["mu_mean"] = float(tf.reduce_mean(tf.abs(mu.value)))

@@ -31,7 +31,7 @@ Json read_manifest(const std::string& package) {
   Json manifest;
   try {
     manifest = JsonReader::read(source);
-    if (manifest["kind"].text != "codi_tf sampler" || manifest["version"].number != 2)
+    if (manifest["kind"].text != "codi_tf sampler" || (manifest["version"].number != 2 && manifest["version"].number != 3))
       throw std::runtime_error("it is of another version");
   } catch (const std::exception& error) {
     throw std::runtime_error(path + ": " + error.what() + "; export again");

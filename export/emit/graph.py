@@ -104,13 +104,13 @@ class Graph(Protocol):
     def channels(self, x: Value, start: int, stop: int) -> Value:
         """Some channels of x."""
 
-    def doubled(self, x: Value) -> Value:
+    def upsample_nearest(self, x: Value) -> Value:
         """Every pixel of a map twice in both directions."""
 
-    def halved(self, x: Value) -> Value:
+    def downsample_mean(self, x: Value) -> Value:
         """The means of 2x2 pixels; of an odd map's last row and column, of what there is."""
 
-    def unshuffled(self, x: Value, factor: int) -> Value:
+    def pixel_unshuffle(self, x: Value, factor: int) -> Value:
         """(f H, f W, C) -> (H, W, C f f): see `t2i_adapter.pixel_unshuffle`."""
 
     def attention(self, q: Value, k: Value, v: Value, heads: int, causal: bool = False) -> Value:
@@ -125,14 +125,14 @@ class Graph(Protocol):
     def affine(self, x: Value, scale: float, offset: float) -> Value:
         """scale x + offset."""
 
-    def above(self, x: Value, bound: float) -> Value:
+    def greater(self, x: Value, bound: float) -> Value:
         """1 where x > bound, else 0."""
 
     def largest_channel(self, x: Value) -> Value:
         """(H, W, C) -> (H, W, 1)."""
 
-    def ranked(self, x: Value, places: list[int]) -> list[Value]:
+    def order_statistics(self, x: Value, places: list[int]) -> list[Value]:
         """The numbers of x (H, W, 1) that so many others are smaller than, each (1,)."""
 
-    def pooled(self, x: Value, factor: int) -> Value:
+    def average_pool(self, x: Value, factor: int) -> Value:
         """The means of factor x factor pixels of a map whose sides it divides."""

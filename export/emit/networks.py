@@ -118,7 +118,7 @@ def decode(g: Graph, net: UNet, h: Value, skips: list[Value], temb: Value, conte
         for i in range(len(block.resnets)):
             h = stage(g, block, i, g.concatenate(h, skips.pop()), temb, context)
         if block.upsampler is not None:
-            h = g.conv(g.doubled(h), block.upsampler.conv)
+            h = g.conv(g.upsample_nearest(h), block.upsampler.conv)
     return g.conv(g.silu(g.group_norm(h, net.conv_norm_out)), net.conv_out)
 
 
@@ -148,11 +148,11 @@ def condition(g: Graph, adapter, c: Value, context: Value | None) -> list[Value]
 
 
 def _t2i_features(g: Graph, adapter: T2IAdapter, image: Value) -> list[Value]:
-    h = g.unshuffled(image, adapter.downscale_factor)
+    h = g.pixel_unshuffle(image, adapter.downscale_factor)
     h = h if adapter.conv_in is None else g.conv(h, adapter.conv_in)
     features = []
     for block in adapter.body:
-        h = g.halved(h) if block.down else h
+        h = g.downsample_mean(h) if block.down else h
         h = h if block.in_conv is None else g.conv(h, block.in_conv)
         for resnet in block.resnets:
             h = g.add(h, g.conv(g.relu(g.conv(h, resnet.block1)), resnet.block2))
@@ -162,18 +162,18 @@ def _t2i_features(g: Graph, adapter: T2IAdapter, image: Value) -> list[Value]:
 
 
 def adapted(
-    g: Graph, adapter, features: list[Value], told: list[Value], z: Value, time: Value, context: Value
+    g: Graph, adapter, features: list[Value], condition_features: list[Value], z: Value, time: Value, context: Value
 ) -> list[Value]:
     """The adapter's `adapt`: the UNet's features, with what `condition` told."""
     if isinstance(adapter, MuAdapter):
-        *told, keep = told
+        *condition_features, weight_formats = condition_features
         return [
-            g.add(g.multiply(h, g.channels(keep, i, i + 1)), h_c)
-            for i, (h, h_c) in enumerate(zip(features, told, strict=True))
+            g.add(g.multiply(h, g.channels(weight_formats, i, i + 1)), h_c)
+            for i, (h, h_c) in enumerate(zip(features, condition_features, strict=True))
         ]
     if isinstance(adapter, ControlNet):
         temb = time_embedding(g, adapter.time_embedding, time)
-        skips = encode(g, adapter, z, temb, context, hint=told[0])
+        skips = encode(g, adapter, z, temb, context, hint=condition_features[0])
         own = [*skips, middle(g, adapter, skips[-1], temb, context)]
         return [
             g.add(h, g.conv(h_c, conv))
@@ -183,10 +183,10 @@ def adapted(
 
 
 def adapted_unet(
-    g: Graph, net: AdaptedUNet, z: Value, time: Value, told: list[Value], context: Value, **options
+    g: Graph, net: AdaptedUNet, z: Value, time: Value, condition_features: list[Value], context: Value, **options
 ) -> Value:
     """`AdaptedUNet`: one evaluation, both of its halves."""
-    features, temb = adapted_features(g, net, z, time, told, context, **options)
+    features, temb = adapted_features(g, net, z, time, condition_features, context, **options)
     return decode(g, net.unet, features[-1], features[:-1], temb, context)
 
 
@@ -195,7 +195,7 @@ def adapted_features(
     net: AdaptedUNet,
     z: Value,
     time: Value,
-    told: list[Value],
+    condition_features: list[Value],
     context: Value,
     guidance: Value | None = None,
 ) -> tuple[list[Value], Value]:
@@ -205,9 +205,9 @@ def adapted_features(
     """
     unet, adapter = net.unet, net.adapter
     temb = time_embedding(g, unet.time_embedding, time, guidance)
-    skips = encode(g, unet, z, temb, context, residuals=told if isinstance(adapter, T2IAdapter) else None)
+    skips = encode(g, unet, z, temb, context, residuals=condition_features if isinstance(adapter, T2IAdapter) else None)
     features = [*skips, middle(g, unet, skips[-1], temb, context)]
-    return adapted(g, adapter, features, told, z, time, context), temb
+    return adapted(g, adapter, features, condition_features, z, time, context), temb
 
 
 # Autoencoder, small decoder and text encoder
@@ -226,7 +226,7 @@ def _level(g: Graph, level: Level, h: Value) -> Value:
         h = resnet_block(g, block, h)
     if level.resampler is None:
         return h
-    return g.conv(g.doubled(h) if level.resample == "up" else h, level.resampler.conv)
+    return g.conv(g.upsample_nearest(h) if level.resample == "up" else h, level.resampler.conv)
 
 
 def _vae_middle(g: Graph, part, h: Value) -> Value:
@@ -241,7 +241,7 @@ def tiny_decoder(g: Graph, net: TinyDecoder, z: Value) -> Value:
     z = g.affine(g.tanh(g.affine(z, 1.0 / BOUND, 0.0)), BOUND, 0.0)
     h = g.relu(g.conv(z, net.conv_in))
     for layer in net.body:
-        h = _tiny_block(g, layer, h) if isinstance(layer, TinyBlock) else g.conv(g.doubled(h), layer)
+        h = _tiny_block(g, layer, h) if isinstance(layer, TinyBlock) else g.conv(g.upsample_nearest(h), layer)
     return g.affine(g.conv(h, net.conv_out), 2.0, -1.0)
 
 

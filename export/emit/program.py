@@ -59,7 +59,7 @@ class SamplerProgram(tf.Module):
         """All weights that the image depends on, each once."""
         base, network = self.model.base, self.model.network
         coders = [network]
-        if network.adapter is not None and network.sees == "latent":
+        if network.adapter is not None and network.condition_space == "latent":
             coders += [base.vae.encoder, base.vae.quant_conv]
         coders += [base.vae.decoder, base.vae.post_quant_conv] if base.decoder is None else [base.decoder]
         coders += [] if self.context is not None else [base.text_encoder]
@@ -82,7 +82,7 @@ class SamplerProgram(tf.Module):
             model, task = self.model, self.model.task
             condition = task.condition_from_image(2.0 * condition - 1.0)
             context = self.context[None] if ids is None else model.base.text_encoder(ids[None])
-            latents = model.sample_latents(model.see(condition), noise, steps=self.steps, context=context)
+            latents = model.sample_latents(model.encode_condition(condition), noise, steps=self.steps, context=context)
             image = task.finish(tf.clip_by_value(model.base.decode(latents), -1.0, 1.0), condition)
             return (image + 1.0) / 2.0
 

@@ -61,8 +61,8 @@ def whole(g: Graph, program: SamplerProgram) -> None:
     model = program.model
     condition, z = _condition(g, program), g.input("noise", program.latent_shape[1:])
     prompt = _prompt(g, program) if program.context is not None else _embedded(g, program)
-    told = encode(g, model, condition, prompt)
-    z = g.repeat(z, list(tables(program)), lambda *now: step(g, model, *now, told, prompt))
+    condition_features = encode(g, model, condition, prompt)
+    z = g.repeat(z, list(tables(program)), lambda *now: step(g, model, *now, condition_features, prompt))
     g.output("image", finish(g, model.task, decode(g, model, z), condition))
 
 
@@ -72,32 +72,34 @@ def text(g: Graph, program: SamplerProgram) -> None:
 
 
 def encoder(g: Graph, program: SamplerProgram) -> None:
-    """The part that reads a condition: "condition", "context" -> "told_0", ...: what every step is told of it."""
-    for i, value in enumerate(_told(g, program)):
-        g.output(f"told_{i}", value)
+    """The part that reads a condition: "condition", "context" -> "condition_features_0", ..., for every step."""
+    for i, value in enumerate(_condition_features(g, program)):
+        g.output(f"condition_features_{i}", value)
 
 
 def denoiser(g: Graph, program: SamplerProgram) -> None:
-    """A step: "z", "time" (features of t), "scales" (a, b), "told_0", ..., "context" -> "z_next"."""
-    told, prompt = _told_inputs(g, program), _prompt(g, program)
+    """A step: "z", "time" (features of t), "scales" (a, b), "condition_features_0", ..., "context" -> "z_next"."""
+    condition_features, prompt = _condition_feature_inputs(g, program), _prompt(g, program)
     z, time, scales = _z(g, program), g.input("time", (program.time_channels,)), g.input("scales", (2,))
-    g.output("z_next", step(g, program.model, z, time, scales, told, prompt))
+    g.output("z_next", step(g, program.model, z, time, scales, condition_features, prompt))
 
 
 def first_half(g: Graph, program: SamplerProgram) -> None:
-    """Of a step that is too large for a file: "z", "time", "told_0", ..., "context" -> "feature_0", ..., "temb"."""
-    told, prompt = _told_inputs(g, program), _prompt(g, program)
+    """Half of a step too large for a file: z, time, condition_features_*, context -> "feature_0", ..., "temb"."""
+    condition_features, prompt = _condition_feature_inputs(g, program), _prompt(g, program)
     z, time = _z(g, program), g.input("time", (program.time_channels,))
-    for name, value in _features(g, program, z, time, told, prompt).items():
+    for name, value in _features(g, program, z, time, condition_features, prompt).items():
         g.output(name, value)
 
 
 def second_half(g: Graph, program: SamplerProgram) -> None:
     """The rest of such a step: "feature_0", ..., "temb", "z", "scales", "context" -> "z_next"."""
     blank = g.blank()
-    told, prompt = _told_inputs(blank, program), _prompt(blank, program)
+    condition_features, prompt = _condition_feature_inputs(blank, program), _prompt(blank, program)
     time = blank.input("time", (program.time_channels,))
-    shapes = {n: v.shape for n, v in _features(blank, program, _z(blank, program), time, told, prompt).items()}
+    shapes = {
+        n: v.shape for n, v in _features(blank, program, _z(blank, program), time, condition_features, prompt).items()
+    }
     *features, temb = (g.input(name, shape) for name, shape in shapes.items())
     unet = program.model.network.unet
     said = networks.decode(g, unet, features[-1], features[:-1], temb, _prompt(g, program))
@@ -150,7 +152,7 @@ def _embedded(g: Graph, program: SamplerProgram) -> Value:
     return networks.text_encoder(g, program.model.base.text_encoder, g.input("ids", program.context_shape[:1], "int32"))
 
 
-def _told(g: Graph, program: SamplerProgram) -> list[Value]:
+def _condition_features(g: Graph, program: SamplerProgram) -> list[Value]:
     reads = isinstance(program.model.network.adapter, MuAdapter)  # the others ask for no prompt here
     return encode(g, program.model, _condition(g, program), _prompt(g, program) if reads else None)
 
@@ -159,13 +161,18 @@ def _z(g: Graph, program: SamplerProgram) -> Value:
     return g.input("z", program.latent_shape[1:])
 
 
-def _told_inputs(g: Graph, program: SamplerProgram) -> list[Value]:
-    return [g.input(f"told_{i}", value.shape) for i, value in enumerate(_told(g.blank(), program))]
+def _condition_feature_inputs(g: Graph, program: SamplerProgram) -> list[Value]:
+    return [
+        g.input(f"condition_features_{i}", value.shape)
+        for i, value in enumerate(_condition_features(g.blank(), program))
+    ]
 
 
-def _features(g: Graph, program: SamplerProgram, z: Value, time: Value, told: list[Value], prompt: Value) -> dict:
+def _features(
+    g: Graph, program: SamplerProgram, z: Value, time: Value, condition_features: list[Value], prompt: Value
+) -> dict:
     guidance = _guidance(g, program.model)
-    features, temb = networks.adapted_features(g, program.model.network, z, time, told, prompt, guidance)
+    features, temb = networks.adapted_features(g, program.model.network, z, time, condition_features, prompt, guidance)
     return {**{f"feature_{i}": value for i, value in enumerate(features)}, "temb": temb}
 
 
@@ -175,10 +182,14 @@ def encode(g: Graph, model: CoDi, condition: Value, prompt: Value | None) -> lis
     return [] if network.adapter is None else networks.condition(g, network.adapter, _seen(g, model, condition), prompt)
 
 
-def step(g: Graph, model: CoDi, z: Value, time: Value, scales: Value, told: list[Value], prompt: Value) -> Value:
+def step(
+    g: Graph, model: CoDi, z: Value, time: Value, scales: Value, condition_features: list[Value], prompt: Value
+) -> Value:
     """z_t -> a z_t + b w_theta."""
     guidance = _guidance(g, model)
-    return _after(g, z, networks.adapted_unet(g, model.network, z, time, told, prompt, guidance=guidance), scales)
+    return _after(
+        g, z, networks.adapted_unet(g, model.network, z, time, condition_features, prompt, guidance=guidance), scales
+    )
 
 
 def _after(g: Graph, z: Value, said: Value, scales: Value) -> Value:
@@ -206,14 +217,14 @@ def decode(g: Graph, model: CoDi, z: Value) -> Value:
 def _seen(g: Graph, model: CoDi, condition: Value) -> Value:
     """`CoDi.see`."""
     vae = model.base.vae
-    if model.network.sees == "image":
+    if model.network.condition_space == "image":
         return condition
     photo = condition if condition.shape[2] == 3 else g.channels(condition, 0, 3)
     moments = g.conv(networks.coder(g, vae.encoder, photo), vae.quant_conv)
     latents = g.affine(g.channels(moments, 0, vae.latent_channels), vae.scaling_factor, 0.0)
     if condition.shape[2] == 3:
         return latents
-    return g.concatenate(latents, g.pooled(g.channels(condition, 3, 4), vae.factor))
+    return g.concatenate(latents, g.average_pool(g.channels(condition, 3, 4), vae.factor))
 
 
 # The tasks
@@ -223,7 +234,7 @@ def condition_of(g: Graph, task, image: Value) -> Value:
     """What a user brings, (H, W, C) in [0, 1] -> the condition in [-1, 1]: the task's `condition_from_image`."""
     x = g.affine(image, 2.0, -1.0)
     if isinstance(task, Inpainting):
-        mask = g.above(g.channels(x, 3, 4), 0.0)
+        mask = g.greater(g.channels(x, 3, 4), 0.0)
         return g.concatenate(g.multiply(g.channels(x, 0, 3), g.affine(mask, -1.0, 1.0)), mask)
     return _nearness(g, task, x) if isinstance(task, Depth) else x
 
@@ -232,7 +243,7 @@ def _nearness(g: Graph, task: Depth, x: Value) -> Value:
     """`Depth.condition_from_image`."""
     near, last = g.largest_channel(x), x.shape[0] * x.shape[1] - 1
     low, high = task.percentiles
-    low, high = g.ranked(near, [math.floor(low / 100 * last), math.ceil(high / 100 * last)])
+    low, high = g.order_statistics(near, [math.floor(low / 100 * last), math.ceil(high / 100 * last)])
     balance = g.subtract(g.subtract(near, low), g.subtract(high, near))
     spread = g.clip(g.subtract(high, low), 1e-30, 1e30)  # where it is 0, so is the balance
     channel = g.clip(g.divide(balance, spread), -1.0, 1.0)

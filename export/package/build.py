@@ -35,7 +35,7 @@ from export.package.manifest import (
 
 if TYPE_CHECKING:
     from export.emit.program import SamplerProgram
-    from export.quantization.weights import Keeping
+    from export.quantization.weights import WeightFormats
 
 TOKENIZER = "tokenizer"
 
@@ -52,7 +52,7 @@ def make_package(
     sizes: Sequence[tuple[int, int]] | None = None,
     prompt: str | None = None,
     decoder: Path | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> list[dict]:
     """Export a bundle and return the figures of its parity with the Keras model, of every size.
 
@@ -67,7 +67,7 @@ def make_package(
         sizes: (height, width) of one or several, which share the weights; the bundle's image_size unless given.
         prompt: the one that the graphs are made for; None: the empty one, or an input where the task wants one.
         decoder: the folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
-        licence: of the base, for the manifest.
+        license: of the base, for the manifest.
 
     Raises:
         UserError: no bundle, an impossible option, or an `out` that is no package.
@@ -90,14 +90,14 @@ def make_package(
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
         program = SamplerProgram(model, steps=steps, height=height, width=width, prompt=prompt)
         programs = [program, *(program.at(*size) for size in others)]
-        origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "licence": licence}
+        origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "license": license}
         if decoder is not None:
             origin["decoder"] = {"name": decoder.resolve().name, "sha256": folder_sha256(decoder)}
     return write_package(programs, out, format=format, layout=layout, weights=weights, target=target, origin=origin)
 
 
 def make_adapter(
-    bundle: Path, out: Path, *, package: Path, decoder: Path | None = None, licence: str | None = None
+    bundle: Path, out: Path, *, package: Path, decoder: Path | None = None, license: str | None = None
 ) -> list[dict]:
     """Export the adapter of a bundle alone, to be plugged into a package of parts of the same base.
 
@@ -113,7 +113,7 @@ def make_adapter(
 
     with whole_folder(out) as folder:
         whole = folder / "whole"
-        figures = make_package(bundle, whole, **options, decoder=decoder, licence=licence)
+        figures = make_package(bundle, whole, **options, decoder=decoder, license=license)
         wanted, manifest = adapters.base_files(whole), read_manifest(whole)
         adapters.check_base(base, wanted, out)
         own = {name: sha for name, sha in manifest["files"].items() if name not in wanted}
@@ -144,24 +144,24 @@ def write_package(
     """
     from export.package import report
     from export.parity import gate as parity
-    from export.quantization.weights import Keeping
+    from export.quantization.weights import WeightFormats
 
     _check(out, format, layout, weights, target)
     format_module(format)  # its packages are there
-    keep = Keeping(weights)
+    weight_formats = WeightFormats(weights)
     if weights == "mixed":
         from export.quantization import mixed
 
-        keep = mixed.choose(programs[0], format, **target)
+        weight_formats = mixed.choose(programs[0], format, **target)
     with whole_folder(out) as folder:
         kept = "" if weights == "float32" else f" with {weights} weights"
         sizes = " and ".join(f"{program.height}x{program.width}" for program in programs)
         with stage(f"converting {programs[0].steps} steps at {sizes} to {format}{kept}"):
-            facts = write_graphs(programs, folder, format, layout, weights, keep)
+            facts = write_graphs(programs, folder, format, layout, weights, weight_formats)
             write_manifest(folder, facts, origin)
         pairs, psnr = list(zip(programs, read_package(folder).sizes, strict=True)), (target or {}).get("psnr")
         with stage("comparing with the Keras model"):
-            figures = [parity.check(*pair, keep, psnr=psnr, sizes=len(pairs)) for pair in pairs]
+            figures = [parity.check(*pair, weight_formats, psnr=psnr, sizes=len(pairs)) for pair in pairs]
         with stage("measuring"):
             report.write(folder, [(*pair, found) for pair, found in zip(pairs, figures, strict=True)])
         write_manifest(folder, facts, origin)
@@ -178,7 +178,12 @@ def _check(out: Path, format: str, layout: str, weights: str, target: dict | Non
 
 
 def write_graphs(
-    programs: Sequence[SamplerProgram], folder: Path, format: str, layout: str, weights: str, keep: Keeping
+    programs: Sequence[SamplerProgram],
+    folder: Path,
+    format: str,
+    layout: str,
+    weights: str,
+    weight_formats: WeightFormats,
 ) -> dict:
     """Write the graphs of programs and what goes with them into a folder; what the manifest says of it all.
 
@@ -189,13 +194,13 @@ def write_graphs(
     program, module = programs[0], format_module(format)
     emitters = {"sampler": sampler.whole}
     if layout == "parts":
-        unet = keep.bytes(program.model.network.unet.variables)
+        unet = weight_formats.bytes(program.model.network.unet.variables)
         emitters = sampler.parts(program, halves=unet > module.MAX_GRAPH)
     graphs: list[dict] = [{} for _ in programs]  # of every size
     for name, emit in emitters.items():
         path = folder / (("model" if layout == "whole" else name) + SUFFIXES[format])
         own = programs[:1] if name == "text" else programs  # a prompt has no size
-        made = module.write(own, emit, path, keep)
+        made = module.write(own, emit, path, weight_formats)
         for size, graph in zip(graphs, made * len(programs) if name == "text" else made, strict=True):
             size[name] = {**graph, "file": graph["file"].relative_to(folder).as_posix()}
     if program.context is None:
@@ -267,7 +272,7 @@ def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:
 
 
 def _facts(program: SamplerProgram, format: str) -> dict:
-    from codi_tf.inference.rendering import keeps_colours
+    from codi_tf.inference.rendering import keeps_colors
     from export.emit import sampler
 
     makers = ("tensorflow", "keras", "onnx") if format == "onnx" else ("tensorflow", "keras")
@@ -280,7 +285,7 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
         "prompt": program.prompt,
         "task": program.model.task_config(),
-        "keeps_colours": keeps_colours(program.model.task),
+        "keeps_colors": keeps_colors(program.model.task),
         "scheduler": program.model.base.scheduler,
         "made_with": {name: importlib.import_module(name).__version__ for name in makers},
     }

@@ -17,7 +17,7 @@ from types import ModuleType
 
 from codi_tf.core.errors import UserError
 
-MANIFEST, VERSION = "manifest.json", 2
+MANIFEST, VERSION = "manifest.json", 3
 OTHERS = "other_sizes"  # in a manifest and in report.json: what differs at the other sizes
 REPORTS = ("report.json", "report.md")
 KIND = "codi_tf sampler"  # tells our manifests from others'
@@ -53,7 +53,7 @@ class Package:
         channels: of the condition, 4 with a mask.
         task: its name.
         depth_kind: of depth to image, what maps hold: "disparity" or "depth".
-        keeps_colours: whether the picture has the condition's colours.
+        keeps_colors: whether the picture has the condition's colors.
         prompted: whether the prompt is an input; the tokenizer lies in the package then.
         others: the same for other sizes, of the same weights.
     """
@@ -68,7 +68,7 @@ class Package:
     channels: int
     task: str
     depth_kind: str = "disparity"
-    keeps_colours: bool = False
+    keeps_colors: bool = False
     prompted: bool = False
     others: tuple[Package, ...] = ()
 
@@ -153,7 +153,7 @@ def _package(folder: Path, manifest: dict) -> Package:
         channels=int(inputs["condition"]["shape"][-1]),
         task=str(task["name"]),
         depth_kind=str(task.get("kind", "disparity")),
-        keeps_colours=bool(manifest["keeps_colours"]),
+        keeps_colors=bool(manifest["keeps_colors" if manifest["version"] > 2 else "keeps_colours"]),
         prompted="ids" in inputs,
     )
 

@@ -91,7 +91,7 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
         "Against the Keras model, with the same noise "
         f"({parity['cases']} pictures, {parity['conditions']}): PSNR {parity['psnr_db']:.1f} dB "
         f"(at least {parity['bounds']['psnr']:g}), max error {parity['max_error']:.2g}, "
-        f"colour shift {parity['colour_shift']:.2g}.",
+        f"color shift {parity['color_shift']:.2g}.",
     ]
     for name in ("condition", "prompt"):
         if moved := parity.get(f"{name}_sensitivity"):

@@ -17,7 +17,7 @@ from codi_tf.model import CoDi
 from export.emit.program import SamplerProgram
 from export.package.manifest import Package, format_module
 from export.parity.reference import examples
-from export.quantization.weights import Keeping, stored
+from export.quantization.weights import WeightFormats, stored
 from export.runtime.run import Sampler
 
 CASES, CASES_OF_LARGE, LARGE = 4, 2, 256**2  # photos, of many pixels fewer
@@ -31,7 +31,7 @@ class Bounds(NamedTuple):
         error: of any number.
         psnr: at least, dB.
         part: of a part's tensor, the root of the mean square relative to that of the tensor.
-        colour: of the mean of a channel of a picture.
+        color: of the mean of a channel of a picture.
         saturated: of the share of numbers that are 0 or 1.
         sensitivity: of how far another condition or prompt moves the picture, relative.
     """
@@ -39,7 +39,7 @@ class Bounds(NamedTuple):
     error: float
     psnr: float
     part: float
-    colour: float
+    color: float
     saturated: float
     sensitivity: float
 
@@ -70,7 +70,12 @@ class Case(NamedTuple):
 
 
 def check(
-    program: SamplerProgram, package: Package, keep: Keeping, *, psnr: float | None = None, sizes: int = 1
+    program: SamplerProgram,
+    package: Package,
+    weight_formats: WeightFormats,
+    *,
+    psnr: float | None = None,
+    sizes: int = 1,
 ) -> dict:
     """Run a package and the Keras model on the same inputs, weigh the package, and return the figures.
 
@@ -100,14 +105,14 @@ def check(
         except Exception as error:  # every runtime has its own
             what = str(error).splitlines()[0]
             raise ParityError(f"{package.format}: the runtime refuses the package: {what}") from error
-    bounds = BOUNDS["mixed" if keep.exceptions else keep.kind]
+    bounds = BOUNDS["mixed" if weight_formats.exceptions else weight_formats.kind]
     bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
     figures = {
         "size": [program.height, program.width],
         "conditions": source,
         **compare(expected, outputs, len(conditions)),
         "part_errors": parts,
-        **weigh(program, held, keep, sizes * len(package.graphs)),
+        **weigh(program, held, weight_formats, sizes * len(package.graphs)),
         "bounds": bounds._asdict(),
     }
     refuse(package.format, figures)
@@ -134,7 +139,7 @@ def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:
         "finite": bool(np.isfinite(outputs).all()),
         "max_error": float(error.max()),
         "psnr_db": -10.0 * math.log10(max(float(np.mean(error.astype("float64") ** 2)), 1e-20)),
-        "colour_shift": float(np.abs((outputs - expected).mean(axis=(1, 2))).max()),
+        "color_shift": float(np.abs((outputs - expected).mean(axis=(1, 2))).max()),
         "saturated": {name: _saturated(images) for name, images in (("keras", expected), ("export", outputs))},
     }
     for place, name in enumerate(("condition", "prompt")[: len(outputs) // count - 1], start=1):
@@ -145,10 +150,10 @@ def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:
     return figures
 
 
-def weigh(program: SamplerProgram, held: int, keep: Keeping, graphs: int = 1) -> dict:
+def weigh(program: SamplerProgram, held: int, weight_formats: WeightFormats, graphs: int = 1) -> dict:
     """The bytes of constants in a package and the bounds that they must keep for all weights to be there, once."""
     used = program.variables_in_use()
-    wanted = keep.bytes(used)
+    wanted = weight_formats.bytes(used)
     embedded = 0 if program.context is None else program.context.nbytes
     return {
         "weight_bytes": sum(stored(v.shape, "float32") for v in used),
@@ -183,8 +188,8 @@ def refuse(format: str, figures: dict) -> None:
     for part, error in figures["part_errors"].items():
         if not error <= bounds.part:
             faults.append(f"its {part} is off by {error:.2g} of what it gives (allowed {bounds.part:g})")
-    if not figures["colour_shift"] <= bounds.colour:
-        faults.append(f"colours shift by {figures['colour_shift']:.2g} (allowed {bounds.colour:g})")
+    if not figures["color_shift"] <= bounds.color:
+        faults.append(f"colors shift by {figures['color_shift']:.2g} (allowed {bounds.color:g})")
     if not abs(np.subtract(*figures["saturated"].values())) <= bounds.saturated:
         faults.append(
             "{export:.1%} of its numbers are 0 or 1, of the model's {keras:.1%}".format(**figures["saturated"])

@@ -40,11 +40,17 @@ def examples(
             pool["context"] = made[-1].outputs["context"]
         else:
             context = program.context[None]
-        told_from = model.task.condition_from_image(tf.constant(2.0 * condition - 1.0))
-        c = model.see(told_from)
+        condition = model.task.condition_from_image(tf.constant(2.0 * condition - 1.0))
+        c = model.encode_condition(condition)
         if network.adapter is not None:
-            told = _told(network.adapter, network.condition(c, context))
-            made.append(Example("encoder", dict(pool), {f"told_{i}": value for i, value in enumerate(told)}))
+            condition_features = _condition_features(network.adapter, network.condition(c, context))
+            made.append(
+                Example(
+                    "encoder",
+                    dict(pool),
+                    {f"condition_features_{i}": value for i, value in enumerate(condition_features)},
+                )
+            )
             pool.update(made[-1].outputs)
         z, denoise = noise, model.denoiser(c, context)
         steps = trajectory(denoise, tf.constant(noise), few_step_grid(model.base.schedule, program.steps))
@@ -53,11 +59,11 @@ def examples(
             made.append(Example("step", {**pool, "z": z, "time": time, "scales": scales}, {"z_next": z_next}))
             z = z_next
         picture = tf.clip_by_value(model.base.decode(tf.constant(z)), -1.0, 1.0)
-        image = (model.task.finish(picture, told_from) + 1.0) / 2.0
+        image = (model.task.finish(picture, condition) + 1.0) / 2.0
     return [*made, Example("decoder", {**pool, "z": z}, {"image": ops.convert_to_numpy(image)})]
 
 
-def _told(adapter, features) -> list[np.ndarray]:
+def _condition_features(adapter, features) -> list[np.ndarray]:
     """What `networks.condition` gives, of the features that Keras' adapter computes."""
     features = [ops.convert_to_numpy(h) for h in features]
     if isinstance(adapter, MuAdapter):

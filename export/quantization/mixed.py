@@ -19,7 +19,7 @@ from codi_tf.core.noise import gaussian_noise
 from codi_tf.core.progress import Progress
 from export.emit.program import SamplerProgram
 from export.parity.gate import conditions_of
-from export.quantization.weights import Keeping, left_of, shrinks, stored
+from export.quantization.weights import WeightFormats, left_of, shrinks, stored
 
 KINDS = {  # from the most bits to the fewest; activations stay float32
     "tflite": ("float16", "int8_weight_only"),
@@ -37,7 +37,9 @@ class _Offer(NamedTuple):
     saved: int
 
 
-def choose(program: SamplerProgram, format: str, *, size: float | None = None, psnr: float | None = None) -> Keeping:
+def choose(
+    program: SamplerProgram, format: str, *, size: float | None = None, psnr: float | None = None
+) -> WeightFormats:
     """Which kind every kernel is kept in.
 
     Args:
@@ -49,21 +51,21 @@ def choose(program: SamplerProgram, format: str, *, size: float | None = None, p
     """
     variables, kinds = program.variables_in_use(), KINDS[format]
     kernels = [v for v in variables if shrinks(v)]
-    most, least = (Keeping(kind).bytes(variables) for kind in (kinds[0], kinds[-1]))
+    most, least = (WeightFormats(kind).bytes(variables) for kind in (kinds[0], kinds[-1]))
     if size is not None and size < least:
         what = f"{size / 1e6:.1f} MB is too little; the weights take {least / 1e6:.1f} MB at least"
         raise UserError(f"--target-size: {what}")
     pictures = _Pictures(program)
-    if psnr is not None and pictures.psnr(Keeping(kinds[0]), kernels) < psnr + MARGIN:
+    if psnr is not None and pictures.psnr(WeightFormats(kinds[0]), kernels) < psnr + MARGIN:
         raise UserError(f"--min-psnr: float16 weights already miss {psnr:g} dB; export with --weights float32")
     offers = _offers(kernels, kinds, _costs(pictures, kernels, kinds))
 
-    def keeping(count: int) -> Keeping:
+    def keeping(count: int) -> WeightFormats:
         """After so many offers taken."""
         level = [0] * len(kernels)
         for offer in offers[:count]:
             level[offer.place] += 1
-        return Keeping(kinds[0], {v.path: kinds[i] for v, i in zip(kernels, level, strict=True) if i})
+        return WeightFormats(kinds[0], {v.path: kinds[i] for v, i in zip(kernels, level, strict=True) if i})
 
     if size is not None:
         taken = itertools.accumulate((offer.saved for offer in offers), initial=0)
@@ -83,7 +85,7 @@ def _costs(pictures: _Pictures, kernels: list, kinds: tuple[str, ...]) -> np.nda
     for i, kernel in enumerate(kernels):
         value = kernel.numpy()
         for j, kind in enumerate(kinds[1:], start=1):
-            kernel.assign(left_of(value, Keeping(kind)(kernel)))
+            kernel.assign(left_of(value, WeightFormats(kind)(kernel)))
             costs[i, j] = pictures.error()
         kernel.assign(value)
         progress.update(i + 1)
@@ -94,7 +96,7 @@ def _offers(kernels: list, kinds: tuple[str, ...], costs: np.ndarray) -> list[_O
     """All offers, the cheapest first, those of a kernel in the order of its kinds."""
     offers = []
     for i, kernel in enumerate(kernels):
-        sizes = [stored(kernel.shape, Keeping(kind)(kernel)) for kind in kinds]
+        sizes = [stored(kernel.shape, WeightFormats(kind)(kernel)) for kind in kinds]
         rising = np.maximum.accumulate(costs[i])
         price = 0.0
         for j in range(1, len(kinds)):
@@ -126,12 +128,12 @@ class _Pictures:
         """The mean squared error to the pictures of the unchanged weights."""
         return float(np.mean([np.square(a - b) for a, b in zip(self._pictures(), self._expected, strict=True)]))
 
-    def psnr(self, keep: Keeping, kernels: list) -> float:
+    def psnr(self, weight_formats: WeightFormats, kernels: list) -> float:
         """dB, with all kernels as they would be kept."""
         values = [kernel.numpy() for kernel in kernels]
         try:
             for kernel, value in zip(kernels, values, strict=True):
-                kernel.assign(left_of(value, keep(kernel)))
+                kernel.assign(left_of(value, weight_formats(kernel)))
             return -10.0 * np.log10(max(self.error(), 1e-20))
         finally:
             for kernel, value in zip(kernels, values, strict=True):

@@ -21,7 +21,7 @@ def shrinks(variable) -> bool:
     return variable.name == "kernel" and math.prod(variable.shape) >= SMALLEST
 
 
-class Keeping:
+class WeightFormats:
     """Which kind each weight is kept in.
 
     Args:

@@ -129,7 +129,7 @@ def generate(
     seed: int,
     ids: np.ndarray | None = None,
     tile: bool = False,
-    colour: str = "none",
+    color: str = "none",
 ) -> np.ndarray:
     """The image for a condition image of any size.
 
@@ -141,18 +141,18 @@ def generate(
     Args:
         image: float32 [H, W, 3] in [0, 1]; for inpainting [H, W, 4], with a mask above 0.5 where it is to be filled.
         ids: of the prompt, where it is an input.
-        colour: "wavelet" or "adain" aligns the picture's colours with the condition's (`codi_tf.io.color`), for
+        color: "wavelet" or "adain" aligns the picture's colors with the condition's (`codi_tf.io.color`), for
             super-resolution alone.
 
     Returns:
         float32 [H, W, 3] in [0, 1].
 
     Raises:
-        UserError: for a bad seed, or a colour that the task does not keep.
+        UserError: for a bad seed, or a color that the task does not keep.
     """
     package = sampler.package
-    if colour != "none" and not package.keeps_colours:
-        raise UserError(f"--colour: {package.folder} was made for {package.task}, which keeps no colours; leave it out")
+    if color != "none" and not package.keeps_colors:
+        raise UserError(f"--color: {package.folder} was made for {package.task}, which keeps no colors; leave it out")
     fitted = image if tile else _fit(image, package.height, package.width)
     height, width = fitted.shape[:2]
     filled = _mirrored(fitted, max(height, package.height), max(width, package.width))
@@ -161,8 +161,8 @@ def generate(
     else:
         output = generate_tiled(sampler, filled, seed=seed, ids=ids)
     output = _resize(output[:height, :width], *image.shape[:2])
-    if colour != "none":
-        output = np.clip(ALIGNMENTS[colour](output, image), 0.0, 1.0)
+    if color != "none":
+        output = np.clip(ALIGNMENTS[color](output, image), 0.0, 1.0)
     return output if image.shape[-1] == 3 else np.where(image[..., 3:] > 0.5, output, image[..., :3])
 
 
@@ -203,8 +203,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", required=True, type=Path, help="PNG file to write, of the condition's size")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise, 0 unless given")
     parser.add_argument("--tile", action="store_true", help="work on a large picture in tiles, not scaled down")
-    colours = ("none", *ALIGNMENTS)
-    parser.add_argument("--colour", choices=colours, default="none", help="align the colours with the condition's")
+    colors = ("none", *ALIGNMENTS)
+    parser.add_argument(
+        "--color", "--colour", choices=colors, default="none", help="align the colors with the condition's"
+    )
     parser.add_argument("--adapter", type=Path, help="the folder of another adapter for the same base (--adapter-of)")
     options = parser.parse_args(arguments)
     package = read_package(options.package)
@@ -212,7 +214,7 @@ def main(arguments: list[str]) -> None:
         package = with_adapter(package, options.adapter)
     ids = token_ids(package, options.prompt)
     image = _condition(package, options.condition, options.mask)
-    how = {"tile": options.tile, "colour": options.colour}
+    how = {"tile": options.tile, "color": options.color}
     package = package.fitting(*image.shape[:2])
     result = generate(load(package), image, seed=options.seed, ids=ids, **how)
     images.write_png(options.out, result)

@@ -278,7 +278,7 @@ def _read_preprocessing(path: Path, image_size: int) -> Preprocessing:
     if not (size == crop == image_size and len(mean) == len(std) == 3 and all(switches) and bicubic):
         raise UserError(
             f"{path}: only a bicubic resize of the shorter side to {image_size}, a square of {image_size} from the "
-            "middle, mean and deviation of the three colours are built here"
+            "middle, mean and deviation of the three colors are built here"
         )
     return Preprocessing(image_size, mean, std)
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from export.emit.graph import Value
 from export.formats.onnx import products as onnx_products
 from export.formats.onnx.store import Store, Weight
-from export.quantization.weights import Keeping
+from export.quantization.weights import WeightFormats
 
 OPSET = 21  # the first with four bits, and Gelu
 INLINE = 2**30  # bytes of weights that lie within the .onnx file itself
@@ -37,8 +37,8 @@ class OnnxGraph:
         keep: in which kind each kernel is kept; see `onnx_products`.
     """
 
-    def __init__(self, keep: Keeping | None = None):
-        self.keep = Keeping() if keep is None else keep
+    def __init__(self, weight_formats: WeightFormats | None = None):
+        self.weight_formats = WeightFormats() if weight_formats is None else weight_formats
         self.signature = {"inputs": {}, "outputs": {}}
         self.inputs, self.outputs = [], []
         self.weights: dict[tuple, Weight] = {}
@@ -93,7 +93,7 @@ class OnnxGraph:
 
     def real(self, variable, view: str, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]) -> str:
         """The name of a weight in float32, as `arrange` lays it out; widened once where it is kept in float16."""
-        if self.keep(variable) != "float16":
+        if self.weight_formats(variable) != "float16":
             return self.stored(variable, view, shape, arrange)
         half = self.stored(variable, f"{view}half", shape, lambda a: arrange(a).astype("float16"), "float16")
         return self.node("Cast", [half], shape, to=TensorProto.FLOAT).name
@@ -240,18 +240,18 @@ class OnnxGraph:
         bounds = [self.numbers(np.array([n], "int64")) for n in (start, stop, 1)]
         return self.node("Slice", [x, *bounds], (*x.shape[:-1], stop - start))
 
-    def doubled(self, x: Value) -> Value:
+    def upsample_nearest(self, x: Value) -> Value:
         scales = self.numbers(np.array([1, 1, 2, 2], "float32"))
         shape = (2 * x.shape[0], 2 * x.shape[1], x.shape[2])
         options = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         return self.node("Resize", [x, "", scales], shape, **options)
 
-    def halved(self, x: Value) -> Value:
+    def downsample_mean(self, x: Value) -> Value:
         shape = ((x.shape[0] + 1) // 2, (x.shape[1] + 1) // 2, x.shape[2])
         pads = [0, 0, x.shape[0] % 2, x.shape[1] % 2]
         return self.node("AveragePool", [x], shape, kernel_shape=[2, 2], strides=[2, 2], pads=pads)
 
-    def unshuffled(self, x: Value, factor: int) -> Value:
+    def pixel_unshuffle(self, x: Value, factor: int) -> Value:
         height, width, channels = x.shape[0] // factor, x.shape[1] // factor, x.shape[2]
         blocks = self.reshaped(x, (1, channels, height, factor, width, factor), x.shape)
         turned = self.node("Transpose", [blocks], x.shape, perm=[0, 1, 3, 5, 2, 4])
@@ -271,20 +271,20 @@ class OnnxGraph:
     def clip(self, x: Value, low: float, high: float) -> Value:
         return self.node("Clip", [x, *(self.numbers(np.array(n, "float32")) for n in (low, high))], x.shape)
 
-    def above(self, x: Value, bound: float) -> Value:
-        above = self.node("Greater", [x, self.numbers(np.array(bound, "float32"))], x.shape)
-        return self.node("Cast", [above], x.shape, to=TensorProto.FLOAT)
+    def greater(self, x: Value, bound: float) -> Value:
+        greater = self.node("Greater", [x, self.numbers(np.array(bound, "float32"))], x.shape)
+        return self.node("Cast", [greater], x.shape, to=TensorProto.FLOAT)
 
     def largest_channel(self, x: Value) -> Value:
         return self.node("ReduceMax", [x, self.numbers(np.array([1], "int64"))], (*x.shape[:2], 1), keepdims=1)
 
-    def ranked(self, x: Value, places: list[int]) -> list[Value]:
+    def order_statistics(self, x: Value, places: list[int]) -> list[Value]:
         count = x.shape[0] * x.shape[1]
         flat = self.reshaped(x, (1, count), (count,))
         rising = self.node("TopK", [flat, self.numbers(np.array([count], "int64"))], (count,), 2, largest=0)
         return [self.channels(rising, place, place + 1) for place in places]
 
-    def pooled(self, x: Value, factor: int) -> Value:
+    def average_pool(self, x: Value, factor: int) -> Value:
         shape = (x.shape[0] // factor, x.shape[1] // factor, x.shape[2])
         return self.node("AveragePool", [x], shape, kernel_shape=[factor] * 2, strides=[factor] * 2)
 

@@ -29,7 +29,7 @@ COLUMNS = 2**27  # bytes that the gathered windows of a convolution may take
 
 def dense(g: OnnxGraph, x: Value, layer) -> Value:
     """`Graph.dense`."""
-    kind, d = g.keep(layer.kernel), layer.kernel.shape[-1]
+    kind, d = g.weight_formats(layer.kernel), layer.kernel.shape[-1]
     shape, bias = (*x.shape[:-1], d), _bias(g, layer, "", (d,))
     if kind == "int8":
         return _plus(g, _integer_product(g, *_rounded(g, x), layer, shape), bias)
@@ -44,7 +44,7 @@ def project_in(g: OnnxGraph, x: Value, layer) -> Value:
     """`Graph.project_in`."""
     height, width, channels = x.shape
     flat = g.reshaped(x, (channels, height * width), (channels, height * width))
-    if g.keep(layer.kernel) in ("int8", "int4"):
+    if g.weight_formats(layer.kernel) in ("int8", "int4"):
         return dense(g, g.node("Transpose", [flat], flat.shape[::-1], perm=[1, 0]), layer)
     shape = (height * width, layer.kernel.shape[-1])
     return g.node("Gemm", [flat, _matrix(g, layer), _bias(g, layer, "", shape[1:])], shape, transA=1)
@@ -53,7 +53,7 @@ def project_in(g: OnnxGraph, x: Value, layer) -> Value:
 def project_out(g: OnnxGraph, x: Value, layer, size: tuple[int, int]) -> Value:
     """`Graph.project_out`."""
     d = layer.kernel.shape[-1]
-    if g.keep(layer.kernel) in ("int8", "int4"):
+    if g.weight_formats(layer.kernel) in ("int8", "int4"):
         flat = g.node("Transpose", [dense(g, x, layer)], (d, x.shape[0]), perm=[1, 0])
     else:
         bias = _bias(g, layer, "column", (d, 1))
@@ -78,7 +78,7 @@ def conv(g: OnnxGraph, x: Value, layer) -> Value:
     after = k // 2 if stride == 1 else 1
     size = tuple((side + before + after - k) // stride + 1 for side in x.shape[:2])
     window = _Window(k, stride, before, after, size)
-    if g.keep(layer.kernel) == "int8" and k * k * x.shape[2] * math.prod(size) <= COLUMNS:
+    if g.weight_formats(layer.kernel) == "int8" and k * k * x.shape[2] * math.prod(size) <= COLUMNS:
         return _integer_conv(g, x, layer, window)
     bias = [_bias(g, layer, "", (filters,))] if layer.use_bias else []
     return g.node(
@@ -101,7 +101,7 @@ def _bias(g: OnnxGraph, layer, view: str, shape: tuple[int, ...]) -> str | None:
 def _matrix(g: OnnxGraph, layer) -> str:
     """A layer's kernel as float32 [C, D]."""
     c, d = layer.kernel.shape[-2:]
-    if g.keep(layer.kernel) != "int8_weight_only":
+    if g.weight_formats(layer.kernel) != "int8_weight_only":
         return g.real(layer.kernel, "", (c, d), lambda a: a.reshape(c, d))
     matrix = g.stored(layer.kernel, "int8", (c, d), lambda a: kept.int8(a).reshape(c, d), "int8")
     return g.node("DequantizeLinear", [matrix, _scales(g, layer)], (c, d), axis=1, again=True).name
@@ -109,7 +109,7 @@ def _matrix(g: OnnxGraph, layer) -> str:
 
 def _filters(g: OnnxGraph, layer) -> str:
     """A convolution's kernel as float32 [O, I, k, k]."""
-    kernel, kind = layer.kernel, g.keep(layer.kernel)
+    kernel, kind = layer.kernel, g.weight_formats(layer.kernel)
     k, _, c, d = kernel.shape
     own = (d, c, k, k)
     if kind == "int4":

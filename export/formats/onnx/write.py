@@ -13,7 +13,7 @@ from export.emit.program import SamplerProgram
 from export.formats.onnx.graph import OnnxGraph as Graph
 from export.formats.onnx.graph import bodies
 from export.formats.onnx.store import Store
-from export.quantization.weights import Keeping
+from export.quantization.weights import WeightFormats
 from export.runtime.run import load_onnx as load
 
 __all__ = ["MAX_GRAPH", "Graph", "load", "stored_bytes", "write"]
@@ -22,7 +22,10 @@ MAX_GRAPH = math.inf  # bytes: its weights lie in as many files as it takes
 
 
 def write(
-    programs: Sequence[SamplerProgram], emit: Callable[[Graph, SamplerProgram], None], path: Path, keep: Keeping
+    programs: Sequence[SamplerProgram],
+    emit: Callable[[Graph, SamplerProgram], None],
+    path: Path,
+    weight_formats: WeightFormats,
 ) -> list[dict]:
     """Write a graph of programs that differ in their size, each into a file of its own.
 
@@ -34,7 +37,7 @@ def write(
     made = []
     with Store(path) if len(programs) > 1 else contextlib.nullcontext() as store:
         for place, program in enumerate(programs):
-            graph, file = Graph(keep), path
+            graph, file = Graph(weight_formats), path
             if place:
                 file = path.with_stem(f"{path.stem}-{program.height}x{program.width}")
             emit(graph, program)

@@ -11,7 +11,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from export.emit.graph import Graph
 from export.emit.program import SamplerProgram, signatures
 from export.package.manifest import GraphFile
-from export.quantization.weights import Keeping
+from export.quantization.weights import WeightFormats
 from export.runtime.run import Run, Tensors
 
 # Every swish brings the function of its gradient along: without them a graph is saved four times as fast.
@@ -19,7 +19,10 @@ OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
 
 def write(
-    programs: Sequence[SamplerProgram], emit: Callable[[Graph, SamplerProgram], None], path: Path, keep: Keeping
+    programs: Sequence[SamplerProgram],
+    emit: Callable[[Graph, SamplerProgram], None],
+    path: Path,
+    weight_formats: WeightFormats,
 ) -> list[dict]:
     """Write whole programs that differ in their size, float32, as a SavedModel folder, each as a signature.
 

@@ -25,8 +25,8 @@ class LiteRtGraph:
         file: that it is a part of.
     """
 
-    def __init__(self, keep: kept.Keeping | None = None, file: LiteRtFile | None = None):
-        self.keep = kept.Keeping() if keep is None else keep
+    def __init__(self, weight_formats: kept.WeightFormats | None = None, file: LiteRtFile | None = None):
+        self.weight_formats = kept.WeightFormats() if weight_formats is None else weight_formats
         self.file = LiteRtFile() if file is None else file
         self.signature = {"inputs": {}, "outputs": {}}
         self.graph = schema.SubGraphT()
@@ -97,7 +97,7 @@ class LiteRtGraph:
         def value() -> np.ndarray:
             return np.asarray(variable.numpy(), dtype="float32")
 
-        kind, scales = self.keep(variable), None
+        kind, scales = self.weight_formats(variable), None
         dtype = "int8" if kind.startswith("int8") else kind
         if dtype == "int8":
             scales = kept.scales_of(value())  # they are part of the graph
@@ -189,8 +189,10 @@ class LiteRtGraph:
         rows = self.dense(x, layer)
         return self._reshaped(rows, (1, *size, rows.shape[1]), (*size, rows.shape[1]))
 
-    def _mean(self, x: Value | str, axes: list[int], own, keep: bool) -> Value:
-        return self._operator("MEAN", [x, self._numbers(np.array(axes, "int32"))], own, own, {"keepDims": keep})
+    def _mean(self, x: Value | str, axes: list[int], own, weight_formats: bool) -> Value:
+        return self._operator(
+            "MEAN", [x, self._numbers(np.array(axes, "int32"))], own, own, {"keepDims": weight_formats}
+        )
 
     def _group_mean(self, x: Value, groups: int) -> Value:
         """[1, H, W, C] -> [1, 1, 1, C], the mean of each channel's group."""
@@ -270,16 +272,16 @@ class LiteRtGraph:
         begin, size = (self._numbers(np.array(v, "int32")) for v in ([*[0] * (len(own) - 1), start], own))
         return self._operator("SLICE", [x, begin, size], own, shape)
 
-    def doubled(self, x: Value) -> Value:
+    def upsample_nearest(self, x: Value) -> Value:
         shape = (2 * x.shape[0], 2 * x.shape[1], x.shape[2])
         size = self._numbers(np.array(shape[:2], "int32"))
         return self._operator("RESIZE_NEAREST_NEIGHBOR", [x, size], (1, *shape), shape)
 
-    def halved(self, x: Value) -> Value:
+    def downsample_mean(self, x: Value) -> Value:
         shape = ((x.shape[0] + 1) // 2, (x.shape[1] + 1) // 2, x.shape[2])
         return self._pool(x, 2, shape)
 
-    def unshuffled(self, x: Value, factor: int) -> Value:
+    def pixel_unshuffle(self, x: Value, factor: int) -> Value:
         height, width, channels = x.shape[0] // factor, x.shape[1] // factor, x.shape[2]
         wide = (height, width, channels * factor**2)
         blocks = self._operator("SPACE_TO_DEPTH", [x], (1, *wide), wide, {"blockSize": factor})  # (f, f, C) inside
@@ -316,23 +318,23 @@ class LiteRtGraph:
             x = self._binary(kind, x, bound, _own(x.shape), x.shape)
         return x
 
-    def above(self, x: Value, bound: float) -> Value:
+    def greater(self, x: Value, bound: float) -> Value:
         own = _own(x.shape)
-        above = self._operator("GREATER", [x, self._numbers(np.array(bound, "float32"))], own, x.shape, dtype="bool")
-        return self._operator("CAST", [above], own, x.shape)
+        greater = self._operator("GREATER", [x, self._numbers(np.array(bound, "float32"))], own, x.shape, dtype="bool")
+        return self._operator("CAST", [greater], own, x.shape)
 
     def largest_channel(self, x: Value) -> Value:
         shape = (*x.shape[:2], 1)
         axes = self._numbers(np.array([3], "int32"))
         return self._operator("REDUCE_MAX", [x, axes], (1, *shape), shape, {"keepDims": True})
 
-    def ranked(self, x: Value, places: list[int]) -> list[Value]:
+    def order_statistics(self, x: Value, places: list[int]) -> list[Value]:
         count = x.shape[0] * x.shape[1]
         flat = self._reshaped(x, (1, count), (count,))
         falling = self._operator("TOPK_V2", [flat, self._numbers(np.array(count, "int32"))], (1, count), (count,))
         return [self.channels(falling, count - 1 - place, count - place) for place in places]
 
-    def pooled(self, x: Value, factor: int) -> Value:
+    def average_pool(self, x: Value, factor: int) -> Value:
         shape = (x.shape[0] // factor, x.shape[1] // factor, x.shape[2])
         return self._pool(x, factor, shape)
 

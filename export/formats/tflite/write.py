@@ -12,7 +12,7 @@ from export.emit.program import SamplerProgram, signatures
 from export.formats.tflite.file import MAX_FILE as MAX_GRAPH
 from export.formats.tflite.file import LiteRtFile
 from export.formats.tflite.graph import LiteRtGraph as Graph
-from export.quantization.weights import Keeping
+from export.quantization.weights import WeightFormats
 from export.runtime.run import load_tflite as load
 
 __all__ = ["MAX_GRAPH", "Graph", "load", "operators", "stored_bytes", "write"]
@@ -21,7 +21,10 @@ _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if
 
 
 def write(
-    programs: Sequence[SamplerProgram], emit: Callable[[Graph, SamplerProgram], None], path: Path, keep: Keeping
+    programs: Sequence[SamplerProgram],
+    emit: Callable[[Graph, SamplerProgram], None],
+    path: Path,
+    weight_formats: WeightFormats,
 ) -> list[dict]:
     """Write a graph of programs that differ in their size into one flatbuffer, each as a signature.
 
@@ -33,7 +36,7 @@ def write(
     """
     file, made = LiteRtFile(), []
     for program, name in zip(programs, signatures(programs), strict=True):
-        graph = Graph(keep, file)
+        graph = Graph(weight_formats, file)
         emit(graph, program)
         file.add(name, graph)
         made.append({"file": path, "signature": name, **graph.signature})

@@ -4,7 +4,7 @@ import { PageError } from "errors";
 
 const MAX_PIXELS = 2 ** 22; // of a photo: larger ones are made smaller when they are read, for the sake of memory
 
-/** A picture file as an image of three channels, upright, transparent parts white, colour profiles ignored. */
+/** A picture file as an image of three channels, upright, transparent parts white, color profiles ignored. */
 export async function readPicture(file) {
   const options = { colorSpaceConversion: "none", imageOrientation: "from-image" };
   let bitmap = await createImageBitmap(file, options).catch(() => {

@@ -1,4 +1,4 @@
-"""Colour alignment: closed forms, the same steps in PyTorch, memory."""
+"""Color alignment: closed forms, the same steps in PyTorch, memory."""
 
 from __future__ import annotations
 
