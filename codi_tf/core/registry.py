@@ -1,0 +1,123 @@
+"""Registries: named things of one kind, found by reading a folder and imported when they are used.
+
+A module declares what it adds with a decorator, and no other file names it:
+
+    @TASKS.register("depth")
+    class Depth(Task): ...
+
+The registry reads the modules of its package as text, so all names are known before any of them is imported. Modules
+from outside take part once they are imported: by the user's program, by the environment variable CODI_TF_PLUGINS
+("my_tasks,my_metrics"), or by an installed package's entry point in the group "codi_tf.plugins".
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from codi_tf.core.errors import UserError
+
+PLUGINS = "CODI_TF_PLUGINS"
+ENTRY_POINTS = "codi_tf.plugins"
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names and what they stand for.
+
+    Args:
+        kind: what the entries are, in messages, as "task".
+        variable: the name of the registry in source code, as "TASKS".
+        package: the package whose modules declare the entries that come with it.
+    """
+
+    def __init__(self, kind: str, variable: str, package: str):
+        self.kind, self.variable, self.package = kind, variable, package
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator that declares an entry. Raises UserError for a name that another entry has."""
+
+        def declare(entry: T) -> T:
+            there = self._entries.get(name)
+            reloaded = getattr(there, "__qualname__", None) == getattr(entry, "__qualname__", "")
+            if there is not None and not reloaded:
+                raise UserError(f"{self.kind} {name!r} is registered already: choose another name")
+            self._entries[name] = entry
+            return entry
+
+        return declare
+
+    def __iter__(self) -> Iterator[str]:
+        """All names: those of the package in its modules' order, then those from outside. Imports none of the first."""
+        _import_plugins()
+        return iter(dict.fromkeys([*self._modules, *self._entries]))
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
+
+    def __getitem__(self, name: str) -> T:
+        """The entry of a name. Raises UserError for a name that is not known."""
+        if name not in self._entries and name in self._modules:
+            importlib.import_module(self._modules[name])
+        if name not in self._entries:
+            _import_plugins()
+        if name not in self._entries:
+            raise UserError(self.unknown(name))
+        return self._entries[name]
+
+    def name_of(self, entry: T) -> str:
+        """The name under which an entry is registered. Raises UserError for one that is not."""
+        for name, known in self._entries.items():
+            if known is entry:
+                return name
+        title = getattr(entry, "__name__", repr(entry))
+        raise UserError(f"{self.kind} {title} is not registered: decorate it with {self.variable}.register(NAME)")
+
+    def unknown(self, name: object) -> str:
+        """One line about a name that is not known."""
+        close = difflib.get_close_matches(str(name), list(self), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"unknown {self.kind} {name!r}: {hint}known are {', '.join(self)}; others must be imported first"
+
+    @functools.cached_property
+    def _modules(self) -> dict[str, str]:
+        """name -> module, of the package, read from the sources."""
+        spec = importlib.util.find_spec(self.package)
+        found = {}
+        for module in pkgutil.iter_modules(spec.submodule_search_locations):
+            source = module.module_finder.find_spec(module.name, None).loader.get_source(module.name)
+            for name in _declared(source or "", self.variable):
+                found[name] = f"{self.package}.{module.name}"
+        return found
+
+
+def _declared(source: str, variable: str) -> list[str]:
+    """The names in decorators `@VARIABLE.register("name")` of a module."""
+    names = []
+    for node in ast.parse(source).body:
+        for decorator in getattr(node, "decorator_list", ()):
+            match decorator:
+                case ast.Call(ast.Attribute(ast.Name(owner), "register"), [ast.Constant(str(name))]):
+                    names += [name] if owner == variable else []
+    return names
+
+
+@functools.cache
+def _import_plugins() -> None:
+    """Import what the environment and installed packages bring. Raises UserError for a module that is not there."""
+    for module in filter(None, os.environ.get(PLUGINS, "").split(",")):
+        try:
+            importlib.import_module(module.strip())
+        except ImportError as error:
+            raise UserError(f"{PLUGINS} names {module.strip()!r}, which cannot be imported ({error})") from None
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        point.load()
