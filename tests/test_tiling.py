@@ -12,7 +12,6 @@ from scipy import ndimage
 from tiny import randomize, tiny_base
 
 import codi_tf
-from codi_tf import config
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.data import load_photos
@@ -21,6 +20,9 @@ from codi_tf.diffusion.sampling import make_grid, trajectory
 from codi_tf.inference.tiles import blended, starts, tiles, window
 from codi_tf.inference.tiling import generate_tiled, tiled_denoiser
 from codi_tf.io.images import resize
+from codi_tf.methods.codi import ConditionalDistillation
+from codi_tf.methods.finetune import Finetune
+from codi_tf.methods.guided import Guided
 from codi_tf.tasks import make_task
 
 UNDISTILLED = Path(codi_tf.__file__).parents[1] / "assets" / "photos-base" / "undistilled"
@@ -98,8 +100,8 @@ def test_blended_parts_of_a_field_are_the_field_in_any_order():
 
 def models():
     """What tiles have to mind: the adapters, masks, boundary scalings, guidance given and guidance by two calls."""
-    tuned = make_model(tiny_base(), method=config.Finetune())
-    stage_1 = config.Guided(stage=1, guidance=[1.0, 3.0])
+    tuned = make_model(tiny_base(), method=Finetune())
+    stage_1 = Guided(stage=1, guidance=[1.0, 3.0])
     guided = codi_tf.CoDi(tuned.base, tuned.student.adapter, method=stage_1)
     randomize(guided.student.unet.time_embedding.cond_proj.variables)
     yield "mu", make_model(make_base()), {}
@@ -108,9 +110,9 @@ def models():
         randomize(model.student.adapter.variables)
         yield adapter, model, {}
     yield "inpainting", make_model(tiny_base(), task=make_task("inpainting")), {}
-    yield "boundary", make_model(tiny_base(), method=config.ConditionalDistillation(boundary=True)), {}
+    yield "boundary", make_model(tiny_base(), method=ConditionalDistillation(boundary=True)), {}
     yield "takes guidance", guided, {"guidance": 2.5}
-    yield "guided", make_model(tiny_base(), method=config.Finetune(drop_condition=0.1)), {"guidance": 3.0}
+    yield "guided", make_model(tiny_base(), method=Finetune(drop_condition=0.1)), {"guidance": 3.0}
 
 
 MODELS = {name: (model, options) for name, model, options in models()}
@@ -201,7 +203,7 @@ def test_a_prompt_and_its_guidance_reach_every_tile(tmp_path):
     from tiny_pipeline import save_pipeline
 
     base = codi_tf.load_stable_diffusion(save_pipeline(tmp_path / "sd", "1.x"))
-    model = codi_tf.CoDi(base, method=config.Finetune(drop_prompt=0.1), train="adapter")
+    model = codi_tf.CoDi(base, method=Finetune(drop_prompt=0.1), train="adapter")
     randomize(model.student.adapter.variables)
     shared = {"steps": 1, "prompt": "a cat", "text_guidance": 4.0}
     made = generate_tiled(model, photo(16, 16), tile=16, overlap=8, **shared).astype(int)

@@ -32,6 +32,7 @@ from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.inference.rendering import MAX_SIDE
+from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.depth_files import as_picture, read_nearness
 from codi_tf.io.images import read_image, read_image_and_mask, resize, write_png
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from codi_tf.inference.text_to_image import TextToImage
     from codi_tf.models.tiny_decoder import TinyDecoder
 
-BUNDLE = "codi.json"
 MAX_RESULT_PIXELS = 50_000_000
 SAMPLERS = ("ddim", "dpm", "dpm++", "stochastic", "consistency")  # of bundles; the first three of checkpoints
 COMPUTE = ("float32", "bfloat16", "float16")
@@ -230,7 +230,7 @@ def _check_task(options: argparse.Namespace) -> None:
 
 def _from_prompt(options: argparse.Namespace) -> np.ndarray:
     """What a Stable Diffusion checkpoint makes of --prompt."""
-    _fill_in(options, OF_CHECKPOINTS, OF_BUNDLES, "is no trained model (it has no codi.json), which alone takes that")
+    _fill_in(options, OF_CHECKPOINTS, OF_BUNDLES, f"is no trained model (it has no {BUNDLE}), which alone takes that")
     if options.prompt is None:
         raise UserError(f"--prompt is missing: {options.model} makes a picture from a prompt")
     if options.sampler not in SAMPLERS[:3]:
@@ -333,7 +333,6 @@ def main(arguments: list[str]) -> None:
     _check_out(options.out)
     if options.decoder is not None and not options.decoder.is_dir():
         raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")
-    is_bundle = (options.model / BUNDLE).is_file()
-    picture = _from_photo(options) if is_bundle else _from_prompt(options)
+    picture = _from_photo(options) if is_bundle(options.model) else _from_prompt(options)
     write_png(options.out, picture)
     print(f"{options.out}{_kept(options)}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 from codi_tf.core.errors import Interrupted, UserError, user_errors
+from codi_tf.core.quiet import quiet_import
 
 TRY_AGAIN = 75  # exit status
 T = TypeVar("T")
@@ -53,28 +53,16 @@ def run_command(main: Callable[[list[str]], None]) -> int:
 
 
 def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
-    """Import TensorFlow without the notes that it and its libraries write about themselves.
-
-    While they are loaded these go straight to file descriptor 2, and no setting reaches all of them. Later TensorFlow's
-    own are silenced unless TF_CPP_MIN_LOG_LEVEL is set: what goes wrong is raised anyway.
+    """Import TensorFlow and start its devices quietly, see `quiet.quiet_import`.
 
     Args:
         first: called before TensorFlow looks at its devices, see `distribution.make_strategy`; its result is returned.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
+    with quiet_import():
         import tensorflow as tf
 
         result = None if first is None else first()
-        tf.config.list_logical_devices()  # the drivers of accelerators speak up here
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
+        tf.config.list_logical_devices()  # the drivers of accelerators write their notes here
     return result
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_tf.core.errors import UserError
+from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.files import whole_folder
 from export.package import adapters
 from export.package.manifest import (
@@ -76,8 +77,8 @@ def make_package(
     # What can be known before TensorFlow is loaded is said before.
     _check(out, format, layout, weights, target)
     check_steps(steps)
-    if not (bundle / "codi.json").is_file():
-        raise UserError(f"{bundle}: no bundle (there is no codi.json in it); train one or name another")
+    if not is_bundle(bundle):
+        raise UserError(f"{bundle}: no bundle (there is no {BUNDLE} in it); train one or name another")
     if decoder is not None and not decoder.is_dir():
         raise UserError(f"--decoder is {decoder}: no such folder; name that of a small decoder")
     with stage(f"loading {bundle}"):
