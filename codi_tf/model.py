@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf import config
-from codi_tf.checkpoints.adapters import Adapter, check_adapter, kind_of, make_adapter, read_adapter, write_adapter
+from codi_tf.adapters import ADAPTERS
+from codi_tf.adapters.adapted import AdaptedUNet, Adapter
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
@@ -31,7 +32,6 @@ from codi_tf.methods.finetune import FinetuneMethod
 from codi_tf.methods.guided import GuidanceMethod, HalvingMethod
 from codi_tf.methods.method import Method
 from codi_tf.methods.networks import copy_of, denoiser_with, encode_condition, fresh_unet, with_guidance
-from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.tasks import TASKS, Task, make_task
 from codi_tf.trainers.trainer import Trainer
@@ -46,8 +46,8 @@ class CoDi(Trainer):
 
     Args:
         base: from `load_stable_diffusion`; its UNet becomes part of the model.
-        adapter: "mu" (Eq. 12), "controlnet", "t2i", or an adapter that is there already (`load_controlnet`,
-            `load_t2i_adapter`, that of another model).
+        adapter: a name of `adapters.ADAPTERS`, as "mu" (Eq. 12), "controlnet" or "t2i"; or an adapter
+            (`load_controlnet`, `load_t2i_adapter`, that of another model).
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are, and may be in half precision).
         method: `config.ConditionalDistillation` (CoDi, the default), `Finetune` (the undistilled model), `Consistency`
             or `Guided`; the last two go on from an adapter that was fine-tuned.
@@ -88,7 +88,7 @@ class CoDi(Trainer):
             raise UserError(
                 "this method goes on from a fine-tuned model: give its base and adapter=tuned.student.adapter"
             )
-        kind = adapter if isinstance(adapter, str) else kind_of(adapter)
+        kind = adapter if isinstance(adapter, str) else ADAPTERS.name_of(type(adapter))
         adaptation = config.Adaptation(adapter=kind, train=train, mu_rate=mu_rate, pretrained=pretrained)
         _check_base(base, train)
         if not pretrained:
@@ -101,8 +101,8 @@ class CoDi(Trainer):
         if train == "all":
             base.path = None  # what is there is no longer what is here
         if isinstance(adapter, str):
-            adapter = make_adapter(adapter, base, task.condition_channels)
-        check_adapter(adapter, base, task.condition_channels)
+            adapter = ADAPTERS[adapter].for_base(base, task.condition_channels)
+        adapter.check(base, task.condition_channels)
         runs, base = _make_method(settings, base, adapter, perceptual)
         options = {"ema_decay": ema_decay, "mu_rate": mu_rate, "seed": seed}
         super().__init__(runs, accumulate=accumulate, scaled=scaled, **options, name=name)
@@ -114,6 +114,11 @@ class CoDi(Trainer):
     def network(self) -> AdaptedUNet:
         """The network that generates: theta- once there is one, the student before."""
         return self.student if self.average is None else self.average
+
+    @property
+    def scaled_parameters(self) -> list:
+        """The adapter's parameters that learn at `mu_rate` times the rate."""
+        return self.student.adapter.scaled_parameters
 
     @property
     def boundary(self) -> bool:
@@ -303,7 +308,7 @@ class CoDi(Trainer):
         adapter_alone = self.adaptation.train == "adapter" and self.base.path is not None
         with whole_folder(path) as folder:
             network = self.network
-            write_adapter(network.adapter, folder / "adapter", dtype=dtype)
+            network.adapter.write(folder / "adapter", dtype=dtype)
             if not adapter_alone:
                 save_base(dataclasses.replace(self.base, unet=network.unet), folder, dtype=dtype)
             write_json(
@@ -360,7 +365,7 @@ def load(
         base = load_stable_diffusion(source, compute=compute, weights=weights)
         base = dataclasses.replace(base, decoder=decoder)
         _check_base(base, adaptation["train"])
-        adapter = read_adapter(adaptation["adapter"], path / "adapter", base, task.condition_channels)
+        adapter = ADAPTERS[adaptation["adapter"]].read(path / "adapter", base, task.condition_channels)
         model = CoDi(base, adapter, adaptation["train"], method=settings, task=task, **kept)
         started = adaptation.get("pretrained", True)
         model.adaptation = dataclasses.replace(model.adaptation, pretrained=started)  # it says how it was trained

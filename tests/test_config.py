@@ -127,7 +127,6 @@ def test_experiments_cannot_be_changed():
         ({"data__image_size": 12}, "data.image_size is 12: it must be a positive multiple of 8"),
         ({"data__image_size": 0}, "data.image_size is 0"),
         ({"data__encode_once": -1}, "data.encode_once is -1"),
-        ({"adaptation__adapter": "lora"}, "adaptation.adapter is 'lora': use one of mu"),
         ({"adaptation__train": "x"}, "adaptation.train is 'x': use one of all, adapter"),
         ({"adaptation__mu_rate": 0}, "adaptation.mu_rate is 0.0: it must be positive"),
         ({"train__decay": "x"}, "train.decay is 'x': use one of cosine, constant"),

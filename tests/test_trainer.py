@@ -13,13 +13,13 @@ from conftest import SCHEDULER, VAE, make_model
 from tiny import UNET, tiny_base
 
 from codi_tf import config
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import make_autoencoder
 from codi_tf.diffusion.process import coefficients, predict
 from codi_tf.methods.autoencoder import AutoencoderMethod
 from codi_tf.methods.codi import CodiMethod
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.finetune import FinetuneMethod
-from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.trainers.trainer import Trainer
 
 GAMMA = 0.9

@@ -101,7 +101,7 @@ def encode(
 
 def _encoder(experiment: config.Experiment, task):
     """The base, what its adapter sees, and the function that makes that of conditions (None without a task)."""
-    from codi_tf.checkpoints.adapters import KINDS
+    from codi_tf.adapters import ADAPTERS
     from codi_tf.methods.networks import encode_condition
     from codi_tf.training.initialization import adapted, alone, to_pretrain
 
@@ -110,7 +110,7 @@ def _encoder(experiment: config.Experiment, task):
         base = to_pretrain(experiment.base, experiment.method) if pretrained else alone(experiment.base)
         return base, "latent", None
     base, adapter = adapted(experiment, task)
-    kind = KINDS[adapter] if isinstance(adapter, str) else adapter
+    kind = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
     return base, kind.condition_space, functools.partial(encode_condition, base, kind)
 
 

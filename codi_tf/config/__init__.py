@@ -297,12 +297,13 @@ class Adaptation:
     """How a base becomes conditional.
 
     Attributes:
-        adapter: "mu" (Eq. 12), "controlnet" or "t2i" (a T2I-Adapter, light where the base's widths allow).
+        adapter: a name of `adapters.ADAPTERS`: "mu" (Eq. 12), "controlnet" or "t2i" (a T2I-Adapter, light where the
+            base's widths allow), or one from outside.
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are).
         pretrained: whether the base's UNet keeps its weights, or starts from random ones (the paper's Fig. 7).
         mu_rate: the learning rate of mu, as a multiple of the others'.
-        start: folder of the diffusers ControlNetModel or T2IAdapter that such an adapter starts from; None: a new one,
-            or that of the bundle in `base`.
+        start: folder of the weights that an adapter starts from, of diffusers' ControlNetModel or T2IAdapter; None: a
+            new adapter, or that of the bundle in `base`.
     """
 
     adapter: str = "mu"
@@ -312,12 +313,7 @@ class Adaptation:
     start: str | None = None
 
     def __post_init__(self):
-        _one_of("adaptation.adapter", self.adapter, ("mu", "controlnet", "t2i"))
         _one_of("adaptation.train", self.train, ("all", "adapter"))
-        if self.start is not None and self.adapter == "mu":
-            raise UserError(
-                f"adaptation.start is {self.start!r}: only adapters controlnet and t2i start from a folder; remove it"
-            )
         if not self.pretrained and (self.train == "adapter" or self.start is not None):
             raise UserError("adaptation.pretrained is false: random weights must be trained, and go with a new adapter")
         if self.mu_rate <= 0:

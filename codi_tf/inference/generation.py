@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.process import Denoise, Prediction
 from codi_tf.diffusion.sampling import make_grid, trajectory
 from codi_tf.methods.networks import denoiser_with, encode_condition
-from codi_tf.models.adapter import AdaptedUNet
 
 
 class Generator:

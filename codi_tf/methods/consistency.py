@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from codi_tf import config
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import losses
 from codi_tf.methods.method import Method
 from codi_tf.methods.networks import copy_of, denoiser, encoded
-from codi_tf.models.adapter import AdaptedUNet
 
 
 class ConsistencyMethod(Method):

@@ -7,12 +7,12 @@ import tensorflow as tf
 from keras import ops
 
 from codi_tf import config
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import losses, sampling
 from codi_tf.methods.method import Method
 from codi_tf.methods.networks import assign_network, copy_of, denoiser, encoded
-from codi_tf.models.adapter import AdaptedUNet
 
 
 class GuidanceMethod(Method):

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from codi_tf import config, data
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base, make_autoencoder, measure_scale
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.tiny_decoder import save_decoder
@@ -28,7 +29,6 @@ from codi_tf.methods.finetune import FinetuneMethod
 from codi_tf.methods.guided import HalvingMethod
 from codi_tf.methods.networks import encode_condition
 from codi_tf.model import CoDi
-from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.tasks import Task, make_task
 from codi_tf.trainers.optimizers import FusedAdamW
 from codi_tf.trainers.trainer import Trainer

@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from codi_tf import config
-from codi_tf.checkpoints.adapters import Adapter, read_adapter
+from codi_tf.adapters import ADAPTERS
+from codi_tf.adapters.adapted import Adapter
 from codi_tf.checkpoints.base import Base, check_decoder, make_network, make_unet
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion, with_text
 from codi_tf.core.errors import UserError
@@ -18,6 +19,11 @@ from codi_tf.tasks import Task
 def adapted(experiment: config.Experiment, task: Task) -> tuple[Base, str | Adapter]:
     """The base of an experiment and its adapter: of the bundle in `base`, of `adaptation.start`, or a new one."""
     adaptation, memory = experiment.adaptation, experiment.memory
+    kind = ADAPTERS[adaptation.adapter]
+    if adaptation.start is not None and not kind.starts_from_folder:
+        raise UserError(
+            f"adaptation.start is {adaptation.start!r}: adapter {adaptation.adapter} starts from no folder; remove it"
+        )
     formats = {"compute": memory.compute, "weights": memory.frozen_weights}
     if is_bundle(experiment.base):
         if experiment.text is not None:
@@ -37,7 +43,7 @@ def adapted(experiment: config.Experiment, task: Task) -> tuple[Base, str | Adap
         base = with_text(base, experiment.text, **formats)
     if adaptation.start is None:
         return base, adaptation.adapter
-    return base, read_adapter(adaptation.adapter, Path(adaptation.start), base, task.condition_channels)
+    return base, kind.read(Path(adaptation.start), base, task.condition_channels)
 
 
 def _check_teacher(experiment: config.Experiment, bundle: CoDi) -> None:
