@@ -31,7 +31,7 @@ from export.formats.tflite import file as litert_file
 from export.formats.tflite.graph import LiteRtGraph
 from export.formats.tflite.write import operators
 from export.formats.tflite.write import stored_bytes as tflite_bytes
-from export.quantization.weights import WEIGHT_FORMATS, WeightFormats, dequantized
+from export.quantization.weights import WeightFormats, dequantized
 
 GRAPHS = {"onnx": OnnxGraph, "tflite": LiteRtGraph}
 EVERY = pytest.mark.parametrize("format", GRAPHS)
