@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.data.permutation import permuted
 from codi_tf.data.pipeline import ONE_HOST
 from codi_tf.io.tensor_files import StoredTensor, read_header
-from codi_tf.tasks import TASKS, Task
+from codi_tf.tasks import Task, task_config
 
 META = "meta.json"
 
@@ -121,8 +120,7 @@ def made_with(
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     autoencoder = {"sha256": digest.hexdigest(), "scaling_factor": float(base.vae.scaling_factor)}
     autoencoder["compute"] = base.vae.compute_dtype
-    name = next((name for name, kind in TASKS.items() if isinstance(task, kind)), None)
-    options = None if task is None else {"name": name, **dataclasses.asdict(task)}
+    options = None if task is None else task_config(task)
     made = {"image_size": image_size, "task": options, "condition_space": condition_space, "autoencoder": autoencoder}
     made["tokenizer"] = None if tokenizer is None else {"sha256": _sha256_of(tokenizer)}
     return json.loads(json.dumps(made))  # tuples become lists, as they do in the file

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from codi_tf.core.errors import UserError
-from codi_tf.data.in_memory import MAX_ZOOM_OUT
 from codi_tf.data.records import Unreadable
+from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
 from codi_tf.io import depth_files, images
 
 _LYING = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -61,10 +61,8 @@ def window_side(u: float, size: tuple[int, int], image_size: int) -> int:
     """
     if min(size) < image_size:
         raise Unreadable(f"it is {size[0]}x{size[1]}, smaller than image_size {image_size}")
-    largest = max(800, round(1.5 * MAX_ZOOM_OUT * image_size))
-    factor = max(1.0, max(size) / largest)  # a larger picture is looked at as if it had been shrunk by this
-    shorter = max(image_size, round(min(size) / factor))
-    zoom = math.exp(u * math.log(min(MAX_ZOOM_OUT, shorter / image_size)))
+    factor = shrink_factor(*size, image_size)
+    zoom = math.exp(u * max_log_zoom(shrunk_side(min(size), factor, image_size), image_size))
     return min(max(round(image_size * zoom * factor), image_size), *size)
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from codi_tf.core.errors import UserError
 from codi_tf.data.pipeline import Source
+from codi_tf.tasks.draws import whole_between
 from codi_tf.tasks.super_resolution import gaussian_blur
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -76,9 +77,9 @@ class Edits:
         def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
             source = draw_photo(index, seed)["image"]
             u = tf.unstack(tf.random.stateless_uniform([2], tf.random.fold_in(seed, STREAM)))
-            edit = _one_of(len(self.edits), u[0])
+            edit = whole_between((0, len(self.edits) - 1), u[0])
             edited = tf.switch_case(edit, [_applied(one.apply, source) for one in self.edits])
-            prompt = texts[firsts[edit] + _one_of(counts[edit], u[1])]
+            prompt = texts[firsts[edit] + whole_between((0, counts[edit] - 1), u[1])]
             return {"image": tf.ensure_shape(edited, source.shape), "source": source, "prompt": prompt}
 
         return draw
@@ -89,11 +90,6 @@ def _applied(apply: Callable[[tf.Tensor], tf.Tensor], source: tf.Tensor) -> Call
         return apply(source)
 
     return branch
-
-
-def _one_of(count: tf.Tensor | int, u: tf.Tensor) -> tf.Tensor:
-    """One of 0 .. count - 1, each equally likely; u in [0, 1)."""
-    return tf.minimum(tf.cast(u * tf.cast(count, tf.float32), tf.int32), count - 1)
 
 
 # --- the formulae: x is the picture, float32 [S, S, 3] in [-1, 1]

@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
 from codi_tf.io import images
+from codi_tf.tasks.draws import whole_between
 
-MAX_ZOOM_OUT = 2.5  # a crop of S pixels shows a window of S to 2.5 S pixels of the photo
 PYRAMID = (1.0, 1.5, 2.25)  # every photo is kept at these shrinkings: what remains per example is at most 1.5
 
 
@@ -65,9 +66,8 @@ class Photos:
                     f"photo {name} is {height}x{width}, smaller than image_size {image_size}; "
                     "choose a smaller image_size or leave the photo out"
                 )
-        largest = max(800, round(1.5 * MAX_ZOOM_OUT * image_size))  # beyond this side, windows would be mere texture
         names = self.names
-        factors = [max(1.0, max(self.images[name].shape[:2]) / largest) for name in names]
+        factors = [shrink_factor(*self.images[name].shape[:2], image_size) for name in names]
         shrunk = [_shrink(self.images[name], f, image_size) for name, f in zip(names, factors, strict=True)]
         atlas, places = _atlas([[_shrink(photo, factor) for factor in PYRAMID] for photo in shrunk])
         companions = None
@@ -81,18 +81,18 @@ class Photos:
             companions = None if companions is None else tf.constant(companions)
             prompts = None if self.prompts is None else tf.constant([self.prompts[name] for name in names])
             cumulative = tf.constant(np.cumsum(weights / weights.sum())[:-1], tf.float32)  # [N - 1]
-            max_log_zoom = tf.constant(np.log(np.minimum(MAX_ZOOM_OUT, sides.min(axis=1) / image_size)), tf.float32)
+            max_log = tf.constant([max_log_zoom(shorter, image_size) for shorter in sides.min(axis=1)], tf.float32)
             levels = tf.constant(PYRAMID, tf.float32)
 
         def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
             u = tf.unstack(tf.random.stateless_uniform([5], seed))
             photo = tf.searchsorted(cumulative, u[0:1], side="right")[0]
-            zoom = tf.exp(u[1] * max_log_zoom[photo])  # window side / image_size, in the photo
+            zoom = tf.exp(u[1] * max_log[photo])  # window side / image_size, in the photo
             level = tf.reduce_sum(tf.cast(levels[1:] <= zoom, tf.int32))
             top, height, width = tf.unstack(places[photo, level])
             side = tf.cast(tf.round(image_size * zoom / levels[level]), tf.int32)
             side = tf.clip_by_value(side, image_size, tf.minimum(height, width))
-            y, x = _place(u[2], height - side), _place(u[3], width - side)
+            y, x = whole_between((0, height - side), u[2]), whole_between((0, width - side), u[3])
 
             def cut(tensor: tf.Tensor) -> tf.Tensor:
                 window = tf.slice(tensor, [top + y, x, 0], [side, side, tensor.shape[-1]])
@@ -134,11 +134,6 @@ def recolored(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return 2 * ((tf.gather(image, order, axis=-1) + 1) / 2) ** gamma - 1
 
 
-def _place(u: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
-    """One of 0 .. room, each equally likely; u in [0, 1)."""
-    return tf.minimum(tf.cast(u * tf.cast(room + 1, tf.float32), tf.int32), room)
-
-
 def _atlas(pyramids: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """All levels of all photos below one another, padded at the right: a crop is then one slice of one tensor.
 
@@ -160,7 +155,7 @@ def _shrink(photo: np.ndarray, factor: float, smallest: int = 1) -> np.ndarray:
     """Uint8 [H, W, 3], or float32 [H, W, 1], made smaller by the factor, no side below `smallest`."""
     if factor == 1:
         return photo
-    height, width = (max(smallest, round(side / factor)) for side in photo.shape[:2])
+    height, width = (shrunk_side(side, factor, smallest) for side in photo.shape[:2])
     if photo.dtype == np.uint8:
         return images.to_uint8(images.resize(photo / np.float32(255), height, width))
     return tf.image.resize(photo, [height, width], "area").numpy()  # a map has no range to be clipped to

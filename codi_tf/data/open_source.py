@@ -53,7 +53,7 @@ def open_source(
             Behind TFRecord files and TFDS names, ?image=FEATURE&text=FEATURE names the features. What lies beside
             pictures in files and tar files is described at `records.index_webdataset`.
         split: "train", "heldout" or None for all; a hash of the names decides, see `records.Records.of_split`.
-        made_of: "image", or "depth" or "source" for tasks that make conditions of these.
+        condition_key: "image", or "depth" or "source" for tasks that make conditions of these.
         heldout_fraction: the share of "heldout", in [0, 1].
         seed: of the order of what is read from disk.
         max_unreadable: the share of unreadable records that a run may go on with, see `stream.Stream`; of shards, that
@@ -70,7 +70,7 @@ def open_source(
     found = _OPTIONS.fullmatch(text)
     name = found["name"] if found else text
     options = dict(pair.split("=", 1) for pair in found["options"].split("&")) if found else {}
-    streamed = {"made_of": condition_key, "seed": seed, "max_unreadable": max_unreadable}
+    streamed = {"condition_key": condition_key, "seed": seed, "max_unreadable": max_unreadable}
     if name.startswith(PREFIX):
         examples = open_tfds(name, split, options, heldout_fraction=heldout_fraction)
         check_any(len(examples), f"the images of {text}", split, heldout_fraction)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from keras import ops
 
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.halving import Halving
 from codi_tf.diffusion.process import (
     Denoise,
     Prediction,
@@ -24,7 +25,7 @@ from codi_tf.diffusion.process import (
     q_sample,
     velocity,
 )
-from codi_tf.diffusion.sampling import Halving, guided
+from codi_tf.diffusion.sampling import guided
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], x_hat [B, ...]) -> [B]
 
@@ -65,7 +66,7 @@ def pixel_distance(decode: Callable[[Tensor], Tensor]) -> Distance:
 def perceptual_distance(decode: Callable[[Tensor], Tensor], features: Callable[[Tensor], Sequence[Tensor]]) -> Distance:
     """sum_l ||F_l(D(x)) - F_l(D(x_hat))||^2 (CoDi, Fig. 2: LPIPS of the decoded images).
 
-    decode: latents -> images; features: images -> feature maps F_l [B, ...], one for each layer l, normalised and
+    decode: latents -> images; features: images -> feature maps F_l [B, ...], one for each layer l, normalized and
     weighted already. For LPIPS: of unit length along the channels, times the square root of (weight of the channel,
     times number of channels), because ||.||^2 is a mean here and a sum over the channels there.
     """

@@ -69,7 +69,7 @@ def render(
     height, width = made.height, made.width
     if made.working != (height, width):
         image = to_uint8(resize(image / np.float32(255), height, width))
-        if photo.shape[-1] == 4:
+        if model.task.has_mask:
             image = _with_known(image, resize_condition(photo, height, width))
     if color == "none":
         return image
@@ -86,23 +86,13 @@ def plan(model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None)
     limit = pixel_limit(model.base)
     whole = Plan(height, width, working=(height, width))
     smaller = whole._replace(working=working_size(height, width, limit))
-    if tile == 0 or (tile is None and (smaller == whole or not is_local(model.task))):
+    if tile == 0 or (tile is None and (smaller == whole or not model.task.is_local)):
         return smaller
     if tile is None:
         tiled = _of_tiles(whole, _largest_tile(model.base, limit), model.base.multiple)
-        return smaller if _has_blind_tile(photo, tiled, upscale) else tiled
+        return smaller if model.task.has_mask and _has_blind_tile(photo, tiled, upscale) else tiled
     _check_tile(model, tile)
     return _of_tiles(whole, tile, model.base.multiple) if max(height, width) > tile else whole
-
-
-def is_local(task) -> bool:
-    """Whether a task, or its class, makes a condition of what lies near a pixel, so that tiles of it will do."""
-    return task.condition_key == "image"
-
-
-def keeps_colors(task) -> bool:
-    """Whether a task, or its class, makes a picture with the colors of the whole condition: super-resolution."""
-    return task.condition_key == "image" and task.condition_channels == 3
 
 
 def _largest_tile(base, limit: int) -> int:
@@ -120,9 +110,6 @@ def _of_tiles(whole: Plan, tile: int, multiple: int) -> Plan:
 
 def _has_blind_tile(photo: np.ndarray, tiled: Plan, upscale: int) -> bool:
     """Whether all that a tile would see of the photo is to be filled in."""
-
-    if photo.shape[-1] == 3:
-        return False
     unknown = photo[..., 3] > 0.5
     places = tiles(tiled.height, tiled.width, tiled.tile, tiled.overlap)
     return any(unknown[_of_photo(place.rows, upscale), _of_photo(place.columns, upscale)].all() for place in places)
@@ -135,7 +122,7 @@ def _of_photo(interval: slice, upscale: int) -> slice:
 def _check_tile(model, tile: int) -> None:
     multiple = model.base.multiple
     whole_number("tile", tile, 2 * multiple, 2**31)
-    if not is_local(model.task):
+    if not model.task.is_local:
         raise UserError(f"tile is {tile}: this model's task needs the whole picture at once; leave it out")
     if tile % multiple:
         raise UserError(f"tile is {tile}: it must be a multiple of {multiple}, such as {tile // multiple * multiple}")
@@ -146,7 +133,7 @@ def _check_color(model, color: str) -> None:
         return
     if color not in ALIGNMENTS:
         raise UserError(f"color is {color!r}: use one of none, {', '.join(ALIGNMENTS)}")
-    if not keeps_colors(model.task):
+    if not model.task.keeps_colors:
         raise UserError(f"color is {color}: this model's task does not keep a picture's colors; leave it out")
 
 

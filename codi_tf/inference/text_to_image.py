@@ -13,9 +13,9 @@ from codi_tf.checkpoints.base import Base
 from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from codi_tf.diffusion.grid import Grid, sdedit_grid, sdedit_start
 from codi_tf.diffusion.process import coefficients, predict
-from codi_tf.diffusion.sampling import Grid, guided, sdedit_grid, sdedit_start, trajectory
-from codi_tf.diffusion.scheduler_config import sampler_grid
+from codi_tf.diffusion.sampling import guided, make_checkpoint_grid, trajectory
 from codi_tf.inference.generation import check_finite
 from codi_tf.inference.rendering import MAX_SIDE, pixel_limit, working_size
 from codi_tf.io.images import as_batch, to_uint8
@@ -70,7 +70,7 @@ class TextToImage:
         Args:
             prompts: B of them, or one.
             negative_prompt: takes the place of the empty prompt that guidance leads away from.
-            sampler: "dpm++", "dpm" or "ddim", with the checkpoint's time grid (`schedules.sampler_grid`).
+            sampler: "dpm++", "dpm" or "ddim", with the checkpoint's time grid (`sampling.make_checkpoint_grid`).
             steps: of the whole grid; each evaluates the network once, on a doubled batch with guidance.
             guidance: diffusers' guidance_scale, at least 1; 1 is none (`sampling.guided`).
             seed: the same seed gives the same noise everywhere.
@@ -118,7 +118,7 @@ class TextToImage:
     def grid(self, sampler: str, steps: int) -> Grid:
         """The sampler's time grid, as diffusers makes it from the checkpoint's scheduler_config.json."""
         steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
-        return sampler_grid(self.base.scheduler, self.base.schedule, sampler, steps)
+        return make_checkpoint_grid(sampler, self.base.scheduler, self.base.schedule, steps)
 
     def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """Height and width of a picture; None: as the checkpoint was trained.
@@ -166,7 +166,7 @@ class TextToImage:
         """Latents z [B, h, w, 4] at the grid's first time -> clean latents; one evaluation a step.
 
         Args:
-            z: pure noise, or what `sampling.sdedit_start` makes.
+            z: pure noise, or what `grid.sdedit_start` makes.
             contexts: from `contexts`, with the same guidance.
             grid: from `grid`.
             guidance: see `generate`.

@@ -129,7 +129,7 @@ def generate_tiled(
     c, of_c = condition, pixels
     if network.condition_space == "latent":
         encode = tf.function(functools.partial(encode_condition, base, network), autograph=False)
-        channels = shape[3] + condition.shape[3] - 3  # a mask stands beside the latents
+        channels = shape[3] + model.task.has_mask  # the mask follows the latents
         parts = (
             (place, encode(tf.constant(pixel.of(condition)))) for place, pixel in zip(latents, pixels, strict=True)
         )

@@ -12,7 +12,8 @@ import functools
 import math
 
 import numpy as np
-import tensorflow as tf
+
+from codi_tf.core.lazy import tensorflow as tf
 
 RESIZES = ("area", "bilinear", "bicubic")
 PHOTONS = 256  # what a white pixel counts in Poisson noise

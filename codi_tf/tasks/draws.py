@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
+from codi_tf.core.lazy import tensorflow as tf
 
 
 def between(bounds: tuple, u: tf.Tensor) -> tf.Tensor:

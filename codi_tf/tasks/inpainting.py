@@ -7,17 +7,16 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import tensorflow as tf
-
 from codi_tf.core.errors import UserError
+from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.tasks.draws import between, whole_between
 from codi_tf.tasks.options import checked_range, is_number
+from codi_tf.tasks.task import TASKS, Graph, Task, Value
 
-TASK = "inpainting"
 
-
+@TASKS.register("inpainting")
 @dataclass(frozen=True, kw_only=True)
-class Inpainting:
+class Inpainting(Task):
     """condition = ((1 - mask) image, mask), mask 1 where the photo is unknown: free-form strokes, a box or a half.
 
     The masks are those that Palette (Saharia et al. 2022, section 4) trains with, free-form strokes as in Yu et al.
@@ -39,8 +38,9 @@ class Inpainting:
     """
 
     condition_channels: ClassVar[int] = 4
-    condition_key: ClassVar[str] = "image"
-    prompted: ClassVar[bool] = False
+    has_mask: ClassVar[bool] = True
+    is_local: ClassVar[bool] = True
+    uses_condition_at_end: ClassVar[bool] = True
 
     free_form: float = 0.6
     box: float = 0.3
@@ -55,9 +55,9 @@ class Inpainting:
     def __post_init__(self) -> None:
         for name, weight in (("free_form", self.free_form), ("box", self.box), ("half", self.half)):
             if not is_number(weight) or weight < 0:
-                raise UserError(f"{TASK}: {name} must be a number from 0 on, not {weight!r}")
+                raise UserError(f"{self.name}: {name} must be a number from 0 on, not {weight!r}")
         if self.free_form + self.box + self.half == 0:
-            raise UserError(f"{TASK}: free_form, box and half are all 0: one kind of mask must be drawn")
+            raise UserError(f"{self.name}: free_form, box and half are all 0: one kind of mask must be drawn")
         for name, low, high, whole in (
             ("strokes", 1, 100, True),
             ("stroke_segments", 1, 100, True),
@@ -66,7 +66,7 @@ class Inpainting:
             ("stroke_width", 0, 1, False),
             ("box_side", 0, 1, False),
         ):
-            object.__setattr__(self, name, checked_range(TASK, name, getattr(self, name), low, high, whole=whole))
+            object.__setattr__(self, name, checked_range(self.name, name, getattr(self, name), low, high, whole=whole))
 
     def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """condition = ((1 - mask) image, mask), a function of (image, seed) only.
@@ -104,6 +104,18 @@ class Inpainting:
             float32 [..., H, W, 3] in [-1, 1].
         """
         return tf.where(condition[..., 3:] > 0, images, condition[..., :3])
+
+    def emit_condition(self, g: Graph, image: Value) -> Value:
+        """`condition_from_image` in the operations of an exported graph."""
+        mask = g.greater(g.channels(image, 3, 4), 0.0)
+        known = g.multiply(g.channels(image, 0, 3), g.affine(mask, -1.0, 1.0))
+        return g.concatenate(known, mask)
+
+    def emit_finish(self, g: Graph, image: Value, condition: Value) -> Value:
+        """`finish` in the operations of an exported graph."""
+        mask = g.channels(condition, 3, 4)
+        known = g.multiply(g.channels(condition, 0, 3), g.affine(mask, -1.0, 1.0))
+        return g.add(g.multiply(image, mask), known)
 
     def mask(self, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
         """A mask of any of the three kinds, float32 [H, W, 1]: 1 where the photo is unknown, else 0.

@@ -7,11 +7,9 @@ import functools
 import math
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar
-
-import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.tasks.degradations import (
     RESIZES,
     filtered,
@@ -26,14 +24,15 @@ from codi_tf.tasks.degradations import (
 from codi_tf.tasks.draws import between, whole_between
 from codi_tf.tasks.enlarging import Enlarging
 from codi_tf.tasks.options import checked_range, is_number
+from codi_tf.tasks.task import TASKS
 
-TASK = "real_world"
 KERNELS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 DIRECTIONS = ("up", "down", "keep")
 SINC_CUTOFF = (math.pi / 3, math.pi)
 WIDE_SINC_CUTOFF = (math.pi / 5, math.pi)  # of blur kernels of 13 pixels and more, which can hold a lower cutoff
 
 
+@TASKS.register("real_world")
 @dataclass(frozen=True, kw_only=True)
 class RealWorld(Enlarging):
     """condition = up(last(round 2(round 1(image)))), round = jpeg(resize(blur * image) + noise).
@@ -67,8 +66,6 @@ class RealWorld(Enlarging):
     Raises:
         UserError: an option out of its range.
     """
-
-    name: ClassVar[str] = TASK
 
     scale: int = 4
     kernel_range: tuple[int, int] = (7, 21)
@@ -106,7 +103,7 @@ class RealWorld(Enlarging):
         self.check_scale()
         self._check_range("kernel_range", 1, 99, whole=True)
         if any(size % 2 == 0 for size in self.kernel_range):
-            raise UserError(f"{TASK}: kernel_range must be two odd numbers, not {self.kernel_range!r}")
+            raise UserError(f"{self.name}: kernel_range must be two odd numbers, not {self.kernel_range!r}")
         for name in ("second_blur_prob", "final_sinc_prob"):
             self._check_probability(name)
         for suffix in ("", "2"):
@@ -125,7 +122,8 @@ class RealWorld(Enlarging):
                 self._check_range(name + suffix, low, high)
             low, high = getattr(self, "resize_range" + suffix)
             if not low <= 1 <= high:
-                raise UserError(f"{TASK}: resize_range{suffix} must go from 1 or less to 1 or more, not {(low, high)}")
+                wanted = f"go from 1 or less to 1 or more, not {(low, high)}"
+                raise UserError(f"{self.name}: resize_range{suffix} must {wanted}")
             self._check_range("jpeg_range" + suffix, 1, 100, whole=True)
 
     def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -174,19 +172,19 @@ class RealWorld(Enlarging):
         return tf.cond(u[5] < 0.5, jpeg_last, jpeg_first)
 
     def _check_range(self, name: str, low: float, high: float, *, whole: bool = False) -> None:
-        object.__setattr__(self, name, checked_range(TASK, name, getattr(self, name), low, high, whole=whole))
+        object.__setattr__(self, name, checked_range(self.name, name, getattr(self, name), low, high, whole=whole))
 
     def _check_probability(self, name: str) -> None:
         value = getattr(self, name)
         if not is_number(value) or not 0 <= value <= 1:
-            raise UserError(f"{TASK}: {name} must be a number from 0 to 1, not {value!r}")
+            raise UserError(f"{self.name}: {name} must be a number from 0 to 1, not {value!r}")
 
     def _check_weights(self, name: str, kinds: tuple[str, ...]) -> None:
         value = getattr(self, name)
         well_formed = isinstance(value, tuple | list) and len(value) == len(kinds)
         if not (well_formed and all(is_number(v) and v >= 0 for v in value) and sum(value) > 0):
             wanted = f"{len(kinds)} weights from 0 on, not all 0, of {', '.join(kinds)}"
-            raise UserError(f"{TASK}: {name} must be {wanted}, not {value!r}")
+            raise UserError(f"{self.name}: {name} must be {wanted}, not {value!r}")
         object.__setattr__(self, name, tuple(value))
 
 

@@ -272,7 +272,6 @@ def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:
 
 
 def _facts(program: SamplerProgram, format: str) -> dict:
-    from codi_tf.inference.rendering import keeps_colors
     from export.emit import sampler
 
     makers = ("tensorflow", "keras", "onnx") if format == "onnx" else ("tensorflow", "keras")
@@ -285,7 +284,8 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
         "prompt": program.prompt,
         "task": program.model.task_config(),
-        "keeps_colors": keeps_colors(program.model.task),
+        "condition_file": program.model.task.condition_file,
+        "keeps_colors": program.model.task.keeps_colors,
         "scheduler": program.model.base.scheduler,
         "made_with": {name: importlib.import_module(name).__version__ for name in makers},
     }

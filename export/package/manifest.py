@@ -52,7 +52,7 @@ class Package:
         schedule: of every step t, its features "time", and the numbers "a" and "b".
         channels: of the condition, 4 with a mask.
         task: its name.
-        depth_kind: of depth to image, what maps hold: "disparity" or "depth".
+        condition_file: what the file of a condition holds, see `codi_tf.io.conditions.read_condition`.
         keeps_colors: whether the picture has the condition's colors.
         prompted: whether the prompt is an input; the tokenizer lies in the package then.
         others: the same for other sizes, of the same weights.
@@ -67,7 +67,7 @@ class Package:
     schedule: tuple[dict, ...]
     channels: int
     task: str
-    depth_kind: str = "disparity"
+    condition_file: str = "image"
     keeps_colors: bool = False
     prompted: bool = False
     others: tuple[Package, ...] = ()
@@ -152,10 +152,15 @@ def _package(folder: Path, manifest: dict) -> Package:
         schedule=schedule,
         channels=int(inputs["condition"]["shape"][-1]),
         task=str(task["name"]),
-        depth_kind=str(task.get("kind", "disparity")),
+        condition_file=str(manifest.get("condition_file") or _condition_file(task)),
         keeps_colors=bool(manifest["keeps_colors" if manifest["version"] > 2 else "keeps_colours"]),
         prompted="ids" in inputs,
     )
+
+
+def _condition_file(task: dict) -> str:
+    """What the file of a condition holds, of the tasks of manifests that do not name it (0.1.0)."""
+    return {"inpainting": "masked_image", "depth": task.get("kind", "disparity")}.get(task["name"], "image")
 
 
 def format_module(name: str) -> ModuleType:
