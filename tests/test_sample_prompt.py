@@ -14,7 +14,6 @@ from PIL import Image
 from tiny_pipeline import save_pipeline
 
 import codi_tf
-from codi_tf.cli import sample
 from codi_tf.cli.sample import main
 from codi_tf.core.errors import UserError
 from codi_tf.inference.text_to_image import TextToImage

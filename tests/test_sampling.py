@@ -442,9 +442,7 @@ def test_samplers_have_their_names():
     for name in SAMPLERS:
         with pytest.raises(UserError, match="num_steps is 1001"):
             make_grid(name, SCHEDULE, 1001)
-    with pytest.raises(
-        UserError, match="unknown sampler 'euler': known are consistency, ddim, dpm, dpm.., stochastic; "
-    ):
+    with pytest.raises(UserError, match="unknown sampler 'euler': known are consistency, ddim, dpm, dpm"):
         make_grid("euler", SCHEDULE, 4)
 
 
