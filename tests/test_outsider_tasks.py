@@ -1,4 +1,4 @@
-"""Tasks and samplers from outside: registered by a test, then trained, saved, loaded, sampled, as those that come along.
+"""Tasks and samplers from outside: registered by a test, then trained, saved, loaded and sampled as the built-in ones.
 
 Each catches a name that is kept in a second list, a guess from channels or keys, or a bundle that knows only our tasks.
 """

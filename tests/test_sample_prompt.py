@@ -162,7 +162,7 @@ def test_a_folder_that_json_tells_to_be_right_is_read(without_weights, tmp_path)
 
 
 def test_a_base_without_a_text_encoder_takes_no_prompt(base_folder, tmp_path):
-    with pytest.raises(UserError, match="has no text encoder: it makes no pictures from prompts"):
+    with pytest.raises(UserError, match="has no text encoder: it makes no images from prompts"):
         from_prompt(base_folder, tmp_path / "out.png", "--prompt", "x")
 
 

@@ -178,7 +178,7 @@ def pixelated(x: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(tf.image.resize(squares, size, "nearest"), -1.0, 1.0)
 
 
-def posterised(x: tf.Tensor) -> tf.Tensor:
+def posterized(x: tf.Tensor) -> tf.Tensor:
     """Rounded to 3 values a channel: black, half, white."""
     return tf.round(x)
 
@@ -269,8 +269,8 @@ EDITS = {
         ("pixelate it", "turn it into large pixels", "make it pixel art", "make it a mosaic"),
         ("turn it into pixel art", "pixelate the photo"),
     ),
-    "posterised": Edit(
-        posterised,
+    "posterized": Edit(
+        posterized,
         ("turn it into a poster", "posterize it", "use only a few colors", "make it pop art"),
         ("make it a poster", "turn it into pop art"),
     ),

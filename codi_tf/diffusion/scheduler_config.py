@@ -2,8 +2,8 @@
 
 The reference is diffusers' StableDiffusionPipeline with `DDIMScheduler.from_pretrained` or
 `DPMSolverMultistepScheduler.from_pretrained` of that file: a key that is missing has their default, whatever scheduler
-the file names. Values that would change the numbers and are not supported here are refused.
-The time grids are made in `samplers`.
+the file names. Values that would change the numbers and are not supported here are refused. The time grids
+are made in `samplers`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SCHEDULERS = (
 
 
 def check_scheduler(config: dict) -> None:
-    """Refuses a scheduler_config.json whose diffusion is not the one that is built here.
+    """Refuses a scheduler_config.json of a diffusion process that is not supported.
 
     Raises:
         UserError: one line with the key, its value and the values that are possible.
@@ -61,7 +61,7 @@ def make_schedule_of(config: dict) -> Schedule:
     """The schedule of a scheduler_config.json; missing keys as in diffusers: linear betas, 0.0001 to 0.02, 1000 times.
 
     Raises:
-        UserError: for what `check_scheduler` or `diffusion.make_schedule` refuse, or values of another type.
+        UserError: for what `check_scheduler` or `process.make_schedule` refuse, or values of another type.
     """
     check_scheduler(config)
     try:

@@ -1,4 +1,4 @@
-"""Depth to image: the condition is how near each pixel of the photo is."""
+"""Depth to image: the condition is how near each pixel of the image is."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Depth(Task):
     """condition = 2 (near - low) / (high - low) - 1, clipped to [-1, 1], in three equal channels.
 
     The normalization of MiDaS and of Stable Diffusion's depth-to-image model: nearness (larger is nearer: disparity, or
-    the inverse of the distance) of each picture by its own extremes, so that neither its unit nor its scale matters. A
-    picture that is equally near everywhere has a condition of 0.
+    the inverse of the distance) scaled by its own extremes in each image, so that neither unit nor scale matters. Where
+    all of an image is equally near, the condition is 0.
 
     Attributes:
-        kind: what the maps in files hold: "disparity" (larger is nearer, 0 a value as any other) or "depth" (distances,
-            0 where unknown). Within examples there is only nearness.
-        percentiles: low and high, as shares in percent of the picture's pixels that are at most so near: 0 and 100 are
-            its extremes; others keep single wrong pixels of a measured map from setting the scale.
+        kind: what the maps in files hold: "disparity" (larger is nearer, 0 is a valid value) or "depth" (distances,
+            0 where unknown). Examples hold nearness in any case.
+        percentiles: low and high, of the nearness in an image: 0 and 100 are its extremes; others keep single
+            wrong pixels of a measured map from setting the scale.
 
     Raises:
         UserError: an option out of its range.
@@ -53,23 +53,23 @@ class Depth(Task):
         object.__setattr__(self, "percentiles", percentiles)
 
     def degrade(self, depth: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """condition = 2 (near - low) / (high - low) - 1, clipped; the seed plays no part.
+        """condition = 2 (near - low) / (high - low) - 1, clipped; the seed is not used.
 
         Args:
             depth: nearness, float32 [H, W, 1], larger is nearer, finite.
             seed: int32 [2].
 
         Returns:
-            float32 [H, W, 3] in [-1, 1], 1 where it is nearest.
+            float32 [H, W, 3] in [-1, 1], 1 at the nearest pixels.
         """
         return tf.repeat(self.normalized(depth), 3, axis=-1)
 
     def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
-        """The condition of a user's nearness, in any unit; `picture` makes one of a map.
+        """The condition of a user's nearness, in any unit; `as_image` makes one of a map.
 
         Args:
             image: float32 [..., H, W, 1 or 3], larger is nearer; of several channels the largest counts. A condition is
-                its own condition, but for rounding.
+                its own condition, up to rounding.
 
         Returns:
             float32 [..., H, W, 3], as from `degrade`.
@@ -89,11 +89,11 @@ class Depth(Task):
     def normalized(self, near: tf.Tensor) -> tf.Tensor:
         """2 (near - low) / (high - low) - 1, clipped to [-1, 1]; float32 [..., H, W, 1] -> the same shape."""
         low, high = self.bounds(near)
-        balance = (near - low) - (high - near)  # so written, the bounds become -1 and 1 exactly
+        balance = (near - low) - (high - near)  # in this form, the bounds become -1 and 1 exactly
         return tf.clip_by_value(tf.math.divide_no_nan(balance, high - low), -1.0, 1.0)
 
     def bounds(self, near: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The percentiles of each picture, float32 [..., 1, 1, 1] each, for nearness [..., H, W, 1].
+        """The percentiles of each image, float32 [..., 1, 1, 1] each, for nearness [..., H, W, 1].
 
         They are values of pixels: the low one is rounded down to one, the high one up.
         """
@@ -107,14 +107,14 @@ class Depth(Task):
         bounds = tf.gather(ordered, places, axis=-1)[..., tf.newaxis, tf.newaxis, :]  # [..., 1, 1, 2]
         return bounds[..., :1], bounds[..., 1:]
 
-    def picture(self, depth: np.ndarray) -> np.ndarray:
-        """A user's map as `CoDi.generate` takes it.
+    def as_image(self, depth: np.ndarray) -> np.ndarray:
+        """A user's depth map as `CoDi.generate` takes it.
 
         Args:
             depth: float or whole numbers [H, W], of this task's kind.
 
         Returns:
-            float32 [H, W, 3] in [0, 1], 1 where it is nearest.
+            float32 [H, W, 3] in [0, 1], 1 at the nearest pixels.
 
         Raises:
             UserError: a map of another shape or type, empty, constant or with unknown pixels.

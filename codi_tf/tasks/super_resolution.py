@@ -16,7 +16,7 @@ from codi_tf.tasks.task import TASKS
 @TASKS.register("super_resolution")
 @dataclass(frozen=True, kw_only=True)
 class SuperResolution(Enlarging):
-    """condition = up(jpeg(down(blur(image)) + noise)): the degradation, each strength drawn uniformly per image.
+    """condition = up(jpeg(down(blur(image)) + noise)): each strength is drawn uniformly per image.
 
     Attributes:
         scale: factor between the sides of the image and of its low-resolution version; it must divide the sides.
