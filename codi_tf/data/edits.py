@@ -1,4 +1,4 @@
-"""Edits by formulae: photos, an instruction and what it makes of them, without any edited picture on disk."""
+"""Synthetic edits: an instruction and a formula for its result, so no edited images are needed on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codi_tf.tasks.draws import whole_between
 from codi_tf.tasks.super_resolution import gaussian_blur
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-STREAM = 2  # of an example's seed, apart from what windows are drawn with
+STREAM = 2  # of an example's seed, apart from the draws of the window
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Edit:
     """One kind of edit.
 
     Attributes:
-        apply: the picture before, float32 [S, S, 3] in [-1, 1] -> after, the same shape and range.
-        wordings: instructions that ask for it, as training has them.
-        heldout: others, which only tests and measurements have.
+        apply: the image before, float32 [S, S, 3] in [-1, 1] -> the image after, of the same shape and range.
+        wordings: instructions for training.
+        heldout: other instructions for the same edit, for evaluation.
     """
 
     apply: Callable[[tf.Tensor], tf.Tensor]
@@ -33,10 +33,10 @@ class Edit:
 
 
 class Edits:
-    """Examples whose image is an edit of their source, asked for by their prompt; a `pipeline.Source`.
+    """Examples whose image is an edit of their source, as their prompt says; a `pipeline.Source`.
 
-    The source is a window that `photos` draws; the edit, each equally likely, and one of its wordings are drawn by the
-    same seed.
+    The source is a window that `photos` draws. The same seed draws the edit and one of its wordings, each with equal
+    probability.
 
     Args:
         photos: the source of the windows.
@@ -44,7 +44,7 @@ class Edits:
         wordings: "train" or "heldout".
 
     Raises:
-        UserError: another wording, an unknown edit, or none.
+        UserError: other wordings, an unknown edit, or none.
     """
 
     provides = ("source", "prompt")
@@ -92,7 +92,7 @@ def _applied(apply: Callable[[tf.Tensor], tf.Tensor], source: tf.Tensor) -> Call
     return branch
 
 
-# --- the formulae: x is the picture, float32 [S, S, 3] in [-1, 1]
+# --- the formulas: x is the image, float32 [S, S, 3] in [-1, 1]
 
 
 def luma(x: tf.Tensor) -> tf.Tensor:
@@ -185,7 +185,7 @@ def posterized(x: tf.Tensor) -> tf.Tensor:
 
 def pencil(x: tf.Tensor) -> tf.Tensor:
     """1 - |gradient of luma| / 2 by Sobel's filter, at least -1: dark lines on white paper."""
-    edges = tf.image.sobel_edges(luma(x)[tf.newaxis])[0]  # [S, S, 1, 2], at a step from black to white 8
+    edges = tf.image.sobel_edges(luma(x)[tf.newaxis])[0]  # [S, S, 1, 2], at a step from black to white it is 8
     return tf.repeat(tf.maximum(1 - 0.5 * tf.norm(edges, axis=-1), -1.0), 3, axis=-1)
 
 

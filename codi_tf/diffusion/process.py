@@ -201,7 +201,7 @@ def spaced_times(
         num_steps: N, the number of network evaluations, at least 1.
         num_train: T, the number of training times.
         offset: added to leading times (`steps_offset`).
-        without_last: the first N of N + 1 leading or linspace times, as DPM-Solver uses them; trailing times are unchanged.
+        without_last: the first N of N + 1 leading or linspace times, as DPM-Solver uses them; not of trailing times.
 
     Raises:
         UserError: for an unknown spacing, or more steps than there are times.
