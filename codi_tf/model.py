@@ -33,7 +33,7 @@ from codi_tf.methods.guided import GuidanceMethod, HalvingMethod
 from codi_tf.methods.method import Method
 from codi_tf.methods.networks import copy_of, denoiser_with, encode_condition, fresh_unet, with_guidance
 from codi_tf.models.tiny_decoder import TinyDecoder
-from codi_tf.tasks import TASKS, Task, make_task
+from codi_tf.tasks import Task, make_task, task_config
 from codi_tf.trainers.trainer import Trainer
 
 BUNDLE = "codi.json"
@@ -257,7 +257,7 @@ class CoDi(Trainer):
 
     def task_config(self) -> dict:
         """The task as plain data: its name and options, as in a config."""
-        return _named(self.task, TASKS)
+        return task_config(self.task)
 
     def latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
         """The shape of the latents of `count` images."""

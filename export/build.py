@@ -277,7 +277,6 @@ def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:
 
 
 def _facts(program: SamplerProgram, format: str) -> dict:
-    from codi_tf.inference.rendering import keeps_colors
     from export.emit import sampler
 
     times = zip(sampler.step_numbers(program.model, program.grid), sampler.tables(program)[0], strict=True)
@@ -290,7 +289,8 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
         "prompt": program.prompt,
         "task": program.model.task_config(),
-        "keeps_colors": keeps_colors(program.model.task),
+        "condition_file": program.model.task.condition_file,
+        "keeps_colors": program.model.task.keeps_colors,
         "scheduler": program.model.base.scheduler,
         "made_with": {name: importlib.import_module(name).__version__ for name in FORMATS[format].makers},
     }

@@ -1,4 +1,4 @@
-"""What all command lines share: a user's mistake ends in one line and exit status 2."""
+"""The base of all commands: a user's mistake ends in one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TypeVar
 
 from codi_tf.core.errors import Interrupted, UserError, user_errors
 
-TRY_AGAIN = 75  # exit status
+TRY_AGAIN = 75  # exit status EX_TEMPFAIL
 T = TypeVar("T")
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, whose complaints are a UserError: one line, without the usage before it."""
+    """argparse's parser, with a UserError for mistakes: one line, without the usage before it."""
 
     def error(self, message: str):
         raise UserError(f"{' '.join(message.split())}; {self.prog} --help tells more")
@@ -26,7 +26,7 @@ def run_command(main: Callable[[list[str]], None]) -> int:
     """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 75 (Interrupted), 130
     (Ctrl-C).
 
-    A warning to the user becomes one line, too, and is shown once. A UserError within tf.data counts as such.
+    A UserWarning becomes one line, too, and is shown once. A UserError from within tf.data counts as a UserError.
     """
     shown = set()
 
@@ -53,10 +53,10 @@ def run_command(main: Callable[[list[str]], None]) -> int:
 
 
 def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
-    """Import TensorFlow without the notes that it and its libraries write about themselves.
+    """Import TensorFlow without the notes that it and its libraries print.
 
-    While they are loaded these go straight to file descriptor 2, and no setting reaches all of them. Later TensorFlow's
-    own are silenced unless TF_CPP_MIN_LOG_LEVEL is set: what goes wrong is raised anyway.
+    During the import these notes go straight to file descriptor 2, and no setting silences all of them. Later ones are
+    TensorFlow's own: TF_CPP_MIN_LOG_LEVEL, unless it is set, silences them, as errors are raised anyway.
 
     Args:
         first: called before TensorFlow looks at its devices, see `distribution.make_strategy`; its result is returned.
@@ -64,22 +64,22 @@ def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     try:
         import tensorflow as tf
 
         result = None if first is None else first()
-        tf.config.list_logical_devices()  # the drivers of accelerators speak up here
+        tf.config.list_logical_devices()  # the drivers of accelerators print here
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
         os.close(sink)
     return result
 
 
 def _line_of(message, category, filename: str, lineno: int) -> str:
     text = " ".join(str(message).split())
-    if not issubclass(category, UserWarning):  # programmers' warnings keep their place in the code
+    if not issubclass(category, UserWarning):  # warnings to programmers keep their place in the code
         text = f"{filename}:{lineno}: {category.__name__}: {text}"
     return f"warning: {text}"

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
-from codi_tf.diffusion.sampling import Grid, make_grid, sample
+from codi_tf.diffusion.grid import Grid
+from codi_tf.diffusion.sampling import make_grid, sample
 from codi_tf.model import CoDi
 from codi_tf.models.convolution import plain_convolutions
 from export.emit.limits import check_steps

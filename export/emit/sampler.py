@@ -6,19 +6,17 @@ z_s = a z_t + b w_theta(z_t, c, t). A step's numbers are t, a and b; the last, w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from keras import ops
 
+from codi_tf.diffusion.grid import Grid
 from codi_tf.diffusion.process import bounded, coefficients, predict
-from codi_tf.diffusion.sampling import Grid
 from codi_tf.model import CoDi
 from codi_tf.models.layers import guidance_features
-from codi_tf.tasks.depth import Depth
-from codi_tf.tasks.inpainting import Inpainting
+from codi_tf.tasks import Task
 from export.emit import adapted, networks
 from export.emit.graph import Graph, Value
 
@@ -108,7 +106,7 @@ def second_half(g: Graph, program: SamplerProgram) -> None:
 def decoder(g: Graph, program: SamplerProgram) -> None:
     """The last part: "z" and, where the task's `finish` takes it, "condition" -> "image"."""
     task, z = program.model.task, _z(g, program)
-    condition = _condition(g, program) if isinstance(task, Inpainting) else z
+    condition = _condition(g, program) if task.uses_condition_at_end else z
     g.output("image", finish(g, task, decode(g, program.model, z), condition))
 
 
@@ -230,30 +228,11 @@ def encode_condition(g: Graph, model: CoDi, condition: Value) -> Value:
 # The tasks
 
 
-def condition_of(g: Graph, task, image: Value) -> Value:
-    """What a user brings, (H, W, C) in [0, 1] -> the condition in [-1, 1]: the task's `condition_from_image`."""
-    x = g.affine(image, 2.0, -1.0)
-    if isinstance(task, Inpainting):
-        mask = g.greater(g.channels(x, 3, 4), 0.0)
-        return g.concatenate(g.multiply(g.channels(x, 0, 3), g.affine(mask, -1.0, 1.0)), mask)
-    return _nearness(g, task, x) if isinstance(task, Depth) else x
+def condition_of(g: Graph, task: Task, image: Value) -> Value:
+    """A user's image, (H, W, C) in [0, 1] -> the condition in [-1, 1]: the task's `condition_from_image`."""
+    return task.emit_condition(g, g.affine(image, 2.0, -1.0))
 
 
-def _nearness(g: Graph, task: Depth, x: Value) -> Value:
-    """`Depth.condition_from_image`."""
-    near, last = g.largest_channel(x), x.shape[0] * x.shape[1] - 1
-    low, high = task.percentiles
-    low, high = g.order_statistics(near, [math.floor(low / 100 * last), math.ceil(high / 100 * last)])
-    balance = g.subtract(g.subtract(near, low), g.subtract(high, near))
-    spread = g.clip(g.subtract(high, low), 1e-30, 1e30)  # where it is 0, so is the balance
-    channel = g.clip(g.divide(balance, spread), -1.0, 1.0)
-    return g.concatenate(g.concatenate(channel, channel), channel)
-
-
-def finish(g: Graph, task, picture: Value, condition: Value) -> Value:
-    """The picture in [-1, 1] -> what is shown, in [0, 1]: the task's `finish`."""
-    if isinstance(task, Inpainting):
-        mask = g.channels(condition, 3, 4)
-        known = g.multiply(g.channels(condition, 0, 3), g.affine(mask, -1.0, 1.0))
-        picture = g.add(g.multiply(picture, mask), known)
-    return g.affine(picture, 0.5, 0.5)
+def finish(g: Graph, task: Task, image: Value, condition: Value) -> Value:
+    """The generated image in [-1, 1] -> the final one in [0, 1]: the task's `finish`."""
+    return g.affine(task.emit_finish(g, image, condition), 0.5, 0.5)

@@ -27,7 +27,7 @@ def with_adapter(package: Package, folder: Path) -> Package:
         raise UserError(f"{folder}: no exported adapter; make one with python -m export BUNDLE --adapter-of PACKAGE")
     adapter = read_package(folder)
     check_base(package, manifest[BASE], folder)
-    trained_for = {"task": adapter.task, "depth_kind": adapter.depth_kind}
+    trained_for = {"task": adapter.task, "condition_file": adapter.condition_file}
     first, *others = (
         dataclasses.replace(size, graphs={**size.graphs, PLUG: plug.graphs[PLUG]}, **trained_for)
         for size, plug in zip(package.sizes, adapter.sizes, strict=True)

@@ -36,7 +36,7 @@ class Package:
         schedule: of every step "t", the features "time", and the numbers "a" and "b".
         channels: of the condition image, 4 with a mask.
         task: the task's name.
-        depth_kind: what the maps of depth to image hold: "disparity" or "depth".
+        condition_file: what the file of a condition holds, see `codi_tf.io.conditions.read_condition`.
         keeps_colors: whether the image has the condition's colors.
         prompted: whether the prompt is an input; the package then holds the tokenizer.
         others: the package at its other sizes, with the same weights.
@@ -51,7 +51,7 @@ class Package:
     schedule: tuple[dict, ...]
     channels: int
     task: str
-    depth_kind: str = "disparity"
+    condition_file: str = "image"
     keeps_colors: bool = False
     prompted: bool = False
     others: tuple[Package, ...] = ()
@@ -138,10 +138,15 @@ def _package(folder: Path, manifest: dict) -> Package:
         schedule=schedule,
         channels=int(inputs["condition"]["shape"][-1]),
         task=str(task["name"]),
-        depth_kind=str(task.get("kind", "disparity")),
+        condition_file=str(manifest.get("condition_file") or _condition_file(task)),
         keeps_colors=bool(manifest["keeps_colors" if manifest["version"] > 2 else "keeps_colours"]),
         prompted="ids" in inputs,
     )
+
+
+def _condition_file(task: dict) -> str:
+    """`condition_file` for the tasks of manifests that do not name it (version 2)."""
+    return {"inpainting": "masked_image", "depth": task.get("kind", "disparity")}.get(task["name"], "image")
 
 
 def check_out(out: Path) -> None:

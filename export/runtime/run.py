@@ -15,7 +15,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.io import images
 from codi_tf.io.color import ALIGNMENTS
-from codi_tf.io.depth_files import as_picture, read_nearness
+from codi_tf.io.conditions import read_condition
 from export.formats import FORMATS
 from export.package.adapters import with_adapter
 from export.package.manifest import Package, read_package
@@ -111,15 +111,12 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _condition(package: Package, path: Path, mask: Path | None) -> np.ndarray:
     """The condition image of the package's task. Raises UserError for a mask that is missing or not taken."""
-    if package.channels == 3 and mask is not None:
+    has_mask = package.condition_file == "masked_image"
+    if not has_mask and mask is not None:
         raise UserError(f"--mask: {package.folder} was made for {package.task}, which takes none; leave it out")
-    if package.task == "depth":
-        return as_picture(read_nearness(path, package.depth_kind))
-    if package.channels == 3:
-        return images.read_image(path)
-    if mask is None:
+    if has_mask and mask is None:
         raise UserError(f"--mask is missing: {package.folder} fills in what is white in a mask of the image's size")
-    return images.read_image_and_mask(path, mask)
+    return read_condition(path, package.condition_file, mask)
 
 
 def main(arguments: list[str]) -> None:

@@ -92,13 +92,20 @@ async function load() {
 
 async function choose(file) {
   const image = await readPicture(file);
-  photo = { name: file.name, image: manifest.task.name === "depth" ? nearness(image, manifest.task.kind) : image };
+  photo = { name: file.name, image: depthKind() ? nearness(image, depthKind()) : image };
   show(photo.image, page.before);
   page.view.style.setProperty("--ratio", image.width / image.height);
   page.large.hidden = image.height <= manifest.image_size[0] && image.width <= manifest.image_size[1];
   mask.start(image.width, image.height);
   back();
   if (!takesMask() && !lacksPrompt()) await run();
+}
+
+// What a depth map holds, "disparity" or "depth"; null for other conditions. Manifests before version 3 name the task only.
+function depthKind() {
+  const { condition_file: file, task } = manifest;
+  if (file === undefined) return task.name === "depth" ? (task.kind ?? "disparity") : null;
+  return file === "disparity" || file === "depth" ? file : null;
 }
 
 function takesMask() {
