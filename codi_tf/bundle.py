@@ -6,13 +6,14 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from codi_tf.checkpoints.adapters import Adapter, read_adapter, write_adapter
+from codi_tf.adapters import ADAPTERS
+from codi_tf.adapters.adapted import Adapter
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.config import Adaptation
 from codi_tf.core.errors import UserError
-from codi_tf.core.settings import named, options_of
+from codi_tf.core.settings import named
 from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.files import whole_folder
 from codi_tf.io.weights import check_format, folder_sha256, read_json, write_json
@@ -20,7 +21,7 @@ from codi_tf.methods import METHODS
 from codi_tf.methods.method import MethodSettings
 from codi_tf.methods.networks import check_adaptable
 from codi_tf.models.tiny_decoder import TinyDecoder
-from codi_tf.tasks import TASKS, Task, make_task
+from codi_tf.tasks import Task, make_task, task_config
 
 FORMAT = 1
 
@@ -81,7 +82,7 @@ def write_bundle(
     about = {
         "format": FORMAT,
         "method": named(METHODS, contents.settings),
-        "task": task_as_data(contents.task),
+        "task": task_config(contents.task),
         "adaptation": dataclasses.asdict(contents.adaptation),
         "ema_decay": contents.ema_decay,
         "seed": contents.seed,
@@ -90,7 +91,7 @@ def write_bundle(
         "provenance": provenance or {},
     }
     with whole_folder(path) as folder:
-        write_adapter(contents.adapter, folder / "adapter", dtype=dtype)
+        contents.adapter.write(folder / "adapter", dtype=dtype)
         if not adapter_alone:
             save_base(base, folder, dtype=dtype)
         write_json(folder / BUNDLE, about)
@@ -112,15 +113,6 @@ def read_bundle(path: Path, *, compute: str, weights: str, decoder: TinyDecoder 
         raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None
 
 
-def task_as_data(task: Task) -> dict:
-    """{"name": the task's name, option: value, ...}. Raises UserError for a task that is not registered."""
-    title = type(task).__name__
-    name = next((name for name in TASKS if TASKS[name] is type(task)), None)
-    if name is None:
-        raise UserError(f"task {title} is not registered, so it cannot be saved: decorate it with TASKS.register(NAME)")
-    return {"name": name, **options_of("task", task)}
-
-
 def _contents(path: Path, about: dict, *, compute: str, weights: str, decoder: TinyDecoder | None) -> Contents:
     if about["format"] != FORMAT:
         raise UserError(f"{path / BUNDLE}: format {about['format']!r} is not known; update codi_tf")
@@ -135,7 +127,7 @@ def _contents(path: Path, about: dict, *, compute: str, weights: str, decoder: T
     base = load_stable_diffusion(source, compute=compute, weights=weights)
     base = dataclasses.replace(base, decoder=decoder)
     check_adaptable(base, adaptation.train)
-    adapter = read_adapter(adaptation.adapter, path / "adapter", base, task.condition_channels)
+    adapter = ADAPTERS[adaptation.adapter].read(path / "adapter", base, task.condition_channels)
     return Contents(base, adapter, settings, task, adaptation, **kept)
 
 

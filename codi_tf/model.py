@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from codi_tf.bundle import Contents, read_bundle, task_as_data, write_bundle
-from codi_tf.checkpoints.adapters import Adapter, check_adapter, kind_of, make_adapter
+from codi_tf.adapters import ADAPTERS
+from codi_tf.adapters.adapted import AdaptedUNet, Adapter
+from codi_tf.bundle import Contents, read_bundle, write_bundle
 from codi_tf.checkpoints.base import Base
 from codi_tf.config import Adaptation
 from codi_tf.core.arguments import as_prompts, whole_number
@@ -27,9 +28,8 @@ from codi_tf.methods import METHODS
 from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.methods.method import MethodSettings
 from codi_tf.methods.networks import check_adaptable, denoiser_with, encode_condition, fresh_unet
-from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.models.tiny_decoder import TinyDecoder
-from codi_tf.tasks import Task, make_task
+from codi_tf.tasks import Task, make_task, task_config
 from codi_tf.trainers.trainer import Trainer
 
 
@@ -40,7 +40,7 @@ class CoDi(Trainer):
 
     Args:
         base: from `load_stable_diffusion`; its UNet becomes part of the model.
-        adapter: the name of a new adapter, "mu" (Eq. 12), "controlnet" or "t2i", or an existing adapter
+        adapter: the name of a new adapter (`adapters.ADAPTERS`), as "mu" (Eq. 12), or an existing adapter
             (`load_controlnet`, `load_t2i_adapter`, that of another model).
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are, and may be in half precision).
         method: options of a method: `ConditionalDistillation` (CoDi, the default), `Finetune` (the undistilled model),
@@ -80,12 +80,12 @@ class CoDi(Trainer):
     ):
         settings, task = method or ConditionalDistillation(), task or "super_resolution"
         task = make_task(task) if isinstance(task, str) else task
-        task_as_data(task), named(METHODS, settings)  # refuse now what `save` would refuse after training
+        task_config(task), named(METHODS, settings)  # refuse now what `save` would refuse after training
         if isinstance(adapter, str) and settings.starts_from:
             raise UserError(
                 "this method starts from a fine-tuned model: give its base and adapter=tuned.student.adapter"
             )
-        kind = adapter if isinstance(adapter, str) else kind_of(adapter)
+        kind = adapter if isinstance(adapter, str) else ADAPTERS.name_of(type(adapter))
         adaptation = Adaptation(adapter=kind, train=train, mu_rate=mu_rate, pretrained=pretrained)
         check_adaptable(base, train)
         if not pretrained:
@@ -98,8 +98,8 @@ class CoDi(Trainer):
         if train == "all":
             base.path = None  # training changes what was read from there
         if isinstance(adapter, str):
-            adapter = make_adapter(adapter, base, task.condition_channels)
-        check_adapter(adapter, base, task.condition_channels)
+            adapter = ADAPTERS[adapter].for_base(base, task.condition_channels)
+        adapter.check(base, task.condition_channels)
         runs = settings.build(base, AdaptedUNet(base.unet, adapter, name="student"), perceptual)
         base = runs.base  # the method may have changed its UNet
         options = {"ema_decay": ema_decay, "mu_rate": mu_rate, "seed": seed}
@@ -112,6 +112,11 @@ class CoDi(Trainer):
     def network(self) -> AdaptedUNet:
         """The network that generates: theta- once there is one, the student before."""
         return self.student if self.average is None else self.average
+
+    @property
+    def scaled_parameters(self) -> list:
+        """The adapter's parameters that learn at `mu_rate` times the rate."""
+        return self.student.adapter.scaled_parameters
 
     @property
     def boundary(self) -> bool:
@@ -254,7 +259,7 @@ class CoDi(Trainer):
 
     def task_config(self) -> dict:
         """The task as plain data: its name and options, as in a config."""
-        return task_as_data(self.task)
+        return task_config(self.task)
 
     def latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
         """The shape of the latents of `count` images."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 import codi_tf
 from codi_tf import data
-from codi_tf.cli.evaluate import PROCESS_STEPS, SAMPLERS, _examples, _parser, main
+from codi_tf.cli.evaluate import PROCESS_STEPS, _examples, _parser, main
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation.curves import COLOURS
 from codi_tf.evaluation.features import FeatureNetwork, save_features
@@ -238,12 +238,6 @@ def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, c
     order = np.argsort(-inputs["image"].std(axis=(1, 2, 3)))
     for i, place in enumerate(order):
         assert_shows(grid, grid.shape[0] - (3 - i) * (CELL + 8), 8, inputs["condition"][place, ..., :3])
-
-
-def test_the_names_of_samplers_are_those_of_sampling():
-    from codi_tf.diffusion import sampling
-
-    assert SAMPLERS == sampling.SAMPLERS
 
 
 def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from tiny import randomize, tiny_base
 import codi_tf
 from codi_tf import config
 from codi_tf.core.errors import UserError
-from codi_tf.diffusion import losses, sampling
+from codi_tf.diffusion import losses
+from codi_tf.diffusion.halving import Halving, halving_steps
 from codi_tf.diffusion.process import Prediction, coefficients, make_schedule, predict
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.finetune import Finetune
@@ -74,12 +75,12 @@ def gaussian_denoiser(mean, deviation, guidance=1.0):
 
 def table(num_steps, **options):
     """The halving steps as tensors, one an example."""
-    fields = zip(*sampling.halving(SCHEDULE, num_steps, **options), strict=True)
+    fields = zip(*halving_steps(SCHEDULE, num_steps, **options), strict=True)
     shaped = []
     for field in fields:
         whole = isinstance(field[0], int)
         shaped.append(np.array(field, "int32") if whole else np.array(field, "float32").reshape(-1, 1, 1, 1))
-    return sampling.Halving(*shaped)
+    return Halving(*shaped)
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
@@ -213,7 +214,7 @@ def test_the_steps_of_a_phase_are_its_own():
     for step, count in ((0, 8), (1, 8), (2, 4), (3, 4), (50, 4)):
         drawn, grid = (
             method._draw_steps(x, Draws(0, tf.constant(step, tf.int64))),
-            sampling.halving(method.base.schedule, count),
+            halving_steps(method.base.schedule, count),
         )
         pairs = set(zip(drawn.t.numpy().tolist(), drawn.mid.numpy().tolist(), strict=True))
         assert pairs == {(one.t, one.mid) for one in grid}

@@ -17,6 +17,8 @@ from safetensors.numpy import load_file, save_file
 from tiny import randomize, tiny_base
 
 import codi_tf
+from codi_tf.adapters.adapted import AdaptedUNet
+from codi_tf.adapters.mu import MuAdapter
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
@@ -25,7 +27,6 @@ from codi_tf.io import images
 from codi_tf.io.weights import WEIGHTS
 from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.model import CoDi
-from codi_tf.models.adapter import AdaptedUNet, MuAdapter
 from codi_tf.tasks import make_task
 
 ADAPTER = f"adapter/{WEIGHTS}"
@@ -231,7 +232,7 @@ def test_the_networks_are_refused_where_they_do_not_fit():
     base.unet = None
     with pytest.raises(UserError, match="no UNet"):
         CoDi(base)
-    with pytest.raises(UserError, match="adaptation.adapter is 'lora'"):
+    with pytest.raises(UserError, match="unknown adapter 'lora': known are controlnet, mu, t2i"):
         CoDi(tiny_base(), adapter="lora")
     with pytest.raises(UserError, match="adaptation.train is 'everything'"):
         CoDi(tiny_base(), train="everything")

@@ -15,7 +15,7 @@ from tiny import tiny_base
 import codi_tf
 from codi_tf import config
 from codi_tf.checkpoints.folder import save_base
-from codi_tf.diffusion.sampling import SAMPLERS
+from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation.features import FeatureNetwork, save_features
 from codi_tf.methods.finetune import Finetune
 from codi_tf.methods.guided import Guided

@@ -210,7 +210,7 @@ def test_a_prompt_and_its_guidance_reach_every_tile(tmp_path):
     np.testing.assert_allclose(made, model.generate(photo(16, 16), **shared), atol=1)
     for other in ({"prompt": "two dogs"}, {"text_guidance": 1.0}, {"prompt": None, "text_guidance": 1.0}):
         assert np.abs(made - model.generate(photo(16, 16), **{**shared, **other})).max() > 2
-    with pytest.raises(UserError, match="2 prompts for one photo"):
+    with pytest.raises(UserError, match="2 prompts for one image"):
         generate_tiled(model, photo(16, 16), tile=16, overlap=8, prompt=["a cat", "two dogs"])
     with pytest.raises(UserError, match="text_guidance is 4.0: there is no prompt"):
         generate_tiled(model, photo(16, 16), tile=16, overlap=8, text_guidance=4.0)
@@ -264,25 +264,25 @@ def test_no_seams():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile": 20}, "tile is 20: the networks want multiples of 8, such as 16"),
+        ({"tile": 20}, "tile is 20: the networks take multiples of 8, such as 16"),
         ({"tile": 0}, "tile is 0: it must be a whole number from 8"),
         ({"tile": 16.0}, "tile is 16.0: it must be a whole number"),
-        ({"overlap": 3}, "overlap is 3: the networks want multiples of 8, such as 8"),
+        ({"overlap": 3}, "overlap is 3: the networks take multiples of 8, such as 8"),
         ({"overlap": -8}, "overlap is -8"),
         ({"overlap": 16}, "overlap is 16: it must be below tile, 16"),
         ({"steps": 0}, "steps is 0"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
         ({"guidance": 2.0}, "guidance is 2.0: this model was trained without"),
         ({"prompt": "a cat"}, "no text encoder"),
-        ({"photo": np.zeros((1, 16, 16, 3), np.uint8)}, "tiles are made of one photo"),
-        ({"photo": np.zeros((16, 16, 4), np.uint8)}, r"photo has shape \(16, 16, 4\)"),
+        ({"image": np.zeros((1, 16, 16, 3), np.uint8)}, "tiles are made of one image"),
+        ({"image": np.zeros((16, 16, 4), np.uint8)}, r"image has shape \(16, 16, 4\)"),
     ],
 )
 def test_mistakes(options, message):
     model, _ = MODELS["mu"]
-    options = {"photo": photo(16, 16), "tile": 16, "overlap": 8, **options}
+    options = {"image": photo(16, 16), "tile": 16, "overlap": 8, **options}
     with pytest.raises(UserError, match=message) as caught:
-        generate_tiled(model, options.pop("photo"), **options)
+        generate_tiled(model, options.pop("image"), **options)
     assert "\n" not in str(caught.value)
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from conftest import SCHEDULER, VAE, make_model
 from tiny import UNET, tiny_base
 
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import make_autoencoder
 from codi_tf.diffusion.process import coefficients, predict
 from codi_tf.methods.autoencoder import Autoencoder, AutoencoderMethod
@@ -19,7 +20,6 @@ from codi_tf.methods.codi import CodiMethod, ConditionalDistillation
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.finetune import Finetune, FinetuneMethod
 from codi_tf.methods.pretrain import Pretrain
-from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.trainers.trainer import Trainer
 
 GAMMA = 0.9

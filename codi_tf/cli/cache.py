@@ -101,7 +101,7 @@ def encode(
 
 def _encoder(experiment: config.Experiment, task):
     """The base, what its adapter sees, and the function that makes that of conditions (None without a task)."""
-    from codi_tf.checkpoints.adapters import KINDS
+    from codi_tf.adapters import ADAPTERS
     from codi_tf.methods.networks import encode_condition
     from codi_tf.training.initialization import load_base_and_adapter
 
@@ -109,7 +109,7 @@ def _encoder(experiment: config.Experiment, task):
         base, _ = experiment.method.load(experiment.base)
         return base, "latent", None
     base, adapter = load_base_and_adapter(experiment, task)
-    kind = KINDS[adapter] if isinstance(adapter, str) else adapter
+    kind = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
     return base, kind.condition_space, functools.partial(encode_condition, base, kind)
 
 

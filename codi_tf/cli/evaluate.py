@@ -24,6 +24,7 @@ import numpy as np
 
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation.loading import (
     KERAS,
     inception_file,
@@ -43,7 +44,6 @@ from codi_tf.io.files import whole_folder
 
 SPLITS = ("heldout", "all")
 MAX_COUNT = 100_000
-SAMPLERS = ("ddim", "dpm", "dpm++", "stochastic", "consistency")  # sampling.SAMPLERS
 PICTURES = 6  # inputs of the grid
 ROWS_OF_PICTURES = 12  # of the grid, about, where many models share it
 PROCESS_STEPS = range(1, 11)
@@ -173,7 +173,7 @@ def _examples(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], 
     from codi_tf import data
 
     if data.is_pairs(options.data):
-        if not hasattr(model.task, "low_resolution"):
+        if not model.task.has_low_resolution:
             raise UserError(f"--data is {options.data}: pairs are for super-resolution, the bundles do something else")
         names = [f"{i:05}.png" for i in range(options.count)]
         pairs = data.read_pairs(options.data, options.count, scale=model.task.scale)

@@ -9,6 +9,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.settings import named
 from codi_tf.methods import METHODS
 from codi_tf.methods.method import MethodSettings
+from codi_tf.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Experiment:
             raise UserError("task is set, but this method trains without a condition: remove task")
         if self.task is None:
             self._check_without_task()
+        elif "name" not in self.task:
+            raise UserError("task.name is not set, for example {name: super_resolution}")
+        elif self.task["name"] not in TASKS:
+            raise UserError(TASKS.unknown(self.task["name"]))
         if method.examples == "images":
             for name, value in (("prompts", self.data.prompts), ("encode_once", self.data.encode_once)):
                 if value:

@@ -6,7 +6,7 @@ import typing
 from dataclasses import dataclass
 from typing import Literal
 
-from codi_tf.config.names import adapter_names
+from codi_tf.adapters import ADAPTERS
 from codi_tf.core.errors import UserError
 from codi_tf.core.settings import check_choice, check_choices
 
@@ -59,13 +59,13 @@ class Adaptation:
     """How a base becomes conditional.
 
     Attributes:
-        adapter: the name of an adapter: "mu" (Eq. 12), "controlnet", "t2i" (a T2I-Adapter, light where the base's
-            widths allow).
+        adapter: a name of `adapters.ADAPTERS`: "mu" (Eq. 12), "controlnet" or "t2i" (a T2I-Adapter, light where the
+            base's widths allow), or an adapter of your own.
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are).
         pretrained: whether the base's UNet keeps its weights, or starts from random ones (the paper's Fig. 7).
         mu_rate: the learning rate of mu, as a multiple of that of the other weights.
-        start: folder of the diffusers ControlNetModel or T2IAdapter that such an adapter starts from; None: a new
-            adapter, or that of the bundle in `base`.
+        start: folder of the weights that an adapter starts from, of diffusers' ControlNetModel or T2IAdapter; None: a
+            new adapter, or that of the bundle in `base`.
     """
 
     adapter: str = "mu"
@@ -76,11 +76,7 @@ class Adaptation:
 
     def __post_init__(self):
         check_choices(self, "adaptation.")
-        check_choice("adaptation.adapter", self.adapter, adapter_names())
-        if self.start is not None and self.adapter == "mu":
-            raise UserError(
-                f"adaptation.start is {self.start!r}: only adapters controlnet and t2i start from a folder; remove it"
-            )
+        check_choice("adaptation.adapter", self.adapter, tuple(ADAPTERS))
         if not self.pretrained and (self.train == "adapter" or self.start is not None):
             raise UserError("adaptation.pretrained is false: random weights must be trained, and need a new adapter")
         if self.mu_rate <= 0:

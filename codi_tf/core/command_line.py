@@ -1,4 +1,4 @@
-"""What all command lines share: a user's mistake ends in one line and exit status 2."""
+"""The base of all commands: a user's mistake ends in one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TypeVar
 from codi_tf.core.errors import Interrupted, UserError, user_errors
 from codi_tf.core.quiet import quiet_import
 
-TRY_AGAIN = 75  # exit status
+TRY_AGAIN = 75  # exit status EX_TEMPFAIL
 T = TypeVar("T")
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, whose complaints are a UserError: one line, without the usage before it."""
+    """argparse's parser, with a UserError for mistakes: one line, without the usage before it."""
 
     def error(self, message: str):
         raise UserError(f"{' '.join(message.split())}; {self.prog} --help tells more")
@@ -26,7 +26,7 @@ def run_command(main: Callable[[list[str]], None]) -> int:
     """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 75 (Interrupted), 130
     (Ctrl-C).
 
-    A warning to the user becomes one line, too, and is shown once. A UserError within tf.data counts as such.
+    A UserWarning becomes one line, too, and is shown once. A UserError from within tf.data counts as a UserError.
     """
     shown = set()
 
@@ -68,6 +68,6 @@ def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
 
 def _line_of(message, category, filename: str, lineno: int) -> str:
     text = " ".join(str(message).split())
-    if not issubclass(category, UserWarning):  # programmers' warnings keep their place in the code
+    if not issubclass(category, UserWarning):  # warnings to programmers keep their place in the code
         text = f"{filename}:{lineno}: {category.__name__}: {text}"
     return f"warning: {text}"

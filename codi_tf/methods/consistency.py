@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import losses
@@ -13,7 +14,6 @@ from codi_tf.methods import METHODS
 from codi_tf.methods.latent import LatentMethod
 from codi_tf.methods.method import MethodSettings, check_delta, check_features
 from codi_tf.methods.networks import copy_of, denoiser, encoded
-from codi_tf.models.adapter import AdaptedUNet
 
 
 @METHODS.register("consistency")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import losses
@@ -12,7 +13,6 @@ from codi_tf.methods import METHODS
 from codi_tf.methods.latent import LatentMethod
 from codi_tf.methods.method import MethodSettings, Space, check_share
 from codi_tf.methods.networks import denoiser, dropped, encoded
-from codi_tf.models.adapter import AdaptedUNet
 
 
 @METHODS.register("finetune")

@@ -12,14 +12,15 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
-from codi_tf.diffusion import losses, sampling
+from codi_tf.diffusion import losses
+from codi_tf.diffusion.halving import Halving, halving_steps
 from codi_tf.methods import METHODS
 from codi_tf.methods.latent import LatentMethod, load_unconditional
 from codi_tf.methods.method import MethodSettings, Space
 from codi_tf.methods.networks import assign_network, copy_of, denoiser, encoded, with_guidance
-from codi_tf.models.adapter import AdaptedUNet
 
 
 @METHODS.register("guided")
@@ -186,7 +187,7 @@ class HalvingMethod(LatentMethod):
         super().__init__(settings, base, student)
         if settings.steps[0] > base.schedule.num_steps // 2:
             raise UserError(f"method.steps begins with {settings.steps[0]}: at most {base.schedule.num_steps // 2}")
-        grids = [sampling.halving(base.schedule, n, stochastic=settings.stochastic) for n in settings.steps]
+        grids = [halving_steps(base.schedule, n, stochastic=settings.stochastic) for n in settings.steps]
         # All phases in one table: the steps of phase p begin at offset p.
         self._table = [np.array(column) for column in zip(*(step for grid in grids for step in grid), strict=True)]
         self._counts = np.array(settings.steps, np.int32)
@@ -223,7 +224,7 @@ class HalvingMethod(LatentMethod):
         )
         return {"halving": loss}
 
-    def _draw_steps(self, x, draws) -> sampling.Halving:
+    def _draw_steps(self, x, draws) -> Halving:
         """One of the phase's N steps for each example, uniformly."""
         phase = tf.minimum(tf.cast(draws.step // self.settings.updates, tf.int32), len(self._counts) - 1)
         count, offset = tf.gather(self._counts, phase), tf.gather(self._offsets, phase)
@@ -236,7 +237,7 @@ class HalvingMethod(LatentMethod):
             else:
                 levels = tf.gather(column.astype(np.float32), place)
                 fields.append(tf.reshape(levels, (-1,) + (1,) * (len(x.shape) - 1)))
-        return sampling.Halving(*fields)
+        return Halving(*fields)
 
 
 def _draw_guidance(settings: Guided, x, draws):

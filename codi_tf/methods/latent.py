@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
@@ -13,7 +14,6 @@ from codi_tf.core.errors import UserError
 from codi_tf.io.bundle_files import is_bundle
 from codi_tf.methods.method import Method
 from codi_tf.methods.networks import copy_of
-from codi_tf.models.adapter import AdaptedUNet
 
 
 class LatentMethod(Method):

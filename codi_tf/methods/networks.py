@@ -5,13 +5,13 @@ from __future__ import annotations
 import tensorflow as tf
 from keras import ops
 
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base, make_unet
 from codi_tf.core import replicas
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in
 from codi_tf.diffusion.process import Denoise, bounded, coefficients, predict
 from codi_tf.io.weights import copy_weights, key_of
-from codi_tf.models.adapter import AdaptedUNet
 
 GUIDANCE_FEATURES = 256  # Fourier features of the guidance, as many as latent consistency models have
 

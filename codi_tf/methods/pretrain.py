@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base, make_unet
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
@@ -14,7 +15,6 @@ from codi_tf.methods import METHODS
 from codi_tf.methods.finetune import FinetuneMethod
 from codi_tf.methods.latent import load_unconditional
 from codi_tf.methods.method import MethodSettings, Space
-from codi_tf.models.adapter import AdaptedUNet
 
 
 @METHODS.register("pretrain")

@@ -21,7 +21,7 @@ class Trainer(keras.Model):
     Args:
         method: a `codi_tf.methods.method.Method`.
         ema_decay: gamma in theta- <- gamma theta- + (1 - gamma) theta.
-        mu_rate: the learning rate of the adapter's mu, as a multiple of the others'.
+        mu_rate: the learning rate of `scaled_parameters`, as a multiple of the others'.
         seed: seed of all draws of the loss.
         accumulate: into how many micro-batches, one after the other, a replica's batch is divided.
         scaled: whether the loss is scaled before the backward pass, so that gradients fit into float16. The scale is
@@ -66,7 +66,7 @@ class Trainer(keras.Model):
             if self.scaled:
                 self.scale = self._counter("scale", "float32", FIRST_SCALE)
                 self.good_steps = self._counter("good_steps", "int32", 0)
-        self.optimizer.exclude_from_weight_decay(var_list=self._mu())
+        self.optimizer.exclude_from_weight_decay(var_list=self.scaled_parameters)
         self.optimizer.build(self.trainable_variables)
 
     @property
@@ -134,15 +134,17 @@ class Trainer(keras.Model):
         self.move_average(1.0 - self.ema_decay)  # theta- <- gamma theta- + (1 - gamma) theta
         return ()
 
-    def _mu(self) -> list:
-        mu = getattr(getattr(self.student, "adapter", None), "mu", None)
-        return [] if mu is None else [mu]
+    @property
+    def scaled_parameters(self) -> list:
+        """Variables of the student whose learning rate is multiplied by `mu_rate`; weight decay leaves them alone."""
+        return []
 
     def _update(self, gradients):
-        before = [tf.identity(mu.value) for mu in self._mu()]
+        scaled = self.scaled_parameters
+        before = [tf.identity(variable.value) for variable in scaled]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        for mu, old in zip(self._mu(), before, strict=True):
-            replicas.assign(mu, old + self.mu_rate * (mu.value - old))
+        for variable, old in zip(scaled, before, strict=True):
+            replicas.assign(variable, old + self.mu_rate * (variable.value - old))
 
     def move_average(self, share: float):
         """theta- <- theta- - share (theta- - theta), inside a step."""

@@ -32,8 +32,6 @@ def build_task(experiment: config.Experiment) -> Task | None:
     if experiment.task is None:
         return None
     options = dict(experiment.task)
-    if "name" not in options:
-        raise UserError("task.name is not set, for example {name: super_resolution}")
     return make_task(options.pop("name"), **options)
 
 

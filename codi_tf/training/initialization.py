@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from codi_tf import config
-from codi_tf.checkpoints.adapters import Adapter, read_adapter
+from codi_tf.adapters import ADAPTERS
+from codi_tf.adapters.adapted import Adapter
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion, with_text
 from codi_tf.core.errors import UserError
@@ -25,6 +26,11 @@ def load_base_and_adapter(experiment: config.Experiment, task: Task) -> tuple[Ba
         UserError: the base, or the bundle, does not fit the experiment.
     """
     adaptation, memory = experiment.adaptation, experiment.memory
+    kind = ADAPTERS[adaptation.adapter]
+    if adaptation.start is not None and not kind.starts_from_folder:
+        raise UserError(
+            f"adaptation.start is {adaptation.start!r}: adapter {adaptation.adapter} starts from no folder; remove it"
+        )
     formats = {"compute": memory.compute, "weights": memory.frozen_weights}
     if is_bundle(experiment.base):
         if experiment.text is not None:
@@ -39,7 +45,7 @@ def load_base_and_adapter(experiment: config.Experiment, task: Task) -> tuple[Ba
         base = with_text(base, experiment.text, **formats)
     if adaptation.start is None:
         return base, adaptation.adapter
-    return base, read_adapter(adaptation.adapter, Path(adaptation.start), base, task.condition_channels)
+    return base, kind.read(Path(adaptation.start), base, task.condition_channels)
 
 
 def _check_bundle(experiment: config.Experiment, bundle: CoDi, task: Task) -> None:

@@ -82,7 +82,7 @@ class Monitor:
         if self.trainer.scaled:
             scalars["loss_scale"] = float(self.trainer.scale.numpy())
         if isinstance(self.trainer, CoDi):
-            base, mu = self.trainer.base, getattr(self.trainer.student.adapter, "mu", None)
+            base = self.trainer.base
             if self._heldout is not None:
                 image, condition = (tf.constant(self._heldout[key]) for key in ("image", "condition"))
                 scalars["condition_use"] = float(
@@ -90,8 +90,7 @@ class Monitor:
                         base.encode(image), self.trainer.encode_condition(condition), self._context
                     )
                 )
-            if mu is not None:
-                scalars["mu_mean"] = float(tf.reduce_mean(tf.abs(mu.value)))
+            scalars |= self.trainer.student.adapter.log_scalars()
         return scalars
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
