@@ -43,16 +43,12 @@ def named(registry: Registry, settings: Any) -> dict:
     Raises:
         UserError: the class is not registered, or it is no dataclass, so that its options are not known.
     """
-    name = registry.name_of(type(settings))
-    return {"name": name, **options_of(registry.kind, settings)}
-
-
-def options_of(kind: str, settings: Any) -> dict:
-    """The fields of a dataclass as plain data; `kind`, as "task", is for the message. Raises UserError for others."""
+    name, title = registry.name_of(type(settings)), type(settings).__name__
     if not dataclasses.is_dataclass(settings):
-        title = type(settings).__name__
-        raise UserError(f"{kind} {title} is no dataclass, so its options cannot be saved: add @dataclass(frozen=True)")
-    return dataclasses.asdict(settings)
+        raise UserError(
+            f"{registry.kind} {title} is no dataclass: add @dataclass(frozen=True), so that it can be saved"
+        )
+    return {"name": name, **dataclasses.asdict(settings)}
 
 
 @functools.cache
