@@ -232,7 +232,7 @@ def test_the_networks_are_refused_where_they_do_not_fit():
     base.unet = None
     with pytest.raises(UserError, match="no UNet"):
         CoDi(base)
-    with pytest.raises(UserError, match="unknown adapter 'lora': known are controlnet, mu, t2i"):
+    with pytest.raises(UserError, match="adaptation.adapter is 'lora'"):
         CoDi(tiny_base(), adapter="lora")
     with pytest.raises(UserError, match="adaptation.train is 'everything'"):
         CoDi(tiny_base(), train="everything")

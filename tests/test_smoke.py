@@ -94,7 +94,7 @@ def condition():
 def learn(trainer):
     """Two steps: finite, with a gradient, and what is trained moves, nothing else."""
     student, base = trainer.student, trainer.method.base
-    frozen = getattr(trainer.method, "frozen", None)
+    frozen = trainer.method.frozen
     variables = [*student.variables, *base.vae.variables, *([] if frozen is None else frozen.variables)]
     before = [variable.numpy() for variable in variables]
     batch = latents("latent", *(() if student.adapter is None else ("condition_latent",)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.settings import named
 from codi_tf.tasks.task import TASKS, Task
 
 __all__ = ["TASKS", "Task", "make_task", "task_config"]
@@ -32,4 +33,4 @@ def make_task(name: str, **options: object) -> Task:
 
 def task_config(task: Task) -> dict:
     """The task as plain data, from which `make_task` makes it again. Raises UserError for an unregistered task."""
-    return {"name": task.name, **dataclasses.asdict(task)}
+    return named(TASKS, task)
