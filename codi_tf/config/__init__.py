@@ -565,12 +565,16 @@ def parse_value(override: str, text: str):
         raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
 
 
+_NAMES_OF_0_1_0 = {"data.recolour": "recolor"}
+
+
 def _make(kind: type, values: typing.Any, where: str):
     if not isinstance(values, dict):
         raise UserError(f"{where} is {values!r}: it must be a mapping")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     prefix = f"{where}." if where else ""
+    values = {_NAMES_OF_0_1_0.get(f"{prefix}{key}", key): value for key, value in values.items()}
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
