@@ -89,6 +89,7 @@ def parse_value(override: str, text: str):
 
 
 _LATER = object()  # a value that is read by itself
+_NAMES_OF_0_1_0 = {"data.recolour": "recolor"}
 
 
 def _read(kind: type, values: typing.Any, where: str) -> dict:
@@ -98,6 +99,7 @@ def _read(kind: type, values: typing.Any, where: str) -> dict:
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     prefix = f"{where}." if where else ""
+    values = {_NAMES_OF_0_1_0.get(f"{prefix}{key}", key): value for key, value in values.items()}
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)

@@ -85,6 +85,8 @@ def read_meta(folder: str | os.PathLike[str]) -> dict:
             raise ValueError("numbers out of range")
         if "sees" in meta["made_with"]:  # the name of 0.1.0
             meta["made_with"]["condition_space"] = meta["made_with"].pop("sees")
+        if "recolour" in meta["data"]:  # as well
+            meta["data"] = {"recolor" if key == "recolour" else key: value for key, value in meta["data"].items()}
     except FileNotFoundError:
         raise UserError(f"{folder}: no encoded examples; make them with python -m codi_tf.cache") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
