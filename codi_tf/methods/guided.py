@@ -50,7 +50,7 @@ class Guided(MethodSettings):
     space: Space = "velocity"
 
     @property
-    def task_use(self) -> str:
+    def task_use(self) -> Literal["required", "optional"]:
         """Stage 2 works on a base alone as well."""
         return "required" if self.stage == 1 else "optional"
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from codi_tf.core import replicas
 from codi_tf.methods.draws import Draws
+from codi_tf.methods.method import Method
 from codi_tf.trainers.optimizers import FusedAdamW
 
 FIRST_SCALE, DOUBLE_AFTER = 2.0**15, 2000  # of the loss in float16; good steps until it is doubled
@@ -20,7 +21,7 @@ class Trainer(keras.Model):
     allow under a condition.
 
     Args:
-        method: a `codi_tf.methods.method.Method`.
+        method: gives the student and the loss.
         ema_decay: gamma in theta- <- gamma theta- + (1 - gamma) theta.
         mu_rate: the learning rate of `scaled_parameters`, as a multiple of that of the other weights.
         seed: seed of all draws of the loss.
@@ -35,7 +36,7 @@ class Trainer(keras.Model):
 
     def __init__(
         self,
-        method,
+        method: Method,
         *,
         ema_decay: float = 0.999,
         mu_rate: float = 1.0,
