@@ -113,7 +113,7 @@ def test_mu_has_no_start(base_folder):
             "base": str(base_folder),
             "task": {"name": "super_resolution"},
             "adaptation": {"start": "somewhere"},
-            "data": {"source": "photos"},
+            "train": {"steps": 1},
         }
     )
     with pytest.raises(UserError, match="adaptation.start is 'somewhere': adapter mu starts from no folder"):
