@@ -303,7 +303,7 @@ def test_refuses_pictures_that_saturate(program):
 def test_refuses_a_part_that_is_off(program):
     images = images_that_move_by(0.1)
     parity.refuse("onnx", figures(images, images, program, parts={"step": 0.9e-4}))
-    with pytest.raises(parity.ParityError, match=r"written: its step is off by 0.0002 of what it gives"):
+    with pytest.raises(parity.ParityError, match=r"written: its step has a relative error of 0.0002"):
         parity.refuse("onnx", figures(images, images, program, parts={"step": 2e-4}))
 
 

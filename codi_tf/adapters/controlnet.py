@@ -106,7 +106,7 @@ class ControlNet(UNetEncoder, Adapter):
 
         Args:
             unet: the base's.
-            factor: of the autoencoder, 2, 4 or 8: the hint network makes the image as small as a latent.
+            factor: of the autoencoder, 2, 4 or 8, by which the hint network reduces the image.
             condition_channels: of the condition image.
             name: of the adapter.
         """
@@ -138,7 +138,7 @@ class ControlNet(UNetEncoder, Adapter):
         return [h + extra for h, extra in zip(features, self(z_t, t, context, *condition_features), strict=True)]
 
     def call(self, z_t, t, context, hint):
-        """What is added to the UNet's skips and, last, to its middle block's output."""
+        """The tensors added to the UNet's skips and, last, to its middle block's output."""
         temb = self.time_embedding(t)
         skips = self.encode(z_t, temb, context, hint)
         middle = self.zero_middle(self.middle(skips[-1], temb, context))

@@ -182,7 +182,7 @@ def refuse(format: str, figures: dict) -> None:
             faults.append(f"swapped {name}s move its output by {by['export']:.2g}, the model's by {by['keras']:.2g}")
     for part, error in figures["part_errors"].items():
         if not error <= bounds.part:
-            faults.append(f"its {part} is off by {error:.2g} of what it gives (allowed {bounds.part:g})")
+            faults.append(f"its {part} has a relative error of {error:.2g} (allowed {bounds.part:g})")
     if not figures["color_shift"] <= bounds.color:
         faults.append(f"colors shift by {figures['color_shift']:.2g} (allowed {bounds.color:g})")
     if not abs(np.subtract(*figures["saturated"].values())) <= bounds.saturated:

@@ -165,7 +165,7 @@ class OnnxGraph(OnnxNodes):
         return self.reshaped(turned, (1, shape[2], height, width), shape)
 
     def attention(self, q: Value, k: Value, v: Value, heads: int, causal: bool = False) -> Value:
-        # ONNX Runtime's own operator works block by block: no [heads, rows, keys] ever lies in memory.
+        # ONNX Runtime's own operator works block by block: [heads, rows, keys] is never in memory.
         inputs = [self.reshaped(x, (1, *x.shape), x.shape) for x in (q, k, v)]
         options = {"domain": "com.microsoft", "num_heads": heads, "unidirectional": int(causal)}
         return self.reshaped(self.node("MultiHeadAttention", inputs, q.shape, **options), q.shape, q.shape)
