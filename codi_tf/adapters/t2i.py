@@ -49,8 +49,8 @@ class AdapterBlock(keras.layers.Layer):
     """One level: the mean of 2x2 pixels where the level halves the resolution, then residual blocks.
 
     A light block computes with a quarter of its output's channels, between two 1x1 convolutions; a full block with all
-    of them, after a 1x1 convolution where their number changes. [B, H, W, channels_in] -> [B, H, W, channels], or half of
-    H and W.
+    of them, after a 1x1 convolution where their number changes. [B, H, W, channels_in] -> [B, H, W, channels], or half
+    of H and W.
     """
 
     def __init__(
