@@ -101,7 +101,13 @@ def make_package(
 
 
 def make_adapter(
-    bundle: Path, out: Path, *, package: Path, decoder: Path | None = None, license: str | None = None
+    bundle: Path,
+    out: Path,
+    *,
+    package: Path,
+    decoder: Path | None = None,
+    license: str | None = None,
+    report: bool = True,
 ) -> list[dict]:
     """Export the adapter of a bundle alone, to be plugged into a package of parts of the same base.
 
@@ -117,7 +123,7 @@ def make_adapter(
 
     with whole_folder(out) as folder:
         whole = folder / "whole"
-        figures = make_package(bundle, whole, **options, decoder=decoder, license=license)
+        figures = make_package(bundle, whole, **options, decoder=decoder, license=license, report=report)
         wanted, manifest = adapters.base_files(whole), read_manifest(whole)
         adapters.check_base(base, wanted, out)
         own = {name: sha for name, sha in manifest["files"].items() if name not in wanted}
