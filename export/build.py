@@ -125,6 +125,7 @@ def make_adapter(
         whole = folder / "whole"
         figures = make_package(bundle, whole, **options, decoder=decoder, license=license, report=report)
         wanted, manifest = adapters.base_files(whole), read_manifest(whole)
+        assert manifest is not None  # of the package just made
         adapters.check_base(base, wanted, out)
         own = {name: sha for name, sha in manifest["files"].items() if name not in wanted}
         for name in own:
@@ -161,7 +162,7 @@ def write_package(
     _check(out, format, layout, weights, target)
     FORMATS[format].check_installed()
     weight_formats = WeightFormats(weights)
-    if weights == MIXED:
+    if target is not None:
         from export.quantization import mixed
 
         weight_formats = mixed.choose(programs[0], FORMATS[format].mixed_formats, **target)

@@ -78,10 +78,12 @@ class ControlNet(UNetEncoder, Adapter):
 
     @classmethod
     def for_base(cls, base: Base, condition_channels: int) -> ControlNet:
+        assert base.unet is not None
         return cls.duplicate(base.unet, factor=base.vae.factor, condition_channels=condition_channels)
 
     @classmethod
     def read(cls, folder: Path, base: Base, condition_channels: int) -> ControlNet:
+        assert base.unet is not None
         return load_controlnet(folder, compute=base.unet.compute_dtype)
 
     def write(self, folder: Path, *, dtype: str = "float32") -> None:

@@ -140,10 +140,12 @@ class T2IAdapter(Adapter):
 
     @classmethod
     def for_base(cls, base: Base, condition_channels: int) -> T2IAdapter:
+        assert base.unet is not None
         return cls.duplicate(base.unet, factor=base.vae.factor, condition_channels=condition_channels)
 
     @classmethod
     def read(cls, folder: Path, base: Base, condition_channels: int) -> T2IAdapter:
+        assert base.unet is not None
         return load_t2i_adapter(folder, compute=base.unet.compute_dtype)
 
     def write(self, folder: Path, *, dtype: str = "float32") -> None:
@@ -151,6 +153,7 @@ class T2IAdapter(Adapter):
         write_network(T2I_ADAPTER, self, folder, dtype=dtype)
 
     def check(self, base: Base, condition_channels: int) -> None:
+        assert base.unet is not None
         if tuple(self.feature_channels) != tuple(base.unet.block_out_channels):
             raise UserError(
                 f"the T2IAdapter's features have {tuple(self.feature_channels)} channels, the base's levels "

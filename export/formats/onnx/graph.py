@@ -149,8 +149,14 @@ class OnnxGraph(OnnxNodes):
     def upsample_nearest(self, x: Value) -> Value:
         scales = self.small_constant(np.array([1, 1, 2, 2], "float32"))
         shape = (2 * x.shape[0], 2 * x.shape[1], x.shape[2])
-        options = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        return self.node("Resize", [x, "", scales], shape, **options)
+        return self.node(
+            "Resize",
+            [x, "", scales],
+            shape,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
 
     def downsample_mean(self, x: Value) -> Value:
         shape = ((x.shape[0] + 1) // 2, (x.shape[1] + 1) // 2, x.shape[2])
@@ -210,7 +216,7 @@ class OnnxGraph(OnnxNodes):
             around = {name for node in self.nodes for name in node.input}
             own = {name for node in body.node for name in node.input} & tensors.keys() - around
             body.initializer.extend(tensors.pop(name) for name in sorted(own))
-        graph = helper.make_graph(self.nodes, "sampler", self.inputs, self.outputs, initializer=tensors.values())
+        graph = helper.make_graph(self.nodes, "sampler", self.inputs, self.outputs, initializer=list(tensors.values()))
         nodes = [*self.nodes, *(node for body in bodies(self.nodes) for node in body.node)]
         domains = {"": OPSET, **({"com.microsoft": 1} if any(node.domain for node in nodes) else {})}
         opsets = [helper.make_opsetid(*domain) for domain in domains.items()]
