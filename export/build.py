@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.files import whole_folder
 from export.emit.limits import check_steps
 from export.formats import FORMATS
@@ -78,6 +79,8 @@ def make_package(
     # Before TensorFlow is loaded, which takes seconds.
     _check(out, format, layout, weights, target)
     check_steps(steps)
+    if sampler not in SAMPLERS:
+        raise UserError(SAMPLERS.unknown(sampler))
     if not (bundle / "codi.json").is_file():
         raise UserError(f"{bundle}: no bundle (there is no codi.json in it); train one or name another")
     if decoder is not None and not decoder.is_dir():
