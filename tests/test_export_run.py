@@ -153,7 +153,7 @@ def test_a_saved_model_needs_tensorflow(copied, tmp_path):
     Image.fromarray(photo(16, 16)).save(tmp_path / "in.png")
     done = command(copied, "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "a saved_model package needs TensorFlow" in done.stderr and "--format tflite or onnx" in done.stderr
+    assert "a saved_model package needs TensorFlow" in done.stderr and "--format onnx or tflite" in done.stderr
 
 
 @pytest.fixture
