@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.files import whole_folder
 from export.emit.limits import check_steps
@@ -79,6 +80,8 @@ def make_package(
     # Before TensorFlow is loaded, which takes seconds.
     _check(out, format, layout, weights, target)
     check_steps(steps)
+    if sampler not in SAMPLERS:
+        raise UserError(SAMPLERS.unknown(sampler))
     if not is_bundle(bundle):
         raise UserError(f"{bundle}: no bundle (there is no {BUNDLE} in it); train one or name another")
     if decoder is not None and not decoder.is_dir():
@@ -102,7 +105,13 @@ def make_package(
 
 
 def make_adapter(
-    bundle: Path, out: Path, *, package: Path, decoder: Path | None = None, license: str | None = None
+    bundle: Path,
+    out: Path,
+    *,
+    package: Path,
+    decoder: Path | None = None,
+    license: str | None = None,
+    report: bool = True,
 ) -> list[dict]:
     """Export the adapter of a bundle alone, to be plugged into a package of parts of the same base.
 
@@ -118,8 +127,9 @@ def make_adapter(
 
     with whole_folder(out) as folder:
         whole = folder / "whole"
-        figures = make_package(bundle, whole, **options, decoder=decoder, license=license)
+        figures = make_package(bundle, whole, **options, decoder=decoder, license=license, report=report)
         wanted, manifest = adapters.base_files(whole), read_manifest(whole)
+        assert manifest is not None  # of the package just made
         adapters.check_base(base, wanted, out)
         own = {name: sha for name, sha in manifest["files"].items() if name not in wanted}
         for name in own:
@@ -156,7 +166,7 @@ def write_package(
     _check(out, format, layout, weights, target)
     FORMATS[format].check_installed()
     weight_formats = WeightFormats(weights)
-    if weights == MIXED:
+    if target is not None:
         from export.quantization import mixed
 
         weight_formats = mixed.choose(programs[0], FORMATS[format].mixed_formats, **target)

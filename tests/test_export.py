@@ -303,7 +303,7 @@ def test_refuses_pictures_that_saturate(program):
 def test_refuses_a_part_that_is_off(program):
     images = images_that_move_by(0.1)
     parity.refuse("onnx", figures(images, images, program, parts={"step": 0.9e-4}))
-    with pytest.raises(parity.ParityError, match=r"written: its step is off by 0.0002 of what it gives"):
+    with pytest.raises(parity.ParityError, match=r"written: its step has a relative error of 0.0002"):
         parity.refuse("onnx", figures(images, images, program, parts={"step": 2e-4}))
 
 
@@ -382,6 +382,7 @@ def test_bad_input_ends_in_one_line(bundle, tmp_path):
         (bundle, "--format", "saved_model", "--out", out, "--layout", "parts"): "layout is 'parts': saved_model offe",
         (bundle, "--out", out): "--format is missing: use one of onnx, saved_model, tflite",
         (bundle, "--out", out, "--adapter-of", tmp_path): f"{tmp_path}: no exported package; make one with",
+        (bundle, "--format", "onnx", "--out", out, "--sampler", "ddmi"): "unknown sampler 'ddmi': did you mean 'ddim'?",
         (bundle, "--format", "onnx", "--out", out, "--size", "big"): "--size is 'big': give one side, or HEIGHTxWIDTH",
         (tmp_path / "no", "--format", "onnx", "--out", out): f"{tmp_path / 'no'}: no bundle",
         (bundle, "--format", "onnx", "--out", tmp_path / "mine"): "exists and is no exported package",

@@ -153,7 +153,7 @@ def test_a_saved_model_needs_tensorflow(copied, tmp_path):
     Image.fromarray(photo(16, 16)).save(tmp_path / "in.png")
     done = command(copied, "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "a saved_model package needs TensorFlow" in done.stderr and "--format tflite or onnx" in done.stderr
+    assert "a saved_model package needs TensorFlow" in done.stderr and "--format onnx or tflite" in done.stderr
 
 
 @pytest.fixture
@@ -254,7 +254,9 @@ def test_tiles_meet_without_seams(size):
 
 def test_tiles_of_parts_share_every_step(bundle, tmp_path):
     """One tile is the picture without tiles; of more, what is far from the seam is as if the tile were alone."""
-    making.make_package(bundle, tmp_path / "parts", format="onnx", layout="parts", steps=2, sizes=[(16, 16)])
+    making.make_package(
+        bundle, tmp_path / "parts", format="onnx", layout="parts", steps=2, sizes=[(16, 16)], report=False
+    )
     sampler = run.load(package.read_package(tmp_path / "parts"))
     image = photo(16, 40) / np.float32(255)
     alone = run.generate(sampler, image[:, :16], seed=5)
@@ -299,7 +301,7 @@ def test_an_adapter_is_plugged_in_bit_by_bit(tmp_path):
     pictures = {}
     for name, model in zip("ab", models, strict=True):
         model.save(tmp_path / f"bundle-{name}")
-        options = {"format": "onnx", "layout": "parts", "steps": 2, "sizes": [(16, 16)]}
+        options = {"format": "onnx", "layout": "parts", "steps": 2, "sizes": [(16, 16)], "report": False}
         making.make_package(tmp_path / f"bundle-{name}", tmp_path / name, **options)
         pictures[name] = run.generate(run.load(package.read_package(tmp_path / name)), condition, seed=1)
     done = subprocess.run(
@@ -327,10 +329,10 @@ def test_an_adapter_is_plugged_in_bit_by_bit(tmp_path):
 
 
 def test_the_adapter_of_another_base_is_refused(tmp_path):
-    options = {"format": "onnx", "layout": "parts", "steps": 1, "sizes": [(16, 16)]}
+    options = {"format": "onnx", "layout": "parts", "steps": 1, "sizes": [(16, 16)], "report": False}
     for name in "ab":
         make_model(make_base(seed=ord(name)), train="adapter").save(tmp_path / f"bundle-{name}")
     making.make_package(tmp_path / "bundle-a", tmp_path / "a", **options)
     with pytest.raises(UserError, match=r"is of another base than .*a \(decoder.onnx differs\)"):
-        making.make_adapter(tmp_path / "bundle-b", tmp_path / "plug", package=tmp_path / "a")
+        making.make_adapter(tmp_path / "bundle-b", tmp_path / "plug", package=tmp_path / "a", report=False)
     assert not (tmp_path / "plug").exists() and not list(tmp_path.glob(".*"))

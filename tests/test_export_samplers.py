@@ -18,7 +18,6 @@ from export.package.manifest import read_package
 from export.runtime import run
 
 
-@SAMPLERS.register("late")
 def late_grid(schedule, num_steps: int) -> Grid:
     """DDIM at times that are denser where it is clean."""
     last = schedule.num_steps - 1
@@ -28,6 +27,7 @@ def late_grid(schedule, num_steps: int) -> Grid:
 
 @pytest.fixture(scope="module")
 def model():
+    SAMPLERS.register("late")(late_grid)  # here and not above: tests of all samplers are collected before
     return make_model(make_base())
 
 

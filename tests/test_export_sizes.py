@@ -89,7 +89,9 @@ def test_a_kernel_may_lie_otherwise_at_another_size(model, tmp_path, monkeypatch
     """Of ONNX in int8: convolutions of small maps gather their windows, those of large ones widen their kernel."""
     program = SamplerProgram(model, steps=1, height=16, width=16)
     monkeypatch.setattr(onnx_products, "COLUMNS", 9 * 8 * 16 * 16)  # between what a layer of either size takes
-    figures = making.write_package([program, program.at(32, 32)], tmp_path / "out", format="onnx", weights="int8")
+    figures = making.write_package(
+        [program, program.at(32, 32)], tmp_path / "out", format="onnx", weights="int8", report=False
+    )
     assert len(figures) == 2
     graphs = [onnx.load(size.graphs["sampler"].path).graph for size in package.read_package(tmp_path / "out").sizes]
     kinds = [Counter(node.op_type for node in graph.node) for graph in graphs]
@@ -121,10 +123,10 @@ def test_an_adapter_comes_in_all_sizes(tmp_path, format):
     randomize(models[1].student.adapter.variables)
     for name, one in zip("ab", models, strict=True):
         one.save(tmp_path / f"bundle-{name}")
-    options = {"format": format, "layout": "parts", "steps": 1, "sizes": SIZES[:2]}
+    options = {"format": format, "layout": "parts", "steps": 1, "sizes": SIZES[:2], "report": False}
     for name in "ab":
         making.make_package(tmp_path / f"bundle-{name}", tmp_path / name, **options)
-    making.make_adapter(tmp_path / "bundle-b", tmp_path / "plug", package=tmp_path / "a")
+    making.make_adapter(tmp_path / "bundle-b", tmp_path / "plug", package=tmp_path / "a", report=False)
     plugged = adapters.with_adapter(package.read_package(tmp_path / "a"), tmp_path / "plug")
     for size, own in zip(plugged.sizes, package.read_package(tmp_path / "b").sizes, strict=True):
         condition = np.random.default_rng(3).random((size.height, size.width, 3), dtype=np.float32)

@@ -35,7 +35,8 @@ def told(tmp_path_factory):
 
 def run(model, folder, format, condition, **options):
     """The artefact's picture for one condition, and Keras'."""
-    write_package([SamplerProgram(model, steps=STEPS, height=S, width=S, **options)], folder, format=format)
+    program = SamplerProgram(model, steps=STEPS, height=S, width=S, **options)
+    write_package([program], folder, format=format, report=False)
     made = read_package(folder)
     image = load_any(made)(condition[None], gaussian_noise(3, made.latent_shape))
     return image[0], model.generate(condition, steps=STEPS, seed=3, **options) / 255
@@ -87,7 +88,7 @@ def test_a_prompt_is_an_input_where_none_is_given(tmp_path, told, format, layout
     """The package has the text encoder and its tokenizer: what a prompt does there it does in Keras."""
     condition = np.random.default_rng(0).random((S, S, 3)).astype(np.float32)
     program = SamplerProgram(told, steps=2, height=S, width=S)
-    (figures,) = write_package([program], tmp_path / "package", format=format, layout=layout)
+    (figures,) = write_package([program], tmp_path / "package", format=format, layout=layout, report=False)
     assert figures["prompt_sensitivity"]["keras"] > 1e-3 and figures["cases"] == 12
     made = read_package(tmp_path / "package")
     assert made.prompted and ("text" in made.graphs) == (layout == "parts")
@@ -121,7 +122,7 @@ def test_a_small_decoder_takes_the_place_of_the_autoencoders(tmp_path, format, l
     model = make_model(base)
     condition = np.random.default_rng(0).random((S, S, 3)).astype(np.float32)
     program = SamplerProgram(model, steps=STEPS, height=S, width=S)
-    (figures,) = write_package([program], tmp_path / "package", format=format, layout=layout)
+    (figures,) = write_package([program], tmp_path / "package", format=format, layout=layout, report=False)
     vae = sum(v.numpy().nbytes for v in (*base.vae.decoder.variables, *base.vae.post_quant_conv.variables))
     whole = SamplerProgram(make_model(make_base()), steps=STEPS, height=S, width=S).variables_in_use()
     assert figures["weight_bytes"] == sum(v.numpy().nbytes for v in (*whole, *small.variables)) - vae

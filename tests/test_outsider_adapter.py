@@ -21,7 +21,6 @@ from export.package.manifest import read_package
 from export.runtime import run
 
 
-@ADAPTERS.register("first_skip")
 class FirstSkip(Adapter):
     """Adds a 1x1 convolution of the condition's latent to the UNet's first skip."""
 
@@ -59,6 +58,7 @@ class FirstSkip(Adapter):
 @pytest.fixture(scope="module")
 def trained():
     """A model after one update: every weight of the adapter has moved, the base is as it was."""
+    ADAPTERS.register("first_skip")(FirstSkip)  # here and not above: tests of all adapters are collected before
     model = codi_tf.CoDi(make_base(), adapter="first_skip", train="adapter", image_size=16)
     before = [v.numpy() for v in model.base.unet.variables]
     model.compile()

@@ -1,7 +1,8 @@
 """Packages of 0.1.0, whose manifests have version 2, are read and run.
 
-tests/data/0.1.0/package was made by 0.1.0 from the bundle of `conftest.make_model(make_base())`: ONNX in parts, float16,
-2 steps at 16x16. package-expected.png is the image that its `export.run` made for the condition below with seed 7.
+tests/data/0.1.0/package was made by 0.1.0 from the bundle of `conftest.make_model(make_base())`: ONNX in parts,
+float16, 2 steps at 16x16. package-expected.png is the image that its `export.run` made for the condition below with
+seed 7.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def packages(tmp_path_factory):
                 base = with_text(base, tiny_text(tmp_path_factory.mktemp("text"), 8))
                 randomize([v for v in base.unet.variables if "attn2" in v.path])
             program = SamplerProgram(make_model(base, task=task), steps=STEPS, height=HEIGHT, width=WIDTH)
-            write_package([program], folder, format="onnx", layout=layout)
+            write_package([program], folder, format="onnx", layout=layout, report=False)
         return made[task, layout]
 
     return package
@@ -460,7 +460,7 @@ def test_mistakes_are_one_line(packages, runtime, tmp_path):
     with pytest.raises(UserError, match="no exported package"):
         build_site(tmp_path, tmp_path / "site", runtime)
     program = SamplerProgram(make_model(make_base()), steps=1, height=16, width=16)
-    write_package([program], tmp_path / "lite", format="tflite")
+    write_package([program], tmp_path / "lite", format="tflite", report=False)
     with pytest.raises(UserError, match="is a tflite package, a page runs ONNX; export with --format onnx"):
         build_site(tmp_path / "lite", tmp_path / "site", runtime)
     facts = write_graphs([program, program.at(16, 24)], tmp_path / "lite", "onnx", "whole", "float32", WeightFormats())

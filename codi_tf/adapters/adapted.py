@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import keras
 
@@ -15,7 +15,9 @@ from codi_tf.models.unet import UNet
 
 # A graph of an exported network, its tensors, and the module that emits networks: see `export.emit.graph.Graph` and
 # `export.emit.networks`. They are arguments, because this package imports no export.
-Graph, Value, Networks = Any, Any, Any
+Graph: TypeAlias = Any
+Value: TypeAlias = Any
+Networks: TypeAlias = Any
 
 
 class Adapter(keras.Model):
@@ -41,7 +43,7 @@ class Adapter(keras.Model):
 
     @classmethod
     def for_base(cls, base: Base, condition_channels: int) -> Adapter:
-        """A new, built adapter for a base and condition images of 3 channels, or 4 with a mask."""
+        """A new, built adapter for a base with a UNet, and condition images of 3 channels, or 4 with a mask."""
         raise NotImplementedError
 
     @classmethod
@@ -200,6 +202,7 @@ def check_image_adapter(adapter: Adapter, base: Base, *, channels: tuple[int, in
     Raises:
         UserError: other channels, another compute format than the base's, or another factor than the autoencoder's.
     """
+    assert base.unet is not None
     name = type(adapter).__name__
     if channels[0] != channels[1]:
         raise UserError(f"the {name} takes {channels[0]} channels: the task's conditions have {channels[1]}")

@@ -78,10 +78,12 @@ class ControlNet(UNetEncoder, Adapter):
 
     @classmethod
     def for_base(cls, base: Base, condition_channels: int) -> ControlNet:
+        assert base.unet is not None
         return cls.duplicate(base.unet, factor=base.vae.factor, condition_channels=condition_channels)
 
     @classmethod
     def read(cls, folder: Path, base: Base, condition_channels: int) -> ControlNet:
+        assert base.unet is not None
         return load_controlnet(folder, compute=base.unet.compute_dtype)
 
     def write(self, folder: Path, *, dtype: str = "float32") -> None:
@@ -106,7 +108,7 @@ class ControlNet(UNetEncoder, Adapter):
 
         Args:
             unet: the base's.
-            factor: of the autoencoder, 2, 4 or 8: the hint network makes the image as small as a latent.
+            factor: of the autoencoder, 2, 4 or 8, by which the hint network reduces the image.
             condition_channels: of the condition image.
             name: of the adapter.
         """
@@ -138,7 +140,7 @@ class ControlNet(UNetEncoder, Adapter):
         return [h + extra for h, extra in zip(features, self(z_t, t, context, *condition_features), strict=True)]
 
     def call(self, z_t, t, context, hint):
-        """What is added to the UNet's skips and, last, to its middle block's output."""
+        """The tensors added to the UNet's skips and, last, to its middle block's output."""
         temb = self.time_embedding(t)
         skips = self.encode(z_t, temb, context, hint)
         middle = self.zero_middle(self.middle(skips[-1], temb, context))

@@ -34,6 +34,7 @@ class MuAdapter(Adapter):
 
     @classmethod
     def for_base(cls, base: Base, condition_channels: int) -> MuAdapter:
+        assert base.unet is not None
         return cls.duplicate(base.unet, condition_channels=cls.input_channels(base, condition_channels))
 
     @classmethod

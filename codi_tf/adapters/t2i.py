@@ -46,10 +46,11 @@ class ResidualBlock(keras.layers.Layer):
 
 
 class AdapterBlock(keras.layers.Layer):
-    """One level: the mean of 2x2 pixels where the level is a smaller one, then residual blocks.
+    """One level: the mean of 2x2 pixels where the level halves the resolution, then residual blocks.
 
-    A light block works on a quarter of its output's channels, between two 1x1 convolutions; a full one on all of them,
-    after a 1x1 convolution where their number changes. [B, H, W, channels_in] -> [B, H, W or half of both, channels].
+    A light block computes with a quarter of its output's channels, between two 1x1 convolutions; a full block with all
+    of them, after a 1x1 convolution where their number changes. [B, H, W, channels_in] -> [B, H, W, channels], or half
+    of H and W.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class AdapterBlock(keras.layers.Layer):
 
     def call(self, x):
         if self.down:
-            x = ops.average_pool(x, 2, strides=2, padding="same")  # of an odd map's last row and column: what there is
+            x = ops.average_pool(x, 2, strides=2, padding="same")  # at an odd edge: the mean of fewer pixels
         if self.in_conv is not None:
             x = self.in_conv(x)
         for resnet in self.resnets:
@@ -93,15 +94,15 @@ class AdapterBlock(keras.layers.Layer):
 class T2IAdapter(Adapter):
     """Features of the condition image, one for each level of the UNet's encoder, which are added there.
 
-    The arguments are the keys of the `config.json` of diffusers' T2IAdapter, with the same meaning. Its "full_adapter"
-    makes features of the channels that are named, its "light_adapter" one more, of as many channels as the last.
+    The arguments are the keys of the `config.json` of diffusers' T2IAdapter, with the same meaning. A "full_adapter"
+    has one feature for each of `channels`; a "light_adapter" has one more, with as many channels as the last.
 
-    The first convolution starts at zero, and so do all biases: the features of a new adapter are 0, and every weight
-    has a gradient after the first step. (Zeros at the end would do for neither: a full adapter ends in sums, and each
-    level of a light one goes on from the output of the level before.)
+    The first convolution and all biases start at zero: the features of a new adapter are 0, and every weight has a
+    gradient after the first update. Zeros at the end would not do: a full adapter ends in sums, and each level of a
+    light one continues from the output of the level before.
 
     Raises:
-        UserError: for an unknown adapter_type; "full_adapter_xl" is for UNets that are not built here.
+        UserError: for an unknown adapter_type; "full_adapter_xl" is for other UNets.
     """
 
     condition_space = "image"
@@ -139,10 +140,12 @@ class T2IAdapter(Adapter):
 
     @classmethod
     def for_base(cls, base: Base, condition_channels: int) -> T2IAdapter:
+        assert base.unet is not None
         return cls.duplicate(base.unet, factor=base.vae.factor, condition_channels=condition_channels)
 
     @classmethod
     def read(cls, folder: Path, base: Base, condition_channels: int) -> T2IAdapter:
+        assert base.unet is not None
         return load_t2i_adapter(folder, compute=base.unet.compute_dtype)
 
     def write(self, folder: Path, *, dtype: str = "float32") -> None:
@@ -150,6 +153,7 @@ class T2IAdapter(Adapter):
         write_network(T2I_ADAPTER, self, folder, dtype=dtype)
 
     def check(self, base: Base, condition_channels: int) -> None:
+        assert base.unet is not None
         if tuple(self.feature_channels) != tuple(base.unet.block_out_channels):
             raise UserError(
                 f"the T2IAdapter's features have {tuple(self.feature_channels)} channels, the base's levels "
@@ -162,20 +166,20 @@ class T2IAdapter(Adapter):
     def duplicate(
         cls, unet: UNet, *, kind: str | None = None, factor: int, condition_channels: int = 3, name: str = "adapter"
     ) -> T2IAdapter:
-        """A new adapter for this UNet, which it leaves as it is until it is trained.
+        """A new adapter for this UNet, whose output it leaves unchanged until it is trained.
 
         It computes in the UNet's format; its weights are float32, because they are trained.
 
         Args:
             unet: the base's.
-            kind: "light_adapter" or "full_adapter"; None: light where it can be, which is where the UNet's last two
-                levels have as many channels, as in Stable Diffusion.
-            factor: of the autoencoder: the adapter makes the image as small as a latent.
+            kind: "light_adapter" or "full_adapter"; None: light if the UNet's last two levels have equally many
+                channels, as in Stable Diffusion, which a light adapter requires.
+            factor: of the autoencoder, by which the adapter reduces the image.
             condition_channels: of the condition image.
             name: of the adapter.
 
         Raises:
-            UserError: for an unknown kind, or a light one where it cannot be.
+            UserError: for an unknown kind, or a light one that does not fit.
         """
         widths = unet.block_out_channels
         fits = widths[-1:] == widths[-2:-1]
@@ -200,7 +204,7 @@ class T2IAdapter(Adapter):
 
     @property
     def feature_channels(self) -> tuple[int, ...]:
-        """The channels of the features; those of the UNet's levels, if they belong together."""
+        """The channels of the features: those of the UNet's levels, if the two fit."""
         return (*self.channels, self.channels[-1]) if self.adapter_type == "light_adapter" else self.channels
 
     def build(self, input_shape=None):
@@ -280,7 +284,7 @@ def load_t2i_adapter(folder: str | Path, *, compute: str = "float32") -> T2IAdap
 
 
 def pixel_unshuffle(image, factor: int):
-    """[B, f H, f W, C] -> [B, H, W, C f f], in PyTorch's order: the pixels of one color are neighbors."""
+    """[B, f H, f W, C] -> [B, H, W, C f f], in PyTorch's order: the pixels of one channel are adjacent."""
     height, width, channels = image.shape[1] // factor, image.shape[2] // factor, image.shape[3]
     blocks = ops.reshape(image, (-1, height, factor, width, factor, channels))
     return ops.reshape(ops.transpose(blocks, (0, 1, 3, 5, 2, 4)), (-1, height, width, channels * factor * factor))

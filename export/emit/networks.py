@@ -26,6 +26,7 @@ def resnet_block(g: Graph, layer: ResnetBlock, x: Value, temb: Value | None = No
     """`layers.ResnetBlock`."""
     h = g.conv(g.silu(g.group_norm(x, layer.norm1)), layer.conv1)
     if layer.time_emb_proj is not None:
+        assert temb is not None
         h = g.add(h, g.dense(g.silu(temb), layer.time_emb_proj))
     h = g.conv(g.silu(g.group_norm(h, layer.norm2)), layer.conv2)
     return g.add(h, x if layer.conv_shortcut is None else g.conv(x, layer.conv_shortcut))
@@ -42,7 +43,7 @@ def spatial_attention(g: Graph, layer: SpatialAttention, x: Value) -> Value:
     """`layers.SpatialAttention`."""
     h = g.group_norm(x, layer.group_norm)
     q, k, v = (g.project_in(h, part) for part in (layer.to_q, layer.to_k, layer.to_v))
-    return g.add(x, g.project_out(g.attention(q, k, v, 1), layer.to_out, x.shape[:2]))
+    return g.add(x, g.project_out(g.attention(q, k, v, 1), layer.to_out, (x.shape[0], x.shape[1])))
 
 
 def spatial_transformer(g: Graph, layer: SpatialTransformer, x: Value, context: Value) -> Value:
@@ -54,7 +55,7 @@ def spatial_transformer(g: Graph, layer: SpatialTransformer, x: Value, context: 
     half = wide.shape[-1] // 2
     gate = g.gelu(g.channels(wide, half, 2 * half), "gelu_pytorch_tanh" if block.ff.tanh_gelu else "gelu")
     h = g.add(h, g.dense(g.multiply(g.channels(wide, 0, half), gate), block.ff.out))
-    return g.add(x, g.project_out(h, layer.proj_out, x.shape[:2]))
+    return g.add(x, g.project_out(h, layer.proj_out, (x.shape[0], x.shape[1])))
 
 
 def of_time(t: int, channels: int) -> np.ndarray:

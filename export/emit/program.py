@@ -39,6 +39,9 @@ class SamplerProgram(tf.Module):
         UserError: steps or a side out of these bounds; another sampler; a prompt that the model cannot take.
     """
 
+    model: CoDi
+    grid: Grid
+
     def __init__(
         self, model: CoDi, *, steps: int, height: int, width: int, prompt: str | None = None, sampler: str = "ddim"
     ):
@@ -86,7 +89,11 @@ class SamplerProgram(tf.Module):
         with plain_convolutions():
             model, task = self.model, self.model.task
             condition = task.condition_from_image(2.0 * condition - 1.0)
-            context = self.context[None] if ids is None else model.base.text_encoder(ids[None])
+            if self.context is not None:
+                context = self.context[None]
+            else:
+                assert ids is not None
+                context = model.base.text_encoder(ids[None])
             latents = sample(model.denoiser(model.encode_condition(condition), context), noise, self.grid)
             image = task.finish(tf.clip_by_value(model.base.decode(latents), -1.0, 1.0), condition)
             return (image + 1.0) / 2.0

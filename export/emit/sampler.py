@@ -38,11 +38,11 @@ def step_numbers(model: CoDi, grid: Grid) -> list[StepNumbers]:
     for step in grid.steps:
 
         def after(z: float, output: float, step=step) -> float:
-            def denoise(z_t, t):
+            def unbounded(z_t, t):
                 alpha_t, sigma_t = coefficients(schedule, t, 1)
-                return predict(np.float32([output]), z_t, alpha_t, sigma_t, model.base.prediction_type)
+                return predict(np.array([output], "float32"), z_t, alpha_t, sigma_t, model.base.prediction_type)
 
-            denoise = bounded(denoise, schedule) if model.boundary else denoise
+            denoise = bounded(unbounded, schedule) if model.boundary else unbounded
             now = denoise(ops.convert_to_tensor([z], "float32"), ops.convert_to_tensor(step.t, "int32"))
             return float(step.alpha_s * now.x_hat[0] + step.sigma_s * now.eps_hat[0])
 
@@ -59,7 +59,11 @@ def whole(g: Graph, program: SamplerProgram) -> None:
     condition, z = _condition(g, program), g.input("noise", program.latent_shape[1:])
     prompt = _prompt(g, program) if program.context is not None else _embedded(g, program)
     condition_features = encode(g, model, condition, prompt)
-    z = g.repeat(z, list(tables(program)), lambda *now: step(g, model, *now, condition_features, prompt))
+
+    def next_z(z: Value, time: Value, scales: Value) -> Value:
+        return step(g, model, z, time, scales, condition_features, prompt)
+
+    z = g.repeat(z, list(tables(program)), next_z)
     g.output("image", finish(g, model.task, decode(g, model, z), condition))
 
 
@@ -128,7 +132,7 @@ def tables(program: SamplerProgram) -> tuple[np.ndarray, np.ndarray]:
     """For every step the features of its time, float32 [N, C], and a and b, float32 [N, 2]."""
     numbers = step_numbers(program.model, program.grid)
     times = np.stack([networks.of_time(step.t, program.time_channels) for step in numbers])
-    return times, np.float32([[step.a, step.b] for step in numbers])
+    return times, np.array([[step.a, step.b] for step in numbers], "float32")
 
 
 # Within the parts
@@ -197,10 +201,11 @@ def _next(g: Graph, z: Value, output: Value, scales: Value) -> Value:
 
 def _guidance(g: Graph, model: CoDi) -> Value | None:
     """The features of the guidance weight, of networks that take one."""
-    if not model.network.takes_guidance:
+    channels = model.network.unet.time_cond_proj_dim
+    if channels is None:
         return None
-    weight = np.float32([model.lowest_guidance - 1.0])
-    return g.constant(ops.convert_to_numpy(guidance_features(weight, model.network.unet.time_cond_proj_dim))[0])
+    weight = np.array([model.lowest_guidance - 1.0], "float32")
+    return g.constant(ops.convert_to_numpy(guidance_features(weight, channels))[0])
 
 
 def decode(g: Graph, model: CoDi, z: Value) -> Value:

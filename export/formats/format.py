@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from export.emit.graph import Graph
 from export.formats import FORMATS
 from export.quantization.weights import WeightFormats
 
-SamplerProgram = Any  # that of `export.emit.program`, which imports TensorFlow
+SamplerProgram: TypeAlias = Any  # that of `export.emit.program`, which imports TensorFlow
 SIGNATURE = "serving_default"  # of the first graph in a file that holds several
 MIXED = "mixed"  # the weight format of packages that choose one for each kernel
 Tensors = dict[str, np.ndarray]

@@ -68,6 +68,7 @@ def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
 def options_of(folder: Path) -> dict:
     """The options with which a package was made, and with which its adapters must be."""
     manifest = read_manifest(folder)
+    assert manifest is not None
     sizes = [tuple(size["image_size"]) for size in sizes_of(manifest)]
     options = {key: manifest[key] for key in ("format", "layout", "weights", "steps", "prompt")}
     return {**options, "sizes": sizes, "sampler": manifest.get("sampler", "ddim")}  # version 2 has none

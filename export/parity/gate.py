@@ -182,7 +182,7 @@ def refuse(format: str, figures: dict) -> None:
             faults.append(f"swapped {name}s move its output by {by['export']:.2g}, the model's by {by['keras']:.2g}")
     for part, error in figures["part_errors"].items():
         if not error <= bounds.part:
-            faults.append(f"its {part} is off by {error:.2g} of what it gives (allowed {bounds.part:g})")
+            faults.append(f"its {part} has a relative error of {error:.2g} (allowed {bounds.part:g})")
     if not figures["color_shift"] <= bounds.color:
         faults.append(f"colors shift by {figures['color_shift']:.2g} (allowed {bounds.color:g})")
     if not abs(np.subtract(*figures["saturated"].values())) <= bounds.saturated:
@@ -229,7 +229,11 @@ def _cases(program: SamplerProgram, conditions: np.ndarray) -> list[Case]:
 
 def _keras_output(program: SamplerProgram, case: Case) -> np.ndarray:
     model = program.model
-    context = program.context[None] if case.ids is None else np.asarray(model.base.text_encoder(case.ids[None]))
+    if program.context is not None:
+        context = program.context[None]
+    else:
+        assert model.base.text_encoder is not None and case.ids is not None
+        context = np.asarray(model.base.text_encoder(case.ids[None]))
     condition = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
     options = {"steps": program.steps, "sampler": program.sampler}
     latents = model.generator.latents(condition, tf.constant(case.noise), tf.constant(context), **options)

@@ -34,10 +34,12 @@ def examples(
     with plain_convolutions():
         if ids is not None:
             pool["ids"] = ids
+            assert model.base.text_encoder is not None
             context = model.base.text_encoder(ids[None])
             made.append(Example("text", {"ids": ids}, {"context": ops.convert_to_numpy(context)}))
             pool["context"] = made[-1].outputs["context"]
         else:
+            assert program.context is not None
             context = program.context[None]
         condition = model.task.condition_from_image(tf.constant(2.0 * condition - 1.0))
         c = model.encode_condition(condition)

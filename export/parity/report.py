@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codi_tf.io.weights import write_json
 from export.emit import sampler
@@ -50,11 +50,12 @@ def _about(program: SamplerProgram, package: Package, parity: dict) -> dict:
 
 def parts_of(program: SamplerProgram, new_graph: Callable[[], Graph | None]) -> dict[str, dict]:
     """For every part its parameters, its multiply-adds, and its runs per image; nothing for formats without graphs."""
-    if new_graph() is None:
-        return {}
     parts = {}
     for name, emit in sampler.parts(program).items():
-        graph = Counting(new_graph())
+        blank = new_graph()
+        if blank is None:
+            return {}
+        graph: Any = Counting(blank)  # it passes all operations on
         emit(graph, program)
         runs = program.steps if name == "step" else 1
         parts[name] = {"parameters": graph.parameters, "multiply_adds": graph.multiply_adds, "runs": runs}

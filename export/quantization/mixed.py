@@ -69,6 +69,7 @@ def choose(
     if size is not None:
         saved = itertools.accumulate((change.saved for change in changes), initial=0)
         return after(next(count for count, total in enumerate(saved) if most - total <= size))
+    assert psnr is not None
     low, high = 0, len(changes)
     while low < high:
         middle = (low + high + 1) // 2

@@ -42,7 +42,10 @@ class Sampler:
     def step(self, i: int, z: np.ndarray, pool: Tensors) -> np.ndarray:
         """z after step i of the schedule."""
         now = self.package.schedule[i]
-        numbers = {"time": np.float32(now["time"]), "scales": np.float32([now["a"], now["b"]])}
+        numbers = {
+            name: np.array(value, "float32")
+            for name, value in (("time", now["time"]), ("scales", [now["a"], now["b"]]))
+        }
         return self.run("step", {**pool, **numbers, "z": z})["z_next"]
 
     def decode(self, z: np.ndarray, pool: Tensors) -> np.ndarray:

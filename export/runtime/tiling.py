@@ -24,18 +24,18 @@ def generate_tiled(sampler: Sampler, image: np.ndarray, *, seed: int, ids: np.nd
     margins = [(0, factor * height - image.shape[0]), (0, factor * width - image.shape[1]), (0, 0)]
     condition = np.pad(image, margins, "edge")[None]
     latent = tiles(height, width, (rows, columns), round(OVERLAP * min(rows, columns)))
-    picture = tiles(
+    pixels = tiles(
         factor * height, factor * width, (package.height, package.width), factor * round(OVERLAP * min(rows, columns))
     )
     z = gaussian_noise(seed, (1, height, width, channels))
     inputs = {} if ids is None else {"ids": ids}
     if "sampler" in sampler.graphs:
-        made = [sampler(there.of(condition), here.of(z), ids) for here, there in zip(latent, picture, strict=True)]
+        made = [sampler(there.of(condition), here.of(z), ids) for here, there in zip(latent, pixels, strict=True)]
     else:
-        pools = [sampler.read({**inputs, "condition": there.of(condition)}) for there in picture]
+        pools = [sampler.read({**inputs, "condition": there.of(condition)}) for there in pixels]
         for i in range(package.steps):
             steps = [sampler.step(i, here.of(z), pool) for here, pool in zip(latent, pools, strict=True)]
             z = blended(zip(latent, steps, strict=True), z.shape)
         made = [sampler.decode(here.of(z), pool) for here, pool in zip(latent, pools, strict=True)]
-    whole = blended(zip(picture, made, strict=True), (*condition.shape[:3], 3))
+    whole = blended(zip(pixels, made, strict=True), (*condition.shape[:3], 3))
     return whole[0, : image.shape[0], : image.shape[1]]

@@ -60,7 +60,9 @@ def _package(folder: Path) -> Files:
         raise UserError(f"{folder}: is a {package.format} package, a page runs ONNX; export with --format onnx")
     if package.others:
         raise UserError(f"{folder}: is made for several sizes, a page for one; export with a single --size")
-    if any(name.endswith(".data") for name in read_manifest(folder)["files"]):
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    if any(name.endswith(".data") for name in manifest["files"]):
         raise UserError(f"{folder}: is larger than a browser's memory; export with --weights float16 or int8")
     files = {path.name: path.read_bytes() for path in (folder / MANIFEST, *(g.path for g in package.graphs.values()))}
     if package.prompted:

@@ -9,7 +9,7 @@ from export.formats.format import Format, GraphFile, Run
 
 @FORMATS.register("onnx")
 class Onnx(Format):
-    """Weights lie in as many files as they need, so a graph may be of any size."""
+    """Weights are stored in as many files as they need, so a graph may be of any size."""
 
     suffix = ".onnx"
     weight_formats = ("float32", "float16", "int8", "int8_weight_only", "int4")

@@ -149,8 +149,14 @@ class OnnxGraph(OnnxNodes):
     def upsample_nearest(self, x: Value) -> Value:
         scales = self.small_constant(np.array([1, 1, 2, 2], "float32"))
         shape = (2 * x.shape[0], 2 * x.shape[1], x.shape[2])
-        options = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        return self.node("Resize", [x, "", scales], shape, **options)
+        return self.node(
+            "Resize",
+            [x, "", scales],
+            shape,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
 
     def downsample_mean(self, x: Value) -> Value:
         shape = ((x.shape[0] + 1) // 2, (x.shape[1] + 1) // 2, x.shape[2])
@@ -165,7 +171,7 @@ class OnnxGraph(OnnxNodes):
         return self.reshaped(turned, (1, shape[2], height, width), shape)
 
     def attention(self, q: Value, k: Value, v: Value, heads: int, causal: bool = False) -> Value:
-        # ONNX Runtime's own operator works block by block: no [heads, rows, keys] ever lies in memory.
+        # ONNX Runtime's own operator works block by block: [heads, rows, keys] is never in memory.
         inputs = [self.reshaped(x, (1, *x.shape), x.shape) for x in (q, k, v)]
         options = {"domain": "com.microsoft", "num_heads": heads, "unidirectional": int(causal)}
         return self.reshaped(self.node("MultiHeadAttention", inputs, q.shape, **options), q.shape, q.shape)
@@ -210,7 +216,7 @@ class OnnxGraph(OnnxNodes):
             around = {name for node in self.nodes for name in node.input}
             own = {name for node in body.node for name in node.input} & tensors.keys() - around
             body.initializer.extend(tensors.pop(name) for name in sorted(own))
-        graph = helper.make_graph(self.nodes, "sampler", self.inputs, self.outputs, initializer=tensors.values())
+        graph = helper.make_graph(self.nodes, "sampler", self.inputs, self.outputs, initializer=list(tensors.values()))
         nodes = [*self.nodes, *(node for body in bodies(self.nodes) for node in body.node)]
         domains = {"": OPSET, **({"com.microsoft": 1} if any(node.domain for node in nodes) else {})}
         opsets = [helper.make_opsetid(*domain) for domain in domains.items()]

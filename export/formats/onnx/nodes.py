@@ -54,14 +54,14 @@ class OnnxNodes:
         names = [x.name if isinstance(x, Value) else x for x in inputs]
         loop = self.loop
         inside = loop is not None and (again or not loop.changing.isdisjoint(names))
-        made, nodes = (loop.made, loop.nodes) if inside else (self._made, self.nodes)
+        made, nodes = (loop.made, loop.nodes) if loop is not None and inside else (self._made, self.nodes)
         key = (kind, *names, *sorted((k, str(v)) for k, v in attributes.items()))
         if key not in made:
             value = Value(self.new_name(kind), tuple(shape))
             results = [value.name, *(f"{value.name}_{i}" for i in range(1, outputs))]
             nodes.append(helper.make_node(kind, names, results, name=value.name, **attributes))
             made[key] = value
-            if inside:
+            if loop is not None and inside:
                 loop.changing.update(results)
         return made[key]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -149,7 +149,7 @@ def _four_bits(g: OnnxNodes, kernel, *, view: str) -> tuple[str, str, int]:
 class _Source:
     """A variable as the key of a cache, which Keras' are not."""
 
-    variable: object
+    variable: Any
 
 
 @functools.lru_cache(maxsize=1)  # numbers and scales are written one after the other

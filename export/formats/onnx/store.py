@@ -47,7 +47,7 @@ class Store:
         return self._places[weight.name]
 
     def _append(self, array: np.ndarray) -> dict:
-        data = memoryview(array).cast("B")
+        data = array.data.cast("B")
         if self._file is None or _aligned(self._file.tell()) + len(data) > MAX_FILE:
             self._close()
             self._file = self._path.with_name(f"{self._path.name}.{self._files}.data").open("wb")

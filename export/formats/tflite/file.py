@@ -79,7 +79,7 @@ class LiteRtFile:
             for weight, offset in zip(self._buffers, offsets, strict=True):
                 if weight is not None:
                     file.seek(offset)
-                    file.write(memoryview(np.atleast_1d(weight.read())).cast("B"))
+                    file.write(np.atleast_1d(weight.read()).data.cast("B"))
 
     def _pack(self, offsets: list[int]) -> bytes:
         model = schema.ModelT()
