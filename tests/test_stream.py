@@ -410,7 +410,9 @@ def test_damaged_shards_are_named(tmp_path):
     records = index_webdataset([whole, short])
     kept = len(records) - 2
     assert 5 <= kept < 20
-    named = rf"1 of 2 shards .*short\.tar: cut off at byte \d+, after {kept} records; the number of lost records is unknown"
+    named = (
+        rf"1 of 2 shards .*short\.tar: cut off at byte \d+, after {kept} records; the number of lost records is unknown"
+    )
     with pytest.warns(UserWarning, match=named):
         warn_of_damage(records.damaged, 2, 0.5)
     with pytest.raises(
