@@ -48,9 +48,7 @@ def test_modules_from_outside_are_named_by_the_environment(fruits, monkeypatch):
 
 
 def test_errors_name_what_is_known(fruits):
-    with pytest.raises(
-        UserError, match="unknown fruit 'aple': did you mean 'apple'. known are apple, pear; others"
-    ):
+    with pytest.raises(UserError, match="unknown fruit 'aple': did you mean 'apple'. known are apple, pear; others"):
         fruits["aple"]
     fruits.register("plum")(Registry)
     with pytest.raises(UserError, match="fruit 'plum' is registered already: choose another name"):
