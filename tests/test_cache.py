@@ -141,7 +141,7 @@ def test_killed_and_started_again(parts, tmp_path, optimized):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 2 <= len(list(killed.glob("*.sha256"))) < 60
-    with pytest.raises(UserError, match=r"shard-000\d\d.safetensors: is not there yet; run the same"):
+    with pytest.raises(UserError, match=r"shard-000\d\d.safetensors: does not exist yet; run the same"):
         read_cache(killed)
     for folder in (whole, killed):
         assert cache.encode(experiment(parts), folder, examples=240, shard=4)

@@ -156,7 +156,7 @@ def test_records_without_the_feature_or_no_example_at_all(tmp_path):
         source.example(i, np.zeros(5, np.float32), S)
     reasons = sorted(line.split(": ")[2] for line in source.unreadable)
     assert len(reasons) == 2 and reasons[0].startswith("it has no image") and "not a tf.train.Example" in reasons[1]
-    with pytest.raises(UserError, match=r"a\.tfrecord: record at byte 0: it is no tf\.train\.Example"):
+    with pytest.raises(UserError, match=r"a\.tfrecord: record at byte 0: it is not a tf\.train\.Example"):
         open_source(str(write_tfrecord(tmp_path / "a.tfrecord", payloads[2:])))
 
 

@@ -98,14 +98,14 @@ def test_a_hole_that_a_tile_would_lie_in_makes_the_picture_smaller(inpainting, m
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_tasks_that_need_the_whole_picture_are_made_smaller(monkeypatch, name):
-    task = SimpleNamespace(condition_key=TASKS[name].condition_key, condition_channels=TASKS[name].condition_channels)
-    model = SimpleNamespace(base=tiny_base(), task=task)
+    model = SimpleNamespace(base=tiny_base(), task=make_task(name))
+    condition = with_box(150, 100, slice(70, 80), slice(40, 50)) if model.task.has_mask else photo(150, 100)
     monkeypatch.setattr(rendering, "MAX_PIXELS", 6400)
     local = name in ("super_resolution", "real_world", "bicubic", "inpainting")
-    assert bool(plan(model, photo(150, 100)).tile) == local
+    assert bool(plan(model, condition).tile) == local
     if not local:
         with pytest.raises(UserError, match="tile is 80: this model's task needs the whole image at once"):
-            plan(model, photo(150, 100), tile=80)
+            plan(model, condition, tile=80)
 
 
 # --- pictures

@@ -241,8 +241,8 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr("codi_tf.data.parquet.IN_MEMORY", 3 * rows._group(0).nbytes)
     for i in range(40):
         near([(0, 0, rows.read(i)["text"].decode())], [(0, 0, triplet(i)[2])])
-        assert 1 <= len(rows._kept) <= 4
-    assert 0 not in rows._kept
+        assert 1 <= len(rows._cached) <= 4
+    assert 0 not in rows._cached
 
 
 # --- bad input

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class _Lazy(types.ModuleType):
@@ -18,4 +18,7 @@ class _Lazy(types.ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
-tensorflow: Any = _Lazy("tensorflow")
+if TYPE_CHECKING:
+    import tensorflow
+else:
+    tensorflow = _Lazy("tensorflow")

@@ -181,7 +181,7 @@ def warn_of_unreadable(source: object) -> None:
     lines = source.unreadable if isinstance(source, Stream) else []
     if lines:
         warnings.warn(
-            f"{len(lines)} of {len(source)} records were unreadable and replaced by others: {first_of(lines)}",
+            f"{len(lines)} of {len(source)} records were unreadable, others replaced them: {first_of(lines)}",
             stacklevel=2,
         )
 

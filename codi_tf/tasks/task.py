@@ -13,7 +13,8 @@ from codi_tf.io.conditions import ConditionFile, read_condition
 
 TASKS: Registry[type[Task]] = Registry("task", "TASKS", "codi_tf.tasks")
 Tensor = Any  # of TensorFlow
-Graph, Value = Any, Any  # `export.emit.graph.Graph` and the values within one
+Graph = Any  # `export.emit.graph.Graph`
+Value = Any  # in such a graph
 
 
 @dataclass(frozen=True, kw_only=True)
