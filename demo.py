@@ -47,6 +47,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     from codi_tf.cli.train import train
     from codi_tf.core.progress import Progress
     from codi_tf.evaluation.features import load_features
+    from codi_tf.evaluation.loading import metrics_with
     from codi_tf.evaluation.measuring import evaluate
     from codi_tf.evaluation.samplers import model_sampler
     from codi_tf.evaluation.tables import markdown_table
@@ -77,8 +78,8 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
         "CoDi, 4 steps": model_sampler(model, 4, SEED),
     }
     progress = Progress("measuring", len(samplers))
-    features = load_features(ASSETS / "features").features
-    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, features, report=progress.update)
+    metrics = metrics_with(load_features(ASSETS / "features").features)
+    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, metrics, report=progress.update)
     write_png(out / "grid.png", _grid(samplers, examples))
 
     _say(began, "3/4  Exporting: SavedModel, ONNX and TFLite, each run in its own runtime (about 2 minutes)")

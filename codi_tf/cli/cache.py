@@ -162,8 +162,8 @@ def _check_number(name: str, value: int) -> None:
         raise UserError(f"{name} is {value}: it must be at least 1")
 
 
-def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m codi_tf.cache", description=__doc__)
+def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
+    parser = ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("config", help="a file of configs/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the encoded examples")
     parser.add_argument("--examples", type=int, help="how many; by default data.encode_once of the config")

@@ -13,9 +13,9 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 FORMATS = ("float32", "float16", "bfloat16")
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], prog: str = "python -m codi_tf.convert") -> None:
     parser = ArgumentParser(
-        prog="python -m codi_tf.convert",
+        prog=prog,
         description="Read a Stable Diffusion checkpoint (a diffusers folder, a single .safetensors file, a KerasCV "
         ".h5) and write it as a diffusers folder.",
     )

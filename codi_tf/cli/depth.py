@@ -127,10 +127,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m codi_tf.depth", description="Write depth maps beside images, with a network that you bring."
-    )
+def _parser(prog: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, description="Write depth maps beside images, with a network that you bring.")
     parser.add_argument("folder", type=Path, help="folder of images")
     parser.add_argument("--model", type=Path, required=True, help="the network, an ONNX file")
     parser.add_argument(
@@ -155,8 +153,8 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def main(arguments: list[str]) -> None:
-    options = _parser().parse_args(arguments)
+def main(arguments: list[str], prog: str = "python -m codi_tf.depth") -> None:
+    options = _parser(prog).parse_args(arguments)
     for name in ("size", "multiple"):
         value = getattr(options, name)
         if value is not None and not 1 <= value <= 4096:

@@ -200,8 +200,8 @@ def _plain(experiment: config.Experiment) -> dict:
     return json.loads(json.dumps(experiment.as_dict()))
 
 
-def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m codi_tf.train", description=__doc__)
+def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
+    parser = ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("config", help="a file of configs/")
     parser.add_argument("--out", type=Path, help="folder of the run; by default runs/NAME, NAME that of the config")
     parser.add_argument("--strategy", choices=config.STRATEGIES, help="distribution.strategy of the config")

@@ -16,6 +16,7 @@ from keras import ops
 
 from codi_tf import data
 from codi_tf.core.errors import UserError
+from codi_tf.core.progress import Progress
 from codi_tf.io.files import whole_folder
 from codi_tf.io.weights import CONFIG, load_network, read_json, save_network
 from codi_tf.models.layers import Conv2D
@@ -164,4 +165,24 @@ def load_features(folder: Path) -> FeatureNetwork:
         raise UserError(f"{folder / CONFIG}: not the configuration of a feature network ({error})") from None
     network.build()
     load_network(network, folder)
+    return network
+
+
+def load_or_train(folder: Path | None, image_size: int) -> FeatureNetwork:
+    """The feature network in a folder. Where there is none yet, one is trained on the embedded photos, and kept there.
+
+    Args:
+        folder: None: the network is trained and not kept.
+        image_size: side of the crops that it is trained on.
+
+    Raises:
+        UserError: a folder that holds something else.
+    """
+    if folder is not None and folder.exists():
+        return load_features(folder)
+    progress = Progress("training the feature network", TRAINING_STEPS)
+    photos, options = data.load_photos("train"), {"image_size": image_size, "steps": TRAINING_STEPS}
+    network = train_feature_network(photos, report=progress.update, **options)
+    if folder is not None:
+        save_features(network, folder)
     return network
