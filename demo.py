@@ -27,7 +27,7 @@ ASSETS = ROOT / "assets" / "photos-base"
 CONFIG = ROOT / "configs" / "photos_codi.yaml"
 FORMATS = {"saved_model": "TensorFlow", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
 SEED = 0
-SHOWN = (0, 1, 2, 3, 5, 8)  # held-out crops in the pictures
+SHOWN = (0, 1, 2, 3, 5, 8)  # held-out crops in the images
 
 
 def demo(out: Path, *, count: int, overrides: list[str]) -> None:
@@ -119,7 +119,7 @@ def _grid(samplers: dict, examples: dict[str, np.ndarray]) -> np.ndarray:
     images, conditions = (examples[key][list(SHOWN)] for key in ("image", "condition"))
     size = images.shape[1]
     small = [np.repeat(np.repeat(resize((c + 1) / 2, size // 4, size // 4), 4, 0), 4, 1) for c in conditions]
-    # The samplers draw the noise in the order of the pictures: the shown ones are taken out of the whole set's.
+    # The samplers draw the noise in the order of the images: the shown ones are taken out of the whole set's.
     everything = examples["condition"][: max(SHOWN) + 1]
     columns = {"low resolution": small, "bicubic": (conditions + 1) / 2}
     columns |= {name: (sampler(everything)[0][list(SHOWN)] + 1) / 2 for name, sampler in samplers.items()}
@@ -128,7 +128,7 @@ def _grid(samplers: dict, examples: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _exported(model, exports: Path, examples: dict[str, np.ndarray]) -> np.ndarray:
-    """The same pictures through Keras and through every runtime, and fifty times their difference."""
+    """The same images through Keras and through every runtime, and fifty times their difference."""
     from export.package.manifest import read_package
     from export.parity.gate import load
 
@@ -171,7 +171,7 @@ def _checks(facts: dict) -> list[str]:
         ),
     ]
     claims += [
-        (f"{FORMATS[name]} gives the same picture: largest error {p['max_error']:.1e}", p["max_error"] <= 1e-3)
+        (f"{FORMATS[name]} gives the same image: largest error {p['max_error']:.1e}", p["max_error"] <= 1e-3)
         for name, p in parity.items()
     ]
     return [f"{'yes' if holds else 'NO '}  {text}" for text, holds in claims]

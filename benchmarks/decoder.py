@@ -19,11 +19,11 @@ from codi_tf.io.images import grid, write_png
 
 ASSETS = Path(__file__).parents[1] / "assets" / "photos-base"
 SEED, SHOWN = 1, (0, 1, 2, 3, 5, 8)  # those of the demo
-BATCH = 8  # pictures at a time, of the timing
+BATCH = 8  # images at a time, of the timing
 
 
 def compare(folder: Path, count: int, out: Path | None) -> None:
-    """Print what `count` crops measure through both decoders, and the time that these take; write a strip of pictures.
+    """Print what `count` crops measure through both decoders, and the time that these take; write a strip of images.
 
     Raises:
         UserError: the folder's decoder is missing, damaged or of other latents.
@@ -79,7 +79,7 @@ def compare(folder: Path, count: int, out: Path | None) -> None:
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.decoder", description=__doc__)
     parser.add_argument("decoder", type=Path, help="folder of a small decoder")
-    parser.add_argument("--out", type=Path, help="a strip of pictures, .png")
+    parser.add_argument("--out", type=Path, help="a strip of images, .png")
     parser.add_argument("--count", type=int, default=256, help="held-out crops (default: 256)")
     options = parser.parse_args(arguments)
     compare(options.decoder, options.count, options.out)

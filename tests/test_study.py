@@ -499,7 +499,7 @@ def test_a_report_of_results(folder, page, shown, evaluator):
     assert "| CoDi | 1,000 | 1,000 | 2.0 | 48,000 | 7 | 3 |" in text
     assert "| CoDi, 4 evaluations | 8 | 2 |" in text  # 500 and 1,000 updates
     assert (
-        "**reproduced**: -10 [-10, -10], CoDi, half of the budget (DDIM, 4) - random initialisation (DDIM, 4)" in text
+        "**reproduced**: -10 [-10, -10], CoDi, half of the budget (DDIM, 4) - random initialization (DDIM, 4)" in text
     )
     assert "DDIM | 1 |" not in text and "DDIM | 1 |" in (shown / TASKS[0] / "table.md").read_text()
     for name in ("methods", "tradeoff", "pictures", "budgets", "fig_7", "ablations"):

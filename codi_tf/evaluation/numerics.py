@@ -1,6 +1,6 @@
-"""How good pictures are: per-picture distances to the originals, and the distance between two sets of pictures.
+"""The formulas of the metrics: distances of images to their originals, of two sets of images, bootstrap intervals.
 
-NumPy only, in float64. Pictures are float [N, H, W, 3] in [0, 1].
+NumPy only, in float64. Images are float [N, H, W, 3] in [0, 1].
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(2 m_a m_b + C_1)(2 s_ab + C_2) / ((m_a^2 + m_b^2 + C_1)(s_a^2 + s_b^2 + C_2)) (Wang et al. 2004, Eq. 13).
 
     The moments are taken under an 11 x 11 Gaussian window (sigma 1.5, weights of sum 1); C_k = K_k^2 with K_1 = 0.01,
-    K_2 = 0.03. The mean is over all windows that lie inside the picture, then over R, G and B.
+    K_2 = 0.03. The mean is over all windows that lie inside the image, then over R, G and B.
 
     Returns:
         float64 [N], at most 1.
@@ -41,7 +41,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = _pair(a, b)
     height, width = a.shape[1:3]
     if min(height, width) < 2 * SSIM_RADIUS + 1:
-        raise UserError(f"pictures of {height}x{width}: SSIM needs sides of {2 * SSIM_RADIUS + 1} pixels or more")
+        raise UserError(f"images of {height}x{width}: SSIM needs sides of {2 * SSIM_RADIUS + 1} pixels or more")
     return np.array([_ssim(x, y) for x, y in zip(a, b, strict=True)])
 
 
@@ -51,11 +51,11 @@ def sharpness(images: np.ndarray) -> np.ndarray:
     Meant as a ratio: of a set's mean to that of the originals. Below 1 is softer, above 1 over-sharpened (or noisy).
 
     Raises:
-        ValueError: no batch of pictures, or a side is below 2.
+        ValueError: no batch of images, or a side is below 2.
     """
     images = np.asarray(images, np.float64)
     if images.ndim != 4 or images.shape[-1] != 3 or min(images.shape[1:3]) < 2:
-        raise ValueError(f"pictures must be [N, H, W, 3] with sides of at least 2, not {images.shape}")
+        raise ValueError(f"images must be [N, H, W, 3] with sides of at least 2, not {images.shape}")
     luma = images @ np.array(LUMA)  # [N, H, W]
     return sum(np.mean(np.square(np.diff(luma, axis=axis)), axis=(1, 2)) for axis in (1, 2))
 
@@ -89,10 +89,10 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
 def frechet_interval(
     features_a: np.ndarray, features_b: np.ndarray, *, replicates: int = 100, level: float = 0.9, seed: int = 0
 ) -> tuple[float, float]:
-    """A bootstrap interval of the Frechet distance of two sets whose rows belong to the same N pictures.
+    """A bootstrap interval of the Frechet distance of two sets whose rows belong to the same N images.
 
-    Each replicate draws N pictures with replacement, the same ones of both sets; equal seeds draw equal pictures, so
-    that the intervals of several samplers can be compared. Repeated pictures shift the replicates upwards: only their
+    Each replicate draws N images with replacement, the same ones of both sets; equal seeds draw equal images, so
+    that the intervals of several samplers can be compared. Repeated images shift the replicates upwards: only their
     spread around their median is used, put around the distance itself.
 
     Args:
@@ -121,11 +121,11 @@ def mean_interval(
 ) -> tuple[float, float]:
     """A bootstrap interval of a mean: the quantiles of the means of N values drawn with replacement (Efron 1979).
 
-    Equal seeds draw the same pictures for equal N: give the differences of two samplers' values, picture by picture,
+    Equal seeds draw the same images for equal N: give the differences of two samplers' values, image by image,
     to know whether one is better.
 
     Args:
-        values: float [N], one a picture.
+        values: float [N], one for each image.
         replicates: resampled sets.
         level: share of the replicates inside.
         seed: of the draws.
@@ -174,5 +174,5 @@ def _windowed(image: np.ndarray) -> np.ndarray:
 
 def _covariance_factor(features: np.ndarray) -> np.ndarray:
     """F [min(N, D), D] of which F^T F is the covariance of features [N, D] (divided by N - 1)."""
-    centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-    return centred if len(centred) <= centred.shape[1] else np.linalg.qr(centred, mode="r")
+    centered = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
+    return centered if len(centered) <= centered.shape[1] else np.linalg.qr(centered, mode="r")

@@ -1,7 +1,7 @@
-"""How sure a figure is, and how sure the difference of two: over seeds by Student's t, over pictures by a bootstrap.
+"""How sure a figure is, and how sure the difference of two: over seeds by Student's t, over images by a bootstrap.
 
-A training is repeated with K seeds, and every result makes the same N pictures. Pictures are drawn with replacement,
-the same ones for whatever is compared, so that what two samples have in common, as hard pictures, cancels. Hence the
+A training is repeated with K seeds, and every result makes the same N images. Images are drawn with replacement,
+the same ones for whatever is compared, so that what two samples have in common, as hard images, cancels. Hence the
 replicates of a sample are all that a comparison needs of it, wherever and whenever it was measured. The few seeds are
 not drawn: percentiles of three would hold the mean in 62 of 100 cases where 90 are said, if seeds alone mattered.
 """
@@ -26,8 +26,8 @@ class Spread:
 
     Attributes:
         seeds: of its K trainings.
-        figures: the measure on all pictures, float64 [K].
-        replicates: the measure on each of R sets of drawn pictures, float64 [R, K].
+        figures: the measure on all images, float64 [K].
+        replicates: the measure on each of R sets of drawn images, float64 [R, K].
     """
 
     seeds: tuple[int, ...]
@@ -41,16 +41,16 @@ class Spread:
         return Spread(shared, a - b, a_drawn - b_drawn)
 
     def mean(self) -> float:
-        """Over the seeds, on all pictures."""
+        """Over the seeds, on all images."""
         return float(self.figures.mean())
 
     def interval(self, *, level: float = LEVEL) -> tuple[float, float]:
-        """mean +- t sqrt(s^2 / K + v): s^2 is the seeds' variance, v that of the mean over drawn pictures.
+        """mean +- t sqrt(s^2 / K + v): s^2 is the seeds' variance, v that of the mean over drawn images.
 
         t is the quantile of Student's distribution with Welch and Satterthwaite's degrees of freedom: K - 1 of the
-        seeds' share, all of the pictures'. Of one seed: the quantiles over drawn pictures, as in
+        seeds' share, all of the images'. Of one seed: the quantiles over drawn images, as in
         `numerics.frechet_interval`, whose spread around the median is put around the mean itself, because repeated
-        pictures raise Frechet distances.
+        images raise Frechet distances.
         """
         count, drawn_means = len(self.seeds), self.replicates.mean(axis=1)  # [R]
         if count == 1:
@@ -74,7 +74,7 @@ def drawn(count: int, replicates: int) -> np.ndarray:
 
 
 def replicates(values: np.ndarray, statistic: Callable, *, count: int = REPLICATES) -> np.ndarray:
-    """`statistic`, a function of (values of pictures [N, ...], their places [N]), of `count` sets of drawn pictures.
+    """`statistic`, a function of (values of images [N, ...], their places [N]), of `count` sets of drawn images.
 
     Returns:
         float64 [count].
@@ -84,7 +84,7 @@ def replicates(values: np.ndarray, statistic: Callable, *, count: int = REPLICAT
 
 
 def mean(values: np.ndarray, places: np.ndarray) -> float:
-    """The mean of the pictures' values."""
+    """The mean of the images' values."""
     return float(np.mean(values, dtype=np.float64))
 
 

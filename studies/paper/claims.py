@@ -144,7 +144,7 @@ CLAIMS = (
         _ahead_of_rows("codi_frozen_ode"),
         TASKS[:1],
     ),
-    Claim("h", "Pre-training is better than random initialisation", _ahead_of_rows("codi_random"), TASKS[:1]),
+    Claim("h", "Pre-training is better than random initialization", _ahead_of_rows("codi_random"), TASKS[:1]),
     Claim(
         "i",
         "Latent L2 guidance is the best of four at 4 steps",

@@ -28,7 +28,7 @@ def evaluations_per_example(row: Row) -> float:
 
 
 def evaluations_of_sampling(row: Row, steps: int, guidance: float | None) -> int:
-    """Network evaluations of a picture: guidance takes two a step, unless the network was taught the weight."""
+    """Network evaluations of an image: guidance takes two a step, unless the network was taught the weight."""
     return steps * (1 if guidance is None or row.method["name"] == "guided" else 2)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of the study: curves of quality against evaluations and updates, and grids of what the methods make."""
+"""The images of the study: curves of quality against evaluations and updates, and grids of what the methods make."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ STAGES = "stages.json"  # beside what was trained: how
 EXAMPLES = 8000  # encoded once for each task
 CROPS = {"image_size": 64, "seed": 0, "recolor": True}
 COUNT = 384  # crops that are measured
-SHOWN = ("ddim-4", "ddim-50")  # samples whose first pictures are kept, of one seed
+SHOWN = ("ddim-4", "ddim-50")  # samples whose first images are kept, of one seed
 SHOWN_SEED = 0
 VALIDATION = "coffee"  # the held-out photo that settings are chosen on; the others are the test
 SEEDS_OF_CROPS = {"test": 1, "validation": 2}
@@ -73,7 +73,7 @@ def metrics_of(row: Row, task: str, seed: int, metrics: Path = METRICS) -> Path:
 
 
 def strip_of(row: Row, task: str, sample: str, metrics: Path = METRICS) -> Path:
-    """Where the first pictures of a sample lie."""
+    """Where the first images of a sample lie."""
     return metrics / task / "pictures" / f"{row.name}-{sample}.png"
 
 
@@ -226,7 +226,7 @@ def evaluator(task: str, split: str) -> Evaluator:
 
 
 def _measure(row: Row, task: str, seed: int, model, split: str) -> dict[str, dict]:
-    """Sample -> figures; the first pictures of some are kept."""
+    """Sample -> figures; the first images of some are kept."""
     figures = {}
     for sampler, steps, guidance in row.samples:
         own, name = evaluator(task, split), sample_name(sampler, steps, guidance)

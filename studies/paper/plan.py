@@ -182,7 +182,7 @@ def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
         ablation("codi_frozen_ode", "ODE of the frozen network", {"z_s": "frozen"}, forwards=2),
         ablation("codi_predicted", "ODE with the predicted noise (Algorithm 1)", {"z_s": "predicted"}),
         ablation("codi_no_guidance", "no guidance", {"guidance": "none"}),
-        ablation("codi_random", "random initialisation", adaptation={"pretrained": False}),
+        ablation("codi_random", "random initialization", adaptation={"pretrained": False}),
         ablation("codi_encoded", "guidance in the encoded space", {"guidance": "encoded"}),
         ablation("codi_pixel", "guidance in pixels", {"guidance": "pixel"}),
         ablation(

@@ -16,7 +16,7 @@ REFERENCES = ("condition", "autoencoder", "original")
 
 @dataclass(frozen=True)
 class References:
-    """What needs no model: one of REFERENCES -> figures, and the first pictures, float32 [12, H, W, 3] in [0, 1]."""
+    """What needs no model: one of REFERENCES -> figures, and the first images, float32 [12, H, W, 3] in [0, 1]."""
 
     rows: dict[str, dict]
     pictures: dict[str, np.ndarray]

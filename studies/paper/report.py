@@ -1,4 +1,4 @@
-"""What the results say: tables and claims in docs/results.md, curves and pictures beside the figures.
+"""What the results say: tables and claims in docs/results.md, curves and images beside the figures.
 
 Only what is there is shown, so that it can be written at any time. The text between the two marks of the page is
 replaced, the rest is written by hand.
@@ -50,7 +50,7 @@ FIG_2 = {
 }
 FIG_7 = {
     "CoDi": "codi_half",
-    "random initialisation": "codi_random",
+    "random initialization": "codi_random",
     "t per sample": "codi_per_sample",
     "no guidance": "codi_no_guidance",
 }
@@ -119,12 +119,12 @@ def _claims(judgements: dict) -> str:
     comparisons = tables.comparisons_table(judgements)
     counting = sum(one.comparison.counts for own in judgements.values() for one in own)
     detail = f"""
-Behind each verdict: the difference in FD-photos, with its {PERCENT} interval, of the comparison that favours the claim
+Behind each verdict: the difference in FD-photos, with its {PERCENT} interval, of the comparison that favors the claim
 least, among the {counting} that count. All are below; those in plain type do not count: the same systems sampled in
 ways that they were not trained for, or trained for longer.
 
 An interval is that of Student's t over the seeds, whose pairs share data and noise, together with a bootstrap of
-{bootstrap.REPLICATES} over the pictures, the same ones for both sides. *Reproduced*: the interval lies on the claimed
+{bootstrap.REPLICATES} over the images, the same ones for both sides. *Reproduced*: the interval lies on the claimed
 side of 0; *contrary*: on the other; *not reproduced*: it contains 0, which (a) allows. *Open*: results are missing.
 Where there is no difference, one comparison in ten still gets a verdict: one that is near 0 says little, and none of
 them says anything about photos unlike these.
@@ -144,7 +144,7 @@ sharper than the autoencoder's reconstructions of the originals.
 
 
 def _task(results: Results, task: str, shown: Path, link: Path) -> str:
-    """Table 2 of a task with its curves and pictures; the whole table goes to a file of its own."""
+    """Table 2 of a task with its curves and images; the whole table goes to a file of its own."""
     whole = tables.table_2(results, task)
     if not whole:
         return ""
@@ -178,7 +178,7 @@ line. Down and to the left is better in both; the numbers are evaluations:
         text += (
             f"\nThe same inputs and noise, seed {pieces.SHOWN_SEED} of the training, DDIM with 4 or 50 evaluations:\n"
         )
-        text += f"\n![Pictures of every method]({link}/{task}/pictures.png)\n"
+        text += f"\n![Images of every method]({link}/{task}/pictures.png)\n"
     table = tables.budget_table(results, task)
     text += f"\n### Budgets: {title}\n\n{table}" if table else ""
     if figures.budget_curves(shown / task / "budgets.png", tables.budgets(results, task)):
@@ -194,11 +194,11 @@ def _plain(sample: Sample) -> bool:
 def _notes(results: Results, task: str) -> str:
     first = next(sample for row in tables.TABLE_2 for sample in results.of_row(task, row))
     photos = ", ".join(f'"{name}"' for name in pieces.photos_of("test"))
-    return f"""In brackets: {PERCENT} intervals over seeds and pictures; of what has no seeds, over pictures. Measured
+    return f"""In brackets: {PERCENT} intervals over seeds and images; of what has no seeds, over images. Measured
 on {pieces.COUNT} crops, which overlap, of the photos {photos}: what another photo would change is in no interval.
 
 *LDM* is the fine-tuned model, *adapter alone* the paper's "ControlNet" rows: the base stays as it is. The paper's rows
-of other systems (StableSR, DiffIR, Palette, RePaint) are not here, since their weights are for other pictures, nor are
+of other systems (StableSR, DiffIR, Palette, RePaint) are not here, since their weights are for other images, nor are
 its 6 and 250 evaluations. The two longer trainings of GD-II are ours.
 
 {legend({"": first.row_of_figures(tables.MEASURES)})}
@@ -230,7 +230,7 @@ def _tuning(metrics: Path) -> str:
 
 As many trials for every method, with half of the updates of every stage and one seed, on crops of the photo
 "{pieces.VALIDATION}", which is not in the test, in super-resolution; inpainting has the same settings. In brackets:
-{PERCENT} intervals over pictures. **best**: the least FD-photos at 4 evaluations, of what is not distilled at 50; used:
+{PERCENT} intervals over images. **best**: the least FD-photos at 4 evaluations, of what is not distilled at 50; used:
 the setting of the plan, with which the tables above were made. CoDi's weight of the guidance, 2, comes from earlier
 trials of single trainings on held-out photos, those of the test among them; no other method had such a choice.
 

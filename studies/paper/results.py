@@ -24,7 +24,7 @@ class Sample:
         sampler, steps, guidance: how it was sampled.
         figures: seed -> figures, see `measures.figures_of`.
         references: of its task, None where they have not been made.
-        strip: where its pictures lie, if any were kept.
+        strip: where its images lie, if any were kept.
     """
 
     row: Row
@@ -55,7 +55,7 @@ class Sample:
         return {}
 
     def spread(self, measure: str) -> Spread | None:
-        """How a measure varies over seeds and pictures; None where a seed has no replicates of it."""
+        """How a measure varies over seeds and images; None where a seed has no replicates of it."""
         if measure not in self._spreads:
             self._spreads[measure] = self._spread(measure)
         return self._spreads[measure]
