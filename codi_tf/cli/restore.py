@@ -65,7 +65,7 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--color", choices=colors, help="align the result's colors with the condition's (default: none)"
     )
-    parser.add_argument("--color", choices=colors, dest="color", help=argparse.SUPPRESS)
+    parser.add_argument("--colour", choices=colors, dest="color", help=argparse.SUPPRESS)
 
 
 def main(arguments: list[str], prog: str = "codi restore") -> None:
