@@ -64,7 +64,7 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         metrics,
         prompts=[prompts] * len(images) if isinstance(prompts, str) else prompts,
         finish=model.task.finish,
-        enlarged=hasattr(model.task, "low_resolution"),
+        enlarged=model.task.has_low_resolution,
     )
     measured = measure(samplers, evaluator, report=Progress("measuring", len(samplers)).update)
     curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in entries}
@@ -99,7 +99,7 @@ def examples_of(options: argparse.Namespace, model) -> tuple[dict, Sequence[str]
     from codi_tf import data
 
     if data.is_pairs(options.data):
-        if not hasattr(model.task, "low_resolution"):
+        if not model.task.has_low_resolution:
             raise UserError(f"--data is {options.data}: pairs are for super-resolution, the bundles do something else")
         names = [f"{i:05}.png" for i in range(options.count)]
         pairs = data.read_pairs(options.data, options.count, scale=model.task.scale)

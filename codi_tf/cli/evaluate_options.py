@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from codi_tf.cli.sampling_options import SAMPLERS
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.report import is_report_file
+from codi_tf.io.bundle_files import is_bundle
 
 SPLITS = ("heldout", "all")
 MAX_COUNT = 100_000
@@ -114,7 +115,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 def _check_bundles(options: argparse.Namespace) -> None:
     for path in options.bundles:
-        if not (path / "codi.json").is_file():
+        if not is_bundle(path):
             raise UserError(f"{path}: no such bundle; train one or name another")
     if len({path.resolve() for path in options.bundles}) < len(options.bundles):
         raise UserError("a bundle is named twice; name each once")

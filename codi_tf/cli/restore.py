@@ -16,23 +16,23 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf.cli.sampling_options import (
-    BUNDLE,
-    SAMPLERS,
     add_sampling,
     add_shared_options,
     check_range,
     check_shared_options,
     fill_in,
-    is_bundle,
     load_small_decoder,
     progress,
     say,
 )
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import SAMPLERS
+from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.color import ALIGNMENTS
-from codi_tf.io.depth_files import as_picture, read_nearness
-from codi_tf.io.images import read_image, read_image_and_mask, write_png
+from codi_tf.io.conditions import read_condition
+from codi_tf.io.images import write_png
+from codi_tf.tasks import Task, make_task
 
 MAX_RESULT_PIXELS = 50_000_000
 DEFAULTS = {  # of the options of this program; shared ones have theirs in the parser
@@ -97,7 +97,10 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     check_range(options, steps=(1, 1000), upscale=(1, MAX_RESULT_PIXELS), tile=(0, MAX_RESULT_PIXELS))
     if options.condition is None:
         raise UserError(f"--condition is missing: {options.model} makes an image from one")
-    condition = _condition(options)
+    task = _task(options.model)
+    if task is not None:
+        _check_task(options, task)
+    condition = _condition(options, task)
     height, width = (options.upscale * side for side in condition.shape[:2])
     size = f"{options.condition}: the result of {width}x{height}"
     if height * width > MAX_RESULT_PIXELS:
@@ -107,7 +110,6 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     from codi_tf.inference.rendering import plan, render
     from codi_tf.model import load
 
-    _check_task(options)
     decoder = load_small_decoder(options)
     say(f"loading {options.model}")
     model = load(options.model, compute=options.compute, decoder=decoder)
@@ -121,43 +123,31 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     return render(model, condition, report=report, **{name: getattr(options, name) for name in names})
 
 
-def _condition(options: argparse.Namespace) -> np.ndarray:
+def _condition(options: argparse.Namespace, task: Task | None) -> np.ndarray:
     """--condition, [H, W, 3]; with a --mask [H, W, 4]."""
-    task = _task(options.model)
-    if task.get("name") == "depth":
-        return as_picture(read_nearness(options.condition, task.get("kind", "disparity")))
-    if options.mask is None:
-        return read_image(options.condition)
-    return read_image_and_mask(options.condition, options.mask)
+    if task is not None:
+        return task.read_condition(options.condition, options.mask)
+    return read_condition(options.condition, "image" if options.mask is None else "masked_image", options.mask)
 
 
-def _task(bundle: Path) -> dict:
-    """What a bundle says of its task; {} where that cannot be read, which loading will report."""
+def _task(bundle: Path) -> Task | None:
+    """The task of a bundle; None where it cannot be read: loading the bundle says why."""
     try:
-        task = json.loads((bundle / BUNDLE).read_text(encoding="utf-8"))["task"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return task if isinstance(task, dict) else {}
+        return make_task(**json.loads((bundle / BUNDLE).read_text(encoding="utf-8"))["task"])
+    except (OSError, ValueError, KeyError, TypeError):  # a UserError is a ValueError
+        return None
 
 
-def _check_task(options: argparse.Namespace) -> None:
-    """Raises UserError for what the bundle's task does not take, or lacks: mask, instruction, tiles, colors."""
-    from codi_tf.inference.rendering import is_local, keeps_colors
-    from codi_tf.tasks import TASKS
-
-    name = _task(options.model).get("name")
-    if not isinstance(name, str) or name not in TASKS:
-        return  # loading reports it
-    takes_mask = TASKS[name].condition_channels == 4
-    if takes_mask and options.mask is None:
-        raise UserError(
-            f"--mask is missing: {options.model} fills in what is white in an image of the condition's size"
-        )
-    if not takes_mask and options.mask is not None:
-        raise UserError(f"--mask: {options.model} was trained for {name}, which takes none; leave it out")
-    if TASKS[name].prompted and options.prompt is None:
-        raise UserError(f"--prompt is missing: {options.model} follows an instruction, for example 'make it night'")
-    if options.tile and not is_local(TASKS[name]):
-        raise UserError(f"--tile: {options.model} was trained for {name}, which needs the whole image; leave it out")
-    if options.color != "none" and not keeps_colors(TASKS[name]):
-        raise UserError(f"--color: {options.model} was trained for {name}, which keeps no colors; leave it out")
+def _check_task(options: argparse.Namespace, task: Task) -> None:
+    """Raises UserError for an option that the task lacks or does not take: mask, prompt, tiles, colors."""
+    model, name = options.model, task.name
+    if task.has_mask and options.mask is None:
+        raise UserError(f"--mask is missing: {model} fills in what is white in an image of the condition's size")
+    if not task.has_mask and options.mask is not None:
+        raise UserError(f"--mask: {model} was trained for {name}, which takes none; leave it out")
+    if task.prompted and options.prompt is None:
+        raise UserError(f"--prompt is missing: {model} follows an instruction, for example 'make it night'")
+    if options.tile and not task.is_local:
+        raise UserError(f"--tile: {model} was trained for {name}, which needs the whole image; leave it out")
+    if options.color != "none" and not task.keeps_colors:
+        raise UserError(f"--color: {model} was trained for {name}, which keeps no colors; leave it out")

@@ -7,16 +7,15 @@ from collections.abc import Iterable
 
 from codi_tf.cli import restore, text2image
 from codi_tf.cli.sampling_options import (
-    BUNDLE,
-    SAMPLERS,
     add_sampling,
     add_shared_options,
     check_shared_options,
     flag,
-    is_bundle,
 )
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import SAMPLERS
+from codi_tf.io.bundle_files import BUNDLE, is_bundle
 
 
 def _parser(prog: str) -> ArgumentParser:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,6 @@ from codi_tf.core.progress import Progress
 if TYPE_CHECKING:
     from codi_tf.models.tiny_decoder import TinyDecoder
 
-BUNDLE = "codi.json"
-SAMPLERS = ("ddim", "dpm", "dpm++", "stochastic", "consistency")  # of bundles
-CHECKPOINT_SAMPLERS = SAMPLERS[:3]
 COMPUTE = ("float32", "bfloat16", "float16")
 
 
@@ -36,10 +33,10 @@ def add_shared_options(parser: ArgumentParser, *, model: str, prompt: str) -> No
     )
 
 
-def add_sampling(parser: ArgumentParser, samplers: tuple[str, ...], *, steps: str, sampler: str, guidance: str) -> None:
+def add_sampling(parser: ArgumentParser, samplers: Iterable[str], *, steps: str, sampler: str, guidance: str) -> None:
     """Add --steps, --sampler and --guidance; the texts describe their defaults."""
     parser.add_argument("--steps", type=int, help=f"network evaluations (default: {steps})")
-    parser.add_argument("--sampler", choices=samplers, help=f"(default: {sampler})")
+    parser.add_argument("--sampler", choices=tuple(samplers), help=f"(default: {sampler})")
     parser.add_argument("--guidance", type=float, help=f"1 is none (default: {guidance})")
 
 
@@ -71,11 +68,6 @@ def check_range(options: argparse.Namespace, **limits: tuple[float, float]) -> N
 def flag(name: str) -> str:
     """--text-guidance for text_guidance."""
     return "--" + name.replace("_", "-")
-
-
-def is_bundle(model: Path) -> bool:
-    """Whether a folder is a bundle; anything else is taken for a checkpoint."""
-    return (model / BUNDLE).is_file()
 
 
 def load_small_decoder(options: argparse.Namespace) -> TinyDecoder | None:

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codi_tf.cli.sampling_options import (
-    CHECKPOINT_SAMPLERS,
     add_sampling,
     add_shared_options,
     check_range,
     check_shared_options,
     fill_in,
-    is_bundle,
     load_small_decoder,
     progress,
     say,
 )
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import CHECKPOINT_SAMPLERS
 from codi_tf.inference.rendering import MAX_SIDE
+from codi_tf.io.bundle_files import is_bundle
 from codi_tf.io.images import read_image, resize, write_png
 
 if TYPE_CHECKING:

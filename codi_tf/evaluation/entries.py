@@ -65,7 +65,7 @@ def make_entries(
     from codi_tf.inference.generation import guidance_weights
 
     guided = [label for label, model in models.items() if model.can_be_guided]
-    guided_by_text = [label for label, model in models.items() if getattr(model.settings, "drop_prompt", 0.0) > 0.0]
+    guided_by_text = [label for label, model in models.items() if model.settings.drop_prompt > 0.0]
     for flag, value, taking in (
         ("--text-guidance", text_guidance, guided_by_text),
         ("--guidance", guidance, guided),
