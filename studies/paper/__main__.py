@@ -1,7 +1,7 @@
 """python -m studies.paper train|tune|report [--tasks ..] [--rows ..] [--seeds 0,1,2]
 
-`train` makes what is missing and can be stopped and started again, also several times side by side: a row is worked on
-by one process at a time.
+`train` makes the missing results. It can be stopped and started again, and run in several processes: each row is worked
+on by one process at a time.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ def _train(options: argparse.Namespace) -> None:
         else:
             names = ", ".join(f"{row.name} of {task}" for row, task, _ in left)
             return print(
-                f"left for other processes, or until what they start from is there: {names}" if left else "done"
+                f"left for other processes, or until the rows that they start from are trained: {names}"
+                if left
+                else "done"
             )
 
 
 def _left(options: argparse.Namespace) -> list[tuple[Row, str, tuple[int, ...]]]:
-    """What is to be trained, with which seeds: what is not measured, and before it what it goes on from."""
+    """The rows to train and their seeds: those without figures, and before them the rows that they start from."""
     from studies.paper import pieces
 
     left: dict[tuple[str, str], set[int]] = {}

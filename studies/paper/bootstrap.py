@@ -1,9 +1,9 @@
-"""How sure a figure is, and how sure the difference of two: over seeds by Student's t, over images by a bootstrap.
+"""Intervals of figures and of their differences: over seeds by Student's t, over images by a bootstrap.
 
 A training is repeated with K seeds, and every result makes the same N images. Images are drawn with replacement,
-the same ones for whatever is compared, so that what two samples have in common, as hard images, cancels. Hence the
-replicates of a sample are all that a comparison needs of it, wherever and whenever it was measured. The few seeds are
-not drawn: percentiles of three would hold the mean in 62 of 100 cases where 90 are said, if seeds alone mattered.
+the same ones for both sides of a comparison, so that effects that they share, as of hard images, cancel. Hence a
+comparison needs only the replicates of a sample, wherever it was measured. Seeds are not drawn: with three of them, a
+90 % percentile interval would cover the mean in only 62 of 100 cases, if seeds alone mattered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The paper's claims as data, and what the results say to them."""
+"""The paper's claims as data, and their verdicts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the results say to one comparison, for one task.
+    """The verdict on one comparison, for one task.
 
     Attributes:
         task, comparison: what was compared.
@@ -172,7 +172,7 @@ def judge_all(
 
 
 def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = len(SEEDS)) -> Judgement:
-    """What the results say to a comparison: OPEN where fewer than `seeds` seeds are there on both sides."""
+    """The verdict on a comparison: OPEN where fewer than `seeds` seeds are there on both sides."""
     left, right = (results.samples.get((task, *side)) for side in (comparison.left, comparison.right))
     if left is None or right is None:
         return Judgement(task, comparison, OPEN)

@@ -1,4 +1,4 @@
-"""What a row costs to train, together with the rows that it goes on from."""
+"""The training cost of a row, with the rows that it starts from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from studies.paper.plan import BATCH, BY_NAME, Row
 
 
 def chain(row: Row) -> list[Row]:
-    """A row and what it goes on from, the last stage first."""
+    """A row and the rows that it starts from, the last stage first."""
     return [row] if row.parent is None else [row, *chain(BY_NAME[row.parent])]
 
 

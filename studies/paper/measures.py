@@ -1,4 +1,4 @@
-"""What is kept of a sample: its figures, and each of them on drawn images."""
+"""The figures of a sample, and their replicates on drawn images."""
 
 from __future__ import annotations
 

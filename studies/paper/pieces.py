@@ -1,4 +1,4 @@
-"""One piece of the study: a row of a task, trained and measured with every seed, each result a file of its own.
+"""One row of the study for one task: trained and measured with every seed, one file for each result.
 
 Trained rows lie below runs/study/, their figures below runs/study/metrics/. A row whose figures are there is not
 trained again, also on another machine, unless another row starts from it.

@@ -1,10 +1,10 @@
 """What the study trains and measures: rows as data.
 
-Every system has the same budget of optimizer updates from the same base; where there are two stages, each gets half. A
-row that goes on from another one names it as its parent. `forwards` are the network evaluations of a training example
-in an update beside the student's own forward and backward pass. Every family has settings that its trials began with
-and varied one at a time (`python -m studies.paper tune`), and settings that were chosen by them: those of the least
-FD-photos on the validation photo, at 4 evaluations, of what is not distilled at 50.
+Every system has the same budget of optimizer updates from the same base; of two stages, each gets half. A row that
+starts from another row's result names it as its parent. `forwards` are the network evaluations of a training example in
+an update, beside the student's own forward and backward pass. `TRIED` are the settings from which the trials of a family
+vary one at a time (`python -m studies.paper tune`), `CHOSEN` those with the lowest FD-photos on the validation photo, at
+4 evaluations, or at 50 for systems that are not distilled.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the trials of a family choose: options of its method and of train, and the peak of the learning rate."""
+    """The settings that trials choose: options of the method and of train, and the peak of the learning rate."""
 
     rate: float = 2e-3
     method: dict = field(default_factory=dict)
@@ -124,7 +124,7 @@ def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
 
     guidance = {"guidance": [1.0, 2.0]}
     return (
-        # What later rows start from.
+        # Starting points of later rows.
         finetune("ldm_half", "LDM, half of the budget", "ldm", HALF, samples=(*DDIM, *AT_50)),
         finetune("adapter_half", "adapter alone, half of the budget", "adapter", HALF, adaptation=ADAPTER_ONLY),
         halving("base_halved", "base, distilled to 4 steps", HALF, on_base=True, samples=(), tasks=("base",)),
@@ -223,7 +223,7 @@ ROWS = rows_of(CHOSEN)
 
 
 def halved(row: Row) -> Row:
-    """A row with half of the updates in every stage: what the trials train, and what they start from."""
+    """A row with half of the updates in every stage, for the trials and their starting points."""
     method = dict(row.method)
     if "updates" in method:
         method["updates"] //= 2

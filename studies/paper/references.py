@@ -1,4 +1,4 @@
-"""What results are measured on: the held-out crops of a task as they are, degraded, and through the autoencoder."""
+"""The references of a task: its held-out crops as they are, degraded, and through the autoencoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFERENCES = ("condition", "autoencoder", "original")
 
 @dataclass(frozen=True)
 class References:
-    """What needs no model: one of REFERENCES -> figures, and the first images, float32 [12, H, W, 3] in [0, 1]."""
+    """Figures and images without a model: one of REFERENCES -> figures, and the first images, float32 [12, H, W, 3] in [0, 1]."""
 
     rows: dict[str, dict]
     pictures: dict[str, np.ndarray]
@@ -31,7 +31,7 @@ def read_references(metrics: Path, task: str) -> References | None:
 
 
 def make_references(metrics: Path, task: str, evaluator: Evaluator) -> None:
-    """Measure what needs no model, once for a task."""
+    """Measure the references of a task and write them."""
     shown = {
         "condition": (evaluator.conditions[..., :3], evaluator.of_condition()),
         "autoencoder": (evaluator.reconstructions, evaluator.measure(evaluator.reconstructions, evaluator.latents)),

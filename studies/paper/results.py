@@ -1,4 +1,4 @@
-"""The results that are there: the figures of every sample and their replicates, from JSON files alone."""
+"""The results on disk: the figures of every sample and their replicates, from JSON files alone."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that is there.
+    """All results on disk.
 
     Attributes:
         samples: (task, name of a row, name of a sample) -> sample.
@@ -101,7 +101,7 @@ class Results:
 
 
 def read(metrics: Path = pieces.METRICS, *, rows: tuple[Row, ...] = ROWS, seeds: tuple[int, ...] = SEEDS) -> Results:
-    """Read what is there; references are read, never made."""
+    """Read the results on disk; references are read, never made."""
     references = {task: own for task in TASKS if (own := read_references(metrics, task)) is not None}
     samples, about = {}, {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""The tables of the study as Markdown: strings of what is there, "" where nothing is."""
+"""The tables of the study as Markdown; "" where there are no results."""
 
 from __future__ import annotations
 
