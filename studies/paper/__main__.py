@@ -31,11 +31,7 @@ def _train(options: argparse.Namespace) -> None:
                     break
         else:
             names = ", ".join(f"{row.name} of {task}" for row, task, _ in left)
-            return print(
-                f"left for other processes, or until the rows that they start from are trained: {names}"
-                if left
-                else "done"
-            )
+            return print(f"left for other processes, or until their parents are trained: {names}" if left else "done")
 
 
 def _left(options: argparse.Namespace) -> list[tuple[Row, str, tuple[int, ...]]]:

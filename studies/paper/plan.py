@@ -1,10 +1,10 @@
 """What the study trains and measures: rows as data.
 
 Every system has the same budget of optimizer updates from the same base; of two stages, each gets half. A row that
-starts from another row's result names it as its parent. `forwards` are the network evaluations of a training example in
-an update, beside the student's own forward and backward pass. `TRIED` are the settings from which the trials of a family
-vary one at a time (`python -m studies.paper tune`), `CHOSEN` those with the lowest FD-photos on the validation photo, at
-4 evaluations, or at 50 for systems that are not distilled.
+starts from another row's result names it as its parent. `forwards` are the network evaluations of a training example
+in an update, beside the student's own forward and backward pass. `TRIED` are the settings from which the trials of a
+family vary one at a time (`python -m studies.paper tune`), `CHOSEN` those with the lowest FD-photos on the validation
+photo, at 4 evaluations, or at 50 for systems that are not distilled.
 """
 
 from __future__ import annotations

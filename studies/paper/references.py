@@ -16,7 +16,12 @@ REFERENCES = ("condition", "autoencoder", "original")
 
 @dataclass(frozen=True)
 class References:
-    """Figures and images without a model: one of REFERENCES -> figures, and the first images, float32 [12, H, W, 3] in [0, 1]."""
+    """Results without a model.
+
+    Attributes:
+        rows: one of REFERENCES -> figures.
+        pictures: one of REFERENCES -> the first images, float32 [12, H, W, 3] in [0, 1].
+    """
 
     rows: dict[str, dict]
     pictures: dict[str, np.ndarray]
