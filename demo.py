@@ -1,4 +1,4 @@
-"""make demo: CoDi before your eyes, from an unconditional latent diffusion model to a checked 4-step model on disk.
+"""make demo: distill an unconditional latent diffusion model into a 4-step model, measure it and export it.
 
 Everything goes to runs/demo/: report.md, grid.png, exported.png, metrics.json, bundle/ and exports/.
 """
@@ -27,19 +27,19 @@ ASSETS = ROOT / "assets" / "photos-base"
 CONFIG = ROOT / "configs" / "photos_codi.yaml"
 FORMATS = {"saved_model": "TensorFlow", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
 SEED = 0
-SHOWN = (0, 1, 2, 3, 5, 8)  # held-out crops in the pictures
+SHOWN = (0, 1, 2, 3, 5, 8)  # held-out crops in the images
 
 
 def demo(out: Path, *, count: int, overrides: list[str]) -> None:
-    """Distil, measure, export, report.
+    """Distill, measure, export, report.
 
     Args:
-        out: folder of everything that is made; replaced.
-        count: held-out crops that are measured.
-        overrides: of the training's config.
+        out: folder of all results; replaced.
+        count: held-out crops to measure on.
+        overrides: of the training config, section.key=value.
     """
     began = time.monotonic()
-    # The networks are tiny: two cores do more when each takes whole operators than when they share every one.
+    # The networks are tiny: two cores that take whole operators are faster than two that share each.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     start_tensorflow()
     import codi_tf
@@ -47,6 +47,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     from codi_tf.cli.train import train
     from codi_tf.core.progress import Progress
     from codi_tf.evaluation.features import load_features
+    from codi_tf.evaluation.loading import metrics_with
     from codi_tf.evaluation.measuring import evaluate
     from codi_tf.evaluation.samplers import model_sampler
     from codi_tf.evaluation.tables import markdown_table
@@ -55,13 +56,13 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     settings = config.load(CONFIG, [f"base={ASSETS}", *overrides])
     shutil.rmtree(out, ignore_errors=True)
 
-    _say(began, "1/4  Distilling: CoDi, from the unconditional base (about 4 to 6 minutes)")
+    _say(began, "1/4  Distilling with CoDi from the unconditional base (about 4 to 6 minutes)")
     result = train(settings, out / "training")
     shutil.copytree(result, out / "bundle")
     model = codi_tf.load(out / "bundle")
     undistilled = codi_tf.load(ASSETS / "undistilled")
 
-    _say(began, "2/4  Measuring on photos that no model has seen (about a minute)")
+    _say(began, "2/4  Measuring on held-out photos (about a minute)")
     examples = data.evaluation_set(
         experiment.load_source(settings, "heldout"),
         model.task,
@@ -77,11 +78,11 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
         "CoDi, 4 steps": model_sampler(model, 4, SEED),
     }
     progress = Progress("measuring", len(samplers))
-    features = load_features(ASSETS / "features").features
-    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, features, report=progress.update)
+    metrics = metrics_with(load_features(ASSETS / "features").features)
+    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, metrics, report=progress.update)
     write_png(out / "grid.png", _grid(samplers, examples))
 
-    _say(began, "3/4  Exporting: SavedModel, ONNX and TFLite, each run in its own runtime (about 2 minutes)")
+    _say(began, "3/4  Exporting to SavedModel, ONNX and TFLite, and running each in its runtime (about 2 minutes)")
     from export.build import make_package
 
     parity = {name: make_package(out / "bundle", out / "exports" / name, format=name, steps=4)[0] for name in FORMATS}
@@ -118,7 +119,7 @@ def _grid(samplers: dict, examples: dict[str, np.ndarray]) -> np.ndarray:
     images, conditions = (examples[key][list(SHOWN)] for key in ("image", "condition"))
     size = images.shape[1]
     small = [np.repeat(np.repeat(resize((c + 1) / 2, size // 4, size // 4), 4, 0), 4, 1) for c in conditions]
-    # The samplers draw the noise in the order of the pictures: the shown ones are taken out of the whole set's.
+    # The noise of an image depends on its place: the images up to the last shown one are sampled together.
     everything = examples["condition"][: max(SHOWN) + 1]
     columns = {"low resolution": small, "bicubic": (conditions + 1) / 2}
     columns |= {name: (sampler(everything)[0][list(SHOWN)] + 1) / 2 for name, sampler in samplers.items()}
@@ -127,7 +128,7 @@ def _grid(samplers: dict, examples: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _exported(model, exports: Path, examples: dict[str, np.ndarray]) -> np.ndarray:
-    """The same pictures through Keras and through every runtime, and fifty times their difference."""
+    """The same images from Keras and from every runtime, and their differences times 50."""
     from export.package.manifest import read_package
     from export.runtime.sampler import load_any
 
@@ -149,7 +150,7 @@ def _exported(model, exports: Path, examples: dict[str, np.ndarray]) -> np.ndarr
 
 
 def _checks(facts: dict) -> list[str]:
-    """What the demo is to show, each with the figures of this run."""
+    """The claims of the demo, checked with the figures of this run."""
     rows, parity = facts["rows"], facts["parity"]
     codi, one, bicubic = rows["CoDi, 4 steps"], rows["CoDi, 1 step"], rows["bicubic"]
     claims = [
@@ -159,7 +160,7 @@ def _checks(facts: dict) -> list[str]:
             codi["frechet_photos"] < bicubic["frechet_photos"],
         ),
         (
-            f"1-step CoDi's latent error is below that of copying the condition: {one['latent_error']:.4f} against "
+            f"1-step CoDi has a lower latent error than a copy of the condition: {one['latent_error']:.4f} against "
             f"{bicubic['latent_error']:.4f}",
             one["latent_error"] < bicubic["latent_error"],
         ),
@@ -170,7 +171,7 @@ def _checks(facts: dict) -> list[str]:
         ),
     ]
     claims += [
-        (f"{FORMATS[name]} gives the same picture: largest error {p['max_error']:.1e}", p["max_error"] <= 1e-3)
+        (f"{FORMATS[name]} makes the same image: largest error {p['max_error']:.1e}", p["max_error"] <= 1e-3)
         for name, p in parity.items()
     ]
     return [f"{'yes' if holds else 'NO '}  {text}" for text, holds in claims]
@@ -180,18 +181,18 @@ def _report(facts: dict, table: str) -> str:
     checks = "\n".join(f"- {line}" for line in _checks(facts))
     return f"""# CoDi on the embedded photos
 
-{facts["count"]} crops of four photos that no model has seen, degraded, restored. Made by `make demo` in
+{facts["count"]} crops of four held-out photos, degraded and restored. Made by `make demo` in
 {facts["seconds"]} s with a peak memory of {facts["peak_memory_gb"]} GB.
 
 ![Degraded, restored, original](grid.png)
 
 {table}
 FD-photos is the Frechet distance to the autoencoder's reconstructions of the originals in the features of a small
-network trained on the embedded photos. It is not FID, and only figures of this table can be compared with one another.
+network trained on the embedded photos. It is not FID: compare figures within this table only.
 
 {checks}
 
-The exported 4-step model, run in its own runtimes on the same condition and noise:
+The exported 4-step model in its runtimes, with the same condition and noise:
 
 ![Keras and the exported models](exported.png)
 """
@@ -200,7 +201,7 @@ The exported 4-step model, run in its own runtimes on the same condition and noi
 def _main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python demo.py", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--count", type=int, default=256, help="held-out crops that are measured")
+    parser.add_argument("--count", type=int, default=256, help="held-out crops to measure on")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
     if options.count <= max(SHOWN):

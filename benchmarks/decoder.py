@@ -14,16 +14,16 @@ import numpy as np
 
 from benchmarks.timing import side_by_side
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
-from codi_tf.evaluation import metrics
+from codi_tf.evaluation import numerics
 from codi_tf.io.images import grid, write_png
 
 ASSETS = Path(__file__).parents[1] / "assets" / "photos-base"
 SEED, SHOWN = 1, (0, 1, 2, 3, 5, 8)  # those of the demo
-BATCH = 8  # pictures at a time, of the timing
+BATCH = 8  # images at a time, of the timing
 
 
 def compare(folder: Path, count: int, out: Path | None) -> None:
-    """Print what `count` crops measure through both decoders, and the time that these take; write a strip of pictures.
+    """Print what `count` crops measure through both decoders, and the time that these take; write a strip of images.
 
     Raises:
         UserError: the folder's decoder is missing, damaged or of other latents.
@@ -35,6 +35,7 @@ def compare(folder: Path, count: int, out: Path | None) -> None:
     from codi_tf import data
     from codi_tf.checkpoints.base import check_decoder
     from codi_tf.evaluation.features import load_features
+    from codi_tf.evaluation.loading import metrics_with
     from codi_tf.evaluation.measuring import Evaluator
     from codi_tf.evaluation.samplers import in_batches, model_sampler
     from codi_tf.evaluation.tables import markdown_table
@@ -43,8 +44,8 @@ def compare(folder: Path, count: int, out: Path | None) -> None:
     check_decoder(small, model.base.vae)
     shared = {"image_size": model.image_size, "count": count, "seed": SEED}
     examples = data.evaluation_set(data.load_photos("heldout"), model.task, **shared)
-    features = load_features(ASSETS / "features").features
-    evaluator = Evaluator(examples["image"], examples["condition"], model.base, features)
+    metrics = metrics_with(load_features(ASSETS / "features").features)
+    evaluator = Evaluator(examples["image"], examples["condition"], model.base, metrics)
     decoders = {"autoencoder": model.base.decode, "small decoder": small}
     latents = {"encoded": evaluator.latents, "4 steps": model_sampler(model, 4)(examples["condition"])[1]}
     made = {
@@ -56,7 +57,7 @@ def compare(folder: Path, count: int, out: Path | None) -> None:
     print(markdown_table(rows))
     for source in latents:
         pair = ((made[f"{source}, {name}"] + 1) / 2 for name in decoders)
-        low, high = metrics.mean_interval(values := metrics.psnr(*pair))
+        low, high = numerics.mean_interval(values := numerics.psnr(*pair))
         print(f"{source}: PSNR to the autoencoder's decoding {values.mean():.2f} [{low:.2f}, {high:.2f}] dB")
 
     z = tf.constant(evaluator.latents[:BATCH])
@@ -78,7 +79,7 @@ def compare(folder: Path, count: int, out: Path | None) -> None:
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.decoder", description=__doc__)
     parser.add_argument("decoder", type=Path, help="folder of a small decoder")
-    parser.add_argument("--out", type=Path, help="a strip of pictures, .png")
+    parser.add_argument("--out", type=Path, help="a strip of images, .png")
     parser.add_argument("--count", type=int, default=256, help="held-out crops (default: 256)")
     options = parser.parse_args(arguments)
     compare(options.decoder, options.count, options.out)

@@ -23,6 +23,7 @@ def measure(bundle: Path) -> dict[str, float]:
     import codi_tf
     from codi_tf import data
     from codi_tf.evaluation.features import load_features
+    from codi_tf.evaluation.loading import metrics_with
     from codi_tf.evaluation.measuring import Evaluator
     from codi_tf.evaluation.samplers import model_sampler
 
@@ -38,13 +39,13 @@ def measure(bundle: Path) -> dict[str, float]:
     photos = data.load_photos("heldout")
     examples = data.evaluation_set(photos, model.task, image_size=model.image_size, count=COUNT, seed=0)
     lap("crops and conditions")
-    pictures, latents = model_sampler(model, STEPS)(examples["condition"])
+    images, latents = model_sampler(model, STEPS)(examples["condition"])
     lap("generation")
-    features = load_features(ASSETS / "features").features
-    evaluator = Evaluator(examples["image"], examples["condition"], model.base, features, finish=model.task.finish)
+    metrics = metrics_with(load_features(ASSETS / "features").features)
+    evaluator = Evaluator(examples["image"], examples["condition"], model.base, metrics, finish=model.task.finish)
     lap("originals, encoded and decoded")
-    measured = evaluator.measure(pictures, latents)
-    lap("measures")
+    measured = evaluator.measure(images, latents)
+    lap("metrics")
     measured.row()
     lap("means and intervals")
     return seconds

@@ -24,7 +24,7 @@ EXPORTS = (
     *(f"tflite/parts/{weights}" for weights in ("float32", "float16", "int8")),
     "tflite/whole/int8",
 )
-COLUMNS = ("export", "written in", "peak of writing", "files", "loaded in", "a picture", "peak of running", "PSNR")
+COLUMNS = ("export", "written in", "peak of writing", "files", "loaded in", "an image", "peak of running", "PSNR")
 
 
 def make_model(small_decoder: bool = False):
@@ -66,7 +66,7 @@ def write(program, folder: Path, name: str) -> dict:
 
 
 def run(folder: Path) -> None:
-    """Load an export, make two pictures, say how it went."""
+    """Load an export, make two images, say how it went."""
     import numpy as np
 
     from export.runtime.run import load
@@ -114,9 +114,7 @@ def _compare(names: list[str], steps: int) -> None:
         began = time.perf_counter()
         image = (model.generate_step(tf.constant(2 * condition - 1), tf.constant(noise), steps).numpy() + 1) / 2
         seconds.append(time.perf_counter() - began)
-    print(
-        f"weights {weights:.2f} GiB; Keras: {min(seconds):.1f} s a picture, of spread {image.std():.2f}\n", flush=True
-    )
+    print(f"weights {weights:.2f} GiB; Keras: {min(seconds):.1f} s an image, of spread {image.std():.2f}\n", flush=True)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:

@@ -24,7 +24,7 @@ COLUMNS = (
     "max error",
     "color",
     "another condition moves it by",
-    "a picture",
+    "an image",
     "peak",
 )
 

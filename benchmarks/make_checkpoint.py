@@ -1,7 +1,7 @@
 """python -m benchmarks.make_checkpoint TARGET: random weights in the true shapes of Stable Diffusion.
 
 A diffusers folder, or a single file in the original layout, written tensor by tensor: memory stays small. The weights
-are scaled so that activations neither die nor explode; the pictures are noise. The tokenizer has a vocabulary of the
+are scaled so that activations neither die nor explode; the images are noise. The tokenizer has a vocabulary of the
 true size, made of the bytes' letters and of words that nobody has said.
 """
 

@@ -52,7 +52,7 @@ def write_captioned(folder: Path) -> None:
 
 
 def step(name: str, base: str, folder: Path) -> dict:
-    """Two steps of a recipe: the figures of the second. The folder, an empty one, is for pictures with prompts."""
+    """Two steps of a recipe: the figures of the second. The folder, an empty one, is for images with prompts."""
     start_tensorflow()
     import tensorflow as tf
 

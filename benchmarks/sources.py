@@ -1,8 +1,8 @@
-"""python -m benchmarks.sources: batches for a training, in images a second, by where the pictures lie.
+"""python -m benchmarks.sources: batches for a training, in images a second, by where the images lie.
 
 Crops of the embedded photos are written as JPEG files of one size: a folder, a TFRecord file, a tar file. Batches
 of `configs/photos_codi.yaml`'s task are then made of each, in turns, without any training. The folder is read once as
-it is, picture by picture, and once as folders are that fit into memory.
+it is, image by image, and once as folders are that fit into memory.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def measure(folder: Path, crop: int) -> dict[str, float]:
 
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.sources", description="Images a second of sources on disk.")
-    parser.add_argument("--count", type=int, default=400, help="pictures (default: 400)")
-    parser.add_argument("--side", type=int, default=512, help="of the pictures, in pixels (default: 512)")
+    parser.add_argument("--count", type=int, default=400, help="images (default: 400)")
+    parser.add_argument("--side", type=int, default=512, help="of the images, in pixels (default: 512)")
     parser.add_argument("--crop", type=int, default=64, help="of the crops (default: 64)")
     options = parser.parse_args(arguments)
     start_tensorflow()

@@ -1,7 +1,7 @@
-"""python -m benchmarks.tiling [BUNDLE]: a picture of 4,000 x 3,000 from tiles: seconds and peak memory.
+"""python -m benchmarks.tiling [BUNDLE]: an image of 4,000 x 3,000 from tiles: seconds and peak memory.
 
 Each candidate is a process of its own: of tiles at that size and at the largest that fits in one piece, and there in
-one piece too. The photo is an embedded one, a quarter as wide. --size and --steps are of the picture; BUNDLE is the
+one piece too. The photo is an embedded one, a quarter as wide. --size and --steps are of the image; BUNDLE is the
 undistilled model of the embedded photos unless told otherwise.
 """
 
@@ -48,7 +48,7 @@ def _peak() -> int:
 
 
 def _largest_in_one(bundle: Path, width: int, height: int) -> tuple[int, int]:
-    """Width and height of the largest picture of that shape, or that size, that is made in one piece."""
+    """Width and height of the largest image of that shape, or that size, that is made in one piece."""
     start_tensorflow()
     from codi_tf.checkpoints.skeleton import read_outline
     from codi_tf.inference.rendering import pixel_limit, working_size
@@ -67,7 +67,7 @@ def _apart(*arguments: object) -> dict[str, float]:
 
 
 def _main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m benchmarks.tiling", description="Time and memory of tiled pictures.")
+    parser = ArgumentParser(prog="python -m benchmarks.tiling", description="Time and memory of tiled images.")
     parser.add_argument("bundle", type=Path, nargs="?", default=BUNDLE)
     size = {"nargs": 2, "type": int, "default": (4000, 3000), "metavar": ("WIDTH", "HEIGHT")}
     parser.add_argument("--size", **size, help="multiples of 4 (default: 4000 3000)")
@@ -80,7 +80,7 @@ def _main(arguments: list[str]) -> None:
         print(json.dumps(measure(options.bundle, width, height, options.steps, options.tile)))
         return
     fitting = _largest_in_one(options.bundle, width, height)
-    sizes = dict.fromkeys([(width, height), fitting])  # one, where the picture fits in one piece
+    sizes = dict.fromkeys([(width, height), fitting])  # one, where the image fits in one piece
     for (w, h), tile in (*((size, options.tile) for size in sizes), (fitting, 0)):
         found = _apart(options.bundle, "--size", w, h, "--steps", options.steps, "--tile", tile)
         how = f"{found['pieces']} tiles of {found['tile']}" if found["tile"] else "in one piece"

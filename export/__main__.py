@@ -27,8 +27,8 @@ def _target(size: str | None, psnr: float | None) -> dict | None:
     return {"size": float(match[1]) * UNITS[match[2]]}
 
 
-def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m export", description=__doc__)
+def main(arguments: list[str], prog: str = "python -m export") -> None:
+    parser = ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("bundle", type=Path, help="the folder of a trained model")
     parser.add_argument("--format", help=", ".join(FORMATS))
     parser.add_argument(

@@ -16,11 +16,12 @@ from PIL import Image
 
 import codi_tf
 from codi_tf import data
-from codi_tf.cli.evaluate import PROCESS_STEPS, _examples, _parser, main
+from codi_tf.cli.evaluate import PROCESS_STEPS, examples_of, main
+from codi_tf.cli.evaluate_options import parse
 from codi_tf.core.errors import UserError
-from codi_tf.evaluation.curves import COLOURS
-from codi_tf.evaluation.features import FeatureNetwork, save_features
-from codi_tf.evaluation.loading import labels, load_feature_network
+from codi_tf.evaluation.curves import COLORS
+from codi_tf.evaluation.features import FeatureNetwork, load_or_train, save_features
+from codi_tf.evaluation.loading import labels
 from codi_tf.evaluation.samplers import model_process, model_sampler
 from codi_tf.io.images import to_uint8
 from codi_tf.io.weights import folder_sha256, save_network
@@ -144,7 +145,7 @@ def test_values_of_every_picture(report):
 def test_curves(report):
     """One color a bundle."""
     picture = open_png(report / "curves.png")
-    shown = [int((picture == tuple(bytes.fromhex(color[1:]))).all(axis=-1).sum()) for color in COLOURS]
+    shown = [int((picture == tuple(bytes.fromhex(color[1:]))).all(axis=-1).sum()) for color in COLORS]
     assert min(shown[:2]) > 200 and max(shown[2:6]) == 0
 
 
@@ -207,11 +208,11 @@ def test_pairs_are_measured_on(bundle, feature_folder, tmp_path):
     assert (written["settings"]["data"], written["settings"]["image_size"]) == (str(folder), S)
 
 
-def test_pairs_that_do_not_fit(model, tmp_path):
+def test_pairs_that_do_not_fit(bundle, model, tmp_path):
     def message(folder, one=model) -> str:
-        options = _parser().parse_args(["bundle", "--out", "report", "--data", str(folder), "--count", "4"])
+        options = parse([str(bundle), "--out", "report", "--data", str(folder), "--count", "4"], "codi evaluate")
         with pytest.raises(UserError) as caught:
-            _examples(options, one)
+            examples_of(options, one)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -244,9 +245,9 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(data.PHOTOS, "train", data.PHOTOS["heldout"][:2])
     monkeypatch.setattr("codi_tf.evaluation.features.TRAINING_STEPS", 2)
     monkeypatch.setattr("codi_tf.evaluation.features.CROPS_PER_PHOTO", 2)
-    made = load_feature_network(tmp_path / "features", S)
+    made = load_or_train(tmp_path / "features", S)
     monkeypatch.setitem(data.PHOTOS, "train", ())  # nothing could be trained any more
-    read = load_feature_network(tmp_path / "features", S)
+    read = load_or_train(tmp_path / "features", S)
     x = np.linspace(-1, 1, 2 * S * S * 3, dtype="float32").reshape(2, S, S, 3)
     np.testing.assert_array_equal(read.features(x), made.features(x))
     assert read.num_photos == 2
@@ -259,7 +260,7 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
         (["--steps", "1,1"], "at least 1 and differ"),
         (["--steps", "1,x"], "write whole numbers"),
         (["--steps", "1001"], "from 1 to 1000"),
-        (["--samplers", "euler"], "choose some of ddim,dpm,dpm\\+\\+"),
+        (["--samplers", "euler"], "choose some of .*ddim,dpm,dpm\\+\\+"),
         (["--samplers", "ddim,ddim"], "each once"),
         (["--guidance", "nan"], "must be a finite number"),
         (["--guidance", "2"], "no bundle was trained to take one"),

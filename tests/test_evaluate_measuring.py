@@ -10,8 +10,10 @@ from conftest import make_base, make_model
 import codi_tf
 from codi_tf import data
 from codi_tf.core.errors import UserError
-from codi_tf.evaluation import metrics
-from codi_tf.evaluation.measuring import LEVEL, Evaluator, evaluate, measure
+from codi_tf.evaluation import METRICS, numerics
+from codi_tf.evaluation.loading import metrics_with
+from codi_tf.evaluation.measuring import Evaluator, evaluate, measure
+from codi_tf.evaluation.metric import LEVEL, Metric
 from codi_tf.evaluation.samplers import BATCH, _seed_of_batch, in_batches, model_process, model_sampler
 from codi_tf.io.images import to_uint8
 from codi_tf.tasks import make_task
@@ -24,8 +26,11 @@ def quadrants(images):
     return tf.reshape(tf.nn.avg_pool2d(images, S // 2, S // 2, "VALID"), (-1, 12))
 
 
-def largest_difference(pictures, originals):
-    return tf.reduce_max(tf.abs(pictures - originals), axis=(1, 2, 3))
+class Worst(Metric):
+    """A metric of the caller's, which is not registered."""
+
+    def measure(self, made, originals, reference):
+        return np.abs(made.images - originals.images).max(axis=(1, 2, 3))
 
 
 def examples_of(task: str, count: int = COUNT):
@@ -63,10 +68,8 @@ def samplers(model, examples, known):
 @pytest.fixture(scope="module")
 def rows(model, examples, samplers):
     done = []
-    further = {"measures": {"worst": largest_difference}, "extractors": {"fid": quadrants}}
-    rows = evaluate(
-        samplers, examples["image"], examples["condition"], model.base, quadrants, report=done.append, **further
-    )
+    metrics = metrics_with(quadrants) | {"worst": Worst(), "fid": METRICS["fid"](quadrants)}
+    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, metrics, report=done.append)
     assert done == [1, 2, 3, 4]
     return rows
 
@@ -95,15 +98,15 @@ def test_values(rows, examples, known):
     assert original["latent_error"] == pytest.approx(0, abs=1e-9)
     assert original["ssim"] == pytest.approx(1) and original["sharpness"] == pytest.approx(1)
     seen = [np.array(quadrants(pictures)) for pictures in (images, reconstructions, conditions)]
-    assert original["frechet_photos"] == pytest.approx(metrics.frechet_distance(seen[0], seen[1]), rel=1e-4)
+    assert original["frechet_photos"] == pytest.approx(numerics.frechet_distance(seen[0], seen[1]), rel=1e-4)
     assert rows["autoencoder"]["frechet_photos"] == pytest.approx(0, abs=1e-6)
     assert rows["reconstructing"]["latent_error"] == pytest.approx(0.25, rel=1e-4)
     bicubic, unit = rows["bicubic"], [(pictures.astype(float) + 1) / 2 for pictures in (conditions, images)]
-    assert bicubic["psnr"] == pytest.approx(metrics.psnr(*unit).mean(), rel=1e-5)
-    assert bicubic["ssim"] == pytest.approx(metrics.ssim(*unit).mean(), rel=1e-5)
-    energies = [metrics.sharpness(pictures).mean() for pictures in unit]
+    assert bicubic["psnr"] == pytest.approx(numerics.psnr(*unit).mean(), rel=1e-5)
+    assert bicubic["ssim"] == pytest.approx(numerics.ssim(*unit).mean(), rel=1e-5)
+    energies = [numerics.sharpness(pictures).mean() for pictures in unit]
     assert bicubic["sharpness"] == pytest.approx(energies[0] / energies[1], rel=1e-5) and bicubic["sharpness"] < 0.9
-    assert bicubic["frechet_photos"] == pytest.approx(metrics.frechet_distance(seen[2], seen[1]), rel=1e-4)
+    assert bicubic["frechet_photos"] == pytest.approx(numerics.frechet_distance(seen[2], seen[1]), rel=1e-4)
 
 
 def test_further_measures(rows, examples, known):
@@ -111,10 +114,10 @@ def test_further_measures(rows, examples, known):
     images, conditions = examples["image"], examples["condition"]
     worst = np.abs(conditions - images).max(axis=(1, 2, 3))
     assert rows["bicubic"]["worst"] == pytest.approx(worst.mean(), rel=1e-5) and rows["original"]["worst"] == 0
-    assert rows["bicubic"]["worst_interval"] == pytest.approx(metrics.mean_interval(worst, level=LEVEL), rel=1e-4)
+    assert rows["bicubic"]["worst_interval"] == pytest.approx(numerics.mean_interval(worst, level=LEVEL), rel=1e-4)
     seen = [np.array(quadrants(pictures)) for pictures in (known[1], images)]
     assert rows["original"]["fid"] == pytest.approx(0, abs=1e-6)
-    assert rows["autoencoder"]["fid"] == pytest.approx(metrics.frechet_distance(*seen), rel=1e-4)
+    assert rows["autoencoder"]["fid"] == pytest.approx(numerics.frechet_distance(*seen), rel=1e-4)
 
 
 def test_intervals(rows):
@@ -139,22 +142,22 @@ def test_the_interval_of_sharpness_is_that_of_a_ratio(rows):
 
 
 def test_values_of_every_picture(model, examples, samplers, rows):
-    evaluator = Evaluator(examples["image"], examples["condition"], model.base, quadrants)
+    evaluator = Evaluator(examples["image"], examples["condition"], model.base, metrics_with(quadrants))
     measured = measure({"pale": samplers["pale"]}, evaluator)["pale"]
-    assert set(measured.values) == {"psnr", "ssim", "sharpness", "latent_error"}
-    for name, values in measured.values.items():
+    assert set(measured.per_image()) == {"psnr", "ssim", "sharpness", "latent_error"}
+    for name, values in measured.per_image().items():
         assert values.shape == (COUNT,) and values.dtype == np.float64
         assert values.mean() == pytest.approx(rows["pale"][name], rel=1e-6)
     unit = [(pictures.astype(float) + 1) / 2 for pictures in (0.5 * examples["image"], examples["image"])]
-    np.testing.assert_allclose(measured.values["psnr"], metrics.psnr(*unit), rtol=1e-5)
+    np.testing.assert_allclose(measured.values["psnr"], numerics.psnr(*unit), rtol=1e-5)
 
 
 def test_diverged_model(model, examples):
     def diverged(conditions):
         return np.full_like(conditions, np.nan), np.zeros((COUNT, 4, 4, 4))
 
-    with pytest.raises(UserError, match="x, 1 step: made pictures that are not finite"):
-        evaluate({"x, 1 step": diverged}, examples["image"], examples["condition"], model.base, quadrants)
+    with pytest.raises(UserError, match="x, 1 step: made images that are not finite"):
+        evaluate({"x, 1 step": diverged}, examples["image"], examples["condition"], model.base, metrics_with(quadrants))
 
 
 def test_batches_have_one_size():
@@ -188,11 +191,11 @@ def test_a_condition_with_a_mask(painter):
         seen.append(model_sampler(painter, 2)(conditions))
         return seen[0]
 
-    evaluator = Evaluator(images, conditions, painter.base, quadrants, finish=painter.task.finish)
+    evaluator = Evaluator(images, conditions, painter.base, metrics_with(quadrants), finish=painter.task.finish)
     measured = measure({"painter": sampler}, evaluator)
     assert list(measured) == ["condition", "painter", "autoencoder", "original"]
     unit = [(pictures.astype(float) + 1) / 2 for pictures in (conditions[..., :3], images)]
-    np.testing.assert_allclose(measured["condition"].values["psnr"], metrics.psnr(*unit), rtol=1e-5)
+    np.testing.assert_allclose(measured["condition"].values["psnr"], numerics.psnr(*unit), rtol=1e-5)
     decoded = np.clip(painter.base.decode(painter.base.encode(images)), -1, 1)
     np.testing.assert_allclose(evaluator.reconstructions, np.where(known, images, decoded), atol=1e-5)
     pictures = seen[0][0]

@@ -19,7 +19,7 @@ from codi_tf.evaluation.features import (
     save_features,
     train_feature_network,
 )
-from codi_tf.evaluation.metrics import frechet_distance
+from codi_tf.evaluation.numerics import frechet_distance
 from codi_tf.tasks import make_task
 from codi_tf.tasks.super_resolution import gaussian_blur
 

@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from codi_tf.core.errors import UserError
 from codi_tf.data import load_photos
-from codi_tf.evaluation.metrics import frechet_distance, frechet_interval, mean_interval, psnr, sharpness, ssim
+from codi_tf.evaluation.numerics import frechet_distance, frechet_interval, mean_interval, psnr, sharpness, ssim
 
 
 def pictures(seed: int = 0, *, height: int = 40, width: int = 56):

@@ -10,22 +10,23 @@ import pytest
 from conftest import make_base
 from scipy import stats
 
-from benchmarks.study import __main__ as study
-from benchmarks.study import bootstrap, claims, costs, pieces, plan, report
-from benchmarks.study.bootstrap import REPLICATES, Spread, frechet_to, ratio_to
-from benchmarks.study.claims import CLAIMS, CONTRARY, HIGHER, LOWER, NOT_HIGHER, NOT_REPRODUCED, OPEN, REPRODUCED
-from benchmarks.study.measures import FD, figures_of, saturation
-from benchmarks.study.plan import BY_NAME, ROWS, SEEDS, TASKS, TRIALS
-from benchmarks.study.references import REFERENCES, make_references, read_references
-from benchmarks.study.results import read
-from benchmarks.study.strips import PICTURES, read_strip, write_strip
-from benchmarks.study.tables import BEYOND, TABLE_2, TABLE_3
-from benchmarks.study.tuning import of_trial
 from codi_tf import data
 from codi_tf.core.errors import UserError
+from codi_tf.evaluation.loading import metrics_with
 from codi_tf.evaluation.measuring import Evaluator, Measured
-from codi_tf.evaluation.metrics import frechet_distance, frechet_interval
+from codi_tf.evaluation.numerics import frechet_distance, frechet_interval
 from codi_tf.tasks import make_task
+from studies.paper import __main__ as study
+from studies.paper import bootstrap, claims, costs, pieces, plan, report
+from studies.paper.bootstrap import REPLICATES, Spread, frechet_to, ratio_to
+from studies.paper.claims import CLAIMS, CONTRARY, HIGHER, LOWER, NOT_HIGHER, NOT_REPRODUCED, OPEN, REPRODUCED
+from studies.paper.measures import FD, figures_of, saturation
+from studies.paper.plan import BY_NAME, ROWS, SEEDS, TASKS, TRIALS
+from studies.paper.references import REFERENCES, make_references, read_references
+from studies.paper.results import read
+from studies.paper.strips import PICTURES, read_strip, write_strip
+from studies.paper.tables import BEYOND, TABLE_2, TABLE_3
+from studies.paper.tuning import of_trial
 
 N, D, S = 24, 3, 16
 
@@ -212,7 +213,7 @@ def test_verdicts(side, interval, expected):
 
 
 @pytest.fixture(scope="module")
-def stick():
+def evaluator():
     examples = data.evaluation_set(
         data.load_photos("heldout"), make_task("super_resolution"), image_size=S, count=N, seed=0
     )
@@ -220,13 +221,19 @@ def stick():
     def first_pixels(images):
         return images[:, 0, :2, 0]
 
-    return Evaluator(examples["image"], examples["condition"], make_base(), first_pixels)
+    return Evaluator(examples["image"], examples["condition"], make_base(), metrics_with(first_pixels))
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Where results lie."""
-    return tmp_path / "docs" / "study"
+    return tmp_path / "runs" / "study" / "metrics"
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """Where tables and images go that the page links."""
+    return tmp_path / "docs" / "images" / "study"
 
 
 @pytest.fixture
@@ -238,15 +245,24 @@ def page(tmp_path):
 
 
 def put(
-    folder, name: str, offset: float, stick, *, seeds=SEEDS, error: float = 0.1, sharpness: float = 0.5, task=TASKS[0]
+    folder,
+    name: str,
+    offset: float,
+    evaluator,
+    *,
+    seeds=SEEDS,
+    error: float = 0.1,
+    sharpness: float = 0.5,
+    task=TASKS[0],
 ):
     """Results of a row: every sample's features are the reference's, shifted: FD-photos is 2 offset^2."""
     row = BY_NAME[name]
-    references = stick.measure(stick.images, stick.latents).references
+    references = evaluator.measure(evaluator.images, evaluator.latents).references
     values = {"psnr": np.full(N, 20.0), "ssim": np.full(N, 0.5), "latent_error": np.full(N, error)}
-    values["sharpness"] = sharpness * references["sharpness"]
-    measured = Measured(values, {FD: references[FD] + offset}, references)
-    pictures = np.clip(stick.images * (1 - offset / 10), -1, 1)
+    values["sharpness"] = sharpness * references["sharpness"] / references["sharpness"].mean()
+    values[FD] = references[FD] + offset
+    measured = Measured(evaluator.metrics, values, references)
+    pictures = np.clip(evaluator.images * (1 - offset / 10), -1, 1)
     samples = {pieces.sample_name(*way): figures_of(measured, pictures) for way in row.samples}
     for seed in seeds:
         about = {"commit": "Some commit", "stages": pieces.chain_of(row, task, seed), "cpu_seconds": 7}
@@ -273,22 +289,22 @@ def judged(folder, comparison, **options):
 CODI_AHEAD = claims.Comparison(("codi", "ddim-4"), ("ldm", "ddim-4"))
 
 
-def test_references_are_read_as_they_were_made(folder, stick):
+def test_references_are_read_as_they_were_made(folder, evaluator):
     assert read_references(folder, TASKS[0]) is None
-    make_references(folder, TASKS[0], stick)
+    make_references(folder, TASKS[0], evaluator)
     references = read_references(folder, TASKS[0])
     assert tuple(references.rows) == REFERENCES == tuple(references.pictures)
     assert references.rows["autoencoder"][FD] == pytest.approx(0, abs=1e-6)
     assert references.rows["original"]["psnr"] is None and references.rows["original"]["sharpness"] == pytest.approx(1)
     assert references.rows["condition"]["latent_error"] > 0
-    np.testing.assert_allclose(references.pictures["original"], (stick.images[:PICTURES] + 1) / 2, atol=0.5 / 255)
+    np.testing.assert_allclose(references.pictures["original"], (evaluator.images[:PICTURES] + 1) / 2, atol=0.5 / 255)
 
 
-def test_a_known_difference_is_judged(folder, stick):
+def test_a_known_difference_is_judged(folder, evaluator):
     """2 * 1^2 against 2 * 3^2, whatever is drawn."""
-    make_references(folder, TASKS[0], stick)
-    put(folder, "codi", 1.0, stick)
-    put(folder, "ldm", 3.0, stick)
+    make_references(folder, TASKS[0], evaluator)
+    put(folder, "codi", 1.0, evaluator)
+    put(folder, "ldm", 3.0, evaluator)
     judgement = judged(folder, CODI_AHEAD)
     assert judgement.verdict == REPRODUCED and judgement.seeds == 3 and not judgement.grain
     figures = judgement.figures[FD]
@@ -299,11 +315,11 @@ def test_a_known_difference_is_judged(folder, stick):
     assert judged(folder, swapped).verdict == CONTRARY
 
 
-def test_missing_results_leave_a_claim_open(folder, stick):
-    make_references(folder, TASKS[0], stick)
-    put(folder, "codi", 1.0, stick)
+def test_missing_results_leave_a_claim_open(folder, evaluator):
+    make_references(folder, TASKS[0], evaluator)
+    put(folder, "codi", 1.0, evaluator)
     assert judged(folder, CODI_AHEAD).verdict == OPEN
-    put(folder, "ldm", 3.0, stick, seeds=(0, 1))
+    put(folder, "ldm", 3.0, evaluator, seeds=(0, 1))
     early = judged(folder, CODI_AHEAD)
     assert (early.verdict, early.seeds) == (OPEN, 2) and early.figures  # what is known so far is shown
     assert judged(folder, CODI_AHEAD, seeds=2).verdict == REPRODUCED
@@ -314,13 +330,13 @@ def test_missing_results_leave_a_claim_open(folder, stick):
     assert judged(folder, CODI_AHEAD, seeds=1).verdict == OPEN  # the table's mean would be of other seeds
 
 
-def test_grain_is_marked(folder, stick):
+def test_grain_is_marked(folder, evaluator):
     """Better in FD-photos, worse in the latent error, sharper than the autoencoder: all three."""
-    make_references(folder, TASKS[0], stick)
+    make_references(folder, TASKS[0], evaluator)
     ceiling = read_references(folder, TASKS[0]).rows["autoencoder"]["sharpness"]
-    put(folder, "ldm", 3.0, stick)
+    put(folder, "ldm", 3.0, evaluator)
     for error, sharpness, expected in ((0.2, 2.0, True), (0.05, 2.0, False), (0.2, 0.5, False)):
-        put(folder, "codi", 1.0, stick, error=error, sharpness=sharpness * ceiling)
+        put(folder, "codi", 1.0, evaluator, error=error, sharpness=sharpness * ceiling)
         assert judged(folder, CODI_AHEAD).grain is expected
 
 
@@ -343,23 +359,25 @@ def test_the_hardest_comparison_is_the_one_the_furthest_above():
     assert claims.hardest([claims.Judgement(TASKS[0], CODI_AHEAD, OPEN)]) is None
 
 
-def test_what_is_kept_is_what_the_sample_was_measured_by(stick):
+def test_what_is_kept_is_what_the_sample_was_measured_by(evaluator):
     """The replicates of a sample, read back from JSON, against the features and values themselves."""
-    pictures, latents = stick.images[::-1].copy(), stick.latents[::-1]
-    measured = stick.measure(pictures, latents)
+    pictures, latents = evaluator.images[::-1].copy(), evaluator.latents[::-1]
+    measured = evaluator.measure(pictures, latents)
     kept = json.loads(pieces.as_json(figures_of(measured, pictures)))
-    assert kept[FD] == pytest.approx(frechet_distance(measured.features[FD], measured.references[FD]))
+    assert kept[FD] == pytest.approx(frechet_distance(measured.values[FD], measured.references[FD]))
     assert kept["saturation"] == pytest.approx(saturation(pictures).mean())
     assert set(kept["replicates"]) == {FD, "psnr", "ssim", "sharpness", "latent_error", "saturation"}
     places = bootstrap.drawn(N, REPLICATES)[7]
-    expected = frechet_distance(measured.features[FD][places], measured.references[FD][places])
+    expected = frechet_distance(measured.values[FD][places], measured.references[FD][places])
     assert kept["replicates"][FD][7] == pytest.approx(expected, rel=1e-5)
     expected = measured.values["latent_error"][places].mean()
     assert kept["replicates"]["latent_error"][7] == pytest.approx(expected, rel=1e-5)
 
 
-def test_measures_that_are_infinite_have_no_replicates(stick):
-    assert "psnr" not in figures_of(stick.measure(stick.images, stick.latents), stick.images)["replicates"]
+def test_measures_that_are_infinite_have_no_replicates(evaluator):
+    assert (
+        "psnr" not in figures_of(evaluator.measure(evaluator.images, evaluator.latents), evaluator.images)["replicates"]
+    )
 
 
 def test_strips_are_read_as_they_were_written(tmp_path):
@@ -395,20 +413,20 @@ def put_trained(name: str, seed: int):
     (path / pieces.STAGES).write_text(json.dumps(pieces.chain_of(BY_NAME[name], TASKS[0], seed)))
 
 
-def test_what_was_measured_elsewhere_is_not_trained_again_unless_a_row_goes_on_from_it(workplace, stick):
+def test_what_was_measured_elsewhere_is_not_trained_again_unless_a_row_goes_on_from_it(workplace, evaluator):
     task = TASKS[0]
     assert left("cm_2") == {("ldm_half", task): SEEDS, ("cm_2", task): SEEDS}
-    put(workplace, "ldm_half", 1.0, stick)
+    put(workplace, "ldm_half", 1.0, evaluator)
     assert left("ldm_half") == {}
-    put(workplace, "cm_2", 1.0, stick, seeds=(0, 2))
+    put(workplace, "cm_2", 1.0, evaluator, seeds=(0, 2))
     put_trained("ldm_half", 2)
     assert left("ldm_half", "cm_2") == {("ldm_half", task): (1,), ("cm_2", task): (1,)}
     put_trained("ldm_half", 1)
     assert left("ldm_half", "cm_2") == {("cm_2", task): (1,)}
 
 
-def test_a_setting_that_is_new_since_does_not_count(workplace, stick):
-    put(workplace, "codi", 1.0, stick)
+def test_a_setting_that_is_new_since_does_not_count(workplace, evaluator):
+    put(workplace, "codi", 1.0, evaluator)
     path = pieces.metrics_of(BY_NAME["codi"], TASKS[0], 1)
     about = json.loads(path.read_text())
     del about["stages"][-1]["train"]["steps_per_call"], about["stages"][-1]["distribution"]
@@ -419,8 +437,8 @@ def test_a_setting_that_is_new_since_does_not_count(workplace, stick):
     assert left("codi") == {("codi", TASKS[0]): (1,)}
 
 
-def test_what_was_measured_without_replicates_is_measured_again(workplace, stick):
-    put(workplace, "codi", 1.0, stick)
+def test_what_was_measured_without_replicates_is_measured_again(workplace, evaluator):
+    put(workplace, "codi", 1.0, evaluator)
     path = pieces.metrics_of(BY_NAME["codi"], TASKS[0], 1)
     about = json.loads(path.read_text())
     about["samples"]["ddim-2"].pop("replicates")
@@ -431,12 +449,12 @@ def test_what_was_measured_without_replicates_is_measured_again(workplace, stick
 # --- the report
 
 
-def no_yardstick(task, split):
+def no_yardevaluator(task, split):
     raise AssertionError("references are there")
 
 
-def test_a_report_of_nothing(folder, page):
-    report.write(folder, page, evaluator=no_yardstick)
+def test_a_report_of_nothing(folder, page, shown):
+    report.write(folder, page, evaluator=no_yardevaluator)
     text = page.read_text()
     assert text.startswith(f"above\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nbelow\n")
     assert (
@@ -446,13 +464,13 @@ def test_a_report_of_nothing(folder, page):
     assert list(stored) == list("abcdefghij") and {one["verdict"] for one in stored.values()} == {OPEN}
 
 
-def test_a_report_of_trials(folder, page):
+def test_a_report_of_trials(folder, page, shown):
     """The best of a method is marked, and the setting that the plan uses."""
     names = ("rate_0.001", "rate_0.002", "delta_60")  # the last is what the plan took
     trials = [trial for trial in TRIALS if trial.row == "codi" and trial.name in names]
     for trial, figure in zip(trials, (30.0, 20.0, 25.0), strict=True):
         put_trial(folder, trial, figure)
-    report.write(folder, page, evaluator=no_yardstick)
+    report.write(folder, page, evaluator=no_yardevaluator)
     lines = [line for line in page.read_text().splitlines() if line.startswith("| CoDi | rate")]
     assert len(lines) == 3
     assert ["**best**" in line for line in lines] == [False, True, False]
@@ -460,20 +478,20 @@ def test_a_report_of_trials(folder, page):
     assert [" used" in line for line in lines] == [False, False, True]
 
 
-def test_a_report_of_results(folder, page, stick):
+def test_a_report_of_results(folder, page, shown, evaluator):
     """Twice in a row, with references that are made once, tables, curves, pictures and verdicts."""
-    put(folder, "codi", 1.0, stick)
-    put(folder, "codi_half", 2.0, stick)
-    put(folder, "codi_random", 3.0, stick)
-    put(folder, "ldm", 3.0, stick, seeds=(0, 1))
+    put(folder, "codi", 1.0, evaluator)
+    put(folder, "codi_half", 2.0, evaluator)
+    put(folder, "codi_random", 3.0, evaluator)
+    put(folder, "ldm", 3.0, evaluator, seeds=(0, 1))
     asked = []
 
-    def evaluator(task, split):
+    def make_evaluator(task, split):
         asked.append((task, split))
-        return stick
+        return evaluator
 
     for _ in range(2):
-        report.write(folder, page, evaluator=evaluator)
+        report.write(folder, page, shown, evaluator=make_evaluator)
     assert asked == [(TASKS[0], "test")]
     text = page.read_text()
     assert "| CoDi | DDIM | 4 | 2 | 0.50 | 0.1000 | 20.00 | 0.500 | 2 to 2 |" in text
@@ -481,32 +499,32 @@ def test_a_report_of_results(folder, page, stick):
     assert "| CoDi | 1,000 | 1,000 | 2.0 | 48,000 | 7 | 3 |" in text
     assert "| CoDi, 4 evaluations | 8 | 2 |" in text  # 500 and 1,000 updates
     assert (
-        "**reproduced**: -10 [-10, -10], CoDi, half of the budget (DDIM, 4) - random initialisation (DDIM, 4)" in text
+        "**reproduced**: -10 [-10, -10], CoDi, half of the budget (DDIM, 4) - random initialization (DDIM, 4)" in text
     )
-    assert "DDIM | 1 |" not in text and "DDIM | 1 |" in (folder / TASKS[0] / "table.md").read_text()
+    assert "DDIM | 1 |" not in text and "DDIM | 1 |" in (shown / TASKS[0] / "table.md").read_text()
     for name in ("methods", "tradeoff", "pictures", "budgets", "fig_7", "ablations"):
-        assert f"(study/{TASKS[0]}/{name}.png)" in text
-        assert (folder / TASKS[0] / f"{name}.png").stat().st_size > 1000
+        assert f"(images/study/{TASKS[0]}/{name}.png)" in text
+        assert (shown / TASKS[0] / f"{name}.png").stat().st_size > 1000
     assert "Inpainting" not in text and '"Some commit"' in text and "other settings" not in text
     verdicts = {letter: one["verdict"] for letter, one in json.loads((folder / "claims.json").read_text()).items()}
     assert verdicts["h"] == REPRODUCED and verdicts["a"] == OPEN and verdicts["b"] == OPEN
 
 
-def test_results_of_other_settings_are_named(folder, page, stick):
-    put(folder, "codi_half", 1.0, stick, seeds=(0,))
+def test_results_of_other_settings_are_named(folder, page, shown, evaluator):
+    put(folder, "codi_half", 1.0, evaluator, seeds=(0,))
     path = pieces.metrics_of(BY_NAME["codi_half"], TASKS[0], 0, folder)
     about = json.loads(path.read_text())
     about["stages"][-1]["train"]["learning_rate"] *= 2
     path.write_text(json.dumps(about))
-    make_references(folder, TASKS[0], stick)
-    report.write(folder, page, evaluator=no_yardstick)
+    make_references(folder, TASKS[0], evaluator)
+    report.write(folder, page, evaluator=no_yardevaluator)
     assert "other settings than the plan has now: super_resolution/codi_half, seed 0." in page.read_text()
 
 
-def test_a_page_without_marks_is_left_alone(folder, page):
+def test_a_page_without_marks_is_left_alone(folder, page, shown):
     page.write_text("by hand\n")
     with pytest.raises(UserError, match="results.md: has no <!-- study: begin --> before <!-- study: end -->"):
-        report.write(folder, page, evaluator=no_yardstick)
+        report.write(folder, page, evaluator=no_yardevaluator)
     assert page.read_text() == "by hand\n" and not folder.exists()
 
 

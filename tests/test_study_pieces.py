@@ -10,10 +10,11 @@ from conftest import make_model
 from tiny import randomize, tiny_base
 
 import codi_tf
-from benchmarks.study import pieces
-from benchmarks.study.plan import Row
 from codi_tf.checkpoints.folder import save_base
+from codi_tf.evaluation.loading import metrics_with
 from codi_tf.evaluation.measuring import Evaluator
+from studies.paper import pieces
+from studies.paper.plan import Row
 
 TASK, SEEDS = "super_resolution", (0, 1)
 PARENT = Row("tuned", "tuned", {"name": "finetune"}, adaptation={"train": "adapter"})
@@ -46,10 +47,10 @@ def tiny_study(tmp_path, monkeypatch):
     examples = {name: random.normal(size=(6, 4, 4, 4)).astype("float32") for name in ("latent", "condition_latent")}
     np.savez(pieces.RUNS / f"latents-{TASK}-latent.npz", **examples)
     images, conditions = random.uniform(-1, 1, (2, 4, 16, 16, 3)).astype("float32")
-    stick = Evaluator(images, conditions, base, lambda pictures: pictures[:, 0, :2, 0])
+    evaluator = Evaluator(images, conditions, base, metrics_with(lambda images: images[:, 0, :2, 0]))
     monkeypatch.setattr(pieces, "BATCH", 2)
     monkeypatch.setattr(pieces, "BY_NAME", {row.name: row for row in (PARENT, ROW)})
-    monkeypatch.setattr(pieces, "evaluator", lambda task, split: stick)
+    monkeypatch.setattr(pieces, "evaluator", lambda task, split: evaluator)
     monkeypatch.setattr(pieces, "_commit", lambda: "Some commit")
 
 

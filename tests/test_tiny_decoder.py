@@ -27,7 +27,7 @@ from codi_tf.cli.sample import main
 from codi_tf.cli.train import train
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import losses
-from codi_tf.evaluation import metrics
+from codi_tf.evaluation import numerics
 from codi_tf.evaluation.features import FeatureNetwork, load_features, save_features
 from codi_tf.evaluation.perception.lpips import load_lpips
 from codi_tf.inference.rendering import render
@@ -346,7 +346,7 @@ def heldout() -> np.ndarray:
 
 
 def psnr(pictures, made) -> float:
-    return float(metrics.psnr((pictures + 1) / 2, (np.clip(made, -1, 1) + 1) / 2).mean())
+    return float(numerics.psnr((pictures + 1) / 2, (np.clip(made, -1, 1) + 1) / 2).mean())
 
 
 def test_training_learns_to_decode_photos_that_it_has_not_seen(photos_base, tmp_path):

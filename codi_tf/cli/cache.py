@@ -1,4 +1,4 @@
-"""python -m codi_tf.cache CONFIG.yaml --out DIR [--examples N]: encode examples once; the same command resumes."""
+"""codi cache CONFIG.yaml --out DIR: encode training examples once; the same command resumes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ SHARD = 1024
 def encode(
     experiment: config.Experiment, out: Path, *, examples: int, shard: int = SHARD, host: int = 0, hosts: int = 1
 ) -> bool:
-    """Encode the first examples of an experiment's data into files; what is there already stays.
+    """Encode the first examples of an experiment's data into files; shards that are there already are kept.
 
     `out` gets meta.json and shard-00000.safetensors, ..., each with its checksum beside it, each whole or not at all.
-    Example i is a function of (data, seed, i), and batches are always of one size: however often the work is
-    interrupted, and by however many hosts it is done, the same processor writes the same bytes.
+    Example i depends on (data, seed, i) alone, and all batches have one size: the same processor writes the same
+    bytes, however often the work is interrupted and however many hosts share it.
 
     Args:
         experiment: whose data, task and autoencoder are used; training on the folder may differ in the rest.
         out: the folder.
-        examples: N; training meets each of them once an epoch, where without a cache none comes twice.
+        examples: N; training takes each of them once an epoch; without a cache, no example comes twice.
         shard: examples a file.
         host, hosts: encode shards `host`, `host` + `hosts`, ... only.
 
@@ -41,7 +41,7 @@ def encode(
         Whether all shards are there now.
 
     Raises:
-        UserError: `out` holds something else, or what the config names cannot be used.
+        UserError: `out` holds something else, or the config names something that cannot be used.
     """
     _check_number("--examples", examples)
     _check_number("--shard", shard)
@@ -85,7 +85,7 @@ def encode(
     batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
     encode_batch, batches, last = encoder(base, encode_condition), None, None
     for number in missing:
-        if last is None or number != last + 1:  # else the batches go on where they are
+        if last is None or number != last + 1:  # otherwise the iterator is at the right place
             batches = iter(batches_from(start_step=number * shard // batch))
         parts = []
         for first in range(0, sizes[number], batch):
@@ -100,7 +100,7 @@ def encode(
 
 
 def _encoder(experiment: config.Experiment, task):
-    """The base, what its adapter sees, and the function that makes that of conditions (None without a task)."""
+    """The base, the condition space of its adapter, and the function that encodes conditions (None without a task)."""
     from codi_tf.adapters import ADAPTERS
     from codi_tf.methods.networks import encode_condition
     from codi_tf.training.initialization import load_base_and_adapter
@@ -114,7 +114,7 @@ def _encoder(experiment: config.Experiment, task):
 
 
 def _begin(out: Path, meta: Mapping) -> None:
-    """Write meta.json, or check that the one that is there says the same."""
+    """Write meta.json, or check that the one that is there is equal."""
     from codi_tf.data.cached import META, read_meta
 
     path = out / META
@@ -161,8 +161,8 @@ def _check_number(name: str, value: int) -> None:
         raise UserError(f"{name} is {value}: it must be at least 1")
 
 
-def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m codi_tf.cache", description=__doc__)
+def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
+    parser = ArgumentParser(prog=prog, description="Encode training examples once. The same command resumes.")
     parser.add_argument("config", help="a file of configs/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the encoded examples")
     parser.add_argument("--examples", type=int, help="how many; by default data.encode_once of the config")

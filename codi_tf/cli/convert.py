@@ -1,4 +1,4 @@
-"""python -m codi_tf.convert SOURCE TARGET: a Stable Diffusion checkpoint becomes a diffusers folder."""
+"""codi convert SOURCE TARGET: write a Stable Diffusion checkpoint as a diffusers folder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 FORMATS = ("float32", "float16", "bfloat16")
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], prog: str = "python -m codi_tf.convert") -> None:
     parser = ArgumentParser(
-        prog="python -m codi_tf.convert",
+        prog=prog,
         description="Read a Stable Diffusion checkpoint (a diffusers folder, a single .safetensors file, a KerasCV "
         ".h5) and write it as a diffusers folder.",
     )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the checkpoint")
     parser.add_argument("target", type=Path, metavar="TARGET", help="a new folder")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of vocab.json and merges.txt")
-    parser.add_argument("--prediction-type", choices=PREDICTION_TYPES, help="of a 2.x file that does not tell")
+    parser.add_argument("--prediction-type", choices=PREDICTION_TYPES, help="of a 2.x file that does not say")
     parser.add_argument("--dtype", choices=FORMATS, default="float32", help="of the weights (default: float32)")
     options = parser.parse_args(arguments)
     if not options.source.exists():
@@ -33,7 +33,10 @@ def main(arguments: list[str]) -> None:
     from codi_tf.checkpoints.stable_diffusion import describe, load_stable_diffusion, save_stable_diffusion
 
     if is_bundle(options.source):
-        print(f"{options.source}: a bundle; its adapter stays behind in {options.source / 'adapter'}", file=sys.stderr)
+        print(
+            f"{options.source}: a bundle; its adapter is not converted and stays in {options.source / 'adapter'}",
+            file=sys.stderr,
+        )
     base = load_stable_diffusion(options.source, tokenizer=options.tokenizer, prediction_type=options.prediction_type)
     print(f"{options.source}: {describe(base)}")
     save_stable_diffusion(base, options.target, dtype=options.dtype, report=_Report())

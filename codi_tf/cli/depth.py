@@ -1,10 +1,8 @@
-"""python -m codi_tf.depth FOLDER --model MODEL.onnx [--size 518] [--multiple 14] [--kind disparity|depth]
-    [--mean R G B] [--std R G B]
+"""codi depth FOLDER --model MODEL.onnx: write a depth map beside every image of a folder.
 
-Writes a depth map beside every image of a folder, NAME.depth.png beside NAME.jpg, with a monocular depth network that
-you bring (MiDaS, DPT, Depth Anything, ... exported to ONNX): what training on depth reads. A map is a 16-bit grey PNG
-of its image's size, the nearest pixel white, the farthest black. Images that have a map keep it, so the same command
-goes on where it was stopped. It needs ONNX Runtime and no TensorFlow.
+Writes NAME.depth.png beside NAME.jpg, for training on depth, with a monocular depth network of your own (MiDaS, DPT,
+Depth Anything, ... exported to ONNX). A map is a 16-bit grey PNG of its image's size, the nearest pixel white, the
+farthest black. Images that have a map keep it, so the same command resumes. It needs ONNX Runtime and no TensorFlow.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ Network = Callable[[np.ndarray], np.ndarray]  # float32 [1, 3, h, w] -> a map, [
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # what most of these networks subtract from RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)  # and divide by
 SIZE, MULTIPLE = 518, 14  # of Depth Anything; DPT and MiDaS: 384 and 32
-SHOWN = 5  # so many names in a message
+SHOWN = 5  # names in a message
 INPUTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -40,17 +38,17 @@ def estimate(
     std: Sequence[float] = IMAGENET_STD,
     kind: str = "disparity",
 ) -> np.ndarray:
-    """How near each pixel is, as a network sees it: float32 [H, W] in [0, 1], 1 the nearest.
+    """How near each pixel is, by a network's estimate: float32 [H, W] in [0, 1], 1 the nearest.
 
     Args:
         image: float32 RGB [H, W, 3] in [0, 1].
         network: float32 [1, 3, h, w], (RGB - mean) / std -> its map, [h', w'] with any axes of size 1 around.
         size: (h, w), what the image is resized to for the network; the map is resized back.
-        mean, std: of the network's training pictures, per channel.
-        kind: what the network gives: "disparity", larger is nearer, or "depth", distances.
+        mean, std: of the network's training images, per channel.
+        kind: the network's output: "disparity", larger is nearer, or "depth", distances.
 
     Raises:
-        UserError: what the network gives is no map, constant, or not finite.
+        UserError: the network's output is no map, constant, or not finite.
     """
     pixels = (resize(image, *size) - np.float32(mean)) / np.float32(std)  # [h, w, 3]
     depth = _as_map(network(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])))
@@ -59,7 +57,7 @@ def estimate(
 
 
 def size_for(height: int, width: int, shorter: int, multiple: int) -> tuple[int, int]:
-    """The picture's size with its shorter side as given, each side the nearest multiple, one multiple at least."""
+    """The image's size with its shorter side as given, each side the nearest multiple, one multiple at least."""
     scale = shorter / min(height, width)
     return tuple(max(1, round(side * scale / multiple)) * multiple for side in (height, width))
 
@@ -95,10 +93,10 @@ class OnnxNetwork:
         inputs = self.session.get_inputs()
         shapes = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
         shape = inputs[0].shape
-        one_picture = len(inputs) == 1 and len(shape) == 4 and inputs[0].type in INPUTS
-        self.channels_last = one_picture and shape[3] == 3 and shape[1] != 3
-        if not one_picture or not self.channels_last and isinstance(shape[1], int) and shape[1] != 3:
-            raise UserError(f"{path} takes {shapes}: a depth network takes one picture, [1, 3, h, w] or [1, h, w, 3]")
+        one_image = len(inputs) == 1 and len(shape) == 4 and inputs[0].type in INPUTS
+        self.channels_last = one_image and shape[3] == 3 and shape[1] != 3
+        if not one_image or not self.channels_last and isinstance(shape[1], int) and shape[1] != 3:
+            raise UserError(f"{path} takes {shapes}: a depth network takes one image, [1, 3, h, w] or [1, h, w, 3]")
         self.name, self.dtype = inputs[0].name, INPUTS[inputs[0].type]
         sides = shape[1:3] if self.channels_last else shape[2:]
         self.size = tuple(sides) if all(isinstance(side, int) and side > 0 for side in sides) else None
@@ -127,16 +125,16 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _parser() -> ArgumentParser:
+def _parser(prog: str) -> ArgumentParser:
     parser = ArgumentParser(
-        prog="python -m codi_tf.depth", description="Write depth maps beside images, with a network that you bring."
+        prog=prog, description="Write depth maps beside images, with a network of your own. The same command resumes."
     )
     parser.add_argument("folder", type=Path, help="folder of images")
     parser.add_argument("--model", type=Path, required=True, help="the network, an ONNX file")
     parser.add_argument(
         "--size",
         type=int,
-        help=f"shorter side that the network sees, where its file leaves that open (default: {SIZE})",
+        help=f"shorter side of the network's input, where its file leaves that open (default: {SIZE})",
     )
     parser.add_argument("--multiple", type=int, help=f"what both sides are multiples of (default: {MULTIPLE})")
     parser.add_argument(
@@ -155,8 +153,8 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def main(arguments: list[str]) -> None:
-    options = _parser().parse_args(arguments)
+def main(arguments: list[str], prog: str = "python -m codi_tf.depth") -> None:
+    options = _parser(prog).parse_args(arguments)
     for name in ("size", "multiple"):
         value = getattr(options, name)
         if value is not None and not 1 <= value <= 4096:
@@ -177,7 +175,7 @@ def main(arguments: list[str]) -> None:
         )
     shorter, multiple = options.size or SIZE, options.multiple or MULTIPLE
     trial = network.size or size_for(1, 1, shorter, multiple)
-    _as_map(network(np.zeros((1, 3, *trial), np.float32)))  # a wrong model shows at once, not picture by picture
+    _as_map(network(np.zeros((1, 3, *trial), np.float32)))  # a wrong model fails at once, not image by image
 
     progress, failures = Progress("depth map", len(wanted)), []
     for done, (name, file) in enumerate(wanted.items(), start=1):
@@ -185,7 +183,7 @@ def main(arguments: list[str]) -> None:
             image = read_image(file)
             size = network.size or size_for(*image.shape[:2], shorter, multiple)
             near = estimate(image, network, size, mean=options.mean, std=options.std, kind=options.kind)
-        except UserError as error:  # one bad picture does not stop the others
+        except UserError as error:  # one bad image does not stop the others
             failures.append((file.name, error))
         else:
             depth_files.write_nearness(file.with_name(f"{name}{depth_files.MARK}.png"), near)

@@ -1,10 +1,9 @@
-"""python -m codi_tf.pairs --out DIR [--data photos|SOURCE] [--split heldout|train|all] [--count 3000]
-    [--size 512] [--task real_world] [--seed 0] [option=value ...]
+"""codi pairs --out DIR: write degraded pairs to evaluate on.
 
-Writes degraded pairs to be evaluated on, as StableSR's test set was made (Wang et al. 2023, section 4: 3,000 crops of
+Writes degraded pairs to evaluate on, as StableSR's test set was made (Wang et al. 2023, section 4: 3,000 crops of
 512 pixels of the DIV2K validation photos, degraded by Real-ESRGAN's degradation to 128): gt/00000.png, the crop, and
 lq/00000.png, its low-resolution version. The same arguments write the same files. pairs.json says how they were made;
-`python -m codi_tf.evaluate --data DIR` measures on them.
+`codi evaluate --data DIR` measures on them.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ def _options(texts: list[str]) -> dict:
     return options
 
 
-def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m codi_tf.pairs", description=__doc__.split("\n\n")[1])
+def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
+    parser = ArgumentParser(prog=prog, description=__doc__.split("\n\n")[1])
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--data", default=EMBEDDED, help="photos (default), a folder, shards, a TFDS name")
     parser.add_argument("--split", choices=SPLITS, default="heldout", help="heldout (default), train or all")

@@ -1,6 +1,6 @@
-"""python -m codi_tf.train CONFIG.yaml [--out runs/NAME] [section.key=value ...]: train; the same command resumes.
+"""codi train CONFIG.yaml [section.key=value ...]: train; the same command resumes.
 
-SIGTERM, as from a machine that is about to be taken away, saves the state and ends with status 75.
+SIGTERM, which announces the end of a preemptible machine, saves the state and ends the run with exit status 75.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from codi_tf.training.distribution import make_strategy
 
 
 def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path:
-    """Run an experiment, from where an earlier run in `out` stopped. Returns the folder of the result.
+    """Run an experiment, or resume the run in `out`. Returns the folder of the result.
 
-    `out` gets config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (pictures), metrics.jsonl and result/. Of
-    several workers the first writes; all must see the same folder.
+    `out` gets config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (images), metrics.jsonl and result/. Of
+    several workers the first writes; all must share the folder.
 
     Args:
         experiment: what to run.
         out: the folder of the run.
-        profile: record so many steps, after the first ones, for TensorBoard's profiler.
+        profile: number of updates to record, after the first ones, for TensorBoard's profiler.
 
     Raises:
-        UserError: `out` holds a run with other settings, the config's files are missing or unfit, too many steps in a
-            row were not finite, or the disk is full.
-        Interrupted: SIGTERM, or another worker was lost; the same call goes on.
+        UserError: `out` holds a run with other settings, the config names files that are missing or do not fit, too
+            many updates in a row were not finite, or the disk is full.
+        Interrupted: SIGTERM, or another worker was lost; the same call resumes.
     """
     _same_settings(experiment, out)
     strategy = start_tensorflow(functools.partial(make_strategy, experiment.distribution))
@@ -81,12 +81,12 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
             writer.save(step)
             writer.wait()
 
-    with _told_to_stop() as told, _plain_ends(out):
+    with _stop_on_sigterm() as stop_asked, _plain_ends(out):
         monitor = Monitor(experiment, trainer, stopwatch, out, first, heldout) if chief else None
         while step < settings.steps:
             count = 1 if stopwatch.alone(step) else _until_next(step, settings)
             with stopwatch.timed(step, count), user_errors():
-                sums = run(batches, tf.constant(count), tf.constant(int(told.is_set())))
+                sums = run(batches, tf.constant(count), tf.constant(int(stop_asked.is_set())))
                 sums = {name: float(value) for name, value in sums.items()}
             step += count
             if sums["skipped"]:
@@ -97,8 +97,8 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
             if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
                 writer.save(step)
             progress.update(step, monitor.note if chief else "")
-            # Several workers stop together: they tell each other at the start of a call.
-            if (stop or (alone and told.is_set())) and step < settings.steps:
+            # Several workers stop together: they exchange the wish at the start of a call.
+            if (stop or (alone and stop_asked.is_set())) and step < settings.steps:
                 save_now()
                 raise Interrupted(f"stopped at step {step} by SIGTERM, its state is saved: the same command goes on")
         save_now()
@@ -109,7 +109,7 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
 
 
 def _until_next(step: int, settings: config.Train) -> int:
-    """How many steps may run in one call: not past what is logged, pictured or saved."""
+    """How many updates may run in one call: up to the next that is logged, sampled or saved."""
     periods = [settings.log_every, settings.sample_every, settings.save_every]
     return min(
         settings.steps_per_call, settings.steps - step, *(period - step % period for period in periods if period)
@@ -117,15 +117,15 @@ def _until_next(step: int, settings: config.Train) -> int:
 
 
 def _judge(trainer, settings: config.Train, batches: range, skipped: float, save: Callable[[], None]) -> None:
-    """Warn of the steps of a call that were skipped; end the run where too many in a row were. Raises UserError.
+    """Warn of skipped updates of a call. Raises UserError where too many in a row were skipped.
 
     Args:
         batches: the numbers of the call's batches.
         skipped: how many of them were skipped.
-        save: writes the state, whose weights are those from before.
+        save: writes the state; skipped updates have left the weights as they were.
     """
     in_row = int(trainer.skipped_in_row.numpy())
-    if trainer.scaled and not in_row:  # the scale of the loss was lowered
+    if trainer.scaled and not in_row:  # the loss scale was lowered, which is no fault
         return
     size = settings.batch_size
     examples = f"examples {batches.start * size} to {batches.stop * size - 1} in the order of data.seed"
@@ -144,15 +144,15 @@ def _judge(trainer, settings: config.Train, batches: range, skipped: float, save
 
 
 @contextlib.contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, as long as the block runs; without handlers outside of the main thread."""
-    told = threading.Event()
+def _stop_on_sigterm() -> Iterator[threading.Event]:
+    """Within the block, an event that SIGTERM sets; outside of the main thread nothing sets it."""
+    stop_asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield stop_asked
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stop_asked.set())
     try:
-        yield told
+        yield stop_asked
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -196,12 +196,12 @@ def _write_settings(experiment: config.Experiment, out: Path) -> None:
 
 
 def _plain(experiment: config.Experiment) -> dict:
-    """The settings as files have them: tuples are lists there."""
+    """The settings as in files, where tuples are lists."""
     return json.loads(json.dumps(experiment.as_dict()))
 
 
-def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m codi_tf.train", description=__doc__)
+def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
+    parser = ArgumentParser(prog=prog, description="Train. The same command resumes.")
     parser.add_argument("config", help="a file of configs/")
     parser.add_argument("--out", type=Path, help="folder of the run; by default runs/NAME, NAME that of the config")
     parser.add_argument("--strategy", choices=config.STRATEGIES, help="distribution.strategy of the config")

@@ -1,4 +1,4 @@
-"""Curves of quality against network evaluations: a small plot for each measure, a line for each series of rows."""
+"""Curves of quality against network evaluations: a small plot for each metric, a line for each series of rows."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from codi_tf.evaluation.tables import NOTHING, column, columns_of
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
 STROKES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"))
 LEVEL_STROKES = ((0, (5, 2)), (0, (1, 1.5)))
-LEVEL_COLOUR = "0.45"
+LEVEL_COLOR = "0.45"
 ACROSS = 3  # plots
 WIDTH, HEIGHT, LEGEND_LINE = 3.7, 2.7, 0.22  # inches: a plot's, a line's
 LETTERS = 13  # of the legend, in an inch
 DPI = 150
-STEEP = 8.0  # measures that are best at 0 and span a larger factor get a logarithmic axis
+STEEP = 8.0  # metrics that are best at 0 and span a larger factor get a logarithmic axis
 
 Series = dict[str, dict[int, dict]]  # label -> number of evaluations -> row
 
@@ -23,16 +23,16 @@ Series = dict[str, dict[int, dict]]  # label -> number of evaluations -> row
 def write_curves(
     path: Path, series: Series, levels: dict[str, dict], *, families: dict[str, str] | None = None
 ) -> None:
-    """Write a PNG: every measure against the number of network evaluations, with a band for its interval.
+    """Write a PNG: every metric against the number of network evaluations, with a band for its interval.
 
     The numbers of evaluations are on a logarithmic axis.
 
     Args:
         path: of the file.
         series: label -> {number of evaluations: row}, rows as of `measuring.evaluate`.
-        levels: label -> row of what takes no evaluations, as "autoencoder": at most two horizontal lines, not at 0.
+        levels: label -> row without evaluations, as "autoencoder": at most two horizontal lines, not at 0.
         families: label -> name; the series of one family share a color and differ in their strokes. None: every
-            series has a color of its own, as far as they go.
+            series has a color of its own, as long as there are any.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -43,7 +43,7 @@ def write_curves(
     looks = _looks(list(series), families)
     entries = [Line2D([], [], label=label, **look) for label, look in looks.items()]
     entries += [
-        Line2D([], [], label=label, color=LEVEL_COLOUR, linestyle=stroke)
+        Line2D([], [], label=label, color=LEVEL_COLOR, linestyle=stroke)
         for label, stroke in zip(levels, LEVEL_STROKES, strict=False)
     ]
     longest = max(len(entry.get_label()) for entry in entries) + 6
@@ -62,7 +62,7 @@ def write_curves(
 
 
 def _draw(plot, name: str, series: Series, levels: dict[str, dict], looks: dict[str, dict]) -> None:
-    """One measure of all series."""
+    """One metric of all series."""
     points = {
         label: {steps: rows[steps] for steps in sorted(rows) if rows[steps].get(name) is not None}
         for label, rows in series.items()
@@ -82,7 +82,7 @@ def _draw(plot, name: str, series: Series, levels: dict[str, dict], looks: dict[
         _draw_line(plot, rows, name, looks[label])
     for label, stroke in zip(levels, LEVEL_STROKES, strict=False):
         if label in lines:
-            plot.axhline(lines[label], color=LEVEL_COLOUR, linestyle=stroke, linewidth=1.2, zorder=1)
+            plot.axhline(lines[label], color=LEVEL_COLOR, linestyle=stroke, linewidth=1.2, zorder=1)
     ticks = sorted({steps for rows in points.values() for steps in rows})
     plot.set_xscale("log", base=2)
     plot.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -96,7 +96,7 @@ def _draw(plot, name: str, series: Series, levels: dict[str, dict], looks: dict[
 
 
 def _draw_line(plot, rows: dict[int, dict], name: str, look: dict) -> None:
-    """One series of one measure; its interval is a band, or a bar where it has one point."""
+    """One series of one metric; its interval is a band, or a bar where it has one point."""
     if not rows:
         return
     steps, means = list(rows), [row[name] for row in rows.values()]
@@ -128,7 +128,7 @@ def _interval(row: dict, name: str) -> tuple[float, float]:
 def _looks(labels: list[str], families: dict[str, str] | None) -> dict[str, dict]:
     """label -> how its line is drawn: no two alike as long as strokes and colors last."""
     if families is None:
-        places = [(i % len(COLOURS), i // len(COLOURS)) for i in range(len(labels))]
+        places = [(i % len(COLORS), i // len(COLORS)) for i in range(len(labels))]
     else:
         members = [families[label] for label in labels]
         order = list(dict.fromkeys(members))
@@ -136,6 +136,6 @@ def _looks(labels: list[str], families: dict[str, str] | None) -> dict[str, dict
     looks = {}
     for label, (color, stroke) in zip(labels, places, strict=True):
         line, marker = STROKES[stroke % len(STROKES)]
-        looks[label] = {"color": COLOURS[color % len(COLOURS)], "linestyle": line, "marker": marker}
+        looks[label] = {"color": COLORS[color % len(COLORS)], "linestyle": line, "marker": marker}
         looks[label] |= {"markersize": 4, "linewidth": 1.6}
     return looks

@@ -1,4 +1,4 @@
-"""A small feature network, trained in half a minute, for the distance FD-photos and for the perceptual guidance.
+"""A small feature network, trained in half a minute, for FD-photos and for perceptual guidance.
 
 FD-photos (`frechet_photos` in code) is the Frechet distance in these features. It is not FID and not comparable with
 published numbers: it ranks models within one table, made with one network.
@@ -16,6 +16,7 @@ from keras import ops
 
 from codi_tf import data
 from codi_tf.core.errors import UserError
+from codi_tf.core.progress import Progress
 from codi_tf.io.files import whole_folder
 from codi_tf.io.weights import CONFIG, load_network, read_json, save_network
 from codi_tf.models.layers import Conv2D
@@ -25,13 +26,13 @@ TRAINING_STEPS = 600
 BATCH = 32
 CROPS_PER_PHOTO = 128
 LEARNING_RATE = 2e-3
-STRIDES = (1, 2, 2, 2, 1)  # the first convolution sees every pixel: what blur changes is there
+STRIDES = (1, 2, 2, 2, 1)  # the first convolution keeps every pixel, where blur shows
 
 
 class FeatureNetwork(keras.Model):
-    """Tells from which of the training photos a picture was cut, and whether it was degraded.
+    """Classifies crops: which of the training photos it was cut from, and whether it was degraded.
 
-    Degradation is asked for because the features of a network that knows photos only hardly see blur.
+    The second task makes the features sensitive to blur.
 
     Args:
         num_photos: the number of photos.
@@ -61,7 +62,7 @@ class FeatureNetwork(keras.Model):
         return self.photo(features), ops.squeeze(self.degraded(features), axis=-1)
 
     def features(self, images):
-        """Images [B, H, W, 3] in [-1, 1] -> [B, D]: the means of the last feature maps, what the heads see."""
+        """Images [B, H, W, 3] in [-1, 1] -> [B, D]: the means of the last feature maps, which the heads classify."""
         return ops.mean(self._activations(images)[-1], axis=(1, 2))
 
     def maps(self, images) -> list:
@@ -69,7 +70,7 @@ class FeatureNetwork(keras.Model):
 
         For the perceptual guidance (as in LPIPS, Zhang et al. 2018, Eq. 1).
         """
-        # The small number keeps the gradient finite where all channels are 0.
+        # The small constant keeps the gradient finite where all channels are 0.
         return [h * ops.rsqrt(ops.sum(ops.square(h), axis=-1, keepdims=True) + 1e-8) for h in self._activations(images)]
 
     def _activations(self, h) -> list:
@@ -164,4 +165,24 @@ def load_features(folder: Path) -> FeatureNetwork:
         raise UserError(f"{folder / CONFIG}: not the configuration of a feature network ({error})") from None
     network.build()
     load_network(network, folder)
+    return network
+
+
+def load_or_train(folder: Path | None, image_size: int) -> FeatureNetwork:
+    """The feature network in a folder. Where there is none yet, one is trained on the embedded photos, and kept there.
+
+    Args:
+        folder: None: the network is trained and not kept.
+        image_size: side of the crops that it is trained on.
+
+    Raises:
+        UserError: a folder that holds something else.
+    """
+    if folder is not None and folder.exists():
+        return load_features(folder)
+    progress = Progress("training the feature network", TRAINING_STEPS)
+    photos, options = data.load_photos("train"), {"image_size": image_size, "steps": TRAINING_STEPS}
+    network = train_feature_network(photos, report=progress.update, **options)
+    if folder is not None:
+        save_features(network, folder)
     return network

@@ -1,15 +1,16 @@
-"""What an evaluation reads: bundles that can be compared, and the networks that measure."""
+"""What an evaluation reads: bundles that can be compared, and metrics with their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from codi_tf.core.errors import UserError
-
-KERAS = "keras"  # of --inception: Keras' InceptionV3 with weights that Keras downloads, or those of keras:FILE
+from codi_tf.evaluation import METRICS
+from codi_tf.evaluation.metric import Extractor, Metric, Option
+from codi_tf.evaluation.tables import in_order
 
 
 def load_models(paths: Sequence[Path]) -> dict:
@@ -40,68 +41,40 @@ def labels(paths: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def load_feature_network(folder: Path | None, image_size: int):
-    """The network of FD-photos in a folder. Where there is none yet, one is trained, and kept there."""
-    from codi_tf.core.progress import Progress
-    from codi_tf.data import load_photos
-    from codi_tf.evaluation.features import TRAINING_STEPS, load_features, save_features, train_feature_network
-
-    if folder is not None and folder.exists():
-        return load_features(folder)
-    progress = Progress("training the feature network", TRAINING_STEPS)
-    network = train_feature_network(load_photos("train"), image_size=image_size, report=progress.update)
-    if folder is not None:
-        save_features(network, folder)
-    return network
+def options() -> list[Option]:
+    """The options that name weights of metrics, each once."""
+    return list(dict.fromkeys(option for name in in_order(METRICS) if (option := METRICS[name].option) is not None))
 
 
-def load_measures(lpips: Path | None) -> dict[str, Callable]:
-    """LPIPS, if its file of weights is named: a measure of `measuring.Yardstick`. Raises UserError for a bad file."""
-    if lpips is None:
-        return {}
-    from codi_tf.evaluation.perception.lpips import load_lpips
-
-    return {"lpips": load_lpips(lpips).distance}
-
-
-def load_text_measures(clip: Path | None) -> dict[str, Callable]:
-    """The CLIP score, if the folder of a CLIP model is named: a text measure of `measuring.Yardstick`.
-
-    Raises:
-        UserError: weights that cannot be read.
-    """
-    if clip is None:
-        return {}
-    from codi_tf.evaluation.perception.clip import load_clip
-
-    score = load_clip(clip)
-
-    def fit(pictures, prompts):
-        return score(pictures, [prompt.decode("utf-8") for prompt in prompts.numpy()])
-
-    return {"clip_score": fit}
-
-
-def load_extractors(inception: str | None) -> dict[str, Callable]:
-    """The features of the FID whose weights are named, see `measuring.Yardstick`.
+def load_metrics(arguments: Mapping[str, str | None], *, image_size: int, prompted: bool) -> dict[str, Metric]:
+    """The metrics that are always measured, and those whose weights are named: name -> metric.
 
     Args:
-        inception: see `perception.inception.load_inception`. Of the original weights, the distance is called "fid", of
-            Keras' "fid_keras".
+        arguments: `Option.key` -> argument; None where it was not given.
+        image_size: side of the images that the models were trained on.
+        prompted: whether the images have texts; without them, metrics that need texts are left out.
 
     Raises:
         UserError: weights that cannot be read.
     """
-    if inception is None:
-        return {}
-    from codi_tf.evaluation.perception.inception import load_inception
+    metrics = {}
+    for name in in_order(METRICS):
+        kind = METRICS[name]
+        if kind.needs_prompts and not prompted:
+            continue
+        metric = kind.load(None if kind.option is None else arguments[kind.option.key], image_size)
+        if metric is not None:
+            metrics[name] = metric
+    return metrics
 
-    of_keras = inception == KERAS or inception.startswith(f"{KERAS}:")
-    return {"fid_keras" if of_keras else "fid": load_inception(inception)}
 
+def metrics_with(features: Extractor) -> dict[str, Metric]:
+    """The metrics that need no weights, and FD-photos in given features: name -> metric.
 
-def inception_file(inception: str | None) -> Path | None:
-    """The file that `load_extractors` reads, None if there is none."""
-    if inception is None or inception == KERAS:
-        return None
-    return Path(inception.removeprefix(f"{KERAS}:"))
+    Args:
+        features: images float32 [B, H, W, 3] in [-1, 1] -> features [B, D], as `features.FeatureNetwork.features`.
+    """
+    free = [name for name in METRICS if METRICS[name].option is None and not METRICS[name].needs_prompts]
+    metrics = {name: METRICS[name].load(None, 0) for name in free}
+    metrics["frechet_photos"] = METRICS["frechet_photos"](features)
+    return {name: metrics[name] for name in in_order(metrics)}

@@ -1,4 +1,4 @@
-"""The folder of a report: report.md with a table, curves and pictures; the figures as metrics.json and metrics.npz."""
+"""The folder of a report: report.md with a table, curves and images; the figures in metrics.json and metrics.npz."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf.evaluation.curves import write_curves
-from codi_tf.evaluation.measuring import LEVEL, Measured
-from codi_tf.evaluation.pictures import Pictures, comparison, processes
+from codi_tf.evaluation.grids import Series, comparison, processes
+from codi_tf.evaluation.measuring import Measured
+from codi_tf.evaluation.metric import LEVEL
 from codi_tf.evaluation.samplers import BATCH
 from codi_tf.evaluation.tables import columns_of, legend, markdown_table
 from codi_tf.io.images import write_png
@@ -20,7 +21,7 @@ LEVELS = ("autoencoder", "bicubic", "condition")  # rows that the curves show as
 
 
 def is_report_file(name: str) -> bool:
-    """Whether a report has files of that name."""
+    """Whether a report has a file of that name."""
     return name in FILES or re.fullmatch(r"process-\d+\.png", name) is not None
 
 
@@ -32,9 +33,9 @@ def write_figures(
     *,
     families: dict[str, str] | None = None,
 ) -> dict[str, dict]:
-    """Write metrics.json (settings, means, intervals), metrics.npz (values of every picture) and curves.png.
+    """Write metrics.json (settings, means, intervals), metrics.npz (values of every image) and curves.png.
 
-    metrics.npz holds the names of the rows, "rows" [R], and each measure of single pictures by its name, [R, N].
+    metrics.npz holds the names of the rows, "rows" [R], and each metric of single images by its name, [R, N].
 
     Args:
         folder: the report's.
@@ -48,7 +49,7 @@ def write_figures(
     """
     rows = {name: one.row() for name, one in measured.items()}
     _write(folder / "metrics.json", json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
-    names = next(iter(measured.values())).values
+    names = next(iter(measured.values())).per_image()
     values = {name: np.stack([one.values[name] for one in measured.values()]) for name in names}
     np.savez_compressed(folder / "metrics.npz", rows=np.array(list(measured)), **values)
     points = {label: {steps: rows[name] for steps, name in names.items()} for label, names in series.items()}
@@ -57,18 +58,18 @@ def write_figures(
     return rows
 
 
-def write_pictures(
+def write_images(
     folder: Path,
-    series: Pictures,
+    series: Series,
     ways: dict[str, dict[int, np.ndarray]],
     conditions: np.ndarray,
     images: np.ndarray,
 ) -> None:
-    """Write grid.png and process-1.png, process-2.png, ...: see `pictures.comparison` and `pictures.processes`.
+    """Write grid.png and process-1.png, process-2.png, ...: see `grids.comparison` and `grids.processes`.
 
     Args:
         folder: the report's.
-        series: label -> {number of steps: pictures of the shown inputs [N, H, W, 3]}.
+        series: label -> {number of steps: images of the shown inputs [N, H, W, 3]}.
         ways: label -> {number of steps: x_hat of the first input after each of them}.
         conditions, images: the shown inputs and their originals.
     """
@@ -84,7 +85,7 @@ def write_page(folder: Path, about: str, rows: dict[str, dict], labels: list[str
         folder: the report's.
         about: what was measured, Markdown.
         rows: means and intervals.
-        labels: of the series, in the order of their process pictures.
+        labels: of the series, in the order of their process images.
         longest: the most evaluations that these show.
     """
     levels = " and ".join(name for name in LEVELS if name in rows)
@@ -96,8 +97,8 @@ def write_page(folder: Path, about: str, rows: dict[str, dict], labels: list[str
 {about}
 
 {markdown_table(rows)}
-In brackets: {100 * LEVEL:g} % bootstrap intervals over the pictures, which are the same ones in every row. They tell
-how sure the figures are for crops of these images; of other images they say nothing.
+In brackets: {100 * LEVEL:g} % bootstrap intervals over the images, which are the same ones in every row. They tell
+how sure the figures are for crops of these images, not for other images.
 
 {legend(rows)}
 
@@ -111,9 +112,9 @@ Lines: the figures; bands: the intervals above; grey: {levels}.
 
 Of the first {BATCH} inputs those with the most contrast.
 
-![Pictures of every series at every number of steps](grid.png)
+![Images of every series at every number of steps](grid.png)
 
-## What the samplers go through
+## Sampling step by step
 
 x_hat, decoded, after every network evaluation, for samplers of 1 to {longest} steps.
 

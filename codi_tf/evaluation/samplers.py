@@ -12,11 +12,11 @@ from codi_tf.inference.rendering import pixel_limit
 
 Sampler = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # conditions -> (images, clean latents)
 
-BATCH = 32  # pictures at a time, at most: fewer where the networks could not take so many large ones
+BATCH = 32  # images at a time, at most: fewer where they are large
 
 
 def batch_for(base, height: int, width: int) -> int:
-    """How many pictures of a size a base's networks take at a time."""
+    """How many images of a size a base's networks take at a time."""
     return max(1, min(BATCH, pixel_limit(base) // (height * width)))
 
 
@@ -30,38 +30,38 @@ def model_sampler(
     text_guidance: float | None = None,
     prompt: str | Sequence[str] | None = None,
 ) -> Sampler:
-    """A sampler of `measuring.evaluate` from a `CoDi` model. The noise of a picture is a function of its place only.
+    """A sampler of `measuring.evaluate` from a `CoDi` model. The noise of an image depends on its place only.
 
     Args:
         model: the model.
         steps: network evaluations.
         seed: of the starting noise, drawn for the whole set, and of the noise that stochastic samplers add.
-        sampler: one of `sampling.SAMPLERS`.
-        guidance, text_guidance, prompt: as for `CoDi.generate`; one prompt for all pictures, or one for each.
+        sampler: the name of a sampler.
+        guidance, text_guidance, prompt: as for `CoDi.generate`; one prompt for all images, or one for each.
 
     Returns:
         conditions float32 [N, H, W, C] in [-1, 1] -> (images [N, H, W, 3] in [-1, 1], clean latents [N, h, w, 4]).
 
     Raises:
         UserError: more steps than the model has training times; an unknown sampler; guidance or a prompt that the model
-            has no use for.
+            does not take.
     """
     import tensorflow as tf
 
     context, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
 
-    def generate(condition, noise, *told):
-        *own, batch = told
-        said = own[0] if own else tf.constant(context)
-        latents = model.generator.latents(condition, noise, said, seed=_seed_of_batch(seed, batch), **options)
+    def generate(condition, noise, *rest):
+        *own, batch = rest
+        embedded = own[0] if own else tf.constant(context)
+        latents = model.generator.latents(condition, noise, embedded, seed=_seed_of_batch(seed, batch), **options)
         return _finished(model, latents, condition), latents
 
     def sample(conditions):
         noise = gaussian_noise(seed, model.latent_shape(*conditions.shape[:3]))
         batch = batch_for(model.base, *conditions.shape[1:3])
-        own = () if len(context) == 1 else (context,)  # [N, 77, D], a picture each
+        own = () if len(context) == 1 else (context,)  # [N, 77, D], one for each image
         if own and len(context) != len(conditions):
-            raise UserError(f"{len(context)} prompts for {len(conditions)} pictures: give one, or one a picture")
+            raise UserError(f"{len(context)} prompts for {len(conditions)} images: give one, or one for each")
         return _in_batches(generate, batch, numbered=True)(conditions, noise, *own)
 
     return sample
@@ -79,16 +79,16 @@ def model_process(
     text_guidance: float | None = None,
     prompt: str | None = None,
 ) -> np.ndarray:
-    """What `model_sampler` goes through for one picture of its first BATCH: x_hat, decoded, after every step.
+    """The process of `model_sampler` for one image of its first BATCH: x_hat, decoded, after every step.
 
     Args:
         model, steps, seed, sampler, guidance, text_guidance: of `model_sampler`.
-        prompt: the picture's.
-        condition: the picture's, float32 [H, W, C] in [-1, 1].
-        place: its place in the set, below BATCH, which decides about its noise.
+        prompt: the image's.
+        condition: the image's, float32 [H, W, C] in [-1, 1].
+        place: its place in the set, below BATCH, on which its noise depends.
 
     Returns:
-        float32 [steps, H, W, 3] in [-1, 1]; the last is the sampler's picture.
+        float32 [steps, H, W, 3] in [-1, 1]; the last is the sampler's image.
 
     Raises:
         UserError: see `model_sampler`.
@@ -116,13 +116,13 @@ def in_batches(function: Callable, batch: int = BATCH) -> Callable:
 
 
 def _in_batches(function: Callable, batch: int, *, numbered: bool) -> Callable:
-    """`in_batches`; a numbered function is also told which batch it is."""
+    """`in_batches`; a numbered function is also given the number of the batch."""
     import tensorflow as tf
 
     def whole(*arrays):
         count, parts = len(arrays[0]), []
         for start in range(0, count, batch):
-            rows = np.minimum(np.arange(start, start + batch), count - 1)  # the last batch repeats the last picture
+            rows = np.minimum(np.arange(start, start + batch), count - 1)  # the last batch repeats the last image
             number = (start // batch,) if numbered else ()
             result = function(*(tf.constant(array[rows]) for array in arrays), *number)
             parts.append(tf.nest.map_structure(np.asarray, result))
@@ -152,12 +152,12 @@ def _prepare(model, steps: int, sampler: str, guidance, text_guidance, prompt: s
 
 
 def _finished(model, latents, condition):
-    """Latents as pictures, float32 [B, H, W, 3] in [-1, 1], finished as the task does it."""
+    """Latents as images, float32 [B, H, W, 3] in [-1, 1], finished as the task does it."""
     return np.clip(model.task.finish(model.generator.decode(latents), condition), -1, 1)
 
 
 def _seed_of_batch(seed: int, batch: int) -> int:
     """The seed of what stochastic samplers draw for a batch: no two batches draw the same."""
     if batch == 0:
-        return seed  # as `CoDi.generate` has it
+        return seed  # as in `CoDi.generate`
     return int(np.random.SeedSequence((seed, batch)).generate_state(1, np.uint64)[0] >> 1)

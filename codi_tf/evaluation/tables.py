@@ -3,49 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
-NOTHING = 1e-9  # what is smaller is 0 but for rounding
+from codi_tf.evaluation import METRICS
+from codi_tf.evaluation.metric import Column
 
+NOTHING = 1e-9  # smaller figures are 0 but for rounding
 
-class Column(NamedTuple):
-    """How a measure is shown: title, format of its figures, which way is better, what it is."""
-
-    title: str
-    format: str
-    better: str
-    note: str
-
-
-COLUMNS = {
-    "psnr": Column("PSNR, dB", "{:.2f}", "higher", "peak signal-to-noise ratio to the originals"),
-    "ssim": Column("SSIM", "{:.3f}", "higher", "structural similarity to the originals (11 x 11 Gaussian windows)"),
-    "lpips": Column("LPIPS", "{:.3f}", "lower", "learned perceptual distance to the originals"),
-    "clip_score": Column("CLIP score", "{:.3f}", "higher", "cosine similarity of the picture and the prompt"),
-    "fid": Column(
-        "FID",
-        "{:.4g}",
-        "lower",
-        "Frechet distance to the originals in the features of the original Inception weights; few pictures raise it: "
-        "compare equal counts only",
-    ),
-    "fid_keras": Column(
-        "FID (Keras)",
-        "{:.4g}",
-        "lower",
-        "Frechet distance to the originals in the features of Keras' InceptionV3, not comparable with published FID; "
-        "few pictures raise it: compare equal counts only",
-    ),
-    "frechet_photos": Column(
-        "FD-photos",
-        "{:.3g}",
-        "lower",
-        "Frechet distance to the autoencoder's reconstructions of the originals in the features of a small network "
-        "that tells the embedded photos apart; not FID: compare within this table only",
-    ),
-    "sharpness": Column("sharpness", "{:.2f}", "1 is best", "gradient energy, 1 is the originals'"),
-    "latent_error": Column("latent error", "{:.4f}", "lower", "mean squared error to the originals' latents"),
-}
 ROWS = {
     "bicubic": "the condition itself",
     "condition": "the condition itself",
@@ -55,14 +18,18 @@ ROWS = {
 
 
 def column(name: str) -> Column:
-    """The column of a measure; one that is not known is shown by its name."""
-    return COLUMNS.get(name, Column(name, "{:.4g}", "", "a measure of the caller's"))
+    """The column of a metric; one that is not registered is shown by its name."""
+    return METRICS[name].column if name in METRICS else Column(name, note="a measure of the caller's")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of metrics in the order of their columns; equal places keep the order that they have."""
+    return sorted(names, key=lambda name: column(name).place)
 
 
 def columns_of(rows: Iterable[dict]) -> list[str]:
-    """The measures that rows have, in the order of COLUMNS, others behind."""
-    names = list(dict.fromkeys(key for row in rows for key in row if not key.endswith("_interval")))
-    return [name for name in COLUMNS if name in names] + [name for name in names if name not in COLUMNS]
+    """The metrics that rows have, in the order of their columns."""
+    return in_order(dict.fromkeys(key for row in rows for key in row if not key.endswith("_interval")))
 
 
 def markdown_table(rows: dict[str, dict]) -> str:
@@ -76,14 +43,14 @@ def markdown_table(rows: dict[str, dict]) -> str:
 def legend(rows: dict[str, dict]) -> str:
     """What the columns and the rows of the table are, as a Markdown list."""
     lines = [
-        f"- **{column(name).title}** ({_way(column(name).better)}): {column(name).note}."
+        f"- **{column(name).title}** ({_direction(column(name).better)}): {column(name).note}."
         for name in columns_of(rows.values())
     ]
     lines += [f"- *{label}*: {what}." for label, what in ROWS.items() if label in rows]
     return "\n".join(lines)
 
 
-def _way(better: str) -> str:
+def _direction(better: str) -> str:
     return f"{better} is better" if better in ("higher", "lower") else better or "-"
 
 

@@ -119,8 +119,8 @@ def _condition(package: Package, path: Path, mask: Path | None) -> np.ndarray:
     return read_condition(path, package.condition_file, mask)
 
 
-def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m export.run", description=__doc__)
+def main(arguments: list[str], prog: str = "python -m export.run") -> None:
+    parser = ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("package", type=Path, help="the folder that python -m export made")
     parser.add_argument("--condition", required=True, type=Path, help="image file of any size")
     parser.add_argument("--mask", type=Path, help="for inpainting: white where the image is to be filled; of its size")

@@ -9,8 +9,8 @@ from codi_tf.core.command_line import ArgumentParser, run_command
 from export.web.site import build_site
 
 
-def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m export.web", description=__doc__)
+def main(arguments: list[str], prog: str = "python -m export.web") -> None:
+    parser = ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("package", type=Path, help="the folder that python -m export --format onnx made")
     parser.add_argument("--out", required=True, type=Path, help="folder of the page")
     parser.add_argument(

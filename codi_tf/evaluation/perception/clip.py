@@ -1,4 +1,4 @@
-"""CLIP's similarity of pictures and texts (Radford et al. 2021), for the CLIP score (Hessel et al. 2021)."""
+"""CLIP's similarity of images and texts (Radford et al. 2021), for the CLIP score (Hessel et al. 2021)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PROJECTION = 512
 
 
 class VisionEncoder(keras.Model):
-    """A vision transformer. Normalised pictures [B, image_size, image_size, 3] -> the first token's state [B, D].
+    """A vision transformer. Normalized images [B, image_size, image_size, 3] -> the first token's state [B, D].
 
     The arguments are the keys of a transformers CLIPVisionConfig, with the same meaning.
 
@@ -144,7 +144,7 @@ class Clip(keras.Model):
         self.built = True
 
     def embed_images(self, images):
-        """Normalised pictures [B, image_size, image_size, 3] -> [B, projection_dim], not of unit length."""
+        """Normalized images [B, image_size, image_size, 3] -> [B, projection_dim], not of unit length."""
         return self.visual_projection(self.vision_model(images))
 
     def embed_texts(self, ids, ends):
@@ -163,7 +163,7 @@ class Clip(keras.Model):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What CLIPImageProcessor does to a picture: shorter side to `size`, the middle square, mean and deviation.
+    """What CLIPImageProcessor does to an image: shorter side to `size`, the middle square, mean and deviation.
 
     The first is Pillow's bicubic resize of bytes. Defaults are CLIP's own.
     """
@@ -173,7 +173,7 @@ class Preprocessing:
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Pictures [B, H, W, 3] in [-1, 1] -> float32 [B, size, size, 3]."""
+        """Images [B, H, W, 3] in [-1, 1] -> float32 [B, size, size, 3]."""
         pixels = to_uint8((np.asarray(images, np.float32) + 1) / 2)
         square = np.stack([self._square(Image.fromarray(image)) for image in pixels])
         return ((square / np.float32(255) - np.float32(self.mean)) / np.float32(self.std)).astype(np.float32)
@@ -190,13 +190,13 @@ def load_clip(folder: str | Path) -> Callable[[np.ndarray, str | Sequence[str]],
     """Read a folder of a transformers CLIPModel: config.json, model.safetensors and the tokenizer's files.
 
     Returns:
-        score(images [B, H, W, 3] in [-1, 1], prompts): the cosine of picture and text, float32 [B], in [-1, 1]. There
-        is one prompt for each picture, or one for all. (Elsewhere, "CLIP score" is also 100 times it, or 2.5 times,
+        score(images [B, H, W, 3] in [-1, 1], prompts): the cosine of image and text, float32 [B], in [-1, 1]. There
+        is one prompt for each image, or one for all. (Elsewhere, "CLIP score" is also 100 times it, or 2.5 times,
         and not below 0.)
 
     Raises:
         UserError: a missing, truncated or foreign part, or what is not built here; by `score`, prompts that are no
-            text or not as many as the pictures.
+            text or not as many as the images.
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
@@ -224,7 +224,7 @@ def load_clip(folder: str | Path) -> Callable[[np.ndarray, str | Sequence[str]],
     def score(images, prompts):
         prompts = as_prompts(prompts)
         if len(prompts) not in (1, len(images)):
-            raise UserError(f"{len(prompts)} prompts for {len(images)} pictures: give one, or one for each")
+            raise UserError(f"{len(prompts)} prompts for {len(images)} images: give one, or one for each")
         ids = tokenizer(prompts * (len(images) if len(prompts) == 1 else 1))
         ends = np.argmax(ids == tokenizer.vocabulary[END], axis=1).astype("int32")  # the first of them
         return compiled(preprocess(images), ids, ends)

@@ -29,7 +29,7 @@ UNUSED = r"(^fc\.|\.num_batches_tracked$)"  # the classifier, and a counter of t
 
 
 class Conv(NamedTuple):
-    """A convolution, normalised with fixed moments, then ReLU."""
+    """A convolution, normalized with fixed moments, then ReLU."""
 
     name: str
     channels: int
@@ -156,7 +156,7 @@ NETWORK = (
 
 
 class Inception(keras.Model):
-    """The network of the original FID. Pictures [B, 299, 299, 3] in [-1, 1] -> features float32 [B, 2048]."""
+    """The network of the original FID. Images [B, 299, 299, 3] in [-1, 1] -> features float32 [B, 2048]."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -209,10 +209,10 @@ class Inception(keras.Model):
 
 
 def load_inception(source: str | Path) -> Callable[[np.ndarray], tf.Tensor]:
-    """A function from pictures [B, H, W, 3] in [-1, 1] to Inception's features, float32 [B, 2048].
+    """A function from images [B, H, W, 3] in [-1, 1] to Inception's features, float32 [B, 2048].
 
-    Pictures are resized to 299 by linear interpolation without antialiasing, as pytorch-fid does: half-pixel centres.
-    (The original program and torch-fidelity take the pixels' corners for their places: for pictures of other sizes,
+    Images are resized to 299 by linear interpolation without antialiasing, as pytorch-fid does: half-pixel centers.
+    (The original program and torch-fidelity take the pixels' corners for their places: for images of other sizes,
     their numbers differ a little.)
 
     Args:

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018), version 0.1, with AlexNet's or VGG-16's features: how different two pictures look."""
+"""LPIPS (Zhang et al. 2018), version 0.1, with AlexNet's or VGG-16's features: how different two images look."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Trunk(NamedTuple):
     Attributes:
         pool: side of the maximum pooling windows, which are 2 apart.
         pooled: the stages that begin with it.
-        smallest: side of the smallest picture that leaves something to compare.
+        smallest: side of the smallest image that leaves something to compare.
         stages: the convolutions.
     """
 
@@ -123,7 +123,7 @@ class Lpips(keras.Model):
         return self.maps(images)
 
     def maps(self, images) -> list:
-        """Pictures [B, H, W, 3] in [-1, 1] -> five maps [B, h, w, C] for `losses.perceptual_distance`.
+        """Images [B, H, W, 3] in [-1, 1] -> five maps [B, h, w, C] for `losses.perceptual_distance`.
 
         Along the channels they are of unit length, times the square root of (the channel's weight, times C): LPIPS is
         the sum of the mean squares of their differences. Gradients are finite everywhere.
@@ -139,17 +139,15 @@ class Lpips(keras.Model):
         return maps
 
     def distance(self, images_a, images_b):
-        """Pictures and pictures, [B, H, W, 3] in [-1, 1] -> LPIPS, float32 [B], 0 for equal ones.
+        """Two batches of images, [B, H, W, 3] in [-1, 1] -> LPIPS, float32 [B], 0 for equal ones.
 
         Raises:
-            UserError: pictures that are too small.
+            UserError: images that are too small.
         """
         height, width = images_a.shape[1:3]
         if min(height, width) < self.trunk.smallest:
             smallest = self.trunk.smallest
-            raise UserError(
-                f"pictures of {height}x{width}: LPIPS ({self.net}) needs sides of {smallest} pixels or more"
-            )
+            raise UserError(f"images of {height}x{width}: LPIPS ({self.net}) needs sides of {smallest} pixels or more")
         return self._distance(images_a, images_b)
 
     def _distance_of(self, images_a, images_b):

@@ -1,1 +1,0 @@
-"""The paper's systems side by side on the embedded photos: `python -m benchmarks.study`."""

@@ -1,0 +1,134 @@
+"""The options of `codi evaluate`, checked before TensorFlow is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from codi_tf.core.command_line import ArgumentParser
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import SAMPLERS
+from codi_tf.evaluation import METRICS
+from codi_tf.evaluation.loading import options as metric_options
+from codi_tf.evaluation.report import is_report_file
+from codi_tf.io.bundle_files import is_bundle
+
+SPLITS = ("heldout", "all")
+MAX_COUNT = 100_000
+
+
+def make_parser(prog: str) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=prog,
+        description="Measure bundles on the same held-out crops with the same noise, by every sampler and number of "
+        "steps. The report is report.md (a table with intervals), curves.png, grid.png, process-1.png, ... (one for "
+        "each bundle and sampler), metrics.json and metrics.npz (values of every image).",
+        epilog="PSNR, SSIM, sharpness, latent error and FD-photos, the Frechet distance through a small network "
+        "trained on the embedded photos (not FID), need nothing else. Other metrics are measured where their weights "
+        "are named.",
+    )
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folder of a trained model")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--data", default="photos", help="photos (default), a folder, shards, a TFDS name, or pairs")
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default=SPLITS[0],
+        help="heldout (default): images that training does not use; or all images",
+    )
+    parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
+    parser.add_argument("--samplers", default="ddim", help=f"of {', '.join(SAMPLERS)} (default: ddim)")
+    parser.add_argument("--guidance", type=float, help="for bundles trained to take it (default: none)")
+    parser.add_argument("--text-guidance", type=float, help="the prompt's, for bundles trained to take it")
+    parser.add_argument("--prompt", help="one text for all images: for bundles with a text encoder, and for --clip")
+    parser.add_argument(
+        "--prompts", action="store_true", help="the images' own texts (always, where they are the task)"
+    )
+    parser.add_argument("--count", type=int, default=256, help="crops (default: 256)")
+    parser.add_argument("--seed", type=int, default=0, help="of crops, degradations and noise (default: 0)")
+    for option in metric_options():
+        parser.add_argument(option.flag, dest=option.key, help=option.help)
+    return parser
+
+
+def parse(arguments: list[str], prog: str) -> argparse.Namespace:
+    """The options, with `steps` and `samplers` as lists. Raises UserError for what is wrong with them alone."""
+    options = make_parser(prog).parse_args(arguments)
+    options.steps, options.samplers = _steps(options.steps), _samplers(options.samplers)
+    _check_numbers(options)
+    _check_bundles(options)
+    for option in metric_options():
+        argument = getattr(options, option.key)
+        if argument is not None:
+            option.check(argument)
+    if options.prompt is not None and options.prompts:
+        raise UserError("--prompt is one text for all images, --prompts the images' own: give one of them")
+    _check_out(options)
+    return options
+
+
+def metric_arguments(options: argparse.Namespace) -> dict[str, str | None]:
+    """What was given of the options of metrics: `Option.key` -> argument."""
+    return {option.key: getattr(options, option.key) for option in metric_options()}
+
+
+def flags_that_need_prompts(arguments: Mapping[str, str | None]) -> list[str]:
+    """The flags that were given and name metrics of images and texts."""
+    kinds = [METRICS[name] for name in METRICS]
+    asked = [kind.option for kind in kinds if kind.needs_prompts and kind.option is not None]
+    return [option.flag for option in asked if arguments[option.key] is not None]
+
+
+def needs_prompts(arguments: Mapping[str, str | None]) -> bool:
+    """Whether one of the metrics that will be measured compares images with texts."""
+    always = any(METRICS[name].needs_prompts and METRICS[name].option is None for name in METRICS)
+    return always or bool(flags_that_need_prompts(arguments))
+
+
+def _steps(text: str) -> list[int]:
+    try:
+        steps = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--steps is {text!r}: write whole numbers with commas between them, as 1,2,4") from None
+    if min(steps) < 1 or len(set(steps)) < len(steps):
+        raise UserError(f"--steps is {text!r}: the numbers must be at least 1 and differ")
+    return steps
+
+
+def _samplers(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",")]
+    if not set(names) <= set(SAMPLERS) or len(set(names)) < len(names):
+        raise UserError(f"--samplers is {text!r}: choose some of {','.join(SAMPLERS)}, each once, with commas between")
+    return names
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    if not 2 <= options.count <= MAX_COUNT:
+        raise UserError(f"--count is {options.count}: it must be at least 2 and at most {MAX_COUNT:,}")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"--seed is {options.seed}: it must be between 0 and 2**63 - 1")
+    if options.guidance is not None and not math.isfinite(options.guidance):
+        raise UserError(f"--guidance is {options.guidance}: it must be a finite number")
+
+
+def _check_bundles(options: argparse.Namespace) -> None:
+    for path in options.bundles:
+        if not is_bundle(path):
+            raise UserError(f"{path}: no such bundle; train one or name another")
+    if len({path.resolve() for path in options.bundles}) < len(options.bundles):
+        raise UserError("a bundle is named twice; name each once")
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """The report replaces what is at --out: only an earlier report may lie there."""
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out is {options.out}: that is a file; name a folder")
+    for option in metric_options():
+        argument = getattr(options, option.key)
+        path = None if argument is None else option.path(argument)
+        if option.made and path is not None and options.out.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"{option.flag} is {argument}: the report replaces {options.out}; name a folder elsewhere")
+    if options.out.is_dir() and not all(is_report_file(path.name) for path in options.out.iterdir()):
+        raise UserError(f"--out is {options.out}: holds other files than a report; choose another place")

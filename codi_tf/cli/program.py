@@ -1,0 +1,62 @@
+"""codi COMMAND ...: one program for all commands, each imported when it is called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from typing import NamedTuple
+
+import codi_tf
+from codi_tf.core.command_line import run_command
+from codi_tf.core.errors import UserError
+
+
+class Command(NamedTuple):
+    """A module with `main(arguments, prog)`, and its line in the help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {  # `export` is named only here: codi_tf imports nothing of it
+    "train": Command("codi_tf.cli.train", "train a model from a config; the same command resumes"),
+    "restore": Command("codi_tf.cli.restore", "make an image from a condition with a trained model"),
+    "text2image": Command("codi_tf.cli.text2image", "make an image from a prompt with a Stable Diffusion checkpoint"),
+    "evaluate": Command("codi_tf.cli.evaluate", "measure and compare trained models, and write a report"),
+    "cache": Command("codi_tf.cli.cache", "encode training examples once"),
+    "pairs": Command("codi_tf.cli.pairs", "write pairs of degraded and original images to evaluate on"),
+    "depth": Command("codi_tf.cli.depth", "write depth maps beside images with a network of your own"),
+    "convert": Command("codi_tf.cli.convert", "write a Stable Diffusion checkpoint as a diffusers folder"),
+    "export": Command("export.__main__", "export a trained model as SavedModel, TFLite or ONNX"),
+    "run": Command("export.run", "make an image with an exported model, without TensorFlow"),
+    "web": Command("export.web.__main__", "build a web page that runs an exported ONNX model"),
+}
+
+
+def usage() -> str:
+    """The commands, a line each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: codi COMMAND ...", "", *lines, "", "codi COMMAND --help lists a command's options."])
+
+
+def main(arguments: list[str]) -> None:
+    """Call a command with the arguments behind its name. Raises UserError for a name that is not known."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    name, *rest = arguments
+    if name == "--version":
+        print(codi_tf.__version__)
+        return
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {name!r}: {hint}")
+    importlib.import_module(COMMANDS[name].module).main(rest, prog=f"codi {name}")
+
+
+def console() -> None:
+    """The console script `codi`."""
+    sys.exit(run_command(main))

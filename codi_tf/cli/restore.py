@@ -1,0 +1,153 @@
+"""codi restore BUNDLE --condition in.png --out out.png: an image from a condition, by a trained model.
+
+The condition is an image of any size and mode; transparency is laid over white. The result is an RGB PNG of the same
+size, or K times as large. A bundle for inpainting takes a mask as well, of the condition's size and any mode: it fills
+in what is white there and keeps every other pixel. For depth to image, --condition is a depth map (an image of 8 or 16
+bits, .npy or .pfm); for editing, --prompt is the instruction. Large images are made of tiles, in the memory of one;
+--tile 0 makes them smaller and enlarges the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from codi_tf.cli.sampling_options import (
+    add_sampling,
+    add_shared_options,
+    check_range,
+    check_shared_options,
+    fill_in,
+    load_small_decoder,
+    progress,
+    say,
+)
+from codi_tf.core.command_line import ArgumentParser, start_tensorflow
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import SAMPLERS
+from codi_tf.io.bundle_files import BUNDLE, is_bundle
+from codi_tf.io.color import ALIGNMENTS
+from codi_tf.io.conditions import read_condition
+from codi_tf.io.images import write_png
+from codi_tf.tasks import Task, make_task
+
+MAX_RESULT_PIXELS = 50_000_000
+DEFAULTS = {  # of the options of this program; shared ones have theirs in the parser
+    "condition": None,
+    "mask": None,
+    "steps": 4,
+    "upscale": 1,
+    "sampler": "ddim",
+    "guidance": None,
+    "text_guidance": None,
+    "tile": None,
+    "color": "none",
+}
+
+
+def add_own_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that only bundles take."""
+    parser.add_argument("--condition", type=Path, help="the image to restore, any size and mode; the depth map")
+    parser.add_argument(
+        "--text-guidance", type=float, help="the prompt's, of models fine-tuned with drop_prompt (default: 1, none)"
+    )
+    parser.add_argument("--mask", type=Path, help="for inpainting: white where the image is to be filled, its size")
+    parser.add_argument("--upscale", type=int, help="how many times as large the result is (default: 1)")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        help="side of the tiles of a larger image; 0: none (default: 512, where memory asks for it)",
+    )
+    colors = ("none", *ALIGNMENTS)
+    parser.add_argument(
+        "--color", choices=colors, help="align the result's colors with the condition's (default: none)"
+    )
+    parser.add_argument("--colour", choices=colors, dest="color", help=argparse.SUPPRESS)
+
+
+def main(arguments: list[str], prog: str = "codi restore") -> None:
+    parser = ArgumentParser(prog=prog, description=__doc__.partition("\n\n")[2])
+    add_shared_options(
+        parser, model="folder of a trained model", prompt="what to show, of a model whose base has a text encoder"
+    )
+    add_sampling(parser, SAMPLERS, steps="4", sampler="ddim", guidance="as the model was trained")
+    add_own_options(parser)
+    options = parser.parse_args(arguments)
+    check_shared_options(options)
+    if not is_bundle(options.model):
+        raise UserError(f"{options.model} is no trained model (it has no {BUNDLE}); for a checkpoint: codi text2image")
+    run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make and write the image. Raises UserError for options that do not fit the bundle or each other."""
+    fill_in(options, DEFAULTS)
+    write_png(options.out, _restore(options))
+    kept = ""
+    if options.mask is not None:
+        enlarged = ", enlarged" if options.upscale > 1 else ""
+        kept = f": where {options.mask} is not white, its pixels are those of {options.condition}{enlarged}"
+    print(f"{options.out}{kept}")
+
+
+def _restore(options: argparse.Namespace) -> np.ndarray:
+    check_range(options, steps=(1, 1000), upscale=(1, MAX_RESULT_PIXELS), tile=(0, MAX_RESULT_PIXELS))
+    if options.condition is None:
+        raise UserError(f"--condition is missing: {options.model} makes an image from one")
+    task = _task(options.model)
+    if task is not None:
+        _check_task(options, task)
+    condition = _condition(options, task)
+    height, width = (options.upscale * side for side in condition.shape[:2])
+    size = f"{options.condition}: the result of {width}x{height}"
+    if height * width > MAX_RESULT_PIXELS:
+        raise UserError(f"{size} has more than {MAX_RESULT_PIXELS:,} pixels; shrink the condition or --upscale")
+
+    start_tensorflow()
+    from codi_tf.inference.rendering import plan, render
+    from codi_tf.model import load
+
+    decoder = load_small_decoder(options)
+    say(f"loading {options.model}")
+    model = load(options.model, compute=options.compute, decoder=decoder)
+    made = plan(model, condition, upscale=options.upscale, tile=options.tile)
+    if made.tile:
+        say(f"{size} is made of {made.pieces} tiles of {made.tile} pixels a side, to save memory")
+    elif made.working != (height, width):
+        say(f"{size} is made at {made.working[1]}x{made.working[0]} and enlarged, to save memory")
+    report = progress("tile" if made.tile else "step", options.steps * made.pieces)
+    names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "color")
+    return render(model, condition, report=report, **{name: getattr(options, name) for name in names})
+
+
+def _condition(options: argparse.Namespace, task: Task | None) -> np.ndarray:
+    """--condition, [H, W, 3]; with a --mask [H, W, 4]."""
+    if task is not None:
+        return task.read_condition(options.condition, options.mask)
+    return read_condition(options.condition, "image" if options.mask is None else "masked_image", options.mask)
+
+
+def _task(bundle: Path) -> Task | None:
+    """The task of a bundle; None where it cannot be read: loading the bundle says why."""
+    try:
+        return make_task(**json.loads((bundle / BUNDLE).read_text(encoding="utf-8"))["task"])
+    except (OSError, ValueError, KeyError, TypeError):  # a UserError is a ValueError
+        return None
+
+
+def _check_task(options: argparse.Namespace, task: Task) -> None:
+    """Raises UserError for an option that the task lacks or does not take: mask, prompt, tiles, colors."""
+    model, name = options.model, task.name
+    if task.has_mask and options.mask is None:
+        raise UserError(f"--mask is missing: {model} fills in what is white in an image of the condition's size")
+    if not task.has_mask and options.mask is not None:
+        raise UserError(f"--mask: {model} was trained for {name}, which takes none; leave it out")
+    if task.prompted and options.prompt is None:
+        raise UserError(f"--prompt is missing: {model} follows an instruction, for example 'make it night'")
+    if options.tile and not task.is_local:
+        raise UserError(f"--tile: {model} was trained for {name}, which needs the whole image; leave it out")
+    if options.color != "none" and not task.keeps_colors:
+        raise UserError(f"--color: {model} was trained for {name}, which keeps no colors; leave it out")

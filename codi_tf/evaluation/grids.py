@@ -1,0 +1,71 @@
+"""Grids of images: the same inputs and noise across methods and steps, and the samplers' processes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codi_tf.io.images import grid
+
+SMALLEST = 128  # pixels: smaller images are shown enlarged
+
+Series = dict[str, dict[int, np.ndarray]]  # label of a series -> number of evaluations -> images [N, H, W, 3]
+
+
+def comparison(series: Series, conditions: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """A row for each input, with condition and original; with several series, a row for each of them.
+
+    Columns are the numbers of steps.
+
+    Args:
+        series: label -> {steps: images}, float32 [N, H, W, 3] in [-1, 1].
+        conditions: float32 [N, H, W, C] in [-1, 1], of which the first three channels are shown.
+        images: the originals, float32 [N, H, W, 3] in [-1, 1].
+
+    Returns:
+        An image, float32 [H', W', 3] in [0, 1].
+    """
+    steps = sorted({count for made in series.values() for count in made})
+    blank = np.ones(images.shape[1:], np.float32)
+    rows = [  # [N][series][steps]
+        [[made[count][i] if count in made else blank for count in steps] for made in series.values()]
+        for i in range(len(images))
+    ]
+    titles, shown = [name_of_steps(count) for count in steps], conditions[..., :3]
+    if len(series) == 1:
+        framed = [[c, *row, x] for c, (row,), x in zip(shown, rows, images, strict=True)]
+        return _grid(framed, ["condition", *titles, "original"])
+    blocks = []
+    for c, (first, *others), x in zip(shown, rows, images, strict=True):
+        framed = [[*first, c, x], *([*row, blank, blank] for row in others)]
+        named = [*titles, "condition", "original"] if not blocks else [""] * (len(titles) + 2)
+        blocks.append(_grid(framed, named, list(series)))
+    return np.concatenate(blocks)
+
+
+def processes(ways: dict[int, np.ndarray], condition: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """A triangle: a row for each number of steps, with x_hat after each of them; condition and original beside it.
+
+    Args:
+        ways: steps -> x_hat as images, float32 [steps, H, W, 3] in [-1, 1].
+        condition: float32 [H, W, C] in [-1, 1], of which the first three channels are shown.
+        image: the original, float32 [H, W, 3] in [-1, 1].
+
+    Returns:
+        An image, float32 [H', W', 3] in [0, 1].
+    """
+    longest, blank = max(ways), np.ones_like(image)
+    rows = [[*way, *[blank] * (longest - len(way) + 2)] for way in ways.values()]
+    rows[0][-2:] = condition[..., :3], image
+    titles = [*(f"after {i}" for i in range(1, longest + 1)), "condition", "original"]
+    return _grid(rows, titles, [name_of_steps(count) for count in ways])
+
+
+def name_of_steps(count: int) -> str:
+    """1 step, 2 steps."""
+    return f"{count} step{'' if count == 1 else 's'}"
+
+
+def _grid(rows: list[list[np.ndarray]], titles: list[str], row_labels: list[str] | None = None) -> np.ndarray:
+    """Images in [-1, 1] as `io.images.grid` shows them."""
+    zoom = -(-SMALLEST // rows[0][0].shape[1])
+    return grid([[(np.asarray(p) + 1) / 2 for p in row] for row in rows], titles, row_labels=row_labels, zoom=zoom)

@@ -1,0 +1,192 @@
+"""What a metric is: how it is computed over a set of images, shown in a report, and asked for by the user.
+
+A metric is one class in one file. Tables, curves, JSON files and the options of `codi evaluate` follow from it:
+
+    @METRICS.register("worst")
+    class Worst(Metric):
+        column = Column("worst pixel", better="lower", note="largest difference to the original")
+
+        def measure(self, made, originals, reference):
+            return np.abs(made.images - originals.images).max(axis=(1, 2, 3))
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from codi_tf.core.errors import UserError
+from codi_tf.evaluation import numerics
+from codi_tf.evaluation.samplers import in_batches
+
+LEVEL = 0.9  # of all intervals
+FEW = 256  # features: with more, a Frechet distance takes seconds, and its interval has fewer replicates
+
+Extractor = Callable  # images float32 [B, H, W, 3] in [-1, 1] -> features [B, D]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a metric is shown.
+
+    Attributes:
+        title: of the column.
+        format: of its figures.
+        better: the direction; "" where there is none.
+        note: what the metric is, for the legend.
+        place: columns stand in the order of their places.
+    """
+
+    title: str
+    format: str = "{:.4g}"
+    better: Literal["higher", "lower", "1 is best", ""] = ""
+    note: str = ""
+    place: int = 100
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of `codi evaluate` that names what a metric reads. Metrics can share one.
+
+    Attributes:
+        flag: as "--lpips".
+        help: its line in the help.
+        remedy: what to name instead of a file that is missing, as "name the weights of LPIPS".
+        folder: whether it names a folder, not a file.
+        made: whether the metric makes what is missing.
+    """
+
+    flag: str
+    help: str
+    remedy: str = ""
+    folder: bool = False
+    made: bool = False
+
+    @property
+    def key(self) -> str:
+        """The option's name in metrics.json and in parsed arguments."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+    def path(self, argument: str) -> Path | None:
+        """The file or folder that an argument names; None where it names neither."""
+        return Path(argument)
+
+    def check(self, argument: str) -> None:
+        """Raises UserError for a file or folder that is missing."""
+        path = self.path(argument)
+        if path is None or self.made or (path.is_dir() if self.folder else path.is_file()):
+            return
+        raise UserError(f"{self.flag} is {argument}: no such {'folder' if self.folder else 'file'}; {self.remedy}")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """N images, one for each original.
+
+    Attributes:
+        images: float32 [N, H, W, 3] in [-1, 1].
+        latents: float32 [N, h, w, 4], clean.
+        batch: how many images a network takes at a time.
+    """
+
+    images: np.ndarray
+    latents: np.ndarray
+    batch: int
+
+    @functools.cached_property
+    def unit(self) -> np.ndarray:
+        """The images in [0, 1], [N, H, W, 3]."""
+        return (np.asarray(self.images) + 1) / 2
+
+
+@dataclass(frozen=True)
+class Originals(ImageSet):
+    """What images are compared with.
+
+    Attributes:
+        reconstructions: the originals through the autoencoder, float32 [N, H, W, 3] in [-1, 1].
+        prompts: the texts of the images, [N]; None without texts.
+    """
+
+    reconstructions: np.ndarray
+    prompts: Sequence[str] | None = None
+
+
+class Metric:
+    """A metric of images, of each alone or of the set. Instances hold the networks that they measure with.
+
+    Attributes:
+        column: how it is shown.
+        option: what the user names to have it measured; None: it is always measured.
+        needs_prompts: whether it compares images with texts.
+        per_image: whether it is a mean of values of single images, which reports keep.
+    """
+
+    column: ClassVar[Column]
+    option: ClassVar[Option | None] = None
+    needs_prompts: ClassVar[bool] = False
+    per_image: ClassVar[bool] = True
+
+    @classmethod
+    def load(cls, argument: str | None, image_size: int) -> Metric | None:
+        """The metric, ready to measure; None where it was not asked for.
+
+        Args:
+            argument: of the option; None where it was not given.
+            image_size: side of the images that the models were trained on.
+
+        Raises:
+            UserError: weights that cannot be read.
+        """
+        return cls()
+
+    def reference(self, originals: Originals) -> np.ndarray | None:
+        """What is computed once from the originals, with N rows; None: nothing."""
+        return None
+
+    def measure(self, made: ImageSet, originals: Originals, reference: np.ndarray | None) -> np.ndarray:
+        """What is computed of each image: values [N], or features [N, D] where the metric is not `per_image`."""
+        raise NotImplementedError
+
+    def aggregate(self, values: np.ndarray, reference: np.ndarray | None) -> float:
+        """The figure of the whole set: by default the mean of the values."""
+        return float(np.mean(values))
+
+    def interval(self, values: np.ndarray, reference: np.ndarray | None) -> tuple[float, float]:
+        """The interval of the figure (90 %): by default a bootstrap of the mean over the images."""
+        return numerics.mean_interval(values, level=LEVEL)
+
+
+class FrechetDistance(Metric):
+    """The Frechet distance of the images' features to those of the originals (Heusel et al. 2017, Eq. 6).
+
+    Args:
+        extractor: images float32 [B, H, W, 3] in [-1, 1] -> features [B, D].
+    """
+
+    per_image = False
+
+    def __init__(self, extractor: Extractor):
+        self.extractor = extractor
+
+    def reference(self, originals: Originals) -> np.ndarray:
+        return self.features(originals.images, originals.batch)
+
+    def measure(self, made: ImageSet, originals: Originals, reference: np.ndarray | None) -> np.ndarray:
+        return self.features(made.images, made.batch)
+
+    def features(self, images: np.ndarray, batch: int) -> np.ndarray:
+        """Features [N, D] of images [N, H, W, 3] in [-1, 1]."""
+        return in_batches(self.extractor, batch)(images)
+
+    def aggregate(self, values: np.ndarray, reference: np.ndarray) -> float:
+        return numerics.frechet_distance(values, reference)
+
+    def interval(self, values: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+        replicates = 100 if values.shape[1] <= FEW else 20
+        return numerics.frechet_interval(values, reference, replicates=replicates, level=LEVEL)

@@ -1,0 +1,46 @@
+"""FD-photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from codi_tf.evaluation import METRICS
+from codi_tf.evaluation.metric import Column, Extractor, FrechetDistance, Option
+
+
+@METRICS.register("frechet_photos")
+class FrechetPhotos(FrechetDistance):
+    """The Frechet distance in the features of a small network, to the autoencoder's reconstructions of the originals.
+
+    To the originals themselves it would reward over-sharpening. It needs no weights of the user: the network is
+    trained where there is none.
+
+    Args:
+        extractor: see `features.FeatureNetwork.features`.
+    """
+
+    column = Column(
+        "FD-photos",
+        "{:.3g}",
+        "lower",
+        "Frechet distance to the autoencoder's reconstructions of the originals in the features of a small network "
+        "that tells the embedded photos apart; not FID: compare within this table only",
+        place=60,
+    )
+    option = Option("--features", "folder of FD-photos' network; made there if it is missing", folder=True, made=True)
+
+    def __init__(self, extractor: Extractor):
+        import tensorflow as tf
+
+        super().__init__(tf.function(extractor))
+
+    @classmethod
+    def load(cls, argument: str | None, image_size: int) -> FrechetPhotos:
+        from codi_tf.evaluation.features import load_or_train
+
+        return cls(load_or_train(None if argument is None else Path(argument), image_size).features)
+
+    def reference(self, originals) -> np.ndarray:
+        return self.features(originals.reconstructions, originals.batch)

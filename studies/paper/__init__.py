@@ -1,0 +1,1 @@
+"""The paper's systems side by side on the embedded photos: `python -m studies.paper`."""

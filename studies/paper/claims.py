@@ -1,0 +1,248 @@
+"""The paper's claims as data, and their verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from studies.paper.measures import FD, SATURATION
+from studies.paper.plan import BY_NAME, SEEDS, TASKS
+from studies.paper.results import Results, Sample
+
+REPRODUCED, CONTRARY, NOT_REPRODUCED, OPEN = "reproduced", "contrary", "not reproduced", "open"
+LOWER, HIGHER, NOT_HIGHER = "lower", "higher", "not higher"
+BESIDE = ("latent_error", "sharpness")  # FD-photos alone can be fooled by grain
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two samples, and how the left one's measure should stand to the right one's.
+
+    Attributes:
+        left, right: (name of a row, name of a sample).
+        measure: that decides.
+        side: where the left one should be: LOWER, HIGHER, or NOT_HIGHER, which is also kept by no difference.
+        counts: whether the claim's verdict rests on it; the others are shown beside it.
+    """
+
+    left: tuple[str, str]
+    right: tuple[str, str]
+    measure: str = FD
+    side: str = LOWER
+    counts: bool = True
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, by its letter: it holds where all comparisons that count do, for all of its tasks."""
+
+    letter: str
+    text: str
+    comparisons: tuple[Comparison, ...]
+    tasks: tuple[str, ...] = TASKS
+
+    def comparisons_of(self, task: str) -> list[Comparison]:
+        """Those whose rows the plan has for the task."""
+        return [one for one in self.comparisons if all(task in BY_NAME[row].tasks for row, _ in (one.left, one.right))]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on one comparison, for one task.
+
+    Attributes:
+        task, comparison: what was compared.
+        verdict: REPRODUCED, CONTRARY, NOT_REPRODUCED or OPEN.
+        seeds: how many both sides have.
+        figures: measure -> {"left", "right", "difference", "interval"}, the measure that decides first.
+        grain: whether the side with the better FD-photos has the higher latent error and is sharper than the
+            autoencoder, which no true detail is.
+    """
+
+    task: str
+    comparison: Comparison
+    verdict: str
+    seeds: int = 0
+    figures: dict[str, dict] = dataclasses.field(default_factory=dict)
+    grain: bool = False
+
+
+HALF_CODI = ("codi_half", "ddim-4")
+CODI, PE_CODI, LDM = ("codi", "ddim-4"), ("pe_codi", "ddim-4"), ("ldm", "ddim-4")
+TRAINED_STOCHASTIC = ("gd_2_stochastic", "stochastic-4")
+LDM_AT_50 = ("ldm", "ddim-50")
+DISTILLED = (  # each with the sampler that it was trained for
+    ("gd_2", "ddim-4"),
+    ("gd_1", "ddim-4"),
+    ("cm_2", "consistency-4"),
+    ("cm_2_frozen", "consistency-4"),
+)
+OTHERWISE = (  # the same in other ways
+    ("gd_2", "ddim-4-guidance-1.5"),
+    ("cm_2", "ddim-2"),
+    ("cm_2", "ddim-4"),
+    ("cm_2_frozen", "ddim-4"),
+)
+
+
+def _ahead(left: tuple[str, str], *others: tuple[str, str], counts: bool = True) -> tuple[Comparison, ...]:
+    return tuple(Comparison(left, right, counts=counts) for right in others)
+
+
+def _ahead_of_rows(*rows: str) -> tuple[Comparison, ...]:
+    """CoDi against itself with one thing changed, both at half of the budget."""
+    return _ahead(HALF_CODI, *((row, "ddim-4") for row in rows))
+
+
+CLAIMS = (
+    Claim(
+        "a",
+        "CoDi at 4 evaluations is not behind the fine-tuned LDM at 50",
+        (
+            Comparison(CODI, LDM_AT_50, side=NOT_HIGHER),
+            Comparison(PE_CODI, ("adapter", "ddim-50"), side=NOT_HIGHER, counts=False),
+        ),
+    ),
+    Claim(
+        "b",
+        "CoDi at 4 is better than the LDM at 4 with DDIM, DPM-Solver and DPM-Solver++",
+        _ahead(CODI, LDM, ("ldm", "dpm-4"), ("ldm", "dpm++-4")),
+    ),
+    Claim(
+        "c",
+        "CoDi at 4 is better than GD-II, GD-I, CM-II and CM-II (frozen) at 4",
+        (*_ahead(CODI, *DISTILLED), *_ahead(CODI, *OTHERWISE, counts=False)),
+    ),
+    Claim(
+        "d",
+        "PE-CoDi at 4 lies between CoDi and the others",
+        (
+            *_ahead(CODI, PE_CODI),
+            *_ahead(PE_CODI, LDM, ("adapter", "ddim-4"), *DISTILLED),
+            *_ahead(PE_CODI, *OTHERWISE, counts=False),
+        ),
+    ),
+    Claim(
+        "e",
+        "One t for the whole batch is better than one for each sample",
+        _ahead_of_rows("codi_per_sample"),
+        TASKS[:1],
+    ),
+    Claim(
+        "f",
+        "Without noise consistency it is worse; without guidance worse, and over-saturated",
+        (
+            *_ahead_of_rows("codi_no_consistency", "codi_no_guidance"),
+            Comparison(("codi_no_guidance", "ddim-4"), HALF_CODI, measure=SATURATION, side=HIGHER),
+        ),
+        TASKS[:1],
+    ),
+    Claim(
+        "g",
+        "The student's own ODE is better than the frozen network's",
+        _ahead_of_rows("codi_frozen_ode"),
+        TASKS[:1],
+    ),
+    Claim("h", "Pre-training is better than random initialization", _ahead_of_rows("codi_random"), TASKS[:1]),
+    Claim(
+        "i",
+        "Latent L2 guidance is the best of four at 4 steps",
+        _ahead_of_rows("codi_encoded", "codi_pixel", "codi_perceptual"),
+        TASKS[:1],
+    ),
+    Claim(
+        "j",
+        "The stochastic sampler is better than the deterministic one at 4 (GD, unguided: Meng et al., Table 1)",
+        (
+            *_ahead(TRAINED_STOCHASTIC, ("gd_2_longer", "ddim-4")),
+            *_ahead(TRAINED_STOCHASTIC, ("gd_2", "ddim-4"), ("gd_2_stochastic", "ddim-4"), counts=False),
+            *_ahead(("gd_2", "stochastic-4"), ("gd_2", "ddim-4"), counts=False),
+            *_ahead(("codi", "stochastic-4"), CODI, counts=False),
+        ),
+    ),
+)
+
+
+def judge_all(
+    results: Results, *, claims: tuple[Claim, ...] = CLAIMS, seeds: int = len(SEEDS)
+) -> dict[str, list[Judgement]]:
+    """Letter -> judgements of every comparison, task by task; `seeds`: how many both sides need."""
+    return {claim.letter: list(_judged(claim, results, seeds)) for claim in claims}
+
+
+def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = len(SEEDS)) -> Judgement:
+    """The verdict on a comparison: OPEN where fewer than `seeds` seeds are there on both sides."""
+    left, right = (results.samples.get((task, *side)) for side in (comparison.left, comparison.right))
+    if left is None or right is None:
+        return Judgement(task, comparison, OPEN)
+    figures = {}
+    for measure in dict.fromkeys((comparison.measure, FD, *BESIDE)):
+        sides = left.spread(measure), right.spread(measure)
+        if None in sides or left.references is None:
+            return Judgement(task, comparison, OPEN)
+        difference = sides[0] - sides[1]
+        if not difference.seeds:
+            return Judgement(task, comparison, OPEN)
+        figures[measure] = {
+            "left": sides[0].mean(),
+            "right": sides[1].mean(),
+            "difference": difference.mean(),
+            "interval": difference.interval(),
+        }
+    shared = len(difference.seeds)
+    verdict = verdict_of(comparison.side, *figures[comparison.measure]["interval"]) if shared >= seeds else OPEN
+    return Judgement(task, comparison, verdict, shared, figures, _grain(figures, left))
+
+
+def verdict_of(side: str, low: float, high: float) -> str:
+    """REPRODUCED, CONTRARY or NOT_REPRODUCED of the interval (low, high) of left - right."""
+    if side == HIGHER:
+        low, high = -high, -low
+    if low > 0:
+        return CONTRARY
+    return REPRODUCED if high < 0 or side == NOT_HIGHER else NOT_REPRODUCED
+
+
+def summary(judgements: list[Judgement]) -> str:
+    """The verdict of a whole claim; where the comparisons that count differ, how many say what."""
+    verdicts = [judgement.verdict for judgement in judgements if judgement.comparison.counts]
+    if len(set(verdicts)) == 1:
+        return verdicts[0]
+    counts = {word: verdicts.count(word) for word in (REPRODUCED, NOT_REPRODUCED, CONTRARY, OPEN)}
+    return ", ".join(f"{word} {count} of {len(verdicts)}" for word, count in counts.items() if count)
+
+
+def hardest(judgements: list[Judgement]) -> Judgement | None:
+    """Of what counts by FD-photos, the one whose left side is the furthest above; None where none can be made."""
+    made = [one for one in judgements if one.figures and one.comparison.measure == FD and one.comparison.counts]
+    return max(made, key=_above, default=None)
+
+
+def as_data(judgements: dict[str, list[Judgement]], claims: tuple[Claim, ...] = CLAIMS) -> dict[str, dict]:
+    """Claims and judgements as JSON holds them."""
+    return {
+        claim.letter: {
+            "claim": claim.text,
+            "verdict": summary(judgements[claim.letter]),
+            "comparisons": [dataclasses.asdict(judgement) for judgement in judgements[claim.letter]],
+        }
+        for claim in claims
+    }
+
+
+def _above(judgement: Judgement) -> float:
+    return judgement.figures[FD]["difference"]
+
+
+def _judged(claim: Claim, results: Results, seeds: int) -> Iterator[Judgement]:
+    for task in claim.tasks:
+        for comparison in claim.comparisons_of(task):
+            yield judge(comparison, task, results, seeds=seeds)
+
+
+def _grain(figures: dict[str, dict], sample: Sample) -> bool:
+    better, other = ("left", "right") if figures[FD]["difference"] < 0 else ("right", "left")
+    ceiling = sample.references.rows["autoencoder"]["sharpness"]
+    latent_error = figures["latent_error"]
+    return figures["sharpness"][better] > ceiling and latent_error[better] > latent_error[other]

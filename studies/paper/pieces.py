@@ -1,0 +1,250 @@
+"""One row of the study for one task: trained and measured with every seed, one file for each result.
+
+Trained rows lie below runs/study/, their figures below runs/study/metrics/. A row whose figures are there is not
+trained again, also on another machine, unless another row starts from it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf import config, data
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.core.progress import Progress
+from codi_tf.data.precompute import encode_once, latent_batches
+from codi_tf.evaluation.features import load_features
+from codi_tf.evaluation.loading import metrics_with
+from codi_tf.evaluation.measuring import Evaluator
+from codi_tf.evaluation.samplers import model_sampler
+from codi_tf.methods.networks import encode_condition
+from codi_tf.tasks import make_task
+from codi_tf.training.experiment import build_trainer, save_result
+from studies.paper.measures import figures_of
+from studies.paper.plan import BATCH, BY_NAME, Row
+from studies.paper.strips import write_strip
+
+BASE = "assets/photos-base"
+RUNS, METRICS = Path("runs/study"), Path("runs/study/metrics")
+SHOWN_FOLDER = Path("docs/images/study")  # tables and images that docs/results.md links
+STAGES = "stages.json"  # beside what was trained: how
+EXAMPLES = 8000  # encoded once for each task
+CROPS = {"image_size": 64, "seed": 0, "recolor": True}
+COUNT = 384  # crops that are measured
+SHOWN = ("ddim-4", "ddim-50")  # samples whose first images are kept, of one seed
+SHOWN_SEED = 0
+VALIDATION = "coffee"  # the held-out photo that settings are chosen on; the others are the test
+SEEDS_OF_CROPS = {"test": 1, "validation": 2}
+
+
+def experiment_of(row: Row, task: str, seed: int) -> config.Experiment:
+    """The config of a row, as `python -m codi_tf.train` would take it."""
+    train = {"steps": row.updates, "batch_size": BATCH, "learning_rate": row.rate, "warmup_steps": 50, "seed": seed}
+    values = {
+        "method": row.method,
+        "train": {**train, **row.train},
+        "data": {"image_size": 64, "recolor": True, "encode_once": EXAMPLES},
+        "adaptation": dict(row.adaptation),
+        "base": BASE if row.parent is None else str(result_of(BY_NAME[row.parent], task, seed)),
+        "task": None if row.on_base else {"name": task},
+    }
+    return config.from_dict(values)
+
+
+def result_of(row: Row, task: str, seed: int) -> Path:
+    """Where a trained row lies."""
+    return RUNS / ("base" if row.on_base else task) / f"{row.name}-seed{seed}"
+
+
+def metrics_of(row: Row, task: str, seed: int, metrics: Path = METRICS) -> Path:
+    """Where its figures lie."""
+    return metrics / ("base" if row.on_base else task) / f"{row.name}-seed{seed}.json"
+
+
+def strip_of(row: Row, task: str, sample: str, metrics: Path = METRICS) -> Path:
+    """Where the first images of a sample lie."""
+    return metrics / task / "pictures" / f"{row.name}-{sample}.png"
+
+
+def chain_of(row: Row, task: str, seed: int) -> list[dict]:
+    """The configs of all stages of a row, as plain data, and what is measured."""
+    before = [] if row.parent is None else chain_of(BY_NAME[row.parent], task, seed)
+    experiment = experiment_of(row, task, seed).as_dict()
+    return json.loads(json.dumps([*before, {**experiment, "samples": row.samples}]))
+
+
+def with_todays_defaults(stages: list[dict]) -> list[dict]:
+    """Recorded stages as `chain_of` gives them now: settings that did not exist then have their defaults."""
+    known = []
+    for stage in stages:
+        settings = {key: value for key, value in stage.items() if key != "samples"}
+        known.append({**config.from_dict(settings).as_dict(), "samples": stage["samples"]})
+    return json.loads(json.dumps(known))
+
+
+def is_trained(row: Row, task: str, seed: int) -> bool:
+    """Whether a row has been trained here, with these settings."""
+    path = result_of(row, task, seed) / STAGES
+    if not path.is_file():
+        return False
+    return with_todays_defaults(json.loads(path.read_text("utf-8"))) == chain_of(row, task, seed)
+
+
+def is_measured(row: Row, task: str, seed: int) -> bool:
+    """Whether a row with these settings has been measured, here or elsewhere."""
+    path = metrics_of(row, task, seed)
+    if not path.is_file():
+        return False
+    about = json.loads(path.read_text("utf-8"))
+    whole = all("replicates" in figures for figures in about["samples"].values())
+    return whole and with_todays_defaults(about["stages"]) == chain_of(row, task, seed)
+
+
+@contextmanager
+def claimed(row: Row, task: str) -> Iterator[bool]:
+    """Whether this process may work on a row, alone; the lock of a process that is gone is taken over."""
+    path = RUNS / f"{task}-{row.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if not Path(f"/proc/{path.read_text()}").exists():
+            path.unlink()
+    except FileNotFoundError:
+        pass
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        yield False
+        return
+    os.write(file, str(os.getpid()).encode())
+    os.close(file)
+    try:
+        yield True
+    finally:
+        path.unlink()
+
+
+def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") -> None:
+    """Train a row with some seeds, traced once, then started again and again; measure what is not measured yet."""
+    trainer = train_step = None
+    for seed in seeds:
+        experiment = experiment_of(row, task, seed)
+        fresh = build_trainer(experiment)
+        batches = latent_batches(_latents(task, row, fresh), batch_size=BATCH, seed=seed)
+        if trainer is None:
+            trainer, draws = fresh, tf.Variable(seed)
+            trainer.seed = draws
+            traced = tf.function(trainer.train_step, autograph=False)
+            train_step = traced.get_concrete_function(batches.element_spec)
+        else:
+            for variable, value in zip(_variables(trainer), _variables(fresh), strict=True):
+                variable.assign(value)
+            draws.assign(seed)
+        trainer.seed = seed
+        progress, began = Progress(f"{task}: {row.title}, seed {seed}", row.updates), time.process_time()
+        for step, batch in enumerate(batches.take(row.updates), start=1):
+            logs = train_step(batch)
+            if step % 50 == 0 or step == row.updates:
+                progress.update(step, f"loss {float(logs['loss']):.4f}")
+        seconds, stages = time.process_time() - began, chain_of(row, task, seed)
+        shutil.rmtree(result_of(row, task, seed), ignore_errors=True)  # of other settings
+        result_of(row, task, seed).parent.mkdir(parents=True, exist_ok=True)
+        save_result(experiment, trainer, result_of(row, task, seed), {"study": row.name, "seed": seed})
+        if not is_measured(row, task, seed):
+            about = {
+                "row": row.name,
+                "task": task,
+                "seed": seed,
+                "split": split,
+                "commit": _commit(),
+                "stages": stages,
+                "cpu_seconds": round(seconds),
+                "loss": float(logs["loss"]),
+                "samples": _measure(row, task, seed, trainer, split),
+            }
+            path = metrics_of(row, task, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(as_json(about), "utf-8")
+        (result_of(row, task, seed) / STAGES).write_text(json.dumps(stages), "utf-8")
+
+
+def as_json(about: dict) -> str:
+    """JSON with indents, lists of numbers in one line."""
+    text = json.dumps(about, indent=1)
+    return re.sub(r"\[[-\d.e,+\s]*\]", lambda match: re.sub(r"\s+", " ", match[0]), text) + "\n"
+
+
+def _variables(trainer) -> list:
+    frozen = trainer.method.frozen
+    return [*trainer.variables, *trainer.optimizer.variables, *([] if frozen is None else frozen.variables)]
+
+
+def _latents(task: str, row: Row, trainer) -> dict[str, np.ndarray]:
+    """The training examples of a task, encoded, from a file that is made where it is missing."""
+    base, student = trainer.method.base, trainer.student
+    path = RUNS / f"latents-{task}-{student.condition_space}.npz"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photos, count = data.load_photos("train"), EXAMPLES
+        batches = data.batches(photos, None if row.on_base else make_task(task), batch_size=32, **CROPS)
+        progress = Progress(f"encoding examples ({task})", count)
+        latents = encode_once(
+            base, batches, count, progress.update, encode_condition=functools.partial(encode_condition, base, student)
+        )
+        partial = path.with_suffix(f".{os.getpid()}.npz")
+        np.savez(partial, **latents)
+        partial.replace(path)
+    with np.load(path) as file:
+        return dict(file)
+
+
+def photos_of(split: str) -> dict[str, np.ndarray]:
+    """The held-out photo that settings are chosen on ("validation"), or the others ("test")."""
+    photos = data.load_photos("heldout")
+    return {name: photo for name, photo in photos.items() if (name == VALIDATION) == (split != "test")}
+
+
+@functools.cache
+def evaluator(task: str, split: str) -> Evaluator:
+    """The crops that a task is measured on, of the photos of a split."""
+    examples = data.evaluation_set(
+        photos_of(split), make_task(task), image_size=64, count=COUNT, seed=SEEDS_OF_CROPS[split]
+    )
+    metrics = metrics_with(load_features(Path(BASE) / "features").features)
+    base = load_stable_diffusion(BASE)
+    return Evaluator(examples["image"], examples["condition"], base, metrics, finish=make_task(task).finish)
+
+
+def _measure(row: Row, task: str, seed: int, model, split: str) -> dict[str, dict]:
+    """Sample -> figures; the first images of some are kept."""
+    figures = {}
+    for sampler, steps, guidance in row.samples:
+        own, name = evaluator(task, split), sample_name(sampler, steps, guidance)
+        images, latents = model_sampler(model, steps, sampler=sampler, guidance=guidance)(own.conditions)
+        figures[name] = figures_of(own.measure(images, latents), images)
+        if split == "test" and seed == SHOWN_SEED and name in SHOWN:
+            write_strip(strip_of(row, task, name), images)
+    return figures
+
+
+def sample_name(sampler: str, steps: int, guidance: float | None) -> str:
+    """ddim-4, or ddim-4-guidance-1.5."""
+    return f"{sampler}-{steps}" + ("" if guidance is None else f"-guidance-{guidance}")
+
+
+def _commit() -> str:
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+    return git("log", "-1", "--format=%s") + (" (with changes)" if changed else "")
