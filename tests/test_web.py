@@ -10,12 +10,12 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from chromium import chromium, require, served
+from commands import run_here
 from conftest import make_base, make_model
 from PIL import Image
 from tiny import randomize, tiny_text
@@ -27,6 +27,7 @@ from export.emit.program import SamplerProgram
 from export.package.build import write_graphs, write_manifest, write_package
 from export.quantization.weights import WeightFormats
 from export.runtime import run
+from export.web import __main__ as web
 from export.web.site import PROGRAM, build_site
 
 RUNTIME = Path(__file__).parents[1] / "node_modules" / "onnxruntime-web" / "dist"
@@ -36,8 +37,8 @@ READY = "document.body.dataset.state === 'empty' && !document.getElementById('st
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("browser") / "profile") as browser:
+def browser():
+    with chromium() as browser:
         yield browser
 
 
@@ -218,11 +219,8 @@ def test_a_depth_map_becomes_a_picture(browser, sites, packages, tmp_path):
 
 
 def write(browser, prompt: str) -> None:
-    """Write a prompt by the keyboard in place of the one before, then press enter."""
-    browser.evaluate("document.getElementById('prompt').select()")
-    browser.call("Input.insertText", text=prompt)
-    for kind, text in (("keyDown", {"text": "\r"}), ("keyUp", {})):
-        browser.call("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13, **text)
+    """Write a prompt in place of the one before, then press enter."""
+    browser.write("#prompt", prompt)
 
 
 @pytest.mark.parametrize("layout", ["whole", "parts"])
@@ -286,7 +284,7 @@ def test_nothing_leaves_the_device(browser, sites, photos, tmp_path):
     browser.open(address)
     browser.choose("#photo", photos / "window.png")
     browser.wait(DONE)
-    asked = [event["params"]["request"]["url"] for event in browser.events if event["method"].endswith("WillBeSent")]
+    asked = list(browser.requests)
     assert asked and all(url.startswith((address, "data:", "blob:")) for url in asked)
     assert all(line.startswith('"GET /') for line in requests)
     assert {line.split()[1][1:] or "index.html" for line in requests} <= {
@@ -423,7 +421,7 @@ def test_a_browser_without_webassembly(browser, sites):
 
 
 def command(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "export.web", *map(str, arguments)], capture_output=True, text=True)
+    return run_here(web.main, *arguments)
 
 
 @pytest.fixture
