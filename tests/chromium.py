@@ -23,6 +23,7 @@ FLAGS = [
     "--disable-sync",
 ]
 LIMIT = 120  # seconds
+RUNTIME = Path(__file__).parents[1] / "node_modules" / "onnxruntime-web" / "dist"
 
 
 def find() -> str | None:
@@ -30,9 +31,14 @@ def find() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def require(there: object, what: str) -> None:
+def missing() -> list[str]:
+    """What the tests of web pages need and this machine lacks."""
+    return [name for name, there in {"Chromium": find(), "onnxruntime-web": RUNTIME.is_dir()}.items() if not there]
+
+
+def require(what: str) -> None:
     """Skip the test where something is not installed; in continuous integration, fail."""
-    if not there:
+    if what in missing():
         (pytest.fail if "CI" in os.environ else pytest.skip)(f"{what} is missing; make setup installs it")
 
 
@@ -58,9 +64,10 @@ def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
 @contextlib.contextmanager
 def chromium() -> Iterator[Chromium]:
     """A browser with an empty profile."""
-    require(find(), "Chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
+    from playwright.sync_api import sync_playwright
+
+    require("Chromium")
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=find(), args=FLAGS)
         try:
             yield Chromium(browser)

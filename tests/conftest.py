@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from chromium import missing
 from tensorflow.python.framework.ops import gradient_registry
 
 import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
@@ -65,6 +66,18 @@ def give_memory_back():
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # the C library of Linux alone keeps it otherwise
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """One worker a processor, at most four: each may hold 5 GB."""
+    return min(os.cpu_count() or 1, 4)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if missing():
+        terminalreporter.write_line(
+            f"skipped, because not installed: tests with {', '.join(missing())}; see make setup"
+        )
 
 
 @pytest.fixture(scope="module", autouse=True)
