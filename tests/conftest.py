@@ -69,15 +69,15 @@ def give_memory_back():
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
-    """One worker a processor, at most four: each may hold 5 GB."""
-    return min(os.cpu_count() or 1, 4)
+    """One worker a processor, as far as the memory goes: each may hold 5 GB."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(os.cpu_count() or 1, memory // 6_000_000_000))
 
 
 def pytest_terminal_summary(terminalreporter):
     if missing():
-        terminalreporter.write_line(
-            f"skipped, because not installed: tests with {', '.join(missing())}; see make setup"
-        )
+        names = ", ".join(missing())
+        terminalreporter.write_line(f"skipped: tests that need {names}, which make setup installs")
 
 
 @pytest.fixture(scope="module", autouse=True)
