@@ -1,7 +1,7 @@
 """Real processes that are killed, told to stop, starved of disk, or left by another worker: nothing is lost.
 
-Each run is `python -m codi_tf.train` on a tiny model. Of the campaign of kills one is in the quick tier, three are in the
-other; `pytest -m campaign` does twenty (docs/reliability.md has its result).
+Each run is `python -m codi_tf.train` on a tiny model. Of the campaign of kills one is in the quick tier and three are
+in the other; `pytest -m campaign` does twenty (docs/reliability.md has its result).
 """
 
 from __future__ import annotations
