@@ -74,6 +74,12 @@ def pytest_xdist_auto_num_workers(config) -> int:
     return max(1, min(os.cpu_count() or 1, memory // 6_000_000_000))
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: no worker is left with one of them at the end, while the others have finished."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_terminal_summary(terminalreporter):
     if missing():
         names = ", ".join(missing())

@@ -179,7 +179,7 @@ def test_the_steps_appear(browser, sites, photos):
     assert all(np.abs(a.astype(float) - b).mean() > 0.5 for a, b in zip(pictures, pictures[1:], strict=False))
 
 
-@pytest.mark.parametrize("layout", ["whole", "parts"])
+@pytest.mark.parametrize("layout", ["whole", pytest.param("parts", marks=pytest.mark.slow)])
 def test_what_is_painted_is_filled_in(browser, sites, packages, photos, tmp_path, layout):
     browser.open(sites("inpainting", layout)[0])
     browser.choose("#photo", photos / "coffee.png")
@@ -207,6 +207,7 @@ def test_what_is_painted_is_filled_in(browser, sites, packages, photos, tmp_path
     np.testing.assert_array_equal(found[~mask][:, :3], np.asarray(Image.open(photo))[~mask])
 
 
+@pytest.mark.slow
 def test_a_depth_map_becomes_a_picture(browser, sites, packages, tmp_path):
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     grey = np.uint8(40 + 2 * y + 10 * ((x - 30) ** 2 + (y - 20) ** 2 < 150))
@@ -222,7 +223,7 @@ def write(browser, prompt: str) -> None:
     browser.write("#prompt", prompt)
 
 
-@pytest.mark.parametrize("layout", ["whole", "parts"])
+@pytest.mark.parametrize("layout", [pytest.param("whole", marks=pytest.mark.slow), "parts"])
 def test_a_prompt_says_what_becomes_of_a_photo(browser, sites, packages, photos, tmp_path, layout):
     browser.open(sites("editing", layout)[0])
     browser.choose("#photo", photos / "part.png")
@@ -349,9 +350,12 @@ def test_it_fits_a_phone(browser, sites, photos, tmp_path, task, layout, dark):
     check("done")
 
 
-@pytest.mark.parametrize("task, wanted", [("inpainting", {"Undo", "Clear", "Fill in"}), ("editing", {"Prompt", "Run"})])
-def test_what_can_be_reached_has_a_name(browser, sites, photos, task, wanted):
-    browser.open(sites(task)[0])
+@pytest.mark.parametrize(
+    "task, layout, wanted",
+    [("inpainting", "whole", {"Undo", "Clear", "Fill in"}), ("editing", "parts", {"Prompt", "Run"})],
+)
+def test_what_can_be_reached_has_a_name(browser, sites, photos, task, layout, wanted):
+    browser.open(sites(task, layout)[0])
     browser.choose("#photo", photos / "window.png")
     browser.wait("document.body.dataset.state === 'ready'")
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
