@@ -75,7 +75,7 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests come first: no worker is left with one of them at the end, while the others have finished."""
+    """Files with slow tests come first: no worker is left alone with one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
