@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from chromium import missing
 from tensorflow.python.framework.ops import gradient_registry
 
 import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
@@ -65,6 +66,24 @@ def give_memory_back():
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # the C library of Linux alone keeps it otherwise
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """One worker a processor, as far as the memory goes: each may hold 5 GB."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(os.cpu_count() or 1, memory // 6_000_000_000))
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: no worker is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if missing():
+        names = ", ".join(missing())
+        terminalreporter.write_line(f"skipped: tests that need {names}, which make setup installs")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,7 +17,8 @@ from codi_tf.core.errors import UserError
 ROOT = Path(codi_tf.__file__).parents[1]
 
 
-PROGRAMS = ("codi_tf.sample", "codi_tf.train", "codi_tf.evaluate", "codi_tf.convert", "export", "export.run")
+COMMANDS = ("train", "sample", "evaluate", "convert", "cache", "depth", "pairs")
+PROGRAMS = (*(f"codi_tf.{command}" for command in COMMANDS), "export", "export.run", "export.web")
 
 
 @pytest.mark.parametrize("module", PROGRAMS)

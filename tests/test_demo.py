@@ -11,6 +11,8 @@ import pytest
 import demo
 from codi_tf.io.images import read_image
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 
 import numpy as np
 import onnx
 import pytest
+from commands import run_here
 from onnx import TensorProto, helper
 from PIL import Image
 
+from codi_tf.cli import depth
 from codi_tf.cli.depth import IMAGENET_MEAN, IMAGENET_STD, OnnxNetwork, estimate, size_for
 from codi_tf.core.errors import UserError
 from codi_tf.data.depth_maps import load_depth_folder
@@ -151,9 +151,7 @@ def test_sizes(size, shorter, multiple, expected):
 
 
 def run(*arguments):
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "codi_tf.depth", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return run_here(depth.main, *arguments)
 
 
 def make_folder(folder, count=3):

@@ -65,6 +65,12 @@ def report(bundle, second_bundle, feature_folder, tmp_path_factory):
     return out
 
 
+@pytest.fixture(autouse=True)
+def short_processes(monkeypatch):
+    """Two images of a process in place of ten, which take 55 evaluations; the report of this module has ten."""
+    monkeypatch.setattr("codi_tf.cli.evaluate.PROCESS_STEPS", (1, 2))
+
+
 @pytest.fixture(scope="module")
 def model(bundle):
     return codi_tf.load(bundle)

@@ -34,7 +34,8 @@ def save_lpips(folder):
     return folder / "diffusion_pytorch_model.safetensors"
 
 
-def test_weights_of_the_user(tmp_path):
+def test_weights_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setattr("codi_tf.cli.evaluate.PROCESS_STEPS", (1, 2))  # ten images of a process take 55 evaluations
     keras.utils.set_random_seed(0)
     base = codi_tf.load_stable_diffusion(save_pipeline(tmp_path / "sd", "1.x"))
     model = codi_tf.CoDi(base, image_size=S)

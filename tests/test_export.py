@@ -16,12 +16,14 @@ import onnx as onnx_library
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from commands import run_here
 from onnx import numpy_helper
 
 import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.io.weights import folder_sha256
+from export import __main__ as export
 from export.build import make_package, write_package
 from export.emit.program import SamplerProgram
 from export.formats import FORMATS
@@ -62,7 +64,7 @@ def artefact(folder: Path) -> Path:
 
 
 def command(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "export", *map(str, arguments)], capture_output=True, text=True)
+    return run_here(export.main, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import run_here
 from conftest import make_base, make_model
 from PIL import Image
 from test_export import SIZES, STEPS, exported
@@ -19,6 +20,7 @@ from tiny import randomize
 import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from export import __main__ as export
 from export import build as making
 from export.package import adapters
 from export.package import manifest as package
@@ -304,20 +306,7 @@ def test_an_adapter_is_plugged_in_bit_by_bit(tmp_path):
         options = {"format": "onnx", "layout": "parts", "steps": 2, "sizes": [(16, 16)], "report": False}
         making.make_package(tmp_path / f"bundle-{name}", tmp_path / name, **options)
         pictures[name] = run.generate(run.load(package.read_package(tmp_path / name)), condition, seed=1)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "export",
-            tmp_path / "bundle-b",
-            "--adapter-of",
-            tmp_path / "a",
-            "--out",
-            tmp_path / "plug",
-        ],
-        capture_output=True,
-        text=True,
-    )
+    done = run_here(export.main, tmp_path / "bundle-b", "--adapter-of", tmp_path / "a", "--out", tmp_path / "plug")
     assert done.returncode == 0, done.stderr
     plugged = adapters.with_adapter(package.read_package(tmp_path / "a"), tmp_path / "plug")
     assert np.abs(pictures["a"] - pictures["b"]).max() > 1e-2

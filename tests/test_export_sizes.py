@@ -1,13 +1,12 @@
 """Packages of several sizes: the weights are held once, each size does what Keras does, the runner takes what fits."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
 import onnx
 import pytest
+from commands import run_here
 from conftest import make_base, make_model
 from PIL import Image
 from tiny import randomize
@@ -15,6 +14,7 @@ from tiny import randomize
 import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from export import __main__ as export
 from export import build as making
 from export.emit.program import SamplerProgram
 from export.formats import FORMATS
@@ -101,7 +101,7 @@ def test_a_kernel_may_lie_otherwise_at_another_size(model, tmp_path, monkeypatch
 def test_the_runner_takes_the_size_that_fits(bundle, tmp_path):
     out = tmp_path / "package"
     words = (bundle, "--format", "onnx", "--steps", "1", "--size", "16,16x32,32x16", "--out", out)
-    done = subprocess.run([sys.executable, "-m", "export", *map(str, words)], capture_output=True, text=True)
+    done = run_here(export.main, *words)
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines() if "held-out photos" in line] == [
         "16x16",
@@ -111,7 +111,7 @@ def test_the_runner_takes_the_size_that_fits(bundle, tmp_path):
     for (height, width), computed in {(30, 64): "32x16", (64, 30): "16x32", (9, 9): "16x16", (64, 64): "16x16"}.items():
         Image.fromarray(np.full((height, width, 3), 90, "uint8")).save(tmp_path / "in.png")
         words = (out, "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png")
-        done = subprocess.run([sys.executable, "-m", "export.run", *map(str, words)], capture_output=True, text=True)
+        done = run_here(run.main, *words)
         assert done.stdout == f"{tmp_path / 'out.png'}: {width}x{height}, computed at {computed} in 1 steps\n"
         assert Image.open(tmp_path / "out.png").size == (width, height)
 

@@ -1,7 +1,7 @@
 """Real processes that are killed, told to stop, starved of disk, or left by another worker: nothing is lost.
 
-Each run is `python -m codi_tf.train` on a tiny model. Of the campaign of kills three are in every run of the tests;
-`pytest -m campaign` does twenty (docs/reliability.md has its result).
+Each run is `python -m codi_tf.train` on a tiny model. Of the campaign of kills one is in the quick tier and three are
+in the other; `pytest -m campaign` does twenty (docs/reliability.md has its result).
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def test_tensorboard_is_given_scalars_and_a_profile(straight):
         assert values[name] == {line["step"]: pytest.approx(line[name]) for line in lines}
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize(
+    "kills", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.campaign)]
+)
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(settings, straight, tmp_path, kills):
     chance, done, folder, torn = random.Random(kills), 0, 0, 0
     while done < kills:
@@ -165,6 +167,7 @@ def test_sigterm_saves_and_says_try_again(settings, straight, tmp_path):
     assert_same(out, straight)
 
 
+@pytest.mark.slow
 def test_a_truncated_state_is_named_and_the_one_before_it_leads_to_the_same_end(settings, straight, tmp_path):
     out = shutil.copytree(straight, tmp_path / "run")
     with open(out / LAST, "r+b") as file:
@@ -187,6 +190,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_the_state_before_it_is_good(settings, straight, small_disk):
     folder, resize = small_disk
     process = start(settings, folder / "run", "train.keep=30")
@@ -200,6 +204,7 @@ def test_a_full_disk_ends_in_one_line_and_the_state_before_it_is_good(settings, 
     assert_same(folder / "run", straight)
 
 
+@pytest.mark.slow
 def test_damaged_files_among_the_pictures_are_counted_and_named(settings, tmp_path):
     photos = tiny_photos(tmp_path / "photos")
     (photos / "empty.png").write_bytes(b"")
@@ -233,6 +238,7 @@ def start_two(settings, out, *arguments) -> list[subprocess.Popen]:
     return [start(settings, out, *options, TF_CONFIG=cluster) for cluster in local_cluster(2)]
 
 
+@pytest.mark.slow
 def test_two_workers_learn_what_one_does_also_after_one_was_told_to_stop_and_one_was_lost(settings, straight, tmp_path):
     """SIGTERM reaches one alone: both stop at the same step. One is killed: the other ends, and says so, in time."""
     out = tmp_path / "run"
@@ -253,6 +259,7 @@ def test_two_workers_learn_what_one_does_also_after_one_was_told_to_stop_and_one
     assert_same(out, straight, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_missing_cluster_is_one_line(settings, tmp_path):
     for text, said in ((None, "TF_CONFIG is not set"), ('{"cluster": {}}', "no cluster with this task in it")):
         variables = {} if text is None else {"TF_CONFIG": text}
@@ -261,6 +268,7 @@ def test_a_missing_cluster_is_one_line(settings, tmp_path):
         assert process.returncode == 2 and line.startswith("error: ") and said in line
 
 
+@pytest.mark.slow
 def test_a_missing_tpu_is_one_line(settings, tmp_path):
     process = start(settings, tmp_path / "run", "--strategy", "tpu")
     (line,) = finish(process).splitlines()

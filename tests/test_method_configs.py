@@ -13,7 +13,7 @@ import codi_tf
 from codi_tf import config
 from codi_tf.cli.train import train
 
-pytestmark = pytest.mark.usefixtures("memory_goes_back_after_each")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("memory_goes_back_after_each")]
 
 
 @pytest.mark.parametrize("name", ["pe_codi", "t2i", "finetune", "consistency", "guided_1", "guided_2"])

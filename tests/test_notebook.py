@@ -72,6 +72,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.slow
 @each_notebook
 def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("CODI_NOTEBOOK_STEPS", "8")

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import run_here
 from PIL import Image
 from shards import encoded, picture, write_tar
 from tiny import tiny_photos
 
 from codi_tf import data
+from codi_tf.cli import pairs
 from codi_tf.core.errors import UserError
 from codi_tf.io.images import resize
 from codi_tf.tasks import make_task
 
 
 def make(folder, *arguments):
-    command = [sys.executable, "-m", "codi_tf.pairs", "--out", str(folder), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return run_here(pairs.main, "--out", folder, *arguments)
 
 
 @pytest.fixture(scope="module")

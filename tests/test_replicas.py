@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.workers import local_cluster
 
+pytestmark = pytest.mark.slow  # test_faults keeps a run on two replicas in the quick tier
+
 HERE = Path(__file__).parent
 IN_PAIRS = "codi, accumulated, two steps in a call"
 CASES = ("codi", "finetune", "halving", IN_PAIRS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -273,14 +275,18 @@ def test_damaged_bundle_leaves_nothing(photo, tmp_path):
 def test_mistakes_are_told_before_tensorflow_is_loaded(bundle, photo, tmp_path):
     """As a program: one line, exit status 2, and no import of TensorFlow or Keras."""
     program = (
-        "import sys; from codi_tf.core.command_line import run_command; from codi_tf.cli.sample import main; "
-        "status = run_command(main); assert not {'tensorflow', 'keras'} & sys.modules.keys(); sys.exit(status)"
+        "import json, sys; from commands import run_here; from codi_tf.cli.sample import main; "
+        "done = [vars(run_here(main, *words)) for words in json.loads(sys.argv[1])]; "
+        "assert not {'tensorflow', 'keras'} & sys.modules.keys(); print(json.dumps(done))"
     )
     mistakes = (["--steps", "0"], ["--condition", "none.png"], ["--out", str(photo / "x.png")], ["--upscale", "-2"])
-    for mistake in (*mistakes, ["--steps", "four"], ["--unknown"], ["--sampler", "euler"], ["--strength", "0.5"]):
-        arguments = [str(bundle), "--condition", str(photo), "--out", str(tmp_path / "out.png"), *mistake]
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False
-        )
-        assert done.returncode == 2 and done.stdout == "", done.stderr
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    mistakes += (["--steps", "four"], ["--unknown"], ["--sampler", "euler"], ["--strength", "0.5"])
+    given = [str(bundle), "--condition", str(photo), "--out", str(tmp_path / "out.png")]
+    command = [sys.executable, "-c", program, json.dumps([[*given, *mistake] for mistake in mistakes])]
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path})
+    results = json.loads(out.stdout)
+    assert len(results) == len(mistakes) == 8
+    for done in results:
+        assert done["returncode"] == 2 and done["stdout"] == "", done["stderr"]
+        assert done["stderr"].startswith("error: ") and done["stderr"].count("\n") == 1

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_here
 from PIL import Image
 from tiny_pipeline import save_pipeline
 
@@ -42,9 +41,9 @@ def text_to_image(checkpoint):
 def test_prompt_as_a_program(checkpoint, text_to_image, tmp_path):
     """A prompt that is too long is told in one line, and progress on standard error."""
     out, prompt = tmp_path / "made" / "out.png", "the cat sat " * 20
-    command = [sys.executable, "-m", "codi_tf.sample", str(checkpoint), "--prompt", prompt, "--out", str(out)]
+    command = [checkpoint, "--prompt", prompt, "--out", out]
     command += ["--steps", "3", "--guidance", "2", "--seed", "5", "--width", "24", "--negative-prompt", "that"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run_here(main, *command)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n"
     told = done.stderr.splitlines()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import yaml
+from commands import run_here
 from shards import encoded, picture, write_tar
 from tiny import tiny_base, tiny_text
 from triplets import write_parquet, write_prompt_folders
@@ -19,6 +18,7 @@ import codi_tf
 from codi_tf import config
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.cli import cache
+from codi_tf.cli.train import main as train_command
 from codi_tf.cli.train import train
 from codi_tf.core.errors import UserError
 from codi_tf.data.cached import read_cache
@@ -195,8 +195,7 @@ def test_a_damaged_shard_is_told_once(parts, tmp_path):
     values = {**parts, "data": {"image_size": 16, "source": f"{tmp_path}/{{0,1,2}}.tar", "max_unreadable": 0.4}}
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "codi_tf.train", str(path), "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_here(train_command, path, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("warning: "))
     assert re.search(

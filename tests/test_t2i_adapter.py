@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from battery import NetworkBattery
 from conftest import SCHEDULER, UNET, VAE, make_base
 from tiny import randomize
 
@@ -251,15 +252,24 @@ def test_stable_diffusions_adapters_have_the_peers_shapes(config):
     assert shapes == {key: tuple(value.shape) for key, value in peer.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_it_is_built_again_from_its_config(name):
-    adapter = make_adapter(ADAPTERS[name])
-    again = T2IAdapter.from_config(adapter.get_config())
-    again.build()
-    assert state_dict(again).keys() == state_dict(adapter).keys()
-    for block in adapter.body:
-        for layer in (block, *block.resnets):
-            assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
+class TestT2IAdapter(NetworkBattery):
+    smallest = 0
+
+    @pytest.fixture(params=ADAPTERS)
+    def network(self, request):
+        adapter = make_adapter(ADAPTERS[request.param])
+        randomize(adapter.variables)
+        return adapter
+
+    def outputs(self, adapter):
+        channels = adapter.get_config()["in_channels"]
+        image = np.random.default_rng(5).uniform(-1, 1, (2, 48, 80, channels)).astype("float32")
+        return tf.nest.flatten(adapter.condition(tf.constant(image), None))
+
+    def test_its_layers_are_made_again(self, network):
+        for block in network.body:
+            for layer in (block, *block.resnets):
+                assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
 
 
 def test_converts_to_tflite_with_builtin_operators_only():

@@ -33,7 +33,11 @@ CASES = {  # config: condition, mask, prompt
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = "photos_inpainting"
+EVERY = [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for name in CASES]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_from_the_config_to_an_exported_picture(name, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     condition, mask, prompt = CASES[name]

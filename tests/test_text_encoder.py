@@ -8,7 +8,7 @@ import math
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from battery import NetworkBattery
 
 from codi_tf.core.errors import UserError
 from codi_tf.io.weights import key_of
@@ -179,21 +179,14 @@ def test_its_config_makes_it_again(encoder):
     assert copy.get_config() == layer.get_config()
 
 
-def test_eager_and_compiled_agree_and_gradients_reach_every_weight(encoder):
-    ids = prompts()
+class TestTextEncoder(NetworkBattery):
+    inputs = (prompts(),)
+    exact = 1e-5
+    unreached = ("k_proj/bias",)  # adds the same to all of a row's scores
 
-    @tf.function
-    def compiled(ids):
-        with tf.GradientTape() as tape:
-            out = encoder(ids)
-            loss = tf.reduce_sum(out * tf.cos(out))
-        return out, tape.gradient(loss, encoder.trainable_variables)
-
-    out, gradients = compiled(tf.constant(ids))
-    np.testing.assert_allclose(out, encoder(ids), rtol=0, atol=1e-5)
-    for variable, gradient in zip(encoder.trainable_variables, gradients, strict=True):
-        if not variable.path.endswith("k_proj/bias"):  # adds the same to all of a row's scores
-            assert np.abs(tf.convert_to_tensor(gradient)).max() > 1e-7, variable.path
+    @pytest.fixture
+    def network(self, encoder):
+        return encoder
 
 
 @pytest.mark.parametrize(

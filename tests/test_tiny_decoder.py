@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from battery import NetworkBattery
 from conftest import VAE
 from PIL import Image
 from tiny import randomize, tiny_photos
@@ -202,29 +203,17 @@ def test_other_decoders_are_refused_in_one_line(changes, said, tmp_path):
 # --- the network
 
 
-def test_it_is_built_again_from_its_config():
-    decoder = make_decoder()
-    again = TinyDecoder.from_config(decoder.get_config())
-    again.build()
-    assert state_dict(again).keys() == state_dict(decoder).keys()
-    for layer in decoder.body:
-        assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
+class TestTinyDecoder(NetworkBattery):
+    inputs = (3 * np.random.default_rng(5).normal(size=(2, 6, 10, 4)).astype("float32"),)
+    smallest = 0
 
+    @pytest.fixture
+    def network(self):
+        return make_decoder()
 
-def test_eager_and_compiled_agree_and_gradients_reach_every_weight():
-    decoder, z = make_decoder(), tf.constant(latents())
-
-    @tf.function
-    def compiled(z):
-        with tf.GradientTape() as tape:
-            made = decoder(z)
-            loss = tf.reduce_sum(tf.sin(made))
-        return made, tape.gradient(loss, decoder.trainable_variables)
-
-    made, gradients = compiled(z)
-    np.testing.assert_allclose(made, decoder(z), rtol=0, atol=1e-4 * np.abs(made).max())
-    for variable, gradient in zip(decoder.trainable_variables, gradients, strict=True):
-        assert np.abs(gradient).max() > 0, variable.path
+    def test_its_layers_are_made_again(self, network):
+        for layer in network.body:
+            assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
 
 
 # --- in a base and a model

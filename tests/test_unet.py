@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from battery import NetworkBattery
 from conftest import UNET, make_base
 
 from codi_tf.checkpoints.base import make_unet
@@ -130,26 +129,12 @@ def test_heads_may_differ_between_levels():
     assert shapes["mid_block.attentions.0.proj_in.weight"] == (16, 16)
 
 
-def test_its_config_makes_it_again(unet):
-    config = unet.get_config()
-    again = UNet.from_config(json.loads(json.dumps(config)))
-    again.build()
-    assert again.get_config() == config
-    assert [(v.path, v.shape) for v in again.variables] == [(v.path, v.shape) for v in unet.variables]
+class TestUNet(NetworkBattery):
+    inputs = (Z_T, T, CONTEXT)
 
-
-def test_eager_and_compiled_agree_and_gradients_reach_every_weight(unet):
-    @tf.function
-    def compiled(z_t, t, context):
-        with tf.GradientTape() as tape:
-            out = unet(z_t, t, context)
-            loss = tf.reduce_sum(out * tf.cos(out))
-        return out, tape.gradient(loss, unet.trainable_variables)
-
-    out, gradients = compiled(Z_T, T, CONTEXT)
-    np.testing.assert_allclose(out, unet(Z_T, T, CONTEXT), rtol=0, atol=1e-4)
-    for variable, gradient in zip(unet.trainable_variables, gradients, strict=True):
-        assert np.abs(gradient).max() > 1e-7, variable.path
+    @pytest.fixture
+    def network(self, unet):
+        return unet
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import chromium, require, served
+from chromium import RUNTIME, chromium, require, served
+from commands import run_here
 from conftest import make_base, make_model
 from PIL import Image
 from tiny import randomize, tiny_text
@@ -27,17 +27,17 @@ from export.build import write_graphs, write_manifest, write_package
 from export.emit.program import SamplerProgram
 from export.quantization.weights import WeightFormats
 from export.runtime import run
+from export.web import __main__ as web
 from export.web.site import PROGRAM, build_site
 
-RUNTIME = Path(__file__).parents[1] / "node_modules" / "onnxruntime-web" / "dist"
 HEIGHT, WIDTH, STEPS = 48, 64, 3
 DONE = "document.body.dataset.state === 'done' || document.getElementById('error').textContent"
 READY = "document.body.dataset.state === 'empty' && !document.getElementById('status').textContent"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("browser") / "profile") as browser:
+def browser():
+    with chromium() as browser:
         yield browser
 
 
@@ -63,7 +63,7 @@ def packages(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory, packages):
     """The site of a package, served: its address, and the requests that came."""
-    require((RUNTIME / PROGRAM).is_file(), f"{RUNTIME / PROGRAM}")
+    require("onnxruntime-web")
     with contextlib.ExitStack() as stack:
         made = {}
 
@@ -179,7 +179,7 @@ def test_the_steps_appear(browser, sites, photos):
     assert all(np.abs(a.astype(float) - b).mean() > 0.5 for a, b in zip(pictures, pictures[1:], strict=False))
 
 
-@pytest.mark.parametrize("layout", ["whole", "parts"])
+@pytest.mark.parametrize("layout", ["whole", pytest.param("parts", marks=pytest.mark.slow)])
 def test_what_is_painted_is_filled_in(browser, sites, packages, photos, tmp_path, layout):
     browser.open(sites("inpainting", layout)[0])
     browser.choose("#photo", photos / "coffee.png")
@@ -207,6 +207,7 @@ def test_what_is_painted_is_filled_in(browser, sites, packages, photos, tmp_path
     np.testing.assert_array_equal(found[~mask][:, :3], np.asarray(Image.open(photo))[~mask])
 
 
+@pytest.mark.slow
 def test_a_depth_map_becomes_a_picture(browser, sites, packages, tmp_path):
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     grey = np.uint8(40 + 2 * y + 10 * ((x - 30) ** 2 + (y - 20) ** 2 < 150))
@@ -218,14 +219,11 @@ def test_a_depth_map_becomes_a_picture(browser, sites, packages, tmp_path):
 
 
 def write(browser, prompt: str) -> None:
-    """Write a prompt by the keyboard in place of the one before, then press enter."""
-    browser.evaluate("document.getElementById('prompt').select()")
-    browser.call("Input.insertText", text=prompt)
-    for kind, text in (("keyDown", {"text": "\r"}), ("keyUp", {})):
-        browser.call("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13, **text)
+    """Write a prompt in place of the one before, then press enter."""
+    browser.write("#prompt", prompt)
 
 
-@pytest.mark.parametrize("layout", ["whole", "parts"])
+@pytest.mark.parametrize("layout", [pytest.param("whole", marks=pytest.mark.slow), "parts"])
 def test_a_prompt_says_what_becomes_of_a_photo(browser, sites, packages, photos, tmp_path, layout):
     browser.open(sites("editing", layout)[0])
     browser.choose("#photo", photos / "part.png")
@@ -286,7 +284,7 @@ def test_nothing_leaves_the_device(browser, sites, photos, tmp_path):
     browser.open(address)
     browser.choose("#photo", photos / "window.png")
     browser.wait(DONE)
-    asked = [event["params"]["request"]["url"] for event in browser.events if event["method"].endswith("WillBeSent")]
+    asked = list(browser.requests)
     assert asked and all(url.startswith((address, "data:", "blob:")) for url in asked)
     assert all(line.startswith('"GET /') for line in requests)
     assert {line.split()[1][1:] or "index.html" for line in requests} <= {
@@ -352,9 +350,12 @@ def test_it_fits_a_phone(browser, sites, photos, tmp_path, task, layout, dark):
     check("done")
 
 
-@pytest.mark.parametrize("task, wanted", [("inpainting", {"Undo", "Clear", "Fill in"}), ("editing", {"Prompt", "Run"})])
-def test_what_can_be_reached_has_a_name(browser, sites, photos, task, wanted):
-    browser.open(sites(task)[0])
+@pytest.mark.parametrize(
+    "task, layout, wanted",
+    [("inpainting", "whole", {"Undo", "Clear", "Fill in"}), ("editing", "parts", {"Prompt", "Run"})],
+)
+def test_what_can_be_reached_has_a_name(browser, sites, photos, task, layout, wanted):
+    browser.open(sites(task, layout)[0])
     browser.choose("#photo", photos / "window.png")
     browser.wait("document.body.dataset.state === 'ready'")
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
@@ -423,7 +424,7 @@ def test_a_browser_without_webassembly(browser, sites):
 
 
 def command(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "export.web", *map(str, arguments)], capture_output=True, text=True)
+    return run_here(web.main, *arguments)
 
 
 @pytest.fixture

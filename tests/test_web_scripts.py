@@ -34,7 +34,7 @@ def page(tmp_path_factory):
         shutil.copy(path, folder)
     names = {path.stem: f"./{path.name}" for path in folder.glob("*.js")}
     (folder / "test.html").write_text(f'<script type="importmap">{json.dumps({"imports": names})}</script>')
-    with served(folder) as (address, _), chromium(folder / "profile") as browser:
+    with served(folder) as (address, _), chromium() as browser:
         browser.open(f"{address}test.html")
         yield browser
 

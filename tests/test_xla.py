@@ -1,6 +1,6 @@
 """XLA takes the whole training step of every config: static shapes, no Python, no operation that it lacks.
 
-In every run of the tests the most different ones, which are also executed; `pytest -m campaign` lowers the others.
+The most different ones are also executed, one of them in the quick tier; `pytest -m campaign` lowers the others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from test_configs import FILES, small
 
 PROGRAM = Path(__file__).with_name("compile_for_xla.py")
 ALWAYS = ("photos_codi", "photos_guided_2", "photos_decoder", "sd15_editing_finetune")
-CASES = [pytest.param(path, id=path.stem, marks=() if path.stem in ALWAYS else pytest.mark.campaign) for path in FILES]
+MARKS = {**dict.fromkeys(ALWAYS, pytest.mark.slow), ALWAYS[0]: ()}
+CASES = [pytest.param(path, id=path.stem, marks=MARKS.get(path.stem, pytest.mark.campaign)) for path in FILES]
 
 
 @pytest.mark.parametrize("path", CASES)
