@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet --yes --no-install-recommends
 
-.PHONY: demo test lint browser benchmarks clean
+.PHONY: demo test lint docs browser benchmarks clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python demo.py
@@ -17,6 +17,10 @@ lint: $(VENV)/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# The documentation site, in build/site. A broken link or an unknown name of the code ends the build.
+docs: $(VENV)/test.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # What the pages of export.web are tested with. Where it cannot be had, their tests say so and are skipped.
 browser:
