@@ -82,7 +82,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     write_png(out / "grid.png", _grid(samplers, examples))
 
     _say(began, "3/4  Exporting: SavedModel, ONNX and TFLite, each run in its own runtime (about 2 minutes)")
-    from export.package.build import make_package
+    from export.build import make_package
 
     parity = {name: make_package(out / "bundle", out / "exports" / name, format=name, steps=4)[0] for name in FORMATS}
     write_png(out / "exported.png", _exported(model, out / "exports", examples))
@@ -129,10 +129,10 @@ def _grid(samplers: dict, examples: dict[str, np.ndarray]) -> np.ndarray:
 def _exported(model, exports: Path, examples: dict[str, np.ndarray]) -> np.ndarray:
     """The same pictures through Keras and through every runtime, and fifty times their difference."""
     from export.package.manifest import read_package
-    from export.parity.gate import load
+    from export.runtime.sampler import load_any
 
     conditions = (examples["condition"][list(SHOWN)] + 1) / 2
-    runtimes = {label: load(read_package(exports / name)) for name, label in FORMATS.items()}
+    runtimes = {label: load_any(read_package(exports / name)) for name, label in FORMATS.items()}
     rows = []
     for condition in conditions:
         noise = gaussian_noise(SEED, model.latent_shape(1, *condition.shape[:2]))

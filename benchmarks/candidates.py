@@ -160,12 +160,13 @@ def generate_controlnet(dtype: str) -> Call:
 def _generation(dtype: str, adapter: str) -> Call:
     import tensorflow as tf
 
+    from codi_tf.adapters.adapted import AdaptedUNet
+    from codi_tf.adapters.controlnet import ControlNet
+    from codi_tf.adapters.mu import MuAdapter
     from codi_tf.checkpoints.base import Base
     from codi_tf.core.precision import built_in, make_policy
     from codi_tf.inference.generation import Generator
-    from codi_tf.models.adapter import AdaptedUNet, MuAdapter
     from codi_tf.models.autoencoder import AutoencoderKL
-    from codi_tf.models.controlnet import ControlNet
     from codi_tf.models.unet import UNet
 
     config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

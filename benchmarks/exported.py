@@ -43,7 +43,7 @@ def _packages(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def _small(folder: Path, bundle: Path) -> dict[str, tuple[str, str]]:
-    from export.package.build import make_package
+    from export.build import make_package
 
     chosen = {}
     for format in ("onnx", "tflite"):
@@ -74,9 +74,9 @@ def _write(what: str, folder: Path) -> None:
 
 def _write_unets(folder: Path) -> None:
     from benchmarks.candidates import SIDE
+    from codi_tf.adapters.adapted import AdaptedUNet
     from codi_tf.checkpoints.base import make_unet
-    from codi_tf.models.adapter import AdaptedUNet
-    from export.emit import networks
+    from export.emit import adapted
     from export.formats.onnx import graph as onnx_graph
     from export.formats.tflite import graph as litert_graph
     from export.quantization.weights import WeightFormats
@@ -89,7 +89,7 @@ def _write_unets(folder: Path) -> None:
     ):
         g = graph(WeightFormats(kind))
         z, time, context = g.input("z", (SIDE, SIDE, 4)), g.input("time", (320,)), g.input("context", (77, 768))
-        g.output("out", networks.adapted_unet(g, net, z, time, [], context))
+        g.output("out", adapted.evaluation(g, net, z, time, [], context))
         g.write(folder / f"{kind}.{'onnx' if graph is onnx_graph.OnnxGraph else 'tflite'}")
 
 

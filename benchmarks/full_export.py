@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
-from export.package.manifest import LAYOUTS, check_format, check_layout, check_weights, read_package
+from export.formats import FORMATS
+from export.package.manifest import check_options, read_package
 from export.parity.measure import peak
 
 EXPORTS = (
@@ -51,7 +52,7 @@ def make_model(small_decoder: bool = False):
 
 def write(program, folder: Path, name: str) -> dict:
     """Write one export into a folder: seconds, and the peak of memory meanwhile, the model's own included."""
-    from export.package.build import write_graphs, write_manifest
+    from export.build import write_graphs, write_manifest
     from export.quantization.weights import WeightFormats
 
     format, layout, weights = name.split("/")
@@ -148,9 +149,7 @@ def _main(arguments: list[str]) -> None:
         return run(options.run)
     for name in options.exports:
         format, layout, weights = (*name.split("/"), "", "")[:3]
-        check_format(format)
-        check_layout(format, layout or LAYOUTS[format][0])
-        check_weights(format, weights)
+        check_options(format, weights, layout or FORMATS[format].layouts[0])
     return _compare(options.exports, options.steps)
 
 

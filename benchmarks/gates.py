@@ -13,7 +13,7 @@ from pathlib import Path
 
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 from codi_tf.core.errors import UserError
-from export.package.manifest import LAYOUTS, WEIGHTS
+from export.formats import FORMATS
 
 MIXED = {"psnr": 40.0}
 COLUMNS = (
@@ -32,9 +32,9 @@ COLUMNS = (
 def _row(name: str, program, format: str, weights: str) -> str:
     import json
 
-    from export.package.build import write_package
+    from export.build import write_package
 
-    layout = LAYOUTS[format][-1]  # parts, where there are any: their errors count, too
+    layout = FORMATS[format].layouts[-1]  # parts, where there are any: their errors count, too
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         out = Path(scratch) / "package"
         options = {"target": MIXED} if weights == "mixed" else {}
@@ -56,7 +56,7 @@ def _row(name: str, program, format: str, weights: str) -> str:
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.gates", description=__doc__)
     parser.add_argument("bundles", nargs="+", type=Path)
-    parser.add_argument("--formats", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="all unless given")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="all unless given")
     options = parser.parse_args(arguments)
     start_tensorflow()
     import codi_tf
@@ -67,7 +67,7 @@ def _main(arguments: list[str]) -> None:
         model = codi_tf.load(bundle)
         program = SamplerProgram(model, steps=4, height=model.image_size, width=model.image_size)
         for format in options.formats:
-            for weights in WEIGHTS[format]:
+            for weights in FORMATS[format].weight_choices():
                 print(_row(model.task_config()["name"], program, format, weights), flush=True)
 
 

@@ -33,7 +33,7 @@ def small_overrides(path: Path, base: str, captioned: Path) -> list[str]:
     """What makes a recipe small; `captioned` is the source of one with prompts, see `write_captioned`."""
     recipe = config.load(path)
     source = captioned if recipe.data.prompts else "photos"
-    adapted = not isinstance(recipe.method, config.OF_IMAGES)  # the others refuse these sections
+    adapted = recipe.task is not None  # the others refuse these sections
     return [f"base={base}", f"data.source={source}", *SMALL, *(ADAPTER_ALONE if adapted else ())]
 
 

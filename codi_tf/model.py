@@ -11,49 +11,44 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from codi_tf import config
-from codi_tf.checkpoints.adapters import Adapter, check_adapter, kind_of, make_adapter, read_adapter, write_adapter
+from codi_tf.adapters import ADAPTERS
+from codi_tf.adapters.adapted import AdaptedUNet, Adapter
+from codi_tf.bundle import Contents, read_bundle, write_bundle
 from codi_tf.checkpoints.base import Base
-from codi_tf.checkpoints.folder import save_base
-from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.config import Adaptation
 from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from codi_tf.core.settings import named
 from codi_tf.diffusion.process import Denoise
 from codi_tf.diffusion.sampling import few_step
 from codi_tf.inference.generation import Generator, check_finite
 from codi_tf.io import images
-from codi_tf.io.files import whole_folder
-from codi_tf.io.weights import check_format, folder_sha256, read_json, write_json
-from codi_tf.methods.codi import CodiMethod
-from codi_tf.methods.consistency import ConsistencyMethod
-from codi_tf.methods.finetune import FinetuneMethod
-from codi_tf.methods.guided import GuidanceMethod, HalvingMethod
-from codi_tf.methods.method import Method
-from codi_tf.methods.networks import copy_of, denoiser_with, encode_condition, fresh_unet, with_guidance
-from codi_tf.models.adapter import AdaptedUNet
+from codi_tf.methods import METHODS
+from codi_tf.methods.codi import ConditionalDistillation
+from codi_tf.methods.method import MethodSettings
+from codi_tf.methods.networks import check_adaptable, denoiser_with, encode_condition, fresh_unet
 from codi_tf.models.tiny_decoder import TinyDecoder
-from codi_tf.tasks import TASKS, Task, make_task
+from codi_tf.tasks import Task, make_task, task_config
 from codi_tf.trainers.trainer import Trainer
-
-BUNDLE = "codi.json"
 
 
 class CoDi(Trainer):
-    """An adapted latent diffusion model that `compile`, `fit`, `generate` and `save` work on.
+    """An adapted latent diffusion model: a keras.Model with `compile`, `fit`, `generate` and `save`.
 
-    Training "all" changes the weights of the base that it was made with.
+    Training "all" changes the weights of the base that is given.
 
     Args:
         base: from `load_stable_diffusion`; its UNet becomes part of the model.
-        adapter: "mu" (Eq. 12), "controlnet", "t2i", or an adapter that is there already (`load_controlnet`,
-            `load_t2i_adapter`, that of another model).
+        adapter: the name of a new adapter (`adapters.ADAPTERS`), as "mu" (Eq. 12), or an existing adapter
+            (`load_controlnet`, `load_t2i_adapter`, that of another model).
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are, and may be in half precision).
-        method: `config.ConditionalDistillation` (CoDi, the default), `Finetune` (the undistilled model), `Consistency`
-            or `Guided`; the last two go on from an adapter that was fine-tuned.
-        task: what the condition is: a task from `codi_tf.tasks`, or its name. None: super-resolution.
+        method: options of a method: `ConditionalDistillation` (CoDi, the default), `Finetune` (the undistilled model),
+            `Consistency` or `Guided`, which start from a fine-tuned adapter, or a registered method of your own.
+        task: what the condition is: a task from `codi_tf.tasks`, its name, or a registered task of your own. None:
+            super-resolution.
         ema_decay: gamma of theta-, the target network, which is also the network that generates.
-        mu_rate: learning rate of mu as a multiple of the others'.
+        mu_rate: the learning rate of mu, as a multiple of that of the other weights.
         seed: seed of all draws of the loss.
         accumulate, scaled: see `trainer.Trainer`.
         image_size: side of the training crops; the default size of an export.
@@ -61,7 +56,8 @@ class CoDi(Trainer):
         pretrained: whether the UNet keeps its weights; False: it starts from random ones.
 
     Raises:
-        UserError: for an unknown option, or a base without a UNet.
+        UserError: an unknown option, a base without a UNet, or a task or method that is not registered and hence could
+            not be saved.
     """
 
     def __init__(
@@ -70,7 +66,7 @@ class CoDi(Trainer):
         adapter: str | Adapter = "mu",
         train: str = "all",
         *,
-        method: config.Finetune | config.ConditionalDistillation | config.Consistency | config.Guided | None = None,
+        method: MethodSettings | None = None,
         task: Task | str | None = None,
         ema_decay: float = 0.95,
         mu_rate: float = 30.0,
@@ -82,28 +78,30 @@ class CoDi(Trainer):
         pretrained: bool = True,
         name: str = "codi",
     ):
-        settings, task = method or config.ConditionalDistillation(), task or "super_resolution"
+        settings, task = method or ConditionalDistillation(), task or "super_resolution"
         task = make_task(task) if isinstance(task, str) else task
-        if isinstance(adapter, str) and isinstance(settings, config.Consistency | config.Guided):
+        task_config(task), named(METHODS, settings)  # refuse now what `save` would refuse after training
+        if isinstance(adapter, str) and settings.starts_from:
             raise UserError(
-                "this method goes on from a fine-tuned model: give its base and adapter=tuned.student.adapter"
+                "this method starts from a fine-tuned model: give its base and adapter=tuned.student.adapter"
             )
-        kind = adapter if isinstance(adapter, str) else kind_of(adapter)
-        adaptation = config.Adaptation(adapter=kind, train=train, mu_rate=mu_rate, pretrained=pretrained)
-        _check_base(base, train)
+        kind = adapter if isinstance(adapter, str) else ADAPTERS.name_of(type(adapter))
+        adaptation = Adaptation(adapter=kind, train=train, mu_rate=mu_rate, pretrained=pretrained)
+        check_adaptable(base, train)
         if not pretrained:
             if not isinstance(adapter, str):
                 raise UserError(
-                    "pretrained is False, but the adapter was trained for another UNet: name one to be made"
+                    "pretrained is False, but the adapter was trained for another UNet: name a new one instead"
                 )
             base = dataclasses.replace(base, unet=fresh_unet(base.unet, "unet"), path=None)
         base.unet.trainable = train == "all"
         if train == "all":
-            base.path = None  # what is there is no longer what is here
+            base.path = None  # training changes what was read from there
         if isinstance(adapter, str):
-            adapter = make_adapter(adapter, base, task.condition_channels)
-        check_adapter(adapter, base, task.condition_channels)
-        runs, base = _make_method(settings, base, adapter, perceptual)
+            adapter = ADAPTERS[adapter].for_base(base, task.condition_channels)
+        adapter.check(base, task.condition_channels)
+        runs = settings.build(base, AdaptedUNet(base.unet, adapter, name="student"), perceptual)
+        base = runs.base  # the method may have changed its UNet
         options = {"ema_decay": ema_decay, "mu_rate": mu_rate, "seed": seed}
         super().__init__(runs, accumulate=accumulate, scaled=scaled, **options, name=name)
         self.base, self.settings, self.adaptation = base, settings, adaptation
@@ -116,24 +114,33 @@ class CoDi(Trainer):
         return self.student if self.average is None else self.average
 
     @property
+    def scaled_parameters(self) -> list:
+        """The adapter's parameters that learn at `mu_rate` times the rate."""
+        return self.student.adapter.scaled_parameters
+
+    @property
     def boundary(self) -> bool:
         """Whether the network carries the boundary scalings (Eq. 17)."""
-        return getattr(self.settings, "boundary", False)
+        return self.settings.boundary
 
     @property
     def can_be_guided(self) -> bool:
-        """Whether a guidance other than 1 means anything to this model."""
-        return self.network.takes_guidance or getattr(self.settings, "drop_condition", 0.0) > 0.0
+        """Whether a guidance other than 1 has an effect that the model was trained for."""
+        return self.network.takes_guidance or self.settings.drop_condition > 0.0
+
+    @property
+    def guidance_range(self) -> list | None:
+        """[lowest, highest] guidance of a network that takes it as an input and was trained to; None for others."""
+        return self.settings.guidance_range if self.network.takes_guidance else None
 
     @property
     def lowest_guidance(self) -> float:
-        """The guidance that a network which takes one was trained for, from here on; 1, none, for the others."""
-        trained = isinstance(self.settings, config.Guided) and self.network.takes_guidance
-        return float(self.settings.guidance[0]) if trained else 1.0
+        """The lowest guidance in `guidance_range`; 1, none, where there is no range."""
+        return 1.0 if self.guidance_range is None else float(self.guidance_range[0])
 
     @property
     def generator(self) -> Generator:
-        """The compiled parts that generate; made again when another network generates."""
+        """The compiled functions that generate; made anew when the network changes."""
         if self._generator is None or self._generator.network is not self.network:
             guidance = self.lowest_guidance
             self._generator = Generator(self.base, self.network, boundary=self.boundary, guidance=guidance)
@@ -144,7 +151,7 @@ class CoDi(Trainer):
         return encode_condition(self.base, self.network, images)
 
     def denoiser(self, c, context=None) -> Denoise:
-        """(z_t, t) -> Prediction for a condition (see `see`), whose features are computed here, once.
+        """(z_t, t) -> Prediction for a condition (see `encode_condition`), whose features are computed here, once.
 
         `context` are embedded prompts [1 or B, 77, D]; None: an empty one.
         """
@@ -153,7 +160,7 @@ class CoDi(Trainer):
         return denoiser_with(self.base, self.network, features, context, guidance=guidance, boundary=self.boundary)
 
     def sample_latents(self, c, noise, *, steps: int, context=None):
-        """A condition (see `see`) and noise [B, h, w, 4] -> clean latents, in `steps` network evaluations, unrolled."""
+        """Condition (see `encode_condition`), noise [B, h, w, 4] -> clean latents; `steps` evaluations, unrolled."""
         return few_step(self.denoiser(c, context), noise, self.base.schedule, steps)
 
     def generate_step(self, condition, noise, steps: int, context=None):
@@ -183,27 +190,27 @@ class CoDi(Trainer):
         Args:
             condition: uint8, or float in [0, 1], [B, H, W, C] or [H, W, C], C the task's `condition_channels`; of any
                 size: it is padded inside.
-            prompt: one for all images, or one an image; only for a base with a text encoder.
+            prompt: one for all images, or one per image; only for a base with a text encoder.
             steps: network evaluations, 1 to the number of training times.
             seed: the same seed gives the same noise in every runtime.
             sampler: "ddim" (Eq. 7, for most models), "dpm", "dpm++", "stochastic" or "consistency": see `sampling`.
-            guidance: 1 is none. For models of guided distillation, and for models that were fine-tuned with
-                `drop_condition`: those need two evaluations a step then.
-            text_guidance: 1, the default, is none. The prompt's, for models that were fine-tuned with `drop_prompt`:
-                one more evaluation a step.
-            report: is called with the number of steps that are done.
+            guidance: by the condition; 1 is none. For models of guided distillation, and for models that were
+                fine-tuned with `drop_condition`, which then need two evaluations per step.
+            text_guidance: by the prompt; 1, the default, is none. For models that were fine-tuned with `drop_prompt`:
+                one more evaluation per step.
+            report: is called with the number of steps done.
 
         Returns:
             uint8 [B, H, W, 3] (or [H, W, 3]), of the condition's size.
 
         Raises:
-            UserError: for a condition of another shape or type, a bad number of steps, seed, sampler or guidance, or a
-                useless prompt; a result that is not finite.
+            UserError: a condition of another shape or type, a bad number of steps, seed, sampler or guidance, a missing
+                or useless prompt, a result that is not finite.
         """
         steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
         batch = images.as_batch("condition", condition, channels=self.task.condition_channels)
         if prompt is None and self.task.prompted:
-            raise UserError('this model does what a prompt says: give one, or "" for none')
+            raise UserError('this model edits images by a prompt: give one, or "" for none')
         context = tf.constant(self.base.context if prompt is None else self._embed(prompt, len(batch)))
         padded = [images.pad_to_multiple(image, self.base.multiple) for image in batch]
         inputs = np.asarray(self.task.condition_from_image(np.stack([2.0 * image - 1.0 for image, _ in padded])))
@@ -218,13 +225,13 @@ class CoDi(Trainer):
         return result[0] if np.ndim(condition) == 3 else result
 
     def check_guidance(self, guidance: float | None) -> float | None:
-        """The guidance as the generator takes it. Raises UserError for one that this model knows nothing of."""
+        """The guidance as the generator takes it. Raises UserError for one that the model was not trained for."""
         if guidance is None:
             return None
         if not isinstance(guidance, Real) or not math.isfinite(guidance):
             raise UserError(f"guidance is {guidance!r}: it must be a number, 1 for none")
-        if self.network.takes_guidance and isinstance(self.settings, config.Guided):
-            low, high = self.settings.guidance
+        if self.guidance_range is not None:
+            low, high = self.guidance_range
             if not low <= guidance <= high:
                 raise UserError(f"guidance is {guidance}: this model was trained for {low} to {high}")
         elif guidance != 1.0 and not self.can_be_guided:
@@ -232,27 +239,27 @@ class CoDi(Trainer):
         return float(guidance)
 
     def check_text_guidance(self, guidance: float | None, *, prompted: bool) -> float | None:
-        """The prompt's guidance as the generator takes it. Raises UserError for one that this model cannot take."""
-        knows = getattr(self.settings, "drop_prompt", 0.0) > 0.0
+        """The guidance by the prompt as the generator takes it. Raises UserError for one that has no effect."""
+        trained = self.settings.drop_prompt > 0.0
         if guidance is None:
-            return 1.0 if knows and prompted else None
+            return 1.0 if trained and prompted else None
         if not isinstance(guidance, Real) or not math.isfinite(guidance):
             raise UserError(f"text_guidance is {guidance!r}: it must be a number, 1 for none")
         if guidance != 1.0 and not prompted:
-            raise UserError(f"text_guidance is {guidance}: there is no prompt to be guided by; give one or use 1")
-        if guidance != 1.0 and not knows:
+            raise UserError(f"text_guidance is {guidance}: there is no prompt; give one or use 1")
+        if guidance != 1.0 and not trained:
             raise UserError(f"text_guidance is {guidance}: this model was trained without (method.drop_prompt); use 1")
-        return float(guidance) if knows and prompted else None
+        return float(guidance) if trained and prompted else None
 
     def _embed(self, prompt: str | Sequence[str], count: int) -> np.ndarray:
         prompts = as_prompts(prompt)
         if len(prompts) not in (1, count):
-            raise UserError(f"{len(prompts)} prompts for {count} images: give one, or one an image")
+            raise UserError(f"{len(prompts)} prompts for {count} images: give one, or one per image")
         return self.base.embed(prompts)
 
     def task_config(self) -> dict:
         """The task as plain data: its name and options, as in a config."""
-        return _named(self.task, TASKS)
+        return task_config(self.task)
 
     def latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
         """The shape of the latents of `count` images."""
@@ -260,11 +267,11 @@ class CoDi(Trainer):
         return (count, height // factor, width // factor, self.base.vae.latent_channels)
 
     def condition_use(self, latent, c, context=None):
-        """How much the output moves when conditions are swapped: ||w(z_t, c) - w(z_t, c')|| / ||w(z_t, c)||.
+        """How much the output changes when conditions are swapped: ||w(z_t, c) - w(z_t, c')|| / ||w(z_t, c)||.
 
-        c' are the conditions of the neighbours in the batch, t is 3/4 of the schedule, the noise is always the same.
-        0 means that the condition is ignored. Takes latents [B, h, w, 4], B at least 2, conditions (see `see`) and
-        embedded prompts [1 or B, 77, D], None for an empty one; returns a float32 scalar.
+        c' are the conditions of the neighbors in the batch, t is 3/4 of the schedule, the noise is always the same. 0
+        means that the network ignores the condition. Takes latents [B, h, w, 4], B at least 2, conditions (see
+        `encode_condition`) and embedded prompts [1 or B, 77, D], None for an empty one; returns a float32 scalar.
         """
         schedule = self.base.schedule
         t = 3 * schedule.num_steps // 4
@@ -274,155 +281,65 @@ class CoDi(Trainer):
         guidance = tf.constant([self.lowest_guidance])
         features = self.network.condition(c, context)
         swapped = [tf.roll(feature, 1, axis=0) for feature in features]
-        told, untold = (
+        own, other = (
             self.generator.denoise(z_t, tf.constant(t), f, context, guidance).v_hat for f in (features, swapped)
         )
-        return tf.norm(told - untold) / tf.norm(told)
+        return tf.norm(own - other) / tf.norm(own)
 
     def save(self, filepath, overwrite: bool = True, *, dtype: str = "float32", provenance: dict | None = None) -> None:
         """Write the bundle: a folder in the diffusers layout, with `adapter/` and `codi.json`, whole or not at all.
 
-        PE-CoDi of a base that was read from a diffusers folder, as it is there, holds the adapter alone and names the
-        base by path and SHA-256.
+        PE-CoDi of an unchanged base from a diffusers folder is saved as the adapter alone, which names the base by path
+        and SHA-256.
 
         Args:
             filepath: the folder.
-            overwrite: whether a bundle that is there is replaced.
+            overwrite: whether an existing bundle is replaced.
             dtype: "float32", "float16" or "bfloat16", of the weights on disk.
-            provenance: anything about the making of it that is to be kept.
+            provenance: notes on how the model was made, plain data.
 
         Raises:
-            UserError: the folder is there and is no bundle, or must not be replaced; an unknown dtype.
+            UserError: the folder exists and is no bundle, or must not be replaced; an unknown dtype.
         """
-        path = Path(filepath)
-        check_format(dtype)
-        if path.exists() and not is_bundle(path):
-            raise UserError(f"{path}: exists and is no bundle; choose another place")
-        if path.exists() and not overwrite:
-            raise UserError(f"{path}: exists; allow overwriting or choose another place")
-        adapter_alone = self.adaptation.train == "adapter" and self.base.path is not None
-        with whole_folder(path) as folder:
-            network = self.network
-            write_adapter(network.adapter, folder / "adapter", dtype=dtype)
-            if not adapter_alone:
-                save_base(dataclasses.replace(self.base, unet=network.unet), folder, dtype=dtype)
-            write_json(
-                folder / BUNDLE,
-                {
-                    "format": 1,
-                    "method": _named(self.settings, config.METHODS),
-                    "task": self.task_config(),
-                    "adaptation": dataclasses.asdict(self.adaptation),
-                    "ema_decay": self.ema_decay,
-                    "seed": self.seed,
-                    "image_size": self.image_size,
-                    "base": _reference(self.base.path) if adapter_alone else None,
-                    "provenance": provenance or {},
-                },
-            )
-
-
-def is_bundle(path: str | Path) -> bool:
-    """Whether a folder holds a bundle."""
-    return (Path(path) / BUNDLE).is_file()
+        contents = Contents(
+            base=dataclasses.replace(self.base, unet=self.network.unet),
+            adapter=self.network.adapter,
+            settings=self.settings,
+            task=self.task,
+            adaptation=self.adaptation,
+            ema_decay=self.ema_decay,
+            seed=self.seed,
+            image_size=self.image_size,
+        )
+        write_bundle(contents, Path(filepath), overwrite=overwrite, dtype=dtype, provenance=provenance)
 
 
 def load(
     path: str | Path, *, compute: str = "float32", weights: str = "float32", decoder: TinyDecoder | None = None
 ) -> CoDi:
-    """Read a bundle. Executes nothing from it: safetensors and JSON only.
+    """Read a bundle: safetensors and JSON, no code.
 
     Args:
         path: the folder.
         compute: the format of activations, "float32", "bfloat16" or "float16".
-        weights: the format that the base's weights are kept in; below float32 only if the adapter alone is trained.
+        weights: the format of the base's weights; below float32 only if the adapter alone is trained.
         decoder: from `load_decoder`, takes the place of the autoencoder's decoder.
 
     Raises:
-        UserError: for a folder that is no bundle, or a missing, truncated or foreign part; an unknown format; a decoder
-            of other latents.
+        UserError: no bundle, or a missing, truncated or foreign part; an unknown format; a decoder of other latents; a
+            task or method that is not registered.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"{path}: no such bundle; train one or name another")
-    about = read_json(path / BUNDLE)
-    try:
-        if about["format"] != 1:
-            raise UserError(f"{path / BUNDLE}: format {about['format']!r} is not known; update codi_tf")
-        options = dict(about["method"])
-        settings = config.METHODS[options.pop("name")](**options)
-        task_options = dict(about["task"])
-        task = make_task(task_options.pop("name"), **task_options)
-        adaptation, reference = about["adaptation"], about["base"]
-        kept = {key: about[key] for key in ("ema_decay", "seed", "image_size")}
-        kept["mu_rate"] = adaptation["mu_rate"]
-        source = path if reference is None else _referenced(path, reference)
-        base = load_stable_diffusion(source, compute=compute, weights=weights)
-        base = dataclasses.replace(base, decoder=decoder)
-        _check_base(base, adaptation["train"])
-        adapter = read_adapter(adaptation["adapter"], path / "adapter", base, task.condition_channels)
-        model = CoDi(base, adapter, adaptation["train"], method=settings, task=task, **kept)
-        started = adaptation.get("pretrained", True)
-        model.adaptation = dataclasses.replace(model.adaptation, pretrained=started)  # it says how it was trained
-        return model
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None
-
-
-def _check_base(base: Base, train: str) -> None:
-    if base.unet is None:
-        raise UserError("the base has an autoencoder but no UNet: pre-train one first, or name another base")
-    if base.unet.in_channels != base.vae.latent_channels:
-        raise UserError(
-            f"the base's UNet takes {base.unet.in_channels} channels, a latent has {base.vae.latent_channels}: "
-            "start from a text-to-image model; its adapter brings the condition"
-        )
-    if train == "all" and base.unet.variable_dtype != "float32":
-        raise UserError(
-            f"the base's weights are {base.unet.variable_dtype}: load it with weights='float32' to train it, "
-            "or train='adapter'"
-        )
-
-
-def _make_method(settings, base: Base, adapter, perceptual) -> tuple[Method, Base]:
-    """The method on the adapted network, and the base whose UNet is that network's."""
-    student = AdaptedUNet(base.unet, adapter, name="student")
-    if isinstance(settings, config.Finetune):
-        return FinetuneMethod(settings, base, student), base
-    if isinstance(settings, config.ConditionalDistillation):
-        return CodiMethod(settings, base, student, perceptual), base
-    if isinstance(settings, config.Consistency):
-        return ConsistencyMethod(settings, base, student, perceptual), base
-    if settings.stage == 2:
-        if list(settings.guidance) != [1.0, 1.0] and not student.takes_guidance:
-            raise UserError(
-                f"method.guidance is {settings.guidance}: this model takes none; distil it with stage 1 first"
-            )
-        return HalvingMethod(settings, base, student), base
-    if student.takes_guidance:
-        return GuidanceMethod(settings, base, student, None), base
-    if not base.unet.trainable:
-        raise UserError("method guided, stage 1, gives the UNet a new input: it needs train 'all'")
-    taught = copy_of(student, "frozen")
-    base = dataclasses.replace(base, unet=with_guidance(base.unet, "unet"))
-    return GuidanceMethod(settings, base, AdaptedUNet(base.unet, adapter, name="student"), taught), base
-
-
-def _reference(path: Path) -> dict:
-    return {"path": str(path.resolve()), "sha256": folder_sha256(path)}
-
-
-def _referenced(bundle: Path, reference: dict) -> Path:
-    source = Path(reference["path"])
-    if not source.is_dir():
-        raise UserError(f"{bundle}: needs its base, and {source} is missing; put it back or edit base.path in {BUNDLE}")
-    if folder_sha256(source) != reference["sha256"]:
-        raise UserError(f"{bundle}: its base {source} has changed since; put back the one it was trained on")
-    return source
-
-
-def _named(settings, kinds: dict[str, type]) -> dict:
-    name = next(name for name, kind in kinds.items() if isinstance(settings, kind))
-    return {"name": name, **dataclasses.asdict(settings)}
+    bundle = read_bundle(Path(path), compute=compute, weights=weights, decoder=decoder)
+    model = CoDi(
+        bundle.base,
+        bundle.adapter,
+        bundle.adaptation.train,
+        method=bundle.settings,
+        task=bundle.task,
+        ema_decay=bundle.ema_decay,
+        mu_rate=bundle.adaptation.mu_rate,
+        seed=bundle.seed,
+        image_size=bundle.image_size,
+    )
+    model.adaptation = bundle.adaptation  # how it was trained; `pretrained` cannot be given with an adapter
+    return model

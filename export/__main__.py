@@ -8,14 +8,15 @@ from pathlib import Path
 
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.errors import UserError
-from export.package.build import make_adapter, make_package
-from export.package.manifest import SUFFIXES, parse_size
+from export.build import make_adapter, make_package
+from export.formats import FORMATS
+from export.package.manifest import parse_size
 
 UNITS = {"MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
 
 
 def _target(size: str | None, psnr: float | None) -> dict | None:
-    """What mixed weights are to reach."""
+    """The target of mixed weights."""
     if size is not None and psnr is not None:
         raise UserError("--target-size and --min-psnr are both given: mixed weights reach one of them")
     if size is None:
@@ -29,24 +30,22 @@ def _target(size: str | None, psnr: float | None) -> dict | None:
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("bundle", type=Path, help="the folder of a trained model")
-    parser.add_argument("--format", help=", ".join(SUFFIXES))
+    parser.add_argument("--format", help=", ".join(FORMATS))
     parser.add_argument(
         "--layout", default="whole", help="whole, one graph, unless given; or parts: encoder, step, decoder"
     )
-    parser.add_argument(
-        "--weights",
-        default="float32",
-        help="float32 unless given; tflite and onnx: or float16, int8, int8_weight_only, mixed; onnx: or int4",
-    )
+    offers = "; ".join(f"{name}: {', '.join(FORMATS[name].weight_choices())}" for name in FORMATS)
+    parser.add_argument("--weights", default="float32", help=f"float32 unless given. {offers}")
     parser.add_argument("--target-size", help="of mixed weights, for example 700MB")
-    parser.add_argument("--min-psnr", type=float, help="of pictures with mixed weights, dB")
+    parser.add_argument("--min-psnr", type=float, help="of images with mixed weights, dB")
     parser.add_argument("--steps", type=int, default=4, help="network evaluations, 4 unless given")
     parser.add_argument(
         "--size", help="64, or height and width, 64x96; several with commas; that of the training crops unless given"
     )
     parser.add_argument(
-        "--prompt", help="the one that the file is made for; unless given the empty one, or an input for instructions"
+        "--prompt", help="the prompt of every image; unless given the empty one, or an input for tasks with prompts"
     )
+    parser.add_argument("--sampler", default="ddim", help="ddim unless given; or another with deterministic steps")
     parser.add_argument(
         "--decoder", type=Path, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
@@ -58,7 +57,7 @@ def main(arguments: list[str]) -> None:
         origin = {"decoder": options.decoder, "license": options.license}
         made = make_adapter(options.bundle, options.out, package=options.adapter_of, **origin)
     elif options.format is None:
-        raise UserError(f"--format is missing: use one of {', '.join(SUFFIXES)}")
+        raise UserError(f"--format is missing: use one of {', '.join(FORMATS)}")
     else:
         made = make_package(
             options.bundle,
@@ -70,15 +69,16 @@ def main(arguments: list[str]) -> None:
             steps=options.steps,
             sizes=None if options.size is None else [parse_size(size) for size in options.size.split(",")],
             prompt=options.prompt,
+            sampler=options.sampler,
             decoder=options.decoder,
             license=options.license,
         )
     for figures in made:
-        keras, artefact = figures["condition_sensitivity"].values()
+        keras, exported = figures["condition_sensitivity"].values()
         print(
             f"{'x'.join(map(str, figures['size']))}: on {figures['cases']} inputs from {figures['conditions']}: "
             f"max error {figures['max_error']:.1e}, PSNR {figures['psnr_db']:.0f} dB; "
-            f"swapping conditions moves the image by {artefact:.4f} (Keras {keras:.4f})"
+            f"swapping conditions moves the image by {exported:.4f} (Keras {keras:.4f})"
         )
     print(
         f"{made[0]['stored_bytes'] / 1e6:.1f} MB for {made[0]['weight_bytes'] / 1e6:.1f} MB of weights: {options.out}"

@@ -16,14 +16,16 @@ import numpy as np  # noqa: E402
 from conftest import make_model  # noqa: E402
 from tiny import tiny_base  # noqa: E402
 
-from codi_tf import config  # noqa: E402
+from codi_tf.methods.codi import ConditionalDistillation  # noqa: E402
+from codi_tf.methods.finetune import Finetune  # noqa: E402
+from codi_tf.methods.guided import Guided  # noqa: E402
 from codi_tf.trainers.optimizers import FusedAdamW  # noqa: E402
 from codi_tf.training.loop import make_loop  # noqa: E402
 
 METHODS = {
-    "codi": config.ConditionalDistillation(delta=30, drop_prompt=0.5),
-    "finetune": config.Finetune(drop_condition=0.5),
-    "halving": config.Guided(stage=2, steps=[4, 2], updates=2),
+    "codi": ConditionalDistillation(delta=30, drop_prompt=0.5),
+    "finetune": Finetune(drop_condition=0.5),
+    "halving": Guided(stage=2, steps=[4, 2], updates=2),
 }
 # Case -> method, and how its steps are run on two replicas.
 CASES = {
@@ -54,8 +56,8 @@ def batches(strategy, values: dict):
 def trained(strategy, method, *, accumulate=1, in_a_call=1):
     """(trainer, its loop, logs) after the steps."""
     with strategy.scope():
-        if isinstance(method, config.Guided):
-            tuned = make_model(tiny_base(), method=config.Finetune())
+        if isinstance(method, Guided):
+            tuned = make_model(tiny_base(), method=Finetune())
             model = type(tuned)(tuned.base, tuned.student.adapter, method=method, image_size=16, accumulate=accumulate)
         else:
             model = make_model(tiny_base(), method=method, accumulate=accumulate)

@@ -9,6 +9,7 @@ import hashlib
 import json
 
 from codi_tf import config
+from codi_tf.methods.finetune import Finetune  # noqa: E402
 from codi_tf.training.distribution import make_strategy
 
 strategy = make_strategy(config.Distribution(strategy="multiworker"))  # before TensorFlow does anything else
@@ -39,7 +40,7 @@ def state(model) -> str:
 
 if __name__ == "__main__":
     with strategy.scope():
-        model = make_model(tiny_base(), method=config.Finetune())
+        model = make_model(tiny_base(), method=Finetune())
         model.compile(FusedAdamW(1e-3, weight_decay=0.1, global_clipnorm=0.1))
     found = {"data": digest(examples(strategy.cluster_resolver.task_id).values()), "start": state(model)}
 

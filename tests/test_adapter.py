@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import make_base
 
-from codi_tf.models.adapter import AdaptedUNet, MuAdapter
+from codi_tf.adapters.adapted import AdaptedUNet
+from codi_tf.adapters.mu import MuAdapter
 from codi_tf.models.unet import path_below
 
 CONTEXT = np.random.default_rng(9).normal(size=(1, 77, 8)).astype("float32")

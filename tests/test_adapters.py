@@ -7,20 +7,20 @@ import pytest
 from tiny import randomize, tiny_base
 
 import codi_tf
-from codi_tf.checkpoints.adapters import KINDS, check_adapter, kind_of, make_adapter, read_adapter, write_adapter
+from codi_tf.adapters import ADAPTERS
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import make_autoencoder, make_unet
 from codi_tf.core.errors import UserError
 from codi_tf.methods.networks import denoiser, encode_condition
-from codi_tf.models.adapter import AdaptedUNet
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_new_adapter_changes_nothing_and_comes_back(kind, channels, tmp_path):
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_new_adapter_changes_nothing_and_comes_back(name, channels, tmp_path):
     base, random = tiny_base(), np.random.default_rng(0)
-    adapter = make_adapter(kind, base, channels)
-    assert kind_of(adapter) == kind
-    check_adapter(adapter, base, channels)
+    adapter = ADAPTERS[name].for_base(base, channels)
+    assert ADAPTERS.name_of(type(adapter)) == name
+    adapter.check(base, channels)
     z_t = random.normal(size=(2, 4, 4, 4)).astype("float32")
     condition = random.uniform(-1, 1, (2, 16, 16, channels)).astype("float32")
 
@@ -34,21 +34,21 @@ def test_a_new_adapter_changes_nothing_and_comes_back(kind, channels, tmp_path):
     np.testing.assert_array_equal(said(adapter), plain)
     randomize(adapter.variables)
     assert np.abs(said(adapter) - plain).max() > 1e-3
-    write_adapter(adapter, tmp_path / "adapter")
-    np.testing.assert_array_equal(said(read_adapter(kind, tmp_path / "adapter", base, channels)), said(adapter))
+    adapter.write(tmp_path / "adapter")
+    np.testing.assert_array_equal(said(ADAPTERS[name].read(tmp_path / "adapter", base, channels)), said(adapter))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_of_other_channels_is_refused(kind):
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_of_other_channels_is_refused(name):
     base = tiny_base()
-    with pytest.raises(UserError, match="sees . channels"):
-        check_adapter(make_adapter(kind, base, 4), base, 3)
+    with pytest.raises(UserError, match="takes . channels"):
+        ADAPTERS[name].for_base(base, 4).check(base, 3)
 
 
-@pytest.mark.parametrize("kind", ["controlnet", "t2i"])
-def test_an_adapter_of_another_base_is_refused(kind):
+@pytest.mark.parametrize("name", ["controlnet", "t2i"])
+def test_an_adapter_of_another_base_is_refused(name):
     base = tiny_base()
-    adapter = make_adapter(kind, base, 3)
+    adapter = ADAPTERS[name].for_base(base, 3)
     wide = tiny_base()
     wide.unet = make_unet({**_config(wide.unet), "block_out_channels": [16]})
     with pytest.raises(UserError, match="take one made for this base"):

@@ -17,9 +17,9 @@ from PIL import Image
 import codi_tf
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.tasks.inpainting import Inpainting
+from export.build import write_graphs, write_manifest
 from export.emit.program import SamplerProgram
 from export.formats.tflite import write as tflite
-from export.package.build import write_graphs, write_manifest
 from export.package.manifest import MANIFEST
 from export.quantization.weights import WeightFormats
 from export.runtime.run import main as run_in_python

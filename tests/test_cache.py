@@ -15,6 +15,7 @@ import yaml
 from tiny import tiny_base, tiny_photos
 
 from codi_tf import config, data
+from codi_tf.adapters.mu import MuAdapter
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.cli import cache
@@ -31,7 +32,6 @@ from codi_tf.data.cached import (
 )
 from codi_tf.data.precompute import encode_once
 from codi_tf.methods.networks import encode_condition
-from codi_tf.models.adapter import MuAdapter
 from codi_tf.tasks import make_task
 
 

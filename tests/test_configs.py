@@ -16,6 +16,7 @@ from benchmarks.recipes import small_overrides, write_captioned
 from codi_tf import config
 from codi_tf.checkpoints.base import Base, make_autoencoder
 from codi_tf.checkpoints.folder import save_base
+from codi_tf.methods.decoder import Decoder
 from codi_tf.tasks.real_world import RealWorld
 from codi_tf.training.experiment import build_dataset, build_task, build_trainer, make_optimizer, takes_prompts
 
@@ -23,7 +24,7 @@ FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 RECIPES = [file for file in FILES if file.stem.startswith("sd15")]
 
 
-def autoencoder_for(decoder: config.Decoder, folder: Path) -> Path:
+def autoencoder_for(decoder: Decoder, folder: Path) -> Path:
     """A small autoencoder alone, of as many levels as a small decoder."""
     widths = [8] * len(decoder.network["num_decoder_blocks"])
     save_base(Base(None, make_autoencoder({**VAE, "block_out_channels": widths}), {"beta_schedule": "linear"}), folder)
@@ -41,11 +42,10 @@ def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
         overrides.append(f"data.source={folder / 'captioned'}")
     if takes_prompts(whole):
         overrides.append(f"text={tiny_text(folder, 8)}")
-    if isinstance(whole.method, config.Decoder):
+    if isinstance(whole.method, Decoder):
         base = autoencoder_for(whole.method, folder)
     if whole.base is not None:
-        goes_on = isinstance(whole.method, config.Consistency | config.Guided)
-        overrides.append(f"base={bundle if goes_on else base}")
+        overrides.append(f"base={bundle if whole.method.starts_from else base}")
     if whole.data.encode_once:
         overrides.append("data.encode_once=2")
     return overrides

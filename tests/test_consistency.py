@@ -10,13 +10,15 @@ from conftest import make_model
 from tiny import randomize, tiny_base
 
 import codi_tf
-from codi_tf import config
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.process import bounded, coefficients
+from codi_tf.methods.consistency import Consistency
 from codi_tf.methods.draws import Draws
+from codi_tf.methods.finetune import Finetune
+from codi_tf.methods.guided import Guided
 from codi_tf.methods.networks import denoiser
 
-STAGE_1 = config.Guided(stage=1)
+STAGE_1 = Guided(stage=1)
 
 
 def latents(count=3):
@@ -27,8 +29,8 @@ def latents(count=3):
 
 def distilled(train="all", perceptual=None, **options):
     """A model that goes on from an adapted network that acts."""
-    tuned = make_model(tiny_base(), train=train, method=config.Finetune())
-    settings = config.Consistency(**{"delta": 200, **options})
+    tuned = make_model(tiny_base(), train=train, method=Finetune())
+    settings = Consistency(**{"delta": 200, **options})
     model = codi_tf.CoDi(tuned.base, tuned.student.adapter, train, method=settings, perceptual=perceptual)
     model.compile(keras.optimizers.AdamW(1e-2, weight_decay=0.0))
     return model
@@ -103,14 +105,14 @@ def test_the_teacher_stays_and_the_student_learns(train):
 
 def test_the_perceptual_distance_needs_features():
     with pytest.raises(UserError, match="method.features"):
-        config.Consistency(distance="perceptual")
+        Consistency(distance="perceptual")
     with pytest.raises(UserError, match="perceptual=network.maps"):
         distilled(distance="perceptual", features="folder")
 
 
 @pytest.mark.parametrize("method", [codi_tf.Consistency(delta=30), STAGE_1])
 def test_a_new_adapter_has_nothing_to_distil(method):
-    with pytest.raises(UserError, match="this method goes on from a fine-tuned model: give its base and adapter="):
+    with pytest.raises(UserError, match="this method starts from a fine-tuned model: give its base and adapter="):
         codi_tf.CoDi(tiny_base(), "mu", method=method)
 
 
@@ -124,5 +126,5 @@ def test_a_new_adapter_has_nothing_to_distil(method):
 )
 def test_bad_options_are_refused_in_one_line(options, said):
     with pytest.raises(UserError, match=said) as error:
-        config.Consistency(**options)
+        Consistency(**options)
     assert "\n" not in str(error.value)

@@ -107,8 +107,17 @@ def test_it_trains_from_a_config_on_images_and_on_latents_encoded_once(base_fold
 
 
 def test_mu_has_no_start(base_folder):
-    with pytest.raises(UserError, match="adaptation.start"):
-        config.Adaptation(start="somewhere")
+    experiment = config.from_dict(
+        {
+            "method": {"name": "codi"},
+            "base": str(base_folder),
+            "task": {"name": "super_resolution"},
+            "adaptation": {"start": "somewhere"},
+            "data": {"source": "photos"},
+        }
+    )
+    with pytest.raises(UserError, match="adaptation.start is 'somewhere': adapter mu starts from no folder"):
+        build_trainer(experiment)
 
 
 def test_its_gradients_reach_the_adapter_and_nothing_else(model, base):

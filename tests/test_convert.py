@@ -15,8 +15,9 @@ import pytest
 from tiny_pipeline import save_pipeline
 
 import codi_tf
+from codi_tf.adapters.controlnet import CONTROLNET
 from codi_tf.checkpoints.folder import complete_scheduler
-from codi_tf.checkpoints.kinds import AUTOENCODER, CONTROLNET, TEXT_ENCODER, UNET
+from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
 from codi_tf.checkpoints.networks import read_config, read_network, write_network
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.cli import convert as command

@@ -260,13 +260,13 @@ def test_resized_in_a_graph_of_unknown_sizes():
 # --- noise
 
 
-def grey_picture(value, side=256):
+def gray_picture(value, side=256):
     return tf.fill([side, side, 3], np.float32(value))
 
 
 @pytest.mark.parametrize("sigma", [1.0, 12.0, 30.0])
 def test_gaussian_noise_has_its_variance(sigma):
-    noise = gaussian_noise(grey_picture(0.3), sigma, (1, 2)).numpy()
+    noise = gaussian_noise(gray_picture(0.3), sigma, (1, 2)).numpy()
     assert noise.shape == (256, 256, 3) and noise.dtype == np.float32
     eps = noise * 255 / sigma
     assert stats.kstest(eps.ravel(), "norm").pvalue > 1e-4
@@ -276,7 +276,7 @@ def test_gaussian_noise_has_its_variance(sigma):
 
 
 def test_gaussian_noise_is_gaussian_far_out():
-    eps = 255 * np.stack([gaussian_noise(grey_picture(0, 512), 1.0, (1, i)) for i in range(4)]).ravel()  # 3.1 million
+    eps = 255 * np.stack([gaussian_noise(gray_picture(0, 512), 1.0, (1, i)) for i in range(4)]).ravel()  # 3.1 million
     for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3), (6, 15)):
         variance = special.factorial2(2 * power - 1) - moment**2
         assert (eps.astype(np.float64) ** power).mean() == pytest.approx(moment, abs=4 * math.sqrt(variance / eps.size))
@@ -289,16 +289,16 @@ def test_gaussian_noise_is_gaussian_far_out():
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 2)])
 @pytest.mark.parametrize("noise", [gaussian_noise, poisson_noise])
 def test_noise_of_odd_and_even_numbers_of_pixels(noise, shape):
-    for grey in (False, True):
-        drawn = np.stack([noise(tf.fill([*shape, 3], 0.5), 3.0, (1, i), grey=grey) for i in range(100)])
-        assert drawn.shape == (100, *shape, 1 if grey else 3)
+    for gray in (False, True):
+        drawn = np.stack([noise(tf.fill([*shape, 3], 0.5), 3.0, (1, i), gray=gray) for i in range(100)])
+        assert drawn.shape == (100, *shape, 1 if gray else 3)
         assert (drawn.std(axis=0) > 0).all()  # none is left out
 
 
 @pytest.mark.parametrize("scale", [0.05, 1.0, 3.0])
 @pytest.mark.parametrize("value", [0.02, 0.1, 0.5, 1.0])
 def test_the_variance_of_poisson_noise_is_proportional_to_the_signal(value, scale):
-    noise = poisson_noise(grey_picture(value), scale, (1, 2)).numpy().astype(np.float64)
+    noise = poisson_noise(gray_picture(value), scale, (1, 2)).numpy().astype(np.float64)
     assert noise.shape == (256, 256, 3)
     n = noise.size
     rate = 256 * round(255 * value) / 255
@@ -313,7 +313,7 @@ def test_the_variance_of_poisson_noise_is_proportional_to_the_signal(value, scal
 @pytest.mark.parametrize("value", [0.004, 0.03, 0.2, 0.9])
 def test_poisson_noise_counts_photons(value):
     level = round(255 * value)
-    counts = (poisson_noise(grey_picture(value, 64), 1.0, (3, 4)).numpy() + level / 255) * 256
+    counts = (poisson_noise(gray_picture(value, 64), 1.0, (3, 4)).numpy() + level / 255) * 256
     whole = np.rint(counts)
     np.testing.assert_allclose(counts, whole, atol=1e-3)
     law = stats.poisson(256 * level / 255)
@@ -344,9 +344,9 @@ def test_black_has_no_poisson_noise_and_what_is_out_of_range_counts_as_its_end()
     assert noise[..., 2].var() == pytest.approx(1 / 256, rel=0.1)
 
 
-def test_grey_noise_is_one_number_a_pixel():
+def test_gray_noise_is_one_number_a_pixel():
     image = tf.constant(picture(200, 200))
-    for noise in (gaussian_noise(image, 5.0, (1, 2), grey=True), poisson_noise(image, 1.0, (1, 2), grey=True)):
+    for noise in (gaussian_noise(image, 5.0, (1, 2), gray=True), poisson_noise(image, 1.0, (1, 2), gray=True)):
         assert noise.shape == (200, 200, 1)
     brightness = picture(200, 200) @ [0.2989, 0.587, 0.114]
     ratio = np.square(noise.numpy()[..., 0]) / (brightness / 256)
@@ -357,7 +357,7 @@ def test_grey_noise_is_one_number_a_pixel():
 @pytest.mark.parametrize("noise", [gaussian_noise, poisson_noise])
 def test_the_halves_of_a_picture_are_independent(noise):
     """Both come of the same random numbers, each of a part of their bits."""
-    first, second = noise(grey_picture(0.5), 1.0, (1, 2)).numpy().astype(np.float64).reshape(2, -1)
+    first, second = noise(gray_picture(0.5), 1.0, (1, 2)).numpy().astype(np.float64).reshape(2, -1)
     for power in (1, 2):
         assert abs(np.corrcoef(first**power, second**power)[0, 1]) < 4 / math.sqrt(first.size)
 
@@ -369,7 +369,7 @@ def test_noise_is_a_function_of_its_seed(noise):
     np.testing.assert_array_equal(first, again)
     assert np.abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 4 / math.sqrt(first.size)
     signature = [tf.TensorSpec((None, None, 3)), tf.TensorSpec(()), tf.TensorSpec((2,), tf.int32)]
-    graph = tf.function(lambda i, s, seed, grey: noise(i, s, seed, grey=grey), autograph=False)
+    graph = tf.function(lambda i, s, seed, gray: noise(i, s, seed, gray=gray), autograph=False)
     graph = graph.get_concrete_function(*signature, tf.TensorSpec((), tf.bool))
     np.testing.assert_allclose(
         graph(image, tf.constant(2.0), tf.constant([1, 2]), tf.constant(False)), first, atol=1e-6

@@ -102,11 +102,11 @@ def test_pictures_are_made_anew():
 
 def test_a_users_map_becomes_a_picture():
     disparity = near_map()[..., 0]
-    picture = Depth().picture(disparity)
+    picture = Depth().as_image(disparity)
     assert picture.shape == (12, 20, 3) and picture.dtype == np.float32 and (picture.min(), picture.max()) == (0, 1)
     condition = Depth().degrade(tf.constant(disparity[..., None]), SEED)
     np.testing.assert_allclose(2 * picture - 1, condition, atol=1e-6)
-    of_depth = Depth(kind="depth").picture(np.rint(1e6 / disparity).astype(np.uint32))  # in any unit
+    of_depth = Depth(kind="depth").as_image(np.rint(1e6 / disparity).astype(np.uint32))  # in any unit
     np.testing.assert_allclose(of_depth, picture, atol=1e-3)
 
 
@@ -123,15 +123,15 @@ def test_a_users_map_becomes_a_picture():
 )
 def test_useless_maps_are_an_error(depth, said):
     with pytest.raises(UserError, match=said) as caught:
-        Depth().picture(depth)
+        Depth().as_image(depth)
     assert "\n" not in str(caught.value)
 
 
 def test_a_distance_of_zero_is_unknown_but_a_disparity_of_zero_is_far():
     values = np.arange(16).reshape(4, 4)
-    assert Depth().picture(values)[0, 0, 0] == 0
+    assert Depth().as_image(values)[0, 0, 0] == 0
     with pytest.raises(UserError, match="in 1 of 16 pixels"):
-        Depth(kind="depth").picture(values)
+        Depth(kind="depth").as_image(values)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ EXPECTED = {
     "more_contrast": of_values(2 * V - 0.5),
     "less_contrast": 0.4 * X,
     "more_color": of_values(2 * V - three(LUMA)),
-    "posterised": np.where(np.abs(X) <= 0.5, 0, np.sign(X)),
+    "posterized": np.where(np.abs(X) <= 0.5, 0, np.sign(X)),
     "pencil": np.maximum(
         1 - three(np.hypot(*(ndimage.sobel(2 * LUMA - 1, axis, mode="mirror") for axis in (0, 1)))) / 2, -1
     ),

@@ -15,8 +15,8 @@ from conftest import make_base, make_model
 from PIL import Image
 
 import codi_tf
-from codi_tf import config, data
-from codi_tf.cli.evaluate import PROCESS_STEPS, SAMPLERS, _examples, _parser, main
+from codi_tf import data
+from codi_tf.cli.evaluate import PROCESS_STEPS, _examples, _parser, main
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation.curves import COLOURS
 from codi_tf.evaluation.features import FeatureNetwork, save_features
@@ -24,6 +24,7 @@ from codi_tf.evaluation.loading import labels, load_feature_network
 from codi_tf.evaluation.samplers import model_process, model_sampler
 from codi_tf.io.images import to_uint8
 from codi_tf.io.weights import folder_sha256, save_network
+from codi_tf.methods.finetune import Finetune
 from codi_tf.tasks import make_task
 
 S, CELL = 16, 128  # the grids show each pixel eight times
@@ -224,7 +225,7 @@ def test_pairs_that_do_not_fit(model, tmp_path):
 
 def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, capsys):
     """And the condition of a task with a mask is no bicubic picture."""
-    make_model(make_base(), task=make_task("inpainting"), method=config.Finetune()).save(tmp_path / "painter")
+    make_model(make_base(), task=make_task("inpainting"), method=Finetune()).save(tmp_path / "painter")
     out = tmp_path / "report"
     options = ["--steps", "2", "--count", "3", "--features", str(feature_folder), "--out", str(out)]
     main([str(tmp_path / "painter"), *options])
@@ -237,12 +238,6 @@ def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, c
     order = np.argsort(-inputs["image"].std(axis=(1, 2, 3)))
     for i, place in enumerate(order):
         assert_shows(grid, grid.shape[0] - (3 - i) * (CELL + 8), 8, inputs["condition"][place, ..., :3])
-
-
-def test_the_names_of_samplers_are_those_of_sampling():
-    from codi_tf.diffusion import sampling
-
-    assert SAMPLERS == sampling.SAMPLERS
 
 
 def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):

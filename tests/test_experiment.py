@@ -15,6 +15,7 @@ from codi_tf import config
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.core.errors import UserError
 from codi_tf.methods.draws import Draws
+from codi_tf.methods.finetune import Finetune
 from codi_tf.methods.networks import denoiser
 from codi_tf.training.experiment import build_trainer, load_source, make_optimizer, save_result
 
@@ -39,7 +40,7 @@ def of_noise(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned") / "bundle"
-    make_model(tiny_base(), method=config.Finetune(drop_condition=0.1)).save(folder)
+    make_model(tiny_base(), method=Finetune(drop_condition=0.1)).save(folder)
     return folder
 
 
@@ -81,7 +82,7 @@ def test_a_bundle_as_base_must_fit(tuned, sections, said):
 
 @pytest.mark.parametrize("method", [{"name": "consistency"}, {"name": "guided", "stage": 1}])
 def test_distillation_starts_from_a_bundle(base, method):
-    with pytest.raises(UserError, match=f"method {method['name']} starts from a fine-tuned bundle"):
+    with pytest.raises(UserError, match=f"method {method['name']} starts from a bundle of method finetune$"):
         build_trainer(experiment(base, method))
 
 
@@ -101,7 +102,7 @@ def test_every_adapter_learns_every_task(base, adapter, task):
 @pytest.fixture(scope="module")
 def untold(tmp_path_factory):
     folder = tmp_path_factory.mktemp("untold") / "bundle"
-    make_model(tiny_base(), method=config.Finetune()).save(folder)
+    make_model(tiny_base(), method=Finetune()).save(folder)
     return folder
 
 
@@ -118,18 +119,28 @@ HALVING = {"name": "guided", "stage": 2, "steps": [4, 2], "updates": 2}
 @pytest.mark.parametrize(
     ("start", "method", "sections", "said"),
     [
-        ("distilled", {"name": "consistency"}, {}, "consistency starts from a fine-tuned bundle"),
-        ("distilled", {"name": "guided", "stage": 1}, {}, "guided starts from a fine-tuned bundle"),
-        ("distilled", HALVING, {}, "guided starts from a fine-tuned bundle"),
+        (
+            "distilled",
+            {"name": "consistency"},
+            {},
+            "consistency starts from a bundle of method finetune, this one is",
+        ),
+        ("distilled", {"name": "guided", "stage": 1}, {}, "guided starts from a bundle of method finetune, this one"),
+        (
+            "distilled",
+            HALVING,
+            {},
+            "starts from a bundle of method finetune or guided, this one is of method codi$",
+        ),
         (
             "untold",
             {"name": "guided", "stage": 1, "guidance": [1.0, 2.0]},
             {},
             "fine-tune it with method.drop_condition",
         ),
-        ("tuned", {**HALVING, "guidance": [1.0, 2.0]}, {}, "distil it with stage 1 first"),
-        ("tuned", HALVING, {"task": None}, "a bundle's UNet is nothing without its adapter; set task"),
-        ("tuned", {"name": "pretrain"}, {"task": None}, "a bundle's UNet is nothing without its adapter"),
+        ("tuned", {**HALVING, "guidance": [1.0, 2.0]}, {}, "distill it with stage 1 first"),
+        ("tuned", HALVING, {"task": None}, "a bundle's UNet needs its adapter; set task"),
+        ("tuned", {"name": "pretrain"}, {"task": None}, "a bundle's UNet needs its adapter"),
         ("tuned", {"name": "codi"}, {"adaptation": {"pretrained": False}}, "adaptation.pretrained is false"),
         ("base", {**HALVING, "steps": [1024, 512]}, {"task": None}, "method.steps begins with 1024: at most 500"),
     ],
@@ -157,7 +168,7 @@ def test_stage_2_keeps_within_the_guidance_of_stage_1(tuned, tmp_path):
     stage_1 = build_trainer(experiment(tuned, {"name": "guided", "stage": 1, "guidance": [1.0, 2.0]}))
     stage_1.save(tmp_path / "bundle")
     build_trainer(experiment(tmp_path / "bundle", {**HALVING, "guidance": [1.5, 2.0]}))
-    with pytest.raises(UserError, match="method.guidance is .* knows .*: stay within"):
+    with pytest.raises(UserError, match="method.guidance is .* was trained for .*: stay within"):
         build_trainer(experiment(tmp_path / "bundle", {**HALVING, "guidance": [1.0, 3.0]}))
 
 
@@ -261,7 +272,7 @@ def test_the_cosine_runs_once_a_cycle():
     rate = make_optimizer(config.Train(steps=30, cycles=3, warmup_steps=0, learning_rate=1.0))._learning_rate
     rates = [float(rate(step)) for step in (0, 5, 9.99, 10, 15, 20, 29.99)]
     np.testing.assert_allclose(rates, [1.0, 0.5, 0.0, 1.0, 0.5, 1.0, 0.0], atol=1e-4)
-    with pytest.raises(UserError, match="train.cycles is 2: it goes with decay cosine and warmup_steps 0"):
+    with pytest.raises(UserError, match="train.cycles is 2: it needs decay cosine and warmup_steps 0"):
         config.Train(steps=30, cycles=2)
 
 

@@ -22,15 +22,18 @@ import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.io.weights import folder_sha256
+from export.build import make_package, write_package
 from export.emit.program import SamplerProgram
+from export.formats import FORMATS
+from export.formats.format import GraphFile
 from export.formats.onnx import graph as onnx_graph
 from export.formats.saved_model.write import OPTIONS
 from export.formats.tflite import write as tflite
 from export.package import manifest as package
-from export.package.build import make_package, write_package
-from export.package.manifest import WEIGHTS, read_package
+from export.package.manifest import read_package
 from export.parity import gate as parity
 from export.quantization.weights import WeightFormats
+from export.runtime.sampler import load_any
 
 STEPS = 2
 SIZES = {"saved_model": (16, 16), "tflite": (16, 24), "onnx": (16, 16)}  # height, width
@@ -80,7 +83,7 @@ def test_artefact_equals_the_model_on_new_inputs(bundle, model, format):
     made = read_package(exported(bundle, format))
     condition = np.random.default_rng(7).random((1, *SIZES[format], 3), dtype=np.float32)
     noise = gaussian_noise(70, made.latent_shape)
-    image = parity.load(made)(condition, noise)
+    image = load_any(made)(condition, noise)
     latents = model.sample_latents(model.base.encode(2 * condition - 1), noise, steps=STEPS)
     expected = np.clip((model.base.decode(latents).numpy() + 1) / 2, 0, 1)
     assert image.shape == condition.shape and image.dtype == np.float32
@@ -117,7 +120,7 @@ def test_manifest_and_figures(bundle, model, format):
 @EVERY
 def test_weights_are_stored_once(bundle, model, format):
     weights = sum(4 * int(np.prod(v.shape)) for v in (*model.network.variables, *model.base.vae.variables))
-    stored = package.format_module(format).stored_bytes(artefact(exported(bundle, format)))
+    stored = FORMATS[format].stored_bytes(artefact(exported(bundle, format)))
     assert 0.6 * weights < stored < 1.4 * weights  # the UNet alone, stored a second time, would make it 1.5
     report = json.loads((exported(bundle, format) / "report.json").read_text())
     assert stored < report["file_bytes"]["sampler"]
@@ -163,7 +166,7 @@ def test_tflite_has_built_in_operators_of_four_dimensions(bundle):
 
 
 @pytest.mark.parametrize(
-    "format, weights", [(f, w) for f in ("onnx", "tflite") for w in WEIGHTS[f] if w not in ("float32", "mixed")]
+    "format, weights", [(f, w) for f in ("onnx", "tflite") for w in FORMATS[f].weight_formats if w != "float32"]
 )
 def test_smaller_weights_pass_the_gate_in_parts(model, tmp_path, format, weights):
     program = SamplerProgram(model, steps=2, height=16, width=16)
@@ -183,7 +186,7 @@ def test_smaller_weights_pass_the_gate_in_parts(model, tmp_path, format, weights
 def test_a_step_that_is_too_large_for_a_file_comes_in_halves(model, tmp_path, monkeypatch):
     """The limit is set just below the UNet's bytes: both halves, and nothing else, take the place of the step."""
     unet = sum(v.numpy().nbytes for v in model.network.unet.variables)
-    monkeypatch.setattr(tflite, "MAX_GRAPH", unet - 1)
+    monkeypatch.setattr(FORMATS["tflite"], "max_graph", unet - 1)
     program = SamplerProgram(model, steps=2, height=16, width=16)
     (figures,) = write_package([program], tmp_path / "out", format="tflite", layout="parts")
     made = read_package(tmp_path / "out")
@@ -217,7 +220,7 @@ def test_a_blind_artefact_is_refused_and_the_older_package_stays(bundle, model, 
 def hand_made(program, folder: Path, format: str, path: Path) -> package.Package:
     """A package of a graph that something else made."""
     schedule = ({"t": 0, "time": [], "a": 1.0, "b": 0.0},)
-    graphs = {"sampler": package.GraphFile(path, ("condition", "noise"))}
+    graphs = {"sampler": GraphFile(path, ("condition", "noise"))}
     size = {"height": program.height, "width": program.width, "latent_shape": program.latent_shape}
     return package.Package(folder, format, **size, graphs=graphs, schedule=schedule, channels=3, task="bicubic")
 
@@ -351,11 +354,9 @@ def test_sizes_that_the_networks_cannot_take(model, height, width):
 
 
 def test_a_missing_converter_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "export.formats.onnx.write", raising=False)
-    monkeypatch.delitem(sys.modules, "export.formats.onnx.graph", raising=False)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match="format onnx needs the package onnx: pip install onnx"):
-        package.format_module("onnx")
+        FORMATS["onnx"].check_installed()
 
 
 def test_bad_input_ends_in_one_line(bundle, tmp_path):
@@ -364,7 +365,7 @@ def test_bad_input_ends_in_one_line(bundle, tmp_path):
     (tmp_path / "mine" / "manifest.json").write_text('{"name": "a web page"}')
     out = tmp_path / "out"
     for arguments, complaint in {
-        (bundle, "--format", "coreml", "--out", out): "format is 'coreml': use one of saved_model, tflite, onnx",
+        (bundle, "--format", "coreml", "--out", out): "unknown format 'coreml': known are onnx, saved_model, tflite",
         (bundle, "--format", "onnx", "--out", out, "--steps", 0): "steps is 0: an exported sampler takes 1 to 16",
         (
             bundle,
@@ -374,12 +375,12 @@ def test_bad_input_ends_in_one_line(bundle, tmp_path):
             out,
             "--weights",
             "int2",
-        ): "weights is 'int2': onnx keeps them as float32, f",
+        ): "weights is 'int2': onnx stores them as float32, ",
         (bundle, "--format", "onnx", "--out", out, "--weights", "mixed"): "mixed weights need --target-size or --min-p",
         (bundle, "--format", "onnx", "--out", out, "--min-psnr", 30): "mixed weights need --target-size or --min-psnr",
         (bundle, "--format", "onnx", "--out", out, "--target-size", "7"): "--target-size is '7': give a number and MB",
-        (bundle, "--format", "saved_model", "--out", out, "--layout", "parts"): "layout is 'parts': saved_model comes",
-        (bundle, "--out", out): "--format is missing: use one of saved_model, tflite, onnx",
+        (bundle, "--format", "saved_model", "--out", out, "--layout", "parts"): "layout is 'parts': saved_model offe",
+        (bundle, "--out", out): "--format is missing: use one of onnx, saved_model, tflite",
         (bundle, "--out", out, "--adapter-of", tmp_path): f"{tmp_path}: no exported package; make one with",
         (bundle, "--format", "onnx", "--out", out, "--size", "big"): "--size is 'big': give one side, or HEIGHTxWIDTH",
         (tmp_path / "no", "--format", "onnx", "--out", out): f"{tmp_path / 'no'}: no bundle",

@@ -13,13 +13,16 @@ from conftest import UNET, VAE, make_base, make_model
 from tiny import randomize
 
 import codi_tf
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import make_autoencoder, make_network, make_unet
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.sampling import make_grid
 from codi_tf.models.layers import Conv2D
 from codi_tf.models.text_encoder import ACTIVATIONS, TextEncoder
 from codi_tf.models.tiny_decoder import TinyDecoder
-from export.emit import networks, sampler
+from export.emit import adapted, networks, sampler
 from export.emit.program import SamplerProgram
+from export.formats import FORMATS
 from export.formats.onnx import graph as onnx_graph
 from export.formats.onnx import store as onnx_store
 from export.formats.onnx.graph import OnnxGraph
@@ -28,8 +31,7 @@ from export.formats.tflite import file as litert_file
 from export.formats.tflite.graph import LiteRtGraph
 from export.formats.tflite.write import operators
 from export.formats.tflite.write import stored_bytes as tflite_bytes
-from export.package.manifest import WEIGHTS
-from export.quantization.weights import KINDS, WeightFormats, left_of
+from export.quantization.weights import WeightFormats, dequantized
 
 GRAPHS = {"onnx": OnnxGraph, "tflite": LiteRtGraph}
 EVERY = pytest.mark.parametrize("format", GRAPHS)
@@ -93,7 +95,7 @@ def test_unet(format, variant, tmp_path, random):
             [],
             g.input("context", (77, D)),
         )
-        g.output("out", networks.adapted_unet(g, codi_tf.models.adapter.AdaptedUNet(unet), *inputs))
+        g.output("out", adapted.evaluation(g, AdaptedUNet(unet), *inputs))
 
     path = written(format, tmp_path, build)
     made = run(format, path, {"z": z, "context": context})["out"]
@@ -184,7 +186,7 @@ def test_the_steps_are_those_of_the_sampler():
     """z <- a z + b v with v of a Gaussian's own, in closed form: the last z is that of few_step."""
     model = make_model(make_base())
     schedule = model.base.schedule
-    steps = sampler.step_numbers(model, 4)
+    steps = sampler.step_numbers(model, make_grid("ddim", schedule, 4))
     assert [step.t for step in steps] == [999, 749, 499, 249]
     z = 1.3
     for step in steps:
@@ -248,8 +250,8 @@ def test_maps_keep_their_layout(model, tmp_path):
     [
         (format, kind, {"float16": 2e-3, "int4": 0.6}.get(kind, 0.1))
         for format in GRAPHS
-        for kind in WEIGHTS[format]
-        if kind not in ("float32", "mixed")
+        for kind in FORMATS[format].weight_formats
+        if kind != "float32"
     ],
 )
 def test_smaller_weights(model, format, weights, error, tmp_path, random):
@@ -276,9 +278,9 @@ def test_smaller_weights(model, format, weights, error, tmp_path, random):
     )
 
 
-@pytest.mark.parametrize("format, kind", [(f, k) for f in GRAPHS for k in KINDS if k in WEIGHTS[f] and k != "int8"])
+@pytest.mark.parametrize("format, kind", [(f, k) for f in GRAPHS for k in FORMATS[f].weight_formats if k != "int8"])
 def test_what_a_runtime_reads_of_a_kernel(format, kind, tmp_path, random):
-    """One kernel of a product and one of a convolution, looked at through the identity: `kept.left_of`, exactly.
+    """One kernel of a product and one of a convolution, looked at through the identity: `weights.dequantized`, exactly.
 
     int8 is left out: there activations are rounded, too.
     """
@@ -294,7 +296,7 @@ def test_what_a_runtime_reads_of_a_kernel(format, kind, tmp_path, random):
 
     path = written(format, tmp_path, build, kind)
     made = run(format, path, {"rows_in": np.eye(36, dtype="f")[None], "map_in": pixels[None]})
-    left = [left_of(kernel.numpy(), kind) for kernel in (dense.kernel, conv.kernel)]
+    left = [dequantized(kernel.numpy(), kind) for kernel in (dense.kernel, conv.kernel)]
     np.testing.assert_allclose(made["rows"][0], left[0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(made["map"][0], left[1][::-1, ::-1, 5], rtol=0, atol=1e-6)
     if kind != "float32":

@@ -19,8 +19,8 @@ from tiny import randomize
 import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from export import build as making
 from export.package import adapters
-from export.package import build as making
 from export.package import manifest as package
 from export.runtime import run
 

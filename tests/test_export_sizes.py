@@ -15,15 +15,16 @@ from tiny import randomize
 import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from export import build as making
 from export.emit.program import SamplerProgram
+from export.formats import FORMATS
 from export.formats.onnx import products as onnx_products
 from export.formats.onnx.graph import bodies
 from export.package import adapters
-from export.package import build as making
 from export.package import manifest as package
-from export.parity import gate as parity
 from export.quantization.weights import WeightFormats
 from export.runtime import run
+from export.runtime.sampler import load_any
 
 SIZES = [(16, 16), (16, 32)]
 EVERY = pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def weight_bytes(made: package.Package) -> int:
     """Of all constants in a package's files; of ONNX of those beside them, at whatever place they lie."""
     paths = {graph.path for size in made.sizes for graph in size.graphs.values()}
     if made.format != "onnx":
-        return sum(package.format_module(made.format).stored_bytes(path) for path in paths)
+        return sum(FORMATS[made.format].stored_bytes(path) for path in paths)
     graphs = [onnx.load(path, load_external_data=False).graph for path in paths]
     places = [
         {entry.key: entry.value for entry in tensor.external_data}
@@ -75,7 +76,7 @@ def test_every_size_does_what_the_model_does(model, bundle, tmp_path, format, la
         noise = gaussian_noise(4, size.latent_shape)
         latents = model.sample_latents(model.base.encode(2 * condition - 1), noise, steps=steps)
         expected = np.clip((model.base.decode(latents).numpy() + 1) / 2, 0, 1)
-        off = np.abs(parity.load(size)(condition, noise) - expected)
+        off = np.abs(load_any(size)(condition, noise) - expected)
         assert expected.std() > 0.05 and off.max() < {"float32": 1e-4, "float16": 5e-3, "int8": 0.15}[weights]
     with pytest.raises(UserError, match="--size is 8x8: .*several has 16x16, 16x32"):
         made.at(8, 8)

@@ -15,11 +15,11 @@ from codi_tf.checkpoints.stable_diffusion import with_text
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.models.tiny_decoder import TinyDecoder
+from export.build import write_package
 from export.emit.program import SamplerProgram
-from export.package.build import write_package
 from export.package.manifest import read_package
-from export.parity.gate import load
 from export.runtime import run as runner
+from export.runtime.sampler import load_any
 
 S, STEPS = 16, 1
 
@@ -37,7 +37,7 @@ def run(model, folder, format, condition, **options):
     """The artefact's picture for one condition, and Keras'."""
     write_package([SamplerProgram(model, steps=STEPS, height=S, width=S, **options)], folder, format=format)
     made = read_package(folder)
-    image = load(made)(condition[None], gaussian_noise(3, made.latent_shape))
+    image = load_any(made)(condition[None], gaussian_noise(3, made.latent_shape))
     return image[0], model.generate(condition, steps=STEPS, seed=3, **options) / 255
 
 
@@ -94,7 +94,7 @@ def test_a_prompt_is_an_input_where_none_is_given(tmp_path, told, format, layout
     pictures = []
     for prompt in ("make it night", "invert the colors"):
         ids = runner.token_ids(made, prompt)
-        pictures.append(load(made)(condition[None], gaussian_noise(3, made.latent_shape), ids)[0])
+        pictures.append(load_any(made)(condition[None], gaussian_noise(3, made.latent_shape), ids)[0])
         expected = told.generate(condition, steps=2, seed=3, prompt=prompt) / 255
         np.testing.assert_allclose(pictures[-1], expected, atol=1.01 / 255)
     assert np.abs(pictures[0] - pictures[1]).max() > 2 / 255
@@ -125,7 +125,7 @@ def test_a_small_decoder_takes_the_place_of_the_autoencoders(tmp_path, format, l
     vae = sum(v.numpy().nbytes for v in (*base.vae.decoder.variables, *base.vae.post_quant_conv.variables))
     whole = SamplerProgram(make_model(make_base()), steps=STEPS, height=S, width=S).variables_in_use()
     assert figures["weight_bytes"] == sum(v.numpy().nbytes for v in (*whole, *small.variables)) - vae
-    image = load(read_package(tmp_path / "package"))(condition[None], gaussian_noise(3, program.latent_shape))[0]
+    image = load_any(read_package(tmp_path / "package"))(condition[None], gaussian_noise(3, program.latent_shape))[0]
     expected = model.generate(condition, steps=STEPS, seed=3) / 255
     assert expected.std() > 0.02
     np.testing.assert_allclose(image, expected, atol=1.01 / 255)

@@ -11,9 +11,17 @@ from codi_tf.core.errors import UserError
 from export.emit.counting import Counting
 from export.emit.program import SamplerProgram
 from export.emit.sampler import parts
+from export.formats import FORMATS
 from export.formats.onnx.graph import OnnxGraph
 from export.quantization import mixed
-from export.quantization import weights as kept
+from export.quantization.weights import (
+    WEIGHT_FORMATS,
+    WeightFormats,
+    block_size,
+    dequantized,
+    is_quantized,
+    quantize_int4,
+)
 
 
 @pytest.fixture
@@ -23,25 +31,25 @@ def kernel():
 
 @pytest.mark.parametrize("kind, error", [("float32", 0), ("float16", 5e-4), ("int8", 8e-3), ("int4", 0.12)])
 def test_what_is_left_of_a_kernel(kernel, kind, error):
-    left = kept.left_of(kernel, kind)
+    left = dequantized(kernel, kind)
     off = np.sqrt(np.mean(np.square(left - kernel)) / np.mean(np.square(kernel)))
     assert left.shape == kernel.shape and left.dtype == np.float32
     assert error / 4 <= off <= error
-    np.testing.assert_array_equal(kept.left_of(left, kind) if kind != "int4" else left, left)  # nothing more is lost
+    np.testing.assert_array_equal(dequantized(left, kind) if kind != "int4" else left, left)  # nothing more is lost
 
 
 def test_a_scale_belongs_to_one_output_channel(kernel):
     """A channel of large weights does not coarsen the others."""
-    before = kept.left_of(kernel, "int8")
+    before = dequantized(kernel, "int8")
     kernel[..., 3] *= 1000
-    np.testing.assert_array_equal(np.delete(kept.left_of(kernel, "int8"), 3, -1), np.delete(before, 3, -1))
+    np.testing.assert_array_equal(np.delete(dequantized(kernel, "int8"), 3, -1), np.delete(before, 3, -1))
 
 
 def test_four_bits_clip_where_it_pays():
     """Of 63 small weights and a large one, rounding all by the largest is worse than cutting it; and never worse."""
     random = np.random.default_rng(0)
     rows = random.normal(size=(200, 128)).astype("float32")
-    numbers, scales = kept.int4(rows)
+    numbers, scales = quantize_int4(rows)
     assert numbers.shape == (200, 2, 64) and numbers.min() >= -8 and numbers.max() <= 7
     blocks = rows.reshape(200, 2, 64)
     largest = np.abs(blocks).max(2) / 7
@@ -51,19 +59,19 @@ def test_four_bits_clip_where_it_pays():
 
 
 def test_short_rows_have_short_blocks():
-    assert [kept.block_of(width) for width in (3, 16, 17, 36, 64, 1000)] == [16, 16, 32, 64, 64, 64]
-    numbers, scales = kept.int4(np.ones((2, 36), "float32"))
+    assert [block_size(width) for width in (3, 16, 17, 36, 64, 1000)] == [16, 16, 32, 64, 64, 64]
+    numbers, scales = quantize_int4(np.ones((2, 36), "float32"))
     assert numbers.shape == (2, 1, 64) and not numbers[:, :, 36:].any() and scales.shape == (2, 1)
 
 
-@pytest.mark.parametrize("kind", kept.KINDS)
+@pytest.mark.parametrize("kind", WEIGHT_FORMATS)
 @pytest.mark.parametrize("count, narrow", [(1023, {}), (4095, {"int4": "float16"}), (4096, None)])
 def test_small_kernels_keep_their_bits(kind, count, narrow):
     """Under 1024 numbers float32; under 4096 at least eight bits or float16; biases always float32."""
     kernel = keras.Variable(np.zeros((1, count)), name="kernel")
-    expected = {**dict.fromkeys(kept.KINDS, "float32")} if narrow == {} else narrow or {}
-    assert kept.WeightFormats(kind)(kernel) == expected.get(kind, kind)
-    assert kept.WeightFormats(kind)(keras.Variable(np.zeros((1, count)), name="bias")) == "float32"
+    expected = {**dict.fromkeys(WEIGHT_FORMATS, "float32")} if narrow == {} else narrow or {}
+    assert WeightFormats(kind)(kernel) == expected.get(kind, kind)
+    assert WeightFormats(kind)(keras.Variable(np.zeros((1, count)), name="bias")) == "float32"
 
 
 @pytest.fixture(scope="module")
@@ -74,24 +82,24 @@ def program():
 @pytest.fixture
 def one_picture(monkeypatch):
     """The scan looks at one photo: these tests are about what it does with what it sees."""
-    monkeypatch.setattr(mixed, "PICTURES", 1)
+    monkeypatch.setattr(mixed, "IMAGES", 1)
 
 
 def test_mixed_weights_for_a_size(program, one_picture):
     """Within the size; better than the same kinds the other way round; the model keeps its kernels."""
     before = [v.numpy() for v in program.variables_in_use()]
-    whole = {kind: kept.WeightFormats(kind).bytes(program.variables_in_use()) for kind in ("float16", "int4")}
+    whole = {kind: WeightFormats(kind).bytes(program.variables_in_use()) for kind in ("float16", "int4")}
     size = 0.4 * whole["float16"] + 0.6 * whole["int4"]
-    keep = mixed.choose(program, "onnx", size=size)
+    keep = mixed.choose(program, FORMATS["onnx"].mixed_formats, size=size)
     assert 0.9 * size < keep.bytes(program.variables_in_use()) <= size
-    assert set(keep.exceptions.values()) <= {"int8_weight_only", "int4"} and keep.kind == "float16"
+    assert set(keep.exceptions.values()) <= {"int8_weight_only", "int4"} and keep.default == "float16"
     for variable, value in zip(program.variables_in_use(), before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
-    pictures, kernels = mixed._Pictures(program), [v for v in program.variables_in_use() if kept.shrinks(v)]
-    reverse = kept.WeightFormats("float16", _other_way_round(keep, kernels))  # the same kinds, where they cost most
+    pictures, kernels = mixed._Images(program), [v for v in program.variables_in_use() if is_quantized(v)]
+    reverse = WeightFormats("float16", _other_way_round(keep, kernels))  # the same kinds, where they cost most
     assert pictures.psnr(keep, kernels) > pictures.psnr(reverse, kernels) + 3
     with pytest.raises(UserError, match=r"--target-size: 0.0 MB is too little; the weights take 0\.\d MB at least"):
-        mixed.choose(program, "onnx", size=1000)
+        mixed.choose(program, FORMATS["onnx"].mixed_formats, size=1000)
 
 
 def _other_way_round(keep, kernels) -> dict:
@@ -100,12 +108,12 @@ def _other_way_round(keep, kernels) -> dict:
 
 
 def test_mixed_weights_for_a_psnr(program, one_picture):
-    kernels = [v for v in program.variables_in_use() if kept.shrinks(v)]
-    keep, pictures = mixed.choose(program, "onnx", psnr=45.0), mixed._Pictures(program)
+    kernels = [v for v in program.variables_in_use() if is_quantized(v)]
+    keep, pictures = mixed.choose(program, FORMATS["onnx"].mixed_formats, psnr=45.0), mixed._Images(program)
     assert 45 + mixed.MARGIN <= pictures.psnr(keep, kernels) < 60
-    assert keep.bytes(program.variables_in_use()) < kept.WeightFormats("float16").bytes(program.variables_in_use())
+    assert keep.bytes(program.variables_in_use()) < WeightFormats("float16").bytes(program.variables_in_use())
     with pytest.raises(UserError, match="--min-psnr: float16 weights already miss 200 dB"):
-        mixed.choose(program, "onnx", psnr=200.0)
+        mixed.choose(program, FORMATS["onnx"].mixed_formats, psnr=200.0)
 
 
 def test_work_is_counted():

@@ -7,10 +7,10 @@ import math
 import keras
 import pytest
 
+from codi_tf.adapters.controlnet import ControlNet
+from codi_tf.adapters.mu import MuAdapter
 from codi_tf.io.weights import key_of
-from codi_tf.models.adapter import MuAdapter
 from codi_tf.models.autoencoder import AutoencoderKL
-from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.unet import UNet
 
 torch = pytest.importorskip("torch")

@@ -15,6 +15,7 @@ from tiny import tiny_base, tiny_run
 from codi_tf import config
 from codi_tf.cli.train import train
 from codi_tf.core.errors import UserError
+from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.trainers.optimizers import FusedAdamW
 from codi_tf.trainers.trainer import FIRST_SCALE
 from codi_tf.training.states import read_state
@@ -68,7 +69,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(optimizer, poi
 @pytest.mark.parametrize("t", ["shared", "per_sample"])
 def test_micro_batches_give_the_step_of_the_whole_batch(t):
     """The same draws, gradient, clipping, and one optimizer step."""
-    method = config.ConditionalDistillation(t=t, delta=30)
+    method = ConditionalDistillation(t=t, delta=30)
     whole, divided = compiled(method=method), compiled(method=method, accumulate=2)
     logs = [{name: float(v) for name, v in model.train_step(latents()).items()} for model in (whole, divided)]
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)

@@ -12,16 +12,19 @@ from tiny import randomize, tiny_base
 import codi_tf
 from codi_tf import config
 from codi_tf.core.errors import UserError
-from codi_tf.diffusion import losses, sampling
+from codi_tf.diffusion import losses
+from codi_tf.diffusion.halving import Halving, halving_steps
 from codi_tf.diffusion.process import Prediction, coefficients, make_schedule, predict
 from codi_tf.methods.draws import Draws
+from codi_tf.methods.finetune import Finetune
+from codi_tf.methods.guided import Guided
 from codi_tf.methods.networks import denoiser
 from codi_tf.training.states import StateWriter, restore_newest
 
 SCHEDULE = make_schedule("squaredcos_cap_v2")
 RANGE = [1.0, 3.0]
-STAGE_1 = config.Guided(stage=1, guidance=RANGE)
-STAGE_2 = config.Guided(stage=2, guidance=RANGE, steps=[8, 4], updates=2)
+STAGE_1 = Guided(stage=1, guidance=RANGE)
+STAGE_2 = Guided(stage=2, guidance=RANGE, steps=[8, 4], updates=2)
 
 
 def latents(count=3):
@@ -37,7 +40,7 @@ def compiled(model, rate=1e-2):
 
 def stage_1(**options):
     """A model of stage 1 that starts from an adapted network that acts."""
-    tuned = make_model(tiny_base(), method=config.Finetune())
+    tuned = make_model(tiny_base(), method=Finetune())
     return codi_tf.CoDi(tuned.base, tuned.student.adapter, method=STAGE_1, **options)
 
 
@@ -72,12 +75,12 @@ def gaussian_denoiser(mean, deviation, guidance=1.0):
 
 def table(num_steps, **options):
     """The halving steps as tensors, one an example."""
-    fields = zip(*sampling.halving(SCHEDULE, num_steps, **options), strict=True)
+    fields = zip(*halving_steps(SCHEDULE, num_steps, **options), strict=True)
     shaped = []
     for field in fields:
         whole = isinstance(field[0], int)
         shaped.append(np.array(field, "int32") if whole else np.array(field, "float32").reshape(-1, 1, 1, 1))
-    return sampling.Halving(*shaped)
+    return Halving(*shaped)
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
@@ -138,7 +141,7 @@ def test_unknown_spaces_are_refused():
 
 
 def test_a_network_that_takes_the_guidance_starts_as_the_one_that_does_not():
-    tuned = make_model(tiny_base(), method=config.Finetune())
+    tuned = make_model(tiny_base(), method=Finetune())
     noise, c = (value.numpy() for value in latents().values())
     before = denoiser(tuned.base, tuned.student, c, tuned.base.context)(noise, [500]).v_hat
     model = codi_tf.CoDi(tuned.base, tuned.student.adapter, method=STAGE_1)
@@ -181,7 +184,7 @@ def test_stage_1_needs_a_network_that_takes_no_guidance_yet_and_trains_it():
     again = codi_tf.CoDi(model.base, model.student.adapter, method=STAGE_1)
     with pytest.raises(UserError, match="takes the guidance already"):
         compiled(again)
-    tuned = make_model(tiny_base(), method=config.Finetune())
+    tuned = make_model(tiny_base(), method=Finetune())
     with pytest.raises(UserError, match="needs train 'all'"):
         codi_tf.CoDi(tuned.base, tuned.student.adapter, "adapter", method=STAGE_1)
 
@@ -211,7 +214,7 @@ def test_the_steps_of_a_phase_are_its_own():
     for step, count in ((0, 8), (1, 8), (2, 4), (3, 4), (50, 4)):
         drawn, grid = (
             method._draw_steps(x, Draws(0, tf.constant(step, tf.int64))),
-            sampling.halving(method.base.schedule, count),
+            halving_steps(method.base.schedule, count),
         )
         pairs = set(zip(drawn.t.numpy().tolist(), drawn.mid.numpy().tolist(), strict=True))
         assert pairs == {(one.t, one.mid) for one in grid}
@@ -290,7 +293,7 @@ def test_a_bundle_takes_the_guidance_it_was_trained_for(tmp_path):
 
 
 def test_an_undistilled_model_is_guided_by_two_evaluations():
-    model = make_model(tiny_base(), method=config.Finetune(drop_condition=0.1))
+    model = make_model(tiny_base(), method=Finetune(drop_condition=0.1))
     condition = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype("float32")
     noise = np.random.default_rng(1).normal(size=(1, 4, 4, 4)).astype("float32")
     context = tf.constant(model.base.context)
@@ -300,7 +303,7 @@ def test_an_undistilled_model_is_guided_by_two_evaluations():
         for c in (model.encode_condition(condition), tf.zeros_like(model.encode_condition(condition)))
     )
     np.testing.assert_allclose(said.x_hat, 2.0 * told - untold, rtol=1e-4, atol=1e-4)
-    plain = make_model(tiny_base(), method=config.Finetune())
+    plain = make_model(tiny_base(), method=Finetune())
     with pytest.raises(UserError, match="guidance is 2.0: this model was trained without"):
         plain.generate(np.zeros((16, 16, 3), "uint8"), guidance=2.0)
 
@@ -320,5 +323,5 @@ def test_an_undistilled_model_is_guided_by_two_evaluations():
 )
 def test_bad_options_are_refused_in_one_line(options, said):
     with pytest.raises(UserError, match=said) as error:
-        config.Guided(**options)
+        Guided(**options)
     assert "\n" not in str(error.value)

@@ -17,15 +17,16 @@ from safetensors.numpy import load_file, save_file
 from tiny import randomize, tiny_base
 
 import codi_tf
-from codi_tf import config
+from codi_tf.adapters.adapted import AdaptedUNet
+from codi_tf.adapters.mu import MuAdapter
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.io import images
 from codi_tf.io.weights import WEIGHTS
+from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.model import CoDi
-from codi_tf.models.adapter import AdaptedUNet, MuAdapter
 from codi_tf.tasks import make_task
 
 ADAPTER = f"adapter/{WEIGHTS}"
@@ -135,7 +136,7 @@ def test_sampling_is_ddim_with_the_average(model):
 
 
 def test_a_model_trained_with_boundary_scalings_samples_with_them(model):
-    settings = config.ConditionalDistillation(boundary=True)
+    settings = ConditionalDistillation(boundary=True)
     bounded = CoDi(model.base, method=settings)
     bounded.student = model.student
     plain = CoDi(model.base)
@@ -242,7 +243,7 @@ def test_the_networks_are_refused_where_they_do_not_fit():
 
 def test_a_bundle_gives_the_same_images_and_settings(tmp_path):
     task = make_task("super_resolution", scale=2, noise_std=[0.0, 0.5])
-    settings = config.ConditionalDistillation(z_s="predicted", delta=7)
+    settings = ConditionalDistillation(z_s="predicted", delta=7)
     model = CoDi(tiny_base(), method=settings, task=task, ema_decay=0.5, mu_rate=3.0, seed=11, image_size=32)
     randomize(model.student.variables, 4)
     model.save(tmp_path / "bundle", provenance={"steps": 5})

@@ -155,7 +155,7 @@ def test_records_without_the_feature_or_no_example_at_all(tmp_path):
     for i in range(4):
         source.example(i, np.zeros(5, np.float32), S)
     reasons = sorted(line.split(": ")[2] for line in source.unreadable)
-    assert len(reasons) == 2 and reasons[0].startswith("it has no image") and "no tf.train.Example" in reasons[1]
+    assert len(reasons) == 2 and reasons[0].startswith("it has no image") and "not a tf.train.Example" in reasons[1]
     with pytest.raises(UserError, match=r"a\.tfrecord: record at byte 0: it is no tf\.train\.Example"):
         open_source(str(write_tfrecord(tmp_path / "a.tfrecord", payloads[2:])))
 
@@ -174,7 +174,7 @@ def test_names_of_nothing(tmp_path):
     folder = write_files(tmp_path / "images", ["00"])
     with pytest.raises(UserError, match=r"none of the 1 images .*falls in split 'heldout' with heldout_fraction 0\.0"):
         open_source(str(folder), "heldout", heldout_fraction=0.0)
-    with pytest.raises(UserError, match="options behind \\? are for TFRecord files"):
+    with pytest.raises(UserError, match="options after \\? are for TFRecord files"):
         open_source(f"{folder}?image=photo")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from codi_tf.adapters.adapted import AdaptedUNet
+from codi_tf.adapters.controlnet import ControlNet
 from codi_tf.io.weights import state_dict
-from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.models.autoencoder import AutoencoderKL
-from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.unet import UNet
 
 torch = pytest.importorskip("torch")

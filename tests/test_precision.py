@@ -11,12 +11,13 @@ from tiny import tiny_run
 
 import codi_tf
 from codi_tf import config
+from codi_tf.adapters.adapted import AdaptedUNet
+from codi_tf.adapters.controlnet import ControlNet
+from codi_tf.adapters.mu import MuAdapter
 from codi_tf.checkpoints.base import make_unet
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import FORMATS, built_in, make_policy
 from codi_tf.methods.networks import copy_of
-from codi_tf.models.adapter import AdaptedUNet, MuAdapter
-from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.layers import Conv2D
 from codi_tf.trainers.trainer import FIRST_SCALE
 from codi_tf.training.experiment import build_dataset, build_trainer

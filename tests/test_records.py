@@ -143,14 +143,14 @@ def test_a_damaged_length(tmp_path):
     path.write_bytes(data)
     records = index_tfrecord([path])
     assert [records.read(i)["example"] for i in range(len(records))] == whole[:2]
-    assert f"damaged, or no TFRecord file, at byte {start}" == records.damaged[0].reason
+    assert f"damaged, or not a TFRecord file, at byte {start}" == records.damaged[0].reason
     assert records.damaged[0].kept == 2
 
 
 def test_no_tfrecord_file(tmp_path):
     path = tmp_path / "a.tfrecord"
     path.write_bytes(JPG)
-    with pytest.raises(UserError, match=r"no TFRecord record .* in .*a\.tfrecord; .*damaged, or no TFRecord file"):
+    with pytest.raises(UserError, match=r"no TFRecord record .* in .*a\.tfrecord; .*damaged, or not a TFRecord file"):
         index_tfrecord([path])
     with pytest.raises(UserError, match="cannot read TFRecord file .*b.tfrecord: No such file"):
         index_tfrecord([tmp_path / "b.tfrecord"])

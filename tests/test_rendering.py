@@ -104,7 +104,7 @@ def test_tasks_that_need_the_whole_picture_are_made_smaller(monkeypatch, name):
     local = name in ("super_resolution", "real_world", "bicubic", "inpainting")
     assert bool(plan(model, photo(150, 100)).tile) == local
     if not local:
-        with pytest.raises(UserError, match="tile is 80: this model's task needs the whole picture at once"):
+        with pytest.raises(UserError, match="tile is 80: this model's task needs the whole image at once"):
             plan(model, photo(150, 100), tile=80)
 
 
@@ -143,7 +143,7 @@ def test_colors_are_the_photos(model, monkeypatch, tile, color):
 def test_colors_are_for_super_resolution_alone(model, inpainting):
     with pytest.raises(UserError, match="color is 'grey': use one of none, wavelet, adain"):
         render(model, photo(8, 8), color="grey")
-    with pytest.raises(UserError, match="color is wavelet: this model's task does not keep a picture's colors"):
+    with pytest.raises(UserError, match="color is wavelet: this model's task does not keep an image's colors"):
         render(inpainting, with_box(8, 8, slice(4), slice(4)), color="wavelet")
 
 

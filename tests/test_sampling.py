@@ -13,23 +13,14 @@ from ai_edge_litert.interpreter import Interpreter
 
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import process as diffusion
-from codi_tf.diffusion.sampling import (
-    SAMPLERS,
-    consistency_grid,
-    ddim_grid,
-    dpm_grid,
-    few_step,
-    few_step_grid,
-    few_step_trajectory,
-    guided,
-    halving,
-    make_grid,
-    sample,
-    sdedit_grid,
-    sdedit_start,
-    stochastic_grid,
-    trajectory,
-)
+from codi_tf.diffusion.grid import sdedit_grid, sdedit_start
+from codi_tf.diffusion.halving import halving_steps
+from codi_tf.diffusion.samplers import SAMPLERS
+from codi_tf.diffusion.samplers.consistency import consistency_grid
+from codi_tf.diffusion.samplers.ddim import ddim_grid, few_step_grid
+from codi_tf.diffusion.samplers.dpm import dpm_grid
+from codi_tf.diffusion.samplers.stochastic import stochastic_grid
+from codi_tf.diffusion.sampling import few_step, few_step_trajectory, guided, make_grid, sample, trajectory
 
 SCHEDULE = diffusion.make_schedule("scaled_linear")
 MEAN, STD = 0.3, 0.7
@@ -451,7 +442,7 @@ def test_samplers_have_their_names():
     for name in SAMPLERS:
         with pytest.raises(UserError, match="num_steps is 1001"):
             make_grid(name, SCHEDULE, 1001)
-    with pytest.raises(UserError, match="unknown sampler 'euler'; choose one of ddim, dpm"):
+    with pytest.raises(UserError, match="unknown sampler 'euler': known are consistency, ddim, dpm, dpm"):
         make_grid("euler", SCHEDULE, 4)
 
 
@@ -459,7 +450,7 @@ def test_samplers_have_their_names():
 
 
 def test_halving_leads_over_the_middle_of_every_step():
-    pairs = halving(SCHEDULE, 4)
+    pairs = halving_steps(SCHEDULE, 4)
     assert [(pair.t, pair.mid) for pair in pairs] == [(999, 874), (749, 624), (499, 374), (249, 124)]
     assert [pair[6:] for pair in pairs] == [level(s) for s in (749, 499, 249, None)]
     for pair in pairs:
@@ -467,19 +458,19 @@ def test_halving_leads_over_the_middle_of_every_step():
 
 
 def test_halving_for_the_stochastic_sampler_leads_over_the_next_time():
-    pairs = halving(SCHEDULE, 4, stochastic=True)
+    pairs = halving_steps(SCHEDULE, 4, stochastic=True)
     assert [(pair.t, pair.mid) for pair in pairs] == [(999, 749), (749, 499), (499, 249), (249, 124)]
     assert [pair[6:] for pair in pairs] == [level(s) for s in (499, 249, None, None)]
     for pair, step in zip(pairs, stochastic_grid(SCHEDULE, 4).steps, strict=True):  # the same DDIM step, without noise
         kept = step.alpha_s / pair.alpha_s * pair.sigma_s
         assert (pair.t, kept) == (step.t, pytest.approx(step.sigma_s, rel=1e-12))
-    assert halving(SCHEDULE, 1, stochastic=True) == halving(SCHEDULE, 1)
+    assert halving_steps(SCHEDULE, 1, stochastic=True) == halving_steps(SCHEDULE, 1)
 
 
 @pytest.mark.parametrize("num_steps", [1, 3, 4, 333])
 def test_a_teachers_grid_is_the_halved_one(num_steps):
     """Two steps of the teacher's grid are one pair, whatever the rounding of the times."""
-    pairs = halving(SCHEDULE, num_steps)
+    pairs = halving_steps(SCHEDULE, num_steps)
     teacher = few_step_grid(SCHEDULE, 2 * num_steps).steps
     assert [pair[:3] for pair in pairs] == [step[:3] for step in teacher[::2]]
     assert [pair[3:6] for pair in pairs] == [step[:3] for step in teacher[1::2]]
@@ -491,7 +482,7 @@ def test_a_teachers_grid_is_the_halved_one(num_steps):
 def test_one_step_with_the_halved_target_is_two_steps_of_the_teacher(num_steps, stochastic):
     """And the target is a mean of what the teacher said, weighted by the ways in alpha / sigma."""
     teacher = gaussian_denoiser()
-    for pair in halving(SCHEDULE, num_steps, stochastic=stochastic):
+    for pair in halving_steps(SCHEDULE, num_steps, stochastic=stochastic):
         z_t = tf.constant(noise())
         first = teacher(z_t, pair.t)
         second = teacher(diffusion.ddim_step(first, pair.alpha_mid, pair.sigma_mid), pair.mid)
@@ -514,7 +505,7 @@ def test_one_step_with_the_halved_target_is_two_steps_of_the_teacher(num_steps, 
 @pytest.mark.parametrize("num_steps", [0, 501, 2.0])
 def test_halving_refuses_more_steps_than_there_are_times_between(num_steps):
     with pytest.raises(UserError, match=f"num_steps is {num_steps}; it must be a whole number from 1 to 500"):
-        halving(SCHEDULE, num_steps)
+        halving_steps(SCHEDULE, num_steps)
 
 
 # --- image to image

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import process as diffusion
-from codi_tf.diffusion.sampling import sample, sdedit_grid, sdedit_start, trajectory
-from codi_tf.diffusion.scheduler_config import SCHEDULERS, check_scheduler, make_schedule_of, sampler_grid
+from codi_tf.diffusion.grid import sdedit_grid, sdedit_start
+from codi_tf.diffusion.sampling import make_checkpoint_grid, sample, trajectory
+from codi_tf.diffusion.scheduler_config import SCHEDULERS, check_scheduler, make_schedule_of
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -113,7 +114,7 @@ def test_times_are_diffusers(name, sampler):
     for num_steps in range(1, 61):
         scheduler = theirs(name, sampler)
         scheduler.set_timesteps(num_steps)
-        times = [step.t for step in sampler_grid(CONFIGS[name], schedule, sampler, num_steps).steps]
+        times = [step.t for step in make_checkpoint_grid(sampler, CONFIGS[name], schedule, num_steps).steps]
         if name == "trailing" and num_steps == 48:
             assert np.abs(np.subtract(times, scheduler.timesteps)).max() == 1
         else:
@@ -133,7 +134,7 @@ def test_samples_are_diffusers(name, sampler, prediction_type):
         for t in scheduler.timesteps:
             output = network(z.numpy(), int(t), schedule, prediction_type)
             z = scheduler.step(torch.from_numpy(output), t, z).prev_sample
-        grid = sampler_grid(config, schedule, sampler, num_steps)
+        grid = make_checkpoint_grid(sampler, config, schedule, num_steps)
         got = sample(denoiser(schedule, prediction_type), tf.constant(noise()), grid)
         np.testing.assert_allclose(got, z, rtol=0, atol=2e-4 * np.abs(z).max())
 
@@ -147,7 +148,9 @@ def test_steps_are_diffusers(name, sampler):
         scheduler = theirs(name, sampler)
         scheduler.set_timesteps(num_steps)
         z = noise()
-        steps = trajectory(denoiser(schedule, kind), tf.constant(z), sampler_grid(config, schedule, sampler, num_steps))
+        steps = trajectory(
+            denoiser(schedule, kind), tf.constant(z), make_checkpoint_grid(sampler, config, schedule, num_steps)
+        )
         for t, (_, z_s) in zip(scheduler.timesteps, steps, strict=True):
             output = network(z, int(t), schedule, kind)
             expected = scheduler.step(torch.from_numpy(output), t, torch.from_numpy(z)).prev_sample.numpy()
@@ -172,7 +175,7 @@ def test_image_to_image_is_diffusers(sampler, strength):
         z = scheduler.add_noise(torch.from_numpy(x), torch.from_numpy(noise()), times[:1])
         for t in times:
             z = scheduler.step(torch.from_numpy(network(z.numpy(), int(t), schedule, "epsilon")), t, z).prev_sample
-        grid = sdedit_grid(sampler_grid(config, schedule, sampler, num_steps), strength)
+        grid = sdedit_grid(make_checkpoint_grid(sampler, config, schedule, num_steps), strength)
         got = sample(denoiser(schedule, "epsilon"), sdedit_start(tf.constant(x), tf.constant(noise()), grid), grid)
         np.testing.assert_allclose(got, z, rtol=0, atol=2e-4 * np.abs(z).max())
 
@@ -210,7 +213,7 @@ def test_clipping_is_turned_off_as_the_pipeline_does_it():
         config = {**STABLE_DIFFUSION, "clip_sample": said}
         schedule = make_schedule_of(config)
         np.testing.assert_array_equal(schedule.alpha, expected.alpha)
-        grids = [sampler_grid(c, schedule, "ddim", 4) for c in (config, STABLE_DIFFUSION)]
+        grids = [make_checkpoint_grid("ddim", c, schedule, 4) for c in (config, STABLE_DIFFUSION)]
         assert [step.t for step in grids[0].steps] == [step.t for step in grids[1].steps]
 
 
@@ -231,16 +234,16 @@ def test_refuses_other_solvers_only_where_they_matter(change, message):
     """DDIM has none of these keys: a checkpoint that is meant for another solver is not refused as such."""
     config = {**STABLE_DIFFUSION, **change}
     schedule = make_schedule_of(config)
-    assert len(sampler_grid(config, schedule, "ddim", 4).steps) == 4
+    assert len(make_checkpoint_grid("ddim", config, schedule, 4).steps) == 4
     for sampler in ("dpm", "dpm++"):
         with pytest.raises(UserError, match=message):
-            sampler_grid(config, schedule, sampler, 4)
+            make_checkpoint_grid(sampler, config, schedule, 4)
 
 
 def test_refuses_unknown_samplers_and_too_many_steps():
     schedule = make_schedule_of(STABLE_DIFFUSION)
-    with pytest.raises(UserError, match="unknown sampler 'euler'; choose one of dpm.*, ddim"):
-        sampler_grid(STABLE_DIFFUSION, schedule, "euler", 4)
+    with pytest.raises(UserError, match="unknown sampler 'euler': known are ddim, dpm, dpm"):
+        make_checkpoint_grid("euler", STABLE_DIFFUSION, schedule, 4)
     for sampler, num_steps in (
         ("ddim", 1000),
         ("dpm", 1000),
@@ -251,7 +254,7 @@ def test_refuses_unknown_samplers_and_too_many_steps():
     ):
         config = {**STABLE_DIFFUSION, "timestep_spacing": "leading"}
         with pytest.raises(UserError, match=f"num_steps is {num_steps}"):
-            sampler_grid(config, schedule, sampler, num_steps)
+            make_checkpoint_grid(sampler, config, schedule, num_steps)
 
 
 def test_all_named_schedulers_are_diffusers_own_and_read():

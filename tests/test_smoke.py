@@ -15,8 +15,10 @@ from tiny import tiny_base
 import codi_tf
 from codi_tf import config
 from codi_tf.checkpoints.folder import save_base
-from codi_tf.diffusion.sampling import SAMPLERS
+from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation.features import FeatureNetwork, save_features
+from codi_tf.methods.finetune import Finetune
+from codi_tf.methods.guided import Guided
 from codi_tf.training.experiment import build_trainer, save_result
 
 STAGE_1 = {"name": "guided", "stage": 1, "guidance": [1.0, 2.0]}
@@ -63,9 +65,9 @@ def starts(tmp_path_factory):
         (folder / name).mkdir()
         scheduler = {**SCHEDULER, "prediction_type": prediction_type}
         save_base(dataclasses.replace(tiny_base(), scheduler=scheduler), folder / name)
-    tuned = make_model(tiny_base(), method=config.Finetune(drop_condition=0.1))
+    tuned = make_model(tiny_base(), method=Finetune(drop_condition=0.1))
     tuned.save(folder / "tuned")
-    guided = config.Guided(stage=1, guidance=STAGE_1["guidance"])
+    guided = Guided(stage=1, guidance=STAGE_1["guidance"])
     codi_tf.CoDi(tuned.base, tuned.student.adapter, method=guided, image_size=16).save(folder / "guided")
     keras.utils.set_random_seed(0)
     features = FeatureNetwork(num_photos=2, widths=(4, 4, 4, 4, 4), name="features")
@@ -92,7 +94,7 @@ def condition():
 def learn(trainer):
     """Two steps: finite, with a gradient, and what is trained moves, nothing else."""
     student, base = trainer.student, trainer.method.base
-    frozen = getattr(trainer.method, "frozen", None)
+    frozen = trainer.method.frozen
     variables = [*student.variables, *base.vae.variables, *([] if frozen is None else frozen.variables)]
     before = [variable.numpy() for variable in variables]
     batch = latents("latent", *(() if student.adapter is None else ("condition_latent",)))

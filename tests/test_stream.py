@@ -14,7 +14,7 @@ from shards import encoded, picture, write_tar
 
 from codi_tf import data
 from codi_tf.core.errors import UserError, user_errors
-from codi_tf.data.decoding import Picture, pixels, window_side
+from codi_tf.data.decoding import EncodedImage, pixels, window_side
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable, image_files, index_files, index_webdataset
 from codi_tf.data.stream import Stream, warn_of_unreadable
@@ -146,9 +146,9 @@ def test_a_large_jpeg_is_decoded_small(tmp_path):
     y, x = np.mgrid[:1200, :1600]
     smooth = np.stack([127 + 120 * np.sin(y / 90), 127 + 120 * np.cos(x / 70), (x + y) / 11], axis=-1).astype(np.uint8)
     payload = encoded(smooth, "JPEG", quality=95)
-    assert Picture(payload).shrunk(1.9).size == (1600, 1200)
-    assert Picture(payload).shrunk(4.0).size == (400, 300)
-    assert Picture(payload).shrunk(7.9).size == (400, 300)
+    assert EncodedImage(payload).shrunk(1.9).size == (1600, 1200)
+    assert EncodedImage(payload).shrunk(4.0).size == (400, 300)
+    assert EncodedImage(payload).shrunk(7.9).size == (400, 300)
     jpeg, png = (stream_of(tmp_path, {f"a.{kind}": p}) for kind, p in (("jpg", payload), ("png", encoded(smooth))))
     (tmp_path / "png").mkdir()
     jpeg = stream_of(tmp_path, {"a.jpg": payload})
@@ -183,7 +183,7 @@ def test_any_mode_is_read_as_images_reads_it(tmp_path, image, kind, options):
     path = tmp_path / f"a.{kind.lower()}"
     image.save(path, kind, **options)
     expected = images.to_uint8(images.read_image(path))
-    opened = Picture(path.read_bytes())
+    opened = EncodedImage(path.read_bytes())
     assert opened.size == expected.shape[:2]
     np.testing.assert_array_equal(pixels(opened.shrunk(1.0)), expected)
 
@@ -192,7 +192,7 @@ def test_values_of_unknown_range():
     buffer = io.BytesIO()
     Image.fromarray(np.full((20, 20), 7.0, np.float32)).save(buffer, "TIFF")
     with pytest.raises(Unreadable, match="mode F with values 7.0 to 7.0, not 0 to 1"):
-        pixels(Picture(buffer.getvalue()).shrunk(1.0))
+        pixels(EncodedImage(buffer.getvalue()).shrunk(1.0))
 
 
 # --- texts, and what lies beside
@@ -410,14 +410,16 @@ def test_damaged_shards_are_named(tmp_path):
     records = index_webdataset([whole, short])
     kept = len(records) - 2
     assert 5 <= kept < 20
-    named = rf"1 of 2 shards .*short\.tar: cut off at byte \d+, after {kept} records; how many are lost is not known"
+    named = (
+        rf"1 of 2 shards .*short\.tar: cut off at byte \d+, after {kept} records; the number of lost records is unknown"
+    )
     with pytest.warns(UserWarning, match=named):
         warn_of_damage(records.damaged, 2, 0.5)
     with pytest.raises(
         UserError, match=rf"more than max_unreadable 0\.49 allows: .*short\.tar: .*{kept} records; .*copy"
     ):
         warn_of_damage(records.damaged, 2, 0.49)
-    with pytest.raises(UserError, match=r"1 of 1 shards are damaged, none is whole: .*short\.tar"):
+    with pytest.raises(UserError, match=r"1 of 1 shards are damaged, none is intact: .*short\.tar"):
         warn_of_damage(records.damaged, 1, 1.0)
     warn_of_damage((), 1, 0.0)
 

@@ -171,7 +171,7 @@ def test_a_cache_is_trained_on_when_its_pictures_are_gone(parts, tmp_path):
     with pytest.warns(UserWarning) as caught:
         result = train(config.from_dict(on_cache), tmp_path / "run")
     (line,) = (str(one.message) for one in caught if one.category is UserWarning)
-    assert line.startswith("this run goes without held-out pictures and condition_use: ") and "1.tar" in line
+    assert line.startswith("this run has no held-out images and no condition_use: ") and "1.tar" in line
     assert (result / "codi.json").is_file() and "\n" not in line
     scalars = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert "loss" in scalars and "mu_mean" in scalars and "condition_use" not in scalars

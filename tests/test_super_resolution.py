@@ -250,7 +250,7 @@ def test_make_task():
 def test_make_task_lists_what_is_valid():
     with pytest.raises(
         UserError,
-        match="unknown task 'sharpen'; valid tasks: bicubic, depth, editing, inpainting, real_world, super_resolution",
+        match="unknown task 'sharpen': known are bicubic, depth, editing, inpainting, real_world, super_resolution; ",
     ):
         make_task("sharpen")
     with pytest.raises(UserError, match="'factor'; valid options: scale, blur_sigma, noise_std, jpeg_quality"):

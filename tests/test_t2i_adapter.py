@@ -13,12 +13,11 @@ from conftest import SCHEDULER, UNET, VAE, make_base
 from tiny import randomize
 
 import codi_tf
+from codi_tf.adapters.adapted import AdaptedUNet
+from codi_tf.adapters.t2i import T2I_ADAPTER, T2IAdapter, load_t2i_adapter
 from codi_tf.checkpoints.base import Base, make_autoencoder
-from codi_tf.checkpoints.t2i_adapter import T2I_ADAPTER, load_t2i_adapter, save_t2i_adapter
 from codi_tf.core.errors import UserError
 from codi_tf.io.weights import read_json, shapes_of, state_dict, write_json
-from codi_tf.models.adapter import AdaptedUNet
-from codi_tf.models.t2i_adapter import T2IAdapter
 from codi_tf.models.unet import UNet
 
 torch = pytest.importorskip("torch")
@@ -175,7 +174,7 @@ def test_levels_without_attention_take_their_residual_before_they_get_smaller():
 def test_its_folder_is_diffusers_folder_bit_for_bit(config, tmp_path):
     adapter = make_adapter(config)
     randomize(adapter.variables)
-    save_t2i_adapter(adapter, tmp_path / "ours")
+    adapter.write(tmp_path / "ours")
     peer = diffusers.T2IAdapter.from_pretrained(tmp_path / "ours")
     assert {key: peer.config[key] for key in adapter.get_config() if key != "name"} == {
         key: list(value) if isinstance(value, tuple) else value
@@ -199,7 +198,7 @@ def test_its_folder_is_diffusers_folder_bit_for_bit(config, tmp_path):
 def test_half_precision_on_disk_and_in_computation(tmp_path):
     adapter = make_adapter(LIGHT)
     randomize(adapter.variables)
-    save_t2i_adapter(adapter, tmp_path / "half", dtype="float16")
+    adapter.write(tmp_path / "half", dtype="float16")
     peer = diffusers.T2IAdapter.from_pretrained(tmp_path / "half", torch_dtype=torch.float16)
     for key, value in state_dict(adapter).items():
         np.testing.assert_array_equal(peer.state_dict()[key].numpy(), value.astype("float16"), err_msg=key)
@@ -223,7 +222,7 @@ def test_half_precision_on_disk_and_in_computation(tmp_path):
     ],
 )
 def test_other_adapters_are_refused(key, value, message, tmp_path):
-    save_t2i_adapter(make_adapter(LIGHT), tmp_path)
+    make_adapter(LIGHT).write(tmp_path)
     write_json(tmp_path / "config.json", {**read_json(tmp_path / "config.json"), key: value})
     with pytest.raises(UserError, match=message):
         load_t2i_adapter(tmp_path)

@@ -13,7 +13,7 @@ import codi_tf
 from codi_tf.checkpoints.base import Base, make_unet
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
-from codi_tf.diffusion.sampling import sdedit_grid, sdedit_start
+from codi_tf.diffusion.grid import sdedit_grid, sdedit_start
 from codi_tf.inference import rendering
 from codi_tf.inference.text_to_image import TextToImage
 

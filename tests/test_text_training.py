@@ -9,11 +9,13 @@ from tiny import randomize, tiny_base
 from tiny_pipeline import save_pipeline
 
 import codi_tf
-from codi_tf import config, data
+from codi_tf import data
 from codi_tf.checkpoints.stable_diffusion import with_text
 from codi_tf.core.errors import UserError
 from codi_tf.data.precompute import embed_once, latent_batches
+from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.methods.draws import Draws
+from codi_tf.methods.finetune import Finetune
 from codi_tf.methods.networks import denoiser, dropped, encoded
 from codi_tf.tasks import make_task
 
@@ -76,7 +78,7 @@ def test_without_a_tokenizer_texts_are_left_out():
 def test_data_without_texts_say_so(base):
     with pytest.raises(UserError, match=r"no prompt beside their images \(they have: image\)"):
         data.batches(PHOTOS, TASK, image_size=S, batch_size=2, seed=0, tokenizer=base.tokenizer)
-    with pytest.raises(UserError, match="photo grey has no prompt"):
+    with pytest.raises(UserError, match="image grey has no prompt"):
         data.Photos(PHOTOS, prompts={"dark": "", "light": ""})
 
 
@@ -102,7 +104,7 @@ def test_tokens_and_embeddings_made_once_give_the_same_context(base):
 
 def test_more_texts_than_are_kept_are_embedded_in_every_step(base, monkeypatch):
     """The loss is that with their embeddings."""
-    model = model_of(base, method=config.Finetune())
+    model = model_of(base, method=Finetune())
     model.compile(optimizer="sgd")
     x, c = np.random.default_rng(0).normal(size=(2, 2, 8, 8, 4)).astype("float32")
     examples = {"latent": x, "condition_latent": c, "tokens": base.tokenizer(["a cat", "two dogs"])}
@@ -123,7 +125,7 @@ def test_more_texts_than_are_kept_are_embedded_in_every_step(base, monkeypatch):
 
 def test_the_empty_prompt_is_embedded_once(base):
     """Steps that drop prompts and a model that is given none take the same array."""
-    model = model_of(base, method=config.Finetune(drop_prompt=0.5))
+    model = model_of(base, method=Finetune(drop_prompt=0.5))
     model.compile(optimizer="sgd")
     encoder, asked = base.text_encoder, []
     base.text_encoder = lambda tokens: asked.append(np.array(tokens)) or encoder(tokens)
@@ -152,7 +154,7 @@ def test_examples_of_an_interval_are_dropped():
     assert dropped(values, empty, u, 0.1, 0.1) is values
 
 
-@pytest.mark.parametrize("method", [config.Finetune, config.ConditionalDistillation])
+@pytest.mark.parametrize("method", [Finetune, ConditionalDistillation])
 def test_prompts_are_dropped_at_the_rate(base, method):
     """The loss of an example whose prompt was dropped is that with the empty prompt: so each tells which it was."""
     count, share = 64, 0.4
@@ -174,7 +176,7 @@ def test_prompts_are_dropped_at_the_rate(base, method):
 def test_half_of_what_is_dropped_loses_both(base):
     """InstructPix2Pix: 5 % without the picture, 5 % without the instruction, 5 % without both."""
     count = 400
-    model = model_of(base, method=config.Finetune(drop_condition=0.4, drop_prompt=0.4))
+    model = model_of(base, method=Finetune(drop_condition=0.4, drop_prompt=0.4))
     model.compile(optimizer="sgd")
     x = np.random.default_rng(0).normal(size=(count, 2, 2, 4)).astype("float32")
     seen = {}
@@ -193,7 +195,7 @@ def test_half_of_what_is_dropped_loses_both(base):
     np.testing.assert_allclose(shares, 0.2, atol=0.08)  # four standard deviations
 
 
-@pytest.mark.parametrize("method", [config.ConditionalDistillation(delta=30), config.Finetune()])
+@pytest.mark.parametrize("method", [ConditionalDistillation(delta=30), Finetune()])
 def test_the_text_s_own_context_enters_the_loss(base, method):
     """The loss of a batch with tokens is that of the same batch with the context given; another text gives another."""
     model = model_of(base, method=method)
@@ -216,7 +218,7 @@ def test_the_text_s_own_context_enters_the_loss(base, method):
 
 def test_guidance_by_condition_and_prompt_is_the_sum_of_three_answers(base):
     """e(0, 0) + g_c (e(c, 0) - e(0, 0)) + g_p (e(c, p) - e(c, 0)), each answer asked for by itself."""
-    method = config.Finetune(drop_condition=0.1, drop_prompt=0.1)
+    method = Finetune(drop_condition=0.1, drop_prompt=0.1)
     model = model_of(base, method=method)
     random = np.random.default_rng(0)
     condition = tf.constant(random.uniform(-1, 1, (2, S, S, 3)).astype("float32"))
@@ -244,7 +246,7 @@ def test_guidance_by_condition_and_prompt_is_the_sum_of_three_answers(base):
 
 
 def test_generating_with_both_guidances(base):
-    model = model_of(base, method=config.Finetune(drop_condition=0.1, drop_prompt=0.1))
+    model = model_of(base, method=Finetune(drop_condition=0.1, drop_prompt=0.1))
     condition = np.random.default_rng(0).uniform(size=(S, S, 3))
     plain, guided = (
         model.generate(condition, "a cat", steps=2, **options)
@@ -259,7 +261,7 @@ def test_a_useless_text_guidance_is_refused(base):
     plain = model_of(base)
     with pytest.raises(UserError, match="text_guidance is 3.0: this model was trained without"):
         plain.generate(condition, "a cat", text_guidance=3.0)
-    told = model_of(base, method=config.Finetune(drop_prompt=0.1))
+    told = model_of(base, method=Finetune(drop_prompt=0.1))
     with pytest.raises(UserError, match="text_guidance is 3.0: there is no prompt"):
         told.generate(condition, text_guidance=3.0)
     with pytest.raises(UserError, match="text_guidance is nan"):

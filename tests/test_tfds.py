@@ -164,7 +164,7 @@ def test_triplets(tmp_path):
 
 
 def test_pictures_without_their_edits(data_dir):
-    with pytest.raises(UserError, match=r"has no pictures before the edits; .* \?source=FEATURE&image=FEATURE&text="):
+    with pytest.raises(UserError, match=r"has no images before the edits; .* \?source=FEATURE&image=FEATURE&text="):
         open_triplets(f"tfds:small_pairs?data_dir={data_dir}")
     source = open_triplets(f"tfds:small_pairs?data_dir={data_dir}&source=lr", "heldout")
     assert set(source.provides) == {"source", "prompt"} and len(source) == COUNTS["validation"]

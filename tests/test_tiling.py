@@ -12,7 +12,6 @@ from scipy import ndimage
 from tiny import randomize, tiny_base
 
 import codi_tf
-from codi_tf import config
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.data import load_photos
@@ -21,6 +20,9 @@ from codi_tf.diffusion.sampling import make_grid, trajectory
 from codi_tf.inference.tiles import blended, starts, tiles, window
 from codi_tf.inference.tiling import generate_tiled, tiled_denoiser
 from codi_tf.io.images import resize
+from codi_tf.methods.codi import ConditionalDistillation
+from codi_tf.methods.finetune import Finetune
+from codi_tf.methods.guided import Guided
 from codi_tf.tasks import make_task
 
 UNDISTILLED = Path(codi_tf.__file__).parents[1] / "assets" / "photos-base" / "undistilled"
@@ -98,8 +100,8 @@ def test_blended_parts_of_a_field_are_the_field_in_any_order():
 
 def models():
     """What tiles have to mind: the adapters, masks, boundary scalings, guidance given and guidance by two calls."""
-    tuned = make_model(tiny_base(), method=config.Finetune())
-    stage_1 = config.Guided(stage=1, guidance=[1.0, 3.0])
+    tuned = make_model(tiny_base(), method=Finetune())
+    stage_1 = Guided(stage=1, guidance=[1.0, 3.0])
     guided = codi_tf.CoDi(tuned.base, tuned.student.adapter, method=stage_1)
     randomize(guided.student.unet.time_embedding.cond_proj.variables)
     yield "mu", make_model(make_base()), {}
@@ -108,9 +110,9 @@ def models():
         randomize(model.student.adapter.variables)
         yield adapter, model, {}
     yield "inpainting", make_model(tiny_base(), task=make_task("inpainting")), {}
-    yield "boundary", make_model(tiny_base(), method=config.ConditionalDistillation(boundary=True)), {}
+    yield "boundary", make_model(tiny_base(), method=ConditionalDistillation(boundary=True)), {}
     yield "takes guidance", guided, {"guidance": 2.5}
-    yield "guided", make_model(tiny_base(), method=config.Finetune(drop_condition=0.1)), {"guidance": 3.0}
+    yield "guided", make_model(tiny_base(), method=Finetune(drop_condition=0.1)), {"guidance": 3.0}
 
 
 MODELS = {name: (model, options) for name, model, options in models()}
@@ -201,14 +203,14 @@ def test_a_prompt_and_its_guidance_reach_every_tile(tmp_path):
     from tiny_pipeline import save_pipeline
 
     base = codi_tf.load_stable_diffusion(save_pipeline(tmp_path / "sd", "1.x"))
-    model = codi_tf.CoDi(base, method=config.Finetune(drop_prompt=0.1), train="adapter")
+    model = codi_tf.CoDi(base, method=Finetune(drop_prompt=0.1), train="adapter")
     randomize(model.student.adapter.variables)
     shared = {"steps": 1, "prompt": "a cat", "text_guidance": 4.0}
     made = generate_tiled(model, photo(16, 16), tile=16, overlap=8, **shared).astype(int)
     np.testing.assert_allclose(made, model.generate(photo(16, 16), **shared), atol=1)
     for other in ({"prompt": "two dogs"}, {"text_guidance": 1.0}, {"prompt": None, "text_guidance": 1.0}):
         assert np.abs(made - model.generate(photo(16, 16), **{**shared, **other})).max() > 2
-    with pytest.raises(UserError, match="2 prompts for one photo"):
+    with pytest.raises(UserError, match="2 prompts for one image"):
         generate_tiled(model, photo(16, 16), tile=16, overlap=8, prompt=["a cat", "two dogs"])
     with pytest.raises(UserError, match="text_guidance is 4.0: there is no prompt"):
         generate_tiled(model, photo(16, 16), tile=16, overlap=8, text_guidance=4.0)
@@ -262,25 +264,25 @@ def test_no_seams():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile": 20}, "tile is 20: the networks want multiples of 8, such as 16"),
+        ({"tile": 20}, "tile is 20: the networks take multiples of 8, such as 16"),
         ({"tile": 0}, "tile is 0: it must be a whole number from 8"),
         ({"tile": 16.0}, "tile is 16.0: it must be a whole number"),
-        ({"overlap": 3}, "overlap is 3: the networks want multiples of 8, such as 8"),
+        ({"overlap": 3}, "overlap is 3: the networks take multiples of 8, such as 8"),
         ({"overlap": -8}, "overlap is -8"),
         ({"overlap": 16}, "overlap is 16: it must be below tile, 16"),
         ({"steps": 0}, "steps is 0"),
         ({"sampler": "euler"}, "unknown sampler 'euler'"),
         ({"guidance": 2.0}, "guidance is 2.0: this model was trained without"),
         ({"prompt": "a cat"}, "no text encoder"),
-        ({"photo": np.zeros((1, 16, 16, 3), np.uint8)}, "tiles are made of one photo"),
-        ({"photo": np.zeros((16, 16, 4), np.uint8)}, r"photo has shape \(16, 16, 4\)"),
+        ({"image": np.zeros((1, 16, 16, 3), np.uint8)}, "tiles are made of one image"),
+        ({"image": np.zeros((16, 16, 4), np.uint8)}, r"image has shape \(16, 16, 4\)"),
     ],
 )
 def test_mistakes(options, message):
     model, _ = MODELS["mu"]
-    options = {"photo": photo(16, 16), "tile": 16, "overlap": 8, **options}
+    options = {"image": photo(16, 16), "tile": 16, "overlap": 8, **options}
     with pytest.raises(UserError, match=message) as caught:
-        generate_tiled(model, options.pop("photo"), **options)
+        generate_tiled(model, options.pop("image"), **options)
     assert "\n" not in str(caught.value)
 
 

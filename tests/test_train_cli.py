@@ -91,7 +91,7 @@ def test_a_run_says_at_its_end_what_it_could_not_read(monkeypatch, capsys, tmp_p
     status, out, err = run(monkeypatch, capsys, settings, *overrides, *allowed)
     assert status == 0
     (line,) = (line for line in err.splitlines() if line.startswith("warning: "))
-    assert " records were unreadable, others took their places: " in line and line.count("a.tar: ") == 3
+    assert " records were unreadable and replaced by others: " in line and line.count("a.tar: ") == 3
 
 
 def test_a_missing_file_in_a_process_of_its_own(tmp_path):

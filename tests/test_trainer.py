@@ -12,14 +12,14 @@ import tensorflow as tf
 from conftest import SCHEDULER, VAE, make_model
 from tiny import UNET, tiny_base
 
-from codi_tf import config
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import make_autoencoder
 from codi_tf.diffusion.process import coefficients, predict
-from codi_tf.methods.autoencoder import AutoencoderMethod
-from codi_tf.methods.codi import CodiMethod
+from codi_tf.methods.autoencoder import Autoencoder, AutoencoderMethod
+from codi_tf.methods.codi import CodiMethod, ConditionalDistillation
 from codi_tf.methods.draws import Draws
-from codi_tf.methods.finetune import FinetuneMethod
-from codi_tf.models.adapter import AdaptedUNet
+from codi_tf.methods.finetune import Finetune, FinetuneMethod
+from codi_tf.methods.pretrain import Pretrain
 from codi_tf.trainers.trainer import Trainer
 
 GAMMA = 0.9
@@ -86,10 +86,10 @@ class Recorded(AdaptedUNet):
 def recorded_terms(model, batch, *, settings=None, seed=0, step=0, perceptual=None):
     """(terms of the loss, student, target), with what both networks saw."""
     student = Recorded(model.student.unet, model.student.adapter)
-    if isinstance(settings, config.Finetune):
+    if isinstance(settings, Finetune):
         method, target = FinetuneMethod(settings, model.base, student), None
     else:
-        method = CodiMethod(settings or config.ConditionalDistillation(), model.base, student, perceptual)
+        method = CodiMethod(settings or ConditionalDistillation(), model.base, student, perceptual)
         method.start_average()  # makes the frozen network, too
         method.target = target = Recorded(model.average.unet, model.average.adapter)
     terms = {name: term.numpy() for name, term in method.loss_terms(batch, Draws(seed, step)).items()}
@@ -199,7 +199,7 @@ def test_images_are_encoded_by_the_frozen_autoencoder(untrained):
 
 @pytest.mark.parametrize("z_s", ["own", "predicted"])
 def test_z_s_depends_on_the_trained_adapter(untrained, z_s):
-    settings = config.ConditionalDistillation(z_s=z_s, delta=50)
+    settings = ConditionalDistillation(z_s=z_s, delta=50)
     base, batch = untrained.base, latents()
     _, student, target = recorded_terms(untrained, batch, settings=settings)
     t, s = int(student.t[0]), int(target.t[0])
@@ -221,7 +221,7 @@ def test_z_s_depends_on_the_trained_adapter(untrained, z_s):
 
 def test_z_s_frozen_follows_the_adapted_network_as_it_was_before_training(untrained):
     student = Recorded(untrained.student.unet, untrained.student.adapter)
-    method = CodiMethod(config.ConditionalDistillation(z_s="frozen", delta=50), untrained.base, student)
+    method = CodiMethod(ConditionalDistillation(z_s="frozen", delta=50), untrained.base, student)
     method.start_average()
     method.target = target = Recorded(untrained.average.unet, untrained.average.adapter)
     method.loss_terms(latents(), Draws(0, 0))
@@ -245,7 +245,7 @@ def test_z_s_frozen_follows_the_adapted_network_as_it_was_before_training(untrai
 def test_one_time_for_the_batch_or_one_for_each_example(untrained):
     _, student, target = recorded_terms(untrained, latents())
     assert student.t.shape == target.t.shape == (1,)
-    per_sample = config.ConditionalDistillation(t="per_sample", delta=7)
+    per_sample = ConditionalDistillation(t="per_sample", delta=7)
     _, student, target = recorded_terms(untrained, latents(3), settings=per_sample)
     assert student.t.shape == (3,) and len(set(student.t)) > 1
     np.testing.assert_array_equal(target.t, np.maximum(student.t - 7, 0))
@@ -288,7 +288,7 @@ def test_the_times_of_codi_start_at_1_and_those_of_finetuning_at_0(untrained):
     model.average = untrained.average
     seen = {int(recorded_terms(model, latents(1), step=step)[1].t[0]) for step in range(4)}
     assert seen == {1}
-    _, student, _ = recorded_terms(model, latents(16), settings=config.Finetune())
+    _, student, _ = recorded_terms(model, latents(16), settings=Finetune())
     assert set(student.t) == {0, 1}
 
 
@@ -300,7 +300,7 @@ def test_guidance_is_the_distance_that_was_chosen(untrained, guidance):
     def halves(images):
         return [images[..., :1], 2.0 * images[..., 1:]]
 
-    settings = config.ConditionalDistillation(guidance=guidance, guidance_weight=0.5, features="a folder")
+    settings = ConditionalDistillation(guidance=guidance, guidance_weight=0.5, features="a folder")
     batch, base = latents(), untrained.base
     terms, student, _ = recorded_terms(untrained, batch, settings=settings, perceptual=halves)
     if guidance == "none":
@@ -322,7 +322,7 @@ def test_guidance_is_the_distance_that_was_chosen(untrained, guidance):
 
 def test_finetuning_is_the_error_of_the_velocity_at_one_time_per_example(untrained):
     batch = latents(3)
-    terms, student, _ = recorded_terms(untrained, batch, settings=config.Finetune())
+    terms, student, _ = recorded_terms(untrained, batch, settings=Finetune())
     assert len(set(student.t)) > 1
     alpha, sigma = (np.asarray(table, "float64")[student.t].reshape(-1, 1, 1, 1) for table in untrained.base.schedule)
     x = batch["latent"].numpy().astype("float64")
@@ -334,7 +334,7 @@ def test_finetuning_is_the_error_of_the_velocity_at_one_time_per_example(untrain
 
 def test_pretraining_has_no_condition_and_moves_every_weight():
     base = tiny_base()
-    settings = config.Pretrain(network=UNET, scheduler=SCHEDULER)
+    settings = Pretrain(network=UNET, scheduler=SCHEDULER)
     trainer = Trainer(FinetuneMethod(settings, base, AdaptedUNet(base.unet, name="student")), ema_decay=GAMMA)
     trainer.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.0))
     before = values(base.unet.variables)
@@ -347,7 +347,7 @@ def test_pretraining_has_no_condition_and_moves_every_weight():
 def test_the_autoencoder_learns_reconstruction_and_kl():
     network = {**VAE, "mid_block_add_attention": True}
     student = make_autoencoder(network)
-    method = AutoencoderMethod(config.Autoencoder(network=network, kl_weight=0.01), student)
+    method = AutoencoderMethod(Autoencoder(network=network, kl_weight=0.01), student)
     trainer = Trainer(method, ema_decay=GAMMA)
     trainer.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.0))
     image = np.tanh(random(0, 2, 16, 16, 3))

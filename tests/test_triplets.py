@@ -117,7 +117,7 @@ def test_tfrecords(tmp_path, features):
 
 def test_tfrecords_with_names_of_their_own(tmp_path):
     path = write_examples(tmp_path / "edits.tfrecord", ("old", "order", "image"))
-    for options, missing in (("", "pictures before the edits"), ("?source=old", "instructions")):
+    for options, missing in (("", "images before the edits"), ("?source=old", "instructions")):
         message = error_of(f"{path}{options}")
         assert f"has no {missing}" in message and "?source=FEATURE&image=FEATURE&text=FEATURE" in message
     near(sorted(examples(open_triplets(f"{path}?source=old&image=image&text=order"), 8)), expected(8))
@@ -130,7 +130,7 @@ def test_a_pattern_catches_what_stands_beside_pictures(tmp_path):
     assert len(source) == 8
     near(sorted(examples(source, 8)), expected(8))
     assert sorted(open_source(f"{folder}/*.*g").images) == [f"{i:02d}.jpg" for i in range(8)]
-    assert "00.source.png belongs to an image that stands beside it" in error_of(folder / "*.source.png")
+    assert "00.source.png is a companion of an image" in error_of(folder / "*.source.png")
 
 
 def test_examples_are_functions_of_seed_and_number(tmp_path):
@@ -399,7 +399,7 @@ def test_lonely_files_of_a_plain_folder_are_named(tmp_path):
     with pytest.warns(UserWarning) as caught:
         source = open_triplets(folder)
     lines = [str(one.message) for one in caught]
-    assert any("without a NAME.source picture are left out: 1 (01.jpg)" in line for line in lines)
+    assert any("without a NAME.source image are left out: 1 (01.jpg)" in line for line in lines)
     assert any("without an instruction, NAME.txt, are left out: 1 (02.jpg)" in line for line in lines)
     assert len(source) == 6
     for i in range(8):
@@ -409,7 +409,7 @@ def test_lonely_files_of_a_plain_folder_are_named(tmp_path):
 
 def test_what_holds_no_edits_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(picture(1), "PNG"))
-    assert "has no pictures before the edits" in error_of(tmp_path)
+    assert "has no images before the edits" in error_of(tmp_path)
     assert "no such parquet file" in error_of(tmp_path / "none.parquet")
     assert str(tmp_path / "none") in error_of(tmp_path / "none")
 

@@ -23,8 +23,8 @@ from tiny import randomize, tiny_text
 from codi_tf.checkpoints.stable_diffusion import with_text
 from codi_tf.core.errors import UserError
 from codi_tf.data import load_photos
+from export.build import write_graphs, write_manifest, write_package
 from export.emit.program import SamplerProgram
-from export.package.build import write_graphs, write_manifest, write_package
 from export.quantization.weights import WeightFormats
 from export.runtime import run
 from export.web.site import PROGRAM, build_site

@@ -183,7 +183,7 @@ def as_json(about: dict) -> str:
 
 
 def _variables(trainer) -> list:
-    frozen = getattr(trainer.method, "frozen", None)
+    frozen = trainer.method.frozen
     return [*trainer.variables, *trainer.optimizer.variables, *([] if frozen is None else frozen.variables)]
 
 

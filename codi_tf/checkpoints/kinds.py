@@ -12,7 +12,6 @@ import keras
 
 from codi_tf.checkpoints.rules import OLD_ATTENTION, TEXT_MODEL, Renaming
 from codi_tf.models.autoencoder import AutoencoderKL
-from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.unet import UNet
 
@@ -54,7 +53,8 @@ class Kind:
 # `numerics` -> the activations of text encoders that it replaces: KerasCV approximates the GELU of 2.x.
 HIDDEN_ACTS = {"diffusers": {"gelu_pytorch_tanh": "gelu"}, "keras_cv": {"gelu": "gelu_pytorch_tanh"}}
 
-_ENCODER = {
+# Of the networks that hold a UNet's encoder; see `adapters.controlnet` for another of them.
+ENCODER = {
     "in_channels": 4,
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     "block_out_channels": (320, 640, 1280, 1280),
@@ -66,7 +66,7 @@ _ENCODER = {
     "upcast_attention": False,
     "numerics": "diffusers",
 }
-_ENCODER_FIXED = {
+ENCODER_FIXED = {
     "flip_sin_to_cos": (True,),
     "freq_shift": (0,),
     "mid_block_type": ("UNetMidBlock2DCrossAttn",),
@@ -78,21 +78,21 @@ _ENCODER_FIXED = {
     "transformer_layers_per_block": (1,),
     "resnet_time_scale_shift": ("default",),
 }
-_ENCODER_POSITIVE = dict.fromkeys(("in_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim"), int)
+ENCODER_POSITIVE = dict.fromkeys(("in_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim"), int)
 
 UNET = Kind(
     peer="UNet2DConditionModel",
     network=UNet,
     file="diffusion_pytorch_model",
     ours={
-        **_ENCODER,
+        **ENCODER,
         "sample_size": None,
         "out_channels": 4,
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         "time_cond_proj_dim": None,
     },
     fixed={
-        **_ENCODER_FIXED,
+        **ENCODER_FIXED,
         "center_input_sample": (False,),
         "dual_cross_attention": (False,),
         "resnet_skip_time_act": (False,),
@@ -104,17 +104,7 @@ UNET = Kind(
         "mid_block_only_cross_attention": (None, False),
     },
     inert=frozenset(("dropout", "class_embeddings_concat", "addition_embed_type_num_heads")),
-    positive={**_ENCODER_POSITIVE, "sample_size": int, "out_channels": int, "time_cond_proj_dim": int},
-)
-
-CONTROLNET = Kind(
-    peer="ControlNetModel",
-    network=ControlNet,
-    file="diffusion_pytorch_model",
-    ours={**_ENCODER, "conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256)},
-    fixed={**_ENCODER_FIXED, "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,)},
-    inert=frozenset(("addition_embed_type_num_heads", "sample_size")),
-    positive={**_ENCODER_POSITIVE, "conditioning_channels": int},
+    positive={**ENCODER_POSITIVE, "sample_size": int, "out_channels": int, "time_cond_proj_dim": int},
 )
 
 AUTOENCODER = Kind(

@@ -14,6 +14,7 @@ from codi_tf.checkpoints.networks import PICKLES, refuse_pickles
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.diffusion.process import PREDICTION_TYPES
+from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.files import check_target, whole_folder
 from codi_tf.models.unet import NUMERICS
 
@@ -162,8 +163,8 @@ def _read(source, tokenizer, prediction_type, numerics, architecture) -> Base:
         raise UserError(f"{path}: no such model folder; train one or name another")
     if path.is_dir():
         _unwanted("architecture", architecture)
-        if (path / "codi.json").is_file() and not any((path / part).is_dir() for part in ("unet", "vae")):
-            raise UserError(f"{path}: a bundle with an adapter alone; name the base that its codi.json names")
+        if is_bundle(path) and not any((path / part).is_dir() for part in ("unet", "vae")):
+            raise UserError(f"{path}: a bundle with an adapter alone; name the base that its {BUNDLE} names")
         return _retold(read_folder(path, tokenizer=tokenizer, numerics=numerics), prediction_type)
     if path.suffix in PICKLES:
         refuse_pickles(path)

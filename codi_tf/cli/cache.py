@@ -48,7 +48,7 @@ def encode(
     _check_number("--hosts", hosts)
     if not 0 <= host < hosts:
         raise UserError(f"--host is {host}: of {hosts} hosts it must be 0 to {hosts - 1}")
-    if isinstance(experiment.method, config.OF_IMAGES):
+    if experiment.method.examples == "images":
         name = experiment.method_name
         raise UserError(f"method {name} is trained on images, not on latents; name the config of another method")
     start_tensorflow()
@@ -101,16 +101,15 @@ def encode(
 
 def _encoder(experiment: config.Experiment, task):
     """The base, what its adapter sees, and the function that makes that of conditions (None without a task)."""
-    from codi_tf.checkpoints.adapters import KINDS
+    from codi_tf.adapters import ADAPTERS
     from codi_tf.methods.networks import encode_condition
-    from codi_tf.training.initialization import adapted, alone, to_pretrain
+    from codi_tf.training.initialization import load_base_and_adapter
 
     if task is None:
-        pretrained = isinstance(experiment.method, config.Pretrain)
-        base = to_pretrain(experiment.base, experiment.method) if pretrained else alone(experiment.base)
+        base, _ = experiment.method.load(experiment.base)
         return base, "latent", None
-    base, adapter = adapted(experiment, task)
-    kind = KINDS[adapter] if isinstance(adapter, str) else adapter
+    base, adapter = load_base_and_adapter(experiment, task)
+    kind = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
     return base, kind.condition_space, functools.partial(encode_condition, base, kind)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.io.bundle_files import is_bundle
 from codi_tf.io.files import check_target
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> None:
     start_tensorflow()
     from codi_tf.checkpoints.stable_diffusion import describe, load_stable_diffusion, save_stable_diffusion
 
-    if (options.source / "codi.json").is_file():
+    if is_bundle(options.source):
         print(f"{options.source}: a bundle; its adapter stays behind in {options.source / 'adapter'}", file=sys.stderr)
     base = load_stable_diffusion(options.source, tokenizer=options.tokenizer, prediction_type=options.prediction_type)
     print(f"{options.source}: {describe(base)}")

@@ -24,6 +24,7 @@ import numpy as np
 
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation.loading import (
     KERAS,
     inception_file,
@@ -38,11 +39,11 @@ from codi_tf.evaluation.pictures import name_of_steps
 from codi_tf.evaluation.report import is_report_file, write_figures, write_page, write_pictures
 from codi_tf.evaluation.samplers import BATCH, model_process, model_sampler
 from codi_tf.evaluation.tables import markdown_table
+from codi_tf.io.bundle_files import is_bundle
 from codi_tf.io.files import whole_folder
 
 SPLITS = ("heldout", "all")
 MAX_COUNT = 100_000
-SAMPLERS = ("ddim", "dpm", "dpm++", "stochastic", "consistency")  # sampling.SAMPLERS
 PICTURES = 6  # inputs of the grid
 ROWS_OF_PICTURES = 12  # of the grid, about, where many models share it
 PROCESS_STEPS = range(1, 11)
@@ -172,7 +173,7 @@ def _examples(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], 
     from codi_tf import data
 
     if data.is_pairs(options.data):
-        if not hasattr(model.task, "low_resolution"):
+        if not model.task.has_low_resolution:
             raise UserError(f"--data is {options.data}: pairs are for super-resolution, the bundles do something else")
         names = [f"{i:05}.png" for i in range(options.count)]
         pairs = data.read_pairs(options.data, options.count, scale=model.task.scale)
@@ -222,7 +223,7 @@ def _contestants(models: dict, options: argparse.Namespace, prompts: str | list[
     from codi_tf.inference.generation import guidance_weights
 
     taking = [label for label, model in models.items() if model.can_be_guided]
-    told = [label for label, model in models.items() if getattr(model.settings, "drop_prompt", 0.0) > 0.0]
+    told = [label for label, model in models.items() if model.settings.drop_prompt > 0.0]
     if options.text_guidance is not None and not told:
         raise UserError(
             f"--text-guidance is {options.text_guidance:g}: no bundle was trained to take one; leave it out"
@@ -335,7 +336,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.guidance is not None and not math.isfinite(options.guidance):
         raise UserError(f"--guidance is {options.guidance}: it must be a finite number")
     for path in options.bundles:
-        if not (path / "codi.json").is_file():
+        if not is_bundle(path):
             raise UserError(f"{path}: no such bundle; train one or name another")
     if len({path.resolve() for path in options.bundles}) < len(options.bundles):
         raise UserError("a bundle is named twice; name each once")

@@ -52,11 +52,12 @@ def main(arguments: list[str]) -> None:
     from codi_tf import data
     from codi_tf.core.progress import Progress
     from codi_tf.data.stream import warn_of_unreadable
-    from codi_tf.tasks import make_task
+    from codi_tf.tasks import TASKS, make_task
 
     task = make_task(options.task, **task_options)
-    if not hasattr(task, "low_resolution"):
-        raise UserError(f"--task is {options.task}: pairs are made by super_resolution, real_world and bicubic")
+    if not task.has_low_resolution:
+        able = ", ".join(name for name in TASKS if TASKS[name].has_low_resolution)
+        raise UserError(f"--task is {options.task}: pairs are made by {able}")
     source = data.load_source(options.data, SPLITS[options.split])
     settings = {name: getattr(options, name) for name in ("count", "size", "seed")}
     about = {"data": options.data, "split": options.split, "task": options.task, "options": task_options}

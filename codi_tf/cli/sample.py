@@ -31,18 +31,19 @@ import numpy as np
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
+from codi_tf.diffusion.samplers import CHECKPOINT_SAMPLERS, SAMPLERS
 from codi_tf.inference.rendering import MAX_SIDE
+from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.color import ALIGNMENTS
-from codi_tf.io.depth_files import as_picture, read_nearness
-from codi_tf.io.images import read_image, read_image_and_mask, resize, write_png
+from codi_tf.io.conditions import read_condition
+from codi_tf.io.images import read_image, resize, write_png
+from codi_tf.tasks import Task, make_task
 
 if TYPE_CHECKING:
     from codi_tf.inference.text_to_image import TextToImage
     from codi_tf.models.tiny_decoder import TinyDecoder
 
-BUNDLE = "codi.json"
 MAX_RESULT_PIXELS = 50_000_000
-SAMPLERS = ("ddim", "dpm", "dpm++", "stochastic", "consistency")  # of bundles; the first three of checkpoints
 COMPUTE = ("float32", "bfloat16", "float16")
 
 # Options of one kind of model and what they are where they are not given.
@@ -79,7 +80,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--prompt", help="what to show; a trained model takes one if its base has a text encoder")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--steps", type=int, help="network evaluations (default: 4, of a checkpoint 20)")
-    parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim, of a checkpoint dpm++")
+    parser.add_argument("--sampler", choices=tuple(SAMPLERS), help="default: ddim, of a checkpoint dpm++")
     parser.add_argument(
         "--guidance", type=float, help="1 is none (default: 7.5 of a checkpoint, else as the model was trained)"
     )
@@ -155,7 +156,10 @@ def _from_photo(options: argparse.Namespace) -> np.ndarray:
     _check_range(options, steps=(1, 1000), upscale=(1, MAX_RESULT_PIXELS), tile=(0, MAX_RESULT_PIXELS))
     if options.condition is None:
         raise UserError(f"--condition is missing: {options.model} makes a picture from a photo")
-    photo = _photo(options)
+    task = _task(options.model)
+    if task is not None:
+        _check_task(options, task)
+    photo = _photo(options, task)
     height, width = (options.upscale * side for side in photo.shape[:2])
     size = f"{options.condition}: the result of {width}x{height}"
     if height * width > MAX_RESULT_PIXELS:
@@ -165,7 +169,6 @@ def _from_photo(options: argparse.Namespace) -> np.ndarray:
     from codi_tf.inference.rendering import plan, render
     from codi_tf.model import load
 
-    _check_task(options)
     decoder = _decoder(options)
     _say(f"loading {options.model}")
     model = load(options.model, compute=options.compute, decoder=decoder)
@@ -188,53 +191,43 @@ def _decoder(options: argparse.Namespace) -> TinyDecoder | None:
     return load_decoder(options.decoder, compute=options.compute)
 
 
-def _photo(options: argparse.Namespace) -> np.ndarray:
+def _photo(options: argparse.Namespace, task: Task | None) -> np.ndarray:
     """--condition, [H, W, 3]; with a --mask [H, W, 4]."""
-    task = _task(options.model)
-    if task.get("name") == "depth":
-        return as_picture(read_nearness(options.condition, task.get("kind", "disparity")))
-    if options.mask is None:
-        return read_image(options.condition)
-    return read_image_and_mask(options.condition, options.mask)
+    if task is not None:
+        return task.read_condition(options.condition, options.mask)
+    return read_condition(options.condition, "image" if options.mask is None else "masked_image", options.mask)
 
 
-def _task(bundle: Path) -> dict:
-    """What a bundle says of its task; nothing where that cannot be read: loading will tell."""
+def _task(bundle: Path) -> Task | None:
+    """The task of a bundle; None where it cannot be read: loading the bundle says why."""
     try:
-        task = json.loads((bundle / BUNDLE).read_text(encoding="utf-8"))["task"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return task if isinstance(task, dict) else {}
+        return make_task(**json.loads((bundle / BUNDLE).read_text(encoding="utf-8"))["task"])
+    except (OSError, ValueError, KeyError, TypeError):  # a UserError is a ValueError
+        return None
 
 
-def _check_task(options: argparse.Namespace) -> None:
-    """Raises UserError for what the bundle's task has no use for, or lacks: mask, instruction, tiles, colors."""
-    from codi_tf.inference.rendering import is_local, keeps_colors
-    from codi_tf.tasks import TASKS
-
-    name = _task(options.model).get("name")
-    if not isinstance(name, str) or name not in TASKS:
-        return  # loading tells what is wrong
-    takes_mask = TASKS[name].condition_channels == 4
-    if takes_mask and options.mask is None:
+def _check_task(options: argparse.Namespace, task: Task) -> None:
+    """Raises UserError for an option that the task lacks or does not take: mask, prompt, tiles, colors."""
+    name = task.name
+    if task.has_mask and options.mask is None:
         raise UserError(f"--mask is missing: {options.model} fills in what is white in a picture of the photo's size")
-    if not takes_mask and options.mask is not None:
+    if not task.has_mask and options.mask is not None:
         raise UserError(f"--mask: {options.model} was trained for {name}, which takes none; leave it out")
-    if TASKS[name].prompted and options.prompt is None:
+    if task.prompted and options.prompt is None:
         raise UserError(f"--prompt is missing: {options.model} does what it is told, for example 'make it night'")
-    if options.tile and not is_local(TASKS[name]):
+    if options.tile and not task.is_local:
         raise UserError(f"--tile: {options.model} was trained for {name}, which needs the whole picture; leave it out")
-    if options.color != "none" and not keeps_colors(TASKS[name]):
+    if options.color != "none" and not task.keeps_colors:
         raise UserError(f"--color: {options.model} was trained for {name}, which keeps no colors; leave it out")
 
 
 def _from_prompt(options: argparse.Namespace) -> np.ndarray:
     """What a Stable Diffusion checkpoint makes of --prompt."""
-    _fill_in(options, OF_CHECKPOINTS, OF_BUNDLES, "is no trained model (it has no codi.json), which alone takes that")
+    _fill_in(options, OF_CHECKPOINTS, OF_BUNDLES, f"is no trained model (it has no {BUNDLE}), which alone takes that")
     if options.prompt is None:
         raise UserError(f"--prompt is missing: {options.model} makes a picture from a prompt")
-    if options.sampler not in SAMPLERS[:3]:
-        raise UserError(f"--sampler is {options.sampler}: a checkpoint has {', '.join(SAMPLERS[:3])}")
+    if options.sampler not in CHECKPOINT_SAMPLERS:
+        raise UserError(f"--sampler is {options.sampler}: a checkpoint has {', '.join(CHECKPOINT_SAMPLERS)}")
     _check_range(options, steps=(1, 1000), guidance=(1, 1000), height=(1, MAX_SIDE), width=(1, MAX_SIDE))
     if options.guidance == 1 and options.negative_prompt:
         raise UserError("--negative-prompt has no effect with --guidance 1: raise that or leave the prompt out")
@@ -333,7 +326,6 @@ def main(arguments: list[str]) -> None:
     _check_out(options.out)
     if options.decoder is not None and not options.decoder.is_dir():
         raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")
-    is_bundle = (options.model / BUNDLE).is_file()
-    picture = _from_photo(options) if is_bundle else _from_prompt(options)
+    picture = _from_photo(options) if is_bundle(options.model) else _from_prompt(options)
     write_png(options.out, picture)
     print(f"{options.out}{_kept(options)}")

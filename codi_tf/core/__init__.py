@@ -1,1 +1,1 @@
-"""What every room stands on: errors, seeds, noise, progress, number formats. Imports no other room."""
+"""The base of all packages: errors, registries, seeds, noise, progress, number formats. Imports no other package."""

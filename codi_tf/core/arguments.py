@@ -1,4 +1,4 @@
-"""What the public calls accept as numbers and prompts; anything else is refused in one line."""
+"""Checks of the numbers and prompts that public functions take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from codi_tf.core.errors import UserError
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> int:
-    """A whole number of any type, from low to high, as an int. Raises UserError, which calls it `name`."""
+    """A whole number of any type, from low to high, as an int. Raises UserError that calls the value `name`."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -20,7 +20,7 @@ def whole_number(name: str, value: object, low: int, high: int) -> int:
 
 
 def as_prompts(prompts: str | Sequence[str]) -> list[str]:
-    """One prompt or several, as a list. Raises UserError for none, and for what is no text."""
+    """One prompt or several, as a list. Raises UserError for no prompt, or one that is not a str."""
     several = [prompts] if isinstance(prompts, str) or not hasattr(prompts, "__iter__") else list(prompts)
     if not several:
         raise UserError("there is no prompt: give at least one")

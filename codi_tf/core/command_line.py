@@ -1,22 +1,22 @@
-"""What all command lines share: a user's mistake ends in one line and exit status 2."""
+"""The base of all commands: a user's mistake ends in one line and exit status 2."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 from codi_tf.core.errors import Interrupted, UserError, user_errors
+from codi_tf.core.quiet import quiet_import
 
-TRY_AGAIN = 75  # exit status
+TRY_AGAIN = 75  # exit status EX_TEMPFAIL
 T = TypeVar("T")
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, whose complaints are a UserError: one line, without the usage before it."""
+    """argparse's parser, with a UserError for mistakes: one line, without the usage before it."""
 
     def error(self, message: str):
         raise UserError(f"{' '.join(message.split())}; {self.prog} --help tells more")
@@ -26,7 +26,7 @@ def run_command(main: Callable[[list[str]], None]) -> int:
     """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 75 (Interrupted), 130
     (Ctrl-C).
 
-    A warning to the user becomes one line, too, and is shown once. A UserError within tf.data counts as such.
+    A UserWarning becomes one line, too, and is shown once. A UserError from within tf.data counts as a UserError.
     """
     shown = set()
 
@@ -53,33 +53,21 @@ def run_command(main: Callable[[list[str]], None]) -> int:
 
 
 def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
-    """Import TensorFlow without the notes that it and its libraries write about themselves.
-
-    While they are loaded these go straight to file descriptor 2, and no setting reaches all of them. Later TensorFlow's
-    own are silenced unless TF_CPP_MIN_LOG_LEVEL is set: what goes wrong is raised anyway.
+    """Import TensorFlow and start its devices quietly, see `quiet.quiet_import`.
 
     Args:
         first: called before TensorFlow looks at its devices, see `distribution.make_strategy`; its result is returned.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
+    with quiet_import():
         import tensorflow as tf
 
         result = None if first is None else first()
-        tf.config.list_logical_devices()  # the drivers of accelerators speak up here
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
+        tf.config.list_logical_devices()  # the drivers of accelerators write their notes here
     return result
 
 
 def _line_of(message, category, filename: str, lineno: int) -> str:
     text = " ".join(str(message).split())
-    if not issubclass(category, UserWarning):  # programmers' warnings keep their place in the code
+    if not issubclass(category, UserWarning):  # warnings to programmers keep their place in the code
         text = f"{filename}:{lineno}: {category.__name__}: {text}"
     return f"warning: {text}"

@@ -1,4 +1,4 @@
-"""What ends a program without a traceback: a mistake of the user, and work that can go on later."""
+"""Exceptions that end a program without a traceback: a user's mistake, and an interruption that can be resumed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """A one-line message that names the thing, its value and the remedy.
+    """A mistake of the user; the message is one line with the thing, its value and the remedy.
 
     The command lines print it as ``error: ...`` and exit with status 2, without a traceback.
     """
 
 
 class Interrupted(Exception):
-    """A run that stopped on the way, and that the same command resumes: one line that says where.
+    """A run that stopped early and that the same command resumes; the message is one line that says where.
 
     The command lines print it and exit with status 75, which says "try again" to schedulers (EX_TEMPFAIL).
     """
@@ -23,7 +23,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Within the block, a UserError that was raised inside tf.data reaches the caller as itself.
+    """Within the block, a UserError that was raised inside tf.data reaches the caller as a UserError.
 
     TensorFlow wraps what a Python function raises into an error of its own, with the traceback in the message.
     """
@@ -31,7 +31,7 @@ def user_errors() -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # `message` is TensorFlow's, which is not imported for this
+    except Exception as error:  # `message` is an attribute of TensorFlow's errors; it is not imported for them
         found = re.search(r"UserError: (.+)", str(getattr(error, "message", "")))
         if found is None:
             raise

@@ -1,6 +1,6 @@
-"""The noise that a picture starts from: for one seed the same in Keras, on the command line and in every language.
+"""The noise that sampling starts from: for one seed the same in Keras, on the command line and in every language.
 
-docs/noise.md is the specification, with test vectors, for whoever ports it.
+docs/noise.md is the specification, with test vectors for ports.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LOW = np.uint64(0xFFFFFFFF)
 
 
 def gaussian_noise(seed: int, shape: tuple[int, ...], *, stream: int = 0) -> np.ndarray:
-    """Standard normal float32 of the given shape; the numbers of a shape begin those of every larger one.
+    """Standard normal float32 of the given shape; a larger shape starts with the numbers of a smaller one.
 
-    Stream 0 is the noise that a picture starts from, the others are what stochastic samplers add on their way.
+    Stream 0 is the noise that sampling starts from; stochastic samplers add the others in their steps.
 
     Raises:
         UserError: for a seed that is no whole number from 0 to 2**63 - 1.
@@ -37,7 +37,7 @@ def gaussian_noise(seed: int, shape: tuple[int, ...], *, stream: int = 0) -> np.
 
 
 def philox(counter: tuple[np.ndarray, ...], key: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Philox4x32-10 (Salmon et al. 2011, Random123): four words of a counter -> four random ones.
+    """Philox4x32-10 (Salmon et al. 2011, Random123): four words of a counter -> four random words.
 
     Args:
         counter: four uint64 [N], each below 2**32.

@@ -1,4 +1,4 @@
-"""Number formats of networks: what they compute in and what their weights are kept in."""
+"""Number formats of networks: of the computation and of the weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FORMATS = ("float32", "bfloat16", "float16")
 
 
 def make_policy(compute: str = "float32", weights: str = "float32") -> keras.DTypePolicy:
-    """A dtype policy of any pair of formats: Keras' own where it has one.
+    """A dtype policy of any pair of formats: Keras' own where there is one.
 
     Args:
         compute: the format of activations.
-        weights: the format of variables. Half precision is for weights that are not trained.
+        weights: the format of variables. Half precision is only for weights that are not trained.
 
     Raises:
         UserError: for an unknown format.
@@ -33,7 +33,7 @@ def make_policy(compute: str = "float32", weights: str = "float32") -> keras.DTy
 
 
 class _Pair(keras.DTypePolicy):
-    """What Keras has no policy for: float32 arithmetic on weights kept in half precision, for one."""
+    """A pair that Keras has no policy for, such as float32 computation with float16 weights."""
 
     def __init__(self, compute: str, weights: str):
         super().__init__(compute)
@@ -46,7 +46,7 @@ class _Pair(keras.DTypePolicy):
 
 @contextlib.contextmanager
 def built_in(policy: keras.DTypePolicy) -> Iterator[None]:
-    """Layers that are made in this block have the policy."""
+    """Layers that are created in this block have the policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

@@ -1,4 +1,4 @@
-"""One line that tells how far long work is and how long it will still take."""
+"""Progress of long work, and the time that is left, in one line."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 
 
 class Progress:
-    """Progress of `total` units of work, on standard error: a line that renews itself, or one every 10 % in a log.
+    """Progress of `total` units of work, on standard error: one line in a terminal, a line every 10 % in a log.
 
     Args:
-        label: what is being done.
-        total: units of work of the whole.
-        start: units done before, by an earlier run: they do not count for the time left.
+        label: the name of the work.
+        total: units of work in all.
+        start: units done by an earlier run; they do not count for the time left.
     """
 
     def __init__(self, label: str, total: int, start: int = 0):
@@ -21,7 +21,7 @@ class Progress:
         self.live = sys.stderr.isatty()
 
     def update(self, done: int, note: str = "") -> None:
-        """Show that `done` units are done, with a note behind."""
+        """Show that `done` units are done, followed by a note."""
         now = time.monotonic()
         tenths = 10 * done // self.total
         due = now - self.shown >= 0.2 if self.live else tenths > max(self.shown, 0)

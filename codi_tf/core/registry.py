@@ -1,6 +1,6 @@
 """Registries: named things of one kind, found by reading a folder and imported when they are used.
 
-A module declares what it adds with a decorator, and no other file names it:
+A module declares an entry with a decorator, and no other file needs to know of it:
 
     @TASKS.register("depth")
     class Depth(Task): ...
@@ -31,11 +31,11 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names and what they stand for.
+    """Entries of one kind by their names.
 
     Args:
-        kind: what the entries are, in messages, as "task".
-        variable: the name of the registry in source code, as "TASKS".
+        kind: what messages call an entry, such as "task".
+        variable: the name of the registry in source code, such as "TASKS".
         package: the package whose modules declare the entries that come with it.
     """
 
@@ -57,7 +57,7 @@ class Registry(Generic[T]):
         return declare
 
     def __iter__(self) -> Iterator[str]:
-        """All names: those of the package in its modules' order, then those from outside. Imports none of the first."""
+        """All names: those of the package by module, which are not imported for it, then those from outside."""
         _import_plugins()
         return iter(dict.fromkeys([*self._modules, *self._entries]))
 
@@ -113,7 +113,7 @@ def _declared(source: str, variable: str) -> list[str]:
 
 @functools.cache
 def _import_plugins() -> None:
-    """Import what the environment and installed packages bring. Raises UserError for a module that is not there."""
+    """Import the modules that the environment and installed packages name. Raises UserError for one that is missing."""
     for module in filter(None, os.environ.get(PLUGINS, "").split(",")):
         try:
             importlib.import_module(module.strip())

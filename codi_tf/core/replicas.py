@@ -1,8 +1,8 @@
-"""Inside a replica of tf.distribute: sums over all replicas, and changes that every replica makes alike.
+"""Inside a replica of tf.distribute: sums over all replicas, and equal changes of variables on each.
 
-A step sums gradients and logs once. Everything after that is the same on every replica, so that variables need no
-merging: each replica changes its own copy. That also works where tf.distribute refuses to merge, in a `tf.cond`, and
-without a strategy it is what any assignment does.
+An update sums gradients and logs once. Everything after that is the same on every replica, so variables need no
+merging: each replica changes its own copy. That also works where tf.distribute refuses to merge, in a `tf.cond`;
+without a strategy it is an ordinary assignment.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import tensorflow as tf
 
 
 def count() -> int:
-    """How many replicas there are: 1 without a strategy."""
+    """The number of replicas: 1 without a strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def index():
-    """Which one this is: a number from 0, or int32 [] where one program serves several replicas."""
+    """The number of this replica, from 0; int32 [] where one program serves several replicas."""
     context = tf.distribute.get_replica_context()
     return 0 if context is None else context.replica_id_in_sync_group
 
@@ -29,18 +29,18 @@ def summed(values: list) -> list:
 
 
 def assign(variable, value) -> None:
-    """variable <- value, a Keras variable's copy on this replica."""
-    kept = variable.value
-    tf.raw_ops.AssignVariableOp(resource=kept.handle, value=tf.cast(value, kept.dtype))
+    """variable <- value, for the copy of a Keras variable on this replica."""
+    own = variable.value
+    tf.raw_ops.AssignVariableOp(resource=own.handle, value=tf.cast(value, own.dtype))
 
 
 def assign_add(variable, value) -> None:
     """variable <- variable + value, as `assign`."""
-    kept = variable.value
-    tf.raw_ops.AssignAddVariableOp(resource=kept.handle, value=tf.cast(value, kept.dtype))
+    own = variable.value
+    tf.raw_ops.AssignAddVariableOp(resource=own.handle, value=tf.cast(value, own.dtype))
 
 
 def move(variable, towards, share) -> None:
     """variable <- variable - share (variable - towards), in one operation after the difference."""
-    kept = variable.value
-    tf.raw_ops.ResourceApplyGradientDescent(var=kept.handle, alpha=tf.cast(share, kept.dtype), delta=kept - towards)
+    own = variable.value
+    tf.raw_ops.ResourceApplyGradientDescent(var=own.handle, alpha=tf.cast(share, own.dtype), delta=own - towards)

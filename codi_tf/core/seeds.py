@@ -1,4 +1,4 @@
-"""Stateless seeds: every random draw is a function of (seed, step, replica, purpose) and of nothing else."""
+"""Stateless seeds: every random draw is a function of (seed, step, replica, purpose) alone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def fold(seed, step, replica, purpose: str):
 
     Args:
         seed: int, the run's seed.
-        step: int or integer tensor, the optimizer step (or the index of an example).
-        replica: int or integer tensor; 0 for draws that all replicas share.
+        step: int or integer tensor, the update (or the index of an example).
+        replica: int or integer tensor; 0 for draws that are the same on all replicas.
         purpose: what is drawn; draws with different purposes are independent.
     """
     folded = tf.stack([tf.cast(seed, tf.int32), tf.constant(zlib.crc32(purpose.encode()) & 0x7FFFFFFF, tf.int32)])

@@ -1,4 +1,4 @@
-"""Data: sources of examples, and the batches that training takes from them."""
+"""Data: sources of examples, and batches of them for training."""
 
 from codi_tf.data.in_memory import Photos, recolored
 from codi_tf.data.pairs import is_pairs, read_pairs, write_pairs

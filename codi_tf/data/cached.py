@@ -1,8 +1,7 @@
-"""Examples that were encoded beforehand (python -m codi_tf.cache): a folder of shards, mapped into memory."""
+"""Examples that were encoded beforehand (python -m codi_tf.cache): a folder of shards, memory-mapped."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -17,16 +16,16 @@ from codi_tf.core.errors import UserError
 from codi_tf.data.permutation import permuted
 from codi_tf.data.pipeline import ONE_HOST
 from codi_tf.io.tensor_files import StoredTensor, read_header
-from codi_tf.tasks import TASKS, Task
+from codi_tf.tasks import Task, task_config
 
 META = "meta.json"
 
 
 class ShardedArray:
-    """An array [N, ...] whose rows lie in several files, mapped into memory: what is not asked for is not read.
+    """An array [N, ...] whose rows lie in several memory-mapped files: only rows that are used are read.
 
     Args:
-        parts: one behind the other.
+        parts: in their order.
     """
 
     def __init__(self, parts: Sequence[StoredTensor]):
@@ -57,17 +56,17 @@ def is_cache(name: str | os.PathLike[str]) -> bool:
 
 
 def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
-    """The examples of a folder, as `latents.encode_once` gives them.
+    """The examples of a folder, as from `precompute.encode_once`.
 
     Returns:
-        {"latent": float32 [N, h, w, 4]} and, where there are any, "condition_latent" [N, ...], "tokens" int32 [N, M].
+        {"latent": float32 [N, h, w, 4]} and, if they are there, "condition_latent" [N, ...], "tokens" int32 [N, M].
 
     Raises:
-        UserError: no such folder, a shard is missing, cut off, or of other examples than the rest.
+        UserError: no such folder; a shard is missing, truncated, or of other examples than the rest.
     """
     folder = Path(folder)
     meta = read_meta(folder)
-    shards = [read_header(_there(path))[0] for path in shard_paths(folder, meta)]
+    shards = [read_header(_existing(path))[0] for path in shard_paths(folder, meta)]
     first = {key: (tensor.dtype, tensor.shape[1:]) for key, tensor in shards[0].items()}
     for path, shard, count in zip(shard_paths(folder, meta), shards, shard_sizes(meta), strict=True):
         if {key: (tensor.dtype, tensor.shape[1:]) for key, tensor in shard.items()} != first or any(
@@ -78,7 +77,7 @@ def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
 
 
 def read_meta(folder: str | os.PathLike[str]) -> dict:
-    """What a folder of encoded examples says of itself: "examples", "shard", "made_with", "data". Raises UserError."""
+    """The description of a folder of encoded examples: "examples", "shard", "made_with", "data". Raises UserError."""
     path = Path(folder) / META
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
@@ -86,6 +85,8 @@ def read_meta(folder: str | os.PathLike[str]) -> dict:
             raise ValueError("numbers out of range")
         if "sees" in meta["made_with"]:  # the name of 0.1.0
             meta["made_with"]["condition_space"] = meta["made_with"].pop("sees")
+        if "recolour" in meta["data"]:  # as well
+            meta["data"] = {"recolor" if key == "recolour" else key: value for key, value in meta["data"].items()}
     except FileNotFoundError:
         raise UserError(f"{folder}: no encoded examples; make them with python -m codi_tf.cache") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -100,41 +101,40 @@ def shard_sizes(meta: Mapping) -> list[int]:
 
 
 def shard_paths(folder: Path, meta: Mapping) -> list[Path]:
-    """The shards' files, there or not."""
+    """The paths of the shards, whether they exist or not."""
     return [folder / f"shard-{number:05}.safetensors" for number in range(len(shard_sizes(meta)))]
 
 
 def made_with(
     base, *, task: Task | None, image_size: int, condition_space: str, tokenizer: Tokenizer | None = None
 ) -> dict:
-    """What encoded examples depend on, besides the pictures: training on them must have the same.
+    """All that encoded examples depend on besides the images; a training that uses them must have the same.
 
     Args:
         base: a `codi_tf.checkpoints.base.Base`.
-        task: what made the conditions, if anything did.
+        task: of the conditions, if there are any.
         image_size: S.
-        condition_space: "latent" or "image", what the adapter takes of conditions.
-        tokenizer: what made tokens of texts, where these are used.
+        condition_space: "latent" or "image", in which the adapter takes conditions.
+        tokenizer: of the prompts, if they are used.
     """
     digest = hashlib.sha256()
     for variable in base.vae.variables:
         digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
     autoencoder = {"sha256": digest.hexdigest(), "scaling_factor": float(base.vae.scaling_factor)}
     autoencoder["compute"] = base.vae.compute_dtype
-    name = next((name for name, kind in TASKS.items() if isinstance(task, kind)), None)
-    options = None if task is None else {"name": name, **dataclasses.asdict(task)}
+    options = None if task is None else task_config(task)
     made = {"image_size": image_size, "task": options, "condition_space": condition_space, "autoencoder": autoencoder}
     made["tokenizer"] = None if tokenizer is None else {"sha256": _sha256_of(tokenizer)}
     return json.loads(json.dumps(made))  # tuples become lists, as they do in the file
 
 
 def check_made_with(folder: str | os.PathLike[str], wanted: Mapping) -> None:
-    """Whether the examples of a folder were made for this training; see `made_with`.
+    """Check that the examples of a folder were made for this training; see `made_with`.
 
-    Where one of the two has no tokenizer, there is nothing to compare: texts are not used, or not there.
+    If one of the two has no tokenizer, tokenizers are not compared: prompts are not used, or there are none.
 
     Raises:
-        UserError: they were not.
+        UserError: they were made for another one.
     """
     made = read_meta(folder)["made_with"]
     for key in {**wanted, **made}:
@@ -157,18 +157,18 @@ def cached_batches(
 ) -> tf.data.Dataset:
     """Infinite batches of encoded examples, drawn without replacement within an epoch; batch k depends on (seed, k).
 
-    As `latents.latent_batches`, but rows are read when they are needed, and their order takes no table.
+    As `precompute.latent_batches`, but rows are read when they are needed, and their order needs no table.
 
     Args:
-        examples: from `read_cache`, or from `latents.embed_once` of that.
+        examples: from `read_cache`, or from `precompute.embed_once` of that.
         batch_size: B, of this host.
         seed: of the order.
         start_step: the first batch.
-        contexts: from `latents.embed_once`: "context" float32 [B, M, D] takes the place of "prompt".
+        contexts: from `precompute.embed_once`: "context" float32 [B, M, D] replaces "prompt".
         shard: (i, n): this is host i of n.
 
     Raises:
-        UserError: fewer examples than a batch has.
+        UserError: fewer examples than a batch.
     """
     count, (host, hosts) = len(next(iter(examples.values()))), shard
     per_epoch = count // (batch_size * hosts)
@@ -197,12 +197,12 @@ def cached_batches(
 
 
 def _sha256_of(tokenizer: Tokenizer) -> str:
-    """Of all that decides on the numbers of a text's tokens."""
+    """Of all that determines the token ids of a text."""
     parts = [sorted(tokenizer.vocabulary.items()), list(tokenizer.ranks), tokenizer.padding, tokenizer.special]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _there(path: Path) -> Path:
+def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise UserError(f"{path}: is not there yet; run the same python -m codi_tf.cache again, it goes on from there")
+        raise UserError(f"{path}: does not exist yet; run the same python -m codi_tf.cache again, which continues")
     return path

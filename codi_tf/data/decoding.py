@@ -1,4 +1,4 @@
-"""Bytes of a picture -> the pixels of a window of it, without decoding more than it takes."""
+"""Bytes of an image file -> the pixels of a window of it, decoding no more than needed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from codi_tf.core.errors import UserError
-from codi_tf.data.in_memory import MAX_ZOOM_OUT
 from codi_tf.data.records import Unreadable
+from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
 from codi_tf.io import depth_files, images
 
-_LYING = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
-class Picture:
-    """A picture in memory, whose header alone is read so far.
+class EncodedImage:
+    """An image file in memory, of which only the header has been read.
 
     Attributes:
         size: (height, width), upright.
 
     Raises:
-        Unreadable: no picture.
+        Unreadable: not an image.
     """
 
     def __init__(self, payload: bytes):
@@ -33,18 +33,18 @@ class Picture:
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 self._image = Image.open(io.BytesIO(payload))
                 width, height = self._image.size
-                lying = self._image.getexif().get(ExifTags.Base.Orientation) in _LYING
+                rotated = self._image.getexif().get(ExifTags.Base.Orientation) in _ROTATED
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
             raise Unreadable(_reason(error)) from None
-        self.size = (width, height) if lying else (height, width)
+        self.size = (width, height) if rotated else (height, width)
 
     def shrunk(self, factor: float) -> Image.Image:
-        """The whole picture, upright; a JPEG made smaller by 2, 4 or 8, at most by the factor, while it is decoded."""
+        """The whole image, upright; a JPEG is made smaller by 2, 4 or 8, at most the factor, while it is decoded."""
         image = self._image
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                if factor >= 2:  # only the decoder of JPEG does something
+                if factor >= 2:  # only JPEG's decoder can
                     image.draft(image.mode, (math.ceil(image.width / factor), math.ceil(image.height / factor)))
                 ImageOps.exif_transpose(image, in_place=True)
                 image.load()
@@ -54,34 +54,32 @@ class Picture:
 
 
 def window_side(u: float, size: tuple[int, int], image_size: int) -> int:
-    """The side of a window in pixels of a picture, drawn by u in [0, 1) as `windows.Photos` draws it.
+    """The side of a window in pixels of an image, drawn by u in [0, 1), distributed as in `in_memory.Photos`.
 
     Raises:
-        Unreadable: the picture is smaller than image_size.
+        Unreadable: the image is smaller than image_size.
     """
     if min(size) < image_size:
         raise Unreadable(f"it is {size[0]}x{size[1]}, smaller than image_size {image_size}")
-    largest = max(800, round(1.5 * MAX_ZOOM_OUT * image_size))
-    factor = max(1.0, max(size) / largest)  # a larger picture is looked at as if it had been shrunk by this
-    shorter = max(image_size, round(min(size) / factor))
-    zoom = math.exp(u * math.log(min(MAX_ZOOM_OUT, shorter / image_size)))
+    factor = shrink_factor(*size, image_size)
+    zoom = math.exp(u * max_log_zoom(shrunk_side(min(size), factor, image_size), image_size))
     return min(max(round(image_size * zoom * factor), image_size), *size)
 
 
 def place(u: float, room: int) -> int:
-    """One of 0 .. room, each equally likely; u in [0, 1)."""
+    """A whole number from 0 to room, with equal probability; u in [0, 1)."""
     return min(int(u * (room + 1)), room)
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """An image of any mode as uint8 RGB [H, W, 3], by the rules of `images.read_image`.
+    """An image of any mode as uint8 RGB [H, W, 3], as `images.read_image` converts it.
 
     Raises:
         Unreadable: values of unknown range.
     """
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         values, largest = np.asarray(image).astype(np.float32), 1 if image.mode == "F" else 65535
-        if not (values.min() >= 0 and values.max() <= largest):  # so written, NaN fails too
+        if not (values.min() >= 0 and values.max() <= largest):  # in this form, NaN fails too
             raise Unreadable(f"mode {image.mode} with values {values.min()} to {values.max()}, not 0 to {largest}")
         return np.repeat(images.to_uint8(values / largest)[..., None], 3, axis=-1)
     if image.has_transparency_data:
@@ -91,14 +89,14 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def nearness(image: Image.Image) -> np.ndarray:
-    """A disparity map, grey, as float32 [H, W, 1]: larger is nearer; holes are filled.
+    """A grayscale disparity map as float32 [H, W, 1]: larger is nearer; holes are filled.
 
     Raises:
         Unreadable: in color, constant or without a known pixel.
     """
     values = np.asarray(image)
     if values.ndim != 2 or image.mode == "P":
-        raise Unreadable(f"the depth map is of mode {image.mode}, not grey")
+        raise Unreadable(f"the depth map is of mode {image.mode}, not grayscale")
     near = depth_files.nearness(values, "disparity")
     try:
         return depth_files.checked_nearness("the depth map", near, fill=True)[..., None]
@@ -108,5 +106,5 @@ def nearness(image: Image.Image) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its message names an object in memory
-        return "no image that Pillow knows"
+        return "not an image that Pillow knows"
     return f"truncated or damaged ({' '.join(str(error).split())})"

@@ -1,4 +1,4 @@
-"""Photos with depth maps: the stereo pair that scikit-image carries, and folders of pairs."""
+"""Images with depth maps: the stereo pair in scikit-image, and folders of pairs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ STEREO_COLUMNS = {"train": slice(None, 500), "heldout": slice(500, None), None: 
 
 
 def load_stereo(split: str | None = None) -> Photos:
-    """The left picture of scikit-image's motorcycle (Middlebury 2014), 500x741, with its measured disparity.
+    """The left image of scikit-image's motorcycle (Middlebury 2014), 500x741, with its measured disparity.
 
-    Held out are its right 241 columns, so the two splits share no pixel; they show the same scene. The part of the
-    disparity that could not be measured, 7 %, is filled by `depth_files.fill_holes` in the whole picture.
+    Its right 241 columns are held out, so the two splits share no pixel, but they show the same scene. The 7 % of the
+    disparity that could not be measured are filled by `depth_files.fill_holes` in the whole image.
 
     Args:
         split: "train", "heldout" or None for all.
@@ -58,7 +58,7 @@ def open_depth(
     seed: int = 0,
     max_unreadable: float = 0.01,
 ) -> Source:
-    """Pictures with depth maps from wherever they lie: a folder, see `load_depth_folder`, or `opening.open_source`.
+    """Images with depth maps from a folder, see `load_depth_folder`, or from a source of `open_source.open_source`.
 
     Args:
         name: a folder of images and maps; or shards, a pattern of paths, a TFDS name, whose maps must be disparities.
@@ -91,36 +91,36 @@ def load_depth_folder(
     """The images of a folder with the depth maps beside them: NAME.jpg with NAME.depth.png, .npy, .tif or .pfm.
 
     Holes of measured maps are filled (`depth_files.fill_holes`). An image without a map, or a map without an image, is
-    left out and named in a warning. A caption may lie beside an image, NAME.txt in UTF-8; where some images have one,
-    the others have the empty prompt.
+    left out and named in a warning. A caption may be in NAME.txt, in UTF-8; if some images have one, the others have
+    the empty prompt.
 
     Args:
-        path: the folder; folders in it are left out.
+        path: the folder; its subfolders are ignored.
         split: "train", "heldout" or None for all; a hash of the image's file name decides.
         kind: what the maps hold, "disparity" (larger is nearer) or "depth" (distances, 0 where unknown).
         heldout_fraction: the share of "heldout", in [0, 1].
         seed, max_unreadable: of what is read from disk, see `stream.Stream`.
 
     Returns:
-        `Photos` where decoded pictures and maps take less than 2 GB, else a `Stream` of them.
+        `Photos` if decoded images and maps take less than 2 GB, else a `Stream` of them.
 
     Raises:
-        UserError: the folder is missing or has no pair (of the split); where all is read at once, also more than the
-            share max_unreadable of pairs with a file that cannot be read, or a map that is of another size than its
-            image, constant or without a known pixel.
+        UserError: the folder is missing or has no pair (of the split); for `Photos` also more than the share
+            max_unreadable of pairs whose files cannot be read, or whose map differs in size from its image, is
+            constant, or has no known pixel.
     """
     check_kind(kind)
     if split is not None:
         check_split(split)
     photos, maps = photo_files(path), map_files(path)
-    lonely = [file.name for name, file in photos.items() if name not in maps]
+    unpaired = [file.name for name, file in photos.items() if name not in maps]
     pairs = [(file, maps[name]) for name, file in photos.items() if name in maps]
     if not pairs:
         raise UserError(
-            f"no image in folder {path} has a depth map beside it, as {next(iter(photos))}{MARK}.png for {lonely[0]}; "
-            "python -m codi_tf.depth makes them"
+            f"no image in folder {path} has a depth map beside it, as {next(iter(photos))}{MARK}.png for "
+            f"{unpaired[0]}; python -m codi_tf.depth makes them"
         )
-    warn_of_left_out(f"{path}: images without a depth map", lonely)
+    warn_of_left_out(f"{path}: images without a depth map", unpaired)
     warn_of_left_out(
         f"{path}: depth maps without an image", [file.name for name, file in maps.items() if name not in photos]
     )
@@ -137,7 +137,7 @@ class DepthPairs:
     """Images, depth maps of any format and captions in files; a `stream.Readable`.
 
     Args:
-        pairs: image and map of each.
+        pairs: (image, map) of each.
         kind: what the maps hold, of `depth_files.KINDS`.
     """
 
@@ -150,7 +150,7 @@ class DepthPairs:
         return len(self.pairs)
 
     def read(self, i: int) -> dict[str, bytes]:
-        """Image, caption and nearness of pair i, the latter filled, as a TIFF of floats. Raises Unreadable."""
+        """Image, caption and nearness of pair i; nearness is a TIFF of floats without holes. Raises Unreadable."""
         photo, depth_map = self.pairs[i]
         stream = io.BytesIO()
         try:
@@ -169,7 +169,7 @@ class DepthPairs:
 
 
 def _caption(photo: Path) -> dict[str, bytes]:
-    """The field "text" of an image, where there is a file of it. Raises Unreadable."""
+    """The field "text" of an image, if there is a file of it. Raises Unreadable."""
     try:
         return {"text": photo.with_suffix(".txt").read_bytes()}
     except FileNotFoundError:
@@ -179,19 +179,19 @@ def _caption(photo: Path) -> dict[str, bytes]:
 
 
 def _photos(pairs: list[tuple[Path, Path]], kind: str, max_unreadable: float) -> Photos:
-    """All of the pairs, decoded."""
+    """All pairs, decoded."""
 
     def read(i: int) -> tuple[np.ndarray, np.ndarray, str]:
         photo, depth_map = pairs[i]
-        picture = images.to_uint8(images.read_image(photo))
+        image = images.to_uint8(images.read_image(photo))
         near = read_nearness(depth_map, kind, fill=True)[..., None]
-        if near.shape[:2] != picture.shape[:2]:
-            sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (near, picture)]
+        if near.shape[:2] != image.shape[:2]:
+            sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (near, image)]
             raise UserError(
                 f"depth map {depth_map} is {sizes[0]}, but {photo.name} is {sizes[1]}; make them of one size"
             )
-        return picture, near, text_of(_caption(photo))
+        return image, near, text_of(_caption(photo))
 
     found = read_all([str(photo) for photo, _ in pairs], read, max_unreadable)
-    pictures, companions, prompts = ({pairs[i][0].name: one[k] for i, one in found.items()} for k in range(3))
-    return Photos(pictures, companions, "depth", prompts if any(prompts.values()) else None)
+    photos, companions, prompts = ({pairs[i][0].name: one[k] for i, one in found.items()} for k in range(3))
+    return Photos(photos, companions, "depth", prompts if any(prompts.values()) else None)

@@ -1,4 +1,4 @@
-"""Edits by formulae: photos, an instruction and what it makes of them, without any edited picture on disk."""
+"""Synthetic edits: an instruction and a formula for its result, so no edited images are needed on disk."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from codi_tf.core.errors import UserError
 from codi_tf.data.pipeline import Source
+from codi_tf.tasks.draws import whole_between
 from codi_tf.tasks.super_resolution import gaussian_blur
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-STREAM = 2  # of an example's seed, apart from what windows are drawn with
+STREAM = 2  # of an example's seed, apart from the draws of the window
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class Edit:
     """One kind of edit.
 
     Attributes:
-        apply: the picture before, float32 [S, S, 3] in [-1, 1] -> after, the same shape and range.
-        wordings: instructions that ask for it, as training has them.
-        heldout: others, which only tests and measurements have.
+        apply: the image before, float32 [S, S, 3] in [-1, 1] -> the image after, of the same shape and range.
+        wordings: instructions for training.
+        heldout: other instructions for the same edit, for evaluation.
     """
 
     apply: Callable[[tf.Tensor], tf.Tensor]
@@ -32,10 +33,10 @@ class Edit:
 
 
 class Edits:
-    """Examples whose image is an edit of their source, asked for by their prompt; a `pipeline.Source`.
+    """Examples whose image is an edit of their source, as their prompt says; a `pipeline.Source`.
 
-    The source is a window that `photos` draws; the edit, each equally likely, and one of its wordings are drawn by the
-    same seed.
+    The source is a window that `photos` draws. The same seed draws the edit and one of its wordings, each with equal
+    probability.
 
     Args:
         photos: the source of the windows.
@@ -43,7 +44,7 @@ class Edits:
         wordings: "train" or "heldout".
 
     Raises:
-        UserError: another wording, an unknown edit, or none.
+        UserError: other wordings, an unknown edit, or none.
     """
 
     provides = ("source", "prompt")
@@ -76,9 +77,9 @@ class Edits:
         def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
             source = draw_photo(index, seed)["image"]
             u = tf.unstack(tf.random.stateless_uniform([2], tf.random.fold_in(seed, STREAM)))
-            edit = _one_of(len(self.edits), u[0])
+            edit = whole_between((0, len(self.edits) - 1), u[0])
             edited = tf.switch_case(edit, [_applied(one.apply, source) for one in self.edits])
-            prompt = texts[firsts[edit] + _one_of(counts[edit], u[1])]
+            prompt = texts[firsts[edit] + whole_between((0, counts[edit] - 1), u[1])]
             return {"image": tf.ensure_shape(edited, source.shape), "source": source, "prompt": prompt}
 
         return draw
@@ -91,12 +92,7 @@ def _applied(apply: Callable[[tf.Tensor], tf.Tensor], source: tf.Tensor) -> Call
     return branch
 
 
-def _one_of(count: tf.Tensor | int, u: tf.Tensor) -> tf.Tensor:
-    """One of 0 .. count - 1, each equally likely; u in [0, 1)."""
-    return tf.minimum(tf.cast(u * tf.cast(count, tf.float32), tf.int32), count - 1)
-
-
-# --- the formulae: x is the picture, float32 [S, S, 3] in [-1, 1]
+# --- the formulas: x is the image, float32 [S, S, 3] in [-1, 1]
 
 
 def luma(x: tf.Tensor) -> tf.Tensor:
@@ -182,14 +178,14 @@ def pixelated(x: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(tf.image.resize(squares, size, "nearest"), -1.0, 1.0)
 
 
-def posterised(x: tf.Tensor) -> tf.Tensor:
+def posterized(x: tf.Tensor) -> tf.Tensor:
     """Rounded to 3 values a channel: black, half, white."""
     return tf.round(x)
 
 
 def pencil(x: tf.Tensor) -> tf.Tensor:
     """1 - |gradient of luma| / 2 by Sobel's filter, at least -1: dark lines on white paper."""
-    edges = tf.image.sobel_edges(luma(x)[tf.newaxis])[0]  # [S, S, 1, 2], at a step from black to white 8
+    edges = tf.image.sobel_edges(luma(x)[tf.newaxis])[0]  # [S, S, 1, 2], at a step from black to white it is 8
     return tf.repeat(tf.maximum(1 - 0.5 * tf.norm(edges, axis=-1), -1.0), 3, axis=-1)
 
 
@@ -273,8 +269,8 @@ EDITS = {
         ("pixelate it", "turn it into large pixels", "make it pixel art", "make it a mosaic"),
         ("turn it into pixel art", "pixelate the photo"),
     ),
-    "posterised": Edit(
-        posterised,
+    "posterized": Edit(
+        posterized,
         ("turn it into a poster", "posterize it", "use only a few colors", "make it pop art"),
         ("make it a poster", "turn it into pop art"),
     ),

@@ -1,4 +1,4 @@
-"""TFRecord files of tf.train.Example messages: which features are the picture and its text."""
+"""TFRecord files of tf.train.Example messages: which features are the image and its text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from codi_tf.data.records import Records, Unreadable
 
 _EDITED = ("edited_image", "target_image", "target_img", "output_image")
 _INSTRUCTION = ("edit_prompt", "instruction", "edit")
-# field -> names of the features, or of parquet's columns, that hold it in public data sets, the likeliest first; those
-# of edits lead: beside them, "image" and "text" may be of the picture before
+# field -> names of the features, or of parquet's columns, that hold it in public data sets, the likeliest first;
+# those of edits come first, as "image" and "text" may then belong to the image before the edit
 FEATURES = {
     "image": (*_EDITED, "image", "image/encoded", "hr", "jpg", "png", "webp"),
     "text": (*_INSTRUCTION, "caption", "captions/text", "image/caption", "text", "txt", "prompt"),
     "source": ("original_image", "input_image", "source_image", "source_img", "source"),
-    "depth": (),  # only if it is asked for: mostly these are no pictures
+    "depth": (),  # only if it is named: mostly these are not images
 }
 
 
@@ -28,7 +28,7 @@ class Examples:
 
     Attributes:
         records: with the field "example".
-        keys: field -> name of the feature. Of a feature with several values the first is taken.
+        keys: field -> name of the feature. The first of several values is taken.
     """
 
     records: Records
@@ -39,7 +39,7 @@ class Examples:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that there are names of features for."""
+        """The fields that have a feature."""
         return tuple(self.keys)
 
     def read(self, i: int) -> dict[str, bytes]:
@@ -49,15 +49,15 @@ class Examples:
         return {field: value[0] for field, value in values.items() if value}
 
     def name(self, i: int) -> str:
-        """Path and place of record i."""
+        """Path and position of record i."""
         return self.records.name(i)
 
 
 def with_features(records: Records, wanted: dict[str, str]) -> Examples:
-    """The records with the features that their first one has; `wanted` (field -> feature) goes before `FEATURES`.
+    """The records with the features of the first one; `wanted` (field -> feature) takes precedence over `FEATURES`.
 
     Raises:
-        UserError: no feature for the image, or not the wanted one; the first record cannot be read.
+        UserError: no feature for the image, or a wanted feature is missing; the first record cannot be read.
     """
     try:
         features = _features(records.read(0)["example"])
@@ -68,10 +68,10 @@ def with_features(records: Records, wanted: dict[str, str]) -> Examples:
 
 
 def choose_features(name: str, held: Collection[str], wanted: dict[str, str]) -> dict[str, str]:
-    """Field -> feature, of the features that there are.
+    """Field -> feature, chosen from those in `held`.
 
     Raises:
-        UserError: no feature for the image, or not the wanted one.
+        UserError: no feature for the image, or a wanted feature is missing.
     """
     for field, key in wanted.items():
         if field not in FEATURES:
@@ -89,4 +89,4 @@ def _features(payload: bytes):
     try:
         return tf.train.Example.FromString(payload).features.feature
     except Exception as error:  # protobuf's DecodeError, whose class depends on its implementation
-        raise Unreadable(f"it is no tf.train.Example ({' '.join(str(error).split())})") from None
+        raise Unreadable(f"it is not a tf.train.Example ({' '.join(str(error).split())})") from None

@@ -1,4 +1,4 @@
-"""Photos in memory as a source of examples: windows of them, drawn by a seed."""
+"""Images in memory as a source of examples: windows of them, drawn by a seed."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
 from codi_tf.io import images
+from codi_tf.tasks.draws import whole_between
 
-MAX_ZOOM_OUT = 2.5  # a crop of S pixels shows a window of S to 2.5 S pixels of the photo
-PYRAMID = (1.0, 1.5, 2.25)  # every photo is kept at these shrinkings: what remains per example is at most 1.5
+PYRAMID = (1.0, 1.5, 2.25)  # every image is stored shrunk by these factors; a window then shrinks by 1.5 at most
 
 
 class Photos:
-    """Square windows of photos, shrunk to the crop's size; a `pipeline.Source`.
+    """Square windows of images, shrunk to the crop's size; a `pipeline.Source`.
 
-    The photo is drawn in proportion to the square root of its area, the window's side log-uniformly between image_size
-    and 2.5 image_size (or the photo's shorter side), its place uniformly.
+    An image is drawn in proportion to the square root of its area, the window's side log-uniformly between image_size
+    and 2.5 image_size (or the image's shorter side), its position uniformly.
 
     Args:
         images: name -> uint8 [H, W, 3], each side at least image_size.
-        beside: of the same photos and sizes, what the same window is cut from: depth maps float32 [H, W, 1] or pictures
-            before an edit uint8 [H, W, 3].
-        kind: what `beside` is: "depth" or "source".
-        prompts: of the same photos, a text each.
+        companions: name -> an array of the same size, from which the same window is cut: a depth map float32 [H, W, 1],
+            or the image before an edit uint8 [H, W, 3].
+        kind: of the companions: "depth" or "source".
+        prompts: name -> text.
 
     Raises:
-        UserError: no photo, or one that something is missing of, or that differs in size from what is beside it.
+        UserError: no image; an image without a companion or a prompt, or of another size than its companion.
     """
 
     def __init__(
@@ -39,17 +40,17 @@ class Photos:
         prompts: dict[str, str] | None = None,
     ):
         if not images:
-            raise UserError("no photos to take crops from")
+            raise UserError("no images to take crops from")
         self.images, self.companions, self.kind, self.prompts = images, companions, kind, prompts
         self.names = tuple(images)
         self.provides = (*(() if companions is None else (kind,)), *(() if prompts is None else ("prompt",)))
         for name, photo in images.items():
             for what, others in ((kind, companions), ("prompt", prompts)):
                 if others is not None and name not in others:
-                    raise UserError(f"photo {name} has no {what}: add it or leave the photo out")
+                    raise UserError(f"image {name} has no {what}: add it or leave the image out")
             if companions is not None and companions[name].shape[:2] != photo.shape[:2]:
                 sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (companions[name], photo)]
-                raise UserError(f"photo {name}: its {kind} is {sizes[0]}, the photo {sizes[1]}; make them of one size")
+                raise UserError(f"image {name}: its {kind} is {sizes[0]}, the image {sizes[1]}; make them of one size")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -57,17 +58,16 @@ class Photos:
     def drawer(
         self, *, image_size: int, augment: bool, recolor: bool
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
-        """(index int64 [], seed int32 [2]) -> an example, a function of (photos, seed) only; see `pipeline.Source`."""
+        """(index int64 [], seed int32 [2]) -> an example, a function of (images, seed) only; see `pipeline.Source`."""
         for name, photo in self.images.items():
             if min(photo.shape[:2]) < image_size:
                 height, width = photo.shape[:2]
                 raise UserError(
-                    f"photo {name} is {height}x{width}, smaller than image_size {image_size}; "
-                    "choose a smaller image_size or leave the photo out"
+                    f"image {name} is {height}x{width}, smaller than image_size {image_size}; "
+                    "choose a smaller image_size or leave the image out"
                 )
-        largest = max(800, round(1.5 * MAX_ZOOM_OUT * image_size))  # beyond this side, windows would be mere texture
         names = self.names
-        factors = [max(1.0, max(self.images[name].shape[:2]) / largest) for name in names]
+        factors = [shrink_factor(*self.images[name].shape[:2], image_size) for name in names]
         shrunk = [_shrink(self.images[name], f, image_size) for name, f in zip(names, factors, strict=True)]
         atlas, places = _atlas([[_shrink(photo, factor) for factor in PYRAMID] for photo in shrunk])
         companions = None
@@ -81,18 +81,18 @@ class Photos:
             companions = None if companions is None else tf.constant(companions)
             prompts = None if self.prompts is None else tf.constant([self.prompts[name] for name in names])
             cumulative = tf.constant(np.cumsum(weights / weights.sum())[:-1], tf.float32)  # [N - 1]
-            max_log_zoom = tf.constant(np.log(np.minimum(MAX_ZOOM_OUT, sides.min(axis=1) / image_size)), tf.float32)
+            max_log = tf.constant([max_log_zoom(shorter, image_size) for shorter in sides.min(axis=1)], tf.float32)
             levels = tf.constant(PYRAMID, tf.float32)
 
         def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
             u = tf.unstack(tf.random.stateless_uniform([5], seed))
             photo = tf.searchsorted(cumulative, u[0:1], side="right")[0]
-            zoom = tf.exp(u[1] * max_log_zoom[photo])  # window side / image_size, in the photo
+            zoom = tf.exp(u[1] * max_log[photo])  # window side / image_size, in the image
             level = tf.reduce_sum(tf.cast(levels[1:] <= zoom, tf.int32))
             top, height, width = tf.unstack(places[photo, level])
             side = tf.cast(tf.round(image_size * zoom / levels[level]), tf.int32)
             side = tf.clip_by_value(side, image_size, tf.minimum(height, width))
-            y, x = _place(u[2], height - side), _place(u[3], width - side)
+            y, x = whole_between((0, height - side), u[2]), whole_between((0, width - side), u[3])
 
             def cut(tensor: tf.Tensor) -> tf.Tensor:
                 window = tf.slice(tensor, [top + y, x, 0], [side, side, tensor.shape[-1]])
@@ -112,7 +112,7 @@ class Photos:
 
 
 def in_range(pixels: tf.Tensor) -> tf.Tensor:
-    """0 .. 255 -> [-1, 1], both float32 of any shape; a resize may have rounded beyond by one bit."""
+    """0 .. 255 -> [-1, 1], both float32 of any shape; a resize may exceed the range by rounding."""
     return tf.clip_by_value(pixels / 127.5 - 1, -1.0, 1.0)
 
 
@@ -121,9 +121,9 @@ def _recolored_if(recolor: bool, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor
 
 
 def recolored(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """The same picture in other colors: channels permuted, each with a gamma of its own, exp(U(-0.5, 0.5)).
+    """The same image in other colors: channels permuted, each with its own gamma, exp(U(-0.5, 0.5)).
 
-    Where there are few photos, this keeps a model from learning their colors by heart.
+    With few images, this keeps a model from memorizing their colors.
 
     Args:
         image: float32 [H, W, 3] in [-1, 1].
@@ -134,16 +134,11 @@ def recolored(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return 2 * ((tf.gather(image, order, axis=-1) + 1) / 2) ** gamma - 1
 
 
-def _place(u: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
-    """One of 0 .. room, each equally likely; u in [0, 1)."""
-    return tf.minimum(tf.cast(u * tf.cast(room + 1, tf.float32), tf.int32), room)
-
-
 def _atlas(pyramids: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """All levels of all photos below one another, padded at the right: a crop is then one slice of one tensor.
+    """All levels of all images below one another, padded at the right: a crop is then one slice of one tensor.
 
     Returns:
-        atlas [sum of heights, largest width, C], places int32 [photos, levels, 3] of (top, height, width).
+        atlas [sum of heights, largest width, C], places int32 [images, levels, 3] of (top, height, width).
     """
     levels = [level for pyramid in pyramids for level in pyramid]
     heights = [level.shape[0] for level in levels]
@@ -160,7 +155,7 @@ def _shrink(photo: np.ndarray, factor: float, smallest: int = 1) -> np.ndarray:
     """Uint8 [H, W, 3], or float32 [H, W, 1], made smaller by the factor, no side below `smallest`."""
     if factor == 1:
         return photo
-    height, width = (max(smallest, round(side / factor)) for side in photo.shape[:2])
+    height, width = (shrunk_side(side, factor, smallest) for side in photo.shape[:2])
     if photo.dtype == np.uint8:
         return images.to_uint8(images.resize(photo / np.float32(255), height, width))
-    return tf.image.resize(photo, [height, width], "area").numpy()  # a map has no range to be clipped to
+    return tf.image.resize(photo, [height, width], "area").numpy()  # a map has no range to clip to

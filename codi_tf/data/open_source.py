@@ -1,4 +1,4 @@
-"""The name of a place where pictures lie -> a source of examples: folders, shards, patterns of paths, TFDS names."""
+"""The name of a data set -> a source of examples: folders, shards, patterns of paths, TFDS names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from codi_tf.data.unreadable import read_all, warn_of_damage
 from codi_tf.io import images
 from codi_tf.io.images import EXTENSIONS
 
-IN_MEMORY = 2e9  # bytes of decoded pictures; a folder of more is read from disk, example by example
+IN_MEMORY = 2e9  # bytes of decoded images; a larger folder is read from disk, example by example
 _TFRECORD = re.compile(r".*(\.tfrecords?(-\d+-of-\d+)?|-\d{5}-of-\d{5})", re.IGNORECASE)
 _TAR = re.compile(r".*\.tar", re.IGNORECASE)
 _COMPRESSED = re.compile(r".*(\.tar|\.tfrecords?)\.\w+|.*\.tgz", re.IGNORECASE)
@@ -40,7 +40,7 @@ def open_source(
     seed: int = 0,
     max_unreadable: float = 0.01,
 ) -> Source:
-    """The pictures at a place as a source of examples.
+    """A source of examples from the images of a data set.
 
     Args:
         text: one of
@@ -50,27 +50,26 @@ def open_source(
             WebDataset's .tar files, for example "/data/train-{000..127}.tar" or "/data/*/*.jpg";
             tfds:NAME[/CONFIG][:SPLIT], see `tfds.open_tfds`.
 
-            Behind TFRecord files and TFDS names, ?image=FEATURE&text=FEATURE names the features. What lies beside
-            pictures in files and tar files is described at `records.index_webdataset`.
+            After TFRecord files and TFDS names, ?image=FEATURE&text=FEATURE names the features. Companions of images
+            (captions, depth maps) in folders and tar files: see `records.index_webdataset`.
         split: "train", "heldout" or None for all; a hash of the names decides, see `records.Records.of_split`.
-        made_of: "image", or "depth" or "source" for tasks that make conditions of these.
+        condition_key: "image", "depth" or "source", what the task makes conditions of.
         heldout_fraction: the share of "heldout", in [0, 1].
-        seed: of the order of what is read from disk.
-        max_unreadable: the share of unreadable records that a run may go on with, see `stream.Stream`; of shards, that
-            of the damaged ones.
+        seed: of the order in which records are read from disk.
+        max_unreadable: the largest share of unreadable records, see `stream.Stream`, and of damaged shards.
 
     Returns:
         `Photos` for a folder or pattern of images that takes less than 2 GB decoded, else a `Stream`.
 
     Raises:
-        UserError: nothing there, nothing of the split, or it cannot be read.
+        UserError: nothing there, nothing in the split, or unreadable.
     """
     if split is not None:
         check_split(split)
     found = _OPTIONS.fullmatch(text)
     name = found["name"] if found else text
     options = dict(pair.split("=", 1) for pair in found["options"].split("&")) if found else {}
-    streamed = {"made_of": condition_key, "seed": seed, "max_unreadable": max_unreadable}
+    streamed = {"condition_key": condition_key, "seed": seed, "max_unreadable": max_unreadable}
     if name.startswith(PREFIX):
         examples = open_tfds(name, split, options, heldout_fraction=heldout_fraction)
         check_any(len(examples), f"the images of {text}", split, heldout_fraction)
@@ -78,7 +77,7 @@ def open_source(
         return Stream(examples, **streamed)
     kind, paths = _kind_of(name)
     if options and kind != "TFRecord":
-        raise UserError(f"{text}: options behind ? are for TFRecord files; leave them out")
+        raise UserError(f"{text}: options after ? are for TFRecord files; leave them out")
     index = {"image": index_files, "TFRecord": index_tfrecord, "tar": index_webdataset}[kind]
     records = index(paths)
     chosen = records if split is None else records.of_split(split, heldout_fraction)
@@ -90,9 +89,9 @@ def open_source(
 
 
 def expanded(pattern: str) -> list[str]:
-    """The paths of a pattern: {000..127} and {a,b} for each of these, then *, ? and [..] for what there is.
+    """The paths of a pattern, sorted: {000..127} and {a,b} stand for each of these, *, ? and [..] for what exists.
 
-    Sorted; without any of these signs, the path itself.
+    Without any of these signs, the path itself.
     """
     braces = _BRACES.search(pattern)
     if braces is None:
@@ -112,7 +111,7 @@ def _kind_of(name: str) -> tuple[str, list[str]]:
         shards = [path for path in inside if _TFRECORD.fullmatch(path) or _TAR.fullmatch(path)]
         paths = shards or image_files(name)
         if shards and any(Path(path).suffix.lower() in EXTENSIONS for path in inside):
-            raise UserError(f"{name} holds images and shards ({os.path.basename(shards[0])}); name those that you want")
+            raise UserError(f"{name} holds images and shards ({os.path.basename(shards[0])}); name the ones to use")
     else:
         paths = expanded(name)
         if not paths or paths == [name] and not os.path.exists(name):
@@ -125,7 +124,7 @@ def _kind_of(name: str) -> tuple[str, list[str]]:
 
 def _kind_of_file(path: str) -> str:
     if _COMPRESSED.fullmatch(path):
-        raise UserError(f"{path} is compressed, its records cannot be read in any order; unpack it first")
+        raise UserError(f"{path} is compressed, so its records cannot be read in random order; unpack it first")
     for kind, pattern in (("TFRecord", _TFRECORD), ("tar", _TAR)):
         if pattern.fullmatch(path):
             return kind
@@ -135,13 +134,13 @@ def _kind_of_file(path: str) -> str:
 
 
 def fit_in_memory(paths: Iterable[str | os.PathLike[str]], *, depth: int) -> bool:
-    """Whether images of `depth` bytes a pixel take less than 2 GB together."""
+    """Whether images of `depth` bytes per pixel take less than 2 GB together."""
     total = 0
     for path in paths:
         try:
-            with Image.open(path) as image:  # its header alone
+            with Image.open(path) as image:  # only its header
                 total += depth * image.width * image.height
-        except Exception:  # whatever it is, reading it will tell
+        except Exception:  # reading the image will report it
             continue
         if total > IN_MEMORY:
             return False
@@ -149,15 +148,15 @@ def fit_in_memory(paths: Iterable[str | os.PathLike[str]], *, depth: int) -> boo
 
 
 def _photos(records: Records, max_unreadable: float) -> Photos:
-    """All of the images, decoded."""
+    """All images, decoded."""
     paths = [records.name(i) for i in range(len(records))]
     short = [os.path.basename(path) for path in paths]
     names = short if len(set(short)) == len(short) else paths
-    told = bool({"text", "json"} & set(records.fields))
+    has_text = bool({"text", "json"} & set(records.fields))
 
     def read(i: int) -> tuple[np.ndarray, str]:
-        return images.to_uint8(images.read_image(paths[i])), text_of(records.read(i)) if told else ""
+        return images.to_uint8(images.read_image(paths[i])), text_of(records.read(i)) if has_text else ""
 
     found = {names[i]: one for i, one in read_all(paths, read, max_unreadable).items()}
     photos, prompts = ({name: pair[k] for name, pair in found.items()} for k in (0, 1))
-    return Photos(photos, prompts=prompts if told else None)
+    return Photos(photos, prompts=prompts if has_text else None)

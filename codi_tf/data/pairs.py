@@ -1,4 +1,4 @@
-"""Degraded pairs on disk, to be evaluated on: crops and their low-resolution versions, in whole 8-bit levels."""
+"""Degraded pairs on disk, for evaluation: crops and their low-resolution versions, in whole 8-bit levels."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def write_pairs(
 
     Args:
         folder: a new one.
-        source: a `data.Source`, or photos.
-        task: with a `low_resolution(image, seed)`: super_resolution, real_world, bicubic.
+        source: a `data.Source`, or images: name -> uint8 [H, W, 3].
+        task: one with `has_low_resolution`.
         size: side of the crops; a multiple of the task's scale.
         seed: of crops and degradations; pair i is a function of (source, task, size, seed, i).
-        about: what else pairs.json is to say.
+        about: further entries of pairs.json.
         report: called with the number of pairs written.
 
     Raises:
-        UserError: the folder is in use; photos smaller than the crops; a size that the scale does not divide.
+        UserError: the folder is in use; images smaller than the crops; a size that the scale does not divide.
     """
     check_target(folder)
     pairs = low_resolution_pairs(source, task, image_size=size, seed=seed).take(count)
@@ -65,11 +65,11 @@ def read_pairs(folder: str | Path, count: int, *, scale: int | None = None) -> d
 
     Args:
         folder: from `write_pairs`.
-        count: how many.
-        scale: that the pairs must have; None: any.
+        count: number of pairs.
+        scale: required of the pairs; None: any.
 
     Raises:
-        UserError: fewer pairs, another scale, one without its partner, or pictures of other sizes than the folder says.
+        UserError: fewer pairs, another scale, a missing image, or one of another size than pairs.json says.
     """
     folder = Path(folder)
     try:
@@ -85,10 +85,8 @@ def read_pairs(folder: str | Path, count: int, *, scale: int | None = None) -> d
     for i in range(count):
         for key, part, side in (("image", "gt", size), ("condition", "lq", size // found)):
             path = folder / part / f"{i:05}.png"
-            picture = read_image(path)
-            if picture.shape != (side, side, 3):
-                raise UserError(
-                    f"{path}: {picture.shape[1]}x{picture.shape[0]}, not {side}x{side}; make the pairs again"
-                )
-            pairs[key].append(2 * resize(picture, size, size) - 1)
-    return {key: np.stack(pictures).astype(np.float32) for key, pictures in pairs.items()}
+            image = read_image(path)
+            if image.shape != (side, side, 3):
+                raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]}, not {side}x{side}; make the pairs again")
+            pairs[key].append(2 * resize(image, size, size) - 1)
+    return {key: np.stack(images).astype(np.float32) for key, images in pairs.items()}

@@ -1,4 +1,4 @@
-"""Rows of parquet files as triplets: row groups are read as a whole, so their order keeps neighbours together."""
+"""Rows of parquet files as triplets: row groups are read as a whole, so the order keeps neighbors together."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from codi_tf.data.splits import is_heldout
 from codi_tf.data.unreadable import warn_of_damage
 
 FIELDS = ("image", "source", "text")
-IN_MEMORY = 500_000_000  # bytes of row groups that are kept; a run reads on within half as much before it goes further
+IN_MEMORY = 500_000_000  # bytes of cached row groups; the order shuffles within blocks of half as much
 
 
 class ParquetRows:
-    """Rows of parquet files; a `stream.Readable`. Row groups are read as a whole and kept for a while.
+    """Rows of parquet files; a `stream.Readable`. Row groups are read as a whole and cached.
 
     Args:
         paths: the files.
@@ -39,7 +39,7 @@ class ParquetRows:
         self.paths, self.columns, self.groups, self.rows, self.texts = paths, columns, groups, rows, texts
         self.first = np.append(np.searchsorted(rows, groups[:, 2]), len(rows))  # [G + 1], of each group in `rows`
         self._order = lru_cache(maxsize=4)(self._ordered)
-        self._lock, self._kept = threading.Lock(), OrderedDict()  # group -> its table, the last used one last
+        self._lock, self._cached = threading.Lock(), OrderedDict()  # group -> its table, the most recently used last
 
     @classmethod
     def indexed(
@@ -48,7 +48,7 @@ class ParquetRows:
         """The rows of a split with an instruction. Rows without one are left out, with a warning.
 
         Raises:
-            UserError: pyarrow is missing; a column is, or is of another type; too much cannot be read.
+            UserError: pyarrow is missing; a column is missing or of another type; too much is unreadable.
         """
         pyarrow = _pyarrow(paths[0])
         columns, groups, texts, damaged, total = None, [], [], [], 0
@@ -68,12 +68,12 @@ class ParquetRows:
             reason = f": {damaged[0].reason}" if damaged else ""
             raise UserError(f"no row can be read in {paths[0]}{reason}")
         warn_of_damage(damaged, len(paths), max_unreadable)
-        told = np.array([bool(text and text.strip()) for text in texts])
-        if not told.all():
-            warnings.warn(f"{paths[0]}: rows without an instruction are left out: {(~told).sum()}", stacklevel=4)
+        has_text = np.array([bool(text and text.strip()) for text in texts])
+        if not has_text.all():
+            warnings.warn(f"{paths[0]}: rows without an instruction are left out: {(~has_text).sum()}", stacklevel=4)
         if split is not None:
-            told &= np.array([is_heldout(text or "", heldout_fraction) == (split == "heldout") for text in texts])
-        rows = np.flatnonzero(told)
+            has_text &= np.array([is_heldout(text or "", heldout_fraction) == (split == "heldout") for text in texts])
+        rows = np.flatnonzero(has_text)
         return cls(paths, columns, np.array(groups, np.int64), rows, [texts[row] for row in rows])
 
     def __len__(self) -> int:
@@ -100,9 +100,9 @@ class ParquetRows:
         return f"{self.paths[file]}: row {self.rows[i] - of_file}"
 
     def at(self, place: int, *, seed: int, epoch: int) -> int:
-        """The triplet at a place of an order that shuffles the row groups, and the triplets of some neighbours in it.
+        """The triplet at a place of an order that shuffles the row groups, and triplets within blocks of row groups.
 
-        These neighbours fit into memory, so that each row group is read once an epoch.
+        A block fits into memory, so that each row group is read once an epoch.
         """
         order, first, bounds = self._order(seed, epoch)
         block = int(np.searchsorted(bounds, place, side="right")) - 1
@@ -112,7 +112,7 @@ class ParquetRows:
         return int(self.first[order[group]]) + place - int(first[group])
 
     def _ordered(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Row groups in their order, the places of their first triplets, the places where blocks begin and end."""
+        """Row groups in their order, the places of their first triplets, the bounds of the blocks."""
         count = len(self.groups)
         order = np.array([permuted(place, count, seed=seed, epoch=epoch) for place in range(count)])
         first = np.concatenate([[0], np.cumsum(np.diff(self.first)[order])])
@@ -122,11 +122,11 @@ class ParquetRows:
         return order, first[:-1], np.unique(np.append(first[begins], first[-1]))
 
     def _group(self, group: int):
-        """The pictures of a row group. Raises Unreadable."""
+        """The images of a row group. Raises Unreadable."""
         with self._lock:
-            if group in self._kept:
-                self._kept.move_to_end(group)
-                return self._kept[group]
+            if group in self._cached:
+                self._cached.move_to_end(group)
+                return self._cached[group]
             path = self.paths[self.groups[group, 0]]
             pyarrow = _pyarrow(path)
             try:
@@ -135,9 +135,9 @@ class ParquetRows:
                     table = file.read_row_group(int(self.groups[group, 1]), columns=names)
             except (OSError, pyarrow.ArrowException) as error:
                 raise Unreadable(f"the row group is damaged ({' '.join(str(error).split())})") from None
-            self._kept[group] = table
-            while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > IN_MEMORY:
-                self._kept.popitem(last=False)
+            self._cached[group] = table
+            while len(self._cached) > 1 and sum(one.nbytes for one in self._cached.values()) > IN_MEMORY:
+                self._cached.popitem(last=False)
             return table
 
 
@@ -150,7 +150,7 @@ def _pyarrow(path: str):
 
 
 def _checked_columns(path: str, schema, chosen: dict[str, str] | None) -> dict[str, str]:
-    """Field -> column. Raises UserError where there is none, or it holds something else."""
+    """Field -> column. Raises UserError for a column that is missing or of another type."""
     import pyarrow.types as types
 
     def is_bytes(kind) -> bool:
@@ -161,8 +161,8 @@ def _checked_columns(path: str, schema, chosen: dict[str, str] | None) -> dict[s
     for field, column in chosen.items():
         if column not in schema.names:
             raise UserError(
-                f"{path} has no column {column or ' or '.join(FEATURES[field])} ({field}); rename that of these which "
-                f"holds it: {', '.join(schema.names)}"
+                f"{path} has no column {column or ' or '.join(FEATURES[field])} ({field}); rename the one "
+                f"that holds it: {', '.join(schema.names)}"
             )
         kind = schema.field(column).type
         if field == "text" and not (types.is_string(kind) or types.is_large_string(kind)):
@@ -170,5 +170,5 @@ def _checked_columns(path: str, schema, chosen: dict[str, str] | None) -> dict[s
         if field != "text":
             inside = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
             if not is_bytes(inside):
-                raise UserError(f"{path}: column {column} is of type {kind}: pictures are the bytes of their files")
+                raise UserError(f"{path}: column {column} is of type {kind}: images are the bytes of their files")
     return chosen

@@ -1,4 +1,4 @@
-"""A random order of N things that is computed place by place: no table, no state."""
+"""A random order of N items that is computed place by place, without table or state."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ _MASK = 2**64 - 1
 
 
 def permuted(place: int, count: int, *, seed: int, epoch: int) -> int:
-    """The thing at a place of the order that belongs to (seed, epoch): a permutation of 0 .. count - 1.
+    """The item at a place of the order of (seed, epoch): a permutation of 0 .. count - 1.
 
-    A Feistel network permutes the numbers of an even number of bits; where it leaves 0 .. count - 1 it is applied
-    again, which leads back in less than four steps on average (cycle walking: Black and Rogaway, "Ciphers with
+    A Feistel network permutes the numbers of an even number of bits; where the result is not below count, it is applied
+    again, less than four times on average (cycle walking: Black and Rogaway, "Ciphers with
     Arbitrary Finite Domains", 2002).
 
     Args:
         place: 0 .. count - 1.
         count: N.
-        seed, epoch: whole numbers of up to 64 bits; another epoch is another order.
+        seed, epoch: whole numbers of up to 64 bits; every epoch has another order.
     """
     half = max((count - 1).bit_length() + 1, 2) // 2
     low = (1 << half) - 1
@@ -31,7 +31,7 @@ def permuted(place: int, count: int, *, seed: int, epoch: int) -> int:
 
 
 def _mixed(value: int) -> int:
-    """64 bits that all depend on all bits of the value: SplitMix64 (Steele et al., OOPSLA 2014)."""
+    """64 bits that each depend on all bits of the value: SplitMix64 (Steele et al., OOPSLA 2014)."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK
     value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _MASK
     value = (value ^ value >> 27) * 0x94D049BB133111EB & _MASK

@@ -1,4 +1,4 @@
-"""The photos that two packages carry."""
+"""The photos that come with scikit-image and scikit-learn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.data.splits import check_split
 from codi_tf.io import images
 
-# Photos that come inside the packages scikit-image and scikit-learn, split by photo: nothing has to be downloaded.
+# Installed with the packages, so nothing has to be downloaded.
 PHOTOS = {
     "train": (
         "skimage/data/chelsea.png",
@@ -49,6 +49,7 @@ def load_photos(split: str) -> dict[str, np.ndarray]:
 
 
 def package_file(name: str) -> Path:
+    """The path of a package's file, "PACKAGE/PATH". Raises UserError where the package is not installed."""
     package, _, inside = name.partition("/")
     spec = importlib.util.find_spec(package)  # finds the folder without importing the package
     if spec is None or not spec.submodule_search_locations:

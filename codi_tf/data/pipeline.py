@@ -21,15 +21,15 @@ class Source(Protocol):
     """Where examples come from.
 
     Attributes:
-        provides: what its examples have besides "image": some of "depth", "source", "prompt".
-        names: of its images, as far as they are known beforehand.
+        provides: the keys of its examples besides "image": some of "depth", "source", "prompt".
+        names: of its images, if they are known in advance.
     """
 
     provides: tuple[str, ...]
     names: tuple[str, ...]
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """The number of images."""
 
     def drawer(
         self, *, image_size: int, augment: bool, recolor: bool
@@ -38,15 +38,15 @@ class Source(Protocol):
 
         The example depends on the source, the index and the seed only:
 
-            "image": float32 [S, S, 3] in [-1, 1], what is to be learnt;
+            "image": float32 [S, S, 3] in [-1, 1], the image to be generated;
             "depth": float32 [S, S, 1], larger is nearer, in any unit;
-            "source": float32 [S, S, 3] in [-1, 1], the picture before an edit;
+            "source": float32 [S, S, 3] in [-1, 1], the image before an edit;
             "prompt": string [], UTF-8.
 
         Args:
             image_size: S.
             augment: mirror an example with probability 1/2.
-            recolor: give every example other colors, see `windows.recolored`.
+            recolor: change the colors of every example, see `in_memory.recolored`.
         """
 
 
@@ -62,17 +62,17 @@ def crops(
     """Infinite dataset of examples start, start + 1, ...; example i is a function of (source, seed, i) only.
 
     Args:
-        source: a source, or photos: name -> uint8 [H, W, 3].
+        source: a source, or images: name -> uint8 [H, W, 3].
         image_size: S.
         seed: any whole number of 64 bits.
         start: the first example.
         augment, recolor: see `Source.drawer`.
 
     Returns:
-        {"image": float32 [S, S, 3] in [-1, 1], "index": int64 [], the example's number i} and what the source provides.
+        {"image": float32 [S, S, 3] in [-1, 1], "index": int64 [], the number i}, and what the source provides.
 
     Raises:
-        UserError: no photo, or a photo smaller than the crop.
+        UserError: no image, or an image smaller than the crop.
     """
     draw = _as_source(source).drawer(image_size=image_size, augment=augment, recolor=recolor)
     return _examples(draw, None, seed, _counted(start))
@@ -98,7 +98,7 @@ def batches(
         source, image_size, seed, augment, recolor: see `crops`.
         task: makes the condition of each example, with a seed of its own from (seed, i); None: no condition.
         batch_size: B, of this host.
-        start_step: the first batch: a resumed training asks for the batch after its last.
+        start_step: the first batch: a resumed training starts after its last one.
         num_threads: size of the dataset's own pool of threads, 0 for one per core; the values do not depend on it.
         tokenizer: texts -> int32 [B, M]; None: prompts are left out.
         shard: (i, n): this is host i of n, whose batches are the i-th part of batches of n B examples.
@@ -108,8 +108,7 @@ def batches(
         tokenizer "tokens": int32 [B, M]}.
 
     Raises:
-        UserError: no photo, or a photo smaller than the crop; the source lacks what the task makes conditions of, or
-            prompts.
+        UserError: no image, or an image smaller than the crop; the source lacks the task's `condition_key`, or prompts.
     """
     source = _as_source(source)
     _check(source, task, prompts=tokenizer is not None)
@@ -138,7 +137,7 @@ def evaluation_set(
 ) -> dict[str, np.ndarray]:
     """The first `count` examples, not mirrored, in NumPy arrays: {"image", "condition"} float32 [count, S, S, .].
 
-    Images have 3 channels, conditions `task.condition_channels`; without a task there are none. Where the source has
+    Images have 3 channels, conditions `task.condition_channels`; without a task there are none. If the source has
     prompts, "prompt" is an array of str [count].
     """
     source = _as_source(source)
@@ -158,7 +157,7 @@ def low_resolution_pairs(
 ) -> tf.data.Dataset:
     """Infinite dataset of (image [S, S, 3] in [-1, 1], its low-resolution version [S / scale, S / scale, 3] in [0, 1]).
 
-    The examples are those of `evaluation_set`, not mirrored; the task is one with a `low_resolution`.
+    The examples are those of `evaluation_set`, not mirrored; the task is one with `has_low_resolution`.
     """
     draw = _as_source(source).drawer(image_size=image_size, augment=False, recolor=False)
 
@@ -188,7 +187,7 @@ def _counted(start: int) -> tf.data.Dataset:
 
 
 def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset) -> tf.data.Dataset:
-    @tf.autograph.experimental.do_not_convert  # it would rewrap a UserError
+    @tf.autograph.experimental.do_not_convert  # it would wrap a UserError
     def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
         seeds = _seeds(seed, index)
         features = draw(index, seeds[0]) | {"index": index}
@@ -200,7 +199,7 @@ def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset) -> t
 
 
 def _seeds(seed: int, index: tf.Tensor) -> tf.Tensor:
-    """Of an example's window and of its degradation: int32 [2, 2]."""
+    """The seeds of an example's window and of its degradation: int32 [2, 2]."""
     return tf.random.stateless_uniform([2, 2], [seed, index], minval=None, maxval=None, dtype=tf.int32)
 
 

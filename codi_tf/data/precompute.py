@@ -1,4 +1,4 @@
-"""Examples encoded once, before the first step: for a frozen autoencoder the work of every later epoch is saved."""
+"""Examples encoded once, before the first update: a frozen autoencoder need not encode them in every epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from codi_tf.core.errors import user_errors
 
-MAX_PROMPTS = 4096  # different texts whose embeddings are kept: at Stable Diffusion's size 1 GB
+MAX_PROMPTS = 4096  # different prompts whose embeddings are kept in memory: 1 GB at Stable Diffusion's size
 EMBEDDED = 32  # at a time
 
 
@@ -28,7 +28,7 @@ def encode_once(
         dataset: batches {"image": [B, S, S, 3], "condition": [B, S, S, 3 or 4]} or {"image"}, in [-1, 1].
         count: examples wanted; rounded up to whole batches.
         report: called with the number of examples done, after each batch.
-        see: condition images -> c, what the adapter takes of them, see `methods.networks.seen`.
+        encode_condition: conditions -> c, the adapter's input, see `methods.networks.encode_condition`.
 
     Returns:
         {"latent": float32 [N, h, w, 4], scaled; "condition_latent": c, float32 [N, ...]}, and the batches' "tokens".
@@ -46,7 +46,7 @@ def encode_once(
 
 
 def encoder(base, encode_condition: Callable | None) -> Callable[[dict], dict]:
-    """The compiled function from a batch to what `encode_once` keeps of it; `see` as there."""
+    """The compiled function from a batch to its encoded examples; the arguments are those of `encode_once`."""
 
     @tf.function
     def encode(batch):
@@ -59,7 +59,7 @@ def encoder(base, encode_condition: Callable | None) -> Callable[[dict], dict]:
 def embed_once(base, latents: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Encoded examples with the numbers of their prompts in place of tokens, and the embeddings of all prompts.
 
-    What does not pay is left as it is: without tokens, or of more than MAX_PROMPTS different texts.
+    Examples without tokens, or with more than MAX_PROMPTS different prompts, are returned unchanged.
 
     Returns:
         (latents with "prompt" int32 [N], contexts float32 [U, M, D]), or (latents, None).

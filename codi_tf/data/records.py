@@ -1,6 +1,6 @@
-"""Where the records of shards and folders lie, so that they can be read in any order.
+"""An index of the records of shards and folders, so that they can be read in any order.
 
-Only headers are read for it, in hops from one to the next: TFRecord files, WebDataset's tar files, folders of images.
+Of TFRecord files and WebDataset's tar files only the headers are read; of folders of images only the names.
 """
 
 from __future__ import annotations
@@ -25,45 +25,48 @@ from codi_tf.data.splits import is_heldout
 from codi_tf.io.images import EXTENSIONS
 
 DEPTH_EXTENSIONS = (".png", ".tif", ".tiff")
-BESIDE = {".depth": ("depth", DEPTH_EXTENSIONS), ".source": ("source", EXTENSIONS)}  # NAME.depth.png, NAME.source.jpg
-PATIENCE = 3.0  # seconds that indexing may take without a word
+COMPANIONS = {
+    ".depth": ("depth", DEPTH_EXTENSIONS),
+    ".source": ("source", EXTENSIONS),
+}  # NAME.depth.png, NAME.source.jpg
+PATIENCE = 3.0  # seconds of indexing before its progress is shown
 _LENGTH = struct.Struct("<QI")  # of a TFRecord: the length and its masked checksum
-_CHECKSUM = 4  # bytes behind the data of a TFRecord
+_CHECKSUM = 4  # bytes after the data of a TFRecord
 _BLOCK = 512  # bytes: the unit of tar files
-# A sample of a WebDataset: what stands before the first dot of the last part of a path; the rest tells what it is.
+# A member of a WebDataset: the key of its sample is the path up to the first dot of the file name.
 _MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./]+)(?P<extension>\.[^/]+)")
 
 
 class Unreadable(Exception):
-    """A record that cannot be used; the message tells why, in one line."""
+    """A record that cannot be used; the message is the reason, in one line."""
 
 
 class Field(NamedTuple):
-    """Where one field of N records lies."""
+    """The location of one field of N records."""
 
-    file: np.ndarray  # int32 [N], an index of `paths`; -1: this record has no such field
+    file: np.ndarray  # int32 [N], an index into `paths`; -1: the record has no such field
     start: np.ndarray  # int64 [N], in bytes
     size: np.ndarray  # int64 [N]; -1: to the end of the file
 
 
 class Damage(NamedTuple):
-    """A shard that is not whole: what lies behind the damage is lost."""
+    """A damaged shard: the records after the damage are lost."""
 
     path: str
     reason: str
-    kept: int  # records ahead of it
+    kept: int  # records before it
 
 
 @dataclass(frozen=True)
 class Records:
-    """N records, each a few fields of bytes.
+    """N records, each of a few fields of bytes.
 
     Attributes:
         paths: the files.
-        places: field -> where it lies.
-        keys: of tar files the names of the records, bytes [N]; None: they have none.
-        checked: whether the bytes of a checksum (TFRecord's) stand behind each field.
-        damaged: the shards that are not whole.
+        places: field -> its location.
+        keys: names of the records of tar files, bytes [N]; else None.
+        checked: whether a checksum (TFRecord's) follows each field.
+        damaged: the damaged shards.
     """
 
     paths: tuple[str, ...]
@@ -77,19 +80,19 @@ class Records:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that some record has."""
+        """The fields that at least one record has."""
         return tuple(self.places)
 
     def read(self, i: int) -> dict[str, bytes]:
-        """The fields of record i that it has.
+        """The fields that record i has.
 
         Raises:
-            Unreadable: the file is gone or has become shorter, or the checksum does not fit.
+            Unreadable: the file is missing or truncated, or the checksum does not match.
         """
         return {name: self._bytes(place, i) for name, place in self.places.items() if place.file[i] >= 0}
 
     def name(self, i: int) -> str:
-        """Path and, within a shard, key or place of record i, for messages."""
+        """Path and, within a shard, key or position of record i, for messages."""
         first = next(iter(self.places.values()))
         path = self.paths[first.file[i]]
         if self.keys is not None:
@@ -97,9 +100,9 @@ class Records:
         return f"{path}: record at byte {first.start[i] - _LENGTH.size}" if self.checked else path
 
     def of_split(self, split: str, heldout_fraction: float) -> Records:
-        """The records of "train" or "heldout": a hash of the name decides, without the folders before it.
+        """The records of "train" or "heldout": a hash of the name decides.
 
-        The name is a file's own in a folder, the key in a tar file, shard and place for a TFRecord.
+        The name is that of the file without its folder, the key in a tar file, shard and position for a TFRecord.
         """
         first = next(iter(self.places.values()))
         heldout = np.empty(len(self), bool)
@@ -112,7 +115,7 @@ class Records:
         return self.chosen(heldout == (split == "heldout"))
 
     def chosen(self, which: np.ndarray) -> Records:
-        """Some of the records, by a mask bool [N] or by their numbers."""
+        """Some of the records, chosen by a mask bool [N] or by their numbers."""
         places = {name: Field(*(part[which] for part in place)) for name, place in self.places.items()}
         return replace(self, places=places, keys=None if self.keys is None else self.keys[which])
 
@@ -129,14 +132,14 @@ class Records:
         if len(data) < wanted:
             raise Unreadable("the file ends before it")
         if self.checked and masked(crc32c(data[:size])) != int.from_bytes(data[size:], "little"):
-            raise Unreadable("its checksum does not fit")
+            raise Unreadable("its checksum does not match")
         return data[:size]
 
 
 def index_tfrecord(paths: Iterable[str | os.PathLike[str]]) -> Records:
-    """The records of TFRecord files, with the one field "example".
+    """The records of TFRecord files, with the single field "example".
 
-    Lengths are checked by their checksums here, contents by theirs when they are read.
+    The checksums of lengths are verified here, those of contents when they are read.
 
     Raises:
         UserError: no record in any of the files, or one of them is missing.
@@ -145,7 +148,7 @@ def index_tfrecord(paths: Iterable[str | os.PathLike[str]]) -> Records:
 
 
 def index_webdataset(paths: Iterable[str | os.PathLike[str]]) -> Records:
-    """The samples of WebDataset's tar files: neighbours whose names agree up to the first dot.
+    """The samples of WebDataset's tar files: consecutive members whose names agree up to the first dot.
 
     Fields are "image" (KEY.jpg, .png, .webp, ...), "text" (KEY.txt), "json", "depth" (KEY.depth.png, .tif) and "source"
     (KEY.source.jpg, .png, ...); other members, and samples without an image, are left out.
@@ -159,20 +162,20 @@ def index_webdataset(paths: Iterable[str | os.PathLike[str]]) -> Records:
 def index_files(paths: Sequence[str | os.PathLike[str]]) -> Records:
     """Image files, with the fields of `index_webdataset` from NAME.txt, NAME.json, NAME.depth.png, ... beside them.
 
-    Of the paths, those of the files beside are no records of their own: a pattern matches them, too.
+    Paths of such companions, which a pattern may match, are not records of their own.
 
     Raises:
-        UserError: none of the paths is of an image that others stand beside.
+        UserError: all paths are companions of images.
     """
     named = [path for path in map(Path, paths) if _is_image(path.name)]
     if not named:
-        raise UserError(f"{paths[0]} belongs to an image that stands beside it: name that image")
-    neighbours, all_paths = {}, []
+        raise UserError(f"{paths[0]} is a companion of an image: name that image")
+    companions, all_paths = {}, []
     places = defaultdict(lambda: np.full(len(named), -1, np.int32))
     for i, path in enumerate(named):
-        if path.parent not in neighbours:
-            neighbours[path.parent] = _neighbours(path.parent)
-        for field, name in {**neighbours[path.parent].get(path.stem, {}), "image": path.name}.items():
+        if path.parent not in companions:
+            companions[path.parent] = _companions(path.parent)
+        for field, name in {**companions[path.parent].get(path.stem, {}), "image": path.name}.items():
             places[field][i] = len(all_paths)
             all_paths.append(os.path.join(path.parent, name))
     start, size = np.zeros(len(named), np.int64), np.full(len(named), -1, np.int64)
@@ -181,7 +184,7 @@ def index_files(paths: Sequence[str | os.PathLike[str]]) -> Records:
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[str]:
-    """The images in a folder, sorted by name, without the pictures and maps that stand beside others.
+    """The images in a folder, sorted by name, without those that are companions of others.
 
     Raises:
         UserError: the folder is missing or has no image.
@@ -196,11 +199,11 @@ def image_files(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def field_of(extension: str) -> str | None:
-    """The field that an extension stands for, ".jpg" or ".source.jpg"; None: for none."""
+    """The field of an extension such as ".jpg" or ".source.jpg"; None for any other."""
     extension = extension.lower()
     if extension in EXTENSIONS:
         return "image"
-    for infix, (field, extensions) in BESIDE.items():
+    for infix, (field, extensions) in COMPANIONS.items():
         if extension.startswith(infix) and extension[len(infix) :] in extensions:
             return field
     return {".txt": "text", ".json": "json"}.get(extension)
@@ -208,27 +211,27 @@ def field_of(extension: str) -> str | None:
 
 def _is_image(name: str) -> bool:
     stem, extension = os.path.splitext(name)
-    return extension.lower() in EXTENSIONS and os.path.splitext(stem)[1].lower() not in BESIDE
+    return extension.lower() in EXTENSIONS and os.path.splitext(stem)[1].lower() not in COMPANIONS
 
 
-def _neighbours(folder: Path) -> dict[str, dict[str, str]]:
-    """Name of an image without its extension -> field -> the file beside it that holds it."""
-    companions = defaultdict(dict)
+def _companions(folder: Path) -> dict[str, dict[str, str]]:
+    """Name of an image without its extension -> field -> the file that holds it."""
+    found = defaultdict(dict)
     for name in sorted(os.listdir(folder)):
         stem, extension = os.path.splitext(name)
         inner, infix = os.path.splitext(stem)
-        if infix.lower() in BESIDE:
+        if infix.lower() in COMPANIONS:
             stem, extension = inner, infix + extension
         field = field_of(extension)
         if field not in (None, "image"):
-            companions[stem][field] = name
-    return companions
+            found[stem][field] = name
+    return found
 
 
 class _Scan(NamedTuple):
-    """What the headers of one shard tell."""
+    """The headers of one shard."""
 
-    places: dict[str, tuple[list[int], list[int]]]  # field -> starts and sizes; a start of -1: there is none
+    places: dict[str, tuple[list[int], list[int]]]  # field -> starts and sizes; a start of -1: no such field
     keys: list[bytes] | None
     reason: str | None  # of damage
 
@@ -285,9 +288,9 @@ def _scan_tfrecord(path: str, size: int) -> _Scan:
                 reason = f"cut off at byte {starts[-1] - _LENGTH.size}"
                 break
     wrong = np.flatnonzero(masked(crc32c_of_each(np.array(lengths, np.uint64))) != np.array(checksums, np.uint64))
-    count = len(starts) - (position > size)  # the last one is not whole
-    if len(wrong):  # from there on the hops went anywhere
-        count, reason = wrong[0], f"damaged, or no TFRecord file, at byte {starts[wrong[0]] - _LENGTH.size}"
+    count = len(starts) - (position > size)  # the last one is incomplete
+    if len(wrong):  # the offsets after it mean nothing
+        count, reason = wrong[0], f"damaged, or not a TFRecord file, at byte {starts[wrong[0]] - _LENGTH.size}"
     return _Scan({"example": (starts[:count], lengths[:count])}, None, reason)
 
 
@@ -296,7 +299,7 @@ def _scan_tar(path: str, size: int) -> _Scan:
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # it would keep all of them
+                tar.members.clear()  # else it keeps all of them in memory
                 if member.offset_data + member.size > size:
                     reason = f"cut off at byte {member.offset}"
                     break
@@ -311,10 +314,10 @@ def _scan_tar(path: str, size: int) -> _Scan:
             else:
                 with open(path, "rb", buffering=0) as file:
                     end = _read_at(file.fileno(), tar.offset, _BLOCK)
-                if end != bytes(_BLOCK):  # tarfile takes anything for the end
+                if end != bytes(_BLOCK):  # tarfile accepts anything as the end
                     reason = f"damaged at byte {tar.offset}" if len(end) == _BLOCK else f"cut off at byte {tar.offset}"
     except tarfile.TarError as error:
-        reason = f"damaged, or no uncompressed tar file ({error})"
+        reason = f"damaged, or not an uncompressed tar file ({error})"
     samples = [(key, fields) for key, fields in samples if "image" in fields]
     names = {field for _, fields in samples for field in fields}
     nothing = (-1, 0)
@@ -323,7 +326,7 @@ def _scan_tar(path: str, size: int) -> _Scan:
 
 
 def _read_at(descriptor: int, start: int, size: int) -> bytes:
-    """So many bytes from a place on, fewer at the end of the file. One read ends at 2 GiB."""
+    """`size` bytes from `start`, fewer at the end of the file. A single read ends at 2 GiB."""
     data = os.pread(descriptor, size, start)
     while 0 < len(data) < size:
         more = os.pread(descriptor, size - len(data), start + len(data))

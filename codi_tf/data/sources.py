@@ -1,4 +1,4 @@
-"""From the name of a source to the source: what `data.source` in a config and `--data` may be."""
+"""The name of a source, `data.source` in a config or `--data`, -> the source."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ def load_source(
     """The examples of a split of a source.
 
     Args:
-        name: "photos", what two packages carry: photos, a stereo pair with its disparity, photos that are edited by
-            formulae; or a folder, shards or a TFDS name, see `opening.open_source`, `depth_maps.open_depth` and
+        name: "photos", which come with two packages: photos, a stereo pair with its disparity, synthetic edits of
+            photos; or a folder, shards or a TFDS name, see `open_source.open_source`, `depth_maps.open_depth` and
             `triplets.open_triplets`.
         split: "train", "heldout" or None for all.
-        task: what its conditions are made of decides what is beside the images.
-        seed: of the order of what is read from disk.
-        max_unreadable: the share of unreadable records that a run may go on with, see `stream.Stream`.
-        heldout_fraction: the share of "heldout" where the source itself holds none out, in [0, 1].
+        task: its `condition_key` says which companions the images must have.
+        seed: of the order in which records are read from disk.
+        max_unreadable: the largest share of unreadable records, see `stream.Stream`.
+        heldout_fraction: the share of "heldout" if the source has no such split itself, in [0, 1].
 
     Raises:
-        UserError: nothing of that name, nothing in it, or what cannot be read.
+        UserError: nothing of that name, nothing in it, or unreadable.
     """
     options = {"seed": seed, "max_unreadable": max_unreadable, "heldout_fraction": heldout_fraction}
     condition_key = "image" if task is None else task.condition_key
     if condition_key == "depth":
-        return load_stereo(split) if name == EMBEDDED else open_depth(name, split, kind=task.kind, **options)
+        return load_stereo(split) if name == EMBEDDED else open_depth(name, split, kind=task.condition_file, **options)
     if condition_key == "source":
         return (
             Edits(Photos(_embedded(split)), wordings=split or "train")

@@ -1,4 +1,4 @@
-"""Which split a photo falls into: its name alone decides."""
+"""The split of an image, decided by its name alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_split(split: str) -> None:
 
 
 def check_any(count: int, what: str, split: str | None, fraction: float) -> None:
-    """Raises UserError where none of `what`, for example "the 7 images of DIR", falls in a split."""
+    """Raises UserError if none of `what`, such as "the 7 images of DIR", is in a split."""
     if not count:
         raise UserError(
             f"none of {what} falls in split {split!r} with heldout_fraction {fraction}; add some or change the fraction"
@@ -24,6 +24,6 @@ def check_any(count: int, what: str, split: str | None, fraction: float) -> None
 
 
 def is_heldout(name: str, fraction: float) -> bool:
-    """Whether a name belongs to "heldout", a share `fraction` in [0, 1] of all: adding others moves none."""
+    """Whether a name belongs to "heldout", a share `fraction` in [0, 1] of all; other names do not matter."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64

@@ -1,4 +1,4 @@
-"""Pictures that stay on disk as a source of examples: example i is read when it is needed, in a random order."""
+"""Images on disk as a source of examples, each read when it is needed, in a random order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
-from codi_tf.data.decoding import Picture, nearness, pixels, place, window_side
+from codi_tf.data.decoding import EncodedImage, nearness, pixels, place, window_side
 from codi_tf.data.in_memory import in_range, recolored
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable
@@ -29,28 +29,28 @@ class Readable(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, i: int) -> dict[str, bytes]:
-        """The fields of record i that it has: "image", "source", "depth", "text", "json". Raises Unreadable."""
+        """The fields that record i has, some of "image", "source", "depth", "text", "json". Raises Unreadable."""
 
     def name(self, i: int) -> str:
-        """How messages call record i."""
+        """The name of record i in messages."""
 
 
 class Stream:
-    """Square windows of pictures on disk, shrunk to the crop's size; a `pipeline.Source`.
+    """Square windows of images on disk, shrunk to the crop's size; a `pipeline.Source`.
 
-    Example i is from the record at place i mod N of a random order of all N, another order in every epoch. The window's
-    side and place are distributed as `windows.Photos` draws them. A record that cannot be read or used is replaced by
-    that at the next place, so that an example is still a function of (records, seed, i).
+    Example i comes from the record at place i mod N of a random order of all N, which differs in every epoch. The side
+    and the position of its window are distributed as in `in_memory.Photos`. An unreadable record is replaced by the one
+    at the next place, so that an example remains a function of (records, seed, i).
 
     Args:
-        records: what there is to read.
-        made_of: "image", or "depth" or "source" to read these too, for tasks that make conditions of them.
+        records: the records to read.
+        condition_key: "image", "depth" or "source", what the task makes conditions of; it is read along with the image.
         seed: of the order.
-        max_unreadable: the share of unreadable records that a run may go on with: of the different records that it has
-            read, 400 at least or all that there are.
+        max_unreadable: the largest share of unreadable records among the different records read so far, counted as at
+            least 400, or all records if there are fewer.
 
     Attributes:
-        unreadable: one line for each record that could not be used, as they were met: its name and the reason.
+        unreadable: one line for each unreadable record in the order of reading: its name and the reason.
     """
 
     def __init__(self, records: Readable, *, condition_key: str = "image", seed: int = 0, max_unreadable: float = 0.01):
@@ -68,7 +68,7 @@ class Stream:
 
     @property
     def unreadable(self) -> list[str]:
-        """One line for each record that could not be used so far."""
+        """One line for each record that was unreadable so far."""
         with self._lock:
             return [f"{self.records.name(record)}: {reason}" for record, reason in self._bad.items()]
 
@@ -77,8 +77,7 @@ class Stream:
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example; see `pipeline.Source`.
 
-        What goes wrong while it runs reaches the caller of tf.data as an error of TensorFlow; `errors.user_errors`
-        turns it back.
+        tf.data turns errors in it into errors of TensorFlow; `errors.user_errors` turns them back.
         """
 
         def read(index: np.ndarray, u: np.ndarray) -> list:
@@ -86,7 +85,7 @@ class Stream:
             return [*(example[key] for key in self._windows), example["prompt"].encode("utf-8")]
 
         def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-            u = tf.random.stateless_uniform([5], seed)  # the first is for the photo, which the index tells here
+            u = tf.random.stateless_uniform([5], seed)  # the first is unused: the index decides on the image
             *cut, prompt = tf.numpy_function(read, [index, u], [*(_KINDS[key] for key in self._windows), tf.string])
             example = {}
             for key, window in zip(self._windows, cut, strict=True):
@@ -109,8 +108,8 @@ class Stream:
 
         Args:
             index: the example's number.
-            u: float32 [5] in [0, 1): u[1] decides on the window's side, u[2] and u[3] on its place.
-            image_size: S, the least side.
+            u: float32 [5] in [0, 1): u[1] decides on the window's side, u[2] and u[3] on its position.
+            image_size: S, the smallest side.
 
         Returns:
             {"image": uint8 [H, H, 3], "prompt": str}, and "source", uint8 [H, H, 3], or "depth", float32 [H, H, 1].
@@ -136,37 +135,37 @@ class Stream:
         return permuted(place, len(self.records), seed=self.seed, epoch=epoch)
 
     def window_side(self, u: float, size: tuple[int, int], image_size: int) -> int:
-        """The side of a window of a picture (height, width), drawn by u. Raises Unreadable where it is too small."""
+        """The side of a window of an image (height, width), drawn by u. Raises Unreadable if it is too small."""
         return window_side(u, size, image_size)
 
     def _cut(self, fields: dict[str, bytes], u: np.ndarray, image_size: int) -> dict:
-        """The same window of all pictures of a record, and the text. Raises Unreadable."""
+        """The same window of all images of a record, and the text. Raises Unreadable."""
         opened = {}
         for key in self._windows:
             if key not in fields:
                 raise Unreadable(f"it has no {key}")
-            opened[key] = Picture(fields[key])
+            opened[key] = EncodedImage(fields[key])
         size = opened["image"].size
-        for key, picture in opened.items():
-            if picture.size != size:
-                sizes = [f"{height}x{width}" for height, width in (picture.size, size)]
+        for key, encoded in opened.items():
+            if encoded.size != size:
+                sizes = [f"{height}x{width}" for height, width in (encoded.size, size)]
                 raise Unreadable(f"its {key} is {sizes[0]}, the image {sizes[1]}")
         side = self.window_side(float(u[1]), size, image_size)
-        factor = side / image_size if len(opened) == 1 else 1.0  # several stay as they are: their pixels must meet
+        factor = side / image_size if len(opened) == 1 else 1.0  # several are not shrunk: their pixels must match
         example = {"prompt": text_of(fields) if "prompt" in self.provides else ""}
-        for key, picture in opened.items():
-            image = picture.shrunk(factor)
+        for key, encoded in opened.items():
+            image = encoded.shrunk(factor)
             width, height = image.size
-            now = min(max(round(side * width / size[1]), image_size), width, height)  # the side, after shrinking
-            left, top = place(float(u[3]), width - now), place(float(u[2]), height - now)
+            side_now = min(max(round(side * width / size[1]), image_size), width, height)  # the side, after shrinking
+            left, top = place(float(u[3]), width - side_now), place(float(u[2]), height - side_now)
             if key == "depth":
-                example[key] = nearness(image)[top : top + now, left : left + now]
+                example[key] = nearness(image)[top : top + side_now, left : left + side_now]
             else:
-                example[key] = pixels(image.crop((left, top, left + now, top + now)))
+                example[key] = pixels(image.crop((left, top, left + side_now, top + side_now)))
         return example
 
     def _count(self, record: int | None, reason: str | None) -> None:
-        """Counts a record that was read, and keeps it if it was unreadable (None: it was not)."""
+        """Count a record that was read, and remember it if it was unreadable (None: it was readable)."""
         with self._lock:
             self._tried += 1
             if record is None:
@@ -178,11 +177,11 @@ class Stream:
 
 
 def warn_of_unreadable(source: object) -> None:
-    """One warning that counts the records of a `Stream` that could not be used, and names the first of them."""
+    """One warning with the number of unreadable records of a `Stream` and the first of them."""
     lines = source.unreadable if isinstance(source, Stream) else []
     if lines:
         warnings.warn(
-            f"{len(lines)} of {len(source)} records were unreadable, others took their places: {first_of(lines)}",
+            f"{len(lines)} of {len(source)} records were unreadable and replaced by others: {first_of(lines)}",
             stacklevel=2,
         )
 

@@ -1,4 +1,4 @@
-"""Data sets that tensorflow-datasets has prepared on this machine, by their names there."""
+"""Data sets that tensorflow-datasets has prepared on this machine."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from codi_tf.data.records import Records, index_tfrecord
 from codi_tf.data.splits import check_split
 
 PREFIX = "tfds:"
-HELD_OUT = ("validation", "val", "valid", "test")  # what others call it
-_HELD_OUT = re.compile(r"val|test")  # how such names begin, "validation_matched" and "test2007" among them
+HELD_OUT = ("validation", "val", "valid", "test")  # what data sets call it
+_HELD_OUT = re.compile(r"val|test")  # at the start of a name, such as "validation_matched" or "test2007"
 _NAME = re.compile(r"(?P<name>[^:]+(?::\d+\.[\d.*]+)?)(?::(?P<split>.+))?")
 
 
 def open_tfds(text: str, split: str | None, options: dict[str, str], *, heldout_fraction: float = 0.1) -> Examples:
-    """The records of a data set's split; its TFRecord files are then read in any order, without tensorflow-datasets.
+    """The records of a data set's split; its TFRecord files are read in any order, without tensorflow-datasets.
 
     Args:
         text: "tfds:NAME[/CONFIG][:VERSION][:SPLIT]", for example "tfds:div2k/bicubic_x4:train"; a SPLIT may be sliced
             as tensorflow-datasets writes it, "train[:80%]".
-        split: "train", "heldout" or None for all. "heldout" is all of a SPLIT that is called "validation...", "val..."
-            or "test..." in a set that has "train"; without a SPLIT it is the set's own "validation" or "test". Of
-            another SPLIT, and where there is none of these, a hash of the records' places decides.
+        split: "train", "heldout" or None for all. In a set that has "train", "heldout" is all of a SPLIT called
+            "validation...", "val..." or "test..."; without a SPLIT it is the set's own "validation" or "test". In any
+            other case a hash of the records' positions decides.
         options: data_dir, the folder of prepared data sets (by default tensorflow-datasets' own), and image, text,
             source, depth: the features that hold them (by default see `examples.FEATURES`).
-        heldout_fraction: the share of "heldout" that the hash gives.
+        heldout_fraction: the share of "heldout" if the hash decides.
 
     Raises:
         UserError: tensorflow-datasets is missing, no such data set is prepared, it has no such split or feature, or it
@@ -42,7 +42,7 @@ def open_tfds(text: str, split: str | None, options: dict[str, str], *, heldout_
         raise UserError(f"{text} needs the package tensorflow-datasets: pip install tensorflow-datasets") from None
     found = _NAME.fullmatch(text.removeprefix(PREFIX))
     if found is None:
-        raise UserError(f"{text} is no name of a data set; write tfds:NAME[/CONFIG][:SPLIT]")
+        raise UserError(f"{text} is not the name of a data set; write tfds:NAME[/CONFIG][:SPLIT]")
     wanted = {key: value for key, value in options.items() if key != "data_dir"}
     data_dir = options.get("data_dir")
     name, _, version = found["name"].partition(":")
@@ -94,7 +94,7 @@ def _records_of(text, splits, named: str | None, split: str | None, heldout_frac
 
 
 def _leaves(feature, tfds, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The features within a feature, under the names that they are stored under."""
+    """The features within a feature, by the names that they are stored under."""
     if isinstance(feature, tfds.features.FeaturesDict):
         for key, one in feature.items():
             yield from _leaves(one, tfds, f"{prefix}/{key}" if prefix else key)
@@ -105,7 +105,7 @@ def _leaves(feature, tfds, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _holds(feature, tfds) -> bool:
-    """Whether it is stored as a text, or as the bytes of a picture."""
+    """Whether a feature is stored as text, or as the bytes of an image file."""
     if isinstance(feature, tfds.features.Image):
         return np.dtype(feature.np_dtype) in (np.uint8, np.uint16)  # floats are stored as if they were colors
     return isinstance(feature, tfds.features.Text)

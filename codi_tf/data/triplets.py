@@ -1,4 +1,4 @@
-"""Triplets of picture, instruction and edited picture: InstructPix2Pix's folders, parquet files, and plain folders."""
+"""Triplets of image, instruction and edited image: InstructPix2Pix's folders, parquet files, and plain folders."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def open_triplets(
     seed: int = 0,
     max_unreadable: float = 0.01,
 ) -> Stream:
-    """A source of edits: "image" is the edited picture, "source" the one before, "prompt" the instruction.
+    """A source of edits: "image" is the edited image, "source" the one before, "prompt" the instruction.
 
     Args:
         name: one of
 
             a folder with seeds.json, as InstructPix2Pix's data come: PROMPT/SEED_0.jpg before, PROMPT/SEED_1.jpg after,
             PROMPT/prompt.json with the instruction under "edit";
-            a .parquet file, a folder or a pattern of them, with columns as in `examples.FEATURES`: pictures as the
-            bytes of their files, by themselves or as "bytes" of a struct;
+            a .parquet file, a folder or a pattern of them, with columns as in `examples.FEATURES`: images as the
+            bytes of their files, directly or as "bytes" of a struct;
             a folder of NAME.source.jpg, NAME.jpg and NAME.txt;
-            whatever else `opening.open_source` takes, with the same fields.
+            any other source of `open_source.open_source`, with the same fields.
         split: "train", "heldout" or None for all. Decided by a hash of the prompt's folder, of the instruction
-            (parquet), of the file name: no instruction of a parquet file, and no prompt's folder, is in both.
+            (parquet), or of the file name: no instruction of a parquet file, and no prompt's folder, is in both.
         heldout_fraction: the share of "heldout", in [0, 1].
         seed: of the order.
-        max_unreadable: the share of unreadable triplets that a run may go on with, see `stream.Stream`.
+        max_unreadable: the largest share of unreadable triplets, see `stream.Stream`.
 
     Raises:
-        UserError: nothing there, nothing of the split, no instructions or no pictures before the edits, wrong types.
+        UserError: nothing there, nothing in the split, no instructions or no images before the edits, wrong types.
     """
     if split is not None:
         check_split(split)
@@ -62,12 +62,12 @@ def open_triplets(
         triplets = _plain(name, split, heldout_fraction)
     else:
         source = open_source(name, split, condition_key="source", seed=seed, **shared)
-        for key, what in (("source", "pictures before the edits"), ("prompt", "instructions")):
+        for key, what in (("source", "images before the edits"), ("prompt", "instructions")):
             if key not in source.provides:
                 remedy = (
                     "name the features that hold them: ?source=FEATURE&image=FEATURE&text=FEATURE"
                     if isinstance(source.records, Examples)
-                    else "edits are NAME.source.jpg, NAME.jpg and NAME.txt, or name others"
+                    else "edits are NAME.source.jpg, NAME.jpg and NAME.txt, or name other data"
                 )
                 raise UserError(f"{name} has no {what}; {remedy}")
         triplets = source.records
@@ -76,9 +76,9 @@ def open_triplets(
 
 
 class Triplets(Stream):
-    """A `Stream` whose windows are as large as the picture: an instruction is about all of it.
+    """A `Stream` whose windows are as large as the image, because an instruction concerns all of it.
 
-    Where the triplets lie in blocks that are read as a whole, the order is random within some of them at a time.
+    Triplets of parquet files, which are read in row groups, are shuffled within blocks, see `ParquetRows.at`.
     """
 
     def record_at(self, place: int, epoch: int) -> int:
@@ -88,18 +88,18 @@ class Triplets(Stream):
         return super().record_at(place, epoch)
 
     def window_side(self, u: float, size: tuple[int, int], image_size: int) -> int:
-        """The shorter side of a picture (height, width). Raises Unreadable: it is smaller than image_size."""
+        """The shorter side of an image (height, width). Raises Unreadable if it is smaller than image_size."""
         if min(size) < image_size:
             raise Unreadable(f"it is {size[0]}x{size[1]}, smaller than image_size {image_size}")
         return min(size)
 
 
 class PromptFolders:
-    """The layout of InstructPix2Pix's data; a `stream.Readable`. Each pair of pictures is one triplet.
+    """The layout of InstructPix2Pix's data; a `stream.Readable`. Each pair of images is one triplet.
 
     Args:
-        folder: holds the prompts' folders.
-        prompts: their names.
+        folder: with the prompts' folders.
+        prompts: the names of these.
         pairs: (number of the prompt, seed) of each triplet.
     """
 
@@ -110,7 +110,7 @@ class PromptFolders:
 
     @classmethod
     def listed(cls, folder: Path, split: str | None, heldout_fraction: float) -> PromptFolders:
-        """What seeds.json lists, [["PROMPT", ["SEED", ...]], ...], of a split. Raises UserError for another content."""
+        """The entries of seeds.json, [["PROMPT", ["SEED", ...]], ...], in a split. Raises UserError."""
         path = folder / SEEDS
         try:
             listed = json.loads(path.read_bytes())
@@ -137,7 +137,7 @@ class PromptFolders:
         return len(self.pairs)
 
     def read(self, i: int) -> dict[str, bytes]:
-        """The fields of triplet i. Raises Unreadable: a file is missing, or the instruction is no text."""
+        """The fields of triplet i. Raises Unreadable: a file is missing, or the instruction is not a str."""
         prompt, seed = self.pairs[i]
         folder = self.folder / self.prompts[prompt]
         try:
@@ -159,7 +159,7 @@ class PromptFolders:
 
 
 def _parquet_files(name: str) -> list[str]:
-    """The parquet files that a name stands for, sorted; none where it stands for something else."""
+    """The parquet files that a name stands for, sorted; none if it stands for something else."""
     if os.path.isdir(name):
         return sorted(glob.glob(os.path.join(glob.escape(name), f"*{PARQUET}")))
     if not name.lower().endswith(PARQUET):
@@ -176,16 +176,16 @@ def _has_sources(folder: str) -> bool:
 
 
 def _plain(folder: str, split: str | None, heldout_fraction: float) -> Records:
-    """The triplets of a folder; pictures that lack one of the other two are left out and named in a warning."""
+    """The triplets of a folder; images without one of the other two are left out and named in a warning."""
     records = index_files(image_files(folder))
     complete = np.full(len(records), True)
     texts = [records.places[field].file >= 0 for field in ("text", "json") if field in records.places]
     for what, there in (
-        ("a NAME.source picture", records.places["source"].file >= 0 if "source" in records.places else ~complete),
+        ("a NAME.source image", records.places["source"].file >= 0 if "source" in records.places else ~complete),
         ("an instruction, NAME.txt,", np.any(texts, axis=0) if texts else ~complete),
     ):
-        lonely = [os.path.basename(records.name(i)) for i in np.flatnonzero(complete & ~there)]
-        warn_of_left_out(f"{folder}: pictures without {what}", lonely)
+        incomplete = [os.path.basename(records.name(i)) for i in np.flatnonzero(complete & ~there)]
+        warn_of_left_out(f"{folder}: images without {what}", incomplete)
         complete &= there
     if not complete.any():
         raise UserError(f"{folder} has no triplet: NAME.source.jpg, NAME.jpg and NAME.txt")

@@ -1,4 +1,4 @@
-"""What of some data cannot be used: counted, named, and refused where it is too much."""
+"""Unreadable records: counted, named in warnings, and refused if there are too many."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import TypeVar
 from codi_tf.core.errors import UserError
 from codi_tf.data.records import Damage, Unreadable
 
-JUDGED = 400  # records: of fewer, a share says little
-SHOWN = 3  # so many unreadable records in a message
-NAMED = 5  # so many names in a message
+JUDGED = 400  # records: a share of fewer is not judged
+SHOWN = 3  # unreadable records in a message
+NAMED = 5  # names in a message
 
 Value = TypeVar("Value")
 
 
 def too_many(bad: int, read: int, total: int, max_unreadable: float) -> bool:
-    """Whether bad records are more than a share of those that were read, 400 of them at least or all that there are."""
+    """Whether bad records exceed a share of those read, counted as at least 400, or as all if there are fewer."""
     return bad > max_unreadable * max(read, min(JUDGED, total))
 
 
 def refusal(lines: Sequence[str], read: int, max_unreadable: float) -> UserError:
-    """The error of too many unreadable records, each with a line of its own; see `too_many`."""
+    """The error for too many unreadable records, of which `lines` has one line each; see `too_many`."""
     return UserError(
         f"{len(lines)} of {read} records are unreadable, more than max_unreadable {max_unreadable:g} allows: "
         f"{first_of(lines)}; repair or remove them"
@@ -30,20 +30,20 @@ def refusal(lines: Sequence[str], read: int, max_unreadable: float) -> UserError
 
 
 def first_of(lines: Sequence[str]) -> str:
-    """The first three lines in one, and how many more there are."""
+    """The first three lines in one, and the number of others."""
     return "; ".join(lines[:SHOWN]) + (f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
 
 
 def read_all(names: Sequence[str], read: Callable[[int], Value], max_unreadable: float) -> dict[int, Value]:
-    """Number -> record, of all that can be read; the others are named in a warning.
+    """Number -> record, of all readable records; the others are named in a warning.
 
     Args:
-        names: how messages call the records.
+        names: of the records, for messages.
         read: number -> record; raises Unreadable, or a UserError that names the file itself.
-        max_unreadable: the share of unreadable ones that is allowed, see `too_many`.
+        max_unreadable: the largest share of unreadable records, see `too_many`.
 
     Raises:
-        UserError: more of them are unreadable, or all.
+        UserError: more are unreadable, or all.
     """
     found, bad = {}, []
     for number, name in enumerate(names):
@@ -61,28 +61,28 @@ def read_all(names: Sequence[str], read: Callable[[int], Value], max_unreadable:
 
 
 def warn_of_damage(damaged: Sequence[Damage], shards: int, max_unreadable: float) -> None:
-    """Names shards that are not whole in a warning. How much is lost behind the damage, nobody knows.
+    """Name damaged shards in a warning. The number of lost records is not known.
 
     Args:
         damaged: `Records.damaged`.
-        shards: how many there are, the damaged ones included.
-        max_unreadable: the share of damaged ones that is allowed, in [0, 1].
+        shards: the number of all shards.
+        max_unreadable: the largest share of damaged shards, in [0, 1].
 
     Raises:
-        UserError: more of them are damaged, or all.
+        UserError: more are damaged, or all.
     """
     if not damaged:
         return
     named = first_of([f"{shard.path}: {shard.reason}, after {shard.kept} records" for shard in damaged])
     counted = f"{len(damaged)} of {shards} shards are damaged"
     if len(damaged) == shards or len(damaged) > max_unreadable * shards:
-        allowed = "none is whole" if len(damaged) == shards else f"more than max_unreadable {max_unreadable:g} allows"
-        raise UserError(f"{counted}, {allowed}: {named}; how many are lost is not known: copy them again")
-    warnings.warn(f"{counted} and read up to there: {named}; how many are lost is not known", stacklevel=3)
+        allowed = "none is intact" if len(damaged) == shards else f"more than max_unreadable {max_unreadable:g} allows"
+        raise UserError(f"{counted}, {allowed}: {named}; the number of lost records is unknown: copy them again")
+    warnings.warn(f"{counted} and read up to there: {named}; the number of lost records is unknown", stacklevel=3)
 
 
 def warn_of_left_out(what: str, names: Sequence[str]) -> None:
-    """One line that counts what is left out and names the first five; nothing for none."""
+    """Warn in one line with the number of items that are left out and the first five names; nothing for none."""
     if names:
         more = ", ..." if len(names) > NAMED else ""
         warnings.warn(f"{what} are left out: {len(names)} ({', '.join(names[:NAMED])}{more})", stacklevel=3)

@@ -1,1 +1,1 @@
-"""The mathematics: schedules, conversions, losses, samplers, as pure functions that take callables."""
+"""The mathematics: schedules, conversions, losses and samplers, as pure functions of callables."""

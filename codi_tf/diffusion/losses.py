@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from keras import ops
 
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.halving import Halving
 from codi_tf.diffusion.process import (
     Denoise,
     Prediction,
@@ -24,7 +25,7 @@ from codi_tf.diffusion.process import (
     q_sample,
     velocity,
 )
-from codi_tf.diffusion.sampling import Halving, guided
+from codi_tf.diffusion.sampling import guided
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], x_hat [B, ...]) -> [B]
 
@@ -65,7 +66,7 @@ def pixel_distance(decode: Callable[[Tensor], Tensor]) -> Distance:
 def perceptual_distance(decode: Callable[[Tensor], Tensor], features: Callable[[Tensor], Sequence[Tensor]]) -> Distance:
     """sum_l ||F_l(D(x)) - F_l(D(x_hat))||^2 (CoDi, Fig. 2: LPIPS of the decoded images).
 
-    decode: latents -> images; features: images -> feature maps F_l [B, ...], one for each layer l, normalised and
+    decode: latents -> images; features: images -> feature maps F_l [B, ...], one for each layer l, normalized and
     weighted already. For LPIPS: of unit length along the channels, times the square root of (weight of the channel,
     times number of channels), because ||.||^2 is a mean here and a sum over the channels there.
     """
@@ -97,8 +98,8 @@ def conditional_consistency(
     """d_eps(eps_hat_{theta-}(z_s, s, c), eps_hat_theta(z_t, t, c)) + d_x(x, x_hat_theta(z_t, t, c)) (CoDi, Eq. 15).
 
     The loss of Algorithm 1; the condition c is inside the callables. Gradients flow through the student's predictions
-    at (z_t, t) only: z_s and the target's predictions are constants. Each network is evaluated once at most, and not at
-    all where its answer is not used.
+    at (z_t, t) only: z_s and the target's predictions are constants. Each network is evaluated at most once, and only
+    if its prediction is used.
 
     Args:
         student: theta, the adapted network being trained.
@@ -108,21 +109,21 @@ def conditional_consistency(
         eps: the drawn noise, N(0, I), of the shape of x.
         t: int32 times in 0..T-1, [] (one for the whole batch) or [B].
         delta: s = max(t - delta, 0), in training times; at least 1.
-        z_s: whose ODE is followed from z_t to z_s: "own" (Eq. 14: the student's signal, the drawn noise), "predicted"
+        z_s: which prediction leads from z_t to z_s: "own" (Eq. 14: the student's signal, the drawn noise), "predicted"
             (Algorithm 1: the student's signal and noise) or "frozen" (consistency models: the frozen network's).
-        space: what has to be consistent: "noise", "signal", "velocity", or "none" for guidance alone.
-        distance: d_eps, between the target's answer and the student's.
+        space: the space of the consistency term: "noise", "signal", "velocity", or "none" for guidance alone.
+        distance: d_eps, between the target's prediction and the student's.
         guidance: d_x, one of the distances above; None for consistency alone.
         guidance_weight: factor on d_x.
-        boundary: whether student and target carry the boundary scalings (`diffusion.bounded`).
-        frozen: the network before training; needed, and called, for z_s "frozen" only.
+        boundary: whether student and target carry the boundary scalings (`process.bounded`).
+        frozen: the network before training; needed for z_s "frozen" only.
 
     Returns:
-        {"consistency": [B], "guidance": [B]}: weighted terms, to be added. A term that is switched off is absent.
+        {"consistency": [B], "guidance": [B]}: weighted terms, to be added. A term that is turned off is absent.
 
     Raises:
         UserError: for an unknown z_s or space, a delta below 1, z_s "frozen" without the frozen network, or both terms
-            switched off.
+            turned off.
     """
     _check("z_s", z_s, Z_S)
     _check("space", space, (*SPACES, "none"))
@@ -148,7 +149,7 @@ def conditional_consistency(
             step = at_t
         else:
             step = frozen(z_t, t)
-        # A constant already for the target: no activation of its pass need be kept for gradients.
+        # A constant before the target's pass, so that none of its activations is kept for gradients.
         z_hat_s = ops.stop_gradient(ddim_step(step, *coefficients(schedule, s, ndim)))
         at_s = target(z_hat_s, s)  # Algorithm 1 prints t for this time; Eq. 15 has s
         field = SPACES[space]
@@ -194,11 +195,11 @@ def guidance_matching(
 ) -> Tensor:
     """||v_hat_eta(z_t, w) - ((1 + w) v_hat_{c, theta}(z_t) - w v_hat_theta(z_t))||^2 (Meng et al. 2023, Eq. 3).
 
-    Stage one of guided distillation, in v: the weight omega of the signal's error is then 1 / sigma_t^2. `student`
-    knows its guidance.
+    Stage one of guided distillation, in v: the weight omega of the signal's error is then 1 / sigma_t^2. The
+    guidance is an input of `student`, inside the callable.
 
     Args:
-        guidance: 1 + w, float [B]; 1 asks for the conditional prediction alone. The others as above.
+        guidance: 1 + w, float [B]; 1 is the conditional prediction alone. The others: see `conditional_consistency`.
 
     Returns:
         float32 [B].
@@ -218,7 +219,7 @@ def guidance_matching(
 def halving(
     student: Denoise, teacher: Denoise, x: Tensor, eps: Tensor, step: Halving, *, space: str = "velocity"
 ) -> Tensor:
-    """||v_hat_eta(z_t) - v~||^2, v~ of the signal that takes z_t to where two DDIM steps of the teacher take it.
+    """||v_hat_eta(z_t) - v~||^2, v~ of the signal with which one DDIM step from z_t ends where two of the teacher end.
 
     Stage two of guided distillation (Meng et al. 2023, section 3.2; progressive distillation, Salimans & Ho 2022,
     algorithm 2 and Eq. 8): t -> mid -> s.

@@ -35,7 +35,7 @@ class Schedule(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a network says at (z_t, t), as signal, noise and velocity: float32 tensors, each of the shape of z_t."""
+    """A network's prediction at (z_t, t) as signal, noise and velocity: float32 tensors of the shape of z_t."""
 
     x_hat: Tensor
     eps_hat: Tensor
@@ -87,7 +87,7 @@ def coefficients(schedule: Schedule, t: Tensor, ndim: int = 4) -> tuple[Tensor, 
 
 
 def q_sample(x: Tensor, eps: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
-    """z_t = alpha_t x + sigma_t eps (CoDi, Eq. 1, reparameterised). float32, the shape of x."""
+    """z_t = alpha_t x + sigma_t eps (CoDi, Eq. 1, reparameterized). float32, the shape of x."""
     return alpha_t * _float32(x) + sigma_t * _float32(eps)
 
 
@@ -99,7 +99,7 @@ def velocity(x: Tensor, eps: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor
 def predict(output: Tensor, z_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, prediction_type: str) -> Prediction:
     """x_hat = alpha_t z_t - sigma_t v_hat, eps_hat = alpha_t v_hat + sigma_t z_t (CoDi, Eq. 8).
 
-    Reads a network's output, float of any width and of the shape of z_t, in its own parametrisation: "epsilon",
+    Reads a network's output, float of any width and of the shape of z_t, in its own parametrization: "epsilon",
     "v_prediction" or "sample" (diffusers' names for eps, v and x). For "epsilon" x_hat is divided by alpha_t: where
     alpha_t is nearly 0, an error of the network grows accordingly.
 
@@ -128,7 +128,7 @@ def halving_target(
 ) -> Tensor:
     """x_tilde = (z_s - (sigma_s / sigma_t) z_t) / (alpha_s - (sigma_s / sigma_t) alpha_t).
 
-    The x_hat with which one DDIM step from z_t ends at z_s, wherever two steps of a teacher led: the student's target
+    The x_hat with which one DDIM step from z_t ends at z_s, where two steps of a teacher end: the student's target
     in progressive distillation (Salimans & Ho 2022, algorithm 2; Meng et al. 2023, section 3.2). It is
     z_s itself where the step ends clean. float32, the shape of z_t; s must be less noisy than t.
     """
@@ -139,7 +139,7 @@ def halving_target(
 def boundary_scalings(t: Tensor, num_steps: int, sigma_data: float = 0.5, ndim: int = 4) -> tuple[Tensor, Tensor]:
     """c_skip = sd^2 / (tau^2 + sd^2), c_out = tau / sqrt(tau^2 + sd^2), tau = t / (T - 1) (CoDi, Eq. 18, corrected).
 
-    c_skip(0) = 1 and c_out(0) = 0, as Eq. 11 demands. As printed, Eq. 18 lacks c_skip's square, and its c_out carries a
+    c_skip(0) = 1 and c_out(0) = 0, as Eq. 11 demands. As printed, Eq. 18 lacks c_skip's square, and its c_out has a
     factor sd that fits networks with data-scaled output only, not x_hat and eps_hat in their natural units.
 
     Args:
@@ -160,7 +160,7 @@ def bounded(denoise: Denoise, schedule: Schedule, sigma_data: float = 0.5) -> De
     """F(z_t, t) = c_skip(t) z_t + c_out(t) f(z_t, t), for f = x_hat and f = eps_hat (CoDi, Eq. 11 and 17).
 
     Eq. 11 and 17 print c_skip * x where z_t is meant. A model trained with the boundary scalings must be sampled with
-    them: hand `bounded(denoise, schedule)` to the sampler.
+    them: give `bounded(denoise, schedule)` to the sampler.
     """
 
     def bounded_denoise(z_t: Tensor, t: Tensor) -> Prediction:
@@ -174,7 +174,7 @@ def bounded(denoise: Denoise, schedule: Schedule, sigma_data: float = 0.5) -> De
 
 
 def trailing_times(num_steps: int, num_train: int) -> tuple[int, ...]:
-    """t_i = round(T (N - i) / N) - 1, i = 0 .. N - 1: N decreasing times from T - 1 on (diffusers' "trailing").
+    """t_i = round(T (N - i) / N) - 1, i = 0 .. N - 1: N decreasing times from T - 1 (diffusers' "trailing").
 
     Args:
         num_steps: N, the number of network evaluations, 1 to T.
@@ -201,7 +201,7 @@ def spaced_times(
         num_steps: N, the number of network evaluations, at least 1.
         num_train: T, the number of training times.
         offset: added to leading times (`steps_offset`).
-        without_last: the first N of N + 1 leading or linspace times, as DPM-Solver uses them; trailing ones stay.
+        without_last: the first N of N + 1 leading or linspace times, as DPM-Solver uses them; not of trailing times.
 
     Raises:
         UserError: for an unknown spacing, or more steps than there are times.

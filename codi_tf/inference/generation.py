@@ -1,4 +1,4 @@
-"""Generation from compiled parts: encoding, one network evaluation, decoding; any number of steps without retracing."""
+"""Generation from compiled parts: encoding, one network evaluation, decoding; no retracing for other step counts."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.process import Denoise, Prediction
 from codi_tf.diffusion.sampling import make_grid, trajectory
 from codi_tf.methods.networks import denoiser_with, encode_condition
-from codi_tf.models.adapter import AdaptedUNet
 
 
 class Generator:
-    """Runs a base and its adapted network. It is compiled anew for every size of images, not for numbers of steps.
+    """Runs a base and its adapted network. It is compiled once for each image size, whatever the number of steps.
 
     Args:
         base: the autoencoder and the schedule.
         network: the network that generates.
         boundary: whether the network was trained with the boundary scalings.
-        guidance: what a network that takes the guidance is given where the caller says nothing.
+        guidance: the default of a network that takes the guidance as an input.
     """
 
     def __init__(self, base: Base, network: AdaptedUNet, *, boundary: bool, guidance: float = 1.0):
@@ -45,19 +45,18 @@ class Generator:
         text_guidance: float | None = None,
         seed: int = 0,
     ) -> Iterator[Prediction]:
-        """What the network says in each of `steps` steps, noisiest first; the last x_hat is the result.
+        """The network's prediction in each of `steps` steps, noisiest first; the last x_hat is the result.
 
-        What depends on the condition alone is computed once. A step is one network evaluation, or as many as
-        `denoiser` says.
+        The condition features are computed once. A step is one network evaluation, or up to three, see `denoiser`.
 
         Args:
             condition: [B, H, W, 3 or 4] in [-1, 1].
             noise: [B, h, w, 4], where sampling starts.
             context: prompts [1 or B, 77, D].
             steps: 1 to the number of training times.
-            sampler: of `sampling.SAMPLERS`.
+            sampler: a name in `diffusion.samplers.SAMPLERS`.
             guidance, text_guidance: see `denoiser`.
-            seed: of the noise that stochastic samplers add on their way.
+            seed: of the noise that stochastic samplers add.
         """
         denoise = self.denoiser(condition, context, guidance=guidance, text_guidance=text_guidance)
         grid = make_grid(sampler, self.base.schedule, steps)
@@ -69,29 +68,29 @@ class Generator:
     ) -> Denoise:
         """e(0, 0) + g_c (e(c, 0) - e(0, 0)) + g_p (e(c, p) - e(c, 0)): InstructPix2Pix (Brooks et al. 2023, Eq. 3).
 
-        Without g_p it is e(0, p) + g_c (e(c, p) - e(0, p)), for models that were never told nothing. As many network
-        evaluations as there are terms with a weight: one, two or three.
+        Without g_p it is e(0, p) + g_c (e(c, p) - e(0, p)), for models that were trained without dropping prompts.
+        There is one network evaluation for each term with a weight: one, two or three.
 
         Args:
             condition: [B, H, W, 3 or 4] in [-1, 1].
             context: prompts [1 or B, 77, D].
-            guidance: g_c, 1 is none; None: the default of the model.
+            guidance: g_c, 1 is none; None: the model's default.
             text_guidance: g_p, 1 is none; None: see above.
         """
-        taken = self.guidance if guidance is None else guidance
-        scale = tf.constant([taken], tf.float32)
-        by_condition = 1.0 if self.network.takes_guidance else taken
+        guidance = self.guidance if guidance is None else guidance
+        scale = tf.constant([guidance], tf.float32)
+        by_condition = 1.0 if self.network.takes_guidance else guidance
         empty = context if text_guidance is None else tf.constant(self.base.context)
-        ways = ((self.encode, context), (self.encode, empty), (self.encode_nothing, empty))
-        terms = zip(guidance_weights(by_condition, text_guidance), ways, strict=True)
-        asked = [(weight, encode(condition, prompt), prompt) for weight, (encode, prompt) in terms if weight]
+        inputs = ((self.encode, context), (self.encode, empty), (self.encode_nothing, empty))
+        terms = zip(guidance_weights(by_condition, text_guidance), inputs, strict=True)
+        evaluated = [(weight, encode(condition, prompt), prompt) for weight, (encode, prompt) in terms if weight]
 
         def denoise(z_t, t):
-            answers = [self.denoise(z_t, t, features, prompt, scale) for _, features, prompt in asked]
-            if len(answers) == 1:
-                return answers[0]
-            weights = [weight for weight, _, _ in asked]
-            return Prediction(*(_weighted(parts, weights) for parts in zip(*answers, strict=True)))
+            predictions = [self.denoise(z_t, t, features, prompt, scale) for _, features, prompt in evaluated]
+            if len(predictions) == 1:
+                return predictions[0]
+            weights = [weight for weight, _, _ in evaluated]
+            return Prediction(*(_weighted(parts, weights) for parts in zip(*predictions, strict=True)))
 
         return denoise
 
@@ -121,9 +120,8 @@ class Generator:
 
 
 def guidance_weights(by_condition: float, by_prompt: float | None) -> tuple[float, float, float]:
-    """The weights of e(c, p), of e(c, 0) and of e(0, 0), see `Generator.denoiser`; what has none is not evaluated.
-
-    Without a guidance by the prompt, None, the last is e(0, p).
+    """The weights of e(c, p), of e(c, 0) and of e(0, 0), see `Generator.denoiser`; a term of weight 0 is not
+    evaluated. If by_prompt is None, the last term is e(0, p).
     """
     if by_prompt is None:
         return by_condition, 0.0, 1.0 - by_condition

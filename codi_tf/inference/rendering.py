@@ -1,4 +1,4 @@
-"""Pictures from photos of any size: in one piece, of tiles, or smaller and enlarged afterwards."""
+"""Images from conditions of any size: in one piece, of tiles, or smaller and enlarged afterwards."""
 
 from __future__ import annotations
 
@@ -13,96 +13,86 @@ from codi_tf.inference.tiles import tiles
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.images import resize, resize_condition, to_uint8
 
-MAX_PIXELS = 1_500_000  # of what the networks see: the small models then need 2 GB
-MAX_SIDE = 4096  # of a picture from a prompt
+MAX_PIXELS = 1_500_000  # that the networks process at once: the small models then need 2 GB
+MAX_SIDE = 4096  # of an image from a prompt
 MAX_ATTENTION_BYTES = 1_500_000_000  # of the largest attention map, which grows with the square of the pixels
-TILE = 512  # side of the tiles, unless the base was trained on larger pictures or affords smaller ones alone
+TILE = 512  # side of the tiles, unless the base was trained on larger images or has memory for smaller ones only
 
 
 class Plan(NamedTuple):
-    """How a picture is made."""
+    """How an image is made."""
 
-    height: int  # of the picture
+    height: int  # of the image
     width: int
-    working: tuple[int, int]  # height and width that it is made at, before it is enlarged
-    tile: int = 0  # side of the tiles in pixels; 0: it is made in one piece
+    working: tuple[int, int]  # height and width of what is generated, before it is enlarged
+    tile: int = 0  # side of the tiles in pixels; 0: one piece
     overlap: int = 0  # of the tiles
     pieces: int = 1  # number of the tiles
 
 
 def render(
-    model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None, color: str = "none", **options
+    model, condition: np.ndarray, *, upscale: int = 1, tile: int | None = None, color: str = "none", **options
 ) -> np.ndarray:
-    """The picture that a model makes from a photo of any size.
+    """The image that a model generates for a condition of any size.
 
-    A picture of more than `pixel_limit` is made of tiles by the tasks that look no further than around a pixel,
-    super-resolution and inpainting. For the others, and where a tile would lie within what is to be filled in, it is
-    made at its `working_size` and then enlarged. The known pixels of a photo with a mask are its own all the same.
+    An image of more than `pixel_limit` is made of tiles if the task is local (`Task.is_local`), as super-resolution and
+    inpainting are. For other tasks, and where all of a tile is unknown, it is generated at its `working_size` and then
+    enlarged. Known pixels of a condition with a mask are kept in any case.
 
     Args:
         model: a `CoDi` model.
-        photo: float RGB [H, W, 3] in [0, 1]; for inpainting [H, W, 4], with a mask above 0.5 where it is to be filled.
-        upscale: K, the result is K times as high and as wide as the photo, which is enlarged bicubically first.
-        tile: the side of the tiles in pixels, for any picture larger than that; 0: no tiles. None: tiles of 512 pixels,
-            or what the base was trained for if that is more, or affords if that is less, for pictures beyond the limit.
-        color: "wavelet" or "adain" aligns the picture's colors with the photo's (see `color`), for super-resolution
-            alone. "none", also for tiles: an alignment takes over the colors that noise and compression have spoilt.
+        condition: float RGB [H, W, 3] in [0, 1]; with a mask [H, W, 4], above 0.5 where the image is unknown.
+        upscale: K, the result is K times as high and as wide as the condition, which is enlarged bicubically first.
+        tile: the side of the tiles in pixels, for any image larger than that; 0: no tiles. None: for images beyond the
+            limit tiles of 512 pixels, more if the base was trained on larger images, fewer if the limit is lower.
+        color: "wavelet" or "adain" aligns the image's colors with the condition's (see `io.color`), for tasks that keep
+            colors. Both also adopt colors that noise and compression have changed, so "none" is the default.
             "wavelet" also evens out tones that differ from tile to tile.
-        options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, text_guidance, report. Of tiles, `report`
-            counts each one in each step.
+        options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, text_guidance, report. With tiles,
+            `report` counts each tile in each step.
 
     Returns:
         uint8 RGB [K H, K W, 3].
 
     Raises:
-        UserError: for a tile or a color that will not do, and as `CoDi.generate`.
+        UserError: for an unsuitable tile or color, and as `CoDi.generate`.
     """
-    made = plan(model, photo, upscale=upscale, tile=tile)
+    made = plan(model, condition, upscale=upscale, tile=tile)
     _check_color(model, color)
-    seen = resize_condition(photo, *made.working)
+    resized = resize_condition(condition, *made.working)
     if made.tile:
         from codi_tf.inference.tiling import generate_tiled
 
-        image = generate_tiled(model, seen, tile=made.tile, overlap=made.overlap, **options)
+        image = generate_tiled(model, resized, tile=made.tile, overlap=made.overlap, **options)
     else:
-        image = model.generate(seen, **options)
+        image = model.generate(resized, **options)
     height, width = made.height, made.width
     if made.working != (height, width):
         image = to_uint8(resize(image / np.float32(255), height, width))
-        if photo.shape[-1] == 4:
-            image = _with_known(image, resize_condition(photo, height, width))
+        if model.task.has_mask:
+            image = _with_known(image, resize_condition(condition, height, width))
     if color == "none":
         return image
-    return to_uint8(ALIGNMENTS[color](image / np.float32(255), resize_condition(photo, height, width)))
+    return to_uint8(ALIGNMENTS[color](image / np.float32(255), resize_condition(condition, height, width)))
 
 
-def plan(model, photo: np.ndarray, *, upscale: int = 1, tile: int | None = None) -> Plan:
-    """How `render` makes a picture of these arguments.
+def plan(model, condition: np.ndarray, *, upscale: int = 1, tile: int | None = None) -> Plan:
+    """How `render` makes an image with these arguments.
 
     Raises:
         UserError: for a tile that the networks cannot take, or a task without tiles.
     """
-    height, width = (upscale * side for side in photo.shape[:2])
+    height, width = (upscale * side for side in condition.shape[:2])
     limit = pixel_limit(model.base)
     whole = Plan(height, width, working=(height, width))
     smaller = whole._replace(working=working_size(height, width, limit))
-    if tile == 0 or (tile is None and (smaller == whole or not is_local(model.task))):
+    if tile == 0 or (tile is None and (smaller == whole or not model.task.is_local)):
         return smaller
     if tile is None:
         tiled = _of_tiles(whole, _largest_tile(model.base, limit), model.base.multiple)
-        return smaller if _has_blind_tile(photo, tiled, upscale) else tiled
+        return smaller if model.task.has_mask and _has_unknown_tile(condition, tiled, upscale) else tiled
     _check_tile(model, tile)
     return _of_tiles(whole, tile, model.base.multiple) if max(height, width) > tile else whole
-
-
-def is_local(task) -> bool:
-    """Whether a task, or its class, makes a condition of what lies near a pixel, so that tiles of it will do."""
-    return task.condition_key == "image"
-
-
-def keeps_colors(task) -> bool:
-    """Whether a task, or its class, makes a picture with the colors of the whole condition: super-resolution."""
-    return task.condition_key == "image" and task.condition_channels == 3
 
 
 def _largest_tile(base, limit: int) -> int:
@@ -118,25 +108,22 @@ def _of_tiles(whole: Plan, tile: int, multiple: int) -> Plan:
     return whole._replace(tile=tile, overlap=overlap, pieces=pieces)
 
 
-def _has_blind_tile(photo: np.ndarray, tiled: Plan, upscale: int) -> bool:
-    """Whether all that a tile would see of the photo is to be filled in."""
-
-    if photo.shape[-1] == 3:
-        return False
-    unknown = photo[..., 3] > 0.5
+def _has_unknown_tile(condition: np.ndarray, tiled: Plan, upscale: int) -> bool:
+    """Whether the mask of a condition covers a whole tile."""
+    unknown = condition[..., 3] > 0.5
     places = tiles(tiled.height, tiled.width, tiled.tile, tiled.overlap)
-    return any(unknown[_of_photo(place.rows, upscale), _of_photo(place.columns, upscale)].all() for place in places)
+    return any(unknown[_shrunk(place.rows, upscale), _shrunk(place.columns, upscale)].all() for place in places)
 
 
-def _of_photo(interval: slice, upscale: int) -> slice:
+def _shrunk(interval: slice, upscale: int) -> slice:
     return slice(interval.start // upscale, -(-interval.stop // upscale))
 
 
 def _check_tile(model, tile: int) -> None:
     multiple = model.base.multiple
     whole_number("tile", tile, 2 * multiple, 2**31)
-    if not is_local(model.task):
-        raise UserError(f"tile is {tile}: this model's task needs the whole picture at once; leave it out")
+    if not model.task.is_local:
+        raise UserError(f"tile is {tile}: this model's task needs the whole image at once; leave it out")
     if tile % multiple:
         raise UserError(f"tile is {tile}: it must be a multiple of {multiple}, such as {tile // multiple * multiple}")
 
@@ -146,20 +133,20 @@ def _check_color(model, color: str) -> None:
         return
     if color not in ALIGNMENTS:
         raise UserError(f"color is {color!r}: use one of none, {', '.join(ALIGNMENTS)}")
-    if not keeps_colors(model.task):
-        raise UserError(f"color is {color}: this model's task does not keep a picture's colors; leave it out")
+    if not model.task.keeps_colors:
+        raise UserError(f"color is {color}: this model's task does not keep an image's colors; leave it out")
 
 
-def _with_known(image: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """`Inpainting.finish` in bytes: the image uint8 [H, W, 3] with the known pixels of a photo with a mask."""
-    return np.where(photo[..., 3:] > 0.5, image, to_uint8(photo[..., :3]))
+def _with_known(image: np.ndarray, condition: np.ndarray) -> np.ndarray:
+    """The image, uint8 [H, W, 3], with the known pixels of a condition with a mask."""
+    return np.where(condition[..., 3:] > 0.5, image, to_uint8(condition[..., :3]))
 
 
 def pixel_limit(base) -> int:
-    """The number of pixels of the largest picture that a base's networks make without excessive memory.
+    """The number of pixels of the largest image that a base's networks generate without excessive memory.
 
-    MAX_PIXELS, or fewer where the UNet's finest self-attention would exceed MAX_ATTENTION_BYTES; not less than the
-    checkpoint was trained for, if that is known.
+    MAX_PIXELS, or fewer where the UNet's finest self-attention would exceed MAX_ATTENTION_BYTES; not fewer than the
+    checkpoint was trained on, if that is known.
     """
     unet, factor = base.unet, base.vae.factor
     kinds = (*unet.down_block_types[:-1], "CrossAttn")  # the middle block attends at the last level's resolution
@@ -170,7 +157,7 @@ def pixel_limit(base) -> int:
 
 
 def working_size(height: int, width: int, limit: int) -> tuple[int, int]:
-    """The size that a picture is made at: its own, or the largest of the same shape that the limit of pixels allows.
+    """The size at which an image is generated: its own, or the largest of the same shape within the limit of pixels.
 
     No side is above limit / 64, because narrow strips are padded to the networks' multiple.
     """

@@ -1,4 +1,4 @@
-"""Stable Diffusion as it was: pictures from prompts, or from a picture and a prompt, with classifier-free guidance."""
+"""Stable Diffusion unchanged: images from prompts, or from an image and a prompt, with classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from codi_tf.checkpoints.base import Base
 from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from codi_tf.diffusion.grid import Grid, sdedit_grid, sdedit_start
 from codi_tf.diffusion.process import coefficients, predict
-from codi_tf.diffusion.sampling import Grid, guided, sdedit_grid, sdedit_start, trajectory
-from codi_tf.diffusion.scheduler_config import sampler_grid
+from codi_tf.diffusion.sampling import guided, make_checkpoint_grid, trajectory
 from codi_tf.inference.generation import check_finite
 from codi_tf.inference.rendering import MAX_SIDE, pixel_limit, working_size
 from codi_tf.io.images import as_batch, to_uint8
 
 
 class TextToImage:
-    """Generates with a base's own networks. They are compiled anew for every shape, not for numbers of steps.
+    """Generates with a base's own networks. They are compiled once for each shape, whatever the number of steps.
 
     Args:
         base: with a UNet, a text encoder and a tokenizer.
@@ -34,7 +34,7 @@ class TextToImage:
     def __init__(self, base: Base):
         if base.unet is None or base.text_encoder is None:
             missing = "UNet" if base.unet is None else "text encoder"
-            raise UserError(f"this model has no {missing}: it makes no pictures from prompts")
+            raise UserError(f"this model has no {missing}: it makes no images from prompts")
         channels, wanted = base.unet.in_channels, base.vae.latent_channels
         if channels != wanted:
             raise UserError(
@@ -62,20 +62,20 @@ class TextToImage:
         strength: float = 0.8,
         report: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Pictures for prompts.
+        """Images for prompts.
 
-        With `image`, SDEdit (Meng et al. 2022; guided distillation, section 4.2.3): the picture's latent is noised to
-        the time that `strength` selects, and int(steps * strength) steps go on from there.
+        With `image`, SDEdit (Meng et al. 2022; guided distillation, section 4.2.3): the image's latent is noised to
+        the time that `strength` selects, and int(steps * strength) steps follow from there.
 
         Args:
             prompts: B of them, or one.
-            negative_prompt: takes the place of the empty prompt that guidance leads away from.
-            sampler: "dpm++", "dpm" or "ddim", with the checkpoint's time grid (`schedules.sampler_grid`).
+            negative_prompt: replaces the empty prompt, which guidance leads away from.
+            sampler: "dpm++", "dpm" or "ddim", with the checkpoint's time grid (`sampling.make_checkpoint_grid`).
             steps: of the whole grid; each evaluates the network once, on a doubled batch with guidance.
             guidance: diffusers' guidance_scale, at least 1; 1 is none (`sampling.guided`).
             seed: the same seed gives the same noise everywhere.
-            height, width: multiples of `base.multiple`; by default those that the checkpoint was trained for. An image
-                brings its own.
+            height, width: multiples of `base.multiple`; by default those that the checkpoint was trained on. An image
+                has its own.
             image: [H, W, 3] for all prompts, or [B, H, W, 3], uint8 or float in [0, 1].
             strength: above 0 and at most 1.
             report: is called with the number of steps that are done.
@@ -84,7 +84,7 @@ class TextToImage:
             uint8 [B, H, W, 3].
 
         Raises:
-            UserError: for anything that cannot be, in one line; a result that is not finite.
+            UserError: for an unsuitable argument; a result that is not finite.
         """
         prompts = as_prompts(prompts)
         grid = self.grid(sampler, steps)
@@ -110,18 +110,18 @@ class TextToImage:
             x = self.encode(tf.constant(2.0 * image - 1.0, tf.float32))
             z = sdedit_start(x, noise, grid)
         z = self.latents(z, contexts, grid, guidance=guidance, report=report)
-        # One by one: decoding takes the most memory, and gains nothing from a batch.
+        # One by one: decoding takes the most memory, and a batch is no faster.
         check_finite(z)
-        pictures = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(len(prompts))])
-        return to_uint8((pictures + 1.0) / 2.0)
+        images = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(len(prompts))])
+        return to_uint8((images + 1.0) / 2.0)
 
     def grid(self, sampler: str, steps: int) -> Grid:
         """The sampler's time grid, as diffusers makes it from the checkpoint's scheduler_config.json."""
         steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
-        return sampler_grid(self.base.scheduler, self.base.schedule, sampler, steps)
+        return make_checkpoint_grid(sampler, self.base.scheduler, self.base.schedule, steps)
 
     def size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
-        """Height and width of a picture; None: as the checkpoint was trained.
+        """Height and width of an image; None: as the checkpoint was trained.
 
         Raises:
             UserError: no multiples of `base.multiple`, or more than memory allows (`rendering.pixel_limit`).
@@ -150,7 +150,7 @@ class TextToImage:
         return side
 
     def contexts(self, prompts: Sequence[str], *, negative_prompt: str = "", guidance: float) -> np.ndarray:
-        """Embeddings, float32: [B, M, D] of the prompts; with guidance [2 B, M, D], those to be led away from first."""
+        """Embeddings, float32: [B, M, D] of the prompts; with guidance [2 B, M, D], the negative prompt's first."""
         if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1.0):
             raise UserError(f"guidance is {guidance!r}: it must be a number from 1 (none) on")
         if guidance == 1.0:
@@ -163,10 +163,10 @@ class TextToImage:
     def latents(
         self, z, contexts, grid: Grid, *, guidance: float, report: Callable[[int], None] | None = None
     ) -> tf.Tensor:
-        """Latents z [B, h, w, 4] at the grid's first time -> clean latents; one evaluation a step.
+        """Latents z [B, h, w, 4] at the grid's first time -> clean latents; one network evaluation per step.
 
         Args:
-            z: pure noise, or what `sampling.sdedit_start` makes.
+            z: pure noise, or from `grid.sdedit_start`.
             contexts: from `contexts`, with the same guidance.
             grid: from `grid`.
             guidance: see `generate`.

@@ -1,4 +1,4 @@
-"""Overlapping tiles of a field, and the weights with which they are blended. NumPy alone: exported packages use it."""
+"""Overlapping tiles of a field, and the weights that blend them. Needs only NumPy; exported packages use it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def tiles(height: int, width: int, tile: int | tuple[int, int], overlap: int) ->
 
     Args:
         height, width: of the field.
-        tile: side of a tile, or its height and width; in a field that is narrower, tiles are as narrow.
-        overlap: how far neighbours overlap, below a tile's sides; the last overlap more, to end where the field does.
+        tile: side of a tile, or its height and width; tiles are no larger than the field.
+        overlap: of neighbors, less than a tile's sides; the last tiles overlap more, to end where the field does.
     """
     high, wide = (tile, tile) if isinstance(tile, int) else tile
     rows, columns = _intervals(height, high, overlap), _intervals(width, wide, overlap)
@@ -50,7 +50,7 @@ def window(tile: int, overlap: int) -> np.ndarray:
     """sin^2(pi/2 (i + 1/2) / overlap) over the first `overlap` positions, mirrored over the last, 1 between.
 
     float64 [tile], positive. Two windows that overlap by that much sum to 1 there, as sin^2 + cos^2. At its ends, where
-    a network does not see what lies beyond, a tile has next to no say.
+    a network does not see what lies beyond, a tile has hardly any weight.
     """
     if overlap == 0:
         return np.ones(tile)

@@ -1,9 +1,9 @@
-"""Large pictures with bounded memory: overlapping tiles, blended after encoding, after every step, after decoding.
+"""Large images with bounded memory: overlapping tiles, blended after encoding, after every step, after decoding.
 
-All tiles share one field of latents and one field of noise. A step asks the network about every tile of z_t and
-averages the answers with smooth weights (Jimenez 2023, "Mixture of Diffusers"; StableSR, Wang et al. 2024, makes large
-pictures so). Signal, noise and velocity are linear in what a network says at one z_t, so that their averages belong
-together as the predictions do: samplers see a denoiser of the whole picture and know of no tiles.
+All tiles share one field of latents and one field of noise. In each step the network is evaluated for every
+tile of z_t, and the predictions are averaged with smooth weights (Jimenez 2023, "Mixture of Diffusers"; also StableSR,
+Wang et al. 2024). Signal, noise and velocity are linear in the network's output at one z_t, so their averages are
+consistent with each other: samplers take a denoiser of the whole image and know nothing of tiles.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ def tiled_denoiser(
     report: Callable[[int], None] | None = None,
     **guidance,
 ) -> Denoise:
-    """(z_t, t) -> Prediction over a whole field z_t [1, h, w, C]: the blended answers about its tiles.
+    """(z_t, t) -> Prediction over a whole field z_t [1, h, w, C]: the blended predictions of its tiles.
 
-    The condition's features are computed anew for each tile in each call: those of a whole picture would need more
+    The condition features are computed anew for each tile in each call: kept for a whole image they would need more
     memory than anything else.
 
     Args:
-        generator: it computes in the shape of a tile alone.
-        c: what the adapter takes of the whole condition: [1, h, w, C], or the image.
-        places: each tile of z_t, with the same of c.
+        generator: it computes only in the shape of a tile.
+        c: the encoded condition, see `encode_condition`: [1, h, w, C], or the condition itself.
+        places: each tile of z_t with the tile of c at the same place.
         context: the prompt [1, 77, D].
-        report: is called with the number of tiles that are done, of all calls together.
+        report: is called with the number of tiles that are done in all calls.
         guidance: see `Generator.denoiser`.
     """
-    generator, done = _OfSeen(generator), itertools.count(1)
+    generator, done = _Encoded(generator), itertools.count(1)
 
-    def answers(z_t, t):
+    def predictions(z_t, t):
         for place, of_c in places:
             prediction = generator.denoiser(tf.constant(of_c.of(c)), context, **guidance)(place.of(z_t), t)
             yield place, tf.concat(prediction, axis=-1)
@@ -58,14 +58,14 @@ def tiled_denoiser(
                 report(next(done))
 
     def denoise(z_t, t):
-        field = blended(answers(z_t, t), (*z_t.shape[:3], 3 * z_t.shape[3]))
+        field = blended(predictions(z_t, t), (*z_t.shape[:3], 3 * z_t.shape[3]))
         return Prediction(*np.split(field, 3, axis=-1))
 
     return denoise
 
 
-class _OfSeen(Generator):
-    """A generator whose conditions are encoded already: it is given c, what the adapter takes."""
+class _Encoded(Generator):
+    """A generator whose conditions are encoded already: c, the adapter's input."""
 
     def __init__(self, generator: Generator):
         shared = {"boundary": generator.boundary, "guidance": generator.guidance}
@@ -81,7 +81,7 @@ class _OfSeen(Generator):
 
 def generate_tiled(
     model,
-    photo: np.ndarray,
+    image: np.ndarray,
     *,
     tile: int,
     overlap: int,
@@ -93,29 +93,29 @@ def generate_tiled(
     text_guidance: float | None = None,
     report: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """`CoDi.generate` for one photo of any size; the networks see no more of it at once than a tile.
+    """`CoDi.generate` for one image of any size; the networks process one tile at a time.
 
-    Memory is that of a tile, beside the photo, its condition, its latents and the result. The noise is that of
-    `generate`: a photo that fits into one tile becomes the same picture.
+    Memory is that of a tile, plus the image, its condition, its latents and the result. The noise is that of
+    `generate`: for an image that fits into one tile the result is the same.
 
     Args:
-        model: a `CoDi` model, whose task asks for nothing that only the whole picture tells.
-        photo: uint8, or float in [0, 1], [H, W, C], C the task's `condition_channels`.
+        model: a `CoDi` model of a local task (`Task.is_local`).
+        image: uint8, or float in [0, 1], [H, W, C], C the task's `condition_channels`.
         tile: side of the tiles in pixels, a multiple of `base.multiple`.
-        overlap: of neighbouring tiles in pixels, a multiple of `base.multiple` below `tile`; 0 leaves seams.
+        overlap: of neighboring tiles in pixels, a multiple of `base.multiple` below `tile`; 0 leaves seams.
         prompt, steps, seed, sampler, guidance, text_guidance: see `CoDi.generate`.
-        report: is called with the number of tiles that are done; a picture's tiles count anew in every step.
+        report: is called with the number of tiles that are done; every step counts each tile.
 
     Returns:
-        uint8 [H, W, 3]. The known pixels of a photo with a mask are its own.
+        uint8 [H, W, 3]. Known pixels of an image with a mask are kept.
 
     Raises:
-        UserError: for a tile or an overlap that will not do, and as `CoDi.generate`.
+        UserError: for an unsuitable tile or overlap, and as `CoDi.generate`.
     """
     base, network, generator = model.base, model.network, model.generator
     steps = whole_number("steps", steps, 1, base.schedule.num_steps)
     _check_tile(tile, overlap, base.multiple)
-    condition, (height, width) = _condition(model, photo)  # [1, H, W, C], padded
+    condition, (height, width) = _condition(model, image)  # [1, H, W, C], padded
     context = _context(base, prompt)
     guided = {
         "guidance": model.check_guidance(guidance),
@@ -129,7 +129,7 @@ def generate_tiled(
     c, of_c = condition, pixels
     if network.condition_space == "latent":
         encode = tf.function(functools.partial(encode_condition, base, network), autograph=False)
-        channels = shape[3] + condition.shape[3] - 3  # a mask stands beside the latents
+        channels = shape[3] + model.task.has_mask  # the mask follows the latents
         parts = (
             (place, encode(tf.constant(pixel.of(condition)))) for place, pixel in zip(latents, pixels, strict=True)
         )
@@ -152,23 +152,23 @@ def generate_tiled(
 
 
 def _check_tile(tile: int, overlap: int, multiple: int) -> None:
-    """Raises UserError for tiles that the networks cannot take, or that do not advance."""
+    """Raises UserError for tiles that the networks cannot take, or that overlap completely."""
     whole_number("tile", tile, multiple, 2**31)
     whole_number("overlap", overlap, 0, 2**31)
     for name, value in (("tile", tile), ("overlap", overlap)):
         if value % multiple:
             nearest = max(round(value / multiple), 1) * multiple
-            raise UserError(f"{name} is {value}: the networks want multiples of {multiple}, such as {nearest}")
+            raise UserError(f"{name} is {value}: the networks take multiples of {multiple}, such as {nearest}")
     if overlap >= tile:
         raise UserError(f"overlap is {overlap}: it must be below tile, {tile}")
 
 
-def _condition(model, photo: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """The condition [1, H, W, C] of a photo, padded to the networks' multiple, and the photo's own height and width."""
-    image = as_batch("photo", photo, channels=model.task.condition_channels)
-    if np.ndim(photo) != 3:
-        raise UserError(f"photo has shape {np.shape(photo)}: tiles are made of one photo, [H, W, C]")
-    padded, size = pad_to_multiple(image[0], model.base.multiple)
+def _condition(model, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """The condition [1, H, W, C] of an image, padded to the networks' multiple, and the image's height and width."""
+    batch = as_batch("image", image, channels=model.task.condition_channels)
+    if np.ndim(image) != 3:
+        raise UserError(f"image has shape {np.shape(image)}: tiles are made of one image, [H, W, C]")
+    padded, size = pad_to_multiple(batch[0], model.base.multiple)
     return np.asarray(model.task.condition_from_image(2.0 * padded[np.newaxis] - 1.0)), size
 
 
@@ -177,5 +177,5 @@ def _context(base, prompt: str | None) -> tf.Tensor:
         return tf.constant(base.context)
     prompts = as_prompts(prompt)
     if len(prompts) != 1:
-        raise UserError(f"{len(prompts)} prompts for one photo: give one")
+        raise UserError(f"{len(prompts)} prompts for one image: give one")
     return tf.constant(base.embed(prompts))

@@ -1,1 +1,12 @@
-"""Training methods, one file each: what they share with the trainer is `method.Method`."""
+"""Training methods, one file each: its options, what others need to know of it, and its loss; see `method`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from codi_tf.core.registry import Registry
+
+if TYPE_CHECKING:
+    from codi_tf.methods.method import MethodSettings
+
+METHODS: Registry[type[MethodSettings]] = Registry("method", "METHODS", "codi_tf.methods")

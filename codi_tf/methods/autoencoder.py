@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
 from keras import ops
 
-from codi_tf import config
-from codi_tf.checkpoints.base import make_autoencoder
+from codi_tf.checkpoints.base import Base, make_autoencoder, measure_scale
+from codi_tf.checkpoints.folder import save_base
 from codi_tf.diffusion.losses import absolute_distance
 from codi_tf.io.weights import copy_weights
-from codi_tf.methods.method import Method
+from codi_tf.methods import METHODS
+from codi_tf.methods.method import Method, MethodSettings
 from codi_tf.models.autoencoder import AutoencoderKL
+
+
+@METHODS.register("autoencoder")
+@dataclass(frozen=True)
+class Autoencoder(MethodSettings):
+    """Train an autoencoder: mean |image - reconstruction| + kl_weight * KL(posterior || N(0, I)).
+
+    Attributes:
+        network: the arguments of `models.autoencoder.AutoencoderKL` (the keys of a diffusers vae/config.json).
+        kl_weight: the weight of the KL term.
+    """
+
+    network: dict
+    kl_weight: float = 1e-6
+
+    needs_base: ClassVar = False
+    task_use: ClassVar = "none"
+    examples: ClassVar = "images"
+
+    def load(self, path: str | None) -> tuple[None, AutoencoderKL]:
+        """A new autoencoder."""
+        return None, make_autoencoder(self.network)
+
+    def build(self, base: None, student: AutoencoderKL, perceptual: Callable | None = None) -> AutoencoderMethod:
+        """The method on an autoencoder."""
+        return AutoencoderMethod(self, student)
 
 
 class AutoencoderMethod(Method):
@@ -17,8 +49,9 @@ class AutoencoderMethod(Method):
 
     terms = ("reconstruction", "kl")
 
-    def __init__(self, settings: config.Autoencoder, student: AutoencoderKL):
+    def __init__(self, settings: Autoencoder, student: AutoencoderKL):
         self.settings, self.student = settings, student
+        self.multiple = student.factor
 
     def start_average(self) -> AutoencoderKL:
         """A second autoencoder with the student's weights."""
@@ -33,3 +66,8 @@ class AutoencoderMethod(Method):
         reconstruction = absolute_distance(image, self.student.decode(posterior.mean))
         kl = 0.5 * (ops.square(posterior.mean) + ops.exp(posterior.logvar) - 1.0 - posterior.logvar)
         return {"reconstruction": reconstruction, "kl": self.settings.kl_weight * ops.mean(kl, axis=(1, 2, 3))}
+
+    def save(self, average: AutoencoderKL, folder: Path, first_batch: Callable[[], dict]) -> None:
+        """Write a base without a UNet. The scaling factor gives the latents of the first batch deviation 1."""
+        average.scaling_factor = measure_scale(average, first_batch()["image"])
+        save_base(Base(None, average, {"beta_schedule": "squaredcos_cap_v2"}), folder)

@@ -2,29 +2,79 @@
 
 from __future__ import annotations
 
-from codi_tf import config
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import losses
-from codi_tf.methods.method import Method
+from codi_tf.methods import METHODS
+from codi_tf.methods.latent import LatentMethod
+from codi_tf.methods.method import MethodSettings, check_delta, check_features, check_share
 from codi_tf.methods.networks import copy_of, denoiser, dropped, encoded
-from codi_tf.models.adapter import AdaptedUNet
 
 
-class CodiMethod(Method):
+@METHODS.register("codi")
+@dataclass(frozen=True)
+class ConditionalDistillation(MethodSettings):
+    """The loss of CoDi, Eq. 15, and its variants; the first value of each option is the default.
+
+    Attributes:
+        z_s: own (Eq. 14), predicted (Algorithm 1), frozen (the ODE of the network before training).
+        consistency: the space of the consistency term: noise, signal, velocity, none.
+        guidance: the distance of the guidance term: latent, encoded, pixel, perceptual (Fig. 2), none.
+        guidance_weight: the weight of the guidance term, at least 0.
+        t: shared (one t for the whole global batch, Fig. 7) or per_sample.
+        delta: t - s in training times; s = max(t - delta, 0).
+        boundary: boundary scalings on the predicted noise and signal (Eq. 11, 17, 18).
+        features: of the perceptual distance: folder of a feature network, or a file of LPIPS' weights.
+        drop_prompt: the share of examples whose prompt is empty.
+    """
+
+    z_s: Literal["own", "predicted", "frozen"] = "own"
+    consistency: Literal["noise", "signal", "velocity", "none"] = "noise"
+    guidance: Literal["latent", "encoded", "pixel", "perceptual", "none"] = "latent"
+    guidance_weight: float = 1.0
+    t: Literal["shared", "per_sample"] = "shared"
+    delta: int = 1
+    boundary: bool = False
+    features: str | None = None
+    drop_prompt: float = 0.0
+
+    def check(self) -> None:
+        """Raises UserError for options out of their range, or a loss without a term."""
+        check_share("method.drop_prompt", self.drop_prompt)
+        check_delta(self.delta)
+        if self.guidance_weight < 0:
+            raise UserError(f"method.guidance_weight is {self.guidance_weight}: it must be at least 0")
+        if self.consistency == "none" and self.guidance == "none":
+            raise UserError("method.consistency and method.guidance are both 'none': nothing would be trained")
+        check_features("method.guidance", self.guidance, self.features)
+
+    def build(self, base: Base, student: AdaptedUNet, perceptual: Callable | None = None) -> CodiMethod:
+        """The method on an adapted network."""
+        return CodiMethod(self, base, student, perceptual)
+
+
+class CodiMethod(LatentMethod):
     """Eq. 15 on the adapted network.
 
     Args:
-        settings: the loss's switches.
+        settings: the options of the loss.
         base: the pre-trained model; its UNet is the student's.
         student: the adapted network, theta.
         perceptual: the feature network of the perceptual guidance, images -> list of feature maps.
+
+    Attributes:
+        target: theta-, the moving average of the student.
     """
 
-    def __init__(self, settings: config.ConditionalDistillation, base: Base, student: AdaptedUNet, perceptual=None):
-        self.settings, self.base, self.student, self.perceptual = settings, base, student, perceptual
-        self.target = None
-        self.frozen = None
+    target: AdaptedUNet
+
+    def __init__(self, settings: ConditionalDistillation, base: Base, student: AdaptedUNet, perceptual=None):
+        super().__init__(settings, base, student, perceptual)
         self.guidance = _guidance(settings, base, perceptual)
 
     @property
@@ -37,7 +87,7 @@ class CodiMethod(Method):
         """theta- <- theta: the target network.
 
         Raises:
-            UserError: training is about to begin, and the perceptual guidance has no feature network.
+            UserError: the perceptual guidance has no feature network.
         """
         if self.settings.guidance == "perceptual" and self.perceptual is None:
             raise UserError("guidance is 'perceptual': give CoDi a feature network, perceptual=network.maps")
@@ -72,7 +122,7 @@ class CodiMethod(Method):
         )
 
 
-def _guidance(settings: config.ConditionalDistillation, base: Base, perceptual):
+def _guidance(settings: ConditionalDistillation, base: Base, perceptual):
     if settings.guidance == "none":
         return None
     if settings.guidance == "latent":

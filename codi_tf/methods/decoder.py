@@ -2,30 +2,89 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
 from keras import ops
 
-from codi_tf import config
-from codi_tf.checkpoints.base import Base, make_network
+from codi_tf.checkpoints.base import Base, check_decoder, make_network
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.checkpoints.tiny_decoder import save_decoder
+from codi_tf.core.errors import UserError
 from codi_tf.diffusion.losses import absolute_distance, latent_distance, perceptual_distance
 from codi_tf.io.weights import copy_weights
-from codi_tf.methods.method import Method
+from codi_tf.methods import METHODS
+from codi_tf.methods.method import Method, MethodSettings
 from codi_tf.models.tiny_decoder import TinyDecoder
 
 DISTANCES = {"absolute": absolute_distance, "squared": latent_distance}
 
 
+@METHODS.register("decoder")
+@dataclass(frozen=True)
+class Decoder(MethodSettings):
+    """Train a small decoder for the latents of the autoencoder in `base`, which stays as it is.
+
+    The loss is d(y, D(z)) + perceptual_weight * sum_l ||F_l(y) - F_l(D(z))||^2, z the scaled latent of an image.
+
+    Attributes:
+        network: the arguments of `models.tiny_decoder.TinyDecoder` (keys of an AutoencoderTiny's config.json).
+        target: y, the "image" itself, or its "decoding", what the autoencoder's own decoder makes of z.
+        distance: d in pixels, "squared" or "absolute".
+        perceptual_weight: the weight of the perceptual term, at least 0; 0: no such term.
+        features: F, the folder of a feature network or a file of LPIPS' weights (`perception.lpips`).
+    """
+
+    network: dict
+    target: Literal["image", "decoding"] = "image"
+    distance: Literal["squared", "absolute"] = "squared"
+    perceptual_weight: float = 0.0
+    features: str | None = None
+
+    task_use: ClassVar = "none"
+    examples: ClassVar = "images"
+
+    def check(self) -> None:
+        """Raises UserError for a negative weight, or one of weight and features without the other."""
+        if self.perceptual_weight < 0:
+            raise UserError(f"method.perceptual_weight is {self.perceptual_weight}: it must be at least 0")
+        if (self.perceptual_weight > 0) != (self.features is not None):
+            raise UserError(
+                f"method.perceptual_weight is {self.perceptual_weight}, method.features {self.features}: set both, or "
+                "neither"
+            )
+
+    def load(self, path: str) -> tuple[Base, TinyDecoder]:
+        """The autoencoder, as a base without a UNet, and the new decoder."""
+        decoder = make_network(TinyDecoder, self.network, "decoder")
+        base = dataclasses.replace(load_stable_diffusion(path), unet=None, text_encoder=None, tokenizer=None)
+        try:
+            check_decoder(decoder, base.vae)
+        except UserError as error:
+            raise UserError(f"method.network: {error}") from None
+        return base, decoder
+
+    def build(self, base: Base, student: TinyDecoder, perceptual: Callable | None = None) -> DecoderMethod:
+        """The method on a decoder."""
+        return DecoderMethod(self, base, student, perceptual)
+
+
 class DecoderMethod(Method):
-    """d(y, D(z)) + perceptual_weight * sum_l ||F_l(y) - F_l(D(z))||^2, z a latent, y as `settings.target` says.
+    """d(y, D(z)) + perceptual_weight * sum_l ||F_l(y) - F_l(D(z))||^2, z a latent, y as in `settings.target`.
 
     Args:
         settings: the loss.
-        base: whose autoencoder encodes, and decodes the target where that is asked for; nothing of it is trained.
+        base: its autoencoder encodes, and decodes for the target "decoding"; it is not trained.
         student: D.
         perceptual: F, images -> list of feature maps; for a perceptual_weight above 0.
     """
 
-    def __init__(self, settings: config.Decoder, base: Base, student: TinyDecoder, perceptual=None):
+    def __init__(self, settings: Decoder, base: Base, student: TinyDecoder, perceptual=None):
         self.settings, self.base, self.student = settings, base, student
+        self.multiple = base.multiple
         self.distance, self.perceptual = DISTANCES[settings.distance], None
         if settings.perceptual_weight:
             self.perceptual = perceptual_distance(lambda images: images, perceptual)
@@ -52,3 +111,7 @@ class DecoderMethod(Method):
         if self.perceptual is not None:
             terms["perceptual"] = self.settings.perceptual_weight * self.perceptual(y, made)
         return terms
+
+    def save(self, average: TinyDecoder, folder: Path, first_batch: Callable[[], dict]) -> None:
+        """Write the decoder as diffusers' AutoencoderTiny."""
+        save_decoder(average, folder)

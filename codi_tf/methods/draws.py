@@ -1,4 +1,4 @@
-"""The random numbers of one optimizer step: functions of (seed, step, purpose), whoever computes which part."""
+"""The random numbers of one update: functions of (seed, step, purpose), however the batch is divided."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from codi_tf.core.seeds import fold
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn in a step, for one part of the global batch.
+    """The random numbers of one update, for one part of the global batch.
 
-    What differs between examples is drawn for the whole batch, and a part takes its own rows. So the numbers, and what
-    is learnt, do not depend on how many replicas or micro-batches the batch is divided into.
+    What differs between examples is drawn for the whole batch, and a part takes its own rows. So the numbers, and the
+    result of training, do not depend on the number of replicas or micro-batches.
 
     Attributes:
         seed: of the run, int or int [].
-        step: int or int [].
-        part: which part this is, from 0; int or int32 [].
-        parts: into how many equal parts the batch is divided.
+        step: the number of the update, int or int [].
+        part: the number of this part, from 0; int or int32 [].
+        parts: the number of equal parts of the batch.
     """
 
     seed: int
@@ -53,7 +53,7 @@ class Draws:
         return self._own(like.shape[:1], tf.shape(like)[:1], draw)
 
     def _own(self, static: tf.TensorShape, dynamic, draw: Callable):
-        """The rows of this part, of what `draw` makes for the whole batch."""
+        """The rows of this part, out of those that `draw` makes for the whole batch."""
         shape = static.as_list() if static.is_fully_defined() else tf.unstack(dynamic)
         if self.parts == 1:
             return draw(shape)

@@ -2,43 +2,151 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from codi_tf import config
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
-from codi_tf.diffusion import losses, sampling
-from codi_tf.methods.method import Method
-from codi_tf.methods.networks import assign_network, copy_of, denoiser, encoded
-from codi_tf.models.adapter import AdaptedUNet
+from codi_tf.diffusion import losses
+from codi_tf.diffusion.halving import Halving, halving_steps
+from codi_tf.methods import METHODS
+from codi_tf.methods.latent import LatentMethod, load_unconditional
+from codi_tf.methods.method import MethodSettings, Space
+from codi_tf.methods.networks import assign_network, copy_of, denoiser, encoded, with_guidance
 
 
-class GuidanceMethod(Method):
-    """Stage one, Eq. 3: a student with the guidance as an input learns what the guided teacher says.
+@METHODS.register("guided")
+@dataclass(frozen=True)
+class Guided(MethodSettings):
+    """Guided distillation (Meng et al. 2023) of the model in `base`.
+
+    Stage 1 makes the guidance an input of the network (Eq. 3); stage 2 halves the number of sampling steps again and
+    again. Stage 1 starts from a fine-tuned bundle, stage 2 from that or from a bundle of stage 1: GD-II. Without a
+    task, stage 2 distills the base itself; fine-tuning the result makes GD-I.
+
+    Attributes:
+        stage: 1 or 2.
+        guidance: [lowest, highest] guidance that is trained, 1 for none: the paper's w is guidance - 1.
+        steps: of stage 2, the student's numbers of sampling steps, each half of the one before. The result of a phase
+            is the next one's teacher.
+        updates: of stage 2, the optimizer steps of a phase; the last phase takes the rest of train.steps, too.
+        stochastic: of stage 2, train for the stochastic sampler (Eq. 4 to 7): steps of twice the length.
+        space: the space of the squared error.
+    """
+
+    stage: Literal[1, 2]
+    guidance: list = field(default_factory=lambda: [1.0, 1.0])
+    steps: list = field(default_factory=list)
+    updates: int = 0
+    stochastic: bool = False
+    space: Space = "velocity"
+
+    @property
+    def task_use(self) -> Literal["required", "optional"]:
+        """Stage 2 works on a base alone as well."""
+        return "required" if self.stage == 1 else "optional"
+
+    @property
+    def starts_from(self) -> tuple[str, ...]:
+        """Stage 2 also continues stage 1, or an earlier stage 2."""
+        return ("finetune",) if self.stage == 1 else ("finetune", "guided")
+
+    @property
+    def guidance_range(self) -> list:
+        """[lowest, highest] guidance that is trained."""
+        return self.guidance
+
+    def check(self) -> None:
+        """Raises UserError for options out of their range, or of the other stage."""
+        low_high = self.guidance
+        if len(low_high) != 2 or not all(isinstance(g, int | float) for g in low_high) or low_high[0] > low_high[1]:
+            raise UserError(f"method.guidance is {low_high}: give [lowest, highest], for example [1.0, 3.0]")
+        if self.stage == 1 and (self.steps or self.updates or self.stochastic):
+            raise UserError("method.steps, method.updates and method.stochastic belong to stage 2: leave them out")
+        if self.stage == 2:
+            whole = all(isinstance(n, int) and n >= 1 for n in self.steps)
+            if not self.steps or not whole or any(a != 2 * b for a, b in itertools.pairwise(self.steps)):
+                raise UserError(f"method.steps is {self.steps}: each must be half of the one before, as [16, 8, 4]")
+            if self.updates < 1:
+                raise UserError(f"method.updates is {self.updates}: it must be the optimizer steps of a phase")
+
+    def check_steps(self, steps: int) -> None:
+        """Raises UserError where the phases do not fit into the run."""
+        if steps < len(self.steps) * self.updates:
+            raise UserError(
+                f"train.steps is {steps}: {len(self.steps)} phases of method.updates {self.updates} are more; lower "
+                "method.updates"
+            )
+
+    def check_bundle(self, bundle: Any, path: str) -> None:
+        """Raises UserError where the bundle was not trained for the guidance that is to be distilled."""
+        low, high = self.guidance
+        if bundle.settings.guidance_range is not None:
+            known, remedy = bundle.settings.guidance_range, "stay within"
+        elif self.stage == 2:
+            known, remedy = [1.0, 1.0], "distill it with stage 1 first, or use [1.0, 1.0]"
+        else:
+            known = [1.0, float("inf")] if bundle.can_be_guided else [1.0, 1.0]
+            remedy = "fine-tune it with method.drop_condition=0.1 first, or use [1.0, 1.0]"
+        if not known[0] <= low <= high <= known[1]:
+            raise UserError(f"method.guidance is {self.guidance}, {path} was trained for {known}: {remedy}")
+
+    def load(self, path: str) -> tuple[Base, AdaptedUNet]:
+        """A base to distill without a task."""
+        base = load_unconditional(path)
+        return base, AdaptedUNet(base.unet, name="student")
+
+    def build(self, base: Base, student: AdaptedUNet, perceptual: Callable | None = None) -> LatentMethod:
+        """The method of the stage. Stage 1 puts a UNet that takes the guidance into the base.
+
+        Raises:
+            UserError: a guidance other than 1 for a network that does not take it, or a stage 1 on a frozen UNet.
+        """
+        if self.stage == 2:
+            if list(self.guidance) != [1.0, 1.0] and not student.takes_guidance:
+                raise UserError(
+                    f"method.guidance is {self.guidance}: this model takes none; distill it with stage 1 first"
+                )
+            return HalvingMethod(self, base, student)
+        if student.takes_guidance:
+            return GuidanceMethod(self, base, student, None)
+        if not base.unet.trainable:
+            raise UserError("method guided, stage 1, gives the UNet a new input: it needs train 'all'")
+        teacher = copy_of(student, "frozen")
+        base = dataclasses.replace(base, unet=with_guidance(base.unet, "unet"))
+        return GuidanceMethod(self, base, AdaptedUNet(base.unet, student.adapter, name="student"), teacher)
+
+
+class GuidanceMethod(LatentMethod):
+    """Stage one, Eq. 3: a student that takes the guidance as an input learns the guided prediction of its teacher.
 
     Args:
         settings: range of the guidance and space of the error.
         base: the fine-tuned model; its UNet is the student's.
         student: the network that takes the guidance.
-        frozen: the fine-tuned network that does not: the teacher, with and without (c = 0) the condition.
+        frozen: the teacher, which takes no guidance: it is evaluated with and without (c = 0) the condition. None for a
+            model that takes the guidance already, and hence cannot be trained in this stage.
     """
 
     terms = ("guidance_matching",)
 
-    def __init__(self, settings: config.Guided, base: Base, student: AdaptedUNet, frozen: AdaptedUNet | None):
-        self.settings, self.base, self.student, self.frozen = settings, base, student, frozen
+    def __init__(self, settings: Guided, base: Base, student: AdaptedUNet, frozen: AdaptedUNet | None):
+        super().__init__(settings, base, student)
+        self.frozen = frozen
 
     def start_average(self) -> AdaptedUNet:
-        """The network that will generate.
-
-        Raises:
-            UserError: there is no teacher, because the base's UNet takes the guidance already.
-        """
+        """See `LatentMethod`. Raises UserError for a model that takes the guidance already."""
         if self.frozen is None:
-            raise UserError("this model takes the guidance already: go on with stage 2, or start from another model")
-        return copy_of(self.student, "average")
+            raise UserError("this model takes the guidance already: use stage 2, or start from another model")
+        return super().start_average()
 
     def loss_terms(self, batch, draws):
         """{"guidance_matching": [B]} of a batch."""
@@ -59,8 +167,8 @@ class GuidanceMethod(Method):
         return {"guidance_matching": loss}
 
 
-class HalvingMethod(Method):
-    """Stage two, progressive distillation: the student does in one step what its teacher does in two, again and again.
+class HalvingMethod(LatentMethod):
+    """Stage two, progressive distillation: the student learns to do in one step what its teacher does in two.
 
     When a phase ends, teacher and student become the moving average, and the number of steps is halved. Works on a
     conditional model as well as on a base alone.
@@ -73,24 +181,25 @@ class HalvingMethod(Method):
 
     terms = ("halving",)
 
-    def __init__(self, settings: config.Guided, base: Base, student: AdaptedUNet):
-        self.settings, self.base, self.student = settings, base, student
-        self.average = None
+    average: AdaptedUNet
+
+    def __init__(self, settings: Guided, base: Base, student: AdaptedUNet):
+        super().__init__(settings, base, student)
         if settings.steps[0] > base.schedule.num_steps // 2:
             raise UserError(f"method.steps begins with {settings.steps[0]}: at most {base.schedule.num_steps // 2}")
-        grids = [sampling.halving(base.schedule, n, stochastic=settings.stochastic) for n in settings.steps]
+        grids = [halving_steps(base.schedule, n, stochastic=settings.stochastic) for n in settings.steps]
         # All phases in one table: the steps of phase p begin at offset p.
         self._table = [np.array(column) for column in zip(*(step for grid in grids for step in grid), strict=True)]
         self._counts = np.array(settings.steps, np.int32)
         self._offsets = np.cumsum([0, *settings.steps[:-1]]).astype(np.int32)
 
     def start_average(self) -> AdaptedUNet:
-        """The network that will generate; the teacher of the first phase is made, too."""
+        """The network that generates after training, and the teacher of the first phase."""
         self.average, self.teacher = copy_of(self.student, "average"), copy_of(self.student, "teacher")
         return self.average
 
     def begin_step(self, step) -> None:
-        """Teacher and student <- moving average, where a phase begins that is not the first."""
+        """Teacher and student <- moving average, at the start of every phase but the first."""
         phase, place = step // self.settings.updates, step % self.settings.updates
 
         def refresh():
@@ -115,7 +224,7 @@ class HalvingMethod(Method):
         )
         return {"halving": loss}
 
-    def _draw_steps(self, x, draws) -> sampling.Halving:
+    def _draw_steps(self, x, draws) -> Halving:
         """One of the phase's N steps for each example, uniformly."""
         phase = tf.minimum(tf.cast(draws.step // self.settings.updates, tf.int32), len(self._counts) - 1)
         count, offset = tf.gather(self._counts, phase), tf.gather(self._offsets, phase)
@@ -128,10 +237,10 @@ class HalvingMethod(Method):
             else:
                 levels = tf.gather(column.astype(np.float32), place)
                 fields.append(tf.reshape(levels, (-1,) + (1,) * (len(x.shape) - 1)))
-        return sampling.Halving(*fields)
+        return Halving(*fields)
 
 
-def _draw_guidance(settings: config.Guided, x, draws):
+def _draw_guidance(settings: Guided, x, draws):
     """Guidance uniform in its range, float32 [B]."""
     low, high = settings.guidance
     return low + (high - low) * draws.uniform(x, "guidance")

@@ -1,22 +1,122 @@
-"""What the trainer relies on."""
+"""What every training method declares: its options for the config, its networks and loss for the trainer.
+
+Imports no TensorFlow, so that a config can be checked without it.
+"""
 
 from __future__ import annotations
 
-from codi_tf.methods.draws import Draws
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from codi_tf.core.errors import UserError
+from codi_tf.core.settings import check_choices
+
+if TYPE_CHECKING:
+    from codi_tf.checkpoints.base import Base
+    from codi_tf.methods.draws import Draws
+
+Space = Literal["noise", "signal", "velocity"]  # the space of a squared error
+
+
+class MethodSettings:
+    """The options of a training method, and what others need to know of it.
+
+    A method is one module in `codi_tf.methods`, or one of your own:
+
+        @METHODS.register("mine")
+        @dataclass(frozen=True)
+        class Mine(MethodSettings):
+            weight: float = 1.0
+
+            def build(self, base, student, perceptual=None):
+                return MineMethod(self, base, student)
+
+    Options are fields, `method.weight` in a config; a field of type Literal[...] takes only these values. Below are
+    class variables. A subclass sets those that differ, or turns one into an option or a property.
+
+    Attributes:
+        needs_base: whether `base` must name a model to start from.
+        task_use: "required": trains an adapted network on a task; "none": trains a network without a condition;
+            "optional": either.
+        examples: "latents": examples may come encoded, and with prompts; "images": images alone.
+        starts_from: the methods whose bundles this one continues, by name; (): starts from a base (or any bundle).
+        boundary: whether the network is trained with the boundary scalings (Eq. 17), which it needs to generate, too.
+        drop_condition: the share of examples that are trained without their condition. Above 0, the model can be
+            guided by the condition.
+        drop_prompt: the share of examples that are trained with the empty prompt. Above 0, the model can be guided by
+            the prompt.
+        features: the folder of a feature network, or a file of LPIPS' weights, that `build` gets as `perceptual`.
+        guidance_range: [lowest, highest] guidance of the condition that a network which takes it as an input is trained
+            for; None for methods that do not train that input.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    needs_base: ClassVar[bool] = True
+    task_use: ClassVar[Literal["required", "optional", "none"]] = "required"
+    examples: ClassVar[Literal["latents", "images"]] = "latents"
+    starts_from: ClassVar[tuple[str, ...]] = ()
+    boundary: ClassVar[bool] = False
+    drop_condition: ClassVar[float] = 0.0
+    drop_prompt: ClassVar[float] = 0.0
+    features: ClassVar[str | None] = None
+    guidance_range: ClassVar[list | None] = None
+
+    def __post_init__(self):
+        check_choices(self, "method.")
+        self.check()
+
+    def check(self) -> None:
+        """Raises UserError for options out of their range, or that do not go together."""
+
+    def check_steps(self, steps: int) -> None:
+        """Raises UserError where the method needs more optimizer steps than `steps`, those of the run."""
+
+    def check_bundle(self, bundle: Any, path: str) -> None:
+        """Raises UserError for a bundle, a `CoDi`, that training cannot start from. `starts_from` holds already."""
+
+    def load(self, path: str | None) -> tuple[Base | None, Any]:
+        """What a training without a task starts from: (base, student). Not called where a task is required.
+
+        Args:
+            path: the folder of the model to start from; None where the method needs no base.
+
+        Raises:
+            UserError: the folder does not hold what the method needs.
+        """
+        raise NotImplementedError
+
+    def build(self, base: Base | None, student: Any, perceptual: Callable | None = None) -> Method:
+        """The method on its networks.
+
+        Args:
+            base: the model to start from; its UNet is the student's. From `load` where there is no task.
+            student: the network to train, an `AdaptedUNet` where there is a task.
+            perceptual: the feature network of `features`, images in [-1, 1] -> list of feature maps.
+        """
+        raise NotImplementedError
 
 
 class Method:
-    """A training method: it knows its networks and gives the loss of a batch, term by term and example by example.
+    """A training method at work: it knows its networks and gives the loss of a batch, by term and by example.
 
     Attributes:
-        student: the network being trained.
+        student: the network that is trained.
         terms: names of the loss's terms.
+        base: the model that the student belongs to; None where there is none.
+        frozen: a network that stays as it was before training; None where there is none.
         teacher: a network that changes while the student is trained, and hence belongs to the state of a run; or None.
+        multiple: height and width of training images must be multiples of it.
     """
 
-    student = None
+    student: Any = None
     terms: tuple[str, ...] = ()
-    teacher = None
+    base: Any = None
+    frozen: Any = None
+    teacher: Any = None
+    multiple: int = 1
 
     def start_average(self):
         """The student's moving average: a network with the same weights in the same order."""
@@ -28,3 +128,31 @@ class Method:
     def loss_terms(self, batch, draws: Draws) -> dict:
         """{term: float32 [B]} of a batch, a part of the global one; `draws` are the step's random numbers."""
         raise NotImplementedError
+
+    def save(self, average, folder: Path, first_batch: Callable[[], dict]) -> None:
+        """Write the result of a training without a task. With a task, the result is a bundle.
+
+        Args:
+            average: the moving average, trained.
+            folder: an empty folder.
+            first_batch: gives the run's first batch.
+        """
+        raise NotImplementedError
+
+
+def check_delta(delta: int) -> None:
+    """Raises UserError for a distance between two training times that is not positive."""
+    if delta < 1:
+        raise UserError(f"method.delta is {delta}: it must be at least 1 training time")
+
+
+def check_share(name: str, share: float) -> None:
+    """Raises UserError for a share outside [0, 1)."""
+    if not 0 <= share < 1:
+        raise UserError(f"{name} is {share}: it must be in [0, 1)")
+
+
+def check_features(name: str, distance: str, features: str | None) -> None:
+    """Raises UserError for a perceptual distance without its feature network."""
+    if distance == "perceptual" and features is None:
+        raise UserError(f"{name} is 'perceptual': set method.features to the folder of a feature network")

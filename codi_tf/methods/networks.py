@@ -5,20 +5,21 @@ from __future__ import annotations
 import tensorflow as tf
 from keras import ops
 
+from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base, make_unet
 from codi_tf.core import replicas
+from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in
 from codi_tf.diffusion.process import Denoise, bounded, coefficients, predict
 from codi_tf.io.weights import copy_weights, key_of
-from codi_tf.models.adapter import AdaptedUNet
 
 GUIDANCE_FEATURES = 256  # Fourier features of the guidance, as many as latent consistency models have
 
 
 def encode_condition(base: Base, network: AdaptedUNet, images):
-    """c, what the network's adapter takes of condition images [B, H, W, 3 or 4] in [-1, 1]: latents or the images.
+    """c, what the network's adapter takes of condition images [B, H, W, 3 or 4] in [-1, 1]: latents, or the images.
 
-    Beside the latents of the RGB channels stands a mask, the fourth channel, as large as they are.
+    A mask, the fourth channel, is made as small as the latents of the RGB channels and appended to them.
     """
     if network.condition_space == "image":
         return images
@@ -39,8 +40,8 @@ def denoiser_with(
 ) -> Denoise:
     """The network as a function (z_t, t) -> Prediction, for given features of the condition.
 
-    `guidance`, a number or float [B], is for networks that take it; left out, it is 1, none. `boundary` applies the
-    boundary scalings (Eq. 17) that the network was trained with; the loss applies them itself.
+    `guidance`, a number or float [B], is for networks that take it as an input; None is 1, no guidance. `boundary`
+    applies the boundary scalings (Eq. 17) that the network was trained with; losses apply them themselves.
     """
 
     taken = None
@@ -55,8 +56,24 @@ def denoiser_with(
     return bounded(denoise, base.schedule) if boundary else denoise
 
 
+def check_adaptable(base: Base, train: str) -> None:
+    """Whether a base can be adapted; `train` is "all" or "adapter". Raises UserError."""
+    if base.unet is None:
+        raise UserError("the base has an autoencoder but no UNet: pre-train one first, or name another base")
+    if base.unet.in_channels != base.vae.latent_channels:
+        raise UserError(
+            f"the base's UNet takes {base.unet.in_channels} channels, a latent has {base.vae.latent_channels}: "
+            "start from a text-to-image model; its adapter brings the condition"
+        )
+    if train == "all" and base.unet.variable_dtype != "float32":
+        raise UserError(
+            f"the base's weights are {base.unet.variable_dtype}: load it with weights='float32' to train it, "
+            "or train='adapter'"
+        )
+
+
 def copy_of(network: AdaptedUNet, name: str) -> AdaptedUNet:
-    """A second network with the same weights. A UNet that is not trained is shared, not copied."""
+    """A second network with the same weights. Both share a UNet that is not trained."""
     unet, adapter = network.unet, network.adapter
     if unet.trainable:
         unet = clone_unet(unet, f"{name}_unet")
@@ -70,7 +87,7 @@ def copy_of(network: AdaptedUNet, name: str) -> AdaptedUNet:
 
 
 def assign_network(source: AdaptedUNet, target: AdaptedUNet) -> None:
-    """Set the target's weights to the source's inside a step; what they share stays."""
+    """Set the target's weights to the source's inside a step, except for shared ones."""
     for value, variable in zip(source.variables, target.variables, strict=True):
         if variable is not value:
             replicas.assign(variable, value.value)
@@ -84,14 +101,14 @@ def clone_unet(unet, name: str):
 
 
 def fresh_unet(unet, name: str, **changes):
-    """A UNet of the same shape, but for `changes`, with weights of its own."""
+    """A UNet of the same shape with new weights; `changes` replace arguments."""
     config = {key: value for key, value in unet.get_config().items() if key != "name"}
     with built_in(unet.dtype_policy):
         return make_unet({**config, **changes}, name)
 
 
 def with_guidance(unet, name: str):
-    """A UNet with the same weights that takes the guidance; as long as nothing is trained, it does not heed it."""
+    """A UNet with the same weights that takes the guidance as an input. Before training, that has no effect."""
     clone = fresh_unet(unet, name, time_cond_proj_dim=GUIDANCE_FEATURES)
     own = {key_of(variable, clone): variable for variable in clone.variables}
     for variable in unet.variables:
@@ -100,9 +117,9 @@ def with_guidance(unet, name: str):
 
 
 def encoded(base: Base, network: AdaptedUNet, batch):
-    """(x, c, context) of a batch, encoded beforehand or here by the frozen autoencoder and text encoder.
+    """(x, c, context) of a batch: as the batch has them, or encoded here by the frozen networks of the base.
 
-    c is None without a condition; without prompts, context is that of the empty one, [1, M, D].
+    c is None without a condition; without prompts, context is that of the empty prompt, [1, M, D].
     """
     x = batch["latent"] if "latent" in batch else tf.stop_gradient(base.encode(batch["image"]))
     c = batch.get("condition_latent")
@@ -115,10 +132,10 @@ def encoded(base: Base, network: AdaptedUNet, batch):
 
 
 def dropped(values, empty, u, low: float, high: float):
-    """values with `empty` in place of those examples whose u is in [low, high): about the share high - low.
+    """`values`, with `empty` in place of examples whose u is in [low, high): about the share high - low of them.
 
     Args:
-        values: [B, ...] or, the same for all examples, [1, ...].
+        values: [B, ...], or [1, ...] for the same value in all examples.
         empty: [1, ...] or a number.
         u: float32 [B], see `draws.Draws.uniform`.
     """

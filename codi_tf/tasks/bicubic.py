@@ -1,27 +1,25 @@
-"""Known super-resolution: the condition is the photo made smaller and larger again, and nothing else."""
+"""Super-resolution of a known degradation: the condition is the image made smaller and larger again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import tensorflow as tf
-
+from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.tasks.enlarging import Enlarging
+from codi_tf.tasks.task import TASKS
 
 
+@TASKS.register("bicubic")
 @dataclass(frozen=True, kw_only=True)
 class Bicubic(Enlarging):
-    """condition = up(down(image)): both bicubic, the first averaging; the "known" degradation of comparisons.
+    """condition = up(down(image)), both bicubic, the first antialiased: the "known" degradation of comparisons.
 
     Attributes:
-        scale: factor between the sides of the photo and of its low-resolution version; the side must be a multiple.
+        scale: factor between the sides of the image and of its low-resolution version; it must divide the sides.
 
     Raises:
         UserError: an option out of its range.
     """
-
-    name: ClassVar[str] = "bicubic"
 
     scale: int = 4
 
@@ -29,7 +27,7 @@ class Bicubic(Enlarging):
         self.check_scale()
 
     def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """round(down(image)), float32 [H / scale, W / scale, 3] in [0, 1], whole 8-bit levels.
+        """round(down(image)), float32 [H / scale, W / scale, 3] in [0, 1], in whole 8-bit levels.
 
         Arguments and errors: see `degrade`.
         """

@@ -1,8 +1,8 @@
-"""What happens to photos on their way: blur, resizing, noise, JPEG, as pure TensorFlow functions for tf.data.
+"""Degradations of images: blur, resizing, noise and JPEG, as pure TensorFlow functions for tf.data.
 
-Images are float32 [H, W, 3] in [0, 1]. H and W may be unknown while a graph is built, and numbers may be tensors, so
-that every example of a dataset can have its own. What is random is a function of its seed, int32 [2]. The kinds of blur
-and noise are those of Real-ESRGAN (Wang et al. 2021, "Real-ESRGAN: training real-world blind super-resolution with pure
+Images are float32 [H, W, 3] in [0, 1]. H and W may be unknown while a graph is built, and strengths may be tensors, so
+that every example of a dataset can have its own. Random draws are functions of a seed, int32 [2]. The kinds of blur and
+noise are those of Real-ESRGAN (Wang et al. 2021, "Real-ESRGAN: training real-world blind super-resolution with pure
 synthetic data", section 3), whose ranges `real_world.RealWorld` holds.
 """
 
@@ -12,12 +12,13 @@ import functools
 import math
 
 import numpy as np
-import tensorflow as tf
+
+from codi_tf.core.lazy import tensorflow as tf
 
 RESIZES = ("area", "bilinear", "bicubic")
-PHOTONS = 256  # what a white pixel counts in Poisson noise
+PHOTONS = 256  # counted by a white pixel in Poisson noise
 QUANTILES = 2**12  # the accuracy of Poisson noise
-PRODUCT_ERROR = 1e-5  # up to which a kernel counts as a product of two
+PRODUCT_ERROR = 1e-5  # below it, a kernel counts as a product of two
 BLOCK = 64  # rows that such a kernel filters at a time
 FAST_LENGTHS = tuple(n for n in range(4, 2**16 + 1, 4) if 60**16 % n == 0)  # of prime factors 2, 3, 5
 
@@ -27,11 +28,11 @@ FAST_LENGTHS = tuple(n for n in range(4, 2**16 + 1, 4) if 60**16 % n == 0)  # of
 def gaussian_kernel(size: tf.Tensor, sigma: tf.Tensor, angle: tf.Tensor = 0.0, *, beta: tf.Tensor = 1.0) -> tf.Tensor:
     """k(d) proportional to exp(-(d^T Sigma^-1 d)^beta / 2), Sigma = R(angle) diag(sigma^2) R(angle)^T.
 
-    beta = 1 is the Gaussian, larger ones are flatter and end more sharply (generalised Gaussian, Liu et al. 2020).
+    beta = 1 is the Gaussian, larger ones are flatter and end more sharply (generalized Gaussian, Liu et al. 2020).
 
     Args:
         size: int32 [], odd.
-        sigma: float32 [2], in pixels, along and across the direction `angle`; 0 leaves pictures as they are.
+        sigma: float32 [2], in pixels, along and across the direction `angle`; 0 leaves images as they are.
         angle: float32 [], in radians, from the columns' direction (to the right) towards the rows' (down).
         beta: float32 [], the shape, above 0.
     """
@@ -44,11 +45,11 @@ def plateau_kernel(size: tf.Tensor, sigma: tf.Tensor, angle: tf.Tensor = 0.0, *,
 
 
 def sinc_kernel(size: tf.Tensor, cutoff: tf.Tensor) -> tf.Tensor:
-    """k(d) proportional to cutoff J_1(cutoff |d|) / (2 pi |d|): the ideal low-pass filter, cut off: it makes ringing.
+    """k(d) proportional to cutoff J_1(cutoff |d|) / (2 pi |d|): a truncated ideal low-pass filter; it rings.
 
     Args:
         size: int32 [], odd.
-        cutoff: float32 [], angular frequency in radians a pixel, in (0, pi].
+        cutoff: float32 [], angular frequency in radians per pixel, in (0, pi].
     """
     y, x = _offsets(size)
     distance = tf.sqrt(x * x + y * y)
@@ -80,17 +81,19 @@ def _of_sum_1(kernel: tf.Tensor) -> tf.Tensor:
 
 
 def filtered(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """(k * image)(p) = sum_d k(d) image(p - d), edges mirrored, as often as a kernel larger than the picture needs.
+    """(k * image)(p) = sum_d k(d) image(p - d), edges mirrored, repeatedly if the kernel is larger than the image.
 
     A kernel that is a product k(y, x) = a(y) b(x), as isotropic Gaussians are, filters columns and then rows; others
-    go by Fourier transform. For 21 x 21 the first takes a twelfth of a direct convolution's time, the second a sixth.
+    use a Fourier transform. For 21 x 21 the first takes a twelfth of a direct convolution's time, the second a sixth.
 
     Args:
         image: float32 [H, W, C].
         kernel: float32 [size, size], size odd.
     """
     down, across = tf.reduce_sum(kernel, axis=1), tf.reduce_sum(kernel, axis=0)  # a and b, if the kernel's sum is 1
-    error = tf.reduce_sum(tf.abs(kernel - down[:, tf.newaxis] * across))  # no pixel is further off, in [0, 1]
+    error = tf.reduce_sum(
+        tf.abs(kernel - down[:, tf.newaxis] * across)
+    )  # no pixel of an image in [0, 1] is off by more
     result = tf.cond(
         error < PRODUCT_ERROR,
         functools.partial(_filtered_by_product, image, down, across),
@@ -127,7 +130,7 @@ def _filtered_by_transform(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     margin, high, wide = size // 2, _fast_length(height + size - 1), _fast_length(width + size - 1)
     columns = _mirrored(width, margin, wide)
     left, right = (tf.gather(image, place, axis=1) for place in (columns[:margin], columns[margin + width :]))
-    padded = tf.concat([left, image, right], axis=1)  # faster than to gather all columns
+    padded = tf.concat([left, image, right], axis=1)  # faster than gathering all columns
     padded = tf.gather(padded, _mirrored(height, margin, high))  # [high, wide, C]
     spectrum = tf.signal.rfft2d(tf.transpose(padded, [2, 0, 1])) * tf.signal.rfft2d(kernel, [high, wide])
     planes = tf.signal.irfft2d(spectrum, [high, wide])[:, size - 1 : size - 1 + height, size - 1 : size - 1 + width]
@@ -148,8 +151,8 @@ def _fast_length(length: tf.Tensor) -> tf.Tensor:
 def resized(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor, mode: tf.Tensor) -> tf.Tensor:
     """The image at another size, by one of `RESIZES`.
 
-    Only "area" averages over all pixels when a picture shrinks; the others take samples, as cameras and programs that
-    hurry do, so that fine texture turns into coarse one.
+    Only "area" averages over all pixels when an image shrinks; the others take samples and turn fine texture into
+    coarse texture (aliasing), as fast cameras and programs do.
 
     Args:
         image: float32 [H, W, C].
@@ -166,47 +169,47 @@ def resized(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor, mode: tf.Tens
 # --- noise
 
 
-def gaussian_noise(image: tf.Tensor, sigma: tf.Tensor, seed: tf.Tensor, *, grey: tf.Tensor = False) -> tf.Tensor:
+def gaussian_noise(image: tf.Tensor, sigma: tf.Tensor, seed: tf.Tensor, *, gray: tf.Tensor = False) -> tf.Tensor:
     """sigma / 255 eps, eps ~ N(0, I).
 
     eps is drawn by Box and Muller's method, with 2^16 radii: its distribution function is exact to 1e-6, its variance
     to 1e-5, and it stays within 4.9.
 
     Args:
-        image: float32 [H, W, 3]; its shape is all that counts.
+        image: float32 [H, W, 3]; only its shape is used.
         sigma: float32 [], in levels of 8 bits.
         seed: int32 [2].
-        grey: bool [], one eps for the three channels of a pixel.
+        gray: bool [], one eps for the three channels of a pixel.
 
     Returns:
-        float32 [H, W, 3], or [H, W, 1] if grey: to be added to the image.
+        float32 [H, W, 3], or [H, W, 1] if gray: to be added to the image.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
-    shape = [height, width, tf.where(grey, 1, 3)]
+    shape = [height, width, tf.where(gray, 1, 3)]
     count = tf.reduce_prod(shape)
     bits = _random_bits((count + 1) // 2, seed)
     u = (tf.cast(bits & 0xFFFF, tf.float32) + 0.5) / 2**16  # of the lower half of the bits
     radius = tf.sqrt(-2 * (sigma / 255) ** 2 * tf.math.log(u))
-    angle = 2 * math.pi / 2**32 * tf.cast(bits, tf.float32)  # of the upper half; the lower only fills in between
+    angle = 2 * math.pi / 2**32 * tf.cast(bits, tf.float32)  # of the upper half; the lower half refines it
     return tf.reshape(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)[:count], shape)
 
 
-def poisson_noise(image: tf.Tensor, scale: tf.Tensor, seed: tf.Tensor, *, grey: tf.Tensor = False) -> tf.Tensor:
+def poisson_noise(image: tf.Tensor, scale: tf.Tensor, seed: tf.Tensor, *, gray: tf.Tensor = False) -> tf.Tensor:
     """scale (n / 256 - x), n ~ Poisson(256 x): variance scale^2 x / 256, brighter pixels are noisier.
 
     n is looked up in a table of 4096 quantiles for each of the 256 levels: the variance is exact to 0.3 %, and n stays
-    within 3.7 standard deviations. Drawn otherwise, it would take most of a degradation's time.
+    within 3.7 standard deviations. An exact draw would take most of a degradation's time.
 
     Args:
-        image: float32 [H, W, 3]; x is the image, or its brightness if grey, clipped and rounded to 8 bits.
+        image: float32 [H, W, 3]; x is the image, or its brightness if gray, clipped and rounded to 8 bits.
         scale: float32 [].
         seed: int32 [2].
-        grey: bool [], one draw for the three channels of a pixel.
+        gray: bool [], one draw for the three channels of a pixel.
 
     Returns:
-        float32 [H, W, 3], or [H, W, 1] if grey: to be added to the image.
+        float32 [H, W, 3], or [H, W, 1] if gray: to be added to the image.
     """
-    x = tf.cond(grey, functools.partial(tf.image.rgb_to_grayscale, image), functools.partial(tf.identity, image))
+    x = tf.cond(gray, functools.partial(tf.image.rgb_to_grayscale, image), functools.partial(tf.identity, image))
     level = tf.round(255 * tf.clip_by_value(x, 0.0, 1.0))
     count = tf.size(level)
     bits = _random_bits((count + 1) // 2, seed)
@@ -217,7 +220,7 @@ def poisson_noise(image: tf.Tensor, scale: tf.Tensor, seed: tf.Tensor, *, grey: 
 
 
 def _random_bits(words: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Int32 [words], all values equally likely; they take time, so that one serves for two draws of noise."""
+    """Int32 [words], all values equally likely. Drawing them is slow, so each serves for two draws of noise."""
     return tf.random.stateless_uniform([words], seed, minval=None, maxval=None, dtype=tf.int32)
 
 
@@ -239,6 +242,6 @@ def _poisson_quantiles() -> np.ndarray:
 def jpeg(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
     """Float32 [H, W, 3] in [0, 1], clipped and rounded to 8 bits, through JPEG of the quality (int32 []) and back."""
     pixels = tf.cast(tf.round(255 * tf.clip_by_value(image, 0.0, 1.0)), tf.uint8)
-    # TensorFlow's default transform is the fast one, off by up to 5 levels even on smooth pictures at quality 100.
+    # TensorFlow's default transform is the fast one, off by up to 5 levels even on smooth images at quality 100.
     decoded = tf.image.adjust_jpeg_quality(pixels, quality, dct_method="INTEGER_ACCURATE")
     return tf.ensure_shape(tf.cast(decoded, tf.float32) / 255, image.shape)

@@ -1,89 +1,99 @@
-"""Depth to image: the condition is how near each pixel of the photo is."""
+"""Depth to image: the condition is how near each pixel of the image is."""
 
 from __future__ import annotations
 
-import os
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
-import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.io import depth_files
+from codi_tf.io.conditions import ConditionFile
 from codi_tf.tasks.options import checked_range
+from codi_tf.tasks.task import TASKS, Graph, Task, Value
 
-TASK = "depth"
 
-
+@TASKS.register("depth")
 @dataclass(frozen=True, kw_only=True)
-class Depth:
+class Depth(Task):
     """condition = 2 (near - low) / (high - low) - 1, clipped to [-1, 1], in three equal channels.
 
-    The normalisation of MiDaS and of Stable Diffusion's depth-to-image model: nearness (larger is nearer: disparity, or
-    the inverse of the distance) of each picture by its own extremes, so that neither its unit nor its scale matters. A
-    picture that is equally near everywhere has a condition of 0.
+    The normalization of MiDaS and of Stable Diffusion's depth-to-image model: nearness (larger is nearer: disparity, or
+    the inverse of the distance) scaled by its own extremes in each image, so that neither unit nor scale matters. Where
+    all of an image is equally near, the condition is 0.
 
     Attributes:
-        kind: what the maps in files hold: "disparity" (larger is nearer, 0 a value as any other) or "depth" (distances,
-            0 where unknown). Within examples there is only nearness.
-        percentiles: low and high, as shares in percent of the picture's pixels that are at most so near: 0 and 100 are
-            its extremes; others keep single wrong pixels of a measured map from setting the scale.
+        kind: what the maps in files hold: "disparity" (larger is nearer, 0 is a valid value) or "depth" (distances,
+            0 where unknown). Examples hold nearness in any case.
+        percentiles: low and high, of the nearness in an image: 0 and 100 are its extremes; others keep single
+            wrong pixels of a measured map from setting the scale.
 
     Raises:
         UserError: an option out of its range.
     """
 
-    condition_channels: ClassVar[int] = 3
-    condition_key: ClassVar[str] = "depth"
-    prompted: ClassVar[bool] = False
+    condition_key: ClassVar = "depth"
 
-    kind: str = "disparity"
+    kind: Literal["disparity", "depth"] = "disparity"
     percentiles: tuple[float, float] = (0, 100)
+
+    @property
+    def condition_file(self) -> ConditionFile:
+        """What the file of a user's condition holds: a map of this task's kind."""
+        return self.kind
 
     def __post_init__(self) -> None:
         depth_files.check_kind(self.kind)
-        percentiles = checked_range(TASK, "percentiles", self.percentiles, 0, 100)
+        percentiles = checked_range(self.name, "percentiles", self.percentiles, 0, 100)
         if percentiles[0] == percentiles[1]:
-            raise UserError(f"{TASK}: percentiles must be two different numbers, not {percentiles!r}")
+            raise UserError(f"{self.name}: percentiles must be two different numbers, not {percentiles!r}")
         object.__setattr__(self, "percentiles", percentiles)
 
     def degrade(self, depth: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """condition = 2 (near - low) / (high - low) - 1, clipped; the seed plays no part.
+        """condition = 2 (near - low) / (high - low) - 1, clipped; the seed is not used.
 
         Args:
             depth: nearness, float32 [H, W, 1], larger is nearer, finite.
             seed: int32 [2].
 
         Returns:
-            float32 [H, W, 3] in [-1, 1], 1 where it is nearest.
+            float32 [H, W, 3] in [-1, 1], 1 at the nearest pixels.
         """
-        return tf.repeat(self.normalised(depth), 3, axis=-1)
+        return tf.repeat(self.normalized(depth), 3, axis=-1)
 
     def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
-        """The condition of a user's nearness, in any unit; `picture` makes one of a map.
+        """The condition of a user's nearness, in any unit; `as_image` makes one of a map.
 
         Args:
             image: float32 [..., H, W, 1 or 3], larger is nearer; of several channels the largest counts. A condition is
-                its own condition, but for rounding.
+                its own condition, up to rounding.
 
         Returns:
             float32 [..., H, W, 3], as from `degrade`.
         """
         return self.degrade(tf.reduce_max(image, axis=-1, keepdims=True), seed=None)
 
-    def finish(self, images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-        """images: the whole picture is made anew."""
-        return images
+    def emit_condition(self, g: Graph, image: Value) -> Value:
+        """`condition_from_image` in the operations of an exported graph."""
+        near, last = g.largest_channel(image), image.shape[0] * image.shape[1] - 1
+        low, high = self.percentiles
+        low, high = g.order_statistics(near, [math.floor(low / 100 * last), math.ceil(high / 100 * last)])
+        balance = g.subtract(g.subtract(near, low), g.subtract(high, near))
+        spread = g.clip(g.subtract(high, low), 1e-30, 1e30)  # where it is 0, so is the balance
+        channel = g.clip(g.divide(balance, spread), -1.0, 1.0)
+        return g.concatenate(g.concatenate(channel, channel), channel)
 
-    def normalised(self, near: tf.Tensor) -> tf.Tensor:
+    def normalized(self, near: tf.Tensor) -> tf.Tensor:
         """2 (near - low) / (high - low) - 1, clipped to [-1, 1]; float32 [..., H, W, 1] -> the same shape."""
         low, high = self.bounds(near)
-        balance = (near - low) - (high - near)  # so written, the bounds become -1 and 1 exactly
+        balance = (near - low) - (high - near)  # in this form, the bounds become -1 and 1 exactly
         return tf.clip_by_value(tf.math.divide_no_nan(balance, high - low), -1.0, 1.0)
 
     def bounds(self, near: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The percentiles of each picture, float32 [..., 1, 1, 1] each, for nearness [..., H, W, 1].
+        """The percentiles of each image, float32 [..., 1, 1, 1] each, for nearness [..., H, W, 1].
 
         They are values of pixels: the low one is rounded down to one, the high one up.
         """
@@ -97,14 +107,14 @@ class Depth:
         bounds = tf.gather(ordered, places, axis=-1)[..., tf.newaxis, tf.newaxis, :]  # [..., 1, 1, 2]
         return bounds[..., :1], bounds[..., 1:]
 
-    def picture(self, depth: np.ndarray) -> np.ndarray:
-        """A user's map as `CoDi.generate` takes it.
+    def as_image(self, depth: np.ndarray) -> np.ndarray:
+        """A user's depth map as `CoDi.generate` takes it.
 
         Args:
             depth: float or whole numbers [H, W], of this task's kind.
 
         Returns:
-            float32 [H, W, 3] in [0, 1], 1 where it is nearest.
+            float32 [H, W, 3] in [0, 1], 1 at the nearest pixels.
 
         Raises:
             UserError: a map of another shape or type, empty, constant or with unknown pixels.
@@ -114,7 +124,3 @@ class Depth:
             raise UserError(f"depth map of shape {depth.shape} and type {depth.dtype}: it must be numbers [H, W]")
         near = depth_files.nearness(depth, self.kind)
         return depth_files.as_picture(depth_files.checked_nearness("depth map", near))
-
-    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """`picture` of a file. Raises UserError: see `depth_files.read_nearness`."""
-        return depth_files.as_picture(depth_files.read_nearness(path, self.kind))

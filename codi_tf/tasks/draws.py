@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
+from codi_tf.core.lazy import tensorflow as tf
 
 
 def between(bounds: tuple, u: tf.Tensor) -> tf.Tensor:
@@ -12,6 +12,6 @@ def between(bounds: tuple, u: tf.Tensor) -> tf.Tensor:
 
 
 def whole_between(bounds: tuple, u: tf.Tensor) -> tf.Tensor:
-    """One of low .. high, both included, each equally likely; u in [0, 1); int32."""
+    """A whole number from low to high, both included, with equal probability; u in [0, 1); int32."""
     low, high = bounds
     return low + tf.minimum(tf.cast(u * tf.cast(high - low + 1, tf.float32), tf.int32), high - low)

@@ -1,37 +1,21 @@
-"""Instructed editing: the condition is the picture before the edit; the instruction is the prompt."""
+"""Instructed editing: the condition is the image before the edit, and the prompt is the instruction."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import tensorflow as tf
+from codi_tf.tasks.task import TASKS, Task
 
 
+@TASKS.register("editing")
 @dataclass(frozen=True, kw_only=True)
-class Editing:
-    """condition = the picture before the edit (InstructPix2Pix, section 3.2); the prompt says what is to change."""
+class Editing(Task):
+    """condition = the image before the edit (InstructPix2Pix, section 3.2); the prompt says what to change."""
 
-    condition_channels: ClassVar[int] = 3
-    condition_key: ClassVar[str] = "source"
+    condition_key: ClassVar = "source"
     prompted: ClassVar[bool] = True
 
-    def degrade(self, source: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """condition = source; the seed plays no part.
-
-        Args:
-            source: float32 [H, W, 3] in [-1, 1].
-            seed: int32 [2].
-
-        Returns:
-            float32 [H, W, 3] in [-1, 1].
-        """
-        return source
-
-    def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
-        """condition = image: a user's photo is the picture before the edit."""
+    def degrade(self, image: Any, seed: Any) -> Any:
+        """condition = image, the one before the edit, float32 [H, W, 3] in [-1, 1]; the seed is not used."""
         return image
-
-    def finish(self, images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-        """images: an edit may change any pixel."""
-        return images

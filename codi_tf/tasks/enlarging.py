@@ -1,22 +1,24 @@
-"""What the tasks of super-resolution share: the condition is a small version of the photo, enlarged."""
+"""The base class of super-resolution tasks: the condition is a small version of the image, enlarged."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-import tensorflow as tf
-
 from codi_tf.core.errors import UserError
+from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.tasks.options import is_whole
+from codi_tf.tasks.task import Task
 
 
-class Enlarging:
-    """A task whose `low_resolution` makes a photo `scale` times smaller, both of which its classes bring along."""
+class Enlarging(Task):
+    """A task whose subclasses define `low_resolution`, an image `scale` times smaller, and the option `scale`.
 
-    condition_channels: ClassVar[int] = 3
-    condition_key: ClassVar[str] = "image"
-    prompted: ClassVar[bool] = False
-    name: ClassVar[str]  # in messages
+    A user's image is of low quality already and has the size of the output: it is its own condition.
+    """
+
+    is_local: ClassVar[bool] = True
+    keeps_colors: ClassVar[bool] = True
+    has_low_resolution: ClassVar[bool] = True
 
     scale: int
 
@@ -31,34 +33,26 @@ class Enlarging:
             condition, float32 [H, W, 3] in [-1, 1].
 
         Raises:
-            UserError: a side is not a multiple of the scale.
+            UserError: the scale does not divide a side.
         """
         condition = tf.image.resize(self.low_resolution(image, seed), image.shape[:2], "bicubic")
         return tf.clip_by_value(2 * condition - 1, -1.0, 1.0)
 
     def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """The degraded photo before it is enlarged, float32 [H / scale, W / scale, 3] in [0, 1], whole 8-bit levels.
+        """The degraded image before it is enlarged, float32 [H / scale, W / scale, 3] in [0, 1], in whole 8-bit levels.
 
         Arguments and errors: see `degrade`.
         """
         raise NotImplementedError
 
-    def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
-        """condition = image: a user's photo is of low quality already, and has the output's size."""
-        return image
-
-    def finish(self, images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-        """images: the whole picture is made anew."""
-        return images
-
     def low_size(self, image: tf.Tensor) -> tuple[int, int]:
-        """(H / scale, W / scale) of a photo [H, W, 3]. Raises UserError where the scale does not divide them."""
+        """(H / scale, W / scale) of an image [H, W, 3]. Raises UserError where the scale does not divide them."""
         height, width, _ = image.shape
         if height % self.scale or width % self.scale:
             raise UserError(f"{self.name}: an image of {height}x{width} needs sides that scale {self.scale} divides")
         return height // self.scale, width // self.scale
 
     def check_scale(self) -> None:
-        """Raises UserError for a scale that is no whole number from 1 on."""
+        """Raises UserError for a scale that is not a whole number of at least 1."""
         if not is_whole(self.scale) or self.scale < 1:
             raise UserError(f"{self.name}: scale must be a whole number from 1 on, not {self.scale!r}")

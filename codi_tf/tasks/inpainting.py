@@ -1,4 +1,4 @@
-"""Inpainting: the condition is the photo without the part that is to be filled in, and the mask of that part."""
+"""Inpainting: the condition is the image without the part that is to be filled, and the mask of that part."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import tensorflow as tf
-
 from codi_tf.core.errors import UserError
+from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.tasks.draws import between, whole_between
 from codi_tf.tasks.options import checked_range, is_number
+from codi_tf.tasks.task import TASKS, Graph, Task, Value
 
-TASK = "inpainting"
 
-
+@TASKS.register("inpainting")
 @dataclass(frozen=True, kw_only=True)
-class Inpainting:
-    """condition = ((1 - mask) image, mask), mask 1 where the photo is unknown: free-form strokes, a box or a half.
+class Inpainting(Task):
+    """condition = ((1 - mask) image, mask), mask 1 where the image is unknown: free-form strokes, a box or a half.
 
-    The masks are those that Palette (Saharia et al. 2022, section 4) trains with, free-form strokes as in Yu et al.
+    The masks are as Palette (Saharia et al. 2022, section 4) trains with: free-form strokes as in Yu et al.
     (2019, "Free-form image inpainting with gated convolution", algorithm 1) and rectangles, and half images. Every mask
     has known and unknown pixels. Lengths are shares of the image's shorter side.
 
     Attributes:
-        free_form, box, half: how often each kind is drawn, as weights: 0 for never.
+        free_form, box, half: weights of the kinds of masks; 0 is never.
         strokes: range of the number of brush strokes in a free-form mask.
         stroke_segments: range of the number of straight segments in a stroke.
-        stroke_angle: range of the angle, in degrees, between a segment and the stroke's direction; segments turn off to
-            one side and to the other by turns.
+        stroke_angle: range of the angle, in degrees, between a segment and the stroke's direction; segments turn
+            alternately to both sides.
         stroke_length: range of the length of a segment.
         stroke_width: range of the width of a stroke, 1.5 pixels at least.
-        box_side: range of the sides of a box, as shares of the image's; drawn apart for height and width.
+        box_side: range of the sides of a box, as shares of the image's; height and width are drawn separately.
 
     Raises:
         UserError: an option out of its range.
     """
 
     condition_channels: ClassVar[int] = 4
-    condition_key: ClassVar[str] = "image"
-    prompted: ClassVar[bool] = False
+    has_mask: ClassVar[bool] = True
+    is_local: ClassVar[bool] = True
+    uses_condition_at_end: ClassVar[bool] = True
 
     free_form: float = 0.6
     box: float = 0.3
@@ -55,9 +55,9 @@ class Inpainting:
     def __post_init__(self) -> None:
         for name, weight in (("free_form", self.free_form), ("box", self.box), ("half", self.half)):
             if not is_number(weight) or weight < 0:
-                raise UserError(f"{TASK}: {name} must be a number from 0 on, not {weight!r}")
+                raise UserError(f"{self.name}: {name} must be a number from 0 on, not {weight!r}")
         if self.free_form + self.box + self.half == 0:
-            raise UserError(f"{TASK}: free_form, box and half are all 0: one kind of mask must be drawn")
+            raise UserError(f"{self.name}: free_form, box and half are all 0: one kind of mask must be drawn")
         for name, low, high, whole in (
             ("strokes", 1, 100, True),
             ("stroke_segments", 1, 100, True),
@@ -66,7 +66,7 @@ class Inpainting:
             ("stroke_width", 0, 1, False),
             ("box_side", 0, 1, False),
         ):
-            object.__setattr__(self, name, checked_range(TASK, name, getattr(self, name), low, high, whole=whole))
+            object.__setattr__(self, name, checked_range(self.name, name, getattr(self, name), low, high, whole=whole))
 
     def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """condition = ((1 - mask) image, mask), a function of (image, seed) only.
@@ -76,17 +76,17 @@ class Inpainting:
             seed: int32 [2].
 
         Returns:
-            float32 [H, W, 4]: the photo in [-1, 1], 0 where it is unknown; the mask, 1 where it is unknown, else 0.
+            float32 [H, W, 4]: the image in [-1, 1], 0 where it is unknown, and the mask, 1 where it is unknown, else 0.
         """
         height, width, _ = image.shape
         return _condition(image, self.mask(height, width, seed) > 0)
 
     def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
-        """The condition of a user's photo and mask.
+        """The condition of a user's image and mask.
 
         Args:
-            image: float32 [..., H, W, 4] in [-1, 1]: the photo, with anything in its unknown part, and the mask, above
-                0 where the photo is unknown. A condition is its own condition.
+            image: float32 [..., H, W, 4] in [-1, 1]: the image, with anything in its unknown part, and the mask, above
+                0 where the image is unknown. A condition is its own condition.
 
         Returns:
             float32 [..., H, W, 4], as from `degrade`.
@@ -94,10 +94,10 @@ class Inpainting:
         return _condition(image[..., :3], image[..., 3:] > 0)
 
     def finish(self, images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-        """mask images + (1 - mask) photo: the known pixels are the condition's, exactly.
+        """mask images + (1 - mask) condition: the known pixels are the condition's, exactly.
 
         Args:
-            images: float32 [..., H, W, 3] in [-1, 1], what a model made of the condition.
+            images: float32 [..., H, W, 3] in [-1, 1], generated from the condition.
             condition: float32 [..., H, W, 4], see `degrade`.
 
         Returns:
@@ -105,8 +105,20 @@ class Inpainting:
         """
         return tf.where(condition[..., 3:] > 0, images, condition[..., :3])
 
+    def emit_condition(self, g: Graph, image: Value) -> Value:
+        """`condition_from_image` in the operations of an exported graph."""
+        mask = g.greater(g.channels(image, 3, 4), 0.0)
+        known = g.multiply(g.channels(image, 0, 3), g.affine(mask, -1.0, 1.0))
+        return g.concatenate(known, mask)
+
+    def emit_finish(self, g: Graph, image: Value, condition: Value) -> Value:
+        """`finish` in the operations of an exported graph."""
+        mask = g.channels(condition, 3, 4)
+        known = g.multiply(g.channels(condition, 0, 3), g.affine(mask, -1.0, 1.0))
+        return g.add(g.multiply(image, mask), known)
+
     def mask(self, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
-        """A mask of any of the three kinds, float32 [H, W, 1]: 1 where the photo is unknown, else 0.
+        """A mask of any of the three kinds, float32 [H, W, 1]: 1 where the image is unknown, else 0.
 
         Args:
             height, width: at least 2.
@@ -123,8 +135,8 @@ class Inpainting:
     def free_form_mask(self, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
         """Brush strokes of straight segments with round ends, float32 [H, W, 1].
 
-        A stroke starts anywhere in the picture, with a direction of its own, zigzags about it, and turns back at the
-        picture's edges. Should the strokes cover the whole picture, the mask is a half instead.
+        A stroke starts anywhere in the image in a random direction, zigzags about it, and is reflected at the image's
+        edges. Should the strokes cover the whole image, the mask is a half instead.
         """
         count_seed, stroke_seed, segment_seed, half_seed = tf.unstack(tf.random.split(seed, 4))
         most_strokes, most_segments = self.strokes[1], self.stroke_segments[1]
@@ -139,8 +151,8 @@ class Inpainting:
         steps = length * tf.stack([tf.sin(direction), tf.cos(direction)], axis=-1)  # [strokes, segments, 2]: y, x
         start = u[:, tf.newaxis, 1:3] * size
         points = tf.concat([start, start + tf.cumsum(steps, axis=1)], axis=1)  # [strokes, segments + 1, 2]
-        points = size - tf.abs(points % (2 * size) - size)  # mirrored at the edges, back into the picture
-        radius = tf.maximum(side * between(self.stroke_width, u[:, 3]) / 2, 0.75)  # one pixel's centre at least
+        points = size - tf.abs(points % (2 * size) - size)  # mirrored at the edges, back into the image
+        radius = tf.maximum(side * between(self.stroke_width, u[:, 3]) / 2, 0.75)  # at least one pixel's center
         radius = tf.tile(radius[:, tf.newaxis, tf.newaxis], [1, most_segments, 1])
         segments = tf.concat([points[:, :-1], points[:, 1:], radius], axis=-1)  # [strokes, segments, 5]
 
@@ -151,7 +163,7 @@ class Inpainting:
         return tf.where(tf.reduce_all(mask > 0), half_mask(height, width, half_seed), mask)
 
     def box_mask(self, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
-        """A rectangle of whole pixels, anywhere within the picture, float32 [H, W, 1]; never the whole picture."""
+        """A rectangle of whole pixels, anywhere in the image, float32 [H, W, 1]; never the whole image."""
         u = tf.unstack(tf.random.stateless_uniform([4], seed))
         rows = _interval(height, between(self.box_side, u[0]), u[1])
         columns = _interval(width, between(self.box_side, u[2]), u[3])
@@ -172,11 +184,11 @@ def half_mask(height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
 
 
 def painted(segments: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """1 where min over segments |p - nearest point of the segment| <= radius for the pixel's centre p, else 0.
+    """1 where min over segments |p - nearest point of the segment| <= radius for the pixel's center p, else 0.
 
     Args:
-        segments: float32 [N, 5] of (y, x) of one end, (y, x) of the other, radius; in pixels, 0 at the picture's edge.
-        height, width: of the picture.
+        segments: float32 [N, 5] of (y, x) of one end, (y, x) of the other, radius; in pixels, 0 at the image's edge.
+        height, width: of the image.
 
     Returns:
         float32 [H, W, 1].
@@ -184,7 +196,7 @@ def painted(segments: tf.Tensor, height: int, width: int) -> tf.Tensor:
     rows = tf.range(height, dtype=tf.float32)[:, tf.newaxis] + 0.5
     columns = tf.range(width, dtype=tf.float32) + 0.5
 
-    def paint(mask: tf.Tensor, segment: tf.Tensor) -> tf.Tensor:  # one after another: memory of one picture
+    def paint(mask: tf.Tensor, segment: tf.Tensor) -> tf.Tensor:  # one after another, with the memory of one image
         y, x, end_y, end_x, radius = tf.unstack(segment)
         dy, dx = end_y - y, end_x - x
         squared = tf.maximum(dy * dy + dx * dx, 1e-12)  # a segment may be a point

@@ -1,4 +1,4 @@
-"""Options of tasks, checked: a mistake is one line that names the task, the option and its value."""
+"""Checks of tasks' options: the error is one line with the task, the option and its value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from codi_tf.core.errors import UserError
 
 
 def checked_range(task: str, name: str, value: object, low: float, high: float, *, whole: bool = False) -> tuple:
-    """The option as (lowest, highest), numbers within low .. high; whole ones if so wanted.
+    """The option as (lowest, highest), numbers within low .. high; whole numbers if `whole`.
 
     Raises:
         UserError: anything else.

@@ -1,4 +1,4 @@
-"""Real-world super-resolution: the condition is the photo after a long way through cameras, programs and uploads."""
+"""Real-world super-resolution: the condition is the image degraded twice, as by cameras, programs and uploads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import functools
 import math
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar
-
-import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.tasks.degradations import (
     RESIZES,
     filtered,
@@ -26,34 +24,35 @@ from codi_tf.tasks.degradations import (
 from codi_tf.tasks.draws import between, whole_between
 from codi_tf.tasks.enlarging import Enlarging
 from codi_tf.tasks.options import checked_range, is_number
+from codi_tf.tasks.task import TASKS
 
-TASK = "real_world"
 KERNELS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 DIRECTIONS = ("up", "down", "keep")
 SINC_CUTOFF = (math.pi / 3, math.pi)
 WIDE_SINC_CUTOFF = (math.pi / 5, math.pi)  # of blur kernels of 13 pixels and more, which can hold a lower cutoff
 
 
+@TASKS.register("real_world")
 @dataclass(frozen=True, kw_only=True)
 class RealWorld(Enlarging):
     """condition = up(last(round 2(round 1(image)))), round = jpeg(resize(blur * image) + noise).
 
     The second-order degradation of Real-ESRGAN (Wang et al. 2021, section 3). The options have the names and the values
     of Real-ESRGAN's training options; those that end in 2 belong to the second round. A round blurs, resizes, adds
-    either Gaussian or Poisson noise, and compresses. The second is blurred only at times, and instead of its JPEG comes
-    the last step: resizing to the final size, a sinc filter at times, and JPEG, before the two or after them. All
-    strengths are drawn per image, uniformly in their ranges where nothing else is said.
+    either Gaussian or Poisson noise, and compresses. The second round blurs only sometimes, and its JPEG is replaced by
+    the last step: resizing to the final size and sometimes a sinc filter, with JPEG before or after both. All strengths
+    are drawn per image, uniformly in their ranges unless noted.
 
     Attributes:
-        scale: factor between the sides of the photo and of its low-resolution version; the side must be a multiple.
-        kernel_range: the smallest and the largest side of kernels; the odd numbers from one to the other are drawn.
-        kernel_prob: of the kinds of blur that `KERNELS` names, as weights: Gaussian, generalised Gaussian or plateau,
+        scale: factor between the sides of the image and of its low-resolution version; it must divide the sides.
+        kernel_range: the smallest and the largest side of kernels; an odd number in between is drawn.
+        kernel_prob: weights of the kinds of blur in `KERNELS`: Gaussian, generalized Gaussian or plateau,
             each isotropic or not; an anisotropic kernel has two sigmas and any direction.
         sinc_prob: probability of a sinc filter instead, its cutoff uniform in [pi/3, pi], or [pi/5, pi] from 13 pixels.
         blur_sigma: range of the standard deviations, in pixels.
-        betag_range, betap_range: of the shape of generalised Gaussian and plateau kernels: below and above 1 equally
-            likely, uniform in either part.
-        resize_prob: of enlarging, shrinking and leaving the size, as weights.
+        betag_range, betap_range: of the shape of generalized Gaussian and plateau kernels: below and above 1 equally
+            likely, uniform in each part.
+        resize_prob: weights of enlarging, shrinking and keeping the size.
         resize_range: the factor is drawn between 1 and the second number if enlarged, the first and 1 if shrunk; by
             area, bilinear or bicubic interpolation. In the second round it is a factor of the final size.
         gaussian_noise_prob: probability of Gaussian noise; else it is Poisson noise.
@@ -67,8 +66,6 @@ class RealWorld(Enlarging):
     Raises:
         UserError: an option out of its range.
     """
-
-    name: ClassVar[str] = TASK
 
     scale: int = 4
     kernel_range: tuple[int, int] = (7, 21)
@@ -106,7 +103,7 @@ class RealWorld(Enlarging):
         self.check_scale()
         self._check_range("kernel_range", 1, 99, whole=True)
         if any(size % 2 == 0 for size in self.kernel_range):
-            raise UserError(f"{TASK}: kernel_range must be two odd numbers, not {self.kernel_range!r}")
+            raise UserError(f"{self.name}: kernel_range must be two odd numbers, not {self.kernel_range!r}")
         for name in ("second_blur_prob", "final_sinc_prob"):
             self._check_probability(name)
         for suffix in ("", "2"):
@@ -125,11 +122,12 @@ class RealWorld(Enlarging):
                 self._check_range(name + suffix, low, high)
             low, high = getattr(self, "resize_range" + suffix)
             if not low <= 1 <= high:
-                raise UserError(f"{TASK}: resize_range{suffix} must go from 1 or less to 1 or more, not {(low, high)}")
+                wanted = f"go from 1 or less to 1 or more, not {(low, high)}"
+                raise UserError(f"{self.name}: resize_range{suffix} must {wanted}")
             self._check_range("jpeg_range" + suffix, 1, 100, whole=True)
 
     def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """The degraded photo before it is enlarged, float32 [H / scale, W / scale, 3] in [0, 1], whole 8-bit levels.
+        """The degraded image before it is enlarged, float32 [H / scale, W / scale, 3] in [0, 1], in whole 8-bit levels.
 
         Arguments and errors: see `degrade`.
         """
@@ -137,7 +135,7 @@ class RealWorld(Enlarging):
         low_size = self.low_size(image)
         first_seed, first_jpeg_seed, second_seed, last_seed = tf.unstack(tf.random.split(seed, 4))
         first, second = self.rounds
-        low = first.degrade((image + 1) / 2, (height, width), first_seed)  # [h, w, 3], another size for every image
+        low = first.degrade((image + 1) / 2, (height, width), first_seed)  # [h, w, 3], of varying size
         low = jpeg(low, whole_between(self.jpeg_range, tf.random.stateless_uniform([], first_jpeg_seed)))
         low = second.degrade(low, low_size, second_seed)
         low = self._last(low, low_size, last_seed)
@@ -145,24 +143,24 @@ class RealWorld(Enlarging):
 
     @property
     def rounds(self) -> tuple[Round, Round]:
-        """The two rounds, each with its own options."""
+        """The two rounds with their options."""
         shared = {"kernel_range": self.kernel_range}
         own = [field.name for field in dataclasses.fields(Round) if field.name not in ("kernel_range", "blur_prob")]
         first, second = ({name: getattr(self, name + suffix) for name in own} for suffix in ("", "2"))
         return Round(blur_prob=1.0, **shared, **first), Round(blur_prob=self.second_blur_prob, **shared, **second)
 
     def _last(self, image: tf.Tensor, size: tuple[int, int], seed: tf.Tensor) -> tf.Tensor:
-        """Resizing and sinc filter, then JPEG, or JPEG first, equally likely; float32 [*size, 3]."""
+        """Resizing and sinc filter, then JPEG, or JPEG first, with equal probability; float32 [*size, 3]."""
         u = tf.unstack(tf.random.stateless_uniform([6], seed))
         mode, quality = whole_between((0, len(RESIZES) - 1), u[0]), whole_between(self.jpeg_range2, u[1])
         kernel = sinc_kernel(_odd_between(self.kernel_range, u[2]), between(SINC_CUTOFF, u[3]))
 
-        def small(picture: tf.Tensor) -> tf.Tensor:
-            picture = tf.ensure_shape(resized(picture, *size, mode), [*size, 3])
+        def small(image: tf.Tensor) -> tf.Tensor:
+            image = tf.ensure_shape(resized(image, *size, mode), [*size, 3])
             return tf.cond(
                 u[4] < self.final_sinc_prob,
-                functools.partial(filtered, picture, kernel),
-                functools.partial(tf.identity, picture),
+                functools.partial(filtered, image, kernel),
+                functools.partial(tf.identity, image),
             )
 
         def jpeg_last() -> tf.Tensor:
@@ -174,25 +172,25 @@ class RealWorld(Enlarging):
         return tf.cond(u[5] < 0.5, jpeg_last, jpeg_first)
 
     def _check_range(self, name: str, low: float, high: float, *, whole: bool = False) -> None:
-        object.__setattr__(self, name, checked_range(TASK, name, getattr(self, name), low, high, whole=whole))
+        object.__setattr__(self, name, checked_range(self.name, name, getattr(self, name), low, high, whole=whole))
 
     def _check_probability(self, name: str) -> None:
         value = getattr(self, name)
         if not is_number(value) or not 0 <= value <= 1:
-            raise UserError(f"{TASK}: {name} must be a number from 0 to 1, not {value!r}")
+            raise UserError(f"{self.name}: {name} must be a number from 0 to 1, not {value!r}")
 
     def _check_weights(self, name: str, kinds: tuple[str, ...]) -> None:
         value = getattr(self, name)
         well_formed = isinstance(value, tuple | list) and len(value) == len(kinds)
         if not (well_formed and all(is_number(v) and v >= 0 for v in value) and sum(value) > 0):
             wanted = f"{len(kinds)} weights from 0 on, not all 0, of {', '.join(kinds)}"
-            raise UserError(f"{TASK}: {name} must be {wanted}, not {value!r}")
+            raise UserError(f"{self.name}: {name} must be {wanted}, not {value!r}")
         object.__setattr__(self, name, tuple(value))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """Blur, resizing and noise of one round; the attributes are those of `RealWorld`, blur_prob among them."""
+    """Blur, resizing and noise of one round; the attributes are those of `RealWorld`, and `blur_prob`."""
 
     kernel_range: tuple[int, int]
     blur_prob: float
@@ -213,7 +211,7 @@ class Round:
 
         Args:
             image: float32 [H, W, 3] in [0, 1].
-            size: what the factor is a factor of, in pixels.
+            size: height and width that the factor multiplies, in pixels.
             seed: int32 [2].
         """
         blur_seed, kernel_seed, resize_seed, noise_seed = tf.unstack(tf.random.split(seed, 4))
@@ -252,15 +250,15 @@ class Round:
         return tf.stack([between((1.0, high), v), between((low, 1.0), v), 1.0])[_choice(self.resize_prob, u)]
 
     def noise(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """What is added to the image, float32 [h, w, 1 or 3]."""
+        """The noise to be added to the image, float32 [h, w, 1 or 3]."""
         strength_seed, noise_seed = tf.unstack(tf.random.split(seed, 2))
         u = tf.unstack(tf.random.stateless_uniform([3], strength_seed))
         sigma, scale = between(self.noise_range, u[1]), between(self.poisson_scale_range, u[1])
-        grey = u[2] < self.gray_noise_prob
+        gray = u[2] < self.gray_noise_prob
         return tf.cond(
             u[0] < self.gaussian_noise_prob,
-            functools.partial(gaussian_noise, image, sigma, noise_seed, grey=grey),
-            functools.partial(poisson_noise, image, scale, noise_seed, grey=grey),
+            functools.partial(gaussian_noise, image, sigma, noise_seed, gray=gray),
+            functools.partial(poisson_noise, image, scale, noise_seed, gray=gray),
         )
 
 
@@ -270,7 +268,7 @@ def _odd_between(bounds: tuple[int, int], u: tf.Tensor) -> tf.Tensor:
 
 
 def _around_1(bounds: tuple[float, float], u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-    """Below 1 and above it equally likely, uniform in either part of the range; u and v in [0, 1)."""
+    """Below and above 1 with equal probability, uniform in each part of the range; u and v in [0, 1)."""
     low, high = bounds
     middle = min(max(low, 1.0), high)
     return tf.where(u < 0.5, between((low, middle), v), between((middle, high), v))

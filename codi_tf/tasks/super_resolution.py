@@ -1,34 +1,32 @@
-"""Super-resolution: the condition is the photo as a cheap camera would have sent it, enlarged again."""
+"""Super-resolution: the condition is the image as from a cheap camera, enlarged."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
-import tensorflow as tf
-
+from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.tasks.degradations import jpeg
 from codi_tf.tasks.draws import between
 from codi_tf.tasks.enlarging import Enlarging
 from codi_tf.tasks.options import checked_range
+from codi_tf.tasks.task import TASKS
 
 
+@TASKS.register("super_resolution")
 @dataclass(frozen=True, kw_only=True)
 class SuperResolution(Enlarging):
-    """condition = up(jpeg(down(blur(image)) + noise)): the degradation, each strength drawn uniformly per image.
+    """condition = up(jpeg(down(blur(image)) + noise)): each strength is drawn uniformly per image.
 
     Attributes:
-        scale: factor between the sides of the photo and of its low-resolution version; the side must be a multiple.
-        blur_sigma: range of the isotropic Gaussian's standard deviation, in pixels of the photo before downsampling.
+        scale: factor between the sides of the image and of its low-resolution version; it must divide the sides.
+        blur_sigma: range of the isotropic Gaussian's standard deviation, in pixels of the image before downsampling.
         noise_std: range of the Gaussian noise's standard deviation in the low-resolution version, black to white = 1.
         jpeg_quality: range of the JPEG quality, whole numbers, both ends included.
 
     Raises:
         UserError: an option out of its range.
     """
-
-    name: ClassVar[str] = "super_resolution"
 
     scale: int = 4
     blur_sigma: tuple[float, float] = (0.2, 1.2)
@@ -42,11 +40,11 @@ class SuperResolution(Enlarging):
             ("noise_std", 0, 1, False),
             ("jpeg_quality", 1, 100, True),
         ):
-            value = checked_range("super_resolution", name, getattr(self, name), low, high, whole=whole)
+            value = checked_range(self.name, name, getattr(self, name), low, high, whole=whole)
             object.__setattr__(self, name, value)
 
     def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """jpeg(down(blur(image)) + noise), float32 [H / scale, W / scale, 3] in [0, 1], whole 8-bit levels.
+        """jpeg(down(blur(image)) + noise), float32 [H / scale, W / scale, 3] in [0, 1], in whole 8-bit levels.
 
         Arguments and errors: see `degrade`.
         """

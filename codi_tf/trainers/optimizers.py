@@ -1,4 +1,4 @@
-"""AdamW in one pass over memory: networks of hundreds of small variables wait for operations, not for arithmetic."""
+"""AdamW in one pass over memory. With hundreds of small variables, the number of operations limits the speed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from codi_tf.core import replicas
 
 
 class FusedAdamW(keras.optimizers.Adam):
-    """Keras' AdamW through TensorFlow's fused kernel: the same update, one operation a variable instead of a dozen.
+    """Keras' AdamW through TensorFlow's fused kernel: the same update, one operation per variable instead of a dozen.
 
     m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, theta <- theta - eta sqrt(1 - b2^k) / (1 - b1^k) m / (sqrt(v) + e)
     at step k (Kingma & Ba 2015, section 2, the efficient form), after theta <- (1 - eta lambda) theta (Loshchilov &
     Hutter 2019). Arguments as for `keras.optimizers.Adam`; lambda is `weight_decay`, None for none.
 
-    Under tf.distribute `apply` takes gradients that are summed over the replicas already, so that the norm that is
-    clipped is that of the whole batch's gradient, and every replica updates its own copies: `Trainer` does so.
+    Under tf.distribute `apply` takes gradients that are already summed over the replicas, as `Trainer` does: the norm
+    of the whole batch's gradient is clipped, and every replica updates its own copies.
 
     Raises:
-        ValueError: an option that it does not have is asked for.
+        ValueError: an option of Keras' optimizers that this one does not have.
     """
 
     def __init__(self, *args, **kwargs):

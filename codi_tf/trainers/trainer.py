@@ -1,4 +1,4 @@
-"""The keras.Model whose train_step runs a method; `fit` and the command line's loop share it."""
+"""The keras.Model whose train_step runs a method; both `fit` and the command line's loop use it."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ import tensorflow as tf
 
 from codi_tf.core import replicas
 from codi_tf.methods.draws import Draws
+from codi_tf.methods.method import Method
 from codi_tf.trainers.optimizers import FusedAdamW
 
 FIRST_SCALE, DOUBLE_AFTER = 2.0**15, 2000  # of the loss in float16; good steps until it is doubled
 
 
 class Trainer(keras.Model):
-    """Trains the method's student and keeps its moving average.
+    """Trains the method's student and updates its moving average.
 
-    A step whose loss or gradient is not finite changes nothing but `skipped_in_row`. With several replicas that takes
-    `FusedAdamW`: Keras' own optimizers merge their updates, which tf.distribute does not allow under a condition.
+    An update whose loss or gradient is not finite is skipped: it changes nothing but `skipped_in_row`. With several
+    replicas this works with `FusedAdamW` only: Keras' own optimizers merge their updates, which tf.distribute does not
+    allow under a condition.
 
     Args:
-        method: a `codi_tf.methods.method.Method`.
+        method: gives the student and the loss.
         ema_decay: gamma in theta- <- gamma theta- + (1 - gamma) theta.
-        mu_rate: the learning rate of the adapter's mu, as a multiple of the others'.
+        mu_rate: the learning rate of `scaled_parameters`, as a multiple of that of the other weights.
         seed: seed of all draws of the loss.
-        accumulate: into how many micro-batches, one after the other, a replica's batch is divided.
+        accumulate: the number of micro-batches, one after the other, that a replica's batch is split into.
         scaled: whether the loss is scaled before the backward pass, so that gradients fit into float16. The scale is
-            halved when they do not, and doubled after 2,000 steps that they did (Micikevicius et al. 2018).
+            halved when they do not, and doubled after 2,000 updates in which they do (Micikevicius et al. 2018).
 
     Attributes:
-        skipped_in_row: how many steps up to now were not finite, int32 []; overflows of a scaled loss do not count.
+        skipped_in_row: the number of updates, up to the last one, that were skipped in a row, int32 []; overflows of a
+            scaled loss do not count.
     """
 
     def __init__(
         self,
-        method,
+        method: Method,
         *,
         ema_decay: float = 0.999,
         mu_rate: float = 1.0,
@@ -50,35 +53,35 @@ class Trainer(keras.Model):
         self.built = True
 
     def compile(self, optimizer="adamw", *, jit_compile=False, **kwargs):
-        """As in Keras, but the optimizer's state and theta- are made here, where nothing has been trained yet.
+        """As in Keras; the optimizer's state and theta- are created here, before training.
 
-        Under tf.distribute no variable may be made inside a step. XLA is off unless it is asked for: on CPUs it is
-        slower for small networks.
+        Under tf.distribute no variable may be created inside a step. XLA is off by default: on CPUs it is slower for
+        small networks.
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         if self.average is None:
             self.average = self.method.start_average()  # theta- <- theta
             self.average.trainable = False
-            if self.method.teacher is not None:  # tracked here, it is part of a run's state
+            if self.method.teacher is not None:  # as an attribute of the model it is part of a run's state
                 self.teacher = self.method.teacher
                 self.teacher.trainable = False
             self.skipped_in_row = self._counter("skipped_in_row", "int32", 0)
             if self.scaled:
                 self.scale = self._counter("scale", "float32", FIRST_SCALE)
                 self.good_steps = self._counter("good_steps", "int32", 0)
-        self.optimizer.exclude_from_weight_decay(var_list=self._mu())
+        self.optimizer.exclude_from_weight_decay(var_list=self.scaled_parameters)
         self.optimizer.build(self.trainable_variables)
 
     @property
     def log_names(self) -> tuple[str, ...]:
-        """The names of what a step returns, "skipped" last."""
+        """The keys of the dictionary that `train_step` returns, "skipped" last."""
         return ("loss", *self.method.terms, "gradient_norm", "skipped")
 
     def train_step(self, batch):
-        """One optimizer step (Algorithm 1) on this replica's share of the global batch.
+        """One update (Algorithm 1) on this replica's share of the global batch.
 
-        Returns the loss and its terms, means over the global batch, the norm of its gradient, and whether the step was
-        skipped (1, else 0), as scalars.
+        Returns scalars: the loss and its terms, means over the global batch, the norm of the gradient, and whether the
+        update was skipped (1, else 0).
         """
         self.method.begin_step(self.optimizer.iterations)
         gradients, means = self._gradients(batch)
@@ -97,7 +100,7 @@ class Trainer(keras.Model):
         return {"loss": tf.reduce_sum(means), **logs, "gradient_norm": norm, "skipped": skipped}
 
     def _gradients(self, batch):
-        """This replica's summand of the gradients and of the terms [T], both means over the global batch."""
+        """This replica's part of the gradients and of the terms [T]; summed, they are means over the global batch."""
         part, parts = replicas.index() * self.accumulate, replicas.count() * self.accumulate
         if self.accumulate == 1:
             return self._gradients_of(batch, part, parts)
@@ -134,25 +137,27 @@ class Trainer(keras.Model):
         self.move_average(1.0 - self.ema_decay)  # theta- <- gamma theta- + (1 - gamma) theta
         return ()
 
-    def _mu(self) -> list:
-        mu = getattr(getattr(self.student, "adapter", None), "mu", None)
-        return [] if mu is None else [mu]
+    @property
+    def scaled_parameters(self) -> list:
+        """Variables of the student whose learning rate is multiplied by `mu_rate`; weight decay leaves them alone."""
+        return []
 
     def _update(self, gradients):
-        before = [tf.identity(mu.value) for mu in self._mu()]
+        scaled = self.scaled_parameters
+        before = [tf.identity(variable.value) for variable in scaled]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        for mu, old in zip(self._mu(), before, strict=True):
-            replicas.assign(mu, old + self.mu_rate * (mu.value - old))
+        for variable, old in zip(scaled, before, strict=True):
+            replicas.assign(variable, old + self.mu_rate * (variable.value - old))
 
     def move_average(self, share: float):
         """theta- <- theta- - share (theta- - theta), inside a step."""
-        # Parts that are not trained are shared between the two networks: only the others move.
+        # The two networks share the parts that are not trained.
         for mean, value in zip(self.average.variables, self.student.variables, strict=True):
             if mean is not value:
                 replicas.move(mean, value.value, share)
 
     def _count(self, finite):
-        """Count steps that were skipped, and adapt the loss's scale."""
+        """Count skipped updates, and adapt the scale of the loss."""
         counted = ~finite
         if self.scaled:
             scale, good = self.scale.value, tf.where(finite, self.good_steps.value + 1, 0)
@@ -170,5 +175,5 @@ class Trainer(keras.Model):
 
 
 def _rows(values, start, count: int):
-    """values[start : start + count], of a static shape."""
+    """values[start : start + count], with a static shape."""
     return tf.slice(values, [start] + [0] * (values.shape.rank - 1), [count, *values.shape[1:]])

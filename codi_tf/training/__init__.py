@@ -1,1 +1,1 @@
-"""Runs: from a config to a result, with states, strategies, monitoring."""
+"""Training runs: from a config to a result, with states, strategies and monitoring."""

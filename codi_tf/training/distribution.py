@@ -1,4 +1,4 @@
-"""Which devices a training runs on: tf.distribute's strategies by the names that configs give them."""
+"""The devices of a training run: tf.distribute's strategies by their names in configs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from codi_tf.core.errors import UserError
 
 
 def make_strategy(settings: config.Distribution):
-    """The `tf.distribute.Strategy` of a config; of "none" TensorFlow's default one.
+    """The `tf.distribute.Strategy` of a config; for "none" TensorFlow's default one.
 
-    A process calls this before TensorFlow does anything else: several workers and a divided processor are made known
-    when it starts.
+    Call it before TensorFlow looks at its devices: it cannot be configured for several workers, or for a split CPU,
+    after that.
 
     Raises:
-        UserError: TF_CONFIG is missing or no cluster, the TPU cannot be reached, or there are fewer devices.
+        UserError: TF_CONFIG is missing or is no cluster, the TPU cannot be reached, or there are too few devices.
     """
     import tensorflow as tf
 
@@ -31,7 +31,7 @@ def make_strategy(settings: config.Distribution):
 
 
 def _local_devices(tf, count: int) -> list[str] | None:
-    """Names of `count` GPUs or, without any, of parts of the processor; None, all there are, for 0."""
+    """Names of `count` GPUs, or of parts of the CPU where there is no GPU; None, for all devices, where it is 0."""
     if not count:
         return None
     gpus = tf.config.list_physical_devices("GPU")

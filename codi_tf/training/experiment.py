@@ -1,8 +1,7 @@
-"""From a config to the trainer that it describes, its data and its result on disk."""
+"""From a config to its trainer, its data and its result on disk."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -11,9 +10,7 @@ import keras
 import tensorflow as tf
 
 from codi_tf import config, data
-from codi_tf.checkpoints.base import Base, make_autoencoder, measure_scale
-from codi_tf.checkpoints.folder import save_base
-from codi_tf.checkpoints.tiny_decoder import save_decoder
+from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
@@ -22,17 +19,12 @@ from codi_tf.data.precompute import embed_once, encode_once, latent_batches
 from codi_tf.evaluation.features import load_features
 from codi_tf.evaluation.perception.lpips import load_lpips
 from codi_tf.io.files import whole_folder
-from codi_tf.methods.autoencoder import AutoencoderMethod
-from codi_tf.methods.decoder import DecoderMethod
-from codi_tf.methods.finetune import FinetuneMethod
-from codi_tf.methods.guided import HalvingMethod
 from codi_tf.methods.networks import encode_condition
 from codi_tf.model import CoDi
-from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.tasks import Task, make_task
 from codi_tf.trainers.optimizers import FusedAdamW
 from codi_tf.trainers.trainer import Trainer
-from codi_tf.training.initialization import adapted, alone, to_decode, to_pretrain
+from codi_tf.training.initialization import load_base_and_adapter
 
 
 def build_task(experiment: config.Experiment) -> Task | None:
@@ -40,33 +32,20 @@ def build_task(experiment: config.Experiment) -> Task | None:
     if experiment.task is None:
         return None
     options = dict(experiment.task)
-    if "name" not in options:
-        raise UserError("task.name is not set, for example {name: super_resolution}")
     return make_task(options.pop("name"), **options)
 
 
 def build_trainer(experiment: config.Experiment) -> Trainer:
     """The compiled trainer of an experiment, with fresh or pre-trained weights."""
-    method, train, adaptation, memory = experiment.method, experiment.train, experiment.adaptation, experiment.memory
+    method, train, adaptation = experiment.method, experiment.train, experiment.adaptation
     task = build_task(experiment)
     keras.utils.set_random_seed(train.seed)
     shared = {"ema_decay": train.ema_decay, "seed": train.seed, "accumulate": train.accumulate}
-    if isinstance(method, config.Autoencoder):
-        student = make_autoencoder(method.network)
-        trainer = Trainer(AutoencoderMethod(method, student), **shared)
-    elif isinstance(method, config.Decoder):
-        base, student = to_decode(experiment.base, method)
-        trainer = Trainer(DecoderMethod(method, base, student, _perceptual(experiment)), **shared)
-    elif isinstance(method, config.Pretrain):
-        base = to_pretrain(experiment.base, method)
-        runs = FinetuneMethod(method, base, AdaptedUNet(base.unet, name="student"))
-        trainer = Trainer(runs, **shared)
-    elif task is None:  # guided distillation of a base alone
-        base = alone(experiment.base)
-        runs = HalvingMethod(method, base, AdaptedUNet(base.unet, name="student"))
-        trainer = Trainer(runs, **shared)
+    if task is None:
+        base, student = method.load(experiment.base)
+        trainer = Trainer(method.build(base, student, _perceptual(experiment)), **shared)
     else:
-        base, adapter = adapted(experiment, task)
+        base, adapter = load_base_and_adapter(experiment, task)
         trainer = CoDi(
             base,
             adapter,
@@ -74,15 +53,14 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
             method=method,
             task=task,
             mu_rate=adaptation.mu_rate,
-            scaled=memory.compute == "float16",
+            scaled=experiment.memory.compute == "float16",
             **shared,
             image_size=experiment.data.image_size,
             perceptual=_perceptual(experiment),
             pretrained=adaptation.pretrained,
         )
-        trainer.student.recompute_blocks(memory.recompute)
-    size = experiment.data.image_size
-    multiple = student.factor if isinstance(method, config.Autoencoder) else trainer.method.base.multiple
+        trainer.student.recompute_blocks(experiment.memory.recompute)
+    size, multiple = experiment.data.image_size, trainer.method.multiple
     if size % multiple:
         raise UserError(f"data.image_size is {size}: for these networks it must be a multiple of {multiple}")
     trainer.compile(optimizer=make_optimizer(train))
@@ -90,13 +68,13 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
 
 
 def _perceptual(experiment: config.Experiment):
-    """The feature network of a method, images -> maps, if it has one: of a folder, or LPIPS from a file."""
-    named, size = getattr(experiment.method, "features", None), experiment.data.image_size
-    if named is None:
+    """The feature network of the method, images -> maps: of a folder, or LPIPS from a file; None for none."""
+    path, size = experiment.method.features, experiment.data.image_size
+    if path is None:
         return None
-    if Path(named).suffix != ".safetensors":
-        return load_features(Path(named)).maps
-    lpips = load_lpips(named)
+    if Path(path).suffix != ".safetensors":
+        return load_features(Path(path)).maps
+    lpips = load_lpips(path)
     if size < lpips.trunk.smallest:
         raise UserError(f"data.image_size is {size}: LPIPS ({lpips.net}) needs {lpips.trunk.smallest} or more")
     return lpips.maps
@@ -120,9 +98,9 @@ def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:
 
 
 def load_source(experiment: config.Experiment, split: str | None) -> data.Source:
-    """The source of an experiment: of a split, "train" or "heldout"; None: all that is there.
+    """The source of an experiment: a split, "train" or "heldout"; None: everything.
 
-    Of examples that were encoded beforehand it is what they were made of.
+    For encoded examples it is the source that they were made from.
     """
     name = experiment.data.source
     options = {key: getattr(experiment.data, key) for key in ("seed", "max_unreadable", "heldout_fraction")}
@@ -134,25 +112,25 @@ def load_source(experiment: config.Experiment, split: str | None) -> data.Source
 
 
 def takes_prompts(experiment: config.Experiment) -> bool:
-    """Whether the examples' texts are used."""
+    """Whether the examples' prompts are used."""
     task = build_task(experiment)
     return experiment.data.prompts or (task is not None and task.prompted)
 
 
 def tokenizer_of(experiment: config.Experiment, base: Base) -> Tokenizer | None:
-    """Texts -> tokens, where texts are used. Raises UserError for a base that has no use for them."""
+    """Prompts -> tokens, where prompts are used. Raises UserError for a base without a text encoder."""
     if not takes_prompts(experiment):
         return None
     if base.text_encoder is None or base.tokenizer is None:
         raise UserError(
-            f"base is {experiment.base}: it has no text encoder, and these examples come with texts; set text to a "
+            f"base is {experiment.base}: it has no text encoder, which these examples' prompts need; set text to a "
             "folder with text_encoder/ and tokenizer/, or name another base"
         )
     return base.tokenizer
 
 
 def check_batch(train: config.Train, replicas: int) -> None:
-    """Whether the global batch can be divided. Raises UserError where it cannot."""
+    """Raises UserError where the global batch cannot be divided evenly."""
     parts = replicas * train.accumulate
     if train.batch_size % parts:
         raise UserError(
@@ -162,7 +140,7 @@ def check_batch(train: config.Train, replicas: int) -> None:
 
 
 def distributed_batches(experiment: config.Experiment, trainer: Trainer, strategy, start_step: int, *, source=None):
-    """The iterable of batches that `loop.make_loop` takes: every host reads its own share, every replica its own.
+    """The batches for `loop.make_loop`: every host reads its share of each, and every replica gets its own.
 
     Args:
         experiment, trainer, start_step, source: see `build_dataset`.
@@ -187,21 +165,21 @@ def build_dataset(
     source: data.Source | None = None,
     shard: tuple[int, int] = data.ONE_HOST,
 ) -> tf.data.Dataset:
-    """Batches from step `start_step` on: of images, or of latents where they are encoded once.
+    """Batches from update `start_step` on: of images, or of latents where they are encoded once.
 
-    `source` is that of `load_source`, split "train", where the caller wants to ask it something afterwards. `shard`,
-    (i, n), is for host i of n, whose batches are the n-th part of the global ones.
+    `source` is that of `load_source`, split "train", for callers that need it afterwards. `shard`, (i, n), is for host
+    i of n, whose batches are the n-th part of the global ones.
     """
     settings, train = experiment.data, experiment.train
-    if getattr(experiment.method, "drop_prompt", 0.0) and not takes_prompts(experiment):
-        share = experiment.method.drop_prompt
+    share = experiment.method.drop_prompt
+    if share and not takes_prompts(experiment):
         raise UserError(f"method.drop_prompt is {share}, but no prompts are used: set data.prompts=true, or make it 0")
     batch = {"batch_size": train.batch_size // shard[1], "shard": shard, "start_step": start_step}
     if is_cache(settings.source):
         return _cached(experiment, trainer, batch)
     source, task = source or load_source(experiment, "train"), build_task(experiment)
     shared = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
-    if isinstance(experiment.method, config.OF_IMAGES):
+    if experiment.method.examples == "images":
         return data.batches(source, task, **batch, **shared)
     shared["tokenizer"] = tokenizer_of(experiment, trainer.method.base)
     if not settings.encode_once:
@@ -219,9 +197,9 @@ def build_dataset(
 
 
 def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.data.Dataset:
-    """Batches of what `python -m codi_tf.cache` encoded."""
+    """Batches of the examples that `python -m codi_tf.cache` encoded."""
     settings = experiment.data
-    if isinstance(experiment.method, config.OF_IMAGES):
+    if experiment.method.examples == "images":
         raise UserError(
             f"data.source is {settings.source}: method {experiment.method_name} is trained on images, not on latents"
         )
@@ -235,25 +213,15 @@ def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.
     if tokenizer is None:
         examples.pop("tokens", None)
     elif "tokens" not in examples:
-        raise UserError(f"{settings.source}: was encoded without texts; encode it with data.prompts=true")
+        raise UserError(f"{settings.source}: was encoded without prompts; encode it with data.prompts=true")
     examples, contexts = embed_once(base, examples)
     return cached_batches(examples, seed=settings.seed, contexts=contexts, **batch)
 
 
 def save_result(experiment: config.Experiment, trainer: Trainer, folder: Path, provenance: dict) -> None:
-    """Write what was trained: a bundle, a base in the diffusers layout, or a small decoder."""
+    """Write the result: a bundle where there is a task, else what the method makes (`Method.save`)."""
     if isinstance(trainer, CoDi):
         trainer.save(folder, provenance=provenance)
         return
     with whole_folder(folder) as partial:
-        if isinstance(experiment.method, config.Decoder):
-            save_decoder(trainer.average, partial)
-            return
-        if isinstance(experiment.method, config.Autoencoder):
-            vae = trainer.average
-            sample = next(iter(build_dataset(experiment, trainer, 0)))["image"]
-            vae.scaling_factor = measure_scale(vae, sample)
-            base = Base(None, vae, {"beta_schedule": "squaredcos_cap_v2"})
-        else:
-            base = dataclasses.replace(trainer.method.base, unet=trainer.average.unet)
-        save_base(base, partial)
+        trainer.method.save(trainer.average, partial, lambda: next(iter(build_dataset(experiment, trainer, 0))))

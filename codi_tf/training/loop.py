@@ -1,4 +1,4 @@
-"""Optimizer steps in a loop of the device's own: one call from Python, several steps, on all replicas."""
+"""Several updates in one call from Python, in a loop on the device, on all replicas."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from codi_tf.trainers.trainer import Trainer
 
-WAITED, STOP = "waited", "stop"  # what a call returns besides the logs
+WAITED, STOP = "waited", "stop"  # keys of what a call returns besides the logs
 
 
 def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Callable[..., dict]:
-    """The compiled function (iterator, count, stop) -> sums over `count` steps.
+    """The compiled function (iterator, count, stop) -> sums over `count` updates.
 
     Args:
         trainer: compiled, made in the strategy's scope.
@@ -20,22 +20,22 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
         jit_compile: compile the step with XLA. On TPUs it always is.
 
     Returns:
-        A function of a distributed iterator, the number of steps, int32 [], and this worker's wish to stop, int32 [].
-        It returns float32 scalars: the sums of `trainer.log_names`, to which a skipped step adds nothing but "skipped";
-        "waited", the seconds that this worker's steps waited for their input; "stop", how many replicas' workers wish
-        to stop, which all workers are told alike.
+        A function of a distributed iterator, the number of updates, int32 [], and whether this worker wants to stop, 1
+        or 0, int32 []. It returns float32 scalars: the sums of `trainer.log_names`, to which a skipped update adds
+        nothing but "skipped"; "waited", the seconds that this worker waited for its input; "stop", the number of
+        replicas whose workers want to stop, the same on all workers.
     """
     step = tf.function(trainer.train_step, autograph=False, jit_compile=True) if jit_compile else trainer.train_step
     step = tf.autograph.experimental.do_not_convert(step)
     names = trainer.log_names  # the last is "skipped"
     skipped = tf.one_hot(len(names) - 1, len(names))
 
-    def wish(stop):
+    def own_stop(stop):
         return tf.identity(stop)
 
     @tf.autograph.experimental.do_not_convert
     def step_after(batch, moment):
-        with tf.control_dependencies([moment]):  # what the step computes does not delay the clock
+        with tf.control_dependencies([moment]):  # take the time before the step starts
             batch = {key: tf.identity(value) for key, value in batch.items()}
         return step(batch)
 
@@ -53,7 +53,7 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
             logs = strategy.run(step_after, args=(batch, tf.cast(given, tf.float32)))
             logs = tf.stack([_of_first(strategy, logs[name]) for name in names])  # they are the same on all replicas
             sums += tf.where(logs[-1] > 0, skipped, logs)
-        stops = strategy.reduce("SUM", strategy.run(wish, args=(stop,)), axis=None)
+        stops = strategy.reduce("SUM", strategy.run(own_stop, args=(stop,)), axis=None)
         return dict(zip(names, tf.unstack(sums), strict=True)) | {
             WAITED: tf.cast(waited, tf.float32),
             STOP: tf.cast(stops, tf.float32),
@@ -63,7 +63,7 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
 
 
 def make_average_alone(trainer: Trainer, strategy) -> Callable[[], None]:
-    """The compiled moving average by a share of 0: it changes nothing, and takes as long as that of a step."""
+    """The compiled moving average with a share of 0: it changes nothing, and takes as long as in an update."""
 
     @tf.function(autograph=False)
     def average():

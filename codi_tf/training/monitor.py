@@ -1,4 +1,4 @@
-"""What a run shows of itself: scalars and pictures for TensorBoard, and the same scalars as JSON lines."""
+"""The log of a run: scalars and sample images for TensorBoard, and the same scalars as JSON lines."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from codi_tf.training.experiment import build_task, load_source, takes_prompts
 from codi_tf.training.loop import WAITED
 from codi_tf.training.stopwatch import Stopwatch
 
-PICTURES = 4  # held-out examples in a grid
-PROBED = 16  # held-out examples that the condition is swapped between
+SHOWN = 4  # held-out examples in a grid
+PROBED = 16  # held-out examples for condition_use
 
 
 class Monitor:
-    """Averages the logs of `log_every` steps and writes them; makes a grid of samples every `sample_every` steps.
+    """Writes the mean logs of every `log_every` updates, and a grid of samples every `sample_every` updates.
 
-    Beside the losses stand the stopwatch's figures and the peak of memory.
+    The logs hold the losses, the stopwatch's figures and the peak of memory.
 
     Args:
-        experiment, trainer: what runs.
-        stopwatch: that times it.
-        out: the folder of the run.
-        first: the step that it resumes from.
+        experiment, trainer: of the run.
+        stopwatch: its stopwatch.
+        out: its folder.
+        first: the update that it resumes from.
         heldout: see `heldout_examples`.
     """
 
@@ -51,7 +51,7 @@ class Monitor:
         self._sums: dict[str, float] = {}
         self._count = 0
         self._metrics = out / "metrics.jsonl"
-        if self._metrics.is_file():  # what was written after the state that the run resumes from is written again
+        if self._metrics.is_file():  # lines after the state that the run resumes from are written again
             lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             self._metrics.write_text("".join(x for x in lines if _step_of(x) <= first), encoding="utf-8")
         self._writer = tf.summary.create_file_writer(str(out / "logs"))
@@ -60,21 +60,21 @@ class Monitor:
         self._context = None if prompts is None else trainer.base.embed(list(prompts))
 
     def step(self, step: int, count: int, sums: dict[str, float]) -> None:
-        """Take the sums of the logs of the `count` steps up to `step`; see `loop.make_loop`."""
+        """Add the sums of the logs of the `count` updates up to `step`; see `loop.make_loop`."""
         settings = self.settings
         for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += count
         if step % settings.log_every == 0 or step == settings.steps:
             skipped, waited = self._sums.pop("skipped"), self._sums.pop(WAITED)
-            learnt = self._count - skipped  # skipped steps are no part of the sums
-            scalars = {name: total / learnt for name, total in self._sums.items()} if learnt else {}
+            counted = self._count - skipped  # the sums do not include skipped updates
+            scalars = {name: total / counted for name, total in self._sums.items()} if counted else {}
             scalars |= {"skipped": skipped} | self._probe()
             scalars |= self.stopwatch.figures(waited / self._count, settings.batch_size) | _memory()
             self._sums, self._count = {}, 0
             self._write(step, scalars)
         if settings.sample_every and (step % settings.sample_every == 0 or step == settings.steps):
-            self._picture(step)
+            self._write_samples(step)
 
     def _probe(self) -> dict[str, float]:
         rate = self.trainer.optimizer.learning_rate
@@ -82,7 +82,7 @@ class Monitor:
         if self.trainer.scaled:
             scalars["loss_scale"] = float(self.trainer.scale.numpy())
         if isinstance(self.trainer, CoDi):
-            base, mu = self.trainer.base, getattr(self.trainer.student.adapter, "mu", None)
+            base = self.trainer.base
             if self._heldout is not None:
                 image, condition = (tf.constant(self._heldout[key]) for key in ("image", "condition"))
                 scalars["condition_use"] = float(
@@ -90,8 +90,7 @@ class Monitor:
                         base.encode(image), self.trainer.encode_condition(condition), self._context
                     )
                 )
-            if mu is not None:
-                scalars["mu_mean"] = float(tf.reduce_mean(tf.abs(mu.value)))
+            scalars |= self.trainer.student.adapter.log_scalars()
         return scalars
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
@@ -105,7 +104,7 @@ class Monitor:
         note = "  ".join(f"{name} {scalars[name]:{form}}" for name, form in shown.items() if name in scalars)
         self.note = note.replace("images_per_second", "images/s")
 
-    def _picture(self, step: int) -> None:
+    def _write_samples(self, step: int) -> None:
         grid = sample_grid(self.trainer, self._heldout)
         if grid is None:
             return
@@ -115,7 +114,7 @@ class Monitor:
 
 
 def _memory() -> dict[str, float]:
-    """The peaks of this process's memory and of its GPUs', in GiB."""
+    """The peak memory of this process and of its GPUs, in GiB."""
     peaks = {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
     for device in tf.config.list_logical_devices("GPU"):
         used = tf.config.experimental.get_memory_info(device.name)["peak"] / 2**30
@@ -124,7 +123,7 @@ def _memory() -> dict[str, float]:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of metrics; of one that a crash cut off, none."""
+    """The update of a line of metrics; infinity for a line that a crash truncated."""
     try:
         return json.loads(line)["step"]
     except ValueError:
@@ -132,12 +131,13 @@ def _step_of(line: str) -> float:
 
 
 def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[str, np.ndarray] | None:
-    """The held-out examples that a run shows itself on; None where there is no condition.
+    """The held-out examples for condition_use and sample images; None where there is no condition.
 
-    Examples that were encoded beforehand need no pictures any more: where these are gone, it is None with a warning.
+    Training on encoded examples does not need their images: where these are missing, the result is None, with a
+    warning.
 
     Raises:
-        UserError: the source holds nothing out, or cannot be read.
+        UserError: the source has no held-out images, or cannot be read.
     """
     if not isinstance(trainer, CoDi):
         return None
@@ -152,7 +152,7 @@ def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[st
     except UserError as error:
         if not is_cache(experiment.data.source):
             raise
-        warnings.warn(f"this run goes without held-out pictures and condition_use: {error}", stacklevel=2)
+        warnings.warn(f"this run has no held-out images and no condition_use: {error}", stacklevel=2)
         return None
     if not takes_prompts(experiment):
         heldout.pop("prompt", None)
@@ -163,12 +163,12 @@ def sample_grid(trainer: Trainer, heldout: dict[str, np.ndarray] | None) -> np.n
     """Condition, 1-, 2- and 4-step results and original of held-out examples; None where there is no condition."""
     if not isinstance(trainer, CoDi) or heldout is None:
         return None
-    condition = (heldout["condition"][:PICTURES] + 1) / 2
-    prompt = list(heldout["prompt"][:PICTURES]) if "prompt" in heldout else None
+    condition = (heldout["condition"][:SHOWN] + 1) / 2
+    prompt = list(heldout["prompt"][:SHOWN]) if "prompt" in heldout else None
     columns = [
         condition[..., :3],
         *(trainer.generate(condition, prompt, steps=n) for n in (1, 2, 4)),
         (heldout["image"] + 1) / 2,
     ]
-    rows = [[column[i] for column in columns] for i in range(PICTURES)]
+    rows = [[column[i] for column in columns] for i in range(SHOWN)]
     return images.grid(rows, ["condition", "1 step", "2 steps", "4 steps", "original"], zoom=2)

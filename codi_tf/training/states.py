@@ -1,4 +1,4 @@
-"""Training state on disk: everything that a resumed run needs to go on as if it had not stopped."""
+"""States: everything on disk that a run needs to resume as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from codi_tf.io.files import whole_file
 from codi_tf.trainers.trainer import Trainer
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
-DIGEST = "sha256"  # in a file's header, of the tensors' bytes in the order of their names
+DIGEST = "sha256"  # key in a file's header: the digest of the tensors' bytes, in the order of their names
 
 
 class StateWriter:
-    """Writes the states of a run beside its training: weights, moving average, optimizer, guards.
+    """Writes the states of a run in the background: weights, moving average, optimizer, counters.
 
-    A state appears whole or not at all, and the states before it stay until it is there. A crash at any moment leaves
-    the newest whole one.
+    A state appears whole or not at all, and older states are removed only after that. So a crash at any moment leaves
+    the newest complete state.
 
     Args:
-        trainer: whose state it is.
-        folder: of the states.
-        keep: how many of the newest are kept.
-        keep_every: states of every such step are kept, too; 0: of none.
+        trainer: the trainer whose state is saved.
+        folder: the folder of the states.
+        keep: the number of newest states that stay on disk.
+        keep_every: the states of every `keep_every`-th update stay, too; 0 for none.
     """
 
     def __init__(self, trainer: Trainer, folder: Path, *, keep: int, keep_every: int = 0):
@@ -40,13 +40,13 @@ class StateWriter:
         self._error: Exception | None = None
 
     def save(self, step: int) -> Path:
-        """Take the state of a step; it is written while the caller goes on. Waits for the state before it.
+        """Read the state of an update, and write it while the caller continues. Waits for the previous state.
 
         Raises:
-            UserError: that could not be written.
+            UserError: the previous state could not be written.
         """
         self.wait()
-        # TensorFlow's values never change, a variable's next value is another one: reading copies nothing by itself.
+        # An assignment gives a variable a new tensor and leaves the old one as it was: no copy is needed.
         values = {key: np.asarray(variable.numpy()) for key, variable in _variables(self.trainer).items()}
         path = self.folder / f"step-{step:08d}.safetensors"
         self._thread = threading.Thread(target=self._write, args=(path, values), name="checkpoint")
@@ -54,7 +54,7 @@ class StateWriter:
         return path
 
     def wait(self) -> None:
-        """Return when the last state is on disk. Raises UserError where it could not be written."""
+        """Wait until the last state is on disk. Raises UserError if it could not be written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -77,10 +77,10 @@ class StateWriter:
 
 
 def write_state(path: Path, values: dict[str, np.ndarray]) -> None:
-    """Write named arrays with their checksum: whole, on the disk itself, or not at all.
+    """Write named arrays with their checksum, whole or not at all, and flush them to the disk.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     with whole_file(path) as partial:
         try:
@@ -88,14 +88,14 @@ def write_state(path: Path, values: dict[str, np.ndarray]) -> None:
         except SafetensorError as error:
             raise OSError(str(error)) from None
         _sync(partial)
-    _sync(path.parent)  # its new name
+    _sync(path.parent)  # the file's new name
 
 
 def read_state(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a state.
 
     Raises:
-        UserError: it is cut off, or its bytes are not those that were written.
+        UserError: the file is truncated, or its checksum does not match.
     """
     try:
         values = load_file(path)
@@ -104,17 +104,17 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: truncated or damaged ({error})") from None
     if written != _digest(values):
-        raise UserError(f"{path}: damaged, its checksum does not fit")
+        raise UserError(f"{path}: damaged, its checksum does not match")
     return values
 
 
 def restore_newest(trainer: Trainer, folder: Path) -> int:
-    """Set the trainer to the newest whole state in a folder and return its step; 0, and nothing set, without any.
+    """Set the trainer to the newest readable state in a folder and return its update; 0 where there is no state.
 
-    States that are damaged are named in a warning, and the one before is taken. What a crash left is removed.
+    A damaged state causes a warning, and the one before it is used. Partial files of a crash are removed.
 
     Raises:
-        UserError: all states are damaged, or they are of another experiment.
+        UserError: all states are damaged, or they belong to another experiment.
     """
     for left in folder.glob(".step-*") if folder.is_dir() else ():  # see `files.whole_file`
         left.unlink(missing_ok=True)
@@ -148,7 +148,7 @@ def _digest(values: dict[str, np.ndarray]) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Returns when a file or folder is on the disk itself."""
+    """Flush a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

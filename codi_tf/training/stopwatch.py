@@ -1,4 +1,4 @@
-"""How fast a run is, and TensorFlow's profile of some of its steps."""
+"""The speed of a run, and TensorFlow's profile of some of its updates."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import tensorflow as tf
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.loop import make_average_alone
 
-WARM = 3  # steps before those that are profiled
+WARM = 3  # updates before the first one that is profiled
 
 
 class Stopwatch:
     """Times the calls of a run.
 
     Args:
-        trainer, strategy: what runs.
-        first: the step that the run resumes from.
-        last: its last step.
-        profile: steps that are recorded, after the first three; 0 for none.
-        logs: the folder that the profile is written to.
+        trainer, strategy: of the run.
+        first: the update that the run resumes from.
+        last: its last update.
+        profile: the number of updates to record, after the first three; 0 for none.
+        logs: the folder for the profile.
     """
 
     def __init__(self, trainer: Trainer, strategy, *, first: int, last: int, profile: int, logs: Path):
@@ -33,17 +33,17 @@ class Stopwatch:
         self._seconds, self._steps, self._compiled = 0.0, 0, False
 
     def alone(self, step: int) -> bool:
-        """Whether the step after `step` is to be a call of its own: those up to the last that is profiled."""
+        """Whether the update after `step` must be a call of its own: true up to the last one that is profiled."""
         return bool(self.profiled) and step < self.profiled.stop
 
     @contextlib.contextmanager
     def timed(self, step: int, count: int) -> Iterator[None]:
-        """Times the block: `count` steps after `step`."""
+        """Times the block: `count` updates after `step`."""
         if self.profiled and step == self.profiled.start:
             tf.profiler.experimental.start(self.logs)
         began = time.perf_counter()
         yield
-        if self._compiled:  # the first call traces the step
+        if self._compiled:  # the first call includes tracing
             self._seconds += time.perf_counter() - began
             self._steps += count
         self._compiled = True
@@ -51,19 +51,19 @@ class Stopwatch:
             tf.profiler.experimental.stop()
 
     def figures(self, waited: float, batch_size: int) -> dict[str, float]:
-        """Images a second and the shares of a step, since the last time; {} before there is any.
+        """Images per second, and shares of the time of an update, since the last call; {} before the first update.
 
-        Input is what the step waited for. The moving average is measured by itself, here and now. The network's share
-        is the rest: forward and backward pass, the sum over replicas, the optimizer, and what Python does in between.
+        The share of the input is the time that updates waited for it. The moving average is timed here, separately. The
+        share of the network is the rest: forward and backward pass, the sum over replicas, the optimizer, and Python.
 
         Args:
-            waited: seconds that a step waited for its input, the mean.
-            batch_size: images of a step.
+            waited: the mean of the seconds that an update waited for its input.
+            batch_size: images per update.
         """
         if not self._steps:
             return {}
         step, self._seconds, self._steps = self._seconds / self._steps, 0.0, 0
-        self._average()  # traces the first time
+        self._average()  # the first call traces
         began = time.perf_counter()
         self._average()
         average = time.perf_counter() - began

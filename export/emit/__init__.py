@@ -1,1 +1,1 @@
-"""The sampler and its networks as operations that any format can write down."""
+"""Samplers and networks as graph operations, which every format can write."""

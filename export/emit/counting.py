@@ -1,4 +1,4 @@
-"""The work of a graph: its parameters and multiply-adds, counted while it is made."""
+"""The parameters and multiply-adds of a graph, counted while it is built."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from export.emit.graph import Graph, Value
 
 
 class Counting:
-    """A graph that counts what is asked of it and has another one make it.
+    """A graph that counts operations and passes them on to another one.
 
     Attributes:
         multiply_adds: of products, convolutions and attention, batch 1.

@@ -1,7 +1,7 @@
-"""What a graph of an exported network is made of: the operations that every format offers.
+"""The operations of exported graphs, which every format offers.
 
-`export.emit.networks` says how our networks are made of these operations; `export.formats` writes them down.
-Nothing is computed here, and no weight is read until a file is written.
+`export.emit.networks` builds the networks from these operations; `export.formats` implements them. Building a graph
+computes nothing, and reads no weight until a file is written.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Value:
 
     Attributes:
         name: its name there.
-        shape: a map (H, W, C), rows (N, C), or numbers (C,); the batch is always 1. How it lies in memory is the
-            format's affair.
+        shape: of a map (H, W, C), rows (N, C), or a vector (C,); the batch is always 1. Formats choose the memory
+            layout themselves.
     """
 
     name: str
@@ -28,9 +28,9 @@ class Value:
 
 
 class Graph(Protocol):
-    """The operations. Layers are those of `codi_tf.models`: their weights are stored once, however often they are used.
+    """The operations. Layers are those of `codi_tf.models`, each stored once, however often it is used.
 
-    The same operation of the same arguments is made once, too.
+    Equal operations on equal arguments are computed once, too.
 
     Attributes:
         signature: "inputs" and "outputs", by name: their shapes in the file, the batch included, and dtypes.
@@ -48,31 +48,31 @@ class Graph(Protocol):
         """Make a value an output of the graph."""
 
     def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
-        """z <- body(z, *rows) with the first row of every float32 table [N, C], then the second, ..."""
+        """z <- body(z, *rows) for the first rows of the float32 tables [N, C], then the second, ...; the last z."""
 
     def constant(self, array: np.ndarray) -> Value:
-        """A few numbers, [C] or [N, C], float32."""
+        """A small float32 constant, [C] or [N, C]."""
 
     def weight(self, variable, rows: int | None = None) -> Value:
-        """A variable of one or two axes as it is, or its first rows."""
+        """A variable of one or two axes, or its first rows."""
 
     def conv(self, x: Value, layer) -> Value:
         """A `layers.Conv2D` of a map."""
 
     def dense(self, x: Value, layer) -> Value:
-        """A dense layer of rows or numbers."""
+        """A dense layer of rows or a vector."""
 
     def project_in(self, x: Value, layer) -> Value:
         """A 1x1 convolution or dense layer of a map, (H, W, C) -> rows (H W, C')."""
 
     def project_out(self, x: Value, layer, size: tuple[int, int]) -> Value:
-        """The way back: rows (H W, C) -> a map (H, W, C')."""
+        """A 1x1 convolution or dense layer of rows, (H W, C) -> a map (H, W, C')."""
 
     def group_norm(self, x: Value, layer) -> Value:
         """A `layers.GroupNorm` of a map."""
 
     def layer_norm(self, x: Value, layer) -> Value:
-        """A layer normalisation of rows."""
+        """A layer normalization of rows."""
 
     def silu(self, x: Value) -> Value:
         """x sigmoid(x)."""
@@ -87,7 +87,7 @@ class Graph(Protocol):
         """The hyperbolic tangent."""
 
     def add(self, x: Value, y: Value) -> Value:
-        """x + y, of one shape, or y (C,) at every place of x."""
+        """x + y, of one shape, or with y (C,) added at every position of x."""
 
     def subtract(self, x: Value, y: Value) -> Value:
         """x - y, either of them (1,), or of one shape."""
@@ -99,28 +99,28 @@ class Graph(Protocol):
         """x / y, y (1,)."""
 
     def concatenate(self, x: Value, y: Value) -> Value:
-        """The channels of two maps, or the numbers of two vectors."""
+        """The channels of x, then those of y; maps or vectors."""
 
     def channels(self, x: Value, start: int, stop: int) -> Value:
-        """Some channels of x."""
+        """Channels start to stop of x (the last axis)."""
 
     def upsample_nearest(self, x: Value) -> Value:
-        """Every pixel of a map twice in both directions."""
+        """A map of twice the size, by nearest neighbor."""
 
     def downsample_mean(self, x: Value) -> Value:
-        """The means of 2x2 pixels; of an odd map's last row and column, of what there is."""
+        """The means of 2x2 pixels; at the edge of an odd map, of the pixels that exist."""
 
     def pixel_unshuffle(self, x: Value, factor: int) -> Value:
-        """(f H, f W, C) -> (H, W, C f f): see `t2i_adapter.pixel_unshuffle`."""
+        """(f H, f W, C) -> (H, W, C f f): see `codi_tf.adapters.t2i.pixel_unshuffle`."""
 
     def attention(self, q: Value, k: Value, v: Value, heads: int, causal: bool = False) -> Value:
-        """softmax(q k^T / sqrt(C / heads)) v of rows, head by head; causal: a row sees itself and those before."""
+        """softmax(q k^T / sqrt(C / heads)) v of rows, head by head; causal: rows attend to earlier rows only."""
 
     def embedding(self, ids: Value, layer) -> Value:
         """Rows of an embedding layer for int32 (N,) -> (N, C)."""
 
     def clip(self, x: Value, low: float, high: float) -> Value:
-        """x, not below `low`, not above `high`."""
+        """min(max(x, low), high)."""
 
     def affine(self, x: Value, scale: float, offset: float) -> Value:
         """scale x + offset."""
@@ -129,10 +129,10 @@ class Graph(Protocol):
         """1 where x > bound, else 0."""
 
     def largest_channel(self, x: Value) -> Value:
-        """(H, W, C) -> (H, W, 1)."""
+        """The maximum over channels, (H, W, C) -> (H, W, 1)."""
 
     def order_statistics(self, x: Value, places: list[int]) -> list[Value]:
-        """The numbers of x (H, W, 1) that so many others are smaller than, each (1,)."""
+        """The numbers at these places of x (H, W, 1) when it is sorted, 0 the smallest; each (1,)."""
 
     def average_pool(self, x: Value, factor: int) -> Value:
-        """The means of factor x factor pixels of a map whose sides it divides."""
+        """The means of factor x factor pixels of a map whose sides are multiples of factor."""

@@ -1,14 +1,11 @@
-"""Our networks, as the operations of a `graph.Graph`: the forward passes of `codi_tf.models`, batch 1, fixed sizes."""
+"""The forward passes of `codi_tf.models` as operations of a `graph.Graph`: batch 1, fixed sizes."""
 
 from __future__ import annotations
 
 import numpy as np
 from keras import ops
 
-from codi_tf.core.errors import UserError
-from codi_tf.models.adapter import AdaptedUNet, MuAdapter
 from codi_tf.models.autoencoder import Coder, Level
-from codi_tf.models.controlnet import ControlNet
 from codi_tf.models.layers import (
     Attention,
     ResnetBlock,
@@ -17,7 +14,6 @@ from codi_tf.models.layers import (
     TimeEmbedding,
     time_features,
 )
-from codi_tf.models.t2i_adapter import T2IAdapter
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.tiny_decoder import BOUND, TinyBlock, TinyDecoder
 from codi_tf.models.unet import Block, UNet, UNetEncoder
@@ -62,7 +58,7 @@ def spatial_transformer(g: Graph, layer: SpatialTransformer, x: Value, context: 
 
 
 def of_time(t: int, channels: int) -> np.ndarray:
-    """What networks see of a time: `layers.time_features`, float32 [channels]."""
+    """The features of a time: `layers.time_features`, float32 [channels]."""
     return ops.convert_to_numpy(time_features([t], channels))[0]
 
 
@@ -122,94 +118,6 @@ def decode(g: Graph, net: UNet, h: Value, skips: list[Value], temb: Value, conte
     return g.conv(g.silu(g.group_norm(h, net.conv_norm_out)), net.conv_out)
 
 
-# Adapters
-
-
-def condition(g: Graph, adapter, c: Value, context: Value | None) -> list[Value]:
-    """What does not depend on z_t and t: the adapter's `condition`.
-
-    Of a MuAdapter mu h_eta(c), feature by feature, and, last, all of (1 - mu): `adapted` needs no weight of it.
-    """
-    if isinstance(adapter, MuAdapter):
-        net = adapter.encoder
-        temb = time_embedding(g, net.time_embedding, g.constant(of_time(0, net.time_embedding.channels)))
-        skips = encode(g, net, c, temb, context)
-        mu = g.weight(adapter.mu)
-        features = [*skips, middle(g, net, skips[-1], temb, context)]
-        return [*(g.multiply(h, g.channels(mu, i, i + 1)) for i, h in enumerate(features)), g.affine(mu, -1.0, 1.0)]
-    if isinstance(adapter, ControlNet):
-        h, hint = g.affine(c, 0.5, 0.5), adapter.hint
-        for conv in (hint.conv_in, *hint.blocks):
-            h = g.silu(g.conv(h, conv))
-        return [g.conv(h, hint.conv_out)]
-    if isinstance(adapter, T2IAdapter):
-        return _t2i_features(g, adapter, g.affine(c, 0.5, 0.5))
-    raise UserError(f"{type(adapter).__name__} cannot be exported")
-
-
-def _t2i_features(g: Graph, adapter: T2IAdapter, image: Value) -> list[Value]:
-    h = g.pixel_unshuffle(image, adapter.downscale_factor)
-    h = h if adapter.conv_in is None else g.conv(h, adapter.conv_in)
-    features = []
-    for block in adapter.body:
-        h = g.downsample_mean(h) if block.down else h
-        h = h if block.in_conv is None else g.conv(h, block.in_conv)
-        for resnet in block.resnets:
-            h = g.add(h, g.conv(g.relu(g.conv(h, resnet.block1)), resnet.block2))
-        h = h if block.out_conv is None else g.conv(h, block.out_conv)
-        features.append(h)
-    return features
-
-
-def adapted(
-    g: Graph, adapter, features: list[Value], condition_features: list[Value], z: Value, time: Value, context: Value
-) -> list[Value]:
-    """The adapter's `adapt`: the UNet's features, with what `condition` told."""
-    if isinstance(adapter, MuAdapter):
-        *condition_features, weight_formats = condition_features
-        return [
-            g.add(g.multiply(h, g.channels(weight_formats, i, i + 1)), h_c)
-            for i, (h, h_c) in enumerate(zip(features, condition_features, strict=True))
-        ]
-    if isinstance(adapter, ControlNet):
-        temb = time_embedding(g, adapter.time_embedding, time)
-        skips = encode(g, adapter, z, temb, context, hint=condition_features[0])
-        own = [*skips, middle(g, adapter, skips[-1], temb, context)]
-        return [
-            g.add(h, g.conv(h_c, conv))
-            for h, h_c, conv in zip(features, own, (*adapter.zero_convs, adapter.zero_middle), strict=True)
-        ]
-    return features
-
-
-def adapted_unet(
-    g: Graph, net: AdaptedUNet, z: Value, time: Value, condition_features: list[Value], context: Value, **options
-) -> Value:
-    """`AdaptedUNet`: one evaluation, both of its halves."""
-    features, temb = adapted_features(g, net, z, time, condition_features, context, **options)
-    return decode(g, net.unet, features[-1], features[:-1], temb, context)
-
-
-def adapted_features(
-    g: Graph,
-    net: AdaptedUNet,
-    z: Value,
-    time: Value,
-    condition_features: list[Value],
-    context: Value,
-    guidance: Value | None = None,
-) -> tuple[list[Value], Value]:
-    """The first half of an evaluation: the adapted skips, last the middle, and the time's embedding.
-
-    `time` and `guidance` are the features of a time and of a guidance weight.
-    """
-    unet, adapter = net.unet, net.adapter
-    temb = time_embedding(g, unet.time_embedding, time, guidance)
-    skips = encode(g, unet, z, temb, context, residuals=condition_features if isinstance(adapter, T2IAdapter) else None)
-    features = [*skips, middle(g, unet, skips[-1], temb, context)]
-    return adapted(g, adapter, features, condition_features, z, time, context), temb
-
-
 # Autoencoder, small decoder and text encoder
 
 
@@ -237,7 +145,7 @@ def _vae_middle(g: Graph, part, h: Value) -> Value:
 
 
 def tiny_decoder(g: Graph, net: TinyDecoder, z: Value) -> Value:
-    """`TinyDecoder`: scaled latents (h, w, C) -> a picture (f h, f w, 3), about [-1, 1]."""
+    """`TinyDecoder`: scaled latents (h, w, C) -> an image (f h, f w, 3), about [-1, 1]."""
     z = g.affine(g.tanh(g.affine(z, 1.0 / BOUND, 0.0)), BOUND, 0.0)
     h = g.relu(g.conv(z, net.conv_in))
     for layer in net.body:

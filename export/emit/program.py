@@ -1,49 +1,54 @@
-"""The whole way from condition and noise to image, of fixed shapes."""
+"""What is exported: a model with a sampler, a number of steps and fixed shapes."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.grid import Grid
+from codi_tf.diffusion.sampling import make_grid, sample
 from codi_tf.model import CoDi
 from codi_tf.models.convolution import plain_convolutions
-from export.package.manifest import SIGNATURE, check_steps
+from export.emit.limits import check_steps
 
 
 class SamplerProgram(tf.Module):
-    """image = decode(x_hat), x_hat by `steps` network evaluations from the noise on (CoDi, Eq. 7).
+    """image = decode(x_hat), with x_hat from the noise by `steps` network evaluations (CoDi, Eq. 7).
 
-    The condition is encoded and its features are computed once; all steps refer to the same weights. What the task does
-    to conditions and pictures is part of the program.
+    The condition is encoded and its features are computed once; all steps share the same weights. The task's
+    `condition_from_image` and `finish` are part of the program.
 
     Inputs, of fixed shapes: condition float32 [1, H, W, C] in [0, 1], C 3, or 4 with a mask (1 is unknown, 0 known);
-    noise float32 [1, h, w, 4], standard normal; and, where no prompt is given for a model that does what it is told,
-    ids int32 [77], the prompt's tokens. Output: image float32 [1, H, W, 3] in [0, 1].
+    noise float32 [1, h, w, 4], standard normal; and, for a task with prompts where none is given here, ids int32 [77],
+    the prompt's tokens. Output: image float32 [1, H, W, 3] in [0, 1].
 
     Args:
         model: the model that generates.
-        steps: network evaluations, 1 to `package.MAX_STEPS`.
+        steps: network evaluations, 1 to `limits.MAX_STEPS`.
         height, width: H and W, positive multiples of `model.base.multiple`.
-        prompt: the one that the program is made for. None: the empty one, or, where the task wants one, an input.
+        prompt: the prompt of every image. None: the empty one, or, for a task with prompts, an input.
+        sampler: a registered sampler whose steps are deterministic and of first order.
 
     Attributes:
+        grid: the sampler's steps.
         context: the embedded prompt, float32 [77, D]; None where it is an input.
 
     Raises:
-        UserError: steps or a side out of these bounds; a prompt that the model has no use for.
+        UserError: steps or a side out of these bounds; another sampler; a prompt that the model cannot take.
     """
 
-    def __init__(self, model: CoDi, *, steps: int, height: int, width: int, prompt: str | None = None):
+    def __init__(
+        self, model: CoDi, *, steps: int, height: int, width: int, prompt: str | None = None, sampler: str = "ddim"
+    ):
         super().__init__(name="sampler")
         check_steps(steps)
         multiple = model.base.multiple
         if min(height, width) < multiple or height % multiple or width % multiple:
             raise UserError(f"size is {height}x{width}: both sides must be positive multiples of {multiple}")
-        self.steps, self.height, self.width, self.prompt = steps, height, width, prompt
+        self.steps, self.height, self.width, self.prompt, self.sampler = steps, height, width, prompt, sampler
+        object.__setattr__(self, "grid", first_order_grid(model, sampler, steps))  # tf.Module would unpack it
         self.latent_shape = model.latent_shape(1, height, width)
         self.time_channels = model.network.unet.time_embedding.channels
         self.context_shape = model.base.context.shape[1:]
@@ -51,8 +56,8 @@ class SamplerProgram(tf.Module):
             self.context = None if model.task.prompted else np.asarray(model.base.context)[0]
         else:
             self.context = np.asarray(model.base.embed(prompt))[0]
-        object.__setattr__(self, "model", model)  # past tf.Module, which would save the trainer with all it has
-        # TensorFlow's variables: Keras' are not tracked by a module, and converters then lose them without an error.
+        object.__setattr__(self, "model", model)  # tf.Module would save the whole trainer
+        # TensorFlow's variables: Keras' are not tracked by a module, and converters lose them without an error.
         self.weights = [variable.value for variable in self.variables_in_use()]
 
     def variables_in_use(self) -> tuple[keras.Variable, ...]:
@@ -66,7 +71,7 @@ class SamplerProgram(tf.Module):
         return tuple(variable for part in coders for variable in part.variables)
 
     def inputs(self) -> dict[str, tf.TensorSpec]:
-        """What the program takes, by name."""
+        """The specifications of the inputs, by name."""
         condition = (1, self.height, self.width, self.model.task.condition_channels)
         specs = {
             "condition": tf.TensorSpec(condition, tf.float32, name="condition"),
@@ -82,12 +87,12 @@ class SamplerProgram(tf.Module):
             model, task = self.model, self.model.task
             condition = task.condition_from_image(2.0 * condition - 1.0)
             context = self.context[None] if ids is None else model.base.text_encoder(ids[None])
-            latents = model.sample_latents(model.encode_condition(condition), noise, steps=self.steps, context=context)
+            latents = sample(model.denoiser(model.encode_condition(condition), context), noise, self.grid)
             image = task.finish(tf.clip_by_value(model.base.decode(latents), -1.0, 1.0), condition)
             return (image + 1.0) / 2.0
 
     def trace(self):
-        """A ConcreteFunction (condition, noise[, ids]) -> {"image"} that refers to `weights`."""
+        """A ConcreteFunction (condition, noise[, ids]) -> {"image"} whose variables are `weights`."""
 
         def named(condition, noise, ids=None):
             return {"image": self.image(condition, noise, ids)}
@@ -96,10 +101,14 @@ class SamplerProgram(tf.Module):
         return tf.function(named, input_signature=signature, autograph=False).get_concrete_function()
 
     def at(self, height: int, width: int) -> SamplerProgram:
-        """The same program of another size. Raises UserError for a side out of its bounds."""
-        return SamplerProgram(self.model, steps=self.steps, height=height, width=width, prompt=self.prompt)
+        """The same program at another size. Raises UserError for a side out of its bounds."""
+        options = {"steps": self.steps, "prompt": self.prompt, "sampler": self.sampler}
+        return SamplerProgram(self.model, height=height, width=width, **options)
 
 
-def signatures(programs: Sequence[SamplerProgram]) -> list[str]:
-    """What programs of several sizes are called in a file that holds them all; the first is the default."""
-    return [SIGNATURE, *(f"serving_{program.height}x{program.width}" for program in programs[1:])]
+def first_order_grid(model: CoDi, sampler: str, steps: int) -> Grid:
+    """The steps of a sampler, z_s = alpha_s x_hat + sigma_s eps_hat. Raises UserError for other steps."""
+    grid = make_grid(sampler, model.base.schedule, steps)
+    if any(step.noise or step.ratio for step in grid.steps):
+        raise UserError(f"sampler is {sampler!r}: exported steps are deterministic and of first order; use ddim")
+    return grid

@@ -1,26 +1,23 @@
-"""The sampler of CoDi, Eq. 7, as one graph, condition and noise in, picture out; or as the graphs of its parts.
+"""A program as one graph, from condition and noise to the image, or as the graphs of its parts.
 
-A step of Eq. 7 is linear in z_t and in what the network says: z_s = a z_t + b w_theta(z_t, c, t), whatever the network
-predicts. A step's numbers are t, a and b; the last step, which returns x_hat, is one like the others.
+A deterministic step of first order, as Eq. 7, is linear in z_t and in the network's output, whatever it predicts:
+z_s = a z_t + b w_theta(z_t, c, t). A step's numbers are t, a and b; the last, which returns x_hat, is no exception.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from keras import ops
 
+from codi_tf.diffusion.grid import Grid
 from codi_tf.diffusion.process import bounded, coefficients, predict
-from codi_tf.diffusion.sampling import few_step_grid
 from codi_tf.model import CoDi
-from codi_tf.models.adapter import MuAdapter
 from codi_tf.models.layers import guidance_features
-from codi_tf.tasks.depth import Depth
-from codi_tf.tasks.inpainting import Inpainting
-from export.emit import networks
+from codi_tf.tasks import Task
+from export.emit import adapted, networks
 from export.emit.graph import Graph, Value
 
 if TYPE_CHECKING:
@@ -35,10 +32,10 @@ class StepNumbers(NamedTuple):
     b: float
 
 
-def step_numbers(model: CoDi, steps: int) -> list[StepNumbers]:
-    """The steps of a model's sampler, read off the functions that Keras samples with."""
+def step_numbers(model: CoDi, grid: Grid) -> list[StepNumbers]:
+    """The numbers of a sampler's steps, computed with the functions that the Keras model samples with."""
     schedule, numbers = model.base.schedule, []
-    for step in few_step_grid(schedule, steps).steps:
+    for step in grid.steps:
 
         def after(z: float, output: float, step=step) -> float:
             def denoise(z_t, t):
@@ -46,8 +43,8 @@ def step_numbers(model: CoDi, steps: int) -> list[StepNumbers]:
                 return predict(np.float32([output]), z_t, alpha_t, sigma_t, model.base.prediction_type)
 
             denoise = bounded(denoise, schedule) if model.boundary else denoise
-            said = denoise(ops.convert_to_tensor([z], "float32"), ops.convert_to_tensor(step.t, "int32"))
-            return float(step.alpha_s * said.x_hat[0] + step.sigma_s * said.eps_hat[0])
+            now = denoise(ops.convert_to_tensor([z], "float32"), ops.convert_to_tensor(step.t, "int32"))
+            return float(step.alpha_s * now.x_hat[0] + step.sigma_s * now.eps_hat[0])
 
         numbers.append(StepNumbers(step.t, after(1.0, 0.0), after(0.0, 1.0)))
     return numbers
@@ -56,7 +53,7 @@ def step_numbers(model: CoDi, steps: int) -> list[StepNumbers]:
 def whole(g: Graph, program: SamplerProgram) -> None:
     """All in one: "condition" (H, W, 3 or 4) in [0, 1] and "noise" (h, w, 4) to "image" (H, W, 3) in [0, 1].
 
-    Where the prompt is no part of the program: its token ids, int32 [77], are an input "ids".
+    Where the prompt is an input: its tokens, int32 [77], are "ids".
     """
     model = program.model
     condition, z = _condition(g, program), g.input("noise", program.latent_shape[1:])
@@ -67,12 +64,12 @@ def whole(g: Graph, program: SamplerProgram) -> None:
 
 
 def text(g: Graph, program: SamplerProgram) -> None:
-    """The part that reads a prompt: "ids" int32 [77] -> "context" [77, D]."""
+    """The part that embeds a prompt: "ids" int32 [77] -> "context" [77, D]."""
     g.output("context", _embedded(g, program))
 
 
 def encoder(g: Graph, program: SamplerProgram) -> None:
-    """The part that reads a condition: "condition", "context" -> "condition_features_0", ..., for every step."""
+    """The part that encodes a condition: "condition", "context" -> "condition_features_0", ..., for every step."""
     for i, value in enumerate(_condition_features(g, program)):
         g.output(f"condition_features_{i}", value)
 
@@ -85,7 +82,7 @@ def denoiser(g: Graph, program: SamplerProgram) -> None:
 
 
 def first_half(g: Graph, program: SamplerProgram) -> None:
-    """Half of a step too large for a file: z, time, condition_features_*, context -> "feature_0", ..., "temb"."""
+    """The first half of a step too large for a file: z, time, condition_features_*, context -> feature_*, temb."""
     condition_features, prompt = _condition_feature_inputs(g, program), _prompt(g, program)
     z, time = _z(g, program), g.input("time", (program.time_channels,))
     for name, value in _features(g, program, z, time, condition_features, prompt).items():
@@ -93,7 +90,7 @@ def first_half(g: Graph, program: SamplerProgram) -> None:
 
 
 def second_half(g: Graph, program: SamplerProgram) -> None:
-    """The rest of such a step: "feature_0", ..., "temb", "z", "scales", "context" -> "z_next"."""
+    """The second half of such a step: "feature_0", ..., "temb", "z", "scales", "context" -> "z_next"."""
     blank = g.blank()
     condition_features, prompt = _condition_feature_inputs(blank, program), _prompt(blank, program)
     time = blank.input("time", (program.time_channels,))
@@ -102,21 +99,21 @@ def second_half(g: Graph, program: SamplerProgram) -> None:
     }
     *features, temb = (g.input(name, shape) for name, shape in shapes.items())
     unet = program.model.network.unet
-    said = networks.decode(g, unet, features[-1], features[:-1], temb, _prompt(g, program))
-    g.output("z_next", _after(g, _z(g, program), said, g.input("scales", (2,))))
+    output = networks.decode(g, unet, features[-1], features[:-1], temb, _prompt(g, program))
+    g.output("z_next", _next(g, _z(g, program), output, g.input("scales", (2,))))
 
 
 def decoder(g: Graph, program: SamplerProgram) -> None:
-    """The last part: "z" and, where the task looks at it, "condition" -> "image"."""
+    """The last part: "z" and, where the task's `finish` takes it, "condition" -> "image"."""
     task, z = program.model.task, _z(g, program)
-    condition = _condition(g, program) if isinstance(task, Inpainting) else z
+    condition = _condition(g, program) if task.uses_condition_at_end else z
     g.output("image", finish(g, task, decode(g, program.model, z), condition))
 
 
 def parts(program: SamplerProgram, *, halves: bool = False) -> dict[str, Callable[[Graph, SamplerProgram], None]]:
-    """The parts of a sampler, in the order in which they run. What one gives another takes by the same name.
+    """The parts of a sampler, in the order in which they run. A part's inputs have the names of others' outputs.
 
-    `halves`: the step in two, "step_1" and "step_2".
+    With `halves`, the step is "step_1" and "step_2".
     """
     steps = {"step_1": first_half, "step_2": second_half} if halves else {"step": denoiser}
     made = {"text": text, "encoder": encoder, **steps, "decoder": decoder}
@@ -128,13 +125,13 @@ def parts(program: SamplerProgram, *, halves: bool = False) -> dict[str, Callabl
 
 
 def tables(program: SamplerProgram) -> tuple[np.ndarray, np.ndarray]:
-    """Of every step the features of its time, float32 [N, C], and a and b, float32 [N, 2]."""
-    numbers = step_numbers(program.model, program.steps)
+    """For every step the features of its time, float32 [N, C], and a and b, float32 [N, 2]."""
+    numbers = step_numbers(program.model, program.grid)
     times = np.stack([networks.of_time(step.t, program.time_channels) for step in numbers])
     return times, np.float32([[step.a, step.b] for step in numbers])
 
 
-# What happens within the parts
+# Within the parts
 
 
 def _condition(g: Graph, program: SamplerProgram) -> Value:
@@ -153,8 +150,9 @@ def _embedded(g: Graph, program: SamplerProgram) -> Value:
 
 
 def _condition_features(g: Graph, program: SamplerProgram) -> list[Value]:
-    reads = isinstance(program.model.network.adapter, MuAdapter)  # the others ask for no prompt here
-    return encode(g, program.model, _condition(g, program), _prompt(g, program) if reads else None)
+    adapter = program.model.network.adapter
+    prompt = _prompt(g, program) if adapter is not None and adapter.condition_takes_prompt else None
+    return encode(g, program.model, _condition(g, program), prompt)
 
 
 def _z(g: Graph, program: SamplerProgram) -> Value:
@@ -172,14 +170,15 @@ def _features(
     g: Graph, program: SamplerProgram, z: Value, time: Value, condition_features: list[Value], prompt: Value
 ) -> dict:
     guidance = _guidance(g, program.model)
-    features, temb = networks.adapted_features(g, program.model.network, z, time, condition_features, prompt, guidance)
+    features, temb = adapted.first_half(g, program.model.network, z, time, condition_features, prompt, guidance)
     return {**{f"feature_{i}": value for i, value in enumerate(features)}, "temb": temb}
 
 
 def encode(g: Graph, model: CoDi, condition: Value, prompt: Value | None) -> list[Value]:
-    """The condition (H, W, 3 or 4) in [-1, 1] -> what all steps are told of it."""
-    network = model.network
-    return [] if network.adapter is None else networks.condition(g, network.adapter, _seen(g, model, condition), prompt)
+    """The condition (H, W, 3 or 4) in [-1, 1] -> the condition features that all steps take."""
+    if model.network.adapter is None:
+        return []
+    return adapted.condition_features(g, model.network, encode_condition(g, model, condition), prompt)
 
 
 def step(
@@ -187,14 +186,13 @@ def step(
 ) -> Value:
     """z_t -> a z_t + b w_theta."""
     guidance = _guidance(g, model)
-    return _after(
-        g, z, networks.adapted_unet(g, model.network, z, time, condition_features, prompt, guidance=guidance), scales
-    )
+    output = adapted.evaluation(g, model.network, z, time, condition_features, prompt, guidance=guidance)
+    return _next(g, z, output, scales)
 
 
-def _after(g: Graph, z: Value, said: Value, scales: Value) -> Value:
+def _next(g: Graph, z: Value, output: Value, scales: Value) -> Value:
     a, b = (g.channels(scales, i, i + 1) for i in (0, 1))
-    return g.add(g.multiply(z, a), g.multiply(said, b))
+    return g.add(g.multiply(z, a), g.multiply(output, b))
 
 
 def _guidance(g: Graph, model: CoDi) -> Value | None:
@@ -206,7 +204,7 @@ def _guidance(g: Graph, model: CoDi) -> Value | None:
 
 
 def decode(g: Graph, model: CoDi, z: Value) -> Value:
-    """Scaled latents -> the picture (H, W, 3) in [-1, 1]: `Base.decode`."""
+    """Scaled latents -> the image (H, W, 3) in [-1, 1]: `Base.decode`."""
     if model.base.decoder is not None:
         return g.clip(networks.tiny_decoder(g, model.base.decoder, z), -1.0, 1.0)
     vae = model.base.vae
@@ -214,13 +212,13 @@ def decode(g: Graph, model: CoDi, z: Value) -> Value:
     return g.clip(networks.coder(g, vae.decoder, h), -1.0, 1.0)
 
 
-def _seen(g: Graph, model: CoDi, condition: Value) -> Value:
-    """`CoDi.see`."""
+def encode_condition(g: Graph, model: CoDi, condition: Value) -> Value:
+    """`CoDi.encode_condition`."""
     vae = model.base.vae
     if model.network.condition_space == "image":
         return condition
-    photo = condition if condition.shape[2] == 3 else g.channels(condition, 0, 3)
-    moments = g.conv(networks.coder(g, vae.encoder, photo), vae.quant_conv)
+    rgb = condition if condition.shape[2] == 3 else g.channels(condition, 0, 3)
+    moments = g.conv(networks.coder(g, vae.encoder, rgb), vae.quant_conv)
     latents = g.affine(g.channels(moments, 0, vae.latent_channels), vae.scaling_factor, 0.0)
     if condition.shape[2] == 3:
         return latents
@@ -230,30 +228,11 @@ def _seen(g: Graph, model: CoDi, condition: Value) -> Value:
 # The tasks
 
 
-def condition_of(g: Graph, task, image: Value) -> Value:
-    """What a user brings, (H, W, C) in [0, 1] -> the condition in [-1, 1]: the task's `condition_from_image`."""
-    x = g.affine(image, 2.0, -1.0)
-    if isinstance(task, Inpainting):
-        mask = g.greater(g.channels(x, 3, 4), 0.0)
-        return g.concatenate(g.multiply(g.channels(x, 0, 3), g.affine(mask, -1.0, 1.0)), mask)
-    return _nearness(g, task, x) if isinstance(task, Depth) else x
+def condition_of(g: Graph, task: Task, image: Value) -> Value:
+    """A user's image, (H, W, C) in [0, 1] -> the condition in [-1, 1]: the task's `condition_from_image`."""
+    return task.emit_condition(g, g.affine(image, 2.0, -1.0))
 
 
-def _nearness(g: Graph, task: Depth, x: Value) -> Value:
-    """`Depth.condition_from_image`."""
-    near, last = g.largest_channel(x), x.shape[0] * x.shape[1] - 1
-    low, high = task.percentiles
-    low, high = g.order_statistics(near, [math.floor(low / 100 * last), math.ceil(high / 100 * last)])
-    balance = g.subtract(g.subtract(near, low), g.subtract(high, near))
-    spread = g.clip(g.subtract(high, low), 1e-30, 1e30)  # where it is 0, so is the balance
-    channel = g.clip(g.divide(balance, spread), -1.0, 1.0)
-    return g.concatenate(g.concatenate(channel, channel), channel)
-
-
-def finish(g: Graph, task, picture: Value, condition: Value) -> Value:
-    """The picture in [-1, 1] -> what is shown, in [0, 1]: the task's `finish`."""
-    if isinstance(task, Inpainting):
-        mask = g.channels(condition, 3, 4)
-        known = g.multiply(g.channels(condition, 0, 3), g.affine(mask, -1.0, 1.0))
-        picture = g.add(g.multiply(picture, mask), known)
-    return g.affine(picture, 0.5, 0.5)
+def finish(g: Graph, task: Task, image: Value, condition: Value) -> Value:
+    """The generated image in [-1, 1] -> the final one in [0, 1]: the task's `finish`."""
+    return g.affine(task.emit_finish(g, image, condition), 0.5, 0.5)

@@ -1,1 +1,1 @@
-"""Exported packages: the manifest, how one is made, what it reports."""
+"""Packages on disk: the manifest, and adapters that are plugged into packages."""

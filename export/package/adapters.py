@@ -1,7 +1,7 @@
-"""Adapters as plug-ins: one exported base, and of every PE-CoDi adapter the one graph that reads the condition.
+"""Adapters as plug-ins: one exported base, and for every PE-CoDi adapter the one graph that takes the condition.
 
-Of a package of parts, "encoder" alone depends on the weights of a mu adapter: steps are told mu h_eta(c) and 1 - mu.
-Another adapter of the same base therefore gives the same files for all other parts, bit by bit, and can be plugged in.
+In a package of parts, only "encoder" depends on the weights of a mu adapter: it passes mu h_eta(c) and 1 - mu to the
+steps. Another adapter of the same base therefore gives the same files for all other parts, bit by bit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from codi_tf.core.errors import UserError
 from export.package.manifest import OTHERS, REPORTS, Package, read_manifest, read_package, sizes_of
 
-BASE = "base_files"  # in an adapter's manifest: the files of its base's other parts, and their SHA-256
+BASE = "base_files"  # key of an adapter's manifest: the files of the other parts, and their SHA-256
 PLUG = "encoder"
 
 
@@ -27,9 +27,9 @@ def with_adapter(package: Package, folder: Path) -> Package:
         raise UserError(f"{folder}: no exported adapter; make one with python -m export BUNDLE --adapter-of PACKAGE")
     adapter = read_package(folder)
     check_base(package, manifest[BASE], folder)
-    told = {"task": adapter.task, "depth_kind": adapter.depth_kind}
+    trained_for = {"task": adapter.task, "condition_file": adapter.condition_file}
     first, *others = (
-        dataclasses.replace(size, graphs={**size.graphs, PLUG: plug.graphs[PLUG]}, **told)
+        dataclasses.replace(size, graphs={**size.graphs, PLUG: plug.graphs[PLUG]}, **trained_for)
         for size, plug in zip(package.sizes, adapter.sizes, strict=True)
     )
     return dataclasses.replace(first, others=tuple(others))
@@ -49,7 +49,7 @@ def base_files(folder: Path) -> dict[str, str]:
 
 
 def plug_of(manifest: dict) -> dict:
-    """What a manifest says of its sizes, with no graph but the adapter's."""
+    """A manifest with no graph but the adapter's, at every size."""
     first, *others = ({**size, "graphs": {PLUG: size["graphs"][PLUG]}} for size in sizes_of(manifest))
     return {**first, OTHERS: others} if others else first
 
@@ -66,7 +66,8 @@ def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
 
 
 def options_of(folder: Path) -> dict:
-    """How a package, which is there, was made: the options with which its adapters are."""
+    """The options with which a package was made, and with which its adapters must be."""
     manifest = read_manifest(folder)
     sizes = [tuple(size["image_size"]) for size in sizes_of(manifest)]
-    return {key: manifest[key] for key in ("format", "layout", "weights", "steps", "prompt")} | {"sizes": sizes}
+    options = {key: manifest[key] for key in ("format", "layout", "weights", "steps", "prompt")}
+    return {**options, "sizes": sizes, "sampler": manifest.get("sampler", "ddim")}  # version 2 has none

@@ -1,4 +1,4 @@
-"""A package: graphs, manifest.json that says how to use them, report.json and report.md that say how good they are.
+"""A package on disk: graphs, manifest.json that says how to run them, report.json and report.md with measurements.
 
 Imports no TensorFlow.
 """
@@ -7,55 +7,39 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from codi_tf.core.errors import UserError
+from export.formats import FORMATS
+from export.formats.format import SIGNATURE, GraphFile
 
 MANIFEST, VERSION = "manifest.json", 3
-OTHERS = "other_sizes"  # in a manifest and in report.json: what differs at the other sizes
+OTHERS = "other_sizes"  # key of a manifest and of report.json: what differs at the other sizes
 REPORTS = ("report.json", "report.md")
-KIND = "codi_tf sampler"  # tells our manifests from others'
-# format -> how its graphs' files end; a SavedModel is a folder, and has a version for TensorFlow Serving
-SUFFIXES = {"saved_model": "/1", "tflite": ".tflite", "onnx": ".onnx"}
-# format -> how it keeps the weights of kernels: see `export.quantization.weights`; mixed: each as the picture needs it
-WEIGHTS = {
-    "saved_model": ("float32",),
-    "tflite": ("float32", "float16", "int8", "int8_weight_only", "mixed"),
-    "onnx": ("float32", "float16", "int8", "int8_weight_only", "int4", "mixed"),
-}
-LAYOUTS = {"saved_model": ("whole",), "tflite": ("whole", "parts"), "onnx": ("whole", "parts")}
-SIGNATURE = "serving_default"  # of files that hold several: the first
-MAX_STEPS = 16  # in LiteRT files steps are unrolled: every one is one more copy of the network's nodes
-
-
-@dataclass(frozen=True)
-class GraphFile:
-    """A graph of a package: its file, the names of what it takes, and which of the file's graphs it is."""
-
-    path: Path
-    inputs: tuple[str, ...]
-    signature: str = SIGNATURE
+KIND = "codi_tf sampler"  # of manifests: the mark of ours
 
 
 @dataclass(frozen=True)
 class Package:
-    """What running a package needs to know of it.
+    """What it takes to run a package.
 
     Attributes:
-        graphs: one, "sampler", or the parts of it: "text" and "encoder", where there are any, "step" and "decoder".
-        schedule: of every step t, its features "time", and the numbers "a" and "b".
-        channels: of the condition, 4 with a mask.
-        task: its name.
-        depth_kind: of depth to image, what maps hold: "disparity" or "depth".
-        keeps_colors: whether the picture has the condition's colors.
-        prompted: whether the prompt is an input; the tokenizer lies in the package then.
-        others: the same for other sizes, of the same weights.
+        format: a name of `FORMATS`.
+        height, width: of the image.
+        latent_shape: of the noise, [1, h, w, C].
+        graphs: one, "sampler", or its parts: "text" and "encoder", where there are any, "step" (or "step_1" and
+            "step_2") and "decoder".
+        schedule: of every step "t", the features "time", and the numbers "a" and "b".
+        channels: of the condition image, 4 with a mask.
+        task: the task's name.
+        condition_file: what the file of a condition holds, see `codi_tf.io.conditions.read_condition`.
+        keeps_colors: whether the image has the condition's colors.
+        prompted: whether the prompt is an input; the package then holds the tokenizer.
+        others: the package at its other sizes, with the same weights.
     """
 
     folder: Path
@@ -67,7 +51,7 @@ class Package:
     schedule: tuple[dict, ...]
     channels: int
     task: str
-    depth_kind: str = "disparity"
+    condition_file: str = "image"
     keeps_colors: bool = False
     prompted: bool = False
     others: tuple[Package, ...] = ()
@@ -91,7 +75,7 @@ class Package:
         raise UserError(f"--size is {height}x{width}: {self.folder} has {there}")
 
     def fitting(self, height: int, width: int) -> Package:
-        """The package at the size that a picture is scaled down least for; of several, that of the fewest pixels."""
+        """The package at the size that scales an image of this size down least; of several, the smallest."""
 
         def fit(size: Package) -> tuple[float, int]:
             return min(1.0, size.height / height, size.width / width), -size.height * size.width
@@ -118,7 +102,7 @@ def read_package(folder: Path) -> Package:
             for graph in size.graphs.values()
             if not any((folder / name).is_relative_to(graph.path) for name in files)
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{folder / MANIFEST}: incomplete or of another version ({error!r}); export again") from None
     if unnamed or not all(size.graphs for size in package.sizes):
         raise UserError(f"{folder / MANIFEST}: does not name the files of its graphs; export again")
@@ -131,16 +115,18 @@ def read_package(folder: Path) -> Package:
 
 
 def _package(folder: Path, manifest: dict) -> Package:
-    """Of a manifest's first size. Raises KeyError, TypeError or ValueError for a manifest of another make."""
+    """The package of a manifest at its first size. Raises KeyError, TypeError or ValueError for a foreign manifest."""
+    if manifest["version"] > VERSION:
+        raise ValueError(f"version {manifest['version']}")
     height, width = (int(side) for side in manifest["image_size"])
     inputs, task = manifest["inputs"], dict(manifest["task"])
     graphs = {
         name: GraphFile(folder / graph["file"], tuple(dict(graph["inputs"])), graph.get("signature", SIGNATURE))
         for name, graph in manifest["graphs"].items()
     }
-    suffix = SUFFIXES[manifest["format"]]
+    suffix = FORMATS[manifest["format"]].suffix
     if not all(str(graph.path).endswith(suffix) for graph in graphs.values()):
-        raise ValueError(f"graphs that are no {suffix}")
+        raise ValueError(f"graphs that do not end with {suffix}")
     schedule = tuple({key: step[key] for key in ("t", "time", "a", "b")} for step in manifest["schedule"])
     return Package(
         folder=folder,
@@ -152,26 +138,19 @@ def _package(folder: Path, manifest: dict) -> Package:
         schedule=schedule,
         channels=int(inputs["condition"]["shape"][-1]),
         task=str(task["name"]),
-        depth_kind=str(task.get("kind", "disparity")),
+        condition_file=str(manifest.get("condition_file") or _condition_file(task)),
         keeps_colors=bool(manifest["keeps_colors" if manifest["version"] > 2 else "keeps_colours"]),
         prompted="ids" in inputs,
     )
 
 
-def format_module(name: str) -> ModuleType:
-    """The module of a format: `write(programs, emit, path, keep)`, `load(graph)` and `stored_bytes(path)`.
-
-    Raises:
-        UserError: the packages that it needs are not installed.
-    """
-    try:
-        return importlib.import_module(f"export.formats.{name}.write")
-    except ModuleNotFoundError as error:
-        raise UserError(f"format {name} needs the package {error.name}: pip install {error.name}") from None
+def _condition_file(task: dict) -> str:
+    """`condition_file` for the tasks of manifests that do not name it (version 2)."""
+    return {"inpainting": "masked_image", "depth": task.get("kind", "disparity")}.get(task["name"], "image")
 
 
 def check_out(out: Path) -> None:
-    """Raises UserError where no package can be: only a package is replaced."""
+    """Raises UserError where no package can be written. Of existing folders, only a package is replaced."""
     if out.exists() and read_manifest(out) is None:
         raise UserError(f"{out}: exists and is no exported package; choose another --out")
     above = next(parent for parent in out.absolute().parents if parent.exists())
@@ -179,22 +158,13 @@ def check_out(out: Path) -> None:
         raise UserError(f"{out}: cannot be made, {above} is not a folder that can be written to; choose another --out")
 
 
-def check_format(name: str) -> None:
-    """Raises UserError for a format that is not known."""
-    if name not in SUFFIXES:
-        raise UserError(f"format is {name!r}: use one of {', '.join(SUFFIXES)}")
-
-
-def check_weights(format: str, weights: str) -> None:
-    """Raises UserError where a format does not keep weights so."""
-    if weights not in WEIGHTS[format]:
-        raise UserError(f"weights is {weights!r}: {format} keeps them as {', '.join(WEIGHTS[format])}")
-
-
-def check_layout(format: str, layout: str) -> None:
-    """Raises UserError where a format does not come in such files."""
-    if layout not in LAYOUTS[format]:
-        raise UserError(f"layout is {layout!r}: {format} comes as {', '.join(LAYOUTS[format])}")
+def check_options(format: str, weights: str, layout: str) -> None:
+    """Raises UserError for an unknown format, or for weights or a layout that it does not offer."""
+    declared = FORMATS[format]
+    if weights not in declared.weight_choices():
+        raise UserError(f"weights is {weights!r}: {format} stores them as {', '.join(declared.weight_choices())}")
+    if layout not in declared.layouts:
+        raise UserError(f"layout is {layout!r}: {format} offers {', '.join(declared.layouts)}")
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -205,20 +175,14 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def check_steps(steps: int) -> None:
-    """Raises UserError for steps that are not 1 to MAX_STEPS."""
-    if not 1 <= steps <= MAX_STEPS:
-        raise UserError(f"steps is {steps}: an exported sampler takes 1 to {MAX_STEPS}")
-
-
 def sha256(path: Path) -> str:
-    """Of a file."""
+    """The SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The manifest of a package, None where there is no package of ours."""
+    """The manifest of a package; None where there is none of ours."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -227,5 +191,5 @@ def read_manifest(folder: Path) -> dict | None:
 
 
 def sizes_of(manifest: dict) -> list[dict]:
-    """Of every size of a package what its manifest says; of the first that is the manifest."""
+    """What a manifest says of each size; of the first size it is the manifest itself."""
     return [manifest, *manifest.get(OTHERS, [])]

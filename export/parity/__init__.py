@@ -1,1 +1,1 @@
-"""The gate: an exported graph makes the picture that the Keras model makes."""
+"""Exported packages against their Keras model: the gate, and the report."""

@@ -1,4 +1,4 @@
-"""The gate: a package is run in its own runtime and must do what the Keras model does."""
+"""The gate: a package is run in its own runtime and must give the images of the Keras model."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from codi_tf import data
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
-from codi_tf.model import CoDi
+from export.emit.conditions import conditions_for
 from export.emit.program import SamplerProgram
-from export.package.manifest import Package, format_module
+from export.formats import FORMATS
+from export.package.manifest import Package
 from export.parity.reference import examples
-from export.quantization.weights import WeightFormats, stored
-from export.runtime.run import Sampler
+from export.quantization.weights import WeightFormats, stored_bytes
+from export.runtime.sampler import Sampler, load_any
 
-CASES, CASES_OF_LARGE, LARGE = 4, 2, 256**2  # photos, of many pixels fewer
 PROMPTS = ("make it a drawing", "put it in the snow", "as if at night", "in black and white")
 
 
 class Bounds(NamedTuple):
-    """What an export may differ by, of images in [0, 1].
+    """By how much an export may differ from the Keras model, for images in [0, 1].
 
     Attributes:
-        error: of any number.
-        psnr: at least, dB.
-        part: of a part's tensor, the root of the mean square relative to that of the tensor.
-        color: of the mean of a channel of a picture.
-        saturated: of the share of numbers that are 0 or 1.
-        sensitivity: of how far another condition or prompt moves the picture, relative.
+        error: largest absolute error.
+        psnr: lowest PSNR, dB.
+        part: largest relative RMS error of a part's tensor.
+        color: largest error of the mean of a channel of an image.
+        saturated: largest difference of the share of numbers that are 0 or 1.
+        sensitivity: largest relative difference in how far another condition or prompt moves the image.
     """
 
     error: float
@@ -53,12 +52,12 @@ BOUNDS = {
 }
 BOUNDS["mixed"] = BOUNDS["int4"]
 MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
-MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights; LiteRT keeps scales elsewhere
-CONSTANTS = 2**18  # bytes of constants that are no weights: shapes, tables; the embedding of the prompt comes on top
+MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights; LiteRT stores scales elsewhere
+CONSTANTS = 2**18  # bytes of other constants, such as shapes and tables, without the prompt's embedding
 
 
 class ParityError(UserError):
-    """The package does not do what the model does; the message gives the figures."""
+    """The package differs from the Keras model; the message gives the figures."""
 
 
 class Case(NamedTuple):
@@ -77,52 +76,48 @@ def check(
     psnr: float | None = None,
     sizes: int = 1,
 ) -> dict:
-    """Run a package and the Keras model on the same inputs, weigh the package, and return the figures.
+    """Run a package and the Keras model on the same inputs, count its bytes, and return the figures.
 
     The inputs are held-out photos as the task degrades them (random images where a photo is too small), each once with
     its own condition, once with another's and, where prompts are inputs, once with another's prompt.
 
     Args:
-        psnr: at least, dB, in place of what BOUNDS says.
-        sizes: that the package's files are made for, each with constants of its own.
+        program: what was exported.
+        package: the package of that program.
+        weight_formats: the format of each kernel.
+        psnr: lowest PSNR, dB, in place of the one in BOUNDS.
+        sizes: the number of sizes in the package's files, each with constants of its own.
 
     Raises:
         ParityError: a figure is out of its bounds, or the runtime refuses a file.
     """
-    module = format_module(package.format)
-    conditions, source = conditions_of(program.model, program.height, program.width)
+    conditions, source = conditions_for(program.model, program.height, program.width)
     cases = _cases(program, conditions)
     with _plain_tensorflow():
         expected = np.concatenate([_keras_output(program, case) for case in cases])
         calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
         try:
-            sampler = load(package)
+            sampler = load_any(package)
             outputs = np.concatenate([sampler(*case) for case in cases])
             parts = _errors_of_parts(sampler, calls)
-            held = sum(module.stored_bytes(graph.path) for graph in package.graphs.values())
+            constants = sum(FORMATS[package.format].stored_bytes(graph.path) for graph in package.graphs.values())
         except UserError:
             raise
         except Exception as error:  # every runtime has its own
             what = str(error).splitlines()[0]
             raise ParityError(f"{package.format}: the runtime refuses the package: {what}") from error
-    bounds = BOUNDS["mixed" if weight_formats.exceptions else weight_formats.kind]
+    bounds = BOUNDS["mixed" if weight_formats.exceptions else weight_formats.default]
     bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
     figures = {
         "size": [program.height, program.width],
         "conditions": source,
         **compare(expected, outputs, len(conditions)),
         "part_errors": parts,
-        **weigh(program, held, weight_formats, sizes * len(package.graphs)),
+        **weigh(program, constants, weight_formats, sizes * len(package.graphs)),
         "bounds": bounds._asdict(),
     }
     refuse(package.format, figures)
     return figures
-
-
-def load(package: Package) -> Sampler:
-    """A package in its own runtime, be it TensorFlow."""
-    module = format_module(package.format)
-    return Sampler(package, {name: module.load(graph) for name, graph in package.graphs.items()})
 
 
 def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:
@@ -150,14 +145,14 @@ def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:
     return figures
 
 
-def weigh(program: SamplerProgram, held: int, weight_formats: WeightFormats, graphs: int = 1) -> dict:
-    """The bytes of constants in a package and the bounds that they must keep for all weights to be there, once."""
+def weigh(program: SamplerProgram, constants: int, weight_formats: WeightFormats, graphs: int = 1) -> dict:
+    """The bytes of constants in a package, and the bounds within which every weight is stored exactly once."""
     used = program.variables_in_use()
     wanted = weight_formats.bytes(used)
     embedded = 0 if program.context is None else program.context.nbytes
     return {
-        "weight_bytes": sum(stored(v.shape, "float32") for v in used),
-        "stored_bytes": held,
+        "weight_bytes": sum(stored_bytes(v.shape, "float32") for v in used),
+        "stored_bytes": constants,
         "stored_bytes_allowed": [
             round(MIN_STORED * wanted),
             round(MAX_STORED * wanted) + graphs * (embedded + CONSTANTS),
@@ -206,7 +201,7 @@ def _saturated(images: np.ndarray) -> float:
 
 
 def _errors_of_parts(sampler: Sampler, calls: list) -> dict[str, float]:
-    """The largest relative error of each part's tensors, over its calls."""
+    """The largest relative RMS error of each part's tensors, over its calls."""
     errors = {}
     for call in calls:
         made = sampler.run(call.part, call.inputs)
@@ -218,7 +213,7 @@ def _errors_of_parts(sampler: Sampler, calls: list) -> dict[str, float]:
 
 
 def _cases(program: SamplerProgram, conditions: np.ndarray) -> list[Case]:
-    """Every photo; with another's condition; and, where the prompt is an input, with another prompt."""
+    """Every condition image; with another's condition; and, where the prompt is an input, with another prompt."""
     count = len(conditions)
     noise = [gaussian_noise(i, program.latent_shape) for i in range(count)]
     ids = [None] * count
@@ -232,44 +227,27 @@ def _cases(program: SamplerProgram, conditions: np.ndarray) -> list[Case]:
     return cases
 
 
-def conditions_of(model: CoDi, height: int, width: int) -> tuple[np.ndarray, str]:
-    """Condition images [N, H, W, C] in [0, 1] and what they are."""
-    count = CASES if height * width <= LARGE else CASES_OF_LARGE
-    try:
-        batch = data.evaluation_set(
-            data.load_source("photos", "heldout", model.task),
-            model.task,
-            image_size=max(height, width),
-            count=count,
-            seed=0,
-        )
-    except UserError:  # no photos, or none that large
-        channels = model.task.condition_channels
-        return np.random.default_rng(0).random((count, height, width, channels), dtype=np.float32), "random"
-    conditions = (batch["condition"][:, :height, :width] + 1.0) / 2.0
-    conditions[..., 3:] = conditions[..., 3:] > 0.5  # a mask is 0 and 1 in either range
-    return conditions, "held-out photos"
-
-
 def _keras_output(program: SamplerProgram, case: Case) -> np.ndarray:
     model = program.model
     context = program.context[None] if case.ids is None else np.asarray(model.base.text_encoder(case.ids[None]))
-    seen = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
-    return (np.asarray(model.generate_step(seen, tf.constant(case.noise), program.steps, context)) + 1.0) / 2.0
+    condition = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
+    options = {"steps": program.steps, "sampler": program.sampler}
+    latents = model.generator.latents(condition, tf.constant(case.noise), tf.constant(context), **options)
+    return (np.asarray(model.task.finish(model.generator.decode(latents), condition)) + 1.0) / 2.0
 
 
 @contextlib.contextmanager
 def _plain_tensorflow() -> Iterator[None]:
-    """TensorFlow in full float32 (GPUs round products to 10 bits otherwise), functions run as they were traced.
+    """TensorFlow in full float32 (GPUs round products to 10 bits otherwise), without graph optimization.
 
-    Optimising a function that runs a few times takes longer than running it.
+    Optimizing a function that runs a few times takes longer than running it.
     """
     tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
-    unoptimised = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+    unoptimized = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
     try:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         yield
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(tf32)
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": unoptimised})
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": unoptimized})

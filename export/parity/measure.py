@@ -20,8 +20,8 @@ RUNS = 3
 
 
 def peak() -> int:
-    """Bytes of memory that this process has held at most."""
-    try:  # Linux' getrusage counts what the process that started this one held, too
+    """The peak memory of this process, in bytes."""
+    try:  # Linux' getrusage also counts the memory of the process that started this one
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""What Keras says the parts of a sampler do: for each its inputs and outputs, on the sampler's own trajectory."""
+"""The inputs and outputs of a sampler's parts, computed with Keras on the sampler's own trajectory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from codi_tf.diffusion.sampling import few_step_grid, trajectory
-from codi_tf.models.adapter import MuAdapter
+from codi_tf.diffusion.sampling import trajectory
 from codi_tf.models.convolution import plain_convolutions
 from export.emit import sampler
 from export.emit.program import SamplerProgram
 
 
 class Example(NamedTuple):
-    """A call of a part: the tensors that it takes and gives, by name, and what there is beside."""
+    """A call of a part: its inputs and outputs by name; inputs hold tensors that it does not take, too."""
 
     part: str
     inputs: dict[str, np.ndarray]
@@ -26,9 +25,9 @@ class Example(NamedTuple):
 def examples(
     program: SamplerProgram, condition: np.ndarray, noise: np.ndarray, ids: np.ndarray | None
 ) -> list[Example]:
-    """A call of every part, of the step as many as there are, in their order.
+    """Calls of all parts in their order, of the step one for each step.
 
-    A part's inputs are what Keras gave it, so that the errors of the parts before it are not in them.
+    A part's inputs are computed with Keras, so that they do not have the errors of the parts before it.
     """
     model, network = program.model, program.model.network
     pool, made = {"condition": condition}, []
@@ -43,7 +42,8 @@ def examples(
         condition = model.task.condition_from_image(tf.constant(2.0 * condition - 1.0))
         c = model.encode_condition(condition)
         if network.adapter is not None:
-            condition_features = _condition_features(network.adapter, network.condition(c, context))
+            features = [ops.convert_to_numpy(h) for h in network.condition(c, context)]
+            condition_features = network.adapter.emitted_features(features)
             made.append(
                 Example(
                     "encoder",
@@ -53,20 +53,11 @@ def examples(
             )
             pool.update(made[-1].outputs)
         z, denoise = noise, model.denoiser(c, context)
-        steps = trajectory(denoise, tf.constant(noise), few_step_grid(model.base.schedule, program.steps))
+        steps = trajectory(denoise, tf.constant(noise), program.grid)
         for time, scales, (_, z_next) in zip(*sampler.tables(program), steps, strict=True):
             z_next = ops.convert_to_numpy(z_next)
             made.append(Example("step", {**pool, "z": z, "time": time, "scales": scales}, {"z_next": z_next}))
             z = z_next
-        picture = tf.clip_by_value(model.base.decode(tf.constant(z)), -1.0, 1.0)
-        image = (model.task.finish(picture, condition) + 1.0) / 2.0
+        decoded = tf.clip_by_value(model.base.decode(tf.constant(z)), -1.0, 1.0)
+        image = (model.task.finish(decoded, condition) + 1.0) / 2.0
     return [*made, Example("decoder", {**pool, "z": z}, {"image": ops.convert_to_numpy(image)})]
-
-
-def _condition_features(adapter, features) -> list[np.ndarray]:
-    """What `networks.condition` gives, of the features that Keras' adapter computes."""
-    features = [ops.convert_to_numpy(h) for h in features]
-    if isinstance(adapter, MuAdapter):
-        mu = ops.convert_to_numpy(adapter.mu)
-        features = [*(m * h for m, h in zip(mu, features, strict=True)), 1.0 - mu]
-    return features

@@ -1,1 +1,1 @@
-"""In which number format each weight of a file is stored."""
+"""The number format of each weight in a file, and its quantization."""

@@ -1,1 +1,1 @@
-"""Runs a package with NumPy, Pillow and one runtime; imports neither TensorFlow nor Keras."""
+"""Running a package with NumPy, Pillow and one runtime, without TensorFlow and Keras."""

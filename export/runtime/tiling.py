@@ -1,26 +1,22 @@
-"""Large pictures in a package of one size: tiles that overlap, one field of noise and latents for all of them.
+"""Large images with a package of one size: overlapping tiles, with one field of noise and latents for all of them.
 
-Of a package of parts every step is averaged over the tiles, with smooth weights, as `codi_tf.inference.tiling` does; of
-a whole sampler the finished tiles are.
+With a package of parts, every step is averaged over the tiles with smooth weights, as in `codi_tf.inference.tiling`;
+with a whole sampler, the finished tiles are.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.inference.tiles import blended, tiles
-
-if TYPE_CHECKING:
-    from export.runtime.run import Sampler
+from export.runtime.sampler import Sampler
 
 OVERLAP = 0.25  # of a tile's shorter side
 
 
 def generate_tiled(sampler: Sampler, image: np.ndarray, *, seed: int, ids: np.ndarray | None = None) -> np.ndarray:
-    """The picture of a condition [H, W, C] in [0, 1] of at least a tile's size: float32 [H, W, 3] in [0, 1]."""
+    """The image, float32 [H, W, 3] in [0, 1], for a condition [H, W, C] in [0, 1] not smaller than a tile."""
     package = sampler.package
     rows, columns, channels = package.latent_shape[1:]
     factor = package.height // rows

@@ -1,7 +1,7 @@
-"""A site: the page, the browser's runtime and a package's graphs as files beside one another, and as one file.
+"""A site: the page, the browser's runtime and a package's graphs, as several files and as one.
 
-Browsers let a page that is opened from the disk read no file beside it. Hence the page in one file, with all the others
-in it as base64, which the page of many files leads to when it is opened from the disk.
+A page that is opened from the disk may not read other files. Hence the page in one file, which holds the others as
+base64; the page of several files leads to it when it is opened from the disk.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of
 VOCABULARY = "vocabulary.json"
 ALONE = "from-disk.html"
 PAGE = importlib.resources.files("export.web") / "page"
-MAX_ALONE = 100_000_000  # bytes of the files in a page of one file
+MAX_ALONE = 100_000_000  # bytes of the files in a page in one file
 Files = dict[str, bytes]  # path in the site -> content
 
 
 def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
-    """Write a static page that runs a package, in place of an older one.
+    """Write a static page that runs a package; an older page is replaced.
 
     Args:
         package: an exported package of the format ONNX.
@@ -33,10 +33,10 @@ def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
         runtime: the folder `dist` of the npm package onnxruntime-web.
 
     Returns:
-        the page of one file; None where it would be too large.
+        the page in one file; None where it would be too large.
 
     Raises:
-        UserError: no package or runtime that a page can be made of, or no place for it.
+        UserError: no suitable package or runtime, or a folder that holds something else.
     """
     files = {f"package/{name}": content for name, content in _package(package).items()}
     files |= {f"runtime/{name}": content for name, content in _runtime(runtime).items()}
@@ -54,7 +54,7 @@ def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
 
 
 def _package(folder: Path) -> Files:
-    """Manifest, graphs and, where the prompt is an input, what tokenizes it."""
+    """The manifest, the graphs and, where the prompt is an input, the vocabulary."""
     package = read_package(folder)
     if package.format != "onnx":
         raise UserError(f"{folder}: is a {package.format} package, a page runs ONNX; export with --format onnx")
@@ -69,7 +69,7 @@ def _package(folder: Path) -> Files:
 
 
 def _vocabulary(tokenizer: Tokenizer) -> bytes:
-    """A tokenizer in one form, whichever its files have: what page/tokenizer.js takes."""
+    """A tokenizer in the form that page/tokenizer.js takes, whatever the form of its files."""
     known = {"vocabulary": tokenizer.vocabulary, "merges": [" ".join(pair) for pair in tokenizer.ranks]}
     return json.dumps({**known, "padding": tokenizer.padding, "special": tokenizer.special}).encode()
 
@@ -103,12 +103,12 @@ def _in_one_file(page: Files, files: Files) -> bytes:
 
 
 def _modules(page: Files) -> Files:
-    """The page's scripts, by the names that they have in one another."""
+    """The page's scripts, by the names under which they import each other."""
     return {Path(name).stem: content for name, content in page.items() if name.endswith(".js")}
 
 
 def _imports(urls: dict[str, str]) -> str:
-    """What modules are called in one another -> where they are."""
+    """An import map: names of modules -> their addresses."""
     return f'<script type="importmap">{json.dumps({"imports": urls})}</script>'
 
 

@@ -1,1 +1,48 @@
-"""ONNX: for ONNX Runtime and whatever else reads it."""
+"""ONNX, for ONNX Runtime and other runtimes. The declaration; nothing heavy is imported before it is used."""
+
+from __future__ import annotations
+
+from codi_tf.core.errors import UserError
+from export.formats import FORMATS
+from export.formats.format import Format, GraphFile, Run
+
+
+@FORMATS.register("onnx")
+class Onnx(Format):
+    """Weights lie in as many files as they need, so a graph may be of any size."""
+
+    suffix = ".onnx"
+    weight_formats = ("float32", "float16", "int8", "int8_weight_only", "int4")
+    mixed_formats = ("float16", "int8_weight_only", "int4")
+    layouts = ("whole", "parts")
+    makers = ("tensorflow", "keras", "onnx")
+    requires = {"onnx": "onnx"}
+
+    @staticmethod
+    def write(programs, emit, path, weight_formats):
+        from export.formats.onnx.write import write
+
+        return write(programs, emit, path, weight_formats)
+
+    @staticmethod
+    def load(graph: GraphFile) -> Run:
+        """An ONNX file in ONNX Runtime, on the CPU."""
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise UserError(f"{graph.path}: an .onnx file needs ONNX Runtime: pip install onnxruntime") from None
+        session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
+
+    @staticmethod
+    def stored_bytes(path):
+        from export.formats.onnx.write import stored_bytes
+
+        return stored_bytes(path)
+
+    @staticmethod
+    def new_graph():
+        from export.formats.onnx.graph import OnnxGraph
+
+        return OnnxGraph()

@@ -1,11 +1,9 @@
-"""ONNX graphs: maps lie as [1, C, H, W], rows as [N, C], numbers as [1, C]; no layout changes but at the edges."""
+"""The operations of ONNX graphs. Layouts change at inputs and outputs only."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,106 +11,16 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.emit.graph import Value
-from export.formats.onnx import products as onnx_products
+from export.formats.onnx import products
+from export.formats.onnx.nodes import Loop, OnnxNodes
 from export.formats.onnx.store import Store, Weight
-from export.quantization.weights import WeightFormats
 
 OPSET = 21  # the first with four bits, and Gelu
-INLINE = 2**30  # bytes of weights that lie within the .onnx file itself
+INLINE = 2**30  # bytes of weights that the .onnx file itself may hold
 
 
-@dataclass(frozen=True)
-class _Loop:
-    """The body of a loop: what changes from round to round, and its nodes."""
-
-    changing: set[str]
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    made: dict[tuple, Value] = field(default_factory=dict)
-
-
-class OnnxGraph:
-    """See `graph.Graph`.
-
-    Args:
-        keep: in which kind each kernel is kept; see `onnx_products`.
-    """
-
-    def __init__(self, weight_formats: WeightFormats | None = None):
-        self.weight_formats = WeightFormats() if weight_formats is None else weight_formats
-        self.signature = {"inputs": {}, "outputs": {}}
-        self.inputs, self.outputs = [], []
-        self.weights: dict[tuple, Weight] = {}
-        self.nodes: list[onnx.NodeProto] = []
-        self._made: dict[tuple, Value] = {}
-        self._loop: _Loop | None = None  # that is being made
-        self._names = 0
-
-    # Making nodes
-
-    def node(
-        self, kind: str, inputs, shape: tuple[int, ...], outputs: int = 1, *, again: bool = False, **attributes
-    ) -> Value:
-        """A node's first output, or that of the same node where there is one already.
-
-        The further outputs are called like the first, with _1, _2 behind. What is the same in all rounds of a loop is
-        made before it, unless it is to be made `again` and again, which saves the memory to keep it.
-        """
-        names = [x.name if isinstance(x, Value) else x for x in inputs]
-        loop = self._loop
-        inside = loop is not None and (again or not loop.changing.isdisjoint(names))
-        made, nodes = (loop.made, loop.nodes) if inside else (self._made, self.nodes)
-        key = (kind, *names, *sorted((k, str(v)) for k, v in attributes.items()))
-        if key not in made:
-            value = Value(self._name(kind), tuple(shape))
-            results = [value.name, *(f"{value.name}_{i}" for i in range(1, outputs))]
-            nodes.append(helper.make_node(kind, names, results, name=value.name, **attributes))
-            made[key] = value
-            if inside:
-                loop.changing.update(results)
-        return made[key]
-
-    def _name(self, kind: str) -> str:
-        self._names += 1
-        return f"{kind}_{self._names}"
-
-    def stored(
-        self, variable, view: str, shape, read: Callable[[np.ndarray], np.ndarray], type: str = "float32"
-    ) -> str:
-        """The name of what `read` makes of a variable's value, [shape] of a type; int4 packed, two in a byte."""
-        key = (id(variable), view)
-        if key not in self.weights:
-            name = f"{variable.path}:{view}" if view else variable.path
-            kind = getattr(TensorProto, {"float32": "FLOAT"}.get(type, type.upper()))
-            size = math.prod(shape) // 2 if type == "int4" else math.prod(shape) * np.dtype(type).itemsize
-
-            def get() -> np.ndarray:
-                return np.ascontiguousarray(read(np.asarray(variable.numpy(), dtype="float32")))
-
-            self.weights[key] = Weight(name, tuple(shape), kind, size, get, True)
-        return self.weights[key].name
-
-    def real(self, variable, view: str, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]) -> str:
-        """The name of a weight in float32, as `arrange` lays it out; widened once where it is kept in float16."""
-        if self.weight_formats(variable) != "float16":
-            return self.stored(variable, view, shape, arrange)
-        half = self.stored(variable, f"{view}half", shape, lambda a: arrange(a).astype("float16"), "float16")
-        return self.node("Cast", [half], shape, to=TensorProto.FLOAT).name
-
-    def numbers(self, array: np.ndarray) -> str:
-        """The name of a small constant."""
-        array = np.ascontiguousarray(array)
-        key = (array.tobytes(), array.shape, str(array.dtype))
-        if key not in self.weights:
-            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-            name = f"constant_{len(self.weights)}"
-            self.weights[key] = Weight(name, array.shape, kind, array.nbytes, lambda: array, False)
-        return self.weights[key].name
-
-    def reshaped(self, x, own: tuple[int, ...], shape: tuple[int, ...]) -> Value:
-        """x as `own`, the shape it has in the file; `shape` is that of its Value."""
-        return self.node("Reshape", [x, self.numbers(np.array(own, "int64"))], shape)
-
-    # The operations
+class OnnxGraph(OnnxNodes):
+    """See `export.emit.graph.Graph`; `products` says what becomes of the weight formats."""
 
     def blank(self) -> OnnxGraph:
         return OnnxGraph()
@@ -134,7 +42,9 @@ class OnnxGraph:
         if len(shape) == 3:
             made = helper.make_node("Transpose", [value.name], [name], name=name, perm=[0, 2, 3, 1])
         else:
-            made = helper.make_node("Reshape", [value.name, self.numbers(np.array(own, "int64"))], [name], name=name)
+            made = helper.make_node(
+                "Reshape", [value.name, self.small_constant(np.array(own, "int64"))], [name], name=name
+            )
         self.nodes.append(made)
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, own))
         self.signature["outputs"][name] = {"shape": list(own), "dtype": "float32"}
@@ -142,25 +52,25 @@ class OnnxGraph:
     def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
         if len(tables[0]) == 1:
             return body(z, *(self.constant(table[0]) for table in tables))
-        z_in, place, going = Value(self._name("z"), z.shape), self._name("step"), self._name("going")
-        self._loop = loop = _Loop({z_in.name, place, going})
+        z_in, place, going = Value(self.new_name("z"), z.shape), self.new_name("step"), self.new_name("going")
+        self.loop = loop = Loop({z_in.name, place, going})
         at = self.reshaped(place, (1,), (1,))
-        rows = [self.node("Gather", [self.numbers(table), at], table.shape[1:], axis=0) for table in tables]
+        rows = [self.node("Gather", [self.small_constant(table), at], table.shape[1:], axis=0) for table in tables]
         z_out, on = body(z_in, *rows), self.node("Identity", [going], ())
-        self._loop = None
+        self.loop = None
         info, own = helper.make_tensor_value_info, _own(z.shape)
         flags = [info(name, TensorProto.BOOL, ()) for name in (going, on.name)]
         fields = [info(value.name, TensorProto.FLOAT, own) for value in (z_in, z_out)]
         count = info(place, TensorProto.INT64, ())
         inside = helper.make_graph(loop.nodes, "step", [count, flags[0], fields[0]], [flags[1], fields[1]])
-        rounds = self.numbers(np.array(len(tables[0]), "int64"))
-        last = Value(self._name("Loop"), z.shape)
+        rounds = self.small_constant(np.array(len(tables[0]), "int64"))
+        last = Value(self.new_name("Loop"), z.shape)
         self.nodes.append(helper.make_node("Loop", [rounds, "", z.name], [last.name], name=last.name, body=inside))
         return last
 
     def constant(self, array: np.ndarray) -> Value:
         array = np.asarray(array, "float32")
-        return Value(self.numbers(array if array.ndim > 1 else array[None]), array.shape)
+        return Value(self.small_constant(array if array.ndim > 1 else array[None]), array.shape)
 
     def weight(self, variable, rows: int | None = None) -> Value:
         shape = tuple(variable.shape) if rows is None else (rows, *variable.shape[1:])
@@ -169,16 +79,16 @@ class OnnxGraph:
         return Value(self.real(variable, view, own, lambda a: a[:rows].reshape(own)), shape)
 
     def conv(self, x: Value, layer) -> Value:
-        return onnx_products.conv(self, x, layer)
+        return products.conv(self, x, layer)
 
     def dense(self, x: Value, layer) -> Value:
-        return onnx_products.dense(self, x, layer)
+        return products.dense(self, x, layer)
 
     def project_in(self, x: Value, layer) -> Value:
-        return onnx_products.project_in(self, x, layer)
+        return products.project_in(self, x, layer)
 
     def project_out(self, x: Value, layer, size: tuple[int, int]) -> Value:
-        return onnx_products.project_out(self, x, layer, size)
+        return products.project_out(self, x, layer, size)
 
     def group_norm(self, x: Value, layer) -> Value:
         height, width, channels = x.shape
@@ -186,7 +96,7 @@ class OnnxGraph:
         ones, zeros = np.ones(layer.groups, "float32"), np.zeros(layer.groups, "float32")
         normal = self.node(
             "InstanceNormalization",
-            [grouped, self.numbers(ones), self.numbers(zeros)],
+            [grouped, self.small_constant(ones), self.small_constant(zeros)],
             x.shape,
             epsilon=float(layer.epsilon),
         )
@@ -236,12 +146,8 @@ class OnnxGraph:
     def concatenate(self, x: Value, y: Value) -> Value:
         return self.node("Concat", [x, y], (*x.shape[:-1], x.shape[-1] + y.shape[-1]), axis=1)
 
-    def channels(self, x: Value, start: int, stop: int) -> Value:
-        bounds = [self.numbers(np.array([n], "int64")) for n in (start, stop, 1)]
-        return self.node("Slice", [x, *bounds], (*x.shape[:-1], stop - start))
-
     def upsample_nearest(self, x: Value) -> Value:
-        scales = self.numbers(np.array([1, 1, 2, 2], "float32"))
+        scales = self.small_constant(np.array([1, 1, 2, 2], "float32"))
         shape = (2 * x.shape[0], 2 * x.shape[1], x.shape[2])
         options = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         return self.node("Resize", [x, "", scales], shape, **options)
@@ -269,19 +175,19 @@ class OnnxGraph:
         return self.node("Gather", [table, ids], (*ids.shape, layer.embeddings.shape[1]))
 
     def clip(self, x: Value, low: float, high: float) -> Value:
-        return self.node("Clip", [x, *(self.numbers(np.array(n, "float32")) for n in (low, high))], x.shape)
+        return self.node("Clip", [x, *(self.small_constant(np.array(n, "float32")) for n in (low, high))], x.shape)
 
     def greater(self, x: Value, bound: float) -> Value:
-        greater = self.node("Greater", [x, self.numbers(np.array(bound, "float32"))], x.shape)
+        greater = self.node("Greater", [x, self.small_constant(np.array(bound, "float32"))], x.shape)
         return self.node("Cast", [greater], x.shape, to=TensorProto.FLOAT)
 
     def largest_channel(self, x: Value) -> Value:
-        return self.node("ReduceMax", [x, self.numbers(np.array([1], "int64"))], (*x.shape[:2], 1), keepdims=1)
+        return self.node("ReduceMax", [x, self.small_constant(np.array([1], "int64"))], (*x.shape[:2], 1), keepdims=1)
 
     def order_statistics(self, x: Value, places: list[int]) -> list[Value]:
         count = x.shape[0] * x.shape[1]
         flat = self.reshaped(x, (1, count), (count,))
-        rising = self.node("TopK", [flat, self.numbers(np.array([count], "int64"))], (count,), 2, largest=0)
+        rising = self.node("TopK", [flat, self.small_constant(np.array([count], "int64"))], (count,), 2, largest=0)
         return [self.channels(rising, place, place + 1) for place in places]
 
     def average_pool(self, x: Value, factor: int) -> Value:
@@ -290,13 +196,13 @@ class OnnxGraph:
 
     def affine(self, x: Value, scale: float, offset: float) -> Value:
         if scale != 1.0:
-            x = self.node("Mul", [x, self.numbers(np.array(scale, "float32"))], x.shape)
-        return x if not offset else self.node("Add", [x, self.numbers(np.array(offset, "float32"))], x.shape)
+            x = self.node("Mul", [x, self.small_constant(np.array(scale, "float32"))], x.shape)
+        return x if not offset else self.node("Add", [x, self.small_constant(np.array(offset, "float32"))], x.shape)
 
     # The file
 
     def write(self, path: Path, store: Store | None = None) -> None:
-        """Write the model, its weights into a store; without one, more than a gibibyte of them into files beside it."""
+        """Write the model, and its weights into a store; without one, more than INLINE bytes into files beside it."""
         apart = store is None and sum(weight.bytes for weight in self.weights.values()) > INLINE
         with Store(path) if apart else contextlib.nullcontext(store) as store:
             tensors = {weight.name: self._tensor(weight, store) for weight in self.weights.values()}

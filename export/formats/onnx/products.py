@@ -1,12 +1,12 @@
-"""What ONNX graphs do with kernels: products and convolutions, in the forms that ONNX Runtime is fast with.
+"""Products and convolutions in ONNX graphs, in the forms that ONNX Runtime is fast with.
 
-By how a kernel is kept:
-- float32, float16: Gemm, MatMul and Conv; float16 is widened when a file is loaded.
-- int8: activations are rounded to 8 bits as they come, by one scale a tensor, and multiplied with MatMulInteger. A
+By the weight format of the kernel:
+- float32, float16: Gemm, MatMul and Conv; float16 is cast when a file is loaded.
+- int8: activations are rounded to 8 bits at run time, by one scale per tensor, and multiplied with MatMulInteger. A
   convolution gathers its windows first, because ONNX Runtime has no fast ConvInteger; where that would take more than
-  COLUMNS bytes, its kernel is widened as below.
-- int8_weight_only: the kernel is widened where it is used, in every step.
-- int4: MatMulNBits for products; kernels of convolutions are widened where they are used.
+  COLUMNS bytes, its kernel is dequantized as below.
+- int8_weight_only: the kernel is dequantized where it is used, in every step.
+- int4: MatMulNBits for products; kernels of convolutions are dequantized where they are used.
 """
 
 from __future__ import annotations
@@ -14,20 +14,18 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from export.emit.graph import Value
-from export.quantization import weights as kept
-
-if TYPE_CHECKING:
-    from export.formats.onnx.graph import OnnxGraph
+from export.formats.onnx.nodes import OnnxNodes
+from export.quantization.weights import block_size, int8_scales, kernel_rows, quantize_int4, quantize_int8
 
 COLUMNS = 2**27  # bytes that the gathered windows of a convolution may take
 
 
-def dense(g: OnnxGraph, x: Value, layer) -> Value:
+def dense(g: OnnxNodes, x: Value, layer) -> Value:
     """`Graph.dense`."""
     kind, d = g.weight_formats(layer.kernel), layer.kernel.shape[-1]
     shape, bias = (*x.shape[:-1], d), _bias(g, layer, "", (d,))
@@ -40,7 +38,7 @@ def dense(g: OnnxGraph, x: Value, layer) -> Value:
     return g.node("Gemm", [x, _matrix(g, layer), bias], shape)
 
 
-def project_in(g: OnnxGraph, x: Value, layer) -> Value:
+def project_in(g: OnnxNodes, x: Value, layer) -> Value:
     """`Graph.project_in`."""
     height, width, channels = x.shape
     flat = g.reshaped(x, (channels, height * width), (channels, height * width))
@@ -50,7 +48,7 @@ def project_in(g: OnnxGraph, x: Value, layer) -> Value:
     return g.node("Gemm", [flat, _matrix(g, layer), _bias(g, layer, "", shape[1:])], shape, transA=1)
 
 
-def project_out(g: OnnxGraph, x: Value, layer, size: tuple[int, int]) -> Value:
+def project_out(g: OnnxNodes, x: Value, layer, size: tuple[int, int]) -> Value:
     """`Graph.project_out`."""
     d = layer.kernel.shape[-1]
     if g.weight_formats(layer.kernel) in ("int8", "int4"):
@@ -71,7 +69,7 @@ class _Window(NamedTuple):
     size: tuple[int, int]  # of what comes out
 
 
-def conv(g: OnnxGraph, x: Value, layer) -> Value:
+def conv(g: OnnxNodes, x: Value, layer) -> Value:
     """`Graph.conv`."""
     k, stride, filters = layer.kernel_size[0], layer.strides[0], layer.filters
     before = k // 2 if stride == 1 or layer.symmetric_padding else 0
@@ -94,49 +92,49 @@ def conv(g: OnnxGraph, x: Value, layer) -> Value:
 # Kernels as runtimes take them
 
 
-def _bias(g: OnnxGraph, layer, view: str, shape: tuple[int, ...]) -> str | None:
+def _bias(g: OnnxNodes, layer, view: str, shape: tuple[int, ...]) -> str | None:
     return g.real(layer.bias, view, shape, lambda a: a.reshape(shape)) if layer.use_bias else None
 
 
-def _matrix(g: OnnxGraph, layer) -> str:
+def _matrix(g: OnnxNodes, layer) -> str:
     """A layer's kernel as float32 [C, D]."""
     c, d = layer.kernel.shape[-2:]
     if g.weight_formats(layer.kernel) != "int8_weight_only":
         return g.real(layer.kernel, "", (c, d), lambda a: a.reshape(c, d))
-    matrix = g.stored(layer.kernel, "int8", (c, d), lambda a: kept.int8(a).reshape(c, d), "int8")
+    matrix = g.stored(layer.kernel, "int8", (c, d), lambda a: quantize_int8(a).reshape(c, d), "int8")
     return g.node("DequantizeLinear", [matrix, _scales(g, layer)], (c, d), axis=1, again=True).name
 
 
-def _filters(g: OnnxGraph, layer) -> str:
+def _filters(g: OnnxNodes, layer) -> str:
     """A convolution's kernel as float32 [O, I, k, k]."""
     kernel, kind = layer.kernel, g.weight_formats(layer.kernel)
     k, _, c, d = kernel.shape
     own = (d, c, k, k)
     if kind == "int4":
         numbers, scales, width = _four_bits(g, kernel, view="rows")
-        options = {"axis": 1, "block_size": kept.block_of(k * k * c), "again": True}
+        options = {"axis": 1, "block_size": block_size(k * k * c), "again": True}
         rows = g.node("DequantizeLinear", [numbers, scales], (d, width), **options)
         if width != k * k * c:
             rows = g.channels(rows, 0, k * k * c)
         return g.reshaped(rows, own, own).name
     if not kind.startswith("int8"):
         return g.real(kernel, "oihw", own, lambda a: a.transpose(3, 2, 0, 1))
-    filters = g.stored(kernel, "int8 oihw", own, lambda a: kept.int8(a).transpose(3, 2, 0, 1), "int8")
+    filters = g.stored(kernel, "int8 oihw", own, lambda a: quantize_int8(a).transpose(3, 2, 0, 1), "int8")
     return g.node("DequantizeLinear", [filters, _scales(g, layer)], own, axis=0, again=True).name
 
 
-def _scales(g: OnnxGraph, layer) -> str:
-    return g.stored(layer.kernel, "scales", layer.kernel.shape[-1:], kept.scales_of)
+def _scales(g: OnnxNodes, layer) -> str:
+    return g.stored(layer.kernel, "scales", layer.kernel.shape[-1:], int8_scales)
 
 
-def _four_bits(g: OnnxGraph, kernel, *, view: str) -> tuple[str, str, int]:
+def _four_bits(g: OnnxNodes, kernel, *, view: str) -> tuple[str, str, int]:
     """A kernel in four bits, its scales, and the length of its rows with what fills the last block.
 
     As "rows", int4 [D, K], for DequantizeLinear, or as "blocks", uint8 [D, B, block / 2], for MatMulNBits, which counts
     from -8.
     """
     d, width = kernel.shape[-1], math.prod(kernel.shape[:-1])
-    block = kept.block_of(width)
+    block = block_size(width)
     blocks = -(-width // block)
     source = _Source(kernel)
     if view == "rows":
@@ -156,7 +154,7 @@ class _Source:
 
 @functools.lru_cache(maxsize=1)  # numbers and scales are written one after the other
 def _in_four_bits(source: _Source) -> tuple[np.ndarray, np.ndarray]:
-    return kept.int4(kept.rows_of(np.asarray(source.variable.numpy(), "float32")))
+    return quantize_int4(kernel_rows(np.asarray(source.variable.numpy(), "float32")))
 
 
 def _packed(numbers: np.ndarray) -> np.ndarray:
@@ -168,39 +166,42 @@ def _packed(numbers: np.ndarray) -> np.ndarray:
 # Products of whole numbers
 
 
-def _plus(g: OnnxGraph, x: Value, bias: str | None) -> Value:
+def _plus(g: OnnxNodes, x: Value, bias: str | None) -> Value:
     return x if bias is None else g.node("Add", [x, bias], x.shape)
 
 
-def _rounded(g: OnnxGraph, x: Value) -> tuple[Value, str, str]:
+def _rounded(g: OnnxNodes, x: Value) -> tuple[Value, str, str]:
     """x in 8 bits, its scale and its zero point."""
     numbers = g.node("DynamicQuantizeLinear", [x], x.shape, 3)
     return numbers, f"{numbers.name}_1", f"{numbers.name}_2"
 
 
-def _integer_product(g: OnnxGraph, x: Value, scale: str, zero: str, layer, shape: tuple[int, ...]) -> Value:
+def _integer_product(g: OnnxNodes, x: Value, scale: str, zero: str, layer, shape: tuple[int, ...]) -> Value:
     """Rows of 8 bits [N, K] times a kernel's [K, D], as float32."""
     d, width = layer.kernel.shape[-1], math.prod(layer.kernel.shape[:-1])
-    matrix = g.stored(layer.kernel, "int8", (width, d), lambda a: kept.int8(a).reshape(width, d), "int8")
+    matrix = g.stored(layer.kernel, "int8", (width, d), lambda a: quantize_int8(a).reshape(width, d), "int8")
     product = g.node("Cast", [g.node("MatMulInteger", [x, matrix, zero], shape)], shape, to=1)
     return g.node("Mul", [product, g.node("Mul", [scale, _scales(g, layer)], (d,))], shape)
 
 
-def _integer_conv(g: OnnxGraph, x: Value, layer, window: _Window) -> Value:
+def _integer_conv(g: OnnxNodes, x: Value, layer, window: _Window) -> Value:
     """A convolution as a product: of the windows of a map, one after the other, with the kernel."""
     numbers, scale, zero = _rounded(g, x)
     last = g.node("Transpose", [numbers], x.shape, perm=[0, 2, 3, 1])
     if window.side > 1:
         pads = np.array([0, window.before, window.before, 0, 0, window.after, window.after, 0], "int64")
-        padded = g.node("Pad", [last, g.numbers(pads), zero], x.shape)
+        padded = g.node("Pad", [last, g.small_constant(pads), zero], x.shape)
         height, width = (window.stride * (side - 1) + 1 for side in window.size)
-        axes, strides = g.numbers(np.array([1, 2], "int64")), g.numbers(np.array([window.stride] * 2, "int64"))
+        axes, strides = (
+            g.small_constant(np.array([1, 2], "int64")),
+            g.small_constant(np.array([window.stride] * 2, "int64")),
+        )
         places = [
             g.node(
                 "Slice",
                 [
                     padded,
-                    *(g.numbers(np.array(at, "int64")) for at in ([i, j], [i + height, j + width])),
+                    *(g.small_constant(np.array(at, "int64")) for at in ([i, j], [i + height, j + width])),
                     axes,
                     strides,
                 ],
@@ -217,9 +218,9 @@ def _integer_conv(g: OnnxGraph, x: Value, layer, window: _Window) -> Value:
     return g.reshaped(flat, (1, filters, *window.size), (*window.size, filters))
 
 
-def _four_bit_product(g: OnnxGraph, x: Value, layer, shape: tuple[int, ...]) -> Value:
+def _four_bit_product(g: OnnxNodes, x: Value, layer, shape: tuple[int, ...]) -> Value:
     """Rows [N, K] times a kernel's [K, D] of four bits."""
     numbers, scales, _ = _four_bits(g, layer.kernel, view="blocks")
     width = math.prod(layer.kernel.shape[:-1])
-    options = {"K": width, "N": shape[-1], "bits": 4, "block_size": kept.block_of(width), "domain": "com.microsoft"}
+    options = {"K": width, "N": shape[-1], "bits": 4, "block_size": block_size(width), "domain": "com.microsoft"}
     return g.node("MatMulNBits", [x, numbers, scales], shape, **options)

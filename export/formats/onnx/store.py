@@ -1,4 +1,4 @@
-"""The weights of ONNX graphs: what is to be written of each, and the files beside graphs that hold them."""
+"""The weights of ONNX graphs, and the files beside graphs that hold them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MAX_FILE = 2**31 - 2**20  # bytes of a file of weights
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor that is written with the file: its name, shape, type and bytes, and how to get what it holds.
+    """A tensor of the file: its name, shape, type and bytes, and a function that reads its content.
 
     Attributes:
-        of_variable: whether its name says all of it, in other graphs, too; a constant's does not.
+        of_variable: whether equal names mean equal content in other graphs, too. Those of constants do not.
     """
 
     name: str
@@ -28,10 +28,7 @@ class Weight:
 
 
 class Store:
-    """Files of weights beside models: beside that at `path`, and others of its folder.
-
-    What several models have of a variable is written once.
-    """
+    """Files of weights beside the model at `path` and others of its folder. What models share is written once."""
 
     def __init__(self, path: Path):
         self._path, self._files, self._file = path, 0, None
@@ -44,7 +41,7 @@ class Store:
         self._close()
 
     def place(self, weight: Weight) -> dict:
-        """Where a weight lies; it is written first where it is not there."""
+        """The place of a weight, which is written if it is not there yet."""
         if weight.name not in self._places or not weight.of_variable:
             self._places[weight.name] = self._append(weight.read())
         return self._places[weight.name]
@@ -66,5 +63,5 @@ class Store:
 
 
 def _aligned(offset: int) -> int:
-    """The next place that a weight can be mapped into memory from."""
+    """The next offset from which a weight can be mapped into memory."""
     return -(-offset // 4096) * 4096

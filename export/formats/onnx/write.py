@@ -1,43 +1,33 @@
-"""ONNX: for ONNX Runtime and whatever else reads it."""
+"""Writing ONNX files."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
 
 from export.emit.program import SamplerProgram
-from export.formats.onnx.graph import OnnxGraph as Graph
-from export.formats.onnx.graph import bodies
+from export.formats.onnx.graph import OnnxGraph, bodies
 from export.formats.onnx.store import Store
 from export.quantization.weights import WeightFormats
-from export.runtime.run import load_onnx as load
-
-__all__ = ["MAX_GRAPH", "Graph", "load", "stored_bytes", "write"]
-
-MAX_GRAPH = math.inf  # bytes: its weights lie in as many files as it takes
 
 
 def write(
     programs: Sequence[SamplerProgram],
-    emit: Callable[[Graph, SamplerProgram], None],
+    emit: Callable[[OnnxGraph, SamplerProgram], None],
     path: Path,
     weight_formats: WeightFormats,
 ) -> list[dict]:
-    """Write a graph of programs that differ in their size, each into a file of its own.
+    """Write a graph of programs that differ in their size only, each into a file of its own: see `Format.write`.
 
-    The weights of several, or more than a gibibyte of one's, lie in files beside them, each once.
-
-    Returns:
-        of each its file, its inputs and outputs.
+    The weights of several graphs, or more than a gibibyte of one, are in files beside them, each once.
     """
     made = []
     with Store(path) if len(programs) > 1 else contextlib.nullcontext() as store:
         for place, program in enumerate(programs):
-            graph, file = Graph(weight_formats), path
+            graph, file = OnnxGraph(weight_formats), path
             if place:
                 file = path.with_stem(f"{path.stem}-{program.height}x{program.width}")
             emit(graph, program)
@@ -47,7 +37,7 @@ def write(
 
 
 def stored_bytes(path: Path) -> int:
-    """Bytes of all constants of an ONNX file, those beside it included."""
+    """Bytes of all constants of an ONNX file, including those in files beside it."""
     graph = onnx.load(path, load_external_data=False).graph
     return sum(_bytes(tensor) for part in (graph, *bodies(graph.node)) for tensor in part.initializer)
 

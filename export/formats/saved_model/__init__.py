@@ -1,1 +1,32 @@
-"""SavedModel: for TensorFlow and TensorFlow Serving."""
+"""SavedModel, for TensorFlow and TensorFlow Serving. The declaration; TensorFlow is imported when it is used."""
+
+from __future__ import annotations
+
+from export.formats import FORMATS
+from export.formats.format import Format
+
+
+@FORMATS.register("saved_model")
+class SavedModel(Format):
+    """A folder with a version, as TensorFlow Serving wants it."""
+
+    suffix = "/1"
+    needs_tensorflow = True
+
+    @staticmethod
+    def write(programs, emit, path, weight_formats):
+        from export.formats.saved_model.write import write
+
+        return write(programs, path)
+
+    @staticmethod
+    def load(graph):
+        from export.formats.saved_model.write import load
+
+        return load(graph)
+
+    @staticmethod
+    def stored_bytes(path):
+        from export.formats.saved_model.write import stored_bytes
+
+        return stored_bytes(path)

@@ -1,35 +1,24 @@
-"""SavedModel: for TensorFlow and TensorFlow Serving."""
+"""Writing and reading SavedModel folders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export.emit.graph import Graph
-from export.emit.program import SamplerProgram, signatures
-from export.package.manifest import GraphFile
-from export.quantization.weights import WeightFormats
-from export.runtime.run import Run, Tensors
+from export.emit.program import SamplerProgram
+from export.formats.format import GraphFile, Run, Tensors, signatures
 
-# Every swish brings the function of its gradient along: without them a graph is saved four times as fast.
+# Without the gradient functions of swish a graph is saved four times as fast.
 OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
 
-def write(
-    programs: Sequence[SamplerProgram],
-    emit: Callable[[Graph, SamplerProgram], None],
-    path: Path,
-    weight_formats: WeightFormats,
-) -> list[dict]:
-    """Write whole programs that differ in their size, float32, as a SavedModel folder, each as a signature.
+def write(programs: Sequence[SamplerProgram], path: Path) -> list[dict]:
+    """Write programs that differ in their size only as the signatures of a SavedModel folder: see `Format.write`.
 
-    Their weights stay variables. `emit` and `keep` are for formats that write graphs of their own.
-
-    Returns:
-        of each its folder, its signature, its inputs and outputs.
+    Their weights stay float32 variables.
     """
     names = signatures(programs)
     functions = {name: program.trace() for name, program in zip(names, programs, strict=True)}
@@ -46,7 +35,7 @@ def write(
 
 
 def load(graph: GraphFile) -> Run:
-    """Read a signature of a SavedModel folder back."""
+    """A signature of a SavedModel folder."""
     loaded = tf.saved_model.load(str(graph.path))
 
     def run(inputs: Tensors) -> Tensors:

@@ -1,1 +1,51 @@
-"""TFLite flatbuffers: for LiteRT, on phones and desktops."""
+"""LiteRT (TFLite) files, for phones and desktops. The declaration; nothing heavy is imported before it is used."""
+
+from __future__ import annotations
+
+import os
+
+from codi_tf.core.errors import UserError
+from export.formats import FORMATS
+from export.formats.format import Format, GraphFile, Run
+from export.formats.tflite.limits import MAX_FILE
+
+
+@FORMATS.register("tflite")
+class TFLite(Format):
+    """A file is smaller than 2 GiB."""
+
+    suffix = ".tflite"
+    weight_formats = ("float32", "float16", "int8", "int8_weight_only")
+    mixed_formats = ("float16", "int8_weight_only")
+    layouts = ("whole", "parts")
+    max_graph = MAX_FILE
+    requires = {"flatbuffers": "flatbuffers", "ai_edge_litert": "ai-edge-litert"}
+
+    @staticmethod
+    def write(programs, emit, path, weight_formats):
+        from export.formats.tflite.write import write
+
+        return write(programs, emit, path, weight_formats)
+
+    @staticmethod
+    def load(graph: GraphFile) -> Run:
+        """A flatbuffer's signature in LiteRT, on all processors."""
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ModuleNotFoundError:
+            raise UserError(f"{graph.path}: a .tflite file needs LiteRT: pip install ai-edge-litert") from None
+        interpreter = Interpreter(model_path=str(graph.path), num_threads=os.cpu_count())
+        runner = interpreter.get_signature_runner(graph.signature)
+        return lambda inputs: runner(**inputs)
+
+    @staticmethod
+    def stored_bytes(path):
+        from export.formats.tflite.write import stored_bytes
+
+        return stored_bytes(path)
+
+    @staticmethod
+    def new_graph():
+        from export.formats.tflite.graph import LiteRtGraph
+
+        return LiteRtGraph()

@@ -1,6 +1,6 @@
 """LiteRT (TFLite) files: graphs as signatures, and their weights behind the flatbuffer.
 
-Weights are written one after the other, so that memory stays at that of the largest.
+Weights are read and written one at a time, so that memory holds one of them at most.
 """
 
 from __future__ import annotations
@@ -8,49 +8,54 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from codi_tf.core.errors import UserError
+from export.formats.tflite.limits import MAX_FILE
 
-if TYPE_CHECKING:
-    from export.formats.tflite.graph import LiteRtGraph
-
-MAX_FILE = 2**31 - 1  # bytes: phones map a file with signed offsets
 ALIGNMENT = 64
 VERSIONS = {"CONV_2D": 5, "FULLY_CONNECTED": 9, "DEQUANTIZE": 3, "BATCH_MATMUL": 1, "RESIZE_NEAREST_NEIGHBOR": 1}
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A buffer: its size, and how to get what it holds."""
+    """A buffer: its size, and a function that reads its content."""
 
     bytes: int
     read: Callable[[], np.ndarray]
 
 
+class Subgraph:
+    """A graph of a file, and the indices of its inputs and outputs by their names."""
+
+    def __init__(self):
+        self.graph = schema.SubGraphT()
+        self.graph.tensors, self.graph.operators, self.graph.inputs, self.graph.outputs = [], [], [], []
+        self.names: dict[str, dict[str, int]] = {"inputs": {}, "outputs": {}}
+
+
 class LiteRtFile:
-    """Graphs that lie in one file, each a signature of its own, and the buffers of them all: each weight is held once.
+    """The graphs of one file, each a signature of its own, and their buffers: each weight is stored once.
 
     Attributes:
-        codes: the kinds of operators, and their places in the file.
+        codes: the kinds of operators -> their places in the file.
     """
 
     def __init__(self):
         self.codes: dict[str, int] = {}
-        self._graphs: dict[str, LiteRtGraph] = {}
+        self._graphs: dict[str, Subgraph] = {}
         self._buffers: list[Weight | None] = [None]  # buffer 0 is empty, by convention
         self._places: dict[object, int] = {}
 
-    def add(self, signature: str, graph: LiteRtGraph) -> None:
-        """Make a graph, whose weights are this file's, one of its signatures."""
+    def add(self, signature: str, graph: Subgraph) -> None:
+        """Make a graph, whose weights are in this file, one of its signatures."""
         self._graphs[signature] = graph
 
     def buffer(self, key: object, weight: Weight) -> int:
-        """The place of a buffer; the same key is the same content."""
+        """The place of a buffer; equal keys have equal content."""
         if key not in self._places:
             self._places[key] = len(self._buffers)
             self._buffers.append(weight)

@@ -1,4 +1,4 @@
-"""TFLite flatbuffer: for LiteRT, on phones and desktops. Built-in operators only."""
+"""Writing and inspecting LiteRT files."""
 
 from __future__ import annotations
 
@@ -8,44 +8,38 @@ from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
 
-from export.emit.program import SamplerProgram, signatures
-from export.formats.tflite.file import MAX_FILE as MAX_GRAPH
+from export.emit.program import SamplerProgram
+from export.formats.format import signatures
 from export.formats.tflite.file import LiteRtFile
-from export.formats.tflite.graph import LiteRtGraph as Graph
+from export.formats.tflite.graph import LiteRtGraph
 from export.quantization.weights import WeightFormats
-from export.runtime.run import load_tflite as load
-
-__all__ = ["MAX_GRAPH", "Graph", "load", "operators", "stored_bytes", "write"]
 
 _NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
 
 def write(
     programs: Sequence[SamplerProgram],
-    emit: Callable[[Graph, SamplerProgram], None],
+    emit: Callable[[LiteRtGraph, SamplerProgram], None],
     path: Path,
     weight_formats: WeightFormats,
 ) -> list[dict]:
-    """Write a graph of programs that differ in their size into one flatbuffer, each as a signature.
-
-    Returns:
-        of each its file, its signature, its inputs and outputs.
+    """Write a graph of programs that differ in their size only into one flatbuffer: see `Format.write`.
 
     Raises:
-        UserError: it would be larger than a file may be.
+        UserError: the file would be larger than one may be.
     """
     file, made = LiteRtFile(), []
     for program, name in zip(programs, signatures(programs), strict=True):
-        graph = Graph(weight_formats, file)
+        graph = LiteRtGraph(weight_formats, file)
         emit(graph, program)
-        file.add(name, graph)
+        file.add(name, graph.subgraph)
         made.append({"file": path, "signature": name, **graph.signature})
     file.write(path)
     return made
 
 
 def operators(path: Path) -> collections.Counter[str]:
-    """How often each operator occurs in a flatbuffer; one that is not built in counts as "CUSTOM name"."""
+    """How often each operator occurs in a flatbuffer; those that are not built in are named "CUSTOM name"."""
     model = _read(path)
     codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
     names = [
@@ -58,7 +52,7 @@ def operators(path: Path) -> collections.Counter[str]:
 
 
 def stored_bytes(path: Path) -> int:
-    """Bytes of all constants in a file, within the flatbuffer or behind it."""
+    """Bytes of all constants in a file, inside the flatbuffer or behind it."""
     model = _read(path)
     buffers = (model.Buffers(i) for i in range(model.BuffersLength()))
     return sum(buffer.DataLength() or buffer.Size() for buffer in buffers)

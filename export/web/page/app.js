@@ -24,9 +24,9 @@ let opened; // a promise of its graphs, ready to run, and of its tokenizer
 let photo; // {name, image}: what was chosen
 let stopping; // an AbortController of what is running
 
-// What is shown
+// Display
 
-/** "loading" and "failed": there is no page yet; "empty": no photo; "ready": one is there; "running"; "done". */
+/** The states: "loading" and "failed" (no page yet), "empty" (no photo), "ready" (with one), "running", "done". */
 function enter(state) {
   document.body.dataset.state = state;
   for (const control of document.querySelectorAll(".control")) control.disabled = state === "running";
@@ -38,7 +38,7 @@ function is(...states) {
   return states.includes(document.body.dataset.state);
 }
 
-/** Say how it goes. `share`: how much of it is done; 0: it has just begun; null: it is over. */
+/** Show the progress. `share`: the share that is done, 0 at the start; null: nothing is running. */
 function tell(text, share = null) {
   if (page.status.textContent !== text) page.status.textContent = text; // each time readers say it
   page.progress.hidden = share === null;
@@ -46,7 +46,7 @@ function tell(text, share = null) {
   else page.progress.removeAttribute("value");
 }
 
-/** Do something that may go wrong, and say in one line what went wrong. */
+/** Run something that may fail, and show the failure in one line. */
 async function attempt(action) {
   page.error.textContent = "";
   try {
@@ -60,7 +60,7 @@ async function attempt(action) {
   }
 }
 
-// What is done
+// Actions
 
 async function start() {
   if (typeof WebAssembly !== "object") throw new PageError("This browser has no WebAssembly: use another one.");
@@ -92,13 +92,20 @@ async function load() {
 
 async function choose(file) {
   const image = await readPicture(file);
-  photo = { name: file.name, image: manifest.task.name === "depth" ? nearness(image, manifest.task.kind) : image };
+  photo = { name: file.name, image: depthKind() ? nearness(image, depthKind()) : image };
   show(photo.image, page.before);
   page.view.style.setProperty("--ratio", image.width / image.height);
   page.large.hidden = image.height <= manifest.image_size[0] && image.width <= manifest.image_size[1];
   mask.start(image.width, image.height);
   back();
   if (!takesMask() && !lacksPrompt()) await run();
+}
+
+// What a depth map holds, "disparity" or "depth"; null for other conditions. Manifests before version 3 name the task only.
+function depthKind() {
+  const { condition_file: file, task } = manifest;
+  if (file === undefined) return task.name === "depth" ? (task.kind ?? "disparity") : null;
+  return file === "disparity" || file === "depth" ? file : null;
 }
 
 function takesMask() {
@@ -113,7 +120,7 @@ function lacksPrompt() {
   return takesPrompt() && !page.prompt.value.trim();
 }
 
-/** To the photo as it was. */
+/** Back to the photo alone. */
 function back() {
   steps.clear();
   split(100);
@@ -165,7 +172,7 @@ async function offer(name) {
   page.download.download = name;
 }
 
-// Who asks for it
+// Events
 
 for (const input of [page.photo, page.camera]) {
   input.addEventListener("change", () => {

@@ -1,6 +1,6 @@
-// Before and after, one over the other: a line between them that a pointer, a finger or the keys move.
+// Before and after on top of each other, with a dividing line that a pointer, a finger or the keys move.
 
-/** `view` shows what lies over it from --split on; `range`, an <input type="range">, is what keys and readers use. */
+/** `view` shows the upper image from --split on; `range`, an <input type="range">, serves keys and screen readers. */
 export function compare(view, range) {
   const show = () => view.style.setProperty("--split", `${range.value}%`);
   const follow = ({ clientX }) => {

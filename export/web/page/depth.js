@@ -1,8 +1,8 @@
-// A depth map, a grey picture, as a condition: codi_tf.depth_files in eight bits.
+// A depth map, a gray image, as a condition: codi_tf.io.depth_files in eight bits.
 
 import { PageError } from "errors";
 
-/** Nearness from 0 to 1, grey. `kind`: "disparity", bright is near; "depth", the values are distances. */
+/** Nearness from 0 to 1, gray. `kind`: "disparity", bright is near; "depth", the values are distances. */
 export function nearness(image, kind) {
   const near = Float64Array.from({ length: image.height * image.width }, (_, i) => {
     const [red, green, blue] = image.data.subarray(3 * i, 3 * i + 3);

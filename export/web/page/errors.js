@@ -1,11 +1,11 @@
-// What goes wrong, in one line that says what to do.
+// Errors, in one line that says what to do.
 
-/** A line for whoever looks at the page. */
+/** An error whose message is written for the user. */
 export class PageError extends Error {}
 
 const MEMORY = /out of memory|bad_alloc|allocat|memory access out of bounds|array buffer|invalid array length/i;
 
-/** Anything that was thrown, as one line. */
+/** Anything thrown, as one line. */
 export function explain(error) {
   if (error instanceof PageError) return error.message;
   const text = String(error?.message ?? error).split("\n")[0];

@@ -1,4 +1,4 @@
-// The large files of the site: beside the page, or within it where it is one file. Their sizes stand in the page.
+// The large files of the site: beside the page, or inside it where it is one file. The page lists their sizes.
 
 import { PageError } from "errors";
 
@@ -7,7 +7,7 @@ const sizes = JSON.parse(document.getElementById("files").textContent);
 /** Bytes of all files of the site. */
 export const totalBytes = Object.values(sizes).reduce((a, b) => a + b, 0);
 
-/** A file, Uint8Array; `onBytes` hears of every stretch that has arrived. */
+/** A file, Uint8Array; `onBytes` is called with the size of every chunk that has arrived. */
 export async function read(path, onBytes = () => {}) {
   const inside = document.getElementById(path);
   const bytes = new Uint8Array(sizes[path]);
@@ -21,7 +21,7 @@ export async function read(path, onBytes = () => {}) {
   return bytes;
 }
 
-/** A file of JSON. */
+/** A JSON file, parsed. */
 export async function readJson(path, onBytes) {
   return JSON.parse(new TextDecoder().decode(await read(path, onBytes)));
 }

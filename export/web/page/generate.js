@@ -1,4 +1,4 @@
-// From a photo to a picture of its size: what `generate` of export.run does.
+// From a photo to an image of its size, as `generate` of export.runtime.run does it.
 
 import { gaussianNoise } from "noise";
 import { continued, corner, fitted, halfToEven, mirrored, restored } from "resample";
@@ -7,13 +7,13 @@ import { blended, part, tiles } from "tiles";
 const OVERLAP = 0.25; // of tiles, of their shorter side
 
 /**
- * The pictures of a photo: after each step, where the package has parts; else the last one.
+ * The images for a photo: one after each step for packages of parts, else the last one.
  *
- * @param sampler what `openSampler` gives
- * @param photo an image of as many channels as the package's condition
+ * @param sampler from `openSampler`
+ * @param photo an image with the channels of the package's condition
  * @param seed BigInt
- * @param tiled whether a photo that is larger than the package's size is worked on in tiles, not made smaller
- * @param progress hears of what share of all is done
+ * @param tiled whether a photo larger than the package's size is processed in tiles instead of scaled down
+ * @param progress called with the share that is done
  * @param signal an AbortSignal
  */
 export async function* generate(sampler, manifest, photo, { seed, tiled, progress, signal }) {

@@ -1,10 +1,10 @@
-// Painting what is to be filled in: with a pointer, a finger or the keys.
+// Painting the mask: with a pointer, a finger or the keys.
 
 import { PageError } from "errors";
 
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], " ": [0, 0] };
 
-/** A mask painted on a canvas that lies over the photo. Strokes are kept, so that they can be taken back. */
+/** A mask painted on a canvas over the photo. Strokes are recorded, so that they can be undone. */
 export class Mask {
   constructor(canvas, size) {
     this.canvas = canvas;
@@ -17,7 +17,7 @@ export class Mask {
     canvas.addEventListener("blur", () => this.draw((this.cursor = null)));
   }
 
-  /** Begin anew, for a photo of this size. */
+  /** An empty mask for a photo of this size. */
   start(width, height) {
     Object.assign(this.canvas, { width, height });
     this.clear();
@@ -33,7 +33,7 @@ export class Mask {
     this.draw();
   }
 
-  /** The mask as an image of one channel: 1 where it was painted, else 0. */
+  /** The mask as an image of one channel: 1 where it is painted, else 0. */
   image() {
     this.draw((this.cursor = null));
     const { width, height } = this.canvas;

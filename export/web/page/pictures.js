@@ -1,10 +1,10 @@
-// Picture files and canvases to images (see resample.js) and back.
+// Image files and canvases to images in memory (see resample.js) and back.
 
 import { PageError } from "errors";
 
 const MAX_PIXELS = 2 ** 22; // of a photo: larger ones are made smaller when they are read, for the sake of memory
 
-/** A picture file as an image of three channels, upright, transparent parts white, color profiles ignored. */
+/** An image file as an image of three channels, upright, transparent parts white, color profiles ignored. */
 export async function readPicture(file) {
   const options = { colorSpaceConversion: "none", imageOrientation: "from-image" };
   let bitmap = await createImageBitmap(file, options).catch(() => {
@@ -29,7 +29,7 @@ export async function readPicture(file) {
   return { height, width, channels: 3, data: rgb };
 }
 
-/** Show the RGB of an image on a canvas, in the image's size. */
+/** Draw the RGB channels of an image on a canvas of its size. */
 export function show(image, canvas) {
   Object.assign(canvas, { width: image.width, height: image.height });
   const pixels = new ImageData(image.width, image.height);

@@ -1,13 +1,13 @@
-// Pictures in other sizes, to the last bit as codi_tf.io.images and export.runtime.run make them (Pillow's filters for floats).
+// Images in other sizes, bit for bit as codi_tf.io.images and export.runtime.run resize them (Pillow's float filters).
 //
-// An image is {height, width, channels, data}: Float32Array in [0, 1], row by row, the channels of a pixel together.
+// An image is {height, width, channels, data}: Float32Array in [0, 1], row by row, with the channels of a pixel side by side.
 
 /** An image of another size: bicubic (a = -1/2), antialiased where it shrinks, clipped to [0, 1]. */
 export function resized(image, height, width) {
   return map(scaled(image, height, width), (value) => Math.min(1, Math.max(0, value)));
 }
 
-/** A photo of another size; of a mask, the fourth channel, all that something unknown has a share in is unknown. */
+/** A photo in another size; a pixel of the mask, the fourth channel, is unknown where any of its sources is. */
 export function resizedCondition(photo, height, width) {
   if (photo.height === height && photo.width === width) return photo;
   if (photo.channels === 3) return resized(photo, height, width);
@@ -16,7 +16,7 @@ export function resizedCondition(photo, height, width) {
   return withMask(rgb, map(share, (value) => Math.abs(Math.fround(value - 0.5)) > 1e-4));
 }
 
-/** A photo as large as height x width allows, the ratio of its sides kept. */
+/** A photo as large as height x width allows, with the same aspect ratio. */
 export function fitted(photo, height, width) {
   const scale = Math.min(height / photo.height, width / photo.width);
   return resizedCondition(photo, ...[photo.height, photo.width].map((side) => Math.max(1, halfToEven(scale * side))));
@@ -27,7 +27,7 @@ export function mirrored(image, height, width) {
   return gathered(image, height, width, (y) => reflected(y, image.height), (x) => reflected(x, image.width));
 }
 
-/** An image whose last row and column go on until it is height x width. */
+/** An image whose last row and column are repeated until it is height x width. */
 export function continued(image, height, width) {
   return gathered(image, height, width, (y) => Math.min(y, image.height - 1), (x) => Math.min(x, image.width - 1));
 }
@@ -37,7 +37,7 @@ export function corner(image, height, width) {
   return gathered(image, height, width, (y) => y, (x) => x);
 }
 
-/** A picture in the size of the photo that it was made from; where that has a mask, what is known stays. */
+/** An output in the size of its photo; where the photo has a mask, known pixels are the photo's. */
 export function restored(picture, photo) {
   const { height, width } = photo;
   const same = picture.height === height && picture.width === width;
@@ -71,7 +71,7 @@ export function withMask(rgb, mask) {
   return { ...rgb, channels: 4, data };
 }
 
-/** The whole number beside x; of two, the even one. */
+/** The nearest integer; of two, the even one. */
 export function halfToEven(x) {
   const nearest = Math.round(x);
   return Math.abs(x % 1) === 0.5 && nearest % 2 !== 0 ? nearest - 1 : nearest;
@@ -106,7 +106,7 @@ function scaled(image, height, width) {
   return { ...image, height, width, data: down };
 }
 
-// One axis, of `from` entries that lie `stride` apart, in each of `lines` stretches of `length` numbers.
+// One axis of `from` entries at distance `stride`, in each of `lines` runs of `length` numbers.
 function along(data, lines, length, stride, from, to) {
   if (from === to) return data;
   const taps = bicubicTaps(from, to);
@@ -126,7 +126,7 @@ function along(data, lines, length, stride, from, to) {
   return out;
 }
 
-// For each of `to` places: the first of `from` entries that it is made of, and the weights of them and the next ones.
+// For each of `to` positions: the first of the `from` entries that it uses, and the weights from there on.
 function bicubicTaps(from, to) {
   const scale = from / to;
   const spread = Math.max(1, scale);

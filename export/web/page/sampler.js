@@ -1,13 +1,13 @@
-// A package's graphs, in a thread of their own. Tensors are Float32Array, a prompt's ids Int32Array, as the
-// manifest gives their shapes.
+// A package's graphs, in a thread of their own. Tensors are Float32Array, the tokens of a prompt Int32Array, in the
+// shapes of the manifest. Tensors are passed on by their names, whatever these are.
 
 /**
- * Get the graphs of a package ready.
+ * Load the graphs of a package.
  *
  * @param manifest the package's manifest.json
  * @param read path in the site -> Promise<Uint8Array>
- * @returns a function of a prompt's ids, where the package takes them, to a promise of what the package does then: one
- *   of one graph {whole: (condition, noise) -> image}, one of parts
+ * @returns a function of a prompt's tokens, for packages that take them, to the promise of a sampler: for one graph
+ *   {whole: (condition, noise) -> image}, for parts
  *   {read: condition -> pool, step: (i, z, pool) -> z, decode: (z, pool) -> image}
  */
 export async function openSampler(manifest, read) {
@@ -19,7 +19,7 @@ export async function openSampler(manifest, read) {
     await ask({ kind: "open", graph, model }, [model.buffer]);
   }
 
-  // The outputs of a graph, which finds its inputs by their names.
+  // The outputs of a graph, which takes its inputs from the pool by their names.
   function run(graph, pool) {
     const named = ([name, { shape }]) => [name, { data: pool[name], shape }];
     const inputs = Object.entries(manifest.graphs[graph].inputs).map(named);
@@ -30,10 +30,10 @@ export async function openSampler(manifest, read) {
     if (manifest.graphs.sampler) {
       return { whole: async (condition, noise) => (await run("sampler", { ids, condition, noise })).image };
     }
-    const told = manifest.graphs.text && (await run("text", { ids })); // once, however many tiles there are
+    const text = manifest.graphs.text && (await run("text", { ids })); // once, however many tiles there are
     return {
       async read(condition) {
-        const pool = { ...told, condition };
+        const pool = { ...text, condition };
         return { ...pool, ...(manifest.graphs.encoder && (await run("encoder", pool))) };
       },
       async step(i, z, pool) {
@@ -47,7 +47,7 @@ export async function openSampler(manifest, read) {
   };
 }
 
-// A worker that answers one message after the other, as a function.
+// A worker that answers messages one at a time, as a function.
 function talkTo(worker) {
   return (message, transfer = []) =>
     new Promise((resolve, reject) => {

@@ -1,6 +1,6 @@
-// The steps' pictures, small and in a row; a click shows one of them large.
+// The images of the steps as a row of thumbnails; a click shows one of them large.
 
-/** `list` is an <ol>, `canvas` what a picture is shown on. */
+/** `list` is an <ol>, `canvas` shows the chosen image. */
 export class Steps {
   constructor(list, canvas) {
     this.list = list;
@@ -11,7 +11,7 @@ export class Steps {
     this.list.replaceChildren();
   }
 
-  /** Keep what the canvas shows as the next step. */
+  /** Add what the canvas shows as the next step. */
   add() {
     const { width, height } = this.canvas;
     const copy = Object.assign(document.createElement("canvas"), { width, height });

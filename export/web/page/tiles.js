@@ -1,13 +1,13 @@
 // Overlapping tiles of an image (see resample.js) and the weights that blend them: codi_tf.inference.tiles.
 
-/** The tiles, row by row: {top, left, down, across}; down and across are their shares along both sides. */
+/** The tiles, row by row: {top, left, down, across}; down and across are their weights along both sides. */
 export function tiles(height, width, high, wide, overlap) {
   const columns = intervals(width, wide, overlap);
   return intervals(height, high, overlap).flatMap(([top, down]) =>
     columns.map(([left, across]) => ({ top, left, down, across })));
 }
 
-/** The part of an image that lies in a tile, as numbers. */
+/** The pixels of an image in a tile, as numbers. */
 export function part(image, { top, left, down, across }) {
   const row = across.length * image.channels;
   const data = new Float32Array(down.length * row);
@@ -18,7 +18,7 @@ export function part(image, { top, left, down, across }) {
   return data;
 }
 
-/** An image made of the numbers for each of its tiles. */
+/** The image that the numbers of all tiles blend into. */
 export function blended(places, parts, height, width, channels) {
   const data = new Float32Array(height * width * channels);
   places.forEach(({ top, left, down, across }, i) => {
@@ -34,7 +34,7 @@ export function blended(places, parts, height, width, channels) {
   return { height, width, channels, data };
 }
 
-// [first place, shares] of each tile along one side.
+// [first index, weights] of each tile along one side.
 function intervals(length, tile, overlap) {
   const side = Math.min(tile, length);
   const last = length - side;
@@ -46,7 +46,7 @@ function intervals(length, tile, overlap) {
   return places.map((first) => [first, Float32Array.from(weights, (weight, i) => weight / total[first + i])]);
 }
 
-// 1 in the middle, falling to the ends as sin^2: two windows that overlap sum to 1 there.
+// 1 in the middle, sin^2 towards the ends: the weights of overlapping tiles sum to 1.
 function rounded(side, overlap) {
   return Array.from({ length: side }, (_, i) => {
     const distance = Math.min(i, side - 1 - i) + 0.5;

@@ -1,17 +1,17 @@
-// The thread that computes: ONNX Runtime and a package's graphs. It answers one message after the other.
+// The thread that computes: ONNX Runtime and a package's graphs. It answers messages one at a time.
 
 let ort;
 const sessions = {};
 
 const answers = {
-  /** Get the runtime: its script's address and its program's bytes. */
+  /** Load the runtime, from the address of its script and the bytes of its program. */
   async begin({ script, program }) {
     ort = await import(script);
     ort.env.logLevel = "error";
     ort.env.wasm.wasmBinary = program;
   },
 
-  /** Get a graph ready. */
+  /** Load a graph. */
   async open({ graph, model }) {
     sessions[graph] = await ort.InferenceSession.create(model);
   },

@@ -1,4 +1,4 @@
-"""report.json and report.md: how large a package is, what it computes, how fast it is here, how well it was made."""
+"""report.json and report.md: a package's size and work, its speed and memory on this machine, its parity figures."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_tf.io.weights import write_json
 from export.emit import sampler
 from export.emit.counting import Counting
-from export.package.manifest import OTHERS, REPORTS, Package, format_module
+from export.formats import FORMATS
+from export.package.manifest import OTHERS, REPORTS, Package
 
 if TYPE_CHECKING:
+    from export.emit.graph import Graph
     from export.emit.program import SamplerProgram
 
 
 def write(folder: Path, made: Sequence[tuple[SamplerProgram, Package, dict]]) -> None:
-    """Write both reports into a package's folder, which is run for that, in processes of their own.
+    """Write both reports into a package's folder. The package is run for that, in a process of its own.
 
     Args:
-        made: of every size the program, the package and the figures of the gate.
+        folder: of the package.
+        made: for every size the program, the package and the figures of the gate.
     """
     first, *others = (_about(*size) for size in made)
     write_json(folder / REPORTS[0], {**first, OTHERS: others} if others else first)
@@ -35,7 +38,7 @@ def write(folder: Path, made: Sequence[tuple[SamplerProgram, Package, dict]]) ->
 
 
 def _about(program: SamplerProgram, package: Package, parity: dict) -> dict:
-    parts = {} if package.format == "saved_model" else parts_of(program, format_module(package.format).Graph)
+    parts = parts_of(program, FORMATS[package.format].new_graph)
     return {
         "parts": parts,
         "multiply_adds": sum(part["multiply_adds"] * part["runs"] for part in parts.values()),
@@ -45,11 +48,13 @@ def _about(program: SamplerProgram, package: Package, parity: dict) -> dict:
     }
 
 
-def parts_of(program: SamplerProgram, blank: type) -> dict[str, dict]:
-    """Of every part its parameters, its multiply-adds, and how often it runs for a picture."""
+def parts_of(program: SamplerProgram, new_graph: Callable[[], Graph | None]) -> dict[str, dict]:
+    """For every part its parameters, its multiply-adds, and its runs per image; nothing for formats without graphs."""
+    if new_graph() is None:
+        return {}
     parts = {}
     for name, emit in sampler.parts(program).items():
-        graph = Counting(blank())
+        graph = Counting(new_graph())
         emit(graph, program)
         runs = program.steps if name == "step" else 1
         parts[name] = {"parameters": graph.parameters, "multiply_adds": graph.multiply_adds, "runs": runs}
@@ -57,14 +62,14 @@ def parts_of(program: SamplerProgram, blank: type) -> dict[str, dict]:
 
 
 def _bytes(path: Path) -> int:
-    """Of a graph: its file, those beside it with its weights, or its folder."""
+    """The bytes of a graph: of its file and the files with its weights beside it, or of its folder."""
     beside = path.parent.glob(f"{path.name}.*") if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in (path, *beside) if file.is_file())
 
 
 def _measured(package: Package) -> dict:
-    """Seconds and memory, of a process that runs the package and nothing else; nothing where that takes TensorFlow."""
-    if package.format == "saved_model":
+    """Seconds and memory of a process that runs the package alone; nothing where that takes TensorFlow."""
+    if FORMATS[package.format].needs_tensorflow:
         return {}
     size = f"{package.height}x{package.width}"
     command = [sys.executable, "-m", "export.parity.measure", str(package.folder), "--size", size]
@@ -76,26 +81,26 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
     lines = [
         f"# {package.task}, {program.steps} steps at {program.height}x{program.width}, {package.format}",
         "",
-        "| part | parameters | multiply-adds | runs a picture |",
+        "| part | parameters | multiply-adds | runs per image |",
         "|---|---|---|---|",
         *(
             f"| {name} | {part['parameters']:,} | {_large(part['multiply_adds'])} | {part['runs']} |"
             for name, part in about["parts"].items()
         ),
-        f"| a picture | | {_large(about['multiply_adds'])} | |",
+        f"| an image | | {_large(about['multiply_adds'])} | |",
         "",
         "| file | bytes |",
         "|---|---|",
         *(f"| {name} | {size:,} |" for name, size in about["file_bytes"].items()),
         "",
         "Against the Keras model, with the same noise "
-        f"({parity['cases']} pictures, {parity['conditions']}): PSNR {parity['psnr_db']:.1f} dB "
+        f"({parity['cases']} images, {parity['conditions']}): PSNR {parity['psnr_db']:.1f} dB "
         f"(at least {parity['bounds']['psnr']:g}), max error {parity['max_error']:.2g}, "
         f"color shift {parity['color_shift']:.2g}.",
     ]
     for name in ("condition", "prompt"):
         if moved := parity.get(f"{name}_sensitivity"):
-            lines.append(f"Another {name} moves a picture by {moved['export']:.4f}; Keras' by {moved['keras']:.4f}.")
+            lines.append(f"Another {name} moves an image by {moved['export']:.4f}; Keras' by {moved['keras']:.4f}.")
     if parity["part_errors"]:
         errors = ", ".join(f"{name} {error:.2g}" for name, error in parity["part_errors"].items())
         lines.append(f"Relative errors of the parts: {errors}.")
@@ -103,7 +108,7 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
         lines += [
             "",
             f"Here ({here['machine']}, {here['threads']} processors): loaded in {here['load_seconds']:.2f} s, "
-            f"a picture in {here['seconds']:.3f} s, {here['peak_bytes'] / 2**20:,.0f} MiB of memory at most.",
+            f"an image in {here['seconds']:.3f} s, {here['peak_bytes'] / 2**20:,.0f} MiB of memory at most.",
         ]
     return "\n".join(lines) + "\n"
 

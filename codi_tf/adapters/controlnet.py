@@ -1,15 +1,24 @@
-"""ControlNet, the adapter of Zhang et al. 2023: the one that public checkpoints exist for."""
+"""ControlNet (Zhang et al. 2023), and its folder in diffusers' form."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import keras
 from keras import ops
 
+from codi_tf.adapters import ADAPTERS
+from codi_tf.adapters.adapted import Adapter, check_image_adapter
+from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.kinds import ENCODER, ENCODER_FIXED, ENCODER_POSITIVE, Kind
+from codi_tf.checkpoints.networks import read_network, write_network
+from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.models.layers import Conv2D, PointwiseConv2D
 from codi_tf.models.unet import UNet, UNetEncoder
 
 HINT_WIDTHS = (16, 32, 96, 256)
+SHARED = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")  # UNet's
 
 
 class HintNetwork(keras.layers.Layer):
@@ -40,8 +49,9 @@ class HintNetwork(keras.layers.Layer):
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 
-class ControlNet(UNetEncoder):
-    """A copy of the UNet's encoder that sees z_t, t, the prompt and the condition image; what it says is added to the
+@ADAPTERS.register("controlnet")
+class ControlNet(UNetEncoder, Adapter):
+    """A copy of the UNet's encoder that takes z_t, t, the prompt and the condition image. Its outputs are added to the
     UNet's features through 1x1 convolutions that start at zero.
 
     The arguments are the keys of a diffusers ControlNetModel's `config.json`, with the same meaning. The features of
@@ -49,6 +59,7 @@ class ControlNet(UNetEncoder):
     """
 
     condition_space = "image"
+    starts_from_folder = True
 
     def __init__(self, *, conditioning_channels: int = 3, conditioning_embedding_out_channels=HINT_WIDTHS, **kwargs):
         super().__init__(**kwargs)
@@ -64,6 +75,26 @@ class ControlNet(UNetEncoder):
             _zero_conv(width, f"controlnet_down_blocks.{i}") for i, width in enumerate(self.skip_channels)
         ]
         self.zero_middle = _zero_conv(self.block_out_channels[-1], "controlnet_mid_block")
+
+    @classmethod
+    def for_base(cls, base: Base, condition_channels: int) -> ControlNet:
+        return cls.duplicate(base.unet, factor=base.vae.factor, condition_channels=condition_channels)
+
+    @classmethod
+    def read(cls, folder: Path, base: Base, condition_channels: int) -> ControlNet:
+        return load_controlnet(folder, compute=base.unet.compute_dtype)
+
+    def write(self, folder: Path, *, dtype: str = "float32") -> None:
+        """Write a folder that `ControlNetModel.from_pretrained` reads. Raises UserError for an unknown dtype."""
+        write_network(CONTROLNET, self, folder, dtype=dtype)
+
+    def check(self, base: Base, condition_channels: int) -> None:
+        for key in SHARED:
+            theirs, ours = getattr(self, key), getattr(base.unet, key)
+            if theirs != ours:
+                raise UserError(f"the ControlNet's {key} is {theirs}, the base's {ours}: take one made for this base")
+        factor = 2 ** (len(self.conditioning_embedding_out_channels) - 1)
+        check_image_adapter(self, base, channels=(self.conditioning_channels, condition_channels), factor=factor)
 
     @classmethod
     def duplicate(
@@ -99,16 +130,12 @@ class ControlNet(UNetEncoder):
         self.zero_middle.build((None, None, None, self.block_out_channels[-1]))
 
     def condition(self, c, context):
-        """What does not depend on z_t and t: the features [B, h, w, C] of the condition image c in [-1, 1]."""
+        """The features [B, h, w, C] of the condition image c in [-1, 1]."""
         return [self.hint((ops.cast(c, self.compute_dtype) + 1.0) / 2.0)]  # ControlNets are trained on [0, 1]
 
-    def adapt(self, features, condition, z_t, t, context):
-        """The UNet's features -> the adapted ones: h_theta(z_t) + zero convolution of h_eta(z_t, t, c)."""
-        return [h + extra for h, extra in zip(features, self(z_t, t, context, *condition), strict=True)]
-
-    def residuals(self, condition):
-        """What is added inside the UNet's encoder: nothing."""
-        return None
+    def adapt(self, features, condition_features, z_t, t, context):
+        """h_theta(z_t) + zero convolution of h_eta(z_t, t, c), feature by feature."""
+        return [h + extra for h, extra in zip(features, self(z_t, t, context, *condition_features), strict=True)]
 
     def call(self, z_t, t, context, hint):
         """What is added to the UNet's skips and, last, to its middle block's output."""
@@ -117,9 +144,49 @@ class ControlNet(UNetEncoder):
         middle = self.zero_middle(self.middle(skips[-1], temb, context))
         return [*(conv(skip) for conv, skip in zip(self.zero_convs, skips, strict=True)), middle]
 
+    def emit_condition(self, g, nets, c, context):
+        h = g.affine(c, 0.5, 0.5)
+        for conv in (self.hint.conv_in, *self.hint.blocks):
+            h = g.silu(g.conv(h, conv))
+        return [g.conv(h, self.hint.conv_out)]
+
+    def emit_adapt(self, g, nets, features, condition_features, z, time, context):
+        temb = nets.time_embedding(g, self.time_embedding, time)
+        skips = nets.encode(g, self, z, temb, context, hint=condition_features[0])
+        own = [*skips, nets.middle(g, self, skips[-1], temb, context)]
+        return [
+            g.add(h, g.conv(h_c, conv))
+            for h, h_c, conv in zip(features, own, (*self.zero_convs, self.zero_middle), strict=True)
+        ]
+
     def get_config(self):
         keys = ("conditioning_channels", "conditioning_embedding_out_channels")
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
+
+
+CONTROLNET = Kind(
+    peer="ControlNetModel",
+    network=ControlNet,
+    file="diffusion_pytorch_model",
+    ours={**ENCODER, "conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256)},
+    fixed={**ENCODER_FIXED, "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,)},
+    inert=frozenset(("addition_embed_type_num_heads", "sample_size")),
+    positive={**ENCODER_POSITIVE, "conditioning_channels": int},
+)
+
+
+def load_controlnet(folder: str | Path, *, compute: str = "float32") -> ControlNet:
+    """Read a diffusers ControlNetModel, to be the adapter of a model: `CoDi(base, adapter=load_controlnet(folder))`.
+
+    Args:
+        folder: with config.json and safetensors weights; the `adapter/` of a bundle with this adapter is one, too.
+        compute: the format of activations, that of the base. The weights are float32, because they are trained.
+
+    Raises:
+        UserError: for a missing, truncated or foreign part.
+    """
+    with built_in(make_policy(compute)):
+        return read_network(CONTROLNET, Path(folder), name="adapter")
 
 
 def _zero_conv(channels: int, name: str) -> Conv2D:

@@ -1,4 +1,4 @@
-"""Making a package: graphs are written, run in their runtime and compared with Keras; only then does it appear."""
+"""Building a package: graphs are written, run in their runtime and compared with Keras; only then it appears."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_tf.core.errors import UserError
+from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.files import whole_folder
+from export.emit.limits import check_steps
+from export.formats import FORMATS
+from export.formats.format import MIXED
 from export.package import adapters
 from export.package.manifest import (
     KIND,
     MANIFEST,
     OTHERS,
-    SUFFIXES,
     VERSION,
-    check_format,
-    check_layout,
+    check_options,
     check_out,
-    check_steps,
-    check_weights,
-    format_module,
     read_manifest,
     read_package,
     sha256,
@@ -51,33 +50,37 @@ def make_package(
     steps: int = 4,
     sizes: Sequence[tuple[int, int]] | None = None,
     prompt: str | None = None,
+    sampler: str = "ddim",
     decoder: Path | None = None,
     license: str | None = None,
+    report: bool = True,
 ) -> list[dict]:
-    """Export a bundle and return the figures of its parity with the Keras model, of every size.
+    """Export a bundle and return the figures of its parity with the Keras model at every size.
 
     Args:
-        bundle: from `codi_tf`'s training.
-        out: folder of the package; one that is there is replaced.
-        format: a key of `package.SUFFIXES`.
-        layout: "whole", one graph, or "parts", for hosts that take the steps themselves.
-        weights: how kernels are kept: one of the format's `package.WEIGHTS`.
+        bundle: folder of a trained model.
+        out: folder of the package; an existing package is replaced.
+        format: a name of `FORMATS`.
+        layout: "whole", one graph, or "parts", for hosts that run the steps themselves.
+        weights: the number format of kernels, one of those that the format offers.
         target: of mixed weights: {"size": bytes} or {"psnr": dB}.
-        steps: network evaluations, 1 to MAX_STEPS.
-        sizes: (height, width) of one or several, which share the weights; the bundle's image_size unless given.
-        prompt: the one that the graphs are made for; None: the empty one, or an input where the task wants one.
-        decoder: the folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
+        steps: network evaluations, 1 to `limits.MAX_STEPS`.
+        sizes: (height, width) of one or several sizes, which share the weights; the bundle's image_size unless given.
+        prompt: the prompt of every image; None: the empty one, or an input for tasks with prompts.
+        sampler: a registered sampler whose steps are deterministic and of first order.
+        decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         license: of the base, for the manifest.
+        report: whether speed and memory are measured, in a process of its own, and report.json and report.md written.
 
     Raises:
-        UserError: no bundle, an impossible option, or an `out` that is no package.
-        ParityError: the package does not do what the model does; nothing is left behind.
+        UserError: no bundle, an option out of its range, or an `out` that is no package.
+        ParityError: the package differs from the Keras model; nothing is left behind.
     """
-    # What can be known before TensorFlow is loaded is said before.
+    # Before TensorFlow is loaded, which takes seconds.
     _check(out, format, layout, weights, target)
     check_steps(steps)
-    if not (bundle / "codi.json").is_file():
-        raise UserError(f"{bundle}: no bundle (there is no codi.json in it); train one or name another")
+    if not is_bundle(bundle):
+        raise UserError(f"{bundle}: no bundle (there is no {BUNDLE} in it); train one or name another")
     if decoder is not None and not decoder.is_dir():
         raise UserError(f"--decoder is {decoder}: no such folder; name that of a small decoder")
     with stage(f"loading {bundle}"):
@@ -88,12 +91,14 @@ def make_package(
         small = None if decoder is None else codi_tf.load_decoder(decoder)
         model = codi_tf.load(bundle, decoder=small)
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
-        program = SamplerProgram(model, steps=steps, height=height, width=width, prompt=prompt)
+        options = {"steps": steps, "prompt": prompt, "sampler": sampler}
+        program = SamplerProgram(model, height=height, width=width, **options)
         programs = [program, *(program.at(*size) for size in others)]
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "license": license}
         if decoder is not None:
             origin["decoder"] = {"name": decoder.resolve().name, "sha256": folder_sha256(decoder)}
-    return write_package(programs, out, format=format, layout=layout, weights=weights, target=target, origin=origin)
+    stored = {"format": format, "layout": layout, "weights": weights, "target": target}
+    return write_package(programs, out, **stored, origin=origin, report=report)
 
 
 def make_adapter(
@@ -101,15 +106,15 @@ def make_adapter(
 ) -> list[dict]:
     """Export the adapter of a bundle alone, to be plugged into a package of parts of the same base.
 
-    The whole package is made, and must be that of the base in all but the adapter.
+    The whole package is built, and must equal the base's in everything but the adapter.
 
     Returns, raises: see `make_package`; UserError for a package of another base.
     """
     check_out(out)
     base, options = read_package(package), adapters.options_of(package)
-    if options["layout"] != "parts" or options["weights"] == "mixed":
+    if options["layout"] != "parts" or options["weights"] == MIXED:
         raise UserError(f"{package}: adapters are for packages of parts whose weights are not mixed")
-    from codi_tf.io.weights import write_json  # only now: it starts TensorFlow
+    from codi_tf.io.weights import write_json  # late: it imports TensorFlow
 
     with whole_folder(out) as folder:
         whole = folder / "whole"
@@ -133,46 +138,47 @@ def write_package(
     weights: str = "float32",
     target: dict | None = None,
     origin: dict | None = None,
+    report: bool = True,
 ) -> list[dict]:
-    """Write the graphs of programs, compare them with their Keras model, and only then let the package appear.
+    """Write the graphs of programs and compare them with their Keras model; the package appears only if they agree.
 
     Args:
         programs: of one model, one for every size.
         origin: what they were made from, for the manifest.
+        report: as in `make_package`; without it no process is started.
 
     Returns, raises: see `make_package`.
     """
-    from export.package import report
     from export.parity import gate as parity
+    from export.parity import report as reports
     from export.quantization.weights import WeightFormats
 
     _check(out, format, layout, weights, target)
-    format_module(format)  # its packages are there
+    FORMATS[format].check_installed()
     weight_formats = WeightFormats(weights)
-    if weights == "mixed":
+    if weights == MIXED:
         from export.quantization import mixed
 
-        weight_formats = mixed.choose(programs[0], format, **target)
+        weight_formats = mixed.choose(programs[0], FORMATS[format].mixed_formats, **target)
     with whole_folder(out) as folder:
-        kept = "" if weights == "float32" else f" with {weights} weights"
+        quantized = "" if weights == "float32" else f" with {weights} weights"
         sizes = " and ".join(f"{program.height}x{program.width}" for program in programs)
-        with stage(f"converting {programs[0].steps} steps at {sizes} to {format}{kept}"):
+        with stage(f"converting {programs[0].steps} steps at {sizes} to {format}{quantized}"):
             facts = write_graphs(programs, folder, format, layout, weights, weight_formats)
             write_manifest(folder, facts, origin)
         pairs, psnr = list(zip(programs, read_package(folder).sizes, strict=True)), (target or {}).get("psnr")
         with stage("comparing with the Keras model"):
             figures = [parity.check(*pair, weight_formats, psnr=psnr, sizes=len(pairs)) for pair in pairs]
-        with stage("measuring"):
-            report.write(folder, [(*pair, found) for pair, found in zip(pairs, figures, strict=True)])
-        write_manifest(folder, facts, origin)
+        if report:
+            with stage("measuring"):
+                reports.write(folder, [(*pair, found) for pair, found in zip(pairs, figures, strict=True)])
+            write_manifest(folder, facts, origin)
     return figures
 
 
 def _check(out: Path, format: str, layout: str, weights: str, target: dict | None) -> None:
-    check_format(format)
-    check_weights(format, weights)
-    check_layout(format, layout)
-    if (weights == "mixed") != (target is not None):
+    check_options(format, weights, layout)
+    if (weights == MIXED) != (target is not None):
         raise UserError("mixed weights need --target-size or --min-psnr, and these need --weights mixed")
     check_out(out)
 
@@ -185,22 +191,22 @@ def write_graphs(
     weights: str,
     weight_formats: WeightFormats,
 ) -> dict:
-    """Write the graphs of programs and what goes with them into a folder; what the manifest says of it all.
+    """Write the graphs of programs, and a tokenizer where prompts are inputs; return the facts for the manifest.
 
-    A LiteRT file holds less than 2 GiB: a step that is larger is written in two halves.
+    A step that is larger than a graph of the format can be is written in two halves.
     """
     from export.emit import sampler
 
-    program, module = programs[0], format_module(format)
+    program, declared = programs[0], FORMATS[format]
     emitters = {"sampler": sampler.whole}
     if layout == "parts":
         unet = weight_formats.bytes(program.model.network.unet.variables)
-        emitters = sampler.parts(program, halves=unet > module.MAX_GRAPH)
+        emitters = sampler.parts(program, halves=unet > declared.max_graph)
     graphs: list[dict] = [{} for _ in programs]  # of every size
     for name, emit in emitters.items():
-        path = folder / (("model" if layout == "whole" else name) + SUFFIXES[format])
+        path = folder / (("model" if layout == "whole" else name) + declared.suffix)
         own = programs[:1] if name == "text" else programs  # a prompt has no size
-        made = module.write(own, emit, path, weight_formats)
+        made = declared.write(own, emit, path, weight_formats)
         for size, graph in zip(graphs, made * len(programs) if name == "text" else made, strict=True):
             size[name] = {**graph, "file": graph["file"].relative_to(folder).as_posix()}
     if program.context is None:
@@ -211,7 +217,7 @@ def write_graphs(
 
 
 def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:
-    """Write manifest.json: the facts, what the package was made from, and the hashes of all files in its folder."""
+    """Write manifest.json: the facts, the origin, and the hashes of all files in the folder."""
     from codi_tf.io.weights import write_json
 
     write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
@@ -219,7 +225,7 @@ def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:
 
 @contextlib.contextmanager
 def stage(label: str) -> Iterator[None]:
-    """Say what is being done and how long it took; the chatter of compilers and converters is shown if it fails."""
+    """Print what is being done and how long it took; other output is shown only if it fails."""
     print(f"{label} ...", end="", flush=True)
     began = time.monotonic()
     with tempfile.TemporaryFile() as log:
@@ -272,22 +278,22 @@ def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:
 
 
 def _facts(program: SamplerProgram, format: str) -> dict:
-    from codi_tf.inference.rendering import keeps_colors
     from export.emit import sampler
 
-    makers = ("tensorflow", "keras", "onnx") if format == "onnx" else ("tensorflow", "keras")
-    times = zip(sampler.step_numbers(program.model, program.steps), sampler.tables(program)[0], strict=True)
+    times = zip(sampler.step_numbers(program.model, program.grid), sampler.tables(program)[0], strict=True)
     return {
         "kind": KIND,
         "version": VERSION,
         "format": format,
+        "sampler": program.sampler,
         "steps": program.steps,
         "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
         "prompt": program.prompt,
         "task": program.model.task_config(),
-        "keeps_colors": keeps_colors(program.model.task),
+        "condition_file": program.model.task.condition_file,
+        "keeps_colors": program.model.task.keeps_colors,
         "scheduler": program.model.base.scheduler,
-        "made_with": {name: importlib.import_module(name).__version__ for name in makers},
+        "made_with": {name: importlib.import_module(name).__version__ for name in FORMATS[format].makers},
     }
 
 

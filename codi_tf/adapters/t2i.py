@@ -1,10 +1,17 @@
-"""T2I-Adapter (Mou et al. 2023): a small network that looks at the condition image once for all sampling steps."""
+"""T2I-Adapter (Mou et al. 2023): a small network that runs once per image. And its folder in diffusers' form."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import keras
 from keras import ops
 
+from codi_tf.adapters import ADAPTERS
+from codi_tf.adapters.adapted import Adapter, check_image_adapter
+from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.kinds import Kind
+from codi_tf.checkpoints.networks import read_network, write_network
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.models.layers import Conv2D, PointwiseConv2D
@@ -14,7 +21,7 @@ RES_BLOCKS = {"full_adapter": 2, "light_adapter": 4}  # adapter_type -> residual
 
 
 class ResidualBlock(keras.layers.Layer):
-    """x + conv(relu(conv_3x3(x))), without normalisation. [B, H, W, channels].
+    """x + conv(relu(conv_3x3(x))), without normalization. [B, H, W, channels].
 
     Args:
         channels: of input and output.
@@ -82,7 +89,8 @@ class AdapterBlock(keras.layers.Layer):
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 
-class T2IAdapter(keras.Model):
+@ADAPTERS.register("t2i")
+class T2IAdapter(Adapter):
     """Features of the condition image, one for each level of the UNet's encoder, which are added there.
 
     The arguments are the keys of the `config.json` of diffusers' T2IAdapter, with the same meaning. Its "full_adapter"
@@ -97,6 +105,7 @@ class T2IAdapter(keras.Model):
     """
 
     condition_space = "image"
+    starts_from_folder = True
 
     def __init__(
         self,
@@ -127,6 +136,27 @@ class T2IAdapter(keras.Model):
                 AdapterBlock(width, channels, res_blocks=num_res_blocks, name=f"adapter.body.{i}", **options)
             )
             width = channels
+
+    @classmethod
+    def for_base(cls, base: Base, condition_channels: int) -> T2IAdapter:
+        return cls.duplicate(base.unet, factor=base.vae.factor, condition_channels=condition_channels)
+
+    @classmethod
+    def read(cls, folder: Path, base: Base, condition_channels: int) -> T2IAdapter:
+        return load_t2i_adapter(folder, compute=base.unet.compute_dtype)
+
+    def write(self, folder: Path, *, dtype: str = "float32") -> None:
+        """Write a folder that `T2IAdapter.from_pretrained` reads. Raises UserError for an unknown dtype."""
+        write_network(T2I_ADAPTER, self, folder, dtype=dtype)
+
+    def check(self, base: Base, condition_channels: int) -> None:
+        if tuple(self.feature_channels) != tuple(base.unet.block_out_channels):
+            raise UserError(
+                f"the T2IAdapter's features have {tuple(self.feature_channels)} channels, the base's levels "
+                f"{tuple(base.unet.block_out_channels)}: take one made for this base"
+            )
+        channels = (self.in_channels, condition_channels)
+        check_image_adapter(self, base, channels=channels, factor=self.downscale_factor)
 
     @classmethod
     def duplicate(
@@ -190,28 +220,67 @@ class T2IAdapter(keras.Model):
             features.append(h)
         return features
 
-    def recompute_blocks(self, recompute: bool = True) -> None:
-        """Gradient checkpointing: not here, where there is little to keep."""
-
     def condition(self, c, context):
-        """What does not depend on z_t and t, all of it: the features of the condition image c in [-1, 1]."""
+        """The features of the condition image c in [-1, 1]: all that this adapter computes."""
         return self((ops.cast(c, self.compute_dtype) + 1.0) / 2.0)  # T2I-Adapters are trained on [0, 1]
 
-    def residuals(self, condition):
-        """What is added inside the UNet's encoder, level by level, after the level's last residual block."""
-        return condition
+    def residuals(self, condition_features):
+        return condition_features
 
-    def adapt(self, features, condition, z_t, t, context):
-        """The UNet's features as they are: what there is to add has been added inside the encoder."""
+    def emit_condition(self, g, nets, c, context):
+        h = g.pixel_unshuffle(g.affine(c, 0.5, 0.5), self.downscale_factor)
+        h = h if self.conv_in is None else g.conv(h, self.conv_in)
+        features = []
+        for block in self.body:
+            h = g.downsample_mean(h) if block.down else h
+            h = h if block.in_conv is None else g.conv(h, block.in_conv)
+            for resnet in block.resnets:
+                h = g.add(h, g.conv(g.relu(g.conv(h, resnet.block1)), resnet.block2))
+            h = h if block.out_conv is None else g.conv(h, block.out_conv)
+            features.append(h)
         return features
+
+    def emit_residuals(self, condition_features):
+        return condition_features
 
     def get_config(self):
         keys = ("in_channels", "channels", "num_res_blocks", "downscale_factor", "adapter_type")
         return {"name": self.name, **{key: getattr(self, key) for key in keys}}
 
 
+T2I_ADAPTER = Kind(
+    peer="T2IAdapter",
+    network=T2IAdapter,
+    file="diffusion_pytorch_model",
+    ours={
+        "in_channels": 3,
+        "channels": (320, 640, 1280, 1280),
+        "num_res_blocks": 2,
+        "downscale_factor": 8,
+        "adapter_type": "full_adapter",
+    },
+    fixed={},
+    inert=frozenset(),
+    positive=dict.fromkeys(("in_channels", "num_res_blocks", "downscale_factor"), int),
+)
+
+
+def load_t2i_adapter(folder: str | Path, *, compute: str = "float32") -> T2IAdapter:
+    """Read a diffusers T2IAdapter, to be the adapter of a model: `CoDi(base, adapter=load_t2i_adapter(folder))`.
+
+    Args:
+        folder: with config.json and safetensors weights; the `adapter/` of a bundle with this adapter is one, too.
+        compute: the format of activations, that of the base. The weights are float32, because they are trained.
+
+    Raises:
+        UserError: for a missing, truncated or foreign part.
+    """
+    with built_in(make_policy(compute)):
+        return read_network(T2I_ADAPTER, Path(folder), name="adapter")
+
+
 def pixel_unshuffle(image, factor: int):
-    """[B, f H, f W, C] -> [B, H, W, C f f], in PyTorch's order: the pixels of one color are neighbours."""
+    """[B, f H, f W, C] -> [B, H, W, C f f], in PyTorch's order: the pixels of one color are neighbors."""
     height, width, channels = image.shape[1] // factor, image.shape[2] // factor, image.shape[3]
     blocks = ops.reshape(image, (-1, height, factor, width, factor, channels))
     return ops.reshape(ops.transpose(blocks, (0, 1, 3, 5, 2, 4)), (-1, height, width, channels * factor * factor))

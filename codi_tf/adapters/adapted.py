@@ -1,0 +1,215 @@
+"""The adapted network, and what an adapter offers to training, to files and to exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import keras
+
+from codi_tf.adapters import ADAPTERS
+from codi_tf.checkpoints.base import Base
+from codi_tf.core.errors import UserError
+from codi_tf.io.weights import load_network, save_network
+from codi_tf.models.unet import UNet
+
+# A graph of an exported network, its tensors, and the module that emits networks: see `export.emit.graph.Graph` and
+# `export.emit.networks`. They are arguments, because this package imports no export.
+Graph, Value, Networks = Any, Any, Any
+
+
+class Adapter(keras.Model):
+    """Base class of adapters.
+
+    A subclass defines `for_base`, `condition`, `get_config`, one of `residuals` and `adapt`, and, to be exported,
+    `emit_condition` and the counterpart of `residuals` or `adapt`. The defaults do for the rest.
+
+    A new adapter must leave the base as it is until it is trained.
+
+    Attributes:
+        condition_space: what `condition` takes of a condition image: its "latent", with the mask as one more channel
+            where there is one, or the "image" itself.
+        starts_from_folder: whether a training may start from the weights of a folder (`adaptation.start`).
+        condition_takes_prompt: whether `condition` depends on the prompt.
+    """
+
+    condition_space: ClassVar[Literal["latent", "image"]] = "latent"
+    starts_from_folder: ClassVar[bool] = False
+    condition_takes_prompt: ClassVar[bool] = False
+
+    # Making, reading, writing
+
+    @classmethod
+    def for_base(cls, base: Base, condition_channels: int) -> Adapter:
+        """A new, built adapter for a base and condition images of 3 channels, or 4 with a mask."""
+        raise NotImplementedError
+
+    @classmethod
+    def read(cls, folder: Path, base: Base, condition_channels: int) -> Adapter:
+        """The adapter that `write` wrote, for a base. Raises UserError for a missing, truncated or foreign part."""
+        adapter = cls.for_base(base, condition_channels)
+        load_network(adapter, folder)
+        return adapter
+
+    def write(self, folder: Path, *, dtype: str = "float32") -> None:
+        """Write config.json and safetensors weights. Raises UserError for an unknown dtype."""
+        save_network(self, folder, dtype=dtype)
+
+    def check(self, base: Base, condition_channels: int) -> None:
+        """Raises UserError, with the first reason, where the adapter does not fit a base or the condition images."""
+
+    @classmethod
+    def input_channels(cls, base: Base, condition_channels: int) -> int:
+        """The channels of c, which `condition` takes: those of the image, or of its latent and the mask."""
+        return condition_channels + (base.vae.latent_channels - 3 if cls.condition_space == "latent" else 0)
+
+    # The network
+
+    def condition(self, c, context) -> list:
+        """The condition features of c [B, ., ., C] and the prompt [1 or B, M, D]: computed once per image."""
+        raise NotImplementedError
+
+    def residuals(self, condition_features) -> list | None:
+        """What is added inside the UNet's encoder, level by level, after the level's last residual block; or None."""
+        return None
+
+    def adapt(self, features, condition_features, z_t, t, context) -> list:
+        """The UNet's features (its skips and, last, the middle block's output) -> the adapted ones, in every step."""
+        return features
+
+    def recompute_blocks(self, recompute: bool = True) -> None:
+        """Gradient checkpointing, see `UNetEncoder.recompute_blocks`. By default there is none."""
+
+    # Training
+
+    @property
+    def scaled_parameters(self) -> list:
+        """Variables whose learning rate is multiplied by `adaptation.mu_rate`; weight decay leaves them alone."""
+        return []
+
+    def log_scalars(self) -> dict[str, float]:
+        """Numbers for the training log."""
+        return {}
+
+    # Export: the same computations on graphs, batch 1
+
+    def emit_condition(self, g: Graph, nets: Networks, c: Value, context: Value | None) -> list[Value]:
+        """`condition` as operations. The prompt is None for adapters that do not take it.
+
+        The features may have another form than those of `condition`; `emitted_features` then gives that form.
+        """
+        raise UserError(f"{type(self).__name__} cannot be exported: it does not define emit_condition")
+
+    def emit_residuals(self, condition_features: list[Value]) -> list[Value] | None:
+        """`residuals` of emitted features."""
+        return None
+
+    def emit_adapt(
+        self,
+        g: Graph,
+        nets: Networks,
+        features: list[Value],
+        condition_features: list[Value],
+        z: Value,
+        time: Value,
+        context: Value,
+    ) -> list[Value]:
+        """`adapt` as operations on emitted features; `time` are the features of the time."""
+        return features
+
+    def emitted_features(self, condition_features: list) -> list:
+        """NumPy features of `condition`, in the form that `emit_condition` gives them."""
+        return condition_features
+
+
+class AdaptedUNet(keras.Model):
+    """A UNet and its adapter: w_theta(z_t, c, t). Without an adapter it is the UNet itself."""
+
+    def __init__(self, unet: UNet, adapter: Adapter | None = None, **kwargs):
+        super().__init__(dtype=unet.dtype_policy, **kwargs)
+        self.unet, self.adapter = unet, adapter
+        self.built = True  # both parts are
+
+    def recompute_blocks(self, recompute: bool = True) -> None:
+        """Gradient checkpointing in both parts: see `UNetEncoder.recompute_blocks`."""
+        self.unet.recompute_blocks(recompute)
+        if self.adapter is not None:
+            self.adapter.recompute_blocks(recompute)
+
+    @property
+    def condition_space(self) -> Literal["latent", "image"]:
+        """What `condition` takes of a condition image: its "latent" or the "image" itself."""
+        return "latent" if self.adapter is None else self.adapter.condition_space
+
+    def condition(self, c, context):
+        """The condition features, to be computed once per image; None without an adapter."""
+        return None if self.adapter is None else self.adapter.condition(c, context)
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance is an input of the network (guided distillation)."""
+        return self.unet.time_cond_proj_dim is not None
+
+    def call(self, z_t, t, condition_features, context, guidance=None):
+        """The network's output, in the parametrization of the checkpoint.
+
+        Args:
+            z_t: [B, h, w, C].
+            t: int [B] or [1].
+            condition_features: from `condition`.
+            context: the embedded prompt, [1 or B, M, D].
+            guidance: float [B] or [1], for networks that take it; 1 or None for none.
+
+        Returns:
+            [B, h, w, out_channels].
+        """
+        if self.adapter is None:
+            return self.unet(z_t, t, context, guidance)
+        temb = self.unet.embed_time(t, guidance)
+        skips = self.unet.encode(z_t, temb, context, residuals=self.adapter.residuals(condition_features))
+        features = [*skips, self.unet.middle(skips[-1], temb, context)]
+        *skips, middle = self.adapter.adapt(features, condition_features, z_t, t, context)
+        return self.unet.decode(middle, skips, temb, context)
+
+    def get_config(self):
+        adapter = None
+        if self.adapter is not None:
+            adapter = {"registered": ADAPTERS.name_of(type(self.adapter)), "config": self.adapter.get_config()}
+        return {"name": self.name, "unet": self.unet.get_config(), "adapter": adapter}
+
+    @classmethod
+    def from_config(cls, config):
+        unet, adapter = UNet.from_config(config["unet"]), config["adapter"]
+        if adapter is not None:
+            adapter = ADAPTERS[adapter["registered"]].from_config(adapter["config"])
+        for part in (unet, adapter):
+            if part is not None:
+                part.build()
+        return cls(unet, adapter, name=config["name"])
+
+
+def check_image_adapter(adapter: Adapter, base: Base, *, channels: tuple[int, int], factor: int) -> None:
+    """The checks that adapters of condition images share.
+
+    Args:
+        adapter: the adapter.
+        base: the base that it is to adapt.
+        channels: of images, those that the adapter takes and those of the task's conditions.
+        factor: how many times smaller than the image the adapter's features are.
+
+    Raises:
+        UserError: other channels, another compute format than the base's, or another factor than the autoencoder's.
+    """
+    name = type(adapter).__name__
+    if channels[0] != channels[1]:
+        raise UserError(f"the {name} takes {channels[0]} channels: the task's conditions have {channels[1]}")
+    if adapter.compute_dtype != base.unet.compute_dtype:
+        raise UserError(
+            f"the {name} computes in {adapter.compute_dtype}, the base in {base.unet.compute_dtype}: "
+            f"load it with compute={base.unet.compute_dtype!r}"
+        )
+    if factor != base.vae.factor:
+        raise UserError(
+            f"the {name} makes images {factor} times smaller, the base's autoencoder {base.vae.factor}: "
+            "take one made for this base"
+        )

@@ -1,0 +1,190 @@
+"""The sections of a config, but for method and task: frozen dataclasses that check their values."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+from typing import Literal
+
+from codi_tf.adapters import ADAPTERS
+from codi_tf.core.errors import UserError
+from codi_tf.core.settings import check_choice, check_choices
+
+Format = Literal["float32", "bfloat16", "float16"]
+Strategy = Literal["none", "mirrored", "multiworker", "tpu"]
+STRATEGIES: tuple[str, ...] = typing.get_args(Strategy)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where images come from.
+
+    Attributes:
+        source: "photos" (what scikit-image and scikit-learn carry), a folder of images, a pattern of shards, a TFDS
+            name (`data.load_source`), or a folder that codi_tf.cache made.
+        heldout_fraction: the share of images that training leaves out, where there is no held-out set.
+        image_size: height and width of the training crops, in pixels.
+        augment: random horizontal flips.
+        recolor: random permutations and gammas of the color channels, for small sources.
+        encode_once: encode this many examples before the first update and train on their latents; 0: encode every
+            batch anew.
+        seed: seed of crops and degradations.
+        max_unreadable: the share of unreadable records that a run tolerates, see `data.stream.Stream`.
+        prompts: whether the images' prompts are used; False: the empty prompt, except for tasks that need one.
+    """
+
+    source: str = "photos"
+    heldout_fraction: float = 0.1
+    image_size: int = 64
+    augment: bool = True
+    recolor: bool = False
+    encode_once: int = 0
+    seed: int = 0
+    max_unreadable: float = 0.01
+    prompts: bool = False
+
+    def __post_init__(self):
+        if self.image_size < 8 or self.image_size % 8:
+            raise UserError(f"data.image_size is {self.image_size}: it must be a positive multiple of 8")
+        if self.encode_once < 0:
+            raise UserError(f"data.encode_once is {self.encode_once}: it must be 0 or the number of examples")
+        if not 0 < self.heldout_fraction < 1:
+            raise UserError(f"data.heldout_fraction is {self.heldout_fraction}: it must be above 0 and below 1")
+        if not 0 <= self.max_unreadable <= 1:
+            raise UserError(f"data.max_unreadable is {self.max_unreadable}: it must be in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a base becomes conditional.
+
+    Attributes:
+        adapter: a name of `adapters.ADAPTERS`: "mu" (Eq. 12), "controlnet" or "t2i" (a T2I-Adapter, light where the
+            base's widths allow), or an adapter of your own.
+        train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are).
+        pretrained: whether the base's UNet keeps its weights, or starts from random ones (the paper's Fig. 7).
+        mu_rate: the learning rate of mu, as a multiple of that of the other weights.
+        start: folder of the weights that an adapter starts from, of diffusers' ControlNetModel or T2IAdapter; None: a
+            new adapter, or that of the bundle in `base`.
+    """
+
+    adapter: str = "mu"
+    train: Literal["all", "adapter"] = "all"
+    pretrained: bool = True
+    mu_rate: float = 30.0
+    start: str | None = None
+
+    def __post_init__(self):
+        check_choices(self, "adaptation.")
+        check_choice("adaptation.adapter", self.adapter, tuple(ADAPTERS))
+        if not self.pretrained and (self.train == "adapter" or self.start is not None):
+            raise UserError("adaptation.pretrained is false: random weights must be trained, and need a new adapter")
+        if self.mu_rate <= 0:
+            raise UserError(f"adaptation.mu_rate is {self.mu_rate}: it must be positive")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Number formats, and gradient checkpointing. Weights that are trained are always float32.
+
+    Attributes:
+        compute: the format of activations: float32, bfloat16 or float16.
+        frozen_weights: the format of the base's weights, where the adapter alone is trained.
+        recompute: gradient checkpointing: the backward pass computes the insides of blocks again.
+    """
+
+    compute: Format = "float32"
+    frozen_weights: Format = "float32"
+    recompute: bool = False
+
+    def __post_init__(self):
+        check_choices(self, "memory.")
+
+
+@dataclass(frozen=True)
+class Train:
+    """The optimization: AdamW with a linear warm-up, then constant or cosine decay to 0.
+
+    Attributes:
+        steps: updates (optimizer steps) of the whole run.
+        batch_size: examples in the global batch, of all replicas and micro-batches together.
+        accumulate: the number of micro-batches, one after the other, that a replica's share of the batch is split into.
+        learning_rate: the peak.
+        warmup_steps: updates of the linear warm-up.
+        decay: "cosine" or "constant".
+        cycles: how many times the cosine runs from the peak to 0; more than once without a warm-up. For guided
+            distillation, once per phase.
+        weight_decay: lambda of AdamW.
+        clip_norm: limit of the gradient's global norm.
+        ema_decay: gamma of the moving average; for CoDi it is also the target network.
+        seed: seed of initialization and of all draws of the loss.
+        log_every, sample_every, save_every: in updates; 0 turns sample images or saved states off (the last state is
+            always saved).
+        keep, keep_every: the states on disk: the newest `keep`, and those of every `keep_every`-th update, 0 for none.
+        max_skipped: a run ends when this many updates in a row had a loss or gradient that was not finite.
+        steps_per_call: updates in one call from Python, a loop on the device; a call ends where a run logs or saves.
+        jit_compile: compile the update with XLA. TPUs always do; on CPUs it is slower for small networks.
+    """
+
+    steps: int
+    batch_size: int = 32
+    accumulate: int = 1
+    learning_rate: float = 3e-4
+    warmup_steps: int = 100
+    decay: Literal["cosine", "constant"] = "cosine"
+    cycles: int = 1
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    seed: int = 0
+    log_every: int = 50
+    sample_every: int = 0
+    save_every: int = 500
+    keep: int = 2
+    keep_every: int = 0
+    max_skipped: int = 10
+    steps_per_call: int = 1
+    jit_compile: bool = False
+
+    def __post_init__(self):
+        check_choices(self, "train.")
+        counts = ("steps", "batch_size", "accumulate", "cycles", "log_every", "keep", "max_skipped", "steps_per_call")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.batch_size % self.accumulate:
+            raise UserError(f"train.accumulate is {self.accumulate}: it must divide train.batch_size {self.batch_size}")
+        for name in ("warmup_steps", "sample_every", "save_every", "keep_every", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise UserError(f"train.{name} is {getattr(self, name)}: it must not be negative")
+        for name in ("learning_rate", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"train.{name} is {getattr(self, name)}: it must be positive")
+        if self.cycles > 1 and (self.warmup_steps or self.decay != "cosine"):
+            raise UserError(f"train.cycles is {self.cycles}: it needs decay cosine and warmup_steps 0")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"train.seed is {self.seed}: it must be from 0 to 2**31 - 1")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"train.ema_decay is {self.ema_decay}: it must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The devices that train. The result does not depend on them, and a run may be resumed on others.
+
+    Attributes:
+        strategy: none (one device), mirrored (the GPUs of this machine), multiworker (the machines in TF_CONFIG), tpu.
+        tpu: "local" on a TPU VM, or the name of a TPU.
+        devices: of mirrored, how many devices; 0 for all GPUs. Without GPUs the CPU is split into as many devices.
+    """
+
+    strategy: Strategy = "none"
+    tpu: str = "local"
+    devices: int = 0
+
+    def __post_init__(self):
+        check_choices(self, "distribution.")
+        if self.devices < 0:
+            raise UserError(f"distribution.devices is {self.devices}: it must be 0, for all, or a number of devices")
+        if self.devices and self.strategy != "mirrored":
+            raise UserError(f"distribution.devices is {self.devices}: it belongs to strategy mirrored; leave it out")

@@ -1,0 +1,64 @@
+"""Files that users bring as conditions, read as arrays. NumPy and Pillow only.
+
+A task names the kind of file that it takes (`Task.condition_file`), and an exported package has it in its manifest, so
+neither commands nor packages know tasks by their names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from codi_tf.core.errors import UserError
+from codi_tf.io.depth_files import as_picture, read_nearness
+from codi_tf.io.images import read_image, read_image_and_mask
+
+Path = str | os.PathLike[str]
+ConditionFile = Literal["image", "masked_image", "disparity", "depth"]
+
+
+def read_condition(path: Path, kind: str, mask: Path | None = None) -> np.ndarray:
+    """The condition in a file, as `CoDi.generate` takes it.
+
+    Args:
+        path: the file.
+        kind: "image"; "masked_image", an image whose mask is in a second file; "disparity" or "depth", a depth map.
+        mask: the second file: white where the image is unknown.
+
+    Returns:
+        float32 [H, W, 3] in [0, 1]; of a masked image [H, W, 4], the mask 1 where the image is unknown.
+
+    Raises:
+        UserError: a file cannot be read; an unknown kind; a mask is missing, or there is one that the kind does not
+            have.
+    """
+    if kind not in READERS:
+        raise UserError(f"unknown kind of condition file {kind!r}; known are {', '.join(READERS)}")
+    if kind == "masked_image" and mask is None:
+        raise UserError(f"{path}: a mask is missing, an image that is white where this one is to be filled")
+    if kind != "masked_image" and mask is not None:
+        raise UserError(f"{mask}: a condition of kind {kind} has no mask; leave it out")
+    return READERS[kind](path, mask)
+
+
+def _image(path: Path, mask: Path | None) -> np.ndarray:
+    return read_image(path)
+
+
+def _disparity(path: Path, mask: Path | None) -> np.ndarray:
+    return as_picture(read_nearness(path, "disparity"))
+
+
+def _depth(path: Path, mask: Path | None) -> np.ndarray:
+    return as_picture(read_nearness(path, "depth"))
+
+
+READERS: dict[str, Callable[[Path, Path], np.ndarray]] = {
+    "image": _image,
+    "masked_image": read_image_and_mask,
+    "disparity": _disparity,
+    "depth": _depth,
+}

@@ -1,0 +1,53 @@
+"""What the methods that train a latent diffusion model share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from codi_tf.adapters.adapted import AdaptedUNet
+from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.core.errors import UserError
+from codi_tf.io.bundle_files import is_bundle
+from codi_tf.methods.method import Method
+from codi_tf.methods.networks import copy_of
+
+
+class LatentMethod(Method):
+    """A method on the UNet of a base, with or without an adapter. A subclass adds `terms` and `loss_terms`.
+
+    Args:
+        settings: the method's options.
+        base: the model; its UNet is the student's.
+        student: the network to train.
+        perceptual: the feature network of a perceptual distance, images in [-1, 1] -> list of feature maps.
+    """
+
+    def __init__(self, settings, base: Base, student: AdaptedUNet, perceptual: Callable | None = None):
+        self.settings, self.base, self.student, self.perceptual = settings, base, student, perceptual
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of training images must be multiples of it."""
+        return self.base.multiple
+
+    def start_average(self) -> AdaptedUNet:
+        """The network that generates after training; it starts with the student's weights."""
+        return copy_of(self.student, "average")
+
+    def save(self, average: AdaptedUNet, folder: Path, first_batch: Callable[[], dict]) -> None:
+        """Write the base with the trained UNet, in the diffusers layout."""
+        save_base(dataclasses.replace(self.base, unet=average.unet), folder)
+
+
+def load_unconditional(path: str) -> Base:
+    """A base whose UNet is trained without an adapter. Raises UserError for a bundle, or a base without a UNet."""
+    if is_bundle(path):
+        raise UserError(f"base is {path}: a bundle's UNet needs its adapter; set task, or name the bundle's base")
+    base = load_stable_diffusion(path)
+    if base.unet is None:
+        raise UserError(f"base is {path}: it has no UNet; name another one, or set method.network")
+    return base

@@ -1,0 +1,116 @@
+"""The base class of tasks, and the registry that knows them by name. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from codi_tf.core.registry import Registry
+from codi_tf.io.conditions import ConditionFile, read_condition
+
+TASKS: Registry[type[Task]] = Registry("task", "TASKS", "codi_tf.tasks")
+Tensor = Any  # of TensorFlow
+Graph, Value = Any, Any  # `export.emit.graph.Graph` and the values within one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """How a condition is made, for training from an example and for sampling from a user's image.
+
+    A task is a frozen dataclass whose fields are its options; bundles and configurations hold them as JSON or YAML. It
+    defines `degrade`, and overrides what else differs from the defaults:
+
+        @TASKS.register("gray")
+        class Gray(Task):
+            def degrade(self, image, seed):
+                return tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
+
+    Images are float32 [H, W, 3] in [-1, 1]. A condition is float32 [H, W, condition_channels]: three channels in
+    [-1, 1], which can be shown as an image, and for `has_mask` a fourth, 1 where the image is unknown and 0 elsewhere.
+
+    Modules in `codi_tf.tasks` import TensorFlow from `codi_tf.core.lazy`.
+
+    Attributes:
+        condition_channels: 3, or 4 with a mask.
+        condition_key: what of an example `degrade` takes: "image", "depth" or "source" (see `data.pipeline.Source`).
+        has_mask: whether the last channel of a condition is a mask.
+        prompted: whether the prompt is part of the task, an instruction; a user must give one.
+        is_local: whether the image at a pixel depends on the condition near it, so that large images can be made of
+            tiles.
+        keeps_colors: whether the image has the colors of the condition, so that they can be aligned.
+        has_low_resolution: whether `low_resolution` is defined.
+        uses_condition_at_end: whether `finish` and `emit_finish` look at the condition.
+    """
+
+    condition_channels: ClassVar[int] = 3
+    condition_key: ClassVar[Literal["image", "depth", "source"]] = "image"
+    has_mask: ClassVar[bool] = False
+    prompted: ClassVar[bool] = False
+    is_local: ClassVar[bool] = False
+    keeps_colors: ClassVar[bool] = False
+    has_low_resolution: ClassVar[bool] = False
+    uses_condition_at_end: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """The name under which the task is registered. Raises UserError for a class that is not registered."""
+        return TASKS.name_of(type(self))
+
+    @property
+    def condition_file(self) -> ConditionFile:
+        """What the file of a user's condition holds, see `io.conditions.read_condition`."""
+        return "masked_image" if self.has_mask else "image"
+
+    def read_condition(self, path: str | os.PathLike[str], mask: str | os.PathLike[str] | None = None) -> np.ndarray:
+        """A user's condition from files: float32 [H, W, condition_channels] in [0, 1].
+
+        Raises:
+            UserError: see `io.conditions.read_condition`.
+        """
+        return read_condition(path, self.condition_file, mask)
+
+    def degrade(self, image: Tensor, seed: Tensor) -> Tensor:
+        """The condition of a training example, a function of the two arguments only.
+
+        Args:
+            image: what `condition_key` names: an image [H, W, 3] in [-1, 1], or depth [H, W, 1].
+            seed: int32 [2], for `tf.random.stateless_*`.
+
+        Returns:
+            float32 [H, W, condition_channels].
+        """
+        raise NotImplementedError
+
+    def condition_from_image(self, image: Tensor) -> Tensor:
+        """The condition of a user's image [..., H, W, condition_channels] in [-1, 1]: by default the image itself."""
+        return image
+
+    def finish(self, images: Tensor, condition: Tensor) -> Tensor:
+        """The final images: by default those that were generated.
+
+        Args:
+            images: float32 [..., H, W, 3] in [-1, 1], generated from the condition.
+            condition: float32 [..., H, W, condition_channels].
+
+        Returns:
+            float32 [..., H, W, 3] in [-1, 1].
+        """
+        return images
+
+    def low_resolution(self, image: Tensor, seed: Tensor) -> Tensor:
+        """The degraded image at its own, smaller size, of tasks that enlarge: see `tasks.enlarging.Enlarging`."""
+        raise NotImplementedError
+
+    def emit_condition(self, g: Graph, image: Value) -> Value:
+        """`condition_from_image` in the operations of an exported graph, for one image (H, W, condition_channels)."""
+        return image
+
+    def emit_finish(self, g: Graph, image: Value, condition: Value) -> Value:
+        """`finish` in the operations of an exported graph, for one image (H, W, 3).
+
+        Without `uses_condition_at_end` the condition may be any value.
+        """
+        return image

@@ -1,0 +1,30 @@
+"""Condition images on which exported models are compared with their Keras model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codi_tf import data
+from codi_tf.core.errors import UserError
+from codi_tf.model import CoDi
+
+COUNT, COUNT_LARGE, LARGE = 4, 2, 256**2  # images; fewer of more pixels than LARGE
+
+
+def conditions_for(model: CoDi, height: int, width: int) -> tuple[np.ndarray, str]:
+    """Condition images float32 [N, H, W, C] in [0, 1] and what they are, "held-out photos" or "random"."""
+    count = COUNT if height * width <= LARGE else COUNT_LARGE
+    try:
+        batch = data.evaluation_set(
+            data.load_source("photos", "heldout", model.task),
+            model.task,
+            image_size=max(height, width),
+            count=count,
+            seed=0,
+        )
+    except UserError:  # no photos, or none that large
+        channels = model.task.condition_channels
+        return np.random.default_rng(0).random((count, height, width, channels), dtype=np.float32), "random"
+    conditions = (batch["condition"][:, :height, :width] + 1.0) / 2.0
+    conditions[..., 3:] = conditions[..., 3:] > 0.5  # a mask is 0 and 1 in either range
+    return conditions, "held-out photos"

@@ -1,0 +1,102 @@
+"""What a file format declares. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from codi_tf.core.errors import UserError
+from export.emit.graph import Graph
+from export.formats import FORMATS
+from export.quantization.weights import WeightFormats
+
+SamplerProgram = Any  # that of `export.emit.program`, which imports TensorFlow
+SIGNATURE = "serving_default"  # of the first graph in a file that holds several
+MIXED = "mixed"  # the weight format of packages that choose one for each kernel
+Tensors = dict[str, np.ndarray]
+Run = Callable[[Tensors], Tensors]  # a graph in its runtime
+Emit = Callable[[Graph, SamplerProgram], None]  # adds a program, or a part of it, to a graph
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """A graph of a package: its file, the names of its inputs, and which of the file's graphs it is."""
+
+    path: Path
+    inputs: tuple[str, ...]
+    signature: str = SIGNATURE
+
+
+class Format:
+    """Base class of file formats. Formats are never instantiated: everything belongs to the class.
+
+    Attributes:
+        suffix: the end of a graph's path.
+        weight_formats: number formats in which it can store kernels, of `export.quantization.weights`.
+        mixed_formats: those of them that mixed weights choose from, most bits first; none: it cannot mix.
+        layouts: "whole", one graph, and "parts", one graph for each part of the sampler.
+        max_graph: bytes of weights that a graph can hold; a larger step is written in two halves.
+        makers: Python packages whose versions the manifest names.
+        requires: what writing needs besides, module -> name of its package on PyPI.
+        needs_tensorflow: whether running a graph takes TensorFlow.
+    """
+
+    suffix: ClassVar[str]
+    weight_formats: ClassVar[tuple[str, ...]] = ("float32",)
+    mixed_formats: ClassVar[tuple[str, ...]] = ()
+    layouts: ClassVar[tuple[str, ...]] = ("whole",)
+    max_graph: ClassVar[float] = math.inf
+    makers: ClassVar[tuple[str, ...]] = ("tensorflow", "keras")
+    requires: ClassVar[Mapping[str, str]] = {}
+    needs_tensorflow: ClassVar[bool] = False
+
+    @staticmethod
+    def write(programs: Sequence[SamplerProgram], emit: Emit, path: Path, weight_formats: WeightFormats) -> list[dict]:
+        """Write a graph of programs that differ in their size only.
+
+        Returns:
+            for each program "file" and, where a file holds several, "signature"; and "inputs" and "outputs", by name
+            their shapes and dtypes.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def load(graph: GraphFile) -> Run:
+        """A graph in its runtime. Raises UserError where the runtime is not installed."""
+        raise NotImplementedError
+
+    @staticmethod
+    def stored_bytes(path: Path) -> int:
+        """Bytes of all constants in a graph's file, and in the files beside it that belong to it."""
+        raise NotImplementedError
+
+    @staticmethod
+    def new_graph() -> Graph | None:
+        """An empty graph, to count a program's operations; None for formats that are not written from graphs."""
+        return None
+
+    @classmethod
+    def weight_choices(cls) -> tuple[str, ...]:
+        """The values of the option `weights`."""
+        return (*cls.weight_formats, *([MIXED] if cls.mixed_formats else []))
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raises UserError where a package that writing needs is not installed."""
+        for module, package in cls.requires.items():
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError:
+                name = FORMATS.name_of(cls)
+                raise UserError(f"format {name} needs the package {package}: pip install {package}") from None
+
+
+def signatures(programs: Sequence[SamplerProgram]) -> list[str]:
+    """The names of programs of several sizes in a file that holds them all; the first is the default."""
+    return [SIGNATURE, *(f"serving_{program.height}x{program.width}" for program in programs[1:])]

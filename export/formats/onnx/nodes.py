@@ -1,0 +1,111 @@
+"""Nodes and weights of ONNX graphs: maps are stored as [1, C, H, W], rows as [N, C], vectors as [1, C]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from export.emit.graph import Value
+from export.formats.onnx.store import Weight
+from export.quantization.weights import WeightFormats
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The body of a loop: the names that change from round to round, and its nodes."""
+
+    changing: set[str]
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    made: dict[tuple, Value] = field(default_factory=dict)
+
+
+class OnnxNodes:
+    """The nodes and weights of a graph, each made once.
+
+    Args:
+        weight_formats: the format of each kernel.
+    """
+
+    def __init__(self, weight_formats: WeightFormats | None = None):
+        self.weight_formats = WeightFormats() if weight_formats is None else weight_formats
+        self.signature = {"inputs": {}, "outputs": {}}
+        self.inputs, self.outputs = [], []
+        self.weights: dict[tuple, Weight] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self._made: dict[tuple, Value] = {}
+        self.loop: Loop | None = None  # the one that is being made
+        self._names = 0
+
+    # Making nodes
+
+    def node(
+        self, kind: str, inputs, shape: tuple[int, ...], outputs: int = 1, *, again: bool = False, **attributes
+    ) -> Value:
+        """A node's first output, or that of an equal node.
+
+        Further outputs have the name of the first with _1, _2, ... appended. What is the same in all rounds of a loop
+        is computed before it; with `again` in every round, which saves the memory that holds it.
+        """
+        names = [x.name if isinstance(x, Value) else x for x in inputs]
+        loop = self.loop
+        inside = loop is not None and (again or not loop.changing.isdisjoint(names))
+        made, nodes = (loop.made, loop.nodes) if inside else (self._made, self.nodes)
+        key = (kind, *names, *sorted((k, str(v)) for k, v in attributes.items()))
+        if key not in made:
+            value = Value(self.new_name(kind), tuple(shape))
+            results = [value.name, *(f"{value.name}_{i}" for i in range(1, outputs))]
+            nodes.append(helper.make_node(kind, names, results, name=value.name, **attributes))
+            made[key] = value
+            if inside:
+                loop.changing.update(results)
+        return made[key]
+
+    def new_name(self, kind: str) -> str:
+        self._names += 1
+        return f"{kind}_{self._names}"
+
+    def stored(
+        self, variable, view: str, shape, read: Callable[[np.ndarray], np.ndarray], type: str = "float32"
+    ) -> str:
+        """The name of a weight: `read` of a variable's value, of this shape and type; int4 packed, two per byte."""
+        key = (id(variable), view)
+        if key not in self.weights:
+            name = f"{variable.path}:{view}" if view else variable.path
+            kind = getattr(TensorProto, {"float32": "FLOAT"}.get(type, type.upper()))
+            size = math.prod(shape) // 2 if type == "int4" else math.prod(shape) * np.dtype(type).itemsize
+
+            def get() -> np.ndarray:
+                return np.ascontiguousarray(read(np.asarray(variable.numpy(), dtype="float32")))
+
+            self.weights[key] = Weight(name, tuple(shape), kind, size, get, True)
+        return self.weights[key].name
+
+    def real(self, variable, view: str, shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]) -> str:
+        """The name of a weight in float32, in the order of `arrange`; cast once where it is stored in float16."""
+        if self.weight_formats(variable) != "float16":
+            return self.stored(variable, view, shape, arrange)
+        half = self.stored(variable, f"{view}half", shape, lambda a: arrange(a).astype("float16"), "float16")
+        return self.node("Cast", [half], shape, to=TensorProto.FLOAT).name
+
+    def small_constant(self, array: np.ndarray) -> str:
+        """The name of a small constant."""
+        array = np.ascontiguousarray(array)
+        key = (array.tobytes(), array.shape, str(array.dtype))
+        if key not in self.weights:
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            name = f"constant_{len(self.weights)}"
+            self.weights[key] = Weight(name, array.shape, kind, array.nbytes, lambda: array, False)
+        return self.weights[key].name
+
+    def reshaped(self, x, own: tuple[int, ...], shape: tuple[int, ...]) -> Value:
+        """x in the shape `own` in the file; `shape` is that of its Value."""
+        return self.node("Reshape", [x, self.small_constant(np.array(own, "int64"))], shape)
+
+    def channels(self, x: Value, start: int, stop: int) -> Value:
+        bounds = [self.small_constant(np.array([n], "int64")) for n in (start, stop, 1)]
+        return self.node("Slice", [x, *bounds], (*x.shape[:-1], stop - start))

@@ -1,0 +1,149 @@
+"""Tensors and operators of LiteRT graphs: maps are stored as [1, H, W, C], rows as [N, C], vectors as [1, C]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from export.emit.graph import Value
+from export.formats.tflite.file import LiteRtFile, Subgraph, Weight
+from export.quantization.weights import WeightFormats, int8_scales, quantize_int8
+
+TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "int32": "INT32", "bool": "BOOL"}
+OPTIONS = {
+    "CONV_2D": "Conv2DOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "MEAN": "ReducerOptions",
+    "RESHAPE": "ReshapeOptions",
+    "TRANSPOSE": "TransposeOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "SOFTMAX": "SoftmaxOptions",
+    "ADD": "AddOptions",
+    "SUB": "SubOptions",
+    "MUL": "MulOptions",
+    "MAXIMUM": "MaximumMinimumOptions",
+    "MINIMUM": "MaximumMinimumOptions",
+    "GELU": "GeluOptions",
+    "PAD": "PadOptions",
+    "SLICE": "SliceOptions",
+    "GATHER": "GatherOptions",
+    "AVERAGE_POOL_2D": "Pool2DOptions",
+    "SPACE_TO_DEPTH": "SpaceToDepthOptions",
+    "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
+    "DEQUANTIZE": "DequantizeOptions",
+    "DIV": "DivOptions",
+    "GREATER": "GreaterOptions",
+    "CAST": "CastOptions",
+    "REDUCE_MAX": "ReducerOptions",
+    "TOPK_V2": "TopKV2Options",
+}
+
+
+class LiteRtNodes:
+    """The tensors and operators of a graph, each made once.
+
+    Args:
+        weight_formats: the format of each kernel: "float16" and "int8_weight_only" are dequantized when the file is
+            loaded; with "int8" LiteRT rounds activations to 8 bits at run time ("dynamic range").
+        file: the file that the graph is a part of.
+    """
+
+    def __init__(self, weight_formats: WeightFormats | None = None, file: LiteRtFile | None = None):
+        self.weight_formats = WeightFormats() if weight_formats is None else weight_formats
+        self.file = LiteRtFile() if file is None else file
+        self.signature = {"inputs": {}, "outputs": {}}
+        self.subgraph = Subgraph()
+        self.graph = self.subgraph.graph
+        self.index: dict[str, int] = {}  # tensors by name
+        self._made: dict[tuple, Value] = {}
+
+    def tensor(self, name: str, own: tuple[int, ...], dtype: str = "float32", buffer: int = 0, scales=None) -> None:
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.buffer = name, list(own), buffer
+        tensor.type = getattr(schema.TensorType, TYPES[dtype])
+        if scales is not None:
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.scale = scales
+            tensor.quantization.zeroPoint = np.zeros(len(scales), "int64")
+            tensor.quantization.quantizedDimension = 0
+        self.index[name] = len(self.graph.tensors)
+        self.graph.tensors.append(tensor)
+
+    def operator(self, kind: str, inputs, own, shape, options: dict | None = None, dtype: str = "float32") -> Value:
+        """An operator's first output, or that of an equal operator.
+
+        `own` is the shape in the file, `shape` that of the value.
+        """
+        names = [x.name if isinstance(x, Value) else x for x in inputs]
+        key = (kind, *names, tuple(own), *sorted((options or {}).items()))
+        if key in self._made:
+            return self._made[key]
+        value = Value(f"{kind}_{len(self.graph.tensors)}", tuple(shape))
+        self.tensor(value.name, own, dtype)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self.file.codes.setdefault(kind, len(self.file.codes))
+        operator.inputs = [self.index[name] if name else -1 for name in names]
+        operator.outputs = [self.index[value.name]]
+        if kind == "TOPK_V2":
+            self.tensor(f"{value.name}_places", own, "int32")
+            operator.outputs.append(self.index[f"{value.name}_places"])
+        holder = OPTIONS.get(kind)
+        if holder is not None:
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, holder)
+            operator.builtinOptions = getattr(schema, f"{holder}T")()
+            for name, setting in (options or {}).items():
+                setattr(operator.builtinOptions, name, setting)
+        self.graph.operators.append(operator)
+        self._made[key] = value
+        return value
+
+    def small_constant(self, array: np.ndarray) -> str:
+        """The name of a small constant."""
+        array = np.ascontiguousarray(array)
+        key = ("constant", array.tobytes(), array.shape, str(array.dtype))
+        if key not in self._made:
+            name = f"constant_{len(self.graph.tensors)}"
+            buffer = self.file.buffer(key, Weight(array.nbytes, lambda: array))
+            self.tensor(name, array.shape, str(array.dtype), buffer)
+            self._made[key] = Value(name, array.shape)
+        return self._made[key].name
+
+    def stored(self, variable, view: str, own: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]) -> str:
+        """The name of a weight in the order of `arrange`, in its weight format."""
+        name = f"{variable.path}:{view}"
+        if name in self.index:
+            return name
+
+        def value() -> np.ndarray:
+            return np.asarray(variable.numpy(), dtype="float32")
+
+        kind, scales = self.weight_formats(variable), None
+        dtype = "int8" if kind.startswith("int8") else kind
+        if dtype == "int8":
+            scales = int8_scales(value())  # they are part of the graph
+
+        def read() -> np.ndarray:
+            return np.ascontiguousarray(arrange(quantize_int8(value()) if dtype == "int8" else value()).astype(dtype))
+
+        narrow = f"{name}:{dtype}"
+        buffer = self.file.buffer(narrow, Weight(int(np.prod(own)) * np.dtype(dtype).itemsize, read))
+        if kind in ("float32", "int8"):
+            self.tensor(name, own, dtype, buffer, scales)
+            return name
+        self.tensor(narrow, own, dtype, buffer, scales)
+        self.index[name] = self.index[self.operator("DEQUANTIZE", [narrow], own, own).name]
+        return name
+
+    def reshaped(self, x, own: tuple[int, ...], shape: tuple[int, ...]) -> Value:
+        return self.operator("RESHAPE", [x, self.small_constant(np.array(own, "int32"))], own, shape)
+
+    def transposed(self, x: Value, perm: list[int], own, shape) -> Value:
+        return self.operator("TRANSPOSE", [x, self.small_constant(np.array(perm, "int32"))], own, shape)
+
+
+def own_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a value's tensor."""
+    return tuple(shape) if len(shape) == 2 else (1, *shape)

@@ -1,0 +1,64 @@
+"""The graphs of a package as one function. Imports no TensorFlow unless the format needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.formats import FORMATS
+from export.formats.format import Run, Tensors
+from export.package.manifest import Package
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A package's graphs in their runtime, as a function (condition, noise[, ids]) -> image.
+
+    condition float32 [1, H, W, C] in [0, 1], noise float32 [1, h, w, 4], ids int32 [77], image float32 [1, H, W, 3] in
+    [0, 1]. A graph takes the outputs of other graphs by their names, whatever these are.
+    """
+
+    package: Package
+    graphs: dict[str, Run]
+
+    def __call__(self, condition: np.ndarray, noise: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
+        inputs = {"condition": condition, **({} if ids is None else {"ids": ids})}
+        if "sampler" in self.graphs:
+            return self.graphs["sampler"]({**inputs, "noise": noise})["image"]
+        pool = self.read(inputs)
+        for i in range(self.package.steps):
+            noise = self.step(i, noise, pool)
+        return self.decode(noise, pool)
+
+    def read(self, inputs: Tensors) -> Tensors:
+        """The inputs, with what all steps take: the embedded prompt and the condition features."""
+        pool = dict(inputs)
+        for name in ("text", "encoder"):
+            if name in self.graphs:
+                pool = self.run(name, pool)
+        return pool
+
+    def step(self, i: int, z: np.ndarray, pool: Tensors) -> np.ndarray:
+        """z after step i of the schedule."""
+        now = self.package.schedule[i]
+        numbers = {"time": np.float32(now["time"]), "scales": np.float32([now["a"], now["b"]])}
+        return self.run("step", {**pool, **numbers, "z": z})["z_next"]
+
+    def decode(self, z: np.ndarray, pool: Tensors) -> np.ndarray:
+        """The image of the last z."""
+        return self.run("decoder", {**pool, "z": z})["image"]
+
+    def run(self, part: str, pool: Tensors) -> Tensors:
+        """The pool with the outputs of a part, which may come in halves, "step_1" and "step_2"."""
+        for name in sorted(self.graphs):
+            if name == part or name.startswith(f"{part}_"):
+                inputs = {key: pool[key] for key in self.package.graphs[name].inputs}
+                pool = {**pool, **self.graphs[name](inputs)}
+        return pool
+
+
+def load_any(package: Package) -> Sampler:
+    """The package's graphs in their runtime, which may be TensorFlow. Raises UserError for a missing runtime."""
+    load = FORMATS[package.format].load
+    return Sampler(package, {name: load(graph) for name, graph in package.graphs.items()})
