@@ -1,36 +1,51 @@
-# make demo: from photos to a checked 4-step model, with pictures.   make test: everything that CI runs.
+# `make` alone lists the commands.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
 
-APT := DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet --yes --no-install-recommends
+# What the tests of web pages run in. Only `make setup` installs it.
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+SYSTEM := $(if $(CHROMIUM),,chromium) $(if $(shell command -v npm || true),,npm)
+RUNTIME := node_modules/onnxruntime-web
 
-.PHONY: demo test lint docs browser benchmarks clean
+.PHONY: help demo setup test test-all lint docs benchmarks clean
+.DEFAULT_GOAL := help
 
-demo: $(VENV)/demo.installed
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/demo.installed ## from photos to a checked 4-step model, with images
 	$(BIN)/python demo.py
 
-test: lint browser
-	$(BIN)/python -m pytest --durations=60
+setup: $(VENV)/test.installed ## the virtual environment; Chromium, npm and onnxruntime-web for the tests of web pages
+ifneq ($(strip $(SYSTEM)),)
+	@echo "setup: installing system packages for the tests of web pages: $(strip $(SYSTEM))"
+	-apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install $(SYSTEM)
+endif
+	@test -d $(RUNTIME) || echo "setup: installing the npm package onnxruntime-web in node_modules/"
+	-@test -d $(RUNTIME) || npm install --no-save --no-audit --no-fund --prefix . onnxruntime-web
 
-lint: $(VENV)/test.installed
+test: lint docs ## what a day's change could break: at most 15 minutes on two cores
+	$(PYTEST) --durations=20
+
+test-all: lint docs ## every test: at most 60 minutes on two cores
+	$(PYTEST) --durations=60 -m "not campaign"
+
+lint: $(VENV)/test.installed ## style, format, and the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-# The documentation site, in build/site. A broken link or an unknown name of the code ends the build.
-docs: $(VENV)/test.installed
+docs: $(VENV)/test.installed ## the documentation site, in build/site; a broken link or an unknown name ends it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# What the pages of export.web are tested with. Where it cannot be had, their tests say so and are skipped.
-browser:
-	-command -v chromium > /dev/null || { apt-get --quiet --quiet update && $(APT) install chromium; }
-	-command -v npm > /dev/null || { apt-get --quiet --quiet update && $(APT) install npm; }
-	-test -d node_modules/onnxruntime-web || npm install --no-save --no-audit --no-fund --prefix . onnxruntime-web
-
-benchmarks: $(VENV)/demo.installed
+benchmarks: $(VENV)/demo.installed ## the speed of training and of generation
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.generate
+
+clean: ## remove the virtual environment, npm's packages and runs
+	rm -rf $(VENV) node_modules runs
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +57,3 @@ $(VENV)/demo.installed: setup.cfg | $(BIN)/python
 $(VENV)/test.installed: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
-
-clean:
-	rm -rf $(VENV) node_modules runs
