@@ -10,7 +10,7 @@ PLACE = "<!-- public names -->"
 def on_page_markdown(markdown: str, **_) -> str:
     """Put the public names where a page asks for them, and let tables inside <details> be rendered."""
     if PLACE in markdown:
-        entries = [f"::: {module}.{name}\n" for name, module in public_names().items()]
+        entries = [f"- `codi_tf.{name}`: [{module}.{name}][]" for name, module in public_names().items()]
         markdown = markdown.replace(PLACE, "\n".join(entries))
     return markdown.replace("<details>", '<details markdown="1">')
 
