@@ -4,6 +4,8 @@ import re
 
 import griffe
 
+SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises):")
+
 
 class PlainBrackets(griffe.Extension):
     """Adjacent brackets in docstrings, as of shapes and options, are text: [A] [B] is no link of Markdown."""
@@ -15,15 +17,16 @@ class PlainBrackets(griffe.Extension):
 
 
 def escaped(text: str) -> str:
-    """A docstring with escaped brackets: sections are indented, too, but code comes after an empty line."""
-    lines, code, before = [], False, "."
+    """A docstring with escaped brackets. What is indented is a section's text, or else code, which stays."""
+    lines, section, before = [], False, ""
     for line in text.splitlines():
-        if line.strip():
-            code = line.startswith("    ") and (code or not before.strip())
-        if not code:
+        if line.strip() and not line.startswith("    "):
+            section = SECTION.fullmatch(line) is not None
+        if section or not line.startswith("    "):
             parts = re.split(r"(`[^`]*`)", line)  # every other part is code
             line = "".join(part if i % 2 else re.sub(r"\](\s?)\[", r"]\1\\[", part) for i, part in enumerate(parts))
-            line = re.sub(r"^(\s*)\[", r"\1\\[", line) if before.rstrip().endswith("]") else line
+            if before.endswith("]"):
+                line = re.sub(r"^(\s*)\[", r"\1\\[", line)
         lines.append(line)
         before = line
     return "\n".join(lines)
