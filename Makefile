@@ -8,6 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 SYSTEM := $(if $(CHROMIUM),,chromium) $(if $(shell command -v npm || true),,npm)
 RUNTIME := node_modules/onnxruntime-web
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive
 
 .PHONY: help demo setup test test-all lint docs benchmarks clean
 .DEFAULT_GOAL := help
@@ -21,7 +22,7 @@ demo: $(VENV)/demo.installed ## from photos to a checked 4-step model, with imag
 setup: $(VENV)/test.installed ## the virtual environment; Chromium, npm and onnxruntime-web for the tests of web pages
 ifneq ($(strip $(SYSTEM)),)
 	@echo "setup: installing system packages for the tests of web pages: $(strip $(SYSTEM))"
-	-apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install $(SYSTEM)
+	-$(ROOT) apt-get -qq update && $(ROOT) apt-get -qq --yes --no-install-recommends install $(SYSTEM)
 endif
 	@test -d $(RUNTIME) || echo "setup: installing the npm package onnxruntime-web in node_modules/"
 	-@test -d $(RUNTIME) || npm install --no-save --no-audit --no-fund --prefix . onnxruntime-web
