@@ -10,7 +10,7 @@ SYSTEM := $(if $(CHROMIUM),,chromium) $(if $(shell command -v npm || true),,npm)
 RUNTIME := node_modules/onnxruntime-web
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive
 
-.PHONY: help demo setup test test-all lint benchmarks clean
+.PHONY: help demo setup test test-all lint docs benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -27,16 +27,19 @@ endif
 	@test -d $(RUNTIME) || echo "setup: installing the npm package onnxruntime-web in node_modules/"
 	-@test -d $(RUNTIME) || npm install --no-save --no-audit --no-fund --prefix . onnxruntime-web
 
-test: lint ## what a day's change could break: at most 15 minutes on two cores
+test: lint docs ## what a day's change could break: at most 15 minutes on two cores
 	$(PYTEST) --durations=20
 
-test-all: lint ## every test: at most 60 minutes on two cores
+test-all: lint docs ## every test: at most 60 minutes on two cores
 	$(PYTEST) --durations=60 -m "not campaign"
 
 lint: $(VENV)/test.installed ## style, format, and the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+docs: $(VENV)/test.installed ## the documentation site, in build/site; a broken link or an unknown name ends it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 benchmarks: $(VENV)/demo.installed ## the speed of training and of generation
 	$(BIN)/python -m benchmarks.step
