@@ -18,13 +18,15 @@ from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
+from codi_tf.core.formats import check_format
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.process import Denoise
 from codi_tf.diffusion.sampling import few_step
 from codi_tf.inference.generation import Generator, check_finite
 from codi_tf.io import images
 from codi_tf.io.files import whole_folder
-from codi_tf.io.weights import check_format, folder_sha256, read_json, write_json
+from codi_tf.io.hashing import folder_sha256
+from codi_tf.io.json_files import read_json, write_json
 from codi_tf.methods.codi import CodiMethod
 from codi_tf.methods.consistency import ConsistencyMethod
 from codi_tf.methods.finetune import FinetuneMethod
@@ -295,7 +297,7 @@ class CoDi(Trainer):
             UserError: the folder is there and is no bundle, or must not be replaced; an unknown dtype.
         """
         path = Path(filepath)
-        check_format(dtype)
+        check_format("dtype", dtype)
         if path.exists() and not is_bundle(path):
             raise UserError(f"{path}: exists and is no bundle; choose another place")
         if path.exists() and not overwrite:

@@ -23,7 +23,9 @@ from codi_tf.cli import convert as command
 from codi_tf.core.command_line import run_command
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.scheduler_config import SCHEDULERS
-from codi_tf.io.weights import key_of, read_json, state_dict, write_json
+from codi_tf.io.json_files import read_json, write_json
+from codi_tf.io.layouts import key_of
+from codi_tf.io.weights import state_dict
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

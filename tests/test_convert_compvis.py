@@ -14,8 +14,9 @@ from tiny_pipeline import save_pipeline
 import codi_tf
 from codi_tf.checkpoints import compvis
 from codi_tf.core.errors import UserError
+from codi_tf.io.layouts import key_of
 from codi_tf.io.tensor_files import StoredTensor
-from codi_tf.io.weights import key_of, state_dict
+from codi_tf.io.weights import state_dict
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

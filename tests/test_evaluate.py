@@ -22,8 +22,9 @@ from codi_tf.evaluation.curves import COLOURS
 from codi_tf.evaluation.features import FeatureNetwork, save_features
 from codi_tf.evaluation.loading import labels, load_feature_network
 from codi_tf.evaluation.samplers import model_process, model_sampler
+from codi_tf.io.hashing import folder_sha256
 from codi_tf.io.images import to_uint8
-from codi_tf.io.weights import folder_sha256, save_network
+from codi_tf.io.weights import save_network
 from codi_tf.tasks import make_task
 
 S, CELL = 16, 128  # the grids show each pixel eight times

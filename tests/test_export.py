@@ -21,7 +21,7 @@ from onnx import numpy_helper
 import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
-from codi_tf.io.weights import folder_sha256
+from codi_tf.io.hashing import folder_sha256
 from export.emit.program import SamplerProgram
 from export.formats.onnx import graph as onnx_graph
 from export.formats.saved_model.write import OPTIONS

@@ -7,7 +7,7 @@ import math
 import keras
 import pytest
 
-from codi_tf.io.weights import key_of
+from codi_tf.io.layouts import key_of
 from codi_tf.models.adapter import MuAdapter
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.controlnet import ControlNet

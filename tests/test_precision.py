@@ -13,7 +13,8 @@ import codi_tf
 from codi_tf import config
 from codi_tf.checkpoints.base import make_unet
 from codi_tf.core.errors import UserError
-from codi_tf.core.precision import FORMATS, built_in, make_policy
+from codi_tf.core.formats import FORMATS
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.methods.networks import copy_of
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
 from codi_tf.models.controlnet import ControlNet

@@ -16,7 +16,8 @@ import codi_tf
 from codi_tf.checkpoints.base import Base, make_autoencoder
 from codi_tf.checkpoints.t2i_adapter import T2I_ADAPTER, load_t2i_adapter, save_t2i_adapter
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import read_json, shapes_of, state_dict, write_json
+from codi_tf.io.json_files import read_json, write_json
+from codi_tf.io.weights import shapes_of, state_dict
 from codi_tf.models.adapter import AdaptedUNet
 from codi_tf.models.t2i_adapter import T2IAdapter
 from codi_tf.models.unet import UNet

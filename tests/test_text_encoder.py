@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import key_of
+from codi_tf.io.layouts import key_of
 from codi_tf.models.text_encoder import ACTIVATIONS, SelfAttention, TextEncoder
 
 torch = pytest.importorskip("torch")

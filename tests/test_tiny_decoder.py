@@ -31,7 +31,9 @@ from codi_tf.evaluation import metrics
 from codi_tf.evaluation.features import FeatureNetwork, load_features, save_features
 from codi_tf.evaluation.perception.lpips import load_lpips
 from codi_tf.inference.rendering import render
-from codi_tf.io.weights import folder_sha256, read_json, shapes_of, state_dict, write_json
+from codi_tf.io.hashing import folder_sha256
+from codi_tf.io.json_files import read_json, write_json
+from codi_tf.io.weights import shapes_of, state_dict
 from codi_tf.methods.draws import Draws
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.training.experiment import build_dataset, build_trainer

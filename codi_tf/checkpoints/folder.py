@@ -10,7 +10,8 @@ from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
 from codi_tf.checkpoints.networks import read_network, refuse_pickles, write_network
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import CONFIG, read_json, write_json
+from codi_tf.io.json_files import read_json, write_json
+from codi_tf.io.weights import CONFIG
 from codi_tf.models.text_encoder import TextEncoder
 
 INDEX = "model_index.json"

@@ -35,7 +35,8 @@ from codi_tf.checkpoints.keras_cv_rules import (
 )
 from codi_tf.checkpoints.tokenizer import END, Tokenizer
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import PLAIN, Layout, Origin, make_from
+from codi_tf.io.layouts import PLAIN, Layout, Origin
+from codi_tf.io.weights import make_from
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.unet import NUMERICS, UNet

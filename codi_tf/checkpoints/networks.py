@@ -14,8 +14,10 @@ from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.kinds import HIDDEN_ACTS, Kind
 from codi_tf.checkpoints.rules import POSITIONS, Renaming
 from codi_tf.core.errors import UserError
+from codi_tf.io.json_files import read_json
+from codi_tf.io.layouts import DENSE, Layout, Origin, Origins
 from codi_tf.io.tensor_files import StoredTensor, read_header
-from codi_tf.io.weights import CONFIG, DENSE, Layout, Origin, Origins, make_from, read_json, save_network
+from codi_tf.io.weights import CONFIG, make_from, save_network
 
 VARIANTS = ("", "fp16", "bf16")  # the names of halved files; the full one comes first
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")

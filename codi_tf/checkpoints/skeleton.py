@@ -11,7 +11,8 @@ from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET, Kind
 from codi_tf.checkpoints.networks import read_config
 from codi_tf.checkpoints.stable_diffusion import check_parts
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import CONFIG, read_json
+from codi_tf.io.json_files import read_json
+from codi_tf.io.weights import CONFIG
 
 
 def read_outline(folder: Path) -> Base:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from codi_tf.evaluation.report import is_report_file, write_figures, write_page,
 from codi_tf.evaluation.samplers import BATCH, model_process, model_sampler
 from codi_tf.evaluation.tables import markdown_table
 from codi_tf.io.files import whole_folder
+from codi_tf.io.hashing import file_sha256, folder_sha256
 
 SPLITS = ("heldout", "all")
 MAX_COUNT = 100_000
@@ -274,12 +274,11 @@ def _plural(word: str, names: Sequence[str]) -> str:
 def _settings(options: argparse.Namespace, models: dict, names: Sequence[str], image_size: int) -> dict:
     """What metrics.json says of how the figures were made."""
     import codi_tf
-    from codi_tf.io.weights import folder_sha256
 
     def named(path: Path | None) -> dict | None:
         if path is None:
             return None
-        return {"path": str(path), "sha256": folder_sha256(path) if path.is_dir() else _file_sha256(path)}
+        return {"path": str(path), "sha256": folder_sha256(path) if path.is_dir() else file_sha256(path)}
 
     bundles = zip(models.items(), options.bundles, strict=True)
     return {
@@ -302,11 +301,6 @@ def _settings(options: argparse.Namespace, models: dict, names: Sequence[str], i
         "inception": KERAS if options.inception == KERAS else named(inception_file(options.inception)),
         "clip": named(options.clip),
     }
-
-
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _steps(text: str) -> list[int]:

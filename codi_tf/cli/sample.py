@@ -30,6 +30,7 @@ import numpy as np
 
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.formats import FORMATS
 from codi_tf.core.progress import Progress
 from codi_tf.inference.rendering import MAX_SIDE
 from codi_tf.io.color import ALIGNMENTS
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 BUNDLE = "codi.json"
 MAX_RESULT_PIXELS = 50_000_000
 SAMPLERS = ("ddim", "dpm", "dpm++", "stochastic", "consistency")  # of bundles; the first three of checkpoints
-COMPUTE = ("float32", "bfloat16", "float16")
 
 # Options of one kind of model and what they are where they are not given.
 OF_BUNDLES = {
@@ -84,7 +84,7 @@ def _parser() -> ArgumentParser:
         "--guidance", type=float, help="1 is none (default: 7.5 of a checkpoint, else as the model was trained)"
     )
     parser.add_argument(
-        "--compute", choices=COMPUTE, default=COMPUTE[0], help="number format of the networks (default: float32)"
+        "--compute", choices=FORMATS, default=FORMATS[0], help="number format of the networks (default: float32)"
     )
     parser.add_argument(
         "--decoder", type=Path, help="folder of a small decoder, an AutoencoderTiny, in place of the model's own"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.data.permutation import permuted
 from codi_tf.data.pipeline import ONE_HOST
+from codi_tf.io.hashing import arrays_sha256, text_sha256
 from codi_tf.io.tensor_files import StoredTensor, read_header
 from codi_tf.tasks import TASKS, Task
 
@@ -116,10 +116,8 @@ def made_with(
         condition_space: "latent" or "image", what the adapter takes of conditions.
         tokenizer: what made tokens of texts, where these are used.
     """
-    digest = hashlib.sha256()
-    for variable in base.vae.variables:
-        digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
-    autoencoder = {"sha256": digest.hexdigest(), "scaling_factor": float(base.vae.scaling_factor)}
+    digest = arrays_sha256(variable.numpy() for variable in base.vae.variables)
+    autoencoder = {"sha256": digest, "scaling_factor": float(base.vae.scaling_factor)}
     autoencoder["compute"] = base.vae.compute_dtype
     name = next((name for name, kind in TASKS.items() if isinstance(task, kind)), None)
     options = None if task is None else {"name": name, **dataclasses.asdict(task)}
@@ -199,7 +197,7 @@ def cached_batches(
 def _sha256_of(tokenizer: Tokenizer) -> str:
     """Of all that decides on the numbers of a text's tokens."""
     parts = [sorted(tokenizer.vocabulary.items()), list(tokenizer.ranks), tokenizer.padding, tokenizer.special]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return text_sha256(json.dumps(parts))
 
 
 def _there(path: Path) -> Path:

@@ -9,7 +9,8 @@ from codi_tf.checkpoints.base import Base, make_unet
 from codi_tf.core import replicas
 from codi_tf.core.precision import built_in
 from codi_tf.diffusion.process import Denoise, bounded, coefficients, predict
-from codi_tf.io.weights import copy_weights, key_of
+from codi_tf.io.layouts import key_of
+from codi_tf.io.weights import copy_weights
 from codi_tf.models.adapter import AdaptedUNet
 
 GUIDANCE_FEATURES = 256  # Fourier features of the guidance, as many as latent consistency models have

@@ -208,6 +208,11 @@ class UNetEncoder(keras.Model):
         }
 
     @property
+    def blocks(self) -> list[Block]:
+        """All blocks, in the order of the forward pass."""
+        return [*self.down_blocks, self.mid_block]
+
+    @property
     def skip_channels(self) -> list[int]:
         """The channels of the skips, in the order of their making."""
         widths = [self.block_out_channels[0]]
@@ -247,9 +252,8 @@ class UNetEncoder(keras.Model):
 
         It costs about one more forward pass.
         """
-        for layer in self._flatten_layers():
-            if isinstance(layer, Block):
-                layer.recompute = recompute
+        for block in self.blocks:
+            block.recompute = recompute
 
     def encode(self, z_t, temb, context, hint=None, residuals=None):
         """Latents [B, h, w, C], time embedding and prompt [B, M, D] -> list of skips, in the order of their making.
@@ -345,6 +349,10 @@ class UNet(UNetEncoder):
             layer.build()
         self.conv_norm_out.build((None, None, None, self.block_out_channels[0]))
         self.conv_out.build((None, None, None, self.block_out_channels[0]))
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [*super().blocks, *self.up_blocks]
 
     def decode(self, h, skips, temb, context):
         """The middle block's output and the skips -> the network's output [B, h, w, out_channels], float32."""

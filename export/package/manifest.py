@@ -6,7 +6,6 @@ Imports no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from codi_tf.core.errors import UserError
+from codi_tf.io.hashing import file_sha256
 
 MANIFEST, VERSION = "manifest.json", 3
 OTHERS = "other_sizes"  # in a manifest and in report.json: what differs at the other sizes
@@ -125,7 +125,7 @@ def read_package(folder: Path) -> Package:
     for name, digest in files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: is missing; copy the whole package again")
-        if sha256(folder / name) != digest:
+        if file_sha256(folder / name) != digest:
             raise UserError(f"{folder / name}: is damaged or changed (SHA-256); copy the package or export again")
     return package
 
@@ -209,12 +209,6 @@ def check_steps(steps: int) -> None:
     """Raises UserError for steps that are not 1 to MAX_STEPS."""
     if not 1 <= steps <= MAX_STEPS:
         raise UserError(f"steps is {steps}: an exported sampler takes 1 to {MAX_STEPS}")
-
-
-def sha256(path: Path) -> str:
-    """Of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> dict | None:
