@@ -17,7 +17,7 @@ lint: $(VENV)/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # What the pages of export.web are tested with. Where it cannot be had, their tests say so and are skipped.
 browser:

@@ -744,7 +744,7 @@ def test_a_bundle_with_an_adapter_alone_is_no_checkpoint(folder, tmp_path):
 def test_a_tokenizer_of_another_text_encoder_is_refused(folder, tmp_path):
     words = Tokenizer.load(folder / "tokenizer")
     vocabulary = {**words.vocabulary, "a word too many": max(words.vocabulary.values()) + 1}
-    Tokenizer(vocabulary, list(words.ranks)).save(tmp_path / "words")
+    Tokenizer(vocabulary, words.merges).save(tmp_path / "words")
     with pytest.raises(UserError, match="the tokenizer gives 77 ids up to"):
         codi_tf.load_stable_diffusion(folder, tokenizer=tmp_path / "words")
 

@@ -73,6 +73,7 @@ class Base:
 
     def embed_tokens(self, tokens) -> np.ndarray:
         """Token ids int32 [B, 77] -> their embeddings, float32 [B, 77, D]: the text encoder's last hidden states."""
+        assert self.text_encoder is not None
         with tf.init_scope():  # also while a function is being traced
             return ops.convert_to_numpy(self.text_encoder(tokens))
 
@@ -96,6 +97,7 @@ class Base:
     def context(self) -> np.ndarray:
         """The embedding of the empty prompt, float32 [1, 77, D]; zeros for a base without a text encoder."""
         if self.text_encoder is None:
+            assert self.unet is not None
             return np.zeros((1, PROMPT_LENGTH, self.unet.cross_attention_dim), "float32")
         return self.embed([""])
 

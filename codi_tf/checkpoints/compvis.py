@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def read_single_file(
     tokenizer: Path | None = None,
     prediction_type: str | None = None,
     numerics: str | None = None,
-    architecture: Mapping[str, Mapping[str, object]],
+    architecture: Mapping[str, Mapping[str, Any]],
 ) -> Base:
     """A base from a single file, in the dtype policy that holds.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def save_base(
         raise UserError("this model came without a tokenizer, and is useless without: load it with tokenizer=FOLDER")
 
     def write(kind, network, name: str, *, extra_config: Mapping[str, object] | None = None) -> None:
-        said = None if report is None else lambda done: report(name, done)
+        said = None if report is None else functools.partial(report, name)
         write_network(kind, network, path / name, dtype=dtype, extra_config=extra_config, report=said)
 
     side = getattr(base.unet, "sample_size", None)
@@ -99,7 +100,7 @@ def save_base(
         write(UNET, base.unet, "unet")
         path.joinpath(SCHEDULER[0]).mkdir(exist_ok=True)
         write_json(path.joinpath(*SCHEDULER), {"_class_name": "DDIMScheduler", **base.scheduler})
-    if base.text_encoder is not None:
+    if base.text_encoder is not None and base.tokenizer is not None:
         write(TEXT_ENCODER, base.text_encoder, "text_encoder", extra_config={"dtype": dtype})
         base.tokenizer.save(path / "tokenizer")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ from codi_tf.checkpoints.keras_cv_rules import (
 from codi_tf.checkpoints.tokenizer import END, Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.io.layouts import PLAIN, Layout, Origin
+from codi_tf.io.tensor_files import make_room
 from codi_tf.io.weights import make_from
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.text_encoder import TextEncoder
@@ -43,20 +45,23 @@ from codi_tf.models.unet import NUMERICS, UNet
 
 
 class Weight(NamedTuple):
-    """A weight of a KerasCV network: what `weights.make_from` wants of a stored tensor."""
+    """A weight of a KerasCV network, as a tensor for `weights.make_from` (`io.values.Stored`)."""
 
     path: str
     dtype: np.dtype
     shape: tuple[int, ...]
     values: Callable[[], np.ndarray]
 
-    def read(self, *, part: int, parts: int) -> np.ndarray:
-        """The values: an aligned array that nobody else holds. KerasCV's weights lie as ours: whole, in our axes."""
-        size = int(np.prod(self.shape)) * self.dtype.itemsize
-        room = np.empty(size + 64, np.uint8)
-        room = room[-room.ctypes.data % 64 :][:size].view(self.dtype).reshape(self.shape)
-        room[...] = self.values().reshape(self.shape)
-        return room
+    @property
+    def nbytes(self) -> int:
+        """The size of the values in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, *, part: int = 0, parts: int = 1, room: np.ndarray | None = None) -> np.ndarray:
+        """The values in aligned memory of their own. KerasCV's weights have the axes of ours and are never in parts."""
+        values = make_room(self.nbytes).view(self.dtype).reshape(self.shape)
+        values[...] = self.values().reshape(self.shape)
+        return values
 
 
 Layers = dict[str, list[list[Weight]]]  # kind of layer -> its layers in order -> their weights in order
@@ -344,6 +349,6 @@ def _tokenizer(source, folder: Path | None, padding: str) -> Tokenizer | None:
             lines = gzip.decompress((folder / BPE).read_bytes()).decode("utf-8").split("\n")
         except (OSError, EOFError, ValueError) as error:
             raise UserError(f"{folder / BPE}: not readable ({error}); copy it again") from None
-        merges = [tuple(line.split()) for line in lines[1 : 1 + BPE_MERGES] if line]
+        merges = [(first, second) for first, second in (line.split() for line in lines[1 : 1 + BPE_MERGES] if line)]
         return Tokenizer.from_merges(merges, padding=padding)
     return None

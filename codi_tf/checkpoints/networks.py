@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -112,7 +113,7 @@ def read_config(kind: Kind, path: Path) -> dict:
     return arguments
 
 
-def check_numbers(kind: Kind, arguments: Mapping[str, object], path: Path) -> None:
+def check_numbers(kind: Kind, arguments: Mapping[str, Any], path: Path) -> None:
     """Refuses arguments of our class that are not the positive numbers that they should be. Raises UserError."""
     for key, wanted in kind.positive.items():
         value = arguments.get(key, kind.ours[key])
@@ -121,7 +122,7 @@ def check_numbers(kind: Kind, arguments: Mapping[str, object], path: Path) -> No
             raise UserError(f"{path}: {key} is {value!r}: it must be {NUMBERS[wanted]} above 0")
 
 
-def in_numerics(kind: Kind, arguments: Mapping[str, object], numerics: str | None) -> dict:
+def in_numerics(kind: Kind, arguments: Mapping[str, Any], numerics: str | None) -> dict:
     """The arguments of our class with which its numbers are those of "diffusers" or "keras_cv"; None: as they are."""
     if numerics is None:
         return dict(arguments)

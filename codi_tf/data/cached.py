@@ -196,7 +196,7 @@ def cached_batches(
 
 def _sha256_of(tokenizer: Tokenizer) -> str:
     """Of all that decides on the numbers of a text's tokens."""
-    parts = [sorted(tokenizer.vocabulary.items()), list(tokenizer.ranks), tokenizer.padding, tokenizer.special]
+    parts = [sorted(tokenizer.vocabulary.items()), tokenizer.merges, tokenizer.padding, tokenizer.special]
     return text_sha256(json.dumps(parts))
 
 

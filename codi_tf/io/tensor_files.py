@@ -68,7 +68,7 @@ class StoredTensor(NamedTuple):
                 file.seek(start)
                 done = 0
                 while done < size:  # a single read ends at 2 GiB
-                    count = file.readinto(values[done:])
+                    count = file.readinto(memoryview(values)[done:])
                     if not count:
                         raise OSError("it ends too early")
                     done += count
@@ -130,7 +130,8 @@ def write_tensors(
     path: Path, tensors: Mapping[str, TensorToWrite], *, report: Callable[[int], None] | None = None
 ) -> None:
     """Write a safetensors file, one tensor after the other; `report` is called with the bytes written so far."""
-    header, begin = {"__metadata__": {"format": "pt"}}, 0  # transformers wants to know whose layouts these are
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}  # transformers asks whose layouts these are
+    begin = 0
     for key, (dtype, shape, _) in tensors.items():
         end = begin + math.prod(shape) * dtype.itemsize
         header[key] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
@@ -143,7 +144,7 @@ def write_tensors(
             value = np.asarray(values(), order="C")
             if (value.dtype, value.shape) != (dtype, tuple(shape)):
                 raise ValueError(f"{key} is {value.dtype} {value.shape}, announced was {dtype} {tuple(shape)}")
-            file.write(value.reshape(-1).view(np.uint8))
+            file.write(value.reshape(-1).view(np.uint8).data)
             if report is not None:
                 report(file.tell())
 

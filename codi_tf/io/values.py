@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -49,18 +50,18 @@ def read_value(stored: Stored, origin: Origin, dtype: str, room: np.ndarray) -> 
         UserError: a finite number that the format cannot hold.
     """
     axes, ones = origin.layout
-    place = {"part": origin.part, "parts": origin.parts}
+    read = functools.partial(stored.read, part=origin.part, parts=origin.parts)
     if axes is None:
-        array = stored.read(**place)
+        array = read()
         value = _share(array.reshape(array.shape[: array.ndim - ones]))
     else:
         order = [axes.index(axis) for axis in range(len(axes))]
         long = [axis for axis in order if stored.shape[axis] > 1]
         if long == sorted(long):  # no number moves. Its own memory: TensorFlow would keep sharing the room
-            array = stored.read(**place)
+            array = read()
             value = tf.reshape(_share(array), [array.shape[axis] for axis in order])
         else:
-            array = stored.read(**place, room=room)
+            array = read(room=room)
             with tf.device("CPU"):  # computed at once, because the room is used again
                 value = tf.transpose(_share(array.reshape(array.shape[: array.ndim - ones])), order)
     if stored.dtype.itemsize == 2:

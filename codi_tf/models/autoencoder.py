@@ -8,15 +8,8 @@ import keras
 from keras import ops
 
 from codi_tf.core.errors import UserError
-from codi_tf.models.layers import (
-    Conv2D,
-    Downsample,
-    GroupNorm,
-    PointwiseConv2D,
-    ResnetBlock,
-    SpatialAttention,
-    Upsample,
-)
+from codi_tf.models.attention import SpatialAttention
+from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, PointwiseConv2D, ResnetBlock, Upsample
 
 EPSILON = {"diffusers": 1e-6, "keras_cv": 1e-5}  # of all group normalisations, by `numerics`
 

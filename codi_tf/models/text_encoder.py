@@ -10,22 +10,9 @@ import numpy as np
 from keras import ops
 
 from codi_tf.core.errors import UserError
-from codi_tf.models.layers import gelu
+from codi_tf.models.activations import ACTIVATIONS
 
 MASKED = -1e9  # added to a score, in float32: its weight becomes 0, and no row is without a number
-
-
-def quick_gelu(x):
-    """x sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with."""
-    return x * ops.sigmoid(1.702 * x)
-
-
-def tanh_gelu(x):
-    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
-    return ops.gelu(x, approximate=True)
-
-
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu, "gelu_pytorch_tanh": tanh_gelu}
 
 
 class SelfAttention(keras.layers.Layer):

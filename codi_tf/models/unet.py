@@ -8,16 +8,9 @@ import tensorflow as tf
 from keras import ops
 
 from codi_tf.core.errors import UserError
-from codi_tf.models.layers import (
-    Conv2D,
-    Downsample,
-    GroupNorm,
-    ResnetBlock,
-    SpatialTransformer,
-    TimeEmbedding,
-    Upsample,
-    guidance_features,
-)
+from codi_tf.models.attention import SpatialTransformer
+from codi_tf.models.embeddings import TimeEmbedding, guidance_features
+from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, ResnetBlock, Upsample
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")

@@ -7,16 +7,11 @@ from keras import ops
 
 from codi_tf.core.errors import UserError
 from codi_tf.models.adapter import AdaptedUNet, MuAdapter
+from codi_tf.models.attention import Attention, SpatialAttention, SpatialTransformer
 from codi_tf.models.autoencoder import Coder, Level
 from codi_tf.models.controlnet import ControlNet
-from codi_tf.models.layers import (
-    Attention,
-    ResnetBlock,
-    SpatialAttention,
-    SpatialTransformer,
-    TimeEmbedding,
-    time_features,
-)
+from codi_tf.models.embeddings import TimeEmbedding, time_features
+from codi_tf.models.layers import ResnetBlock
 from codi_tf.models.t2i_adapter import T2IAdapter
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.tiny_decoder import BOUND, TinyBlock, TinyDecoder

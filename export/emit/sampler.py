@@ -17,7 +17,7 @@ from codi_tf.diffusion.process import bounded, coefficients, predict
 from codi_tf.diffusion.sampling import few_step_grid
 from codi_tf.model import CoDi
 from codi_tf.models.adapter import MuAdapter
-from codi_tf.models.layers import guidance_features
+from codi_tf.models.embeddings import guidance_features
 from codi_tf.tasks.depth import Depth
 from codi_tf.tasks.inpainting import Inpainting
 from export.emit import networks

@@ -70,7 +70,7 @@ def _package(folder: Path) -> Files:
 
 def _vocabulary(tokenizer: Tokenizer) -> bytes:
     """A tokenizer in one form, whichever its files have: what page/tokenizer.js takes."""
-    known = {"vocabulary": tokenizer.vocabulary, "merges": [" ".join(pair) for pair in tokenizer.ranks]}
+    known = {"vocabulary": tokenizer.vocabulary, "merges": [" ".join(pair) for pair in tokenizer.merges]}
     return json.dumps({**known, "padding": tokenizer.padding, "special": tokenizer.special}).encode()
 
 
