@@ -114,9 +114,9 @@ def load(kind: type[keras.Model], config: Mapping[str, object], name: str, weigh
     return make_from(lambda: make_network(kind, dict(config), name), weights, place, _as_it_is)
 
 
-def layers_of(source: keras.Model | Path, name: str) -> Layers:
+def layers_of(source: keras.Model | Path | str, name: str) -> Layers:
     """The weights of a KerasCV network or of an `.h5` file; `name` is for error messages. Raises UserError."""
-    if isinstance(source, keras.Model):
+    if not isinstance(source, (Path, str)):
         found = [(layer.name, [_of_variable(v, name) for v in layer.weights]) for layer in source.layers]
     else:
         try:

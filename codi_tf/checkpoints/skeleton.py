@@ -15,7 +15,7 @@ from codi_tf.io.json_files import read_json
 from codi_tf.io.weights import CONFIG
 
 
-def read_outline(folder: Path) -> Base:
+def read_skeleton(folder: Path) -> Base:
     """A base whose networks are not built, from the JSON of a diffusers folder; it has no tokenizer.
 
     Raises:

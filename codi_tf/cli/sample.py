@@ -252,11 +252,11 @@ def _from_prompt(options: argparse.Namespace) -> np.ndarray:
 
     start_tensorflow()
     from codi_tf import load_stable_diffusion
-    from codi_tf.checkpoints.skeleton import read_outline
+    from codi_tf.checkpoints.skeleton import read_skeleton
     from codi_tf.inference.text_to_image import TextToImage
 
     if (options.model / "vae").is_dir():
-        _check_fit(options, TextToImage(read_outline(options.model)), source.get("image"))
+        _check_fit(options, TextToImage(read_skeleton(options.model)), source.get("image"))
     decoder = _decoder(options)
     _say(f"loading {options.model}")
     base = load_stable_diffusion(

@@ -181,6 +181,7 @@ def grid(
     if row_labels is not None and len(row_labels) != len(rows):
         raise ValueError(f"a grid with {len(rows)} rows needs as many row labels, got {len(row_labels)}")
     font = ImageFont.load_default(size=font_size)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
     pictures = [[_zoomed(image, zoom) for image in row] for row in rows]
     title_height = _text_height(titles, font)
     label_width = max(_text_width(label, font) + gap for label in row_labels) if row_labels else 0

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import keras
 
-_NAMES = {"kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias"}  # Keras -> PyTorch
+_NAMES: dict[str, str] = {
+    "kernel": "weight",
+    "embeddings": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+}  # Keras -> PyTorch
 
 
 class Layout(NamedTuple):
@@ -57,7 +62,7 @@ Origins = Callable[[str, Layout], Origin]  # (a variable's key, its layout in Py
 
 def key_of(variable: keras.Variable, network: keras.Model) -> str:
     """The key of a network's variable in a diffusers checkpoint: its path below the network."""
-    *parents, name = variable.path.split(f"{network.name}/", 1)[1].split("/")
+    *parents, name = str(variable.path).split(f"{network.name}/", 1)[1].split("/")
     return ".".join([*parents, _NAMES.get(name, name)])
 
 

@@ -68,7 +68,7 @@ class StoredTensor(NamedTuple):
                 file.seek(start)
                 done = 0
                 while done < size:  # a single read ends at 2 GiB
-                    count = file.readinto(memoryview(values)[done:])
+                    count = file.readinto(values[done:].data)
                     if not count:
                         raise OSError("it ends too early")
                     done += count

@@ -20,8 +20,10 @@ def tanh_gelu(x):
     return ops.gelu(x, approximate=True)
 
 
+# by `hidden_act` in transformers
+# By `hidden_act` of transformers.
 ACTIVATIONS = {
     "quick_gelu": quick_gelu,
     "gelu": gelu,
     "gelu_pytorch_tanh": tanh_gelu,
-}  # by `hidden_act` in transformers
+}

@@ -32,7 +32,7 @@ class TimeEmbedding(keras.layers.Layer):
 
     def call(self, t, condition=None):
         features = ops.cast(time_features(t, self.channels), self.compute_dtype)
-        if condition is not None:
+        if condition is not None and self.cond_proj is not None:
             features = features + self.cond_proj(ops.cast(condition, self.compute_dtype))
         return self.linear_2(ops.silu(self.linear_1(features)))
 

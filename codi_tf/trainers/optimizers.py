@@ -32,7 +32,7 @@ class FusedAdamW(keras.optimizers.Adam):
     def apply(self, grads, trainable_variables=None):
         """One update of variables by their gradients; see the class for tf.distribute."""
         if not self.built:
-            self.build(list(trainable_variables))
+            self.build(list(trainable_variables or ()))
         variables = trainable_variables_of(self) if trainable_variables is None else list(trainable_variables)
         gradients, variables = with_gradients(self, grads, variables)
         if self.global_clipnorm:
