@@ -516,12 +516,12 @@ REFUSALS = {
     ),
     "scale and shift": (
         lambda f: edited(f / UNET_CONFIG, resnet_time_scale_shift="scale_shift"),
-        "unet/config.json: resnet_time_scale_shift is 'scale_shift', which is not built here: only 'default' is",
+        "unet/config.json: resnet_time_scale_shift is 'scale_shift', which is not supported: only 'default' is",
     ),
     "SDXL": (lambda f: edited(f / UNET_CONFIG, addition_embed_type="text_time"), "addition_embed_type is 'text_time'"),
     "numbers that are no truth values": (
         lambda f: edited(f / UNET_CONFIG, flip_sin_to_cos=1),
-        "flip_sin_to_cos is 1, which is not built here: only True is",
+        "flip_sin_to_cos is 1, which is not supported: only True is",
     ),
     "no middle": (lambda f: edited(f / UNET_CONFIG, mid_block_type=None), "mid_block_type is None"),
     "levels that differ": (
@@ -598,13 +598,13 @@ def test_sources_that_are_no_checkpoint_are_refused(tmp_path):
 
 def test_a_folder_in_use_is_not_touched(folder, tmp_path):
     base = codi_tf.load_stable_diffusion(folder)
-    with pytest.raises(UserError, match="is there already; name a new folder"):
+    with pytest.raises(UserError, match="already exists; name a new folder"):
         codi_tf.save_stable_diffusion(base, folder)
     (tmp_path / "empty").mkdir()
     codi_tf.save_stable_diffusion(base, tmp_path / "empty")
     with pytest.raises(UserError, match="dtype is 'int8': use one of float32, float16, bfloat16"):
         codi_tf.save_stable_diffusion(base, tmp_path / "other", dtype="int8")
-    with pytest.raises(UserError, match="useless without: load it with tokenizer=FOLDER"):
+    with pytest.raises(UserError, match="cannot be saved without one: load it with tokenizer=FOLDER"):
         base.tokenizer = None
         codi_tf.save_stable_diffusion(base, tmp_path / "other")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "saved"]

@@ -271,7 +271,7 @@ def test_the_last_layer_of_open_clip_may_be_missing(tmp_path_factory):
         text = {key: value.contiguous() for key, value in original_open_clip(weights, extra).items()}
         assert_same_bits(single.load_changed(single.path, {**rest, **text}), single.pipeline)
         with pytest.raises(
-            UserError, match=f"24 channels and {2 + extra} layers; tell how many are used: architecture="
+            UserError, match=f"24 channels and {2 + extra} layers; state how many are used: architecture="
         ):
             single.load(architecture={**single.architecture, "text_encoder": {"num_attention_heads": 2}})
     more = {**single.architecture, "text_encoder": {"num_attention_heads": 2, "num_hidden_layers": 3}}
@@ -456,7 +456,7 @@ def test_options_that_make_no_sense_are_refused(family):
 def test_a_file_without_a_tokenizer_needs_one_to_be_written(family, tmp_path):
     base = family.load()
     assert base.tokenizer is None
-    with pytest.raises(UserError, match="useless without: load it with tokenizer=FOLDER"):
+    with pytest.raises(UserError, match="cannot be saved without one: load it with tokenizer=FOLDER"):
         codi_tf.save_stable_diffusion(base, tmp_path / "written")
     assert not any(tmp_path.iterdir())
     base = family.load(tokenizer=family.source / "tokenizer")

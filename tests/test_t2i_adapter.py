@@ -154,7 +154,7 @@ def test_the_kind_is_light_where_the_unet_allows_it():
     with pytest.raises(UserError, match=r"the UNet has \(16, 24\) channels: use full_adapter"):
         T2IAdapter.duplicate(make_unet(PLAIN), kind="light_adapter", factor=4)
     for kind in ("full_adapter_xl", "heavy"):
-        with pytest.raises(UserError, match=f"'{kind}', which is not built here: use full_adapter or light_adapter"):
+        with pytest.raises(UserError, match=f"'{kind}', which is not supported: use full_adapter or light_adapter"):
             T2IAdapter.duplicate(make_unet(PLAIN), kind=kind, factor=4)
 
 
@@ -218,7 +218,7 @@ def test_half_precision_on_disk_and_in_computation(tmp_path):
     [
         ("adapter_type", "full_adapter_xl", "adapter_type is 'full_adapter_xl'"),
         ("num_res_blocks", 0, "num_res_blocks is 0"),
-        ("activation", "gelu", "activation is 'gelu', which is not built here"),
+        ("activation", "gelu", "activation is 'gelu', which is not supported"),
         ("_class_name", "ControlNetModel", "describes a ControlNetModel"),
         ("channels", [16, 40], "of another shape"),
     ],

@@ -181,10 +181,10 @@ def test_every_key_of_diffusers_is_known_with_its_default():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"_class_name": "AutoencoderKL"}, "describes a AutoencoderKL, where a AutoencoderTiny should be"),
-        ({"act_fn": "silu"}, "act_fn is 'silu', which is not built here: only 'relu' is"),
-        ({"upsampling_scaling_factor": 4}, "upsampling_scaling_factor is 4, which is not built here: only 2 is"),
-        ({"scaling_factor": 0.5}, "scaling_factor is 0.5, which is not built here"),
+        ({"_class_name": "AutoencoderKL"}, "describes a AutoencoderKL, expected a AutoencoderTiny"),
+        ({"act_fn": "silu"}, "act_fn is 'silu', which is not supported: only 'relu' is"),
+        ({"upsampling_scaling_factor": 4}, "upsampling_scaling_factor is 4, which is not supported: only 2 is"),
+        ({"scaling_factor": 0.5}, "scaling_factor is 0.5, which is not supported"),
         ({"latent_channels": 0}, "latent_channels is 0: it must be a whole number above 0"),
         ({"decoder_block_out_channels": [8, 8]}, r"is \(8, 8\), num_decoder_blocks \(1, 2, 1\): they must be of one"),
         ({"decoder_block_out_channels": [8, 8, 16]}, r"is \(8, 8, 16\): all levels have one and the same width"),

@@ -360,7 +360,7 @@ def with_header(content: bytes, change) -> bytes:
     [
         (lambda h: h["a"].update(shape=[3]), "the place of a does not fit its shape"),
         (lambda h: h["a"].update(data_offsets=[4, 12]), "the place of"),
-        (lambda h: h.pop("b"), "its header tells of"),
+        (lambda h: h.pop("b"), "its header describes"),
         (lambda h: h["a"].pop("shape"), "shape"),
         (lambda h: h.update(c=3), ""),
     ],

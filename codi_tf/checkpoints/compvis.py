@@ -303,5 +303,5 @@ def _check_buffers(stored: Stored, schedule: Schedule, scaling_factor: float, pa
         if value.shape != expected[key].shape or not np.allclose(value, expected[key], rtol=1e-2, atol=1e-7):
             raise UserError(
                 f"{path}: its {key} is not that of Stable Diffusion's schedule (scaled_linear, 0.00085 to 0.012, 1000 "
-                "times); another one is not built here"
+                "times); another one is not supported"
             )

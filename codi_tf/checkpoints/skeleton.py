@@ -19,7 +19,7 @@ def read_skeleton(folder: Path) -> Base:
     """A base whose networks are not built, from the JSON of a diffusers folder; it has no tokenizer.
 
     Raises:
-        UserError: for a missing or broken file, or a configuration that is not built here.
+        UserError: for a missing or broken file, or a configuration that is not supported.
     """
     scheduler = folder.joinpath(*SCHEDULER)
     unet, text_encoder = (

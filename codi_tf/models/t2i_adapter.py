@@ -93,7 +93,7 @@ class T2IAdapter(keras.Model):
     level of a light one goes on from the output of the level before.)
 
     Raises:
-        UserError: for an unknown adapter_type; "full_adapter_xl" is for UNets that are not built here.
+        UserError: for an unknown adapter_type; "full_adapter_xl" is for UNets that are not supported.
     """
 
     condition_space = "image"
@@ -110,7 +110,7 @@ class T2IAdapter(keras.Model):
     ):
         super().__init__(**kwargs)
         if adapter_type not in RES_BLOCKS:
-            raise UserError(f"adapter_type is {adapter_type!r}, which is not built here: use {' or '.join(RES_BLOCKS)}")
+            raise UserError(f"adapter_type is {adapter_type!r}, which is not supported: use {' or '.join(RES_BLOCKS)}")
         self.in_channels, self.channels, self.num_res_blocks = in_channels, tuple(channels), num_res_blocks
         self.downscale_factor, self.adapter_type = downscale_factor, adapter_type
 
