@@ -112,7 +112,7 @@ def checked_nearness(name: str, near: np.ndarray, *, fill: bool = False) -> np.n
     return near
 
 
-def as_read_image(near: np.ndarray) -> np.ndarray:
+def as_picture(near: np.ndarray) -> np.ndarray:
     """(near - min) / (max - min) in gray, a condition for `CoDi.generate`.
 
     Args:
@@ -138,7 +138,7 @@ def write_nearness(path: str | os.PathLike[str], near: np.ndarray) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    picture = Image.fromarray(np.rint(65535 * as_read_image(near)[..., 0]).astype(np.uint16))
+    picture = Image.fromarray(np.rint(65535 * as_picture(near)[..., 0]).astype(np.uint16))
     with whole_file(Path(path)) as partial:
         picture.save(partial, format="PNG")
 
