@@ -590,7 +590,7 @@ def test_sources_that_are_no_checkpoint_are_refused(tmp_path):
     with pytest.raises(UserError, match="vae/config.json: no such file"):
         codi_tf.load_stable_diffusion(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match="no checkpoint that is known"):
+    with pytest.raises(UserError, match="not a known kind of checkpoint"):
         codi_tf.load_stable_diffusion(tmp_path / "model.onnx")
     with pytest.raises(UserError, match="no such model folder"):
         codi_tf.load_stable_diffusion(tmp_path / "none.safetensors")

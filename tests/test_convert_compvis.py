@@ -438,7 +438,7 @@ def test_parts_of_two_families_are_refused(tmp_path_factory):
 )
 def test_a_file_without_a_part_is_refused(family, tmp_path, prefix, part):
     save_file({k: v for k, v in family.weights.items() if not k.startswith(prefix)}, tmp_path / "part.safetensors")
-    with pytest.raises(UserError, match=rf"no Stable Diffusion checkpoint in the original layout: .* the {part} \("):
+    with pytest.raises(UserError, match=rf"not a Stable Diffusion checkpoint in the original layout: .* the {part} \("):
         family.load(tmp_path / "part.safetensors")
 
 

@@ -45,7 +45,7 @@ def read_network(kind: Kind, folder: Path, *, name: str, numerics: str | None = 
     weights = {key: tensor for key, tensor in stored.items() if not re.search(POSITIONS, key)}
     for key in stored.keys() - weights.keys():
         check_positions(stored[key], key)
-    renamings = [renaming for renaming in kind.spellings if renaming.holds(weights)]
+    renamings = [renaming for renaming in kind.spellings if renaming.applies(weights)]
     return make_from(lambda: make_network(kind.network, config, name), weights, path, origins(renamings, weights))
 
 

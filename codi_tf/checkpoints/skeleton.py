@@ -1,4 +1,4 @@
-"""A base without weights: what its config.json files tell is wrong is found before gigabytes are read."""
+"""A base without weights, which shows the errors of its configuration before gigabytes are read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from codi_tf.io.weights import CONFIG
 
 
 def read_skeleton(folder: Path) -> Base:
-    """A base whose networks are not built, from the JSON of a diffusers folder; it has no tokenizer.
+    """A base with networks that are not built and no tokenizer, from the JSON files of a diffusers folder.
 
     Raises:
-        UserError: for a missing or broken file, or a configuration that is not supported.
+        UserError: a file is missing or broken, or a configuration is not supported.
     """
     scheduler = folder.joinpath(*SCHEDULER)
     unet, text_encoder = (

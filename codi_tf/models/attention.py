@@ -10,9 +10,9 @@ from codi_tf.models.layers import GroupNorm, PointwiseConv2D, built_for_maps
 
 
 class Attention(keras.layers.Layer):
-    """Multi-head attention of x [B, N, C] over a context [B, M, D], or over itself where there is no context.
+    """Multi-head attention of x [B, N, C] over a context [B, M, D], or over itself without a context.
 
-    `upcast` computes the weights in float32, whatever the policy.
+    `upcast` computes the attention weights in float32 with any dtype policy.
     """
 
     def __init__(self, channels: int, heads: int, *, context_channels=None, qkv_bias=False, upcast=False, **kwargs):
@@ -58,7 +58,7 @@ class Attention(keras.layers.Layer):
 
 
 class SpatialAttention(Attention):
-    """The autoencoder's attention: one head over all positions, normalised before, added to its input. [B, H, W, C]."""
+    """The autoencoder's attention: normalization, one head over all positions, and a residual. [B, H, W, C]."""
 
     def __init__(self, channels: int, *, groups: int, epsilon: float = 1e-6, **kwargs):
         super().__init__(channels, 1, qkv_bias=True, **kwargs)
@@ -81,7 +81,7 @@ class SpatialAttention(Attention):
 
 
 class FeedForward(keras.layers.Layer):
-    """GEGLU feed-forward of four times the width; `tanh_gelu`: with the tanh approximation of GELU."""
+    """GEGLU feed-forward network of four times the width; `tanh_gelu` selects the tanh approximation of GELU."""
 
     def __init__(self, channels: int, *, tanh_gelu: bool = False, **kwargs):
         super().__init__(**kwargs)
@@ -102,7 +102,7 @@ class FeedForward(keras.layers.Layer):
 
 
 class TransformerBlock(keras.layers.Layer):
-    """Self-attention, cross-attention to the prompt, feed-forward; each normalised before and added. x is [B, N, C]."""
+    """Self-attention, cross-attention to the prompt, feed-forward; each with a residual. x is [B, N, C]."""
 
     def __init__(self, channels, heads, context_channels, *, upcast_attention=False, tanh_gelu=False, **kwargs):
         super().__init__(**kwargs)
@@ -134,11 +134,11 @@ class TransformerBlock(keras.layers.Layer):
 
 
 class SpatialTransformer(keras.layers.Layer):
-    """A transformer over the positions of a feature map [B, H, W, C], added to it.
+    """A transformer over the positions of a feature map [B, H, W, C], with a residual.
 
-    `linear_projection` tells the two generations of Stable Diffusion apart: 1x1 convolutions (1.x), dense layers (2.x).
-    `numerics` is "diffusers", as in the checkpoints' own training code, or "keras_cv": group normalisation with an
-    epsilon of 1e-5 instead of 1e-6, GELU in its tanh approximation.
+    `linear_projection` selects dense layers (Stable Diffusion 2.x) instead of 1x1 convolutions (1.x). `numerics` is
+    "diffusers", as in the code that trained the checkpoints, or "keras_cv": group normalization with an epsilon of 1e-5
+    instead of 1e-6, and the tanh approximation of GELU.
     """
 
     def __init__(

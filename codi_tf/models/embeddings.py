@@ -11,15 +11,15 @@ from keras import ops
 class TimeEmbedding(keras.layers.Layer):
     """Sinusoidal features of the time index, then two dense layers.
 
-    Input: int [B] and, for a network that takes the guidance weight, its features float32 [B, condition_channels],
-    which are projected and added to those of the time (diffusers' `cond_proj`). Output: [B, 4 * channels].
+    Input: int [B] and, for a network that takes the guidance, its features float32 [B, condition_channels]. They are
+    projected and added to the features of the time (diffusers' `cond_proj`). Output: [B, 4 * channels].
     """
 
     def __init__(self, channels: int, condition_channels: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.channels, self.condition_channels = channels, condition_channels
         self.cond_proj = None
-        if condition_channels:  # zero: a new network starts as the one that knows no weight
+        if condition_channels:  # zero: a new network starts out independent of the guidance
             self.cond_proj = keras.layers.Dense(channels, use_bias=False, kernel_initializer="zeros", name="cond_proj")
         self.linear_1 = keras.layers.Dense(4 * channels, name="linear_1")
         self.linear_2 = keras.layers.Dense(4 * channels, name="linear_2")

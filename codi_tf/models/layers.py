@@ -19,11 +19,11 @@ def built_for_maps(layer: keras.layers.Layer, channels: int) -> None:
 
 
 class Conv2D(keras.layers.Conv2D):
-    """Convolution with PyTorch's symmetric padding (Keras' "same" pads stride-2 convolutions on one side only)."""
+    """Convolution with PyTorch's symmetric padding; Keras' "same" pads stride-2 convolutions on one side only."""
 
     def __init__(self, filters, kernel_size=3, *, strides=1, symmetric_padding=True, **kwargs):
         self.symmetric_padding = symmetric_padding
-        padding = "same" if strides in (1, (1, 1), [1, 1]) else "valid"  # a number, or from a config
+        padding = "same" if strides in (1, (1, 1), [1, 1]) else "valid"  # an int, or a list from a config
         super().__init__(filters, kernel_size, strides=strides, padding=padding, **kwargs)
 
     def call(self, inputs):
@@ -41,7 +41,7 @@ class Conv2D(keras.layers.Conv2D):
 
 
 class PointwiseConv2D(Conv2D):
-    """A 1x1 convolution, made with the arguments of a dense layer."""
+    """A 1x1 convolution with the arguments of a dense layer."""
 
     def __init__(self, filters, **kwargs):
         super().__init__(filters, 1, **kwargs)
@@ -53,10 +53,10 @@ class PointwiseConv2D(Conv2D):
 
 
 class GroupNorm(keras.layers.Layer):
-    """Group normalisation over space and the channels of a group, in float32 whatever the policy.
+    """Group normalization over space and the channels of a group, in float32 with any dtype policy.
 
-    Means are taken over columns, rows and the channels of a group, one after the other: each reduction then runs along
-    contiguous memory, adds few numbers at a time, and no tensor has more than four dimensions.
+    Means go over columns, rows and the channels of a group, one after the other. Each reduction then runs along
+    contiguous memory and adds few numbers, and no tensor has more than four dimensions.
 
     Input and output: [B, H, W, C].
     """
@@ -89,7 +89,7 @@ class GroupNorm(keras.layers.Layer):
 
 
 class ResnetBlock(keras.layers.Layer):
-    """Two normalised convolutions with a shortcut; a time embedding, where there is one, is added between them.
+    """Two normalized convolutions with a shortcut; an optional time embedding is added between them.
 
     Input and output: [B, H, W, in_channels] -> [B, H, W, out_channels].
     """
@@ -134,7 +134,7 @@ class ResnetBlock(keras.layers.Layer):
 
 
 class Downsample(keras.layers.Layer):
-    """Halve height and width with a stride-2 convolution; the autoencoder pads at the bottom and right only."""
+    """Halve height and width with a stride-2 convolution. The autoencoder's pads at the bottom and right only."""
 
     def __init__(self, channels: int, *, symmetric_padding: bool = True, **kwargs):
         super().__init__(**kwargs)
@@ -153,9 +153,10 @@ class Downsample(keras.layers.Layer):
 
 @ops.custom_gradient
 def upsample_nearest(x):
-    """Every pixel of x [B, H, W, C] twice in both directions, [B, 2H, 2W, C]; H and W must be static.
+    """Nearest-neighbor upsampling by 2: [B, H, W, C] -> [B, 2H, 2W, C]; H and W must be static.
 
-    The gradient is the sum over the four, as four times their mean: XLA cannot compile that of TensorFlow's resize.
+    The gradient is the sum over the four copies, computed as four times their mean, because XLA cannot compile the
+    gradient of TensorFlow's resize.
     """
     size = (2 * x.shape[1], 2 * x.shape[2])
 
@@ -167,7 +168,7 @@ def upsample_nearest(x):
 
 
 class Upsample(keras.layers.Layer):
-    """Double height and width by repetition, then convolve. Height and width must be static."""
+    """Nearest-neighbor upsampling by 2, then a convolution. Height and width must be static."""
 
     def __init__(self, channels: int, **kwargs):
         super().__init__(**kwargs)
