@@ -40,8 +40,9 @@ from codi_tf.io.layouts import PLAIN, Layout, Origin
 from codi_tf.io.tensor_files import make_room
 from codi_tf.io.weights import make_from
 from codi_tf.models.autoencoder import AutoencoderKL
+from codi_tf.models.numerics import check_numerics
 from codi_tf.models.text_encoder import TextEncoder
-from codi_tf.models.unet import NUMERICS, UNet
+from codi_tf.models.unet import UNet
 
 
 class Weight(NamedTuple):
@@ -73,8 +74,8 @@ def read(source, *, numerics: str = "keras_cv", tokenizer: Path | None = None) -
     Args:
         source: a keras_cv.models.StableDiffusion or StableDiffusionV2 (or any object with its four networks and its
             tokenizer as attributes); a folder with the `.h5` files of the four networks (in Keras 2's layout, which
-            KerasCV downloads, or Keras 3's `.weights.h5`, with any file names); or one of these files, in which case the
-            files that fit it are read from its folder.
+            KerasCV downloads, or Keras 3's `.weights.h5`, with any file names); or one of these files, whose folder
+            then supplies the files that fit it.
         numerics: "keras_cv", for the results of KerasCV's networks, or "diffusers", for those of the code that trained
             the weights. They differ in the epsilon of group normalization and in the form of GELU.
         tokenizer: the folder of the tokenizer's files; None: the object's tokenizer, or that of the folder (vocab.json
@@ -85,8 +86,7 @@ def read(source, *, numerics: str = "keras_cv", tokenizer: Path | None = None) -
     Raises:
         UserError: a part is missing, broken, ambiguous or of another network; the parts do not belong together.
     """
-    if numerics not in NUMERICS:
-        raise UserError(f"numerics is {numerics!r}: use one of {', '.join(NUMERICS)}")
+    check_numerics("numerics", numerics)
     if isinstance(source, (str, Path)):
         path = Path(source)
         folder = path if path.is_dir() else path.parent

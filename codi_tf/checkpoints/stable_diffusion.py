@@ -12,10 +12,11 @@ from codi_tf.checkpoints.compvis import read_single_file
 from codi_tf.checkpoints.folder import complete_scheduler, read_folder, read_text, save_base, write_index
 from codi_tf.checkpoints.networks import PICKLES, refuse_pickles
 from codi_tf.core.errors import UserError
+from codi_tf.core.formats import FloatFormat
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.diffusion.process import PREDICTION_TYPES
 from codi_tf.io.files import check_target, whole_folder
-from codi_tf.models.unet import NUMERICS
+from codi_tf.models.numerics import Numerics, check_numerics
 
 
 def load_stable_diffusion(
@@ -23,9 +24,9 @@ def load_stable_diffusion(
     *,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
-    compute: str = "float32",
-    weights: str = "float32",
-    numerics: str | None = None,
+    compute: FloatFormat = "float32",
+    weights: FloatFormat = "float32",
+    numerics: Numerics | None = None,
     architecture: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Base:
     """Read a latent diffusion model.
@@ -48,8 +49,8 @@ def load_stable_diffusion(
     """
     if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
         raise UserError(f"prediction_type is {prediction_type!r}: use one of {', '.join(PREDICTION_TYPES)}")
-    if numerics is not None and numerics not in NUMERICS:
-        raise UserError(f"numerics is {numerics!r}: use one of {', '.join(NUMERICS)}")
+    if numerics is not None:
+        check_numerics("numerics", numerics)
     tokenizer = None if tokenizer is None else Path(tokenizer)
     with built_in(make_policy(compute, weights)):
         base = _read(source, tokenizer, prediction_type, numerics, architecture)
@@ -59,7 +60,9 @@ def load_stable_diffusion(
     return base if is_folder and not changed else dataclasses.replace(base, path=None)
 
 
-def with_text(base: Base, folder: str | Path, *, compute: str = "float32", weights: str = "float32") -> Base:
+def with_text(
+    base: Base, folder: str | Path, *, compute: FloatFormat = "float32", weights: FloatFormat = "float32"
+) -> Base:
     """A base without text encoder, completed with `text_encoder/` and `tokenizer/` of a diffusers folder.
 
     Args:
@@ -81,7 +84,7 @@ def with_text(base: Base, folder: str | Path, *, compute: str = "float32", weigh
 
 
 def save_stable_diffusion(
-    base: Base, folder: str | Path, *, dtype: str = "float32", report: Callable[[str, int], None] | None = None
+    base: Base, folder: str | Path, *, dtype: FloatFormat = "float32", report: Callable[[str, int], None] | None = None
 ) -> None:
     """Write a base into a folder that diffusers' pipelines load. The folder appears whole or not at all.
 

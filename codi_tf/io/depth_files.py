@@ -138,9 +138,9 @@ def write_nearness(path: str | os.PathLike[str], near: np.ndarray) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    picture = Image.fromarray(np.rint(65535 * as_picture(near)[..., 0]).astype(np.uint16))
+    image_file = Image.fromarray(np.rint(65535 * as_picture(near)[..., 0]).astype(np.uint16))
     with whole_file(Path(path)) as partial:
-        picture.save(partial, format="PNG")
+        image_file.save(partial, format="PNG")
 
 
 def photo_files(path: str | os.PathLike[str]) -> dict[str, Path]:

@@ -82,9 +82,9 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    picture = Image.fromarray(to_uint8(image))
+    image_file = Image.fromarray(to_uint8(image))
     with whole_file(Path(path)) as partial:
-        picture.save(partial, format="PNG")
+        image_file.save(partial, format="PNG")
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
@@ -184,14 +184,14 @@ def grid(
         raise ValueError(f"a grid with {len(rows)} rows needs as many row labels, got {len(row_labels)}")
     font = ImageFont.load_default(size=font_size)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    pictures = [[_zoomed(image, zoom) for image in row] for row in rows]
+    cells = [[_zoomed(image, zoom) for image in row] for row in rows]
     title_height = _text_height(titles, font)
     label_width = max(_text_width(label, font) + gap for label in row_labels) if row_labels else 0
-    widths = [max([_text_width(t, font), *(row[i].shape[1] for row in pictures)]) for i, t in enumerate(titles)]
+    widths = [max([_text_width(t, font), *(row[i].shape[1] for row in cells)]) for i, t in enumerate(titles)]
     labels = row_labels or [""] * len(rows)
     heights = [
-        max([_text_height([label], font), *(picture.shape[0] for picture in row)])
-        for label, row in zip(labels, pictures, strict=True)
+        max([_text_height([label], font), *(cell.shape[0] for cell in row)])
+        for label, row in zip(labels, cells, strict=True)
     ]
 
     width = gap + label_width + sum(w + gap for w in widths)
@@ -204,9 +204,9 @@ def grid(
         draw.text((left + column_width // 2, gap), title, fill="black", font=font, anchor="ma")
     for top, row_height, label in zip(tops, heights, labels, strict=True):
         draw.text((gap, top + row_height // 2), label, fill="black", font=font, anchor="lm")
-    for top, row in zip(tops, pictures, strict=True):
-        for left, column_width, picture in zip(lefts, widths, row, strict=True):
-            canvas.paste(Image.fromarray(picture), (left + (column_width - picture.shape[1]) // 2, top))
+    for top, row in zip(tops, cells, strict=True):
+        for left, column_width, cell in zip(lefts, widths, row, strict=True):
+            canvas.paste(Image.fromarray(cell), (left + (column_width - cell.shape[1]) // 2, top))
     return np.asarray(canvas, np.float32) / 255
 
 

@@ -7,6 +7,7 @@ from keras import ops
 
 from codi_tf.models import activations
 from codi_tf.models.layers import GroupNorm, PointwiseConv2D, built_for_maps
+from codi_tf.models.numerics import EPSILON
 
 
 class Attention(keras.layers.Layer):
@@ -157,7 +158,7 @@ class SpatialTransformer(keras.layers.Layer):
         self.channels, self.heads, self.context_channels = channels, heads, context_channels
         self.groups, self.linear_projection = groups, linear_projection
         self.upcast_attention, self.numerics = upcast_attention, numerics
-        self.norm = GroupNorm(channels, groups, 1e-5 if numerics == "keras_cv" else 1e-6, name="norm")
+        self.norm = GroupNorm(channels, groups, EPSILON[numerics], name="norm")
         projection = keras.layers.Dense if linear_projection else PointwiseConv2D
         self.proj_in = projection(channels, name="proj_in")
         self.block = TransformerBlock(

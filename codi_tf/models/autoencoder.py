@@ -7,11 +7,9 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from codi_tf.core.errors import UserError
 from codi_tf.models.attention import SpatialAttention
 from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, PointwiseConv2D, ResnetBlock, Upsample
-
-EPSILON = {"diffusers": 1e-6, "keras_cv": 1e-5}  # of group normalization, by `numerics`
+from codi_tf.models.numerics import EPSILON, check_numerics
 
 
 class Posterior(NamedTuple):
@@ -163,8 +161,7 @@ class AutoencoderKL(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if numerics not in EPSILON:
-            raise UserError(f"vae: numerics is {numerics!r}: use one of {', '.join(EPSILON)}")
+        check_numerics("vae: numerics", numerics)
         self.in_channels, self.out_channels, self.latent_channels = in_channels, out_channels, latent_channels
         self.block_out_channels, self.layers_per_block = tuple(block_out_channels), layers_per_block
         self.norm_num_groups, self.mid_block_add_attention = norm_num_groups, mid_block_add_attention

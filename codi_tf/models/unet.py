@@ -11,10 +11,10 @@ from codi_tf.core.errors import UserError
 from codi_tf.models.attention import SpatialTransformer
 from codi_tf.models.embeddings import TimeEmbedding, guidance_features
 from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, ResnetBlock, Upsample
+from codi_tf.models.numerics import check_numerics
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
-NUMERICS = ("diffusers", "keras_cv")
 
 
 class Block(keras.layers.Layer):
@@ -156,8 +156,7 @@ class UNetEncoder(keras.Model):
         for kind in down_block_types:
             if kind not in DOWN_BLOCKS:
                 raise UserError(f"unet: unknown down block {kind!r}: use one of {', '.join(DOWN_BLOCKS)}")
-        if numerics not in NUMERICS:
-            raise UserError(f"unet: numerics is {numerics!r}: use one of {', '.join(NUMERICS)}")
+        check_numerics("unet: numerics", numerics)
         self.in_channels, self.block_out_channels = in_channels, tuple(block_out_channels)
         self.down_block_types, self.layers_per_block = tuple(down_block_types), layers_per_block
         self.attention_head_dim, self.cross_attention_dim = attention_head_dim, cross_attention_dim
