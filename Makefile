@@ -37,6 +37,7 @@ lint: $(VENV)/test.installed ## style, format, and the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/test.installed ## the documentation site, in build/site; a broken link or an unknown name ends it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -20,6 +20,7 @@ import numpy as np
 
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.formats import FORMATS
 
 VOCABULARY = 49408
 FAMILIES = {
@@ -74,8 +75,9 @@ def write_folder(target: Path, family: str, in_channels: int, dtype: np.dtype) -
     from codi_tf.checkpoints.compvis import SCHEDULER as DDIM
     from codi_tf.checkpoints.folder import write_index
     from codi_tf.checkpoints.networks import peer_config
+    from codi_tf.io.json_files import write_json
     from codi_tf.io.tensor_files import TensorToWrite, write_tensors
-    from codi_tf.io.weights import CONFIG, shapes_of, write_json
+    from codi_tf.io.weights import CONFIG, shapes_of
 
     for part, (kind, config) in networks(family, in_channels).items():
         shapes, config = shapes_of(functools.partial(make_network, kind.network, config, part))
@@ -155,7 +157,7 @@ def _main(arguments: list[str]) -> None:
     )
     parser.add_argument("target", type=Path, metavar="TARGET", help="a new folder, or a new file with --single-file")
     parser.add_argument("--family", choices=FAMILIES, default="1.x")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=FORMATS, default="float32")
     parser.add_argument("--in-channels", type=int, choices=(4, 8, 9), default=4)
     parser.add_argument("--single-file", action="store_true", help="the original layout instead of a diffusers folder")
     options = parser.parse_args(arguments)

@@ -50,10 +50,10 @@ def _peak() -> int:
 def _largest_in_one(bundle: Path, width: int, height: int) -> tuple[int, int]:
     """Width and height of the largest image of that shape, or that size, that is made in one piece."""
     start_tensorflow()
-    from codi_tf.checkpoints.skeleton import read_outline
+    from codi_tf.checkpoints.skeleton import read_skeleton
     from codi_tf.inference.rendering import pixel_limit, working_size
 
-    fitting = working_size(height, width, pixel_limit(read_outline(bundle)))
+    fitting = working_size(height, width, pixel_limit(read_skeleton(bundle)))
     return (width, height) if fitting == (height, width) else (fitting[1] // 64 * 64, fitting[0] // 64 * 64)
 
 

@@ -13,10 +13,12 @@ from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.config import Adaptation
 from codi_tf.core.errors import UserError
+from codi_tf.core.formats import check_format
 from codi_tf.core.settings import named
 from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.files import whole_folder
-from codi_tf.io.weights import check_format, folder_sha256, read_json, write_json
+from codi_tf.io.hashing import folder_sha256
+from codi_tf.io.json_files import read_json, write_json
 from codi_tf.methods import METHODS
 from codi_tf.methods.method import MethodSettings
 from codi_tf.methods.networks import check_adaptable

@@ -17,6 +17,8 @@ from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.files import whole_folder
+from codi_tf.io.hashing import file_sha256, folder_sha256
+from codi_tf.io.json_files import write_json
 from export.emit.limits import check_steps
 from export.formats import FORMATS
 from export.formats.format import MIXED
@@ -30,7 +32,6 @@ from export.package.manifest import (
     check_out,
     read_manifest,
     read_package,
-    sha256,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +89,6 @@ def make_package(
         raise UserError(f"--decoder is {decoder}: no such folder; name that of a small decoder")
     with stage(f"loading {bundle}"):
         import codi_tf
-        from codi_tf.io.weights import folder_sha256
         from export.emit.program import SamplerProgram
 
         small = None if decoder is None else codi_tf.load_decoder(decoder)
@@ -123,8 +123,6 @@ def make_adapter(
     base, options = read_package(package), adapters.options_of(package)
     if options["layout"] != "parts" or options["weights"] == MIXED:
         raise UserError(f"{package}: adapters are for packages of parts whose weights are not mixed")
-    from codi_tf.io.weights import write_json  # late: it imports TensorFlow
-
     with whole_folder(out) as folder:
         whole = folder / "whole"
         figures = make_package(bundle, whole, **options, decoder=decoder, license=license, report=report)
@@ -228,8 +226,6 @@ def write_graphs(
 
 def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:
     """Write manifest.json: the facts, the origin, and the hashes of all files in the folder."""
-    from codi_tf.io.weights import write_json
-
     write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
 
 
@@ -309,4 +305,4 @@ def _facts(program: SamplerProgram, format: str) -> dict:
 
 def _files(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}

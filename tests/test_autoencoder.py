@@ -14,7 +14,7 @@ from tiny import randomize
 
 from codi_tf.checkpoints.base import Base, make_autoencoder, measure_scale
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import key_of
+from codi_tf.io.layouts import key_of
 from codi_tf.models.autoencoder import AutoencoderKL
 
 CONFIG = {**VAE, "mid_block_add_attention": True}

@@ -12,7 +12,7 @@ from tiny_pipeline import make_tokenizer, torch, transformers
 
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation.perception.clip import Clip, Preprocessing, _read_config, load_clip
-from codi_tf.io.weights import key_of, layout_of
+from codi_tf.io.layouts import key_of, layout_of
 
 processing = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
 SIZE = 32

@@ -24,7 +24,9 @@ from codi_tf.cli import convert as command
 from codi_tf.core.command_line import run_command
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.scheduler_config import SCHEDULERS
-from codi_tf.io.weights import key_of, read_json, state_dict, write_json
+from codi_tf.io.json_files import read_json, write_json
+from codi_tf.io.layouts import key_of
+from codi_tf.io.weights import state_dict
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -515,12 +517,12 @@ REFUSALS = {
     ),
     "scale and shift": (
         lambda f: edited(f / UNET_CONFIG, resnet_time_scale_shift="scale_shift"),
-        "unet/config.json: resnet_time_scale_shift is 'scale_shift', which is not built here: only 'default' is",
+        "unet/config.json: resnet_time_scale_shift is 'scale_shift', which is not supported: only 'default' is",
     ),
     "SDXL": (lambda f: edited(f / UNET_CONFIG, addition_embed_type="text_time"), "addition_embed_type is 'text_time'"),
     "numbers that are no truth values": (
         lambda f: edited(f / UNET_CONFIG, flip_sin_to_cos=1),
-        "flip_sin_to_cos is 1, which is not built here: only True is",
+        "flip_sin_to_cos is 1, which is not supported: only True is",
     ),
     "no middle": (lambda f: edited(f / UNET_CONFIG, mid_block_type=None), "mid_block_type is None"),
     "levels that differ": (
@@ -589,7 +591,7 @@ def test_sources_that_are_no_checkpoint_are_refused(tmp_path):
     with pytest.raises(UserError, match="vae/config.json: no such file"):
         codi_tf.load_stable_diffusion(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(UserError, match="no checkpoint that is known"):
+    with pytest.raises(UserError, match="not a known kind of checkpoint"):
         codi_tf.load_stable_diffusion(tmp_path / "model.onnx")
     with pytest.raises(UserError, match="no such model folder"):
         codi_tf.load_stable_diffusion(tmp_path / "none.safetensors")
@@ -597,13 +599,13 @@ def test_sources_that_are_no_checkpoint_are_refused(tmp_path):
 
 def test_a_folder_in_use_is_not_touched(folder, tmp_path):
     base = codi_tf.load_stable_diffusion(folder)
-    with pytest.raises(UserError, match="is there already; name a new folder"):
+    with pytest.raises(UserError, match="already exists; name a new folder"):
         codi_tf.save_stable_diffusion(base, folder)
     (tmp_path / "empty").mkdir()
     codi_tf.save_stable_diffusion(base, tmp_path / "empty")
     with pytest.raises(UserError, match="dtype is 'int8': use one of float32, float16, bfloat16"):
         codi_tf.save_stable_diffusion(base, tmp_path / "other", dtype="int8")
-    with pytest.raises(UserError, match="useless without: load it with tokenizer=FOLDER"):
+    with pytest.raises(UserError, match="cannot be saved without one: load it with tokenizer=FOLDER"):
         base.tokenizer = None
         codi_tf.save_stable_diffusion(base, tmp_path / "other")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "saved"]
@@ -743,7 +745,7 @@ def test_a_bundle_with_an_adapter_alone_is_no_checkpoint(folder, tmp_path):
 def test_a_tokenizer_of_another_text_encoder_is_refused(folder, tmp_path):
     words = Tokenizer.load(folder / "tokenizer")
     vocabulary = {**words.vocabulary, "a word too many": max(words.vocabulary.values()) + 1}
-    Tokenizer(vocabulary, list(words.ranks)).save(tmp_path / "words")
+    Tokenizer(vocabulary, words.merges).save(tmp_path / "words")
     with pytest.raises(UserError, match="the tokenizer gives 77 ids up to"):
         codi_tf.load_stable_diffusion(folder, tokenizer=tmp_path / "words")
 

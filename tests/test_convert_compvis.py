@@ -14,8 +14,9 @@ from tiny_pipeline import save_pipeline
 import codi_tf
 from codi_tf.checkpoints import compvis
 from codi_tf.core.errors import UserError
+from codi_tf.io.layouts import key_of
 from codi_tf.io.tensor_files import StoredTensor
-from codi_tf.io.weights import key_of, state_dict
+from codi_tf.io.weights import state_dict
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -270,7 +271,7 @@ def test_the_last_layer_of_open_clip_may_be_missing(tmp_path_factory):
         text = {key: value.contiguous() for key, value in original_open_clip(weights, extra).items()}
         assert_same_bits(single.load_changed(single.path, {**rest, **text}), single.pipeline)
         with pytest.raises(
-            UserError, match=f"24 channels and {2 + extra} layers; tell how many are used: architecture="
+            UserError, match=f"24 channels and {2 + extra} layers; state how many are used: architecture="
         ):
             single.load(architecture={**single.architecture, "text_encoder": {"num_attention_heads": 2}})
     more = {**single.architecture, "text_encoder": {"num_attention_heads": 2, "num_hidden_layers": 3}}
@@ -437,7 +438,7 @@ def test_parts_of_two_families_are_refused(tmp_path_factory):
 )
 def test_a_file_without_a_part_is_refused(family, tmp_path, prefix, part):
     save_file({k: v for k, v in family.weights.items() if not k.startswith(prefix)}, tmp_path / "part.safetensors")
-    with pytest.raises(UserError, match=rf"no Stable Diffusion checkpoint in the original layout: .* the {part} \("):
+    with pytest.raises(UserError, match=rf"not a Stable Diffusion checkpoint in the original layout: .* the {part} \("):
         family.load(tmp_path / "part.safetensors")
 
 
@@ -455,7 +456,7 @@ def test_options_that_make_no_sense_are_refused(family):
 def test_a_file_without_a_tokenizer_needs_one_to_be_written(family, tmp_path):
     base = family.load()
     assert base.tokenizer is None
-    with pytest.raises(UserError, match="useless without: load it with tokenizer=FOLDER"):
+    with pytest.raises(UserError, match="cannot be saved without one: load it with tokenizer=FOLDER"):
         codi_tf.save_stable_diffusion(base, tmp_path / "written")
     assert not any(tmp_path.iterdir())
     base = family.load(tokenizer=family.source / "tokenizer")

@@ -23,8 +23,9 @@ from codi_tf.evaluation.curves import COLORS
 from codi_tf.evaluation.features import FeatureNetwork, load_or_train, save_features
 from codi_tf.evaluation.loading import labels
 from codi_tf.evaluation.samplers import model_process, model_sampler
+from codi_tf.io.hashing import folder_sha256
 from codi_tf.io.images import to_uint8
-from codi_tf.io.weights import folder_sha256, save_network
+from codi_tf.io.weights import save_network
 from codi_tf.methods.finetune import Finetune
 from codi_tf.tasks import make_task
 

@@ -17,7 +17,8 @@ from codi_tf.evaluation.features import FeatureNetwork, save_features
 from codi_tf.evaluation.perception.clip import load_clip
 from codi_tf.evaluation.perception.lpips import Lpips, load_lpips
 from codi_tf.evaluation.samplers import model_sampler
-from codi_tf.io.weights import folder_sha256, save_network
+from codi_tf.io.hashing import folder_sha256
+from codi_tf.io.weights import save_network
 
 S, COUNT, PROMPT = 32, 3, "the cat"
 

@@ -22,7 +22,7 @@ from onnx import numpy_helper
 import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
-from codi_tf.io.weights import folder_sha256
+from codi_tf.io.hashing import folder_sha256
 from export import __main__ as export
 from export.build import make_package, write_package
 from export.emit.program import SamplerProgram

@@ -17,8 +17,9 @@ from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import make_autoencoder, make_network, make_unet
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.sampling import make_grid
+from codi_tf.models.activations import ACTIVATIONS
 from codi_tf.models.layers import Conv2D
-from codi_tf.models.text_encoder import ACTIVATIONS, TextEncoder
+from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.tiny_decoder import TinyDecoder
 from export.emit import adapted, networks, sampler
 from export.emit.program import SamplerProgram

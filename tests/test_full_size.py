@@ -9,7 +9,7 @@ import pytest
 
 from codi_tf.adapters.controlnet import ControlNet
 from codi_tf.adapters.mu import MuAdapter
-from codi_tf.io.weights import key_of
+from codi_tf.io.layouts import key_of
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.unet import UNet
 

@@ -300,9 +300,9 @@ def test_a_part_may_be_named_and_its_neighbours_that_fit_are_read(folders, bases
         np.testing.assert_array_equal(base.unet.conv_in.kernel, bases[family].unet.conv_in.kernel)
         assert base.text_encoder.hidden_size == CONTEXT and base.path == tmp_path / name
     (tmp_path / "v2.h5").unlink()
-    with pytest.raises(UserError, match="wide.h5: gives prompts of 128 channels, the diffusion model takes 64"):
+    with pytest.raises(UserError, match="wide.h5: embeds prompts in 128 channels, the diffusion model takes 64"):
         read(tmp_path / "wide.h5")
-    with pytest.raises(UserError, match="other.weights.h5: no part of KerasCV's Stable Diffusion"):
+    with pytest.raises(UserError, match="other.weights.h5: not a part of KerasCV's Stable Diffusion"):
         read(tmp_path / "other.weights.h5")
 
 
@@ -329,7 +329,7 @@ def test_broken_files_are_refused_in_one_line(folders, tmp_path):
     text.unlink()
     for broken in (content[: len(content) // 2], b"", b"no HDF5"):
         text.write_bytes(broken)
-        with pytest.raises(UserError, match="1.weights.h5: truncated or no weights of Keras") as caught:
+        with pytest.raises(UserError, match="1.weights.h5: truncated or not weights of Keras") as caught:
             read(folder)
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="nothing.h5: no such .h5 file"):
@@ -359,7 +359,7 @@ def test_weights_of_another_shape_or_number_are_refused(models, folders, tmp_pat
 
 
 def test_other_objects_are_refused(models):
-    with pytest.raises(UserError, match="Functional: no KerasCV Stable Diffusion, it has no network 'diffusion_model'"):
+    with pytest.raises(UserError, match="not a KerasCV Stable Diffusion, because it has no network 'diffusion_model'"):
         read(models["1.x"].diffusion_model)
     swapped = keras_cv.models.StableDiffusion(jit_compile=False)
     swapped._diffusion_model = models["1.x"].decoder

@@ -8,7 +8,7 @@ import keras
 import pytest
 
 from codi_tf.checkpoints.keras_cv import layers_of, part_of, renamed
-from codi_tf.io.weights import key_of
+from codi_tf.io.layouts import key_of
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.unet import UNet

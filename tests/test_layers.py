@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tiny import randomize
 
-from codi_tf.models import layers
+from codi_tf.models import attention, embeddings, layers
 from codi_tf.models.autoencoder import Coder, Level, Middle
 from codi_tf.models.unet import DownBlock, MiddleBlock, UpBlock
 
@@ -67,7 +67,7 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
-def attention(x, context, layer):
+def attended(x, context, layer):
     q, k, v = dense(x, layer.to_q), dense(context, layer.to_k), dense(context, layer.to_v)
     width = layer.channels // layer.heads
     out = np.zeros_like(q)
@@ -125,7 +125,7 @@ def test_upsampling_repeats_and_convolves():
 
 
 def test_time_embedding_is_cosines_then_sines():
-    layer = awake(layers.TimeEmbedding(8))
+    layer = awake(embeddings.TimeEmbedding(8))
     t = np.array([0, 1, 500, 999], "int32")
     angles = t[:, None] * 10000.0 ** (-np.arange(4) / 4)
     features = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
@@ -154,20 +154,20 @@ def test_resnet_block(channels_out, time_channels):
 @pytest.mark.parametrize("heads", [1, 2, 8])
 @pytest.mark.parametrize("cross", [False, True])
 def test_attention(heads, cross):
-    layer = awake(layers.Attention(8, heads, context_channels=6 if cross else None, qkv_bias=not cross))
+    layer = awake(attention.Attention(8, heads, context_channels=6 if cross else None, qkv_bias=not cross))
     x, context = random(0, 2, 5, 8), random(1, 2, 3, 6)
     out = layer(x, context) if cross else layer(x)
-    np.testing.assert_allclose(out, attention(x, context if cross else x, layer), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(out, attended(x, context if cross else x, layer), rtol=0, atol=1e-5)
 
 
 def test_one_context_serves_the_whole_batch():
-    layer = awake(layers.Attention(8, 2, context_channels=6))
+    layer = awake(attention.Attention(8, 2, context_channels=6))
     x, context = random(0, 3, 5, 8), random(1, 1, 4, 6)
     np.testing.assert_allclose(layer(x, context), layer(x, context.repeat(3, axis=0)), rtol=0, atol=1e-6)
 
 
 def test_feed_forward_has_the_exact_gelu():
-    layer = awake(layers.FeedForward(4))
+    layer = awake(attention.FeedForward(4))
     layer.proj.kernel.assign(4 * layer.proj.kernel)  # gates of a few units, where GELU and its tanh form differ by 4e-4
     x = random(0, 2, 50, 4)
     np.testing.assert_allclose(layer(x), geglu(x, layer), rtol=0, atol=5e-5)
@@ -175,7 +175,7 @@ def test_feed_forward_has_the_exact_gelu():
 
 @pytest.mark.parametrize("linear", [False, True])
 def test_spatial_transformer(linear):
-    layer = awake(layers.SpatialTransformer(8, 2, 6, groups=2, linear_projection=linear))
+    layer = awake(attention.SpatialTransformer(8, 2, 6, groups=2, linear_projection=linear))
     x, context = random(0, 2, 3, 4, 8), random(1, 2, 5, 6)
 
     def project(h, projection):
@@ -185,18 +185,18 @@ def test_spatial_transformer(linear):
     assert layer.norm.epsilon == 1e-6
     h = project(group_norm(x, layer.norm), layer.proj_in).reshape(2, 12, 8)
     normal = layer_norm(h, block.norm1)
-    h = h + attention(normal, normal, block.attn1)
-    h = h + attention(layer_norm(h, block.norm2), context.astype("float64"), block.attn2)
+    h = h + attended(normal, normal, block.attn1)
+    h = h + attended(layer_norm(h, block.norm2), context.astype("float64"), block.attn2)
     h = h + geglu(layer_norm(h, block.norm3), block.ff)
     expected = x + project(h.reshape(2, 3, 4, 8), layer.proj_out)
     np.testing.assert_allclose(layer(x, context), expected, rtol=0, atol=2e-4)
 
 
 def test_spatial_attention():
-    layer = awake(layers.SpatialAttention(8, groups=2))
+    layer = awake(attention.SpatialAttention(8, groups=2))
     x = random(0, 2, 3, 4, 8)
     tokens = group_norm(x, layer.group_norm).reshape(2, 12, 8)
-    expected = x + attention(tokens, tokens, layer).reshape(x.shape)
+    expected = x + attended(tokens, tokens, layer).reshape(x.shape)
     np.testing.assert_allclose(layer(x), expected, rtol=0, atol=1e-4)
 
 
@@ -204,7 +204,7 @@ def test_spatial_attention():
     ("make", "said"),
     [
         (lambda: layers.GroupNorm(10, 4), "10 channels cannot be split into 4 groups"),
-        (lambda: layers.Attention(10, 4), "10 channels cannot be split into 4 heads"),
+        (lambda: attention.Attention(10, 4), "10 channels cannot be split into 4 heads"),
     ],
 )
 def test_what_cannot_be_split_is_refused(make, said):
@@ -223,20 +223,20 @@ CASES = {
     "Conv2D, stride 2": (lambda: layers.Conv2D(6, strides=2, symmetric_padding=False, name="a"), (IMAGE,)),
     "PointwiseConv2D": (lambda: layers.PointwiseConv2D(6, use_bias=False, name="a"), (IMAGE,)),
     "GroupNorm": (lambda: layers.GroupNorm(4, 2, 1e-3, name="a"), (IMAGE,)),
-    "TimeEmbedding": (lambda: layers.TimeEmbedding(8, name="a"), (np.array([3, 700]),)),
+    "TimeEmbedding": (lambda: embeddings.TimeEmbedding(8, name="a"), (np.array([3, 700]),)),
     "ResnetBlock": (
         lambda: layers.ResnetBlock(4, 8, groups=2, epsilon=1e-5, time_channels=16, name="a"),
         (IMAGE, TEMB),
     ),
     "Downsample": (lambda: layers.Downsample(4, symmetric_padding=False, name="a"), (IMAGE,)),
     "Upsample": (lambda: layers.Upsample(4, name="a"), (IMAGE,)),
-    "Attention": (lambda: layers.Attention(8, 2, context_channels=6, name="a"), (TOKENS, CONTEXT)),
-    "SpatialAttention": (lambda: layers.SpatialAttention(4, groups=2, name="a"), (IMAGE,)),
-    "FeedForward": (lambda: layers.FeedForward(8, name="a"), (TOKENS,)),
-    "TransformerBlock": (lambda: layers.TransformerBlock(8, 2, 6, name="a"), (TOKENS, CONTEXT)),
-    "SpatialTransformer": (lambda: layers.SpatialTransformer(4, 2, 6, groups=2, name="a"), (IMAGE, CONTEXT)),
+    "Attention": (lambda: attention.Attention(8, 2, context_channels=6, name="a"), (TOKENS, CONTEXT)),
+    "SpatialAttention": (lambda: attention.SpatialAttention(4, groups=2, name="a"), (IMAGE,)),
+    "FeedForward": (lambda: attention.FeedForward(8, name="a"), (TOKENS,)),
+    "TransformerBlock": (lambda: attention.TransformerBlock(8, 2, 6, name="a"), (TOKENS, CONTEXT)),
+    "SpatialTransformer": (lambda: attention.SpatialTransformer(4, 2, 6, groups=2, name="a"), (IMAGE, CONTEXT)),
     "SpatialTransformer, linear": (
-        lambda: layers.SpatialTransformer(4, 2, 6, groups=2, linear_projection=True, name="a"),
+        lambda: attention.SpatialTransformer(4, 2, 6, groups=2, linear_projection=True, name="a"),
         (IMAGE, CONTEXT),
     ),
     "DownBlock": (

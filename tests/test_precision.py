@@ -16,7 +16,8 @@ from codi_tf.adapters.controlnet import ControlNet
 from codi_tf.adapters.mu import MuAdapter
 from codi_tf.checkpoints.base import make_unet
 from codi_tf.core.errors import UserError
-from codi_tf.core.precision import FORMATS, built_in, make_policy
+from codi_tf.core.formats import FORMATS
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.methods.networks import copy_of
 from codi_tf.models.layers import Conv2D
 from codi_tf.trainers.trainer import FIRST_SCALE

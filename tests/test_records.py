@@ -13,42 +13,10 @@ import tensorflow as tf
 from shards import encoded, example, picture, write_tar, write_tfrecord
 
 from codi_tf.core.errors import UserError
-from codi_tf.data.checksum import crc32c, crc32c_of_each
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable, field_of, image_files, index_files, index_tfrecord, index_webdataset
 
 JPG = encoded(picture(0), "JPEG")
-
-
-# --- checksum
-
-
-def bitwise(data: bytes) -> int:
-    """CRC-32C bit by bit, from its definition."""
-    register = 0xFFFFFFFF
-    for byte in data:
-        register ^= byte
-        for _ in range(8):
-            register = (register >> 1) ^ (0x82F63B78 if register & 1 else 0)
-    return register ^ 0xFFFFFFFF
-
-
-@pytest.mark.parametrize(
-    ("data", "crc"),
-    [(bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E), (b"123456789", 0xE3069283)],
-)
-def test_checksum_of_the_standard(data, crc):
-    """RFC 3720, appendix B.4; the last is the check value of the Rocksoft catalogue."""
-    assert crc32c(data) == bitwise(data) == crc
-
-
-def test_checksum_of_any_length():
-    random = np.random.default_rng(0)
-    for size in (*range(10), 255, 256, 257, 511, 512, 513, 768, 1025, 5000):
-        data = random.bytes(size)
-        assert crc32c(data) == bitwise(data), size
-    numbers = random.integers(0, 2**63, 5, dtype=np.uint64)
-    assert list(crc32c_of_each(numbers)) == [bitwise(int(n).to_bytes(8, "little")) for n in numbers]
 
 
 # --- permutation

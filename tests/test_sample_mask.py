@@ -173,8 +173,8 @@ def test_upscale(folder, files, capsys, monkeypatch, limit):
     ("mask", "message"),
     [
         (disc(7, 5), "mask.png: 5x7, but the photo is 7x5"),
-        (0 * disc(5, 7) + 127, "mask.png: nothing in it is white"),
-        (0 * disc(5, 7) + 128, "mask.png: all of it is white"),
+        (0 * disc(5, 7) + 127, "mask.png: no pixel is white"),
+        (0 * disc(5, 7) + 128, "mask.png: every pixel is white"),
         (None, "mask.png: no such file"),
     ],
 )

@@ -18,7 +18,8 @@ from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.adapters.t2i import T2I_ADAPTER, T2IAdapter, load_t2i_adapter
 from codi_tf.checkpoints.base import Base, make_autoencoder
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import read_json, shapes_of, state_dict, write_json
+from codi_tf.io.json_files import read_json, write_json
+from codi_tf.io.weights import shapes_of, state_dict
 from codi_tf.models.unet import UNet
 
 torch = pytest.importorskip("torch")
@@ -153,7 +154,7 @@ def test_the_kind_is_light_where_the_unet_allows_it():
     with pytest.raises(UserError, match=r"the UNet has \(16, 24\) channels: use full_adapter"):
         T2IAdapter.duplicate(make_unet(PLAIN), kind="light_adapter", factor=4)
     for kind in ("full_adapter_xl", "heavy"):
-        with pytest.raises(UserError, match=f"'{kind}', which is not built here: use full_adapter or light_adapter"):
+        with pytest.raises(UserError, match=f"'{kind}', which is not supported: use full_adapter or light_adapter"):
             T2IAdapter.duplicate(make_unet(PLAIN), kind=kind, factor=4)
 
 
@@ -217,7 +218,7 @@ def test_half_precision_on_disk_and_in_computation(tmp_path):
     [
         ("adapter_type", "full_adapter_xl", "adapter_type is 'full_adapter_xl'"),
         ("num_res_blocks", 0, "num_res_blocks is 0"),
-        ("activation", "gelu", "activation is 'gelu', which is not built here"),
+        ("activation", "gelu", "activation is 'gelu', which is not supported"),
         ("_class_name", "ControlNetModel", "describes a ControlNetModel"),
         ("channels", [16, 40], "of another shape"),
     ],

@@ -11,8 +11,9 @@ import pytest
 from battery import NetworkBattery
 
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import key_of
-from codi_tf.models.text_encoder import ACTIVATIONS, SelfAttention, TextEncoder
+from codi_tf.io.layouts import key_of
+from codi_tf.models.activations import ACTIVATIONS
+from codi_tf.models.text_encoder import SelfAttention, TextEncoder
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

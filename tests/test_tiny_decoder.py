@@ -32,7 +32,9 @@ from codi_tf.evaluation import numerics
 from codi_tf.evaluation.features import FeatureNetwork, load_features, save_features
 from codi_tf.evaluation.perception.lpips import load_lpips
 from codi_tf.inference.rendering import render
-from codi_tf.io.weights import folder_sha256, read_json, shapes_of, state_dict, write_json
+from codi_tf.io.hashing import folder_sha256
+from codi_tf.io.json_files import read_json, write_json
+from codi_tf.io.weights import shapes_of, state_dict
 from codi_tf.methods.draws import Draws
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.training.experiment import build_dataset, build_trainer
@@ -180,13 +182,13 @@ def test_every_key_of_diffusers_is_known_with_its_default():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"_class_name": "AutoencoderKL"}, "describes a AutoencoderKL, where a AutoencoderTiny should be"),
-        ({"act_fn": "silu"}, "act_fn is 'silu', which is not built here: only 'relu' is"),
-        ({"upsampling_scaling_factor": 4}, "upsampling_scaling_factor is 4, which is not built here: only 2 is"),
-        ({"scaling_factor": 0.5}, "scaling_factor is 0.5, which is not built here"),
+        ({"_class_name": "AutoencoderKL"}, "describes a AutoencoderKL, expected a AutoencoderTiny"),
+        ({"act_fn": "silu"}, "act_fn is 'silu', which is not supported: only 'relu' is"),
+        ({"upsampling_scaling_factor": 4}, "upsampling_scaling_factor is 4, which is not supported: only 2 is"),
+        ({"scaling_factor": 0.5}, "scaling_factor is 0.5, which is not supported"),
         ({"latent_channels": 0}, "latent_channels is 0: it must be a whole number above 0"),
         ({"decoder_block_out_channels": [8, 8]}, r"is \(8, 8\), num_decoder_blocks \(1, 2, 1\): they must be of one"),
-        ({"decoder_block_out_channels": [8, 8, 16]}, r"is \(8, 8, 16\): all levels have one and the same width"),
+        ({"decoder_block_out_channels": [8, 8, 16]}, r"is \(8, 8, 16\): all levels must have the same width"),
         ({"num_decoder_blocks": [1, 2, 0.5]}, r"num_decoder_blocks is \(1, 2, 0.5\): it must be"),
         ({"num_decoder_blocks": []}, r"num_decoder_blocks is \(\): it must be"),
         ({"num_decoder_blocks": [1, 1, 1]}, "9 weights missing: decoder.layers.7.weight"),

@@ -12,7 +12,7 @@ from conftest import UNET, make_base
 
 from codi_tf.checkpoints.base import make_unet
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import key_of
+from codi_tf.io.layouts import key_of
 from codi_tf.models.unet import UNet, UNetEncoder
 
 CONTEXT = np.random.default_rng(9).normal(size=(2, 77, 8)).astype("float32")

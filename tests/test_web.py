@@ -456,7 +456,7 @@ def test_mistakes_are_one_line(packages, runtime, tmp_path):
     assert "ort.wasm.bundle.min.mjs: is missing; npm install onnxruntime-web" in done.stderr
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
-    with pytest.raises(UserError, match="taken: is there already; name a new folder"):
+    with pytest.raises(UserError, match="taken: already exists; name a new folder"):
         build_site(packages(), tmp_path / "taken", runtime)
     with pytest.raises(UserError, match="no exported package"):
         build_site(tmp_path, tmp_path / "site", runtime)

@@ -16,21 +16,11 @@ from tiny import UNET, randomize
 from codi_tf.checkpoints.base import make_autoencoder, make_unet
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in, make_policy
+from codi_tf.io.hashing import folder_sha256
+from codi_tf.io.json_files import read_json, write_json
+from codi_tf.io.layouts import DENSE, Origin
 from codi_tf.io.tensor_files import TensorToWrite, make_room, read_header, write_tensors
-from codi_tf.io.weights import (
-    CONFIG,
-    DENSE,
-    WEIGHTS,
-    Origin,
-    copy_weights,
-    folder_sha256,
-    load_network,
-    make_from,
-    read_json,
-    save_network,
-    state_dict,
-    write_json,
-)
+from codi_tf.io.weights import CONFIG, WEIGHTS, copy_weights, load_network, make_from, save_network, state_dict
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +360,7 @@ def with_header(content: bytes, change) -> bytes:
     [
         (lambda h: h["a"].update(shape=[3]), "the place of a does not fit its shape"),
         (lambda h: h["a"].update(data_offsets=[4, 12]), "the place of"),
-        (lambda h: h.pop("b"), "its header tells of"),
+        (lambda h: h.pop("b"), "its header describes"),
         (lambda h: h["a"].pop("shape"), "shape"),
         (lambda h: h.update(c=3), ""),
     ],

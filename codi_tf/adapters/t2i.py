@@ -102,7 +102,7 @@ class T2IAdapter(Adapter):
     light one continues from the output of the level before.
 
     Raises:
-        UserError: for an unknown adapter_type; "full_adapter_xl" is for other UNets.
+        UserError: for an unknown adapter_type; "full_adapter_xl" is for UNets that are not supported.
     """
 
     condition_space = "image"
@@ -120,7 +120,7 @@ class T2IAdapter(Adapter):
     ):
         super().__init__(**kwargs)
         if adapter_type not in RES_BLOCKS:
-            raise UserError(f"adapter_type is {adapter_type!r}, which is not built here: use {' or '.join(RES_BLOCKS)}")
+            raise UserError(f"adapter_type is {adapter_type!r}, which is not supported: use {' or '.join(RES_BLOCKS)}")
         self.in_channels, self.channels, self.num_res_blocks = in_channels, tuple(channels), num_res_blocks
         self.downscale_factor, self.adapter_type = downscale_factor, adapter_type
 

@@ -1,4 +1,4 @@
-"""A pre-trained latent diffusion model: its networks, its schedule and the units of its latents."""
+"""A pre-trained latent diffusion model: its networks, its noise schedule and the scale of its latents."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Base:
     """The parts of a latent diffusion model.
 
     Attributes:
-        unet: z_t [B, h, w, C], t int [B], context [B, M, D] -> [B, h, w, 4], in the checkpoint's own parametrisation;
-            None where an autoencoder stands alone.
+        unet: z_t [B, h, w, C], t int [B], context [B, M, D] -> [B, h, w, 4], in the checkpoint's parametrization; None
+            for an autoencoder alone.
         vae: images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], unscaled.
         scheduler: the contents of the checkpoint's scheduler_config.json.
-        path: the diffusers folder that it was read from, as it is; None for other forms, or where options changed it.
-        text_encoder: token ids int32 [B, 77] -> [B, 77, D]; None for a base that takes no prompt.
-        tokenizer: list[str] -> token ids int32 [B, 77]; None where it is not known.
-        decoder: takes the place of the autoencoder's decoder; no part of what is saved.
+        path: the diffusers folder that it was read from unchanged; None for other sources, or if options changed it.
+        text_encoder: token ids int32 [B, 77] -> [B, 77, D]; None for a base without prompts.
+        tokenizer: list[str] -> token ids int32 [B, 77]; None if it is unknown.
+        decoder: a small decoder in place of the autoencoder's; it is not saved with the base.
 
     Raises:
-        UserError: a scheduler that is not built here, or a decoder of other latents.
+        UserError: the scheduler is not supported, or the decoder is for other latents.
     """
 
     unet: UNet | None
@@ -73,6 +73,7 @@ class Base:
 
     def embed_tokens(self, tokens) -> np.ndarray:
         """Token ids int32 [B, 77] -> their embeddings, float32 [B, 77, D]: the text encoder's last hidden states."""
+        assert self.text_encoder is not None
         with tf.init_scope():  # also while a function is being traced
             return ops.convert_to_numpy(self.text_encoder(tokens))
 
@@ -80,14 +81,14 @@ class Base:
         """Prompts -> their embeddings, float32 [B, 77, D]: the text encoder's last hidden states.
 
         Raises:
-            UserError: the base has no text encoder or no tokenizer; no prompt, or one that is no text.
+            UserError: the base has no text encoder or no tokenizer, there is no prompt, or a prompt is not a str.
         """
         prompts = as_prompts(prompts)
         if self.text_encoder is None:
             raise UserError(f"prompt {prompts[0]!r}: this model has no text encoder; leave the prompt out")
         if self.tokenizer is None:
             raise UserError(
-                "this model came without a tokenizer: name the folder of its vocab.json and merges.txt "
+                "this model has no tokenizer: name the folder of its vocab.json and merges.txt "
                 "(load_stable_diffusion(..., tokenizer=FOLDER))"
             )
         return self.embed_tokens(self.tokenizer(prompts))
@@ -96,22 +97,23 @@ class Base:
     def context(self) -> np.ndarray:
         """The embedding of the empty prompt, float32 [1, 77, D]; zeros for a base without a text encoder."""
         if self.text_encoder is None:
+            assert self.unet is not None
             return np.zeros((1, PROMPT_LENGTH, self.unet.cross_attention_dim), "float32")
         return self.embed([""])
 
     @property
     def multiple(self) -> int:
-        """Height and width of an image must be multiples of this."""
+        """The height and width of an image must be multiples of this number."""
         levels = 1 if self.unet is None else len(self.unet.block_out_channels)
         return self.vae.factor * 2 ** (levels - 1)
 
 
 def check_decoder(decoder: TinyDecoder, vae: AutoencoderKL) -> None:
-    """Refuses a small decoder that was not made for the latents of an autoencoder. Raises UserError."""
+    """Raises UserError for a small decoder that does not fit the latents of an autoencoder."""
     for what, theirs, ours in (
         ("latents have {} channels", decoder.latent_channels, vae.latent_channels),
-        ("latents are {} times smaller than pictures", decoder.factor, vae.factor),
-        ("pictures have {} channels", decoder.out_channels, vae.out_channels),
+        ("latents are {} times smaller than images", decoder.factor, vae.factor),
+        ("images have {} channels", decoder.out_channels, vae.out_channels),
     ):
         if theirs != ours:
             raise UserError(
@@ -120,22 +122,22 @@ def check_decoder(decoder: TinyDecoder, vae: AutoencoderKL) -> None:
 
 
 def make_unet(config: dict, name: str = "unet") -> UNet:
-    """A UNet with fresh weights, from the keys of a diffusers unet/config.json. Raises UserError for a bad one."""
+    """A UNet with fresh weights, from the keys of a diffusers unet/config.json. Raises UserError for an invalid one."""
     return make_network(UNet, config, name)
 
 
 def make_autoencoder(config: dict, name: str = "vae") -> AutoencoderKL:
-    """An autoencoder with fresh weights, from the keys of a diffusers vae/config.json. Raises UserError."""
+    """An autoencoder with fresh weights, from the keys of a diffusers vae/config.json. Raises UserError, as above."""
     return make_network(AutoencoderKL, config, name)
 
 
 def measure_scale(vae: AutoencoderKL, images) -> float:
-    """1 / (standard deviation of the latents of images [N, H, W, 3]): the scaling_factor that makes it 1."""
+    """The scaling_factor that gives the latents of images [N, H, W, 3] a standard deviation of 1."""
     return float(1.0 / ops.convert_to_numpy(ops.std(vae.encode(images).mean)))
 
 
 def make_network(kind: type[keras.Model], config: dict, name: str) -> keras.Model:
-    """A built network of a class with these arguments. Raises UserError for bad ones."""
+    """A built network of a class with these arguments. Raises UserError for invalid ones."""
     try:
         network = kind(name=name, **config)
     except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """A single safetensors file in the layout of the first Stable Diffusion code (CompVis, later Stability AI).
 
-The file has no configuration: the architecture follows from the shapes and from what is known of the two families.
+The file has no configuration. The architecture follows from the shapes and from the model family, 1.x or 2.x.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +24,11 @@ from codi_tf.diffusion.scheduler_config import make_schedule_of
 from codi_tf.io.tensor_files import StoredTensor, listed, read_header
 from codi_tf.io.weights import make_from
 
-HEAD_WIDTH = 64  # channels of a head: CLIP's, and the UNet's in 2.x
-UNET_HEADS = 8  # in 1.x
-OPEN_CLIP_LAYERS = {1024: 23}  # width of the text encoder in 2.x -> the layers that are used
-SCALING_FACTOR = 0.18215  # of the latents, in both families
-SCHEDULER = {  # both families, as diffusers describes them
+HEAD_WIDTH = 64  # channels of an attention head in CLIP, and in the UNet of 2.x
+UNET_HEADS = 8  # attention heads in the UNet of 1.x
+OPEN_CLIP_LAYERS = {1024: 23}  # width of the text encoder in 2.x -> number of layers that are used
+SCALING_FACTOR = 0.18215  # of the latents in both families
+SCHEDULER = {  # of both families, in diffusers' terms
     "_class_name": "DDIMScheduler",
     "_diffusers_version": "0.30.0",
     "beta_schedule": "scaled_linear",
@@ -40,7 +41,10 @@ SCHEDULER = {  # both families, as diffusers describes them
     "steps_offset": 1,
     "timestep_spacing": "leading",
 }
-_PREDICTION_TYPES = {**{name: name for name in PREDICTION_TYPES}, "v": "v_prediction"}  # also as modelspec spells it
+_PREDICTION_TYPES = {
+    **{name: name for name in PREDICTION_TYPES},
+    "v": "v_prediction",
+}  # and the name in modelspec metadata
 
 Stored = Mapping[str, StoredTensor]
 
@@ -51,26 +55,25 @@ def read_single_file(
     tokenizer: Path | None = None,
     prediction_type: str | None = None,
     numerics: str | None = None,
-    architecture: Mapping[str, Mapping[str, object]],
+    architecture: Mapping[str, Mapping[str, Any]],
 ) -> Base:
-    """A base from a single file, in the dtype policy that holds.
+    """A base from a single file, with the current dtype policy.
 
     Args:
         path: the file.
-        tokenizer: the folder of the tokenizer's files, which are not in the file; None: the base has no tokenizer.
-        prediction_type: of a 2.x file that does not tell: "epsilon" or "v_prediction".
+        tokenizer: the folder of the tokenizer's files, which a single file does not hold; None: no tokenizer.
+        prediction_type: "epsilon" or "v_prediction", for a 2.x file whose metadata does not name it.
         numerics: "diffusers" or "keras_cv"; None: diffusers'.
-        architecture: part ("unet", "vae", "text_encoder") -> keys of its config.json that the shapes do not tell, where
-            they are not the family's.
+        architecture: see `load_stable_diffusion`.
 
     Raises:
-        UserError: for a truncated or foreign file, with what is missing or left over.
+        UserError: the file is truncated or of another network; names the weights that are missing or left over.
     """
     stored, metadata = read_header(path)
     unknown = [part for part in architecture if part not in STAGES]
     if unknown:
         raise UserError(f"architecture names {unknown[0]!r}: its parts are {', '.join(STAGES)}")
-    parts = _parts(_in_the_first_names(stored), path)
+    parts = _parts(_with_original_names(stored), path)
     open_clip = any(key.startswith(OPEN_CLIP) for key in parts["text_encoder"])
     if open_clip:
         layers = architecture.get("text_encoder", {}).get("num_hidden_layers")
@@ -99,15 +102,15 @@ def read_single_file(
         return make_from(lambda: make_network(kind.network, config, part), weights, path, origins([renaming], weights))
 
     words = None if tokenizer is None else Tokenizer.load(tokenizer, padding="!" if open_clip else END)
-    # The small ones first: what is wrong with them is found before the large one is read.
+    # The small parts come first, so that their errors appear before the large part is read.
     text_encoder = read("text_encoder", TEXT_ENCODER, text_config, text_weights, text_renaming)
     vae = read("vae", AUTOENCODER, vae_config, parts["vae"], vae_renaming)
     unet = read("unet", UNET, unet_config, parts["unet"], unet_renaming)
     return Base(unet, vae, scheduler, path, text_encoder, words)
 
 
-def _in_the_first_names(stored: Stored) -> Stored:
-    """The tensors under CompVis' names; Stability AI's later code calls the text encoder otherwise."""
+def _with_original_names(stored: Stored) -> Stored:
+    """The tensors under CompVis' names; Stability AI's later code has another name for the text encoder."""
     later, first = rules.LATER_TEXT_ENCODER, STAGES["text_encoder"]
     if any(key.startswith(first) for key in stored):
         return stored
@@ -115,7 +118,7 @@ def _in_the_first_names(stored: Stored) -> Stored:
 
 
 def _parts(stored: Stored, path: Path) -> dict[str, dict[str, StoredTensor]]:
-    """The tensors by the part that they belong to. What nobody knows is refused."""
+    """Part -> its tensors. Raises UserError for a part without tensors and for unknown tensors."""
     parts = {**{part: {} for part in STAGES}, "buffers": {}}
     unknown, buffers = [], set(schedule_buffers(Schedule(np.ones(1), np.ones(1)))) | {rules.SCALE_FACTOR}
     for key, tensor in stored.items():
@@ -131,7 +134,8 @@ def _parts(stored: Stored, path: Path) -> dict[str, dict[str, StoredTensor]]:
     for part, prefix in STAGES.items():
         if not parts[part]:
             raise UserError(
-                f"{path}: no Stable Diffusion checkpoint in the original layout: no weights of the {part} ({prefix}*)"
+                f"{path}: not a Stable Diffusion checkpoint in the original layout: no weights of the {part} "
+                f"({prefix}*)"
             )
     if unknown:
         raise UserError(f"{path}: {len(unknown)} tensors left over: {listed(unknown)}; another kind of checkpoint?")
@@ -140,7 +144,7 @@ def _parts(stored: Stored, path: Path) -> dict[str, dict[str, StoredTensor]]:
 
 def _unet(stored: Stored, path: Path) -> tuple[dict, Renaming]:
     shape = _Shapes(stored, STAGES["unet"], path)
-    # Behind the first convolution: the residual blocks of a level, a downsampler, those of the next level, ...
+    # After the first convolution: the residual blocks of a level, a downsampler, those of the next level, ...
     levels: list[list[int]] = [[]]
     for i in range(1, shape.count("input_blocks.{}.")):
         if shape.has(f"input_blocks.{i}.0.op."):
@@ -150,7 +154,7 @@ def _unet(stored: Stored, path: Path) -> tuple[dict, Renaming]:
     layers = len(levels[0])
     if not layers or any(len(blocks) != layers for blocks in levels):
         counts = [len(blocks) for blocks in levels]
-        raise UserError(f"{path}: its UNet's levels have {counts} blocks: all must have as many")
+        raise UserError(f"{path}: the levels of its UNet have {counts} blocks: all levels must have the same number")
     widths = [shape(f"input_blocks.{blocks[0]}.0.out_layers.3.weight", 4)[0] for blocks in levels]
     down_attention = [shape.has(f"input_blocks.{blocks[0]}.1.") for blocks in levels]
     up_attention = [shape.has(f"output_blocks.{i * (layers + 1)}.1.norm.") for i in range(len(levels))]
@@ -165,7 +169,7 @@ def _unet(stored: Stored, path: Path) -> tuple[dict, Renaming]:
         "cross_attention_dim": shape("middle_block.1.transformer_blocks.0.attn2.to_k.weight", 2)[1],
         "attention_head_dim": [max(width // HEAD_WIDTH, 1) for width in widths] if linear else UNET_HEADS,
         "use_linear_projection": linear,
-        "upcast_attention": linear,  # 2.x overflows float16 without
+        "upcast_attention": linear,  # without it, 2.x overflows float16
     }
     attention = [level for level, here in enumerate(up_attention) if here]
     return config, rules.unet_renaming(len(levels), layers, attention)
@@ -188,7 +192,7 @@ def _autoencoder(stored: Stored, path: Path) -> tuple[dict, Renaming]:
 
 def _clip(stored: Stored, path: Path) -> tuple[dict, Renaming, Stored]:
     """1.x: the whole encoder of CLIP ViT-L/14."""
-    renaming = next(r for r in (rules.CLIP_RENAMING, rules.BARE_CLIP_RENAMING) if r.holds(stored))
+    renaming = next(r for r in (rules.CLIP_RENAMING, rules.BARE_CLIP_RENAMING) if r.applies(stored))
     shape = _Shapes(stored, renaming(""), path)
     vocabulary, width = shape("embeddings.token_embedding.weight", 2)
     config = {
@@ -207,14 +211,14 @@ def _clip(stored: Stored, path: Path) -> tuple[dict, Renaming, Stored]:
 
 
 def _open_clip(stored: Stored, path: Path, layers: int | None) -> tuple[dict, Renaming, Stored]:
-    """2.x: OpenCLIP ViT-H/14 without its last layer, which is never used and which only some of the files hold."""
+    """2.x: OpenCLIP ViT-H/14 without its last layer, which is never used and which only some files hold."""
     shape = _Shapes(stored, OPEN_CLIP, path)
     vocabulary, width = shape("token_embedding.weight", 2)
     layers = layers or OPEN_CLIP_LAYERS.get(width)
     if layers is None:
         held = shape.count("transformer.resblocks.{}.")
         raise UserError(
-            f"{path}: a text encoder of {width} channels and {held} layers; tell how many are used: "
+            f"{path}: a text encoder of {width} channels and {held} layers; state how many are used: "
             'architecture={"text_encoder": {"num_hidden_layers": N}}'
         )
     config = {
@@ -232,27 +236,27 @@ def _open_clip(stored: Stored, path: Path, layers: int | None) -> tuple[dict, Re
 
 
 class _Shapes:
-    """Shapes of the tensors below a prefix."""
+    """Shapes of the tensors whose keys begin with a prefix."""
 
     def __init__(self, stored: Stored, prefix: str, path: Path):
         self.stored, self.prefix, self.path = stored, prefix, path
 
     def __call__(self, key: str, *ranks: int) -> tuple[int, ...]:
-        """The shape of a tensor that must be there, with one of these numbers of axes."""
+        """The shape of a tensor, which must exist and have one of these numbers of axes. Raises UserError."""
         if self.prefix + key not in self.stored:
             raise UserError(f"{self.path}: {self.prefix + key} is missing; the file belongs to another network")
         shape = self.stored[self.prefix + key].shape
         if len(shape) not in ranks:
             wanted = " or ".join(map(str, ranks))
-            raise UserError(f"{self.path}: {self.prefix + key} has the shape {shape}, wanted are {wanted} axes")
+            raise UserError(f"{self.path}: {self.prefix + key} has the shape {shape}, wanted {wanted} axes")
         return shape
 
     def has(self, beginning: str) -> bool:
-        """Whether a key begins so."""
+        """Whether a key has this beginning after the prefix."""
         return any(key.startswith(self.prefix + beginning) for key in self.stored)
 
     def count(self, beginning: str) -> int:
-        """How many of the numbers 0, 1, 2, ... keys with this beginning have."""
+        """How many consecutive numbers 0, 1, 2, ... appear in keys with this beginning."""
         number = 0
         while self.has(beginning.format(number)):
             number += 1
@@ -260,19 +264,19 @@ class _Shapes:
 
 
 def _prediction_type(path: Path, open_clip: bool, metadata: Mapping[str, str], given: str | None) -> str:
-    said = given or metadata.get("modelspec.prediction_type") or (None if open_clip else "epsilon")
-    if said is None:
+    found = given or metadata.get("modelspec.prediction_type") or (None if open_clip else "epsilon")
+    if found is None:
         raise UserError(
-            f'{path}: a 2.x file that does not tell its prediction type: give prediction_type="epsilon" (the base for '
+            f'{path}: a 2.x file without its prediction type: give prediction_type="epsilon" (the base for '
             '512 pixels) or prediction_type="v_prediction" (the one for 768)'
         )
-    if said not in _PREDICTION_TYPES:
-        raise UserError(f"prediction_type is {said!r}: use one of {', '.join(PREDICTION_TYPES)}")
-    return _PREDICTION_TYPES[said]
+    if found not in _PREDICTION_TYPES:
+        raise UserError(f"prediction_type is {found!r}: use one of {', '.join(PREDICTION_TYPES)}")
+    return _PREDICTION_TYPES[found]
 
 
 def schedule_buffers(schedule: Schedule) -> dict[str, np.ndarray]:
-    """What the original code computes from its betas and stores with the weights (Ho et al. 2020, Eq. 4, 6 and 7)."""
+    """The buffers that the original code computes from its betas and stores (Ho et al. 2020, Eq. 4, 6 and 7)."""
     cumprod = schedule.alpha.astype("float64") ** 2
     before = np.append(1.0, cumprod[:-1])
     alphas = cumprod / before
@@ -298,9 +302,9 @@ def _check_buffers(stored: Stored, schedule: Schedule, scaling_factor: float, pa
     expected = {**schedule_buffers(schedule), rules.SCALE_FACTOR: np.asarray(scaling_factor)}
     for key, tensor in stored.items():
         value = tensor.read().astype("float64")
-        # Rounding to half precision, and that of the schedule's differences, is allowed for.
+        # The tolerances allow for rounding to half precision and in the differences of the schedule.
         if value.shape != expected[key].shape or not np.allclose(value, expected[key], rtol=1e-2, atol=1e-7):
             raise UserError(
                 f"{path}: its {key} is not that of Stable Diffusion's schedule (scaled_linear, 0.00085 to 0.012, 1000 "
-                "times); another one is not built here"
+                "times); another schedule is not supported"
             )

@@ -1,7 +1,8 @@
-"""A diffusers folder in and out: `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`, `model_index.json`."""
+"""Reading and writing a diffusers folder: `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/` and an index."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,38 +11,45 @@ from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
 from codi_tf.checkpoints.networks import read_network, refuse_pickles, write_network
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import CONFIG, read_json, write_json
+from codi_tf.io.json_files import read_json, write_json
+from codi_tf.io.weights import CONFIG
 from codi_tf.models.text_encoder import TextEncoder
 
 INDEX = "model_index.json"
-# What the UNet's input tells about the checkpoint's use: channels beside those of the latents -> diffusers' pipeline.
+# Input channels of the UNet beyond the latents -> diffusers' pipeline.
 PIPELINES = {
     0: "StableDiffusionPipeline",
-    4: "StableDiffusionInstructPix2PixPipeline",  # the latents of the image that is edited
-    5: "StableDiffusionInpaintPipeline",  # a mask and the latents of what is kept
+    4: "StableDiffusionInstructPix2PixPipeline",  # the latents of the image to edit
+    5: "StableDiffusionInpaintPipeline",  # a mask and the latents of the known area
 }
-_PARTS = {  # of a pipeline -> where diffusers finds the class
+_PARTS = {  # part of a pipeline -> library and class, for diffusers
     "unet": ("diffusers", UNET.peer),
     "vae": ("diffusers", AUTOENCODER.peer),
     "text_encoder": ("transformers", TEXT_ENCODER.peer),
     "tokenizer": ("transformers", "CLIPTokenizer"),
 }
 DDIM = "DDIMScheduler"
-CLIPPING = (DDIM, "DDPMScheduler", "HeunDiscreteScheduler", "LCMScheduler", "TCDScheduler")  # they know clip_sample
+CLIPPING = (
+    DDIM,
+    "DDPMScheduler",
+    "HeunDiscreteScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+)  # the schedulers with a clip_sample
 
 
 def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | None = None) -> Base:
-    """A base from a diffusers folder, in the dtype policy that holds.
+    """A base from a diffusers folder, with the current dtype policy.
 
-    Parts may be missing: a base without a text encoder takes no prompt, an autoencoder may stand alone.
+    The text encoder may be missing, for a base without prompts, and so may everything but the autoencoder.
 
     Args:
         path: the folder.
-        tokenizer: the folder of the tokenizer's files; None: the folder's own.
-        numerics: "diffusers" or "keras_cv"; None: what the folder says.
+        tokenizer: the folder of the tokenizer's files; None: `tokenizer/`.
+        numerics: "diffusers" or "keras_cv"; None: as the folder says.
 
     Raises:
-        UserError: for a missing, truncated or foreign part, or parts that do not belong together.
+        UserError: a part is missing, truncated or of another network, or the parts do not belong together.
     """
     index = read_json(path / INDEX) if (path / INDEX).exists() else {}
     for part in _PARTS:
@@ -52,7 +60,7 @@ def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | No
     if not (path / "vae").is_dir():
         _refuse_network(path)
         refuse_pickles(path)
-    # The small parts first: what is wrong with them is found before the large one is read.
+    # The small parts come first, so that their errors appear before the large part is read.
     text_encoder = words = None
     if (path / "text_encoder").is_dir():
         words, text_encoder = read_text(path, tokenizer=tokenizer, numerics=numerics)
@@ -61,7 +69,7 @@ def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | No
     vae = read_network(AUTOENCODER, path / "vae", name="vae", numerics=numerics)
     unet = read_network(UNET, path / "unet", name="unet", numerics=numerics) if (path / "unet").is_dir() else None
     scheduler = path.joinpath(*SCHEDULER)
-    # An autoencoder alone has no schedule; the one that is filled in is never used.
+    # An autoencoder alone has no schedule; this one is never used.
     config = read_json(scheduler) if unet is not None else {"beta_schedule": "squaredcos_cap_v2"}
     try:
         return Base(unet, vae, config, path, text_encoder, words)
@@ -80,16 +88,18 @@ def read_text(
 def save_base(
     base: Base, path: Path, *, dtype: str = "float32", report: Callable[[str, int], None] | None = None
 ) -> None:
-    """Write the parts of a base into a folder, in the diffusers layout; `report` hears of parts and bytes written.
+    """Write the parts of a base into a folder, in the diffusers layout.
+
+    `report` is called with the name of a part and its bytes written so far.
 
     Raises:
-        UserError: a text encoder without its tokenizer, an unknown dtype, a value that it cannot hold.
+        UserError: a text encoder without a tokenizer, an unknown dtype, or a value beyond its range.
     """
     if base.text_encoder is not None and base.tokenizer is None:
-        raise UserError("this model came without a tokenizer, and is useless without: load it with tokenizer=FOLDER")
+        raise UserError("this model has no tokenizer and cannot be saved without one: load it with tokenizer=FOLDER")
 
     def write(kind, network, name: str, *, extra_config: Mapping[str, object] | None = None) -> None:
-        said = None if report is None else lambda done: report(name, done)
+        said = None if report is None else functools.partial(report, name)
         write_network(kind, network, path / name, dtype=dtype, extra_config=extra_config, report=said)
 
     side = getattr(base.unet, "sample_size", None)
@@ -98,18 +108,18 @@ def save_base(
         write(UNET, base.unet, "unet")
         path.joinpath(SCHEDULER[0]).mkdir(exist_ok=True)
         write_json(path.joinpath(*SCHEDULER), {"_class_name": "DDIMScheduler", **base.scheduler})
-    if base.text_encoder is not None:
+    if base.text_encoder is not None and base.tokenizer is not None:
         write(TEXT_ENCODER, base.text_encoder, "text_encoder", extra_config={"dtype": dtype})
         base.tokenizer.save(path / "tokenizer")
 
 
 def write_index(path: Path, *, extra_channels: int, scheduler: str) -> None:
-    """Write `model_index.json`, which tells diffusers what pipeline a folder with all parts is, if it is one.
+    """Write `model_index.json` with the pipeline in diffusers, if there is one for this UNet.
 
     Args:
         path: the folder.
-        extra_channels: the UNet's input channels beside those of the latents.
-        scheduler: the scheduler's class.
+        extra_channels: the UNet's input channels beyond the latents.
+        scheduler: the class of the scheduler.
     """
     if extra_channels not in PIPELINES:
         return
@@ -129,10 +139,10 @@ def write_index(path: Path, *, extra_channels: int, scheduler: str) -> None:
 
 
 def complete_scheduler(config: Mapping[str, object]) -> dict:
-    """A scheduler_config.json that diffusers understands as it is understood here.
+    """A scheduler_config.json that means the same in diffusers as here.
 
-    Some schedulers clip their estimates where the file does not forbid it, or where it asks for it; the pipeline then
-    forbids it, with warnings. Whatever else the file says stays.
+    Some schedulers of diffusers clip their estimates unless the file forbids it, which pipelines then correct with
+    warnings. This forbids it; all other keys are unchanged.
     """
     name = config.get("_class_name", DDIM)
     silent = {"_class_name": DDIM, "steps_offset": 1} if name == DDIM else {}
@@ -140,7 +150,7 @@ def complete_scheduler(config: Mapping[str, object]) -> dict:
 
 
 def _refuse_network(path: Path) -> None:
-    """Refuses the folder of a single network. Raises UserError."""
+    """Raises UserError for the folder of a single network."""
     kind = read_json(path / CONFIG).get("_class_name") if (path / CONFIG).exists() else None
     if kind is not None:
         raise UserError(f"{path}: this is one network ({kind}); name the folder of the whole model")

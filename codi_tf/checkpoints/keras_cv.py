@@ -1,13 +1,14 @@
-"""KerasCV's Stable Diffusion, as an object or as .h5 files. KerasCV itself is not needed.
+"""Reading KerasCV's Stable Diffusion from an object or from .h5 files, without KerasCV.
 
-Its layers have no names that tell where they belong, but a network's layers of one kind stand in a fixed order, and so
-do the weights of a layer. The tables of `keras_cv_rules` say which of our modules they are.
+The names of its layers do not identify them, but a network's layers of one kind have a fixed order, as have the weights
+of a layer. The tables in `keras_cv_rules` map them to our modules.
 """
 
 from __future__ import annotations
 
 import functools
 import gzip
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,52 +36,57 @@ from codi_tf.checkpoints.keras_cv_rules import (
 )
 from codi_tf.checkpoints.tokenizer import END, Tokenizer
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import PLAIN, Layout, Origin, make_from
+from codi_tf.io.layouts import PLAIN, Layout, Origin
+from codi_tf.io.tensor_files import make_room
+from codi_tf.io.weights import make_from
 from codi_tf.models.autoencoder import AutoencoderKL
+from codi_tf.models.numerics import check_numerics
 from codi_tf.models.text_encoder import TextEncoder
-from codi_tf.models.unet import NUMERICS, UNet
+from codi_tf.models.unet import UNet
 
 
 class Weight(NamedTuple):
-    """A weight of a KerasCV network: what `weights.make_from` wants of a stored tensor."""
+    """A weight of a KerasCV network, as a tensor for `weights.make_from` (`io.values.Stored`)."""
 
     path: str
     dtype: np.dtype
     shape: tuple[int, ...]
     values: Callable[[], np.ndarray]
 
-    def read(self, *, part: int, parts: int) -> np.ndarray:
-        """The values: an aligned array that nobody else holds. KerasCV's weights lie as ours: whole, in our axes."""
-        size = int(np.prod(self.shape)) * self.dtype.itemsize
-        room = np.empty(size + 64, np.uint8)
-        room = room[-room.ctypes.data % 64 :][:size].view(self.dtype).reshape(self.shape)
-        room[...] = self.values().reshape(self.shape)
-        return room
+    @property
+    def nbytes(self) -> int:
+        """The size of the values in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, *, part: int = 0, parts: int = 1, room: np.ndarray | None = None) -> np.ndarray:
+        """The values in aligned memory of their own. KerasCV's weights have the axes of ours and are never in parts."""
+        values = make_room(self.nbytes).view(self.dtype).reshape(self.shape)
+        values[...] = self.values().reshape(self.shape)
+        return values
 
 
 Layers = dict[str, list[list[Weight]]]  # kind of layer -> its layers in order -> their weights in order
 
 
 def read(source, *, numerics: str = "keras_cv", tokenizer: Path | None = None) -> Base:
-    """A base from KerasCV's Stable Diffusion, 1.x or 2.x, in the dtype policy that holds.
+    """A base from KerasCV's Stable Diffusion, 1.x or 2.x, with the current dtype policy.
 
     Args:
-        source: a keras_cv.models.StableDiffusion or StableDiffusionV2 (anything with its four networks and its
-            tokenizer as attributes); a folder with the `.h5` files of the four networks (Keras 2's layout, in which
-            KerasCV downloads them, or Keras 3's `.weights.h5`; their names do not matter); or one of these files, whose
-            neighbours are then read too: the ones that fit it.
-        numerics: "keras_cv", the numbers of KerasCV's networks; or "diffusers", those of the code that the weights were
-            trained with. They differ by the epsilon of group normalisations and by the form of GELU.
+        source: a keras_cv.models.StableDiffusion or StableDiffusionV2 (or any object with its four networks and its
+            tokenizer as attributes); a folder with the `.h5` files of the four networks (in Keras 2's layout, which
+            KerasCV downloads, or Keras 3's `.weights.h5`, with any file names); or one of these files, whose folder
+            then supplies the files that fit it.
+        numerics: "keras_cv", for the results of KerasCV's networks, or "diffusers", for those of the code that trained
+            the weights. They differ in the epsilon of group normalization and in the form of GELU.
         tokenizer: the folder of the tokenizer's files; None: the object's tokenizer, or that of the folder (vocab.json
-            and merges.txt, or the file that KerasCV downloads), or none. The text is cleaned up as `Tokenizer` does it,
-            which does not undo HTML's `&amp;` as KerasCV's does. The padding token of 2.x is "!" with the numerics of
-            diffusers, and the end token with KerasCV's.
+            and merges.txt, or the file that KerasCV downloads), or none. `Tokenizer` cleans up the text, and unlike
+            KerasCV's does not decode HTML entities such as `&amp;`. The padding token of 2.x is "!" with diffusers'
+            numerics and the end token with KerasCV's.
 
     Raises:
-        UserError: a part is missing, broken, there twice, or of another network; the parts do not belong together.
+        UserError: a part is missing, broken, ambiguous or of another network; the parts do not belong together.
     """
-    if numerics not in NUMERICS:
-        raise UserError(f"numerics is {numerics!r}: use one of {', '.join(NUMERICS)}")
+    check_numerics("numerics", numerics)
     if isinstance(source, (str, Path)):
         path = Path(source)
         folder = path if path.is_dir() else path.parent
@@ -95,7 +101,7 @@ def read(source, *, numerics: str = "keras_cv", tokenizer: Path | None = None) -
     return Base(
         unet=load(UNet, configs["unet"], "unet", parts["diffusion_model"]),
         vae=load(AutoencoderKL, configs["vae"], "vae", {**parts["image_encoder"], **parts["decoder"]}),
-        scheduler={**SCHEDULER, "prediction_type": "epsilon"},  # KerasCV samples both families so
+        scheduler={**SCHEDULER, "prediction_type": "epsilon"},  # as KerasCV samples both families
         path=path,
         text_encoder=load(TextEncoder, configs["text_encoder"], "text_encoder", parts["text_encoder"]),
         tokenizer=loaded,
@@ -103,14 +109,14 @@ def read(source, *, numerics: str = "keras_cv", tokenizer: Path | None = None) -
 
 
 def load(kind: type[keras.Model], config: Mapping[str, object], name: str, weights: Mapping[str, Weight]):
-    """A network of ours with these weights, which lie in Keras' layouts under our keys. Raises UserError."""
+    """Our network with weights that have our keys and Keras' layouts. Raises UserError if they do not fit."""
     place = " and ".join(dict.fromkeys(weight.path for weight in weights.values()))
-    return make_from(lambda: make_network(kind, dict(config), name), weights, place, _as_it_is)
+    return make_from(lambda: make_network(kind, dict(config), name), weights, place, _unchanged)
 
 
-def layers_of(source: keras.Model | Path, name: str) -> Layers:
-    """The weights of a KerasCV network or of an `.h5` file; `name` is for error messages. Raises UserError."""
-    if isinstance(source, keras.Model):
+def layers_of(source: keras.Model | Path | str, name: str) -> Layers:
+    """The weights of a KerasCV network or of an `.h5` file; error messages use `name`. Raises UserError."""
+    if not isinstance(source, (Path, str)):
         found = [(layer.name, [_of_variable(v, name) for v in layer.weights]) for layer in source.layers]
     else:
         try:
@@ -119,7 +125,7 @@ def layers_of(source: keras.Model | Path, name: str) -> Layers:
         except FileNotFoundError:
             raise UserError(f"{source}: no such file; name another") from None
         except (OSError, KeyError) as error:
-            raise UserError(f"{source}: truncated or no weights of Keras ({error}); copy it again") from None
+            raise UserError(f"{source}: truncated or not weights of Keras ({error}); copy it again") from None
     layers: Layers = {}
     for layer, weights in found:
         if weights:
@@ -128,7 +134,7 @@ def layers_of(source: keras.Model | Path, name: str) -> Layers:
 
 
 def part_of(layers: Layers) -> str | None:
-    """Which part of Stable Diffusion has layers of these kinds and in these numbers; None: none of them."""
+    """The part of Stable Diffusion with layers of these kinds and numbers, or None."""
     for part, kinds in PARTS.items():
         if kinds.keys() == layers.keys() and all(
             isinstance(names, str) or len(names) == len(layers[kind]) for kind, names in kinds.items()
@@ -141,7 +147,7 @@ def renamed(layers: Layers, part: str) -> dict[str, Weight]:
     """The weights of a part under our keys.
 
     Raises:
-        UserError: a layer has more or fewer weights than it should.
+        UserError: a layer has a wrong number of weights.
     """
     weights = {}
     for kind, names in PARTS[part].items():
@@ -168,15 +174,15 @@ def _family(unet: Mapping[str, Weight]) -> str:
 
 
 def _configs(parts: Mapping[str, Mapping[str, Weight]], family: str, numerics: str) -> dict[str, dict]:
-    """The arguments of our networks: shapes, and what is known of the family."""
+    """The arguments of our networks, from shapes and from the model family."""
     unet, encoder, text = (parts[part] for part in ("diffusion_model", "image_encoder", "text_encoder"))
-    convolutions = [f"down_blocks.{i}.resnets.0.conv1.weight" for i in range(4)]  # their filters are a level's channels
+    convolutions = [f"down_blocks.{i}.resnets.0.conv1.weight" for i in range(4)]  # one for each level
     widths = [unet[key].shape[-1] for key in convolutions]
     context, width = (_width(part, parts[part]) for part in ("diffusion_model", "text_encoder"))
     if width != context:
         raise UserError(
-            f"{_place(text)}: gives prompts of {width} channels, the diffusion model takes {context} (768 in 1.x, 1024 "
-            "in 2.x); they do not belong together"
+            f"{_place(text)}: embeds prompts in {width} channels, the diffusion model takes {context} (768 in 1.x, "
+            "1024 in 2.x); they do not belong together"
         )
     return {
         "unet": {
@@ -205,7 +211,7 @@ def _configs(parts: Mapping[str, Mapping[str, Weight]], family: str, numerics: s
 
 
 def _rows(kind: str) -> list[tuple[str, str]]:
-    """(our key below the module, the path in Keras 3's files below the layer) of a layer's weights, in order."""
+    """(our key below the module, path below the layer in Keras 3's files) for the weights of a layer, in order."""
     return [
         (f"{ours}.{leaf}".lstrip("."), f"{theirs}/vars/{i}".lstrip("/"))
         for ours, theirs in LAYERS[kind].items()
@@ -213,12 +219,12 @@ def _rows(kind: str) -> list[tuple[str, str]]:
     ]
 
 
-def _as_it_is(key: str, layout: Layout) -> Origin:
+def _unchanged(key: str, layout: Layout) -> Origin:
     return Origin(key, PLAIN)
 
 
 def _kind(layer: str) -> str:
-    """Keras names layers by their kind and a number: res_block, res_block_1, ..."""
+    """The kind in Keras' names of layers: res_block, res_block_1, ..."""
     return re.sub(r"_\d+$", "", layer)
 
 
@@ -245,7 +251,7 @@ def _old_layers(file: h5py.File, name: str) -> list[tuple[str, list[Weight]]]:
 
 
 def _new_layers(file: h5py.File, name: str) -> list[tuple[str, list[Weight]]]:
-    """Keras 3: layers are counted by kind, weights lie under the attributes that hold them."""
+    """Keras 3: layers are numbered by kind, and weights are stored under the attributes that hold them."""
     groups = file.get("layers", {})
     layers = []
     for layer in sorted(groups, key=lambda layer: (len(layer), layer)):
@@ -270,8 +276,8 @@ def _part_of_object(source, part: str) -> dict[str, Weight]:
     model, name = getattr(source, part, None), type(source).__name__
     if not isinstance(model, keras.Model):
         raise UserError(
-            f"{name}: no KerasCV Stable Diffusion, it has no network {part!r}; give a path, or an object with "
-            f"{', '.join(PARTS)}"
+            f"{name}: not a KerasCV Stable Diffusion, because it has no network {part!r}; give a path or an object "
+            f"with {', '.join(PARTS)}"
         )
     layers = layers_of(model, f"{name}.{part}")
     if part_of(layers) != part:
@@ -280,7 +286,7 @@ def _part_of_object(source, part: str) -> dict[str, Weight]:
 
 
 def _parts_of_files(path: Path) -> dict[str, dict[str, Weight]]:
-    """The parts in a folder's `.h5` files. A file that was named decides where several could be meant."""
+    """The parts in a folder's `.h5` files. If `path` is a file, it decides between several candidates."""
     folder = path if path.is_dir() else path.parent
     files = sorted(folder.glob("*.h5"))
     if path not in files and not path.is_dir():
@@ -297,13 +303,13 @@ def _parts_of_files(path: Path) -> dict[str, dict[str, Weight]]:
             if _place(weights) == str(path):
                 named, found[part] = part, [weights]
     if named is None and path != folder:
-        raise UserError(f"{path}: no part of KerasCV's Stable Diffusion; name another file")
+        raise UserError(f"{path}: not a part of KerasCV's Stable Diffusion; name another file")
     missing = [part.replace("_", " ") for part in PARTS if not found[part]]
     if missing:
         alone = f"{path} is the {named.replace('_', ' ')} alone" if named else f"{path}"
         raise UserError(
             f"{alone}: no .h5 file in the folder holds the {', nor the '.join(missing)}; KerasCV downloads a network "
-            "when it is first used (StableDiffusion().image_encoder), put all four into one folder"
+            "on first use (StableDiffusion().image_encoder); put all four into one folder"
         )
     for this, other in (("text_encoder", "diffusion_model"), ("diffusion_model", "text_encoder")):
         if named == other:
@@ -314,8 +320,8 @@ def _parts_of_files(path: Path) -> dict[str, dict[str, Weight]]:
         if len(several) > 1:
             names = ", ".join(Path(_place(weights)).name for weights in several)
             raise UserError(
-                f"{folder}: several files hold the {part.replace('_', ' ')} ({names}); name the file of the diffusion "
-                "model that is meant, or put one set of files into a folder of its own"
+                f"{folder}: several files hold the {part.replace('_', ' ')} ({names}); name the file of one "
+                "diffusion model, or put one set of files into a folder of its own"
             )
     return {part: several[0] for part, several in found.items()}
 
@@ -343,6 +349,6 @@ def _tokenizer(source, folder: Path | None, padding: str) -> Tokenizer | None:
             lines = gzip.decompress((folder / BPE).read_bytes()).decode("utf-8").split("\n")
         except (OSError, EOFError, ValueError) as error:
             raise UserError(f"{folder / BPE}: not readable ({error}); copy it again") from None
-        merges = [tuple(line.split()) for line in lines[1 : 1 + BPE_MERGES] if line]
+        merges = [(first, second) for first, second in (line.split() for line in lines[1 : 1 + BPE_MERGES] if line)]
         return Tokenizer.from_merges(merges, padding=padding)
     return None

@@ -1,10 +1,10 @@
-"""Where the weights of KerasCV's Stable Diffusion belong in our networks. Tables, no code."""
+"""The mapping of KerasCV's weights to our networks. Tables, no code."""
 
 from __future__ import annotations
 
 from codi_tf.checkpoints.tokenizer import END
 
-# Kind of layer -> our module: KerasCV's (as a path of attributes), in the order of KerasCV's weights.
+# Kind of layer -> our module -> KerasCV's module (a path of attributes), in the order of KerasCV's weights.
 TRANSFORMER = "transformer_blocks.0"
 LAYERS = {
     "dense": {"": ""},
@@ -59,10 +59,10 @@ LAYERS = {
     },
 }
 ONE_WEIGHT = {f"{TRANSFORMER}.attn{i}.to_{x}" for i in (1, 2) for x in "qkv"} | set(LAYERS["clip_embedding"])
-SOMETIMES = "conv_shortcut"  # where a block changes the number of channels
-DENSE_HERE = ("attention_block",)  # kinds whose 1x1 convolutions are dense layers of ours
+SOMETIMES = "conv_shortcut"  # only in blocks that change the number of channels
+DENSE_HERE = ("attention_block",)  # kinds whose 1x1 convolutions are dense layers here
 
-# Part -> kind of layer -> our modules, in the order of KerasCV's layers of that kind. A text is for any number of them.
+# Part -> kind of layer -> our modules, in the order of KerasCV's layers of that kind. A str is for any number of them.
 PARTS = {
     "diffusion_model": {
         "dense": ("time_embedding.linear_1", "time_embedding.linear_2"),
@@ -115,7 +115,7 @@ PARTS = {
     },
 }
 
-# What the shapes do not tell, by family and numerics.
+# What the shapes do not determine, by family and numerics.
 ACTIVATIONS = {
     ("1.x", "diffusers"): "quick_gelu",
     ("1.x", "keras_cv"): "quick_gelu",
@@ -128,13 +128,13 @@ PADDING = {
     ("2.x", "diffusers"): "!",
     ("2.x", "keras_cv"): END,
 }
-HEAD_WIDTH = 64  # channels of a head: of the text encoder, and of the UNet in 2.x
-UNET_HEADS = 8  # in 1.x
+HEAD_WIDTH = 64  # channels of an attention head in the text encoder, and in the UNet of 2.x
+UNET_HEADS = 8  # attention heads in the UNet of 1.x
 
 BPE = "bpe_simple_vocab_16e6.txt.gz"  # the tokenizer's file as KerasCV downloads it
-BPE_MERGES = 49152 - 256 - 2  # of its lines after the first
+BPE_MERGES = 49152 - 256 - 2  # number of merges: the lines after the first
 
-WIDTHS = {  # the weight that tells the width of the prompt's embedding, and which of its axes
+WIDTHS = {  # part -> (weight, axis) with the width of the prompt's embedding
     "diffusion_model": (f"down_blocks.0.attentions.0.{TRANSFORMER}.attn2.to_k.weight", 0),
     "text_encoder": ("embeddings.token_embedding.weight", 1),
 }

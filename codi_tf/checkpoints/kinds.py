@@ -1,7 +1,7 @@
-"""The networks of a diffusers folder: what the keys of their config.json mean here. Tables, no code.
+"""The kinds of networks in a diffusers folder, and how their config.json maps to our classes. Tables, no code.
 
-A missing key has the value that diffusers' or transformers' own class gives it. A key that is in no table is refused
-unless it is null: it asks for something that would change the numbers.
+A missing key has the default of the class in diffusers or transformers. A key in no table is an error unless it is
+null, because it may change the results.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ from codi_tf.models.unet import UNet
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of network.
+    """A kind of network and its configuration.
 
     Attributes:
-        peer: the class in diffusers or transformers.
+        peer: the name of its class in diffusers or transformers.
         network: our class.
         file: the name of its weight file, without `.safetensors`.
-        ours: the arguments of our class, with the values of missing keys.
-        fixed: keys of which only these values give our numbers. The first of them is what is written, and what the
-            peer's class takes for a missing key.
-        inert: keys that change no number here.
-        written: what is written into config.json besides.
-        per_level: fixed keys that are written once for each level.
-        prefix: what stands before every key in the file that is written.
-        spellings: other names that files give the weights.
-        positive: arguments that are numbers above 0, of this type; null, too, where it is the value of a missing key.
-        unread: what the keys of tensors begin with that the file may hold and our class has no use for.
+        ours: the arguments of our class, with the defaults of missing keys.
+        fixed: key -> the values that our class supports. The first value is written, and is the default of the peer.
+        inert: keys without effect on the results.
+        written: further entries of the config.json that is written.
+        per_level: fixed keys that are written as a list with one entry for each level.
+        prefix: the beginning of every key in the weight file that is written.
+        spellings: other names of the weights in files.
+        positive: argument -> the type of a number above 0; null is allowed where it is the default.
+        unread: beginnings of the keys of tensors that are skipped.
     """
 
     peer: str
@@ -50,7 +49,7 @@ class Kind:
     unread: tuple[str, ...] = ()
 
 
-# `numerics` -> the activations of text encoders that it replaces: KerasCV approximates the GELU of 2.x.
+# `numerics` -> activation of a text encoder -> its replacement: KerasCV approximates the GELU of 2.x.
 HIDDEN_ACTS = {"diffusers": {"gelu_pytorch_tanh": "gelu"}, "keras_cv": {"gelu": "gelu_pytorch_tanh"}}
 
 # Of the networks that hold a UNet's encoder; see `adapters.controlnet` for another of them.
@@ -178,7 +177,7 @@ TEXT_ENCODER = Kind(
             "transformers_version",
         )
     ),
-    # Of the output that is not used, the pooled one; the numbers of the public checkpoints.
+    # The ids only matter for the pooled output, which is not used; they are those of the public checkpoints.
     written={"architectures": ["CLIPTextModel"], "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1},
     prefix="text_model.",
     spellings=(TEXT_MODEL,),

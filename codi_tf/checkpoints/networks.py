@@ -1,4 +1,4 @@
-"""One network in and out of a diffusers folder, by the tables of its kind."""
+"""Reading and writing one network of a diffusers folder by the tables of its kind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,27 +15,29 @@ from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.kinds import HIDDEN_ACTS, Kind
 from codi_tf.checkpoints.rules import POSITIONS, Renaming
 from codi_tf.core.errors import UserError
+from codi_tf.io.json_files import read_json
+from codi_tf.io.layouts import DENSE, Layout, Origin, Origins
 from codi_tf.io.tensor_files import StoredTensor, read_header
-from codi_tf.io.weights import CONFIG, DENSE, Layout, Origin, Origins, make_from, read_json, save_network
+from codi_tf.io.weights import CONFIG, make_from, save_network
 
-VARIANTS = ("", "fp16", "bf16")  # the names of halved files; the full one comes first
+VARIANTS = ("", "fp16", "bf16")  # in the names of files in half precision; the full file comes first
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
-SIDE = 64  # of latents, at least, in the files of diffusers before OLD: those of Stable Diffusion 1.x say 32 by mistake
+SIDE = 64  # the smallest side of latents in files of diffusers before OLD: Stable Diffusion 1.x says 32 by mistake
 OLD = (0, 9)
 NUMBERS = {int: "a whole number", float: "a number"}
 
 
 def read_network(kind: Kind, folder: Path, *, name: str, numerics: str | None = None) -> keras.Model:
-    """A network from its folder in a diffusers checkpoint, in the dtype policy that holds.
+    """A network from its folder in a diffusers checkpoint, with the current dtype policy.
 
     Args:
-        kind: the tables of the network's kind.
-        folder: with config.json and the weights, in one file or several.
-        name: of the network.
-        numerics: "diffusers" or "keras_cv"; None: what config.json says.
+        kind: the tables of the network.
+        folder: the folder of config.json and the weights, in one file or several.
+        name: the name of the network.
+        numerics: "diffusers" or "keras_cv"; None: the value in config.json.
 
     Raises:
-        UserError: for a missing, truncated or foreign part, or a configuration that is not built here.
+        UserError: a part is missing, truncated or of another network, or the configuration is not supported.
     """
     config = in_numerics(kind, read_config(kind, folder / CONFIG), numerics)
     stored, path = stored_tensors(folder, kind.file)
@@ -42,7 +45,7 @@ def read_network(kind: Kind, folder: Path, *, name: str, numerics: str | None = 
     weights = {key: tensor for key, tensor in stored.items() if not re.search(POSITIONS, key)}
     for key in stored.keys() - weights.keys():
         check_positions(stored[key], key)
-    renamings = [renaming for renaming in kind.spellings if renaming.holds(weights)]
+    renamings = [renaming for renaming in kind.spellings if renaming.applies(weights)]
     return make_from(lambda: make_network(kind.network, config, name), weights, path, origins(renamings, weights))
 
 
@@ -56,12 +59,12 @@ def write_network(
     zeros: Mapping[str, tuple[int, ...]] | None = None,
     report: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a network so that the peer's class reads it: every key that its numbers depend on stands in config.json.
+    """Write a network so that the peer's class reads it; config.json has every key that affects the results.
 
-    `zeros` are tensors of zeros that the peer's class has besides: key -> shape.
+    `zeros`: key -> shape of tensors that only the peer's class has; they are written as zeros.
 
     Raises:
-        UserError: an unknown dtype, or a value that it cannot hold.
+        UserError: an unknown dtype, or a value beyond its range.
     """
     levels = len(getattr(network, "block_out_channels", ()))
     save_network(
@@ -77,22 +80,22 @@ def write_network(
 
 
 def peer_config(kind: Kind, levels: int) -> dict:
-    """What stands in the config.json of a network of so many levels besides the arguments of our class."""
+    """The entries of config.json that are no arguments of our class, for a network with this number of levels."""
     fixed = {key: values[0] for key, values in kind.fixed.items()}
     fixed |= {key: [fixed[key]] * levels for key in kind.per_level}
     return {"_class_name": kind.peer, **kind.written, **fixed}
 
 
 def read_config(kind: Kind, path: Path) -> dict:
-    """The arguments of our class, from a config.json.
+    """The arguments of our class from a config.json.
 
     Raises:
-        UserError: a missing or broken file, another class, or a key with a value that is not built here.
+        UserError: the file is missing, broken or of another class, or a value is not supported.
     """
     config = _corrected(read_json(path))
     found = config.get("_class_name", kind.peer)
     if found != kind.peer:
-        raise UserError(f"{path}: describes a {found}, where a {kind.peer} should be; name another checkpoint")
+        raise UserError(f"{path}: describes a {found}, expected a {kind.peer}; name another checkpoint")
     arguments = dict(kind.ours)
     for key, value in config.items():
         if key.startswith("_") or key in kind.inert:
@@ -103,15 +106,15 @@ def read_config(kind: Kind, path: Path) -> dict:
         elif key in kind.fixed:
             if not any(_same(one, possible) for possible in kind.fixed[key]):
                 wanted = " or ".join(repr(v) for v in kind.fixed[key])
-                raise UserError(f"{path}: {key} is {value!r}, which is not built here: only {wanted} is")
+                raise UserError(f"{path}: {key} is {value!r}, which is not supported: only {wanted} is")
         elif value is not None:
-            raise UserError(f"{path}: {key} is {value!r}, which is not built here: only null is")
+            raise UserError(f"{path}: {key} is {value!r}, which is not supported: only null is")
     check_numbers(kind, arguments, path)
     return arguments
 
 
-def check_numbers(kind: Kind, arguments: Mapping[str, object], path: Path) -> None:
-    """Refuses arguments of our class that are not the positive numbers that they should be. Raises UserError."""
+def check_numbers(kind: Kind, arguments: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError for arguments of our class that must be positive numbers and are not."""
     for key, wanted in kind.positive.items():
         value = arguments.get(key, kind.ours[key])
         number = type(value) in (int, wanted) and 0 < value < math.inf
@@ -119,8 +122,8 @@ def check_numbers(kind: Kind, arguments: Mapping[str, object], path: Path) -> No
             raise UserError(f"{path}: {key} is {value!r}: it must be {NUMBERS[wanted]} above 0")
 
 
-def in_numerics(kind: Kind, arguments: Mapping[str, object], numerics: str | None) -> dict:
-    """The arguments of our class with which its numbers are those of "diffusers" or "keras_cv"; None: as they are."""
+def in_numerics(kind: Kind, arguments: Mapping[str, Any], numerics: str | None) -> dict:
+    """The arguments of our class for the numerics "diffusers" or "keras_cv"; None: unchanged."""
     if numerics is None:
         return dict(arguments)
     if "numerics" in kind.ours:
@@ -130,10 +133,10 @@ def in_numerics(kind: Kind, arguments: Mapping[str, object], numerics: str | Non
 
 
 def stored_tensors(folder: Path, stem: str) -> tuple[dict[str, StoredTensor], Path]:
-    """The tensors of `stem`.safetensors, of its shards or of its halved variant, and the file that names them.
+    """(key -> tensor, file) of `stem`.safetensors, its shards or its variant in half precision.
 
     Raises:
-        UserError: there is none, it is a pickle, or it is broken.
+        UserError: there is no such file, only a pickle, or the file is broken.
     """
     for variant in VARIANTS:
         single = folder / ".".join(filter(None, (stem, variant, "safetensors")))
@@ -150,20 +153,20 @@ def stored_tensors(folder: Path, stem: str) -> tuple[dict[str, StoredTensor], Pa
 
 
 def refuse_pickles(path: Path) -> None:
-    """Refuses a pickled checkpoint, or a folder that holds only such. Raises UserError."""
+    """Raises UserError for a pickled checkpoint, and for a folder with nothing but pickles."""
     if path.is_dir() and any(path.glob("*.safetensors")):
         return
     pickles = sorted(p for p in (path.iterdir() if path.is_dir() else [path]) if p.suffix in PICKLES)
     if pickles:
         raise UserError(
-            f"{pickles[0]}: a pickle, which can run any code when it is read; where you trust it, turn it into "
+            f"{pickles[0]}: a pickle, which can run any code when it is read; if you trust it, convert it to "
             "safetensors with PyTorch: safetensors.torch.save_file(torch.load(FILE)), or, for a pipeline, "
             "save_pretrained(FOLDER, safe_serialization=True)"
         )
 
 
 def origins(renamings: Sequence[Renaming], stored: Mapping[str, StoredTensor]) -> Origins:
-    """Where a variable's value lies in a file, by the renamings that hold for it."""
+    """The origins of variables in a file to which these renamings apply."""
 
     def origin(key: str, layout: Layout) -> Origin:
         theirs, part, parts = key, 0, 1
@@ -180,10 +183,10 @@ def origins(renamings: Sequence[Renaming], stored: Mapping[str, StoredTensor]) -
 
 
 def check_positions(stored: StoredTensor, key: str) -> None:
-    """Refuses positions that are not 0, 1, 2, ... Merging in half precision moves them a little. Raises UserError."""
+    """Raises UserError for positions other than 0, 1, 2, ...; rounding by merges in half precision is allowed."""
     values = stored.read().reshape(-1).astype("float64")
     if not np.array_equal(np.rint(values), np.arange(values.size)):
-        raise UserError(f"{stored.path}: {key} is not 0, 1, 2, ...: another order of positions is not built here")
+        raise UserError(f"{stored.path}: {key} is not 0, 1, 2, ...: another order of positions is not supported")
 
 
 def _sharded(index: Path) -> dict[str, StoredTensor]:
@@ -203,7 +206,7 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
 
 
 def _corrected(config: dict) -> dict:
-    """The latents' side is what StableDiffusionPipeline makes of it: not below 64 in files of diffusers before 0.9."""
+    """As StableDiffusionPipeline does, raise `sample_size` to at least 64 in files of diffusers before 0.9."""
     version, side = re.findall(r"\d+", str(config.get("_diffusers_version"))), config.get("sample_size")
     if version and tuple(map(int, version[:2])) < OLD and isinstance(side, int) and side < SIDE:
         return {**config, "sample_size": SIDE}
@@ -211,12 +214,12 @@ def _corrected(config: dict) -> dict:
 
 
 def _one(value):
-    """A list of equal entries, one a level, says the same as the entry."""
+    """A list with one equal entry for each level means the same as the entry."""
     if isinstance(value, list) and value and all(entry == value[0] for entry in value):
         return value[0]
     return value
 
 
 def _same(a, b) -> bool:
-    """Equality that tells True from 1."""
+    """Equality that distinguishes True from 1."""
     return a == b and isinstance(a, bool) == isinstance(b, bool)

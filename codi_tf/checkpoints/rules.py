@@ -1,6 +1,6 @@
-"""How files name the weights, where they differ from diffusers' present names. Tables, and the loops that write some.
+"""The names of weights in files that differ from diffusers' present names. Tables, and loops that generate some.
 
-All of them lead from our keys to a file's.
+All of them map our keys to the keys of a file.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Renaming:
-    """From our keys to a file's.
+    """A mapping of our keys to the keys of a file.
 
     Attributes:
-        names: patterns and what takes their place, one after the other.
-        sign: a pattern; the renaming holds for a file that has such a key. "": always.
-        pointwise: a pattern of our keys: dense layers that may lie in the file as convolutions of size 1.
-        fused: patterns of our keys: the file has the tensors of all of them in one, in this order.
+        names: (pattern, replacement), applied one after the other.
+        sign: the renaming applies to files with a key that matches this pattern; "": to all files.
+        pointwise: a pattern of our keys: dense layers that may be 1x1 convolutions in the file.
+        fused: patterns of our keys whose tensors are concatenated in the file, in this order.
     """
 
     names: tuple[tuple[str, str], ...]
@@ -26,8 +26,8 @@ class Renaming:
     pointwise: str | None = None
     fused: tuple[str, ...] = ()
 
-    def holds(self, keys: Collection[str]) -> bool:
-        """Whether the renaming holds for a file with these keys."""
+    def applies(self, keys: Collection[str]) -> bool:
+        """Whether the renaming applies to a file with these keys."""
         return any(re.search(self.sign, key) for key in keys)
 
     def __call__(self, key: str) -> str:
@@ -36,7 +36,7 @@ class Renaming:
         return key
 
     def part(self, key: str) -> tuple[int, int]:
-        """Which of how many parts of the file's tensor one of our keys is."""
+        """(part, parts): our key is part number `part` of `parts` in the file's tensor."""
         numbers = [number for number, pattern in enumerate(self.fused) if re.search(pattern, key)]
         return (numbers[0], len(self.fused)) if numbers else (0, 1)
 
@@ -55,7 +55,7 @@ OLD_ATTENTION = Renaming(
 # transformers before version 5.
 TEXT_MODEL = Renaming(sign=r"^text_model\.", names=((r"^", "text_model."),))
 
-# Tensors that files hold besides the weights: a pattern, and why they are not read.
+# Tensors in files that are not read: (pattern, reason).
 UNUSED = (
     (r"^model_ema\.", "the training's moving average; the model's own weights are read, as diffusers does"),
     (r"^first_stage_model\.loss\.", "the discriminator and the perceptual network that trained the autoencoder"),
@@ -66,18 +66,17 @@ UNUSED = (
     (r"^logvar$", "weights of the training's loss"),
     (r"^denoiser\.sigmas$", "the noise levels of Stability AI's later code, which follow from the schedule"),
 )
-POSITIONS = r"(^|\.)position_ids$"  # 0, 1, 2, ... in old text encoders; checked
-SCALE_FACTOR = "scale_factor"  # of the latents; checked
+POSITIONS = r"(^|\.)position_ids$"  # 0, 1, 2, ... in old text encoders; they are checked
+SCALE_FACTOR = "scale_factor"  # of the latents; it is checked
 STAGES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 LATER_TEXT_ENCODER = "conditioner.embedders.0."  # Stability AI's later code (sd-turbo); the rest has the same names
 
 
 def unet_renaming(levels: int, layers_per_block: int, attention: Collection[int]) -> Renaming:
-    """The original layout counts all blocks of the encoder, and all of the decoder, in one row.
+    """The UNet of the original layout, which numbers all blocks of the encoder, and of the decoder, consecutively.
 
-    An upsampler stands behind the last block of its level of the decoder, and behind its transformer if the level is
-    one of those with attention.
+    An upsampler follows the last block of its level of the decoder, and its transformer if the level has attention.
     """
     places = [("conv_in.", "input_blocks.0.0.")]
     for level in range(levels):
@@ -113,7 +112,7 @@ def unet_renaming(levels: int, layers_per_block: int, attention: Collection[int]
 
 
 def autoencoder_renaming(levels: int) -> Renaming:
-    """The original layout counts the decoder's levels from the finest on."""
+    """The autoencoder of the original layout, which numbers the decoder's levels from the finest one."""
     reversed_levels = ((rf"^decoder\.up_blocks\.{i}\.", f"decoder.up.{levels - 1 - i}.") for i in range(levels))
     return Renaming(
         names=(
@@ -136,7 +135,7 @@ def autoencoder_renaming(levels: int) -> Renaming:
 
 
 CLIP_RENAMING = Renaming(sign=rf"^{re.escape(CLIP)}text_model\.", names=((r"^", CLIP + "text_model."),))
-BARE_CLIP_RENAMING = Renaming(names=((r"^", CLIP),))  # as many merges have it
+BARE_CLIP_RENAMING = Renaming(names=((r"^", CLIP),))  # as in many merged models
 OPEN_CLIP_RENAMING = Renaming(
     names=(
         (r"^embeddings\.token_embedding\.", "token_embedding."),

@@ -1,4 +1,4 @@
-"""A base without weights: what its config.json files tell is wrong is found before gigabytes are read."""
+"""A base without weights, which shows the errors of its configuration before gigabytes are read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET, Kind
 from codi_tf.checkpoints.networks import read_config
 from codi_tf.checkpoints.stable_diffusion import check_parts
 from codi_tf.core.errors import UserError
-from codi_tf.io.weights import CONFIG, read_json
+from codi_tf.io.json_files import read_json
+from codi_tf.io.weights import CONFIG
 
 
-def read_outline(folder: Path) -> Base:
-    """A base whose networks are not built, from the JSON of a diffusers folder; it has no tokenizer.
+def read_skeleton(folder: Path) -> Base:
+    """A base with networks that are not built and no tokenizer, from the JSON files of a diffusers folder.
 
     Raises:
-        UserError: for a missing or broken file, or a configuration that is not built here.
+        UserError: a file is missing or broken, or a configuration is not supported.
     """
     scheduler = folder.joinpath(*SCHEDULER)
     unet, text_encoder = (

@@ -1,4 +1,4 @@
-"""Stable Diffusion checkpoints in and out, whatever their form."""
+"""Loading and saving Stable Diffusion checkpoints in any of their forms."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from codi_tf.checkpoints.compvis import read_single_file
 from codi_tf.checkpoints.folder import complete_scheduler, read_folder, read_text, save_base, write_index
 from codi_tf.checkpoints.networks import PICKLES, refuse_pickles
 from codi_tf.core.errors import UserError
+from codi_tf.core.formats import FloatFormat
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.diffusion.process import PREDICTION_TYPES
 from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.files import check_target, whole_folder
-from codi_tf.models.unet import NUMERICS
+from codi_tf.models.numerics import Numerics, check_numerics
 
 
 def load_stable_diffusion(
@@ -24,34 +25,33 @@ def load_stable_diffusion(
     *,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
-    compute: str = "float32",
-    weights: str = "float32",
-    numerics: str | None = None,
+    compute: FloatFormat = "float32",
+    weights: FloatFormat = "float32",
+    numerics: Numerics | None = None,
     architecture: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Base:
     """Read a latent diffusion model.
 
     Args:
-        source: a folder in the diffusers layout (a bundle of ours is one), a single `.safetensors` file in the original
+        source: a folder in the diffusers layout (as a bundle is), a single `.safetensors` file in the original
             layout (Stable Diffusion 1.x or 2.x), a KerasCV model, or a folder of its `.h5` files or one of them.
         tokenizer: the folder of `vocab.json` and `merges.txt`; None: that of a diffusers folder.
         prediction_type: "epsilon", "v_prediction" or "sample"; None: what the checkpoint says.
         compute: the format of activations: "float32", "bfloat16" or "float16".
-        weights: the format that the weights are kept in. Half precision is for weights that are not trained.
-        numerics: "diffusers" or "keras_cv", two forms of normalisation and GELU; None: the one that belongs to the
-            source.
-        architecture: for a single file: part ("unet", "vae", "text_encoder") -> keys of its config.json that the shapes
-            do not tell and that are not the family's, such as the text encoder's num_hidden_layers in a 2.x file of
-            another width: these files may hold a last layer that is not used.
+        weights: the format of the weights in memory. Half precision is for weights that are not trained.
+        numerics: "diffusers" or "keras_cv", two variants of normalization and GELU; None: the variant of the source.
+        architecture: for a single file: part ("unet", "vae", "text_encoder") -> keys of its config.json that neither
+            the shapes nor the model family determine. An example is the text encoder's num_hidden_layers in a 2.x file
+            of unusual width, because these files may hold a last layer that is not used.
 
     Raises:
-        UserError: for a missing, truncated or foreign part, with what is missing or left over; parts that do not belong
-            together; a pickle; an unknown option.
+        UserError: a part is missing, truncated or of another network (names the weights that are missing or left over);
+            the parts do not belong together; the file is a pickle; an option is unknown.
     """
     if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
         raise UserError(f"prediction_type is {prediction_type!r}: use one of {', '.join(PREDICTION_TYPES)}")
-    if numerics is not None and numerics not in NUMERICS:
-        raise UserError(f"numerics is {numerics!r}: use one of {', '.join(NUMERICS)}")
+    if numerics is not None:
+        check_numerics("numerics", numerics)
     tokenizer = None if tokenizer is None else Path(tokenizer)
     with built_in(make_policy(compute, weights)):
         base = _read(source, tokenizer, prediction_type, numerics, architecture)
@@ -61,47 +61,49 @@ def load_stable_diffusion(
     return base if is_folder and not changed else dataclasses.replace(base, path=None)
 
 
-def with_text(base: Base, folder: str | Path, *, compute: str = "float32", weights: str = "float32") -> Base:
-    """A base that had no text encoder, with the one of a folder: `text_encoder/` and `tokenizer/`, as in diffusers.
+def with_text(
+    base: Base, folder: str | Path, *, compute: FloatFormat = "float32", weights: FloatFormat = "float32"
+) -> Base:
+    """A base without text encoder, completed with `text_encoder/` and `tokenizer/` of a diffusers folder.
 
     Args:
         base: from `load_stable_diffusion`.
-        folder: its text encoder gives as many channels as the base's UNet takes.
+        folder: the diffusers folder, whose text encoder has as many channels as the UNet's context.
         compute, weights: see `load_stable_diffusion`.
 
     Raises:
-        UserError: the base has a text encoder already; something is missing, or does not fit.
+        UserError: the base already has a text encoder; a part is missing or does not fit.
     """
     folder = Path(folder)
     if base.text_encoder is not None:
-        raise UserError(f"text is {folder}: the base {base.path} has a text encoder already; remove it")
+        raise UserError(f"text is {folder}: the base {base.path} already has a text encoder; remove it")
     with built_in(make_policy(compute, weights)):
         tokenizer, text_encoder = read_text(folder)
-    told = dataclasses.replace(base, text_encoder=text_encoder, tokenizer=tokenizer, path=folder)
-    check_parts(told)
-    return dataclasses.replace(told, path=None)
+    completed = dataclasses.replace(base, text_encoder=text_encoder, tokenizer=tokenizer, path=folder)
+    check_parts(completed)
+    return dataclasses.replace(completed, path=None)
 
 
 def save_stable_diffusion(
-    base: Base, folder: str | Path, *, dtype: str = "float32", report: Callable[[str, int], None] | None = None
+    base: Base, folder: str | Path, *, dtype: FloatFormat = "float32", report: Callable[[str, int], None] | None = None
 ) -> None:
-    """Write a base into a folder that diffusers' pipelines load, whole or not at all.
+    """Write a base into a folder that diffusers' pipelines load. The folder appears whole or not at all.
 
     Args:
-        base: the model; the adapter of a CoDi model is not part of it.
+        base: the model, to which the adapter of a CoDi model does not belong.
         folder: a new or empty one.
-        dtype: of the weights on disk: "float32", "float16" or "bfloat16".
-        report: called with the part that is being written and its bytes so far.
+        dtype: the format of the weights on disk: "float32", "float16" or "bfloat16".
+        report: called with the name of the current part and its bytes written so far.
 
     Raises:
-        UserError: the folder is in use, the tokenizer is missing, or the format is unknown or cannot hold a value.
+        UserError: the folder is not empty, the tokenizer is missing, or the format is unknown or too narrow.
     """
     folder = Path(folder)
     check_target(folder)
     if getattr(base.unet, "numerics", "diffusers") != "diffusers":
         warnings.warn(
-            f"{folder}: diffusers will compute with its own epsilon and GELU, not with KerasCV's: pictures will "
-            "differ a little; load the checkpoint with numerics='diffusers' to see them",
+            f"{folder}: diffusers computes with its own epsilon and GELU, not with KerasCV's, so images differ "
+            "a little; load the checkpoint with numerics='diffusers' to compare",
             stacklevel=2,
         )
     base = dataclasses.replace(base, scheduler=complete_scheduler(base.scheduler))
@@ -116,7 +118,7 @@ def save_stable_diffusion(
 
 
 def check_parts(base: Base) -> None:
-    """Refuses parts of different families. Raises UserError."""
+    """Raises UserError for parts of different model families."""
     unet, vae, text = base.unet, base.vae, base.text_encoder
     if unet is None:
         return
@@ -140,7 +142,7 @@ def check_parts(base: Base) -> None:
 
 
 def describe(base: Base) -> str:
-    """What a base is, in a line."""
+    """One line about a base: family, parts and sizes."""
     unet, family = base.unet, "latent diffusion"
     if base.text_encoder is not None and unet is not None:
         family = f"Stable Diffusion {'2.x' if unet.use_linear_projection else '1.x'}"
@@ -155,38 +157,41 @@ def _read(source, tokenizer, prediction_type, numerics, architecture) -> Base:
     if path is None or _is_keras_cv(path):
         from codi_tf.checkpoints import keras_cv
 
-        _unwanted("architecture", architecture)
+        _refuse_option("architecture", architecture)
         options = {} if numerics is None else {"numerics": numerics}
         base = keras_cv.read(source if path is None else path, tokenizer=tokenizer, **options)
-        return _retold(base, prediction_type)
+        return _with_prediction_type(base, prediction_type)
     if not path.exists():
         raise UserError(f"{path}: no such model folder; train one or name another")
     if path.is_dir():
-        _unwanted("architecture", architecture)
+        _refuse_option("architecture", architecture)
         if is_bundle(path) and not any((path / part).is_dir() for part in ("unet", "vae")):
-            raise UserError(f"{path}: a bundle with an adapter alone; name the base that its {BUNDLE} names")
-        return _retold(read_folder(path, tokenizer=tokenizer, numerics=numerics), prediction_type)
+            raise UserError(f"{path}: a bundle with an adapter alone; give the base that its {BUNDLE} names")
+        base = read_folder(path, tokenizer=tokenizer, numerics=numerics)
+        return _with_prediction_type(base, prediction_type)
     if path.suffix in PICKLES:
         refuse_pickles(path)
     if path.suffix != ".safetensors":
-        raise UserError(f"{path}: no checkpoint that is known: name a diffusers folder, a .safetensors or a .h5 file")
+        raise UserError(
+            f"{path}: not a known kind of checkpoint: name a diffusers folder, a .safetensors or a .h5 file"
+        )
     return read_single_file(
         path, tokenizer=tokenizer, prediction_type=prediction_type, numerics=numerics, architecture=architecture or {}
     )
 
 
 def _is_keras_cv(path: Path) -> bool:
-    """Whether a path is an `.h5` file, or a folder that holds such and is none of diffusers'."""
+    """Whether a path is an `.h5` file, or a folder of such files that is not in diffusers' layout."""
     return path.suffix == ".h5" or (path.is_dir() and not (path / "vae").is_dir() and any(path.glob("*.h5")))
 
 
-def _retold(base: Base, prediction_type: str | None) -> Base:
-    """The base with what the user knows better."""
+def _with_prediction_type(base: Base, prediction_type: str | None) -> Base:
+    """The base with the prediction type that the user gave, if any."""
     if prediction_type is None:
         return base
     return dataclasses.replace(base, scheduler={**base.scheduler, "prediction_type": prediction_type})
 
 
-def _unwanted(name: str, value) -> None:
+def _refuse_option(name: str, value) -> None:
     if value is not None:
         raise UserError(f"{name} is {value!r}: it is for single files in the original layout; leave it out")

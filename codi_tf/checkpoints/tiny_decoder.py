@@ -1,4 +1,4 @@
-"""A small decoder in and out of the folder of diffusers' AutoencoderTiny, as TAESD is published."""
+"""Reading and writing a small decoder as the folder of diffusers' AutoencoderTiny, as published for TAESD."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TINY_DECODER = Kind(
         "scaling_factor": (1.0,),
         "shift_factor": (0.0,),
     },
-    # The encoder's, and those of a way from latents to bytes that no pipeline takes.
+    # Keys of the encoder, and of a conversion from latents to bytes that no pipeline uses.
     inert=frozenset(
         (
             "block_out_channels",
@@ -38,7 +38,7 @@ TINY_DECODER = Kind(
             "num_encoder_blocks",
         )
     ),
-    # diffusers' class has an encoder, ours has none: what is written says 0 for every picture, with one channel.
+    # diffusers' class also has an encoder. The one that is written has one channel and is 0 for every image.
     written={"encoder_block_out_channels": [1], "num_encoder_blocks": [0]},
     positive={"latent_channels": int, "out_channels": int},
     unread=("encoder.",),
@@ -46,21 +46,21 @@ TINY_DECODER = Kind(
 
 
 def load_decoder(folder: str | Path, *, compute: str = "float32") -> TinyDecoder:
-    """Read the decoder of a diffusers AutoencoderTiny, to be that of a model: `codi_tf.load(bundle, decoder=...)`.
+    """Read the decoder of a diffusers AutoencoderTiny, for a model: `codi_tf.load(bundle, decoder=...)`.
 
     Args:
-        folder: with config.json and safetensors weights; the result of a training with method decoder is one, too.
+        folder: with config.json and safetensors weights, such as the result of training with method decoder.
         compute: the format of activations.
 
     Raises:
-        UserError: for a missing, truncated or foreign part.
+        UserError: a file is missing, truncated or of another network.
     """
     with built_in(make_policy(compute)):
         return read_network(TINY_DECODER, Path(folder), name="tiny_decoder")
 
 
 def save_decoder(decoder: TinyDecoder, folder: Path, *, dtype: str = "float32") -> None:
-    """Write a folder that `AutoencoderTiny.from_pretrained` reads; its encoder is of zeros.
+    """Write a folder that `AutoencoderTiny.from_pretrained` reads; its encoder is all zeros.
 
     Raises:
         UserError: an unknown dtype.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from codi_tf import config
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError, user_errors
 from codi_tf.io.files import check_settings, whole_file
+from codi_tf.io.hashing import file_sha256
 from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
@@ -133,7 +133,7 @@ def _is_whole(path: Path, count: int) -> bool:
     try:
         tensors, _ = read_header(path)
         expected = _checksum_file(path).read_text(encoding="utf-8").split()[0]
-        return all(tensor.shape[0] == count for tensor in tensors.values()) and _sha256(path) == expected
+        return all(tensor.shape[0] == count for tensor in tensors.values()) and file_sha256(path) == expected
     except (UserError, OSError, IndexError, UnicodeDecodeError):
         return False
 
@@ -142,18 +142,13 @@ def _write_shard(path: Path, encoded: Mapping[str, np.ndarray]) -> None:
     tensors = {key: TensorToWrite(value.dtype, value.shape, value.__array__) for key, value in sorted(encoded.items())}
     with whole_file(path) as partial:
         write_tensors(partial, tensors)
-    line = f"{_sha256(path)}  {path.name}\n"  # as sha256sum writes and checks it
+    line = f"{file_sha256(path)}  {path.name}\n"  # as sha256sum writes and checks it
     with whole_file(_checksum_file(path)) as partial:
         partial.write_text(line, encoding="utf-8")
 
 
 def _checksum_file(path: Path) -> Path:
     return path.with_suffix(".sha256")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_number(name: str, value: int) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.formats import FORMATS
 from codi_tf.io.bundle_files import is_bundle
 from codi_tf.io.files import check_target
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-FORMATS = ("float32", "float16", "bfloat16")
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.convert") -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from codi_tf.evaluation.report import write_figures, write_images, write_page
 from codi_tf.evaluation.samplers import BATCH, model_process, model_sampler
 from codi_tf.evaluation.tables import markdown_table
 from codi_tf.io.files import whole_folder
+from codi_tf.io.hashing import file_sha256, folder_sha256
 
 IMAGES = 6  # inputs of the grid
 ROWS_OF_IMAGES = 12  # of the grid, about, where many models share it
@@ -198,11 +198,4 @@ def _weights(options: argparse.Namespace) -> dict[str, dict | str | None]:
 
 
 def _named(path: Path) -> dict:
-    from codi_tf.io.weights import folder_sha256
-
-    return {"path": str(path), "sha256": folder_sha256(path) if path.is_dir() else _file_sha256(path)}
-
-
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": str(path), "sha256": folder_sha256(path) if path.is_dir() else file_sha256(path)}

@@ -99,11 +99,11 @@ def _generate(options: argparse.Namespace) -> np.ndarray:
 
     start_tensorflow()
     from codi_tf import load_stable_diffusion
-    from codi_tf.checkpoints.skeleton import read_outline
+    from codi_tf.checkpoints.skeleton import read_skeleton
     from codi_tf.inference.text_to_image import TextToImage
 
     if (options.model / "vae").is_dir():  # the configurations alone tell what does not fit, before weights are read
-        _check_fit(options, TextToImage(read_outline(options.model)), source.get("image"))
+        _check_fit(options, TextToImage(read_skeleton(options.model)), source.get("image"))
     decoder = load_small_decoder(options)
     say(f"loading {options.model}")
     base = load_stable_diffusion(

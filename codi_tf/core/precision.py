@@ -1,4 +1,4 @@
-"""Number formats of networks: of the computation and of the weights."""
+"""Dtype policies: the float format that networks compute in and the one of their weights."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from collections.abc import Iterator
 
 import keras
 
-from codi_tf.core.errors import UserError
-
-FORMATS = ("float32", "bfloat16", "float16")
+from codi_tf.core.formats import check_format
+from codi_tf.core.keras_internals import set_formats
 
 
 def make_policy(compute: str = "float32", weights: str = "float32") -> keras.DTypePolicy:
-    """A dtype policy of any pair of formats: Keras' own where there is one.
+    """A dtype policy for any pair of `codi_tf.core.formats.FORMATS`.
 
     Args:
         compute: the format of activations.
         weights: the format of variables. Half precision is only for weights that are not trained.
 
     Raises:
-        UserError: for an unknown format.
+        UserError: an unknown format.
     """
-    for name, value in (("compute", compute), ("weights", weights)):
-        if value not in FORMATS:
-            raise UserError(f"{name} is {value!r}: use one of {', '.join(FORMATS)}")
+    check_format("compute", compute)
+    check_format("weights", weights)
     if compute == weights:
         return keras.DTypePolicy(compute)
     if weights == "float32":
@@ -33,12 +31,11 @@ def make_policy(compute: str = "float32", weights: str = "float32") -> keras.DTy
 
 
 class _Pair(keras.DTypePolicy):
-    """A pair that Keras has no policy for, such as float32 computation with float16 weights."""
+    """A pair that Keras has no name for, such as float32 arithmetic on weights in half precision."""
 
     def __init__(self, compute: str, weights: str):
         super().__init__(compute)
-        self._compute_dtype, self._variable_dtype = compute, weights
-        self._name = f"{compute}_on_{weights}"
+        set_formats(self, compute=compute, weights=weights, name=f"{compute}_on_{weights}")
 
     def get_config(self):
         return {"compute": self.compute_dtype, "weights": self.variable_dtype}
@@ -46,7 +43,7 @@ class _Pair(keras.DTypePolicy):
 
 @contextlib.contextmanager
 def built_in(policy: keras.DTypePolicy) -> Iterator[None]:
-    """Layers that are created in this block have the policy."""
+    """Layers made in this block have the policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

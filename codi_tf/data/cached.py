@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.data.permutation import permuted
 from codi_tf.data.pipeline import ONE_HOST
+from codi_tf.io.hashing import arrays_sha256, text_sha256
 from codi_tf.io.tensor_files import StoredTensor, read_header
 from codi_tf.tasks import Task, task_config
 
@@ -117,10 +117,8 @@ def made_with(
         condition_space: "latent" or "image", in which the adapter takes conditions.
         tokenizer: of the prompts, if they are used.
     """
-    digest = hashlib.sha256()
-    for variable in base.vae.variables:
-        digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
-    autoencoder = {"sha256": digest.hexdigest(), "scaling_factor": float(base.vae.scaling_factor)}
+    digest = arrays_sha256(variable.numpy() for variable in base.vae.variables)
+    autoencoder = {"sha256": digest, "scaling_factor": float(base.vae.scaling_factor)}
     autoencoder["compute"] = base.vae.compute_dtype
     options = None if task is None else task_config(task)
     made = {"image_size": image_size, "task": options, "condition_space": condition_space, "autoencoder": autoencoder}
@@ -198,8 +196,8 @@ def cached_batches(
 
 def _sha256_of(tokenizer: Tokenizer) -> str:
     """Of all that determines the token ids of a text."""
-    parts = [sorted(tokenizer.vocabulary.items()), list(tokenizer.ranks), tokenizer.padding, tokenizer.special]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    parts = [sorted(tokenizer.vocabulary.items()), tokenizer.merges, tokenizer.padding, tokenizer.special]
+    return text_sha256(json.dumps(parts))
 
 
 def _existing(path: Path) -> Path:

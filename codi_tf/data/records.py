@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
-from codi_tf.data.checksum import crc32c, crc32c_of_each, masked
 from codi_tf.data.splits import is_heldout
 from codi_tf.io.images import EXTENSIONS
 
@@ -31,7 +31,7 @@ COMPANIONS = {
 }  # NAME.depth.png, NAME.source.jpg
 PATIENCE = 3.0  # seconds of indexing before its progress is shown
 _LENGTH = struct.Struct("<QI")  # of a TFRecord: the length and its masked checksum
-_CHECKSUM = 4  # bytes after the data of a TFRecord
+_CHECKSUM_SIZE = 4  # bytes behind the data of a TFRecord
 _BLOCK = 512  # bytes: the unit of tar files
 # A member of a WebDataset: the key of its sample is the path up to the first dot of the file name.
 _MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./]+)(?P<extension>\.[^/]+)")
@@ -125,14 +125,14 @@ class Records:
             with open(path, "rb", buffering=0) as file:
                 if size < 0:
                     return file.read()
-                wanted = size + (_CHECKSUM if self.checked else 0)
+                wanted = size + (_CHECKSUM_SIZE if self.checked else 0)
                 data = _read_at(file.fileno(), start, wanted)
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
         if len(data) < wanted:
             raise Unreadable("the file ends before it")
-        if self.checked and masked(crc32c(data[:size])) != int.from_bytes(data[size:], "little"):
-            raise Unreadable("its checksum does not match")
+        if self.checked and _checksum(data[:size]) != int.from_bytes(data[size:], "little"):
+            raise Unreadable("its checksum does not fit")
         return data[:size]
 
 
@@ -272,7 +272,7 @@ def _indexed(paths, scan, kind: str, *, checked: bool) -> Records:
 
 
 def _scan_tfrecord(path: str, size: int) -> _Scan:
-    starts, lengths, checksums, reason, position = [], [], [], None, 0
+    starts, lengths, reason, position = [], [], None, 0
     with open(path, "rb", buffering=0) as file:
         while position < size:
             header = _read_at(file.fileno(), position, _LENGTH.size)
@@ -280,18 +280,23 @@ def _scan_tfrecord(path: str, size: int) -> _Scan:
                 reason = f"cut off at byte {position}"
                 break
             length, checksum = _LENGTH.unpack(header)
+            if _checksum(header[:8]) != checksum:
+                reason = f"damaged, or no TFRecord file, at byte {position}"
+                break
             starts.append(position + _LENGTH.size)
             lengths.append(length)
-            checksums.append(checksum)
-            position = starts[-1] + length + _CHECKSUM
+            position = starts[-1] + length + _CHECKSUM_SIZE
             if position > size:
                 reason = f"cut off at byte {starts[-1] - _LENGTH.size}"
                 break
-    wrong = np.flatnonzero(masked(crc32c_of_each(np.array(lengths, np.uint64))) != np.array(checksums, np.uint64))
-    count = len(starts) - (position > size)  # the last one is incomplete
-    if len(wrong):  # the offsets after it mean nothing
-        count, reason = wrong[0], f"damaged, or not a TFRecord file, at byte {starts[wrong[0]] - _LENGTH.size}"
+    count = len(starts) - (position > size)  # the last one is not whole
     return _Scan({"example": (starts[:count], lengths[:count])}, None, reason)
+
+
+def _checksum(data: bytes) -> int:
+    """The checksum of TFRecord files: CRC-32C, rotated by 15 bits, plus a constant."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _scan_tar(path: str, size: int) -> _Scan:

@@ -18,7 +18,8 @@ from codi_tf import data
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.io.files import whole_folder
-from codi_tf.io.weights import CONFIG, load_network, read_json, save_network
+from codi_tf.io.json_files import read_json
+from codi_tf.io.weights import CONFIG, load_network, save_network
 from codi_tf.models.layers import Conv2D
 from codi_tf.tasks import make_task
 

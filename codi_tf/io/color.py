@@ -1,6 +1,7 @@
-"""The colors of one picture put on another, against the color shifts of generated pictures: NumPy, bands of rows.
+"""Color transfer from a reference to an image, against the color shifts of generated images. NumPy only.
 
-Images are float32 [H, W, 3] in [0, 1], image and reference of one size. Beside the result, memory is that of a band.
+Images are float32 [H, W, 3] in [0, 1], image and reference of the same size. The work goes by bands of rows, so that
+memory beyond the result is that of a band.
 """
 
 from __future__ import annotations
@@ -11,23 +12,22 @@ from codi_tf.core.errors import UserError
 from codi_tf.io.images import bands
 
 LEVELS = 5  # of the wavelet decomposition: distances of 1 to 16 pixels
-REACH = 2**LEVELS - 1  # how far the coarsest level sees
-EPSILON = 1e-5  # of the variances: flat pictures of 8 bits are not blown up
+REACH = 2**LEVELS - 1  # pixels that the coarsest level reaches
+EPSILON = 1e-5  # added to variances, so that the rounding of flat images is not amplified
 
 
 def wavelet(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """image + low(reference - image): the details of the image on the colors of the reference around them.
+    """image + low(reference - image): the details of the image with the local colors of the reference.
 
-    low is what five levels of the stationary ("a trous") wavelet decomposition leave: at level i each pixel becomes a
-    quarter, a half and a quarter of itself and its neighbours 2^i pixels away, down the columns and along the rows,
-    edges replicated. This is the wavelet color correction of StableSR (Wang et al. 2024), whose two decompositions are
-    one here, because they are linear.
+    low is the low-pass band after five levels of the stationary ("a trous") wavelet decomposition. Level i filters
+    columns and rows with the weights 1/4, 1/2, 1/4 at distances of 2^i pixels, edges replicated. This is the wavelet
+    color correction of StableSR (Wang et al. 2024); its two decompositions are one here, because they are linear.
 
     Returns:
-        float32 [H, W, 3], which may pass [0, 1] a little.
+        float32 [H, W, 3], which may exceed [0, 1] a little.
 
     Raises:
-        UserError: image and reference are not of one size.
+        UserError: image and reference differ in size.
     """
     _check_sizes(image, reference)
     height = len(image)
@@ -40,16 +40,16 @@ def wavelet(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def adain(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """sigma_r (image - mu) / sigma + mu_r, channel by channel: the reference's mean and deviation on the whole image.
+    """sigma_r (image - mu) / sigma + mu_r, channel by channel: the reference's mean and deviation.
 
-    Adaptive instance normalisation (Huang & Belongie 2017, Eq. 8) on colors, as in StableSR (Wang et al. 2024), where
-    sigma^2 is the variance over the picture + 1e-5.
+    Adaptive instance normalization (Huang & Belongie 2017, Eq. 8) on colors, as in StableSR (Wang et al. 2024), where
+    sigma^2 is the variance over the image + 1e-5.
 
     Returns:
-        float32 [H, W, 3], which may pass [0, 1].
+        float32 [H, W, 3], which may exceed [0, 1].
 
     Raises:
-        UserError: image and reference are not of one size.
+        UserError: image and reference differ in size.
     """
     _check_sizes(image, reference)
     (mean, deviation), (reference_mean, reference_deviation) = _moments(image), _moments(reference)

@@ -1,7 +1,7 @@
 """Depth maps, from file to nearness: NumPy and Pillow only.
 
-Nearness is what this package computes with: float32 [H, W], larger is nearer, in any unit. A map of the kind
-"disparity" is one already, and so is the output of most monocular networks; of the kind "depth" are distances, whose
+This package computes with nearness: float32 [H, W], larger is nearer, in any unit. A map of the kind "disparity" is
+nearness already, as is the output of most monocular networks. A map of the kind "depth" holds distances, and its
 nearness is 1 / depth.
 """
 
@@ -21,38 +21,38 @@ from codi_tf.io.images import EXTENSIONS
 KINDS = ("disparity", "depth")
 MARK = ".depth"  # NAME.depth.png is the map of NAME.jpg
 MAP_EXTENSIONS = (".png", ".npy", ".tif", ".tiff", ".pfm")
-GREY = ("1", "L", "I", "F")
+GRAY_MODES = ("1", "L", "I", "F")
 
 
 def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
-    """A depth map as the file has it, float32 [H, W]: no scaling, and NaN or infinity where they are.
+    """A depth map as it is in the file, float32 [H, W]: not scaled, NaN and infinity kept.
 
-    Taken are grey PNG and TIFF of any depth (and whatever else Pillow reads, .pfm among it), color whose channels are
-    equal, and .npy of [H, W], [H, W, 1] or [1, H, W] numbers.
+    Accepts gray PNG and TIFF of any bit depth (and other formats of Pillow, such as .pfm), color with equal channels,
+    and .npy with numbers [H, W], [H, W, 1] or [1, H, W].
 
     Raises:
         UserError: the file is missing, unreadable, empty, in color, partly transparent or of another shape.
     """
     path = Path(path)
-    values = _array(path) if path.suffix.lower() == ".npy" else _picture(path)
+    values = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path)
     if 0 in values.shape:
         raise UserError(f"depth map {path} is empty: {values.shape[0]}x{values.shape[1]}; write it again")
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, which the checks tell
+    with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which the checks report
         return values.astype(np.float32)
 
 
 def nearness(depth: np.ndarray, kind: str) -> np.ndarray:
-    """depth if the kind is "disparity", 1 / depth if it is "depth"; NaN where that is unknown.
+    """depth for the kind "disparity", 1 / depth for "depth"; NaN where it is unknown.
 
     Args:
-        depth: [H, W]. Unknown are NaN and infinity, and distances of 0 or less.
-        kind: of `KINDS`.
+        depth: [H, W]. NaN, infinity and distances of 0 or less are unknown.
+        kind: one of `KINDS`.
 
     Returns:
         float32 [H, W], larger is nearer.
 
     Raises:
-        UserError: another kind.
+        UserError: an unknown kind.
     """
     check_kind(kind)
     near = np.asarray(depth, np.float64)
@@ -67,15 +67,15 @@ def nearness(depth: np.ndarray, kind: str) -> np.ndarray:
 def fill_holes(near: np.ndarray) -> np.ndarray:
     """The map without NaN: a hole takes the farther of the nearest known values to its left and right.
 
-    What one camera of a pair sees and the other does not is background beside something near, hence the farther one.
-    At the picture's sides there is only one of them; rows without any known value take those of the rows above and
-    below them, by the same rule.
+    Holes of stereo pairs are background beside something near, which one camera does not see; hence the farther value.
+    At the sides of the image there is only one value. Rows without any known value are filled from the rows above and
+    below by the same rule.
 
     Args:
-        near: float32 [H, W], larger is nearer, NaN where unknown; one pixel at least is known.
+        near: float32 [H, W], larger is nearer, NaN where unknown; at least one pixel is known.
 
     Returns:
-        float32 [H, W]; known values are what they were.
+        float32 [H, W]; known values are unchanged.
     """
     along_rows = _fill_rows(near)
     return _fill_rows(along_rows.T).T
@@ -86,17 +86,17 @@ def read_nearness(path: str | os.PathLike[str], kind: str, *, fill: bool = False
 
     Args:
         path: see `read_depth`.
-        kind: of `KINDS`.
-        fill: fill the holes of a measured map (see `fill_holes`) instead of refusing it.
+        kind: one of `KINDS`.
+        fill: fill the holes of a measured map (see `fill_holes`) instead of raising an error.
 
     Raises:
-        UserError: see `read_depth`; a map that is constant, unknown everywhere or, without `fill`, anywhere.
+        UserError: see `read_depth`; the map is constant, or unknown everywhere or, without `fill`, somewhere.
     """
     return checked_nearness(f"depth map {path}", nearness(read_depth(path), kind), fill=fill)
 
 
 def checked_nearness(name: str, near: np.ndarray, *, fill: bool = False) -> np.ndarray:
-    """The map of `nearness`, if it can be used; see `read_nearness`. The line of an error calls it `name`."""
+    """The map of `nearness`, checked; see `read_nearness`. Error messages call it `name`."""
     unknown = np.isnan(near)
     if unknown.all():
         raise UserError(f"{name} is unknown everywhere (NaN, infinite, or a distance of 0); write it again")
@@ -108,12 +108,12 @@ def checked_nearness(name: str, near: np.ndarray, *, fill: bool = False) -> np.n
             )
         near = fill_holes(near)
     if near.min() == near.max():
-        raise UserError(f"{name} is constant: nothing in it is nearer than anything else; write it again")
+        raise UserError(f"{name} is constant: all pixels are equally near; write it again")
     return near
 
 
 def as_picture(near: np.ndarray) -> np.ndarray:
-    """(near - min) / (max - min), grey, as a condition that `CoDi.generate` takes.
+    """(near - min) / (max - min) in gray, a condition for `CoDi.generate`.
 
     Args:
         near: float32 [H, W], finite, not constant.
@@ -122,30 +122,32 @@ def as_picture(near: np.ndarray) -> np.ndarray:
         float32 [H, W, 3] in [0, 1].
     """
     near = np.asarray(near, np.float64)
-    grey = (near - near.min()) / (near.max() - near.min())
-    return np.repeat(grey.astype(np.float32)[..., None], 3, axis=-1)
+    gray = (near - near.min()) / (near.max() - near.min())
+    return np.repeat(gray.astype(np.float32)[..., None], 3, axis=-1)
 
 
 def write_nearness(path: str | os.PathLike[str], near: np.ndarray) -> None:
-    """Writes round(65535 (near - min) / (max - min)) as a 16-bit grey PNG, whole or not at all: a "disparity".
+    """Writes round(65535 (near - min) / (max - min)) as a 16-bit gray PNG of the kind "disparity".
+
+    The file appears whole or not at all.
 
     Args:
-        path: a name that ends in .png.
+        path: a file name that ends in .png.
         near: float32 [H, W], finite, not constant.
 
     Raises:
         UserError: the file cannot be written.
     """
-    picture = Image.fromarray(np.rint(65535 * as_picture(near)[..., 0]).astype(np.uint16))
+    image_file = Image.fromarray(np.rint(65535 * as_picture(near)[..., 0]).astype(np.uint16))
     with whole_file(Path(path)) as partial:
-        picture.save(partial, format="PNG")
+        image_file.save(partial, format="PNG")
 
 
 def photo_files(path: str | os.PathLike[str]) -> dict[str, Path]:
     """The images of a folder without its depth maps, sorted: NAME -> file.
 
     Raises:
-        UserError: the folder is missing or has no image, or two of the same NAME, which one map cannot belong to.
+        UserError: the folder is missing or has no image, or two images have the same NAME.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -160,7 +162,7 @@ def map_files(path: str | os.PathLike[str]) -> dict[str, Path]:
     """The depth maps of a folder, sorted: NAME -> NAME.depth.png, .npy, .tif or .pfm.
 
     Raises:
-        UserError: two maps of the same NAME.
+        UserError: two maps have the same NAME.
     """
     return _by_name(Path(path), MAP_EXTENSIONS, is_map=True)
 
@@ -178,19 +180,19 @@ def _by_name(folder: Path, extensions: tuple[str, ...], *, is_map: bool) -> dict
 
 
 def check_kind(kind: object) -> None:
-    """Raises UserError for anything that is not of `KINDS`."""
+    """Raises UserError for a value that is not one of `KINDS`."""
     if kind not in KINDS:
         raise UserError(f"depth: kind must be {' or '.join(KINDS)}, not {kind!r}")
 
 
-def _array(path: Path) -> np.ndarray:
+def _read_array(path: Path) -> np.ndarray:
     try:
         values = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"cannot read depth map {path}: no such file") from error
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"cannot read depth map {path}: no array of numbers, or damaged; save it again") from error
-    if not isinstance(values, np.ndarray):  # an archive under a wrong name
+    if not isinstance(values, np.ndarray):  # an .npz archive with the suffix .npy
         raise UserError(f"cannot read depth map {path}: several arrays; save one with np.save")
     if values.dtype.kind not in "buif":
         raise UserError(f"depth map {path} is of type {values.dtype}: save numbers")
@@ -202,28 +204,28 @@ def _array(path: Path) -> np.ndarray:
     return values
 
 
-def _picture(path: Path) -> np.ndarray:
+def _read_image(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)  # a copy, decoded, upright as its photo is
+                image = ImageOps.exif_transpose(file)  # a copy, decoded and upright
     except FileNotFoundError as error:
         raise UserError(f"cannot read depth map {path}: no such file") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged bytes
         raise UserError(f"cannot read depth map {path}: {' '.join(str(error).split())}; write it again") from error
-    if image.mode in GREY or image.mode.startswith("I;16"):
+    if image.mode in GRAY_MODES or image.mode.startswith("I;16"):
         return np.asarray(image)
     values = np.asarray(image.convert("RGBA"))  # [H, W, 4]
     if (values[..., 3] < 255).any():
-        raise UserError(f"depth map {path} is partly transparent; save it without")
+        raise UserError(f"depth map {path} is partly transparent; save it without transparency")
     if (values[..., :3] != values[..., :1]).any():
-        raise UserError(f"depth map {path} is in color; save the depth in grey, before it is colored")
+        raise UserError(f"depth map {path} is in color; save the depth itself in gray, not a color rendering")
     return values[..., 0]
 
 
 def _fill_rows(near: np.ndarray) -> np.ndarray:
-    """The rule of `fill_holes` along the rows; rows without any known value stay as they are."""
+    """The rule of `fill_holes` along the rows; rows without any known value stay NaN."""
     known, (height, width) = ~np.isnan(near), near.shape
     rows, columns = np.arange(height)[:, None], np.arange(width)
     left = np.maximum.accumulate(np.where(known, columns, 0), axis=1)  # the last known column up to here

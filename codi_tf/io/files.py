@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and the settings that a folder was begun with."""
+"""Files and folders that appear whole or not at all, and checks of the folders to write to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codi_tf.core.errors import UserError
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place, and that of what was there, when the block succeeds."""
+    """A temporary folder beside `path`, which replaces `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     partial.chmod(0o755)  # mkdtemp's 0o700 would keep other users out
@@ -33,10 +33,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; the file takes its place when the block succeeds. Makes missing folders.
+    """A path to write to, beside `path`; the file replaces `path` when the block succeeds. Makes missing folders.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -46,15 +46,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another place") from error
     finally:
-        with contextlib.suppress(OSError):  # it is gone where all went well, and may never have been there
+        with contextlib.suppress(OSError):  # after success it is gone, and a failed block may not have made it
             partial.unlink()
 
 
 def check_settings(folder: Path, earlier: Mapping, now: Mapping) -> None:
-    """Whether work in a folder was begun with the settings that it is to go on with; mappings of plain data.
+    """Check that work in a folder continues with its earlier settings, which are mappings of plain data.
 
     Raises:
-        UserError: it was not; names the first setting that differs.
+        UserError: a setting differs; names the first one.
     """
     earlier, now = _flat(earlier), _flat(now)
     for key in {**earlier, **now}:
@@ -73,9 +73,9 @@ def _flat(values: Mapping, prefix: str = "") -> dict:
 
 
 def check_target(folder: Path) -> None:
-    """Refuses a folder that is in use, or that cannot be made. Raises UserError."""
+    """Raises UserError for a folder that is not empty or cannot be made."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder}: is there already; name a new folder")
+        raise UserError(f"{folder}: already exists; name a new folder")
     parent = next(parent for parent in folder.absolute().parents if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: nothing can be written into {parent}; choose another place")
+        raise UserError(f"{folder}: cannot write into {parent}; choose another place")

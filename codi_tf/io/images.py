@@ -16,28 +16,28 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from codi_tf.core.errors import UserError
 from codi_tf.io.files import whole_file
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of files that are taken for photos
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of the files that count as images
 
 
 def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.ndarray:
-    """Reads an image file as float32 RGB [H, W, 3] in [0, 1], the way a viewer shows it.
+    """Reads an image file as float32 RGB [H, W, 3] in [0, 1], as a viewer shows it.
 
-    The EXIF orientation is applied, transparency is composited over the background (0 black, 1 white), grey is
-    replicated to three channels, of an animation or a multi-page file the first frame is taken. Grey images of 16 bits
-    keep their precision; Pillow reads 16-bit color as its upper 8 bits. Float images must lie in [0, 1], 32-bit
-    integer images in 0 .. 65535, because nothing in the file tells their range. Color profiles are ignored.
+    Applies the EXIF orientation, composites transparency over the background (0 black, 1 white), replicates gray to
+    three channels, and takes the first frame of an animation or multi-page file. Gray images of 16 bits keep their
+    precision; Pillow reads 16-bit color as its upper 8 bits. Float images must be in [0, 1] and 32-bit integer images
+    in 0 .. 65535, because the file does not record their range. Ignores color profiles.
 
     Raises:
-        UserError: the file is missing, unreadable, no image, truncated, too large, or has values of unknown range.
+        UserError: the file is missing, unreadable, not an image, truncated or too large, or its range is unknown.
     """
     path = Path(path)
     image = _open(path)
     if image.mode == "F":
-        return _grey_to_rgb(_checked(image, path, low=0, high=1))
+        return _gray_to_rgb(_checked(image, path, low=0, high=1))
     if image.mode == "I":
-        return _grey_to_rgb(_checked(image, path, low=0, high=65535) / 65535)
+        return _gray_to_rgb(_checked(image, path, low=0, high=65535) / 65535)
     if image.mode.startswith("I;16"):
-        return _grey_to_rgb(np.asarray(image).astype(np.float32) / 65535)
+        return _gray_to_rgb(np.asarray(image).astype(np.float32) / 65535)
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"), np.float32) / 255  # [H, W, 4]
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
@@ -48,7 +48,7 @@ def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.n
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an image file of any mode as a mask, float32 [H, W, 1]: 1 where it is white, 0 elsewhere.
 
-    White is what is brighter than half, as the mean of the colors. Transparent parts are not white.
+    A pixel is white if the mean of its colors exceeds one half. Transparent pixels are not white.
 
     Raises:
         UserError: see `read_image`.
@@ -58,38 +58,40 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_image_and_mask(photo: str | os.PathLike[str], mask: str | os.PathLike[str]) -> np.ndarray:
-    """A photo and the mask of what is to be filled in, float32 [H, W, 4]: RGB in [0, 1], and 1 where it is unknown.
+    """An image and the mask of the area to fill, float32 [H, W, 4]: RGB in [0, 1], and 1 where the image is unknown.
 
     Raises:
-        UserError: see `read_image`; a mask of another size, or with nothing or everything white.
+        UserError: see `read_image`; the mask has another size, or none or all of it is white.
     """
     image, unknown = read_image(photo), read_mask(mask)
     if unknown.shape[:2] != image.shape[:2]:
         mask_size, photo_size = (f"{one.shape[1]}x{one.shape[0]}" for one in (unknown, image))
         raise UserError(f"{mask}: {mask_size}, but the photo is {photo_size}; make it of the same size")
     if not unknown.any():
-        raise UserError(f"{mask}: nothing in it is white; paint white what is to be filled")
+        raise UserError(f"{mask}: no pixel is white; paint the area to fill in white")
     if unknown.all():
-        raise UserError(f"{mask}: all of it is white; leave black what is to be kept")
+        raise UserError(f"{mask}: every pixel is white; paint the area to keep in black")
     return np.concatenate([image, unknown], axis=-1)
 
 
 def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes float [0, 1] or uint8 RGB [H, W, 3] as PNG, whole or not at all; makes the folder where it is missing.
+    """Writes float [0, 1] or uint8 RGB [H, W, 3] as PNG; makes a missing folder.
+
+    The file appears whole or not at all.
 
     Raises:
         UserError: the file cannot be written.
     """
-    picture = Image.fromarray(to_uint8(image))
+    image_file = Image.fromarray(to_uint8(image))
     with whole_file(Path(path)) as partial:
-        picture.save(partial, format="PNG")
+        image_file.save(partial, format="PNG")
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """round(255 * clip(image, 0, 1)) as uint8, any shape; uint8 is returned as it is.
+    """round(255 * clip(image, 0, 1)) as uint8, any shape; returns uint8 unchanged.
 
     Raises:
-        ValueError: neither uint8 nor floating point, or not finite.
+        ValueError: the image is neither uint8 nor floating point, or is not finite.
     """
     image = np.asarray(image)
     if image.dtype == np.uint8:
@@ -107,7 +109,7 @@ def as_batch(name: str, value, channels: int = 3) -> np.ndarray:
     With 4 channels the last one is a mask.
 
     Raises:
-        UserError: another shape, type or range; the line calls the value `name`.
+        UserError: another shape, type or range; the message calls the value `name`.
     """
     image = np.asarray(value)
     if image.ndim not in (3, 4) or image.shape[-1] != channels or 0 in image.shape:
@@ -123,34 +125,34 @@ def as_batch(name: str, value, channels: int = 3) -> np.ndarray:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic resize of [H, W, C] to [height, width, C], antialiased where it shrinks, clipped to [0, 1]."""
+    """Bicubic resize of [H, W, C] to [height, width, C], antialiased when it shrinks, clipped to [0, 1]."""
     channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(image, np.float32), -1, 0)]
     resized = [np.asarray(c.resize((width, height), Image.Resampling.BICUBIC)) for c in channels]
     return np.clip(np.stack(resized, axis=-1), 0, 1)
 
 
 def resize_condition(photo: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The photo in another size. Of a mask, every pixel that something unknown has a share in becomes unknown."""
+    """An image in another size. A pixel of the mask becomes unknown if any unknown pixel contributes to it."""
     if photo.shape[:2] == (height, width):
         return photo
     rgb = resize(photo[..., :3], height, width)
     if photo.shape[-1] == 3:
         return rgb
-    # Around one half, so that clipping to [0, 1] leaves the negative lobes of the bicubic kernel what they are.
+    # Centered at one half, so that clipping to [0, 1] does not cut off the negative lobes of the bicubic kernel.
     share = resize(0.5 + 0.25 * (photo[..., 3:] > 0.5).astype(np.float32), height, width) - 0.5
     unknown = np.abs(share) > 1e-4
     return np.concatenate([rgb, unknown], axis=-1)
 
 
 def pad_to_multiple(image: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Reflects [H, W, C] at the bottom and the right until both sides are multiples; returns (padded, (H, W))."""
+    """Pads [H, W, C] by reflection at the bottom and right to multiples of a number; returns (padded, (H, W))."""
     height, width = image.shape[:2]
     padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
     return np.pad(image, padding, mode="reflect"), (height, width)
 
 
 def bands(height: int, rows: int = 256) -> Iterator[slice]:
-    """The rows of an image, `rows` at a time: what is worked on by bands needs no second image."""
+    """Slices of an image's rows, `rows` at a time: work by bands needs no second image in memory."""
     return (slice(first, min(first + rows, height)) for first in range(0, height, rows))
 
 
@@ -163,32 +165,33 @@ def grid(
     zoom: int = 1,
     font_size: int = 14,
 ) -> np.ndarray:
-    """Pictures in rows under column titles, on white; a column is as wide as its widest picture or title.
+    """Images in rows under column titles, on white; a column is as wide as its widest image or title.
 
     Args:
-        rows: images [H, W, 3], float [0, 1] or uint8; sizes may differ, every row has one image per title.
+        rows: images [H, W, 3], float [0, 1] or uint8, of any size; each row has one image per title.
         titles: one per column.
-        row_labels: one per row, written left of it.
+        row_labels: one per row, to its left.
         gap: white pixels between and around the cells.
         zoom: every pixel becomes zoom x zoom pixels.
         font_size: of titles and labels, in pixels.
 
     Raises:
-        ValueError: rows, titles and row labels do not fit together.
+        ValueError: the numbers of rows, titles and row labels do not match.
     """
     if any(len(row) != len(titles) for row in rows):
         raise ValueError(f"a grid with {len(titles)} titles needs as many images in every row")
     if row_labels is not None and len(row_labels) != len(rows):
         raise ValueError(f"a grid with {len(rows)} rows needs as many row labels, got {len(row_labels)}")
     font = ImageFont.load_default(size=font_size)
-    pictures = [[_zoomed(image, zoom) for image in row] for row in rows]
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    cells = [[_zoomed(image, zoom) for image in row] for row in rows]
     title_height = _text_height(titles, font)
     label_width = max(_text_width(label, font) + gap for label in row_labels) if row_labels else 0
-    widths = [max([_text_width(t, font), *(row[i].shape[1] for row in pictures)]) for i, t in enumerate(titles)]
+    widths = [max([_text_width(t, font), *(row[i].shape[1] for row in cells)]) for i, t in enumerate(titles)]
     labels = row_labels or [""] * len(rows)
     heights = [
-        max([_text_height([label], font), *(picture.shape[0] for picture in row)])
-        for label, row in zip(labels, pictures, strict=True)
+        max([_text_height([label], font), *(cell.shape[0] for cell in row)])
+        for label, row in zip(labels, cells, strict=True)
     ]
 
     width = gap + label_width + sum(w + gap for w in widths)
@@ -201,14 +204,14 @@ def grid(
         draw.text((left + column_width // 2, gap), title, fill="black", font=font, anchor="ma")
     for top, row_height, label in zip(tops, heights, labels, strict=True):
         draw.text((gap, top + row_height // 2), label, fill="black", font=font, anchor="lm")
-    for top, row in zip(tops, pictures, strict=True):
-        for left, column_width, picture in zip(lefts, widths, row, strict=True):
-            canvas.paste(Image.fromarray(picture), (left + (column_width - picture.shape[1]) // 2, top))
+    for top, row in zip(tops, cells, strict=True):
+        for left, column_width, cell in zip(lefts, widths, row, strict=True):
+            canvas.paste(Image.fromarray(cell), (left + (column_width - cell.shape[1]) // 2, top))
     return np.asarray(canvas, np.float32) / 255
 
 
 def _open(path: Path) -> Image.Image:
-    """Opens, decodes and turns upright; whatever a decoder may raise becomes one line."""
+    """Opens, decodes and turns upright. Every exception of a decoder becomes a UserError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -229,7 +232,7 @@ def _open(path: Path) -> Image.Image:
 
 def _checked(image: Image.Image, path: Path, *, low: int, high: int) -> np.ndarray:
     values = np.asarray(image)  # [H, W]
-    if not (values.min() >= low and values.max() <= high):  # so written, NaN fails too
+    if not (values.min() >= low and values.max() <= high):  # written so that NaN fails, too
         raise UserError(
             f"cannot read image {path}: mode {image.mode} with values {values.min()} to {values.max()}; "
             f"rescale it to {low} .. {high}"
@@ -237,8 +240,8 @@ def _checked(image: Image.Image, path: Path, *, low: int, high: int) -> np.ndarr
     return values.astype(np.float32)
 
 
-def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey.astype(np.float32)[..., None], 3, axis=-1)
+def _gray_to_rgb(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(gray.astype(np.float32)[..., None], 3, axis=-1)
 
 
 def _zoomed(image: np.ndarray, zoom: int) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""safetensors files, tensor by tensor: never more than one tensor in memory besides those that the caller keeps.
+"""safetensors files, read and written one tensor at a time, so that only one tensor is in memory.
 
-The format: 8 bytes with the length of a JSON header, the header, the tensors one behind the other.
+The format: 8 bytes with the length of a JSON header, the header, then the tensors without gaps.
 https://github.com/huggingface/safetensors
 """
 
@@ -31,33 +31,32 @@ DTYPES = {
     "BOOL": np.dtype("bool"),
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
-_AHEAD = 1 << 26  # bytes behind a tensor that the system is asked to read while the tensor is being worked on
-_ALIGNMENT = 64  # bytes: what TensorFlow wants of memory that it shares
+_AHEAD = 1 << 26  # bytes after a tensor that the system reads ahead
+_ALIGNMENT = 64  # bytes: TensorFlow's requirement on memory that it shares
 
 
 class StoredTensor(NamedTuple):
-    """A tensor in a file: where it is, not yet its values."""
+    """A tensor in a file, not read yet."""
 
     path: Path
     dtype: np.dtype
     shape: tuple[int, ...]
-    start: int  # of its bytes, from the beginning of the file
+    start: int  # the offset of its bytes in the file
 
     @property
     def nbytes(self) -> int:
-        """The bytes that it takes."""
+        """The size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self, *, part: int = 0, parts: int = 1, room: np.ndarray | None = None) -> np.ndarray:
         """The values.
 
         Args:
-            part, parts: one of so many equal parts along the first axis.
-            room: memory for them, from `make_room`, that may be used again when they are no longer needed; None: memory
-                of their own.
+            part, parts: read part number `part` of `parts` equal parts along the first axis.
+            room: memory for the values, from `make_room`; None: new memory.
 
         Raises:
-            UserError: the file has become shorter, or cannot be read.
+            UserError: the file is too short or cannot be read.
         """
         shape = self.shape if parts == 1 else (self.shape[0] // parts, *self.shape[1:])
         size = self.nbytes // parts
@@ -68,7 +67,7 @@ class StoredTensor(NamedTuple):
                 file.seek(start)
                 done = 0
                 while done < size:  # a single read ends at 2 GiB
-                    count = file.readinto(values[done:])
+                    count = file.readinto(values[done:].data)
                     if not count:
                         raise OSError("it ends too early")
                     done += count
@@ -78,7 +77,7 @@ class StoredTensor(NamedTuple):
 
 
 class TensorToWrite(NamedTuple):
-    """A tensor that is to be written; `values` is called when it is its turn."""
+    """A tensor to write; `values` is called when its turn comes."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -86,17 +85,17 @@ class TensorToWrite(NamedTuple):
 
 
 def make_room(size: int) -> np.ndarray:
-    """So many bytes of aligned memory, uint8 [size]."""
+    """Aligned memory, uint8 [size]."""
     room = np.empty(size + _ALIGNMENT, np.uint8)
     offset = -room.ctypes.data % _ALIGNMENT
     return room[offset : offset + size]
 
 
 def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of a safetensors file under their keys, and the file's metadata.
+    """(key -> tensor, metadata) of a safetensors file.
 
     Raises:
-        UserError: there is no such file, it is cut off or no safetensors file, or has numbers of an unknown format.
+        UserError: the file is missing, truncated or not a safetensors file, or has an unknown number format.
     """
     try:
         with open(path, "rb") as file:
@@ -116,7 +115,7 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
                 raise ValueError(f"the place of {key} does not fit its shape")
             tensors[key], begin = tensor, end
         if 8 + length + begin != size:
-            raise ValueError(f"it has {size} bytes, its header tells of {8 + length + begin}")
+            raise ValueError(f"it has {size} bytes, its header describes {8 + length + begin}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such weight file; the folder is incomplete, copy or make it again") from None
     except UserError:
@@ -130,7 +129,8 @@ def write_tensors(
     path: Path, tensors: Mapping[str, TensorToWrite], *, report: Callable[[int], None] | None = None
 ) -> None:
     """Write a safetensors file, one tensor after the other; `report` is called with the bytes written so far."""
-    header, begin = {"__metadata__": {"format": "pt"}}, 0  # transformers wants to know whose layouts these are
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}  # which transformers requires
+    begin = 0
     for key, (dtype, shape, _) in tensors.items():
         end = begin + math.prod(shape) * dtype.itemsize
         header[key] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
@@ -143,7 +143,7 @@ def write_tensors(
             value = np.asarray(values(), order="C")
             if (value.dtype, value.shape) != (dtype, tuple(shape)):
                 raise ValueError(f"{key} is {value.dtype} {value.shape}, announced was {dtype} {tuple(shape)}")
-            file.write(value.reshape(-1).view(np.uint8))
+            file.write(value.reshape(-1).view(np.uint8).data)
             if report is not None:
                 report(file.tell())
 
@@ -155,7 +155,7 @@ def listed(keys: Iterable[str]) -> str:
 
 
 def _announce(descriptor: int, start: int, size: int) -> None:
-    """Let the system read a tensor, and a little more, while its beginning is being worked on."""
+    """Ask the system to read a tensor, and some of what follows, in advance."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, start, size + _AHEAD, os.POSIX_FADV_WILLNEED)
 

@@ -7,22 +7,13 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from codi_tf.core.errors import UserError
-from codi_tf.models.layers import (
-    Conv2D,
-    Downsample,
-    GroupNorm,
-    PointwiseConv2D,
-    ResnetBlock,
-    SpatialAttention,
-    Upsample,
-)
-
-EPSILON = {"diffusers": 1e-6, "keras_cv": 1e-5}  # of all group normalisations, by `numerics`
+from codi_tf.models.attention import SpatialAttention
+from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, PointwiseConv2D, ResnetBlock, Upsample
+from codi_tf.models.numerics import EPSILON, check_numerics
 
 
 class Posterior(NamedTuple):
-    """The diagonal Gaussian that an image is encoded to; both [B, h, w, latent_channels]."""
+    """The diagonal Gaussian distribution of an image's latent; both arrays are [B, h, w, latent_channels]."""
 
     mean: object
     logvar: object
@@ -72,7 +63,7 @@ class Level(keras.layers.Layer):
 
 
 class Middle(keras.layers.Layer):
-    """Residual block, attention where it is wanted, residual block."""
+    """Residual block, optional attention, residual block."""
 
     def __init__(self, channels: int, *, groups: int, epsilon: float, attention: bool, **kwargs):
         super().__init__(**kwargs)
@@ -100,7 +91,7 @@ class Middle(keras.layers.Layer):
 
 
 class Coder(keras.layers.Layer):
-    """What encoder and decoder share: a convolution in, levels and a middle in either order, a convolution out."""
+    """The common structure of encoder and decoder: convolution, levels and middle in either order, convolution."""
 
     def __init__(
         self, channels_in, channels_out, widths, *, layers_per_block, groups, epsilon, attention, up, **kwargs
@@ -150,9 +141,9 @@ class Coder(keras.layers.Layer):
 class AutoencoderKL(keras.Model):
     """Images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], f = 2 ** (levels - 1) (8 for Stable Diffusion).
 
-    The arguments are the keys of a diffusers `vae/config.json`. `scaling_factor` is kept for the users of the latents:
-    neither `encode` nor `decode` applies it. `numerics` is ours: "diffusers", as in the checkpoints' own training code,
-    or "keras_cv", whose group normalisations have an epsilon of 1e-5 instead of 1e-6.
+    The arguments are the keys of a diffusers `vae/config.json`. `scaling_factor` is stored for the callers: neither
+    `encode` nor `decode` applies it. `numerics` is an argument of ours: "diffusers", as in the code that trained the
+    checkpoints, or "keras_cv", which has an epsilon of 1e-5 instead of 1e-6 in group normalization.
     """
 
     def __init__(
@@ -170,8 +161,7 @@ class AutoencoderKL(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if numerics not in EPSILON:
-            raise UserError(f"vae: numerics is {numerics!r}: use one of {', '.join(EPSILON)}")
+        check_numerics("vae: numerics", numerics)
         self.in_channels, self.out_channels, self.latent_channels = in_channels, out_channels, latent_channels
         self.block_out_channels, self.layers_per_block = tuple(block_out_channels), layers_per_block
         self.norm_num_groups, self.mid_block_add_attention = norm_num_groups, mid_block_add_attention
@@ -200,7 +190,7 @@ class AutoencoderKL(keras.Model):
 
     @property
     def factor(self) -> int:
-        """Pixels a latent position stands for, along each side."""
+        """Pixels per latent position along each side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def build(self, input_shape=None):
@@ -233,6 +223,8 @@ class AutoencoderKL(keras.Model):
             "norm_num_groups",
             "mid_block_add_attention",
             "scaling_factor",
-            *(["numerics"] if self.numerics != "diffusers" else []),  # no key of diffusers: left out where it can be
+            *(
+                ["numerics"] if self.numerics != "diffusers" else []
+            ),  # no key of diffusers: omitted if it is the default
         )
         return {key: getattr(self, key) for key in keys}

@@ -1,7 +1,7 @@
-"""3x3 convolutions of large networks in the form that processors compute fastest; the same sums in another order.
+"""3x3 convolutions of large networks in the form that is fastest on CPUs; the same sums in another order.
 
-Processors lay a convolution's kernel out anew in every call, which costs more than the sums where the kernel is large
-and the map small; and a convolution of an enlarged map multiplies the same numbers several times.
+On CPUs every call rearranges the kernel, which costs more than the sums if the kernel is large and the map small. And a
+convolution of an upsampled map multiplies the same numbers several times.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _plain = contextvars.ContextVar("plain", default=False)
 
 @contextlib.contextmanager
 def plain_convolutions() -> Iterator[None]:
-    """In graphs traced in this block every convolution is one operation on its kernel as it is: for exports."""
+    """In graphs traced in this block every convolution is one operation on its own kernel, for exports."""
     token = _plain.set(True)
     try:
         yield
@@ -36,7 +36,7 @@ def _on_processor() -> bool:
 
 
 def prefers_product(x, kernel) -> bool:
-    """Whether a stride-1 convolution of x [B, H, W, C] is best computed as a product."""
+    """Whether a stride-1 convolution of x [B, H, W, C] is fastest as a matrix product."""
     small = x.shape[1] is not None and x.shape[2] is not None and x.shape[1] * x.shape[2] <= SMALL_MAP
     large = kernel.shape[0] == 3 and math.prod(kernel.shape) >= LARGE_KERNEL
     return small and large and _on_processor()
@@ -54,15 +54,15 @@ def product_convolution(x, kernel, bias):
 
 
 def prefers_phases(x, kernel) -> bool:
-    """Whether a convolution of x [B, H, W, C], doubled, is best computed in four phases."""
+    """Whether a convolution of x [B, H, W, C] after upsampling by 2 is fastest in four phases."""
     return x.shape[1] * x.shape[2] >= SMALL_MAP and kernel.shape[3] >= WIDE and _on_processor()
 
 
 def doubled_convolution(x, kernel, bias):
-    """A 3x3 convolution of the map doubled by repetition, without making it: [B, H, W, C] -> [B, 2 H, 2 W, D].
+    """A 3x3 convolution after nearest-neighbor upsampling by 2, without the upsampled map: -> [B, 2 H, 2 W, D].
 
-    In a doubled map two of three neighbouring rows are equal, and so are two of three columns: each of the four results
-    of a position is a 2x2 convolution of the map with sums of the kernel's rows and columns, 4/9 of the products.
+    Of three neighboring rows of the upsampled map two are equal, as are two of three columns. Each of the four results
+    of a position is therefore a 2x2 convolution with sums of the kernel's rows and columns, with 4/9 of the products.
     """
     height, width = x.shape[1:3]
     x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
@@ -75,6 +75,6 @@ def doubled_convolution(x, kernel, bias):
 
 
 def _pairs(kernel, axis: int):
-    """The sums of a kernel's three rows (or columns) that meet equal ones of a doubled map: before, after."""
+    """The sums of a kernel's rows (or columns) that fall on equal ones of the upsampled map: (before, after)."""
     first, second, third = ops.split(kernel, 3, axis=axis)
     return ops.concatenate([first, second + third], axis=axis), ops.concatenate([first + second, third], axis=axis)

@@ -10,28 +10,15 @@ import numpy as np
 from keras import ops
 
 from codi_tf.core.errors import UserError
-from codi_tf.models.layers import gelu
+from codi_tf.models.activations import ACTIVATIONS
 
-MASKED = -1e9  # added to a score, in float32: its weight becomes 0, and no row is without a number
-
-
-def quick_gelu(x):
-    """x sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with."""
-    return x * ops.sigmoid(1.702 * x)
-
-
-def tanh_gelu(x):
-    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
-    return ops.gelu(x, approximate=True)
-
-
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu, "gelu_pytorch_tanh": tanh_gelu}
+MASKED = -1e9  # added to a score in float32: its weight becomes 0, and the sum of a row stays finite
 
 
 class SelfAttention(keras.layers.Layer):
-    """Multi-head self-attention of x [B, N, D]; if causal, a position sees itself and the ones before.
+    """Multi-head self-attention of x [B, N, D]; if causal, a position attends to itself and earlier ones.
 
-    Scores and weights are float32 whatever the policy.
+    Scores and weights are float32 with any dtype policy.
     """
 
     def __init__(self, channels: int, heads: int, *, causal: bool = True, **kwargs):
@@ -66,7 +53,7 @@ class SelfAttention(keras.layers.Layer):
 
 
 class EncoderLayer(keras.layers.Layer):
-    """Self-attention, then a feed-forward network; each normalised before and added. x is [B, N, D]."""
+    """Self-attention, then a feed-forward network, each with normalization before it and a residual. x is [B, N, D]."""
 
     def __init__(
         self,
@@ -104,17 +91,17 @@ class EncoderLayer(keras.layers.Layer):
 
 
 class TextEncoder(keras.Model):
-    """Token ids int32 [B, N] -> the last hidden states after the final normalisation, float32 [B, N, hidden_size].
+    """Token ids int32 [B, N] -> the last hidden states after the final normalization, float32 [B, N, hidden_size].
 
-    N is static and at most max_position_embeddings (77). What follows the end of the prompt is encoded like any other
-    token, as in Stable Diffusion's training; the mask is causal only.
+    N is static and at most max_position_embeddings (77). Tokens after the end of the prompt are encoded like others,
+    as in Stable Diffusion's training: the only mask is the causal one.
 
     The arguments are the keys of a transformers `text_encoder/config.json`, with the same meaning. The defaults are
-    those of Stable Diffusion 1.x; `hidden_act` is "quick_gelu" (1.x), "gelu" (2.x) or "gelu_pytorch_tanh" (what KerasCV
-    makes of 2.x).
+    those of Stable Diffusion 1.x; `hidden_act` is "quick_gelu" (1.x), "gelu" (2.x) or "gelu_pytorch_tanh" (KerasCV's
+    variant of 2.x).
 
     Raises:
-        UserError: an unknown activation, or channels that the heads do not divide.
+        UserError: an unknown activation, or a hidden_size that is not a multiple of the heads.
     """
 
     def __init__(

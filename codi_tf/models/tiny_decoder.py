@@ -8,11 +8,11 @@ from keras import ops
 from codi_tf.core.errors import UserError
 from codi_tf.models.layers import Conv2D, upsample_nearest
 
-BOUND = 3.0  # latents are taken as BOUND tanh(z / BOUND)
+BOUND = 3.0  # latents are limited to BOUND tanh(z / BOUND)
 
 
 class TinyBlock(keras.layers.Layer):
-    """relu(x + conv(relu(conv(relu(conv(x)))))), without normalisation. [B, H, W, channels]."""
+    """relu(x + conv(relu(conv(relu(conv(x)))))), without normalization. [B, H, W, channels]."""
 
     def __init__(self, channels: int, **kwargs):
         super().__init__(**kwargs)
@@ -32,7 +32,7 @@ class TinyBlock(keras.layers.Layer):
 
 
 class DoubledConv2D(Conv2D):
-    """A convolution of the map doubled by repetition, whose height and width must be static."""
+    """A convolution of the map after nearest-neighbor upsampling by 2; height and width must be static."""
 
     def call(self, inputs):
         return super().call(upsample_nearest(inputs))
@@ -42,15 +42,15 @@ class TinyDecoder(keras.Model):
     """Scaled latents [B, h, w, latent_channels] -> images [B, f h, f w, out_channels], about [-1, 1], not clipped.
 
     f is 2 ** (levels - 1), 8 for Stable Diffusion. The arguments are the decoder's keys in the `config.json` of
-    diffusers' AutoencoderTiny; the latents are those that the UNet makes, as there.
+    diffusers' AutoencoderTiny; latents are scaled, as there.
 
     Args:
-        latent_channels, out_channels: of latents and images.
-        decoder_block_out_channels: the width of each level, smallest map first; all the same.
-        num_decoder_blocks: the residual blocks of each level.
+        latent_channels, out_channels: channels of latents and images.
+        decoder_block_out_channels: the width of each level, smallest map first; all must be equal.
+        num_decoder_blocks: the number of residual blocks of each level.
 
     Raises:
-        UserError: widths that differ, or another number of them than levels; a number of blocks that is none.
+        UserError: the widths differ, do not match the number of levels, or a number of blocks is invalid.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TinyDecoder(keras.Model):
         _check(self.decoder_block_out_channels, self.num_decoder_blocks)
         width = self.width = self.decoder_block_out_channels[0]
         self.conv_in, self.body = Conv2D(width, name="decoder.layers.0"), []
-        place = 2  # in diffusers' row of layers, where activations and enlargements count
+        place = 2  # index in diffusers' list of layers, which includes activations and upsampling
         for level, blocks in enumerate(self.num_decoder_blocks):
             if level:
                 self.body.append(DoubledConv2D(width, use_bias=False, name=f"decoder.layers.{place + 1}"))
@@ -80,7 +80,7 @@ class TinyDecoder(keras.Model):
 
     @property
     def factor(self) -> int:
-        """Pixels a latent position stands for, along each side."""
+        """Pixels per latent position along each side."""
         return 2 ** (len(self.num_decoder_blocks) - 1)
 
     def build(self, input_shape=None):
@@ -102,11 +102,11 @@ class TinyDecoder(keras.Model):
 def _check(widths: tuple, blocks: tuple) -> None:
     if not blocks or not all(type(n) is int and n >= 0 for n in blocks):
         raise UserError(
-            f"num_decoder_blocks is {blocks}: it must be the blocks of each level, for example (3, 3, 3, 1)"
+            f"num_decoder_blocks is {blocks}: it must give the number of blocks of each level, for example (3, 3, 3, 1)"
         )
     if len(widths) != len(blocks):
         raise UserError(
-            f"decoder_block_out_channels is {widths}, num_decoder_blocks {blocks}: they must be of one length"
+            f"decoder_block_out_channels is {widths}, num_decoder_blocks {blocks}: they must have the same length"
         )
     if not all(type(n) is int and n > 0 for n in widths) or len(set(widths)) > 1:
-        raise UserError(f"decoder_block_out_channels is {widths}: all levels have one and the same width")
+        raise UserError(f"decoder_block_out_channels is {widths}: all levels must have the same width")

@@ -1,4 +1,4 @@
-"""Stable Diffusion's UNet in three parts, encode / middle / decode, so that an adapter can act between them."""
+"""Stable Diffusion's UNet in three parts, encode / middle / decode, between which an adapter can act."""
 
 from __future__ import annotations
 
@@ -8,31 +8,24 @@ import tensorflow as tf
 from keras import ops
 
 from codi_tf.core.errors import UserError
-from codi_tf.models.layers import (
-    Conv2D,
-    Downsample,
-    GroupNorm,
-    ResnetBlock,
-    SpatialTransformer,
-    TimeEmbedding,
-    Upsample,
-    guidance_features,
-)
+from codi_tf.models.attention import SpatialTransformer
+from codi_tf.models.embeddings import TimeEmbedding, guidance_features
+from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, ResnetBlock, Upsample
+from codi_tf.models.numerics import check_numerics
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
-NUMERICS = ("diffusers", "keras_cv")
 
 
 class Block(keras.layers.Layer):
-    """Residual blocks at one resolution, each followed by a transformer where there are any.
+    """Residual blocks at one resolution; a transformer follows each of the first `transformers` blocks.
 
     Args:
-        channels_in: residual block i maps channels_in[i] to channels.
-        channels: of the block.
-        time_channels: of the time embedding.
-        groups: of the group normalisations.
-        transformers: how many of the residual blocks a transformer follows.
+        channels_in: the input channels of each residual block.
+        channels: the output channels of each residual block.
+        time_channels: the channels of the time embedding.
+        groups: the groups of group normalization.
+        transformers: the number of transformers.
         transformer: the arguments of the transformers.
     """
 
@@ -55,15 +48,15 @@ class Block(keras.layers.Layer):
             layer.build()
 
     def stage(self, i: int, h, temb, context):
-        """Residual block i and the transformer after it; the backward pass may compute them again."""
+        """Residual block i and the transformer after it; the backward pass recomputes them if `recompute` is set."""
 
         def run(h, temb, context):
             h = self.resnets[i](h, temb)
             return self.attentions[i](h, context) if i < self.transformers else h
 
         if (self.recompute or self.variable_dtype != self.compute_dtype) and not tf.executing_eagerly():
-            # A call of its own: TensorFlow would otherwise find that what is computed again was computed before, and
-            # keep it; and casts of weights depend on nothing, so that the graph would cast those of all blocks at once.
+            # A function of its own. Without it TensorFlow merges the recomputation with the first computation and keeps
+            # the results, and it casts the weights of all blocks at once, because the casts depend on nothing.
             run = tf.function(run, autograph=False, experimental_attributes={"_noinline": True})
         return (keras.remat(run) if self.recompute else run)(h, temb, context)
 
@@ -73,7 +66,7 @@ class Block(keras.layers.Layer):
 
 
 class DownBlock(Block):
-    """Encoder block. Returns the features that the decoder will take as skips, the last of them the way on."""
+    """Encoder block. Returns its skips for the decoder; the last one is also the input of the next block."""
 
     def __init__(self, *args, downsample: bool, **kwargs):
         super().__init__(*args, **kwargs)
@@ -108,7 +101,7 @@ class MiddleBlock(Block):
 
 
 class UpBlock(Block):
-    """Decoder block: every residual block takes one skip, joined to the channels."""
+    """Decoder block: each residual block takes one skip, concatenated to the channels."""
 
     def __init__(self, *args, upsample: bool, **kwargs):
         super().__init__(*args, **kwargs)
@@ -133,7 +126,7 @@ class UNetEncoder(keras.Model):
     """The part of the UNet that CoDi duplicates: time embedding, encoder and middle block.
 
     The arguments are the keys of a diffusers `unet/config.json`, with the same meaning; `attention_head_dim` is, as
-    there, the number of heads (one number, or one a level). `numerics` is ours: see `SpatialTransformer`.
+    there, the number of heads (one number, or one per level). `numerics` is our own: see `SpatialTransformer`.
     """
 
     def __init__(
@@ -158,13 +151,12 @@ class UNetEncoder(keras.Model):
         if len(down_block_types) != levels or len(heads) != levels:
             raise UserError(
                 f"unet: block_out_channels has {levels} levels, but down_block_types {len(down_block_types)} "
-                f"and attention_head_dim {len(heads)}: give one entry a level"
+                f"and attention_head_dim {len(heads)}: give one entry per level"
             )
         for kind in down_block_types:
             if kind not in DOWN_BLOCKS:
                 raise UserError(f"unet: unknown down block {kind!r}: use one of {', '.join(DOWN_BLOCKS)}")
-        if numerics not in NUMERICS:
-            raise UserError(f"unet: numerics is {numerics!r}: use one of {', '.join(NUMERICS)}")
+        check_numerics("unet: numerics", numerics)
         self.in_channels, self.block_out_channels = in_channels, tuple(block_out_channels)
         self.down_block_types, self.layers_per_block = tuple(down_block_types), layers_per_block
         self.attention_head_dim, self.cross_attention_dim = attention_head_dim, cross_attention_dim
@@ -194,7 +186,7 @@ class UNetEncoder(keras.Model):
         )
 
     def _block(self, heads: int) -> dict:
-        """What blocks with so many heads have in common."""
+        """The common arguments of blocks with this number of heads."""
         return {
             "time_channels": 4 * self.block_out_channels[0],
             "groups": self.norm_num_groups,
@@ -208,8 +200,13 @@ class UNetEncoder(keras.Model):
         }
 
     @property
+    def blocks(self) -> list[Block]:
+        """All blocks, in the order of the forward pass."""
+        return [*self.down_blocks, self.mid_block]
+
+    @property
     def skip_channels(self) -> list[int]:
-        """The channels of the skips, in the order of their making."""
+        """The channels of the skips, in the order of the forward pass."""
         widths = [self.block_out_channels[0]]
         for block in self.down_blocks:
             widths += [block.channels] * (self.layers_per_block + int(block.downsample))
@@ -217,14 +214,14 @@ class UNetEncoder(keras.Model):
 
     @property
     def feature_count(self) -> int:
-        """The number of encoder features: every skip and the middle block's output."""
+        """The number of encoder features: all skips and the output of the middle block."""
         return len(self.skip_channels) + 1
 
     def copy_encoder(self, unet: UNet) -> None:
         """Copy the weights that this encoder shares with a UNet.
 
-        Where this one has more input channels (a mask beside the latent), the kernel of the first convolution is copied
-        for those of the UNet and zero for the others; where it has fewer, the UNet's first ones are taken.
+        If this encoder has more input channels (a mask beside the latent), the first convolution's kernel is zero for
+        the additional ones; if it has fewer, it takes the UNet's first ones.
         """
         own = {path_below(self, v): v for v in self.variables}
         for variable in unet.variables:
@@ -243,19 +240,18 @@ class UNetEncoder(keras.Model):
             layer.build()
 
     def recompute_blocks(self, recompute: bool = True) -> None:
-        """Gradient checkpointing: the backward pass computes the blocks' insides again, so that they need not be kept.
+        """Gradient checkpointing: the backward pass recomputes the activations inside blocks instead of storing them.
 
         It costs about one more forward pass.
         """
-        for layer in self._flatten_layers():
-            if isinstance(layer, Block):
-                layer.recompute = recompute
+        for block in self.blocks:
+            block.recompute = recompute
 
     def encode(self, z_t, temb, context, hint=None, residuals=None):
-        """Latents [B, h, w, C], time embedding and prompt [B, M, D] -> list of skips, in the order of their making.
+        """Latents [B, h, w, C], time embedding and prompt [B, M, D] -> list of skips, in the order of the forward pass.
 
-        A hint [B, h, w, channels of the first level], where there is one, is added to the first of them; residuals, one
-        a level, to what the level's last residual block makes.
+        A hint [B, h, w, channels of the first level] is added to the first skip; residuals, one per level, are added to
+        the output of the level's last residual block.
         """
         first = self.conv_in(z_t)
         skips = [first if hint is None else first + hint]
@@ -277,7 +273,7 @@ class UNetEncoder(keras.Model):
         return {"name": self.name, **self.encoder_config()}
 
     def encoder_config(self) -> dict:
-        """The arguments that an encoder of the same shape is made with (those of the duplicate, which sees no w)."""
+        """The arguments of an encoder of the same shape, without the guidance input."""
         keys = (
             "in_channels",
             "block_out_channels",
@@ -288,7 +284,9 @@ class UNetEncoder(keras.Model):
             "norm_num_groups",
             "use_linear_projection",
             "upcast_attention",
-            *(["numerics"] if self.numerics != "diffusers" else []),  # no key of diffusers: left out where it can be
+            *(
+                ["numerics"] if self.numerics != "diffusers" else []
+            ),  # no key of diffusers: omitted if it is the default
         )
         return {key: getattr(self, key) for key in keys}
 
@@ -296,9 +294,9 @@ class UNetEncoder(keras.Model):
 class UNet(UNetEncoder):
     """The whole UNet: z_t [B, h, w, C], t int [B], context [B, M, D] -> [B, h, w, out_channels].
 
-    What the output means (noise, velocity or signal) is the checkpoint's affair, not the network's. Height and width
-    must be multiples of 2 ** (levels - 1); `sample_size` is the one that the checkpoint was trained for, if known. A
-    network with `time_cond_proj_dim` takes the guidance, float [B] or [1], as its last argument; 1 is none.
+    The checkpoint decides what the output is: noise, velocity or signal. Height and width must be multiples of
+    2 ** (levels - 1); `sample_size` is the one that the checkpoint was trained for, if known. A network with
+    `time_cond_proj_dim` takes the guidance, float [B] or [1], as its last argument; 1 means no guidance.
     """
 
     def __init__(
@@ -346,6 +344,10 @@ class UNet(UNetEncoder):
         self.conv_norm_out.build((None, None, None, self.block_out_channels[0]))
         self.conv_out.build((None, None, None, self.block_out_channels[0]))
 
+    @property
+    def blocks(self) -> list[Block]:
+        return [*super().blocks, *self.up_blocks]
+
     def decode(self, h, skips, temb, context):
         """The middle block's output and the skips -> the network's output [B, h, w, out_channels], float32."""
         skips = list(skips)
@@ -355,7 +357,7 @@ class UNet(UNetEncoder):
         return ops.cast(self.conv_out(ops.silu(self.conv_norm_out(h))), "float32")
 
     def embed_time(self, t, guidance=None):
-        """Times int [B] or [1] and, where the network takes it, the guidance float [B] or [1] -> time embedding."""
+        """Times int [B] or [1], and the guidance float [B] or [1] if the network takes it -> time embedding."""
         if self.time_cond_proj_dim is None:
             return self.time_embedding(t)
         weight = ops.zeros((1,)) if guidance is None else guidance - 1.0
@@ -372,5 +374,5 @@ class UNet(UNetEncoder):
 
 
 def path_below(layer: keras.layers.Layer, variable) -> str:
-    """The path of a variable below a layer that holds it."""
+    """The path of a variable below a layer that contains it."""
     return variable.path.split(f"{layer.name}/", 1)[1]

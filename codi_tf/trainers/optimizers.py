@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from codi_tf.core import replicas
+from codi_tf.core.keras_internals import has_weight_decay, moments_of, trainable_variables_of, with_gradients
 
 
 class FusedAdamW(keras.optimizers.Adam):
@@ -31,9 +32,9 @@ class FusedAdamW(keras.optimizers.Adam):
     def apply(self, grads, trainable_variables=None):
         """One update of variables by their gradients; see the class for tf.distribute."""
         if not self.built:
-            self.build(list(trainable_variables))
-        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
-        gradients, variables = self._filter_empty_gradients(grads, variables)
+            self.build(list(trainable_variables or ()))
+        variables = trainable_variables_of(self) if trainable_variables is None else list(trainable_variables)
+        gradients, variables = with_gradients(self, grads, variables)
         if self.global_clipnorm:
             gradients, _ = tf.clip_by_global_norm(gradients, self.global_clipnorm)
         rate = tf.cast(self.learning_rate, tf.float32)
@@ -41,18 +42,18 @@ class FusedAdamW(keras.optimizers.Adam):
         k = tf.cast(self.iterations.value + 1, tf.float32)
         powers = [tf.pow(beta, k) for beta in (self.beta_1, self.beta_2)]
         for gradient, variable in zip(gradients, variables, strict=True):
-            if self.weight_decay is not None and self._use_weight_decay(variable):
+            if self.weight_decay is not None and has_weight_decay(self, variable):
                 replicas.move(variable, 0.0, rate * self.weight_decay)
             self._update(gradient, variable, rate, powers)
         replicas.assign_add(self.iterations, 1)
 
     def _update(self, gradient, variable, rate, powers) -> None:
-        index, kind = self._get_variable_index(variable), variable.value.dtype
+        (momentum, velocity), kind = moments_of(self, variable), variable.value.dtype
         beta1_power, beta2_power = (tf.cast(power, kind) for power in powers)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.value.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
+            m=momentum.value.handle,
+            v=velocity.value.handle,
             beta1_power=beta1_power,
             beta2_power=beta2_power,
             lr=tf.cast(rate, kind),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
@@ -15,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from codi_tf.core.errors import UserError
 from codi_tf.io.files import whole_file
+from codi_tf.io.hashing import arrays_sha256
 from codi_tf.trainers.trainer import Trainer
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
@@ -141,10 +141,7 @@ def _assign(trainer: Trainer, values: dict[str, np.ndarray], path: Path) -> None
 
 
 def _digest(values: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(values):
-        digest.update(np.ascontiguousarray(values[key]).view(np.uint8).reshape(-1).data)
-    return digest.hexdigest()
+    return arrays_sha256(values[key] for key in sorted(values))
 
 
 def _sync(path: Path) -> None:

@@ -5,15 +5,10 @@ from __future__ import annotations
 import numpy as np
 from keras import ops
 
+from codi_tf.models.attention import Attention, SpatialAttention, SpatialTransformer
 from codi_tf.models.autoencoder import Coder, Level
-from codi_tf.models.layers import (
-    Attention,
-    ResnetBlock,
-    SpatialAttention,
-    SpatialTransformer,
-    TimeEmbedding,
-    time_features,
-)
+from codi_tf.models.embeddings import TimeEmbedding, time_features
+from codi_tf.models.layers import ResnetBlock
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.tiny_decoder import BOUND, TinyBlock, TinyDecoder
 from codi_tf.models.unet import Block, UNet, UNetEncoder

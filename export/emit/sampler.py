@@ -15,7 +15,7 @@ from keras import ops
 from codi_tf.diffusion.grid import Grid
 from codi_tf.diffusion.process import bounded, coefficients, predict
 from codi_tf.model import CoDi
-from codi_tf.models.layers import guidance_features
+from codi_tf.models.embeddings import guidance_features
 from codi_tf.tasks import Task
 from export.emit import adapted, networks
 from export.emit.graph import Graph, Value

@@ -6,7 +6,6 @@ Imports no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codi_tf.core.errors import UserError
+from codi_tf.io.hashing import file_sha256
 from export.formats import FORMATS
 from export.formats.format import SIGNATURE, GraphFile
 
@@ -109,7 +109,7 @@ def read_package(folder: Path) -> Package:
     for name, digest in files.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: is missing; copy the whole package again")
-        if sha256(folder / name) != digest:
+        if file_sha256(folder / name) != digest:
             raise UserError(f"{folder / name}: is damaged or changed (SHA-256); copy the package or export again")
     return package
 
@@ -173,12 +173,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None:
         raise UserError(f"--size is {text!r}: give one side, or HEIGHTxWIDTH, for example 64 or 64x96")
     return int(match[1]), int(match[2] or match[1])
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> dict | None:

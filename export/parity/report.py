@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codi_tf.io.weights import write_json
+from codi_tf.io.json_files import write_json
 from export.emit import sampler
 from export.emit.counting import Counting
 from export.formats import FORMATS

@@ -72,7 +72,7 @@ def _package(folder: Path) -> Files:
 
 def _vocabulary(tokenizer: Tokenizer) -> bytes:
     """A tokenizer in the form that page/tokenizer.js takes, whatever the form of its files."""
-    known = {"vocabulary": tokenizer.vocabulary, "merges": [" ".join(pair) for pair in tokenizer.ranks]}
+    known = {"vocabulary": tokenizer.vocabulary, "merges": [" ".join(pair) for pair in tokenizer.merges]}
     return json.dumps({**known, "padding": tokenizer.padding, "special": tokenizer.special}).encode()
 
 

@@ -21,8 +21,11 @@ from codi_tf.checkpoints.tokenizer import END, LENGTH, Tokenizer
 from codi_tf.core.arguments import as_prompts
 from codi_tf.core.errors import UserError
 from codi_tf.io.images import to_uint8
-from codi_tf.io.weights import CONFIG, Origin, make_from, read_json
-from codi_tf.models.text_encoder import ACTIVATIONS, EncoderLayer, TextEncoder
+from codi_tf.io.json_files import read_json
+from codi_tf.io.layouts import Origin
+from codi_tf.io.weights import CONFIG, make_from
+from codi_tf.models.activations import ACTIVATIONS
+from codi_tf.models.text_encoder import EncoderLayer, TextEncoder
 
 PREPROCESSOR = "preprocessor_config.json"
 # Of a vision_config: what missing keys mean to transformers.

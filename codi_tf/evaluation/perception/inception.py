@@ -20,8 +20,9 @@ from keras import ops
 from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.networks import refuse_pickles
 from codi_tf.core.errors import UserError
+from codi_tf.io.layouts import Layout, Origin
 from codi_tf.io.tensor_files import read_header
-from codi_tf.io.weights import Layout, Origin, make_from
+from codi_tf.io.weights import make_from
 
 SIDE = 299
 KERAS = "keras"
