@@ -54,6 +54,14 @@ def test_as_a_process_it_loads_no_tensorflow_for_its_list():
     assert done.returncode == 2 and done.stderr == "error: unknown command 'trian': did you mean 'train'?\n"
 
 
+@pytest.fixture
+def bundle(tmp_path):
+    """Enough of one for the options to be checked."""
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "codi.json").write_text("{}")
+    return tmp_path / "bundle"
+
+
 def test_each_program_names_the_other(bundle, tmp_path):
     """A checkpoint is not restored from, and a bundle makes no image from a prompt alone."""
     out = ["--out", str(tmp_path / "out.png")]
