@@ -241,8 +241,8 @@ def test_a_base_decodes_through_it_and_encodes_as_before(base):
     ("options", "said"),
     [
         ({**SMALL, "latent_channels": 8}, "the decoder's latents have 8 channels, the autoencoder's 4"),
-        (DECODERS["as TAESD"], "the decoder's latents are 8 times smaller than pictures, the autoencoder's 4"),
-        ({**SMALL, "out_channels": 1}, "the decoder's pictures have 1 channels, the autoencoder's 3"),
+        (DECODERS["as TAESD"], "the decoder's latents are 8 times smaller than images, the autoencoder's 4"),
+        ({**SMALL, "out_channels": 1}, "the decoder's images have 1 channels, the autoencoder's 3"),
     ],
 )
 def test_a_decoder_of_other_latents_is_refused(base, options, said):
@@ -463,7 +463,7 @@ def test_an_autoencoder_alone_will_do_as_a_base(vae_folder, tmp_path):
         (
             {"network": {}},
             {},
-            "method.network: the decoder's latents are 8 times smaller than pictures, the autoencoder's 4: take one",
+            "method.network: the decoder's latents are 8 times smaller than images, the autoencoder's 4: take one",
         ),
         ({}, {"data": {"image_size": 32}, "base": "no/such/base"}, "no/such/base: no such model folder"),
         ({"perceptual_weight": 1, "features": "none"}, {}, "none/config.json: no such file"),
