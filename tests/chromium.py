@@ -8,6 +8,7 @@ import http.server
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,7 +134,11 @@ class Chromium:
 
     def wait(self, condition: str, seconds: float = LIMIT) -> None:
         """Until an expression is true."""
-        self.page.wait_for_function(condition, timeout=1000 * seconds, polling=20)
+        # Not by Playwright's wait_for_function: the page's security policy forbids what it does.
+        until = time.monotonic() + seconds
+        while not self.evaluate(condition):
+            assert time.monotonic() < until, f"not within {seconds} s: {condition}; {self.page.inner_text('body')!r}"
+            self.page.wait_for_timeout(20)
 
     def choose(self, selector: str, path: Path) -> None:
         """Choose a file in an input."""

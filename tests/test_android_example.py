@@ -93,7 +93,10 @@ def alike(found: np.ndarray, expected: np.ndarray) -> bool:
     return np.abs(found - expected).max() <= 1 and np.mean(found != expected) < 0.02
 
 
-@pytest.mark.parametrize("weights", ["float32", "float16", "int8", "int8_weight_only"])
+@pytest.mark.parametrize(
+    "weights",
+    ["float32", "int8", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("float16", "int8_weight_only"))],
+)
 def test_the_picture_is_that_of_export_run(restore, model, photo, tmp_path, weights):
     package = written(tmp_path / "package", model, weights=weights)
     first, expected = both(restore, package, photo, 0)

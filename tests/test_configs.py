@@ -51,7 +51,14 @@ def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
     return overrides
 
 
-@pytest.mark.parametrize("path", FILES, ids=[file.stem for file in FILES])
+QUICK = ("photos_codi", "photos_guided_2", "photos_vae", "photos_decoder", "sd15_editing_finetune")
+
+
+def one_of(file: Path):
+    return pytest.param(file, id=file.stem, marks=() if file.stem in QUICK else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", map(one_of, FILES))
 def test_it_runs_one_step(path, base_folder, tuned_bundle, tmp_path):
     """Its network, task, prompts, method and optimizer; see `small`."""
     experiment = config.load(path, small(path, base_folder, tuned_bundle, tmp_path))

@@ -107,7 +107,7 @@ def test_unet(format, variant, tmp_path, random):
 
 @EVERY
 @pytest.mark.parametrize("adapter", ["mu", "controlnet", "t2i"])
-@pytest.mark.parametrize("task", ["super_resolution", "inpainting"])
+@pytest.mark.parametrize("task", ["super_resolution", pytest.param("inpainting", marks=pytest.mark.slow)])
 def test_the_whole_sampler_with_every_adapter(format, adapter, task, tmp_path, random):
     model = codi_tf.CoDi(make_base(), adapter=adapter, task=task, image_size=16)
     randomize(model.student.adapter.variables)
