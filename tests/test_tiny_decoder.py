@@ -187,7 +187,10 @@ def test_every_key_of_diffusers_is_known_with_its_default():
         ({"upsampling_scaling_factor": 4}, "upsampling_scaling_factor is 4, which is not supported: only 2 is"),
         ({"scaling_factor": 0.5}, "scaling_factor is 0.5, which is not supported"),
         ({"latent_channels": 0}, "latent_channels is 0: it must be a whole number above 0"),
-        ({"decoder_block_out_channels": [8, 8]}, r"is \(8, 8\), num_decoder_blocks \(1, 2, 1\): they must be of one"),
+        (
+            {"decoder_block_out_channels": [8, 8]},
+            r"is \(8, 8\), num_decoder_blocks \(1, 2, 1\): they must have the same length",
+        ),
         ({"decoder_block_out_channels": [8, 8, 16]}, r"is \(8, 8, 16\): all levels must have the same width"),
         ({"num_decoder_blocks": [1, 2, 0.5]}, r"num_decoder_blocks is \(1, 2, 0.5\): it must be"),
         ({"num_decoder_blocks": []}, r"num_decoder_blocks is \(\): it must be"),

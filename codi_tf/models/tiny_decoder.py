@@ -102,7 +102,7 @@ class TinyDecoder(keras.Model):
 def _check(widths: tuple, blocks: tuple) -> None:
     if not blocks or not all(type(n) is int and n >= 0 for n in blocks):
         raise UserError(
-            f"num_decoder_blocks is {blocks}: it must give the number of blocks of each level, for example (3, 3, 3, 1)"
+            f"num_decoder_blocks is {blocks}: it must be the number of blocks of each level, such as (3, 3, 3, 1)"
         )
     if len(widths) != len(blocks):
         raise UserError(
