@@ -449,12 +449,12 @@ def test_what_was_measured_without_replicates_is_measured_again(workplace, evalu
 # --- the report
 
 
-def no_yardevaluator(task, split):
+def no_evaluator(task, split):
     raise AssertionError("references are there")
 
 
 def test_a_report_of_nothing(folder, page, shown):
-    report.write(folder, page, evaluator=no_yardevaluator)
+    report.write(folder, page, shown, evaluator=no_evaluator)
     text = page.read_text()
     assert text.startswith(f"above\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nbelow\n")
     assert (
@@ -470,7 +470,7 @@ def test_a_report_of_trials(folder, page, shown):
     trials = [trial for trial in TRIALS if trial.row == "codi" and trial.name in names]
     for trial, figure in zip(trials, (30.0, 20.0, 25.0), strict=True):
         put_trial(folder, trial, figure)
-    report.write(folder, page, evaluator=no_yardevaluator)
+    report.write(folder, page, shown, evaluator=no_evaluator)
     lines = [line for line in page.read_text().splitlines() if line.startswith("| CoDi | rate")]
     assert len(lines) == 3
     assert ["**best**" in line for line in lines] == [False, True, False]
@@ -517,14 +517,14 @@ def test_results_of_other_settings_are_named(folder, page, shown, evaluator):
     about["stages"][-1]["train"]["learning_rate"] *= 2
     path.write_text(json.dumps(about))
     make_references(folder, TASKS[0], evaluator)
-    report.write(folder, page, evaluator=no_yardevaluator)
+    report.write(folder, page, shown, evaluator=no_evaluator)
     assert "other settings than the plan has now: super_resolution/codi_half, seed 0." in page.read_text()
 
 
 def test_a_page_without_marks_is_left_alone(folder, page, shown):
     page.write_text("by hand\n")
     with pytest.raises(UserError, match="results.md: has no <!-- study: begin --> before <!-- study: end -->"):
-        report.write(folder, page, evaluator=no_yardevaluator)
+        report.write(folder, page, shown, evaluator=no_evaluator)
     assert page.read_text() == "by hand\n" and not folder.exists()
 
 
