@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # two workers, two cores
@@ -68,6 +69,9 @@ def give_memory_back():
         ctypes.CDLL(None).malloc_trim(0)
 
 
+SLOW = Path(__file__).with_name("slow.txt")
+
+
 def pytest_xdist_auto_num_workers(config) -> int:
     """One worker a processor, as far as the memory goes: each may hold 5 GB."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -75,7 +79,11 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests come first: no worker is left alone with one of them at the end."""
+    """The tests of slow.txt are slow. Files with slow tests come first: no worker is left alone with one at the end."""
+    listed = {line for line in SLOW.read_text("utf-8").splitlines() if not line.startswith("#")}
+    for item in items:
+        if item.nodeid.removeprefix("tests/") in listed:
+            item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
