@@ -512,7 +512,7 @@ REFUSALS = {
     "index broken": (index_broken, "holds no weight_map of keys and file names"),
     "another class": (
         lambda f: edited(f / UNET_CONFIG, _class_name="UNet3DConditionModel"),
-        "a UNet3DConditionModel, where",
+        "a UNet3DConditionModel, expected a UNet2DConditionModel",
     ),
     "scale and shift": (
         lambda f: edited(f / UNET_CONFIG, resnet_time_scale_shift="scale_shift"),
