@@ -513,7 +513,7 @@ REFUSALS = {
     "index broken": (index_broken, "holds no weight_map of keys and file names"),
     "another class": (
         lambda f: edited(f / UNET_CONFIG, _class_name="UNet3DConditionModel"),
-        "a UNet3DConditionModel, where",
+        "a UNet3DConditionModel, expected a UNet2DConditionModel",
     ),
     "scale and shift": (
         lambda f: edited(f / UNET_CONFIG, resnet_time_scale_shift="scale_shift"),
@@ -729,7 +729,7 @@ def test_a_mistake_is_a_line_and_the_target_is_not_made(folder, tmp_path, monkey
 def test_an_unwritable_target_and_a_missing_source_are_told_at_once(folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     for source, target, said in (
-        (folder, tmp_path / "file" / "x", "nothing can be written"),
+        (folder, tmp_path / "file" / "x", "cannot write into"),
         (tmp_path / "no", "x", "no such"),
     ):
         status, out, err = run(monkeypatch, capsys, source, target)
