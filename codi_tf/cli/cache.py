@@ -83,7 +83,7 @@ def encode(
     batch = math.gcd(shard, ENCODED)
     options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
     batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
-    encode_batch, batches, last = encoder(base, encode_condition), None, None
+    encode_batch, batches, last = encoder(base, encode_condition), iter(()), None
     for number in missing:
         if last is None or number != last + 1:  # otherwise the iterator is at the right place
             batches = iter(batches_from(start_step=number * shard // batch))
@@ -107,6 +107,7 @@ def _encoder(experiment: config.Experiment, task):
 
     if task is None:
         base, _ = experiment.method.load(experiment.base)
+        assert base is not None  # the method is trained on latents
         return base, "latent", None
     base, adapter = load_base_and_adapter(experiment, task)
     kind = ADAPTERS[adapter] if isinstance(adapter, str) else adapter

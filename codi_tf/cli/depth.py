@@ -50,7 +50,7 @@ def estimate(
     Raises:
         UserError: the network's output is no map, constant, or not finite.
     """
-    pixels = (resize(image, *size) - np.float32(mean)) / np.float32(std)  # [h, w, 3]
+    pixels = (resize(image, *size) - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)  # [h, w, 3]
     depth = _as_map(network(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])))
     near = depth_files.checked_nearness("the network's map", depth_files.nearness(depth, kind))
     return resize(depth_files.as_picture(near)[..., :1], *image.shape[:2])[..., 0]
@@ -59,7 +59,11 @@ def estimate(
 def size_for(height: int, width: int, shorter: int, multiple: int) -> tuple[int, int]:
     """The image's size with its shorter side as given, each side the nearest multiple, one multiple at least."""
     scale = shorter / min(height, width)
-    return tuple(max(1, round(side * scale / multiple)) * multiple for side in (height, width))
+
+    def scaled(side: int) -> int:
+        return max(1, round(side * scale / multiple)) * multiple
+
+    return scaled(height), scaled(width)
 
 
 class OnnxNetwork:
@@ -181,7 +185,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.depth") -> None:
     for done, (name, file) in enumerate(wanted.items(), start=1):
         try:
             image = read_image(file)
-            size = network.size or size_for(*image.shape[:2], shorter, multiple)
+            size = network.size or size_for(*image.shape[:2], shorter=shorter, multiple=multiple)
             near = estimate(image, network, size, mean=options.mean, std=options.std, kind=options.kind)
         except UserError as error:  # one bad image does not stop the others
             failures.append((file.name, error))

@@ -32,7 +32,7 @@ def _options(texts: list[str]) -> dict:
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
-    parser = ArgumentParser(prog=prog, description=__doc__.split("\n\n")[1])
+    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--data", default=EMBEDDED, help="photos (default), a folder, shards, a TFDS name")
     parser.add_argument("--split", choices=SPLITS, default="heldout", help="heldout (default), train or all")

@@ -69,7 +69,7 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
 
 
 def main(arguments: list[str], prog: str = "codi restore") -> None:
-    parser = ArgumentParser(prog=prog, description=__doc__.partition("\n\n")[2])
+    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     add_shared_options(
         parser, model="folder of a trained model", prompt="what to show, of a model whose base has a text encoder"
     )

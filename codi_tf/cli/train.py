@@ -92,11 +92,11 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
             if sums["skipped"]:
                 _judge(trainer, settings, range(step - count, step), sums["skipped"], save_now)
             stop = sums.pop(STOP)
-            if chief:
+            if monitor is not None:
                 monitor.step(step, count, sums)
             if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
                 writer.save(step)
-            progress.update(step, monitor.note if chief else "")
+            progress.update(step, monitor.note if monitor is not None else "")
             # Several workers stop together: they exchange the wish at the start of a call.
             if (stop or (alone and stop_asked.is_set())) and step < settings.steps:
                 save_now()

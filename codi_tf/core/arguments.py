@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 from codi_tf.core.errors import UserError
 
 
-def whole_number(name: str, value: object, low: int, high: int) -> int:
+def whole_number(name: str, value: Any, low: int, high: int) -> int:
     """A whole number of any type, from low to high, as an int. Raises UserError that calls the value `name`."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -21,7 +22,7 @@ def whole_number(name: str, value: object, low: int, high: int) -> int:
 
 def as_prompts(prompts: str | Sequence[str]) -> list[str]:
     """One prompt or several, as a list. Raises UserError for no prompt, or one that is not a str."""
-    several = [prompts] if isinstance(prompts, str) or not hasattr(prompts, "__iter__") else list(prompts)
+    several: list[Any] = [prompts] if isinstance(prompts, str) or not hasattr(prompts, "__iter__") else list(prompts)
     if not several:
         raise UserError("there is no prompt: give at least one")
     for prompt in several:

@@ -6,7 +6,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from codi_tf.core.errors import Interrupted, UserError, user_errors
 from codi_tf.core.quiet import quiet_import
@@ -50,6 +50,14 @@ def run_command(main: Callable[[list[str]], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+@overload
+def start_tensorflow(first: None = None) -> None: ...
+
+
+@overload
+def start_tensorflow(first: Callable[[], T]) -> T: ...
 
 
 def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:

@@ -21,13 +21,14 @@ import importlib.util
 import os
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from codi_tf.core.errors import UserError
 
 PLUGINS = "CODI_TF_PLUGINS"
 ENTRY_POINTS = "codi_tf.plugins"
 T = TypeVar("T")
+Entry = TypeVar("Entry")  # of T, with its own type: a decorated class keeps it
 
 
 class Registry(Generic[T]):
@@ -43,15 +44,15 @@ class Registry(Generic[T]):
         self.kind, self.variable, self.package = kind, variable, package
         self._entries: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Entry], Entry]:
         """A decorator that declares an entry. Raises UserError for a name that another entry has."""
 
-        def declare(entry: T) -> T:
+        def declare(entry: Entry) -> Entry:
             there = self._entries.get(name)
             reloaded = getattr(there, "__qualname__", None) == getattr(entry, "__qualname__", "")
             if there is not None and not reloaded:
                 raise UserError(f"{self.kind} {name!r} is registered already: choose another name")
-            self._entries[name] = entry
+            self._entries[name] = cast(Any, entry)
             return entry
 
         return declare
@@ -91,10 +92,10 @@ class Registry(Generic[T]):
     @functools.cached_property
     def _modules(self) -> dict[str, str]:
         """name -> module, of the package, read from the sources."""
-        spec = importlib.util.find_spec(self.package)
-        found = {}
+        spec, found = importlib.util.find_spec(self.package), {}
+        assert spec is not None  # the package declares this registry
         for module in pkgutil.iter_modules(spec.submodule_search_locations):
-            source = module.module_finder.find_spec(module.name, None).loader.get_source(module.name)
+            source = cast(Any, module.module_finder).find_spec(module.name, None).loader.get_source(module.name)
             for name in _declared(source or "", self.variable):
                 found[name] = f"{self.package}.{module.name}"
         return found

@@ -44,7 +44,7 @@ def named(registry: Registry, settings: Any) -> dict:
         UserError: the class is not registered, or it is no dataclass, so that its options are not known.
     """
     name, title = registry.name_of(type(settings)), type(settings).__name__
-    if not dataclasses.is_dataclass(settings):
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
         raise UserError(
             f"{registry.kind} {title} is no dataclass: add @dataclass(frozen=True), so that it can be saved"
         )

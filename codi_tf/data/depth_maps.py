@@ -193,5 +193,8 @@ def _photos(pairs: list[tuple[Path, Path]], kind: str, max_unreadable: float) ->
         return image, near, text_of(_caption(photo))
 
     found = read_all([str(photo) for photo, _ in pairs], read, max_unreadable)
-    photos, companions, prompts = ({pairs[i][0].name: one[k] for i, one in found.items()} for k in range(3))
+    names = {i: pairs[i][0].name for i in found}
+    photos = {names[i]: photo for i, (photo, _, _) in found.items()}
+    companions = {names[i]: near for i, (_, near, _) in found.items()}
+    prompts = {names[i]: prompt for i, (_, _, prompt) in found.items()}
     return Photos(photos, companions, "depth", prompts if any(prompts.values()) else None)

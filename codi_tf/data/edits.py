@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.seeds import fold_in
+from codi_tf.core.tensors import Tensor
 from codi_tf.data.pipeline import Source
 from codi_tf.tasks.draws import whole_between
 from codi_tf.tasks.super_resolution import gaussian_blur
@@ -27,7 +29,7 @@ class Edit:
         heldout: other instructions for the same edit, for evaluation.
     """
 
-    apply: Callable[[tf.Tensor], tf.Tensor]
+    apply: Callable[[Tensor], Tensor]
     wordings: tuple[str, ...]
     heldout: tuple[str, ...]
 
@@ -64,9 +66,7 @@ class Edits:
     def __len__(self) -> int:
         return len(self.photos)
 
-    def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool
-    ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    def drawer(self, *, image_size: int, augment: bool, recolor: bool) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, a function of these and the photos; see `pipeline.Source`."""
         draw_photo = self.photos.drawer(image_size=image_size, augment=augment, recolor=recolor)
         counts = [len(texts) for texts in self.prompts]
@@ -74,9 +74,9 @@ class Edits:
             texts = tf.constant([text for texts in self.prompts for text in texts])
             counts, firsts = tf.constant(counts), tf.constant(np.cumsum([0, *counts[:-1]]), tf.int32)
 
-        def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        def draw(index: Tensor, seed: Tensor) -> dict[str, Tensor]:
             source = draw_photo(index, seed)["image"]
-            u = tf.unstack(tf.random.stateless_uniform([2], tf.random.fold_in(seed, STREAM)))
+            u = tf.unstack(tf.random.stateless_uniform([2], fold_in(seed, STREAM)))
             edit = whole_between((0, len(self.edits) - 1), u[0])
             edited = tf.switch_case(edit, [_applied(one.apply, source) for one in self.edits])
             prompt = texts[firsts[edit] + whole_between((0, counts[edit] - 1), u[1])]
@@ -85,8 +85,8 @@ class Edits:
         return draw
 
 
-def _applied(apply: Callable[[tf.Tensor], tf.Tensor], source: tf.Tensor) -> Callable[[], tf.Tensor]:
-    def branch() -> tf.Tensor:
+def _applied(apply: Callable[[Tensor], Tensor], source: Tensor) -> Callable[[], Tensor]:
+    def branch() -> Tensor:
         return apply(source)
 
     return branch
@@ -95,101 +95,101 @@ def _applied(apply: Callable[[tf.Tensor], tf.Tensor], source: tf.Tensor) -> Call
 # --- the formulas: x is the image, float32 [S, S, 3] in [-1, 1]
 
 
-def luma(x: tf.Tensor) -> tf.Tensor:
+def luma(x: Tensor) -> Tensor:
     """0.299 R + 0.587 G + 0.114 B, float32 [..., 1] in [-1, 1]."""
     return tf.reduce_sum(x * LUMA, axis=-1, keepdims=True)
 
 
-def black_and_white(x: tf.Tensor) -> tf.Tensor:
+def black_and_white(x: Tensor) -> Tensor:
     """luma(x) in all channels."""
     return tf.repeat(luma(x), 3, axis=-1)
 
 
-def sepia(x: tf.Tensor) -> tf.Tensor:
+def sepia(x: Tensor) -> Tensor:
     """v^0.8, v, v^1.4 for v = luma in [0, 1]: brown tones from black to white."""
     return _gamma(black_and_white(x), (0.8, 1.0, 1.4))
 
 
-def night(x: tf.Tensor) -> tf.Tensor:
+def night(x: Tensor) -> Tensor:
     """v -> (0.2, 0.25, 0.45) v in [0, 1]: dark and blue."""
     return (x + 1) * (0.2, 0.25, 0.45) - 1
 
 
-def warmer(x: tf.Tensor) -> tf.Tensor:
+def warmer(x: Tensor) -> Tensor:
     """v -> v^0.7, v, v^1.4 in [0, 1]: more red, less blue."""
     return _gamma(x, (0.7, 1.0, 1.4))
 
 
-def colder(x: tf.Tensor) -> tf.Tensor:
+def colder(x: Tensor) -> Tensor:
     """v -> v^1.4, v, v^0.7 in [0, 1]: less red, more blue."""
     return _gamma(x, (1.4, 1.0, 0.7))
 
 
-def inverted(x: tf.Tensor) -> tf.Tensor:
+def inverted(x: Tensor) -> Tensor:
     """-x."""
     return -x
 
 
-def blurred(x: tf.Tensor) -> tf.Tensor:
+def blurred(x: Tensor) -> Tensor:
     """A Gaussian blur, its standard deviation 1/24 of the side."""
     sigma = x.shape[1] / 24
     return tf.clip_by_value(gaussian_blur(x, tf.constant(sigma, tf.float32), radius=round(3 * sigma)), -1.0, 1.0)
 
 
-def mirrored(x: tf.Tensor) -> tf.Tensor:
+def mirrored(x: Tensor) -> Tensor:
     """Left and right exchanged."""
     return x[:, ::-1]
 
 
-def upside_down(x: tf.Tensor) -> tf.Tensor:
+def upside_down(x: Tensor) -> Tensor:
     """Half a turn."""
     return x[::-1, ::-1]
 
 
-def brighter(x: tf.Tensor) -> tf.Tensor:
+def brighter(x: Tensor) -> Tensor:
     """v -> v^0.5 in [0, 1]."""
     return _gamma(x, (0.5, 0.5, 0.5))
 
 
-def darker(x: tf.Tensor) -> tf.Tensor:
+def darker(x: Tensor) -> Tensor:
     """v -> v^2 in [0, 1]."""
     return _gamma(x, (2.0, 2.0, 2.0))
 
 
-def more_contrast(x: tf.Tensor) -> tf.Tensor:
+def more_contrast(x: Tensor) -> Tensor:
     """2 x, clipped."""
     return tf.clip_by_value(2 * x, -1.0, 1.0)
 
 
-def less_contrast(x: tf.Tensor) -> tf.Tensor:
+def less_contrast(x: Tensor) -> Tensor:
     """0.4 x."""
     return 0.4 * x
 
 
-def more_color(x: tf.Tensor) -> tf.Tensor:
+def more_color(x: Tensor) -> Tensor:
     """luma + 2 (x - luma), clipped: saturation doubled."""
     return tf.clip_by_value(luma(x) + 2 * (x - luma(x)), -1.0, 1.0)
 
 
-def pixelated(x: tf.Tensor) -> tf.Tensor:
+def pixelated(x: Tensor) -> Tensor:
     """12 x 12 squares, each of its mean color."""
     size = x.shape[:2]
     squares = tf.image.resize(x, [min(12, side) for side in size], "area")
     return tf.clip_by_value(tf.image.resize(squares, size, "nearest"), -1.0, 1.0)
 
 
-def posterized(x: tf.Tensor) -> tf.Tensor:
+def posterized(x: Tensor) -> Tensor:
     """Rounded to 3 values a channel: black, half, white."""
     return tf.round(x)
 
 
-def pencil(x: tf.Tensor) -> tf.Tensor:
+def pencil(x: Tensor) -> Tensor:
     """1 - |gradient of luma| / 2 by Sobel's filter, at least -1: dark lines on white paper."""
     edges = tf.image.sobel_edges(luma(x)[tf.newaxis])[0]  # [S, S, 1, 2], at a step from black to white it is 8
     return tf.repeat(tf.maximum(1 - 0.5 * tf.norm(edges, axis=-1), -1.0), 3, axis=-1)
 
 
-def _gamma(x: tf.Tensor, exponents: tuple[float, float, float]) -> tf.Tensor:
+def _gamma(x: Tensor, exponents: tuple[float, float, float]) -> Tensor:
     return tf.clip_by_value(2 * ((x + 1) / 2) ** exponents - 1, -1.0, 1.0)
 
 

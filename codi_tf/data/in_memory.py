@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.seeds import fold_in
+from codi_tf.core.tensors import Tensor
 from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
 from codi_tf.io import images
 from codi_tf.tasks.draws import whole_between
@@ -36,7 +38,7 @@ class Photos:
         self,
         images: dict[str, np.ndarray],
         companions: dict[str, np.ndarray] | None = None,
-        kind: str | None = None,
+        kind: str = "",
         prompts: dict[str, str] | None = None,
     ):
         if not images:
@@ -55,9 +57,7 @@ class Photos:
     def __len__(self) -> int:
         return len(self.images)
 
-    def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool
-    ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    def drawer(self, *, image_size: int, augment: bool, recolor: bool) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, a function of (images, seed) only; see `pipeline.Source`."""
         for name, photo in self.images.items():
             if min(photo.shape[:2]) < image_size:
@@ -67,7 +67,7 @@ class Photos:
                     "choose a smaller image_size or leave the image out"
                 )
         names = self.names
-        factors = [shrink_factor(*self.images[name].shape[:2], image_size) for name in names]
+        factors = [shrink_factor(*self.images[name].shape[:2], image_size=image_size) for name in names]
         shrunk = [_shrink(self.images[name], f, image_size) for name, f in zip(names, factors, strict=True)]
         atlas, places = _atlas([[_shrink(photo, factor) for factor in PYRAMID] for photo in shrunk])
         companions = None
@@ -84,7 +84,7 @@ class Photos:
             max_log = tf.constant([max_log_zoom(shorter, image_size) for shorter in sides.min(axis=1)], tf.float32)
             levels = tf.constant(PYRAMID, tf.float32)
 
-        def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        def draw(index: Tensor, seed: Tensor) -> dict[str, Tensor]:
             u = tf.unstack(tf.random.stateless_uniform([5], seed))
             photo = tf.searchsorted(cumulative, u[0:1], side="right")[0]
             zoom = tf.exp(u[1] * max_log[photo])  # window side / image_size, in the image
@@ -94,7 +94,7 @@ class Photos:
             side = tf.clip_by_value(side, image_size, tf.minimum(height, width))
             y, x = whole_between((0, height - side), u[2]), whole_between((0, width - side), u[3])
 
-            def cut(tensor: tf.Tensor) -> tf.Tensor:
+            def cut(tensor: Tensor) -> Tensor:
                 window = tf.slice(tensor, [top + y, x, 0], [side, side, tensor.shape[-1]])
                 window = tf.image.resize(window, [image_size, image_size], "area")
                 return tf.where(u[4] < 0.5, window[:, ::-1], window) if augment else window
@@ -111,16 +111,16 @@ class Photos:
         return draw
 
 
-def in_range(pixels: tf.Tensor) -> tf.Tensor:
+def in_range(pixels: Tensor) -> Tensor:
     """0 .. 255 -> [-1, 1], both float32 of any shape; a resize may exceed the range by rounding."""
     return tf.clip_by_value(pixels / 127.5 - 1, -1.0, 1.0)
 
 
-def _recolored_if(recolor: bool, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    return recolored(image, tf.random.fold_in(seed, 1)) if recolor else image
+def _recolored_if(recolor: bool, image: Tensor, seed: Tensor) -> Tensor:
+    return recolored(image, fold_in(seed, 1)) if recolor else image
 
 
-def recolored(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def recolored(image: Tensor, seed: Tensor) -> Tensor:
     """The same image in other colors: channels permuted, each with its own gamma, exp(U(-0.5, 0.5)).
 
     With few images, this keeps a model from memorizing their colors.
@@ -130,7 +130,7 @@ def recolored(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         seed: int32 [2].
     """
     order = tf.argsort(tf.random.stateless_uniform([3], seed))
-    gamma = tf.exp(tf.random.stateless_uniform([3], tf.random.fold_in(seed, 1), -0.5, 0.5))
+    gamma = tf.exp(tf.random.stateless_uniform([3], fold_in(seed, 1), -0.5, 0.5))
     return 2 * ((tf.gather(image, order, axis=-1) + 1) / 2) ** gamma - 1
 
 

@@ -158,5 +158,5 @@ def _photos(records: Records, max_unreadable: float) -> Photos:
         return images.to_uint8(images.read_image(paths[i])), text_of(records.read(i)) if has_text else ""
 
     found = {names[i]: one for i, one in read_all(paths, read, max_unreadable).items()}
-    photos, prompts = ({name: pair[k] for name, pair in found.items()} for k in (0, 1))
-    return Photos(photos, prompts=prompts if has_text else None)
+    prompts = {name: prompt for name, (_, prompt) in found.items()}
+    return Photos({name: photo for name, (photo, _) in found.items()}, prompts=prompts if has_text else None)

@@ -68,6 +68,7 @@ class ParquetRows:
             reason = f": {damaged[0].reason}" if damaged else ""
             raise UserError(f"no row can be read in {paths[0]}{reason}")
         warn_of_damage(damaged, len(paths), max_unreadable)
+        assert columns is not None  # a text was read
         has_text = np.array([bool(text and text.strip()) for text in texts])
         if not has_text.all():
             warnings.warn(f"{paths[0]}: rows without an instruction are left out: {(~has_text).sum()}", stacklevel=4)

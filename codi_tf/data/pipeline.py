@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError, user_errors
+from codi_tf.core.seeds import random_words
 from codi_tf.data.in_memory import Photos
 
 if TYPE_CHECKING:
@@ -18,18 +19,21 @@ ONE_HOST = (0, 1)
 
 
 class Source(Protocol):
-    """Where examples come from.
+    """Where examples come from."""
 
-    Attributes:
-        provides: the keys of its examples besides "image": some of "depth", "source", "prompt".
-        names: of its images, if they are known in advance.
-    """
+    @property
+    def provides(self) -> tuple[str, ...]:
+        """The keys of its examples besides "image": some of "depth", "source", "prompt"."""
+        ...
 
-    provides: tuple[str, ...]
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its images, if they are known in advance."""
+        ...
 
     def __len__(self) -> int:
         """The number of images."""
+        ...
 
     def drawer(
         self, *, image_size: int, augment: bool, recolor: bool
@@ -48,6 +52,7 @@ class Source(Protocol):
             augment: mirror an example with probability 1/2.
             recolor: change the colors of every example, see `in_memory.recolored`.
         """
+        ...
 
 
 def crops(
@@ -146,7 +151,7 @@ def evaluation_set(
     kept = {"image", *(() if task is None else ("condition",)), *({"prompt"} & set(source.provides))}
     dataset = _examples(draw, task, seed, _counted(0)).map(_only(kept)).batch(count)
     with user_errors():
-        examples = next(dataset.as_numpy_iterator())
+        examples = cast(dict[str, np.ndarray], next(dataset.as_numpy_iterator()))
     if "prompt" in examples:
         examples["prompt"] = np.array([text.decode("utf-8") for text in examples["prompt"]], object)
     return examples
@@ -200,7 +205,7 @@ def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset) -> t
 
 def _seeds(seed: int, index: tf.Tensor) -> tf.Tensor:
     """The seeds of an example's window and of its degradation: int32 [2, 2]."""
-    return tf.random.stateless_uniform([2, 2], [seed, index], minval=None, maxval=None, dtype=tf.int32)
+    return random_words([2, 2], [seed, index])
 
 
 def _for_training(task: Task | None, tokenizer) -> Callable[[dict], dict]:

@@ -51,7 +51,9 @@ def encoder(base, encode_condition: Callable | None) -> Callable[[dict], dict]:
     @tf.function
     def encode(batch):
         encoded = {"latent": base.encode(batch["image"])} | {key: batch[key] for key in ("tokens",) if key in batch}
-        return encoded | ({"condition_latent": encode_condition(batch["condition"])} if "condition" in batch else {})
+        if encode_condition is not None and "condition" in batch:
+            encoded["condition_latent"] = encode_condition(batch["condition"])
+        return encoded
 
     return encode
 
@@ -104,7 +106,7 @@ def latent_batches(
     def batch(step):
         epoch, place = step // per_epoch, step % per_epoch
         # A sort of stateless random numbers is a permutation that depends on (seed, epoch) alone.
-        order = tf.argsort(tf.random.stateless_uniform((count,), (tf.cast(seed, tf.int64), epoch)))
+        order = tf.argsort(tf.random.stateless_uniform((count,), tf.stack([tf.cast(seed, tf.int64), epoch])))
         first = (place * hosts + host) * batch_size
         chosen = order[first : first + batch_size]
         examples = {key: tf.ensure_shape(tf.gather(t, chosen), (batch_size, *t.shape[1:])) for key, t in tables.items()}

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import google_crc32c
 import numpy as np
@@ -304,13 +304,12 @@ def _scan_tar(path: str, size: int) -> _Scan:
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # else it keeps all of them in memory
+                cast(Any, tar).members.clear()  # else it keeps all of them in memory
                 if member.offset_data + member.size > size:
                     reason = f"cut off at byte {member.offset}"
                     break
                 match = _MEMBER.fullmatch(member.name) if member.isreg() else None
-                field = field_of(match["extension"]) if match else None
-                if field is None:
+                if match is None or (field := field_of(match["extension"])) is None:
                     continue
                 key = match["key"].encode("utf-8", "surrogateescape")
                 if not samples or samples[-1][0] != key:
@@ -326,7 +325,10 @@ def _scan_tar(path: str, size: int) -> _Scan:
     samples = [(key, fields) for key, fields in samples if "image" in fields]
     names = {field for _, fields in samples for field in fields}
     nothing = (-1, 0)
-    places = {name: tuple(zip(*(fields.get(name, nothing) for _, fields in samples), strict=True)) for name in names}
+    places = {}
+    for name in names:
+        found = [fields.get(name, nothing) for _, fields in samples]
+        places[name] = ([start for start, _ in found], [size for _, size in found])
     return _Scan(places, [key for key, _ in samples], reason)
 
 

@@ -43,10 +43,9 @@ def load_source(
         UserError: nothing of that name, nothing in it, or unreadable.
     """
     options = {"seed": seed, "max_unreadable": max_unreadable, "heldout_fraction": heldout_fraction}
-    condition_key = "image" if task is None else task.condition_key
-    if condition_key == "depth":
+    if task is not None and task.condition_key == "depth":
         return load_stereo(split) if name == EMBEDDED else open_depth(name, split, kind=task.condition_file, **options)
-    if condition_key == "source":
+    if task is not None and task.condition_key == "source":
         return (
             Edits(Photos(_embedded(split)), wordings=split or "train")
             if name == EMBEDDED

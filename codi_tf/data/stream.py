@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.seeds import fold_in
 from codi_tf.data.decoding import EncodedImage, nearness, pixels, place, window_side
 from codi_tf.data.in_memory import in_range, recolored
 from codi_tf.data.permutation import permuted
@@ -24,15 +25,20 @@ _KINDS = {"image": tf.uint8, "source": tf.uint8, "depth": tf.float32}  # of wind
 class Readable(Protocol):
     """N records that can be read in any order; see `records.Records`."""
 
-    fields: tuple[str, ...]
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that records can have."""
+        ...
 
     def __len__(self) -> int: ...
 
     def read(self, i: int) -> dict[str, bytes]:
         """The fields that record i has, some of "image", "source", "depth", "text", "json". Raises Unreadable."""
+        ...
 
     def name(self, i: int) -> str:
         """The name of record i in messages."""
+        ...
 
 
 class Stream:
@@ -94,7 +100,7 @@ class Stream:
                 value = tf.where(u[4] < 0.5, value[:, ::-1], value) if augment else value
                 if key != "depth":
                     value = in_range(value)
-                    value = recolored(value, tf.random.fold_in(seed, 1)) if recolor else value
+                    value = recolored(value, fold_in(seed, 1)) if recolor else value
                 example[key] = value
             if "prompt" in self.provides:
                 prompt.set_shape([])
@@ -152,7 +158,7 @@ class Stream:
                 raise Unreadable(f"its {key} is {sizes[0]}, the image {sizes[1]}")
         side = self.window_side(float(u[1]), size, image_size)
         factor = side / image_size if len(opened) == 1 else 1.0  # several are not shrunk: their pixels must match
-        example = {"prompt": text_of(fields) if "prompt" in self.provides else ""}
+        example: dict[str, str | np.ndarray] = {"prompt": text_of(fields) if "prompt" in self.provides else ""}
         for key, encoded in opened.items():
             image = encoded.shrunk(factor)
             width, height = image.size
@@ -178,8 +184,7 @@ class Stream:
 
 def warn_of_unreadable(source: object) -> None:
     """One warning with the number of unreadable records of a `Stream` and the first of them."""
-    lines = source.unreadable if isinstance(source, Stream) else []
-    if lines:
+    if isinstance(source, Stream) and (lines := source.unreadable):
         warnings.warn(
             f"{len(lines)} of {len(source)} records were unreadable, others replaced them: {first_of(lines)}",
             stacklevel=2,

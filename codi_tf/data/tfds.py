@@ -90,7 +90,7 @@ def _records_of(text, splits, named: str | None, split: str | None, heldout_frac
         low, high = begin[part.filename]
         numbers.append(np.arange(min(low + part.skip, high), min(low + part.skip + part.take, high)))
     records = records.chosen(np.concatenate(numbers))
-    return records.of_split(split, heldout_fraction) if hashed else records
+    return records.of_split(split, heldout_fraction) if hashed and split is not None else records
 
 
 def _leaves(feature, tfds, prefix: str = "") -> Iterator[tuple[str, object]]:

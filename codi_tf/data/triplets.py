@@ -62,6 +62,7 @@ def open_triplets(
         triplets = _plain(name, split, heldout_fraction)
     else:
         source = open_source(name, split, condition_key="source", seed=seed, **shared)
+        assert isinstance(source, Stream)  # images in memory have no companions
         for key, what in (("source", "images before the edits"), ("prompt", "instructions")):
             if key not in source.provides:
                 remedy = (
@@ -184,7 +185,7 @@ def _plain(folder: str, split: str | None, heldout_fraction: float) -> Records:
         ("a NAME.source image", records.places["source"].file >= 0 if "source" in records.places else ~complete),
         ("an instruction, NAME.txt,", np.any(texts, axis=0) if texts else ~complete),
     ):
-        incomplete = [os.path.basename(records.name(i)) for i in np.flatnonzero(complete & ~there)]
+        incomplete = [os.path.basename(records.name(i)) for i in np.flatnonzero(complete & ~there).tolist()]
         warn_of_left_out(f"{folder}: images without {what}", incomplete)
         complete &= there
     if not complete.any():

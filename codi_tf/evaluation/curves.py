@@ -35,6 +35,7 @@ def write_curves(
             series has a color of its own, as long as there are any.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
 
     names = columns_of(row for rows in series.values() for row in rows.values())
@@ -46,12 +47,12 @@ def write_curves(
         Line2D([], [], label=label, color=LEVEL_COLOR, linestyle=stroke)
         for label, stroke in zip(levels, LEVEL_STROKES, strict=False)
     ]
-    longest = max(len(entry.get_label()) for entry in entries) + 6
+    longest = max(len(str(entry.get_label())) for entry in entries) + 6
     per_line = max(1, min(len(entries), int(across * WIDTH * LETTERS / longest)))
     footer = LEGEND_LINE * math.ceil(len(entries) / per_line) + 0.1
     height = down * HEIGHT + footer
-    figure = Figure(figsize=(across * WIDTH, height), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(rect=(0, footer / height, 1, 1 - footer / height), w_pad=0.08, h_pad=0.08)
+    layout = ConstrainedLayoutEngine(rect=(0, footer / height, 1, 1 - footer / height), w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(across * WIDTH, height), dpi=DPI, layout=layout)
     plots = figure.subplots(down, across, squeeze=False).ravel()
     for plot, name in zip(plots, names, strict=False):
         _draw(plot, name, series, levels, looks)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation.grids import name_of_steps
 from codi_tf.evaluation.samplers import BATCH
+
+if TYPE_CHECKING:
+    from codi_tf.model import CoDi
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Entry:
 
     label: str
     bundle: str
-    model: object
+    model: CoDi
     options: dict
     cost: int
 
@@ -44,7 +48,7 @@ class Entry:
 
 
 def make_entries(
-    models: Mapping[str, object],
+    models: Mapping[str, CoDi],
     samplers: Sequence[str],
     *,
     prompts: str | list[str] | None,

@@ -74,7 +74,9 @@ def metrics_with(features: Extractor) -> dict[str, Metric]:
     Args:
         features: images float32 [B, H, W, 3] in [-1, 1] -> features [B, D], as `features.FeatureNetwork.features`.
     """
+    from codi_tf.evaluation.metrics.frechet_photos import FrechetPhotos
+
     free = [name for name in METRICS if METRICS[name].option is None and not METRICS[name].needs_prompts]
-    metrics = {name: METRICS[name].load(None, 0) for name in free}
-    metrics["frechet_photos"] = METRICS["frechet_photos"](features)
+    metrics = {name: metric for name in free if (metric := METRICS[name].load(None, 0)) is not None}
+    metrics["frechet_photos"] = FrechetPhotos(features)
     return {name: metrics[name] for name in in_order(metrics)}

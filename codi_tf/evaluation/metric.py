@@ -16,7 +16,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from codi_tf.evaluation.samplers import in_batches
 LEVEL = 0.9  # of all intervals
 FEW = 256  # features: with more, a Frechet distance takes seconds, and its interval has fewer replicates
 
-Extractor = Callable  # images float32 [B, H, W, 3] in [-1, 1] -> features [B, D]
+Extractor: TypeAlias = Callable  # images float32 [B, H, W, 3] in [-1, 1] -> features [B, D]
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def sharpness(images: np.ndarray) -> np.ndarray:
     if images.ndim != 4 or images.shape[-1] != 3 or min(images.shape[1:3]) < 2:
         raise ValueError(f"images must be [N, H, W, 3] with sides of at least 2, not {images.shape}")
     luma = images @ np.array(LUMA)  # [N, H, W]
-    return sum(np.mean(np.square(np.diff(luma, axis=axis)), axis=(1, 2)) for axis in (1, 2))
+    down, across = (np.mean(np.square(np.diff(luma, axis=axis)), axis=(1, 2)) for axis in (1, 2))
+    return down + across
 
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
@@ -175,4 +176,4 @@ def _windowed(image: np.ndarray) -> np.ndarray:
 def _covariance_factor(features: np.ndarray) -> np.ndarray:
     """F [min(N, D), D] of which F^T F is the covariance of features [N, D] (divided by N - 1)."""
     centered = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-    return centered if len(centered) <= centered.shape[1] else np.linalg.qr(centered, mode="r")
+    return centered if len(centered) <= centered.shape[1] else np.asarray(np.linalg.qr(centered, mode="r"))

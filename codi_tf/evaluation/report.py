@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,8 @@ def write_figures(
     _write(folder / "metrics.json", json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
     names = next(iter(measured.values())).per_image()
     values = {name: np.stack([one.values[name] for one in measured.values()]) for name in names}
-    np.savez_compressed(folder / "metrics.npz", rows=np.array(list(measured)), **values)
+    arrays: dict[str, Any] = {"rows": np.array(list(measured)), **values}
+    np.savez_compressed(folder / "metrics.npz", **arrays)
     points = {label: {steps: rows[name] for steps, name in names.items()} for label, names in series.items()}
     levels = {name: rows[name] for name in LEVELS if name in rows}
     write_curves(folder / "curves.png", points, levels, families=families)

@@ -7,8 +7,7 @@ neither commands nor packages know tasks by their names.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from codi_tf.io.images import read_image, read_image_and_mask
 
 Path = str | os.PathLike[str]
 ConditionFile = Literal["image", "masked_image", "disparity", "depth"]
+KINDS = get_args(ConditionFile)
 
 
 def read_condition(path: Path, kind: str, mask: Path | None = None) -> np.ndarray:
@@ -35,30 +35,14 @@ def read_condition(path: Path, kind: str, mask: Path | None = None) -> np.ndarra
         UserError: a file cannot be read; an unknown kind; a mask is missing, or there is one that the kind does not
             have.
     """
-    if kind not in READERS:
-        raise UserError(f"unknown kind of condition file {kind!r}; known are {', '.join(READERS)}")
-    if kind == "masked_image" and mask is None:
-        raise UserError(f"{path}: a mask is missing, an image that is white where this one is to be filled")
-    if kind != "masked_image" and mask is not None:
+    if kind not in KINDS:
+        raise UserError(f"unknown kind of condition file {kind!r}; known are {', '.join(KINDS)}")
+    if kind == "masked_image":
+        if mask is None:
+            raise UserError(f"{path}: a mask is missing, an image that is white where this one is to be filled")
+        return read_image_and_mask(path, mask)
+    if mask is not None:
         raise UserError(f"{mask}: a condition of kind {kind} has no mask; leave it out")
-    return READERS[kind](path, mask)
-
-
-def _image(path: Path, mask: Path | None) -> np.ndarray:
-    return read_image(path)
-
-
-def _disparity(path: Path, mask: Path | None) -> np.ndarray:
-    return as_picture(read_nearness(path, "disparity"))
-
-
-def _depth(path: Path, mask: Path | None) -> np.ndarray:
-    return as_picture(read_nearness(path, "depth"))
-
-
-READERS: dict[str, Callable[[Path, Path], np.ndarray]] = {
-    "image": _image,
-    "masked_image": read_image_and_mask,
-    "disparity": _disparity,
-    "depth": _depth,
-}
+    if kind == "image":
+        return read_image(path)
+    return as_picture(read_nearness(path, kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.tensors import Tensor
 from codi_tf.tasks.enlarging import Enlarging
 from codi_tf.tasks.task import TASKS
 
@@ -26,7 +27,7 @@ class Bicubic(Enlarging):
     def __post_init__(self) -> None:
         self.check_scale()
 
-    def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def low_resolution(self, image: Tensor, seed: Tensor) -> Tensor:
         """round(down(image)), float32 [H / scale, W / scale, 3] in [0, 1], in whole 8-bit levels.
 
         Arguments and errors: see `degrade`.

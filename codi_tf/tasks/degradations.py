@@ -14,6 +14,8 @@ import math
 import numpy as np
 
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.seeds import random_words
+from codi_tf.core.tensors import Tensor
 
 RESIZES = ("area", "bilinear", "bicubic")
 PHOTONS = 256  # counted by a white pixel in Poisson noise
@@ -25,7 +27,7 @@ FAST_LENGTHS = tuple(n for n in range(4, 2**16 + 1, 4) if 60**16 % n == 0)  # of
 # --- kernels: float32 [size, size] of sum 1, size odd
 
 
-def gaussian_kernel(size: tf.Tensor, sigma: tf.Tensor, angle: tf.Tensor = 0.0, *, beta: tf.Tensor = 1.0) -> tf.Tensor:
+def gaussian_kernel(size: Tensor, sigma: Tensor, angle: Tensor = 0.0, *, beta: Tensor = 1.0) -> Tensor:
     """k(d) proportional to exp(-(d^T Sigma^-1 d)^beta / 2), Sigma = R(angle) diag(sigma^2) R(angle)^T.
 
     beta = 1 is the Gaussian, larger ones are flatter and end more sharply (generalized Gaussian, Liu et al. 2020).
@@ -39,12 +41,12 @@ def gaussian_kernel(size: tf.Tensor, sigma: tf.Tensor, angle: tf.Tensor = 0.0, *
     return _of_sum_1(tf.exp(-0.5 * _squared_distance(size, sigma, angle) ** beta))
 
 
-def plateau_kernel(size: tf.Tensor, sigma: tf.Tensor, angle: tf.Tensor = 0.0, *, beta: tf.Tensor = 1.0) -> tf.Tensor:
+def plateau_kernel(size: Tensor, sigma: Tensor, angle: Tensor = 0.0, *, beta: Tensor = 1.0) -> Tensor:
     """k(d) proportional to 1 / (1 + (d^T Sigma^-1 d)^beta); arguments as in `gaussian_kernel`."""
     return _of_sum_1(1 / (1 + _squared_distance(size, sigma, angle) ** beta))
 
 
-def sinc_kernel(size: tf.Tensor, cutoff: tf.Tensor) -> tf.Tensor:
+def sinc_kernel(size: Tensor, cutoff: Tensor) -> Tensor:
     """k(d) proportional to cutoff J_1(cutoff |d|) / (2 pi |d|): a truncated ideal low-pass filter; it rings.
 
     Args:
@@ -58,7 +60,7 @@ def sinc_kernel(size: tf.Tensor, cutoff: tf.Tensor) -> tf.Tensor:
     return _of_sum_1(tf.where(distance > 0, kernel, cutoff * cutoff / (4 * math.pi)))  # J_1(r) ~ r / 2
 
 
-def _squared_distance(size: tf.Tensor, sigma: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
+def _squared_distance(size: Tensor, sigma: Tensor, angle: Tensor) -> Tensor:
     """d^T Sigma^-1 d, float32 [size, size]."""
     y, x = _offsets(size)
     along, across = tf.unstack(tf.maximum(tf.cast(sigma, tf.float32), 1e-6))
@@ -66,21 +68,21 @@ def _squared_distance(size: tf.Tensor, sigma: tf.Tensor, angle: tf.Tensor) -> tf
     return ((x * cosine + y * sine) / along) ** 2 + ((y * cosine - x * sine) / across) ** 2
 
 
-def _offsets(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _offsets(size: Tensor) -> tuple[Tensor, Tensor]:
     """(y [size, 1], x [size]) from the kernel's middle."""
     offset = tf.range(size) - size // 2
     offset = tf.cast(offset, tf.float32)
     return offset[:, tf.newaxis], offset
 
 
-def _of_sum_1(kernel: tf.Tensor) -> tf.Tensor:
+def _of_sum_1(kernel: Tensor) -> Tensor:
     return kernel / tf.reduce_sum(kernel)
 
 
 # --- filtering and resizing
 
 
-def filtered(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def filtered(image: Tensor, kernel: Tensor) -> Tensor:
     """(k * image)(p) = sum_d k(d) image(p - d), edges mirrored, repeatedly if the kernel is larger than the image.
 
     A kernel that is a product k(y, x) = a(y) b(x), as isotropic Gaussians are, filters columns and then rows; others
@@ -102,7 +104,7 @@ def filtered(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(result, image.shape)
 
 
-def _filtered_by_product(image: tf.Tensor, down: tf.Tensor, across: tf.Tensor) -> tf.Tensor:
+def _filtered_by_product(image: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """The image [H, W, C], its columns filtered by `down` and its rows by `across`, both [size]."""
     height, width, channels = tf.unstack(tf.shape(image))
     rows = _rows_mixed(tf.reshape(image, [height, width * channels]), down)
@@ -112,7 +114,7 @@ def _filtered_by_product(image: tf.Tensor, down: tf.Tensor, across: tf.Tensor) -
     return tf.reshape(rows, [height, width, channels])
 
 
-def _rows_mixed(rows: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+def _rows_mixed(rows: Tensor, weights: Tensor) -> Tensor:
     """sum_d w(d) row(i - d) for all i, float32 [N, M] as the rows: blocks of them times one banded matrix."""
     count, size = tf.shape(rows)[0], tf.shape(weights)[0]
     blocks, reach = -(-count // BLOCK), BLOCK + size - 1
@@ -123,7 +125,7 @@ def _rows_mixed(rows: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.matmul(band, parts), [BLOCK * blocks, tf.shape(rows)[1]])[:count]
 
 
-def _filtered_by_transform(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def _filtered_by_transform(image: Tensor, kernel: Tensor) -> Tensor:
     """The image [H, W, C] filtered: a product of Fourier transforms."""
     height, width = tf.unstack(tf.shape(image)[:2])
     size = tf.shape(kernel)[0]
@@ -137,18 +139,18 @@ def _filtered_by_transform(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.transpose(planes, [1, 2, 0])
 
 
-def _mirrored(side: tf.Tensor, margin: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+def _mirrored(side: Tensor, margin: Tensor, length: Tensor) -> Tensor:
     """Int32 [length]: the pixel that stands at -margin, -margin + 1, ...: b a | a b c | c b a | a."""
     place = tf.range(-margin, length - margin) % (2 * side)
     return tf.minimum(place, 2 * side - 1 - place)
 
 
-def _fast_length(length: tf.Tensor) -> tf.Tensor:
+def _fast_length(length: Tensor) -> Tensor:
     """The smallest of `FAST_LENGTHS` from `length` on: those are transformed fast."""
     return tf.gather(FAST_LENGTHS, tf.searchsorted(FAST_LENGTHS, length[tf.newaxis]))[0]
 
 
-def resized(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor, mode: tf.Tensor) -> tf.Tensor:
+def resized(image: Tensor, height: Tensor, width: Tensor, mode: Tensor) -> Tensor:
     """The image at another size, by one of `RESIZES`.
 
     Only "area" averages over all pixels when an image shrinks; the others take samples and turn fine texture into
@@ -169,7 +171,7 @@ def resized(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor, mode: tf.Tens
 # --- noise
 
 
-def gaussian_noise(image: tf.Tensor, sigma: tf.Tensor, seed: tf.Tensor, *, gray: tf.Tensor = False) -> tf.Tensor:
+def gaussian_noise(image: Tensor, sigma: Tensor, seed: Tensor, *, gray: Tensor = False) -> Tensor:
     """sigma / 255 eps, eps ~ N(0, I).
 
     eps is drawn by Box and Muller's method, with 2^16 radii: its distribution function is exact to 1e-6, its variance
@@ -194,7 +196,7 @@ def gaussian_noise(image: tf.Tensor, sigma: tf.Tensor, seed: tf.Tensor, *, gray:
     return tf.reshape(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)[:count], shape)
 
 
-def poisson_noise(image: tf.Tensor, scale: tf.Tensor, seed: tf.Tensor, *, gray: tf.Tensor = False) -> tf.Tensor:
+def poisson_noise(image: Tensor, scale: Tensor, seed: Tensor, *, gray: Tensor = False) -> Tensor:
     """scale (n / 256 - x), n ~ Poisson(256 x): variance scale^2 x / 256, brighter pixels are noisier.
 
     n is looked up in a table of 4096 quantiles for each of the 256 levels: the variance is exact to 0.3 %, and n stays
@@ -215,13 +217,13 @@ def poisson_noise(image: tf.Tensor, scale: tf.Tensor, seed: tf.Tensor, *, gray: 
     bits = _random_bits((count + 1) // 2, seed)
     quantile = tf.concat([bits & (QUANTILES - 1), tf.bitwise.right_shift(bits, 16) & (QUANTILES - 1)], axis=0)[:count]
     place = tf.cast(level, tf.int32) * QUANTILES + tf.reshape(quantile, tf.shape(level))
-    beyond = tf.gather_nd(_poisson_quantiles(), place[..., tf.newaxis])  # n - l; faster than tf.gather
+    beyond = tf.gather_nd(_poisson_quantiles(), tf.expand_dims(place, axis=-1))  # n - l; faster than tf.gather
     return scale / PHOTONS * (tf.cast(beyond, tf.float32) - level / 255)  # n / 256 - l / 255 = (n - l - l / 255) / 256
 
 
-def _random_bits(words: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def _random_bits(words: Tensor, seed: Tensor) -> Tensor:
     """Int32 [words], all values equally likely. Drawing them is slow, so each serves for two draws of noise."""
-    return tf.random.stateless_uniform([words], seed, minval=None, maxval=None, dtype=tf.int32)
+    return random_words([words], seed)
 
 
 @functools.cache
@@ -239,7 +241,7 @@ def _poisson_quantiles() -> np.ndarray:
 # --- JPEG
 
 
-def jpeg(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
+def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     """Float32 [H, W, 3] in [0, 1], clipped and rounded to 8 bits, through JPEG of the quality (int32 []) and back."""
     pixels = tf.cast(tf.round(255 * tf.clip_by_value(image, 0.0, 1.0)), tf.uint8)
     # TensorFlow's default transform is the fast one, off by up to 5 levels even on smooth images at quality 100.

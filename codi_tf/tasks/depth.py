@@ -10,6 +10,7 @@ import numpy as np
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.tensors import Tensor
 from codi_tf.io import depth_files
 from codi_tf.io.conditions import ConditionFile
 from codi_tf.tasks.options import checked_range
@@ -52,7 +53,7 @@ class Depth(Task):
             raise UserError(f"{self.name}: percentiles must be two different numbers, not {percentiles!r}")
         object.__setattr__(self, "percentiles", percentiles)
 
-    def degrade(self, depth: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def degrade(self, depth: Tensor, seed: Tensor) -> Tensor:
         """condition = 2 (near - low) / (high - low) - 1, clipped; the seed is not used.
 
         Args:
@@ -64,7 +65,7 @@ class Depth(Task):
         """
         return tf.repeat(self.normalized(depth), 3, axis=-1)
 
-    def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
+    def condition_from_image(self, image: Tensor) -> Tensor:
         """The condition of a user's nearness, in any unit; `as_image` makes one of a map.
 
         Args:
@@ -86,19 +87,20 @@ class Depth(Task):
         channel = g.clip(g.divide(balance, spread), -1.0, 1.0)
         return g.concatenate(g.concatenate(channel, channel), channel)
 
-    def normalized(self, near: tf.Tensor) -> tf.Tensor:
+    def normalized(self, near: Tensor) -> Tensor:
         """2 (near - low) / (high - low) - 1, clipped to [-1, 1]; float32 [..., H, W, 1] -> the same shape."""
         low, high = self.bounds(near)
         balance = (near - low) - (high - near)  # in this form, the bounds become -1 and 1 exactly
         return tf.clip_by_value(tf.math.divide_no_nan(balance, high - low), -1.0, 1.0)
 
-    def bounds(self, near: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def bounds(self, near: Tensor) -> tuple[Tensor, Tensor]:
         """The percentiles of each image, float32 [..., 1, 1, 1] each, for nearness [..., H, W, 1].
 
         They are values of pixels: the low one is rounded down to one, the high one up.
         """
         if self.percentiles == (0, 100):
-            return tuple(reduce(near, axis=(-3, -2, -1), keepdims=True) for reduce in (tf.reduce_min, tf.reduce_max))
+            axes = (-3, -2, -1)
+            return tf.reduce_min(near, axis=axes, keepdims=True), tf.reduce_max(near, axis=axes, keepdims=True)
         shape = tf.shape(near)
         ordered = tf.sort(tf.reshape(near, tf.concat([shape[:-3], [-1]], axis=0)))  # [..., H W]
         last = tf.cast(tf.shape(ordered)[-1] - 1, tf.float64)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.tensors import Tensor
 from codi_tf.tasks.options import is_whole
 from codi_tf.tasks.task import Task
 
@@ -22,7 +23,7 @@ class Enlarging(Task):
 
     scale: int
 
-    def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def degrade(self, image: Tensor, seed: Tensor) -> Tensor:
         """condition = up(low_resolution(image)), bicubic; a function of (image, seed) only.
 
         Args:
@@ -38,14 +39,14 @@ class Enlarging(Task):
         condition = tf.image.resize(self.low_resolution(image, seed), image.shape[:2], "bicubic")
         return tf.clip_by_value(2 * condition - 1, -1.0, 1.0)
 
-    def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def low_resolution(self, image: Tensor, seed: Tensor) -> Tensor:
         """The degraded image before it is enlarged, float32 [H / scale, W / scale, 3] in [0, 1], in whole 8-bit levels.
 
         Arguments and errors: see `degrade`.
         """
         raise NotImplementedError
 
-    def low_size(self, image: tf.Tensor) -> tuple[int, int]:
+    def low_size(self, image: Tensor) -> tuple[int, int]:
         """(H / scale, W / scale) of an image [H, W, 3]. Raises UserError where the scale does not divide them."""
         height, width, _ = image.shape
         if height % self.scale or width % self.scale:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.tensors import Tensor
 from codi_tf.tasks.draws import between, whole_between
 from codi_tf.tasks.options import checked_range, is_number
 from codi_tf.tasks.task import TASKS, Graph, Task, Value
@@ -68,7 +69,7 @@ class Inpainting(Task):
         ):
             object.__setattr__(self, name, checked_range(self.name, name, getattr(self, name), low, high, whole=whole))
 
-    def degrade(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def degrade(self, image: Tensor, seed: Tensor) -> Tensor:
         """condition = ((1 - mask) image, mask), a function of (image, seed) only.
 
         Args:
@@ -81,7 +82,7 @@ class Inpainting(Task):
         height, width, _ = image.shape
         return _condition(image, self.mask(height, width, seed) > 0)
 
-    def condition_from_image(self, image: tf.Tensor) -> tf.Tensor:
+    def condition_from_image(self, image: Tensor) -> Tensor:
         """The condition of a user's image and mask.
 
         Args:
@@ -93,7 +94,7 @@ class Inpainting(Task):
         """
         return _condition(image[..., :3], image[..., 3:] > 0)
 
-    def finish(self, images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
+    def finish(self, images: Tensor, condition: Tensor) -> Tensor:
         """mask images + (1 - mask) condition: the known pixels are the condition's, exactly.
 
         Args:
@@ -117,7 +118,7 @@ class Inpainting(Task):
         known = g.multiply(g.channels(condition, 0, 3), g.affine(mask, -1.0, 1.0))
         return g.add(g.multiply(image, mask), known)
 
-    def mask(self, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
+    def mask(self, height: int, width: int, seed: Tensor) -> Tensor:
         """A mask of any of the three kinds, float32 [H, W, 1]: 1 where the image is unknown, else 0.
 
         Args:
@@ -132,7 +133,7 @@ class Inpainting(Task):
         drawn = tf.switch_case(kind, [functools.partial(draw, height, width, seed) for draw in kinds])
         return tf.ensure_shape(drawn, [height, width, 1])
 
-    def free_form_mask(self, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
+    def free_form_mask(self, height: int, width: int, seed: Tensor) -> Tensor:
         """Brush strokes of straight segments with round ends, float32 [H, W, 1].
 
         A stroke starts anywhere in the image in a random direction, zigzags about it, and is reflected at the image's
@@ -145,13 +146,13 @@ class Inpainting(Task):
         u = tf.random.stateless_uniform([most_strokes, 5], stroke_seed)
         v = tf.random.stateless_uniform([most_strokes, most_segments, 2], segment_seed)
 
-        turn = between(self.stroke_angle, v[..., 0]) * (math.pi / 180)  # [strokes, segments]
+        turn = between(self.stroke_angle, v[:, :, 0]) * (math.pi / 180)  # [strokes, segments]
         direction = 2 * math.pi * u[:, :1] + turn * (-1.0) ** tf.range(most_segments, dtype=tf.float32)
-        length = side * between(self.stroke_length, v[..., 1:])
+        length = side * between(self.stroke_length, v[:, :, 1:])
         steps = length * tf.stack([tf.sin(direction), tf.cos(direction)], axis=-1)  # [strokes, segments, 2]: y, x
         start = u[:, tf.newaxis, 1:3] * size
         points = tf.concat([start, start + tf.cumsum(steps, axis=1)], axis=1)  # [strokes, segments + 1, 2]
-        points = size - tf.abs(points % (2 * size) - size)  # mirrored at the edges, back into the image
+        points = size - tf.abs(tf.math.floormod(points, 2 * size) - size)  # mirrored at the edges, back into the image
         radius = tf.maximum(side * between(self.stroke_width, u[:, 3]) / 2, 0.75)  # at least one pixel's center
         radius = tf.tile(radius[:, tf.newaxis, tf.newaxis], [1, most_segments, 1])
         segments = tf.concat([points[:, :-1], points[:, 1:], radius], axis=-1)  # [strokes, segments, 5]
@@ -162,15 +163,15 @@ class Inpainting(Task):
         mask = painted(tf.boolean_mask(segments, drawn), height, width)
         return tf.where(tf.reduce_all(mask > 0), half_mask(height, width, half_seed), mask)
 
-    def box_mask(self, height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
+    def box_mask(self, height: int, width: int, seed: Tensor) -> Tensor:
         """A rectangle of whole pixels, anywhere in the image, float32 [H, W, 1]; never the whole image."""
         u = tf.unstack(tf.random.stateless_uniform([4], seed))
         rows = _interval(height, between(self.box_side, u[0]), u[1])
         columns = _interval(width, between(self.box_side, u[2]), u[3])
-        return tf.cast(rows[:, tf.newaxis] & columns, tf.float32)[..., tf.newaxis]
+        return tf.expand_dims(tf.cast(rows[:, tf.newaxis] & columns, tf.float32), axis=-1)
 
 
-def half_mask(height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
+def half_mask(height: int, width: int, seed: Tensor) -> Tensor:
     """The upper, lower, left or right half, each equally likely, float32 [H, W, 1]; an odd side's is rounded down."""
     rows, columns = tf.range(height)[:, tf.newaxis], tf.range(width)
     halves = (
@@ -183,7 +184,7 @@ def half_mask(height: int, width: int, seed: tf.Tensor) -> tf.Tensor:
     return masks[tf.random.stateless_uniform([], seed, 0, len(halves), tf.int32)][..., tf.newaxis]
 
 
-def painted(segments: tf.Tensor, height: int, width: int) -> tf.Tensor:
+def painted(segments: Tensor, height: int, width: int) -> Tensor:
     """1 where min over segments |p - nearest point of the segment| <= radius for the pixel's center p, else 0.
 
     Args:
@@ -196,7 +197,7 @@ def painted(segments: tf.Tensor, height: int, width: int) -> tf.Tensor:
     rows = tf.range(height, dtype=tf.float32)[:, tf.newaxis] + 0.5
     columns = tf.range(width, dtype=tf.float32) + 0.5
 
-    def paint(mask: tf.Tensor, segment: tf.Tensor) -> tf.Tensor:  # one after another, with the memory of one image
+    def paint(mask: Tensor, segment: Tensor) -> Tensor:  # one after another, with the memory of one image
         y, x, end_y, end_x, radius = tf.unstack(segment)
         dy, dx = end_y - y, end_x - x
         squared = tf.maximum(dy * dy + dx * dx, 1e-12)  # a segment may be a point
@@ -208,11 +209,11 @@ def painted(segments: tf.Tensor, height: int, width: int) -> tf.Tensor:
     return tf.cast(mask, tf.float32)[..., tf.newaxis]
 
 
-def _condition(image: tf.Tensor, unknown: tf.Tensor) -> tf.Tensor:
+def _condition(image: Tensor, unknown: Tensor) -> Tensor:
     return tf.concat([tf.where(unknown, 0.0, image), tf.cast(unknown, tf.float32)], axis=-1)
 
 
-def _interval(size: int, share: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+def _interval(size: int, share: Tensor, u: Tensor) -> Tensor:
     """Bool [size], true on an interval of 1 to size - 1 whole pixels, each place equally likely."""
     length = tf.clip_by_value(tf.cast(tf.round(share * size), tf.int32), 1, size - 1)
     start = whole_between((0, size - length), u)

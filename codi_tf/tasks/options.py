@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from codi_tf.core.errors import UserError
 
 
-def checked_range(task: str, name: str, value: object, low: float, high: float, *, whole: bool = False) -> tuple:
+def checked_range(task: str, name: str, value: Any, low: float, high: float, *, whole: bool = False) -> tuple:
     """The option as (lowest, highest), numbers within low .. high; whole numbers if `whole`.
 
     Raises:

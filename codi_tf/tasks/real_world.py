@@ -10,6 +10,7 @@ from itertools import accumulate
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.tensors import Tensor
 from codi_tf.tasks.degradations import (
     RESIZES,
     filtered,
@@ -126,7 +127,7 @@ class RealWorld(Enlarging):
                 raise UserError(f"{self.name}: resize_range{suffix} must {wanted}")
             self._check_range("jpeg_range" + suffix, 1, 100, whole=True)
 
-    def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def low_resolution(self, image: Tensor, seed: Tensor) -> Tensor:
         """The degraded image before it is enlarged, float32 [H / scale, W / scale, 3] in [0, 1], in whole 8-bit levels.
 
         Arguments and errors: see `degrade`.
@@ -149,13 +150,13 @@ class RealWorld(Enlarging):
         first, second = ({name: getattr(self, name + suffix) for name in own} for suffix in ("", "2"))
         return Round(blur_prob=1.0, **shared, **first), Round(blur_prob=self.second_blur_prob, **shared, **second)
 
-    def _last(self, image: tf.Tensor, size: tuple[int, int], seed: tf.Tensor) -> tf.Tensor:
+    def _last(self, image: Tensor, size: tuple[int, int], seed: Tensor) -> Tensor:
         """Resizing and sinc filter, then JPEG, or JPEG first, with equal probability; float32 [*size, 3]."""
         u = tf.unstack(tf.random.stateless_uniform([6], seed))
         mode, quality = whole_between((0, len(RESIZES) - 1), u[0]), whole_between(self.jpeg_range2, u[1])
         kernel = sinc_kernel(_odd_between(self.kernel_range, u[2]), between(SINC_CUTOFF, u[3]))
 
-        def small(image: tf.Tensor) -> tf.Tensor:
+        def small(image: Tensor) -> Tensor:
             image = tf.ensure_shape(resized(image, *size, mode), [*size, 3])
             return tf.cond(
                 u[4] < self.final_sinc_prob,
@@ -163,10 +164,10 @@ class RealWorld(Enlarging):
                 functools.partial(tf.identity, image),
             )
 
-        def jpeg_last() -> tf.Tensor:
+        def jpeg_last() -> Tensor:
             return jpeg(small(image), quality)
 
-        def jpeg_first() -> tf.Tensor:
+        def jpeg_first() -> Tensor:
             return small(jpeg(image, quality))
 
         return tf.cond(u[5] < 0.5, jpeg_last, jpeg_first)
@@ -206,7 +207,7 @@ class Round:
     poisson_scale_range: tuple[float, float]
     gray_noise_prob: float
 
-    def degrade(self, image: tf.Tensor, size: tuple[int, int], seed: tf.Tensor) -> tf.Tensor:
+    def degrade(self, image: Tensor, size: tuple[int, int], seed: Tensor) -> Tensor:
         """Blurred, resized to `size` times a drawn factor, noisy: float32 [h, w, 3] in [0, 1], a function of the seed.
 
         Args:
@@ -216,7 +217,7 @@ class Round:
         """
         blur_seed, kernel_seed, resize_seed, noise_seed = tf.unstack(tf.random.split(seed, 4))
 
-        def blurred() -> tf.Tensor:
+        def blurred() -> Tensor:
             return filtered(image, self.kernel(kernel_seed))
 
         blurs = tf.random.stateless_uniform([], blur_seed) < self.blur_prob
@@ -227,7 +228,7 @@ class Round:
         image = resized(image, height, width, whole_between((0, len(RESIZES) - 1), u[2]))
         return tf.clip_by_value(image + self.noise(image, noise_seed), 0.0, 1.0)
 
-    def kernel(self, seed: tf.Tensor) -> tf.Tensor:
+    def kernel(self, seed: Tensor) -> Tensor:
         """A blur kernel, float32 [size, size]."""
         u = tf.unstack(tf.random.stateless_uniform([9], seed))
         kind = _choice(self.kernel_prob, u[0])
@@ -244,12 +245,12 @@ class Round:
         )
         return tf.switch_case(tf.where(u[8] < self.sinc_prob, 2, tf.where(kind < 4, 0, 1)), kernels)
 
-    def factor(self, u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+    def factor(self, u: Tensor, v: Tensor) -> Tensor:
         """The factor of the size, float32 []; u and v uniform in [0, 1)."""
         low, high = self.resize_range
         return tf.stack([between((1.0, high), v), between((low, 1.0), v), 1.0])[_choice(self.resize_prob, u)]
 
-    def noise(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def noise(self, image: Tensor, seed: Tensor) -> Tensor:
         """The noise to be added to the image, float32 [h, w, 1 or 3]."""
         strength_seed, noise_seed = tf.unstack(tf.random.split(seed, 2))
         u = tf.unstack(tf.random.stateless_uniform([3], strength_seed))
@@ -262,19 +263,19 @@ class Round:
         )
 
 
-def _odd_between(bounds: tuple[int, int], u: tf.Tensor) -> tf.Tensor:
+def _odd_between(bounds: tuple[int, int], u: Tensor) -> Tensor:
     low, high = bounds
     return low + 2 * whole_between((0, (high - low) // 2), u)
 
 
-def _around_1(bounds: tuple[float, float], u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+def _around_1(bounds: tuple[float, float], u: Tensor, v: Tensor) -> Tensor:
     """Below and above 1 with equal probability, uniform in each part of the range; u and v in [0, 1)."""
     low, high = bounds
     middle = min(max(low, 1.0), high)
     return tf.where(u < 0.5, between((low, middle), v), between((middle, high), v))
 
 
-def _choice(weights: tuple[float, ...], u: tf.Tensor) -> tf.Tensor:
+def _choice(weights: tuple[float, ...], u: Tensor) -> Tensor:
     """int32 [], i with probability weights[i] / sum(weights); u in [0, 1)."""
     bounds = [total / sum(weights) for total in accumulate(weights)][:-1]
     return tf.reduce_sum(tf.cast(u >= tf.constant(bounds, tf.float32), tf.int32))

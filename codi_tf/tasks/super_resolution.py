@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.tensors import Tensor
 from codi_tf.tasks.degradations import jpeg
 from codi_tf.tasks.draws import between
 from codi_tf.tasks.enlarging import Enlarging
@@ -43,7 +44,7 @@ class SuperResolution(Enlarging):
             value = checked_range(self.name, name, getattr(self, name), low, high, whole=whole)
             object.__setattr__(self, name, value)
 
-    def low_resolution(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def low_resolution(self, image: Tensor, seed: Tensor) -> Tensor:
         """jpeg(down(blur(image)) + noise), float32 [H / scale, W / scale, 3] in [0, 1], in whole 8-bit levels.
 
         Arguments and errors: see `degrade`.
@@ -63,7 +64,7 @@ class SuperResolution(Enlarging):
         return jpeg(low, tf.minimum(quality, quality_high))
 
 
-def gaussian_blur(image: tf.Tensor, sigma: tf.Tensor, *, radius: int) -> tf.Tensor:
+def gaussian_blur(image: Tensor, sigma: Tensor, *, radius: int) -> Tensor:
     """(g_sigma * image)(y, x), g_sigma(d) proportional to exp(-d^2 / (2 sigma^2)) for |d| <= radius, edges mirrored.
 
     Args:

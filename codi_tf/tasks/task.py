@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from codi_tf.core.registry import Registry
+from codi_tf.core.tensors import Tensor
 from codi_tf.io.conditions import ConditionFile, read_condition
 
 TASKS: Registry[type[Task]] = Registry("task", "TASKS", "codi_tf.tasks")
-Tensor = Any  # of TensorFlow
 Graph = Any  # `export.emit.graph.Graph`
 Value = Any  # in such a graph
 

@@ -17,10 +17,10 @@ class Sharpness(Metric):
     def reference(self, originals) -> np.ndarray:
         return numerics.sharpness(originals.unit)
 
-    def measure(self, made, originals, reference) -> np.ndarray:
+    def measure(self, made, originals, reference: np.ndarray) -> np.ndarray:
         return numerics.sharpness(made.unit) / reference.mean()
 
-    def interval(self, values, reference) -> tuple[float, float]:
+    def interval(self, values, reference: np.ndarray) -> tuple[float, float]:
         """Of a ratio of means: the originals vary with the images that are drawn (delta method)."""
         varying = values - float(np.mean(values)) * (reference / reference.mean() - 1.0)
         return numerics.mean_interval(varying, level=LEVEL)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -179,7 +180,8 @@ class Preprocessing:
         """Images [B, H, W, 3] in [-1, 1] -> float32 [B, size, size, 3]."""
         pixels = to_uint8((np.asarray(images, np.float32) + 1) / 2)
         square = np.stack([self._square(Image.fromarray(image)) for image in pixels])
-        return ((square / np.float32(255) - np.float32(self.mean)) / np.float32(self.std)).astype(np.float32)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return ((square / np.float32(255) - mean) / std).astype(np.float32)
 
     def _square(self, image: Image.Image) -> np.ndarray:
         short = min(image.size)
@@ -261,7 +263,7 @@ def _tower(config: Mapping, name: str, defaults: Mapping[str, object], path: Pat
     return arguments
 
 
-def _check_number(key: str, value: object, wanted: type, path: Path) -> None:
+def _check_number(key: str, value: Any, wanted: type, path: Path) -> None:
     if type(value) not in (int, wanted) or not 0 < value < float("inf"):
         raise UserError(f"{path}: {key} is {value!r}: it must be {NUMBERS[wanted]} above 0")
 
