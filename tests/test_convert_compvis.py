@@ -5,13 +5,9 @@ The inverse that makes them is checked with diffusers' own conversion.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
-from tiny_pipeline import save_pipeline
 
-import codi_tf
 from codi_tf.checkpoints import compvis
 from codi_tf.core.errors import UserError
 from codi_tf.io.layouts import key_of
@@ -23,6 +19,19 @@ diffusers = pytest.importorskip("diffusers")
 peer = pytest.importorskip("diffusers.loaders.single_file_utils")
 save_file = pytest.importorskip("safetensors.torch").save_file
 torch.set_num_threads(1)
+
+from compvis_files import (  # noqa: E402
+    FULL_SIZE,
+    NETWORKS,
+    Single,
+    assert_equal,
+    is_read,
+    original_clip,
+    original_open_clip,
+    original_unet,
+    original_vae,
+    schedule,
+)
 
 TOLERANCE = 2e-5  # of the output's scale
 LEVELS = {
@@ -39,157 +48,6 @@ VARIANTS = {
     "2.x": ("2.x", {**LEVELS, **HEADS_2}),
     "2.x, inpainting": ("2.x", {**LEVELS, **HEADS_2, "in_channels": 9}),
 }
-NETWORKS = ("unet", "vae", "text_encoder")
-
-
-def original_unet(weights, levels: int, layers: int) -> dict:
-    """diffusers' UNet weights under the names of CompVis' openaimodel.py, which numbers modules as it appends them."""
-    places, row = {"conv_in": "input_blocks.0.0"}, 1
-    for level in range(levels):
-        for i in range(layers):
-            places[f"down_blocks.{level}.resnets.{i}"] = f"input_blocks.{row}.0"
-            places[f"down_blocks.{level}.attentions.{i}"] = f"input_blocks.{row}.1"
-            row += 1
-        places[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{row}.0.op"
-        row += 1
-    row = 0
-    for level in range(levels):
-        for i in range(layers + 1):
-            attention = f"up_blocks.{level}.attentions.{i}"
-            places[f"up_blocks.{level}.resnets.{i}"] = f"output_blocks.{row}.0"
-            places[attention] = f"output_blocks.{row}.1"
-            if i == layers:
-                number = 2 if any(key.startswith(attention) for key in weights) else 1
-                places[f"up_blocks.{level}.upsamplers.0"] = f"output_blocks.{row}.{number}"
-            row += 1
-    places |= {"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1"}
-    places |= {"mid_block.resnets.1": "middle_block.2", "conv_norm_out": "out.0", "conv_out": "out.2"}
-    places |= {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
-    inside = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0"}
-    inside |= {"conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-    renamed = {}
-    for key, value in weights.items():
-        place = max((place for place in places if key.startswith(place + ".")), key=len)
-        rest = key.removeprefix(place + ".")
-        if ".resnets." in key:
-            name, kind = rest.split(".")
-            rest = f"{inside[name]}.{kind}"
-        renamed[f"model.diffusion_model.{places[place]}.{rest}"] = value
-    return renamed
-
-
-def original_vae(weights, levels: int) -> dict:
-    """diffusers' autoencoder weights under the names of CompVis' model.py; attention lies in 1x1 convolutions."""
-    renamed = {}
-    for key, value in weights.items():
-        if match := re.match(r"decoder\.up_blocks\.(\d+)\.", key):
-            key = key.replace(match[0], f"decoder.up.{levels - 1 - int(match[1])}.")
-        key = key.replace("encoder.down_blocks", "encoder.down").replace("mid_block.resnets.0", "mid.block_1")
-        key = key.replace("mid_block.resnets.1", "mid.block_2").replace("mid_block.attentions.0", "mid.attn_1")
-        key = key.replace("resnets", "block").replace("conv_shortcut", "nin_shortcut").replace("group_norm", "norm")
-        key = key.replace("downsamplers.0", "downsample").replace("upsamplers.0", "upsample")
-        key = key.replace("conv_norm_out", "norm_out").replace("to_out.0", "proj_out")
-        key = re.sub(r"attn_1\.to_([qkv])", r"attn_1.\1", key)
-        if ".attn_1." in key and value.ndim == 2:
-            value = value[:, :, None, None]
-        renamed[f"first_stage_model.{key}"] = value
-    return renamed
-
-
-def original_clip(weights) -> dict:
-    renamed = {f"cond_stage_model.transformer.text_model.{key}": value for key, value in weights.items()}
-    renamed["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
-    return renamed
-
-
-def original_open_clip(weights, extra_layer: bool = True) -> dict:
-    """transformers' weights under OpenCLIP's names, and a text projection; often with a last layer that is not used."""
-    names = {"embeddings.token_embedding": "token_embedding", "embeddings.position_embedding": "positional_embedding"}
-    names |= {"final_layer_norm": "ln_final", "encoder.layers": "transformer.resblocks", "self_attn": "attn"}
-    names |= {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "fc1": "c_fc", "fc2": "c_proj"}
-    renamed, fused = {}, {}
-    for key, value in weights.items():
-        for ours, theirs in names.items():
-            key = key.replace(ours, theirs)
-        if match := re.search(r"([qkv])_proj\.(weight|bias)$", key):
-            fused.setdefault(key.replace(match[0], f"in_proj_{match[2]}"), {})[match[1]] = value
-        else:
-            renamed[key.replace("positional_embedding.weight", "positional_embedding")] = value
-    renamed |= {key: torch.cat([parts[name] for name in "qkv"]) for key, parts in fused.items()}
-    if extra_layer:
-        layers = 1 + max(int(key.split(".")[2]) for key in renamed if key.startswith("transformer."))
-        first = {key: value for key, value in renamed.items() if key.startswith("transformer.resblocks.0.")}
-        renamed |= {key.replace("resblocks.0.", f"resblocks.{layers}."): value + 1 for key, value in first.items()}
-    width = renamed["positional_embedding"].shape[1]
-    renamed |= {"text_projection": torch.ones(width, width), "logit_scale": torch.tensor(4.6)}
-    return {f"cond_stage_model.model.{key}": value for key, value in renamed.items()}
-
-
-def schedule() -> dict:
-    """The buffers of CompVis' ddpm.py, register_schedule."""
-    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    cumprod = np.cumprod(1 - betas)
-    before = np.append(1.0, cumprod[:-1])
-    variance = betas * (1 - before) / (1 - cumprod)
-    buffers = {
-        "betas": betas,
-        "alphas_cumprod": cumprod,
-        "alphas_cumprod_prev": before,
-        "sqrt_alphas_cumprod": np.sqrt(cumprod),
-        "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - cumprod),
-        "log_one_minus_alphas_cumprod": np.log(1 - cumprod),
-        "sqrt_recip_alphas_cumprod": np.sqrt(1 / cumprod),
-        "sqrt_recipm1_alphas_cumprod": np.sqrt(1 / cumprod - 1),
-        "posterior_variance": variance,
-        "posterior_log_variance_clipped": np.log(np.maximum(variance, 1e-20)),
-        "posterior_mean_coef1": betas * np.sqrt(before) / (1 - cumprod),
-        "posterior_mean_coef2": (1 - before) * np.sqrt(1 - betas) / (1 - cumprod),
-    }
-    return {key: torch.tensor(value, dtype=torch.float32) for key, value in buffers.items()}
-
-
-def original(pipeline, version: str) -> dict:
-    unet = pipeline.unet.config
-    weights = original_unet(pipeline.unet.state_dict(), len(unet.block_out_channels), unet.layers_per_block)
-    weights |= original_vae(pipeline.vae.state_dict(), len(pipeline.vae.config.block_out_channels))
-    weights |= (original_clip if version == "1.x" else original_open_clip)(pipeline.text_encoder.state_dict())
-    return {key: value.contiguous() for key, value in {**weights, **schedule()}.items()}
-
-
-def architecture(pipeline) -> dict:
-    """What the shapes of these small models do not tell."""
-    unet, vae, text = pipeline.unet.config, pipeline.vae.config, pipeline.text_encoder.config
-    heads = unet.attention_head_dim
-    return {
-        "unet": {"norm_num_groups": unet.norm_num_groups, "attention_head_dim": heads, "sample_size": unet.sample_size},
-        "vae": {"norm_num_groups": vae.norm_num_groups, "scaling_factor": vae.scaling_factor},
-        "text_encoder": {
-            "num_attention_heads": text.num_attention_heads,
-            "num_hidden_layers": text.num_hidden_layers,
-        },
-    }
-
-
-class Single:
-    """A pipeline as a single file."""
-
-    def __init__(self, folder, version: str, changes: dict):
-        self.version, self.source = version, save_pipeline(folder / "pipeline", version, **changes)
-        self.pipeline = diffusers.StableDiffusionPipeline.from_pretrained(self.source)
-        self.weights = original(self.pipeline, version)
-        self.architecture = architecture(self.pipeline)
-        self.path = folder / "model.safetensors"
-        save_file(self.weights, self.path)
-
-    def load(self, path=None, **options):
-        prediction_type = None if self.version == "1.x" else "v_prediction"
-        options = {"prediction_type": prediction_type, "architecture": self.architecture, **options}
-        return codi_tf.load_stable_diffusion(path or self.path, **options)
-
-    def load_changed(self, path, weights):
-        """The base from a file with these weights."""
-        save_file(weights, path)
-        return self.load(path)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -218,11 +76,6 @@ def test_the_inverse_is_one_of_diffusers_own_conversion(single):
         last = f"encoder.layers.{pipeline.text_encoder.config.num_hidden_layers}."  # they know that of 24 layers alone
         converted = {key: value for key, value in converted.items() if last not in key}
     assert_equal(converted, expected)
-
-
-def assert_equal(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_a_single_file_gives_the_same_bits_and_numbers(single):
@@ -330,84 +183,6 @@ def test_every_variable_is_set_once_and_every_tensor_used(family, tmp_path):
     assert len(names) == len(set(names))
 
 
-def is_read(key: str) -> bool:
-    """Whether a tensor is one of the weights: no buffer, no part of the last layer of OpenCLIP."""
-    unread = ("position_ids", "logit_scale", "text_projection")
-    return key not in schedule() and not key.endswith(unread) and ".resblocks.2." not in key
-
-
-@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."])
-def test_each_missing_each_extra_and_each_reshaped_tensor_is_refused(family, tmp_path, prefix):
-    path = tmp_path / "model.safetensors"
-    keys = [key for key in family.weights if key.startswith(prefix) and is_read(key)]
-    for key in keys[:: len(keys) // 4]:
-        weights = dict(family.weights)
-        value = weights.pop(key)
-        for changed in (
-            weights,
-            {**family.weights, f"{key}.more": value.clone()},
-            {**weights, key: value.reshape(-1)[:-1]},
-            {**weights, key: value[None]},
-        ):
-            save_file(changed, path)
-            with pytest.raises(UserError) as caught:
-                family.load(path)
-            line = str(caught.value)
-            assert key in line and str(path) in line and "\n" not in line and len(line) < 600, line
-
-
-@pytest.mark.parametrize("share", [0.0, 1e-4, 0.05, 0.3, 0.7, 0.999])
-def test_a_torn_file_is_refused(family, tmp_path, share):
-    content = family.path.read_bytes()
-    (tmp_path / "torn.safetensors").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match="torn.safetensors: truncated or no safetensors file"):
-        family.load(tmp_path / "torn.safetensors")
-
-
-def test_known_tensors_that_are_not_read_are_accepted_and_others_refused(family, tmp_path):
-    path = tmp_path / "model.safetensors"
-    more = {
-        "model_ema.diffusion_modelinput_blocks00weight": torch.ones(3),
-        "model_ema.decay": torch.ones(()),
-        "model_ema.num_updates": torch.zeros((), dtype=torch.int32),
-        "first_stage_model.loss.logvar": torch.zeros(()),
-        "cond_stage_model.logit_scale": torch.ones(()),
-        "scale_factor": torch.tensor(0.5),
-        "logvar": torch.zeros(1000),
-    }
-    save_file({**family.weights, **more}, path)
-    for ours, theirs in zip(family.load(path).unet.variables, family.load().unet.variables, strict=True):
-        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-    save_file({**family.weights, "control_model.input_hint_block.0.weight": torch.ones(3)}, path)
-    with pytest.raises(UserError, match="1 tensors left over: control_model.input_hint_block.0.weight; another kind"):
-        family.load(path)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_halved_files_are_read_and_the_schedule_is_still_checked(family, tmp_path, dtype):
-    path = tmp_path / "half.safetensors"
-    half = {key: value if key.endswith("position_ids") else value.to(dtype) for key, value in family.weights.items()}
-    save_file(half, path)
-    kernel = half["model.diffusion_model.input_blocks.0.0.weight"].float().numpy()
-    np.testing.assert_array_equal(state_dict(family.load(path).unet)["conv_in.weight"], kernel)
-    for key, value in list(schedule().items()):
-        changed = value.clone()
-        changed[500] *= 1.05
-        save_file({**half, key: changed}, path)
-        with pytest.raises(UserError, match=f"its {key} is not that of Stable Diffusion's schedule"):
-            family.load(path)
-
-
-def test_positions_are_checked(tmp_path_factory):
-    single = Single(tmp_path_factory.mktemp("positions"), "1.x", {})
-    key = "cond_stage_model.transformer.text_model.embeddings.position_ids"
-    save_file({**single.weights, key: torch.arange(77).flip(0)[None]}, single.path)
-    with pytest.raises(UserError, match="position_ids is not 0, 1, 2, ..."):
-        single.load()
-    for drifted in (0.4 * torch.ones(1, 77).cos() + torch.arange(77), (torch.arange(77) - 0.01).bfloat16()):
-        single.load_changed(single.path, {**single.weights, key: drifted})
-
-
 def test_the_prediction_type_is_told_or_asked_for(family):
     if family.version == "1.x":
         assert family.load().prediction_type == "epsilon"
@@ -422,61 +197,6 @@ def test_the_prediction_type_is_told_or_asked_for(family):
     save_file(family.weights, path, metadata={"modelspec.prediction_type": "noise"})
     with pytest.raises(UserError, match="prediction_type is 'noise': use one of epsilon"):
         family.load(path, prediction_type=None)
-
-
-def test_parts_of_two_families_are_refused(tmp_path_factory):
-    first, second = (Single(tmp_path_factory.mktemp("mixed"), version, {}) for version in ("1.x", "2.x"))
-    unet = {key: value for key, value in second.weights.items() if key.startswith("model.")}
-    rest = {key: value for key, value in first.weights.items() if not key.startswith("model.")}
-    save_file({**unet, **rest}, first.path)
-    with pytest.raises(UserError, match=r"a UNet of 2\.x beside a text encoder of 1\.x; they do not belong together"):
-        first.load()
-
-
-@pytest.mark.parametrize(
-    ("prefix", "part"), [("model.", "unet"), ("first_stage_model.", "vae"), ("cond_stage_model.", "text_encoder")]
-)
-def test_a_file_without_a_part_is_refused(family, tmp_path, prefix, part):
-    save_file({k: v for k, v in family.weights.items() if not k.startswith(prefix)}, tmp_path / "part.safetensors")
-    with pytest.raises(UserError, match=rf"not a Stable Diffusion checkpoint in the original layout: .* the {part} \("):
-        family.load(tmp_path / "part.safetensors")
-
-
-def test_options_that_make_no_sense_are_refused(family):
-    with pytest.raises(UserError, match="architecture names 'decoder': its parts are unet, vae, text_encoder"):
-        codi_tf.load_stable_diffusion(family.path, architecture={"decoder": {}}, prediction_type="epsilon")
-    with pytest.raises(UserError, match="not a configuration of UNet"):
-        family.load(architecture={**family.architecture, "unet": {"depth": 3}})
-    with pytest.raises(UserError, match="safetensors: scaling_factor is 0: it must be a number above 0"):
-        family.load(architecture={**family.architecture, "vae": {"scaling_factor": 0}})
-    with pytest.raises(UserError, match="it is for single files in the original layout"):
-        codi_tf.load_stable_diffusion(family.source, architecture=family.architecture)
-
-
-def test_a_file_without_a_tokenizer_needs_one_to_be_written(family, tmp_path):
-    base = family.load()
-    assert base.tokenizer is None
-    with pytest.raises(UserError, match="cannot be saved without one: load it with tokenizer=FOLDER"):
-        codi_tf.save_stable_diffusion(base, tmp_path / "written")
-    assert not any(tmp_path.iterdir())
-    base = family.load(tokenizer=family.source / "tokenizer")
-    codi_tf.save_stable_diffusion(base, tmp_path / "written")
-    back = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "written")
-    for part in NETWORKS:
-        assert_equal(getattr(back, part).state_dict(), getattr(family.pipeline, part).state_dict())
-    assert type(back.scheduler) is diffusers.DDIMScheduler and not back.scheduler.config.clip_sample
-
-
-FULL_SIZE = {
-    "1.x": (
-        {"cross_attention_dim": 768},
-        {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12},
-    ),
-    "2.x": (
-        {"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "use_linear_projection": True},
-        {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 23},
-    ),
-}
 
 
 @pytest.mark.parametrize(("version", "extra_layer"), [("1.x", False), ("2.x", True), ("2.x", False)])

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 from commands import run_here
 from conftest import make_base, make_model
+from export_cases import SIZES, STEPS, exported
 from PIL import Image
-from test_export import SIZES, STEPS, exported
 from tiny import randomize
 
 import codi_tf

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 import pytest
-from test_convert_compvis import FULL_SIZE, original_clip, original_open_clip, original_unet, original_vae
+from compvis_files import FULL_SIZE, original_clip, original_open_clip, original_unet, original_vae
 
 import codi_tf
 from benchmarks import make_checkpoint

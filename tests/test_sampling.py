@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from gaussian_data import MEAN, SCHEDULE, SHAPE, STD, Recorder, gaussian_denoiser, noise
 
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import process as diffusion
 from codi_tf.diffusion.grid import sdedit_grid, sdedit_start
-from codi_tf.diffusion.halving import halving_steps
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.diffusion.samplers.consistency import consistency_grid
 from codi_tf.diffusion.samplers.ddim import ddim_grid, few_step_grid
@@ -22,40 +22,11 @@ from codi_tf.diffusion.samplers.dpm import dpm_grid
 from codi_tf.diffusion.samplers.stochastic import stochastic_grid
 from codi_tf.diffusion.sampling import few_step, few_step_trajectory, guided, make_grid, sample, trajectory
 
-SCHEDULE = diffusion.make_schedule("scaled_linear")
-MEAN, STD = 0.3, 0.7
-SHAPE = (2, 4, 4, 3)
-
-
-def noise() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-
-
-def gaussian_denoiser(std: float = STD, schedule: diffusion.Schedule = SCHEDULE):
-    def denoise(z_t, t):
-        alpha_t, sigma_t = diffusion.coefficients(schedule, t, len(z_t.shape))
-        gain = alpha_t * std**2 / (alpha_t**2 * std**2 + sigma_t**2)
-        return diffusion.predict(MEAN + gain * (z_t - alpha_t * MEAN), z_t, alpha_t, sigma_t, "sample")
-
-    return denoise
-
 
 def exact_ode_end(z: np.ndarray, std: float = STD) -> np.ndarray:
     """The end of the trajectory, where alpha = 1 and sigma = 0, in float64."""
     alpha_t, sigma_t = float(SCHEDULE.alpha[-1]), float(SCHEDULE.sigma[-1])
     return MEAN + std * (z - alpha_t * MEAN) / np.sqrt(alpha_t**2 * std**2 + sigma_t**2)
-
-
-class Recorder:
-    """Hands calls through to a denoiser and keeps what went in and out."""
-
-    def __init__(self, denoise):
-        self.denoise, self.calls = denoise, []
-
-    def __call__(self, z_t, t):
-        prediction = self.denoise(z_t, t)
-        self.calls.append((z_t, t, prediction))
-        return prediction
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 50])
@@ -253,150 +224,6 @@ def test_solvers_are_exact_for_a_point_mass():
             np.testing.assert_allclose(prediction.eps_hat, eps, atol=1e-4)
 
 
-# --- the stochastic samplers
-
-
-def level(t: int | None) -> tuple[float, float]:
-    """alpha and sigma at a time in float64; None: of the data."""
-    return (1.0, 0.0) if t is None else (float(SCHEDULE.alpha[t]), float(SCHEDULE.sigma[t]))
-
-
-def spread(t: int | None, std: float = STD) -> float:
-    """The standard deviation of z_t."""
-    alpha, sigma = level(t)
-    return float(np.sqrt(alpha**2 * std**2 + sigma**2))
-
-
-def carried(z, t: int, s: int | None):
-    """Where the ODE takes z_t by time s: exact, so that the marginal at t becomes the marginal at s."""
-    return level(s)[0] * MEAN + spread(s) / spread(t) * (z - level(t)[0] * MEAN)
-
-
-def perfect(ends: dict[int, int | None]):
-    """A student whose DDIM step from each time t ends where the ODE leads at ends[t], in one step."""
-
-    def denoise(z_t, t):
-        t = int(t)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = level(t), level(ends[t])
-        x_tilde = diffusion.halving_target(z_t, carried(z_t, t, ends[t]), alpha_t, sigma_t, alpha_s, sigma_s)
-        return diffusion.predict(x_tilde, z_t, alpha_t, sigma_t, "sample")
-
-    return denoise
-
-
-def mean_and_std(denoise, grid, mean: float, std: float) -> list[tuple[float, float]]:
-    """Mean and standard deviation of z after every step, from z ~ N(mean, std^2) at the first.
-
-    Each step is affine in z and in the noise, so that one entry of the batch gives the constant, and one for z and for
-    each of the draws its coefficient. Nothing is sampled.
-    """
-    inputs = np.eye(grid.draws + 2, grid.draws + 1, k=-1, dtype=np.float32)  # row 0: all 0
-    z, *eps = (tf.constant(column[:, None]) for column in inputs.T)
-    moments = []
-    for _, z_s in trajectory(denoise, z, grid, eps):
-        constant, *of_z_and_eps = np.float64(z_s)[:, 0]
-        of_z, *of_eps = np.array(of_z_and_eps) - constant
-        moments.append((constant + of_z * mean, np.sqrt((of_z * std) ** 2 + np.sum(np.square(of_eps)))))
-    return moments
-
-
-FOUR = {"stochastic": {999: 499, 749: 249, 499: None, 249: None}, "consistency": dict.fromkeys((999, 749, 499, 249))}
-
-
-@pytest.mark.parametrize("sampler", ["stochastic", "consistency"])
-def test_a_perfect_student_has_the_datas_distribution_after_every_step(sampler):
-    """Steps along the exact ODE, t -> k, keep the marginals; so do the steps of noise, if they have the right size."""
-    grid = make_grid(sampler, SCHEDULE, 4)
-    start = (level(999)[0] * MEAN, spread(999))
-    for (mean, std), s in zip(mean_and_std(perfect(FOUR[sampler]), grid, *start), (749, 499, 249, None), strict=True):
-        np.testing.assert_allclose((mean, std), (level(s)[0] * MEAN, spread(s)), rtol=0, atol=3e-6)
-
-
-@pytest.mark.parametrize("num_steps", [2, 4, 10])
-@pytest.mark.parametrize("sampler", ["stochastic", "consistency"])
-def test_moments_of_the_best_denoiser_follow_the_recursion(sampler, num_steps):
-    """Mean and variance by the printed equations: first z_k, then the noise, in float64."""
-    times = [1000 * (num_steps - i) // num_steps - 1 for i in range(num_steps)] + [None, None]
-    mean, variance, expected = 0.1, 1.2, []
-    for t, s, k in zip(times, times[1:], times[2:], strict=False):
-        if sampler == "consistency":
-            k = None  # all the way to the data, and back by as much noise as there was
-        (alpha_t, sigma_t), (alpha_s, sigma_s), (alpha_k, sigma_k) = level(t), level(s), level(k)
-        gain = alpha_t * STD**2 / spread(t) ** 2  # x_hat = MEAN + gain (z - alpha_t MEAN)
-        slope = alpha_k * gain + sigma_k * (1 - alpha_t * gain) / sigma_t  # of z_k in z_t
-        x_hat = MEAN + gain * (mean - alpha_t * MEAN)
-        mean = alpha_k * x_hat + sigma_k * (mean - alpha_t * x_hat) / sigma_t  # Eq. 4
-        variance *= slope**2
-        # e^(lambda_s - lambda_k), which is 0 where z_k is clean
-        odds = (alpha_s / sigma_s) ** 2 / (alpha_k / sigma_k) ** 2 if sigma_s and sigma_k else 0.0
-        mean, variance = alpha_s / alpha_k * mean, (alpha_s / alpha_k) ** 2 * variance + (1 - odds) * sigma_s**2
-        expected.append((mean, np.sqrt(variance)))  # Eq. 5
-    got = mean_and_std(gaussian_denoiser(), make_grid(sampler, SCHEDULE, num_steps), 0.1, np.sqrt(1.2))
-    np.testing.assert_allclose(got, expected, rtol=0, atol=5e-6)
-
-
-def test_stochastic_steps_are_equations_4_to_7():
-    """Eq. 4 and 5, Eq. 6 and 7, with h = t - 3/N, k = t - 2/N, s = t - 1/N; N = 4 from t = 1."""
-    eps = np.random.default_rng(1).normal(size=(3, *SHAPE)).astype(np.float32)
-    recorder = Recorder(gaussian_denoiser())
-    result = sample(recorder, tf.constant(noise()), stochastic_grid(SCHEDULE, 4), eps)
-    z = noise()
-    assert [int(t) for _, t, _ in recorder.calls] == [999, 749, 499, 249]
-    for (z_t, _, prediction), t, s, k, draw in zip(
-        recorder.calls, (999, 749), (749, 499), (499, 249), eps, strict=False
-    ):
-        np.testing.assert_allclose(z_t, z, atol=2e-6)
-        (alpha_t, sigma_t), (alpha_s, sigma_s), (alpha_k, sigma_k) = level(t), level(s), level(k)
-        z_t, x_hat = np.float64(z_t), np.float64(prediction.x_hat)
-        z_k = alpha_k * x_hat + sigma_k * (z_t - alpha_t * x_hat) / sigma_t
-        lambda_s, lambda_k = np.log(alpha_s**2 / sigma_s**2), np.log(alpha_k**2 / sigma_k**2)
-        z = alpha_s / alpha_k * z_k + np.sqrt((1 - np.exp(lambda_s - lambda_k)) * sigma_s**2) * draw
-    (_, _, _), (_, _, _), (z_t, _, third), (z_end, _, fourth) = recorder.calls
-    np.testing.assert_allclose(z_t, z, atol=2e-6)
-    alpha_s, sigma_s = level(249)  # k = 0: z_k is x_hat, and Eq. 5 the forward process
-    np.testing.assert_allclose(z_end, alpha_s * np.float64(third.x_hat) + sigma_s * eps[2], atol=2e-6)
-    np.testing.assert_array_equal(result, fourth.x_hat)
-
-
-def test_consistency_steps_noise_the_prediction_anew():
-    eps = np.random.default_rng(1).normal(size=(3, *SHAPE)).astype(np.float32)
-    recorder = Recorder(gaussian_denoiser())
-    result = sample(recorder, tf.constant(noise()), consistency_grid(SCHEDULE, 4), iter(eps))
-    for (_, _, before), (z_s, s, _), draw in zip(recorder.calls, recorder.calls[1:], eps, strict=False):
-        alpha_s, sigma_s = level(int(s))
-        np.testing.assert_allclose(z_s, alpha_s * np.float64(before.x_hat) + sigma_s * draw, atol=2e-6)
-    assert [int(t) for _, t, _ in recorder.calls] == [999, 749, 499, 249]
-    np.testing.assert_array_equal(result, recorder.calls[-1][2].x_hat)
-
-
-@pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 1000])
-def test_stochastic_steps_keep_the_schedules_noise_levels(num_steps):
-    for schedule in (SCHEDULE, diffusion.make_schedule("squaredcos_cap_v2"), diffusion.make_schedule("linear")):
-        plain = few_step_grid(schedule, num_steps)
-        for grid in (stochastic_grid(schedule, num_steps), consistency_grid(schedule, num_steps)):
-            assert grid.draws == num_steps - 1 and plain.draws == 0
-            for step, there in zip(grid.steps, plain.steps, strict=True):
-                assert step[:4] == there[:4]
-                np.testing.assert_allclose(np.hypot(step.sigma_s, step.noise), there.sigma_s, rtol=1e-12)
-            assert grid.steps[-1] == plain.steps[-1]
-
-
-def test_stochastic_samplers_are_exact_for_a_point_mass():
-    eps = np.random.default_rng(1).normal(size=(9, *SHAPE)).astype(np.float32)
-    for name in ("stochastic", "consistency"):
-        for prediction, _ in trajectory(gaussian_denoiser(std=0.0), noise(), make_grid(name, SCHEDULE, 10), eps):
-            np.testing.assert_allclose(prediction.x_hat, np.full(SHAPE, MEAN), atol=1e-6)
-
-
-def test_missing_noise_is_told_and_noise_of_no_use_is_left():
-    grid = stochastic_grid(SCHEDULE, 4)
-    with pytest.raises(ValueError, match="fewer tensors than the 3"):
-        sample(gaussian_denoiser(), noise(), grid, [noise()] * 2)
-    left = iter([noise()] * 4)
-    sample(gaussian_denoiser(), noise(), grid, left)
-    assert len(list(left)) == 1
-
-
 # --- samplers by name
 
 
@@ -444,68 +271,6 @@ def test_samplers_have_their_names():
             make_grid(name, SCHEDULE, 1001)
     with pytest.raises(UserError, match="unknown sampler 'euler': known are consistency, ddim, dpm, dpm"):
         make_grid("euler", SCHEDULE, 4)
-
-
-# --- progressive halving
-
-
-def test_halving_leads_over_the_middle_of_every_step():
-    pairs = halving_steps(SCHEDULE, 4)
-    assert [(pair.t, pair.mid) for pair in pairs] == [(999, 874), (749, 624), (499, 374), (249, 124)]
-    assert [pair[6:] for pair in pairs] == [level(s) for s in (749, 499, 249, None)]
-    for pair in pairs:
-        assert pair[1:3] == level(pair.t) and pair[4:6] == level(pair.mid)
-
-
-def test_halving_for_the_stochastic_sampler_leads_over_the_next_time():
-    pairs = halving_steps(SCHEDULE, 4, stochastic=True)
-    assert [(pair.t, pair.mid) for pair in pairs] == [(999, 749), (749, 499), (499, 249), (249, 124)]
-    assert [pair[6:] for pair in pairs] == [level(s) for s in (499, 249, None, None)]
-    for pair, step in zip(pairs, stochastic_grid(SCHEDULE, 4).steps, strict=True):  # the same DDIM step, without noise
-        kept = step.alpha_s / pair.alpha_s * pair.sigma_s
-        assert (pair.t, kept) == (step.t, pytest.approx(step.sigma_s, rel=1e-12))
-    assert halving_steps(SCHEDULE, 1, stochastic=True) == halving_steps(SCHEDULE, 1)
-
-
-@pytest.mark.parametrize("num_steps", [1, 3, 4, 333])
-def test_a_teachers_grid_is_the_halved_one(num_steps):
-    """Two steps of the teacher's grid are one pair, whatever the rounding of the times."""
-    pairs = halving_steps(SCHEDULE, num_steps)
-    teacher = few_step_grid(SCHEDULE, 2 * num_steps).steps
-    assert [pair[:3] for pair in pairs] == [step[:3] for step in teacher[::2]]
-    assert [pair[3:6] for pair in pairs] == [step[:3] for step in teacher[1::2]]
-    assert [pair[6:] for pair in pairs] == [step[3:5] for step in teacher[1::2]]
-
-
-@pytest.mark.parametrize("stochastic", [False, True])
-@pytest.mark.parametrize("num_steps", [1, 4])
-def test_one_step_with_the_halved_target_is_two_steps_of_the_teacher(num_steps, stochastic):
-    """And the target is a mean of what the teacher said, weighted by the ways in alpha / sigma."""
-    teacher = gaussian_denoiser()
-    for pair in halving_steps(SCHEDULE, num_steps, stochastic=stochastic):
-        z_t = tf.constant(noise())
-        first = teacher(z_t, pair.t)
-        second = teacher(diffusion.ddim_step(first, pair.alpha_mid, pair.sigma_mid), pair.mid)
-        z_s = diffusion.ddim_step(second, pair.alpha_s, pair.sigma_s)
-        x_tilde = diffusion.halving_target(z_t, z_s, pair.alpha_t, pair.sigma_t, pair.alpha_s, pair.sigma_s)
-        student = diffusion.predict(x_tilde, z_t, pair.alpha_t, pair.sigma_t, "sample")
-        np.testing.assert_allclose(diffusion.ddim_step(student, pair.alpha_s, pair.sigma_s), z_s, atol=1e-6)
-        if pair.sigma_s == 0.0:
-            np.testing.assert_array_equal(x_tilde, second.x_hat)
-        else:
-            a, b, c = (
-                pair.alpha_t / pair.sigma_t,
-                pair.alpha_mid / pair.sigma_mid,
-                pair.alpha_s / pair.sigma_s,
-            )
-            mean = ((b - a) * np.float64(first.x_hat) + (c - b) * np.float64(second.x_hat)) / (c - a)
-            np.testing.assert_allclose(x_tilde, mean, atol=5e-6)
-
-
-@pytest.mark.parametrize("num_steps", [0, 501, 2.0])
-def test_halving_refuses_more_steps_than_there_are_times_between(num_steps):
-    with pytest.raises(UserError, match=f"num_steps is {num_steps}; it must be a whole number from 1 to 500"):
-        halving_steps(SCHEDULE, num_steps)
 
 
 # --- image to image

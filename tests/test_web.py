@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
-import io
 import json
-import math
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from chromium import RUNTIME, chromium, require, served
-from commands import run_here
-from conftest import make_base, make_model
 from PIL import Image
-from tiny import randomize, tiny_text
+from web_pages import DONE, HEIGHT, READY, STEPS, WIDTH, assert_same_picture, made_by_run, package_maker, shown
 
-from codi_tf.checkpoints.stable_diffusion import with_text
-from codi_tf.core.errors import UserError
 from codi_tf.data import load_photos
-from export.build import write_graphs, write_manifest, write_package
-from export.emit.program import SamplerProgram
-from export.quantization.weights import WeightFormats
-from export.runtime import run
-from export.web import __main__ as web
 from export.web.site import PROGRAM, build_site
-
-HEIGHT, WIDTH, STEPS = 48, 64, 3
-DONE = "document.body.dataset.state === 'done' || document.getElementById('error').textContent"
-READY = "document.body.dataset.state === 'empty' && !document.getElementById('status').textContent"
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +25,7 @@ def browser():
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
     """The package of a task and a layout."""
-    made = {}
-
-    def package(task: str = "super_resolution", layout: str = "whole") -> Path:
-        if (task, layout) not in made:
-            folder = made[task, layout] = tmp_path_factory.mktemp("package") / f"{task}-{layout}"
-            base = make_base()
-            if task == "editing":  # does what a prompt says
-                base = with_text(base, tiny_text(tmp_path_factory.mktemp("text"), 8))
-                randomize([v for v in base.unet.variables if "attn2" in v.path])
-            program = SamplerProgram(make_model(base, task=task), steps=STEPS, height=HEIGHT, width=WIDTH)
-            write_package([program], folder, format="onnx", layout=layout, report=False)
-        return made[task, layout]
-
-    return package
+    return package_maker(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -85,26 +53,6 @@ def photos(tmp_path_factory):
         top, left = (400 - height) // 2, (600 - width) // 2
         Image.fromarray(coffee[top : top + height, left : left + width]).save(folder / f"{name}.png")
     return folder
-
-
-def shown(browser, canvas: str = "after") -> np.ndarray:
-    """What a canvas of the page holds, RGBA uint8 [H, W, 4]."""
-    url = browser.evaluate(f"document.getElementById('{canvas}').toDataURL()")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA"))
-
-
-def made_by_run(package: Path, folder: Path, photo: Path, *options) -> np.ndarray:
-    """The picture of `python -m export.run`."""
-    out = folder / "out.png"
-    run.main([str(package), "--condition", str(photo), "--out", str(out), *map(str, options)])
-    return np.asarray(Image.open(out))
-
-
-def assert_same_picture(found: np.ndarray, expected: np.ndarray) -> None:
-    assert found.shape == (*expected.shape[:2], 4) and (found[..., 3] == 255).all()
-    error = np.abs(found[..., :3].astype(float) - expected)
-    assert expected.std() > 10 and error.max() <= 1  # what is one thing here may be rounded elsewhere
-    assert error.mean() < 0.05 and 20 * math.log10(255 / max(1e-9, (error**2).mean() ** 0.5)) >= 55
 
 
 # --- pictures
@@ -420,13 +368,6 @@ def test_a_browser_without_webassembly(browser, sites):
     assert error(browser) == "This browser has no WebAssembly: use another one."
 
 
-# --- the command
-
-
-def command(*arguments) -> subprocess.CompletedProcess:
-    return run_here(web.main, *arguments)
-
-
 @pytest.fixture
 def runtime(tmp_path):
     """Files with the runtime's names."""
@@ -435,57 +376,6 @@ def runtime(tmp_path):
     for name in ("ort.wasm.bundle.min.mjs", PROGRAM):
         (folder / name).write_bytes(name.encode())
     return folder
-
-
-def test_the_command_writes_the_page_and_only_it(packages, runtime, tmp_path):
-    out = tmp_path / "site"
-    for _ in range(2):  # a page is replaced
-        done = command(packages(), "--out", out, "--runtime", runtime)
-        assert done.returncode == 0, done.stderr
-        assert f"python -m http.server --directory {out}" in done.stdout and "from-disk.html" in done.stdout
-        (out / "package" / "of-the-older-one.txt").write_text("")
-    assert {path.name for path in tmp_path.iterdir()} == {"site", "dist"}
-    manifest = json.loads((out / "package" / "manifest.json").read_text())
-    assert manifest == json.loads((packages() / "manifest.json").read_text())
-    assert (out / "package" / "model.onnx").read_bytes() == (packages() / "model.onnx").read_bytes()
-
-
-def test_mistakes_are_one_line(packages, runtime, tmp_path):
-    done = command(packages(), "--out", tmp_path / "site", "--runtime", tmp_path / "nowhere")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "ort.wasm.bundle.min.mjs: is missing; npm install onnxruntime-web" in done.stderr
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "file").write_text("")
-    with pytest.raises(UserError, match="taken: already exists; name a new folder"):
-        build_site(packages(), tmp_path / "taken", runtime)
-    with pytest.raises(UserError, match="no exported package"):
-        build_site(tmp_path, tmp_path / "site", runtime)
-    program = SamplerProgram(make_model(make_base()), steps=1, height=16, width=16)
-    write_package([program], tmp_path / "lite", format="tflite", report=False)
-    with pytest.raises(UserError, match="is a tflite package, a page runs ONNX; export with --format onnx"):
-        build_site(tmp_path / "lite", tmp_path / "site", runtime)
-    facts = write_graphs([program, program.at(16, 24)], tmp_path / "lite", "onnx", "whole", "float32", WeightFormats())
-    write_manifest(tmp_path / "lite", facts, None)
-    with pytest.raises(UserError, match="lite: is made for several sizes, a page for one; export with a single --size"):
-        build_site(tmp_path / "lite", tmp_path / "site", runtime)
-    assert not (tmp_path / "site").exists()
-
-
-def test_a_package_that_is_too_large_is_refused(packages, runtime, tmp_path):
-    large = shutil.copytree(packages(), tmp_path / "large")
-    manifest = json.loads((large / "manifest.json").read_text())
-    manifest["files"]["model.onnx.0.data"] = hashlib.sha256(b"").hexdigest()
-    (large / "manifest.json").write_text(json.dumps(manifest))
-    (large / "model.onnx.0.data").write_bytes(b"")
-    with pytest.raises(UserError, match="is larger than a browser's memory; export with --weights float16 or int8"):
-        build_site(large, tmp_path / "site", runtime)
-
-
-def test_what_is_large_comes_as_many_files_only(packages, runtime, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.web.site.MAX_ALONE", 10_000)
-    assert build_site(packages(), tmp_path / "site", runtime) is None
-    assert not (tmp_path / "site" / "from-disk.html").exists()
-    assert "from-disk.html" not in (tmp_path / "site" / "index.html").read_text()
 
 
 def test_a_page_that_finds_no_files_says_so(browser, packages, runtime, tmp_path, monkeypatch):
