@@ -1,4 +1,4 @@
-// Pictures as binary PPM files (P6, 8 bits a colour), which every image program writes and nobody needs a library for.
+// Pictures as binary PPM files (P6, 8 bits a color), which every image program writes and nobody needs a library for.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ inline Picture read_ppm(const std::string& path) {
   const std::string kind = word();
   const size_t width = std::strtoul(word().c_str(), nullptr, 10), height = std::strtoul(word().c_str(), nullptr, 10);
   if (kind != "P6" || word() != "255" || !width || !height || width > 65535 || height > 65535)
-    throw std::runtime_error(path + ": no binary PPM of 8 bits a colour; convert it into one");
+    throw std::runtime_error(path + ": no binary PPM of 8 bits a color; convert it into one");
   file.ignore(1);
   std::string bytes(3 * width * height, '\0');
   if (!file.read(bytes.data(), bytes.size())) throw std::runtime_error(path + ": ends too early; copy it again");
