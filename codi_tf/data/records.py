@@ -281,7 +281,7 @@ def _scan_tfrecord(path: str, size: int) -> _Scan:
                 break
             length, checksum = _LENGTH.unpack(header)
             if _checksum(header[:8]) != checksum:
-                reason = f"damaged, or no TFRecord file, at byte {position}"
+                reason = f"damaged, or not a TFRecord file, at byte {position}"
                 break
             starts.append(position + _LENGTH.size)
             lengths.append(length)
