@@ -234,7 +234,7 @@ def litert_graph(path: str) -> Call:
 
 
 def package(folder: str) -> Call:
-    """An exported package, with a grey condition."""
+    """An exported package, with a gray condition."""
     from pathlib import Path
 
     from codi_tf.core.noise import gaussian_noise

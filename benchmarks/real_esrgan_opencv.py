@@ -100,12 +100,12 @@ def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
 
 def noise(image: np.ndarray, options: Round, random: np.random.Generator) -> np.ndarray:
     """Gaussian or Poisson noise to be added, float32 [h, w, 1 or 3]."""
-    gaussian, grey = random.uniform() < options.gaussian_noise_prob, random.uniform() < options.gray_noise_prob
+    gaussian, gray = random.uniform() < options.gaussian_noise_prob, random.uniform() < options.gray_noise_prob
     height, width, _ = image.shape
     if gaussian:
-        eps = random.standard_normal((height, width, 1 if grey else 3), np.float32)
+        eps = random.standard_normal((height, width, 1 if gray else 3), np.float32)
         return eps * np.float32(random.uniform(*options.noise_range) / 255)
-    if grey:
+    if gray:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
     levels = np.rint(255 * image.clip(0, 1)) / np.float32(255)
     counted = np.float32(random.poisson(PHOTONS * levels) / PHOTONS)

@@ -193,7 +193,7 @@ def test_numbers_out_of_range(parts, tmp_path, options, said):
 
 def test_folders_in_use_and_methods_without_latents(parts, encoded, tmp_path):
     (tmp_path / "file.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is there already, without meta\.json; choose another --out"):
+    with pytest.raises(UserError, match=r"already exists, without meta\.json; choose another --out"):
         cache.encode(experiment(parts), tmp_path, examples=4)
     with pytest.raises(UserError, match="these examples are encoded already"):
         cache.encode(experiment(parts, data={"source": str(encoded)}), tmp_path / "cache", examples=4)

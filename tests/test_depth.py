@@ -166,7 +166,7 @@ def test_maps_are_written_beside_images_and_training_reads_them(tmp_path):
     mine = np.arange(40 * 60, dtype=np.float32).reshape(40, 60)
     np.save(folder / "1.depth.npy", mine)
     done = run(folder, "--model", network, "--size", 28, "--multiple", 14)
-    assert done.returncode == 0 and done.stdout == f"{folder}: 2 depth maps written, 1 were there\n"
+    assert done.returncode == 0 and done.stdout == f"{folder}: 2 depth maps written, 1 existed\n"
     assert {file.name for file in folder.glob("*.depth.*")} == {"0.depth.png", "1.depth.npy", "2.depth.png"}
     source = load_depth_folder(folder)
     np.testing.assert_array_equal(source.companions["1.png"][..., 0], mine)
@@ -200,7 +200,7 @@ def test_one_bad_picture_is_counted_and_the_others_are_done(tmp_path):
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:300])
     Image.new("RGB", (20, 20)).save(folder / "black.png")
     done = run(folder, "--model", network, "--size", 28)
-    assert done.returncode == 0 and done.stdout == f"{folder}: 2 depth maps written, 0 were there\n"
+    assert done.returncode == 0 and done.stdout == f"{folder}: 2 depth maps written, 0 existed\n"
     (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert "2 of 4 images are left without a map: 0.png, black.png (0.png: cannot read image" in warning
     assert {file.name for file in folder.glob("*.depth.*")} == {"1.depth.png", "2.depth.png"}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from codi_tf.core.errors import UserError
 from codi_tf.io.depth_files import (
-    as_picture,
+    as_gray_image,
     fill_holes,
     map_files,
     nearness,
@@ -256,7 +256,7 @@ def test_what_is_written_is_read_again(tmp_path):
         assert image.mode.startswith("I;16") and image.size == (9, 6)
     written = read_nearness(tmp_path / "map.png", "disparity")
     assert (written.min(), written.max()) == (0, 65535)
-    np.testing.assert_allclose(written / 65535, as_picture(REAL)[..., 0], atol=0.51 / 65535)
+    np.testing.assert_allclose(written / 65535, as_gray_image(REAL)[..., 0], atol=0.51 / 65535)
     assert [file.name for file in tmp_path.iterdir()] == ["map.png"]
 
 

@@ -225,7 +225,7 @@ def test_pairs_that_do_not_fit(bundle, model, tmp_path):
 
     pairs = write_pairs(tmp_path / "pairs")
     painter = make_model(make_base(), task=make_task("inpainting"))
-    assert "pairs are for super-resolution, the bundles do something else" in message(pairs, painter)
+    assert "pairs are for super-resolution; name other data for these bundles" in message(pairs, painter)
     assert "has pairs of scale 2, not 4" in message(write_pairs(tmp_path / "half", scale=2))
     odd = write_pairs(tmp_path / "odd", size=S + 4)
     assert message(odd) == f"{odd}: pairs of 20 pixels; these networks take multiples of 8"
@@ -241,7 +241,7 @@ def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, c
     assert list(rows) == ["condition", "painter, 2 steps", "autoencoder", "original"]
     printed = capsys.readouterr().out
     assert "| painter, 2 steps |" in printed and printed.endswith(f"{out}\n")
-    assert "grey: autoencoder and condition" in (out / "report.md").read_text()
+    assert "gray: autoencoder and condition" in (out / "report.md").read_text()
     grid, inputs = open_png(out / "grid.png"), examples(3, seed=0, task="inpainting")
     order = np.argsort(-inputs["image"].std(axis=(1, 2, 3)))
     for i, place in enumerate(order):

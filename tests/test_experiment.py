@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_refused_in_one_line(request, start, method, sectio
     ("sections", "said"),
     [
         ({"adaptation": {"pretrained": False, "train": "adapter"}}, "random weights must be trained"),
-        ({"adaptation": {"train": "adapter"}, "task": None}, "without a task nothing is adapted"),
+        ({"adaptation": {"train": "adapter"}, "task": None}, "a training without a task has no adapter"),
     ],
 )
 def test_adaptations_that_make_no_sense_are_refused(base, sections, said):

@@ -287,7 +287,7 @@ def test_colors_are_those_of_the_condition_where_that_is_asked_for():
     np.testing.assert_allclose((aligned - image)[inner, inner].mean((0, 1)), 0, atol=5e-3)
     assert np.abs(np.diff(aligned[inner, inner] - image[inner, inner], axis=1)).mean() > 0.03
     other = dataclasses.replace(sampler.package, task="depth", keeps_colors=False)
-    with pytest.raises(UserError, match="was made for depth, which keeps no colors; leave it out"):
+    with pytest.raises(UserError, match="was made for depth, which changes colors; leave it out"):
         run.generate(dataclasses.replace(sampler, package=other), image, seed=0, color="adain")
 
 

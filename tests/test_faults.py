@@ -149,7 +149,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(se
 
 def stopped_at(said: str) -> int:
     """The step that a run names which was told to stop."""
-    found = re.search(r"^stopped at step (\d+) by SIGTERM, its state is saved: the same command goes on$", said, re.M)
+    found = re.search(r"^stopped at step (\d+) by SIGTERM, its state is saved: the same command resumes$", said, re.M)
     assert found, said
     return int(found[1])
 

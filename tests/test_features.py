@@ -14,7 +14,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.diffusion.losses import perceptual_distance
 from codi_tf.evaluation.features import (
     FeatureNetwork,
-    labelled_crops,
+    labeled_crops,
     load_features,
     save_features,
     train_feature_network,
@@ -70,16 +70,16 @@ def test_distance_sees_degradation(photos, trained):
 
 
 def test_heads_tell_photo_and_degradation(photos, trained):
-    crops, labels = labelled_crops(photos, image_size=S, count=30, seed=5)
+    crops, labels = labeled_crops(photos, image_size=S, count=30, seed=5)
     photo, degraded = trained(np.concatenate([crops[:, 0], crops[:, 1]]))
     assert photo.shape == (240, 4) and degraded.shape == (240,)
     assert np.mean(np.argmax(photo, -1) == np.tile(labels, 2)) > 0.7
     assert np.mean((np.array(degraded) > 0) == np.repeat([False, True], 120)) > 0.7
 
 
-def test_labelled_crops_come_from_their_photo():
+def test_labeled_crops_come_from_their_photo():
     photos = {"dark": np.full((40, 40, 3), 10, np.uint8), "light": np.full((50, 40, 3), 200, np.uint8)}
-    crops, labels = labelled_crops(photos, image_size=16, count=3, seed=0)
+    crops, labels = labeled_crops(photos, image_size=16, count=3, seed=0)
     assert crops.shape == (6, 2, 16, 16, 3)
     np.testing.assert_array_equal(labels, [0, 0, 0, 1, 1, 1])
     np.testing.assert_allclose(crops[:, 0].mean(axis=(1, 2, 3)), np.array([10, 200])[labels] / 127.5 - 1, atol=1e-6)

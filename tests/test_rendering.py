@@ -162,7 +162,7 @@ def test_tiles_and_colors_from_a_file(bundle, files, capsys):
     options = ["--steps", "2", "--tile", "16", "--color", "wavelet", "--seed", "7"]
     main([str(bundle), "--condition", "in.png", "--out", "out.png", *options])
     told = capsys.readouterr().err.splitlines()
-    assert told[1] == "in.png: the result of 40x24 is made of 8 tiles of 16 pixels a side, to save memory"
+    assert told[1] == "in.png: the result of 40x24 is made in 8 tiles of 16x16, to save memory"
     assert told[2].startswith("tile 2/16, ") and told[-2].startswith("tile 16/16, ") and told[-1] == "decoding"
     expected = render(codi_tf.load(bundle), photo(24, 40), steps=2, tile=16, color="wavelet", seed=7)
     np.testing.assert_allclose(np.asarray(Image.open("out.png")).astype(int), expected, atol=1)

@@ -90,7 +90,7 @@ def test_prompt_with_an_image(checkpoint, text_to_image, tmp_path):
         (["--prompt", "x", "--width", "5000"], "--width is 5000"),
         (["--prompt", "x", "--strength", "0.5"], "--strength: there is no --image"),
         (["--prompt", "x", "--image", "in.png", "--strength", "0"], "--strength is 0.0"),
-        (["--prompt", "x", "--image", "in.png", "--steps", "1"], "--strength 0.8 of --steps 1 leaves none"),
+        (["--prompt", "x", "--image", "in.png", "--steps", "1"], "--strength 0.8 of --steps 1 leaves no step"),
         (["--prompt", "x", "--image", "in.png", "--width", "10"], "width is 10"),
         (
             ["--prompt", "x", "--image", "odd.png"],

@@ -20,7 +20,7 @@ from codi_tf.checkpoints.tokenizer import END, START, Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.io import images
-from codi_tf.io.depth_files import as_picture, nearness
+from codi_tf.io.depth_files import as_gray_image, nearness
 from export.package.manifest import GraphFile, Package
 from export.runtime import run
 from export.web import site
@@ -161,16 +161,16 @@ def test_noise_is_that_of_the_seed(page, seed, stream, count):
 
 @pytest.mark.parametrize("kind", ["disparity", "depth"])
 def test_depth_maps_are_read_as_from_files(page, kind):
-    grey = np.random.default_rng(0).integers(1, 200, (5, 7, 1)).repeat(3, axis=-1)
-    expected = as_picture(nearness(grey[..., 0], kind))
-    found = called(page, "depth", f"nearness({sent(grey / np.float32(255))}, '{kind}')")
+    gray = np.random.default_rng(0).integers(1, 200, (5, 7, 1)).repeat(3, axis=-1)
+    expected = as_gray_image(nearness(gray[..., 0], kind))
+    found = called(page, "depth", f"nearness({sent(gray / np.float32(255))}, '{kind}')")
     np.testing.assert_allclose(found, expected, rtol=0, atol=2**-24)
 
 
 @pytest.mark.parametrize(
     "values, kind, line",
     [
-        ([[[1, 1, 1], [0, 0, 0.5]]], "disparity", "This map is in color: choose a grey picture."),
+        ([[[1, 1, 1], [0, 0, 0.5]]], "disparity", "This map is in color: choose a gray image."),
         ([[[1, 1, 1], [1, 1, 1]]], "depth", "Nothing in this map is nearer"),
         ([[[1, 1, 1], [0, 0, 0]]], "depth", "This map has distances of 0"),
     ],

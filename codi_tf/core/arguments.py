@@ -1,4 +1,4 @@
-"""Checks of the numbers and prompts that public functions take."""
+"""Checks of arguments: whole numbers and prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from codi_tf.core.errors import UserError
 
 
 def whole_number(name: str, value: object, low: int, high: int) -> int:
-    """A whole number of any type, from low to high, as an int. Raises UserError that calls the value `name`."""
+    """Check a whole number of any type and return it as an int.
+
+    Args:
+        name: what the error message calls the value.
+        value: the number.
+        low, high: its range, both ends included.
+
+    Raises:
+        UserError: no whole number, or out of range.
+    """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -20,10 +29,10 @@ def whole_number(name: str, value: object, low: int, high: int) -> int:
 
 
 def as_prompts(prompts: str | Sequence[str]) -> list[str]:
-    """One prompt or several, as a list. Raises UserError for no prompt, or one that is not a str."""
+    """Return one prompt or several as a list. Raises UserError for an empty list, or a prompt that is not a str."""
     several = [prompts] if isinstance(prompts, str) or not hasattr(prompts, "__iter__") else list(prompts)
     if not several:
-        raise UserError("there is no prompt: give at least one")
+        raise UserError("the list of prompts is empty: give at least one")
     for prompt in several:
         if not isinstance(prompt, str):
             raise UserError(f"a prompt is {prompt!r}: it must be text, a str")

@@ -10,13 +10,13 @@ SPLITS = ("train", "heldout")
 
 
 def check_split(split: str) -> None:
-    """Raises UserError for anything but "train" and "heldout"."""
+    """Raise UserError for anything but "train" and "heldout"."""
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; valid splits: {', '.join(SPLITS)}")
 
 
 def check_any(count: int, what: str, split: str | None, fraction: float) -> None:
-    """Raises UserError if none of `what`, such as "the 7 images of DIR", is in a split."""
+    """Raise UserError if none of `what`, such as "the 7 images of DIR", is in a split."""
     if not count:
         raise UserError(
             f"none of {what} falls in split {split!r} with heldout_fraction {fraction}; add some or change the fraction"

@@ -109,7 +109,7 @@ def train_feature_network(
         raise UserError(f"a feature network tells photos apart: it needs two or more, not {len(photos)}")
     keras.utils.set_random_seed(seed)
     random = np.random.Generator(np.random.Philox(key=seed))
-    crops, labels = labelled_crops(photos, image_size=image_size, count=CROPS_PER_PHOTO, seed=seed)
+    crops, labels = labeled_crops(photos, image_size=image_size, count=CROPS_PER_PHOTO, seed=seed)
     network = FeatureNetwork(num_photos=len(photos), name="features")
     network.build()
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps))
@@ -134,7 +134,7 @@ def train_feature_network(
     return network
 
 
-def labelled_crops(
+def labeled_crops(
     photos: dict[str, np.ndarray], *, image_size: int, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` crops of each photo: float32 [N, 2 (original, degraded), S, S, 3] in [-1, 1], number of the photo [N]."""

@@ -77,7 +77,7 @@ class Option:
         return Path(argument)
 
     def check(self, argument: str) -> None:
-        """Raises UserError for a file or folder that is missing."""
+        """Raise UserError for a file or folder that is missing."""
         path = self.path(argument)
         if path is None or self.made or (path.is_dir() if self.folder else path.is_file()):
             return

@@ -104,7 +104,7 @@ how sure the figures are for crops of these images, not for other images.
 
 ## Quality against network evaluations
 
-Lines: the figures; bands: the intervals above; grey: {levels}.
+Lines: the figures; bands: the intervals above; gray: {levels}.
 
 ![{", ".join(columns_of(rows.values()))} against network evaluations](curves.png)
 

@@ -16,10 +16,10 @@ import numpy as np
 from codi_tf.core.lazy import tensorflow as tf
 
 RESIZES = ("area", "bilinear", "bicubic")
-PHOTONS = 256  # counted by a white pixel in Poisson noise
+PHOTONS = 256  # that a white pixel counts in Poisson noise
 QUANTILES = 2**12  # the accuracy of Poisson noise
-PRODUCT_ERROR = 1e-5  # below it, a kernel counts as a product of two
-BLOCK = 64  # rows that such a kernel filters at a time
+PRODUCT_ERROR = 1e-5  # a kernel that is a product up to this error is filtered as one
+BLOCK = 64  # rows that a product kernel filters at a time
 FAST_LENGTHS = tuple(n for n in range(4, 2**16 + 1, 4) if 60**16 % n == 0)  # of prime factors 2, 3, 5
 
 # --- kernels: float32 [size, size] of sum 1, size odd
@@ -33,7 +33,7 @@ def gaussian_kernel(size: tf.Tensor, sigma: tf.Tensor, angle: tf.Tensor = 0.0, *
     Args:
         size: int32 [], odd.
         sigma: float32 [2], in pixels, along and across the direction `angle`; 0 leaves images as they are.
-        angle: float32 [], in radians, from the columns' direction (to the right) towards the rows' (down).
+        angle: float32 [], in radians, from the right (along a row) clockwise to down (along a column).
         beta: float32 [], the shape, above 0.
     """
     return _of_sum_1(tf.exp(-0.5 * _squared_distance(size, sigma, angle) ** beta))
@@ -138,13 +138,13 @@ def _filtered_by_transform(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _mirrored(side: tf.Tensor, margin: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
-    """Int32 [length]: the pixel that stands at -margin, -margin + 1, ...: b a | a b c | c b a | a."""
+    """The pixel at each of the places -margin, -margin + 1, ...: b a | a b c | c b a | a; int32 [length]."""
     place = tf.range(-margin, length - margin) % (2 * side)
     return tf.minimum(place, 2 * side - 1 - place)
 
 
 def _fast_length(length: tf.Tensor) -> tf.Tensor:
-    """The smallest of `FAST_LENGTHS` from `length` on: those are transformed fast."""
+    """The smallest of `FAST_LENGTHS` that is at least `length`."""
     return tf.gather(FAST_LENGTHS, tf.searchsorted(FAST_LENGTHS, length[tf.newaxis]))[0]
 
 

@@ -6,6 +6,6 @@ MAX_STEPS = 16  # in LiteRT files steps are unrolled: each is one more copy of t
 
 
 def check_steps(steps: int) -> None:
-    """Raises UserError for a number of steps that is not 1 to MAX_STEPS."""
+    """Raise UserError for a number of steps that is not 1 to MAX_STEPS."""
     if not 1 <= steps <= MAX_STEPS:
         raise UserError(f"steps is {steps}: an exported sampler takes 1 to {MAX_STEPS}")

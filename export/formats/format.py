@@ -88,7 +88,7 @@ class Format:
 
     @classmethod
     def check_installed(cls) -> None:
-        """Raises UserError where a package that writing needs is not installed."""
+        """Raise UserError where a package that writing needs is not installed."""
         for module, package in cls.requires.items():
             try:
                 importlib.import_module(module)

@@ -55,7 +55,7 @@ def plug_of(manifest: dict) -> dict:
 
 
 def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
-    """Raises UserError where an adapter in a folder was not made for this package's base."""
+    """Raise UserError where an adapter in a folder was not made for this package's base."""
     found = base_files(package.folder)
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):

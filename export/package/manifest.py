@@ -150,7 +150,7 @@ def _condition_file(task: dict) -> str:
 
 
 def check_out(out: Path) -> None:
-    """Raises UserError where no package can be written. Of existing folders, only a package is replaced."""
+    """Raise UserError where no package can be written. Of existing folders, only a package is replaced."""
     if out.exists() and read_manifest(out) is None:
         raise UserError(f"{out}: exists and is no exported package; choose another --out")
     above = next(parent for parent in out.absolute().parents if parent.exists())
@@ -159,7 +159,7 @@ def check_out(out: Path) -> None:
 
 
 def check_options(format: str, weights: str, layout: str) -> None:
-    """Raises UserError for an unknown format, or for weights or a layout that it does not offer."""
+    """Raise UserError for an unknown format, or for weights or a layout that it does not offer."""
     declared = FORMATS[format]
     if weights not in declared.weight_choices():
         raise UserError(f"weights is {weights!r}: {format} stores them as {', '.join(declared.weight_choices())}")

@@ -161,7 +161,7 @@ def weigh(program: SamplerProgram, constants: int, weight_formats: WeightFormats
 
 
 def refuse(format: str, figures: dict) -> None:
-    """Raises ParityError for figures out of their bounds."""
+    """Raise ParityError for figures out of their bounds."""
     bounds = Bounds(**figures["bounds"])
     moved = {
         name: figures[f"{name}_sensitivity"] for name in ("condition", "prompt") if f"{name}_sensitivity" in figures

@@ -80,7 +80,7 @@ def generate(
     """
     package = sampler.package
     if color != "none" and not package.keeps_colors:
-        raise UserError(f"--color: {package.folder} was made for {package.task}, which keeps no colors; leave it out")
+        raise UserError(f"--color: {package.folder} was made for {package.task}, which changes colors; leave it out")
     fitted = image if tile else _fit(image, package.height, package.width)
     height, width = fitted.shape[:2]
     filled = _mirrored(fitted, max(height, package.height), max(width, package.width))
@@ -113,9 +113,11 @@ def _condition(package: Package, path: Path, mask: Path | None) -> np.ndarray:
     """The condition image of the package's task. Raises UserError for a mask that is missing or not taken."""
     has_mask = package.condition_file == "masked_image"
     if not has_mask and mask is not None:
-        raise UserError(f"--mask: {package.folder} was made for {package.task}, which takes none; leave it out")
+        raise UserError(f"--mask: {package.folder} was made for {package.task}, which takes no mask; leave it out")
     if has_mask and mask is None:
-        raise UserError(f"--mask is missing: {package.folder} fills in what is white in a mask of the image's size")
+        raise UserError(
+            f"--mask is missing: {package.folder} needs an image of the condition's size, white where to fill"
+        )
     return read_condition(path, package.condition_file, mask)
 
 

@@ -32,7 +32,7 @@ def figures_of(measured: Measured, images: np.ndarray) -> dict:
 
 
 def saturation(images: np.ndarray) -> np.ndarray:
-    """(max - min) of red, green and blue, the mean over an image: 0 is grey. [..., H, W, 3] in [-1, 1] -> [...]."""
+    """(max - min) of red, green and blue, the mean over an image: 0 is gray. [..., H, W, 3] in [-1, 1] -> [...]."""
     return np.mean(np.ptp(np.asarray(images, np.float64), axis=-1), axis=(-2, -1)) / 2
 
 
