@@ -76,7 +76,7 @@ def test_without_a_tokenizer_texts_are_left_out():
 
 
 def test_data_without_texts_say_so(base):
-    with pytest.raises(UserError, match=r"no prompt beside their images \(they have: image\)"):
+    with pytest.raises(UserError, match=r"images without prompt \(they have: image\)"):
         data.batches(PHOTOS, TASK, image_size=S, batch_size=2, seed=0, tokenizer=base.tokenizer)
     with pytest.raises(UserError, match="image grey has no prompt"):
         data.Photos(PHOTOS, prompts={"dark": "", "light": ""})

@@ -1,4 +1,4 @@
-"""The split of an image, decided by its name alone."""
+"""Splits: an image is held out or not by a hash of its name."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def check_any(count: int, what: str, split: str | None, fraction: float) -> None
 
 
 def is_heldout(name: str, fraction: float) -> bool:
-    """Whether a name belongs to "heldout", a share `fraction` in [0, 1] of all; other names do not matter."""
+    """Whether a name is in "heldout", a share `fraction` in [0, 1] of all names; a function of the name alone."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64

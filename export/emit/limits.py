@@ -2,7 +2,7 @@
 
 from codi_tf.core.errors import UserError
 
-MAX_STEPS = 16  # in LiteRT files steps are unrolled: each is one more copy of the network's operators
+MAX_STEPS = 16  # LiteRT files are unrolled: each step adds a copy of the network's operators
 
 
 def check_steps(steps: int) -> None:

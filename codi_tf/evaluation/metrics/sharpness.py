@@ -21,6 +21,6 @@ class Sharpness(Metric):
         return numerics.sharpness(made.unit) / reference.mean()
 
     def interval(self, values, reference) -> tuple[float, float]:
-        """Of a ratio of means: the originals vary with the images that are drawn (delta method)."""
+        """The interval of a ratio of means (delta method): the same images are drawn in both."""
         varying = values - float(np.mean(values)) * (reference / reference.mean() - 1.0)
         return numerics.mean_interval(varying, level=LEVEL)
