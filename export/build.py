@@ -133,7 +133,7 @@ def make_adapter(
         assert manifest is not None  # of the package just made
         adapters.check_base(base, wanted, out)
         adapter_files = {name: sha for name, sha in manifest["files"].items() if name not in wanted}
-        for name in own:
+        for name in adapter_files:
             shutil.move(whole / name, folder / name)
         shutil.rmtree(whole)
         write_json(folder / MANIFEST, {**adapters.plug_of(manifest), "files": adapter_files, adapters.BASE: wanted})

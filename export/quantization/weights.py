@@ -54,7 +54,7 @@ def stored_bytes(shape: tuple[int, ...], weight_format: str) -> int:
 
 
 def block_size(width: int) -> int:
-    """The number of weights that share an int4 scale, for rows of this width: BLOCK or a smaller power of two, >= 16."""
+    """The number of weights that share an int4 scale, in rows of this width: BLOCK or a smaller power of 2, >= 16."""
     return min(BLOCK, max(16, 1 << (width - 1).bit_length()))
 
 
