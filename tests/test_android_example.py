@@ -19,7 +19,7 @@ from codi_tf.core.noise import gaussian_noise
 from codi_tf.tasks.inpainting import Inpainting
 from export.build import write_graphs, write_manifest
 from export.emit.program import SamplerProgram
-from export.formats.tflite import write as tflite
+from export.formats import FORMATS
 from export.package.manifest import MANIFEST
 from export.quantization.weights import WeightFormats
 from export.runtime.run import main as run_in_python
@@ -113,7 +113,7 @@ def test_without_a_seed_it_is_0(restore, package, photo, tmp_path):
 
 
 def test_a_step_in_halves(restore, model, photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(tflite, "MAX_GRAPH", sum(v.numpy().nbytes for v in model.network.unet.variables) - 1)
+    monkeypatch.setattr(FORMATS["tflite"], "max_graph", sum(v.numpy().nbytes for v in model.network.unet.variables) - 1)
     package = written(tmp_path / "halves", model)
     assert {"step_1.tflite", "step_2.tflite"} < {path.name for path in package.iterdir()}
     found, expected = both(restore, package, photo, 1)

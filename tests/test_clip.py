@@ -97,7 +97,7 @@ def test_one_prompt_serves_all_pictures(folder):
     score = load_clip(folder[0])
     images = signed(pictures(40, 40))
     np.testing.assert_allclose(score(images, "a cat"), score(images, ["a cat"] * 3), rtol=1e-6)
-    with pytest.raises(UserError, match="2 prompts for 3 pictures: give one, or one for each"):
+    with pytest.raises(UserError, match="2 prompts for 3 images: give one, or one for each"):
         score(images, ["a", "b"])
 
 

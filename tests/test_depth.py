@@ -229,7 +229,7 @@ def no_file(folder):
         (no_file, (), "--model is"),
         (no_network, (), "ONNX Runtime cannot load it"),
         (wrong_inputs, (), "takes pixels tensor(float)"),
-        (wrong_channels, (), "a depth network takes one picture"),
+        (wrong_channels, (), "a depth network takes one image"),
         (None, ("--size", "0"), "--size is 0"),
         (None, ("--multiple", "5000"), "--multiple is 5000"),
         (None, ("--std", "1", "0", "1"), "--std is"),
