@@ -1,7 +1,7 @@
 """python -m benchmarks.full_export [onnx/whole/float32 tflite/parts/int8 ...]: exports at Stable Diffusion's shapes.
 
-UNet, mu adapter and autoencoder of Stable Diffusion 1.x with random weights, 512 px, four steps. Each export is written,
-which gives its seconds and its peak of memory, run in the format's runtime in another process, and compared with Keras.
+UNet, mu adapter and autoencoder of Stable Diffusion 1.x with random weights, 512 px, four steps. Each export is
+written, which is timed, run in the format's runtime in another process, and compared with Keras.
 Prints one table; the model is made and run in Keras once.
 """
 

@@ -45,7 +45,7 @@ RESIDUAL = ("conv2.", "to_out.0.", "net.2.", "proj_out.", "out_proj.", "fc2.")  
 
 
 def random_values(key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Weights by their key: norms 1, biases 0, kernels of deviation fan-in^-0.5, a tenth of it at the end of a branch."""
+    """Weights by their key: norms 1, biases 0, kernels of deviation fan-in^-0.5, a tenth of it where a branch ends."""
     if len(shape) == 1:
         return np.full(shape, float("norm" in key and key.endswith("weight")), dtype)
     random = np.random.Generator(np.random.SFC64(zlib.crc32(key.encode())))

@@ -37,7 +37,7 @@ def small_overrides(path: Path, base: str, captioned: Path) -> list[str]:
 
 
 def write_captioned(folder: Path) -> None:
-    """Write crops of the embedded stereo pair: NAME.png with NAME.depth.png and NAME.txt, as for configs/sd15_depth.yaml."""
+    """Write crops of the embedded stereo pair for configs/sd15_depth.yaml: NAME.png, NAME.depth.png and NAME.txt."""
     from codi_tf.data.depth_maps import load_stereo
     from codi_tf.io.depth_files import write_nearness
 

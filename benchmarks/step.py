@@ -1,8 +1,8 @@
 """python -m benchmarks.step: the time of a training step against its bare network passes, in one run.
 
 Bare: the student's forward pass, the target's forward pass, the student's backward pass. As in the algorithm, the
-target's input is the student's prediction, and the loss needs both, so both have the same chance to run in parallel. The
-step adds the draws, the loss, clipping, AdamW, the learning rate of mu and the moving average.
+target's input is the student's prediction, and the loss needs both, so both have the same chance to run in parallel.
+The step adds the draws, the loss, clipping, AdamW, the learning rate of mu and the moving average.
 """
 
 from __future__ import annotations

@@ -34,10 +34,10 @@ FAMILIES = {  # row -> family; rows of one family share a color
     "cm_2": "CM",
     "cm_2_frozen": "CM",
 }
-TRAINED = """CoDi and the fine-tuned model have the same adapter and train 3.5 M weights; PE-CoDi trains 1.1 M of them, a
-model with a ControlNet 3.6 M, one with a T2I-Adapter 2.7 M."""
+TRAINED = """CoDi and the fine-tuned model have the same adapter and train 3.5 M weights. PE-CoDi trains 1.1 M of them,
+a model with a ControlNet 3.6 M, one with a T2I-Adapter 2.7 M."""
 NOTES = {
-    "fig_2": """All four distances have the same weight, 2, although their scales differ, and the perceptual one uses the
+    "fig_2": """All four distances have the same weight, 2, although their scales differ. The perceptual one uses the
 network of FD-photos. So these curves compare the distances as they are, not as they could be tuned.
 
 """

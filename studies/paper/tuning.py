@@ -11,7 +11,7 @@ TASK = "super_resolution"
 
 
 def tune(rows: tuple[str, ...] | None) -> None:
-    """Run the missing trials, each after the row that it starts from. The best settings go into `plan.CHOSEN` by hand."""
+    """Run the missing trials, each after the row that it starts from. The best settings go into the plan by hand."""
     for trial in TRIALS:
         if rows is None or trial.row in rows:
             _make(of_trial(trial))
