@@ -1,4 +1,4 @@
-"""A config from its training to a picture of its export, all by the programs' own entries."""
+"""A config from its training to a image of its export, all by the programs' own entries."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def measured(bundle: Path, out: Path, *options: str) -> dict:
 
 
 def check(bundle: Path, given: list[str], folder: Path, *, baked: tuple[str, ...] = ()) -> tuple[np.ndarray, dict]:
-    """Sample, evaluate, export and run a bundle: the exported picture is the sampled one. It, and the report's rows.
+    """Sample, evaluate, export and run a bundle: the exported image is the sampled one. It, and the report's rows.
 
     Args:
         given: arguments of `codi_tf.sample`; of `export.run` too, without those of `baked`.

@@ -176,7 +176,7 @@ def packages(package, model, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("none", "manifest.json: cannot be read; make a package with python -m export"),
         ("whole", "manifest.json: no LiteRT package of parts; export with --format tflite --layout parts"),
@@ -187,10 +187,10 @@ def packages(package, model, tmp_path_factory):
         ("other_step", "z_next: no part of the package gives it; export again"),
     ],
 )
-def test_a_package_that_is_refused(restore, packages, photo, tmp_path, name, said):
+def test_a_package_that_is_refused(restore, packages, photo, tmp_path, name, message):
     done = restore(packages[name], photo, tmp_path / "out.ppm")
     last = done.stderr.splitlines()[-1]
-    assert done.returncode == 2 and last.startswith("error: ") and last.endswith(said)
+    assert done.returncode == 2 and last.startswith("error: ") and last.endswith(message)
     assert not list(tmp_path.glob("out*"))
 
 
@@ -201,7 +201,7 @@ def test_bad_arguments(restore, package, photo, tmp_path):
     gray = tmp_path / "gray.ppm"
     Image.open(photo).convert("L").save(gray)
     out, size = tmp_path / "out.ppm", f"{WIDTH}x{HEIGHT}"
-    for words, said in (
+    for words, message in (
         ((photo, out), "usage: restore PACKAGE IN.ppm OUT.ppm [SEED]"),
         ((small, out, 0), f"{small}: 8x8, but the package was made for {size}; scale or crop it"),
         ((cut, out, 0), f"{cut}: ends too early; copy it again"),
@@ -214,6 +214,6 @@ def test_bad_arguments(restore, package, photo, tmp_path):
             for seed in (-1, "1.5", "", 2**63)
         ),
     ):
-        done = restore(*(words if said.startswith("usage") else (package, *words)))
-        assert done.returncode == 2 and done.stderr.splitlines()[-1] == f"error: {said}"
+        done = restore(*(words if message.startswith("usage") else (package, *words)))
+        assert done.returncode == 2 and done.stderr.splitlines()[-1] == f"error: {message}"
         assert not list(tmp_path.glob("out*"))

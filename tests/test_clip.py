@@ -93,7 +93,7 @@ def test_the_score_is_that_of_transformers(tmp_path, act, old):
         assert np.abs(np.asarray(found) - expected).max() <= 2e-5
 
 
-def test_one_prompt_serves_all_pictures(folder):
+def test_one_prompt_serves_all_images(folder):
     score = load_clip(folder[0])
     images = signed(pictures(40, 40))
     np.testing.assert_allclose(score(images, "a cat"), score(images, ["a cat"] * 3), rtol=1e-6)
@@ -102,7 +102,7 @@ def test_one_prompt_serves_all_pictures(folder):
 
 
 @pytest.mark.parametrize("size", [(300, 224), (20, 31), (57, 57), (224, 641)])
-def test_pictures_are_prepared_as_by_transformers(size):
+def test_images_are_prepared_as_by_transformers(size):
     levels = pictures(*size)
     expected = processing.CLIPImageProcessorPil()(list(levels), return_tensors="np")["pixel_values"]
     found = Preprocessing()(signed(levels))

@@ -156,7 +156,7 @@ def test_filtered_is_a_convolution_with_mirrored_edges(shape, size):
 @pytest.mark.parametrize("size", [1, 3, 9, 21])
 @pytest.mark.parametrize("shape", [(24, 31), (64, 20), (65, 130), (150, 40)])
 def test_products_filter_columns_and_rows(shape, size):
-    """Not the same backwards nor in the two directions; pictures of less than a block, of whole blocks and of more."""
+    """Not the same backwards nor in the two directions; images of less than a block, of whole blocks and of more."""
     random = np.random.default_rng(2)
     down, across = (weights / weights.sum() for weights in random.uniform(0.1, 1, (2, size)))
     image, kernel = picture(*shape), np.outer(down, across).astype(np.float32)
@@ -186,7 +186,7 @@ def test_fast_lengths():
 
 @pytest.mark.parametrize("sigma", [(4.0, 2.0), (3.0, 3.0)])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 5), (4, 3)])
-def test_pictures_smaller_than_the_kernel(shape, sigma):
+def test_images_smaller_than_the_kernel(shape, sigma):
     image, kernel = picture(*shape), gaussian_kernel(21, sigma, 0.5)
     padded = np.pad(image, ((10, 10), (10, 10), (0, 0)), "symmetric")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (21, 21), axis=(0, 1))
@@ -213,7 +213,7 @@ def keys(distance):
 
 
 def sampled(image, height, width, kernel):
-    """Samples of the interpolated picture at the middles of the new pixels: no averaging when it shrinks."""
+    """Samples of the interpolated image at the middles of the new pixels: no averaging when it shrinks."""
     for axis, side in ((0, height), (1, width)):
         old = image.shape[axis]
         middle = (np.arange(side) + 0.5) * old / side - 0.5
@@ -260,13 +260,13 @@ def test_resized_in_a_graph_of_unknown_sizes():
 # --- noise
 
 
-def gray_picture(value, side=256):
+def gray_image(value, side=256):
     return tf.fill([side, side, 3], np.float32(value))
 
 
 @pytest.mark.parametrize("sigma", [1.0, 12.0, 30.0])
 def test_gaussian_noise_has_its_variance(sigma):
-    noise = gaussian_noise(gray_picture(0.3), sigma, (1, 2)).numpy()
+    noise = gaussian_noise(gray_image(0.3), sigma, (1, 2)).numpy()
     assert noise.shape == (256, 256, 3) and noise.dtype == np.float32
     eps = noise * 255 / sigma
     assert stats.kstest(eps.ravel(), "norm").pvalue > 1e-4
@@ -276,7 +276,7 @@ def test_gaussian_noise_has_its_variance(sigma):
 
 
 def test_gaussian_noise_is_gaussian_far_out():
-    eps = 255 * np.stack([gaussian_noise(gray_picture(0, 512), 1.0, (1, i)) for i in range(4)]).ravel()  # 3.1 million
+    eps = 255 * np.stack([gaussian_noise(gray_image(0, 512), 1.0, (1, i)) for i in range(4)]).ravel()  # 3.1 million
     for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3), (6, 15)):
         variance = special.factorial2(2 * power - 1) - moment**2
         assert (eps.astype(np.float64) ** power).mean() == pytest.approx(moment, abs=4 * math.sqrt(variance / eps.size))
@@ -298,7 +298,7 @@ def test_noise_of_odd_and_even_numbers_of_pixels(noise, shape):
 @pytest.mark.parametrize("scale", [0.05, 1.0, 3.0])
 @pytest.mark.parametrize("value", [0.02, 0.1, 0.5, 1.0])
 def test_the_variance_of_poisson_noise_is_proportional_to_the_signal(value, scale):
-    noise = poisson_noise(gray_picture(value), scale, (1, 2)).numpy().astype(np.float64)
+    noise = poisson_noise(gray_image(value), scale, (1, 2)).numpy().astype(np.float64)
     assert noise.shape == (256, 256, 3)
     n = noise.size
     rate = 256 * round(255 * value) / 255
@@ -313,7 +313,7 @@ def test_the_variance_of_poisson_noise_is_proportional_to_the_signal(value, scal
 @pytest.mark.parametrize("value", [0.004, 0.03, 0.2, 0.9])
 def test_poisson_noise_counts_photons(value):
     level = round(255 * value)
-    counts = (poisson_noise(gray_picture(value, 64), 1.0, (3, 4)).numpy() + level / 255) * 256
+    counts = (poisson_noise(gray_image(value, 64), 1.0, (3, 4)).numpy() + level / 255) * 256
     whole = np.rint(counts)
     np.testing.assert_allclose(counts, whole, atol=1e-3)
     law = stats.poisson(256 * level / 255)
@@ -355,9 +355,9 @@ def test_gray_noise_is_one_number_a_pixel():
 
 
 @pytest.mark.parametrize("noise", [gaussian_noise, poisson_noise])
-def test_the_halves_of_a_picture_are_independent(noise):
+def test_the_halves_of_a_image_are_independent(noise):
     """Both come of the same random numbers, each of a part of their bits."""
-    first, second = noise(gray_picture(0.5), 1.0, (1, 2)).numpy().astype(np.float64).reshape(2, -1)
+    first, second = noise(gray_image(0.5), 1.0, (1, 2)).numpy().astype(np.float64).reshape(2, -1)
     for power in (1, 2):
         assert abs(np.corrcoef(first**power, second**power)[0, 1]) < 4 / math.sqrt(first.size)
 

@@ -50,11 +50,11 @@ def sent(image: np.ndarray) -> str:
 def called(page, script: str, call: str) -> np.ndarray:
     """The image or the numbers that a call of a script's function gives."""
     coded = "btoa(Array.from(new Uint8Array(data.buffer), (byte) => String.fromCharCode(byte)).join(''))"
-    said = page.evaluate(
-        f"import('{script}').then((script) => {{ const said = script.{call}; const data = said.data ?? said;"
-        f"return [said.height ?? null, said.width, said.channels, {coded}] }})"
+    result = page.evaluate(
+        f"import('{script}').then((script) => {{ const result = script.{call}; const data = result.data ?? result;"
+        f"return [result.height ?? null, result.width, result.channels, {coded}] }})"
     )
-    *shape, data = said
+    *shape, data = result
     numbers = np.frombuffer(base64.b64decode(data), np.float32)
     return numbers if shape[0] is None else numbers.reshape(shape)
 
@@ -86,7 +86,7 @@ def test_masks_are_resized_as_conditions_are(page, size, to):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2**-23)
 
 
-# Graphs that cost nothing, in both languages: latents are every fourth pixel, pictures are latents enlarged and
+# Graphs that cost nothing, in both languages: latents are every fourth pixel, images are latents enlarged and
 # the condition upside down.
 STANDS_IN = """
 const wide = 48, factor = 4, columns = wide / factor, count = 32 * wide;
@@ -95,13 +95,13 @@ const enlarged = (z) => Float32Array.from({ length: 3 * count }, (_, i) => {
   const pixel = Math.floor(i / 3), y = Math.floor(pixel / wide), x = pixel % wide;
   return z[4 * (Math.floor(y / factor) * columns + Math.floor(x / factor)) + (i % 3)];
 });
-const told = (condition) => Float32Array.from({ length: (4 * count) / 16 }, (_, i) => {
+const features = (condition) => Float32Array.from({ length: (4 * count) / 16 }, (_, i) => {
   const place = Math.floor(i / 4), y = Math.floor(place / columns), x = place % columns;
   return condition[channels * (factor * y * wide + factor * x)];
 });
 const parts = {
-  read: (condition) => ({ condition, told: told(condition) }),
-  step: (i, z, pool) => z.map((value, j) => manifest.schedule[i].a * value + manifest.schedule[i].b * pool.told[j]),
+  read: (condition) => ({ condition, features: features(condition) }),
+  step: (i, z, pool) => z.map((value, j) => manifest.schedule[i].a * value + manifest.schedule[i].b * pool.features[j]),
   decode: (z, pool) => enlarged(z).map((value, i) => 0.5 + 0.2 * value
     + 0.2 * pool.condition[channels * (count - 1 - Math.floor(i / 3)) + (i % 3)]),
 };
@@ -118,11 +118,11 @@ def stand_in(channels: int, whole: bool) -> run.Sampler:
         return 0.5 + 0.2 * enlarged + 0.2 * condition[:, ::-1, ::-1, :3]
 
     graphs = {
-        "encoder": lambda x: {"told": x["condition"][:, ::4, ::4, :1]},
-        "step": lambda x: {"z_next": x["scales"][0] * x["z"] + x["scales"][1] * x["told"]},
+        "encoder": lambda x: {"features": x["condition"][:, ::4, ::4, :1]},
+        "step": lambda x: {"z_next": x["scales"][0] * x["z"] + x["scales"][1] * x["features"]},
         "decoder": lambda x: {"image": decode(x["z"], x["condition"])},
     }
-    names = {"encoder": ["condition"], "step": ["z", "scales", "told"], "decoder": ["z", "condition"]}
+    names = {"encoder": ["condition"], "step": ["z", "scales", "features"], "decoder": ["z", "condition"]}
     if whole:
         graphs = {"sampler": lambda x: {"image": decode(x["noise"], x["condition"])}}
         names = {"sampler": ["condition", "noise"]}
@@ -211,7 +211,7 @@ FRAGMENTS += ["\u200b", END, "<|ENDOFTEXT|>", START, "<|StartOfText|>", "<Dog>",
 
 
 def tokenizer(**options) -> Tokenizer:
-    """One with merges that are learnt here: 80 times the pair that is most frequent in the text."""
+    """One with merges that are learned here: 80 times the pair that is most frequent in the text."""
     merges = []
     for _ in range(80):
         made = Tokenizer.from_merges(merges)
@@ -294,5 +294,5 @@ def test_half_a_character_is_refused_as_by_the_tokenizer(page):
     ],
 )
 def test_what_goes_wrong_is_one_line(page, error, line):
-    said = page.evaluate(f"import('errors').then(({{explain}}) => explain({error}))")
-    assert said.startswith(line) and "\n" not in said
+    found = page.evaluate(f"import('errors').then(({{explain}}) => explain({error}))")
+    assert found.startswith(line) and "\n" not in found

@@ -121,7 +121,7 @@ def _claims(judgements: dict) -> str:
     detail = f"""
 After each verdict: the difference in FD-photos, with its {PERCENT} interval, of the comparison that supports the claim
 least, among the {counting} that count. All comparisons are below. Those in plain type do not count: their systems are
-sampled with another sampler than in training, or trained for longer.
+sampled in another way than they were trained for, or trained for longer.
 
 An interval combines Student's t over the seeds, whose pairs share data and noise, with a bootstrap of
 {bootstrap.REPLICATES} replicates over the images, the same ones for both sides. *Reproduced*: the interval is on the
