@@ -137,7 +137,7 @@ def test_every_command_is_on_its_page():
     assert set(program.COMMANDS) == set(commands())
 
 
-def test_the_image_of_imports_is_the_contract():
+def test_the_diagram_of_imports_is_the_contract():
     contract = configparser.ConfigParser()
     contract.read(ROOT / "setup.cfg")
     rows = contract["importlinter:contract:layers"]["layers"].strip().splitlines()
