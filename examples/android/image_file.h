@@ -43,7 +43,7 @@ inline void write_ppm(const std::string& path, const Image& image) {
   for (const float number : image.numbers)
     bytes.push_back(char(std::lrint(255.0f * std::clamp(number, 0.0f, 1.0f))));
   std::ofstream file(partial, std::ios::binary);
-  file << "P6\n" << image.width << ' ' << image_file.height << "\n255\n" << bytes;
+  file << "P6\n" << image.width << ' ' << image.height << "\n255\n" << bytes;
   file.close();
   if (!file || std::rename(partial.c_str(), path.c_str()) != 0) {
     std::remove(partial.c_str());
