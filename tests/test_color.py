@@ -25,8 +25,8 @@ def test_wavelet_is_its_definition(size):
     image, reference = images(*size)
     kernel = torch.tensor(np.outer([1, 2, 1], [1, 2, 1]) / 16.0, dtype=torch.float64).expand(3, 1, 3, 3)
 
-    def low(picture):
-        values = torch.tensor(picture, dtype=torch.float64).permute(2, 0, 1)[None]
+    def low(pixels):
+        values = torch.tensor(pixels, dtype=torch.float64).permute(2, 0, 1)[None]
         for distance in (1, 2, 4, 8, 16):
             padded = torch.nn.functional.pad(values, [distance] * 4, mode="replicate")
             values = torch.nn.functional.conv2d(padded, kernel, groups=3, dilation=distance)

@@ -156,11 +156,11 @@ def same(found: np.ndarray, image: np.ndarray) -> bool:
 
 def test_comparison_of_one_series():
     conditions, images = (np.stack([plain(v), plain(v + 0.1)]) for v in (0.1, 0.3))
-    pictures = {1: np.stack([plain(0.5), plain(0.6)]), 4: np.stack([plain(0.7), plain(0.8)])}
-    grid = comparison({"codi": pictures}, conditions, images)
+    sampled = {1: np.stack([plain(0.5), plain(0.6)]), 4: np.stack([plain(0.7), plain(0.8)])}
+    grid = comparison({"codi": sampled}, conditions, images)
     assert grid.shape[1] == GAP + 4 * (SIDE + GAP) and grid.shape[0] > 2 * (SIDE + GAP)
     for i in range(2):
-        columns = (conditions[i], pictures[1][i], pictures[4][i], images[i])
+        columns = (conditions[i], sampled[1][i], sampled[4][i], images[i])
         for place, image in enumerate(columns, start=-4):
             assert same(cell(grid, i, place, rows=2), image), (i, place)
 
@@ -176,8 +176,8 @@ def test_comparison_of_several_series():
         2: (images[1] + 0.1, images[1] + 0.2, conditions[1, ..., :3], images[1]),
         1: (white, images[1] + 0.3, white, white),
     }
-    for rows, pictures in expected.items():
-        for place, image in enumerate(pictures, start=-4):
+    for rows, row in expected.items():
+        for place, image in enumerate(row, start=-4):
             assert same(cell(grid, 0, place, rows=rows), image), (rows, place)
     one = comparison(series, conditions[:1], images[:1])
     np.testing.assert_array_equal(grid[: len(one)], one)  # the rows of the first input, with the titles

@@ -97,14 +97,14 @@ def test_values(rows, examples, known):
     assert original["psnr"] is None and original["psnr_interval"] is None
     assert original["latent_error"] == pytest.approx(0, abs=1e-9)
     assert original["ssim"] == pytest.approx(1) and original["sharpness"] == pytest.approx(1)
-    features = [np.array(quadrants(pictures)) for pictures in (images, reconstructions, conditions)]
+    features = [np.array(quadrants(batch)) for batch in (images, reconstructions, conditions)]
     assert original["frechet_photos"] == pytest.approx(numerics.frechet_distance(features[0], features[1]), rel=1e-4)
     assert rows["autoencoder"]["frechet_photos"] == pytest.approx(0, abs=1e-6)
     assert rows["reconstructing"]["latent_error"] == pytest.approx(0.25, rel=1e-4)
-    bicubic, unit = rows["bicubic"], [(pictures.astype(float) + 1) / 2 for pictures in (conditions, images)]
+    bicubic, unit = rows["bicubic"], [(batch.astype(float) + 1) / 2 for batch in (conditions, images)]
     assert bicubic["psnr"] == pytest.approx(numerics.psnr(*unit).mean(), rel=1e-5)
     assert bicubic["ssim"] == pytest.approx(numerics.ssim(*unit).mean(), rel=1e-5)
-    energies = [numerics.sharpness(pictures).mean() for pictures in unit]
+    energies = [numerics.sharpness(batch).mean() for batch in unit]
     assert bicubic["sharpness"] == pytest.approx(energies[0] / energies[1], rel=1e-5) and bicubic["sharpness"] < 0.9
     assert bicubic["frechet_photos"] == pytest.approx(numerics.frechet_distance(features[2], features[1]), rel=1e-4)
 
@@ -115,7 +115,7 @@ def test_further_measures(rows, examples, known):
     worst = np.abs(conditions - images).max(axis=(1, 2, 3))
     assert rows["bicubic"]["worst"] == pytest.approx(worst.mean(), rel=1e-5) and rows["original"]["worst"] == 0
     assert rows["bicubic"]["worst_interval"] == pytest.approx(numerics.mean_interval(worst, level=LEVEL), rel=1e-4)
-    features = [np.array(quadrants(pictures)) for pictures in (known[1], images)]
+    features = [np.array(quadrants(batch)) for batch in (known[1], images)]
     assert rows["original"]["fid"] == pytest.approx(0, abs=1e-6)
     assert rows["autoencoder"]["fid"] == pytest.approx(numerics.frechet_distance(*features), rel=1e-4)
 
@@ -148,7 +148,7 @@ def test_values_of_every_image(model, examples, samplers, rows):
     for name, values in measured.per_image().items():
         assert values.shape == (COUNT,) and values.dtype == np.float64
         assert values.mean() == pytest.approx(rows["pale"][name], rel=1e-6)
-    unit = [(pictures.astype(float) + 1) / 2 for pictures in (0.5 * examples["image"], examples["image"])]
+    unit = [(batch.astype(float) + 1) / 2 for batch in (0.5 * examples["image"], examples["image"])]
     np.testing.assert_allclose(measured.values["psnr"], numerics.psnr(*unit), rtol=1e-5)
 
 
@@ -194,13 +194,13 @@ def test_a_condition_with_a_mask(painter):
     evaluator = Evaluator(images, conditions, painter.base, metrics_with(quadrants), finish=painter.task.finish)
     measured = measure({"painter": sampler}, evaluator)
     assert list(measured) == ["condition", "painter", "autoencoder", "original"]
-    unit = [(pictures.astype(float) + 1) / 2 for pictures in (conditions[..., :3], images)]
+    unit = [(batch.astype(float) + 1) / 2 for batch in (conditions[..., :3], images)]
     np.testing.assert_allclose(measured["condition"].values["psnr"], numerics.psnr(*unit), rtol=1e-5)
     decoded = np.clip(painter.base.decode(painter.base.encode(images)), -1, 1)
     np.testing.assert_allclose(evaluator.reconstructions, np.where(known, images, decoded), atol=1e-5)
-    pictures = results[0][0]
-    np.testing.assert_array_equal(np.where(known, pictures, 0), np.where(known, images, 0))
-    assert np.abs(pictures - images).max() > 0.05
+    sampled = results[0][0]
+    np.testing.assert_array_equal(np.where(known, sampled, 0), np.where(known, images, 0))
+    assert np.abs(sampled - images).max() > 0.05
 
 
 # --- models as samplers
@@ -223,9 +223,9 @@ def test_model_sampler_makes_what_generate_makes(model, examples, name):
 
 def test_samplers_differ(model, examples):
     conditions = examples["condition"][:2]
-    pictures = [model_sampler(model, 4, sampler=name)(conditions)[0] for name in ("ddim", "dpm++", "stochastic")]
+    sampled = [model_sampler(model, 4, sampler=name)(conditions)[0] for name in ("ddim", "dpm++", "stochastic")]
     for i in range(3):
-        assert np.abs(pictures[i] - pictures[i - 1]).max() > 1e-3
+        assert np.abs(sampled[i] - sampled[i - 1]).max() > 1e-3
 
 
 def test_batches_draw_noise_of_their_own():

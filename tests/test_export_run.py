@@ -79,11 +79,11 @@ def test_the_blocker_blocks(tmp_path):
 @pytest.mark.parametrize("mode, size", [("RGB", (1, 1)), ("L", (37, 100)), ("RGBA", (9, 200)), ("I;16", (16, 24))])
 def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys):
     height, width = size
-    picture = Image.fromarray(photo(height, width))
-    picture = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 256) if mode == "I;16" else picture
-    picture = picture if mode == "I;16" else picture.convert(mode)
-    assert picture.mode == mode
-    picture.save(tmp_path / "in.png")
+    file_image = Image.fromarray(photo(height, width))
+    file_image = Image.fromarray(np.asarray(file_image.convert("L"), np.uint16) * 256) if mode == "I;16" else file_image
+    file_image = file_image if mode == "I;16" else file_image.convert(mode)
+    assert file_image.mode == mode
+    file_image.save(tmp_path / "in.png")
     run.main([str(exported(bundle, "tflite")), "--condition", f"{tmp_path}/in.png", "--out", f"{tmp_path}/out.png"])
     with Image.open(tmp_path / "out.png") as out:
         assert out.mode == "RGB" and out.size == (width, height)

@@ -44,7 +44,7 @@ def untrained(seed: int = 0) -> FeatureNetwork:
     return network
 
 
-def pictures(seed: int = 0):
+def random_images(seed: int = 0):
     return np.random.default_rng(seed).uniform(-1, 1, (2, 24, 16, 3)).astype("float32")
 
 
@@ -87,7 +87,7 @@ def test_labeled_crops_come_from_their_photo():
 
 
 def test_training_repeats():
-    photos, x = dict(list(data.load_photos("heldout").items())[:2]), pictures()
+    photos, x = dict(list(data.load_photos("heldout").items())[:2]), random_images()
     runs = [train_feature_network(photos, image_size=16, steps=3, seed=seed).features(x) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(runs[0], runs[1])
     assert np.abs(runs[0] - runs[2]).max() > 1e-3
@@ -103,7 +103,7 @@ def test_training_reports_and_refuses():
 
 
 def test_shapes():
-    network, x = untrained(), pictures()
+    network, x = untrained(), random_images()
     assert network.features(x).shape == (2, 64)
     assert [tuple(h.shape) for h in network.maps(x)] == [
         (2, 24, 16, 16),
@@ -116,7 +116,7 @@ def test_shapes():
 
 
 def test_maps_have_unit_channels_and_finite_gradients():
-    network, x = untrained(), pictures()
+    network, x = untrained(), random_images()
     for h in network.maps(x):
         np.testing.assert_allclose(np.linalg.norm(h, axis=-1), 1, rtol=1e-3)
     # Black without bias: all activations are 0, and gradients must stay finite.
@@ -141,7 +141,7 @@ def test_file(tmp_path):
     network = untrained(seed=4)
     save_features(network, tmp_path / "features")
     again = load_features(tmp_path / "features")
-    np.testing.assert_array_equal(again.features(pictures()), network.features(pictures()))
+    np.testing.assert_array_equal(again.features(random_images()), network.features(random_images()))
     assert again.num_photos == 3
     save_features(network, tmp_path / "features")  # in place of the first
 

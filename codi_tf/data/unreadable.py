@@ -9,7 +9,7 @@ from typing import TypeVar
 from codi_tf.core.errors import UserError
 from codi_tf.data.records import Damage, Unreadable
 
-JUDGED = 400  # a share of unreadable records counts as one of at least so many
+JUDGED = 400  # records: a share of fewer records is taken of so many
 SHOWN = 3  # unreadable records in a message
 NAMED = 5  # names in a message
 
