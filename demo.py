@@ -39,7 +39,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
         overrides: of the training config, section.key=value.
     """
     began = time.monotonic()
-    # The networks are tiny: two cores that take whole operators are faster than two that share each.
+    # The networks are tiny: running two operators in parallel is faster than splitting each over two cores.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     start_tensorflow()
     import codi_tf
@@ -107,7 +107,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     print(f"\n{markdown_table(rows)}")
     for line in _checks(facts):
         print(line)
-    print(f"\nPictures: {out / 'grid.png'} and {out / 'exported.png'}; report: {out / 'report.md'}")
+    print(f"\nImages: {out / 'grid.png'} and {out / 'exported.png'}; report: {out / 'report.md'}")
 
 
 def _say(began: float, text: str) -> None:

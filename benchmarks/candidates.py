@@ -1,6 +1,6 @@
-"""Networks of Stable Diffusion 1.x's true shapes, with random weights: ours, KerasCV's and diffusers', 512 px, batch 1.
+"""Networks in the shapes of Stable Diffusion 1.x with random weights: ours, KerasCV's, diffusers', 512 px, batch 1.
 
-Each function takes a format ("float32" or "bfloat16") and gives a call without arguments that does the work once.
+Each function takes a format ("float32" or "bfloat16") and returns a function without arguments that does the work once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _ours(kind, dtype: str, name: str):
 
 
 def gemm_tensorflow(dtype: str) -> Call:
-    """The machine's own limit: a product of two 2048 x 2048 matrices."""
+    """The limit of the machine: a product of two 2048 x 2048 matrices."""
     import tensorflow as tf
 
     a = tf.cast(tf.random.normal((2048, 2048)), dtype)
@@ -234,7 +234,7 @@ def litert_graph(path: str) -> Call:
 
 
 def package(folder: str) -> Call:
-    """An exported package, with a grey condition."""
+    """An exported package, with a gray condition."""
     from pathlib import Path
 
     from codi_tf.core.noise import gaussian_noise

@@ -1,7 +1,7 @@
-"""python -m benchmarks.checkpointing: what a state costs a training, written beside it or waited for, in one run.
+"""python -m benchmarks.checkpointing: the cost of saving a state during training, in the background or waited for.
 
-Blocks of steps of the demo's training take turns: without a state, with one written by its thread, and with one that
-the training waits for. The share is that of the config's own `save_every`.
+Blocks of updates of the demo's training take turns: without a state, with a state written in the background, and with a
+state that the training waits for. The share of the run is that for the config's `save_every`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def measure(folder: Path) -> tuple[dict[str, float], int]:
             writer.wait()
         for _ in range(STEPS):
             float(step(batch)["loss"])
-        writer.wait()  # what is not done by now counts
+        writer.wait()  # unfinished writing counts
 
-    kinds = {"none": (False, False), "beside": (True, False), "waited for": (True, True)}
+    kinds = {"none": (False, False), "in background": (True, False), "waited for": (True, True)}
     seconds = side_by_side({name: lambda kind=kind: block(*kind) for name, kind in kinds.items()}, rounds=7)
     return seconds, next(folder.glob("*.safetensors")).stat().st_size
 
@@ -50,9 +50,9 @@ def _main(arguments: list[str]) -> None:
     every = config.load(CONFIG).train.save_every
     run = every * seconds["none"] / STEPS
     print(f"a state of {size / 1e6:.0f} MB, every {every} steps of {1e3 * seconds['none'] / STEPS:.0f} ms")
-    for name in ("beside", "waited for"):
+    for name in ("in background", "waited for"):
         cost = seconds[name] - seconds["none"]
-        print(f"{name:10}  {1e3 * cost:7.0f} ms a state  {100 * cost / run:5.2f} % of the run   (bar: 3 %)")
+        print(f"{name:13}  {1e3 * cost:7.0f} ms a state  {100 * cost / run:5.2f} % of the run   (bar: 3 %)")
 
 
 if __name__ == "__main__":

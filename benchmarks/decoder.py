@@ -1,8 +1,7 @@
-"""python -m benchmarks.decoder DECODER [--out strip.png] [--count 256]: a small decoder beside its autoencoder's.
+"""python -m benchmarks.decoder DECODER [--out strip.png] [--count 256]: a small decoder against the autoencoder's.
 
-Held-out crops, encoded and then decoded by both, and the latents that four steps of the undistilled model make of the
-same crops' conditions; the time of both. At Stable Diffusion's size, without training: python -m benchmarks.full_size
-decoder.
+Measures both decoders on the latents of held-out crops and on latents that the undistilled model generates in four
+steps, and times both. At Stable Diffusion's size, without training: python -m benchmarks.full_size decoder.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ BATCH = 8  # images at a time, of the timing
 
 
 def compare(folder: Path, count: int, out: Path | None) -> None:
-    """Print what `count` crops measure through both decoders, and the time that these take; write a strip of images.
+    """Print the metrics of `count` crops through both decoders and the time of both; write a strip of images.
 
     Raises:
         UserError: the folder's decoder is missing, damaged or of other latents.
@@ -53,7 +52,7 @@ def compare(folder: Path, count: int, out: Path | None) -> None:
         for source, z in latents.items()
         for name, decode in decoders.items()
     }
-    rows = {name: evaluator.measure(pictures, evaluator.encode(pictures)).row() for name, pictures in made.items()}
+    rows = {name: evaluator.measure(images, evaluator.encode(images)).row() for name, images in made.items()}
     print(markdown_table(rows))
     for source in latents:
         pair = ((made[f"{source}, {name}"] + 1) / 2 for name in decoders)

@@ -1,10 +1,10 @@
-"""python -m benchmarks.degradations: photos degraded a second, on one core, task beside task in one run.
+"""python -m benchmarks.degradations: photos degraded per second, on one core, for each task.
 
-Each task degrades the same photo in tf.data with one thread, as training does, and `real_esrgan_opencv` does the steps
-of the Real-ESRGAN degradation one by one in NumPy and OpenCV, with one thread too; they take turns. Rates are medians
-over the turns, by the processor time of the process, which other work on the machine hardly touches, and by the clock.
-The mean change of the photo tells whether two of them do the same. --shares adds the Real-ESRGAN degradation without
-some of its parts, to tell where its time goes.
+Each task degrades the same photo in tf.data with one thread, as training does. `real_esrgan_opencv` does the same steps
+as the Real-ESRGAN degradation in NumPy and OpenCV, with one thread, too. They take turns. Rates are medians over the
+turns, by processor time, which hardly depends on other work on the machine, and by the clock. The mean change of the
+photo shows whether two of them do the same. --shares adds the Real-ESRGAN degradation without some of its parts, to
+show where its time goes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OURS, OPENCV = "real_world", "opencv"
 
 
 def rates(sizes: list[int], rounds: int, *, opencv: bool = True, shares: bool = False) -> None:
-    """Print images a second and mean changes of photos of size x size."""
+    """Print images per second and mean changes of photos of size x size."""
     import numpy as np
     import tensorflow as tf
 
@@ -87,7 +87,7 @@ def _in_opencv(task, photo) -> Callable[[], object]:
 def _turns(
     candidates: dict[str, Callable[[], object]], photo: np.ndarray, rounds: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Of each candidate the median seconds of the processor and of the clock for one photo, and its mean change."""
+    """For each candidate the median seconds per photo, by processor and by clock, and the mean change of the photo."""
     measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in candidates}
     for turn in range(WARM_UP + rounds):
         for name, run in candidates.items():
@@ -104,7 +104,7 @@ def _turns(
 
 
 def _main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m benchmarks.degradations", description="Photos degraded a second.")
+    parser = ArgumentParser(prog="python -m benchmarks.degradations", description="Photos degraded per second.")
     parser.add_argument("--sizes", default="64,256,512", help="sides of the photos (default: 64,256,512)")
     parser.add_argument("--rounds", type=int, default=15, help=f"turns of {TURN} photos that count (default: 15)")
     parser.add_argument("--without-opencv", action="store_true", help="the tasks only")
@@ -112,7 +112,7 @@ def _main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"  # before TensorFlow starts
     if not options.without_opencv:
-        import benchmarks.real_esrgan_opencv  # noqa: F401  is it there?
+        import benchmarks.real_esrgan_opencv  # noqa: F401  (fails early if OpenCV is missing)
     start_tensorflow()
     sizes = [int(size) for size in options.sizes.split(",")]
     rates(sizes, options.rounds, opencv=not options.without_opencv, shares=options.shares)

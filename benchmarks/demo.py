@@ -1,4 +1,4 @@
-"""The training of the demo at its true sizes, on random latents: what several benchmarks time."""
+"""The demo's training at its true sizes on random latents, for several benchmarks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "photos_codi.yaml"
 
 
 def trainer_and_batch() -> tuple:
-    """(the config, its compiled trainer, a batch of latents that are noise)."""
+    """(the demo's config, its compiled trainer, a batch of random latents)."""
     import tensorflow as tf
 
     from codi_tf.training.experiment import build_trainer

@@ -1,6 +1,6 @@
-"""python -m benchmarks.evaluate [BUNDLE]: seconds to evaluate 1,000 samples at 4 steps, and where they go.
+"""python -m benchmarks.evaluate [BUNDLE]: the time to evaluate 1,000 samples at 4 steps, part by part.
 
-Everything that needs no weights of the user is measured, with intervals. Compiling counts: it is the first run.
+Computes all metrics that need no weights from the user, with intervals. The time includes compiling.
 """
 
 from __future__ import annotations

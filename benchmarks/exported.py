@@ -1,9 +1,9 @@
-"""python -m benchmarks.exported unet|pipeline|small [BUNDLE]: exports beside TensorFlow, diffusers and torch.onnx.
+"""python -m benchmarks.exported unet|pipeline|small [BUNDLE]: exports against TensorFlow, diffusers and torch.onnx.
 
 `unet`: one evaluation of Stable Diffusion 1.x's UNet at 512 px, random weights. `pipeline`: four steps with condition
-and decoding, beside diffusers' with a ControlNet. `small`: the sampler of a trained bundle in one graph, beside its
-parts called one by one. What is compared is written first, runs in a process of its own, and takes turns, one process
-at a time; the smallest of the times counts.
+and decoding, against diffusers' with a ControlNet. `small`: the sampler of a trained bundle in one graph, against its
+parts called one by one. Each candidate is written first and runs in another process. They take turns, and the shortest
+time counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PACKAGES = ("onnx/whole/float32", "onnx/whole/int8", "tflite/parts/int8")  # the
 
 
 def _unets(folder: Path) -> dict[str, tuple[str, str]]:
-    """Names -> candidates; what has to be written is."""
+    """Name -> (function of `candidates`, its argument); writes the files that are missing."""
     for what in ("ours", "theirs"):
         subprocess.run([sys.executable, "-m", "benchmarks.exported", "--write", what, str(folder)], check=True)
     return {

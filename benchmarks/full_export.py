@@ -1,8 +1,8 @@
 """python -m benchmarks.full_export [onnx/whole/float32 tflite/parts/int8 ...]: exports at Stable Diffusion's shapes.
 
-UNet, mu adapter and autoencoder of Stable Diffusion 1.x with random weights, 512 px, four steps: each written by
-`export`, with the seconds and the peak of memory that takes, run in the format's own runtime in a process of its own,
-and compared with Keras. One table; the model is made and run in Keras once.
+UNet, mu adapter and autoencoder of Stable Diffusion 1.x with random weights, 512 px, four steps. Each export is
+written, which is timed, run in the format's runtime in another process, and compared with Keras.
+Prints one table; the model is made and run in Keras once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLUMNS = ("export", "written in", "peak of writing", "files", "loaded in", "an 
 
 
 def make_model(small_decoder: bool = False):
-    """A CoDi model whose weights are random, mu included; of TAESD's shapes, too, where a small decoder is wanted."""
+    """A CoDi model with random weights, mu included; with a small decoder in TAESD's shapes if wanted."""
     import numpy as np
 
     import codi_tf
@@ -51,7 +51,7 @@ def make_model(small_decoder: bool = False):
 
 
 def write(program, folder: Path, name: str) -> dict:
-    """Write one export into a folder: seconds, and the peak of memory meanwhile, the model's own included."""
+    """Write one export into a folder; return the seconds and the peak of memory, the model's memory included."""
     from export.build import write_graphs, write_manifest
     from export.quantization.weights import WeightFormats
 
@@ -66,7 +66,7 @@ def write(program, folder: Path, name: str) -> dict:
 
 
 def run(folder: Path) -> None:
-    """Load an export, make two images, say how it went."""
+    """Load an export, generate two images, and print the figures as JSON."""
     import numpy as np
 
     from export.runtime.run import load
@@ -139,7 +139,7 @@ def _compare(names: list[str], steps: int) -> None:
 
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.full_export", description="Full-size exports.")
-    parser.add_argument("exports", nargs="*", default=EXPORTS, help="format/layout/weights; all, unless given")
+    parser.add_argument("exports", nargs="*", default=EXPORTS, help="format/layout/weights (default: all)")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--run", type=Path, help="used by the script itself")
     options = parser.parse_args(arguments)

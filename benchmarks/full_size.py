@@ -1,7 +1,7 @@
 """python -m benchmarks.full_size unet|decode|decoder|generate|controlnet [float32] [bfloat16]: SD 1.x, 512 px, batch 1.
 
-Ours next to KerasCV's (TensorFlow) and diffusers' (PyTorch), each in a process of its own; they take turns, and the
-smallest of their times counts. `unet` also measures the rate of a matrix product, the machine's own limit.
+Ours against KerasCV's (TensorFlow) and diffusers' (PyTorch), each in another process. They take turns, and the shortest
+time counts. `unet` also measures the rate of a matrix product, the limit of the machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """python -m benchmarks.full_step BASE PIXELS [NAME ...]: PE-CoDi training steps on Stable Diffusion, batch 1.
 
 BASE is a checkpoint of the true size, for example from `python -m benchmarks.make_checkpoint`. Each combination of
-options runs in a process of its own: the step's seconds, the peak of memory, and how far its loss and its adapter's
-change are from those of the plain step.
+options runs in another process, and is compared with the plain step: seconds, peak of memory, loss, gradient norm.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ VARIANTS = {
 
 
 def step(base_folder: Path, pixels: int, *, compute="float32", weights="float32", recompute=False) -> dict:
-    """Run some steps; loss of the first, seconds of the last, bytes before and at the peak."""
+    """Run some steps; return the loss of the first, the seconds of the last, and the bytes before and at the peak."""
     start_tensorflow()
     import tensorflow as tf
 

@@ -1,6 +1,6 @@
-"""python -m benchmarks.gates BUNDLE [BUNDLE ...] [--formats onnx]: trained models through the gate, in every form.
+"""python -m benchmarks.gates BUNDLE [BUNDLE ...] [--formats onnx]: the gate's figures of trained models, in every form.
 
-A row for each export that passes, with its figures; one that the gate refuses says why. Mixed weights are for 40 dB.
+Prints a row for each export with its figures, or the reason if the gate refuses it. Mixed weights aim at 40 dB.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _row(name: str, program, format: str, weights: str) -> str:
 
     from export.build import write_package
 
-    layout = FORMATS[format].layouts[-1]  # parts, where there are any: their errors count, too
+    layout = FORMATS[format].layouts[-1]  # parts if the format offers them: their errors count, too
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         out = Path(scratch) / "package"
         options = {"target": MIXED} if weights == "mixed" else {}
@@ -45,9 +45,9 @@ def _row(name: str, program, format: str, weights: str) -> str:
         here = json.loads((out / "report.json").read_text("utf-8"))["here"]
     moved = figures["condition_sensitivity"]
     speed = f"{1000 * here['seconds']:.0f} ms | {here['peak_bytes'] / 2**20:.0f} MiB" if "seconds" in here else "| "
-    kept = f"{weights}, {figures['stored_bytes'] / 1e6:.1f} MB"
+    stored = f"{weights}, {figures['stored_bytes'] / 1e6:.1f} MB"
     return (
-        f"| {name} | {format}, {layout} | {kept} | {figures['psnr_db']:.1f} dB "
+        f"| {name} | {format}, {layout} | {stored} | {figures['psnr_db']:.1f} dB "
         f"| {figures['max_error']:.1e} | {figures['color_shift']:.1e} "
         f"| {moved['export']:.4f}, Keras' {moved['keras']:.4f} | {speed} |"
     )
@@ -56,7 +56,7 @@ def _row(name: str, program, format: str, weights: str) -> str:
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.gates", description=__doc__)
     parser.add_argument("bundles", nargs="+", type=Path)
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="all unless given")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="(default: all)")
     options = parser.parse_args(arguments)
     start_tensorflow()
     import codi_tf

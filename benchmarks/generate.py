@@ -1,4 +1,4 @@
-"""python -m benchmarks.generate [BUNDLE]: 4-step generation against the sum of its parts, in one run.
+"""python -m benchmarks.generate [BUNDLE]: the time of 4-step generation against the sum of its parts, in one run.
 
 Parts: condition encoding (autoencoder and adapter), 4 network evaluations, decoding, each compiled by itself.
 """
@@ -16,7 +16,7 @@ BATCH, STEPS = 8, 4
 
 
 def measure(bundle: Path) -> dict[str, float]:
-    """Median seconds of "generate" (with its way from and to NumPy) and of its parts."""
+    """Median seconds of "generate" (with the conversion from and to NumPy) and of its parts."""
     start_tensorflow()
     import tensorflow as tf
 

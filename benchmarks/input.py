@@ -1,9 +1,9 @@
 """python -m benchmarks.input [CONFIG ...]: how long a training step waits for its batch.
 
-For each config, photos_real_world.yaml unless told otherwise, with its examples made anew in every step and encoded
-once: the share of the loop that is spent in next(batches), after the first steps, and the step itself. The two take
-turns. A loop that never waits spends what it takes to hand over a finished batch. Beside it the processor time of a
-batch when nothing is trained: what making it takes away from the step where no core is free.
+For each config (default: photos_real_world.yaml), with examples made in every step and with examples encoded once,
+prints the share of the loop that is spent in next(batches), after the first steps, and the time of the step. The two
+take turns. A loop that never waits spends only the time to hand over a finished batch. Also prints the processor time
+of a batch without training, which a step loses if no core is free.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ ALONE = 20  # batches without a step
 
 
 def loops(path: Path) -> dict[str, tuple[Callable[[], tuple[float, float]], float]]:
-    """Of each way to make examples a training step, as `codi_tf.train` does it, and a batch's processor time alone.
+    """Name -> (a training step as `codi_tf.train` runs it, the processor time of a batch without training).
 
-    The step returns (seconds in next(batches), seconds after it).
+    The names are "every step" and "encoded once". A step returns (seconds in next(batches), seconds after it).
     """
     import tensorflow as tf
 
@@ -58,7 +58,9 @@ def loops(path: Path) -> dict[str, tuple[Callable[[], tuple[float, float]], floa
     batch_size = once.train.batch_size
     return {
         "every step": loop(config.load(path, ["data.encode_once=0"])),
-        "encoded once": loop(config.load(path, [f"data.encode_once={4 * batch_size}"])),  # their number costs nothing
+        "encoded once": loop(
+            config.load(path, [f"data.encode_once={4 * batch_size}"])
+        ),  # the time does not depend on their number
     }
 
 
@@ -76,7 +78,7 @@ def _main(arguments: list[str]) -> None:
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
         for _ in range(options.rounds):
             for name, (run, _) in candidates.items():
-                run()  # while the other one had its turn, batches could be made ahead: this step takes them
+                run()  # takes the batches that were prepared during the other one's turn
                 run()
                 taken[name] += [run() for _ in range(TURN)]
         for name, pairs in taken.items():

@@ -1,9 +1,8 @@
-"""python -m benchmarks.load FOLDER: loading a UNet against reading its file, in one run.
+"""python -m benchmarks.load FOLDER: the time to load a UNet against the time to read its file, in one run.
 
-FOLDER is a diffusers checkpoint (benchmarks.make_checkpoint makes one) whose UNet lies in one file. Reading and loading
-take turns in one process, with the file in the system's cache and without; the first round does not count, for memory
-that was never used before is slow on virtual machines. Memory is measured in a process of its own: the peak beyond what
-it had before.
+FOLDER is a diffusers checkpoint (benchmarks.make_checkpoint makes one) whose UNet is in one file. Reading and loading
+take turns in one process, with the file in the system's cache and without. The first round does not count, because
+memory is slow at its first use on virtual machines. Memory is measured in another process, as the peak above the start.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ TIME_BAR, MEMORY_BAR = 1.3, 1.15
 
 
 def read(folder: Path) -> bytes:
-    """The file into memory, and nothing else."""
+    """Read the file into memory."""
     return (folder / WEIGHTS).read_bytes()
 
 
 def load(folder: Path):
-    """All from opening the folder to a network that can be called."""
+    """Load the UNet: everything from opening the folder to a network that can be called."""
     from codi_tf.checkpoints.kinds import UNET
     from codi_tf.checkpoints.networks import read_network
 
@@ -37,7 +36,7 @@ def load(folder: Path):
 
 
 def extra_memory(folder: Path) -> int:
-    """Bytes that loading adds to this process at its peak, the network's own included."""
+    """Bytes that loading adds to this process at its peak, the network included."""
     _start()
     before = _memory("VmRSS")
     network = load(folder)
@@ -63,7 +62,7 @@ def seconds(folder: Path, cached: bool, rounds: int) -> dict[str, float]:
 
 
 def _start() -> None:
-    """What is not part of loading: imports, and what TensorFlow sets up at its first variable."""
+    """Do what is not part of loading: imports, and TensorFlow's setup at its first variable."""
     start_tensorflow()
     import keras
 
@@ -89,7 +88,7 @@ def _memory(name: str) -> int:
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.load", description="Loading against reading.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a diffusers checkpoint")
-    parser.add_argument("--rounds", type=int, default=5, help="that count (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default: 5)")
     parser.add_argument("--memory", action="store_true", help="measure nothing but memory, and print bytes")
     options = parser.parse_args(arguments)
     path = options.folder / WEIGHTS
@@ -98,7 +97,7 @@ def _main(arguments: list[str]) -> None:
     if options.memory:
         print(extra_memory(options.folder))
         return
-    os.sync()  # what is not written yet cannot leave the cache
+    os.sync()  # pages that are not on the disk yet stay in the cache
     command = [sys.executable, "-m", "benchmarks.load", str(options.folder), "--memory"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     size, extra = path.stat().st_size, int(done.stdout.splitlines()[-1])

@@ -1,8 +1,8 @@
 """python -m benchmarks.make_checkpoint TARGET: random weights in the true shapes of Stable Diffusion.
 
-A diffusers folder, or a single file in the original layout, written tensor by tensor: memory stays small. The weights
-are scaled so that activations neither die nor explode; the images are noise. The tokenizer has a vocabulary of the
-true size, made of the bytes' letters and of words that nobody has said.
+Writes a diffusers folder, or a single file in the original layout, tensor by tensor, which needs little memory. The
+weights are scaled so that activations neither vanish nor explode; the images are noise. The tokenizer has a vocabulary
+of the true size with made-up words.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FAMILIES = {
         "prediction_type": "v_prediction",
     },
 }
-RESIDUAL = ("conv2.", "to_out.0.", "net.2.", "proj_out.", "out_proj.", "fc2.")  # last layers of what is added to a path
+RESIDUAL = ("conv2.", "to_out.0.", "net.2.", "proj_out.", "out_proj.", "fc2.")  # last layers of residual branches
 
 
 def random_values(key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -57,7 +57,7 @@ def random_values(key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarr
 
 
 def networks(family: str, in_channels: int) -> dict:
-    """Part -> (kind, config): what a folder of the family holds."""
+    """The parts of a checkpoint of the family: part -> (kind, config)."""
     from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
 
     about = FAMILIES[family]
@@ -70,7 +70,7 @@ def networks(family: str, in_channels: int) -> dict:
 
 
 def write_folder(target: Path, family: str, in_channels: int, dtype: np.dtype) -> None:
-    """A diffusers folder."""
+    """Write a diffusers folder."""
     from codi_tf.checkpoints.base import SCHEDULER, make_network
     from codi_tf.checkpoints.compvis import SCHEDULER as DDIM
     from codi_tf.checkpoints.folder import write_index
@@ -112,7 +112,7 @@ def single_file(family: str, in_channels: int, dtype: np.dtype) -> dict:
             if renaming.pointwise and re.search(renaming.pointwise, key) and len(shape) == 2:
                 shape = (*shape, 1, 1)
             pieces.setdefault(renaming(key), []).append((renaming.part(key)[0], key, shape))
-    if family == "2.x":  # a last layer that nobody uses
+    if family == "2.x":  # a last layer that is not used
         first = f"{rules.OPEN_CLIP}transformer.resblocks.0."
         pieces |= {key.replace(".0.", ".23.", 1): pieces[key] for key in list(pieces) if key.startswith(first)}
     tensors = {}
@@ -127,7 +127,7 @@ def _joined(parts: list[tuple[int, str, tuple[int, ...]]], dtype: np.dtype) -> n
 
 
 def write_tokenizer(folder: Path, padding: str) -> None:
-    """A vocabulary of the true size: the letters of all bytes, and merges of two letters, then of three."""
+    """Write a vocabulary of the true size: the letters of all bytes, and merges of two letters, then of three."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = [chr(code) for code in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     tokens = [*letters, *(letter + "</w>" for letter in letters)]
@@ -162,7 +162,7 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("--single-file", action="store_true", help="the original layout instead of a diffusers folder")
     options = parser.parse_args(arguments)
     if options.target.exists():
-        raise UserError(f"{options.target}: is there already; name a new place")
+        raise UserError(f"{options.target}: already exists; name a new place")
     start_tensorflow()
     from codi_tf.io.files import whole_folder
     from codi_tf.io.tensor_files import DTYPES, write_tensors

@@ -1,7 +1,7 @@
-"""python -m benchmarks.products: layers of Stable Diffusion's sizes in ONNX Runtime, int8 and int4 by float32.
+"""python -m benchmarks.products: int8 and int4 layers of Stable Diffusion's sizes against float32, in ONNX Runtime.
 
-Each in a graph of its own as `export` writes it, on one thread; they take turns, and the least time counts. Last, what
-`export` does without: ONNX Runtime's own ConvInteger.
+Each layer is in its own graph, as `export` writes it, on one thread. They take turns, and the shortest time counts. The
+last column is ONNX Runtime's ConvInteger, which `export` does not use.
 """
 
 from __future__ import annotations

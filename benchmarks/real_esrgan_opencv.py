@@ -1,8 +1,8 @@
-"""The degradation of `RealWorld` image by image in NumPy and OpenCV, for comparison of speed.
+"""The degradation of `RealWorld` in NumPy and OpenCV, for comparison of speed. The package does not use it.
 
-As data sets of Python programs do it: an image at a time, what is random from one generator, a filter, a resize and a
-JPEG coder of OpenCV. The steps, their order and their probabilities are those of `tasks.real_world`, from the paper
-(Wang et al. 2021, section 3) and the task's options; nothing of it is used by the package.
+It works as data sets in Python usually do: one image at a time, random numbers from one generator, OpenCV's filter,
+resize and JPEG coder. The steps, their order and their probabilities are those of `tasks.real_world`, from the paper
+(Wang et al. 2021, section 3) and the task's options.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PHOTONS = 256
 
 
 def degrade(image: np.ndarray, task: RealWorld, random: np.random.Generator) -> np.ndarray:
-    """What `RealWorld.degrade` does: float32 [H, W, 3] in [-1, 1] of the same; the draws are of `random`."""
+    """`RealWorld.degrade`: float32 [H, W, 3] in [-1, 1] -> the same, with random numbers from `random`."""
     height, width, _ = image.shape
     size = (height // task.scale, width // task.scale)
     first, second = task.rounds
@@ -49,7 +49,7 @@ def degrade(image: np.ndarray, task: RealWorld, random: np.random.Generator) -> 
 
 
 def degraded(image: np.ndarray, options: Round, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """What `Round.degrade` does: blur, resizing to a factor of the size, and noise; float32 [h, w, 3] in [0, 1]."""
+    """`Round.degrade`: blur, resizing to a factor of the size, and noise; float32 [h, w, 3] in [0, 1]."""
     if random.uniform() < options.blur_prob:
         image = filtered(image, kernel(options, random))
     low, high = options.resize_range
@@ -61,7 +61,7 @@ def degraded(image: np.ndarray, options: Round, size: tuple[int, int], random: n
 
 
 def filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """The image blurred, edges mirrored; kernels are the same backwards, so correlation is convolution."""
+    """The image blurred, edges mirrored; kernels are symmetric under a half turn, so correlation is convolution."""
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT)
 
 
@@ -100,12 +100,12 @@ def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
 
 def noise(image: np.ndarray, options: Round, random: np.random.Generator) -> np.ndarray:
     """Gaussian or Poisson noise to be added, float32 [h, w, 1 or 3]."""
-    gaussian, grey = random.uniform() < options.gaussian_noise_prob, random.uniform() < options.gray_noise_prob
+    gaussian, gray = random.uniform() < options.gaussian_noise_prob, random.uniform() < options.gray_noise_prob
     height, width, _ = image.shape
     if gaussian:
-        eps = random.standard_normal((height, width, 1 if grey else 3), np.float32)
+        eps = random.standard_normal((height, width, 1 if gray else 3), np.float32)
         return eps * np.float32(random.uniform(*options.noise_range) / 255)
-    if grey:
+    if gray:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
     levels = np.rint(255 * image.clip(0, 1)) / np.float32(255)
     counted = np.float32(random.poisson(PHOTONS * levels) / PHOTONS)
@@ -113,9 +113,9 @@ def noise(image: np.ndarray, options: Round, random: np.random.Generator) -> np.
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Through JPEG and back, float32 [h, w, 3] in [0, 1]."""
+    """The image encoded as JPEG and decoded, float32 [h, w, 3] in [0, 1]."""
     pixels = np.rint(255 * image.clip(0, 1)).astype(np.uint8)
-    # OpenCV takes the first channel for blue. Who has it so need not turn the channels, and no time is counted for it.
+    # OpenCV expects blue first. An OpenCV program has that order anyway, so no time is spent on reversing the channels.
     _, file = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.float32(cv2.imdecode(file, cv2.IMREAD_COLOR)) / np.float32(255)
 

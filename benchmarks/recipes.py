@@ -1,10 +1,9 @@
 """python -m benchmarks.recipes BASE [NAME ...]: one training step of every configs/sd15_*.yaml at 256 px.
 
-BASE is a checkpoint of the true size, for example from `python -m benchmarks.make_checkpoint`. The embedded photos take
-the place of the recipe's data, crops of the stereo pair with captions where it has prompts. Batch 1, and of an adapted
-network the adapter alone is trained, on a base in bfloat16, because what the recipes ask for does not fit into a small
-machine. Each recipe runs in a process of its own: seconds of the step after tracing, peak of memory, loss and the
-gradient's norm.
+BASE is a checkpoint of the true size, for example from `python -m benchmarks.make_checkpoint`. The embedded photos
+replace the recipe's data; recipes with prompts get captioned crops of the stereo pair. To fit into a small machine, the
+batch is 1, and adapted networks train the adapter alone, on a base in bfloat16. Each recipe runs in another process,
+which prints the seconds of the step after tracing, the peak of memory, the loss and the norm of the gradient.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ CROPS = {"left": 0, "middle": 120, "right": 241}  # first columns of squares, of
 
 
 def small_overrides(path: Path, base: str, captioned: Path) -> list[str]:
-    """What makes a recipe small; `captioned` is the source of one with prompts, see `write_captioned`."""
+    """The overrides that make a recipe small; `captioned` is the source for prompts, see `write_captioned`."""
     recipe = config.load(path)
     source = captioned if recipe.data.prompts else "photos"
-    adapted = recipe.task is not None  # the others refuse these sections
+    adapted = recipe.task is not None  # without a task, these sections are an error
     return [f"base={base}", f"data.source={source}", *SMALL, *(ADAPTER_ALONE if adapted else ())]
 
 
 def write_captioned(folder: Path) -> None:
-    """Crops of the embedded stereo pair: NAME.png with NAME.depth.png and NAME.txt, as for configs/sd15_depth.yaml."""
+    """Write crops of the embedded stereo pair for configs/sd15_depth.yaml: NAME.png, NAME.depth.png and NAME.txt."""
     from codi_tf.data.depth_maps import load_stereo
     from codi_tf.io.depth_files import write_nearness
 
     stereo = load_stereo()
-    photo, near = stereo.images["motorcycle"], stereo.beside["motorcycle"][..., 0]  # [500, 741, 3], [500, 741]
+    photo, near = stereo.images["motorcycle"], stereo.companions["motorcycle"][..., 0]  # [500, 741, 3], [500, 741]
     for name, first in CROPS.items():
         columns = slice(first, first + len(photo))
         write_png(folder / f"{name}.png", photo[:, columns])
@@ -52,7 +51,7 @@ def write_captioned(folder: Path) -> None:
 
 
 def step(name: str, base: str, folder: Path) -> dict:
-    """Two steps of a recipe: the figures of the second. The folder, an empty one, is for images with prompts."""
+    """Run two steps of a recipe; return the figures of the second. The empty folder is for images with prompts."""
     start_tensorflow()
     import tensorflow as tf
 
@@ -99,7 +98,7 @@ def _main(arguments: list[str]) -> None:
             flush=True,
         )
     if failed:
-        raise UserError(f"{', '.join(failed)}: no step, or one that is not finite or changes nothing")
+        raise UserError(f"{', '.join(failed)}: the step fails, is not finite, or changes nothing")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""python -m benchmarks.sources: batches for a training, in images a second, by where the images lie.
+"""python -m benchmarks.sources: training batches, in images per second, for each kind of source on disk.
 
-Crops of the embedded photos are written as JPEG files of one size: a folder, a TFRecord file, a tar file. Batches
-of `configs/photos_codi.yaml`'s task are then made of each, in turns, without any training. The folder is read once as
-it is, image by image, and once as folders are that fit into memory.
+Writes crops of the embedded photos as JPEG files of one size: in a folder, a TFRecord file and a tar file. Then makes
+batches of `configs/photos_codi.yaml`'s task from each, in turns, without training. The folder is read twice: image by
+image, and as a folder that fits into memory.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ BATCH = 16
 ROUND = 8  # batches of a turn
 
 
-def write_pictures(folder: Path, count: int, side: int) -> None:
-    """`count` JPEG files in folder/files, folder/pictures.tfrecord and folder/pictures.tar."""
+def write_images(folder: Path, count: int, side: int) -> None:
+    """Write `count` JPEG files to folder/files, folder/images.tfrecord and folder/images.tar."""
     import numpy as np
     import tensorflow as tf
     from PIL import Image
@@ -32,8 +32,8 @@ def write_pictures(folder: Path, count: int, side: int) -> None:
     photos, random = list(load_photos("train").values()), np.random.default_rng(0)
     (folder / "files").mkdir()
     with (
-        tf.io.TFRecordWriter(str(folder / "pictures.tfrecord")) as records,
-        tarfile.open(folder / "pictures.tar", "w") as tar,
+        tf.io.TFRecordWriter(str(folder / "images.tfrecord")) as records,
+        tarfile.open(folder / "images.tar", "w") as tar,
     ):
         for i in range(count):
             photo = Image.fromarray(photos[i % len(photos)])
@@ -51,7 +51,7 @@ def write_pictures(folder: Path, count: int, side: int) -> None:
 
 
 def measure(folder: Path, crop: int) -> dict[str, float]:
-    """Images a second of each source."""
+    """Images per second of each source."""
     from codi_tf import data
     from codi_tf.data import open_source as opening
     from codi_tf.tasks import make_task
@@ -69,22 +69,22 @@ def measure(folder: Path, crop: int) -> dict[str, float]:
 
     sources = {
         "folder": make("files", in_memory=False),
-        "TFRecord": make("pictures.tfrecord", in_memory=False),
-        "tar": make("pictures.tar", in_memory=False),
+        "TFRecord": make("images.tfrecord", in_memory=False),
+        "tar": make("images.tar", in_memory=False),
         "folder, in memory": make("files", in_memory=True),
     }
     return {name: BATCH * ROUND / seconds for name, seconds in side_by_side(sources, rounds=5).items()}
 
 
 def _main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m benchmarks.sources", description="Images a second of sources on disk.")
+    parser = ArgumentParser(prog="python -m benchmarks.sources", description="Images per second of sources on disk.")
     parser.add_argument("--count", type=int, default=400, help="images (default: 400)")
     parser.add_argument("--side", type=int, default=512, help="of the images, in pixels (default: 512)")
     parser.add_argument("--crop", type=int, default=64, help="of the crops (default: 64)")
     options = parser.parse_args(arguments)
     start_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder), options.count, options.side)
+        write_images(Path(folder), options.count, options.side)
         for name, rate in measure(Path(folder), options.crop).items():
             print(f"{name:20}{rate:9.0f} images/s")
 

@@ -1,8 +1,8 @@
-"""python -m benchmarks.step: a training step against its bare network work, in one run.
+"""python -m benchmarks.step: the time of a training step against its bare network passes, in one run.
 
-Bare: the student's forward pass, the target's forward pass, the student's backward pass, in the order that the
-algorithm imposes (the target sees what the student said, and the loss needs both), so that both have the same chance to
-run side by side. The step adds the draws, the loss, clipping, AdamW, mu's own rate and the moving average.
+Bare: the student's forward pass, the target's forward pass, the student's backward pass. As in the algorithm, the
+target's input is the student's prediction, and the loss needs both, so both have the same chance to run in parallel.
+The step adds the draws, the loss, clipping, AdamW, the learning rate of mu and the moving average.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def measure() -> dict[str, float]:
     @tf.function
     def bare():
         with tf.GradientTape() as tape:
-            said = trainer.student(z_t, t, trainer.student.condition(c, base.context), base.context)
-            z_s = tf.stop_gradient(said)
+            prediction = trainer.student(z_t, t, trainer.student.condition(c, base.context), base.context)
+            z_s = tf.stop_gradient(prediction)
             target = trainer.average(z_s, s, trainer.average.condition(c, base.context), base.context)
-            loss = tf.reduce_mean(tf.square(said - target))
+            loss = tf.reduce_mean(tf.square(prediction - target))
         # Every gradient is read, or TensorFlow would prune the work.
         return tf.add_n([tf.reduce_sum(g) for g in tape.gradient(loss, trainer.trainable_variables)])
 

@@ -1,8 +1,8 @@
-"""python -m benchmarks.tiling [BUNDLE]: an image of 4,000 x 3,000 from tiles: seconds and peak memory.
+"""python -m benchmarks.tiling [BUNDLE]: seconds and peak memory of an image of 4,000 x 3,000 in tiles.
 
-Each candidate is a process of its own: of tiles at that size and at the largest that fits in one piece, and there in
-one piece too. The photo is an embedded one, a quarter as wide. --size and --steps are of the image; BUNDLE is the
-undistilled model of the embedded photos unless told otherwise.
+Each candidate runs in another process: tiles at that size, tiles at the largest size that fits in one piece, and one
+piece at that size. The photo is an embedded one, a quarter as wide. BUNDLE is the undistilled model of the embedded
+photos by default.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _peak() -> int:
 
 
 def _largest_in_one(bundle: Path, width: int, height: int) -> tuple[int, int]:
-    """Width and height of the largest image of that shape, or that size, that is made in one piece."""
+    """Width and height of the largest image of that shape, up to that size, that is made in one piece."""
     start_tensorflow()
     from codi_tf.checkpoints.skeleton import read_skeleton
     from codi_tf.inference.rendering import pixel_limit, working_size
@@ -58,7 +58,7 @@ def _largest_in_one(bundle: Path, width: int, height: int) -> tuple[int, int]:
 
 
 def _apart(*arguments: object) -> dict[str, float]:
-    """What `measure` says in a process of its own."""
+    """The result of `measure` in another process."""
     command = [sys.executable, "-m", "benchmarks.tiling", "--measure", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Side-by-side timing: the candidates take turns, so that a busy machine slows all of them alike."""
+"""Timing of candidates that take turns, so that other work on the machine slows all of them alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m benchmarks.torch_step: our training step against a plain PyTorch one of the same networks, in one run.
+"""python -m benchmarks.torch_step: our training step against a PyTorch step of the same networks, in one run.
 
 The same UNet (diffusers' module, built from the base's own config.json), a duplicated encoder mixed in by Eq. 12, the
 same loss (Eq. 15 with Eq. 14's z_s), gradients clipped, fused AdamW, moving average by one foreach call. Weights are
@@ -19,7 +19,7 @@ from codi_tf.core.errors import UserError
 
 
 def torch_step(unet_config: dict, batch_size: int, size: int, experiment: config.Experiment, context, schedule):
-    """A function that runs one step of PyTorch."""
+    """Return a function that runs one step of PyTorch."""
     import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
 
     # isort: split
@@ -48,20 +48,20 @@ def torch_step(unet_config: dict, batch_size: int, size: int, experiment: config
             h = unet.conv_in(x)
             skips = [h]
             for block in unet.down_blocks:
-                told = {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
-                h, own = block(hidden_states=h, temb=embedding, **told)
-                skips += own
+                options = {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
+                h, states = block(hidden_states=h, temb=embedding, **options)
+                skips += states
             return skips, unet.mid_block(h, embedding, encoder_hidden_states=context), embedding
 
         def forward(self, z_t, t, c, context):
             skips, h, embedding = self._encode(self.unet, z_t, t, context)
-            own, middle, _ = self._encode(self.encoder, c, torch.zeros_like(t), context)
-            pairs = zip([*skips, h], [*own, middle], self.mu, strict=True)
+            adapter_skips, middle, _ = self._encode(self.encoder, c, torch.zeros_like(t), context)
+            pairs = zip([*skips, h], [*adapter_skips, middle], self.mu, strict=True)
             *skips, h = (torch.lerp(theta, eta, mu) for theta, eta, mu in pairs)
             for block in self.unet.up_blocks:
                 taken = len(block.resnets)
-                told = {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
-                h = block(hidden_states=h, temb=embedding, res_hidden_states_tuple=tuple(skips[-taken:]), **told)
+                options = {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
+                h = block(hidden_states=h, temb=embedding, res_hidden_states_tuple=tuple(skips[-taken:]), **options)
                 skips = skips[:-taken]
             return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(h)))
 

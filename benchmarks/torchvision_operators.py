@@ -1,7 +1,7 @@
-"""Imported for its effect: torchvision can be imported beside a torch that is made for processors only.
+"""Importing this makes torchvision importable with a CPU build of torch.
 
-Its public wheels are made for CUDA. Beside another torch its operators, which no network here uses, cannot be loaded,
-and it (and transformers, which looks for it) is imported only if the two that it describes in Python are declared.
+torchvision's public wheels are built for CUDA. With another torch, its operators (which no network here uses) cannot be
+loaded, and importing it (as transformers does) fails unless the two operators that it describes in Python are declared.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""One candidate in a process of its own: `python -m benchmarks.worker NAME FORMAT` works once for every line it reads.
+"""python -m benchmarks.worker NAME FORMAT: one candidate of a benchmark in another process.
 
-It answers each line with the seconds that the work took and its peak memory so far in bytes.
+The process does the candidate's work once for every line that it reads, and answers with the seconds of the work and
+its peak memory so far in bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 
 
 class Worker:
-    """A process that does a candidate's work when it is asked to. Nothing of it runs in between."""
+    """A process that does a candidate's work when it is called, and is idle otherwise."""
 
     def __init__(self, name: str, dtype: str):
         self.process = subprocess.Popen(
@@ -27,7 +28,7 @@ class Worker:
         self.peak = 0
 
     def __call__(self) -> float:
-        """Do the work once; the seconds that it took."""
+        """Do the work once; return its seconds."""
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()

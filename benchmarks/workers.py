@@ -1,8 +1,8 @@
 """python -m benchmarks.workers: one worker with one core against two workers with one core each, in one run.
 
-Every worker is `python -m codi_tf.train` in a process of its own, tied to a core, on the demo's networks; each has the
-demo's batch, so that two do twice the work. Images a second are those that the run logs itself. Two cores may share
-more than they show, memory for one: two trainings that know nothing of each other say what they can do at most.
+Every worker is a process `python -m codi_tf.train`, bound to a core, on the demo's networks. Each has the demo's batch,
+so two workers do twice the work. Images per second are those that the run logs. Two cores share resources such as
+memory, so two independent trainings give the most that they can do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH = 24  # images a step and worker, the demo's
 
 
 def local_cluster(workers: int) -> list[str]:
-    """TF_CONFIG of each of several workers on this machine, on ports that are free."""
+    """TF_CONFIG of each of several workers on this machine, on free ports."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(workers)]
         for one in sockets:
@@ -36,12 +36,12 @@ def local_cluster(workers: int) -> list[str]:
 
 
 def images_per_second(workers: int, steps: int, *, together: bool = True) -> float:
-    """Of all workers, over the second half of the steps.
+    """Images per second of all workers together, over the second half of the steps.
 
     Args:
-        workers: processes, each on a core of its own, BATCH images a step each.
+        workers: the number of processes, each on its own core with BATCH images per step.
         steps: measured steps.
-        together: one training; otherwise each has a training of its own, which is what the machine can do at most.
+        together: whether they share one training; otherwise each trains by itself, the most that the machine can do.
     """
     with tempfile.TemporaryDirectory() as folder:
         batch = workers * BATCH if together else BATCH
@@ -72,9 +72,9 @@ def images_per_second(workers: int, steps: int, *, together: bool = True) -> flo
             for core, cluster in enumerate(local_cluster(workers))
         ]
         for process in processes:
-            _, said = process.communicate()
+            _, errors = process.communicate()
             if process.returncode:
-                raise UserError(f"a worker failed: {said.decode().splitlines()[-1]}")
+                raise UserError(f"a worker failed: {errors.decode().splitlines()[-1]}")
         last = ((run / "metrics.jsonl").read_text("utf-8").splitlines()[-1] for run in dict.fromkeys(runs))
         return sum(json.loads(line)["images_per_second"] for line in last)
 

@@ -1,5 +1,5 @@
 """Trained models as packages that run without this library: SavedModel, LiteRT (TFLite) and ONNX.
 
-`export.build.make_package` and `python -m export` make one, `python -m export.run` runs one. Importing this
-package imports neither TensorFlow nor Keras.
+`export.build.make_package` and `codi export` make a package, `codi run` runs it. Importing this package imports neither
+TensorFlow nor Keras.
 """

@@ -1,7 +1,12 @@
-"""python -m export BUNDLE --format saved_model|tflite|onnx [--weights int8] [--steps 4] [--size 64] --out DIR"""
+"""codi export BUNDLE --format onnx --out PACKAGE: export a trained model as SavedModel, TFLite or ONNX.
+
+Writes a folder with the graphs and a manifest. Every graph is run in its own runtime and compared with the Keras model;
+the folder appears only if they agree.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -28,29 +33,33 @@ def _target(size: str | None, psnr: float | None) -> dict | None:
 
 
 def main(arguments: list[str], prog: str = "python -m export") -> None:
-    parser = ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("bundle", type=Path, help="the folder of a trained model")
-    parser.add_argument("--format", help=", ".join(FORMATS))
+    parser = ArgumentParser(prog=prog, description="Export a trained model. " + __doc__.partition("\n\n")[2])
+    parser.add_argument("bundle", type=Path, help="folder of a trained model")
+    parser.add_argument("--format", help=f"one of {', '.join(FORMATS)}")
     parser.add_argument(
-        "--layout", default="whole", help="whole, one graph, unless given; or parts: encoder, step, decoder"
+        "--layout", default="whole", help="whole: one graph (default); parts: one graph each for encoder, step, decoder"
     )
     offers = "; ".join(f"{name}: {', '.join(FORMATS[name].weight_choices())}" for name in FORMATS)
-    parser.add_argument("--weights", default="float32", help=f"float32 unless given. {offers}")
-    parser.add_argument("--target-size", help="of mixed weights, for example 700MB")
-    parser.add_argument("--min-psnr", type=float, help="of images with mixed weights, dB")
-    parser.add_argument("--steps", type=int, default=4, help="network evaluations, 4 unless given")
+    parser.add_argument("--weights", default="float32", help=f"format of the weights (default: float32). {offers}")
+    parser.add_argument("--target-size", help="for mixed weights: their size, for example 700MB")
+    parser.add_argument("--min-psnr", type=float, help="for mixed weights: the lowest PSNR of images, dB")
+    parser.add_argument("--steps", type=int, default=4, help="network evaluations (default: 4)")
     parser.add_argument(
-        "--size", help="64, or height and width, 64x96; several with commas; that of the training crops unless given"
+        "--size",
+        help="64, or height and width, 64x96; several with commas between (default: that of the training crops)",
     )
     parser.add_argument(
-        "--prompt", help="the prompt of every image; unless given the empty one, or an input for tasks with prompts"
+        "--prompt", help="the prompt of every image (default: an input if the task needs prompts, else the empty one)"
     )
-    parser.add_argument("--sampler", default="ddim", help="ddim unless given; or another with deterministic steps")
+    parser.add_argument("--sampler", default="ddim", help="ddim (default), or another with deterministic steps")
     parser.add_argument(
         "--decoder", type=Path, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
-    parser.add_argument("--license", "--licence", help="of the base, to be named in the manifest")
-    parser.add_argument("--adapter-of", type=Path, help="a package of parts: write the adapter alone, to plug in there")
+    parser.add_argument("--license", help="license of the base, for the manifest")
+    parser.add_argument("--licence", dest="license", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--adapter-of", type=Path, help="a package of parts: export the adapter alone, to plug in there"
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder of the package")
     options = parser.parse_args(arguments)
     if options.adapter_of is not None:

@@ -1,4 +1,4 @@
-"""Building a package: graphs are written, run in their runtime and compared with Keras; only then it appears."""
+"""Building packages: write the graphs, run them in their runtime, compare them with Keras, then put them in place."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def make_package(
     license: str | None = None,
     report: bool = True,
 ) -> list[dict]:
-    """Export a bundle and return the figures of its parity with the Keras model at every size.
+    """Export a bundle as a package.
 
     Args:
         bundle: folder of a trained model.
@@ -65,20 +65,23 @@ def make_package(
         format: a name of `FORMATS`.
         layout: "whole", one graph, or "parts", for hosts that run the steps themselves.
         weights: the number format of kernels, one of those that the format offers.
-        target: of mixed weights: {"size": bytes} or {"psnr": dB}.
+        target: for mixed weights: {"size": bytes} or {"psnr": dB}.
         steps: network evaluations, 1 to `limits.MAX_STEPS`.
         sizes: (height, width) of one or several sizes, which share the weights; the bundle's image_size unless given.
         prompt: the prompt of every image; None: the empty one, or an input for tasks with prompts.
         sampler: a registered sampler whose steps are deterministic and of first order.
         decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         license: of the base, for the manifest.
-        report: whether speed and memory are measured, in a process of its own, and report.json and report.md written.
+        report: whether to measure speed and memory in another process, and write report.json and report.md.
+
+    Returns:
+        The figures of the gate for every size, see `parity.gate.check`.
 
     Raises:
-        UserError: no bundle, an option out of its range, or an `out` that is no package.
+        UserError: no bundle, an option out of its range, or an `out` that exists and is no package.
         ParityError: the package differs from the Keras model; nothing is left behind.
     """
-    # Before TensorFlow is loaded, which takes seconds.
+    # Check before loading TensorFlow, which takes seconds.
     _check(out, format, layout, weights, target)
     check_steps(steps)
     if sampler not in SAMPLERS:
@@ -113,9 +116,9 @@ def make_adapter(
     license: str | None = None,
     report: bool = True,
 ) -> list[dict]:
-    """Export the adapter of a bundle alone, to be plugged into a package of parts of the same base.
+    """Export the adapter of a bundle alone, to plug into a package of parts with the same base.
 
-    The whole package is built, and must equal the base's in everything but the adapter.
+    Builds the whole package, which must equal the other one in all files except the adapter's.
 
     Returns, raises: see `make_package`; UserError for a package of another base.
     """
@@ -129,11 +132,11 @@ def make_adapter(
         wanted, manifest = adapters.base_files(whole), read_manifest(whole)
         assert manifest is not None  # of the package just made
         adapters.check_base(base, wanted, out)
-        own = {name: sha for name, sha in manifest["files"].items() if name not in wanted}
-        for name in own:
+        adapter_files = {name: sha for name, sha in manifest["files"].items() if name not in wanted}
+        for name in adapter_files:
             shutil.move(whole / name, folder / name)
         shutil.rmtree(whole)
-        write_json(folder / MANIFEST, {**adapters.plug_of(manifest), "files": own, adapters.BASE: wanted})
+        write_json(folder / MANIFEST, {**adapters.plug_of(manifest), "files": adapter_files, adapters.BASE: wanted})
     return figures
 
 
@@ -153,7 +156,7 @@ def write_package(
     Args:
         programs: of one model, one for every size.
         origin: what they were made from, for the manifest.
-        report: as in `make_package`; without it no process is started.
+        report: as in `make_package`; if false, no process is started.
 
     Returns, raises: see `make_package`.
     """
@@ -210,11 +213,11 @@ def write_graphs(
     if layout == "parts":
         unet = weight_formats.bytes(program.model.network.unet.variables)
         emitters = sampler.parts(program, halves=unet > declared.max_graph)
-    graphs: list[dict] = [{} for _ in programs]  # of every size
+    graphs: list[dict] = [{} for _ in programs]  # one for each size
     for name, emit in emitters.items():
         path = folder / (("model" if layout == "whole" else name) + declared.suffix)
-        own = programs[:1] if name == "text" else programs  # a prompt has no size
-        made = declared.write(own, emit, path, weight_formats)
+        sized = programs[:1] if name == "text" else programs  # the text encoder does not depend on the image's size
+        made = declared.write(sized, emit, path, weight_formats)
         for size, graph in zip(graphs, made * len(programs) if name == "text" else made, strict=True):
             size[name] = {**graph, "file": graph["file"].relative_to(folder).as_posix()}
     if program.context is None:
@@ -231,7 +234,7 @@ def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:
 
 @contextlib.contextmanager
 def stage(label: str) -> Iterator[None]:
-    """Print what is being done and how long it took; other output is shown only if it fails."""
+    """Print a label and the seconds that the block takes; show other output only if the block fails."""
     print(f"{label} ...", end="", flush=True)
     began = time.monotonic()
     with tempfile.TemporaryFile() as log:
@@ -251,7 +254,7 @@ def stage(label: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _redirected(log) -> Iterator[None]:
-    """Standard output and error, native code's too, into a file."""
+    """Redirect standard output and error, also of native code, into a file."""
     streams = (sys.stdout, sys.stderr)
     for stream in streams:
         stream.flush()

@@ -1,4 +1,4 @@
-"""The command `python -m export.run`."""
+"""python -m export.run: the command `codi run`."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""Studies: comparisons that took long to make, and the programs that make them again. Not part of the package."""
+"""Studies: long comparisons of methods, and the programs that reproduce them. Not part of the package."""

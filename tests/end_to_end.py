@@ -1,4 +1,4 @@
-"""A config from its training to a picture of its export, all by the programs' own entries."""
+"""A config from its training to a image of its export, all by the programs' own entries."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ def measured(bundle: Path, out: Path, *options: str) -> dict:
 
 
 def check(bundle: Path, given: list[str], folder: Path, *, baked: tuple[str, ...] = ()) -> tuple[np.ndarray, dict]:
-    """Sample, evaluate, export and run a bundle: the exported picture is the sampled one. It, and the report's rows.
+    """Sample, evaluate, export and run a bundle: the exported image is the sampled one. It, and the report's rows.
 
     Args:
         given: arguments of `codi_tf.sample`; of `export.run` too, without those of `baked`.
         baked: arguments of `export`.
     """
-    picture = sampled(bundle, given, folder / "out.png")
-    assert picture.shape == (S, S, 3) and picture.std() > 5
+    image = sampled(bundle, given, folder / "out.png")
+    assert image.shape == (S, S, 3) and image.std() > 5
     rows = measured(bundle, folder / "report")
     assert all(np.isfinite(row["frechet_photos"]) for row in rows.values()) and len(rows) == 4
     out = folder / "package"
     export.main([str(bundle), "--format", "onnx", "--steps", "1", "--out", str(out), *baked])
     left = [word for word in given if word not in baked]
     run.main([str(out), *left, "--seed", "3", "--out", str(folder / "ran.png")])
-    assert np.abs(pixels(folder / "ran.png") - picture).max() <= 1
+    assert np.abs(pixels(folder / "ran.png") - image).max() <= 1
     assert package.read_package(out).task == codi_tf.load(bundle).task_config()["name"]
-    return picture, rows
+    return image, rows

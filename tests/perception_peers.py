@@ -30,7 +30,7 @@ def awaken(module, seed: int = 0) -> None:
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0):
-    """Smooth pictures with noise, float32 [count, height, width, 3] in [-1, 1]."""
+    """Smooth images with noise, float32 [count, height, width, 3] in [-1, 1]."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.randn((count, 3, 4, 4), generator=random)
     smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")

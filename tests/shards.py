@@ -1,4 +1,4 @@
-"""Small shards that tests write: pictures as bytes, tar files, TFRecord files."""
+"""Small shards that tests write: images as bytes, tar files, TFRecord files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image
 
 
 def picture(seed: int, height: int = 20, width: int = 24) -> np.ndarray:
-    """A picture of noise, uint8 [H, W, 3]."""
+    """A image of noise, uint8 [H, W, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG", **options) -> bytes:
-    """The bytes of a picture's file."""
+    """The bytes of a image's file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()

@@ -24,18 +24,18 @@ def test_a_new_adapter_changes_nothing_and_comes_back(name, channels, tmp_path):
     z_t = random.normal(size=(2, 4, 4, 4)).astype("float32")
     condition = random.uniform(-1, 1, (2, 16, 16, channels)).astype("float32")
 
-    def said(adapter):
+    def output(adapter):
         network = AdaptedUNet(base.unet, adapter)
         return np.asarray(
             denoiser(base, network, encode_condition(base, network, condition), base.context)(z_t, [500]).v_hat
         )
 
     plain = np.asarray(base.unet(z_t, np.array([500]), base.context))
-    np.testing.assert_array_equal(said(adapter), plain)
+    np.testing.assert_array_equal(output(adapter), plain)
     randomize(adapter.variables)
-    assert np.abs(said(adapter) - plain).max() > 1e-3
+    assert np.abs(output(adapter) - plain).max() > 1e-3
     adapter.write(tmp_path / "adapter")
-    np.testing.assert_array_equal(said(ADAPTERS[name].read(tmp_path / "adapter", base, channels)), said(adapter))
+    np.testing.assert_array_equal(output(ADAPTERS[name].read(tmp_path / "adapter", base, channels)), output(adapter))
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -72,9 +72,9 @@ def package(model, tmp_path_factory):
 @pytest.fixture
 def photo(tmp_path):
     """A photo of the package's size, for both programs: in.ppm, in.png."""
-    picture = Image.fromarray(skimage.data.astronaut()[64:192, 160:352]).resize((WIDTH, HEIGHT), Image.Resampling.BOX)
-    picture.save(tmp_path / "in.png")
-    picture.save(tmp_path / "in.ppm")
+    image = Image.fromarray(skimage.data.astronaut()[64:192, 160:352]).resize((WIDTH, HEIGHT), Image.Resampling.BOX)
+    image.save(tmp_path / "in.png")
+    image.save(tmp_path / "in.ppm")
     return tmp_path / "in.ppm"
 
 
@@ -97,12 +97,12 @@ def alike(found: np.ndarray, expected: np.ndarray) -> bool:
     "weights",
     ["float32", "int8", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("float16", "int8_weight_only"))],
 )
-def test_the_picture_is_that_of_export_run(restore, model, photo, tmp_path, weights):
+def test_the_image_is_that_of_export_run(restore, model, photo, tmp_path, weights):
     package = written(tmp_path / "package", model, weights=weights)
     first, expected = both(restore, package, photo, 0)
     other, expected_other = both(restore, package, photo, 2**40 + 3)
     assert first.shape == (HEIGHT, WIDTH, 3) and expected.std() > 10
-    assert np.abs(expected - expected_other).max() > 10  # the noise is part of the picture
+    assert np.abs(expected - expected_other).max() > 10  # the noise is part of the image
     assert alike(first, expected) and alike(other, expected_other)
 
 
@@ -122,10 +122,10 @@ def test_a_step_in_halves(restore, model, photo, tmp_path, monkeypatch):
 
 def test_any_text_in_the_manifest(restore, model, package, photo, tmp_path):
     """Quotes, escapes, brackets and letters of all sorts in a prompt are no part of the manifest's structure."""
-    told = written(tmp_path / "told", model, prompt='"a\\" ]}, {"steps": 1} \n \u00fc \U0001f600', task={"name": "[]"})
-    both_of_them = [restore(folder, photo, tmp_path / f"{folder.name}.ppm") for folder in (told, package)]
+    odd = written(tmp_path / "odd", model, prompt='"a\\" ]}, {"steps": 1} \n \u00fc \U0001f600', task={"name": "[]"})
+    both_of_them = [restore(folder, photo, tmp_path / f"{folder.name}.ppm") for folder in (odd, package)]
     assert [done.returncode for done in both_of_them] == [0, 0]
-    assert (tmp_path / "told.ppm").read_bytes() == (tmp_path / "package.ppm").read_bytes()
+    assert (tmp_path / "odd.ppm").read_bytes() == (tmp_path / "package.ppm").read_bytes()
 
 
 # The C++ program of the next test: float32 of the noise of a seed, to standard output.
@@ -176,7 +176,7 @@ def packages(package, model, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("none", "manifest.json: cannot be read; make a package with python -m export"),
         ("whole", "manifest.json: no LiteRT package of parts; export with --format tflite --layout parts"),
@@ -187,10 +187,10 @@ def packages(package, model, tmp_path_factory):
         ("other_step", "z_next: no part of the package gives it; export again"),
     ],
 )
-def test_a_package_that_is_refused(restore, packages, photo, tmp_path, name, said):
+def test_a_package_that_is_refused(restore, packages, photo, tmp_path, name, message):
     done = restore(packages[name], photo, tmp_path / "out.ppm")
     last = done.stderr.splitlines()[-1]
-    assert done.returncode == 2 and last.startswith("error: ") and last.endswith(said)
+    assert done.returncode == 2 and last.startswith("error: ") and last.endswith(message)
     assert not list(tmp_path.glob("out*"))
 
 
@@ -198,14 +198,14 @@ def test_bad_arguments(restore, package, photo, tmp_path):
     small, cut = tmp_path / "small.ppm", tmp_path / "cut.ppm"
     Image.open(photo).resize((8, 8)).save(small)
     cut.write_bytes(photo.read_bytes()[:-1])
-    grey = tmp_path / "grey.ppm"
-    Image.open(photo).convert("L").save(grey)
+    gray = tmp_path / "gray.ppm"
+    Image.open(photo).convert("L").save(gray)
     out, size = tmp_path / "out.ppm", f"{WIDTH}x{HEIGHT}"
-    for words, said in (
+    for words, message in (
         ((photo, out), "usage: restore PACKAGE IN.ppm OUT.ppm [SEED]"),
         ((small, out, 0), f"{small}: 8x8, but the package was made for {size}; scale or crop it"),
         ((cut, out, 0), f"{cut}: ends too early; copy it again"),
-        ((grey, out, 0), f"{grey}: no binary PPM of 8 bits a color; convert it into one"),
+        ((gray, out, 0), f"{gray}: no binary PPM of 8 bits a color; convert it into one"),
         ((tmp_path / "in.png", out, 0), f"{tmp_path}/in.png: no binary PPM of 8 bits a color; convert it into one"),
         ((tmp_path / "no.ppm", out, 0), f"{tmp_path}/no.ppm: cannot be read"),
         ((photo, tmp_path / "no" / "out.ppm", 0), f"{tmp_path}/no/out.ppm: cannot be written"),
@@ -214,6 +214,6 @@ def test_bad_arguments(restore, package, photo, tmp_path):
             for seed in (-1, "1.5", "", 2**63)
         ),
     ):
-        done = restore(*(words if said.startswith("usage") else (package, *words)))
-        assert done.returncode == 2 and done.stderr.splitlines()[-1] == f"error: {said}"
+        done = restore(*(words if message.startswith("usage") else (package, *words)))
+        assert done.returncode == 2 and done.stderr.splitlines()[-1] == f"error: {message}"
         assert not list(tmp_path.glob("out*"))

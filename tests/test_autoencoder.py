@@ -128,10 +128,10 @@ class TestAutoencoder(NetworkBattery):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [({"norm_num_groups": 3}, "cannot be split into 3 groups"), ({"groups": 4}, "groups")],
 )
-def test_bad_configs_are_refused_in_one_line(changes, said):
+def test_bad_configs_are_refused_in_one_line(changes, message):
     with pytest.raises(UserError) as caught:
         make_autoencoder({**VAE, **changes})
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

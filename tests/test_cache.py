@@ -164,12 +164,12 @@ def test_hosts_share_the_shards(parts, encoded, tmp_path):
 
 def test_another_config_is_refused(parts, encoded):
     before = contents(encoded)
-    for sections, said in (
+    for sections, message in (
         ({"data": {"seed": 4}}, r"started with data\.seed = 3, now it is 4; choose another --out"),
         ({"data": {"image_size": 24}}, r"made_with\.image_size = 16, now it is 24"),
         ({"task": {"name": "inpainting"}}, r"made_with\.task\.name = 'super_resolution', now it is 'inpainting'"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             cache.encode(experiment(parts, **sections), encoded, examples=23, shard=8)
     with pytest.raises(UserError, match="started with examples = 23, now it is 24"):
         cache.encode(experiment(parts), encoded, examples=24, shard=8)
@@ -178,22 +178,22 @@ def test_another_config_is_refused(parts, encoded):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"examples": 0}, "--examples is 0: it must be at least 1"),
         ({"shard": -1}, "--shard is -1"),
         ({"host": 2, "hosts": 2}, "--host is 2: of 2 hosts it must be 0 to 1"),
     ],
 )
-def test_numbers_out_of_range(parts, tmp_path, options, said):
-    with pytest.raises(UserError, match=said):
+def test_numbers_out_of_range(parts, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
         cache.encode(experiment(parts), tmp_path / "cache", **{"examples": 4, **options})
     assert not (tmp_path / "cache").exists()
 
 
 def test_folders_in_use_and_methods_without_latents(parts, encoded, tmp_path):
     (tmp_path / "file.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is there already, without meta\.json; choose another --out"):
+    with pytest.raises(UserError, match=r"already exists, without meta\.json; choose another --out"):
         cache.encode(experiment(parts), tmp_path, examples=4)
     with pytest.raises(UserError, match="these examples are encoded already"):
         cache.encode(experiment(parts, data={"source": str(encoded)}), tmp_path / "cache", examples=4)
@@ -218,13 +218,15 @@ def test_the_command(parts, tmp_path, monkeypatch, capsys):
         return run_command(cache.main), *capsys.readouterr()
 
     out = tmp_path / "out"
-    status, said, errors = run("--out", out, "--examples", 4, "data.seed=9")
-    assert status == 0 and said == f"all 4 examples are encoded; train on them with data.source={out}\n"
+    status, output, errors = run("--out", out, "--examples", 4, "data.seed=9")
+    assert status == 0 and output == f"all 4 examples are encoded; train on them with data.source={out}\n"
     assert read_meta(out)["data"]["seed"] == 9 and "encoding examples 4/4" in errors
-    status, said, errors = run("--out", tmp_path / "half", "--examples", 4, "--shard", 2, "--hosts", 2)
-    assert status == 0 and "shards of other hosts are still missing" in said
-    status, said, errors = run("--out", out)
-    assert (status, said) == (2, "") and errors.startswith("error: --examples is not given") and errors.count("\n") == 1
+    status, output, errors = run("--out", tmp_path / "half", "--examples", 4, "--shard", 2, "--hosts", 2)
+    assert status == 0 and "shards of other hosts are still missing" in output
+    status, shown, errors = run("--out", out)
+    assert (
+        (status, shown) == (2, "") and errors.startswith("error: --examples is not given") and errors.count("\n") == 1
+    )
 
 
 # --- reading
@@ -312,8 +314,8 @@ def test_training_must_fit_what_the_examples_were_made_with(encoded, tmp_path):
         ({"task": None}, "task = .*this training has None"),
         ({"condition_space": "image"}, "condition_space = latent"),
     ]
-    for changes, said in others:
-        with pytest.raises(UserError, match=said):
+    for changes, message in others:
+        with pytest.raises(UserError, match=message):
             check_made_with(encoded, made_with(base, **{**wanted, **changes}))
     meta = json.loads((encoded / "meta.json").read_text())
     meta["made_with"]["color"] = "grey"

@@ -70,8 +70,8 @@ def test_tensorflow_is_quiet_while_it_computes():
 
 def test_exit_statuses(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["program", "a", "b"])
-    seen = []
-    assert run_command(seen.extend) == 0 and seen == ["a", "b"]
+    received = []
+    assert run_command(received.extend) == 0 and received == ["a", "b"]
 
     def mistaken(_):
         raise UserError("name: what and how")

@@ -53,7 +53,7 @@ def save_clip(folder, *, act: str = "quick_gelu", old: bool = False):
     return peer, processor, tokenizer
 
 
-def pictures(height: int, width: int, count: int = 3) -> np.ndarray:
+def random_images(height: int, width: int, count: int = 3) -> np.ndarray:
     """Bytes, uint8 [count, height, width, 3]: gradients with noise."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width] / max(height, width)
@@ -86,24 +86,24 @@ def test_the_score_is_that_of_transformers(tmp_path, act, old):
     parts = save_clip(tmp_path / "clip", act=act, old=old)
     score = load_clip(tmp_path / "clip")
     for size in ((40, 56), (SIZE, SIZE), (20, 17)):
-        levels = pictures(*size)
+        levels = random_images(*size)
         expected = peer_score(*parts, levels, PROMPTS)
         found = score(signed(levels), PROMPTS)
         assert found.dtype == "float32" and found.shape == (3,) and np.ptp(expected) > 0.05
         assert np.abs(np.asarray(found) - expected).max() <= 2e-5
 
 
-def test_one_prompt_serves_all_pictures(folder):
+def test_one_prompt_serves_all_images(folder):
     score = load_clip(folder[0])
-    images = signed(pictures(40, 40))
+    images = signed(random_images(40, 40))
     np.testing.assert_allclose(score(images, "a cat"), score(images, ["a cat"] * 3), rtol=1e-6)
     with pytest.raises(UserError, match="2 prompts for 3 images: give one, or one for each"):
         score(images, ["a", "b"])
 
 
 @pytest.mark.parametrize("size", [(300, 224), (20, 31), (57, 57), (224, 641)])
-def test_pictures_are_prepared_as_by_transformers(size):
-    levels = pictures(*size)
+def test_images_are_prepared_as_by_transformers(size):
+    levels = random_images(*size)
     expected = processing.CLIPImageProcessorPil()(list(levels), return_tensors="np")["pixel_values"]
     found = Preprocessing()(signed(levels))
     assert found.dtype == "float32" and found.shape == (3, 224, 224, 3)
@@ -138,7 +138,7 @@ def test_halved_files_and_old_configurations(folder, tmp_path):
     state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file = pytest.importorskip("safetensors.torch").save_file
     save_file(state, tmp_path / "clip" / "model.safetensors")
-    levels = pictures(40, 40)
+    levels = random_images(40, 40)
     found = load_clip(tmp_path / "clip")(signed(levels), PROMPTS)
     np.testing.assert_allclose(found, peer_score(peer, *others, levels, PROMPTS), atol=2e-3)
     state["text_model.embeddings.position_ids"] = torch.arange(77)[None].flip(1)
@@ -200,7 +200,7 @@ def test_the_preprocessor_file_is_used_and_may_be_missing(folder, tmp_path):
     source, (peer, _, tokenizer) = folder
     shutil.copytree(source, tmp_path / "clip")
     path = tmp_path / "clip" / "preprocessor_config.json"
-    levels = pictures(40, 60)
+    levels = random_images(40, 60)
     without = load_clip(source)(signed(levels), PROMPTS)
     path.unlink()
     np.testing.assert_array_equal(load_clip(tmp_path / "clip")(signed(levels), PROMPTS), without)

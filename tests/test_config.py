@@ -88,7 +88,7 @@ def test_experiments_cannot_be_changed():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"trian": {}}, "unknown key trian: did you mean 'train'?"),
         ({"train__stepz": 3}, "unknown key train.stepz: did you mean 'steps'?"),
@@ -154,8 +154,8 @@ def test_experiments_cannot_be_changed():
         ({"train__seed": 2**40}, "train.seed is 1099511627776"),
     ],
 )
-def test_what_is_wrong_is_named(changes, said):
-    assert said in refusal(changed(**changes))
+def test_what_is_wrong_is_named(changes, message):
+    assert message in refusal(changed(**changes))
 
 
 def test_a_task_is_refused_where_there_is_no_condition():
@@ -185,7 +185,7 @@ def test_a_file_and_its_overrides(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("train.steps", "'train.steps' is no override: write section.key=value, for example train.steps=100"),
         ("=3", "is no override"),
@@ -195,14 +195,14 @@ def test_a_file_and_its_overrides(tmp_path):
         ("train.steps=x", "train.steps is 'x': it must be of type int"),
     ],
 )
-def test_bad_overrides(tmp_path, override, said):
+def test_bad_overrides(tmp_path, override, message):
     with pytest.raises(UserError) as caught:
         config.load(write(tmp_path, TEXT), [override])
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("train: [", "line 1: not valid YAML"),
         ("a: 1\nb: : 2", "line 2: not valid YAML"),
@@ -213,11 +213,11 @@ def test_bad_overrides(tmp_path, override, said):
         (TEXT + "1: 1", "unknown key 1"),
     ],
 )
-def test_bad_files_are_named(tmp_path, text, said):
+def test_bad_files_are_named(tmp_path, text, message):
     path = write(tmp_path, text)
     with pytest.raises(UserError) as caught:
         config.load(path)
-    assert str(caught.value).startswith(str(path)) and said in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path)) and message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):

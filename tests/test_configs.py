@@ -33,7 +33,7 @@ def autoencoder_for(decoder: Decoder, folder: Path) -> Path:
 
 def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
     """Overrides of a config: a small batch, the tests' own base in place of a trained one, a text encoder where there
-    are prompts, and small pictures in place of data that is not here; `folder` takes what has to be made."""
+    are prompts, and small images in place of data that is not here; `folder` takes what has to be made."""
     whole, overrides = config.load(path), ["train.batch_size=2"]
     if whole.data.source != "photos":
         overrides += ["data.source=photos", "data.image_size=64"]
@@ -75,10 +75,10 @@ def test_it_runs_one_step(path, base_folder, tuned_bundle, tmp_path):
 @pytest.mark.parametrize("path", FILES, ids=[file.stem for file in FILES])
 def test_its_header_says_the_command_the_hardware_the_time_and_the_memory(path):
     lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
-    said = " ".join(line.strip("# ") for line in lines)
-    assert f"python -m codi_tf.train configs/{path.name}" in said
+    text = " ".join(line.strip("# ") for line in lines)
+    assert f"python -m codi_tf.train configs/{path.name}" in text
     for wanted in ("CPU core|GPU", r"\d (minutes|hours)", r"\d GB"):
-        assert re.search(wanted, said), wanted
+        assert re.search(wanted, text), wanted
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[file.stem for file in RECIPES])

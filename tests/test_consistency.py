@@ -59,8 +59,8 @@ def test_the_loss_is_the_distance_along_the_teachers_step(t, boundary):
     student, target, frozen = (
         denoiser(base, network, c, base.context) for network in (model.student, model.average, model.method.frozen)
     )
-    said = frozen(z_t, times)
-    z_s = alpha_s * said.x_hat + sigma_s * said.eps_hat
+    prediction = frozen(z_t, times)
+    z_s = alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
     if boundary:
         student, target = bounded(student, base.schedule), bounded(target, base.schedule)
     expected = np.square(student(z_t, times).x_hat - target(z_s, s).x_hat).mean(axis=(1, 2, 3))
@@ -69,7 +69,7 @@ def test_the_loss_is_the_distance_along_the_teachers_step(t, boundary):
     np.testing.assert_allclose(terms["consistency"], expected, rtol=1e-4)
 
 
-def test_the_perceptual_distance_is_between_decoded_pictures():
+def test_the_perceptual_distance_is_between_decoded_images():
     model, batch = (
         distilled(distance="perceptual", features="unused", perceptual=lambda images: [2.0 * images]),
         latents(),
@@ -82,8 +82,8 @@ def test_the_perceptual_distance_is_between_decoded_pictures():
     alpha_t, sigma_t = coefficients(base.schedule, times)
     alpha_s, sigma_s = coefficients(base.schedule, np.maximum(times.numpy() - 200, 0))
     z_t = alpha_t * x + sigma_t * eps
-    said = denoiser(base, model.method.frozen, c, base.context)(z_t, times)
-    z_s = alpha_s * said.x_hat + sigma_s * said.eps_hat
+    prediction = denoiser(base, model.method.frozen, c, base.context)(z_t, times)
+    z_s = alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
     x_t = denoiser(base, model.student, c, base.context)(z_t, times).x_hat
     x_s = denoiser(base, model.average, c, base.context)(z_s, np.maximum(times.numpy() - 200, 0)).x_hat
     expected = np.square(2.0 * (base.decode(x_t) - base.decode(x_s))).mean(axis=(1, 2, 3))
@@ -117,14 +117,14 @@ def test_a_new_adapter_has_nothing_to_distil(method):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"distance": "pixel"}, "method.distance is 'pixel'"),
         ({"delta": 0}, "method.delta is 0"),
         ({"t": "both"}, "method.t is 'both'"),
     ],
 )
-def test_bad_options_are_refused_in_one_line(options, said):
-    with pytest.raises(UserError, match=said) as error:
+def test_bad_options_are_refused_in_one_line(options, message):
+    with pytest.raises(UserError, match=message) as error:
         Consistency(**options)
     assert "\n" not in str(error.value)

@@ -29,7 +29,7 @@ def model(base):
     return model
 
 
-def test_it_starts_as_the_base_and_its_output_depends_on_the_condition_afterwards(base):
+def test_it_starts_as_the_base_and_its_output_depends_on_the_condition_afterward(base):
     model = codi_tf.CoDi(base, adapter="controlnet", image_size=16)
     first, second = (model.generate(c, steps=2) for c in (CONDITION, CONDITION[::-1].copy()))
     np.testing.assert_array_equal(first, second)

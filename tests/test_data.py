@@ -59,7 +59,7 @@ def test_embedded_photos():
         assert min(photo.shape[:2]) >= 300 and photo.std() > 5
     assert train["retina"].shape == (1411, 1411, 3)
     np.testing.assert_array_equal(train["china"], load_sample_image("china.jpg"))
-    assert (heldout["camera"] == heldout["camera"][..., :1]).all()  # a grey photo
+    assert (heldout["camera"] == heldout["camera"][..., :1]).all()  # a gray photo
 
 
 def test_splits_share_no_photo():
@@ -234,7 +234,7 @@ def test_shrinking_is_antialiased():
     crops = take(data.crops({"a": stripes}, image_size=24, seed=0), 200)["image"]
     contrast = np.sort(crops[:, 2:-2, 2:-2].std(axis=(1, 2, 3)))
     assert contrast[-1] > 0.9  # unshrunk: the stripes
-    assert contrast[40] < 0.25  # window 1.5 or more times the crop, from the pyramid's other levels: grey
+    assert contrast[40] < 0.25  # window 1.5 or more times the crop, from the pyramid's other levels: gray
 
 
 def test_large_photo_is_shrunk_first():
@@ -310,7 +310,7 @@ def test_batches_are_the_same_in_another_process():
     assert run.stdout.strip() == digest.hexdigest()
 
 
-def test_degradation_differs_between_examples_of_one_picture():
+def test_degradation_differs_between_examples_of_one_image():
     photo = {"a": noise_photo(S, S)}
     batch = next(data.batches(photo, TASK, image_size=S, batch_size=8, seed=0, augment=False).as_numpy_iterator())
     assert (batch["image"] == batch["image"][0]).all()

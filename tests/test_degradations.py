@@ -36,7 +36,7 @@ KERNELS = {
 }
 
 
-def picture(height=24, width=31, seed=0):
+def random_image(height=24, width=31, seed=0):
     """Float32 [H, W, 3] in [0, 1] with power at every frequency."""
     return np.random.default_rng(seed).uniform(0, 1, (height, width, 3)).astype(np.float32)
 
@@ -146,7 +146,7 @@ def test_the_sinc_kernel_passes_what_is_below_its_cutoff():
 @pytest.mark.parametrize("size", [1, 3, 9, 21])
 @pytest.mark.parametrize("shape", [(24, 31), (40, 12)])
 def test_filtered_is_a_convolution_with_mirrored_edges(shape, size):
-    image, kernel = picture(*shape), np.random.default_rng(1).normal(size=(size, size)).astype(np.float32)
+    image, kernel = random_image(*shape), np.random.default_rng(1).normal(size=(size, size)).astype(np.float32)
     expected = ndimage.convolve(image.astype(np.float64), kernel[..., None], mode="reflect")
     ours = filtered(tf.constant(image), tf.constant(kernel))
     assert ours.shape == image.shape and ours.dtype == tf.float32
@@ -156,10 +156,10 @@ def test_filtered_is_a_convolution_with_mirrored_edges(shape, size):
 @pytest.mark.parametrize("size", [1, 3, 9, 21])
 @pytest.mark.parametrize("shape", [(24, 31), (64, 20), (65, 130), (150, 40)])
 def test_products_filter_columns_and_rows(shape, size):
-    """Not the same backwards nor in the two directions; pictures of less than a block, of whole blocks and of more."""
+    """Not the same backwards nor in the two directions; images of less than a block, of whole blocks and of more."""
     random = np.random.default_rng(2)
     down, across = (weights / weights.sum() for weights in random.uniform(0.1, 1, (2, size)))
-    image, kernel = picture(*shape), np.outer(down, across).astype(np.float32)
+    image, kernel = random_image(*shape), np.outer(down, across).astype(np.float32)
     expected = ndimage.convolve(image.astype(np.float64), kernel[..., None], mode="reflect")
     np.testing.assert_allclose(filtered(tf.constant(image), tf.constant(kernel)), expected, atol=1e-5)
 
@@ -186,8 +186,8 @@ def test_fast_lengths():
 
 @pytest.mark.parametrize("sigma", [(4.0, 2.0), (3.0, 3.0)])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 5), (4, 3)])
-def test_pictures_smaller_than_the_kernel(shape, sigma):
-    image, kernel = picture(*shape), gaussian_kernel(21, sigma, 0.5)
+def test_images_smaller_than_the_kernel(shape, sigma):
+    image, kernel = random_image(*shape), gaussian_kernel(21, sigma, 0.5)
     padded = np.pad(image, ((10, 10), (10, 10), (0, 0)), "symmetric")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (21, 21), axis=(0, 1))
     expected = np.einsum("hwcyx,yx->hwc", windows, kernel.numpy()[::-1, ::-1])
@@ -199,7 +199,7 @@ def test_filtered_in_a_graph_of_unknown_sizes():
         filtered, input_signature=(tf.TensorSpec((None, None, 3)), tf.TensorSpec((None, None), tf.float32))
     )
     for shape, size, sigma in itertools.product(((9, 14), (33, 20)), (5, 21), ((2.0, 1.0), (2.0, 2.0))):
-        image, kernel = tf.constant(picture(*shape)), gaussian_kernel(size, sigma, 0.4)
+        image, kernel = tf.constant(random_image(*shape)), gaussian_kernel(size, sigma, 0.4)
         np.testing.assert_allclose(graph(image, kernel), filtered(image, kernel), atol=1e-6)
 
 
@@ -213,7 +213,7 @@ def keys(distance):
 
 
 def sampled(image, height, width, kernel):
-    """Samples of the interpolated picture at the middles of the new pixels: no averaging when it shrinks."""
+    """Samples of the interpolated image at the middles of the new pixels: no averaging when it shrinks."""
     for axis, side in ((0, height), (1, width)):
         old = image.shape[axis]
         middle = (np.arange(side) + 0.5) * old / side - 0.5
@@ -243,7 +243,7 @@ PEERS = {
 @pytest.mark.parametrize("size", [(24, 31), (6, 11), (30, 47), (1, 2), (23, 40)])
 @pytest.mark.parametrize("method", RESIZES)
 def test_resized_is_what_the_method_says(method, size):
-    image = picture()
+    image = random_image()
     ours = resized(tf.constant(image), *size, tf.constant(RESIZES.index(method))).numpy()
     assert ours.shape == (*size, 3) and ours.dtype == np.float32
     np.testing.assert_allclose(ours, PEERS[method](image.astype(np.float64), *size), atol=3e-3)
@@ -253,20 +253,20 @@ def test_resized_in_a_graph_of_unknown_sizes():
     signature = [tf.TensorSpec((None, None, 3)), *3 * [tf.TensorSpec((), tf.int32)]]
     graph = tf.function(resized, input_signature=signature)
     for mode in range(3):
-        image = tf.constant(picture(9, 14))
+        image = tf.constant(random_image(9, 14))
         np.testing.assert_array_equal(graph(image, 5, 20, mode), resized(image, 5, 20, tf.constant(mode)))
 
 
 # --- noise
 
 
-def gray_picture(value, side=256):
+def gray_image(value, side=256):
     return tf.fill([side, side, 3], np.float32(value))
 
 
 @pytest.mark.parametrize("sigma", [1.0, 12.0, 30.0])
 def test_gaussian_noise_has_its_variance(sigma):
-    noise = gaussian_noise(gray_picture(0.3), sigma, (1, 2)).numpy()
+    noise = gaussian_noise(gray_image(0.3), sigma, (1, 2)).numpy()
     assert noise.shape == (256, 256, 3) and noise.dtype == np.float32
     eps = noise * 255 / sigma
     assert stats.kstest(eps.ravel(), "norm").pvalue > 1e-4
@@ -276,7 +276,7 @@ def test_gaussian_noise_has_its_variance(sigma):
 
 
 def test_gaussian_noise_is_gaussian_far_out():
-    eps = 255 * np.stack([gaussian_noise(gray_picture(0, 512), 1.0, (1, i)) for i in range(4)]).ravel()  # 3.1 million
+    eps = 255 * np.stack([gaussian_noise(gray_image(0, 512), 1.0, (1, i)) for i in range(4)]).ravel()  # 3.1 million
     for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3), (6, 15)):
         variance = special.factorial2(2 * power - 1) - moment**2
         assert (eps.astype(np.float64) ** power).mean() == pytest.approx(moment, abs=4 * math.sqrt(variance / eps.size))
@@ -298,7 +298,7 @@ def test_noise_of_odd_and_even_numbers_of_pixels(noise, shape):
 @pytest.mark.parametrize("scale", [0.05, 1.0, 3.0])
 @pytest.mark.parametrize("value", [0.02, 0.1, 0.5, 1.0])
 def test_the_variance_of_poisson_noise_is_proportional_to_the_signal(value, scale):
-    noise = poisson_noise(gray_picture(value), scale, (1, 2)).numpy().astype(np.float64)
+    noise = poisson_noise(gray_image(value), scale, (1, 2)).numpy().astype(np.float64)
     assert noise.shape == (256, 256, 3)
     n = noise.size
     rate = 256 * round(255 * value) / 255
@@ -313,7 +313,7 @@ def test_the_variance_of_poisson_noise_is_proportional_to_the_signal(value, scal
 @pytest.mark.parametrize("value", [0.004, 0.03, 0.2, 0.9])
 def test_poisson_noise_counts_photons(value):
     level = round(255 * value)
-    counts = (poisson_noise(gray_picture(value, 64), 1.0, (3, 4)).numpy() + level / 255) * 256
+    counts = (poisson_noise(gray_image(value, 64), 1.0, (3, 4)).numpy() + level / 255) * 256
     whole = np.rint(counts)
     np.testing.assert_allclose(counts, whole, atol=1e-3)
     law = stats.poisson(256 * level / 255)
@@ -345,26 +345,26 @@ def test_black_has_no_poisson_noise_and_what_is_out_of_range_counts_as_its_end()
 
 
 def test_gray_noise_is_one_number_a_pixel():
-    image = tf.constant(picture(200, 200))
+    image = tf.constant(random_image(200, 200))
     for noise in (gaussian_noise(image, 5.0, (1, 2), gray=True), poisson_noise(image, 1.0, (1, 2), gray=True)):
         assert noise.shape == (200, 200, 1)
-    brightness = picture(200, 200) @ [0.2989, 0.587, 0.114]
+    brightness = random_image(200, 200) @ [0.2989, 0.587, 0.114]
     ratio = np.square(noise.numpy()[..., 0]) / (brightness / 256)
     assert ratio.mean() == pytest.approx(1, abs=4 * math.sqrt(2.2 / ratio.size))
     assert np.corrcoef(ratio[brightness > 0.5], brightness[brightness > 0.5])[0, 1] < 0.05
 
 
 @pytest.mark.parametrize("noise", [gaussian_noise, poisson_noise])
-def test_the_halves_of_a_picture_are_independent(noise):
+def test_the_halves_of_a_image_are_independent(noise):
     """Both come of the same random numbers, each of a part of their bits."""
-    first, second = noise(gray_picture(0.5), 1.0, (1, 2)).numpy().astype(np.float64).reshape(2, -1)
+    first, second = noise(gray_image(0.5), 1.0, (1, 2)).numpy().astype(np.float64).reshape(2, -1)
     for power in (1, 2):
         assert abs(np.corrcoef(first**power, second**power)[0, 1]) < 4 / math.sqrt(first.size)
 
 
 @pytest.mark.parametrize("noise", [gaussian_noise, poisson_noise])
 def test_noise_is_a_function_of_its_seed(noise):
-    image = tf.constant(picture())
+    image = tf.constant(random_image())
     first, again, other = (noise(image, 2.0, seed).numpy() for seed in ((1, 2), (1, 2), (1, 3)))
     np.testing.assert_array_equal(first, again)
     assert np.abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 4 / math.sqrt(first.size)
@@ -381,7 +381,7 @@ def test_noise_is_a_function_of_its_seed(noise):
 
 @pytest.mark.parametrize("quality", [30, 60, 95])
 def test_jpeg_is_as_accurate_as_another_coder(quality):
-    pixels = np.rint(ndimage.gaussian_filter(picture(48, 64), (2, 2, 0)) * 255).astype(np.uint8)
+    pixels = np.rint(ndimage.gaussian_filter(random_image(48, 64), (2, 2, 0)) * 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "jpeg", quality=quality)
     ours = 255 * jpeg(tf.constant(pixels / np.float32(255)), tf.constant(quality)).numpy()
@@ -390,5 +390,5 @@ def test_jpeg_is_as_accurate_as_another_coder(quality):
 
 
 def test_jpeg_is_that_of_the_simpler_task():
-    image = tf.constant(1.4 * picture() - 0.2)
+    image = tf.constant(1.4 * random_image() - 0.2)
     np.testing.assert_array_equal(jpeg(image, 50), super_resolution.jpeg(image, 50))

@@ -62,7 +62,7 @@ def nearness_of(image, size, weights=(1.0, 2.0, 4.0), mean=IMAGENET_MEAN, std=IM
     return resize(near[..., None].astype(np.float32), *image.shape[:2])[..., 0]
 
 
-# --- one picture
+# --- one image
 
 
 @pytest.mark.parametrize("size", [(40, 60), (28, 42), (64, 64)])
@@ -74,18 +74,18 @@ def test_an_estimate_is_what_the_network_sees(tmp_path, size, keep):
     np.testing.assert_allclose(near, nearness_of(photo(), size), atol=1e-5)
 
 
-def test_normalisation_and_order_of_channels():
-    seen = []
+def test_normalization_and_order_of_channels():
+    inputs = []
 
     def network(pixels):
-        seen.append(pixels)
+        inputs.append(pixels)
         return pixels[:, 0]
 
     image = np.float32([0.2, 0.5, 0.8]) * np.linspace(0.5, 1, 12, dtype=np.float32).reshape(3, 4, 1)
     estimate(image, network, (3, 4), mean=(0.1, 0.2, 0.3), std=(0.5, 2.0, 4.0))
-    assert seen[0].shape == (1, 3, 3, 4) and seen[0].dtype == np.float32 and seen[0].flags.c_contiguous
+    assert inputs[0].shape == (1, 3, 3, 4) and inputs[0].dtype == np.float32 and inputs[0].flags.c_contiguous
     expected = (image.astype(np.float64) - [0.1, 0.2, 0.3]) / [0.5, 2.0, 4.0]
-    np.testing.assert_allclose(seen[0][0], expected.transpose(2, 0, 1), atol=1e-6)
+    np.testing.assert_allclose(inputs[0][0], expected.transpose(2, 0, 1), atol=1e-6)
 
 
 def test_distances_become_nearness():
@@ -117,7 +117,7 @@ def test_layouts_of_networks(tmp_path, form, kind):
 
 
 @pytest.mark.parametrize(
-    ("output", "said"),
+    ("output", "message"),
     [
         (np.zeros((1, 2, 8, 8)), r"gives \(1, 2, 8, 8\)"),
         (np.zeros((1, 5)), r"gives \(1, 5\)"),
@@ -126,8 +126,8 @@ def test_layouts_of_networks(tmp_path, form, kind):
         (np.where(np.eye(8) > 0, np.inf, 1.0)[None], "unknown .* in 8 of 64"),
     ],
 )
-def test_what_is_no_map_is_an_error(output, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_what_is_no_map_is_an_error(output, message):
+    with pytest.raises(UserError, match=message) as caught:
         estimate(photo(), lambda pixels: output, (8, 8))
     assert "\n" not in str(caught.value)
 
@@ -166,7 +166,7 @@ def test_maps_are_written_beside_images_and_training_reads_them(tmp_path):
     mine = np.arange(40 * 60, dtype=np.float32).reshape(40, 60)
     np.save(folder / "1.depth.npy", mine)
     done = run(folder, "--model", network, "--size", 28, "--multiple", 14)
-    assert done.returncode == 0 and done.stdout == f"{folder}: 2 depth maps written, 1 were there\n"
+    assert done.returncode == 0 and done.stdout == f"{folder}: 2 depth maps written, 1 existed\n"
     assert {file.name for file in folder.glob("*.depth.*")} == {"0.depth.png", "1.depth.npy", "2.depth.png"}
     source = load_depth_folder(folder)
     np.testing.assert_array_equal(source.companions["1.png"][..., 0], mine)
@@ -195,12 +195,12 @@ def test_a_network_of_fixed_size_and_another_kind(tmp_path):
     np.testing.assert_allclose(read_depth(folder / "0.depth.png") / 65535, _stretched(expected), atol=1e-4)
 
 
-def test_one_bad_picture_is_counted_and_the_others_are_done(tmp_path):
+def test_one_bad_image_is_counted_and_the_others_are_done(tmp_path):
     network, folder = write_network(tmp_path / "net.onnx"), make_folder(tmp_path / "photos")
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:300])
     Image.new("RGB", (20, 20)).save(folder / "black.png")
     done = run(folder, "--model", network, "--size", 28)
-    assert done.returncode == 0 and done.stdout == f"{folder}: 2 depth maps written, 0 were there\n"
+    assert done.returncode == 0 and done.stdout == f"{folder}: 2 depth maps written, 0 existed\n"
     (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert "2 of 4 images are left without a map: 0.png, black.png (0.png: cannot read image" in warning
     assert {file.name for file in folder.glob("*.depth.*")} == {"1.depth.png", "2.depth.png"}
@@ -224,7 +224,7 @@ def no_file(folder):
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "said"),
+    ("make", "options", "message"),
     [
         (no_file, (), "--model is"),
         (no_network, (), "ONNX Runtime cannot load it"),
@@ -237,12 +237,12 @@ def no_file(folder):
         (None, ("--kind", "metres"), "--kind"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, make, options, said):
+def test_mistakes_are_one_line(tmp_path, make, options, message):
     network = write_network(tmp_path / "net.onnx") if make is None else make(tmp_path)
     folder = make_folder(tmp_path / "photos", 1)
     done = run(folder, "--model", network, *options)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and said in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
     assert not list(folder.glob("*.depth.*"))
 
 

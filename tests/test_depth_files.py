@@ -12,7 +12,7 @@ from PIL import Image
 
 from codi_tf.core.errors import UserError
 from codi_tf.io.depth_files import (
-    as_picture,
+    as_gray_image,
     fill_holes,
     map_files,
     nearness,
@@ -81,9 +81,9 @@ def test_arrays(tmp_path, dtype, shape):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA", "1"])
-def test_grey_in_other_modes(tmp_path, mode):
-    grey = Image.fromarray(BYTES if mode != "1" else (BYTES // 128) * 255)
-    grey.convert(mode).save(tmp_path / "map.png")
+def test_gray_in_other_modes(tmp_path, mode):
+    gray = Image.fromarray(BYTES if mode != "1" else (BYTES // 128) * 255)
+    gray.convert(mode).save(tmp_path / "map.png")
     expected = BYTES if mode != "1" else BYTES // 128
     np.testing.assert_array_equal(read_depth(tmp_path / "map.png"), expected)
 
@@ -96,7 +96,7 @@ def test_maps_are_turned_as_their_photos_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("map.png", None, "no such file"),
         ("map.npy", None, "no such file"),
@@ -113,18 +113,18 @@ def test_maps_are_turned_as_their_photos_are(tmp_path):
         ("map.npy", np.array([[None]]), "no array of numbers"),
     ],
 )
-def test_unreadable_files_are_an_error(tmp_path, name, content, said):
+def test_unreadable_files_are_an_error(tmp_path, name, content, message):
     path = tmp_path / name
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         np.save(path, content)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_depth(path)
     assert one_line(caught) and str(path) in str(caught.value)
 
 
-def test_truncated_pictures_are_an_error(tmp_path):
+def test_truncated_images_are_an_error(tmp_path):
     stream = io.BytesIO()
     Image.fromarray(RANDOM.integers(0, 65536, (64, 64), np.uint16)).save(stream, "PNG")
     (tmp_path / "map.png").write_bytes(stream.getvalue()[:4000])
@@ -140,13 +140,13 @@ def test_several_arrays_are_an_error(tmp_path):
         read_depth(tmp_path / "map.npy")
 
 
-@pytest.mark.parametrize(("place", "said"), [(0, "in color"), (3, "partly transparent")])
-def test_colored_and_transparent_maps_are_an_error(tmp_path, place, said):
+@pytest.mark.parametrize(("place", "message"), [(0, "in color"), (3, "partly transparent")])
+def test_colored_and_transparent_maps_are_an_error(tmp_path, place, message):
     pixels = np.repeat(BYTES[..., None], 4, axis=-1)
     pixels[..., 3] = 255
     pixels[2, 3, place] ^= 1
     Image.fromarray(pixels).save(tmp_path / "map.png")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_depth(tmp_path / "map.png")
     assert one_line(caught)
 
@@ -176,7 +176,7 @@ def test_another_kind_is_an_error(kind):
 # --- holes
 
 
-def test_a_hole_is_as_far_as_the_farther_of_its_neighbours():
+def test_a_hole_is_as_far_as_the_farther_of_its_neighbors():
     near = [
         [5, NAN, NAN, 2, NAN, 7],
         [NAN, NAN, 3, NAN, NAN, NAN],
@@ -235,7 +235,7 @@ def test_a_users_map_must_be_whole_and_a_measured_one_is_filled(tmp_path):
 
 @pytest.mark.parametrize("fill", [True, False])
 @pytest.mark.parametrize(
-    ("values", "kind", "said"),
+    ("values", "kind", "message"),
     [
         (np.full((4, 4), NAN), "disparity", "unknown everywhere"),
         (np.zeros((4, 4)), "depth", "unknown everywhere"),
@@ -243,9 +243,9 @@ def test_a_users_map_must_be_whole_and_a_measured_one_is_filled(tmp_path):
         (np.full((4, 4), 3.5), "depth", "constant"),
     ],
 )
-def test_useless_maps_are_an_error(tmp_path, values, kind, said, fill):
+def test_useless_maps_are_an_error(tmp_path, values, kind, message, fill):
     np.save(tmp_path / "map.npy", values)
-    with pytest.raises(UserError, match=f"map.npy is {said}") as caught:
+    with pytest.raises(UserError, match=f"map.npy is {message}") as caught:
         read_nearness(tmp_path / "map.npy", kind, fill=fill)
     assert one_line(caught)
 
@@ -256,7 +256,7 @@ def test_what_is_written_is_read_again(tmp_path):
         assert image.mode.startswith("I;16") and image.size == (9, 6)
     written = read_nearness(tmp_path / "map.png", "disparity")
     assert (written.min(), written.max()) == (0, 65535)
-    np.testing.assert_allclose(written / 65535, as_picture(REAL)[..., 0], atol=0.51 / 65535)
+    np.testing.assert_allclose(written / 65535, as_gray_image(REAL)[..., 0], atol=0.51 / 65535)
     assert [file.name for file in tmp_path.iterdir()] == ["map.png"]
 
 

@@ -39,7 +39,7 @@ def test_the_stereo_pair_is_scikit_images():
     assert 0.05 < 1 - known.mean() < 0.1 and np.isfinite(near).all()
 
 
-def test_splits_are_disjoint_parts_of_the_picture():
+def test_splits_are_disjoint_parts_of_the_image():
     whole, train, heldout = load_stereo(), load_stereo("train"), load_stereo("heldout")
     for which in ("images", "companions"):
         parts = [getattr(source, which)["motorcycle"] for source in (train, heldout)]
@@ -49,7 +49,7 @@ def test_splits_are_disjoint_parts_of_the_picture():
         load_stereo("test")
 
 
-def test_what_is_near_in_the_picture_is_bright_in_the_condition():
+def test_what_is_near_in_the_image_is_bright_in_the_condition():
     """The motorcycle stands before its garage: whatever the window, the condition follows the measured disparity."""
     _, _, disparity = skimage_data.stereo_motorcycle()
     known = np.isfinite(disparity)
@@ -184,7 +184,7 @@ def test_mistakes_are_named(tmp_path):
     message = error_of(tmp_path)
     assert "a.depth.png for a.jpg" in message and "python -m codi_tf.depth" in message
     depth_map = tmp_path / "a.depth.npy"
-    for values, said in (
+    for values, expected in (
         (np.ones((40, 60, 3)), "shape (40, 60, 3)"),
         (np.ones((40, 60)), "constant"),
         (np.full((40, 60), np.nan), "unknown everywhere"),
@@ -192,7 +192,7 @@ def test_mistakes_are_named(tmp_path):
     ):
         np.save(depth_map, values)
         message = error_of(tmp_path)
-        assert said in message and str(depth_map) in message
+        assert expected in message and str(depth_map) in message
     np.save(depth_map, RANDOM.uniform(size=(40, 60)))
     assert load_depth_folder(tmp_path).companions["a.jpg"].shape == (40, 60, 1)
     assert "kind must be" in error_of(tmp_path, kind="metres")
@@ -236,10 +236,10 @@ def test_mistakes_in_large_folders_are_counted(tmp_path, little_memory):
     assert len(crops(source, 6, size=16)) == 6
     lines = sorted(source.unreadable)
     assert len(lines) == 3 and all("\n" not in line for line in lines)
-    for line, (name, said) in zip(
+    for line, (name, expected) in zip(
         lines, (("b", "is constant"), ("c", "60x40"), ("d", "its text is damaged")), strict=True
     ):
-        assert line.startswith(str(tmp_path / f"{name}.png")) and said in line
+        assert line.startswith(str(tmp_path / f"{name}.png")) and expected in line
     with pytest.raises(UserError, match="unreadable"), user_errors():
         crops(load_depth_folder(tmp_path), 6, size=16)
 

@@ -1,4 +1,4 @@
-"""Depth to image: nearness by each picture's own extremes, whatever its unit; maps of all kinds of files."""
+"""Depth to image: nearness by each image's own extremes, whatever its unit; maps of all kinds of files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_neither_unit_nor_offset_matters(scale, offset):
     np.testing.assert_allclose(Depth().degrade(tf.constant(scale * near + offset), SEED), condition, atol=1e-4)
 
 
-def test_each_picture_of_a_batch_has_extremes_of_its_own():
+def test_each_image_of_a_batch_has_extremes_of_its_own():
     maps = np.stack([near_map(seed=0), 1e3 + near_map(seed=1)])
     conditions = Depth().condition_from_image(maps).numpy()
     for one, near in zip(conditions, maps, strict=True):
@@ -61,22 +61,22 @@ def test_a_condition_is_its_own_condition(percentiles):
 
 
 @pytest.mark.parametrize("percentiles", [(0, 100), (5, 95)])
-def test_what_is_equally_near_everywhere_is_grey(percentiles):
+def test_what_is_equally_near_everywhere_is_gray(percentiles):
     near = tf.fill((8, 8, 1), 4.2)
     np.testing.assert_array_equal(Depth(percentiles=percentiles).degrade(near, SEED), np.zeros((8, 8, 3)))
 
 
 def test_percentiles_keep_wrong_pixels_from_setting_the_scale():
     near = np.arange(1000, dtype=np.float32).reshape(20, 50, 1)
-    spoilt = near.copy()
-    spoilt[0, 0], spoilt[-1, -1] = -1e6, 1e6
+    spoiled = near.copy()
+    spoiled[0, 0], spoiled[-1, -1] = -1e6, 1e6
     task = Depth(percentiles=(1, 98))
-    condition = task.degrade(tf.constant(spoilt), SEED).numpy()[..., 0]
+    condition = task.degrade(tf.constant(spoiled), SEED).numpy()[..., 0]
     low, high = 9, 980  # floor(0.01 * 999), ceil(0.98 * 999): pixels, sorted
     expected = np.clip(2 * (near[..., 0] - low) / (high - low) - 1, -1, 1)
     expected[0, 0], expected[-1, -1] = -1, 1
     np.testing.assert_allclose(condition, expected, atol=1e-6)
-    assert np.ptp(Depth().degrade(tf.constant(spoilt), SEED)[1:-1]) < 0.01  # without them: one grey
+    assert np.ptp(Depth().degrade(tf.constant(spoiled), SEED)[1:-1]) < 0.01  # without them: one gray
 
 
 def test_percentiles_of_batches_in_a_graph():
@@ -95,23 +95,23 @@ def test_shapes_are_static():
     assert (Depth.condition_channels, Depth.condition_key, Depth.prompted) == (3, "depth", False)
 
 
-def test_pictures_are_made_anew():
+def test_images_are_made_anew():
     images = tf.random.stateless_uniform((2, 4, 4, 3), (0, 0))
     assert Depth().finish(images, -images) is images
 
 
-def test_a_users_map_becomes_a_picture():
+def test_a_users_map_becomes_a_image():
     disparity = near_map()[..., 0]
-    picture = Depth().as_image(disparity)
-    assert picture.shape == (12, 20, 3) and picture.dtype == np.float32 and (picture.min(), picture.max()) == (0, 1)
+    image = Depth().as_image(disparity)
+    assert image.shape == (12, 20, 3) and image.dtype == np.float32 and (image.min(), image.max()) == (0, 1)
     condition = Depth().degrade(tf.constant(disparity[..., None]), SEED)
-    np.testing.assert_allclose(2 * picture - 1, condition, atol=1e-6)
+    np.testing.assert_allclose(2 * image - 1, condition, atol=1e-6)
     of_depth = Depth(kind="depth").as_image(np.rint(1e6 / disparity).astype(np.uint32))  # in any unit
-    np.testing.assert_allclose(of_depth, picture, atol=1e-3)
+    np.testing.assert_allclose(of_depth, image, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("depth", "said"),
+    ("depth", "message"),
     [
         (np.zeros((0, 4)), r"shape \(0, 4\)"),
         (np.ones((4, 4, 3)), r"shape \(4, 4, 3\)"),
@@ -121,8 +121,8 @@ def test_a_users_map_becomes_a_picture():
         (np.where(np.eye(4) > 0, np.inf, 2.0), "unknown .* in 4 of 16 pixels"),
     ],
 )
-def test_useless_maps_are_an_error(depth, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_useless_maps_are_an_error(depth, message):
+    with pytest.raises(UserError, match=message) as caught:
         Depth().as_image(depth)
     assert "\n" not in str(caught.value)
 
@@ -135,7 +135,7 @@ def test_a_distance_of_zero_is_unknown_but_a_disparity_of_zero_is_far():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"kind": "metres"}, "depth: kind must be disparity or depth, not 'metres'"),
         ({"kind": None}, "kind must be"),
@@ -148,8 +148,8 @@ def test_a_distance_of_zero_is_unknown_but_a_disparity_of_zero_is_far():
         ({"percentiles": (float("nan"), 100)}, "percentiles must be"),
     ],
 )
-def test_wrong_option_is_an_error_that_names_it(options, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_wrong_option_is_an_error_that_names_it(options, message):
+    with pytest.raises(UserError, match=message) as caught:
         Depth(**options)
     assert "\n" not in str(caught.value)
 

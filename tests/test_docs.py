@@ -1,4 +1,4 @@
-"""The pages say what is there: links, paths, commands, the picture of imports, the examples of docs/extending.md.
+"""The pages say what is there: links, paths, commands, the image of imports, the examples of docs/extending.md.
 
 Each test catches a page that was left behind by a change: a file that moved, an option that was renamed, a new row in
 the import contract, a base class whose methods have other arguments.
@@ -137,7 +137,7 @@ def test_every_command_is_on_its_page():
     assert set(program.COMMANDS) == set(commands())
 
 
-def test_the_picture_of_imports_is_the_contract():
+def test_the_diagram_of_imports_is_the_contract():
     contract = configparser.ConfigParser()
     contract.read(ROOT / "setup.cfg")
     rows = contract["importlinter:contract:layers"]["layers"].strip().splitlines()

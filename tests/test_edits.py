@@ -1,4 +1,4 @@
-"""Edits by formulae: exact, within range, drawn evenly, asked for in words that fit."""
+"""Edits by formulas: exact, within range, drawn evenly, with instructions that fit."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_edits_are_their_formulae(name):
 
 
 @pytest.mark.parametrize("size", [24, 32, 60])
-def test_pixelated_pictures_are_twelve_squares_wide(size):
+def test_pixelated_images_are_twelve_squares_wide(size):
     x = RANDOM.uniform(-1, 1, (size, size, 3)).astype(np.float32)
     edited = EDITS["pixelated"].apply(tf.constant(x)).numpy()
     assert len(np.unique(edited.reshape(-1, 3), axis=0)) == 144
@@ -204,14 +204,14 @@ def test_photos_without_edits_are_no_data_for_editing():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"edits": ()}, "none is named"),
         ({"edits": ("sepia", "cubist")}, "unknown edit 'cubist'; valid edits: black_and_white, "),
         ({"wordings": "test"}, "wordings must be train or heldout, not 'test'"),
     ],
 )
-def test_wrong_options_are_an_error(options, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_wrong_options_are_an_error(options, message):
+    with pytest.raises(UserError, match=message) as caught:
         Edits(data.Photos(PHOTOS), **options)
     assert "\n" not in str(caught.value)

@@ -95,10 +95,10 @@ def open_png(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def assert_shows(grid: np.ndarray, top: int, left: int, picture: np.ndarray) -> None:
-    """A picture in [-1, 1] stands at a place of a grid, eight times as large."""
+def assert_shows(grid: np.ndarray, top: int, left: int, image: np.ndarray) -> None:
+    """A image in [-1, 1] stands at a place of a grid, eight times as large."""
     cell = grid[top : top + CELL : CELL // S, left : left + CELL : CELL // S]
-    np.testing.assert_allclose(cell.astype(int), to_uint8((picture + 1) / 2), atol=1)
+    np.testing.assert_allclose(cell.astype(int), to_uint8((image + 1) / 2), atol=1)
 
 
 def test_the_files_of_a_report(report):
@@ -136,7 +136,7 @@ def test_figures_and_settings(report, bundle, second_bundle, feature_folder):
     )
 
 
-def test_values_of_every_picture(report):
+def test_values_of_every_image(report):
     rows = json.loads((report / "metrics.json").read_text())["rows"]
     with np.load(report / "metrics.npz", allow_pickle=False) as values:
         assert list(values["rows"]) == ALL
@@ -151,8 +151,8 @@ def test_values_of_every_picture(report):
 
 def test_curves(report):
     """One color a bundle."""
-    picture = open_png(report / "curves.png")
-    shown = [int((picture == tuple(bytes.fromhex(color[1:]))).all(axis=-1).sum()) for color in COLORS]
+    image = open_png(report / "curves.png")
+    shown = [int((image == tuple(bytes.fromhex(color[1:]))).all(axis=-1).sum()) for color in COLORS]
     assert min(shown[:2]) > 200 and max(shown[2:6]) == 0
 
 
@@ -170,7 +170,7 @@ def test_the_grid_shows_the_same_inputs(report, model):
     assert grid.shape[0] > 12 * (CELL + 8)
 
 
-def test_a_process_picture(report, model):
+def test_a_process_image(report, model):
     grid, inputs = open_png(report / "process-1.png"), examples()
     first = int(np.argmax(inputs["image"].std(axis=(1, 2, 3))))
     longest = max(PROCESS_STEPS)
@@ -225,14 +225,14 @@ def test_pairs_that_do_not_fit(bundle, model, tmp_path):
 
     pairs = write_pairs(tmp_path / "pairs")
     painter = make_model(make_base(), task=make_task("inpainting"))
-    assert "pairs are for super-resolution, the bundles do something else" in message(pairs, painter)
+    assert "pairs are for super-resolution; name other data for these bundles" in message(pairs, painter)
     assert "has pairs of scale 2, not 4" in message(write_pairs(tmp_path / "half", scale=2))
     odd = write_pairs(tmp_path / "odd", size=S + 4)
     assert message(odd) == f"{odd}: pairs of 20 pixels; these networks take multiples of 8"
 
 
 def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, capsys):
-    """And the condition of a task with a mask is no bicubic picture."""
+    """And the condition of a task with a mask is no bicubic image."""
     make_model(make_base(), task=make_task("inpainting"), method=Finetune()).save(tmp_path / "painter")
     out = tmp_path / "report"
     options = ["--steps", "2", "--count", "3", "--features", str(feature_folder), "--out", str(out)]
@@ -241,7 +241,7 @@ def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, c
     assert list(rows) == ["condition", "painter, 2 steps", "autoencoder", "original"]
     printed = capsys.readouterr().out
     assert "| painter, 2 steps |" in printed and printed.endswith(f"{out}\n")
-    assert "grey: autoencoder and condition" in (out / "report.md").read_text()
+    assert "gray: autoencoder and condition" in (out / "report.md").read_text()
     grid, inputs = open_png(out / "grid.png"), examples(3, seed=0, task="inpainting")
     order = np.argsort(-inputs["image"].std(axis=(1, 2, 3)))
     for i, place in enumerate(order):

@@ -1,4 +1,4 @@
-"""What a report shows: tables, curves, grids of pictures. Everything that is drawn is looked for in the result."""
+"""What a report shows: tables, curves, grids of images. Everything that is drawn is looked for in the result."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_no_distance_is_taken_for_fid():
 # --- curves
 
 
-def shows(picture: np.ndarray, color) -> int:
+def shows(image: np.ndarray, color) -> int:
     """How many pixels have a color, exactly."""
-    return int((picture == np.round(255 * np.array(to_rgb(color)))).all(axis=-1).sum())
+    return int((image == np.round(255 * np.array(to_rgb(color)))).all(axis=-1).sum())
 
 
 SERIES = {
@@ -78,12 +78,12 @@ LEVELS = {"autoencoder": row(psnr=27.0, frechet_photos=1e-14), "bicubic": row(ps
 
 def test_curves_are_drawn(tmp_path):
     write_curves(tmp_path / "curves.png", SERIES, LEVELS)
-    picture = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
-    assert picture.shape[1] == round(2 * WIDTH * DPI) and picture.shape[0] > 300
+    image = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
+    assert image.shape[1] == round(2 * WIDTH * DPI) and image.shape[0] > 300
     for color in (COLORS[0], COLORS[1], LEVEL_COLOR):
-        assert shows(picture, color) > 200, color
-    assert shows(picture, COLORS[2]) == 0
-    assert shows(picture, "white") > picture[..., 0].size / 2
+        assert shows(image, color) > 200, color
+    assert shows(image, COLORS[2]) == 0
+    assert shows(image, "white") > image[..., 0].size / 2
 
 
 def drawn(name, series, levels=LEVELS):
@@ -119,8 +119,8 @@ def test_one_point_and_figures_that_are_missing(tmp_path):
     bars = plot.collections[0].get_segments()
     np.testing.assert_allclose(bars, [[[4, 18], [4, 22]]])
     write_curves(tmp_path / "curves.png", series, {})
-    picture = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
-    assert picture.shape[1] == round(WIDTH * DPI) and shows(picture, COLORS[0]) > 50
+    image = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
+    assert image.shape[1] == round(WIDTH * DPI) and shows(image, COLORS[0]) > 50
 
 
 def test_no_two_lines_look_alike():
@@ -132,37 +132,37 @@ def test_no_two_lines_look_alike():
     assert [look["linestyle"] for look in looks.values()] == [STROKES[0][0], STROKES[1][0]] * 2
 
 
-# --- pictures
+# --- images
 
 S, ZOOM, SIDE, GAP = 16, 8, 128, 8
 
 
 def plain(value: float, channels: int = 3) -> np.ndarray:
-    """A picture that no other equals."""
-    picture = np.full((S, S, channels), value, np.float32)
-    picture[: S // 2, ..., 0] = -value
-    return picture
+    """A image that no other equals."""
+    image = np.full((S, S, channels), value, np.float32)
+    image[: S // 2, ..., 0] = -value
+    return image
 
 
 def cell(grid: np.ndarray, row: int, column: int, *, rows: int) -> np.ndarray:
-    """A picture of a grid that ends with `rows` rows, shrunk to its own size; columns count from the right, as -1."""
+    """A image of a grid that ends with `rows` rows, shrunk to its own size; columns count from the right, as -1."""
     top, left = grid.shape[0] + (row - rows) * (SIDE + GAP), grid.shape[1] + column * (SIDE + GAP)
     return to_uint8(grid[top : top + SIDE : ZOOM, left : left + SIDE : ZOOM])
 
 
-def same(found: np.ndarray, picture: np.ndarray) -> bool:
-    return np.array_equal(found, to_uint8((picture + 1) / 2))
+def same(found: np.ndarray, image: np.ndarray) -> bool:
+    return np.array_equal(found, to_uint8((image + 1) / 2))
 
 
 def test_comparison_of_one_series():
     conditions, images = (np.stack([plain(v), plain(v + 0.1)]) for v in (0.1, 0.3))
-    pictures = {1: np.stack([plain(0.5), plain(0.6)]), 4: np.stack([plain(0.7), plain(0.8)])}
-    grid = comparison({"codi": pictures}, conditions, images)
+    sampled = {1: np.stack([plain(0.5), plain(0.6)]), 4: np.stack([plain(0.7), plain(0.8)])}
+    grid = comparison({"codi": sampled}, conditions, images)
     assert grid.shape[1] == GAP + 4 * (SIDE + GAP) and grid.shape[0] > 2 * (SIDE + GAP)
     for i in range(2):
-        columns = (conditions[i], pictures[1][i], pictures[4][i], images[i])
-        for place, picture in enumerate(columns, start=-4):
-            assert same(cell(grid, i, place, rows=2), picture), (i, place)
+        columns = (conditions[i], sampled[1][i], sampled[4][i], images[i])
+        for place, image in enumerate(columns, start=-4):
+            assert same(cell(grid, i, place, rows=2), image), (i, place)
 
 
 def test_comparison_of_several_series():
@@ -176,9 +176,9 @@ def test_comparison_of_several_series():
         2: (images[1] + 0.1, images[1] + 0.2, conditions[1, ..., :3], images[1]),
         1: (white, images[1] + 0.3, white, white),
     }
-    for rows, pictures in expected.items():
-        for place, picture in enumerate(pictures, start=-4):
-            assert same(cell(grid, 0, place, rows=rows), picture), (rows, place)
+    for rows, row in expected.items():
+        for place, image in enumerate(row, start=-4):
+            assert same(cell(grid, 0, place, rows=rows), image), (rows, place)
     one = comparison(series, conditions[:1], images[:1])
     np.testing.assert_array_equal(grid[: len(one)], one)  # the rows of the first input, with the titles
 
@@ -189,13 +189,13 @@ def test_processes_are_a_triangle():
     white = np.ones((S, S, 3), np.float32)
     for i, steps in enumerate(ways):
         for after in range(4):
-            picture = ways[steps][after] if after < steps else white
-            assert same(cell(grid, i, after - 6, rows=4), picture), (steps, after)
+            image = ways[steps][after] if after < steps else white
+            assert same(cell(grid, i, after - 6, rows=4), image), (steps, after)
     assert same(cell(grid, 0, -2, rows=4), plain(0.8)) and same(cell(grid, 0, -1, rows=4), plain(0.9))
     assert same(cell(grid, 3, -1, rows=4), white)
 
 
-def test_pictures_are_shown_with_128_pixels_at_least():
+def test_images_are_shown_with_128_pixels_at_least():
     def width(side):
         images = np.zeros((1, side, side, 3), np.float32)
         return (comparison({"a": {1: images}}, images, images).shape[1] - GAP) // 3 - GAP

@@ -97,31 +97,31 @@ def test_values(rows, examples, known):
     assert original["psnr"] is None and original["psnr_interval"] is None
     assert original["latent_error"] == pytest.approx(0, abs=1e-9)
     assert original["ssim"] == pytest.approx(1) and original["sharpness"] == pytest.approx(1)
-    seen = [np.array(quadrants(pictures)) for pictures in (images, reconstructions, conditions)]
-    assert original["frechet_photos"] == pytest.approx(numerics.frechet_distance(seen[0], seen[1]), rel=1e-4)
+    features = [np.array(quadrants(batch)) for batch in (images, reconstructions, conditions)]
+    assert original["frechet_photos"] == pytest.approx(numerics.frechet_distance(features[0], features[1]), rel=1e-4)
     assert rows["autoencoder"]["frechet_photos"] == pytest.approx(0, abs=1e-6)
     assert rows["reconstructing"]["latent_error"] == pytest.approx(0.25, rel=1e-4)
-    bicubic, unit = rows["bicubic"], [(pictures.astype(float) + 1) / 2 for pictures in (conditions, images)]
+    bicubic, unit = rows["bicubic"], [(batch.astype(float) + 1) / 2 for batch in (conditions, images)]
     assert bicubic["psnr"] == pytest.approx(numerics.psnr(*unit).mean(), rel=1e-5)
     assert bicubic["ssim"] == pytest.approx(numerics.ssim(*unit).mean(), rel=1e-5)
-    energies = [numerics.sharpness(pictures).mean() for pictures in unit]
+    energies = [numerics.sharpness(batch).mean() for batch in unit]
     assert bicubic["sharpness"] == pytest.approx(energies[0] / energies[1], rel=1e-5) and bicubic["sharpness"] < 0.9
-    assert bicubic["frechet_photos"] == pytest.approx(numerics.frechet_distance(seen[2], seen[1]), rel=1e-4)
+    assert bicubic["frechet_photos"] == pytest.approx(numerics.frechet_distance(features[2], features[1]), rel=1e-4)
 
 
 def test_further_measures(rows, examples, known):
-    """Of single pictures, to the originals; and Frechet distances, these to the originals, too."""
+    """Of single images, to the originals; and Frechet distances, these to the originals, too."""
     images, conditions = examples["image"], examples["condition"]
     worst = np.abs(conditions - images).max(axis=(1, 2, 3))
     assert rows["bicubic"]["worst"] == pytest.approx(worst.mean(), rel=1e-5) and rows["original"]["worst"] == 0
     assert rows["bicubic"]["worst_interval"] == pytest.approx(numerics.mean_interval(worst, level=LEVEL), rel=1e-4)
-    seen = [np.array(quadrants(pictures)) for pictures in (known[1], images)]
+    features = [np.array(quadrants(batch)) for batch in (known[1], images)]
     assert rows["original"]["fid"] == pytest.approx(0, abs=1e-6)
-    assert rows["autoencoder"]["fid"] == pytest.approx(numerics.frechet_distance(*seen), rel=1e-4)
+    assert rows["autoencoder"]["fid"] == pytest.approx(numerics.frechet_distance(*features), rel=1e-4)
 
 
 def test_intervals(rows):
-    """Each contains its figure, and has a width where pictures differ."""
+    """Each contains its figure, and has a width where images differ."""
     for name, row in rows.items():
         for key in (key for key in row if not key.endswith("_interval")):
             if row[key] is not None:
@@ -135,20 +135,20 @@ def test_intervals(rows):
 
 
 def test_the_interval_of_sharpness_is_that_of_a_ratio(rows):
-    """Half the contrast is a quarter of the energy, whichever pictures are drawn."""
+    """Half the contrast is a quarter of the energy, whichever images are drawn."""
     for name, ratio in (("pale", 0.25), ("original", 1.0)):
         assert rows[name]["sharpness"] == pytest.approx(ratio, rel=1e-4)
         assert rows[name]["sharpness_interval"] == pytest.approx((ratio, ratio), rel=1e-4)
 
 
-def test_values_of_every_picture(model, examples, samplers, rows):
+def test_values_of_every_image(model, examples, samplers, rows):
     evaluator = Evaluator(examples["image"], examples["condition"], model.base, metrics_with(quadrants))
     measured = measure({"pale": samplers["pale"]}, evaluator)["pale"]
     assert set(measured.per_image()) == {"psnr", "ssim", "sharpness", "latent_error"}
     for name, values in measured.per_image().items():
         assert values.shape == (COUNT,) and values.dtype == np.float64
         assert values.mean() == pytest.approx(rows["pale"][name], rel=1e-6)
-    unit = [(pictures.astype(float) + 1) / 2 for pictures in (0.5 * examples["image"], examples["image"])]
+    unit = [(batch.astype(float) + 1) / 2 for batch in (0.5 * examples["image"], examples["image"])]
     np.testing.assert_allclose(measured.values["psnr"], numerics.psnr(*unit), rtol=1e-5)
 
 
@@ -173,7 +173,7 @@ def test_batches_have_one_size():
     assert sizes == [BATCH, BATCH]
 
 
-# --- inpainting: a condition of four channels, and pictures that are finished
+# --- inpainting: a condition of four channels, and images that are finished
 
 
 @pytest.fixture(scope="module")
@@ -185,22 +185,22 @@ def test_a_condition_with_a_mask(painter):
     examples = examples_of("inpainting", 8)
     images, conditions = examples["image"], examples["condition"]
     known = conditions[..., 3:] == 0
-    seen = []
+    results = []
 
     def sampler(conditions):
-        seen.append(model_sampler(painter, 2)(conditions))
-        return seen[0]
+        results.append(model_sampler(painter, 2)(conditions))
+        return results[0]
 
     evaluator = Evaluator(images, conditions, painter.base, metrics_with(quadrants), finish=painter.task.finish)
     measured = measure({"painter": sampler}, evaluator)
     assert list(measured) == ["condition", "painter", "autoencoder", "original"]
-    unit = [(pictures.astype(float) + 1) / 2 for pictures in (conditions[..., :3], images)]
+    unit = [(batch.astype(float) + 1) / 2 for batch in (conditions[..., :3], images)]
     np.testing.assert_allclose(measured["condition"].values["psnr"], numerics.psnr(*unit), rtol=1e-5)
     decoded = np.clip(painter.base.decode(painter.base.encode(images)), -1, 1)
     np.testing.assert_allclose(evaluator.reconstructions, np.where(known, images, decoded), atol=1e-5)
-    pictures = seen[0][0]
-    np.testing.assert_array_equal(np.where(known, pictures, 0), np.where(known, images, 0))
-    assert np.abs(pictures - images).max() > 0.05
+    sampled = results[0][0]
+    np.testing.assert_array_equal(np.where(known, sampled, 0), np.where(known, images, 0))
+    assert np.abs(sampled - images).max() > 0.05
 
 
 # --- models as samplers
@@ -208,7 +208,7 @@ def test_a_condition_with_a_mask(painter):
 
 @pytest.mark.parametrize("name", ["ddim", "stochastic"])
 def test_model_sampler_makes_what_generate_makes(model, examples, name):
-    """Of the first pictures too: the noise of a picture does not depend on how many follow."""
+    """Of the first images too: the noise of a image does not depend on how many follow."""
     conditions = examples["condition"]
     sampler = model_sampler(model, 2, seed=3, sampler=name)
     images, latents = sampler(conditions)
@@ -223,9 +223,9 @@ def test_model_sampler_makes_what_generate_makes(model, examples, name):
 
 def test_samplers_differ(model, examples):
     conditions = examples["condition"][:2]
-    pictures = [model_sampler(model, 4, sampler=name)(conditions)[0] for name in ("ddim", "dpm++", "stochastic")]
+    sampled = [model_sampler(model, 4, sampler=name)(conditions)[0] for name in ("ddim", "dpm++", "stochastic")]
     for i in range(3):
-        assert np.abs(pictures[i] - pictures[i - 1]).max() > 1e-3
+        assert np.abs(sampled[i] - sampled[i - 1]).max() > 1e-3
 
 
 def test_batches_draw_noise_of_their_own():
@@ -235,12 +235,12 @@ def test_batches_draw_noise_of_their_own():
 
 
 @pytest.mark.parametrize("name", ["ddim", "stochastic"])
-def test_a_process_ends_with_the_samplers_picture(model, examples, name):
+def test_a_process_ends_with_the_samplers_image(model, examples, name):
     conditions = examples["condition"]
     way = model_process(model, conditions[5], 5, 3, seed=2, sampler=name)
     assert way.shape == (3, S, S, 3)
-    picture = model_sampler(model, 3, seed=2, sampler=name)(conditions[:6])[0][5]
-    np.testing.assert_allclose(way[-1], picture, atol=1e-5)
+    image = model_sampler(model, 3, seed=2, sampler=name)(conditions[:6])[0][5]
+    np.testing.assert_allclose(way[-1], image, atol=1e-5)
     one = model_sampler(model, 1, seed=2)(conditions[:6])[0][5]
     np.testing.assert_allclose(way[0], one, atol=1e-5)  # every sampler starts with the same evaluation
     assert np.abs(way[1] - way[2]).max() > 1e-3
@@ -249,8 +249,8 @@ def test_a_process_ends_with_the_samplers_picture(model, examples, name):
 def test_a_process_is_finished(painter):
     condition = examples_of("inpainting", 1)["condition"][0]
     known = np.broadcast_to(condition[..., 3:] == 0, (S, S, 3))
-    for picture in model_process(painter, condition, 0, 2):
-        np.testing.assert_array_equal(picture[known], condition[..., :3][known])
+    for image in model_process(painter, condition, 0, 2):
+        np.testing.assert_array_equal(image[known], condition[..., :3][known])
 
 
 def test_model_sampler_refuses(model):

@@ -56,14 +56,14 @@ def test_weights_of_the_user(tmp_path, monkeypatch):
     photos = data.load_photos("heldout")
     inputs = data.evaluation_set(photos, model.task, image_size=S, count=COUNT, seed=0)
     x = np.array(base.encode(inputs["image"]))
-    pictures, latents = model_sampler(model, 2, prompt=PROMPT)(inputs["condition"])
+    images, latents = model_sampler(model, 2, prompt=PROMPT)(inputs["condition"])
     _, unprompted = model_sampler(model, 2)(inputs["condition"])
     assert row["latent_error"] == pytest.approx(np.mean(np.square(latents - x)), rel=1e-5)
     assert row["latent_error"] != pytest.approx(np.mean(np.square(unprompted - x)), rel=1e-4)
-    distances = load_lpips(weights).distance(pictures, inputs["image"])
-    scores = load_clip(tmp_path / "clip")(pictures, PROMPT)
+    distances = load_lpips(weights).distance(images, inputs["image"])
+    scores = load_clip(tmp_path / "clip")(images, PROMPT)
     np.testing.assert_allclose(row["lpips"], np.mean(distances), rtol=1e-3)
-    np.testing.assert_allclose(row["clip_score"], np.mean(scores), rtol=2e-2, atol=1e-3)  # of pictures in bytes
+    np.testing.assert_allclose(row["clip_score"], np.mean(scores), rtol=2e-2, atol=1e-3)  # of images in bytes
     assert row["lpips_interval"][0] <= row["lpips"] <= row["lpips_interval"][1]
     assert written["rows"]["original"]["lpips"] == pytest.approx(0, abs=1e-6)
     assert settings["prompt"] == PROMPT and settings["clip"]["sha256"] == folder_sha256(tmp_path / "clip")

@@ -69,14 +69,14 @@ def test_a_bundle_as_base_brings_its_adapter(tuned, method):
 
 
 @pytest.mark.parametrize(
-    ("sections", "said"),
+    ("sections", "message"),
     [
         ({"task": "inpainting"}, "^task is Inpainting.* in the bundle .* it is SuperResolution"),
         ({"adaptation": {"adapter": "controlnet"}}, "^adaptation.adapter is controlnet, in the bundle .* it is mu"),
     ],
 )
-def test_a_bundle_as_base_must_fit(tuned, sections, said):
-    with pytest.raises(UserError, match=said):
+def test_a_bundle_as_base_must_fit(tuned, sections, message):
+    with pytest.raises(UserError, match=message):
         build_trainer(experiment(tuned, {"name": "finetune"}, **sections))
 
 
@@ -117,7 +117,7 @@ HALVING = {"name": "guided", "stage": 2, "steps": [4, 2], "updates": 2}
 
 
 @pytest.mark.parametrize(
-    ("start", "method", "sections", "said"),
+    ("start", "method", "sections", "message"),
     [
         (
             "distilled",
@@ -145,22 +145,22 @@ HALVING = {"name": "guided", "stage": 2, "steps": [4, 2], "updates": 2}
         ("base", {**HALVING, "steps": [1024, 512]}, {"task": None}, "method.steps begins with 1024: at most 500"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(request, start, method, sections, said):
-    with pytest.raises(UserError, match=said) as error:
+def test_what_does_not_fit_is_refused_in_one_line(request, start, method, sections, message):
+    with pytest.raises(UserError, match=message) as error:
         build_trainer(experiment(request.getfixturevalue(start), method, **sections))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("sections", "said"),
+    ("sections", "message"),
     [
         ({"adaptation": {"pretrained": False, "train": "adapter"}}, "random weights must be trained"),
-        ({"adaptation": {"train": "adapter"}, "task": None}, "without a task nothing is adapted"),
+        ({"adaptation": {"train": "adapter"}, "task": None}, "a training without a task has no adapter"),
     ],
 )
-def test_adaptations_that_make_no_sense_are_refused(base, sections, said):
+def test_adaptations_that_make_no_sense_are_refused(base, sections, message):
     method = HALVING if "task" in sections else {"name": "codi"}
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         experiment(base, method, **sections)
 
 
@@ -193,7 +193,7 @@ def test_a_base_keeps_its_prompts(tmp_path):
     np.testing.assert_array_equal(codi_tf.load_stable_diffusion(tmp_path / "result").context, prompts)
 
 
-def test_random_initialisation_keeps_the_shape_and_nothing_else(base):
+def test_random_initialization_keeps_the_shape_and_nothing_else(base):
     trained, fresh = (
         build_trainer(experiment(base, {"name": "codi"}, adaptation={"pretrained": pretrained}))
         for pretrained in (True, False)
@@ -209,7 +209,7 @@ def test_random_initialisation_keeps_the_shape_and_nothing_else(base):
     ("start", "before_type", "after_type"),
     [("base", "v_prediction", "epsilon"), ("of_noise", "epsilon", "v_prediction")],
 )
-def test_a_base_is_trained_on_in_another_parametrisation(request, start, before_type, after_type, tmp_path):
+def test_a_base_is_trained_on_in_another_parametrization(request, start, before_type, after_type, tmp_path):
     start, settings = request.getfixturevalue(start), {"name": "pretrain", "scheduler": {"prediction_type": after_type}}
     trainer = build_trainer(experiment(start, settings, task=None))
     before = codi_tf.load_stable_diffusion(start)
@@ -223,10 +223,10 @@ def test_a_base_is_trained_on_in_another_parametrisation(request, start, before_
     schedule = before.schedule
     alpha_t, sigma_t = (table[t.numpy()].reshape(-1, 1, 1, 1) for table in (schedule.alpha, schedule.sigma))
     z_t = alpha_t * x + sigma_t * eps
-    said = np.asarray(before.unet(z_t, t, before.context))
+    output = np.asarray(before.unet(z_t, t, before.context))
     if after_type == "epsilon":
-        said = alpha_t * said - sigma_t * (z_t - sigma_t * said) / alpha_t
-    expected = np.square((alpha_t * eps - sigma_t * x) - said).mean(axis=(1, 2, 3))
+        output = alpha_t * output - sigma_t * (z_t - sigma_t * output) / alpha_t
+    expected = np.square((alpha_t * eps - sigma_t * x) - output).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(terms["denoising"], expected, rtol=1e-3)
     trainer.train_step({"latent": x})
     save_result(experiment(start, settings, task=None), trainer, tmp_path / "result", {})
@@ -246,12 +246,12 @@ def test_conditions_are_dropped_at_the_rate(tuned):
     assert 0 < dropped.sum() < len(dropped)
     alpha_t, sigma_t = (table[t.numpy()].reshape(-1, 1, 1, 1) for table in (base.schedule.alpha, base.schedule.sigma))
     z_t, v = alpha_t * x + sigma_t * eps, alpha_t * eps - sigma_t * x
-    told, untold = (
+    conditional, unconditional = (
         np.square(v - denoiser(base, trainer.student, condition, base.context)(z_t, t).v_hat).mean(axis=(1, 2, 3))
         for condition in (c, tf.zeros_like(c))
     )
-    assert np.abs(told - untold).max() > 1e-4
-    np.testing.assert_allclose(got, np.where(dropped, untold, told), rtol=1e-5)
+    assert np.abs(conditional - unconditional).max() > 1e-4
+    np.testing.assert_allclose(got, np.where(dropped, unconditional, conditional), rtol=1e-5)
 
 
 def test_all_images_of_a_folder_or_those_of_a_split(tmp_path):

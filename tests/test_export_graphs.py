@@ -137,7 +137,7 @@ def test_a_model_of_guided_distillation_is_told_its_guidance(format, tmp_path, r
 def test_autoencoder_with_attention(format, tmp_path, random):
     vae = make_autoencoder({**VAE, "mid_block_add_attention": True, "scaling_factor": 1.0})
     randomize(vae.variables)
-    picture = random.uniform(-1, 1, (1, 16, 24, 3)).astype("f")
+    image = random.uniform(-1, 1, (1, 16, 24, 3)).astype("f")
 
     def build(g):
         latents = g.conv(networks.coder(g, vae.encoder, g.input("picture", (16, 24, 3))), vae.quant_conv)
@@ -145,7 +145,7 @@ def test_autoencoder_with_attention(format, tmp_path, random):
         g.output("mean", mean)
         g.output("again", networks.coder(g, vae.decoder, g.conv(mean, vae.post_quant_conv)))
 
-    made, mean = run(format, written(format, tmp_path, build), {"picture": picture}), vae.encode(picture).mean
+    made, mean = run(format, written(format, tmp_path, build), {"picture": image}), vae.encode(image).mean
     same(made["mean"], mean)
     same(made["again"], vae.decode(mean))
 

@@ -46,7 +46,7 @@ def command(*arguments) -> subprocess.CompletedProcess:
 
 
 def photo(height: int, width: int) -> np.ndarray:
-    """A smooth picture, uint8 [height, width, 3]."""
+    """A smooth image, uint8 [height, width, 3]."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     return np.rint(255 * np.stack([x, y, (x + y) / 2], axis=-1)).astype(np.uint8)
 
@@ -79,11 +79,11 @@ def test_the_blocker_blocks(tmp_path):
 @pytest.mark.parametrize("mode, size", [("RGB", (1, 1)), ("L", (37, 100)), ("RGBA", (9, 200)), ("I;16", (16, 24))])
 def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys):
     height, width = size
-    picture = Image.fromarray(photo(height, width))
-    picture = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 256) if mode == "I;16" else picture
-    picture = picture if mode == "I;16" else picture.convert(mode)
-    assert picture.mode == mode
-    picture.save(tmp_path / "in.png")
+    file_image = Image.fromarray(photo(height, width))
+    file_image = Image.fromarray(np.asarray(file_image.convert("L"), np.uint16) * 256) if mode == "I;16" else file_image
+    file_image = file_image if mode == "I;16" else file_image.convert(mode)
+    assert file_image.mode == mode
+    file_image.save(tmp_path / "in.png")
     run.main([str(exported(bundle, "tflite")), "--condition", f"{tmp_path}/in.png", "--out", f"{tmp_path}/out.png"])
     with Image.open(tmp_path / "out.png") as out:
         assert out.mode == "RGB" and out.size == (width, height)
@@ -117,14 +117,14 @@ def a_sampler(height: int, width: int, sample) -> run.Sampler:
 def test_condition_is_fitted_without_distortion(size, fitted):
     """A ramp from the left edge to the right one keeps its slope, and fills the width or the height."""
     image = photo(*size) / np.float32(255)
-    seen = []
+    calls = []
 
     def sampler(condition, noise):
-        seen.append((condition, noise))
+        calls.append((condition, noise))
         return condition
 
     result = run.generate(a_sampler(16, 24, sampler), image, seed=5)
-    condition, noise = seen[0]
+    condition, noise = calls[0]
     assert condition.shape == (1, 16, 24, 3) and condition.dtype == np.float32
     np.testing.assert_array_equal(noise, gaussian_noise(5, (1, 4, 6, 4)))
     height, width = fitted
@@ -141,7 +141,7 @@ def test_condition_is_fitted_without_distortion(size, fitted):
 
 
 def _ramp(width: int, original: int) -> np.ndarray:
-    """A ramp that is 0 and 1 at the centres of the first and last of `original` pixels, at the centres of `width`."""
+    """A ramp that is 0 and 1 at the centers of the first and last of `original` pixels, at the centers of `width`."""
     return ((np.arange(width) + 0.5) / width * original - 0.5) / (original - 1)
 
 
@@ -160,7 +160,7 @@ def test_a_saved_model_needs_tensorflow(copied, tmp_path):
 
 @pytest.fixture
 def copied(bundle, tmp_path):
-    """A copy of the TFLite package, to be spoilt."""
+    """A copy of the TFLite package, to be spoiled."""
     return shutil.copytree(exported(bundle, "tflite"), tmp_path / "package")
 
 
@@ -204,7 +204,7 @@ def spoil_manifest(folder, **changes):
         {"graphs": {}},
     ],
 )
-def test_spoilt_manifests_are_refused(copied, changes):
+def test_spoiled_manifests_are_refused(copied, changes):
     spoil_manifest(copied, **changes)
     with pytest.raises(UserError, match=r"manifest\.json: .*export again"):
         package.read_package(copied)
@@ -237,12 +237,12 @@ def test_a_missing_runtime_is_named(bundle, monkeypatch, format, module, name):
         run.load(made)
 
 
-# --- large pictures
+# --- large images
 
 
 @pytest.mark.parametrize("size", [(16, 24), (20, 24), (30, 61)])
 def test_tiles_meet_without_seams(size):
-    """Of a sampler that gives its condition back, tiles are the picture; each sees a condition of the graph's size."""
+    """Of a sampler that gives its condition back, tiles are the image; each sees a condition of the graph's size."""
     image, shapes = photo(*size) / np.float32(255), []
 
     def sample(condition, noise):
@@ -255,7 +255,7 @@ def test_tiles_meet_without_seams(size):
 
 
 def test_tiles_of_parts_share_every_step(bundle, tmp_path):
-    """One tile is the picture without tiles; of more, what is far from the seam is as if the tile were alone."""
+    """One tile is the image without tiles; of more, what is far from the seam is as if the tile were alone."""
     making.make_package(
         bundle, tmp_path / "parts", format="onnx", layout="parts", steps=2, sizes=[(16, 16)], report=False
     )
@@ -287,7 +287,7 @@ def test_colors_are_those_of_the_condition_where_that_is_asked_for():
     np.testing.assert_allclose((aligned - image)[inner, inner].mean((0, 1)), 0, atol=5e-3)
     assert np.abs(np.diff(aligned[inner, inner] - image[inner, inner], axis=1)).mean() > 0.03
     other = dataclasses.replace(sampler.package, task="depth", keeps_colors=False)
-    with pytest.raises(UserError, match="was made for depth, which keeps no colors; leave it out"):
+    with pytest.raises(UserError, match="was made for depth, which changes colors; leave it out"):
         run.generate(dataclasses.replace(sampler, package=other), image, seed=0, color="adain")
 
 
@@ -300,17 +300,17 @@ def test_an_adapter_is_plugged_in_bit_by_bit(tmp_path):
     models = [make_model(base, train="adapter") for _ in range(2)]
     randomize(models[1].student.adapter.variables)
     condition = photo(16, 16) / np.float32(255)
-    pictures = {}
+    images = {}
     for name, model in zip("ab", models, strict=True):
         model.save(tmp_path / f"bundle-{name}")
         options = {"format": "onnx", "layout": "parts", "steps": 2, "sizes": [(16, 16)], "report": False}
         making.make_package(tmp_path / f"bundle-{name}", tmp_path / name, **options)
-        pictures[name] = run.generate(run.load(package.read_package(tmp_path / name)), condition, seed=1)
+        images[name] = run.generate(run.load(package.read_package(tmp_path / name)), condition, seed=1)
     done = run_here(export.main, tmp_path / "bundle-b", "--adapter-of", tmp_path / "a", "--out", tmp_path / "plug")
     assert done.returncode == 0, done.stderr
     plugged = adapters.with_adapter(package.read_package(tmp_path / "a"), tmp_path / "plug")
-    assert np.abs(pictures["a"] - pictures["b"]).max() > 1e-2
-    np.testing.assert_array_equal(run.generate(run.load(plugged), condition, seed=1), pictures["b"])
+    assert np.abs(images["a"] - images["b"]).max() > 1e-2
+    np.testing.assert_array_equal(run.generate(run.load(plugged), condition, seed=1), images["b"])
     whole, plug = (sum(f.stat().st_size for f in (tmp_path / name).iterdir()) for name in ("b", "plug"))
     assert plug < 0.7 * whole
     with pytest.raises(UserError, match="no exported adapter"):

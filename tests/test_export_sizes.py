@@ -130,6 +130,6 @@ def test_an_adapter_comes_in_all_sizes(tmp_path, format):
     plugged = adapters.with_adapter(package.read_package(tmp_path / "a"), tmp_path / "plug")
     for size, own in zip(plugged.sizes, package.read_package(tmp_path / "b").sizes, strict=True):
         condition = np.random.default_rng(3).random((size.height, size.width, 3), dtype=np.float32)
-        pictures = [run.generate(run.load(one), condition, seed=1) for one in (size, own)]
-        np.testing.assert_array_equal(*pictures)
+        images = [run.generate(run.load(one), condition, seed=1) for one in (size, own)]
+        np.testing.assert_array_equal(*images)
     assert bytes_of(tmp_path / "plug") < 0.7 * bytes_of(tmp_path / "b")

@@ -1,4 +1,4 @@
-"""Exports of every task: the file does to conditions and pictures what the task does, for the prompt it is made for."""
+"""Exports of every task: the file does to conditions and images what the task does, for the prompt it is made for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ S, STEPS = 16, 1
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def prompted(tmp_path_factory):
     """A model that edits, with a text encoder."""
     base = with_text(make_base(), tiny_text(tmp_path_factory.mktemp("text"), 8))
     model = make_model(base, task="editing")
@@ -34,7 +34,7 @@ def told(tmp_path_factory):
 
 
 def run(model, folder, format, condition, **options):
-    """The artefact's picture for one condition, and Keras'."""
+    """The artifact's image for one condition, and Keras'."""
     program = SamplerProgram(model, steps=STEPS, height=S, width=S, **options)
     write_package([program], folder, format=format, report=False)
     made = read_package(folder)
@@ -57,7 +57,7 @@ def test_inpainting_takes_a_mask_and_keeps_what_is_known(tmp_path, format):
 
 
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
-def test_depth_is_normalised_within_the_file(tmp_path, format):
+def test_depth_is_normalized_within_the_file(tmp_path, format):
     """The file makes of a map what `generate` makes of it: its unit does not matter."""
     near = np.random.default_rng(0).random((S, S, 1)).astype(np.float32).repeat(3, axis=-1)
     model = make_model(make_base(), task="depth")
@@ -66,15 +66,15 @@ def test_depth_is_normalised_within_the_file(tmp_path, format):
     np.testing.assert_allclose(image, model.generate(near, steps=STEPS, seed=3) / 255, atol=2.01 / 255)
 
 
-def test_a_file_is_made_for_one_prompt(tmp_path, told):
+def test_a_file_is_made_for_one_prompt(tmp_path, prompted):
     condition = np.random.default_rng(0).random((S, S, 3)).astype(np.float32)
-    pictures = []
+    images = []
     for number, prompt in enumerate(("make it night", "invert the colors")):
-        image, expected = run(told, tmp_path / str(number), "onnx", condition, prompt=prompt)
+        image, expected = run(prompted, tmp_path / str(number), "onnx", condition, prompt=prompt)
         np.testing.assert_allclose(image, expected, atol=1.01 / 255)
         assert json.loads((tmp_path / str(number) / "manifest.json").read_text())["prompt"] == prompt
-        pictures.append(image)
-    assert np.abs(pictures[0] - pictures[1]).max() > 2 / 255
+        images.append(image)
+    assert np.abs(images[0] - images[1]).max() > 2 / 255
     with pytest.raises(UserError, match="was made for one prompt; leave it out"):
         runner.token_ids(read_package(tmp_path / "0"), "a cat")
     with pytest.raises(UserError, match="no text encoder"):
@@ -84,31 +84,31 @@ def test_a_file_is_made_for_one_prompt(tmp_path, told):
 @pytest.mark.parametrize(
     "format, layout", [("onnx", "whole"), ("onnx", "parts"), ("tflite", "parts"), ("saved_model", "whole")]
 )
-def test_a_prompt_is_an_input_where_none_is_given(tmp_path, told, format, layout):
+def test_a_prompt_is_an_input_where_none_is_given(tmp_path, prompted, format, layout):
     """The package has the text encoder and its tokenizer: what a prompt does there it does in Keras."""
     condition = np.random.default_rng(0).random((S, S, 3)).astype(np.float32)
-    program = SamplerProgram(told, steps=2, height=S, width=S)
+    program = SamplerProgram(prompted, steps=2, height=S, width=S)
     (figures,) = write_package([program], tmp_path / "package", format=format, layout=layout, report=False)
     assert figures["prompt_sensitivity"]["keras"] > 1e-3 and figures["cases"] == 12
     made = read_package(tmp_path / "package")
     assert made.prompted and ("text" in made.graphs) == (layout == "parts")
-    pictures = []
+    images = []
     for prompt in ("make it night", "invert the colors"):
         ids = runner.token_ids(made, prompt)
-        pictures.append(load_any(made)(condition[None], gaussian_noise(3, made.latent_shape), ids)[0])
-        expected = told.generate(condition, steps=2, seed=3, prompt=prompt) / 255
-        np.testing.assert_allclose(pictures[-1], expected, atol=1.01 / 255)
-    assert np.abs(pictures[0] - pictures[1]).max() > 2 / 255
+        images.append(load_any(made)(condition[None], gaussian_noise(3, made.latent_shape), ids)[0])
+        expected = prompted.generate(condition, steps=2, seed=3, prompt=prompt) / 255
+        np.testing.assert_allclose(images[-1], expected, atol=1.01 / 255)
+    assert np.abs(images[0] - images[1]).max() > 2 / 255
     with pytest.raises(UserError, match="--prompt is missing"):
         runner.token_ids(made, None)
 
 
-def test_an_export_that_ignores_its_prompt_is_refused(tmp_path, told, monkeypatch):
+def test_an_export_that_ignores_its_prompt_is_refused(tmp_path, prompted, monkeypatch):
     from export.emit import networks
 
     monkeypatch.setattr(networks, "text_encoder", lambda g, net, ids: g.constant(np.ones((77, 8), "float32")))
     with pytest.raises(UserError, match="swapped prompts move its output by 0, the model's by"):
-        write_package([SamplerProgram(told, steps=1, height=S, width=S)], tmp_path / "out", format="onnx")
+        write_package([SamplerProgram(prompted, steps=1, height=S, width=S)], tmp_path / "out", format="onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -133,6 +133,6 @@ def test_a_small_decoder_takes_the_place_of_the_autoencoders(tmp_path, format, l
 
 
 def test_the_autoencoders_encoder_is_stored_only_where_it_is_used():
-    """A ControlNet looks at the picture itself."""
+    """A ControlNet looks at the image itself."""
     used = SamplerProgram(codi_tf.CoDi(make_base(), adapter="controlnet", image_size=S), steps=1, height=S, width=S)
     assert not [v.path for v in used.variables_in_use() if "vae/encoder" in v.path or "/quant_conv" in v.path]

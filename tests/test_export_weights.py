@@ -1,4 +1,4 @@
-"""How kernels are kept: what is left of them, what it costs, and which of them a picture needs how exactly."""
+"""How kernels are kept: what is left of them, what it costs, and which of them a image needs how exactly."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def program():
 
 
 @pytest.fixture
-def one_picture(monkeypatch):
+def one_image(monkeypatch):
     """The scan looks at one photo: these tests are about what it does with what it sees."""
     monkeypatch.setattr(mixed, "IMAGES", 1)
 
 
-def test_mixed_weights_for_a_size(program, one_picture):
+def test_mixed_weights_for_a_size(program, one_image):
     """Within the size; better than the same kinds the other way round; the model keeps its kernels."""
     before = [v.numpy() for v in program.variables_in_use()]
     whole = {kind: WeightFormats(kind).bytes(program.variables_in_use()) for kind in ("float16", "int4")}
@@ -95,9 +95,9 @@ def test_mixed_weights_for_a_size(program, one_picture):
     assert set(keep.exceptions.values()) <= {"int8_weight_only", "int4"} and keep.default == "float16"
     for variable, value in zip(program.variables_in_use(), before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
-    pictures, kernels = mixed._Images(program), [v for v in program.variables_in_use() if is_quantized(v)]
+    images, kernels = mixed._Images(program), [v for v in program.variables_in_use() if is_quantized(v)]
     reverse = WeightFormats("float16", _other_way_round(keep, kernels))  # the same kinds, where they cost most
-    assert pictures.psnr(keep, kernels) > pictures.psnr(reverse, kernels) + 3
+    assert images.psnr(keep, kernels) > images.psnr(reverse, kernels) + 3
     with pytest.raises(UserError, match=r"--target-size: 0.0 MB is too little; the weights take 0\.\d MB at least"):
         mixed.choose(program, FORMATS["onnx"].mixed_formats, size=1000)
 
@@ -107,10 +107,10 @@ def _other_way_round(keep, kernels) -> dict:
     return {kernel.path: kind for kernel, kind in zip(kernels, reversed(kinds), strict=True)}
 
 
-def test_mixed_weights_for_a_psnr(program, one_picture):
+def test_mixed_weights_for_a_psnr(program, one_image):
     kernels = [v for v in program.variables_in_use() if is_quantized(v)]
-    keep, pictures = mixed.choose(program, FORMATS["onnx"].mixed_formats, psnr=45.0), mixed._Images(program)
-    assert 45 + mixed.MARGIN <= pictures.psnr(keep, kernels) < 60
+    keep, images = mixed.choose(program, FORMATS["onnx"].mixed_formats, psnr=45.0), mixed._Images(program)
+    assert 45 + mixed.MARGIN <= images.psnr(keep, kernels) < 60
     assert keep.bytes(program.variables_in_use()) < WeightFormats("float16").bytes(program.variables_in_use())
     with pytest.raises(UserError, match="--min-psnr: float16 weights already miss 200 dB"):
         mixed.choose(program, FORMATS["onnx"].mixed_formats, psnr=200.0)

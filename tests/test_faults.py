@@ -51,7 +51,7 @@ def start(settings, out, *arguments, **variables) -> subprocess.Popen:
 
 
 def finish(process) -> str:
-    """All that it said, when it has ended."""
+    """All output of a process, after its end."""
     try:
         return process.communicate(timeout=LONG)[0]
     except subprocess.TimeoutExpired:
@@ -147,10 +147,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(se
     assert (out / weights).read_bytes() == (straight / weights).read_bytes()
 
 
-def stopped_at(said: str) -> int:
+def stopped_at(output: str) -> int:
     """The step that a run names which was told to stop."""
-    found = re.search(r"^stopped at step (\d+) by SIGTERM, its state is saved: the same command goes on$", said, re.M)
-    assert found, said
+    found = re.search(r"^stopped at step (\d+) by SIGTERM, its state is saved: the same command resumes$", output, re.M)
+    assert found, output
     return int(found[1])
 
 
@@ -172,9 +172,9 @@ def test_a_truncated_state_is_named_and_the_one_before_it_leads_to_the_same_end(
     out = shutil.copytree(straight, tmp_path / "run")
     with open(out / LAST, "r+b") as file:
         file.truncate(1000)
-    said = finish(start(settings, out))
-    assert f"warning: {out / LAST}: truncated or damaged" in said and "; the state before it is used" in said
-    assert f"resuming {out} at step 57" in said
+    output = finish(start(settings, out))
+    assert f"warning: {out / LAST}: truncated or damaged" in output and "; the state before it is used" in output
+    assert f"resuming {out} at step 57" in output
     assert_same(out, straight)
 
 
@@ -194,9 +194,9 @@ def small_disk(tmp_path):
 def test_a_full_disk_ends_in_one_line_and_the_state_before_it_is_good(settings, straight, small_disk):
     folder, resize = small_disk
     process = start(settings, folder / "run", "train.keep=30")
-    said = [line for line in finish(process).splitlines() if line.startswith("error: ")]
-    assert process.returncode == 2 and len(said) == 1, said
-    assert "cannot" in said[0] and "make room" in said[0]
+    output = [line for line in finish(process).splitlines() if line.startswith("error: ")]
+    assert process.returncode == 2 and len(output) == 1, output
+    assert "cannot" in output[0] and "make room" in output[0]
     assert states(folder / "run") and not list(folder.glob("run/checkpoints/.*"))
     resize("64m")
     process = start(settings, folder / "run", "train.keep=30")
@@ -205,7 +205,7 @@ def test_a_full_disk_ends_in_one_line_and_the_state_before_it_is_good(settings, 
 
 
 @pytest.mark.slow
-def test_damaged_files_among_the_pictures_are_counted_and_named(settings, tmp_path):
+def test_damaged_files_among_the_images_are_counted_and_named(settings, tmp_path):
     photos = tiny_photos(tmp_path / "photos")
     (photos / "empty.png").write_bytes(b"")
     (photos / "cut.png").write_bytes((photos / "3.png").read_bytes()[:60])
@@ -216,20 +216,20 @@ def test_damaged_files_among_the_pictures_are_counted_and_named(settings, tmp_pa
     assert process.returncode == 0 and lines and all(line.startswith("warning: ") for line in lines), lines
     assert any(name in line for line in lines for name in ("empty.png", "cut.png", "letter.jpg"))
     process = start(settings, tmp_path / "strict", *short, "data.max_unreadable=0.0")
-    said = finish(process)
-    assert process.returncode == 2 and "unreadable" in said.splitlines()[-1] and "Traceback" not in said
+    output = finish(process)
+    assert process.returncode == 2 and "unreadable" in output.splitlines()[-1] and "Traceback" not in output
 
 
 # Two replicas, two workers
 
 
-def test_two_replicas_of_a_run_learn_what_one_does_and_show_pictures(settings, straight, tmp_path):
+def test_two_replicas_of_a_run_learn_what_one_does_and_show_images(settings, straight, tmp_path):
     options = ("--strategy", "mirrored", "distribution.devices=2", f"train.sample_every={STEPS}")
     process = start(settings, tmp_path / "run", *options)
     assert "images/s" in finish(process) and process.returncode == 0
     assert_same(tmp_path / "run", straight, atol=2e-5)  # gradients are summed in another order
-    ((step, picture),) = shown(tmp_path / "run")["samples"].items()
-    width, height, png = picture
+    ((step, image),) = shown(tmp_path / "run")["samples"].items()
+    width, height, png = image
     assert step == STEPS and png.startswith(b"\x89PNG") and int(width) > int(height) > 100
 
 
@@ -251,9 +251,9 @@ def test_two_workers_learn_what_one_does_also_after_one_was_told_to_stop_and_one
     wait_for(lambda: states(out) - before, workers[0])
     workers[1].kill()
     workers[1].communicate()
-    said = finish(workers[0]).splitlines()[-1]
+    output = finish(workers[0]).splitlines()[-1]
     assert workers[0].returncode == 75
-    assert said.startswith("another worker was lost (") and "start all workers again" in said
+    assert output.startswith("another worker was lost (") and "start all workers again" in output
     workers = start_two(settings, out)
     assert [(finish(worker) and 0) or worker.returncode for worker in workers] == [0, 0]
     assert_same(out, straight, atol=2e-5)
@@ -261,11 +261,11 @@ def test_two_workers_learn_what_one_does_also_after_one_was_told_to_stop_and_one
 
 @pytest.mark.slow
 def test_a_missing_cluster_is_one_line(settings, tmp_path):
-    for text, said in ((None, "TF_CONFIG is not set"), ('{"cluster": {}}', "no cluster with this task in it")):
+    for text, message in ((None, "TF_CONFIG is not set"), ('{"cluster": {}}', "no cluster with this task in it")):
         variables = {} if text is None else {"TF_CONFIG": text}
         process = start(settings, tmp_path / "run", "--strategy", "multiworker", **variables)
         (line,) = finish(process).splitlines()
-        assert process.returncode == 2 and line.startswith("error: ") and said in line
+        assert process.returncode == 2 and line.startswith("error: ") and message in line
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.diffusion.losses import perceptual_distance
 from codi_tf.evaluation.features import (
     FeatureNetwork,
-    labelled_crops,
+    labeled_crops,
     load_features,
     save_features,
     train_feature_network,
@@ -44,7 +44,7 @@ def untrained(seed: int = 0) -> FeatureNetwork:
     return network
 
 
-def pictures(seed: int = 0):
+def random_images(seed: int = 0):
     return np.random.default_rng(seed).uniform(-1, 1, (2, 24, 16, 3)).astype("float32")
 
 
@@ -70,16 +70,16 @@ def test_distance_sees_degradation(photos, trained):
 
 
 def test_heads_tell_photo_and_degradation(photos, trained):
-    crops, labels = labelled_crops(photos, image_size=S, count=30, seed=5)
+    crops, labels = labeled_crops(photos, image_size=S, count=30, seed=5)
     photo, degraded = trained(np.concatenate([crops[:, 0], crops[:, 1]]))
     assert photo.shape == (240, 4) and degraded.shape == (240,)
     assert np.mean(np.argmax(photo, -1) == np.tile(labels, 2)) > 0.7
     assert np.mean((np.array(degraded) > 0) == np.repeat([False, True], 120)) > 0.7
 
 
-def test_labelled_crops_come_from_their_photo():
+def test_labeled_crops_come_from_their_photo():
     photos = {"dark": np.full((40, 40, 3), 10, np.uint8), "light": np.full((50, 40, 3), 200, np.uint8)}
-    crops, labels = labelled_crops(photos, image_size=16, count=3, seed=0)
+    crops, labels = labeled_crops(photos, image_size=16, count=3, seed=0)
     assert crops.shape == (6, 2, 16, 16, 3)
     np.testing.assert_array_equal(labels, [0, 0, 0, 1, 1, 1])
     np.testing.assert_allclose(crops[:, 0].mean(axis=(1, 2, 3)), np.array([10, 200])[labels] / 127.5 - 1, atol=1e-6)
@@ -87,7 +87,7 @@ def test_labelled_crops_come_from_their_photo():
 
 
 def test_training_repeats():
-    photos, x = dict(list(data.load_photos("heldout").items())[:2]), pictures()
+    photos, x = dict(list(data.load_photos("heldout").items())[:2]), random_images()
     runs = [train_feature_network(photos, image_size=16, steps=3, seed=seed).features(x) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(runs[0], runs[1])
     assert np.abs(runs[0] - runs[2]).max() > 1e-3
@@ -103,7 +103,7 @@ def test_training_reports_and_refuses():
 
 
 def test_shapes():
-    network, x = untrained(), pictures()
+    network, x = untrained(), random_images()
     assert network.features(x).shape == (2, 64)
     assert [tuple(h.shape) for h in network.maps(x)] == [
         (2, 24, 16, 16),
@@ -116,7 +116,7 @@ def test_shapes():
 
 
 def test_maps_have_unit_channels_and_finite_gradients():
-    network, x = untrained(), pictures()
+    network, x = untrained(), random_images()
     for h in network.maps(x):
         np.testing.assert_allclose(np.linalg.norm(h, axis=-1), 1, rtol=1e-3)
     # Black without bias: all activations are 0, and gradients must stay finite.
@@ -141,7 +141,7 @@ def test_file(tmp_path):
     network = untrained(seed=4)
     save_features(network, tmp_path / "features")
     again = load_features(tmp_path / "features")
-    np.testing.assert_array_equal(again.features(pictures()), network.features(pictures()))
+    np.testing.assert_array_equal(again.features(random_images()), network.features(random_images()))
     assert again.num_photos == 3
     save_features(network, tmp_path / "features")  # in place of the first
 

@@ -38,10 +38,10 @@ def test_what_cannot_be_written_is_named(tmp_path):
 def test_settings(tmp_path):
     earlier = {"task": {"name": "x", "scale": 2}, "steps": [1, 2]}
     check_settings(tmp_path, earlier, {"steps": [1, 2], "task": {"scale": 2, "name": "x"}})
-    for now, said in (
+    for now, message in (
         ({**earlier, "task": {"name": "x", "scale": 4}}, "task.scale = 2, now it is 4"),
         ({**earlier, "more": 1}, "more = None, now it is 1"),
         ({"task": earlier["task"]}, r"steps = \[1, 2\], now it is None"),
     ):
-        with pytest.raises(UserError, match=f"was started with {said}"):
+        with pytest.raises(UserError, match=f"was started with {message}"):
             check_settings(tmp_path, earlier, now)

@@ -120,8 +120,8 @@ def test_a_run_that_diverges_ends_with_the_state_before_it(run, tmp_path):
         train(run, tmp_path / "run")
     line = str(caught.value)
     assert "(examples 6 to 7 in the order of data.seed)" in line and "\n" not in line
-    said = [str(one.message) for one in warned if "not finite" in str(one.message)]
-    assert [text.split()[1] for text in said] == ["2", "3"]
+    texts = [str(one.message) for one in warned if "not finite" in str(one.message)]
+    assert [text.split()[1] for text in texts] == ["2", "3"]
     (state,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert state.name == "step-00000004.safetensors" and read_state(state)["optimizer/00000"] == 1
     assert not (tmp_path / "run" / "result").exists()

@@ -124,9 +124,9 @@ def test_the_target_of_halving_is_where_two_steps_of_a_gaussian_s_denoiser_lead(
 def test_the_guided_prediction_is_the_papers():
     x = np.zeros((2, 2, 2, 1), "float32")
     eps, t = np.ones_like(x), np.array([300, 900])
-    student, told, untold = (gaussian_denoiser(mean, 0.0) for mean in (0.0, 0.2, -0.1))
+    student, conditional, unconditional = (gaussian_denoiser(mean, 0.0) for mean in (0.0, 0.2, -0.1))
     got = losses.guidance_matching(
-        student, told, untold, SCHEDULE, x, eps, t, np.array([1.0, 3.0], "float32"), space="signal"
+        student, conditional, unconditional, SCHEDULE, x, eps, t, np.array([1.0, 3.0], "float32"), space="signal"
     )
     np.testing.assert_allclose(got, [0.2**2, (3 * 0.2 + 2 * 0.1) ** 2], rtol=1e-5)  # (1 + w) x_c - w x, w = 0 and 2
 
@@ -160,17 +160,17 @@ def test_stage_1_compares_with_the_guided_teacher():
     alpha_t, sigma_t = (np.asarray(a) for a in coefficients(model.base.schedule, t))
     z_t = alpha_t * x.numpy() + sigma_t * eps.numpy()
     frozen = model.method.frozen
-    told, untold = (
+    conditional, unconditional = (
         np.asarray(denoiser(model.base, frozen, condition, model.base.context)(z_t, t).v_hat)
         for condition in (c, tf.zeros_like(c))
     )
     # The student says what its teacher says with the condition, as long as nothing is trained.
-    expected = np.square((guidance - 1.0).reshape(-1, 1, 1, 1) * (told - untold)).mean(axis=(1, 2, 3))
+    expected = np.square((guidance - 1.0).reshape(-1, 1, 1, 1) * (conditional - unconditional)).mean(axis=(1, 2, 3))
     assert expected.min() > 1e-6
     np.testing.assert_allclose(got, expected, rtol=1e-3)
 
 
-def test_the_teacher_of_stage_1_stays_and_the_guidance_is_learnt():
+def test_the_teacher_of_stage_1_stays_and_the_guidance_is_learned():
     model = compiled(stage_1())
     frozen = values(model.method.frozen)
     for _ in range(3):
@@ -231,12 +231,12 @@ def test_stage_2_gives_student_and_teacher_the_same_guidance():
     got = model.method.loss_terms(batch, Draws(1, tf.constant(0, tf.int64)))["halving"].numpy()
     x, c, base = batch["latent"], batch["condition_latent"], model.base
     guidance = 1.0 + 2.0 * Draws(1, 0).uniform(x, "guidance")
-    told = denoiser(base, model.student, c, base.context, guidance=guidance)
+    guided = denoiser(base, model.student, c, base.context, guidance=guidance)
     step = model.method._draw_steps(x, Draws(1, tf.constant(0, tf.int64)))
-    expected = losses.halving(told, told, x, Draws(1, 0).noise(x), step)  # both are the same network still
+    expected = losses.halving(guided, guided, x, Draws(1, 0).noise(x), step)  # both are the same network still
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     other = denoiser(base, model.student, c, base.context, guidance=tf.ones(3))
-    assert not np.allclose(got, losses.halving(other, told, x, Draws(1, 0).noise(x), step), rtol=1e-2)
+    assert not np.allclose(got, losses.halving(other, guided, x, Draws(1, 0).noise(x), step), rtol=1e-2)
 
 
 def test_a_base_alone_can_be_halved(tmp_path):
@@ -282,11 +282,11 @@ def test_a_bundle_takes_the_guidance_it_was_trained_for(tmp_path):
     model.save(tmp_path / "bundle")
     again = codi_tf.load(tmp_path / "bundle")
     condition = np.random.default_rng(0).uniform(size=(16, 16, 3)).astype("float32")
-    pictures = {g: again.generate(condition, guidance=g) for g in (None, 1.0, 2.0)}
-    assert np.array_equal(pictures[None], pictures[1.0])  # the lowest is the default
-    assert not np.array_equal(pictures[1.0], pictures[2.0])
-    for guidance, picture in pictures.items():
-        difference = picture.astype(int) - model.generate(condition, guidance=guidance)
+    images = {g: again.generate(condition, guidance=g) for g in (None, 1.0, 2.0)}
+    assert np.array_equal(images[None], images[1.0])  # the lowest is the default
+    assert not np.array_equal(images[1.0], images[2.0])
+    for guidance, image in images.items():
+        difference = image.astype(int) - model.generate(condition, guidance=guidance)
         assert np.abs(difference).max() <= 1
     with pytest.raises(UserError, match=r"guidance is 3.5: this model was trained for 1.0 to 3.0"):
         again.generate(condition, guidance=3.5)
@@ -297,19 +297,19 @@ def test_an_undistilled_model_is_guided_by_two_evaluations():
     condition = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype("float32")
     noise = np.random.default_rng(1).normal(size=(1, 4, 4, 4)).astype("float32")
     context = tf.constant(model.base.context)
-    (said,) = model.generator.trajectory(condition, noise, context, steps=1, guidance=2.0)
-    told, untold = (
+    (prediction,) = model.generator.trajectory(condition, noise, context, steps=1, guidance=2.0)
+    conditional, unconditional = (
         model.denoiser(c)(noise, [model.base.schedule.num_steps - 1]).x_hat
         for c in (model.encode_condition(condition), tf.zeros_like(model.encode_condition(condition)))
     )
-    np.testing.assert_allclose(said.x_hat, 2.0 * told - untold, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(prediction.x_hat, 2.0 * conditional - unconditional, rtol=1e-4, atol=1e-4)
     plain = make_model(tiny_base(), method=Finetune())
     with pytest.raises(UserError, match="guidance is 2.0: this model was trained without"):
         plain.generate(np.zeros((16, 16, 3), "uint8"), guidance=2.0)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"stage": 3}, "method.stage is 3"),
         ({"stage": 1, "steps": [4, 2]}, "belong to stage 2"),
@@ -321,7 +321,7 @@ def test_an_undistilled_model_is_guided_by_two_evaluations():
         ({"stage": 1, "space": "pixels"}, "method.space is 'pixels'"),
     ],
 )
-def test_bad_options_are_refused_in_one_line(options, said):
-    with pytest.raises(UserError, match=said) as error:
+def test_bad_options_are_refused_in_one_line(options, message):
+    with pytest.raises(UserError, match=message) as error:
         Guided(**options)
     assert "\n" not in str(error.value)

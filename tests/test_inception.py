@@ -49,7 +49,7 @@ def near(found, expected) -> bool:
 
 @pytest.mark.parametrize("size", [(48, 64), (320, 350)])
 def test_the_features_are_those_of_pytorch_fid(ours, peer, size):
-    """The larger pictures are made smaller, without antialiasing."""
+    """The larger images are made smaller, without antialiasing."""
     images = pictures(2, *size)
     with torch.no_grad():
         expected = peer(channels_first((images + 1) / 2))[0][:, :, 0, 0].numpy()

@@ -283,7 +283,7 @@ def test_an_object_is_loaded_with_every_option(models, bases, folders, family):
     assert trained.unet.numerics == trained.vae.numerics == "diffusers" and trained.prediction_type == "epsilon"
 
 
-def test_a_part_may_be_named_and_its_neighbours_that_fit_are_read(folders, bases, models, tmp_path):
+def test_a_part_may_be_named_and_its_neighbors_that_fit_are_read(folders, bases, models, tmp_path):
     """As in the folder of Keras' downloads, where 1.x and 2.x lie side by side."""
     for name in os.listdir(folders / "Keras 2" / "1.x"):
         os.link(folders / "Keras 2" / "1.x" / name, tmp_path / name)
@@ -349,8 +349,8 @@ def test_weights_of_another_shape_or_number_are_refused(models, folders, tmp_pat
         layer[name] = np.zeros((64, 255), "float32")
     with pytest.raises(UserError) as caught:
         read(folder)
-    said = "time_embedding.linear_1.weight (64, 255), wanted (64, 256)"
-    assert said in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+    expected = "time_embedding.linear_1.weight (64, 255), wanted (64, 256)"
+    assert expected in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
     with h5py.File(path, "r+") as file:
         layer = file[next(name for name in file if name.startswith("res_block"))]
         layer.attrs["weight_names"] = layer.attrs["weight_names"][:-1]

@@ -20,7 +20,7 @@ def random(seed, *shape):
 
 
 def awake(layer, input_shape=None):
-    """The layer, built, with no weight that is 0 or 1 by chance of its initialisation."""
+    """The layer, built, with no weight that is 0 or 1 by chance of its initialization."""
     layer.build(input_shape)
     randomize(layer.variables)
     return layer
@@ -201,14 +201,14 @@ def test_spatial_attention():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: layers.GroupNorm(10, 4), "10 channels cannot be split into 4 groups"),
         (lambda: attention.Attention(10, 4), "10 channels cannot be split into 4 heads"),
     ],
 )
-def test_what_cannot_be_split_is_refused(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_split_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 

@@ -102,14 +102,14 @@ def test_defaults_are_the_papers():
 
 @pytest.mark.parametrize(("t", "s"), [(600, 580), (20, 0), (7, 0), (0, 0), (TIMES["per_sample"], [0, 380, 979])])
 def test_target_is_evaluated_at_s_clamped_to_0(t, s):
-    seen = []
+    times = []
 
     def target(z_s, s):
-        seen.append(s)
+        times.append(s)
         return denoiser(TARGET)(z_s, s)
 
     loss(np.asarray(t, np.int32), target=target)
-    (time,) = seen
+    (time,) = times
     assert time.dtype == tf.int32
     np.testing.assert_array_equal(time, s)
 
@@ -131,15 +131,15 @@ def test_guidance_weight_scales_guidance_alone():
 
 @pytest.mark.parametrize(("z_s", "moves"), [("own", True), ("predicted", True), ("frozen", False)])
 def test_z_s_follows_what_the_student_learns(z_s, moves):
-    seen = []
+    inputs = []
 
     def target(z_s, s):
-        seen.append(z_s)
+        inputs.append(z_s)
         return denoiser(TARGET)(z_s, s)
 
     for student in (STUDENT, network(0.9, 0.5)):
         loss(student=denoiser(student), target=target, z_s=z_s)
-    assert np.allclose(*seen, atol=1e-3) != moves
+    assert np.allclose(*inputs, atol=1e-3) != moves
 
 
 # Exact consistency functions
@@ -248,10 +248,10 @@ def test_gradients_flow_through_the_students_prediction_at_t_only(t, z_s):
 
         return denoise
 
-    seen = []
+    inputs = []
 
     def target(z_s, s):
-        seen.append(z_s)
+        inputs.append(z_s)
         return linear("target")(z_s, s)
 
     with tf.GradientTape(persistent=True) as tape:
@@ -261,7 +261,7 @@ def test_gradients_flow_through_the_students_prediction_at_t_only(t, z_s):
         assert tape.gradient(consistency, variables[name]) is None
         assert tape.gradient(guidance, variables[name]) is None
     for variable in variables.values():
-        assert tape.gradient(seen, variable) is None
+        assert tape.gradient(inputs, variable) is None
 
     t, s = expand(t), expand(np.maximum(t - 20, 0))
     z_t = ALPHA[t] * X + SIGMA[t] * EPS

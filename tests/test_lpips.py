@@ -54,7 +54,7 @@ def test_the_distance_is_that_of_the_package(both, size):
     assert near(found, expected)
 
 
-def test_equal_pictures_have_no_distance(both):
+def test_equal_images_have_no_distance(both):
     a, b = pictures(2, 40, 40), pictures(2, 40, 40, seed=1)
     ours = both[1]
     np.testing.assert_array_equal(ours.distance(a, a), 0)
@@ -104,7 +104,7 @@ def test_a_file_with_all_of_the_package_s_keys(both, tmp_path):
             np.testing.assert_array_equal(ours_variable, variable)
 
 
-def test_too_small_pictures_are_refused_and_the_smallest_are_not(both):
+def test_too_small_images_are_refused_and_the_smallest_are_not(both):
     peer, ours = both
     side = ours.trunk.smallest
     a, b = pictures(1, side, side + 3), pictures(1, side, side + 3, seed=1)

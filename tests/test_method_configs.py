@@ -1,4 +1,4 @@
-"""Every method from its config to a picture, and what the configs of all tasks start from."""
+"""Every method from its config to a image, and what the configs of all tasks start from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("memory_goes_back_after_
 
 
 @pytest.mark.parametrize("name", ["pe_codi", "t2i", "finetune", "consistency", "guided_1", "guided_2"])
-def test_from_the_config_to_an_exported_picture(name, tmp_path, monkeypatch):
+def test_from_the_config_to_an_exported_image(name, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     Image.fromarray(photo()).save(tmp_path / "photo.png")
     check(trained(f"photos_{name}", tmp_path), ["--condition", str(tmp_path / "photo.png")], tmp_path)
@@ -36,7 +36,7 @@ def test_what_the_others_start_from_is_trained_by_its_config(tmp_path, monkeypat
     start = f"base={tmp_path / 'photos_vae' / 'result'}"
     base = codi_tf.load_stable_diffusion(made("photos_base", start, "data.encode_once=0"))
     latents = base.encode(image)
-    said = base.unet(latents, np.array([10], "int32"), base.context)
-    assert said.shape == latents.shape and np.isfinite(said).all()
+    output = base.unet(latents, np.array([10], "int32"), base.context)
+    assert output.shape == latents.shape and np.isfinite(output).all()
     decoder = codi_tf.load_decoder(made("photos_decoder"))
     assert decoder(latents).shape == image.shape

@@ -12,7 +12,7 @@ from codi_tf.data import load_photos
 from codi_tf.evaluation.numerics import frechet_distance, frechet_interval, mean_interval, psnr, sharpness, ssim
 
 
-def pictures(seed: int = 0, *, height: int = 40, width: int = 56):
+def images(seed: int = 0, *, height: int = 40, width: int = 56):
     """Two photos' windows and noisy versions of them, [2, H, W, 3] in [0, 1]."""
     photos = load_photos("heldout")
     windows = [photos[name][100 : 100 + height, 100 : 100 + width] / 255 for name in ("astronaut", "coffee")]
@@ -34,7 +34,7 @@ def covariance_of(seed: int, size: int):
     return root @ root.T + 0.1 * np.eye(size)
 
 
-# --- per picture
+# --- per image
 
 
 def test_psnr_of_a_known_error():
@@ -45,14 +45,14 @@ def test_psnr_of_a_known_error():
 
 
 def test_psnr_as_scikit_image():
-    a, b = pictures()
+    a, b = images()
     expected = [peak_signal_noise_ratio(x, y, data_range=1) for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(psnr(a, b), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(40, 56), (11, 11), (13, 30)])
 def test_ssim_as_scikit_image(size):
-    a, b = pictures(height=size[0], width=size[1])
+    a, b = images(height=size[0], width=size[1])
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
     expected = [
         structural_similarity(x, y, channel_axis=-1, **options)
@@ -62,7 +62,7 @@ def test_ssim_as_scikit_image(size):
     np.testing.assert_allclose(ssim(a, b), expected, atol=1e-10)
 
 
-def test_ssim_of_constant_pictures():
+def test_ssim_of_constant_images():
     """Without variance only the luminance term is left: (2 a b + C_1) / (a^2 + b^2 + C_1)."""
     a, b = np.full((1, 12, 12, 3), 0.2), np.full((1, 12, 12, 3), 0.6)
     np.testing.assert_allclose(ssim(a, b), (2 * 0.12 + 1e-4) / (0.04 + 0.36 + 1e-4), rtol=1e-9)
@@ -84,19 +84,19 @@ def test_sharpness_of_ramps():
     """Luma a x + b y has the gradient energy a^2 + b^2; green weighs 0.587 in the luma."""
     y, x = np.mgrid[:6, :9]
     ramp = 0.05 * x + 0.02 * y
-    grey = np.repeat(ramp[..., None], 3, axis=-1)
-    green = grey * [0, 1, 0]
+    gray = np.repeat(ramp[..., None], 3, axis=-1)
+    green = gray * [0, 1, 0]
     energy = 0.05**2 + 0.02**2
-    np.testing.assert_allclose(sharpness(np.stack([grey, green])), [energy, energy * 0.587**2], rtol=1e-6)
+    np.testing.assert_allclose(sharpness(np.stack([gray, green])), [energy, energy * 0.587**2], rtol=1e-6)
     np.testing.assert_array_equal(sharpness(np.full((1, 4, 4, 3), 0.7)), 0)
 
 
-def test_sharpness_wants_pictures():
+def test_sharpness_wants_images():
     with pytest.raises(ValueError, match="sides of at least 2"):
         sharpness(np.zeros((4, 4, 3)))
 
 
-# --- sets of pictures
+# --- sets of images
 
 
 def test_frechet_of_equal_and_of_shifted_sets():
@@ -193,7 +193,7 @@ def test_frechet_as_pytorch_fid_and_torch_fidelity(count, size):
 
 
 def test_frechet_of_as_many_dimensions_as_inception_has():
-    """2048 correlated dimensions of 64 pictures, as when a small study is measured; closed form: one scaling."""
+    """2048 correlated dimensions of 64 images, as when a small study is measured; closed form: one scaling."""
     random = np.random.default_rng(0)
     a = np.maximum(random.normal(size=(64, 256)) @ random.normal(size=(256, 2048)), 0)
     spread = np.trace(np.cov(a, rowvar=False))

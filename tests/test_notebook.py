@@ -22,7 +22,7 @@ def outputs(notebook) -> list:
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
-def said(notebook) -> str:
+def output_of(notebook) -> str:
     return "".join(output.get("text", "") for output in outputs(notebook) if output.get("name") != "stderr")
 
 
@@ -30,7 +30,7 @@ def source(notebook) -> str:
     return "\n".join(cell.source for cell in notebook.cells)
 
 
-def count_pictures(notebook) -> int:
+def count_images(notebook) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
 
 
@@ -40,27 +40,27 @@ def full_steps(notebook) -> int:
 
 
 def check_quickstart(notebook, out):
-    difference = float(said(notebook).split("ONNX Runtime and Keras:")[1].split()[0])
+    difference = float(output_of(notebook).split("ONNX Runtime and Keras:")[1].split()[0])
     assert difference <= 0.5 / 255 + 1e-3  # half a level of 8 bits, and the export's threshold
     assert (out / "bundle" / "codi.json").is_file()
 
 
 def check_real_world(notebook, out):
-    pieces, difference = re.search(r"(\d+) tiles; mean difference ([\d.]+)", said(notebook)).groups()
+    pieces, difference = re.search(r"(\d+) tiles; mean difference ([\d.]+)", output_of(notebook)).groups()
     assert int(pieces) > 1 and float(difference) < 10  # levels of 255
 
 
 def check_inpainting(notebook, out):
-    known, pixels = re.search(r"([\d,]+) of ([\d,]+) pixels were known, and all", said(notebook)).groups()
+    known, pixels = re.search(r"([\d,]+) of ([\d,]+) pixels were known, and all", output_of(notebook)).groups()
     assert 0 < int(known.replace(",", "")) < int(pixels.replace(",", "")) == 128 * 128
 
 
 def check_depth(notebook, out):
-    assert float(said(notebook).split("the two conditions:")[1].split()[0]) < 2 / 65535
+    assert float(output_of(notebook).split("the two conditions:")[1].split()[0]) < 2 / 65535
 
 
 def check_editing(notebook, out):
-    assert "'tokens': (16, 77)" in said(notebook)
+    assert "'tokens': (16, 77)" in output_of(notebook)
 
 
 CHECKS = {
@@ -79,20 +79,20 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("CODI_NOTEBOOK_OUT", str(tmp_path))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
-    assert count_pictures(notebook) >= 2
+    assert count_images(notebook) >= 2
     CHECKS[path.stem](notebook, tmp_path)
 
 
 @each_notebook
 def test_committed_outputs_are_of_the_full_form(path):
     notebook = nbformat.read(path, as_version=4)
-    assert count_pictures(notebook) >= 2
+    assert count_images(notebook) >= 2
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # from top to bottom
     epoch = full_steps(notebook) // 4
-    assert f"{epoch}/{epoch} - " in said(notebook)  # Keras' line of an epoch
+    assert f"{epoch}/{epoch} - " in output_of(notebook)  # Keras' line of an epoch
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs(notebook))
-    assert not re.search(r"/(home|root|tmp|work)/", said(notebook))  # of the machine that it ran on
+    assert not re.search(r"/(home|root|tmp|work)/", output_of(notebook))  # of the machine that it ran on
     assert path.stat().st_size < 2_000_000
 
 

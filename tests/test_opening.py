@@ -16,20 +16,20 @@ from codi_tf.data.splits import is_heldout
 from codi_tf.data.stream import Stream
 
 S = 16
-PICTURES = {f"{i:02}": encoded(picture(i)) for i in range(12)}
+IMAGES = {f"{i:02}": encoded(picture(i)) for i in range(12)}
 
 
-def write_files(folder, names=PICTURES):
+def write_files(folder, names=IMAGES):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (folder / f"{name}.png").write_bytes(PICTURES[name])
+        (folder / f"{name}.png").write_bytes(IMAGES[name])
     return folder
 
 
-def seen(source):
-    """Which of PICTURES a stream's records are."""
+def names_of(source):
+    """Which of IMAGES a stream's records are."""
     payloads = [source.records.read(i)["image"] for i in range(len(source))]
-    return [next(name for name, payload in PICTURES.items() if payload == one) for one in payloads]
+    return [next(name for name, payload in IMAGES.items() if payload == one) for one in payloads]
 
 
 def one_example(source):
@@ -43,11 +43,11 @@ def test_a_folder_that_fits_is_held_in_memory_as_ever(tmp_path):
     folder = write_files(tmp_path / "images")
     source = open_source(str(folder))
     assert isinstance(source, data.Photos) and source.provides == ()
-    assert list(source.images) == [f"{name}.png" for name in PICTURES]
-    for name, payload in PICTURES.items():
+    assert list(source.images) == [f"{name}.png" for name in IMAGES]
+    for name, payload in IMAGES.items():
         np.testing.assert_array_equal(source.images[f"{name}.png"], decoded(payload))
     source = data.load_source(str(folder), "heldout", heldout_fraction=0.4)
-    assert list(source.images) == [f"{name}.png" for name in PICTURES if is_heldout(f"{name}.png", 0.4)]
+    assert list(source.images) == [f"{name}.png" for name in IMAGES if is_heldout(f"{name}.png", 0.4)]
 
 
 def test_captions_in_a_folder(tmp_path):
@@ -68,20 +68,22 @@ def test_a_larger_folder_is_read_from_disk(tmp_path, monkeypatch):
     assert isinstance(open_source(str(folder)), data.Photos)
     monkeypatch.setattr(opening, "IN_MEMORY", 12 * 20 * 24 * 3 - 1)
     source = open_source(str(folder))
-    assert isinstance(source, Stream) and seen(source) == list(PICTURES)
+    assert isinstance(source, Stream) and names_of(source) == list(IMAGES)
     splits = [open_source(str(folder), split, heldout_fraction=0.4) for split in ("train", "heldout")]
     monkeypatch.undo()
     in_memory = [open_source(str(folder), split, heldout_fraction=0.4).images for split in ("train", "heldout")]
-    names = [{f"{name}.png" for name in (seen(s) if isinstance(s, Stream) else "")} or set(s.images) for s in splits]
-    assert names == [set(photos) for photos in in_memory]
+    found = [
+        {f"{name}.png" for name in (names_of(s) if isinstance(s, Stream) else "")} or set(s.images) for s in splits
+    ]
+    assert found == [set(photos) for photos in in_memory]
 
 
 def test_a_pair_of_folders_read_from_disk(tmp_path):
     folder = write_files(tmp_path / "pairs", ["00", "01"])
     for name in ("00", "01"):
-        (folder / f"{name}.source.png").write_bytes(PICTURES["05"])
+        (folder / f"{name}.source.png").write_bytes(IMAGES["05"])
     source = open_source(str(folder), condition_key="source")
-    assert source.provides == ("source",) and sorted(seen(source)) == ["00", "01"]
+    assert source.provides == ("source",) and sorted(names_of(source)) == ["00", "01"]
     assert isinstance(open_source(str(folder)), data.Photos)
     assert list(open_source(str(folder)).images) == ["00.png", "01.png"]
 
@@ -91,22 +93,22 @@ def test_a_pair_of_folders_read_from_disk(tmp_path):
 
 def tars(folder, count=3):
     folder.mkdir(exist_ok=True)
-    names = list(PICTURES)
+    names = list(IMAGES)
     for i in range(count):
-        write_tar(folder / f"train-{i:03}.tar", {f"{name}.png": PICTURES[name] for name in names[4 * i : 4 * i + 4]})
+        write_tar(folder / f"train-{i:03}.tar", {f"{name}.png": IMAGES[name] for name in names[4 * i : 4 * i + 4]})
     return folder
 
 
 def test_a_folder_of_tar_files_and_patterns_of_them(tmp_path):
     folder = tars(tmp_path / "shards")
     (folder / "README.md").write_text("not a shard")
-    assert seen(open_source(str(folder))) == list(PICTURES)
-    assert seen(open_source(f"{folder}/train-{{000..001}}.tar")) == list(PICTURES)[:8]
-    assert seen(open_source(f"{folder}/train-{{002,000}}.tar")) == [*list(PICTURES)[8:], *list(PICTURES)[:4]]
-    assert seen(open_source(f"{folder}/*2.tar")) == list(PICTURES)[8:]
-    assert seen(open_source(f"{folder}/train-001.tar")) == list(PICTURES)[4:8]
-    parts = [seen(open_source(str(folder), split, heldout_fraction=0.4)) for split in ("train", "heldout")]
-    assert sorted(sum(parts, [])) == sorted(PICTURES) and all(parts)
+    assert names_of(open_source(str(folder))) == list(IMAGES)
+    assert names_of(open_source(f"{folder}/train-{{000..001}}.tar")) == list(IMAGES)[:8]
+    assert names_of(open_source(f"{folder}/train-{{002,000}}.tar")) == [*list(IMAGES)[8:], *list(IMAGES)[:4]]
+    assert names_of(open_source(f"{folder}/*2.tar")) == list(IMAGES)[8:]
+    assert names_of(open_source(f"{folder}/train-001.tar")) == list(IMAGES)[4:8]
+    parts = [names_of(open_source(str(folder), split, heldout_fraction=0.4)) for split in ("train", "heldout")]
+    assert sorted(sum(parts, [])) == sorted(IMAGES) and all(parts)
     np.testing.assert_array_equal(one_example(open_source(str(folder)))["image"].shape, (S, S, 3))
 
 
@@ -116,40 +118,40 @@ def test_a_folder_of_tar_files_and_patterns_of_them(tmp_path):
 def test_tfrecord_files(tmp_path, name):
     examples = [
         example(image__encoded=payload, image__caption=f"of {key}".encode(), image__source_id=b"7")
-        for key, payload in PICTURES.items()
+        for key, payload in IMAGES.items()
     ]
     path = write_tfrecord(tmp_path / name, examples)
     for text in (str(path), str(tmp_path)):
         source = open_source(text)
-        assert source.provides == ("prompt",) and seen(source) == list(PICTURES)
+        assert source.provides == ("prompt",) and names_of(source) == list(IMAGES)
         assert source.records.read(3)["text"] == b"of 03"
     assert one_example(source)["prompt"].numpy().decode().startswith("of ")
 
 
 def test_features_by_name(tmp_path):
-    examples = [example(photo=PICTURES["01"], before=PICTURES["02"], words=[b"one", b"two"], image=b"something else")]
+    examples = [example(photo=IMAGES["01"], before=IMAGES["02"], words=[b"one", b"two"], image=b"something else")]
     path = write_tfrecord(tmp_path / "a.tfrecord", examples)
     source = open_source(f"{path}?image=photo&text=words&source=before", condition_key="source")
     assert source.provides == ("source", "prompt")
-    assert source.records.read(0) == {"image": PICTURES["01"], "source": PICTURES["02"], "text": b"one"}
+    assert source.records.read(0) == {"image": IMAGES["01"], "source": IMAGES["02"], "text": b"one"}
     assert decoded(source.records.read(0)["image"]).shape == (20, 24, 3)
-    for options, said in (
+    for options, expected in (
         ("image=phot", "no feature phot that holds bytes for image; there are: .*photo"),
         ("picture=photo", "unknown option picture; use image, text, source, depth"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=expected):
             open_source(f"{path}?{options}")
-    write_tfrecord(path, [example(photo=PICTURES["01"])])
+    write_tfrecord(path, [example(photo=IMAGES["01"])])
     with pytest.raises(UserError, match=r"which feature is the image\? name it, \?image=FEATURE, of: photo"):
         open_source(str(path))
 
 
 def test_records_without_the_feature_or_no_example_at_all(tmp_path):
     payloads = [
-        example(image=PICTURES["01"]),
+        example(image=IMAGES["01"]),
         example(other=b"1"),
         b"\xff\xff no message",
-        example(image=PICTURES["02"]),
+        example(image=IMAGES["02"]),
     ]
     source = open_source(str(write_tfrecord(tmp_path / "a.tfrecord", payloads)), max_unreadable=0.5)
     for i in range(4):
@@ -200,7 +202,7 @@ def test_damaged_shards_are_named(tmp_path):
         open_source(str(folder))
     with pytest.warns(UserWarning, match=r"1 of 3 shards are damaged and read up to there: .*train-001\.tar: cut off"):
         source = open_source(str(folder), max_unreadable=0.9)
-    assert set(PICTURES) - set(seen(source)) and {"00", "03", "08"} <= set(seen(source))
+    assert set(IMAGES) - set(names_of(source)) and {"00", "03", "08"} <= set(names_of(source))
 
 
 def test_patterns(tmp_path):

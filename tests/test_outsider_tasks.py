@@ -95,7 +95,7 @@ def test_a_task_from_outside_is_trained_saved_loaded_and_sampled(tmp_path, monke
     Image.fromarray(condition).save("in.png")
     main(["bundle", "--condition", "in.png", "--out", "out.png", "--steps", "2", "--tile", "8"])  # it is local
     assert Image.open("out.png").size == (16, 16)
-    with pytest.raises(UserError, match="--color: bundle was trained for brightness, which keeps no colors"):
+    with pytest.raises(UserError, match="--color: bundle was trained for brightness, which changes colors"):
         main(["bundle", "--condition", "in.png", "--out", "out.png", "--color", "wavelet"])
 
 

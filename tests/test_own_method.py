@@ -90,7 +90,7 @@ def test_what_could_not_be_saved_is_refused_before_training():
         make_model(tiny_base(), method=Unregistered())
 
 
-class Grey:
+class Gray:
     """A task that nobody registered."""
 
     condition_channels, condition_key, prompted = 3, "image", False
@@ -99,4 +99,4 @@ class Grey:
 def test_a_task_that_could_not_be_saved_is_refused_before_training():
     """Catches the same for tasks."""
     with pytest.raises(UserError, match="^task Grey is not registered"):
-        codi_tf.CoDi(tiny_base(), task=Grey(), image_size=16)
+        codi_tf.CoDi(tiny_base(), task=Gray(), image_size=16)

@@ -1,4 +1,4 @@
-"""A metric from outside the package: declared here, and measured, shown and asked for like those that come with it."""
+"""A metric from outside the package: declared here, and measured, shown and chosen like the built-in ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Palette(Metric):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def gone_afterwards():
+def gone_afterward():
     yield
     for name in ("worst", "palette"):
         METRICS._entries.pop(name)

@@ -120,7 +120,7 @@ def test_a_few_unreadable_records_are_counted_and_named(tmp_path):
     ("arguments", "message"),
     [
         (["--size", 18], "sides that scale 4 divides"),
-        (["--task", "inpainting"], "--task is inpainting: pairs are made by"),
+        (["--task", "inpainting"], "--task is inpainting: use one of"),
         (["--count", 0], "--count is 0"),
         (["--size", 4096], "smaller than image_size 4096"),
         (["scale=0"], "scale must be a whole number"),

@@ -158,10 +158,10 @@ def test_a_run_in_float16_learns_with_a_scaled_loss(tmp_path):
     before = [v.numpy() for v in trained]
     step = tf.function(trainer.train_step, autograph=False)
     logs = [step(batch) for batch in build_dataset(experiment, trainer, 0).take(3)]
-    learnt = [log for log in logs if not float(log["skipped"])]
-    assert learnt and all(np.isfinite(float(value)) for log in learnt for value in log.values())
-    assert float(trainer.scale.numpy()) == FIRST_SCALE / 2 ** (3 - len(learnt))
-    assert int(trainer.optimizer.iterations.numpy()) == int(trainer.good_steps.numpy()) == len(learnt)
+    learned = [log for log in logs if not float(log["skipped"])]
+    assert learned and all(np.isfinite(float(value)) for log in learned for value in log.values())
+    assert float(trainer.scale.numpy()) == FIRST_SCALE / 2 ** (3 - len(learned))
+    assert int(trainer.optimizer.iterations.numpy()) == int(trainer.good_steps.numpy()) == len(learned)
     assert all(np.isfinite(v.numpy()).all() for v in (*trained, *trainer.average.variables))
     moved = [not np.array_equal(v.numpy(), start) for v, start in zip(trained, before, strict=True)]
     assert np.mean(moved) > 0.85  # an empty prompt gives its attention no gradient

@@ -32,7 +32,7 @@ def test_a_command_is_shown_under_its_name(name, capsys):
         main([name, "--help"])
     shown = capsys.readouterr().out
     assert caught.value.code == 0 and shown.startswith(f"usage: codi {name} ")
-    with pytest.raises(UserError, match=f"codi {name} --help tells more"):
+    with pytest.raises(UserError, match=f"see codi {name} --help"):
         main([name, "--nonsense"])
 
 

@@ -65,7 +65,7 @@ def test_four_steps_with_a_controlnet_are_diffusers(folder, tmp_path):
 
 
 @pytest.mark.parametrize("adapter", ["mu", "controlnet"])
-def test_prompts_change_the_picture_each_its_own(folder, adapter, optimized):
+def test_prompts_change_the_image_each_its_own(folder, adapter, optimized):
     model = make_model(folder, adapter)
     both = model.generate(CONDITION, PROMPTS, steps=2)
     assert (both != model.generate(CONDITION, steps=2)).any()

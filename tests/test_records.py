@@ -100,7 +100,7 @@ def test_tfrecords_cut_off(tmp_path):
             assert records.damaged == ()
         else:
             (damage,) = records.damaged
-            assert damage.reason == f"cut off at byte {ends[kept - 1]}" and damage.kept == kept
+            assert damage.reason == f"cut off at byte {ends[kept - 1]}" and damage.intact == kept
 
 
 def test_a_damaged_length(tmp_path):
@@ -112,7 +112,7 @@ def test_a_damaged_length(tmp_path):
     records = index_tfrecord([path])
     assert [records.read(i)["example"] for i in range(len(records))] == whole[:2]
     assert f"damaged, or not a TFRecord file, at byte {start}" == records.damaged[0].reason
-    assert records.damaged[0].kept == 2
+    assert records.damaged[0].intact == 2
 
 
 def test_no_tfrecord_file(tmp_path):
@@ -205,7 +205,7 @@ def test_a_tar_cut_off(tmp_path):
             continue
         records = index_webdataset([path])
         assert [records.read(i)["image"] for i in range(len(records))] == list(contents.values())[:kept], size
-        assert [damage.kept for damage in records.damaged] == [kept] * (size < 3584 + 512), size
+        assert [damage.intact for damage in records.damaged] == [kept] * (size < 3584 + 512), size
 
 
 def test_damaged_tar_header(tmp_path):
@@ -216,7 +216,7 @@ def test_damaged_tar_header(tmp_path):
     path.write_bytes(data)
     records = index_webdataset([path])
     assert len(records) == 1
-    assert records.damaged[0].reason == "damaged at byte 1536" and records.damaged[0].kept == 1
+    assert records.damaged[0].reason == "damaged at byte 1536" and records.damaged[0].intact == 1
 
 
 def test_other_files_than_tar(tmp_path):
@@ -237,7 +237,7 @@ def test_one_damaged_shard_among_others(tmp_path):
     last = write_tar(tmp_path / "last.tar", {"b.jpg": b"b"})
     records = index_webdataset([good, bad, last])
     assert [records.read(i) for i in range(2)] == [{"image": b"a", "text": b"text"}, {"image": b"b"}]
-    assert [(damage.path, damage.kept) for damage in records.damaged] == [(str(bad), 0)]
+    assert [(damage.path, damage.intact) for damage in records.damaged] == [(str(bad), 0)]
 
 
 # --- folders

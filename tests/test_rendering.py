@@ -1,4 +1,4 @@
-"""How pictures of any size are made: in one piece, of tiles, or smaller; colors; the same on the command line."""
+"""How images of any size are made: in one piece, of tiles, or smaller; colors; the same on the command line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from codi_tf.tasks import TASKS, make_task
 
 @pytest.fixture(scope="module")
 def model():
-    return make_model(tiny_base())  # of pictures in multiples of 4
+    return make_model(tiny_base())  # of images in multiples of 4
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_tiles_are_as_large_as_the_base_was_trained_for_and_affords(unet, tile, 
     assert (made.tile, made.overlap, made.working) == (tile, overlap, (2000, 1500))
 
 
-def test_a_hole_that_a_tile_would_lie_in_makes_the_picture_smaller(inpainting, monkeypatch):
+def test_a_hole_that_a_tile_would_lie_in_makes_the_image_smaller(inpainting, monkeypatch):
     """Tiles of 32 pixels in steps of 16, from 0 on: the third of them lies at 32 .. 63."""
     monkeypatch.setattr(rendering, "MAX_PIXELS", 32 * 32)
     hole = with_box(64, 90, slice(None), slice(32, 64))
@@ -97,7 +97,7 @@ def test_a_hole_that_a_tile_would_lie_in_makes_the_picture_smaller(inpainting, m
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
-def test_tasks_that_need_the_whole_picture_are_made_smaller(monkeypatch, name):
+def test_tasks_that_need_the_whole_image_are_made_smaller(monkeypatch, name):
     model = SimpleNamespace(base=tiny_base(), task=make_task(name))
     condition = with_box(150, 100, slice(70, 80), slice(40, 50)) if model.task.has_mask else photo(150, 100)
     monkeypatch.setattr(rendering, "MAX_PIXELS", 6400)
@@ -108,15 +108,15 @@ def test_tasks_that_need_the_whole_picture_are_made_smaller(monkeypatch, name):
             plan(model, condition, tile=80)
 
 
-# --- pictures
+# --- images
 
 
-def test_a_large_picture_is_made_of_tiles(model, monkeypatch):
+def test_a_large_image_is_made_of_tiles(model, monkeypatch):
     monkeypatch.setattr(rendering, "MAX_PIXELS", 16 * 16)
-    larger, told = resize(photo(9, 13), 18, 26), []
-    made = render(model, photo(9, 13), upscale=2, steps=2, seed=3, report=told.append)
+    larger, reported = resize(photo(9, 13), 18, 26), []
+    made = render(model, photo(9, 13), upscale=2, steps=2, seed=3, report=reported.append)
     np.testing.assert_array_equal(made, generate_tiled(model, larger, tile=16, overlap=8, steps=2, seed=3))
-    assert made.shape == (18, 26, 3) and told == [*range(1, 13)]  # 2 x 3 tiles, two steps
+    assert made.shape == (18, 26, 3) and reported == [*range(1, 13)]  # 2 x 3 tiles, two steps
     strip = render(model, photo(3, 30), tile=16, steps=1)
     np.testing.assert_array_equal(strip, generate_tiled(model, photo(3, 30), tile=16, overlap=8, steps=1))
 
@@ -161,9 +161,9 @@ def files(tmp_path, monkeypatch):
 def test_tiles_and_colors_from_a_file(bundle, files, capsys):
     options = ["--steps", "2", "--tile", "16", "--color", "wavelet", "--seed", "7"]
     main([str(bundle), "--condition", "in.png", "--out", "out.png", *options])
-    told = capsys.readouterr().err.splitlines()
-    assert told[1] == "in.png: the result of 40x24 is made of 8 tiles of 16 pixels a side, to save memory"
-    assert told[2].startswith("tile 2/16, ") and told[-2].startswith("tile 16/16, ") and told[-1] == "decoding"
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[1] == "in.png: the result of 40x24 is made in 8 tiles of 16x16, to save memory"
+    assert printed[2].startswith("tile 2/16, ") and printed[-2].startswith("tile 16/16, ") and printed[-1] == "decoding"
     expected = render(codi_tf.load(bundle), photo(24, 40), steps=2, tile=16, color="wavelet", seed=7)
     np.testing.assert_allclose(np.asarray(Image.open("out.png")).astype(int), expected, atol=1)
 
@@ -175,14 +175,14 @@ def test_options_that_a_task_has_no_use_for_are_told_before_weights_are_read(fil
     Image.fromarray(np.eye(40, dtype=np.uint8)[:24] * 255).save("mask.png")
     Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40)).save("depth.png")
     condition = "depth.png" if name == "depth" else "in.png"
-    told_besides = {"inpainting": ["--mask", "mask.png"], "editing": ["--prompt", "make it night"]}.get(name, [])
+    required = {"inpainting": ["--mask", "mask.png"], "editing": ["--prompt", "make it night"]}.get(name, [])
     refused = {"--tile": name in ("depth", "editing"), "--color": name in ("depth", "editing", "inpainting")}
     for flag, value in (("--tile", "16"), ("--color", "adain")):
         with pytest.raises(UserError) as caught:
-            main(["bundle", "--condition", condition, "--out", "out.png", *told_besides, flag, value])
-        told = str(caught.value)
-        assert told.startswith(f"{flag}: bundle was trained for {name}, which ") == refused[flag], told
-        assert "\n" not in told and not (files / "out.png").exists()
+            main(["bundle", "--condition", condition, "--out", "out.png", *required, flag, value])
+        message = str(caught.value)
+        assert message.startswith(f"{flag}: bundle was trained for {name}, which ") == refused[flag], message
+        assert "\n" not in message and not (files / "out.png").exists()
 
 
 def test_a_checkpoint_takes_neither_tiles_nor_colors(files):

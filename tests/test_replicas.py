@@ -40,9 +40,9 @@ def test_two_replicas_learn_what_one_does(found, case):
     Adam's first steps are nearly signs, which turn where a gradient is nearly 0: a weight or two may then be a step
     of 1e-3 apart, not the mean.
     """
-    seen = found[case]
-    assert seen["moved"] > 1e-3 and seen["iterations"] == 4
-    assert seen["weights"] < 2e-5 and seen["average"] < 2e-5
+    results = found[case]
+    assert results["moved"] > 1e-3 and results["iterations"] == 4
+    assert results["weights"] < 2e-5 and results["average"] < 2e-5
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -68,8 +68,8 @@ def test_logs_are_means_over_the_global_batch(found, case):
 
 
 def test_steps_in_one_call_are_those_of_several(found):
-    seen = found[IN_PAIRS]
-    one, pairs = seen["logs of one"], seen["logs of two"]
+    results = found[IN_PAIRS]
+    one, pairs = results["logs of one"], results["logs of two"]
     means = [(a["loss"] + b["loss"]) / 2 for a, b in zip(one[::2], one[1::2], strict=True)]
     assert [pair["loss"] for pair in pairs] == pytest.approx(means, rel=2e-4)
 
@@ -86,12 +86,12 @@ def test_two_workers_end_with_the_same_bits_from_different_halves_of_the_data():
         for cluster in local_cluster(2)
     ]
     try:
-        said = [worker.communicate(timeout=600) for worker in workers]
+        outputs = [worker.communicate(timeout=600) for worker in workers]
     finally:  # one that is alone waits for the other
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], [errors[-2000:] for _, errors in said]
-    first, second = (json.loads(out.splitlines()[-1]) for out, _ in said)
+    assert [worker.returncode for worker in workers] == [0, 0], [errors[-2000:] for _, errors in outputs]
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in outputs)
     assert first["data"] != second["data"] and first["start"] != first["end"]
     assert (first["start"], first["end"]) == (second["start"], second["end"])
     assert first["traced"] == second["traced"] == 1

@@ -1,4 +1,4 @@
-"""python -m codi_tf.sample: photos of any size and mode in, a whole picture or one line out."""
+"""python -m codi_tf.sample: photos of any size and mode in, a whole image or one line out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def model(bundle):
 
 
 def upright(height: int, width: int) -> np.ndarray:
-    """A picture that tells its corners and axes apart, uint8 [H, W, 3]."""
+    """A image that tells its corners and axes apart, uint8 [H, W, 3]."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     return np.rint(255 * np.stack([y, x, 0.25 + 0 * x], axis=-1)).astype(np.uint8)
 
@@ -42,7 +42,7 @@ def run(bundle, condition, out, *options):
     return np.asarray(Image.open(out))
 
 
-# --- pictures: sizes are chosen to be padded to 8 x 8 or 24 x 32, so that little has to be compiled
+# --- images: sizes are chosen to be padded to 8 x 8 or 24 x 32, so that little has to be compiled
 
 
 def test_as_a_program(bundle, model, tmp_path):
@@ -53,8 +53,8 @@ def test_as_a_program(bundle, model, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n"
-    told = [line.split(",")[0] for line in done.stderr.splitlines() if not line.startswith("warning: ")]
-    assert told == [f"loading {bundle}", "step 1/2", "step 2/2", "decoding"]
+    printed = [line.split(",")[0] for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    assert printed == [f"loading {bundle}", "step 1/2", "step 2/2", "decoding"]
     assert [path.name for path in out.parent.iterdir()] == ["out.png"]
     made = np.asarray(Image.open(out)).astype(int)
     # Another process may split its sums in another way: one level.
@@ -71,18 +71,18 @@ def test_odd_sizes(model, size):
 
 
 def save_mode(mode: str, path) -> np.ndarray:
-    """Writes an 18 x 30 photo in a mode; returns the upright RGB picture that it shows, float [H, W, 3]."""
+    """Writes an 18 x 30 photo in a mode; returns the upright RGB image that it shows, float [H, W, 3]."""
     photo = upright(18, 30)
-    grey = photo[..., 0]
+    gray = photo[..., 0]
     if mode == "L":
-        Image.fromarray(grey).save(path)
-        return np.repeat(grey[..., None], 3, axis=-1) / np.float32(255)
+        Image.fromarray(gray).save(path)
+        return np.repeat(gray[..., None], 3, axis=-1) / np.float32(255)
     if mode == "RGBA":
         alpha = np.full((18, 30, 1), 51, np.uint8)
         Image.fromarray(np.concatenate([photo, alpha], axis=-1)).save(path)
         return 1 - np.float32(51 / 255) * (1 - photo / np.float32(255))
     if mode == "16 bit":
-        deep = grey.astype(np.uint16) * 257
+        deep = gray.astype(np.uint16) * 257
         Image.fromarray(deep).save(path)
         return np.repeat(deep[..., None] / np.float32(65535), 3, axis=-1)
     assert mode == "EXIF"
@@ -116,8 +116,8 @@ def test_large_photo_is_made_smaller_and_enlarged(bundle, model, tmp_path, capsy
     assert made.shape == (36, 64, 3)
     expected = images.resize(model.generate(photo, steps=1) / np.float32(255), 36, 64)
     np.testing.assert_array_equal(made, images.to_uint8(expected))
-    told = capsys.readouterr().err
-    assert "the result of 64x36 is made at 32x18 and enlarged" in told
+    printed = capsys.readouterr().err
+    assert "the result of 64x36 is made at 32x18 and enlarged" in printed
 
 
 LIMIT = 1_500_000

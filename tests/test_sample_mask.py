@@ -70,8 +70,8 @@ def assert_filled(made, rgb, mask, expected):
 def test_known_pixels_are_the_photos(folder, model, files, capsys):
     made = run(folder, "--steps", 2, "--seed", 3)
     assert_filled(made, photo(5, 7), disc(5, 7), model.generate(with_mask(photo(5, 7), disc(5, 7)), steps=2, seed=3))
-    told = capsys.readouterr().out
-    assert told == "out.png: where mask.png is not white, its pixels are those of in.png\n"
+    printed = capsys.readouterr().out
+    assert printed == "out.png: where mask.png is not white, its pixels are those of in.png\n"
 
 
 @pytest.mark.parametrize("size", [(5, 3), (17, 30)])
@@ -86,15 +86,15 @@ def test_the_photo_beneath_the_mask_has_no_say(model):
     other = np.where(mask[..., None] > 0, 255 - rgb, rgb)
     first, second = (model.generate(with_mask(image, mask), steps=1) for image in (rgb, other))
     np.testing.assert_array_equal(first, second)
-    told = model.generate(with_mask(rgb, 0 * mask + 255), steps=1)  # while the photo beside it has
-    assert np.abs(told.astype(int) - first)[mask > 0].max() > 2
+    generated = model.generate(with_mask(rgb, 0 * mask + 255), steps=1)  # while the photo beside it has
+    assert np.abs(generated.astype(int) - first)[mask > 0].max() > 2
 
 
 @pytest.mark.parametrize(
     ("upscale", "limit", "tile"), [(2, 10**6, None), (1, 16 * 64, 0), (2, 16 * 64, 0), (2, 16 * 64, None)]
 )
 def test_the_photo_beneath_the_mask_has_no_say_in_other_sizes(model, monkeypatch, upscale, limit, tile):
-    """Of two photos that differ beneath the mask alone, the same picture is made, whatever resizing mixes."""
+    """Of two photos that differ beneath the mask alone, the same image is made, whatever resizing mixes."""
     monkeypatch.setattr(rendering, "MAX_PIXELS", limit)
     rgb, mask = photo(40, 48), np.zeros((40, 48), np.uint8)
     mask[10:25, 12:30] = 255  # corners: the products of two negative lobes are positive
@@ -137,9 +137,9 @@ def test_a_large_photo_keeps_its_own_pixels(folder, model, files, capsys, monkey
     Image.fromarray(rgb).save("in.png")
     Image.fromarray(mask).save("mask.png")
     made = run(folder, "--steps", 1, "--tile", 0)
-    told = capsys.readouterr()
-    assert "the result of 128x72 is made at 32x18 and enlarged" in told.err
-    assert told.out.endswith("its pixels are those of in.png\n")
+    printed = capsys.readouterr()
+    assert "the result of 128x72 is made at 32x18 and enlarged" in printed.err
+    assert printed.out.endswith("its pixels are those of in.png\n")
     small = images.resize(rgb / np.float32(255), 18, 32)
     touched = np.abs(images.resize(0.5 + 0.25 * (mask[..., None] > 127).astype(np.float32), 18, 32) - 0.5) > 1e-4
     assert 0.02 < touched.mean() - (mask > 0).mean() < 0.2  # what the mask touches is unknown
@@ -154,16 +154,16 @@ def test_upscale(folder, files, capsys, monkeypatch, limit):
     Image.fromarray(rgb).save("in.png")
     Image.fromarray(mask).save("mask.png")
     made = run(folder, "--steps", 1, "--upscale", 2, "--tile", 0)
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert made.shape == (24, 40, 3)
-    assert ("is made at 20x12 and enlarged" in told.err) == (limit == 10 * 64)
+    assert ("is made at 20x12 and enlarged" in printed.err) == (limit == 10 * 64)
     enlarged = images.to_uint8(images.resize(rgb / np.float32(255), 24, 40))
     unknown = np.kron(mask, np.ones((2, 2))) > 0
     far = ~ndimage.binary_dilation(unknown, np.ones((9, 9)))  # a bicubic kernel reaches 4 pixels
     assert far.mean() > 0.3
     np.testing.assert_array_equal(made[far], enlarged[far])
     assert (made != enlarged)[unknown].mean() > 0.5
-    assert told.out.endswith("those of in.png, enlarged\n")
+    assert printed.out.endswith("those of in.png, enlarged\n")
 
 
 # --- mistakes
@@ -194,10 +194,10 @@ def test_inpainting_needs_a_mask_and_no_other_task_takes_one(files):
     (files / "bundle").mkdir()
     about = files / "bundle" / "codi.json"
     about.write_text(json.dumps({"format": 1, "task": {"name": "inpainting"}}))
-    with pytest.raises(UserError, match="--mask is missing: bundle fills in what is white"):
+    with pytest.raises(UserError, match="--mask is missing: bundle needs an image of the condition's size"):
         main(["bundle", "--condition", "in.png", "--out", "out.png"])
     about.write_text(json.dumps({"format": 1, "task": {"name": "super_resolution"}}))
-    with pytest.raises(UserError, match="--mask: bundle was trained for super_resolution, which takes none"):
+    with pytest.raises(UserError, match="--mask: bundle was trained for super_resolution, which takes no mask"):
         run("bundle")
     for task in (None, {}, {"name": "unheard of"}, {"name": ["inpainting"]}, "inpainting"):
         about.write_text(json.dumps({"format": 1, "task": task}))

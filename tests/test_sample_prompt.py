@@ -1,4 +1,4 @@
-"""python -m codi_tf.sample CHECKPOINT --prompt: a picture of a Stable Diffusion checkpoint, or one line."""
+"""python -m codi_tf.sample CHECKPOINT --prompt: a image of a Stable Diffusion checkpoint, or one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A tiny Stable Diffusion 1.x in a diffusers folder; pictures of 16 pixels, in multiples of 4."""
+    """A tiny Stable Diffusion 1.x in a diffusers folder; images of 16 pixels, in multiples of 4."""
     return save_pipeline(tmp_path_factory.mktemp("checkpoint") / "sd", "1.x")
 
 
@@ -39,18 +39,18 @@ def text_to_image(checkpoint):
 
 
 def test_prompt_as_a_program(checkpoint, text_to_image, tmp_path):
-    """A prompt that is too long is told in one line, and progress on standard error."""
+    """A prompt that is too long is reported in one line, and progress on standard error."""
     out, prompt = tmp_path / "made" / "out.png", "the cat sat " * 20
     command = [checkpoint, "--prompt", prompt, "--out", out]
     command += ["--steps", "3", "--guidance", "2", "--seed", "5", "--width", "24", "--negative-prompt", "that"]
     done = run_here(main, *command)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n"
-    told = done.stderr.splitlines()
-    assert told[0] == f"loading {checkpoint}"
-    assert told[1].startswith("warning: prompt of ") and "cut off" in told[1]
-    assert [line.split(",")[0] for line in told[2:]] == ["step 1/3", "step 2/3", "step 3/3", "decoding"]
-    assert "left" in told[2]
+    printed = done.stderr.splitlines()
+    assert printed[0] == f"loading {checkpoint}"
+    assert printed[1].startswith("warning: prompt of ") and "cut off" in printed[1]
+    assert [line.split(",")[0] for line in printed[2:]] == ["step 1/3", "step 2/3", "step 3/3", "decoding"]
+    assert "left" in printed[2]
     with pytest.warns(UserWarning, match="cut off"):
         expected = text_to_image.generate(prompt, steps=3, guidance=2.0, seed=5, width=24, negative_prompt="that")
     np.testing.assert_allclose(np.asarray(Image.open(out)).astype(int), expected[0], atol=1)
@@ -90,7 +90,7 @@ def test_prompt_with_an_image(checkpoint, text_to_image, tmp_path):
         (["--prompt", "x", "--width", "5000"], "--width is 5000"),
         (["--prompt", "x", "--strength", "0.5"], "--strength: there is no --image"),
         (["--prompt", "x", "--image", "in.png", "--strength", "0"], "--strength is 0.0"),
-        (["--prompt", "x", "--image", "in.png", "--steps", "1"], "--strength 0.8 of --steps 1 leaves none"),
+        (["--prompt", "x", "--image", "in.png", "--steps", "1"], "--strength 0.8 of --steps 1 leaves no step"),
         (["--prompt", "x", "--image", "in.png", "--width", "10"], "width is 10"),
         (
             ["--prompt", "x", "--image", "odd.png"],

@@ -209,8 +209,8 @@ def test_refuses_other_diffusions(change, message):
 def test_clipping_is_turned_off_as_the_pipeline_does_it():
     """StableDiffusionPipeline puts false in place of true; tests/test_convert.py looks at it."""
     expected = make_schedule_of(STABLE_DIFFUSION)
-    for said in (True, None):
-        config = {**STABLE_DIFFUSION, "clip_sample": said}
+    for value in (True, None):
+        config = {**STABLE_DIFFUSION, "clip_sample": value}
         schedule = make_schedule_of(config)
         np.testing.assert_array_equal(schedule.alpha, expected.alpha)
         grids = [make_checkpoint_grid("ddim", c, schedule, 4) for c in (config, STABLE_DIFFUSION)]

@@ -1,4 +1,4 @@
-"""Stateless seeds and the noise that pictures start from."""
+"""Stateless seeds and the noise that images start from."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def test_seeds_and_streams_are_independent():
     drawn = [gaussian_noise(seed, (count,), stream=stream) for seed in (0, 1, 2**32, 2**62) for stream in (0, 1, 2)]
     correlation = np.corrcoef(drawn) - np.eye(len(drawn))
     assert np.abs(correlation).max() < 5 / count**0.5
-    neighbours = np.corrcoef([drawn[0][:-1], drawn[0][1:]])[0, 1]
-    assert abs(neighbours) < 4 / count**0.5
+    neighbors = np.corrcoef([drawn[0][:-1], drawn[0][1:]])[0, 1]
+    assert abs(neighbors) < 4 / count**0.5
 
 
 def test_noise_is_standard_normal():

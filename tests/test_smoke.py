@@ -107,10 +107,10 @@ def learn(trainer):
 
 
 def generated(model, **options):
-    """A picture that is one."""
-    picture = model.generate(condition(), **options)  # refuses what is not finite
-    assert picture.shape == (16, 16, 3) and picture.dtype == np.uint8 and len(np.unique(picture)) > 50
-    return picture
+    """A image that is one."""
+    image = model.generate(condition(), **options)  # refuses what is not finite
+    assert image.shape == (16, 16, 3) and image.dtype == np.uint8 and len(np.unique(image)) > 50
+    return image
 
 
 @pytest.mark.usefixtures("eager")
@@ -160,10 +160,10 @@ def model(starts):
 
 @pytest.mark.parametrize("steps", ALIKE)
 def test_samplers_differ_and_repeat_themselves(model, steps):
-    pictures = {name: generated(model, steps=steps, sampler=name, seed=3) for name in SAMPLERS}
+    images = {name: generated(model, steps=steps, sampler=name, seed=3) for name in SAMPLERS}
     for a, b in itertools.combinations(SAMPLERS, 2):
         alike = any({a, b} <= names for names in ALIKE[steps])
-        assert np.array_equal(pictures[a], pictures[b]) == alike, (a, b)
-    for name, picture in pictures.items():
-        np.testing.assert_array_equal(generated(model, steps=steps, sampler=name, seed=3), picture)
-        assert not np.array_equal(generated(model, steps=steps, sampler=name, seed=4), picture)
+        assert np.array_equal(images[a], images[b]) == alike, (a, b)
+    for name, image in images.items():
+        np.testing.assert_array_equal(generated(model, steps=steps, sampler=name, seed=3), image)
+        assert not np.array_equal(generated(model, steps=steps, sampler=name, seed=4), image)

@@ -159,7 +159,7 @@ def test_tokens_of_another_tokenizer_are_refused(parts, tmp_path):
         build_dataset(other, build_trainer(other), 0)
 
 
-def test_a_cache_is_trained_on_when_its_pictures_are_gone(parts, tmp_path):
+def test_a_cache_is_trained_on_when_its_images_are_gone(parts, tmp_path):
     for shard in range(2):
         write_tar(
             tmp_path / f"{shard}.tar", {f"{i}.png": encoded(picture(i)) for i in range(18 * shard, 18 * shard + 18)}

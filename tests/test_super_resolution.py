@@ -19,7 +19,7 @@ LUMA = np.float32([0.299, 0.587, 0.114])  # JPEG halves the resolution of color:
 
 
 def texture(size=64, seed=0):
-    """A picture with power at every frequency, float32 [S, S, 3] in [-1, 1]."""
+    """A image with power at every frequency, float32 [S, S, 3] in [-1, 1]."""
     noise = np.random.default_rng(seed).uniform(-1, 1, (size, size, 3))
     return (0.6 * noise + 0.4 * ndimage.gaussian_filter(noise, (4, 4, 0)) * 10).clip(-1, 1).astype(np.float32)
 
@@ -184,8 +184,8 @@ def test_jpeg_error_falls_with_quality():
 
 
 def test_jpeg_rounds_to_the_nearest_of_256_levels():
-    grey = np.tile(np.linspace(0, 1, 9, dtype=np.float32)[:, None, None, None], (1, 16, 16, 3))
-    for image in grey:  # flat pictures: the coder itself loses nothing
+    gray = np.tile(np.linspace(0, 1, 9, dtype=np.float32)[:, None, None, None], (1, 16, 16, 3))
+    for image in gray:  # flat images: the coder itself loses nothing
         expected = np.rint(255 * image) / 255
         np.testing.assert_allclose(jpeg(tf.constant(image), 100), expected, atol=1e-6)
 
@@ -198,7 +198,7 @@ def test_a_users_photo_is_the_condition():
     np.testing.assert_array_equal(SuperResolution().condition_from_image(image), image)
 
 
-def test_the_whole_picture_is_made_anew():
+def test_the_whole_image_is_made_anew():
     image = texture()
     np.testing.assert_array_equal(SuperResolution().finish(image, -image), image)
     assert SuperResolution.condition_channels == 3

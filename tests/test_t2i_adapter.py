@@ -129,7 +129,7 @@ def test_a_new_adapter_leaves_the_unet_as_it_is(kind):
 
 @pytest.mark.parametrize("config", [EQUAL, PLAIN], ids=["light", "full"])
 def test_a_new_adapter_learns_in_all_its_weights_from_the_second_step_on(config):
-    """And only the adapter does where only it is asked for."""
+    """With train "adapter", only the adapter changes."""
     unet = make_unet(config)
     network = AdaptedUNet(unet, T2IAdapter.duplicate(unet, factor=4))
     (z_t, t, context), _ = inputs(4, 24)
@@ -315,7 +315,7 @@ def model(request):
 CONDITION = RANDOM.uniform(size=(2, 16, 24, 3)).astype("float32")
 
 
-def test_a_model_starts_as_the_base_and_its_output_depends_on_the_condition_afterwards():
+def test_a_model_starts_as_the_base_and_its_output_depends_on_the_condition_afterward():
     model = codi_tf.CoDi(make_base(), adapter="t2i", image_size=16)
     first, second = (model.generate(c, steps=2) for c in (CONDITION, CONDITION[::-1].copy()))
     np.testing.assert_array_equal(first, second)

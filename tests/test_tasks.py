@@ -1,4 +1,4 @@
-"""Every task from its config to a picture: trained from the small base, sampled, measured, exported, run."""
+"""Every task from its config to a image: trained from the small base, sampled, measured, exported, run."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ EVERY = [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_from_the_config_to_an_exported_picture(name, files, tmp_path, monkeypatch, capsys):
+def test_from_the_config_to_an_exported_image(name, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     condition, mask, prompt = CASES[name]
     given = ["--condition", str(files / condition), *prompt]
     given += [] if mask is None else ["--mask", str(files / mask)]
     bundle = trained(name, tmp_path)
-    picture, rows = check(bundle, given, tmp_path, baked=prompt)
+    image, rows = check(bundle, given, tmp_path, baked=prompt)
     assert capsys.readouterr().out.count("its pixels are those of") == (0 if mask is None else 2)  # sample, export.run
-    if name == "photos_editing_finetune":  # the undistilled teacher is guided by picture and instruction
+    if name == "photos_editing_finetune":  # the undistilled teacher is guided by image and instruction
         guidance = ("--guidance", "1.5", "--text-guidance", "3")
         guided = sampled(bundle, [*given, *guidance], tmp_path / "guided.png")
-        assert np.abs(guided - picture).max() > 1
+        assert np.abs(guided - image).max() > 1
         assert measured(bundle, tmp_path / "guided", *guidance) != rows

@@ -191,14 +191,14 @@ class TestTextEncoder(NetworkBattery):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"hidden_act": "relu"}, "unknown hidden_act 'relu': use one of quick_gelu, gelu"),
         ({"num_attention_heads": 5}, "hidden_size 12 cannot be split into 5 heads"),
         ({"num_attention_heads": 0}, "into 0 heads"),
     ],
 )
-def test_bad_configs_are_refused_in_one_line(changes, said):
+def test_bad_configs_are_refused_in_one_line(changes, message):
     with pytest.raises(UserError) as caught:
         TextEncoder(**{**TINY, **changes})
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

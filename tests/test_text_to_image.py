@@ -1,4 +1,4 @@
-"""Text-to-image: the same latents and pictures as diffusers' pipelines, from the same checkpoint and noise."""
+"""Text-to-image: the same latents and images as diffusers' pipelines, from the same checkpoint and noise."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_image_to_image_latents_are_diffusers(pair, sampler):
     assert_close(got, to_numpy(expected))
 
 
-def test_pictures_are_diffusers(pair):
+def test_images_are_diffusers(pair):
     """The whole way from prompts and seed to pixels: at most one level beside, where a value lies between two."""
     pipeline, ours = pair
     noise = gaussian_noise(7, (2, 8, 8, 4))
@@ -109,7 +109,7 @@ def test_pictures_are_diffusers(pair):
     got = ours.generate(PROMPTS, steps=4, seed=7)
     assert got.shape == (2, 16, 16, 3) and got.dtype == np.uint8
     assert np.abs(got / 255 - expected).max() < 0.5 / 255 + 4e-4
-    assert got.std() > 20  # not one grey
+    assert got.std() > 20  # not one gray
 
 
 def test_image_to_image_encodes_the_mean(pair):
@@ -233,7 +233,7 @@ def test_whole_numbers_of_numpy_are_numbers(pair):
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_a_result_that_is_not_finite(pair, monkeypatch, part):
-    """NaN latents are not decoded; a picture of NaN is refused, too."""
+    """NaN latents are not decoded; a image of NaN is refused, too."""
     ours = TextToImage(pair[1].base)
     broken = ours.base.unet.conv_out if part == "unet" else ours.base.vae.decoder.conv_out
     decoded, decode = [], ours.decode

@@ -45,14 +45,14 @@ def model_of(base, **options):
 
 
 def texts_of(images):
-    """The prompts of pictures of one color each."""
+    """The prompts of images of one color each."""
     return [{-1: "a dark room", 1: "a cat"}.get(round(float(image.mean())), "") for image in images]
 
 
 # --- data
 
 
-def test_tokens_are_those_of_the_picture_s_own_text(base):
+def test_tokens_are_those_of_the_image_s_own_text(base):
     source = data.Photos(PHOTOS, prompts=PROMPTS)
     options = {"image_size": S, "batch_size": 6, "seed": 3, "tokenizer": base.tokenizer}
     first, second = data.batches(source, TASK, **options).take(2).as_numpy_iterator()
@@ -64,7 +64,7 @@ def test_tokens_are_those_of_the_picture_s_own_text(base):
     np.testing.assert_array_equal(resumed["tokens"], second["tokens"])
 
 
-def test_an_evaluation_has_the_texts_beside_the_pictures():
+def test_an_evaluation_has_the_texts_beside_the_images():
     examples = data.evaluation_set(data.Photos(PHOTOS, prompts=PROMPTS), TASK, image_size=S, count=8, seed=0)
     assert list(examples["prompt"]) == texts_of(examples["image"])
     assert "prompt" not in data.evaluation_set(PHOTOS, TASK, image_size=S, count=2, seed=0)
@@ -76,7 +76,7 @@ def test_without_a_tokenizer_texts_are_left_out():
 
 
 def test_data_without_texts_say_so(base):
-    with pytest.raises(UserError, match=r"no prompt beside their images \(they have: image\)"):
+    with pytest.raises(UserError, match=r"images without prompt \(they have: image\)"):
         data.batches(PHOTOS, TASK, image_size=S, batch_size=2, seed=0, tokenizer=base.tokenizer)
     with pytest.raises(UserError, match="image grey has no prompt"):
         data.Photos(PHOTOS, prompts={"dark": "", "light": ""})
@@ -127,14 +127,14 @@ def test_the_empty_prompt_is_embedded_once(base):
     """Steps that drop prompts and a model that is given none take the same array."""
     model = model_of(base, method=Finetune(drop_prompt=0.5))
     model.compile(optimizer="sgd")
-    encoder, asked = base.text_encoder, []
-    base.text_encoder = lambda tokens: asked.append(np.array(tokens)) or encoder(tokens)
+    encoder, embedded = base.text_encoder, []
+    base.text_encoder = lambda tokens: embedded.append(np.array(tokens)) or encoder(tokens)
     x = np.zeros((2, 8, 8, 4), "float32")
     batch = {"latent": x, "condition_latent": x, "context": np.zeros((2, 77, 24), "float32")}
     for step in range(2):
         model.method.loss_terms(batch, Draws(0, step))
     model.denoiser(x)
-    (tokens,) = asked
+    (tokens,) = embedded
     np.testing.assert_array_equal(tokens, base.tokenizer([""]))
 
 
@@ -161,10 +161,10 @@ def test_prompts_are_dropped_at_the_rate(base, method):
     x = np.random.default_rng(0).normal(size=(count, 8, 8, 4)).astype("float32")
     batch = {"latent": x, "condition_latent": x, "context": np.repeat(base.embed("two dogs"), count, axis=0)}
 
-    def losses(told, **options):
+    def losses(batch, **options):
         model = model_of(base, method=method(**options))
         model.compile(optimizer="sgd")
-        return sum(model.method.loss_terms(told, Draws(0, 7)).values()).numpy()
+        return sum(model.method.loss_terms(batch, Draws(0, 7)).values()).numpy()
 
     with_prompt, without = losses(batch), losses({**batch, "context": base.context})
     found = losses(batch, drop_prompt=share)
@@ -174,24 +174,24 @@ def test_prompts_are_dropped_at_the_rate(base, method):
 
 
 def test_half_of_what_is_dropped_loses_both(base):
-    """InstructPix2Pix: 5 % without the picture, 5 % without the instruction, 5 % without both."""
+    """InstructPix2Pix: 5 % without the image, 5 % without the instruction, 5 % without both."""
     count = 400
     model = model_of(base, method=Finetune(drop_condition=0.4, drop_prompt=0.4))
     model.compile(optimizer="sgd")
     x = np.random.default_rng(0).normal(size=(count, 2, 2, 4)).astype("float32")
-    seen = {}
+    calls = {}
 
     def condition(c, context):
-        seen["c"], seen["context"] = np.array(c), np.array(context)
+        calls["c"], calls["context"] = np.array(c), np.array(context)
         raise StopIteration
 
     model.student.condition = condition
     batch = {"latent": x, "condition_latent": x, "context": np.repeat(base.embed("two dogs"), count, axis=0)}
     with pytest.raises(StopIteration):
         model.method.loss_terms(batch, Draws(0, 7))
-    no_picture = (seen["c"] == 0).all(axis=(1, 2, 3))
-    no_text = (seen["context"] == base.context).all(axis=(1, 2))
-    shares = [(no_picture & ~no_text).mean(), (no_text & ~no_picture).mean(), (no_picture & no_text).mean()]
+    no_condition = (calls["c"] == 0).all(axis=(1, 2, 3))
+    no_text = (calls["context"] == base.context).all(axis=(1, 2))
+    shares = [(no_condition & ~no_text).mean(), (no_text & ~no_condition).mean(), (no_condition & no_text).mean()]
     np.testing.assert_allclose(shares, 0.2, atol=0.08)  # four standard deviations
 
 
@@ -203,21 +203,21 @@ def test_the_text_s_own_context_enters_the_loss(base, method):
     random = np.random.default_rng(0)
     x, c = (random.normal(size=(2, 8, 8, 4)).astype("float32") for _ in range(2))
 
-    def loss(**told):
-        terms = model.method.loss_terms({"latent": x, "condition_latent": c, **told}, Draws(0, 7))
+    def loss(**prompts):
+        terms = model.method.loss_terms({"latent": x, "condition_latent": c, **prompts}, Draws(0, 7))
         return float(sum(tf.reduce_mean(values) for values in terms.values()))
 
     texts = ["a cat", "two dogs"]
-    told = loss(tokens=tf.constant(base.tokenizer(texts)))
-    assert told == pytest.approx(loss(context=tf.constant(base.embed(texts))), rel=1e-6)
-    assert abs(told - loss()) > 1e-5
+    by_tokens = loss(tokens=tf.constant(base.tokenizer(texts)))
+    assert by_tokens == pytest.approx(loss(context=tf.constant(base.embed(texts))), rel=1e-6)
+    assert abs(by_tokens - loss()) > 1e-5
 
 
 # --- guidance
 
 
 def test_guidance_by_condition_and_prompt_is_the_sum_of_three_answers(base):
-    """e(0, 0) + g_c (e(c, 0) - e(0, 0)) + g_p (e(c, p) - e(c, 0)), each answer asked for by itself."""
+    """e(0, 0) + g_c (e(c, 0) - e(0, 0)) + g_p (e(c, p) - e(c, 0)), each answer computed alone."""
     method = Finetune(drop_condition=0.1, drop_prompt=0.1)
     model = model_of(base, method=method)
     random = np.random.default_rng(0)
@@ -229,15 +229,15 @@ def test_guidance_by_condition_and_prompt_is_the_sum_of_three_answers(base):
     def answer(c, context):
         return np.array(denoiser(base, model.network, c, tf.constant(context))(z_t, t).x_hat)
 
-    neither, seen, both = answer(tf.zeros_like(c), empty), answer(c, empty), answer(c, prompt)
-    told = answer(tf.zeros_like(c), prompt)
+    neither, by_condition, both = answer(tf.zeros_like(c), empty), answer(c, empty), answer(c, prompt)
+    by_prompt = answer(tf.zeros_like(c), prompt)
     expected = {
         (1.0, None): both,
-        (1.5, None): told + 1.5 * (both - told),
+        (1.5, None): by_prompt + 1.5 * (both - by_prompt),
         (1.0, 1.0): both,
-        (1.5, 1.0): neither + 1.5 * (seen - neither) + (both - seen),
-        (1.0, 3.0): seen + 3.0 * (both - seen),
-        (1.5, 3.0): neither + 1.5 * (seen - neither) + 3.0 * (both - seen),
+        (1.5, 1.0): neither + 1.5 * (by_condition - neither) + (both - by_condition),
+        (1.0, 3.0): by_condition + 3.0 * (both - by_condition),
+        (1.5, 3.0): neither + 1.5 * (by_condition - neither) + 3.0 * (both - by_condition),
     }
     for (guidance, text_guidance), x_hat in expected.items():
         options = {"guidance": guidance, "text_guidance": text_guidance}
@@ -261,11 +261,11 @@ def test_a_useless_text_guidance_is_refused(base):
     plain = model_of(base)
     with pytest.raises(UserError, match="text_guidance is 3.0: this model was trained without"):
         plain.generate(condition, "a cat", text_guidance=3.0)
-    told = model_of(base, method=Finetune(drop_prompt=0.1))
+    tuned = model_of(base, method=Finetune(drop_prompt=0.1))
     with pytest.raises(UserError, match="text_guidance is 3.0: there is no prompt"):
-        told.generate(condition, text_guidance=3.0)
+        tuned.generate(condition, text_guidance=3.0)
     with pytest.raises(UserError, match="text_guidance is nan"):
-        told.generate(condition, "a cat", text_guidance=float("nan"))
+        tuned.generate(condition, "a cat", text_guidance=float("nan"))
 
 
 # --- a text encoder for a base without
@@ -274,10 +274,10 @@ def test_a_useless_text_guidance_is_refused(base):
 def test_a_base_is_given_a_text_encoder(tmp_path, folder, base):
     silent = codi_tf.load_stable_diffusion(folder)
     silent.text_encoder = silent.tokenizer = None
-    told = with_text(silent, folder)
-    np.testing.assert_array_equal(told.embed("a cat"), base.embed("a cat"))
-    assert told.path is None  # what is there is no longer what is here
-    model = model_of(told)
+    completed = with_text(silent, folder)
+    np.testing.assert_array_equal(completed.embed("a cat"), base.embed("a cat"))
+    assert completed.path is None  # the folder no longer has these weights
+    model = model_of(completed)
     model.save(tmp_path / "bundle")
     np.testing.assert_allclose(codi_tf.load(tmp_path / "bundle").base.embed("a cat"), base.embed("a cat"), atol=1e-6)
 

@@ -20,7 +20,7 @@ COUNTS = {"train": 23, "validation": 6}
 
 
 class SmallPairs(tfds.core.GeneratorBasedBuilder):
-    """A set of the shape of DIV2K's: a large and a small picture, with texts and a label."""
+    """A set of the shape of DIV2K's: a large and a small image, with texts and a label."""
 
     VERSION = tfds.core.Version("1.2.0")
 
@@ -85,7 +85,7 @@ def data_dir(tmp_path_factory):
 
 
 def own(data_dir, split):
-    """What tensorflow-datasets itself reads: first text -> bytes of the picture."""
+    """What tensorflow-datasets itself reads: first text -> bytes of the image."""
     builder = tfds.builder_from_directory(str(data_dir / "small_pairs" / "1.2.0"))
     dataset = builder.as_dataset(split=split, decoders={"hr": tfds.decode.SkipDecoding()})
     return {e["captions"]["text"][0]: e["hr"] for e in tfds.as_numpy(dataset)}
@@ -136,7 +136,7 @@ def test_of_a_split_with_training_records_only_the_share_is_held_out(data_dir):
 
 
 def test_examples(data_dir):
-    """In several shards, in an order of its own, with the texts of their pictures."""
+    """In several shards, in an order of its own, with the texts of their images."""
     source = open_source(f"tfds:small_pairs:1.2.0:train?data_dir={data_dir}", "train", heldout_fraction=0.0)
     assert len(source.records.records.paths) == 3
     examples = next(data.crops(source, image_size=S, seed=0).batch(23).as_numpy_iterator())
@@ -163,7 +163,7 @@ def test_triplets(tmp_path):
         np.testing.assert_array_equal(decoded(fields["image"]), picture(100 + number))
 
 
-def test_pictures_without_their_edits(data_dir):
+def test_images_without_their_edits(data_dir):
     with pytest.raises(UserError, match=r"has no images before the edits; .* \?source=FEATURE&image=FEATURE&text="):
         open_triplets(f"tfds:small_pairs?data_dir={data_dir}")
     source = open_triplets(f"tfds:small_pairs?data_dir={data_dir}&source=lr", "heldout")

@@ -1,4 +1,4 @@
-"""Tiles: they cover, their shares sum to 1, one tile is the whole picture, many are their blend; seams, one shape."""
+"""Tiles: they cover, their shares sum to 1, one tile is the whole image, many are their blend; seams, one shape."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def test_blended_parts_of_a_field_are_the_field_in_any_order():
     places = tiles(21, 34, 8, 3)
     parts = [(place, place.of(field)) for place in places]
     np.testing.assert_allclose(blended(parts, field.shape), field, atol=1e-6)
-    spoilt = [(place, part + random.normal()) for place, part in parts]
-    once, again = blended(spoilt, field.shape), blended(spoilt[::-1], field.shape)
+    spoiled = [(place, part + random.normal()) for place, part in parts]
+    once, again = blended(spoiled, field.shape), blended(spoiled[::-1], field.shape)
     np.testing.assert_allclose(once, again, atol=1e-6)
     assert np.abs(once - field).max() > 0.1
 
 
-# --- whole pictures
+# --- whole images
 
 
 def models():
@@ -119,7 +119,7 @@ MODELS = {name: (model, options) for name, model, options in models()}
 
 
 @pytest.mark.parametrize("name", ["mu", "controlnet", "inpainting", "guided"])
-def test_one_tile_is_the_whole_picture(name):
+def test_one_tile_is_the_whole_image(name):
     """Of a size that has to be padded, with samplers that look back and that add noise."""
     model, options = MODELS[name]
     image = photo(14, 13) if model.task.condition_channels == 3 else with_mask(14, 13)
@@ -133,7 +133,7 @@ def test_one_tile_is_the_whole_picture(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_of_many_tiles_is_their_blend(name):
-    """One step, by hand: condition, prediction and picture are the weighted means over the tiles that see a pixel."""
+    """One step, by hand: condition, prediction and image are the weighted means over the tiles that see a pixel."""
     model, options = MODELS[name]
     base, tile, overlap, height, width = model.base, 16, 8, 16, 40
     image = photo(height, width) if model.task.condition_channels == 3 else with_mask(height, width)
@@ -156,16 +156,18 @@ def test_a_step_of_many_tiles_is_their_blend(name):
         c, factor = condition, 1
     z, t, context = gaussian_noise(5, (1, 4, 10, 4)), tf.constant(999), tf.constant(base.context)
     scale = tf.constant([options["guidance"] if name == "takes guidance" else model.lowest_guidance])
-    said = []
+    predictions = []
     for x in columns:
         z_tile, c_tile = z[:, :, x // 4 : (x + tile) // 4], tf.constant(c[:, :, x // factor : (x + tile) // factor])
         answers = [
-            model.generator.denoise(z_tile, t, model.network.condition(seen, context), context, scale).x_hat
-            for seen in (c_tile, tf.zeros_like(c_tile))
+            model.generator.denoise(z_tile, t, model.network.condition(condition, context), context, scale).x_hat
+            for condition in (c_tile, tf.zeros_like(c_tile))
         ]
-        told, untold = (answer.numpy() for answer in answers)
-        said.append(untold + options["guidance"] * (told - untold) if name == "guided" else told)
-    x_hat = mean(said, 4)
+        conditional, unconditional = (answer.numpy() for answer in answers)
+        predictions.append(
+            unconditional + options["guidance"] * (conditional - unconditional) if name == "guided" else conditional
+        )
+    x_hat = mean(predictions, 4)
     decoded = mean([model.generator.decode(x_hat[:, :, x // 4 : (x + tile) // 4]) for x in columns], 1)
     expected = np.rint(255 * (np.asarray(model.task.finish(decoded, condition))[0] + 1) / 2)
 
@@ -187,14 +189,14 @@ def test_blended_predictions_belong_together_whatever_the_order_of_the_tiles():
         denoise = tiled_denoiser(model.generator, c, order, tf.constant(model.base.context))
         grid = make_grid("stochastic", model.base.schedule, 3)
         z_t = tf.constant(gaussian_noise(2, (1, 12, 10, 4)))
-        for step, (said, z_s) in zip(
+        for step, (got, z_s) in zip(
             grid.steps, trajectory(denoise, z_t, grid, [gaussian_noise(3, z_t.shape)] * 2), strict=True
         ):
             alpha_t, sigma_t = coefficients(model.base.schedule, step.t)
-            np.testing.assert_allclose(alpha_t * said.x_hat + sigma_t * said.eps_hat, z_t, atol=1e-5)
-            np.testing.assert_allclose(alpha_t * said.eps_hat - sigma_t * said.x_hat, said.v_hat, atol=1e-5)
+            np.testing.assert_allclose(alpha_t * got.x_hat + sigma_t * got.eps_hat, z_t, atol=1e-5)
+            np.testing.assert_allclose(alpha_t * got.eps_hat - sigma_t * got.x_hat, got.v_hat, atol=1e-5)
             z_t = z_s
-        results.append(np.asarray(said.x_hat))
+        results.append(np.asarray(got.x_hat))
     np.testing.assert_allclose(*results, atol=1e-5)
 
 
@@ -217,11 +219,11 @@ def test_a_prompt_and_its_guidance_reach_every_tile(tmp_path):
 
 
 def test_the_networks_see_tiles_of_one_shape_and_every_tile_is_reported():
-    """Whatever the picture's size: nothing is compiled for another shape than a tile's."""
-    model, told = make_model(tiny_base()), []
+    """Whatever the image's size: nothing is compiled for another shape than a tile's."""
+    model, reported = make_model(tiny_base()), []
     for size in ((40, 24), (29, 64)):
-        generate_tiled(model, photo(*size), tile=16, overlap=8, steps=2, report=told.append)
-    assert told == [*range(1, 17), *range(1, 43)]  # 4 x 2 tiles, then 3 x 7, two steps each
+        generate_tiled(model, photo(*size), tile=16, overlap=8, steps=2, report=reported.append)
+    assert reported == [*range(1, 17), *range(1, 43)]  # 4 x 2 tiles, then 3 x 7, two steps each
     for compiled, shape in ((model.generator.denoise, (1, 4, 4, 4)), (model.generator.decode, (1, 4, 4, 4))):
         assert compiled.experimental_get_tracing_count() == 1
         (traced,) = compiled._list_all_concrete_functions()
@@ -247,7 +249,7 @@ def test_no_seams():
         jumps = np.abs(np.diff(difference, axis=1)).mean(axis=(0, 2))  # from each column to the next
         blocks = difference.mean(axis=-1).reshape(side // 16, 16, side).mean(axis=1)
         means = ndimage.uniform_filter1d(blocks, 16, axis=1)
-        tones = np.abs(means[:, 16:] - means[:, :-16]).mean(axis=0)  # between neighbouring blocks of 16 x 16
+        tones = np.abs(means[:, 16:] - means[:, :-16]).mean(axis=0)  # between neighboring blocks of 16 x 16
         middle = [start + overlap // 2 for start in first[1:]]  # where one tile takes over from another
         over = np.min(np.abs(np.arange(8, side - 8)[:, None] - middle), axis=1) <= 2
         ratios[overlap] = [

@@ -1,4 +1,4 @@
-"""The tokenizer against transformers' CLIPTokenizer on a small vocabulary that is learnt here, number for number."""
+"""The tokenizer against transformers' CLIPTokenizer on a small vocabulary that is learned here, number for number."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_clips_vocabulary_follows_from_its_merges(folders):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "expected"),
     [
         ("vocab.json", None, "vocab.json: no such file"),
         ("merges.txt", None, "merges.txt: no such file"),
@@ -264,7 +264,7 @@ def test_clips_vocabulary_follows_from_its_merges(folders):
         ("tokenizer.json", "{}", "not the files of a CLIP tokenizer"),
     ],
 )
-def test_missing_and_broken_files_are_refused_in_one_line(folders, tmp_path, name, content, said):
+def test_missing_and_broken_files_are_refused_in_one_line(folders, tmp_path, name, content, expected):
     folder = tmp_path / "tokenizer"
     shutil.copytree(folders["bare"], folder)
     if name == "tokenizer.json":
@@ -275,7 +275,7 @@ def test_missing_and_broken_files_are_refused_in_one_line(folders, tmp_path, nam
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as caught:
         Tokenizer.load(folder)
-    assert said in str(caught.value) and str(folder) in str(caught.value) and "\n" not in str(caught.value)
+    assert expected in str(caught.value) and str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_half_a_character_is_refused_in_one_line(folders):

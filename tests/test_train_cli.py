@@ -33,7 +33,7 @@ def settings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("train.stepz=3", "unknown key train.stepz: did you mean 'steps'?"),
         ("train.steps=many", "train.steps is 'many': it must be of type int"),
@@ -41,10 +41,10 @@ def settings(tmp_path):
         ("base=/no/such/folder", "/no/such/folder: no such model folder"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, settings, override, said):
+def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, settings, override, message):
     status, out, err = run(monkeypatch, capsys, settings, override, "--out", tmp_path / "run")
     assert (status, out) == (2, "")
-    assert err.startswith("error: ") and said in err and err.count("\n") == 1
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -63,7 +63,7 @@ def test_data_without_a_heldout_split_are_told_before_anything_is_done(
 
 
 def shard(tmp_path, bad):
-    """A tar file of 36 pictures, some of them none."""
+    """A tar file of 36 images, some of them none."""
     members = {f"{i:02}.png": b"no picture" if i in bad else encoded(picture(i)) for i in range(36)}
     return write_tar(tmp_path / "a.tar", members)
 

@@ -138,7 +138,7 @@ class TestUNet(NetworkBattery):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"down_block_types": ["DownBlock2D"]}, "2 levels, but down_block_types 1"),
         ({"up_block_types": ["UpBlock2D"]}, "up_block_types has 1 entries, but there are 2 levels"),
@@ -151,7 +151,7 @@ class TestUNet(NetworkBattery):
         ({"layers": 2}, "layers"),
     ],
 )
-def test_bad_configs_are_refused_in_one_line(changes, said):
+def test_bad_configs_are_refused_in_one_line(changes, message):
     with pytest.raises(UserError) as caught:
         make_unet({**UNET, **changes})
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

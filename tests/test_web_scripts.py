@@ -20,7 +20,7 @@ from codi_tf.checkpoints.tokenizer import END, START, Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.io import images
-from codi_tf.io.depth_files import as_picture, nearness
+from codi_tf.io.depth_files import as_gray_image, nearness
 from export.package.manifest import GraphFile, Package
 from export.runtime import run
 from export.web import site
@@ -50,16 +50,16 @@ def sent(image: np.ndarray) -> str:
 def called(page, script: str, call: str) -> np.ndarray:
     """The image or the numbers that a call of a script's function gives."""
     coded = "btoa(Array.from(new Uint8Array(data.buffer), (byte) => String.fromCharCode(byte)).join(''))"
-    said = page.evaluate(
-        f"import('{script}').then((script) => {{ const said = script.{call}; const data = said.data ?? said;"
-        f"return [said.height ?? null, said.width, said.channels, {coded}] }})"
+    result = page.evaluate(
+        f"import('{script}').then((script) => {{ const result = script.{call}; const data = result.data ?? result;"
+        f"return [result.height ?? null, result.width, result.channels, {coded}] }})"
     )
-    *shape, data = said
+    *shape, data = result
     numbers = np.frombuffer(base64.b64decode(data), np.float32)
     return numbers if shape[0] is None else numbers.reshape(shape)
 
 
-def picture(height: int, width: int, channels: int = 3) -> np.ndarray:
+def random_image(height: int, width: int, channels: int = 3) -> np.ndarray:
     """Noise with black and white in it, float32; a fourth channel is 0 and 1."""
     random = np.random.default_rng(height * width)
     image = np.clip(random.normal(0.5, 0.5, (height, width, channels)), 0, 1).astype(np.float32)
@@ -72,21 +72,21 @@ SIZES = [((20, 30), (7, 11)), ((7, 5), (64, 48)), ((31, 17), (31, 40)), ((64, 64
 
 @pytest.mark.parametrize("size, to", SIZES)
 def test_resizing_is_pillow_s(page, size, to):
-    image = picture(*size)
+    image = random_image(*size)
     found = called(page, "resample", f"resized({sent(image)}, {to[0]}, {to[1]})")
     np.testing.assert_allclose(found, images.resize(image, *to), rtol=0, atol=2**-23)
 
 
 @pytest.mark.parametrize("size, to", SIZES)
 def test_masks_are_resized_as_conditions_are(page, size, to):
-    photo = picture(*size, 4)
+    photo = random_image(*size, 4)
     found = called(page, "resample", f"resizedCondition({sent(photo)}, {to[0]}, {to[1]})")
     expected = images.resize_condition(photo, *to)
     np.testing.assert_array_equal(found[..., 3], expected[..., 3])
     np.testing.assert_allclose(found, expected, rtol=0, atol=2**-23)
 
 
-# Graphs that cost nothing, in both languages: latents are every fourth pixel, pictures are latents enlarged and
+# Graphs that cost nothing, in both languages: latents are every fourth pixel, images are latents enlarged and
 # the condition upside down.
 STANDS_IN = """
 const wide = 48, factor = 4, columns = wide / factor, count = 32 * wide;
@@ -95,13 +95,13 @@ const enlarged = (z) => Float32Array.from({ length: 3 * count }, (_, i) => {
   const pixel = Math.floor(i / 3), y = Math.floor(pixel / wide), x = pixel % wide;
   return z[4 * (Math.floor(y / factor) * columns + Math.floor(x / factor)) + (i % 3)];
 });
-const told = (condition) => Float32Array.from({ length: (4 * count) / 16 }, (_, i) => {
+const features = (condition) => Float32Array.from({ length: (4 * count) / 16 }, (_, i) => {
   const place = Math.floor(i / 4), y = Math.floor(place / columns), x = place % columns;
   return condition[channels * (factor * y * wide + factor * x)];
 });
 const parts = {
-  read: (condition) => ({ condition, told: told(condition) }),
-  step: (i, z, pool) => z.map((value, j) => manifest.schedule[i].a * value + manifest.schedule[i].b * pool.told[j]),
+  read: (condition) => ({ condition, features: features(condition) }),
+  step: (i, z, pool) => z.map((value, j) => manifest.schedule[i].a * value + manifest.schedule[i].b * pool.features[j]),
   decode: (z, pool) => enlarged(z).map((value, i) => 0.5 + 0.2 * value
     + 0.2 * pool.condition[channels * (count - 1 - Math.floor(i / 3)) + (i % 3)]),
 };
@@ -118,11 +118,11 @@ def stand_in(channels: int, whole: bool) -> run.Sampler:
         return 0.5 + 0.2 * enlarged + 0.2 * condition[:, ::-1, ::-1, :3]
 
     graphs = {
-        "encoder": lambda x: {"told": x["condition"][:, ::4, ::4, :1]},
-        "step": lambda x: {"z_next": x["scales"][0] * x["z"] + x["scales"][1] * x["told"]},
+        "encoder": lambda x: {"features": x["condition"][:, ::4, ::4, :1]},
+        "step": lambda x: {"z_next": x["scales"][0] * x["z"] + x["scales"][1] * x["features"]},
         "decoder": lambda x: {"image": decode(x["z"], x["condition"])},
     }
-    names = {"encoder": ["condition"], "step": ["z", "scales", "told"], "decoder": ["z", "condition"]}
+    names = {"encoder": ["condition"], "step": ["z", "scales", "features"], "decoder": ["z", "condition"]}
     if whole:
         graphs = {"sampler": lambda x: {"image": decode(x["noise"], x["condition"])}}
         names = {"sampler": ["condition", "noise"]}
@@ -136,7 +136,7 @@ def stand_in(channels: int, whole: bool) -> run.Sampler:
 @pytest.mark.parametrize("layout", ["whole", "parts"])
 @pytest.mark.parametrize("tiled", [False, True])
 def test_photos_are_worked_on_as_by_export_run(page, size, channels, layout, tiled):
-    photo = picture(*size, channels)
+    photo = random_image(*size, channels)
     expected = run.generate(stand_in(channels, layout == "whole"), photo, seed=7, tile=tiled)
     manifest = {"image_size": [32, 48], "steps": 2, "schedule": SCHEDULE}
     manifest["inputs"] = {"noise": {"shape": [1, 8, 12, 4]}, "condition": {"shape": [1, 32, 48, channels]}}
@@ -161,16 +161,16 @@ def test_noise_is_that_of_the_seed(page, seed, stream, count):
 
 @pytest.mark.parametrize("kind", ["disparity", "depth"])
 def test_depth_maps_are_read_as_from_files(page, kind):
-    grey = np.random.default_rng(0).integers(1, 200, (5, 7, 1)).repeat(3, axis=-1)
-    expected = as_picture(nearness(grey[..., 0], kind))
-    found = called(page, "depth", f"nearness({sent(grey / np.float32(255))}, '{kind}')")
+    gray = np.random.default_rng(0).integers(1, 200, (5, 7, 1)).repeat(3, axis=-1)
+    expected = as_gray_image(nearness(gray[..., 0], kind))
+    found = called(page, "depth", f"nearness({sent(gray / np.float32(255))}, '{kind}')")
     np.testing.assert_allclose(found, expected, rtol=0, atol=2**-24)
 
 
 @pytest.mark.parametrize(
     "values, kind, line",
     [
-        ([[[1, 1, 1], [0, 0, 0.5]]], "disparity", "This map is in color: choose a grey picture."),
+        ([[[1, 1, 1], [0, 0, 0.5]]], "disparity", "This map is in color: choose a gray image."),
         ([[[1, 1, 1], [1, 1, 1]]], "depth", "Nothing in this map is nearer"),
         ([[[1, 1, 1], [0, 0, 0]]], "depth", "This map has distances of 0"),
     ],
@@ -211,7 +211,7 @@ FRAGMENTS += ["\u200b", END, "<|ENDOFTEXT|>", START, "<|StartOfText|>", "<Dog>",
 
 
 def tokenizer(**options) -> Tokenizer:
-    """One with merges that are learnt here: 80 times the pair that is most frequent in the text."""
+    """One with merges that are learned here: 80 times the pair that is most frequent in the text."""
     merges = []
     for _ in range(80):
         made = Tokenizer.from_merges(merges)
@@ -294,5 +294,5 @@ def test_half_a_character_is_refused_as_by_the_tokenizer(page):
     ],
 )
 def test_what_goes_wrong_is_one_line(page, error, line):
-    said = page.evaluate(f"import('errors').then(({{explain}}) => explain({error}))")
-    assert said.startswith(line) and "\n" not in said
+    found = page.evaluate(f"import('errors').then(({{explain}}) => explain({error}))")
+    assert found.startswith(line) and "\n" not in found

@@ -93,7 +93,7 @@ def test_float16_is_rounded_once(unet, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda w: w.pop("conv_in.bias"), "1 weights missing: conv_in.bias; the file belongs to another network"),
         (lambda w: w.update(extra=np.zeros(1, "float32")), "1 weights left over: extra"),
@@ -109,9 +109,9 @@ def test_float16_is_rounded_once(unet, tmp_path):
         (lambda w: [w.pop(key) for key in list(w) if key.startswith("up_blocks")], " more; the file belongs to"),
     ],
 )
-def test_foreign_weights_are_refused_and_nothing_is_assigned(folder, change, said):
+def test_foreign_weights_are_refused_and_nothing_is_assigned(folder, change, message):
     respelled(folder, change)
-    assert said in refusal(folder)
+    assert message in refusal(folder)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
@@ -257,13 +257,13 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"{", "not readable as JSON"), (b"\xff", "not readable as JSON"), (b"[1]", "holds no JSON object")],
 )
-def test_bad_json_is_refused(tmp_path, content, said):
+def test_bad_json_is_refused(tmp_path, content, message):
     path = tmp_path / "about.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_json(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no such file"):
@@ -356,7 +356,7 @@ def with_header(content: bytes, change) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda h: h["a"].update(shape=[3]), "the place of a does not fit its shape"),
         (lambda h: h["a"].update(data_offsets=[4, 12]), "the place of"),
@@ -365,12 +365,12 @@ def with_header(content: bytes, change) -> bytes:
         (lambda h: h.update(c=3), ""),
     ],
 )
-def test_headers_that_do_not_fit_are_refused(tmp_path, change, said):
+def test_headers_that_do_not_fit_are_refused(tmp_path, change, message):
     path = tmp_path / "x.safetensors"
     path.write_bytes(with_header(save({"a": np.zeros(2, "float32"), "b": np.ones(3, "float32")}), change))
     with pytest.raises(UserError, match="truncated or no safetensors file") as caught:
         read_header(path)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "U16"])

@@ -35,7 +35,7 @@ def randomize(variables, seed: int = 0) -> None:
 
 
 def tiny_photos(folder: Path) -> Path:
-    """A folder of small pictures, some of each split: quicker than the embedded photos."""
+    """A folder of small images, some of each split: quicker than the embedded photos."""
     folder.mkdir()
     random = np.random.default_rng(0)
     for i in range(16):

@@ -37,7 +37,7 @@ SCHEDULER = {
 def save_pipeline(folder: Path, version: str, **unet) -> Path:
     """Write a checkpoint with random weights as published ones are: a diffusers folder.
 
-    Pictures are 16 pixels wide, in multiples of 4. The scheduler's file has few keys, as the published ones, for "1.x",
+    Images are 16 pixels wide, in multiples of 4. The scheduler's file has few keys, as the published ones, for "1.x",
     and for "2.x" all of them, as diffusers writes them today.
 
     Args:

@@ -1,4 +1,4 @@
-"""Triplets of one-colored pictures and an instruction that tests write: each layout from the same numbers."""
+"""Triplets of one-colored images and an instruction that tests write: each layout from the same numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def picture(value: int, height: int = S, width: int = S) -> np.ndarray:
 
 
 def encoded(image: np.ndarray, kind: str = "JPEG") -> bytes:
-    """The bytes of a picture's file."""
+    """The bytes of a image's file."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, kind, **({"quality": 100} if kind == "JPEG" else {}))
     return stream.getvalue()
@@ -58,7 +58,7 @@ def write_parquet(
     columns=("original_image", "edit_prompt", "edited_image"),
     struct: bool = True,
 ) -> Path:
-    """The triplets of these numbers in a file; pictures as a struct with "bytes", or the bytes alone."""
+    """The triplets of these numbers in a file; images as a struct with "bytes", or the bytes alone."""
     before, after, texts = zip(*(triplet(i) for i in numbers), strict=True)
 
     def pictures(levels):

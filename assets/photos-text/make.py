@@ -1,8 +1,8 @@
-"""python assets/photos-text/make.py: a text encoder for the small base, written beside this file.
+"""python assets/photos-text/make.py: write the text encoder for the small base next to this file.
 
-It is CLIP's text transformer with two layers of 32 channels and random weights, never trained: different words give
-different vectors, which is enough for a UNet to learn what a few dozen instructions ask of it. It understands nothing.
-Its tokenizer knows the words of the embedded edits whole, all others letter by letter.
+It is CLIP's text transformer with two layers of 32 channels and random, untrained weights. Different words give
+different vectors, which is enough for a UNet to learn a few dozen instructions. The tokenizer has one token for each
+word of the embedded edits, and spells all other words letter by letter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WIDTH = 32  # the small base's cross_attention_dim
 def make(folder: Path) -> None:
     """Write text_encoder/ and tokenizer/ into a folder."""
     wordings = [text for edit in EDITS.values() for text in (*edit.wordings, *edit.heldout)]
-    tokenizer = knowing({word for text in wordings for word in text.split() if word.isalpha()})
+    tokenizer = tokenizer_for({word for text in wordings for word in text.split() if word.isalpha()})
     encoder = TextEncoder(
         vocab_size=len(tokenizer.vocabulary),
         hidden_size=WIDTH,
@@ -43,10 +43,10 @@ def make(folder: Path) -> None:
     tokenizer.save(folder / "tokenizer")
 
 
-def knowing(words: set[str]) -> Tokenizer:
-    """A tokenizer for which each of these words, of letters alone, is one token.
+def tokenizer_for(words: set[str]) -> Tokenizer:
+    """A tokenizer with one token for each of these words, which consist of letters only.
 
-    A word that is not whole yet gets further merges, behind all others: those before stay as they are.
+    Merges for words that are not one token yet are added at the end, so earlier merges are unchanged.
     """
     merges: list[tuple[str, str]] = []
     for word in sorted(words):

@@ -1,4 +1,4 @@
-"""The adapted network, and what an adapter offers to training, to files and to exports."""
+"""The adapted network, and the base class of adapters."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Adapter(keras.Model):
     """Base class of adapters.
 
     A subclass defines `for_base`, `condition`, `get_config`, one of `residuals` and `adapt`, and, to be exported,
-    `emit_condition` and the counterpart of `residuals` or `adapt`. The defaults do for the rest.
+    `emit_condition` and the counterpart of `residuals` or `adapt`. The other methods have defaults.
 
-    A new adapter must leave the base as it is until it is trained.
+    Until it is trained, a new adapter must not change the output of the base.
 
     Attributes:
         condition_space: what `condition` takes of a condition image: its "latent", with the mask as one more channel
@@ -72,7 +72,7 @@ class Adapter(keras.Model):
         raise NotImplementedError
 
     def residuals(self, condition_features) -> list | None:
-        """What is added inside the UNet's encoder, level by level, after the level's last residual block; or None."""
+        """The tensors that are added in the UNet's encoder after the last residual block of each level; or None."""
         return None
 
     def adapt(self, features, condition_features, z_t, t, context) -> list:
@@ -80,13 +80,13 @@ class Adapter(keras.Model):
         return features
 
     def recompute_blocks(self, recompute: bool = True) -> None:
-        """Gradient checkpointing, see `UNetEncoder.recompute_blocks`. By default there is none."""
+        """Gradient checkpointing, see `UNetEncoder.recompute_blocks`. The default does nothing."""
 
     # Training
 
     @property
     def scaled_parameters(self) -> list:
-        """Variables whose learning rate is multiplied by `adaptation.mu_rate`; weight decay leaves them alone."""
+        """Variables whose learning rate is multiplied by `adaptation.mu_rate`; they have no weight decay."""
         return []
 
     def log_scalars(self) -> dict[str, float]:

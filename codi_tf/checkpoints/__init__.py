@@ -1,1 +1,1 @@
-"""Pre-trained models from outside, in and out: Stable Diffusion, adapters, tokenizers."""
+"""Reading and writing the files of other libraries: Stable Diffusion, small decoders, tokenizers."""

@@ -38,7 +38,7 @@ TINY_DECODER = Kind(
             "num_encoder_blocks",
         )
     ),
-    # diffusers' class also has an encoder. The one that is written has one channel and is 0 for every image.
+    # diffusers' class also has an encoder; the written file holds one with one channel, which is 0 for every image.
     written={"encoder_block_out_channels": [1], "num_encoder_blocks": [0]},
     positive={"latent_channels": int, "out_channels": int},
     unread=("encoder.",),

@@ -1,1 +1,1 @@
-"""The command lines."""
+"""The commands of the program `codi`."""

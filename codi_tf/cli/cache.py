@@ -24,21 +24,21 @@ SHARD = 1024
 def encode(
     experiment: config.Experiment, out: Path, *, examples: int, shard: int = SHARD, host: int = 0, hosts: int = 1
 ) -> bool:
-    """Encode the first examples of an experiment's data into files; shards that are there already are kept.
+    """Encode the first examples of an experiment's data into files. Complete shards are not encoded again.
 
-    `out` gets meta.json and shard-00000.safetensors, ..., each with its checksum beside it, each whole or not at all.
-    Example i depends on (data, seed, i) alone, and all batches have one size: the same processor writes the same
-    bytes, however often the work is interrupted and however many hosts share it.
+    Writes meta.json, shard-00000.safetensors, ... and a checksum file for each shard; every file appears whole or not
+    at all. Example i depends on (data, seed, i) alone, and all batches have one size. So the same processor writes the
+    same bytes, however often the work is interrupted and however many hosts share it.
 
     Args:
         experiment: whose data, task and autoencoder are used; training on the folder may differ in the rest.
         out: the folder.
-        examples: N; training takes each of them once an epoch; without a cache, no example comes twice.
-        shard: examples a file.
+        examples: N; training uses each of them once per epoch. (Without a cache, no example is used twice.)
+        shard: examples per file.
         host, hosts: encode shards `host`, `host` + `hosts`, ... only.
 
     Returns:
-        Whether all shards are there now.
+        Whether all shards, of all hosts, exist now.
 
     Raises:
         UserError: `out` holds something else, or the config names something that cannot be used.
@@ -115,13 +115,13 @@ def _encoder(experiment: config.Experiment, task):
 
 
 def _begin(out: Path, meta: Mapping) -> None:
-    """Write meta.json, or check that the one that is there is equal."""
+    """Write meta.json, or check that the existing one is equal."""
     from codi_tf.data.cached import META, read_meta
 
     path = out / META
     if not path.is_file():
         if out.exists() and not (out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir())):
-            raise UserError(f"{out}: is there already, without {META}; choose another --out")
+            raise UserError(f"{out}: already exists, without {META}; choose another --out")
         text = json.dumps(meta, indent=2) + "\n"
         with whole_file(path) as partial:
             partial.write_text(text, encoding="utf-8")
@@ -130,7 +130,7 @@ def _begin(out: Path, meta: Mapping) -> None:
 
 
 def _is_whole(path: Path, count: int) -> bool:
-    """Whether a shard is there, with the bytes that were written; one that is not is encoded again."""
+    """Whether a shard exists and has the bytes that were written. If not, it is encoded again."""
     try:
         tensors, _ = read_header(path)
         expected = _checksum_file(path).read_text(encoding="utf-8").split()[0]
@@ -162,15 +162,15 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
     parser.add_argument("config", help="a file of configs/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the encoded examples")
     parser.add_argument("--examples", type=int, help="how many; by default data.encode_once of the config")
-    parser.add_argument("--shard", type=int, default=SHARD, help="examples a file")
-    parser.add_argument("--host", type=int, default=0, help="of several machines, the number of this one, from 0")
+    parser.add_argument("--shard", type=int, default=SHARD, help="examples per file (default: 1024)")
+    parser.add_argument("--host", type=int, default=0, help="number of this machine among several, from 0")
     parser.add_argument("--hosts", type=int, default=1, help="how many machines share the work")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
     experiment = config.load(options.config, options.overrides)
     examples = experiment.data.encode_once if options.examples is None else options.examples
     if not examples:
-        raise UserError("--examples is not given, and data.encode_once is 0: say how many examples to encode")
+        raise UserError("--examples is not given, and data.encode_once is 0: give the number of examples to encode")
     settings = {"examples": examples, "shard": options.shard, "host": options.host, "hosts": options.hosts}
     if encode(experiment, options.out, **settings):
         print(f"all {examples} examples are encoded; train on them with data.source={options.out}")

@@ -23,7 +23,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.convert") -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the checkpoint")
     parser.add_argument("target", type=Path, metavar="TARGET", help="a new folder")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder of vocab.json and merges.txt")
-    parser.add_argument("--prediction-type", choices=PREDICTION_TYPES, help="of a 2.x file that does not say")
+    parser.add_argument("--prediction-type", choices=PREDICTION_TYPES, help="for a 2.x file that does not state it")
     parser.add_argument("--dtype", choices=FORMATS, default="float32", help="of the weights (default: float32)")
     options = parser.parse_args(arguments)
     if not options.source.exists():

@@ -1,8 +1,8 @@
-"""codi depth FOLDER --model MODEL.onnx: write a depth map beside every image of a folder.
+"""codi depth FOLDER --model MODEL.onnx: write a depth map for every image of a folder.
 
-Writes NAME.depth.png beside NAME.jpg, for training on depth, with a monocular depth network of your own (MiDaS, DPT,
-Depth Anything, ... exported to ONNX). A map is a 16-bit grey PNG of its image's size, the nearest pixel white, the
-farthest black. Images that have a map keep it, so the same command resumes. It needs ONNX Runtime and no TensorFlow.
+Writes NAME.depth.png next to NAME.jpg, for training on depth, with a monocular depth network of your own (MiDaS, DPT,
+Depth Anything, ... exported to ONNX). A map is a 16-bit gray PNG of its image's size, the nearest pixel white, the
+farthest black. Existing maps are not overwritten, so the same command resumes. Needs ONNX Runtime and no TensorFlow.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def estimate(
     std: Sequence[float] = IMAGENET_STD,
     kind: str = "disparity",
 ) -> np.ndarray:
-    """How near each pixel is, by a network's estimate: float32 [H, W] in [0, 1], 1 the nearest.
+    """Estimate the nearness of each pixel with a network: float32 [H, W] in [0, 1], 1 the nearest.
 
     Args:
         image: float32 RGB [H, W, 3] in [0, 1].
@@ -53,11 +53,11 @@ def estimate(
     pixels = (resize(image, *size) - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)  # [h, w, 3]
     depth = _as_map(network(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])))
     near = depth_files.checked_nearness("the network's map", depth_files.nearness(depth, kind))
-    return resize(depth_files.as_picture(near)[..., :1], *image.shape[:2])[..., 0]
+    return resize(depth_files.as_gray_image(near)[..., :1], *image.shape[:2])[..., 0]
 
 
 def size_for(height: int, width: int, shorter: int, multiple: int) -> tuple[int, int]:
-    """The image's size with its shorter side as given, each side the nearest multiple, one multiple at least."""
+    """(height, width) scaled so that the shorter side is `shorter`, each side rounded to a multiple above 0."""
     scale = shorter / min(height, width)
 
     def scaled(side: int) -> int:
@@ -67,7 +67,7 @@ def size_for(height: int, width: int, shorter: int, multiple: int) -> tuple[int,
 
 
 class OnnxNetwork:
-    """A depth network in an ONNX file, in ONNX Runtime: a `Network`.
+    """A depth network from an ONNX file, run in ONNX Runtime; a `Network`.
 
     Args:
         path: a model with one input, float32 or float16, [1, 3, h, w] or [1, h, w, 3], sides fixed or open; its first
@@ -77,7 +77,7 @@ class OnnxNetwork:
         size: (h, w) where the file fixes them, else None.
 
     Raises:
-        UserError: ONNX Runtime is missing, the file is, or it is no such model.
+        UserError: ONNX Runtime or the file is missing, or the file holds no such model.
     """
 
     def __init__(self, path: Path):
@@ -131,16 +131,16 @@ def _first_line(error: Exception) -> str:
 
 def _parser(prog: str) -> ArgumentParser:
     parser = ArgumentParser(
-        prog=prog, description="Write depth maps beside images, with a network of your own. The same command resumes."
+        prog=prog, description="Write depth maps next to images, with a network of your own. The same command resumes."
     )
     parser.add_argument("folder", type=Path, help="folder of images")
     parser.add_argument("--model", type=Path, required=True, help="the network, an ONNX file")
     parser.add_argument(
         "--size",
         type=int,
-        help=f"shorter side of the network's input, where its file leaves that open (default: {SIZE})",
+        help=f"shorter side of the network's input, if its file does not fix it (default: {SIZE})",
     )
-    parser.add_argument("--multiple", type=int, help=f"what both sides are multiples of (default: {MULTIPLE})")
+    parser.add_argument("--multiple", type=int, help=f"both sides are multiples of this number (default: {MULTIPLE})")
     parser.add_argument(
         "--kind", choices=depth_files.KINDS, default="disparity", help="what the network gives (default: disparity)"
     )
@@ -167,8 +167,8 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.depth") -> None:
         raise UserError(f"--mean is {options.mean}: it must be three numbers")
     if not all(0 < one < math.inf for one in options.std):
         raise UserError(f"--std is {options.std}: it must be three numbers above 0")
-    photos, there = depth_files.photo_files(options.folder), depth_files.map_files(options.folder)
-    wanted = {name: file for name, file in photos.items() if name not in there}
+    photos, maps = depth_files.photo_files(options.folder), depth_files.map_files(options.folder)
+    wanted = {name: file for name, file in photos.items() if name not in maps}
     if not wanted:
         print(f"{options.folder}: all {len(photos)} images have a depth map")
         return
@@ -201,4 +201,4 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.depth") -> None:
             f"{options.folder}: {len(failures)} of {len(wanted)} images are left without a map: {names} ({first})",
             stacklevel=1,
         )
-    print(f"{options.folder}: {len(wanted) - len(failures)} depth maps written, {len(photos) - len(wanted)} were there")
+    print(f"{options.folder}: {len(wanted) - len(failures)} depth maps written, {len(photos) - len(wanted)} existed")

@@ -40,7 +40,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.evaluate") -> None
 
 
 def _report(options: argparse.Namespace, folder: Path) -> str:
-    """Fill the folder; returns the table."""
+    """Write the report into the folder; return its table."""
     start_tensorflow()
     from codi_tf.core.progress import Progress
 
@@ -80,27 +80,29 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         }
         for one in entries
     }
-    progress, ways = Progress("sampling processes", len(entries)), {}
+    progress, processes = Progress("sampling processes", len(entries)), {}
     for done, one in enumerate(entries, start=1):
         first = shown[0]
-        ways[one.label] = {
+        processes[one.label] = {
             steps: model_process(one.model, conditions[first], first, steps, options.seed, **one.options_of(first))
             for steps in PROCESS_STEPS
         }
         progress.update(done)
-    write_images(folder, made, ways, conditions[shown], images[shown])
+    write_images(folder, made, processes, conditions[shown], images[shown])
     about = _about(options, entries, count, images.shape[1])
     write_page(folder, about, rows, [one.label for one in entries], max(PROCESS_STEPS))
     return markdown_table(rows)
 
 
 def examples_of(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], int]:
-    """What is measured on, and the names, as far as they are known, and the number of the images it comes from."""
+    """Return (the examples to measure on, the names of their images if known, the number of those images)."""
     from codi_tf import data
 
     if data.is_pairs(options.data):
         if not model.task.has_low_resolution:
-            raise UserError(f"--data is {options.data}: pairs are for super-resolution, the bundles do something else")
+            raise UserError(
+                f"--data is {options.data}: pairs are for super-resolution; name other data for these bundles"
+            )
         names = [f"{i:05}.png" for i in range(options.count)]
         pairs = data.read_pairs(options.data, options.count, scale=model.task.scale)
         side, multiple = pairs["image"].shape[1], model.base.multiple
@@ -113,34 +115,34 @@ def examples_of(options: argparse.Namespace, model) -> tuple[dict, Sequence[str]
 
 
 def _shown(images: np.ndarray, count: int) -> np.ndarray:
-    """The places of the images of most contrast: flat ones show little."""
+    """The places of the images with the most contrast; flat images show little."""
     return np.argsort(-images.std(axis=(1, 2, 3)), kind="stable")[:count]
 
 
 def _prompts(options: argparse.Namespace, model, examples: dict) -> str | list[str] | None:
-    """One text for all images, --prompt, or the images' own. None: no text."""
+    """The prompt for all images (--prompt), the prompts of the images, or None."""
     if options.prompt is not None and model.task.prompted:
-        raise UserError("--prompt: the images have instructions of their own, which the originals follow; leave it out")
+        raise UserError("--prompt: each image has its own instruction, which the original follows; leave it out")
     if options.prompt is not None:
         return options.prompt
     if options.prompts or model.task.prompted:
         if "prompt" not in examples:
-            raise UserError(f"--data is {options.data}: its images have no texts; give --prompt, or name others")
+            raise UserError(f"--data is {options.data}: its images have no prompts; give --prompt, or name other data")
         return list(examples["prompt"])
     if flags := flags_that_need_prompts(metric_arguments(options)):
-        raise UserError(f"{flags[0]} measures how well images fit a text: give that as --prompt, or ask for --prompts")
+        raise UserError(f"{flags[0]} measures how well images fit a prompt; give --prompt or --prompts")
     return None
 
 
 def _check_prompts_used(prompts: str | list[str] | None, options: argparse.Namespace, models: dict) -> None:
-    """Raises UserError for prompts that neither a model nor a metric takes."""
+    """Raise UserError for prompts that neither a model nor a metric takes."""
     takes_text = any(model.base.text_encoder is not None for model in models.values())
     if prompts is not None and not takes_text and not needs_prompts(metric_arguments(options)):
         raise UserError("--prompt: no bundle has a text encoder; leave it out, or name a --clip to compare it with")
 
 
 def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image_size: int) -> str:
-    """What was measured, for a reader."""
+    """The introduction of the report: what was measured, in Markdown."""
     which = "held-out " if options.split == "heldout" else ""
     lines = [
         f"{options.count} crops of {image_size} pixels from {photos} {which}images of {options.data}, "
@@ -164,7 +166,7 @@ def _plural(word: str, names: Sequence[str]) -> str:
 
 
 def _settings(options: argparse.Namespace, models: dict, names: Sequence[str], image_size: int) -> dict:
-    """How the figures were made, for metrics.json."""
+    """The settings of the evaluation, for metrics.json."""
     import codi_tf
 
     bundles = zip(models.items(), options.bundles, strict=True)
@@ -188,7 +190,7 @@ def _settings(options: argparse.Namespace, models: dict, names: Sequence[str], i
 
 
 def _weights(options: argparse.Namespace) -> dict[str, dict | str | None]:
-    """What the metrics have read: the path and the checksum of each option's file or folder."""
+    """Path and checksum of the weights of each metric: of each option's file or folder."""
     weights = {}
     for option in metric_options():
         argument = getattr(options, option.key)

@@ -26,8 +26,8 @@ def make_parser(prog: str) -> ArgumentParser:
         "steps. The report is report.md (a table with intervals), curves.png, grid.png, process-1.png, ... (one for "
         "each bundle and sampler), metrics.json and metrics.npz (values of every image).",
         epilog="PSNR, SSIM, sharpness, latent error and FD-photos, the Frechet distance through a small network "
-        "trained on the embedded photos (not FID), need nothing else. Other metrics are measured where their weights "
-        "are named.",
+        "trained on the embedded photos (not FID), need nothing else. Other metrics are measured if their weights are "
+        "named.",
     )
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folder of a trained model")
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")
@@ -40,11 +40,11 @@ def make_parser(prog: str) -> ArgumentParser:
     )
     parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
     parser.add_argument("--samplers", default="ddim", help=f"of {', '.join(SAMPLERS)} (default: ddim)")
-    parser.add_argument("--guidance", type=float, help="for bundles trained to take it (default: none)")
-    parser.add_argument("--text-guidance", type=float, help="the prompt's, for bundles trained to take it")
-    parser.add_argument("--prompt", help="one text for all images: for bundles with a text encoder, and for --clip")
+    parser.add_argument("--guidance", type=float, help="for bundles trained with guidance (default: none)")
+    parser.add_argument("--text-guidance", type=float, help="guidance by the prompt, for bundles trained with it")
+    parser.add_argument("--prompt", help="one prompt for all images: for bundles with a text encoder, and for --clip")
     parser.add_argument(
-        "--prompts", action="store_true", help="the images' own texts (always, where they are the task)"
+        "--prompts", action="store_true", help="use the prompts of the images (always, if the task needs them)"
     )
     parser.add_argument("--count", type=int, default=256, help="crops (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="of crops, degradations and noise (default: 0)")
@@ -54,7 +54,7 @@ def make_parser(prog: str) -> ArgumentParser:
 
 
 def parse(arguments: list[str], prog: str) -> argparse.Namespace:
-    """The options, with `steps` and `samplers` as lists. Raises UserError for what is wrong with them alone."""
+    """Parse and check the options; `steps` and `samplers` become lists. Raises UserError for bad options."""
     options = make_parser(prog).parse_args(arguments)
     options.steps, options.samplers = _steps(options.steps), _samplers(options.samplers)
     _check_numbers(options)
@@ -64,25 +64,25 @@ def parse(arguments: list[str], prog: str) -> argparse.Namespace:
         if argument is not None:
             option.check(argument)
     if options.prompt is not None and options.prompts:
-        raise UserError("--prompt is one text for all images, --prompts the images' own: give one of them")
+        raise UserError("--prompt is one prompt for all images, --prompts one for each image: give one of them")
     _check_out(options)
     return options
 
 
 def metric_arguments(options: argparse.Namespace) -> dict[str, str | None]:
-    """What was given of the options of metrics: `Option.key` -> argument."""
+    """The arguments of the options of metrics: `Option.key` -> argument, or None."""
     return {option.key: getattr(options, option.key) for option in metric_options()}
 
 
 def flags_that_need_prompts(arguments: Mapping[str, str | None]) -> list[str]:
-    """The flags that were given and name metrics of images and texts."""
+    """The given flags whose metrics compare images with prompts."""
     kinds = [METRICS[name] for name in METRICS]
-    asked = [kind.option for kind in kinds if kind.needs_prompts and kind.option is not None]
-    return [option.flag for option in asked if arguments[option.key] is not None]
+    of_prompts = [kind.option for kind in kinds if kind.needs_prompts and kind.option is not None]
+    return [option.flag for option in of_prompts if arguments[option.key] is not None]
 
 
 def needs_prompts(arguments: Mapping[str, str | None]) -> bool:
-    """Whether one of the metrics that will be measured compares images with texts."""
+    """Whether one of the metrics to measure compares images with prompts."""
     always = any(METRICS[name].needs_prompts and METRICS[name].option is None for name in METRICS)
     return always or bool(flags_that_need_prompts(arguments))
 
@@ -122,7 +122,7 @@ def _check_bundles(options: argparse.Namespace) -> None:
 
 
 def _check_out(options: argparse.Namespace) -> None:
-    """The report replaces what is at --out: only an earlier report may lie there."""
+    """Raise UserError if --out exists and is anything but an earlier report, which the new one replaces."""
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out is {options.out}: that is a file; name a folder")
     for option in metric_options():

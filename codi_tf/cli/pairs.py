@@ -2,8 +2,8 @@
 
 Writes degraded pairs to evaluate on, as StableSR's test set was made (Wang et al. 2023, section 4: 3,000 crops of
 512 pixels of the DIV2K validation photos, degraded by Real-ESRGAN's degradation to 128): gt/00000.png, the crop, and
-lq/00000.png, its low-resolution version. The same arguments write the same files. pairs.json says how they were made;
-`codi evaluate --data DIR` measures on them.
+lq/00000.png, its low-resolution version. The same arguments write the same files. pairs.json records how they were
+made; `codi evaluate --data DIR` measures on them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
     task = make_task(options.task, **task_options)
     if not task.has_low_resolution:
         able = ", ".join(name for name in TASKS if TASKS[name].has_low_resolution)
-        raise UserError(f"--task is {options.task}: pairs are made by {able}")
+        raise UserError(f"--task is {options.task}: use one of {able}")
     source = data.load_source(options.data, SPLITS[options.split])
     settings = {name: getattr(options, name) for name in ("count", "size", "seed")}
     about = {"data": options.data, "split": options.split, "task": options.task, "options": task_options}

@@ -1,4 +1,4 @@
-"""codi COMMAND ...: one program for all commands, each imported when it is called."""
+"""codi COMMAND ...: the program for all commands. A command is imported when it is called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codi_tf.core.errors import UserError
 
 
 class Command(NamedTuple):
-    """A module with `main(arguments, prog)`, and its line in the help."""
+    """A command: a module with `main(arguments, prog)`, and a line of help."""
 
     module: str
     summary: str
@@ -26,7 +26,7 @@ COMMANDS = {  # `export` is named only here: codi_tf imports nothing of it
     "evaluate": Command("codi_tf.cli.evaluate", "measure and compare trained models, and write a report"),
     "cache": Command("codi_tf.cli.cache", "encode training examples once"),
     "pairs": Command("codi_tf.cli.pairs", "write pairs of degraded and original images to evaluate on"),
-    "depth": Command("codi_tf.cli.depth", "write depth maps beside images with a network of your own"),
+    "depth": Command("codi_tf.cli.depth", "write depth maps next to images with a network of your own"),
     "convert": Command("codi_tf.cli.convert", "write a Stable Diffusion checkpoint as a diffusers folder"),
     "export": Command("export.__main__", "export a trained model as SavedModel, TFLite or ONNX"),
     "run": Command("export.run", "make an image with an exported model, without TensorFlow"),
@@ -35,14 +35,14 @@ COMMANDS = {  # `export` is named only here: codi_tf imports nothing of it
 
 
 def usage() -> str:
-    """The commands, a line each."""
+    """The help: one line per command."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: codi COMMAND ...", "", *lines, "", "codi COMMAND --help lists a command's options."])
 
 
 def main(arguments: list[str]) -> None:
-    """Call a command with the arguments behind its name. Raises UserError for a name that is not known."""
+    """Call a command with the arguments after its name. Raises UserError for an unknown command."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return

@@ -1,10 +1,10 @@
 """codi restore BUNDLE --condition in.png --out out.png: an image from a condition, by a trained model.
 
-The condition is an image of any size and mode; transparency is laid over white. The result is an RGB PNG of the same
-size, or K times as large. A bundle for inpainting takes a mask as well, of the condition's size and any mode: it fills
-in what is white there and keeps every other pixel. For depth to image, --condition is a depth map (an image of 8 or 16
-bits, .npy or .pfm); for editing, --prompt is the instruction. Large images are made of tiles, in the memory of one;
---tile 0 makes them smaller and enlarges the result.
+The condition is an image of any size and mode; transparent parts become white. The result is an RGB PNG of the same
+size, or --upscale times as large. A bundle for inpainting also takes a mask of the condition's size: white pixels are
+filled, all others stay. For depth to image, --condition is a depth map (an image of 8 or 16 bits, .npy or .pfm); for
+editing, --prompt is the instruction. Large images are made in tiles, which need the memory of one tile; --tile 0
+computes a smaller image and enlarges it.
 """
 
 from __future__ import annotations
@@ -50,16 +50,20 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
 
 def add_own_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that only bundles take."""
-    parser.add_argument("--condition", type=Path, help="the image to restore, any size and mode; the depth map")
+    parser.add_argument("--condition", type=Path, help="the image to restore, of any size and mode, or the depth map")
     parser.add_argument(
-        "--text-guidance", type=float, help="the prompt's, of models fine-tuned with drop_prompt (default: 1, none)"
+        "--text-guidance",
+        type=float,
+        help="guidance by the prompt, for models fine-tuned with drop_prompt (default: 1, none)",
     )
-    parser.add_argument("--mask", type=Path, help="for inpainting: white where the image is to be filled, its size")
+    parser.add_argument(
+        "--mask", type=Path, help="for inpainting: an image of the condition's size, white where to fill"
+    )
     parser.add_argument("--upscale", type=int, help="how many times as large the result is (default: 1)")
     parser.add_argument(
         "--tile",
         type=int,
-        help="side of the tiles of a larger image; 0: none (default: 512, where memory asks for it)",
+        help="side of the tiles of a larger image; 0: no tiles (default: 512, if memory requires tiles)",
     )
     colors = ("none", *ALIGNMENTS)
     parser.add_argument(
@@ -71,7 +75,7 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
 def main(arguments: list[str], prog: str = "codi restore") -> None:
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     add_shared_options(
-        parser, model="folder of a trained model", prompt="what to show, of a model whose base has a text encoder"
+        parser, model="folder of a trained model", prompt="what to show, for a model whose base has a text encoder"
     )
     add_sampling(parser, SAMPLERS, steps="4", sampler="ddim", guidance="as the model was trained")
     add_own_options(parser)
@@ -86,17 +90,17 @@ def run(options: argparse.Namespace) -> None:
     """Make and write the image. Raises UserError for options that do not fit the bundle or each other."""
     fill_in(options, DEFAULTS)
     write_png(options.out, _restore(options))
-    kept = ""
+    note = ""
     if options.mask is not None:
         enlarged = ", enlarged" if options.upscale > 1 else ""
-        kept = f": where {options.mask} is not white, its pixels are those of {options.condition}{enlarged}"
-    print(f"{options.out}{kept}")
+        note = f": where {options.mask} is not white, its pixels are those of {options.condition}{enlarged}"
+    print(f"{options.out}{note}")
 
 
 def _restore(options: argparse.Namespace) -> np.ndarray:
     check_range(options, steps=(1, 1000), upscale=(1, MAX_RESULT_PIXELS), tile=(0, MAX_RESULT_PIXELS))
     if options.condition is None:
-        raise UserError(f"--condition is missing: {options.model} makes an image from one")
+        raise UserError(f"--condition is missing: {options.model} makes an image from a condition")
     task = _task(options.model)
     if task is not None:
         _check_task(options, task)
@@ -115,7 +119,7 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     model = load(options.model, compute=options.compute, decoder=decoder)
     made = plan(model, condition, upscale=options.upscale, tile=options.tile)
     if made.tile:
-        say(f"{size} is made of {made.pieces} tiles of {made.tile} pixels a side, to save memory")
+        say(f"{size} is made in {made.pieces} tiles of {made.tile}x{made.tile}, to save memory")
     elif made.working != (height, width):
         say(f"{size} is made at {made.working[1]}x{made.working[0]} and enlarged, to save memory")
     report = progress("tile" if made.tile else "step", options.steps * made.pieces)
@@ -124,14 +128,14 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
 
 
 def _condition(options: argparse.Namespace, task: Task | None) -> np.ndarray:
-    """--condition, [H, W, 3]; with a --mask [H, W, 4]."""
+    """Read --condition, [H, W, 3], or with --mask [H, W, 4]."""
     if task is not None:
         return task.read_condition(options.condition, options.mask)
     return read_condition(options.condition, "image" if options.mask is None else "masked_image", options.mask)
 
 
 def _task(bundle: Path) -> Task | None:
-    """The task of a bundle; None where it cannot be read: loading the bundle says why."""
+    """The task of a bundle; None if it cannot be read (loading the bundle then reports why)."""
     try:
         return make_task(**json.loads((bundle / BUNDLE).read_text(encoding="utf-8"))["task"])
     except (OSError, ValueError, KeyError, TypeError):  # a UserError is a ValueError
@@ -139,15 +143,15 @@ def _task(bundle: Path) -> Task | None:
 
 
 def _check_task(options: argparse.Namespace, task: Task) -> None:
-    """Raises UserError for an option that the task lacks or does not take: mask, prompt, tiles, colors."""
+    """Raise UserError for an option that the task requires or does not take: mask, prompt, tiles, colors."""
     model, name = options.model, task.name
     if task.has_mask and options.mask is None:
-        raise UserError(f"--mask is missing: {model} fills in what is white in an image of the condition's size")
+        raise UserError(f"--mask is missing: {model} needs an image of the condition's size, white where to fill")
     if not task.has_mask and options.mask is not None:
-        raise UserError(f"--mask: {model} was trained for {name}, which takes none; leave it out")
+        raise UserError(f"--mask: {model} was trained for {name}, which takes no mask; leave it out")
     if task.prompted and options.prompt is None:
         raise UserError(f"--prompt is missing: {model} follows an instruction, for example 'make it night'")
     if options.tile and not task.is_local:
         raise UserError(f"--tile: {model} was trained for {name}, which needs the whole image; leave it out")
     if options.color != "none" and not task.keeps_colors:
-        raise UserError(f"--color: {model} was trained for {name}, which keeps no colors; leave it out")
+        raise UserError(f"--color: {model} was trained for {name}, which changes colors; leave it out")

@@ -28,9 +28,9 @@ def _parser(prog: str) -> ArgumentParser:
     add_sampling(
         parser,
         SAMPLERS,
-        steps="4, of a checkpoint 20",
-        sampler="ddim, of a checkpoint dpm++",
-        guidance="7.5 of a checkpoint, else as the model was trained",
+        steps="4, for a checkpoint 20",
+        sampler="ddim, for a checkpoint dpm++",
+        guidance="7.5 for a checkpoint, else as the model was trained",
     )
     restore.add_own_options(parser.add_argument_group("trained models"))
     text2image.add_own_options(parser.add_argument_group("Stable Diffusion checkpoints"))
@@ -38,7 +38,7 @@ def _parser(prog: str) -> ArgumentParser:
 
 
 def _refuse(options: argparse.Namespace, names: Iterable[str], reason: str) -> None:
-    """Raises UserError for an option of the other kind of model that was given."""
+    """Raise UserError if an option for the other kind of model was given."""
     for name in names:
         if getattr(options, name) is not None:
             raise UserError(f"{flag(name)}: {options.model} {reason}; leave it out or name another model")
@@ -50,8 +50,8 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.sample") -> None:
     of_bundles = [name for name in restore.DEFAULTS if name not in text2image.DEFAULTS]
     of_checkpoints = [name for name in text2image.DEFAULTS if name not in restore.DEFAULTS]
     if is_bundle(options.model):
-        _refuse(options, of_checkpoints, "is a trained model, which does not take that")
+        _refuse(options, of_checkpoints, "is a trained model, which does not take it")
         restore.run(options)
     else:
-        _refuse(options, of_bundles, f"is no trained model (it has no {BUNDLE}), which alone takes that")
+        _refuse(options, of_bundles, f"is no trained model (it has no {BUNDLE}), and only these take it")
         text2image.run(options)

@@ -1,4 +1,4 @@
-"""What `codi restore` and `codi text2image` share: options, checks and progress."""
+"""Options, checks and progress that `codi restore` and `codi text2image` share."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def add_shared_options(parser: ArgumentParser, *, model: str, prompt: str) -> No
 
 
 def add_sampling(parser: ArgumentParser, samplers: Iterable[str], *, steps: str, sampler: str, guidance: str) -> None:
-    """Add --steps, --sampler and --guidance; the texts describe their defaults."""
+    """Add --steps, --sampler and --guidance; the str arguments describe their defaults in the help."""
     parser.add_argument("--steps", type=int, help=f"network evaluations (default: {steps})")
     parser.add_argument("--sampler", choices=tuple(samplers), help=f"(default: {sampler})")
     parser.add_argument("--guidance", type=float, help=f"1 is none (default: {guidance})")
 
 
 def fill_in(options: argparse.Namespace, defaults: Mapping[str, object]) -> None:
-    """Give the options that were not given their defaults."""
+    """Set the options that were not given to their defaults."""
     for name, default in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
 
 
 def check_shared_options(options: argparse.Namespace) -> None:
-    """Raises UserError for a model that is missing, a seed out of range, or a result that cannot be written."""
+    """Raise UserError for a model that is missing, a seed out of range, or a result that cannot be written."""
     if not options.model.exists():
         raise UserError(f"{options.model}: no such model; train one or name another")
     check_range(options, seed=(0, 2**63 - 1))
@@ -58,7 +58,7 @@ def check_shared_options(options: argparse.Namespace) -> None:
 
 
 def check_range(options: argparse.Namespace, **limits: tuple[float, float]) -> None:
-    """Raises UserError for a number that is given and outside of its limits."""
+    """Raise UserError for a given number outside its limits."""
     for name, (low, high) in limits.items():
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
@@ -66,12 +66,12 @@ def check_range(options: argparse.Namespace, **limits: tuple[float, float]) -> N
 
 
 def flag(name: str) -> str:
-    """--text-guidance for text_guidance."""
+    """The flag of an option: --text-guidance for text_guidance."""
     return "--" + name.replace("_", "-")
 
 
 def load_small_decoder(options: argparse.Namespace) -> TinyDecoder | None:
-    """--decoder."""
+    """Load the small decoder that --decoder names; None without it."""
     if options.decoder is None:
         return None
     from codi_tf import load_decoder
@@ -80,7 +80,7 @@ def load_small_decoder(options: argparse.Namespace) -> TinyDecoder | None:
 
 
 def progress(label: str, total: int) -> Callable[[int], None]:
-    """A function that shows how many steps, or steps of all tiles, are done, and then that the image is decoded."""
+    """Return a function that shows how many steps (of all tiles) are done, and then that the image is decoded."""
     bar = Progress(label, total)
 
     def report(done: int) -> None:

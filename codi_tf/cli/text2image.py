@@ -50,12 +50,16 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
 def add_own_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that only checkpoints take."""
     parser.add_argument("--negative-prompt", help="what not to show")
-    parser.add_argument("--height", type=int, help="of the result (default: as the checkpoint was trained)")
-    parser.add_argument("--width", type=int, help="of the result (default: as the checkpoint was trained)")
+    parser.add_argument("--height", type=int, help="of the result (default: as in the checkpoint's training)")
+    parser.add_argument("--width", type=int, help="of the result (default: as in the checkpoint's training)")
     parser.add_argument("--image", type=Path, help="an image to start from; --height and --width resize it")
-    parser.add_argument("--strength", type=float, help=f"how much of it is made anew, to 1 (default: {STRENGTH})")
-    parser.add_argument("--tokenizer", type=Path, help="folder of vocab.json and merges.txt, for a checkpoint without")
-    parser.add_argument("--prediction-type", help="epsilon or v_prediction, where the checkpoint does not say")
+    parser.add_argument(
+        "--strength", type=float, help=f"how much --image changes, above 0 and at most 1 (default: {STRENGTH})"
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, help="folder of vocab.json and merges.txt, for a checkpoint without them"
+    )
+    parser.add_argument("--prediction-type", help="epsilon or v_prediction, if the checkpoint does not state it")
 
 
 def main(arguments: list[str], prog: str = "codi text2image") -> None:
@@ -95,14 +99,14 @@ def _generate(options: argparse.Namespace) -> np.ndarray:
             raise UserError(f"--strength is {strength}: it must be above 0 and at most 1")
         evaluations, source = int(options.steps * strength), {"image": _image(options), "strength": strength}
         if evaluations == 0:
-            raise UserError(f"--strength {strength} of --steps {options.steps} leaves none; raise one of them")
+            raise UserError(f"--strength {strength} of --steps {options.steps} leaves no step; raise one of them")
 
     start_tensorflow()
     from codi_tf import load_stable_diffusion
     from codi_tf.checkpoints.skeleton import read_skeleton
     from codi_tf.inference.text_to_image import TextToImage
 
-    if (options.model / "vae").is_dir():  # the configurations alone tell what does not fit, before weights are read
+    if (options.model / "vae").is_dir():  # check against the configurations before any weight is read
         _check_fit(options, TextToImage(read_skeleton(options.model)), source.get("image"))
     decoder = load_small_decoder(options)
     say(f"loading {options.model}")
@@ -119,7 +123,7 @@ def _generate(options: argparse.Namespace) -> np.ndarray:
 
 
 def _check_fit(options: argparse.Namespace, model: TextToImage, image: np.ndarray | None) -> None:
-    """Raises UserError where a checkpoint does not take the sampler, the number of steps or the size."""
+    """Raise UserError where a checkpoint does not take the sampler, the number of steps or the size."""
     try:
         model.grid(options.sampler, 1)
     except UserError as error:
@@ -136,7 +140,7 @@ def _check_fit(options: argparse.Namespace, model: TextToImage, image: np.ndarra
 
 
 def _image(options: argparse.Namespace) -> np.ndarray:
-    """--image in the size that is asked for, or in its own."""
+    """Read --image, resized to --height and --width if they are given."""
     image = read_image(options.image)
     height, width = options.height or image.shape[0], options.width or image.shape[1]
     if max(height, width) > MAX_SIDE:

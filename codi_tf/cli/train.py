@@ -26,8 +26,8 @@ from codi_tf.training.distribution import make_strategy
 def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path:
     """Run an experiment, or resume the run in `out`. Returns the folder of the result.
 
-    `out` gets config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (images), metrics.jsonl and result/. Of
-    several workers the first writes; all must share the folder.
+    Writes config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (images), metrics.jsonl and result/. If there are
+    several workers, the first one writes; all must share the folder.
 
     Args:
         experiment: what to run.
@@ -39,7 +39,7 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
             many updates in a row were not finite, or the disk is full.
         Interrupted: SIGTERM, or another worker was lost; the same call resumes.
     """
-    _same_settings(experiment, out)
+    _check_same_settings(experiment, out)
     strategy = start_tensorflow(functools.partial(make_strategy, experiment.distribution))
     import tensorflow as tf
 
@@ -81,16 +81,16 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
             writer.save(step)
             writer.wait()
 
-    with _stop_on_sigterm() as stop_asked, _plain_ends(out):
+    with _stop_on_sigterm() as stop_requested, _plain_ends(out):
         monitor = Monitor(experiment, trainer, stopwatch, out, first, heldout) if chief else None
         while step < settings.steps:
             count = 1 if stopwatch.alone(step) else _until_next(step, settings)
             with stopwatch.timed(step, count), user_errors():
-                sums = run(batches, tf.constant(count), tf.constant(int(stop_asked.is_set())))
+                sums = run(batches, tf.constant(count), tf.constant(int(stop_requested.is_set())))
                 sums = {name: float(value) for name, value in sums.items()}
             step += count
             if sums["skipped"]:
-                _judge(trainer, settings, range(step - count, step), sums["skipped"], save_now)
+                _check_skipped(trainer, settings, range(step - count, step), sums["skipped"], save_now)
             stop = sums.pop(STOP)
             if monitor is not None:
                 monitor.step(step, count, sums)
@@ -98,9 +98,9 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
                 writer.save(step)
             progress.update(step, monitor.note if monitor is not None else "")
             # Several workers stop together: they exchange the wish at the start of a call.
-            if (stop or (alone and stop_asked.is_set())) and step < settings.steps:
+            if (stop or (alone and stop_requested.is_set())) and step < settings.steps:
                 save_now()
-                raise Interrupted(f"stopped at step {step} by SIGTERM, its state is saved: the same command goes on")
+                raise Interrupted(f"stopped at step {step} by SIGTERM, its state is saved: the same command resumes")
         save_now()
         if chief:
             save_result(experiment, trainer, out / "result", {"steps": settings.steps, "config": experiment.as_dict()})
@@ -109,20 +109,20 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
 
 
 def _until_next(step: int, settings: config.Train) -> int:
-    """How many updates may run in one call: up to the next that is logged, sampled or saved."""
+    """The number of updates that may run in one call: up to the next one that is logged, sampled or saved."""
     periods = [settings.log_every, settings.sample_every, settings.save_every]
     return min(
         settings.steps_per_call, settings.steps - step, *(period - step % period for period in periods if period)
     )
 
 
-def _judge(trainer, settings: config.Train, batches: range, skipped: float, save: Callable[[], None]) -> None:
-    """Warn of skipped updates of a call. Raises UserError where too many in a row were skipped.
+def _check_skipped(trainer, settings: config.Train, batches: range, skipped: float, save: Callable[[], None]) -> None:
+    """Warn about the skipped updates of a call. Raises UserError if too many in a row were skipped.
 
     Args:
         batches: the numbers of the call's batches.
         skipped: how many of them were skipped.
-        save: writes the state; skipped updates have left the weights as they were.
+        save: writes the state, which skipped updates have not changed.
     """
     in_row = int(trainer.skipped_in_row.numpy())
     if trainer.scaled and not in_row:  # the loss scale was lowered, which is no fault
@@ -145,21 +145,21 @@ def _judge(trainer, settings: config.Train, batches: range, skipped: float, save
 
 @contextlib.contextmanager
 def _stop_on_sigterm() -> Iterator[threading.Event]:
-    """Within the block, an event that SIGTERM sets; outside of the main thread nothing sets it."""
-    stop_asked = threading.Event()
+    """Set an event on SIGTERM within the block. Signals reach the main thread only."""
+    stop_requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stop_asked
+        yield stop_requested
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stop_asked.set())
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stop_requested.set())
     try:
-        yield stop_asked
+        yield stop_requested
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
 def _plain_ends(out: Path) -> Iterator[None]:
-    """Within the block, a worker that does not answer ends the run with Interrupted, a full disk with UserError."""
+    """Turn the loss of another worker into Interrupted, and a full disk into UserError, within the block."""
     import tensorflow as tf
 
     try:
@@ -173,13 +173,14 @@ def _plain_ends(out: Path) -> Iterator[None]:
         lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
         if isinstance(error, lost) or "Collective" in reason:
             raise Interrupted(
-                f"another worker was lost ({type(error).__name__}); start all workers again: they go on from the last "
+                f"another worker was lost ({type(error).__name__}); start all workers again: they resume from the last "
                 f"state in {out / 'checkpoints'}"
             ) from None
         raise
 
 
-def _same_settings(experiment: config.Experiment, out: Path) -> None:
+def _check_same_settings(experiment: config.Experiment, out: Path) -> None:
+    """Raise UserError if the run in `out` was started with other settings."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, not the folder of a run; choose another --out")
     path = out / "config.yaml"
@@ -187,7 +188,7 @@ def _same_settings(experiment: config.Experiment, out: Path) -> None:
         return
     earlier = config.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))  # with today's defaults
     compared = (_plain(one) for one in (earlier, experiment))
-    check_settings(out, *({key: own[key] for key in own if key != "distribution"} for own in compared))
+    check_settings(out, *({key: plain[key] for key in plain if key != "distribution"} for plain in compared))
 
 
 def _write_settings(experiment: config.Experiment, out: Path) -> None:
@@ -196,7 +197,7 @@ def _write_settings(experiment: config.Experiment, out: Path) -> None:
 
 
 def _plain(experiment: config.Experiment) -> dict:
-    """The settings as in files, where tuples are lists."""
+    """The settings as a file holds them, with lists in place of tuples."""
     return json.loads(json.dumps(experiment.as_dict()))
 
 

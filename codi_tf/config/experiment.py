@@ -1,4 +1,4 @@
-"""A whole training run as one value."""
+"""`Experiment`: all settings of a training run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codi_tf.tasks import TASKS
 
 @dataclass(frozen=True)
 class Experiment:
-    """A whole training run.
+    """All settings of a training run.
 
     Attributes:
         method: what is trained and how; in YAML a mapping with `name` (of `codi_tf.methods.METHODS`) and the method's
@@ -68,7 +68,7 @@ class Experiment:
         if self.memory != Memory():
             raise UserError("memory is set, but without a task the whole network is trained in float32: remove memory")
         if self.adaptation != Adaptation():
-            raise UserError("adaptation is set, but without a task nothing is adapted: remove it, or set task")
+            raise UserError("adaptation is set, but a training without a task has no adapter: remove it, or set task")
 
     @property
     def method_name(self) -> str:

@@ -55,7 +55,7 @@ def from_dict(values: dict) -> Experiment:
     The method comes last: its module loads TensorFlow, which takes seconds.
     """
     method = values.get("method")
-    with quiet_import():  # names from outside may bring TensorFlow with them
+    with quiet_import():  # a plug-in may import TensorFlow
         names = list(METHODS)
     if not isinstance(method, dict) or "name" not in method:
         raise UserError(f"method.name is not set: use one of {', '.join(names)}")
@@ -88,12 +88,12 @@ def parse_value(override: str, text: str):
         raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
 
 
-_LATER = object()  # a value that is read by itself
+_LATER = object()  # stands for the method's settings, which are read last
 _NAMES_OF_0_1_0 = {"data.recolour": "recolor"}
 
 
 def _read(kind: type, values: typing.Any, where: str) -> dict:
-    """The arguments of a dataclass, from plain data. Raises UserError for unknown, missing and unfit ones."""
+    """The arguments of a dataclass, from plain data. Raises UserError for unknown, missing and invalid ones."""
     if not isinstance(values, dict):
         raise UserError(f"{where} is {values!r}: it must be a mapping")
     hints = typing.get_type_hints(kind)
@@ -112,7 +112,7 @@ def _read(kind: type, values: typing.Any, where: str) -> dict:
 
 
 def _value(hint, value, where: str):
-    """A value of a field of type `hint`. Raises UserError for one of another type, or none of its choices."""
+    """Convert a value to the type `hint` of its field. Raises UserError for another type or an invalid choice."""
     if value is _LATER:
         return value
     if dataclasses.is_dataclass(hint):

@@ -1,4 +1,4 @@
-"""The sections of a config, but for method and task: frozen dataclasses that check their values."""
+"""The sections of a config except method and task: frozen dataclasses that check their values."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Memory:
     Attributes:
         compute: the format of activations: float32, bfloat16 or float16.
         frozen_weights: the format of the base's weights, where the adapter alone is trained.
-        recompute: gradient checkpointing: the backward pass computes the insides of blocks again.
+        recompute: gradient checkpointing: the backward pass computes the activations inside blocks again.
     """
 
     compute: Format = "float32"

@@ -1,1 +1,1 @@
-"""The base of all packages: errors, registries, seeds, noise, progress, number formats. Imports no other package."""
+"""The base that all packages import: errors, registries, seeds, noise, progress, number formats."""

@@ -1,4 +1,4 @@
-"""Checks of the numbers and prompts that public functions take."""
+"""Checks of arguments: whole numbers and prompts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def as_prompts(prompts: str | Sequence[str]) -> list[str]:
     """One prompt or several, as a list. Raises UserError for no prompt, or one that is not a str."""
     several: list[Any] = [prompts] if isinstance(prompts, str) or not hasattr(prompts, "__iter__") else list(prompts)
     if not several:
-        raise UserError("there is no prompt: give at least one")
+        raise UserError("the list of prompts is empty: give at least one")
     for prompt in several:
         if not isinstance(prompt, str):
             raise UserError(f"a prompt is {prompt!r}: it must be text, a str")

@@ -1,4 +1,4 @@
-"""The base of all commands: a user's mistake ends in one line and exit status 2."""
+"""What all commands share: argument parsing, one-line errors, exit statuses and the start of TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ T = TypeVar("T")
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser, with a UserError for mistakes: one line, without the usage before it."""
+    """An argparse parser that raises UserError for mistakes: one line, without the usage before it."""
 
     def error(self, message: str):
-        raise UserError(f"{' '.join(message.split())}; {self.prog} --help tells more")
+        raise UserError(f"{' '.join(message.split())}; see {self.prog} --help")
 
 
 def run_command(main: Callable[[list[str]], None]) -> int:
     """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 75 (Interrupted), 130
     (Ctrl-C).
 
-    A UserWarning becomes one line, too, and is shown once. A UserError from within tf.data counts as a UserError.
+    Each UserWarning is shown once, in one line. A UserError raised within tf.data counts as a UserError.
     """
     shown = set()
 
@@ -76,6 +76,6 @@ def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
 
 def _line_of(message, category, filename: str, lineno: int) -> str:
     text = " ".join(str(message).split())
-    if not issubclass(category, UserWarning):  # warnings to programmers keep their place in the code
+    if not issubclass(category, UserWarning):  # a warning to programmers names its place in the code
         text = f"{filename}:{lineno}: {category.__name__}: {text}"
     return f"warning: {text}"

@@ -1,4 +1,4 @@
-"""Exceptions that end a program without a traceback: a user's mistake, and an interruption that can be resumed."""
+"""Exceptions that end a program without a traceback: mistakes of the user, and interruptions that can be resumed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """A mistake of the user; the message is one line with the thing, its value and the remedy.
+    """A mistake of the user. The message is one line that names the thing, its value and the remedy.
 
     The command lines print it as ``error: ...`` and exit with status 2, without a traceback.
     """
 
 
 class Interrupted(Exception):
-    """A run that stopped early and that the same command resumes; the message is one line that says where.
+    """A run stopped early, and the same command resumes it. The message is one line that names the update.
 
-    The command lines print it and exit with status 75, which says "try again" to schedulers (EX_TEMPFAIL).
+    The command lines print it and exit with status 75 (EX_TEMPFAIL), which asks schedulers to try again.
     """
 
 
@@ -31,7 +31,7 @@ def user_errors() -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # `message` is an attribute of TensorFlow's errors; it is not imported for them
+    except Exception as error:  # TensorFlow's errors have a `message`; importing TensorFlow for their type is slow
         found = re.search(r"UserError: (.+)", str(getattr(error, "message", "")))
         if found is None:
             raise

@@ -1,4 +1,4 @@
-"""The float formats of networks. Needs no TensorFlow."""
+"""The number formats of networks. Needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMATS: tuple[FloatFormat, ...] = get_args(FloatFormat)
 
 
 def check_format(name: str, value: object) -> None:
-    """Raises UserError for a value that is no float format; the message calls it `name`."""
+    """Raise UserError for a value that is no number format; the message calls it `name`."""
     if value not in FORMATS:
         raise UserError(f"{name} is {value!r}: use one of {', '.join(FORMATS)}")
 

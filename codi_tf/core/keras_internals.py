@@ -1,4 +1,4 @@
-"""All that this package uses of Keras' private interface.
+"""Every use of Keras' private interface.
 
 setup.cfg allows only the minor versions of Keras that were tested, and `tests/test_keras_internals.py` fails when one
 of these names changes.
@@ -13,7 +13,7 @@ import keras
 
 
 def set_initializer(variable: keras.Variable, initializer: Callable) -> None:
-    """Replace the initializer of a variable that was made in a `keras.StatelessScope` and has no value yet."""
+    """Replace the initializer of a variable that was created in a `keras.StatelessScope` and has no value yet."""
     _private(variable, "_initializer")
     variable._initializer = initializer
 
@@ -33,7 +33,7 @@ def trainable_variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.
 def with_gradients(
     optimizer: keras.optimizers.Optimizer, gradients: Sequence, variables: Sequence[keras.Variable]
 ) -> tuple[list, list[keras.Variable]]:
-    """(gradients, variables) without the pairs whose gradient is None; warns about them, as Keras does."""
+    """Return (gradients, variables) without the pairs whose gradient is None; warn about these, as Keras does."""
     return _private(optimizer, "_filter_empty_gradients")(gradients, variables)
 
 
@@ -49,7 +49,7 @@ def moments_of(optimizer: keras.optimizers.Adam, variable: keras.Variable) -> tu
 
 
 def _private(owner: object, name: str) -> Any:
-    """An attribute of Keras that may be gone in the next version."""
+    """Return a private attribute. Raises RuntimeError where this version of Keras lacks it."""
     if not hasattr(owner, name):
         title = type(owner).__name__
         raise RuntimeError(f"Keras {keras.__version__} has no {title}.{name}; install the version that setup.cfg names")

@@ -1,7 +1,7 @@
 """TensorFlow, imported at its first use.
 
-Modules that declare something, as a task, are imported to read the declaration: a command line does so before it
-checks the user's input, and must not wait for TensorFlow.
+Command lines import the modules that declare tasks and other entries before they check the user's input. They must not
+wait for TensorFlow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 
 class _Lazy(types.ModuleType):
-    """Stands for a module until one of its attributes is used."""
+    """A stand-in for a module, which is imported when one of its attributes is used."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module(self.__name__), name)

@@ -1,4 +1,4 @@
-"""The noise that sampling starts from: for one seed the same in Keras, on the command line and in every language.
+"""The noise that sampling starts from. A seed gives the same numbers in Keras, in exported models and in ports.
 
 docs/noise.md is the specification, with test vectors for ports.
 """
@@ -18,12 +18,12 @@ LOW = np.uint64(0xFFFFFFFF)
 
 
 def gaussian_noise(seed: int, shape: tuple[int, ...], *, stream: int = 0) -> np.ndarray:
-    """Standard normal float32 of the given shape; a larger shape starts with the numbers of a smaller one.
+    """Standard normal numbers, float32 of the given shape. A larger shape starts with the numbers of a smaller one.
 
-    Stream 0 is the noise that sampling starts from; stochastic samplers add the others in their steps.
+    Stream 0 is the noise that sampling starts from; stochastic samplers add further streams in their steps.
 
     Raises:
-        UserError: for a seed that is no whole number from 0 to 2**63 - 1.
+        UserError: the seed is no whole number from 0 to 2**63 - 1.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise UserError(f"seed is {seed!r}: it must be a whole number from 0 to 2**63 - 1")

@@ -1,4 +1,4 @@
-"""Dtype policies: the float format that networks compute in and the one of their weights."""
+"""Dtype policies: the number format that networks compute in, and the format of their weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_policy(compute: str = "float32", weights: str = "float32") -> keras.DTy
 
 
 class _Pair(keras.DTypePolicy):
-    """A pair that Keras has no name for, such as float32 arithmetic on weights in half precision."""
+    """A pair of formats that Keras has no policy for, such as float32 arithmetic on weights in half precision."""
 
     def __init__(self, compute: str, weights: str):
         super().__init__(compute)
@@ -43,7 +43,7 @@ class _Pair(keras.DTypePolicy):
 
 @contextlib.contextmanager
 def built_in(policy: keras.DTypePolicy) -> Iterator[None]:
-    """Layers made in this block have the policy."""
+    """Give the policy to all layers that are made in this block."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

@@ -1,4 +1,4 @@
-"""Progress of long work, and the time that is left, in one line."""
+"""A progress line for long work, with the time that is left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Progress:
-    """Progress of `total` units of work, on standard error: one line in a terminal, a line every 10 % in a log.
+    """A progress line on standard error: updated in place in a terminal, a new line every 10 % in a log.
 
     Args:
         label: the name of the work.

@@ -1,12 +1,12 @@
-"""Registries: named things of one kind, found by reading a folder and imported when they are used.
+"""Registries: entries of one kind by their names, found by reading a folder and imported when they are used.
 
-A module declares an entry with a decorator, and no other file needs to know of it:
+A module declares an entry with a decorator, and no other file needs a change:
 
     @TASKS.register("depth")
     class Depth(Task): ...
 
 The registry reads the modules of its package as text, so all names are known before any of them is imported. Modules
-from outside take part once they are imported: by the user's program, by the environment variable CODI_TF_PLUGINS
+from outside join once they are imported: by the user's program, by the environment variable CODI_TF_PLUGINS
 ("my_tasks,my_metrics"), or by an installed package's entry point in the group "codi_tf.plugins".
 """
 
@@ -35,9 +35,9 @@ class Registry(Generic[T]):
     """Entries of one kind by their names.
 
     Args:
-        kind: what messages call an entry, such as "task".
+        kind: the word for an entry in messages, such as "task".
         variable: the name of the registry in source code, such as "TASKS".
-        package: the package whose modules declare the entries that come with it.
+        package: the package whose modules declare the built-in entries.
     """
 
     def __init__(self, kind: str, variable: str, package: str):
@@ -58,7 +58,7 @@ class Registry(Generic[T]):
         return declare
 
     def __iter__(self) -> Iterator[str]:
-        """All names: those of the package by module, which are not imported for it, then those from outside."""
+        """Iterate over all names: those of the package by module, without importing it, then those from outside."""
         _import_plugins()
         return iter(dict.fromkeys([*self._modules, *self._entries]))
 
@@ -66,7 +66,7 @@ class Registry(Generic[T]):
         return name in list(self)
 
     def __getitem__(self, name: str) -> T:
-        """The entry of a name. Raises UserError for a name that is not known."""
+        """The entry with a name. Raises UserError for an unknown name."""
         if name not in self._entries and name in self._modules:
             importlib.import_module(self._modules[name])
         if name not in self._entries:
@@ -76,7 +76,7 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def name_of(self, entry: T) -> str:
-        """The name under which an entry is registered. Raises UserError for one that is not."""
+        """The name of an entry. Raises UserError for an entry that is not registered."""
         for name, known in self._entries.items():
             if known is entry:
                 return name
@@ -84,7 +84,7 @@ class Registry(Generic[T]):
         raise UserError(f"{self.kind} {title} is not registered: decorate it with {self.variable}.register(NAME)")
 
     def unknown(self, name: object) -> str:
-        """One line about a name that is not known."""
+        """The error message for an unknown name, in one line."""
         close = difflib.get_close_matches(str(name), list(self), n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"unknown {self.kind} {name!r}: {hint}known are {', '.join(self)}; others must be imported first"

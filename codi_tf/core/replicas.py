@@ -1,4 +1,4 @@
-"""Inside a replica of tf.distribute: sums over all replicas, and equal changes of variables on each.
+"""Code that runs inside a replica of tf.distribute: sums over all replicas, and equal changes of variables on each.
 
 An update sums gradients and logs once. Everything after that is the same on every replica, so variables need no
 merging: each replica changes its own copy. That also works where tf.distribute refuses to merge, in a `tf.cond`;
@@ -30,17 +30,17 @@ def summed(values: list) -> list:
 
 def assign(variable, value) -> None:
     """variable <- value, for the copy of a Keras variable on this replica."""
-    own = variable.value
-    tf.raw_ops.AssignVariableOp(resource=own.handle, value=tf.cast(value, own.dtype))
+    local = variable.value
+    tf.raw_ops.AssignVariableOp(resource=local.handle, value=tf.cast(value, local.dtype))
 
 
 def assign_add(variable, value) -> None:
     """variable <- variable + value, as `assign`."""
-    own = variable.value
-    tf.raw_ops.AssignAddVariableOp(resource=own.handle, value=tf.cast(value, own.dtype))
+    local = variable.value
+    tf.raw_ops.AssignAddVariableOp(resource=local.handle, value=tf.cast(value, local.dtype))
 
 
-def move(variable, towards, share) -> None:
-    """variable <- variable - share (variable - towards), in one operation after the difference."""
-    own = variable.value
-    tf.raw_ops.ResourceApplyGradientDescent(var=own.handle, alpha=tf.cast(share, own.dtype), delta=own - towards)
+def move(variable, target, share) -> None:
+    """variable <- variable - share (variable - target), in one operation after the difference."""
+    local = variable.value
+    tf.raw_ops.ResourceApplyGradientDescent(var=local.handle, alpha=tf.cast(share, local.dtype), delta=local - target)

@@ -1,4 +1,4 @@
-"""Settings as dataclasses: fields of type Literal are checked, and a registered one is plain data under its name."""
+"""Settings as dataclasses: checks of fields of type Literal, and registered settings as plain data."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def check_choices(settings: Any, prefix: str = "") -> None:
 
 
 def check_choice(name: str, value: object, choices: typing.Collection) -> None:
-    """Raises UserError for a value that is none of the choices."""
+    """Raise UserError for a value that is none of the choices."""
     if not any(value == choice and type(value) is type(choice) for choice in choices):
         raise UserError(f"{name} is {value!r}: use one of {', '.join(map(str, choices))}")
 
 
 def choices_of(hint: Any) -> tuple:
-    """The values that a type Literal[...] allows, also one in a union with None; () for other types."""
+    """The values that a type Literal[...] allows, alone or in a union with None; () for other types."""
     if typing.get_origin(hint) is typing.Literal:
         return typing.get_args(hint)
     if isinstance(hint, types.UnionType) and any(choices_of(option) for option in typing.get_args(hint)):
@@ -38,10 +38,10 @@ def choices_of(hint: Any) -> tuple:
 
 
 def named(registry: Registry, settings: Any) -> dict:
-    """{"name": the name of its class in the registry, option: value, ...}, plain data.
+    """Settings as plain data: {"name": the name of their class in the registry, option: value, ...}.
 
     Raises:
-        UserError: the class is not registered, or it is no dataclass, so that its options are not known.
+        UserError: the class is not registered, or is no dataclass, so its options are unknown.
     """
     name, title = registry.name_of(type(settings)), type(settings).__name__
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):

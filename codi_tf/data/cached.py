@@ -1,4 +1,4 @@
-"""Examples that were encoded beforehand (python -m codi_tf.cache): a folder of shards, memory-mapped."""
+"""Reading encoded examples (made by `codi cache`): a folder of memory-mapped shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ META = "meta.json"
 
 
 class ShardedArray:
-    """An array [N, ...] whose rows lie in several memory-mapped files: only rows that are used are read.
+    """An array [N, ...] whose rows are in several memory-mapped files. Only rows that are used are read.
 
     Args:
         parts: in their order.
@@ -56,13 +56,13 @@ def is_cache(name: str | os.PathLike[str]) -> bool:
 
 
 def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
-    """The examples of a folder, as from `precompute.encode_once`.
+    """Read the examples of a folder, as from `precompute.encode_once`.
 
     Returns:
         {"latent": float32 [N, h, w, 4]} and, if they are there, "condition_latent" [N, ...], "tokens" int32 [N, M].
 
     Raises:
-        UserError: no such folder; a shard is missing, truncated, or of other examples than the rest.
+        UserError: no such folder; a shard is missing or truncated, or does not fit the others.
     """
     folder = Path(folder)
     meta = read_meta(folder)
@@ -85,7 +85,7 @@ def read_meta(folder: str | os.PathLike[str]) -> dict:
             raise ValueError("numbers out of range")
         if "sees" in meta["made_with"]:  # the name of 0.1.0
             meta["made_with"]["condition_space"] = meta["made_with"].pop("sees")
-        if "recolour" in meta["data"]:  # as well
+        if "recolour" in meta["data"]:  # the name of 0.1.0
             meta["data"] = {"recolor" if key == "recolour" else key: value for key, value in meta["data"].items()}
     except FileNotFoundError:
         raise UserError(f"{folder}: no encoded examples; make them with python -m codi_tf.cache") from None
@@ -108,7 +108,7 @@ def shard_paths(folder: Path, meta: Mapping) -> list[Path]:
 def made_with(
     base, *, task: Task | None, image_size: int, condition_space: str, tokenizer: Tokenizer | None = None
 ) -> dict:
-    """All that encoded examples depend on besides the images; a training that uses them must have the same.
+    """What encoded examples depend on, except the images. A training that uses them must have the same.
 
     Args:
         base: a `codi_tf.checkpoints.base.Base`.
@@ -132,7 +132,7 @@ def check_made_with(folder: str | os.PathLike[str], wanted: Mapping) -> None:
     If one of the two has no tokenizer, tokenizers are not compared: prompts are not used, or there are none.
 
     Raises:
-        UserError: they were made for another one.
+        UserError: they were made with other settings.
     """
     made = read_meta(folder)["made_with"]
     for key in {**wanted, **made}:
@@ -155,7 +155,7 @@ def cached_batches(
 ) -> tf.data.Dataset:
     """Infinite batches of encoded examples, drawn without replacement within an epoch; batch k depends on (seed, k).
 
-    As `precompute.latent_batches`, but rows are read when they are needed, and their order needs no table.
+    Unlike `precompute.latent_batches`, it reads rows when they are needed, and computes their order without a table.
 
     Args:
         examples: from `read_cache`, or from `precompute.embed_once` of that.
@@ -195,7 +195,7 @@ def cached_batches(
 
 
 def _sha256_of(tokenizer: Tokenizer) -> str:
-    """Of all that determines the token ids of a text."""
+    """SHA-256 of everything that determines the token ids of a text."""
     parts = [sorted(tokenizer.vocabulary.items()), tokenizer.merges, tokenizer.padding, tokenizer.special]
     return text_sha256(json.dumps(parts))
 

@@ -1,4 +1,4 @@
-"""Bytes of an image file -> the pixels of a window of it, decoding no more than needed."""
+"""Decoding windows of image files, with as little work as possible."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def pixels(image: Image.Image) -> np.ndarray:
     """
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         values, largest = np.asarray(image).astype(np.float32), 1 if image.mode == "F" else 65535
-        if not (values.min() >= 0 and values.max() <= largest):  # in this form, NaN fails too
+        if not (values.min() >= 0 and values.max() <= largest):  # so written, NaN fails, too
             raise Unreadable(f"mode {image.mode} with values {values.min()} to {values.max()}, not 0 to {largest}")
         return np.repeat(images.to_uint8(values / largest)[..., None], 3, axis=-1)
     if image.has_transparency_data:

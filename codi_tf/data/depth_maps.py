@@ -58,14 +58,14 @@ def open_depth(
     seed: int = 0,
     max_unreadable: float = 0.01,
 ) -> Source:
-    """Images with depth maps from a folder, see `load_depth_folder`, or from a source of `open_source.open_source`.
+    """Open images with depth maps, in a folder (`load_depth_folder`) or in a source of `open_source.open_source`.
 
     Args:
         name: a folder of images and maps; or shards, a pattern of paths, a TFDS name, whose maps must be disparities.
         split, kind, heldout_fraction, seed, max_unreadable: see `load_depth_folder`.
 
     Raises:
-        UserError: see there; no depth maps.
+        UserError: see these two functions; the source has no depth maps.
     """
     name, shared = os.fspath(name), {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
     if os.path.isdir(name) and any(Path(entry.name).suffix.lower() in EXTENSIONS for entry in os.scandir(name)):
@@ -88,7 +88,7 @@ def load_depth_folder(
     seed: int = 0,
     max_unreadable: float = 0.01,
 ) -> Photos | Stream:
-    """The images of a folder with the depth maps beside them: NAME.jpg with NAME.depth.png, .npy, .tif or .pfm.
+    """Load the images of a folder with their depth maps: NAME.jpg with NAME.depth.png, .npy, .tif or .pfm.
 
     Holes of measured maps are filled (`depth_files.fill_holes`). An image without a map, or a map without an image, is
     left out and named in a warning. A caption may be in NAME.txt, in UTF-8; if some images have one, the others have
@@ -99,7 +99,7 @@ def load_depth_folder(
         split: "train", "heldout" or None for all; a hash of the image's file name decides.
         kind: what the maps hold, "disparity" (larger is nearer) or "depth" (distances, 0 where unknown).
         heldout_fraction: the share of "heldout", in [0, 1].
-        seed, max_unreadable: of what is read from disk, see `stream.Stream`.
+        seed, max_unreadable: for reading from disk, see `stream.Stream`.
 
     Returns:
         `Photos` if decoded images and maps take less than 2 GB, else a `Stream` of them.
@@ -117,7 +117,7 @@ def load_depth_folder(
     pairs = [(file, maps[name]) for name, file in photos.items() if name in maps]
     if not pairs:
         raise UserError(
-            f"no image in folder {path} has a depth map beside it, as {next(iter(photos))}{MARK}.png for "
+            f"no image in folder {path} has a depth map, such as {next(iter(photos))}{MARK}.png for "
             f"{unpaired[0]}; python -m codi_tf.depth makes them"
         )
     warn_of_left_out(f"{path}: images without a depth map", unpaired)

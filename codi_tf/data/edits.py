@@ -1,4 +1,4 @@
-"""Synthetic edits: an instruction and a formula for its result, so no edited images are needed on disk."""
+"""Synthetic edits: instructions and formulas for their results, which need no edited images on disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Edit:
 
 
 class Edits:
-    """Examples whose image is an edit of their source, as their prompt says; a `pipeline.Source`.
+    """Examples whose image is an edit of their source by their prompt; a `pipeline.Source`.
 
     The source is a window that `photos` draws. The same seed draws the edit and one of its wordings, each with equal
     probability.
@@ -46,7 +46,7 @@ class Edits:
         wordings: "train" or "heldout".
 
     Raises:
-        UserError: other wordings, an unknown edit, or none.
+        UserError: unknown wordings, an unknown edit, or no edit.
     """
 
     provides = ("source", "prompt")
@@ -54,7 +54,7 @@ class Edits:
     def __init__(self, photos: Source, edits: tuple[str, ...] | None = None, *, wordings: str = "train"):
         names = tuple(EDITS) if edits is None else tuple(edits)
         if not names:
-            raise UserError(f"edits: none is named; valid edits: {', '.join(EDITS)}")
+            raise UserError(f"edits is empty: name some of {', '.join(EDITS)}")
         for name in names:
             if name not in EDITS:
                 raise UserError(f"edits: unknown edit {name!r}; valid edits: {', '.join(EDITS)}")

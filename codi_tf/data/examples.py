@@ -1,4 +1,4 @@
-"""TFRecord files of tf.train.Example messages: which features are the image and its text."""
+"""TFRecord files of tf.train.Example messages: the choice of the features that hold image and text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from codi_tf.data.records import Records, Unreadable
 
 _EDITED = ("edited_image", "target_image", "target_img", "output_image")
 _INSTRUCTION = ("edit_prompt", "instruction", "edit")
-# field -> names of the features, or of parquet's columns, that hold it in public data sets, the likeliest first;
-# those of edits come first, as "image" and "text" may then belong to the image before the edit
+# field -> names of the features, or of parquet's columns, that hold it in public data sets, the most likely first.
+# Names for edits come first: where they exist, "image" and "text" may belong to the image before the edit.
 FEATURES = {
     "image": (*_EDITED, "image", "image/encoded", "hr", "jpg", "png", "webp"),
     "text": (*_INSTRUCTION, "caption", "captions/text", "image/caption", "text", "txt", "prompt"),
     "source": ("original_image", "input_image", "source_image", "source_img", "source"),
-    "depth": (),  # only if it is named: mostly these are not images
+    "depth": (),  # only if named: in most data sets it is not an image
 }
 
 

@@ -1,4 +1,4 @@
-"""Images in memory as a source of examples: windows of them, drawn by a seed."""
+"""`Photos`: a source of examples from images in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
 from codi_tf.io import images
 from codi_tf.tasks.draws import whole_between
 
-PYRAMID = (1.0, 1.5, 2.25)  # every image is stored shrunk by these factors; a window then shrinks by 1.5 at most
+PYRAMID = (1.0, 1.5, 2.25)  # every image is stored at these reductions; a window then shrinks by 1.5 at most
 
 
 class Photos:

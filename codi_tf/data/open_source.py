@@ -1,4 +1,4 @@
-"""The name of a data set -> a source of examples: folders, shards, patterns of paths, TFDS names."""
+"""Opening a source of examples by name: a folder, shards, a pattern of paths, a TFDS name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def open_source(
     seed: int = 0,
     max_unreadable: float = 0.01,
 ) -> Source:
-    """A source of examples from the images of a data set.
+    """Open the images of a data set as a source of examples.
 
     Args:
         text: one of
@@ -62,7 +62,7 @@ def open_source(
         `Photos` for a folder or pattern of images that takes less than 2 GB decoded, else a `Stream`.
 
     Raises:
-        UserError: nothing there, nothing in the split, or unreadable.
+        UserError: no such data set, no image in the split, or unreadable files.
     """
     if split is not None:
         check_split(split)
@@ -89,9 +89,9 @@ def open_source(
 
 
 def expanded(pattern: str) -> list[str]:
-    """The paths of a pattern, sorted: {000..127} and {a,b} stand for each of these, *, ? and [..] for what exists.
+    """The paths that match a pattern, sorted: {000..127} and {a,b} are expanded; *, ? and [..] match existing files.
 
-    Without any of these signs, the path itself.
+    A path without these signs is returned as it is.
     """
     braces = _BRACES.search(pattern)
     if braces is None:
@@ -118,7 +118,7 @@ def _kind_of(name: str) -> tuple[str, list[str]]:
             raise UserError(f"nothing is at {name}; name a folder of images, a pattern of paths, or tfds:NAME")
     kinds = {_kind_of_file(path) for path in paths}
     if len(kinds) > 1:
-        raise UserError(f"{name} stands for files of several kinds ({', '.join(sorted(kinds))}); name one kind")
+        raise UserError(f"{name} matches files of several kinds ({', '.join(sorted(kinds))}); name one kind")
     return kinds.pop(), paths
 
 

@@ -1,4 +1,4 @@
-"""Degraded pairs on disk, for evaluation: crops and their low-resolution versions, in whole 8-bit levels."""
+"""Writing and reading pairs for evaluation: crops and their low-resolution versions as 8-bit PNG."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read_pairs(folder: str | Path, count: int, *, scale: int | None = None) -> d
         scale: required of the pairs; None: any.
 
     Raises:
-        UserError: fewer pairs, another scale, a missing image, or one of another size than pairs.json says.
+        UserError: fewer pairs, another scale, a missing image, or an image whose size differs from pairs.json.
     """
     folder = Path(folder)
     try:

@@ -1,4 +1,4 @@
-"""Rows of parquet files as triplets: row groups are read as a whole, so the order keeps neighbors together."""
+"""Triplets in parquet files. Whole row groups are read at a time, so the order keeps their rows together."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ class ParquetRows:
         return f"{self.paths[file]}: row {self.rows[i] - of_file}"
 
     def at(self, place: int, *, seed: int, epoch: int) -> int:
-        """The triplet at a place of an order that shuffles the row groups, and triplets within blocks of row groups.
+        """The triplet at a place of an order that shuffles the row groups, and the triplets in blocks of row groups.
 
-        A block fits into memory, so that each row group is read once an epoch.
+        A block fits into memory, so each row group is read once per epoch.
         """
         order, first, bounds = self._order(seed, epoch)
         block = int(np.searchsorted(bounds, place, side="right")) - 1

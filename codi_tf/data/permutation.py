@@ -1,4 +1,4 @@
-"""A random order of N items that is computed place by place, without table or state."""
+"""A random permutation of N items that is computed place by place, without table or state."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _MASK = 2**64 - 1
 def permuted(place: int, count: int, *, seed: int, epoch: int) -> int:
     """The item at a place of the order of (seed, epoch): a permutation of 0 .. count - 1.
 
-    A Feistel network permutes the numbers of an even number of bits; where the result is not below count, it is applied
-    again, less than four times on average (cycle walking: Black and Rogaway, "Ciphers with
-    Arbitrary Finite Domains", 2002).
+    A Feistel network permutes the numbers of an even number of bits. It is applied again while the result is not below
+    count, less than four times on average (cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
+    2002).
 
     Args:
         place: 0 .. count - 1.

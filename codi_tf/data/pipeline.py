@@ -1,4 +1,4 @@
-"""Sources of examples -> deterministic, resumable tf.data: example i is a function of (seed, i) only."""
+"""Deterministic, resumable tf.data pipelines: example i is a function of (source, seed, i) only."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def batches(
         task: makes the condition of each example, with a seed of its own from (seed, i); None: no condition.
         batch_size: B, of this host.
         start_step: the first batch: a resumed training starts after its last one.
-        num_threads: size of the dataset's own pool of threads, 0 for one per core; the values do not depend on it.
+        num_threads: size of the dataset's thread pool, 0 for one per core; the values do not depend on it.
         tokenizer: texts -> int32 [B, M]; None: prompts are left out.
         shard: (i, n): this is host i of n, whose batches are the i-th part of batches of n B examples.
 
@@ -142,14 +142,14 @@ def evaluation_set(
 ) -> dict[str, np.ndarray]:
     """The first `count` examples, not mirrored, in NumPy arrays: {"image", "condition"} float32 [count, S, S, .].
 
-    Images have 3 channels, conditions `task.condition_channels`; without a task there are none. If the source has
-    prompts, "prompt" is an array of str [count].
+    Images have 3 channels, conditions `task.condition_channels`; without a task there is no "condition". If the source
+    has prompts, "prompt" is an array of str [count].
     """
     source = _as_source(source)
     _check(source, task, prompts=False)
     draw = source.drawer(image_size=image_size, augment=False, recolor=False)
-    kept = {"image", *(() if task is None else ("condition",)), *({"prompt"} & set(source.provides))}
-    dataset = _examples(draw, task, seed, _counted(0)).map(_only(kept)).batch(count)
+    wanted = {"image", *(() if task is None else ("condition",)), *({"prompt"} & set(source.provides))}
+    dataset = _examples(draw, task, seed, _counted(0)).map(_only(wanted)).batch(count)
     with user_errors():
         examples = cast(dict[str, np.ndarray], next(dataset.as_numpy_iterator()))
     if "prompt" in examples:
@@ -184,7 +184,7 @@ def _check(source: Source, task: Task | None, *, prompts: bool) -> None:
     for key in wanted:
         if key != "image" and key not in source.provides:
             has = ", ".join(("image", *source.provides))
-            raise UserError(f"these data have no {key} beside their images (they have: {has}); name data that do")
+            raise UserError(f"these data have images without {key} (they have: {has}); name other data")
 
 
 def _counted(start: int) -> tf.data.Dataset:
@@ -212,9 +212,9 @@ def _for_training(task: Task | None, tokenizer) -> Callable[[dict], dict]:
     return _only({"image", *(() if task is None else ("condition",)), *(() if tokenizer is None else ("prompt",))})
 
 
-def _only(kept: set[str]) -> Callable[[dict], dict]:
+def _only(wanted: set[str]) -> Callable[[dict], dict]:
     def choose(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {name: value for name, value in features.items() if name in kept}
+        return {name: value for name, value in features.items() if name in wanted}
 
     return choose
 

@@ -1,4 +1,4 @@
-"""Examples encoded once, before the first update: a frozen autoencoder need not encode them in every epoch."""
+"""Encoding examples once, before the first update, because a frozen autoencoder gives the same latents every time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from codi_tf.core.errors import user_errors
 
-MAX_PROMPTS = 4096  # different prompts whose embeddings are kept in memory: 1 GB at Stable Diffusion's size
+MAX_PROMPTS = 4096  # different prompts whose embeddings stay in memory: 1 GB at Stable Diffusion's size
 EMBEDDED = 32  # at a time
 
 
@@ -59,7 +59,7 @@ def encoder(base, encode_condition: Callable | None) -> Callable[[dict], dict]:
 
 
 def embed_once(base, latents: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Encoded examples with the numbers of their prompts in place of tokens, and the embeddings of all prompts.
+    """Embed the prompts of encoded examples: the examples get prompt numbers in place of tokens.
 
     Examples without tokens, or with more than MAX_PROMPTS different prompts, are returned unchanged.
 

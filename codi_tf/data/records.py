@@ -1,6 +1,6 @@
-"""An index of the records of shards and folders, so that they can be read in any order.
+"""An index of the records in shards and folders, which can then be read in any order.
 
-Of TFRecord files and WebDataset's tar files only the headers are read; of folders of images only the names.
+Indexing reads only the headers of TFRecord files and WebDataset's tar files, and only the names in folders of images.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Damage(NamedTuple):
 
     path: str
     reason: str
-    kept: int  # records before it
+    intact: int  # records before the damage
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ def index_webdataset(paths: Iterable[str | os.PathLike[str]]) -> Records:
 
 
 def index_files(paths: Sequence[str | os.PathLike[str]]) -> Records:
-    """Image files, with the fields of `index_webdataset` from NAME.txt, NAME.json, NAME.depth.png, ... beside them.
+    """Image files, with the fields of `index_webdataset` from companions: NAME.txt, NAME.json, NAME.depth.png, ...
 
-    Paths of such companions, which a pattern may match, are not records of their own.
+    Companions that a pattern matches are not records themselves.
 
     Raises:
         UserError: all paths are companions of images.
@@ -318,7 +318,7 @@ def _scan_tar(path: str, size: int) -> _Scan:
             else:
                 with open(path, "rb", buffering=0) as file:
                     end = _read_at(file.fileno(), tar.offset, _BLOCK)
-                if end != bytes(_BLOCK):  # tarfile accepts anything as the end
+                if end != bytes(_BLOCK):  # tarfile itself does not check the end mark
                     reason = f"damaged at byte {tar.offset}" if len(end) == _BLOCK else f"cut off at byte {tar.offset}"
     except tarfile.TarError as error:
         reason = f"damaged, or not an uncompressed tar file ({error})"

@@ -1,4 +1,4 @@
-"""The name of a source, `data.source` in a config or `--data`, -> the source."""
+"""Loading a source by its name: `data.source` in a config, or `--data`."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def load_source(
     max_unreadable: float = 0.01,
     heldout_fraction: float = 0.1,
 ) -> Source:
-    """The examples of a split of a source.
+    """Load a split of a source.
 
     Args:
-        name: "photos", which come with two packages: photos, a stereo pair with its disparity, synthetic edits of
-            photos; or a folder, shards or a TFDS name, see `open_source.open_source`, `depth_maps.open_depth` and
-            `triplets.open_triplets`.
+        name: "photos" for the embedded data: photos, a stereo pair with its disparity, or synthetic edits of photos,
+            by the task; or a folder, shards or a TFDS name, see `open_source.open_source`, `depth_maps.open_depth`
+            and `triplets.open_triplets`.
         split: "train", "heldout" or None for all.
-        task: its `condition_key` says which companions the images must have.
+        task: its `condition_key` names the companions that the images must have.
         seed: of the order in which records are read from disk.
         max_unreadable: the largest share of unreadable records, see `stream.Stream`.
         heldout_fraction: the share of "heldout" if the source has no such split itself, in [0, 1].
 
     Raises:
-        UserError: nothing of that name, nothing in it, or unreadable.
+        UserError: no such source, an empty one, or unreadable files.
     """
     options = {"seed": seed, "max_unreadable": max_unreadable, "heldout_fraction": heldout_fraction}
     if task is not None and task.condition_key == "depth":

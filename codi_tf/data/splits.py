@@ -1,4 +1,4 @@
-"""The split of an image, decided by its name alone."""
+"""Splits: an image is held out or not by a hash of its name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ SPLITS = ("train", "heldout")
 
 
 def check_split(split: str) -> None:
-    """Raises UserError for anything but "train" and "heldout"."""
+    """Raise UserError for anything but "train" and "heldout"."""
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; valid splits: {', '.join(SPLITS)}")
 
 
 def check_any(count: int, what: str, split: str | None, fraction: float) -> None:
-    """Raises UserError if none of `what`, such as "the 7 images of DIR", is in a split."""
+    """Raise UserError if none of `what`, such as "the 7 images of DIR", is in a split."""
     if not count:
         raise UserError(
             f"none of {what} falls in split {split!r} with heldout_fraction {fraction}; add some or change the fraction"
@@ -24,6 +24,6 @@ def check_any(count: int, what: str, split: str | None, fraction: float) -> None
 
 
 def is_heldout(name: str, fraction: float) -> bool:
-    """Whether a name belongs to "heldout", a share `fraction` in [0, 1] of all; other names do not matter."""
+    """Whether a name is in "heldout", a share `fraction` in [0, 1] of all names; a function of the name alone."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64

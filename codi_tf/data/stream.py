@@ -1,4 +1,4 @@
-"""Images on disk as a source of examples, each read when it is needed, in a random order."""
+"""`Stream`: a source of examples from images on disk, read in a random order when they are needed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Stream:
             return [*(example[key] for key in self._windows), example["prompt"].encode("utf-8")]
 
         def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-            u = tf.random.stateless_uniform([5], seed)  # the first is unused: the index decides on the image
+            u = tf.random.stateless_uniform([5], seed)  # the first is unused: the index determines the image
             *cut, prompt = tf.numpy_function(read, [index, u], [*(_KINDS[key] for key in self._windows), tf.string])
             example = {}
             for key, window in zip(self._windows, cut, strict=True):
@@ -114,7 +114,7 @@ class Stream:
 
         Args:
             index: the example's number.
-            u: float32 [5] in [0, 1): u[1] decides on the window's side, u[2] and u[3] on its position.
+            u: float32 [5] in [0, 1): u[1] gives the window's side, u[2] and u[3] its position.
             image_size: S, the smallest side.
 
         Returns:

@@ -13,7 +13,7 @@ from codi_tf.data.records import Records, index_tfrecord
 from codi_tf.data.splits import check_split
 
 PREFIX = "tfds:"
-HELD_OUT = ("validation", "val", "valid", "test")  # what data sets call it
+HELD_OUT = ("validation", "val", "valid", "test")  # names of held-out splits
 _HELD_OUT = re.compile(r"val|test")  # at the start of a name, such as "validation_matched" or "test2007"
 _NAME = re.compile(r"(?P<name>[^:]+(?::\d+\.[\d.*]+)?)(?::(?P<split>.+))?")
 
@@ -72,9 +72,9 @@ def _records_of(text, splits, named: str | None, split: str | None, heldout_frac
     if named is None and split is None:
         named = "+".join(splits)
     elif named is None:
-        own = next((one for one in HELD_OUT if one in splits), None)
-        hashed = own is None
-        named = "train" if hashed or split == "train" else own
+        heldout = next((name for name in HELD_OUT if name in splits), None)
+        hashed = heldout is None
+        named = "train" if hashed or split == "train" else heldout
     elif split == "heldout" and "train" in splits:
         hashed = not all(_HELD_OUT.match(part.strip()) for part in named.split("+"))
     try:

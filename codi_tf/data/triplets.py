@@ -30,7 +30,7 @@ def open_triplets(
     seed: int = 0,
     max_unreadable: float = 0.01,
 ) -> Stream:
-    """A source of edits: "image" is the edited image, "source" the one before, "prompt" the instruction.
+    """Open a source of edits: "image" is the edited image, "source" the image before, "prompt" the instruction.
 
     Args:
         name: one of
@@ -41,14 +41,14 @@ def open_triplets(
             bytes of their files, directly or as "bytes" of a struct;
             a folder of NAME.source.jpg, NAME.jpg and NAME.txt;
             any other source of `open_source.open_source`, with the same fields.
-        split: "train", "heldout" or None for all. Decided by a hash of the prompt's folder, of the instruction
-            (parquet), or of the file name: no instruction of a parquet file, and no prompt's folder, is in both.
+        split: "train", "heldout" or None for all, by a hash of the prompt's folder, of the instruction (parquet), or of
+            the file name. So no prompt's folder, and no instruction of a parquet file, is in both.
         heldout_fraction: the share of "heldout", in [0, 1].
         seed: of the order.
         max_unreadable: the largest share of unreadable triplets, see `stream.Stream`.
 
     Raises:
-        UserError: nothing there, nothing in the split, no instructions or no images before the edits, wrong types.
+        UserError: no such source, no triplet in the split, no instructions or no images before the edits, wrong types.
     """
     if split is not None:
         check_split(split)
@@ -77,7 +77,7 @@ def open_triplets(
 
 
 class Triplets(Stream):
-    """A `Stream` whose windows are as large as the image, because an instruction concerns all of it.
+    """A `Stream` whose windows are as large as the image, because an instruction applies to all of it.
 
     Triplets of parquet files, which are read in row groups, are shuffled within blocks, see `ParquetRows.at`.
     """
@@ -160,7 +160,7 @@ class PromptFolders:
 
 
 def _parquet_files(name: str) -> list[str]:
-    """The parquet files that a name stands for, sorted; none if it stands for something else."""
+    """The parquet files that match a name, sorted; [] if the name is none of parquet files."""
     if os.path.isdir(name):
         return sorted(glob.glob(os.path.join(glob.escape(name), f"*{PARQUET}")))
     if not name.lower().endswith(PARQUET):
@@ -177,7 +177,7 @@ def _has_sources(folder: str) -> bool:
 
 
 def _plain(folder: str, split: str | None, heldout_fraction: float) -> Records:
-    """The triplets of a folder; images without one of the other two are left out and named in a warning."""
+    """The triplets of a folder. Images without source or instruction are left out and named in a warning."""
     records = index_files(image_files(folder))
     complete = np.full(len(records), True)
     texts = [records.places[field].file >= 0 for field in ("text", "json") if field in records.places]

@@ -1,4 +1,4 @@
-"""Unreadable records: counted, named in warnings, and refused if there are too many."""
+"""Unreadable records: warnings that name them, and an error if there are too many."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 from codi_tf.core.errors import UserError
 from codi_tf.data.records import Damage, Unreadable
 
-JUDGED = 400  # records: a share of fewer is not judged
+JUDGED = 400  # records: a share of fewer records is taken of so many
 SHOWN = 3  # unreadable records in a message
 NAMED = 5  # names in a message
 
@@ -73,7 +73,7 @@ def warn_of_damage(damaged: Sequence[Damage], shards: int, max_unreadable: float
     """
     if not damaged:
         return
-    named = first_of([f"{shard.path}: {shard.reason}, after {shard.kept} records" for shard in damaged])
+    named = first_of([f"{shard.path}: {shard.reason}, after {shard.intact} records" for shard in damaged])
     counted = f"{len(damaged)} of {shards} shards are damaged"
     if len(damaged) == shards or len(damaged) > max_unreadable * shards:
         allowed = "none is intact" if len(damaged) == shards else f"more than max_unreadable {max_unreadable:g} allows"

@@ -1,4 +1,4 @@
-"""Square windows of images: how large one is, for images in memory and on disk alike. NumPy and Python only."""
+"""The sizes of square windows of images, in memory and on disk. NumPy and Python only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MAX_ZOOM_OUT = 2.5  # a crop of S pixels shows a window of S to 2.5 S pixels of 
 
 
 def shrink_factor(height: int, width: int, image_size: int) -> float:
-    """The factor by which an image is made smaller first: of a larger one, windows would be mere texture."""
+    """The factor by which an image is shrunk first; windows of a larger image would show only texture."""
     return max(1.0, max(height, width) / max(800, round(1.5 * MAX_ZOOM_OUT * image_size)))
 
 

@@ -1,1 +1,1 @@
-"""The mathematics: schedules, conversions, losses and samplers, as pure functions of callables."""
+"""The mathematics of diffusion: schedules, conversions, losses and samplers, as pure functions."""

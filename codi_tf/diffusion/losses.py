@@ -109,7 +109,7 @@ def conditional_consistency(
         eps: the drawn noise, N(0, I), of the shape of x.
         t: int32 times in 0..T-1, [] (one for the whole batch) or [B].
         delta: s = max(t - delta, 0), in training times; at least 1.
-        z_s: which prediction leads from z_t to z_s: "own" (Eq. 14: the student's signal, the drawn noise), "predicted"
+        z_s: the prediction that gives z_s from z_t: "own" (Eq. 14: the student's signal, the drawn noise), "predicted"
             (Algorithm 1: the student's signal and noise) or "frozen" (consistency models: the frozen network's).
         space: the space of the consistency term: "noise", "signal", "velocity", or "none" for guidance alone.
         distance: d_eps, between the target's prediction and the student's.
@@ -149,7 +149,7 @@ def conditional_consistency(
             step = at_t
         else:
             step = frozen(z_t, t)
-        # A constant before the target's pass, so that none of its activations is kept for gradients.
+        # A constant before the target's pass, so that none of its activations is stored for gradients.
         z_hat_s = ops.stop_gradient(ddim_step(step, *coefficients(schedule, s, ndim)))
         at_s = target(z_hat_s, s)  # Algorithm 1 prints t for this time; Eq. 15 has s
         field = SPACES[space]

@@ -1,4 +1,4 @@
-"""How good images are: metrics, perceptual networks, reports."""
+"""Evaluation of models: metrics, perceptual networks, reports."""
 
 from __future__ import annotations
 

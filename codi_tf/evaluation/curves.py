@@ -32,7 +32,7 @@ def write_curves(
         series: label -> {number of evaluations: row}, rows as of `measuring.evaluate`.
         levels: label -> row without evaluations, as "autoencoder": at most two horizontal lines, not at 0.
         families: label -> name; the series of one family share a color and differ in their strokes. None: every
-            series has a color of its own, as long as there are any.
+            series has another color, as long as the colors last.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -68,7 +68,7 @@ def _draw(plot, name: str, series: Series, levels: dict[str, dict], looks: dict[
         label: {steps: rows[steps] for steps in sorted(rows) if rows[steps].get(name) is not None}
         for label, rows in series.items()
     }
-    # A level of 0 is there by definition, as the distance of what distances are taken from.
+    # A level of 0 is trivial: it is the reference's distance to itself.
     lines = {label: row[name] for label, row in levels.items() if (row.get(name) or 0.0) > NOTHING}
     values = [
         value for rows in points.values() for row in rows.values() for value in (row[name], *_interval(row, name))
@@ -127,7 +127,7 @@ def _interval(row: dict, name: str) -> tuple[float, float]:
 
 
 def _looks(labels: list[str], families: dict[str, str] | None) -> dict[str, dict]:
-    """label -> how its line is drawn: no two alike as long as strokes and colors last."""
+    """label -> color and stroke of its line, all different as long as strokes and colors last."""
     if families is None:
         places = [(i % len(COLORS), i // len(COLORS)) for i in range(len(labels))]
     else:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """A bundle with a sampler: it has a curve, a row of images and a process image of its own.
+    """A bundle with a sampler: one curve, one row of images and one process image of a report.
 
     Attributes:
         label: its name.
@@ -55,7 +55,7 @@ def make_entries(
     guidance: float | None = None,
     text_guidance: float | None = None,
 ) -> list[Entry]:
-    """Every bundle with every sampler; a guidance is for those that were trained to take one.
+    """Combine every bundle with every sampler. Guidance is used for the bundles that were trained with it.
 
     Args:
         models: label of a bundle -> model.
@@ -64,7 +64,7 @@ def make_entries(
         guidance, text_guidance: weights, see `CoDi.generate`.
 
     Raises:
-        UserError: a guidance that no bundle was trained to take.
+        UserError: guidance is given, and no bundle was trained with it.
     """
     from codi_tf.inference.generation import guidance_weights
 
@@ -78,14 +78,14 @@ def make_entries(
             raise UserError(f"{flag} is {value:g}: no bundle was trained to take one; leave it out")
     entries = []
     for bundle, model in models.items():
-        own = guidance if bundle in guided else None
+        weight = guidance if bundle in guided else None
         prompt = None if model.base.text_encoder is None else prompts
         by_text = text_guidance if bundle in guided_by_text else None
         by_text = model.check_text_guidance(by_text, prompted=prompt is not None)
-        by_condition = 1.0 if own is None or model.network.takes_guidance else own
-        cost = sum(weight != 0.0 for weight in guidance_weights(by_condition, by_text))
+        by_condition = 1.0 if weight is None or model.network.takes_guidance else weight
+        cost = sum(share != 0.0 for share in guidance_weights(by_condition, by_text))
         for sampler in samplers:
             label = bundle if len(samplers) == 1 else f"{bundle}, {sampler}"
-            chosen = {"sampler": sampler, "guidance": own, "text_guidance": by_text, "prompt": prompt}
+            chosen = {"sampler": sampler, "guidance": weight, "text_guidance": by_text, "prompt": prompt}
             entries.append(Entry(label, bundle, model, chosen, cost))
     return entries

@@ -31,7 +31,7 @@ STRIDES = (1, 2, 2, 2, 1)  # the first convolution keeps every pixel, where blur
 
 
 class FeatureNetwork(keras.Model):
-    """Classifies crops: which of the training photos it was cut from, and whether it was degraded.
+    """A classifier of crops: the training photo that a crop was cut from, and whether it was degraded.
 
     The second task makes the features sensitive to blur.
 
@@ -106,10 +106,10 @@ def train_feature_network(
         UserError: fewer than two photos, or a photo smaller than the crop.
     """
     if len(photos) < 2:
-        raise UserError(f"a feature network tells photos apart: it needs two or more, not {len(photos)}")
+        raise UserError(f"a feature network needs two or more photos to tell apart, not {len(photos)}")
     keras.utils.set_random_seed(seed)
     random = np.random.Generator(np.random.Philox(key=seed))
-    crops, labels = labelled_crops(photos, image_size=image_size, count=CROPS_PER_PHOTO, seed=seed)
+    crops, labels = labeled_crops(photos, image_size=image_size, count=CROPS_PER_PHOTO, seed=seed)
     network = FeatureNetwork(num_photos=len(photos), name="features")
     network.build()
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps))
@@ -134,7 +134,7 @@ def train_feature_network(
     return network
 
 
-def labelled_crops(
+def labeled_crops(
     photos: dict[str, np.ndarray], *, image_size: int, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` crops of each photo: float32 [N, 2 (original, degraded), S, S, 3] in [-1, 1], number of the photo [N]."""
@@ -170,14 +170,14 @@ def load_features(folder: Path) -> FeatureNetwork:
 
 
 def load_or_train(folder: Path | None, image_size: int) -> FeatureNetwork:
-    """The feature network in a folder. Where there is none yet, one is trained on the embedded photos, and kept there.
+    """Load the feature network in a folder, or train one on the embedded photos and save it there.
 
     Args:
-        folder: None: the network is trained and not kept.
+        folder: None: the network is trained and not saved.
         image_size: side of the crops that it is trained on.
 
     Raises:
-        UserError: a folder that holds something else.
+        UserError: the folder holds something else.
     """
     if folder is not None and folder.exists():
         return load_features(folder)

@@ -1,4 +1,4 @@
-"""Grids of images: the same inputs and noise across methods and steps, and the samplers' processes."""
+"""Grids of images: results of methods and numbers of steps for the same inputs and noise, and sampling processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ Series = dict[str, dict[int, np.ndarray]]  # label of a series -> number of eval
 
 
 def comparison(series: Series, conditions: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """A row for each input, with condition and original; with several series, a row for each of them.
-
-    Columns are the numbers of steps.
+    """A grid with a row for each input and series, and a column for each number of steps, condition and original.
 
     Args:
         series: label -> {steps: images}, float32 [N, H, W, 3] in [-1, 1].
@@ -42,22 +40,22 @@ def comparison(series: Series, conditions: np.ndarray, images: np.ndarray) -> np
     return np.concatenate(blocks)
 
 
-def processes(ways: dict[int, np.ndarray], condition: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """A triangle: a row for each number of steps, with x_hat after each of them; condition and original beside it.
+def processes(predictions: dict[int, np.ndarray], condition: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """A triangle of images: a row for each number of steps, with x_hat after each step, condition and original.
 
     Args:
-        ways: steps -> x_hat as images, float32 [steps, H, W, 3] in [-1, 1].
+        predictions: steps -> x_hat as images, float32 [steps, H, W, 3] in [-1, 1].
         condition: float32 [H, W, C] in [-1, 1], of which the first three channels are shown.
         image: the original, float32 [H, W, 3] in [-1, 1].
 
     Returns:
         An image, float32 [H', W', 3] in [0, 1].
     """
-    longest, blank = max(ways), np.ones_like(image)
-    rows = [[*way, *[blank] * (longest - len(way) + 2)] for way in ways.values()]
+    longest, blank = max(predictions), np.ones_like(image)
+    rows = [[*process, *[blank] * (longest - len(process) + 2)] for process in predictions.values()]
     rows[0][-2:] = condition[..., :3], image
     titles = [*(f"after {i}" for i in range(1, longest + 1)), "condition", "original"]
-    return _grid(rows, titles, [name_of_steps(count) for count in ways])
+    return _grid(rows, titles, [name_of_steps(count) for count in predictions])
 
 
 def name_of_steps(count: int) -> str:

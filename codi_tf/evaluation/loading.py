@@ -1,4 +1,4 @@
-"""What an evaluation reads: bundles that can be compared, and metrics with their weights."""
+"""Loading what an evaluation needs: bundles that can be compared, and metrics with their weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from codi_tf.evaluation.tables import in_order
 
 
 def load_models(paths: Sequence[Path]) -> dict:
-    """label -> model of bundles that can be compared: with one task, image size and autoencoder.
+    """Load bundles that can be compared, with one task, image size and autoencoder: label -> model.
 
     Raises:
-        UserError: bundles that differ in one of these, or a part of one that cannot be read.
+        UserError: the bundles differ in one of these, or cannot be read.
     """
     from codi_tf.io.weights import state_dict
     from codi_tf.model import load
@@ -47,12 +47,12 @@ def options() -> list[Option]:
 
 
 def load_metrics(arguments: Mapping[str, str | None], *, image_size: int, prompted: bool) -> dict[str, Metric]:
-    """The metrics that are always measured, and those whose weights are named: name -> metric.
+    """Load the metrics that are always measured and those whose weights are named: name -> metric.
 
     Args:
         arguments: `Option.key` -> argument; None where it was not given.
         image_size: side of the images that the models were trained on.
-        prompted: whether the images have texts; without them, metrics that need texts are left out.
+        prompted: whether the images have prompts; if not, metrics that need prompts are left out.
 
     Raises:
         UserError: weights that cannot be read.
@@ -69,7 +69,7 @@ def load_metrics(arguments: Mapping[str, str | None], *, image_size: int, prompt
 
 
 def metrics_with(features: Extractor) -> dict[str, Metric]:
-    """The metrics that need no weights, and FD-photos in given features: name -> metric.
+    """The metrics that need no weights, with FD-photos in the given features: name -> metric.
 
     Args:
         features: images float32 [B, H, W, 3] in [-1, 1] -> features [B, D], as `features.FeatureNetwork.features`.

@@ -1,4 +1,4 @@
-"""Measuring samplers on arrays: values of every image, figures of the set with bootstrap intervals."""
+"""Measuring samplers on arrays: values per image, and figures of the set with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from codi_tf.evaluation.samplers import Sampler, batch_for, in_batches
 
 @dataclass(frozen=True)
 class Measured:
-    """What N images of one sampler measure, before anything is averaged.
+    """The values of N images of one sampler, before averaging.
 
     Attributes:
         metrics: name -> metric.
         values: name of a metric -> float64 [N], or features [N, D].
-        references: name of a metric -> what it computed from the originals, N rows, or None.
+        references: name of a metric -> its values of the originals, N rows, or None.
     """
 
     metrics: Mapping[str, Metric]
@@ -47,7 +47,7 @@ class Measured:
 
 
 class Evaluator:
-    """Measures images against the originals. What metrics compute from the originals is computed once.
+    """Measures images against the originals, for which all metrics are computed once.
 
     Args:
         images: the originals, float32 [N, H, W, 3] in [-1, 1], N at least 2.
@@ -97,7 +97,7 @@ class Evaluator:
         return Measured(self.metrics, values, self._references)
 
     def of_condition(self) -> Measured:
-        """The condition itself as an image: what a sampler that does nothing measures."""
+        """Measure the condition itself as an image, the result of a sampler that does nothing."""
         images = self.conditions[..., :3]
         return self.measure(images, self.encode(images))
 
@@ -105,7 +105,7 @@ class Evaluator:
 def measure(
     samplers: dict[str, Sampler], evaluator: Evaluator, *, report: Callable[[int], None] | None = None
 ) -> dict[str, Measured]:
-    """Measure samplers, and beside them the condition itself, "autoencoder" (the ceiling) and "original".
+    """Measure samplers, the condition itself, "autoencoder" (the ceiling) and "original".
 
     The condition is called "bicubic" where it is a small image, enlarged, else "condition". `report` is called with
     the number of samplers done.
@@ -136,7 +136,7 @@ def evaluate(
     report: Callable[[int], None] | None = None,
     **options,
 ) -> dict[str, dict]:
-    """`measure` on a new `Evaluator`, averaged: name of a sampler -> `Measured.row`.
+    """Measure samplers with a new `Evaluator` and average: name of a sampler -> `Measured.row`.
 
     Args:
         samplers: name -> function from conditions [N, H, W, C] in [-1, 1] to (images [N, H, W, 3] of the same range,

@@ -1,6 +1,6 @@
-"""What a metric is: how it is computed over a set of images, shown in a report, and asked for by the user.
+"""The base class of metrics, which says how a metric is computed, shown in a report and chosen by the user.
 
-A metric is one class in one file. Tables, curves, JSON files and the options of `codi evaluate` follow from it:
+A metric is one class in one file. Tables, curves, JSON files and the options of `codi evaluate` are derived from it:
 
     @METRICS.register("worst")
     class Worst(Metric):
@@ -32,14 +32,14 @@ Extractor: TypeAlias = Callable  # images float32 [B, H, W, 3] in [-1, 1] -> fea
 
 @dataclass(frozen=True)
 class Column:
-    """How a metric is shown.
+    """The column of a metric in tables.
 
     Attributes:
         title: of the column.
         format: of its figures.
-        better: the direction; "" where there is none.
-        note: what the metric is, for the legend.
-        place: columns stand in the order of their places.
+        better: the direction; "" for none.
+        note: the description in the legend.
+        place: columns are sorted by this number.
     """
 
     title: str
@@ -51,14 +51,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Option:
-    """An option of `codi evaluate` that names what a metric reads. Metrics can share one.
+    """An option of `codi evaluate` that names the weights of a metric. Metrics can share an option.
 
     Attributes:
         flag: as "--lpips".
         help: its line in the help.
-        remedy: what to name instead of a file that is missing, as "name the weights of LPIPS".
+        remedy: the end of the error message for a missing file, as "name the weights of LPIPS".
         folder: whether it names a folder, not a file.
-        made: whether the metric makes what is missing.
+        made: whether the metric creates what is missing.
     """
 
     flag: str
@@ -73,11 +73,11 @@ class Option:
         return self.flag.lstrip("-").replace("-", "_")
 
     def path(self, argument: str) -> Path | None:
-        """The file or folder that an argument names; None where it names neither."""
+        """The file or folder that an argument names; None if it names neither."""
         return Path(argument)
 
     def check(self, argument: str) -> None:
-        """Raises UserError for a file or folder that is missing."""
+        """Raise UserError for a file or folder that is missing."""
         path = self.path(argument)
         if path is None or self.made or (path.is_dir() if self.folder else path.is_file()):
             return
@@ -106,11 +106,11 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Originals(ImageSet):
-    """What images are compared with.
+    """The originals that images are compared with.
 
     Attributes:
         reconstructions: the originals through the autoencoder, float32 [N, H, W, 3] in [-1, 1].
-        prompts: the texts of the images, [N]; None without texts.
+        prompts: the prompts of the images, [N]; None without prompts.
     """
 
     reconstructions: np.ndarray
@@ -118,13 +118,13 @@ class Originals(ImageSet):
 
 
 class Metric:
-    """A metric of images, of each alone or of the set. Instances hold the networks that they measure with.
+    """Base class of metrics, of single images or of a set. An instance holds the networks that it measures with.
 
     Attributes:
-        column: how it is shown.
-        option: what the user names to have it measured; None: it is always measured.
-        needs_prompts: whether it compares images with texts.
-        per_image: whether it is a mean of values of single images, which reports keep.
+        column: the column in tables.
+        option: the option that turns it on; None: it is always measured.
+        needs_prompts: whether it compares images with prompts.
+        per_image: whether it is a mean over values of single images, which reports then hold, too.
     """
 
     column: ClassVar[Column]
@@ -134,10 +134,10 @@ class Metric:
 
     @classmethod
     def load(cls, argument: str | None, image_size: int) -> Metric | None:
-        """The metric, ready to measure; None where it was not asked for.
+        """Load the metric; None if its option was not given.
 
         Args:
-            argument: of the option; None where it was not given.
+            argument: of the option; None if it was not given.
             image_size: side of the images that the models were trained on.
 
         Raises:
@@ -146,11 +146,11 @@ class Metric:
         return cls()
 
     def reference(self, originals: Originals) -> np.ndarray | None:
-        """What is computed once from the originals, with N rows; None: nothing."""
+        """Compute the metric's values of the originals, N rows, once; None if it needs none."""
         return None
 
     def measure(self, made: ImageSet, originals: Originals, reference: np.ndarray | None) -> np.ndarray:
-        """What is computed of each image: values [N], or features [N, D] where the metric is not `per_image`."""
+        """Compute the values of the images, [N], or features [N, D] if the metric is not `per_image`."""
         raise NotImplementedError
 
     def aggregate(self, values: np.ndarray, reference: np.ndarray | None) -> float:

@@ -1,4 +1,4 @@
-"""The formulas of the metrics: distances of images to their originals, of two sets of images, bootstrap intervals.
+"""The formulas of the metrics: distances of images and of sets of images, and bootstrap intervals.
 
 NumPy only, in float64. Images are float [N, H, W, 3] in [0, 1].
 """
@@ -48,7 +48,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def sharpness(images: np.ndarray) -> np.ndarray:
     """mean (d_x y)^2 + mean (d_y y)^2: the gradient energy of the luma y, by finite differences, float64 [N].
 
-    Meant as a ratio: of a set's mean to that of the originals. Below 1 is softer, above 1 over-sharpened (or noisy).
+    Meaningful as the ratio of a set's mean to that of the originals: below 1 is soft, above 1 over-sharpened or noisy.
 
     Raises:
         ValueError: no batch of images, or a side is below 2.

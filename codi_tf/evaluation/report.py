@@ -1,4 +1,4 @@
-"""The folder of a report: report.md with a table, curves and images; the figures in metrics.json and metrics.npz."""
+"""Writing a report: report.md with a table, curves and images, and the figures in metrics.json and metrics.npz."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def write_figures(
 def write_images(
     folder: Path,
     series: Series,
-    ways: dict[str, dict[int, np.ndarray]],
+    predictions: dict[str, dict[int, np.ndarray]],
     conditions: np.ndarray,
     images: np.ndarray,
 ) -> None:
@@ -72,12 +72,12 @@ def write_images(
     Args:
         folder: the report's.
         series: label -> {number of steps: images of the shown inputs [N, H, W, 3]}.
-        ways: label -> {number of steps: x_hat of the first input after each of them}.
+        predictions: label -> {number of steps: x_hat of the first input after each of them}.
         conditions, images: the shown inputs and their originals.
     """
     write_png(folder / "grid.png", comparison(series, conditions, images))
-    for number, way in enumerate(ways.values(), start=1):
-        write_png(folder / f"process-{number}.png", processes(way, conditions[0], images[0]))
+    for number, of_label in enumerate(predictions.values(), start=1):
+        write_png(folder / f"process-{number}.png", processes(of_label, conditions[0], images[0]))
 
 
 def write_page(folder: Path, about: str, rows: dict[str, dict], labels: list[str], longest: int) -> None:
@@ -99,20 +99,20 @@ def write_page(folder: Path, about: str, rows: dict[str, dict], labels: list[str
 {about}
 
 {markdown_table(rows)}
-In brackets: {100 * LEVEL:g} % bootstrap intervals over the images, which are the same ones in every row. They tell
-how sure the figures are for crops of these images, not for other images.
+In brackets: {100 * LEVEL:g} % bootstrap intervals over the images, which are the same in every row. They measure the
+uncertainty for crops of these images, not for other images.
 
 {legend(rows)}
 
 ## Quality against network evaluations
 
-Lines: the figures; bands: the intervals above; grey: {levels}.
+Lines: the figures; bands: the intervals above; gray: {levels}.
 
 ![{", ".join(columns_of(rows.values()))} against network evaluations](curves.png)
 
 ## The same inputs and the same noise
 
-Of the first {BATCH} inputs those with the most contrast.
+The inputs with the most contrast among the first {BATCH}.
 
 ![Images of every series at every number of steps](grid.png)
 

@@ -1,4 +1,4 @@
-"""Models as samplers of whole sets: the same noise for every model, sampler and number of steps."""
+"""Sampling whole sets of images with models: the same noise for every model, sampler and number of steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BATCH = 32  # images at a time, at most: fewer where they are large
 
 
 def batch_for(base, height: int, width: int) -> int:
-    """How many images of a size a base's networks take at a time."""
+    """The number of images of a size that a base's networks process at a time."""
     return max(1, min(BATCH, pixel_limit(base) // (height * width)))
 
 
@@ -30,7 +30,7 @@ def model_sampler(
     text_guidance: float | None = None,
     prompt: str | Sequence[str] | None = None,
 ) -> Sampler:
-    """A sampler of `measuring.evaluate` from a `CoDi` model. The noise of an image depends on its place only.
+    """Make a sampler for `measuring.evaluate` from a `CoDi` model. An image's noise depends on its place only.
 
     Args:
         model: the model.
@@ -51,18 +51,18 @@ def model_sampler(
     context, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
 
     def generate(condition, noise, *rest):
-        *own, batch = rest
-        embedded = own[0] if own else tf.constant(context)
+        *contexts, batch = rest
+        embedded = contexts[0] if contexts else tf.constant(context)
         latents = model.generator.latents(condition, noise, embedded, seed=_seed_of_batch(seed, batch), **options)
         return _finished(model, latents, condition), latents
 
     def sample(conditions):
         noise = gaussian_noise(seed, model.latent_shape(*conditions.shape[:3]))
         batch = batch_for(model.base, *conditions.shape[1:3])
-        own = () if len(context) == 1 else (context,)  # [N, 77, D], one for each image
-        if own and len(context) != len(conditions):
+        contexts = () if len(context) == 1 else (context,)  # [N, 77, D], one for each image
+        if contexts and len(context) != len(conditions):
             raise UserError(f"{len(context)} prompts for {len(conditions)} images: give one, or one for each")
-        return _in_batches(generate, batch, numbered=True)(conditions, noise, *own)
+        return _in_batches(generate, batch, numbered=True)(conditions, noise, *contexts)
 
     return sample
 
@@ -79,7 +79,7 @@ def model_process(
     text_guidance: float | None = None,
     prompt: str | None = None,
 ) -> np.ndarray:
-    """The process of `model_sampler` for one image of its first BATCH: x_hat, decoded, after every step.
+    """x_hat, decoded, after every step of `model_sampler`, for one of the first BATCH images.
 
     Args:
         model, steps, seed, sampler, guidance, text_guidance: of `model_sampler`.
@@ -101,8 +101,10 @@ def model_process(
     conditions = np.repeat(condition[np.newaxis], batch, axis=0)  # the size that the sampler is compiled for
     noise = gaussian_noise(seed, model.latent_shape((number + 1) * batch, *condition.shape[:2]))[number * batch :]
     options |= {"seed": _seed_of_batch(seed, number)}
-    way = model.generator.trajectory(tf.constant(conditions), tf.constant(noise), tf.constant(context), **options)
-    latents = np.stack([prediction.x_hat[row] for prediction in way])  # [steps, h, w, 4]
+    predictions = model.generator.trajectory(
+        tf.constant(conditions), tf.constant(noise), tf.constant(context), **options
+    )
+    latents = np.stack([prediction.x_hat[row] for prediction in predictions])  # [steps, h, w, 4]
 
     def decode(latents, condition):
         return _finished(model, latents, condition)
@@ -111,7 +113,7 @@ def model_process(
 
 
 def in_batches(function: Callable, batch: int = BATCH) -> Callable:
-    """A function of batches as one of whole NumPy sets; all batches have one size, so a compiled one compiles once."""
+    """Turn a function of batches into a function of whole NumPy sets. All batches have one size: it compiles once."""
     return _in_batches(function, batch, numbered=False)
 
 
@@ -157,7 +159,7 @@ def _finished(model, latents, condition):
 
 
 def _seed_of_batch(seed: int, batch: int) -> int:
-    """The seed of what stochastic samplers draw for a batch: no two batches draw the same."""
+    """The seed of stochastic samplers for a batch, different for each batch."""
     if batch == 0:
         return seed  # as in `CoDi.generate`
     return int(np.random.SeedSequence((seed, batch)).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""The columns of a report, and rows of `measuring.evaluate` as a Markdown table."""
+"""The tables of a report: columns, and rows of `measuring.evaluate` as Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.metric import Column
 
-NOTHING = 1e-9  # smaller figures are 0 but for rounding
+NOTHING = 1e-9  # smaller figures are rounding errors of 0
 
 ROWS = {
     "bicubic": "the condition itself",
@@ -18,12 +18,12 @@ ROWS = {
 
 
 def column(name: str) -> Column:
-    """The column of a metric; one that is not registered is shown by its name."""
-    return METRICS[name].column if name in METRICS else Column(name, note="a measure of the caller's")
+    """The column of a metric; a metric that is not registered gets a column with its name."""
+    return METRICS[name].column if name in METRICS else Column(name, note="a measure of the caller")
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names of metrics in the order of their columns; equal places keep the order that they have."""
+    """Names of metrics in the order of their columns; columns with equal places stay in the given order."""
     return sorted(names, key=lambda name: column(name).place)
 
 
@@ -41,7 +41,7 @@ def markdown_table(rows: dict[str, dict]) -> str:
 
 
 def legend(rows: dict[str, dict]) -> str:
-    """What the columns and the rows of the table are, as a Markdown list."""
+    """The legend of columns and rows, as a Markdown list."""
     lines = [
         f"- **{column(name).title}** ({_direction(column(name).better)}): {column(name).note}."
         for name in columns_of(rows.values())

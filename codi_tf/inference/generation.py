@@ -1,4 +1,7 @@
-"""Generation from compiled parts: encoding, one network evaluation, decoding; no retracing for other step counts."""
+"""Generation with compiled functions for encoding, one network evaluation and decoding.
+
+Another number of steps needs no new trace.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from codi_tf.methods.networks import denoiser_with, encode_condition
 
 
 class Generator:
-    """Runs a base and its adapted network. It is compiled once for each image size, whatever the number of steps.
+    """Generates images with a base and its adapted network. Compiled once for each image size.
 
     Args:
         base: the autoencoder and the schedule.

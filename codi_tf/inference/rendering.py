@@ -1,4 +1,4 @@
-"""Images from conditions of any size: in one piece, of tiles, or smaller and enlarged afterwards."""
+"""Images from conditions of any size: in one piece, in tiles, or at a smaller size and then enlarged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TILE = 512  # side of the tiles, unless the base was trained on larger images or
 
 
 class Plan(NamedTuple):
-    """How an image is made."""
+    """The sizes and tiles with which an image is made."""
 
     height: int  # of the image
     width: int
@@ -37,7 +37,7 @@ def render(
 
     An image of more than `pixel_limit` is made of tiles if the task is local (`Task.is_local`), as super-resolution and
     inpainting are. For other tasks, and where all of a tile is unknown, it is generated at its `working_size` and then
-    enlarged. Known pixels of a condition with a mask are kept in any case.
+    enlarged. Known pixels of a condition with a mask never change.
 
     Args:
         model: a `CoDi` model.
@@ -77,7 +77,7 @@ def render(
 
 
 def plan(model, condition: np.ndarray, *, upscale: int = 1, tile: int | None = None) -> Plan:
-    """How `render` makes an image with these arguments.
+    """The plan by which `render` makes an image with these arguments.
 
     Raises:
         UserError: for a tile that the networks cannot take, or a task without tiles.

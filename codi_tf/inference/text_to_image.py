@@ -22,7 +22,7 @@ from codi_tf.io.images import as_batch, to_uint8
 
 
 class TextToImage:
-    """Generates with a base's own networks. They are compiled once for each shape, whatever the number of steps.
+    """Generates images with an unchanged base. Compiled once for each shape, for any number of steps.
 
     Args:
         base: with a UNet, a text encoder and a tokenizer.

@@ -50,7 +50,7 @@ def window(tile: int, overlap: int) -> np.ndarray:
     """sin^2(pi/2 (i + 1/2) / overlap) over the first `overlap` positions, mirrored over the last, 1 between.
 
     float64 [tile], positive. Two windows that overlap by that much sum to 1 there, as sin^2 + cos^2. At its ends, where
-    a network does not see what lies beyond, a tile has hardly any weight.
+    the network has no input from beyond, a tile has hardly any weight.
     """
     if overlap == 0:
         return np.ones(tile)

@@ -3,7 +3,7 @@
 All tiles share one field of latents and one field of noise. In each step the network is evaluated for every
 tile of z_t, and the predictions are averaged with smooth weights (Jimenez 2023, "Mixture of Diffusers"; also StableSR,
 Wang et al. 2024). Signal, noise and velocity are linear in the network's output at one z_t, so their averages are
-consistent with each other: samplers take a denoiser of the whole image and know nothing of tiles.
+consistent with each other. Samplers get a denoiser of the whole image and need not handle tiles.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def tiled_denoiser(
 ) -> Denoise:
     """(z_t, t) -> Prediction over a whole field z_t [1, h, w, C]: the blended predictions of its tiles.
 
-    The condition features are computed anew for each tile in each call: kept for a whole image they would need more
-    memory than anything else.
+    The condition features are computed again for each tile in each call, because those of a whole image would need more
+    memory than everything else.
 
     Args:
         generator: it computes only in the shape of a tile.
@@ -107,7 +107,7 @@ def generate_tiled(
         report: is called with the number of tiles that are done; every step counts each tile.
 
     Returns:
-        uint8 [H, W, 3]. Known pixels of an image with a mask are kept.
+        uint8 [H, W, 3]. Known pixels of an image with a mask do not change.
 
     Raises:
         UserError: for an unsuitable tile or overlap, and as `CoDi.generate`.

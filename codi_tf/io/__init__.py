@@ -1,1 +1,1 @@
-"""Files and arrays: images, depth maps, tensors, weights, colors, and files that appear whole or not at all."""
+"""Files and arrays: images, depth maps, tensors, weights, color transfer, and atomic writes."""

@@ -1,4 +1,4 @@
-"""The file that makes a folder a bundle. Imports no TensorFlow."""
+"""The file by which a bundle is recognized. Imports no TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Color transfer from a reference to an image, against the color shifts of generated images. NumPy only.
 
-Images are float32 [H, W, 3] in [0, 1], image and reference of the same size. The work goes by bands of rows, so that
-memory beyond the result is that of a band.
+Images are float32 [H, W, 3] in [0, 1], image and reference of the same size. They are processed in bands of rows, which
+keeps the additional memory small.
 """
 
 from __future__ import annotations

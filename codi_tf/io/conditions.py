@@ -1,7 +1,7 @@
-"""Files that users bring as conditions, read as arrays. NumPy and Pillow only.
+"""Reading a user's condition from files into an array. NumPy and Pillow only.
 
-A task names the kind of file that it takes (`Task.condition_file`), and an exported package has it in its manifest, so
-neither commands nor packages know tasks by their names.
+A task declares the kind of file that it takes (`Task.condition_file`), and the manifest of an exported package repeats
+it. Commands and packages therefore need no list of tasks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from codi_tf.core.errors import UserError
-from codi_tf.io.depth_files import as_picture, read_nearness
+from codi_tf.io.depth_files import as_gray_image, read_nearness
 from codi_tf.io.images import read_image, read_image_and_mask
 
 Path = str | os.PathLike[str]
@@ -21,7 +21,7 @@ KINDS = get_args(ConditionFile)
 
 
 def read_condition(path: Path, kind: str, mask: Path | None = None) -> np.ndarray:
-    """The condition in a file, as `CoDi.generate` takes it.
+    """Read a condition in the form that `CoDi.generate` takes.
 
     Args:
         path: the file.
@@ -29,11 +29,10 @@ def read_condition(path: Path, kind: str, mask: Path | None = None) -> np.ndarra
         mask: the second file: white where the image is unknown.
 
     Returns:
-        float32 [H, W, 3] in [0, 1]; of a masked image [H, W, 4], the mask 1 where the image is unknown.
+        float32 [H, W, 3] in [0, 1]; for a masked image [H, W, 4], whose mask is 1 where the image is unknown.
 
     Raises:
-        UserError: a file cannot be read; an unknown kind; a mask is missing, or there is one that the kind does not
-            have.
+        UserError: a file cannot be read; an unknown kind; a mask is missing, or given for a kind without one.
     """
     if kind not in KINDS:
         raise UserError(f"unknown kind of condition file {kind!r}; known are {', '.join(KINDS)}")

@@ -1,8 +1,7 @@
-"""Depth maps, from file to nearness: NumPy and Pillow only.
+"""Reading and writing depth maps as nearness. NumPy and Pillow only.
 
-This package computes with nearness: float32 [H, W], larger is nearer, in any unit. A map of the kind "disparity" is
-nearness already, as is the output of most monocular networks. A map of the kind "depth" holds distances, and its
-nearness is 1 / depth.
+Nearness is float32 [H, W], larger is nearer, in any unit. A map of the kind "disparity" holds nearness already, as does
+the output of most monocular networks. A map of the kind "depth" holds distances, and its nearness is 1 / depth.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ GRAY_MODES = ("1", "L", "I", "F")
 
 
 def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
-    """A depth map as it is in the file, float32 [H, W]: not scaled, NaN and infinity kept.
+    """Read the numbers of a depth map, float32 [H, W], unscaled; NaN and infinity remain.
 
     Accepts gray PNG and TIFF of any bit depth (and other formats of Pillow, such as .pfm), color with equal channels,
     and .npy with numbers [H, W], [H, W, 1] or [1, H, W].
@@ -42,7 +41,7 @@ def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def nearness(depth: np.ndarray, kind: str) -> np.ndarray:
-    """depth for the kind "disparity", 1 / depth for "depth"; NaN where it is unknown.
+    """Nearness from depth: depth itself for the kind "disparity", 1 / depth for "depth"; NaN where unknown.
 
     Args:
         depth: [H, W]. NaN, infinity and distances of 0 or less are unknown.
@@ -65,9 +64,9 @@ def nearness(depth: np.ndarray, kind: str) -> np.ndarray:
 
 
 def fill_holes(near: np.ndarray) -> np.ndarray:
-    """The map without NaN: a hole takes the farther of the nearest known values to its left and right.
+    """Fill the holes (NaN) of a map: each takes the farther of the nearest known values to its left and right.
 
-    Holes of stereo pairs are background beside something near, which one camera does not see; hence the farther value.
+    Holes of stereo pairs are background next to a near object, which hides it from one camera; hence the farther value.
     At the sides of the image there is only one value. Rows without any known value are filled from the rows above and
     below by the same rule.
 
@@ -82,7 +81,7 @@ def fill_holes(near: np.ndarray) -> np.ndarray:
 
 
 def read_nearness(path: str | os.PathLike[str], kind: str, *, fill: bool = False) -> np.ndarray:
-    """The nearness in a file, float32 [H, W], finite and not constant.
+    """Read the nearness in a file, float32 [H, W], finite and not constant.
 
     Args:
         path: see `read_depth`.
@@ -96,7 +95,7 @@ def read_nearness(path: str | os.PathLike[str], kind: str, *, fill: bool = False
 
 
 def checked_nearness(name: str, near: np.ndarray, *, fill: bool = False) -> np.ndarray:
-    """The map of `nearness`, checked; see `read_nearness`. Error messages call it `name`."""
+    """Check the result of `nearness` and return it; see `read_nearness`. Error messages call the map `name`."""
     unknown = np.isnan(near)
     if unknown.all():
         raise UserError(f"{name} is unknown everywhere (NaN, infinite, or a distance of 0); write it again")
@@ -112,8 +111,8 @@ def checked_nearness(name: str, near: np.ndarray, *, fill: bool = False) -> np.n
     return near
 
 
-def as_picture(near: np.ndarray) -> np.ndarray:
-    """(near - min) / (max - min) in gray, a condition for `CoDi.generate`.
+def as_gray_image(near: np.ndarray) -> np.ndarray:
+    """Nearness as a gray image, (near - min) / (max - min): a condition for `CoDi.generate`.
 
     Args:
         near: float32 [H, W], finite, not constant.
@@ -127,7 +126,7 @@ def as_picture(near: np.ndarray) -> np.ndarray:
 
 
 def write_nearness(path: str | os.PathLike[str], near: np.ndarray) -> None:
-    """Writes round(65535 (near - min) / (max - min)) as a 16-bit gray PNG of the kind "disparity".
+    """Write nearness as a 16-bit gray PNG of the kind "disparity": round(65535 (near - min) / (max - min)).
 
     The file appears whole or not at all.
 
@@ -138,7 +137,7 @@ def write_nearness(path: str | os.PathLike[str], near: np.ndarray) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    image_file = Image.fromarray(np.rint(65535 * as_picture(near)[..., 0]).astype(np.uint16))
+    image_file = Image.fromarray(np.rint(65535 * as_gray_image(near)[..., 0]).astype(np.uint16))
     with whole_file(Path(path)) as partial:
         image_file.save(partial, format="PNG")
 
@@ -180,7 +179,7 @@ def _by_name(folder: Path, extensions: tuple[str, ...], *, is_map: bool) -> dict
 
 
 def check_kind(kind: object) -> None:
-    """Raises UserError for a value that is not one of `KINDS`."""
+    """Raise UserError for a value that is not one of `KINDS`."""
     if kind not in KINDS:
         raise UserError(f"depth: kind must be {' or '.join(KINDS)}, not {kind!r}")
 

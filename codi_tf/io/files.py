@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and checks of the folders to write to."""
+"""Atomic writes of files and folders, and checks of the folders to write to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codi_tf.core.errors import UserError
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, which replaces `path` when the block succeeds."""
+    """A temporary folder next to `path`, which replaces `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     partial.chmod(0o755)  # mkdtemp's 0o700 would keep other users out
@@ -33,7 +33,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, beside `path`; the file replaces `path` when the block succeeds. Makes missing folders.
+    """A temporary path next to `path`; the file replaces `path` when the block succeeds. Creates missing folders.
 
     Raises:
         UserError: the file cannot be written.
@@ -51,7 +51,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def check_settings(folder: Path, earlier: Mapping, now: Mapping) -> None:
-    """Check that work in a folder continues with its earlier settings, which are mappings of plain data.
+    """Check that a resumed run has the settings that its folder was started with. Both are mappings of plain data.
 
     Raises:
         UserError: a setting differs; names the first one.
@@ -73,7 +73,7 @@ def _flat(values: Mapping, prefix: str = "") -> dict:
 
 
 def check_target(folder: Path) -> None:
-    """Raises UserError for a folder that is not empty or cannot be made."""
+    """Raise UserError for a folder that is not empty or cannot be created."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: already exists; name a new folder")
     parent = next(parent for parent in folder.absolute().parents if parent.exists())

@@ -1,4 +1,4 @@
-"""Image files and arrays: NumPy and Pillow only.
+"""Image files and arrays. NumPy and Pillow only.
 
 An image is float32 RGB [H, W, 3] in [0, 1] (1 is white) unless a docstring says otherwise.
 """
@@ -20,7 +20,7 @@ EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of t
 
 
 def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.ndarray:
-    """Reads an image file as float32 RGB [H, W, 3] in [0, 1], as a viewer shows it.
+    """Read an image file as float32 RGB [H, W, 3] in [0, 1], as a viewer shows it.
 
     Applies the EXIF orientation, composites transparency over the background (0 black, 1 white), replicates gray to
     three channels, and takes the first frame of an animation or multi-page file. Gray images of 16 bits keep their
@@ -46,7 +46,7 @@ def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.n
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an image file of any mode as a mask, float32 [H, W, 1]: 1 where it is white, 0 elsewhere.
+    """Read an image file of any mode as a mask, float32 [H, W, 1]: 1 where it is white, 0 elsewhere.
 
     A pixel is white if the mean of its colors exceeds one half. Transparent pixels are not white.
 
@@ -57,16 +57,16 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     return (brightness > 0.5).astype(np.float32)
 
 
-def read_image_and_mask(photo: str | os.PathLike[str], mask: str | os.PathLike[str]) -> np.ndarray:
-    """An image and the mask of the area to fill, float32 [H, W, 4]: RGB in [0, 1], and 1 where the image is unknown.
+def read_image_and_mask(path: str | os.PathLike[str], mask: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image and the mask of the area to fill: float32 [H, W, 4], RGB in [0, 1], and 1 where it is unknown.
 
     Raises:
         UserError: see `read_image`; the mask has another size, or none or all of it is white.
     """
-    image, unknown = read_image(photo), read_mask(mask)
+    image, unknown = read_image(path), read_mask(mask)
     if unknown.shape[:2] != image.shape[:2]:
-        mask_size, photo_size = (f"{one.shape[1]}x{one.shape[0]}" for one in (unknown, image))
-        raise UserError(f"{mask}: {mask_size}, but the photo is {photo_size}; make it of the same size")
+        mask_size, image_size = (f"{one.shape[1]}x{one.shape[0]}" for one in (unknown, image))
+        raise UserError(f"{mask}: {mask_size}, but the photo is {image_size}; make it of the same size")
     if not unknown.any():
         raise UserError(f"{mask}: no pixel is white; paint the area to fill in white")
     if unknown.all():
@@ -75,7 +75,7 @@ def read_image_and_mask(photo: str | os.PathLike[str], mask: str | os.PathLike[s
 
 
 def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes float [0, 1] or uint8 RGB [H, W, 3] as PNG; makes a missing folder.
+    """Write an image, float in [0, 1] or uint8 RGB [H, W, 3], as PNG; creates a missing folder.
 
     The file appears whole or not at all.
 
@@ -88,7 +88,7 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """round(255 * clip(image, 0, 1)) as uint8, any shape; returns uint8 unchanged.
+    """Convert to uint8 by round(255 * clip(image, 0, 1)), any shape; uint8 is returned unchanged.
 
     Raises:
         ValueError: the image is neither uint8 nor floating point, or is not finite.
@@ -104,7 +104,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def as_batch(name: str, value, channels: int = 3) -> np.ndarray:
-    """One image or several, uint8 or float in [0, 1], as float32 [B, H, W, channels] in [0, 1].
+    """Convert one image or several, uint8 or float in [0, 1], to float32 [B, H, W, channels] in [0, 1].
 
     With 4 channels the last one is a mask.
 
@@ -131,28 +131,28 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.clip(np.stack(resized, axis=-1), 0, 1)
 
 
-def resize_condition(photo: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An image in another size. A pixel of the mask becomes unknown if any unknown pixel contributes to it."""
-    if photo.shape[:2] == (height, width):
-        return photo
-    rgb = resize(photo[..., :3], height, width)
-    if photo.shape[-1] == 3:
+def resize_condition(condition: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image with or without a mask. A pixel becomes unknown if any unknown pixel contributes to it."""
+    if condition.shape[:2] == (height, width):
+        return condition
+    rgb = resize(condition[..., :3], height, width)
+    if condition.shape[-1] == 3:
         return rgb
     # Centered at one half, so that clipping to [0, 1] does not cut off the negative lobes of the bicubic kernel.
-    share = resize(0.5 + 0.25 * (photo[..., 3:] > 0.5).astype(np.float32), height, width) - 0.5
+    share = resize(0.5 + 0.25 * (condition[..., 3:] > 0.5).astype(np.float32), height, width) - 0.5
     unknown = np.abs(share) > 1e-4
     return np.concatenate([rgb, unknown], axis=-1)
 
 
 def pad_to_multiple(image: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Pads [H, W, C] by reflection at the bottom and right to multiples of a number; returns (padded, (H, W))."""
+    """Pad [H, W, C] by reflection at the bottom and right to multiples of a number; return (padded, (H, W))."""
     height, width = image.shape[:2]
     padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
     return np.pad(image, padding, mode="reflect"), (height, width)
 
 
 def bands(height: int, rows: int = 256) -> Iterator[slice]:
-    """Slices of an image's rows, `rows` at a time: work by bands needs no second image in memory."""
+    """Slices of an image's rows, `rows` at a time: processing in bands needs no second image in memory."""
     return (slice(first, min(first + rows, height)) for first in range(0, height, rows))
 
 
@@ -165,7 +165,7 @@ def grid(
     zoom: int = 1,
     font_size: int = 14,
 ) -> np.ndarray:
-    """Images in rows under column titles, on white; a column is as wide as its widest image or title.
+    """Arrange images in rows under column titles, on white; a column is as wide as its widest image or title.
 
     Args:
         rows: images [H, W, 3], float [0, 1] or uint8, of any size; each row has one image per title.

@@ -1,4 +1,4 @@
-"""The values of variables on their way to and from the tensors of a file: axes, formats and memory."""
+"""Conversion between the variables of networks and the tensors of files: axes, number formats and memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_value(stored: Stored, origin: Origin, dtype: str, room: np.ndarray) -> 
     else:
         order = [axes.index(axis) for axis in range(len(axes))]
         long = [axis for axis in order if stored.shape[axis] > 1]
-        if long == sorted(long):  # no number moves. Its own memory: TensorFlow would keep sharing the room
+        if long == sorted(long):  # no number moves. Not in `room`: the result would go on sharing its memory
             array = read()
             value = tf.reshape(_share(array), [array.shape[axis] for axis in order])
         else:
@@ -79,7 +79,7 @@ def read_value(stored: Stored, origin: Origin, dtype: str, room: np.ndarray) -> 
 def value_to_write(variable: keras.Variable, key: str, layout: Layout, dtype: np.dtype) -> np.ndarray:
     """A variable's value with the axes and in the format of a file. Raises UserError where the format is too narrow."""
     value = keras.ops.convert_to_numpy(variable)
-    with np.errstate(over="ignore"):  # the error below says it better
+    with np.errstate(over="ignore"):  # the error below replaces NumPy's warning
         written = value.astype(dtype)
     if narrows(value.dtype, dtype) and np.isfinite(value).all() and not np.isfinite(written).all():
         raise UserError(f"{key} has values beyond the range of {dtype.name}; save it as float32")

@@ -1,7 +1,7 @@
-"""A network's weights on disk: safetensors files with the names and layouts of diffusers.
+"""Saving and loading a network's weights: safetensors files with the names and layouts of diffusers.
 
-Reading is strict: keys, shapes, formats and ranges are checked before a value is assigned, and values are read one by
-one.
+Reading is strict: keys, shapes, formats and ranges are checked before any value is assigned. Values are read one at a
+time.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def save_network(
 
 
 def load_network(network: keras.Model, folder: Path) -> None:
-    """Set every weight of a built network from a folder's safetensors file. Assigns nothing unless everything fits.
+    """Load every weight of a built network from a folder's safetensors file. Assigns nothing unless everything fits.
 
     Raises:
         UserError: the file is missing, truncated or of another network; names the weights that are missing, left over
@@ -88,7 +88,7 @@ def load_network(network: keras.Model, folder: Path) -> None:
 def make_from(
     make: Callable[[], keras.Model], stored: Mapping[str, Stored], path: Path | str, origins: Origins = Origin
 ) -> keras.Model:
-    """A network whose variables are initialized with the stored values.
+    """Make a network whose variables are initialized with the stored values.
 
     Initializing them with random numbers first would take several times as long as reading.
 

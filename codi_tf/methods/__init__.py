@@ -1,4 +1,4 @@
-"""Training methods, one file each: its options, what others need to know of it, and its loss; see `method`."""
+"""Training methods, one file each, with their options and their loss; see `method`."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ class GuidanceMethod(LatentMethod):
 
 
 class HalvingMethod(LatentMethod):
-    """Stage two, progressive distillation: the student learns to do in one step what its teacher does in two.
+    """Stage two, progressive distillation: the student learns to take one step for two of its teacher.
 
     When a phase ends, teacher and student become the moving average, and the number of steps is halved. Works on a
     conditional model as well as on a base alone.

@@ -1,4 +1,4 @@
-"""What the methods that train a latent diffusion model share."""
+"""The base class of methods that train a latent diffusion model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every training method declares: its options for the config, its networks and loss for the trainer.
+"""The base classes of training methods: options for the config, networks and loss for the trainer.
 
 Imports no TensorFlow, so that a config can be checked without it.
 """
@@ -20,7 +20,7 @@ Space = Literal["noise", "signal", "velocity"]  # the space of a squared error
 
 
 class MethodSettings:
-    """The options of a training method, and what others need to know of it.
+    """The options of a training method, and its properties that configs, trainers and models use.
 
     A method is one module in `codi_tf.methods`, or one of your own:
 
@@ -100,7 +100,7 @@ class MethodSettings:
 
 
 class Method:
-    """A training method at work: it knows its networks and gives the loss of a batch, by term and by example.
+    """A training method with its networks. It computes the loss of a batch, by term and by example.
 
     Attributes:
         student: the network that is trained.
@@ -123,7 +123,7 @@ class Method:
         raise NotImplementedError
 
     def begin_step(self, step) -> None:
-        """What happens to the networks before optimizer step `step`, int [], inside the traced step."""
+        """Change the networks before update `step`, int [], inside the traced step. The default does nothing."""
 
     def loss_terms(self, batch, draws: Draws) -> dict:
         """{term: float32 [B]} of a batch, a part of the global one; `draws` are the step's random numbers."""

@@ -1,4 +1,4 @@
-"""What the latent diffusion methods share: their networks as denoisers, their moving averages."""
+"""Functions that the latent diffusion methods share: networks as denoisers, copies, moving averages."""
 
 from __future__ import annotations
 

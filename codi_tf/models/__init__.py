@@ -1,1 +1,1 @@
-"""Networks: keras.Model subclasses that know no schedule, no loss and no sampler."""
+"""Networks: keras.Model subclasses, independent of schedules, losses and samplers."""

@@ -20,8 +20,7 @@ def tanh_gelu(x):
     return ops.gelu(x, approximate=True)
 
 
-# by `hidden_act` in transformers
-# By `hidden_act` of transformers.
+# By transformers' `hidden_act`.
 ACTIVATIONS = {
     "quick_gelu": quick_gelu,
     "gelu": gelu,

@@ -220,8 +220,8 @@ class UNetEncoder(keras.Model):
     def copy_encoder(self, unet: UNet) -> None:
         """Copy the weights that this encoder shares with a UNet.
 
-        If this encoder has more input channels (a mask beside the latent), the first convolution's kernel is zero for
-        the additional ones; if it has fewer, it takes the UNet's first ones.
+        If this encoder has more input channels (for a mask), the first convolution's kernel is zero for the additional
+        ones; if it has fewer, it takes the UNet's first ones.
         """
         own = {path_below(self, v): v for v in self.variables}
         for variable in unet.variables:

@@ -16,7 +16,7 @@ __all__ = ["TASKS", "Task", "make_task", "task_config"]
 
 
 def make_task(name: str, **options: object) -> Task:
-    """The task of that name with those options.
+    """Make a task from its name and options.
 
     Raises:
         UserError: an unknown name or option (the valid ones are listed), or an option out of its range.

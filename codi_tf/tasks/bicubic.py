@@ -1,4 +1,4 @@
-"""Super-resolution of a known degradation: the condition is the image made smaller and larger again."""
+"""Super-resolution with a known degradation: the condition is the image made smaller and larger again."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ from codi_tf.core.seeds import random_words
 from codi_tf.core.tensors import Tensor
 
 RESIZES = ("area", "bilinear", "bicubic")
-PHOTONS = 256  # counted by a white pixel in Poisson noise
+PHOTONS = 256  # that a white pixel counts in Poisson noise
 QUANTILES = 2**12  # the accuracy of Poisson noise
-PRODUCT_ERROR = 1e-5  # below it, a kernel counts as a product of two
-BLOCK = 64  # rows that such a kernel filters at a time
+PRODUCT_ERROR = 1e-5  # a kernel that is a product up to this error is filtered as one
+BLOCK = 64  # rows that a product kernel filters at a time
 FAST_LENGTHS = tuple(n for n in range(4, 2**16 + 1, 4) if 60**16 % n == 0)  # of prime factors 2, 3, 5
 
 # --- kernels: float32 [size, size] of sum 1, size odd
@@ -35,7 +35,7 @@ def gaussian_kernel(size: Tensor, sigma: Tensor, angle: Tensor = 0.0, *, beta: T
     Args:
         size: int32 [], odd.
         sigma: float32 [2], in pixels, along and across the direction `angle`; 0 leaves images as they are.
-        angle: float32 [], in radians, from the columns' direction (to the right) towards the rows' (down).
+        angle: float32 [], in radians, from the right (along a row) clockwise to down (along a column).
         beta: float32 [], the shape, above 0.
     """
     return _of_sum_1(tf.exp(-0.5 * _squared_distance(size, sigma, angle) ** beta))

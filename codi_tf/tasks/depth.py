@@ -1,4 +1,4 @@
-"""Depth to image: the condition is how near each pixel of the image is."""
+"""Depth to image: the condition is the nearness of each pixel."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Depth(Task):
     """condition = 2 (near - low) / (high - low) - 1, clipped to [-1, 1], in three equal channels.
 
     The normalization of MiDaS and of Stable Diffusion's depth-to-image model: nearness (larger is nearer: disparity, or
-    the inverse of the distance) scaled by its own extremes in each image, so that neither unit nor scale matters. Where
-    all of an image is equally near, the condition is 0.
+    the inverse of the distance) is scaled by its extremes in each image, so that neither unit nor scale matters. If all
+    of an image is equally near, the condition is 0.
 
     Attributes:
         kind: what the maps in files hold: "disparity" (larger is nearer, 0 is a valid value) or "depth" (distances,
@@ -43,7 +43,7 @@ class Depth(Task):
 
     @property
     def condition_file(self) -> ConditionFile:
-        """What the file of a user's condition holds: a map of this task's kind."""
+        """The kind of map that the file of a user's condition holds."""
         return self.kind
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class Depth(Task):
     def bounds(self, near: Tensor) -> tuple[Tensor, Tensor]:
         """The percentiles of each image, float32 [..., 1, 1, 1] each, for nearness [..., H, W, 1].
 
-        They are values of pixels: the low one is rounded down to one, the high one up.
+        Both are values of pixels: the low one is rounded down to the next value, the high one up.
         """
         if self.percentiles == (0, 100):
             axes = (-3, -2, -1)
@@ -110,7 +110,7 @@ class Depth(Task):
         return bounds[..., :1], bounds[..., 1:]
 
     def as_image(self, depth: np.ndarray) -> np.ndarray:
-        """A user's depth map as `CoDi.generate` takes it.
+        """Convert a user's depth map to the form that `CoDi.generate` takes.
 
         Args:
             depth: float or whole numbers [H, W], of this task's kind.
@@ -125,4 +125,4 @@ class Depth(Task):
         if depth.ndim != 2 or 0 in depth.shape or depth.dtype.kind not in "buif":
             raise UserError(f"depth map of shape {depth.shape} and type {depth.dtype}: it must be numbers [H, W]")
         near = depth_files.nearness(depth, self.kind)
-        return depth_files.as_picture(depth_files.checked_nearness("depth map", near))
+        return depth_files.as_gray_image(depth_files.checked_nearness("depth map", near))

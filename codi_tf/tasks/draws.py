@@ -1,4 +1,4 @@
-"""Numbers in a range from numbers in [0, 1)."""
+"""Random numbers in a range, from uniform numbers in [0, 1)."""
 
 from __future__ import annotations
 

@@ -17,5 +17,5 @@ class Editing(Task):
     prompted: ClassVar[bool] = True
 
     def degrade(self, image: Any, seed: Any) -> Any:
-        """condition = image, the one before the edit, float32 [H, W, 3] in [-1, 1]; the seed is not used."""
+        """condition = image (the image before the edit), float32 [H, W, 3] in [-1, 1]; the seed is not used."""
         return image

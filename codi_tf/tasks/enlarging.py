@@ -12,9 +12,9 @@ from codi_tf.tasks.task import Task
 
 
 class Enlarging(Task):
-    """A task whose subclasses define `low_resolution`, an image `scale` times smaller, and the option `scale`.
+    """Base class of super-resolution tasks. A subclass defines the option `scale` and the method `low_resolution`.
 
-    A user's image is of low quality already and has the size of the output: it is its own condition.
+    A user's image is degraded already and has the size of the output, so it is the condition itself.
     """
 
     is_local: ClassVar[bool] = True
@@ -54,6 +54,6 @@ class Enlarging(Task):
         return height // self.scale, width // self.scale
 
     def check_scale(self) -> None:
-        """Raises UserError for a scale that is not a whole number of at least 1."""
+        """Raise UserError for a scale that is not a whole number of at least 1."""
         if not is_whole(self.scale) or self.scale < 1:
             raise UserError(f"{self.name}: scale must be a whole number from 1 on, not {self.scale!r}")

@@ -1,4 +1,4 @@
-"""Inpainting: the condition is the image without the part that is to be filled, and the mask of that part."""
+"""Inpainting: the condition is the image without the part to fill, and the mask of that part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real-world super-resolution: the condition is the image degraded twice, as by cameras, programs and uploads."""
+"""Real-world super-resolution: the condition is the image degraded twice, as cameras, programs and uploads do."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ class RealWorld(Enlarging):
     def rounds(self) -> tuple[Round, Round]:
         """The two rounds with their options."""
         shared = {"kernel_range": self.kernel_range}
-        own = [field.name for field in dataclasses.fields(Round) if field.name not in ("kernel_range", "blur_prob")]
-        first, second = ({name: getattr(self, name + suffix) for name in own} for suffix in ("", "2"))
+        drawn = [field.name for field in dataclasses.fields(Round) if field.name not in ("kernel_range", "blur_prob")]
+        first, second = ({name: getattr(self, name + suffix) for name in drawn} for suffix in ("", "2"))
         return Round(blur_prob=1.0, **shared, **first), Round(blur_prob=self.second_blur_prob, **shared, **second)
 
     def _last(self, image: Tensor, size: tuple[int, int], seed: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Super-resolution: the condition is the image as from a cheap camera, enlarged."""
+"""Super-resolution: the condition is the image blurred, shrunk, with noise and JPEG artifacts, and enlarged again."""
 
 from __future__ import annotations
 

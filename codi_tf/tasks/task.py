@@ -1,4 +1,4 @@
-"""The base class of tasks, and the registry that knows them by name. Needs no TensorFlow."""
+"""The base class of tasks, and their registry. Needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Value = Any  # in such a graph
 class Task:
     """How a condition is made, for training from an example and for sampling from a user's image.
 
-    A task is a frozen dataclass whose fields are its options; bundles and configurations hold them as JSON or YAML. It
-    defines `degrade`, and overrides what else differs from the defaults:
+    A task is a frozen dataclass whose fields are its options; bundles and configs hold them as JSON or YAML. It defines
+    `degrade`, and overrides the defaults that do not fit:
 
         @TASKS.register("gray")
         class Gray(Task):
@@ -36,14 +36,15 @@ class Task:
 
     Attributes:
         condition_channels: 3, or 4 with a mask.
-        condition_key: what of an example `degrade` takes: "image", "depth" or "source" (see `data.pipeline.Source`).
+        condition_key: the feature of an example that `degrade` takes: "image", "depth" or "source" (see
+            `data.pipeline.Source`).
         has_mask: whether the last channel of a condition is a mask.
         prompted: whether the prompt is part of the task, an instruction; a user must give one.
         is_local: whether the image at a pixel depends on the condition near it, so that large images can be made of
             tiles.
         keeps_colors: whether the image has the colors of the condition, so that they can be aligned.
         has_low_resolution: whether `low_resolution` is defined.
-        uses_condition_at_end: whether `finish` and `emit_finish` look at the condition.
+        uses_condition_at_end: whether `finish` and `emit_finish` use the condition.
     """
 
     condition_channels: ClassVar[int] = 3
@@ -62,7 +63,7 @@ class Task:
 
     @property
     def condition_file(self) -> ConditionFile:
-        """What the file of a user's condition holds, see `io.conditions.read_condition`."""
+        """The kind of file that holds a user's condition, see `io.conditions.read_condition`."""
         return "masked_image" if self.has_mask else "image"
 
     def read_condition(self, path: str | os.PathLike[str], mask: str | os.PathLike[str] | None = None) -> np.ndarray:

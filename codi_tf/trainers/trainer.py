@@ -139,7 +139,7 @@ class Trainer(keras.Model):
 
     @property
     def scaled_parameters(self) -> list:
-        """Variables of the student whose learning rate is multiplied by `mu_rate`; weight decay leaves them alone."""
+        """Variables of the student whose learning rate is multiplied by `mu_rate`; they have no weight decay."""
         return []
 
     def _update(self, gradients):

@@ -1,4 +1,4 @@
-"""From a config to its trainer, its data and its result on disk."""
+"""The trainer, the data and the result of an experiment."""
 
 from __future__ import annotations
 

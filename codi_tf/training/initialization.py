@@ -1,4 +1,4 @@
-"""What a training with a task starts from: a base, and the adapter of a bundle or of a folder."""
+"""The start of a training with a task: a base, and a new adapter or that of a bundle or a folder."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Stopwatch:
         self._seconds, self._steps, self._compiled = 0.0, 0, False
 
     def alone(self, step: int) -> bool:
-        """Whether the update after `step` must be a call of its own: true up to the last one that is profiled."""
+        """Whether the update after `step` must be a separate call: true up to the last one that is profiled."""
         return bool(self.profiled) and step < self.profiled.stop
 
     @contextlib.contextmanager

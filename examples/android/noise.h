@@ -18,7 +18,7 @@ inline Words philox(Words c, std::array<uint32_t, 2> k) {
   return c;
 }
 
-// `count` standard normal numbers, those that a picture starts from (stream 0).
+// `count` standard normal numbers, those that a image starts from (stream 0).
 inline std::vector<float> gaussian_noise(uint64_t seed, size_t count) {
   std::vector<float> numbers;
   numbers.reserve(count + 3);

@@ -18,7 +18,7 @@
 #include "graph.h"
 #include "json.h"
 #include "noise.h"
-#include "picture.h"
+#include "image_file.h"
 
 namespace {
 
@@ -65,7 +65,7 @@ void put(Tensors& pool, Tensors made) {
 }
 
 // The photo is of the package's size.
-Picture restore(const std::string& package, const Json& manifest, const Picture& photo, uint64_t seed) {
+Image restore(const std::string& package, const Json& manifest, const Image& photo, uint64_t seed) {
   const Json& graphs = manifest["graphs"];
   const Environment environment = make_environment();
   const auto load = [&](const char* name) { return Graph(environment, package + "/" + graphs[name]["file"].text); };
@@ -92,7 +92,7 @@ Picture restore(const std::string& package, const Json& manifest, const Picture&
 
 void run(const std::string& package, const std::string& in, const std::string& out, uint64_t seed) {
   const Json manifest = read_manifest(package);
-  const Picture photo = read_ppm(in);
+  const Image photo = read_ppm(in);
   const size_t height = manifest["image_size"].items.at(0).number, width = manifest["image_size"].items.at(1).number;
   if (photo.height != height || photo.width != width)
     throw std::runtime_error(in + ": " + std::to_string(photo.width) + "x" + std::to_string(photo.height) +

@@ -1,4 +1,4 @@
-"""The adapted network as operations of a `graph.Graph`. Its adapter's share is the adapter's own: `Adapter.emit_*`."""
+"""The adapted network as operations of a `graph.Graph`. Each adapter emits its part itself: `Adapter.emit_*`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from export.emit.graph import Graph, Value
 
 
 def condition_features(g: Graph, net: AdaptedUNet, c: Value, context: Value | None) -> list[Value]:
-    """`AdaptedUNet.condition`, computed once per image; none without an adapter."""
+    """`AdaptedUNet.condition`, computed once per image; [] without an adapter."""
     return [] if net.adapter is None else net.adapter.emit_condition(g, networks, c, context)
 
 
 def evaluation(
     g: Graph, net: AdaptedUNet, z: Value, time: Value, condition_features: list[Value], context: Value, **options
 ) -> Value:
-    """`AdaptedUNet`: one evaluation, both of its halves."""
+    """`AdaptedUNet`: one whole evaluation."""
     features, temb = first_half(g, net, z, time, condition_features, context, **options)
     return networks.decode(g, net.unet, features[-1], features[:-1], temb, context)
 
@@ -29,7 +29,7 @@ def first_half(
     context: Value,
     guidance: Value | None = None,
 ) -> tuple[list[Value], Value]:
-    """The first half of an evaluation: the adapted skips and, last, the middle; and the time's embedding.
+    """The first half of an evaluation: (the adapted skips and, last, the middle; the time embedding).
 
     `time` and `guidance` are the features of a time and of a guidance weight.
     """

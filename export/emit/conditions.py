@@ -1,4 +1,4 @@
-"""Condition images on which exported models are compared with their Keras model."""
+"""Condition images for the comparison of exported models with their Keras model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COUNT, COUNT_LARGE, LARGE = 4, 2, 256**2  # images; fewer of more pixels than LA
 
 
 def conditions_for(model: CoDi, height: int, width: int) -> tuple[np.ndarray, str]:
-    """Condition images float32 [N, H, W, C] in [0, 1] and what they are, "held-out photos" or "random"."""
+    """(Condition images, float32 [N, H, W, C] in [0, 1]; their origin, "held-out photos" or "random")."""
     count = COUNT if height * width <= LARGE else COUNT_LARGE
     try:
         batch = data.evaluation_set(
@@ -22,7 +22,7 @@ def conditions_for(model: CoDi, height: int, width: int) -> tuple[np.ndarray, st
             count=count,
             seed=0,
         )
-    except UserError:  # no photos, or none that large
+    except UserError:  # the packages of the photos are missing, or all photos are smaller
         channels = model.task.condition_channels
         return np.random.default_rng(0).random((count, height, width, channels), dtype=np.float32), "random"
     conditions = (batch["condition"][:, :height, :width] + 1.0) / 2.0

@@ -8,7 +8,7 @@ from export.emit.graph import Graph, Value
 
 
 class Counting:
-    """A graph that counts operations and passes them on to another one.
+    """A graph that counts operations and passes them on to another graph.
 
     Attributes:
         multiply_adds: of products, convolutions and attention, batch 1.

@@ -1,4 +1,4 @@
-"""The operations of exported graphs, which every format offers.
+"""`Graph`: the operations from which exported graphs are built, and which every format implements.
 
 `export.emit.networks` builds the networks from these operations; `export.formats` implements them. Building a graph
 computes nothing, and reads no weight until a file is written.
@@ -28,9 +28,10 @@ class Value:
 
 
 class Graph(Protocol):
-    """The operations. Layers are those of `codi_tf.models`, each stored once, however often it is used.
+    """The operations. Layers are those of `codi_tf.models`.
 
-    Equal operations on equal arguments are computed once, too.
+    A layer's weights are stored once, however often it is used, and equal operations on equal arguments are computed
+    once.
 
     Attributes:
         signature: "inputs" and "outputs", by name: their shapes in the file, the batch included, and dtypes.
@@ -51,7 +52,7 @@ class Graph(Protocol):
         ...
 
     def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
-        """z <- body(z, *rows) for the first rows of the float32 tables [N, C], then the second, ...; the last z."""
+        """A loop of N rounds: z <- body(z, *rows), `rows` row i of each float32 table [N, C] in round i; the last z."""
         ...
 
     def constant(self, array: np.ndarray) -> Value:
@@ -103,19 +104,19 @@ class Graph(Protocol):
         ...
 
     def add(self, x: Value, y: Value) -> Value:
-        """x + y, of one shape, or with y (C,) added at every position of x."""
+        """x + y, of equal shapes, or with y (C,) added at every position of x."""
         ...
 
     def subtract(self, x: Value, y: Value) -> Value:
-        """x - y, either of them (1,), or of one shape."""
+        """x - y, of equal shapes, or with x or y (1,)."""
         ...
 
     def multiply(self, x: Value, y: Value) -> Value:
-        """x y, of one shape, or y (1,) everywhere or (H, W, 1) for all channels."""
+        """x y, of equal shapes, or with y (1,) or (H, W, 1)."""
         ...
 
     def divide(self, x: Value, y: Value) -> Value:
-        """x / y, y (1,)."""
+        """x / y with y (1,)."""
         ...
 
     def concatenate(self, x: Value, y: Value) -> Value:

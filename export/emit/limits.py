@@ -2,10 +2,10 @@
 
 from codi_tf.core.errors import UserError
 
-MAX_STEPS = 16  # in LiteRT files steps are unrolled: each is one more copy of the network's operators
+MAX_STEPS = 16  # LiteRT files are unrolled: each step adds a copy of the network's operators
 
 
 def check_steps(steps: int) -> None:
-    """Raises UserError for a number of steps that is not 1 to MAX_STEPS."""
+    """Raise UserError for a number of steps that is not 1 to MAX_STEPS."""
     if not 1 <= steps <= MAX_STEPS:
         raise UserError(f"steps is {steps}: an exported sampler takes 1 to {MAX_STEPS}")

@@ -158,9 +158,9 @@ def text_encoder(g: Graph, net: TextEncoder, ids: Value) -> Value:
     """`TextEncoder`: int32 (N,) -> (N, D)."""
     h = g.add(g.embedding(ids, net.token_embedding), g.weight(net.position_embedding.embeddings, rows=ids.shape[0]))
     for layer in net.encoder_layers:
-        own, x = layer.self_attn, g.layer_norm(h, layer.layer_norm1)
-        q, k, v = (g.dense(x, part) for part in (own.q_proj, own.k_proj, own.v_proj))
-        h = g.add(h, g.dense(g.attention(q, k, v, own.heads, causal=own.causal), own.out_proj))
+        attn, x = layer.self_attn, g.layer_norm(h, layer.layer_norm1)
+        q, k, v = (g.dense(x, part) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
+        h = g.add(h, g.dense(g.attention(q, k, v, attn.heads, causal=attn.causal), attn.out_proj))
         wide = g.gelu(g.dense(g.layer_norm(h, layer.layer_norm2), layer.fc1), layer.activation)
         h = g.add(h, g.dense(wide, layer.fc2))
     return g.layer_norm(h, net.final_layer_norm)

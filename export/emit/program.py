@@ -1,4 +1,4 @@
-"""What is exported: a model with a sampler, a number of steps and fixed shapes."""
+"""`SamplerProgram`: what is exported, a model with a sampler, a number of steps and fixed shapes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class SamplerProgram(tf.Module):
     `condition_from_image` and `finish` are part of the program.
 
     Inputs, of fixed shapes: condition float32 [1, H, W, C] in [0, 1], C 3, or 4 with a mask (1 is unknown, 0 known);
-    noise float32 [1, h, w, 4], standard normal; and, for a task with prompts where none is given here, ids int32 [77],
-    the prompt's tokens. Output: image float32 [1, H, W, 3] in [0, 1].
+    noise float32 [1, h, w, 4], standard normal; and ids int32 [77], the prompt's tokens, if the task has prompts and
+    `prompt` is None. Output: image float32 [1, H, W, 3] in [0, 1].
 
     Args:
         model: the model that generates.
@@ -85,7 +85,7 @@ class SamplerProgram(tf.Module):
         return specs
 
     def image(self, condition: tf.Tensor, noise: tf.Tensor, ids: tf.Tensor | None = None) -> tf.Tensor:
-        """The program itself; arguments and result as above."""
+        """Run the program; inputs and output as in the class docstring."""
         with plain_convolutions():
             model, task = self.model, self.model.task
             condition = task.condition_from_image(2.0 * condition - 1.0)
@@ -108,7 +108,7 @@ class SamplerProgram(tf.Module):
         return tf.function(named, input_signature=signature, autograph=False).get_concrete_function()
 
     def at(self, height: int, width: int) -> SamplerProgram:
-        """The same program at another size. Raises UserError for a side out of its bounds."""
+        """The same program at another size. Raises UserError for a side that is no positive multiple."""
         options = {"steps": self.steps, "prompt": self.prompt, "sampler": self.sampler}
         return SamplerProgram(self.model, height=height, width=width, **options)
 

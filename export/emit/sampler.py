@@ -51,9 +51,9 @@ def step_numbers(model: CoDi, grid: Grid) -> list[StepNumbers]:
 
 
 def whole(g: Graph, program: SamplerProgram) -> None:
-    """All in one: "condition" (H, W, 3 or 4) in [0, 1] and "noise" (h, w, 4) to "image" (H, W, 3) in [0, 1].
+    """The whole sampler: "condition" (H, W, 3 or 4) in [0, 1] and "noise" (h, w, 4) to "image" (H, W, 3) in [0, 1].
 
-    Where the prompt is an input: its tokens, int32 [77], are "ids".
+    If the prompt is an input, its tokens, int32 [77], are the input "ids".
     """
     model = program.model
     condition, z = _condition(g, program), g.input("noise", program.latent_shape[1:])
@@ -108,14 +108,14 @@ def second_half(g: Graph, program: SamplerProgram) -> None:
 
 
 def decoder(g: Graph, program: SamplerProgram) -> None:
-    """The last part: "z" and, where the task's `finish` takes it, "condition" -> "image"."""
+    """The last part: "z" and, if the task's `finish` uses it, "condition" -> "image"."""
     task, z = program.model.task, _z(g, program)
     condition = _condition(g, program) if task.uses_condition_at_end else z
     g.output("image", finish(g, task, decode(g, program.model, z), condition))
 
 
 def parts(program: SamplerProgram, *, halves: bool = False) -> dict[str, Callable[[Graph, SamplerProgram], None]]:
-    """The parts of a sampler, in the order in which they run. A part's inputs have the names of others' outputs.
+    """The parts of a sampler, in the order in which they run. Inputs have the names of the outputs that they take.
 
     With `halves`, the step is "step_1" and "step_2".
     """
@@ -139,7 +139,7 @@ def tables(program: SamplerProgram) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _condition(g: Graph, program: SamplerProgram) -> Value:
-    """The input, as the model's condition in [-1, 1]."""
+    """The input "condition", converted to the model's condition in [-1, 1]."""
     task = program.model.task
     return condition_of(g, task, g.input("condition", (program.height, program.width, task.condition_channels)))
 
@@ -179,7 +179,7 @@ def _features(
 
 
 def encode(g: Graph, model: CoDi, condition: Value, prompt: Value | None) -> list[Value]:
-    """The condition (H, W, 3 or 4) in [-1, 1] -> the condition features that all steps take."""
+    """The condition (H, W, 3 or 4) in [-1, 1] -> the condition features, which all steps take."""
     if model.network.adapter is None:
         return []
     return adapted.condition_features(g, model.network, encode_condition(g, model, condition), prompt)
@@ -200,7 +200,7 @@ def _next(g: Graph, z: Value, output: Value, scales: Value) -> Value:
 
 
 def _guidance(g: Graph, model: CoDi) -> Value | None:
-    """The features of the guidance weight, of networks that take one."""
+    """The features of the guidance weight; None for networks that take no weight."""
     channels = model.network.unet.time_cond_proj_dim
     if channels is None:
         return None

@@ -1,4 +1,4 @@
-"""What a file format declares. Imports no TensorFlow."""
+"""`Format`: the base class of file formats. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Format:
         layouts: "whole", one graph, and "parts", one graph for each part of the sampler.
         max_graph: bytes of weights that a graph can hold; a larger step is written in two halves.
         makers: Python packages whose versions the manifest names.
-        requires: what writing needs besides, module -> name of its package on PyPI.
-        needs_tensorflow: whether running a graph takes TensorFlow.
+        requires: further requirements of writing, module -> name of its package on PyPI.
+        needs_tensorflow: whether running a graph needs TensorFlow.
     """
 
     suffix: ClassVar[str]
@@ -58,7 +58,7 @@ class Format:
 
     @staticmethod
     def write(programs: Sequence[SamplerProgram], emit: Emit, path: Path, weight_formats: WeightFormats) -> list[dict]:
-        """Write a graph of programs that differ in their size only.
+        """Write a graph of one or several programs, which differ in their size only.
 
         Returns:
             for each program "file" and, where a file holds several, "signature"; and "inputs" and "outputs", by name
@@ -68,12 +68,12 @@ class Format:
 
     @staticmethod
     def load(graph: GraphFile) -> Run:
-        """A graph in its runtime. Raises UserError where the runtime is not installed."""
+        """Load a graph into its runtime. Raises UserError if the runtime is not installed."""
         raise NotImplementedError
 
     @staticmethod
     def stored_bytes(path: Path) -> int:
-        """Bytes of all constants in a graph's file, and in the files beside it that belong to it."""
+        """Bytes of all constants in a graph's file and in its external weight files."""
         raise NotImplementedError
 
     @staticmethod
@@ -88,7 +88,7 @@ class Format:
 
     @classmethod
     def check_installed(cls) -> None:
-        """Raises UserError where a package that writing needs is not installed."""
+        """Raise UserError if a package that writing needs is not installed."""
         for module, package in cls.requires.items():
             try:
                 importlib.import_module(module)

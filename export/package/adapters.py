@@ -1,4 +1,4 @@
-"""Adapters as plug-ins: one exported base, and for every PE-CoDi adapter the one graph that takes the condition.
+"""Adapters as plug-ins: one exported base, and for each PE-CoDi adapter one graph, the one that takes the condition.
 
 In a package of parts, only "encoder" depends on the weights of a mu adapter: it passes mu h_eta(c) and 1 - mu to the
 steps. Another adapter of the same base therefore gives the same files for all other parts, bit by bit.
@@ -17,10 +17,10 @@ PLUG = "encoder"
 
 
 def with_adapter(package: Package, folder: Path) -> Package:
-    """A package with the adapter of another folder, made with `python -m export --adapter-of`.
+    """Replace a package's adapter with that of a folder made by `codi export --adapter-of`.
 
     Raises:
-        UserError: no adapter, or one of another base.
+        UserError: the folder holds no adapter, or an adapter of another base.
     """
     manifest = read_manifest(folder)
     if manifest is None or BASE not in manifest:
@@ -39,7 +39,7 @@ def base_files(folder: Path) -> dict[str, str]:
     """The files of a package of parts that all adapters share, and their SHA-256.
 
     Raises:
-        UserError: a package without parts.
+        UserError: the package has no parts.
     """
     manifest = read_manifest(folder)
     if manifest is None or PLUG not in manifest.get("graphs", {}):
@@ -49,13 +49,13 @@ def base_files(folder: Path) -> dict[str, str]:
 
 
 def plug_of(manifest: dict) -> dict:
-    """A manifest with no graph but the adapter's, at every size."""
+    """The manifest of an adapter: a package's manifest reduced to the adapter's graph, at every size."""
     first, *others = ({**size, "graphs": {PLUG: size["graphs"][PLUG]}} for size in sizes_of(manifest))
     return {**first, OTHERS: others} if others else first
 
 
 def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
-    """Raises UserError where an adapter in a folder was not made for this package's base."""
+    """Raise UserError if the adapter in a folder was not made for this package's base."""
     found = base_files(package.folder)
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
@@ -66,7 +66,7 @@ def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
 
 
 def options_of(folder: Path) -> dict:
-    """The options with which a package was made, and with which its adapters must be."""
+    """The options with which a package was made; its adapters must be made with the same."""
     manifest = read_manifest(folder)
     assert manifest is not None
     sizes = [tuple(size["image_size"]) for size in sizes_of(manifest)]

@@ -1,4 +1,4 @@
-"""A package on disk: graphs, manifest.json that says how to run them, report.json and report.md with measurements.
+"""A package on disk: graphs, manifest.json, which describes how to run them, and report.json and report.md.
 
 Imports no TensorFlow.
 """
@@ -18,25 +18,25 @@ from export.formats import FORMATS
 from export.formats.format import SIGNATURE, GraphFile
 
 MANIFEST, VERSION = "manifest.json", 3
-OTHERS = "other_sizes"  # key of a manifest and of report.json: what differs at the other sizes
+OTHERS = "other_sizes"  # key of a manifest and of report.json: the entries that differ at the other sizes
 REPORTS = ("report.json", "report.md")
-KIND = "codi_tf sampler"  # of manifests: the mark of ours
+KIND = "codi_tf sampler"  # value of "kind" in our manifests
 
 
 @dataclass(frozen=True)
 class Package:
-    """What it takes to run a package.
+    """Everything that is needed to run a package.
 
     Attributes:
         format: a name of `FORMATS`.
         height, width: of the image.
         latent_shape: of the noise, [1, h, w, C].
-        graphs: one, "sampler", or its parts: "text" and "encoder", where there are any, "step" (or "step_1" and
+        graphs: one graph, "sampler", or the parts: "text" and "encoder" (both optional), "step" (or "step_1" and
             "step_2") and "decoder".
-        schedule: of every step "t", the features "time", and the numbers "a" and "b".
+        schedule: for every step "t", the features "time", and the numbers "a" and "b".
         channels: of the condition image, 4 with a mask.
         task: the task's name.
-        condition_file: what the file of a condition holds, see `codi_tf.io.conditions.read_condition`.
+        condition_file: the kind of file that holds a condition, see `codi_tf.io.conditions.read_condition`.
         keeps_colors: whether the image has the condition's colors.
         prompted: whether the prompt is an input; the package then holds the tokenizer.
         others: the package at its other sizes, with the same weights.
@@ -67,7 +67,7 @@ class Package:
         return (self, *self.others)
 
     def at(self, height: int, width: int) -> Package:
-        """The package at one of its sizes. Raises UserError for another."""
+        """The package at one of its sizes. Raises UserError for any other size."""
         for size in self.sizes:
             if (size.height, size.width) == (height, width):
                 return size
@@ -75,7 +75,7 @@ class Package:
         raise UserError(f"--size is {height}x{width}: {self.folder} has {there}")
 
     def fitting(self, height: int, width: int) -> Package:
-        """The package at the size that scales an image of this size down least; of several, the smallest."""
+        """The package at the size that shrinks an image of this size least; among equals, the smallest size."""
 
         def fit(size: Package) -> tuple[float, int]:
             return min(1.0, size.height / height, size.width / width), -size.height * size.width
@@ -87,7 +87,7 @@ def read_package(folder: Path) -> Package:
     """Read the manifest of a package and verify its files.
 
     Raises:
-        UserError: no package, or a file that is missing or is not the one that the manifest names.
+        UserError: no package, or a file that is missing or differs from its hash in the manifest.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -145,21 +145,21 @@ def _package(folder: Path, manifest: dict) -> Package:
 
 
 def _condition_file(task: dict) -> str:
-    """`condition_file` for the tasks of manifests that do not name it (version 2)."""
+    """`condition_file` for a manifest of version 2, which does not name it."""
     return {"inpainting": "masked_image", "depth": task.get("kind", "disparity")}.get(task["name"], "image")
 
 
 def check_out(out: Path) -> None:
-    """Raises UserError where no package can be written. Of existing folders, only a package is replaced."""
+    """Raise UserError if no package can be written here. Only a package may be replaced."""
     if out.exists() and read_manifest(out) is None:
         raise UserError(f"{out}: exists and is no exported package; choose another --out")
     above = next(parent for parent in out.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"{out}: cannot be made, {above} is not a folder that can be written to; choose another --out")
+        raise UserError(f"{out}: cannot be created, {above} is not a writable folder; choose another --out")
 
 
 def check_options(format: str, weights: str, layout: str) -> None:
-    """Raises UserError for an unknown format, or for weights or a layout that it does not offer."""
+    """Raise UserError for an unknown format, or for weights or a layout that it does not offer."""
     declared = FORMATS[format]
     if weights not in declared.weight_choices():
         raise UserError(f"weights is {weights!r}: {format} stores them as {', '.join(declared.weight_choices())}")
@@ -176,7 +176,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The manifest of a package; None where there is none of ours."""
+    """Read the manifest of a package; None if the folder has no manifest of this project."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -185,5 +185,5 @@ def read_manifest(folder: Path) -> dict | None:
 
 
 def sizes_of(manifest: dict) -> list[dict]:
-    """What a manifest says of each size; of the first size it is the manifest itself."""
+    """The entries of a manifest for each size; for the first size the manifest itself."""
     return [manifest, *manifest.get(OTHERS, [])]

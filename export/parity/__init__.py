@@ -1,1 +1,1 @@
-"""Exported packages against their Keras model: the gate, and the report."""
+"""Comparison of exported packages with their Keras model: the gate, and the report."""

@@ -1,4 +1,4 @@
-"""The gate: a package is run in its own runtime and must give the images of the Keras model."""
+"""The gate: the check that a package, run in its own runtime, gives the images of the Keras model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PROMPTS = ("make it a drawing", "put it in the snow", "as if at night", "in blac
 
 
 class Bounds(NamedTuple):
-    """By how much an export may differ from the Keras model, for images in [0, 1].
+    """Limits of the difference between an export and the Keras model, for images in [0, 1].
 
     Attributes:
         error: largest absolute error.
         psnr: lowest PSNR, dB.
         part: largest relative RMS error of a part's tensor.
         color: largest error of the mean of a channel of an image.
-        saturated: largest difference of the share of numbers that are 0 or 1.
+        saturated: largest difference in the share of numbers that are 0 or 1.
         sensitivity: largest relative difference in how far another condition or prompt moves the image.
     """
 
@@ -86,7 +86,7 @@ def check(
         package: the package of that program.
         weight_formats: the format of each kernel.
         psnr: lowest PSNR, dB, in place of the one in BOUNDS.
-        sizes: the number of sizes in the package's files, each with constants of its own.
+        sizes: the number of sizes in the package's files; each adds constants.
 
     Raises:
         ParityError: a figure is out of its bounds, or the runtime refuses a file.
@@ -103,7 +103,7 @@ def check(
             constants = sum(FORMATS[package.format].stored_bytes(graph.path) for graph in package.graphs.values())
         except UserError:
             raise
-        except Exception as error:  # every runtime has its own
+        except Exception as error:  # every runtime raises its own exceptions
             what = str(error).splitlines()[0]
             raise ParityError(f"{package.format}: the runtime refuses the package: {what}") from error
     bounds = BOUNDS["mixed" if weight_formats.exceptions else weight_formats.default]
@@ -121,7 +121,7 @@ def check(
 
 
 def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:
-    """Errors of outputs against expected images, and how far both move when conditions and prompts are swapped.
+    """Compare outputs with expected images: errors, and the change of both when conditions or prompts are swapped.
 
     Args:
         expected, outputs: [2 N or 3 N, H, W, 3] in [0, 1]; image i + N differs from image i in its condition alone, and
@@ -146,7 +146,7 @@ def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:
 
 
 def weigh(program: SamplerProgram, constants: int, weight_formats: WeightFormats, graphs: int = 1) -> dict:
-    """The bytes of constants in a package, and the bounds within which every weight is stored exactly once."""
+    """The bytes of constants in a package, and their bounds if every weight is stored exactly once."""
     used = program.variables_in_use()
     wanted = weight_formats.bytes(used)
     embedded = 0 if program.context is None else program.context.nbytes
@@ -161,7 +161,7 @@ def weigh(program: SamplerProgram, constants: int, weight_formats: WeightFormats
 
 
 def refuse(format: str, figures: dict) -> None:
-    """Raises ParityError for figures out of their bounds."""
+    """Raise ParityError for figures out of their bounds."""
     bounds = Bounds(**figures["bounds"])
     moved = {
         name: figures[f"{name}_sensitivity"] for name in ("condition", "prompt") if f"{name}_sensitivity" in figures
@@ -213,7 +213,7 @@ def _errors_of_parts(sampler: Sampler, calls: list) -> dict[str, float]:
 
 
 def _cases(program: SamplerProgram, conditions: np.ndarray) -> list[Case]:
-    """Every condition image; with another's condition; and, where the prompt is an input, with another prompt."""
+    """The inputs: every condition; the same with another condition; and, if prompts are inputs, with another prompt."""
     count = len(conditions)
     noise = [gaussian_noise(i, program.latent_shape) for i in range(count)]
     ids = [None] * count

@@ -1,4 +1,4 @@
-"""python -m export.parity.measure DIR [--size 64x96]: time to load a package and make an image, and memory."""
+"""python -m export.parity.measure PACKAGE [--size 64x96]: measure loading, generating an image, and peak memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNS = 3
 
 def peak() -> int:
     """The peak memory of this process, in bytes."""
-    try:  # Linux' getrusage also counts the memory of the process that started this one
+    try:  # on Linux, getrusage also counts the memory of the parent process
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):
@@ -30,8 +30,8 @@ def peak() -> int:
 
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export.parity.measure", description=__doc__)
-    parser.add_argument("package", type=Path, help="the folder that python -m export made")
-    parser.add_argument("--size", help="one of the package's, 64x96; its first unless given")
+    parser.add_argument("package", type=Path, help="folder of an exported model")
+    parser.add_argument("--size", help="one of the package's sizes, as 64x96 (default: its first)")
     options = parser.parse_args(arguments)
     package = read_package(options.package)
     if options.size is not None:

@@ -15,7 +15,7 @@ from export.emit.program import SamplerProgram
 
 
 class Example(NamedTuple):
-    """A call of a part: its inputs and outputs by name; inputs hold tensors that it does not take, too."""
+    """A call of a part: inputs and outputs by name. The inputs may include tensors that the part does not take."""
 
     part: str
     inputs: dict[str, np.ndarray]
@@ -25,9 +25,9 @@ class Example(NamedTuple):
 def examples(
     program: SamplerProgram, condition: np.ndarray, noise: np.ndarray, ids: np.ndarray | None
 ) -> list[Example]:
-    """Calls of all parts in their order, of the step one for each step.
+    """Calls of all parts in their order, with one call of "step" for each step.
 
-    A part's inputs are computed with Keras, so that they do not have the errors of the parts before it.
+    The inputs of a part are computed with Keras, so they do not contain the errors of earlier parts.
     """
     model, network = program.model, program.model.network
     pool, made = {"condition": condition}, []

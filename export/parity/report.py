@@ -1,4 +1,4 @@
-"""report.json and report.md: a package's size and work, its speed and memory on this machine, its parity figures."""
+"""report.json and report.md: a package's size and operations, its speed and memory on this machine, and its parity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def write(folder: Path, made: Sequence[tuple[SamplerProgram, Package, dict]]) -> None:
-    """Write both reports into a package's folder. The package is run for that, in a process of its own.
+    """Write both reports into a package's folder. Runs the package in another process to measure it.
 
     Args:
         folder: of the package.
@@ -49,13 +49,13 @@ def _about(program: SamplerProgram, package: Package, parity: dict) -> dict:
 
 
 def parts_of(program: SamplerProgram, new_graph: Callable[[], Graph | None]) -> dict[str, dict]:
-    """For every part its parameters, its multiply-adds, and its runs per image; nothing for formats without graphs."""
+    """Parameters, multiply-adds and runs per image of every part; {} for formats without graphs."""
     parts = {}
     for name, emit in sampler.parts(program).items():
         blank = new_graph()
         if blank is None:
             return {}
-        graph: Any = Counting(blank)  # it passes all operations on
+        graph: Any = Counting(blank)  # it forwards all operations
         emit(graph, program)
         runs = program.steps if name == "step" else 1
         parts[name] = {"parameters": graph.parameters, "multiply_adds": graph.multiply_adds, "runs": runs}
@@ -63,13 +63,13 @@ def parts_of(program: SamplerProgram, new_graph: Callable[[], Graph | None]) -> 
 
 
 def _bytes(path: Path) -> int:
-    """The bytes of a graph: of its file and the files with its weights beside it, or of its folder."""
-    beside = path.parent.glob(f"{path.name}.*") if path.is_file() else path.rglob("*")
-    return sum(file.stat().st_size for file in (path, *beside) if file.is_file())
+    """The bytes of a graph: of its file with external weight files, or of its folder."""
+    others = path.parent.glob(f"{path.name}.*") if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in (path, *others) if file.is_file())
 
 
 def _measured(package: Package) -> dict:
-    """Seconds and memory of a process that runs the package alone; nothing where that takes TensorFlow."""
+    """Seconds and memory of a process that only runs the package; {} if that needs TensorFlow."""
     if FORMATS[package.format].needs_tensorflow:
         return {}
     size = f"{package.height}x{package.width}"

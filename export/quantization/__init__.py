@@ -1,1 +1,1 @@
-"""The number format of each weight in a file, and its quantization."""
+"""Number formats of weights in files, and their quantization."""

@@ -1,9 +1,8 @@
-"""Mixed weights: every kernel in as few bits as the images allow, for a file size or for a PSNR.
+"""Mixed weights: the choice of a format for each kernel, for a given file size or PSNR.
 
-Each kernel is quantized alone and the sampler run on a few conditions, so that the error is that of the image on the
-sampler's own trajectory. Errors of single kernels are taken to add up; kernels then lose bits in the order of the error
-that a saved byte costs. For a PSNR the sum is not trusted: images of the quantized network are made, and the number of
-changes is searched until they are good enough.
+Each kernel is quantized alone and the sampler is run on a few conditions, which gives the error of the image. These
+errors are assumed to add up, and kernels lose bits in the order of the error per saved byte. A given PSNR is checked on
+images of the quantized network: a search finds the largest number of changes that keeps it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MARGIN = 1.0  # dB: the gate uses other images, too
 
 
 class _Change(NamedTuple):
-    """A kernel taken from one format to the next: the squared error of the image that a saved byte costs."""
+    """A step of one kernel from a format to the next, with the squared error of the image per saved byte."""
 
     price: float
     kernel: int
@@ -37,16 +36,16 @@ class _Change(NamedTuple):
 def choose(
     program: SamplerProgram, formats: Sequence[str], *, size: float | None = None, psnr: float | None = None
 ) -> WeightFormats:
-    """The format of every kernel.
+    """Choose the format of every kernel.
 
     Args:
-        program: whose weights are to be stored.
+        program: the program whose weights are stored.
         formats: the formats to choose from, most bits first; activations stay float32 in all of them.
         size: bytes that the weights may take.
         psnr: dB of images, at least, against those of float32 weights.
 
     Raises:
-        UserError: a size that even the fewest bits exceed, a PSNR that even the most bits miss.
+        UserError: the fewest bits exceed the size, or the most bits miss the PSNR.
     """
     variables = program.variables_in_use()
     kernels = [v for v in variables if is_quantized(v)]
@@ -93,7 +92,7 @@ def _errors(images: _Images, kernels: list, formats: Sequence[str]) -> np.ndarra
 
 
 def _changes(kernels: list, formats: Sequence[str], errors: np.ndarray) -> list[_Change]:
-    """All changes, the cheapest first, those of a kernel in the order of the formats."""
+    """All changes, the lowest error per byte first; the changes of one kernel in the order of the formats."""
     changes = []
     for i, kernel in enumerate(kernels):
         sizes = [stored_bytes(kernel.shape, WeightFormats(name)(kernel)) for name in formats]
@@ -109,7 +108,7 @@ def _changes(kernels: list, formats: Sequence[str], errors: np.ndarray) -> list[
 
 
 class _Images:
-    """The sampler's images of a few conditions, and their error when weights are changed."""
+    """The sampler's images for a few conditions, and their error when weights change."""
 
     def __init__(self, program: SamplerProgram):
         conditions, _ = conditions_for(program.model, program.height, program.width)

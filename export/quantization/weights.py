@@ -1,4 +1,4 @@
-"""Number formats of weights: which weight has which, quantized and dequantized values, bytes.
+"""Number formats of weights: the format of each weight, quantized and dequantized values, and sizes in bytes.
 
 Kernels are Keras', [..., C, D]; D are output channels. Biases, norms and small kernels stay float32.
 """
@@ -11,14 +11,15 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 WEIGHT_FORMATS = ("float32", "float16", "int8", "int8_weight_only", "int4")
-MIN_SIZE, MIN_SIZE_INT4 = 1024, 4096  # numbers of a kernel that is quantized; float16 instead of int4 below the second
+MIN_SIZE = 1024  # numbers in the smallest kernel that is quantized
+MIN_SIZE_INT4 = 4096  # numbers in the smallest kernel that int4 applies to; smaller ones are float16
 BLOCK = 64  # weights of a row that share a scale in int4
 # Of an int4 scale: clipping the largest weight may reduce the error.
 SCALE_FACTORS = np.array([1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7], "float32")
 
 
 def is_quantized(variable) -> bool:
-    """Whether a weight takes another format than float32 where one is asked for."""
+    """Whether a weight can have another format than float32: whether it is a large kernel."""
     return variable.name == "kernel" and math.prod(variable.shape) >= MIN_SIZE
 
 
@@ -26,7 +27,7 @@ class WeightFormats:
     """The format of each weight: `weight_formats(variable)` is one of WEIGHT_FORMATS.
 
     Args:
-        default: of all kernels that are quantized.
+        default: the format of all kernels that are quantized.
         exceptions: other formats, by the path of the variable.
     """
 
@@ -53,7 +54,7 @@ def stored_bytes(shape: tuple[int, ...], weight_format: str) -> int:
 
 
 def block_size(width: int) -> int:
-    """How many weights share a scale in int4, in rows of this width: BLOCK, or a smaller power of two, at least 16."""
+    """The number of weights that share an int4 scale, in rows of this width: BLOCK or a smaller power of 2, >= 16."""
     return min(BLOCK, max(16, 1 << (width - 1).bit_length()))
 
 
@@ -70,8 +71,8 @@ def quantize_int8(kernel: np.ndarray) -> np.ndarray:
 def quantize_int4(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows [D, K] of a kernel (`kernel_rows`) as integers from -8 to 7, int8 [D, B, block], and float32 scales [D, B].
 
-    Scales are symmetric, one for each block: of a few candidates, the largest of which clips nothing, the one with the
-    least squared error. A short last block is filled with zeros.
+    Scales are symmetric, one for each block. The scale is that of a few candidates with the least squared error; the
+    largest candidate clips nothing. A short last block is filled with zeros.
     """
     block = block_size(rows.shape[1])
     filled = np.pad(rows, [(0, 0), (0, -rows.shape[1] % block)]).reshape(len(rows), -1, block)
@@ -93,7 +94,7 @@ def kernel_rows(kernel: np.ndarray) -> np.ndarray:
 
 
 def dequantized(kernel: np.ndarray, weight_format: str) -> np.ndarray:
-    """A kernel [..., C, D] as a runtime reads it: quantized and back, float32. Activations are not rounded."""
+    """A kernel [..., C, D] quantized and dequantized, float32, as a runtime reads it. Activations are not rounded."""
     if weight_format == "float32":
         return kernel
     if weight_format == "float16":

@@ -1,1 +1,1 @@
-"""Running a package with NumPy, Pillow and one runtime, without TensorFlow and Keras."""
+"""Running packages with NumPy, Pillow and one runtime, without TensorFlow and Keras."""

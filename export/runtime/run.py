@@ -1,11 +1,12 @@
-"""python -m export.run DIR --condition in.png --out out.png [--mask mask.png] [--prompt TEXT] [--seed 0] [--tile]
+"""codi run PACKAGE --condition in.png --out out.png: make an image with an exported model, without TensorFlow.
 
-Runs an exported package. Needs NumPy, Pillow and the package's runtime (onnxruntime or ai-edge-litert); neither
-TensorFlow nor Keras.
+Needs NumPy, Pillow and the package's runtime (onnxruntime or ai-edge-litert). The condition may be of any size; a
+package for inpainting also takes a mask, one with prompts a prompt.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from export.runtime.tiling import generate_tiled
 
 
 def load(package: Package) -> Sampler:
-    """The package's graphs in their runtime. Raises UserError where they need TensorFlow, or a missing runtime."""
+    """Load a package's graphs into their runtime. Raises UserError if that is TensorFlow or is not installed."""
     if FORMATS[package.format].needs_tensorflow:
         others = [name for name in FORMATS if not FORMATS[name].needs_tensorflow]
         raise UserError(
@@ -35,13 +36,17 @@ def load(package: Package) -> Sampler:
 
 
 def token_ids(package: Package, prompt: str | None) -> np.ndarray | None:
-    """The prompt's tokens, int32 [77], for packages that take them. Raises UserError: it is missing, or not taken."""
+    """The prompt's tokens, int32 [77]; None for a package without prompts.
+
+    Raises:
+        UserError: the prompt is missing, or the package takes none.
+    """
     if not package.prompted:
         if prompt is not None:
             raise UserError(f"--prompt: {package.folder} was made for one prompt; leave it out, or export without one")
         return None
     if prompt is None:
-        raise UserError(f"--prompt is missing: {package.folder} does what a prompt says")
+        raise UserError(f"--prompt is missing: {package.folder} takes the prompt as an input")
     from codi_tf.checkpoints.tokenizer import Tokenizer
 
     return Tokenizer.load(package.folder / "tokenizer")([prompt])[0]
@@ -56,7 +61,7 @@ def generate(
     tile: bool = False,
     color: str = "none",
 ) -> np.ndarray:
-    """The image for a condition image of any size.
+    """Generate the image for a condition image of any size.
 
     The condition is scaled without distortion to fit the size of the graphs, and mirrored at the bottom and the right
     to fill it; the output is cropped and scaled back. With `tile`, a larger condition is not scaled but processed in
@@ -65,7 +70,7 @@ def generate(
 
     Args:
         sampler: from `load`.
-        image: float32 [H, W, 3] in [0, 1]; for inpainting [H, W, 4], with a mask above 0.5 where it is to be filled.
+        image: float32 [H, W, 3] in [0, 1]; for inpainting [H, W, 4], whose mask is above 0.5 where to fill.
         seed: of the noise.
         ids: the prompt's tokens, where the package takes them.
         tile: whether a condition that is larger than the package's size is processed in tiles.
@@ -76,11 +81,11 @@ def generate(
         float32 [H, W, 3] in [0, 1].
 
     Raises:
-        UserError: for a bad seed, or a color that the task does not keep.
+        UserError: the seed is out of range, or `color` is given for a task that changes colors.
     """
     package = sampler.package
     if color != "none" and not package.keeps_colors:
-        raise UserError(f"--color: {package.folder} was made for {package.task}, which keeps no colors; leave it out")
+        raise UserError(f"--color: {package.folder} was made for {package.task}, which changes colors; leave it out")
     fitted = image if tile else _fit(image, package.height, package.width)
     height, width = fitted.shape[:2]
     filled = _mirrored(fitted, max(height, package.height), max(width, package.width))
@@ -95,7 +100,7 @@ def generate(
 
 
 def _fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The image as large as height x width allows, with the same aspect ratio."""
+    """The image resized to fit into height x width, with the same aspect ratio."""
     scale = min(height / image.shape[0], width / image.shape[1])
     return images.resize_condition(image, *(max(1, round(scale * side)) for side in image.shape[:2]))
 
@@ -110,28 +115,33 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _condition(package: Package, path: Path, mask: Path | None) -> np.ndarray:
-    """The condition image of the package's task. Raises UserError for a mask that is missing or not taken."""
+    """Read the condition image of the package's task. Raises UserError for a mask that is missing or not taken."""
     has_mask = package.condition_file == "masked_image"
     if not has_mask and mask is not None:
-        raise UserError(f"--mask: {package.folder} was made for {package.task}, which takes none; leave it out")
+        raise UserError(f"--mask: {package.folder} was made for {package.task}, which takes no mask; leave it out")
     if has_mask and mask is None:
-        raise UserError(f"--mask is missing: {package.folder} fills in what is white in a mask of the image's size")
+        raise UserError(f"--mask is missing: {package.folder} needs a mask of the image's size, white where to fill")
     return read_condition(path, package.condition_file, mask)
 
 
 def main(arguments: list[str], prog: str = "python -m export.run") -> None:
-    parser = ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("package", type=Path, help="the folder that python -m export made")
+    parser = ArgumentParser(
+        prog=prog, description="Make an image with an exported model. " + __doc__.partition("\n\n")[2]
+    )
+    parser.add_argument("package", type=Path, help="folder of an exported model")
     parser.add_argument("--condition", required=True, type=Path, help="image file of any size")
-    parser.add_argument("--mask", type=Path, help="for inpainting: white where the image is to be filled; of its size")
-    parser.add_argument("--prompt", help="the prompt, where the package takes one")
+    parser.add_argument(
+        "--mask", type=Path, help="for inpainting: an image of the condition's size, white where to fill"
+    )
+    parser.add_argument("--prompt", help="the prompt, for packages that take one")
     parser.add_argument("--out", required=True, type=Path, help="PNG file to write, of the condition's size")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise, 0 unless given")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--tile", action="store_true", help="process a large image in tiles instead of scaling it down")
     colors = ("none", *ALIGNMENTS)
     parser.add_argument(
-        "--color", "--colour", choices=colors, default="none", help="align the colors with the condition's"
+        "--color", choices=colors, default="none", help="align the colors with the condition's (default: none)"
     )
+    parser.add_argument("--colour", choices=colors, dest="color", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--adapter", type=Path, help="the folder of another adapter for the same base (--adapter-of)")
     options = parser.parse_args(arguments)
     package = read_package(options.package)

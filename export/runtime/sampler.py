@@ -1,4 +1,4 @@
-"""The graphs of a package as one function. Imports no TensorFlow unless the format needs it."""
+"""`Sampler`: the graphs of a package as one function. Imports TensorFlow only if the format needs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Sampler:
     """A package's graphs in their runtime, as a function (condition, noise[, ids]) -> image.
 
     condition float32 [1, H, W, C] in [0, 1], noise float32 [1, h, w, 4], ids int32 [77], image float32 [1, H, W, 3] in
-    [0, 1]. A graph takes the outputs of other graphs by their names, whatever these are.
+    [0, 1]. A graph's inputs are the outputs of other graphs with the same names.
     """
 
     package: Package
@@ -32,7 +32,7 @@ class Sampler:
         return self.decode(noise, pool)
 
     def read(self, inputs: Tensors) -> Tensors:
-        """The inputs, with what all steps take: the embedded prompt and the condition features."""
+        """The inputs together with the embedded prompt and the condition features, which all steps take."""
         pool = dict(inputs)
         for name in ("text", "encoder"):
             if name in self.graphs:
@@ -53,7 +53,7 @@ class Sampler:
         return self.run("decoder", {**pool, "z": z})["image"]
 
     def run(self, part: str, pool: Tensors) -> Tensors:
-        """The pool with the outputs of a part, which may come in halves, "step_1" and "step_2"."""
+        """Run a part, or its halves "step_1" and "step_2", and return the pool with its outputs."""
         for name in sorted(self.graphs):
             if name == part or name.startswith(f"{part}_"):
                 inputs = {key: pool[key] for key in self.package.graphs[name].inputs}
@@ -62,6 +62,6 @@ class Sampler:
 
 
 def load_any(package: Package) -> Sampler:
-    """The package's graphs in their runtime, which may be TensorFlow. Raises UserError for a missing runtime."""
+    """Load a package's graphs into their runtime, which may be TensorFlow. Raises UserError for a missing runtime."""
     load = FORMATS[package.format].load
     return Sampler(package, {name: load(graph) for name, graph in package.graphs.items()})

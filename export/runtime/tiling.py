@@ -1,7 +1,7 @@
-"""Large images with a package of one size: overlapping tiles, with one field of noise and latents for all of them.
+"""Large images with a package of one size: overlapping tiles that share one field of noise and latents.
 
-With a package of parts, every step is averaged over the tiles with smooth weights, as in `codi_tf.inference.tiling`;
-with a whole sampler, the finished tiles are.
+With a package of parts, the results of every step are averaged over the tiles with smooth weights, as in
+`codi_tf.inference.tiling`; with a whole sampler, the finished tiles are averaged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OVERLAP = 0.25  # of a tile's shorter side
 
 
 def generate_tiled(sampler: Sampler, image: np.ndarray, *, seed: int, ids: np.ndarray | None = None) -> np.ndarray:
-    """The image, float32 [H, W, 3] in [0, 1], for a condition [H, W, C] in [0, 1] not smaller than a tile."""
+    """Generate the image, float32 [H, W, 3] in [0, 1], for a condition [H, W, C] in [0, 1] not smaller than a tile."""
     package = sampler.package
     rows, columns, channels = package.latent_shape[1:]
     factor = package.height // rows

@@ -1,1 +1,1 @@
-"""An exported ONNX package as a static page that runs it in the browser: see `export.web.site`."""
+"""A static web page that runs an exported ONNX package in the browser: see `export.web.site`."""

@@ -1,4 +1,4 @@
-"""python -m export.web DIR --out site/ [--runtime FOLDER]: a static page that runs an exported ONNX package."""
+"""codi web PACKAGE --out SITE: build a static web page that runs an exported ONNX model in the browser."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from export.web.site import build_site
 
 
 def main(arguments: list[str], prog: str = "python -m export.web") -> None:
-    parser = ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("package", type=Path, help="the folder that python -m export --format onnx made")
+    parser = ArgumentParser(
+        prog=prog, description="Build a static web page that runs an exported ONNX model in the browser."
+    )
+    parser.add_argument("package", type=Path, help="folder of a model exported with --format onnx")
     parser.add_argument("--out", required=True, type=Path, help="folder of the page")
     parser.add_argument(
         "--runtime",
         type=Path,
         default=Path("node_modules/onnxruntime-web/dist"),
-        help="dist folder of the npm package onnxruntime-web, ./node_modules/onnxruntime-web/dist unless given",
+        help="dist folder of the npm package onnxruntime-web (default: ./node_modules/onnxruntime-web/dist)",
     )
     options = parser.parse_args(arguments)
     alone = build_site(options.package, options.out, options.runtime)
-    disk = f"; {alone} is all of it in one file, to open from the disk" if alone else ""
+    disk = f"; or open {alone}, the whole page in one file, from the disk" if alone else ""
     print(f"{options.out}: serve it, for example with python -m http.server --directory {options.out}{disk}")
 
 

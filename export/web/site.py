@@ -1,7 +1,7 @@
-"""A site: the page, the browser's runtime and a package's graphs, as several files and as one.
+"""Building the web page: the page, the browser's runtime and a package's graphs, as several files and as one.
 
-A page that is opened from the disk may not read other files. Hence the page in one file, which holds the others as
-base64; the page of several files leads to it when it is opened from the disk.
+A page that is opened from the disk may not read other files. Therefore a second page holds all files as base64; the
+first page redirects to it when it is opened from the disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of
 VOCABULARY = "vocabulary.json"
 ALONE = "from-disk.html"
 PAGE = importlib.resources.files("export.web") / "page"
-MAX_ALONE = 100_000_000  # bytes of the files in a page in one file
+MAX_ALONE = 100_000_000  # bytes of the files in the page in one file
 Files = dict[str, bytes]  # path in the site -> content
 
 
@@ -33,7 +33,7 @@ def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
         runtime: the folder `dist` of the npm package onnxruntime-web.
 
     Returns:
-        the page in one file; None where it would be too large.
+        The page in one file; None if it would be too large.
 
     Raises:
         UserError: no suitable package or runtime, or a folder that holds something else.
@@ -54,7 +54,7 @@ def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
 
 
 def _package(folder: Path) -> Files:
-    """The manifest, the graphs and, where the prompt is an input, the vocabulary."""
+    """The manifest, the graphs and, if the prompt is an input, the vocabulary."""
     package = read_package(folder)
     if package.format != "onnx":
         raise UserError(f"{folder}: is a {package.format} package, a page runs ONNX; export with --format onnx")
@@ -71,7 +71,7 @@ def _package(folder: Path) -> Files:
 
 
 def _vocabulary(tokenizer: Tokenizer) -> bytes:
-    """A tokenizer in the form that page/tokenizer.js takes, whatever the form of its files."""
+    """A tokenizer as the JSON that page/tokenizer.js reads."""
     known = {"vocabulary": tokenizer.vocabulary, "merges": [" ".join(pair) for pair in tokenizer.merges]}
     return json.dumps({**known, "padding": tokenizer.padding, "special": tokenizer.special}).encode()
 

@@ -1,1 +1,1 @@
-"""The paper's systems side by side on the embedded photos: `python -m studies.paper`."""
+"""A comparison of the paper's systems on the embedded photos: `python -m studies.paper`."""

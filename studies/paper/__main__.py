@@ -1,7 +1,7 @@
 """python -m studies.paper train|tune|report [--tasks ..] [--rows ..] [--seeds 0,1,2]
 
-`train` makes the missing results. It can be stopped and started again, and run in several processes: each row is worked
-on by one process at a time.
+`train` makes the missing results, `tune` runs the trials that choose settings, `report` writes docs/results.md. `train`
+can be stopped and started again, and run in several processes: one process at a time works on a row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _left(options: argparse.Namespace) -> list[tuple[Row, str, tuple[int, ...]]]:
-    """The rows to train and their seeds: those without figures, and before them the rows that they start from."""
+    """The rows without figures and their seeds, each after the rows that it starts from."""
     from studies.paper import pieces
 
     left: dict[tuple[str, str], set[int]] = {}

@@ -1,9 +1,9 @@
 """Intervals of figures and of their differences: over seeds by Student's t, over images by a bootstrap.
 
-A training is repeated with K seeds, and every result makes the same N images. Images are drawn with replacement,
-the same ones for both sides of a comparison, so that effects that they share, as of hard images, cancel. Hence a
-comparison needs only the replicates of a sample, wherever it was measured. Seeds are not drawn: with three of them, a
-90 % percentile interval would cover the mean in only 62 of 100 cases, if seeds alone mattered.
+A training is repeated with K seeds, and every result is measured on the same N images. Images are drawn with
+replacement, the same ones for both sides of a comparison, so that shared effects, as of hard images, cancel. So a
+comparison needs only the replicates of both samples, wherever they were measured. Seeds are not drawn: with three
+seeds, a 90 % percentile interval would cover the mean in only 62 of 100 cases, if only the seeds varied.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ REPLICATES, LEVEL = 200, 0.9
 
 @dataclass(frozen=True)
 class Spread:
-    """A measure of one sample.
+    """A measure of one sample, with its variation over seeds and images.
 
     Attributes:
-        seeds: of its K trainings.
+        seeds: the seeds of its K trainings.
         figures: the measure on all images, float64 [K].
         replicates: the measure on each of R sets of drawn images, float64 [R, K].
     """
@@ -35,29 +35,29 @@ class Spread:
     replicates: np.ndarray
 
     def __sub__(self, other: Spread) -> Spread:
-        """The difference, seed by seed and replicate by replicate, of the seeds that both have."""
+        """The difference, seed by seed and replicate by replicate, for the seeds that both have."""
         shared = tuple(seed for seed in self.seeds if seed in other.seeds)
         (a, b), (a_drawn, b_drawn) = zip(self._of(shared), other._of(shared), strict=True)
         return Spread(shared, a - b, a_drawn - b_drawn)
 
     def mean(self) -> float:
-        """Over the seeds, on all images."""
+        """The mean over the seeds, on all images."""
         return float(self.figures.mean())
 
     def interval(self, *, level: float = LEVEL) -> tuple[float, float]:
         """mean +- t sqrt(s^2 / K + v): s^2 is the seeds' variance, v that of the mean over drawn images.
 
-        t is the quantile of Student's distribution with Welch and Satterthwaite's degrees of freedom: K - 1 of the
-        seeds' share, all of the images'. Of one seed: the quantiles over drawn images, as in
-        `numerics.frechet_interval`, whose spread around the median is put around the mean itself, because repeated
-        images raise Frechet distances.
+        t is the quantile of Student's distribution with Welch and Satterthwaite's degrees of freedom: K - 1 for the
+        seeds, infinitely many for the images. With one seed: the quantiles over drawn images, as in
+        `numerics.frechet_interval`, shifted from their median to the mean, because repeated images raise Frechet
+        distances.
         """
         count, drawn_means = len(self.seeds), self.replicates.mean(axis=1)  # [R]
         if count == 1:
             low, middle, high = np.quantile(drawn_means, [(1.0 - level) / 2.0, 0.5, (1.0 + level) / 2.0])
             return self.mean() + float(low - middle), self.mean() + float(high - middle)
-        of_seeds, of_pictures = self.figures.var(ddof=1) / count, drawn_means.var(ddof=1)
-        total = of_seeds + of_pictures
+        of_seeds, of_images = self.figures.var(ddof=1) / count, drawn_means.var(ddof=1)
+        total = of_seeds + of_images
         freedom = (count - 1) * (total / of_seeds) ** 2 if of_seeds > 0 else np.inf
         half = float(special.stdtrit(freedom, (1.0 + level) / 2.0) * np.sqrt(total))
         return self.mean() - half, self.mean() + half
@@ -74,7 +74,7 @@ def drawn(count: int, replicates: int) -> np.ndarray:
 
 
 def replicates(values: np.ndarray, statistic: Callable, *, count: int = REPLICATES) -> np.ndarray:
-    """`statistic`, a function of (values of images [N, ...], their places [N]), of `count` sets of drawn images.
+    """A statistic, a function of (values of images [N, ...], their places [N]), of `count` sets of drawn images.
 
     Returns:
         float64 [count].

@@ -1,4 +1,4 @@
-"""The paper's claims as data, and their verdicts."""
+"""The paper's claims as data, and the verdicts on them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from studies.paper.results import Results, Sample
 
 REPRODUCED, CONTRARY, NOT_REPRODUCED, OPEN = "reproduced", "contrary", "not reproduced", "open"
 LOWER, HIGHER, NOT_HIGHER = "lower", "higher", "not higher"
-BESIDE = ("latent_error", "sharpness")  # FD-photos alone can be fooled by grain
+ALSO = ("latent_error", "sharpness")  # shown in addition, because grain can improve FD-photos
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two samples, and how the left one's measure should stand to the right one's.
+    """Two samples, and the claimed relation of a measure of both.
 
     Attributes:
         left, right: (name of a row, name of a sample).
-        measure: that decides.
-        side: where the left one should be: LOWER, HIGHER, or NOT_HIGHER, which is also kept by no difference.
-        counts: whether the claim's verdict rests on it; the others are shown beside it.
+        measure: the measure that decides.
+        side: the claim about the left one: LOWER, HIGHER, or NOT_HIGHER, which also holds without a difference.
+        counts: whether the verdict on the claim depends on it; other comparisons are only shown.
     """
 
     left: tuple[str, str]
@@ -35,7 +35,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, by its letter: it holds where all comparisons that count do, for all of its tasks."""
+    """A claim of the paper: it holds if all of its comparisons that count hold, for all of its tasks."""
 
     letter: str
     text: str
@@ -43,7 +43,7 @@ class Claim:
     tasks: tuple[str, ...] = TASKS
 
     def comparisons_of(self, task: str) -> list[Comparison]:
-        """Those whose rows the plan has for the task."""
+        """The comparisons whose rows the plan has for a task."""
         return [one for one in self.comparisons if all(task in BY_NAME[row].tasks for row, _ in (one.left, one.right))]
 
 
@@ -54,10 +54,10 @@ class Judgement:
     Attributes:
         task, comparison: what was compared.
         verdict: REPRODUCED, CONTRARY, NOT_REPRODUCED or OPEN.
-        seeds: how many both sides have.
+        seeds: the number of seeds that both sides have.
         figures: measure -> {"left", "right", "difference", "interval"}, the measure that decides first.
         grain: whether the side with the better FD-photos has the higher latent error and is sharper than the
-            autoencoder, which no true detail is.
+            autoencoder, so that its sharpness is no true detail.
     """
 
     task: str
@@ -78,7 +78,7 @@ DISTILLED = (  # each with the sampler that it was trained for
     ("cm_2", "consistency-4"),
     ("cm_2_frozen", "consistency-4"),
 )
-OTHERWISE = (  # the same in other ways
+OTHERWISE = (  # the same, sampled or trained in another way
     ("gd_2", "ddim-4-guidance-1.5"),
     ("cm_2", "ddim-2"),
     ("cm_2", "ddim-4"),
@@ -167,17 +167,17 @@ CLAIMS = (
 def judge_all(
     results: Results, *, claims: tuple[Claim, ...] = CLAIMS, seeds: int = len(SEEDS)
 ) -> dict[str, list[Judgement]]:
-    """Letter -> judgements of every comparison, task by task; `seeds`: how many both sides need."""
+    """Letter -> judgements of every comparison, task by task. Both sides need at least `seeds` seeds."""
     return {claim.letter: list(_judged(claim, results, seeds)) for claim in claims}
 
 
 def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = len(SEEDS)) -> Judgement:
-    """The verdict on a comparison: OPEN where fewer than `seeds` seeds are there on both sides."""
+    """The verdict on a comparison: OPEN if the sides share fewer than `seeds` seeds."""
     left, right = (results.samples.get((task, *side)) for side in (comparison.left, comparison.right))
     if left is None or right is None:
         return Judgement(task, comparison, OPEN)
     figures = {}
-    for measure in dict.fromkeys((comparison.measure, FD, *BESIDE)):
+    for measure in dict.fromkeys((comparison.measure, FD, *ALSO)):
         sides = left.spread(measure), right.spread(measure)
         if None in sides or left.references is None:
             return Judgement(task, comparison, OPEN)
@@ -196,7 +196,7 @@ def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = l
 
 
 def verdict_of(side: str, low: float, high: float) -> str:
-    """REPRODUCED, CONTRARY or NOT_REPRODUCED of the interval (low, high) of left - right."""
+    """REPRODUCED, CONTRARY or NOT_REPRODUCED, by the interval (low, high) of left - right."""
     if side == HIGHER:
         low, high = -high, -low
     if low > 0:
@@ -205,7 +205,7 @@ def verdict_of(side: str, low: float, high: float) -> str:
 
 
 def summary(judgements: list[Judgement]) -> str:
-    """The verdict of a whole claim; where the comparisons that count differ, how many say what."""
+    """The verdict on a whole claim; if the comparisons that count differ, the number of each verdict."""
     verdicts = [judgement.verdict for judgement in judgements if judgement.comparison.counts]
     if len(set(verdicts)) == 1:
         return verdicts[0]
@@ -214,13 +214,13 @@ def summary(judgements: list[Judgement]) -> str:
 
 
 def hardest(judgements: list[Judgement]) -> Judgement | None:
-    """Of what counts by FD-photos, the one whose left side is the furthest above; None where none can be made."""
+    """Among comparisons of FD-photos that count, the one whose left side is worst; None if there is none."""
     made = [one for one in judgements if one.figures and one.comparison.measure == FD and one.comparison.counts]
     return max(made, key=_above, default=None)
 
 
 def as_data(judgements: dict[str, list[Judgement]], claims: tuple[Claim, ...] = CLAIMS) -> dict[str, dict]:
-    """Claims and judgements as JSON holds them."""
+    """Claims and judgements as plain data for JSON."""
     return {
         claim.letter: {
             "claim": claim.text,

@@ -28,12 +28,12 @@ def evaluations_per_example(row: Row) -> float:
 
 
 def evaluations_of_sampling(row: Row, steps: int, guidance: float | None) -> int:
-    """Network evaluations of an image: guidance takes two a step, unless the network was taught the weight."""
+    """Network evaluations per image: guidance needs two per step, unless the network was trained for the weight."""
     return steps * (1 if guidance is None or row.method["name"] == "guided" else 2)
 
 
 def cpu_seconds(about: dict[tuple[str, str], dict[int, dict]], row: Row, task: str) -> float | None:
-    """CPU seconds of all stages, the mean over the seeds; None where a stage is missing.
+    """CPU seconds of all stages, the mean over the seeds; None if a stage is missing.
 
     Args:
         about: see `results.Results`.

@@ -1,4 +1,4 @@
-"""The images of the study: curves of quality against evaluations and updates, and grids of what the methods make."""
+"""The figures of the study: curves of quality against evaluations and updates, and grids of generated images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from studies.paper.results import Results, Sample
 from studies.paper.strips import read_strip
 
 CURVES = (FD, "sharpness", "latent_error")
-INPUTS = 6  # that are shown, of those that are kept
+INPUTS = 6  # rows of a grid of images
 ZOOM = 2
 
 
 def curves(
     path: Path, results: Results, task: str, rows: dict[str, str], *, families: dict[str, str] | None = None
 ) -> bool:
-    """Write the curves of rows with DDIM over their numbers of evaluations; False where no row has two points.
+    """Write the curves of rows with DDIM over their numbers of evaluations; return False if no row has two points.
 
     Args:
         path: of the PNG.
-        results: what is there.
+        results: the results on disk.
         task: one of `plan.TASKS`.
         rows: label -> name of a row.
         families: of the labels, see `evaluation.curves.write_curves`.
@@ -49,22 +49,22 @@ def curves(
 
 
 def budget_curves(path: Path, series: dict[str, dict[int, Sample]]) -> bool:
-    """Write FD-photos against updates, of `tables.budgets`; False where no series has two points."""
+    """Write FD-photos against updates, from `tables.budgets`; return False if no series has two points."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter
 
-    series = {label: own for label, own in series.items() if len(own) > 1}
+    series = {label: samples for label, samples in series.items() if len(samples) > 1}
     if not series:
         return False
     figure = Figure(figsize=(1.8 * WIDTH, 1.2 * HEIGHT), dpi=DPI, layout="constrained")
     plot = figure.subplots()
-    for (label, own), color, (line, marker) in zip(series.items(), COLORS, STROKES, strict=False):
-        counts, rows = list(own), [sample.row_of_figures((FD,)) for sample in own.values()]
+    for (label, samples), color, (line, marker) in zip(series.items(), COLORS, STROKES, strict=False):
+        counts, rows = list(samples), [sample.row_of_figures((FD,)) for sample in samples.values()]
         means = [row[FD] for row in rows]
         low, high = zip(*(row.get(f"{FD}_interval", (row[FD], row[FD])) for row in rows), strict=True)
         plot.plot(counts, means, color=color, linestyle=line, marker=marker, markersize=4, linewidth=1.6, label=label)
         plot.fill_between(counts, low, high, color=color, alpha=0.13, linewidth=0)
-    ticks = sorted({count for own in series.values() for count in own})
+    ticks = sorted({count for samples in series.values() for count in samples})
     plot.set_xscale("log", base=2)
     plot.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     plot.minorticks_off()
@@ -81,28 +81,28 @@ def budget_curves(path: Path, series: dict[str, dict[int, Sample]]) -> bool:
     return True
 
 
-def tradeoff(path: Path, ways: dict[str, list[Sample]], families: dict[str, str]) -> bool:
-    """Write FD-photos against the latent error, a line for each way through its samples; False where there is none.
+def tradeoff(path: Path, series: dict[str, list[Sample]], families: dict[str, str]) -> bool:
+    """Write FD-photos against the latent error, a line for each series; return False if there is none.
 
-    What looks like photos and what is close to this photo are two things (Blau and Michaeli 2018): a method is ahead
-    where its line lies below and left of the others', wherever it ends.
+    Looking like photos and being close to the original are two goals (Blau and Michaeli 2018): a method is better if
+    its line is below and to the left of the others, wherever it ends.
 
     Args:
         path: of the PNG.
-        ways: label -> samples in the order of their evaluations, which are written beside them.
+        series: label -> samples in the order of their evaluations, which label the points.
         families: label -> family; one family, one color.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter
 
-    ways = {label: samples for label, samples in ways.items() if samples}
-    if not ways:
+    series = {label: samples for label, samples in series.items() if samples}
+    if not series:
         return False
-    colors = dict(zip(dict.fromkeys(families[label] for label in ways), COLORS, strict=False))
+    colors = dict(zip(dict.fromkeys(families[label] for label in series), COLORS, strict=False))
     drawn = dict.fromkeys(colors, 0)
     figure = Figure(figsize=(2.2 * WIDTH, 1.7 * HEIGHT), dpi=DPI, layout="constrained")
     plot = figure.subplots()
-    for label, samples in ways.items():
+    for label, samples in series.items():
         family = families[label]
         line, marker = STROKES[drawn[family] % len(STROKES)]
         drawn[family] += 1
@@ -127,12 +127,12 @@ def tradeoff(path: Path, ways: dict[str, list[Sample]], families: dict[str, str]
     return True
 
 
-def pictures(path: Path, results: Results, task: str, samples: dict[str, tuple[str, str]]) -> bool:
-    """Write what the samples make of the same inputs, beside condition, autoencoder and original; False without any.
+def image_grid(path: Path, results: Results, task: str, samples: dict[str, tuple[str, str]]) -> bool:
+    """Write a grid of the samples' images with condition, autoencoder and original; return False without samples.
 
     Args:
         path: of the PNG.
-        results: what is there.
+        results: the results on disk.
         task: one of `plan.TASKS`.
         samples: title -> (name of a row, name of a sample).
     """
@@ -145,7 +145,7 @@ def pictures(path: Path, results: Results, task: str, samples: dict[str, tuple[s
     columns |= {title: read_strip(sample.strip) for title, sample in found.items()}
     columns |= {name: references.pictures[name] for name in ("autoencoder", "original")}
     places = np.argsort(-references.pictures["original"].std(axis=(1, 2, 3)), kind="stable")[:INPUTS]
-    rows = [[own[place] for own in columns.values()] for place in sorted(places)]
+    rows = [[images[place] for images in columns.values()] for place in sorted(places)]
     write_png(path, grid(rows, list(columns), zoom=ZOOM))
     return True
 

@@ -14,25 +14,25 @@ DIGITS = 6  # of the replicates
 
 
 def figures_of(measured: Measured, images: np.ndarray) -> dict:
-    """The row of what was measured, with the saturation and "replicates": name of a metric -> list of R figures.
+    """The figures of a sample, with the saturation and "replicates": name of a metric -> list of R figures.
 
     Args:
-        measured: by an `Evaluator`.
-        images: what was measured, [N, H, W, 3] in [-1, 1].
+        measured: the result of an `Evaluator`.
+        images: the measured images, [N, H, W, 3] in [-1, 1].
     """
-    own = saturation(images)
+    saturations = saturation(images)
     replicates = {
         name: bootstrap.replicates(values, _statistic(measured, name))
         for name, values in measured.values.items()
         if np.isfinite(values).all()
     }
-    replicates[SATURATION] = bootstrap.replicates(own, bootstrap.mean)
-    kept = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in replicates.items()}
-    return {**measured.row(), SATURATION: float(own.mean()), "replicates": kept}
+    replicates[SATURATION] = bootstrap.replicates(saturations, bootstrap.mean)
+    rounded = {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in replicates.items()}
+    return {**measured.row(), SATURATION: float(saturations.mean()), "replicates": rounded}
 
 
 def saturation(images: np.ndarray) -> np.ndarray:
-    """(max - min) of red, green and blue, the mean over an image: 0 is grey. [..., H, W, 3] in [-1, 1] -> [...]."""
+    """The mean over an image of max - min of red, green and blue; 0 is gray. [..., H, W, 3] in [-1, 1] -> [...]."""
     return np.mean(np.ptp(np.asarray(images, np.float64), axis=-1), axis=(-2, -1)) / 2
 
 

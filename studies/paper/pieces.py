@@ -1,7 +1,7 @@
-"""One row of the study for one task: trained and measured with every seed, one file for each result.
+"""Training and measuring one row of the study for one task, with every seed; one file for each result.
 
-Trained rows lie below runs/study/, their figures below runs/study/metrics/. A row whose figures are there is not
-trained again, also on another machine, unless another row starts from it.
+Trained rows are saved below runs/study/, their figures below runs/study/metrics/. A row with figures is not trained
+again, also on another machine, unless another row starts from it.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from studies.paper.strips import write_strip
 BASE = "assets/photos-base"
 RUNS, METRICS = Path("runs/study"), Path("runs/study/metrics")
 SHOWN_FOLDER = Path("docs/images/study")  # tables and images that docs/results.md links
-STAGES = "stages.json"  # beside what was trained: how
-EXAMPLES = 8000  # encoded once for each task
+STAGES = "stages.json"  # the settings of a trained row, in its folder
+EXAMPLES = 8000  # encoded once per task
 CROPS = {"image_size": 64, "seed": 0, "recolor": True}
 COUNT = 384  # crops that are measured
-SHOWN = ("ddim-4", "ddim-50")  # samples whose first images are kept, of one seed
+SHOWN = ("ddim-4", "ddim-50")  # samples whose first images are saved, for one seed
 SHOWN_SEED = 0
 VALIDATION = "coffee"  # the held-out photo that settings are chosen on; the others are the test
 SEEDS_OF_CROPS = {"test": 1, "validation": 2}
@@ -63,29 +63,29 @@ def experiment_of(row: Row, task: str, seed: int) -> config.Experiment:
 
 
 def result_of(row: Row, task: str, seed: int) -> Path:
-    """Where a trained row lies."""
+    """The folder of a trained row."""
     return RUNS / ("base" if row.on_base else task) / f"{row.name}-seed{seed}"
 
 
 def metrics_of(row: Row, task: str, seed: int, metrics: Path = METRICS) -> Path:
-    """Where its figures lie."""
+    """The file of its figures."""
     return metrics / ("base" if row.on_base else task) / f"{row.name}-seed{seed}.json"
 
 
 def strip_of(row: Row, task: str, sample: str, metrics: Path = METRICS) -> Path:
-    """Where the first images of a sample lie."""
+    """The file of the first images of a sample."""
     return metrics / task / "pictures" / f"{row.name}-{sample}.png"
 
 
 def chain_of(row: Row, task: str, seed: int) -> list[dict]:
-    """The configs of all stages of a row, as plain data, and what is measured."""
+    """The configs and samples of all stages of a row, as plain data."""
     before = [] if row.parent is None else chain_of(BY_NAME[row.parent], task, seed)
     experiment = experiment_of(row, task, seed).as_dict()
     return json.loads(json.dumps([*before, {**experiment, "samples": row.samples}]))
 
 
 def with_todays_defaults(stages: list[dict]) -> list[dict]:
-    """Recorded stages as `chain_of` gives them now: settings that did not exist then have their defaults."""
+    """Recorded stages in the form of `chain_of`: settings that did not exist then get their defaults."""
     known = []
     for stage in stages:
         settings = {key: value for key, value in stage.items() if key != "samples"}
@@ -113,7 +113,7 @@ def is_measured(row: Row, task: str, seed: int) -> bool:
 
 @contextmanager
 def claimed(row: Row, task: str) -> Iterator[bool]:
-    """Whether this process may work on a row, alone; the lock of a process that is gone is taken over."""
+    """Lock a row for this process; yield whether it has the lock. Locks of processes that ended are taken over."""
     path = RUNS / f"{task}-{row.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -135,7 +135,7 @@ def claimed(row: Row, task: str) -> Iterator[bool]:
 
 
 def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") -> None:
-    """Train a row with some seeds, traced once, then started again and again; measure what is not measured yet."""
+    """Train a row with some seeds and measure what is not measured yet. The seeds share one traced trainer."""
     trainer = train_step = None
     for seed in seeds:
         experiment = experiment_of(row, task, seed)
@@ -179,7 +179,7 @@ def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") ->
 
 
 def as_json(about: dict) -> str:
-    """JSON with indents, lists of numbers in one line."""
+    """Indented JSON, with lists of numbers on one line."""
     text = json.dumps(about, indent=1)
     return re.sub(r"\[[-\d.e,+\s]*\]", lambda match: re.sub(r"\s+", " ", match[0]), text) + "\n"
 
@@ -190,7 +190,7 @@ def _variables(trainer) -> list:
 
 
 def _latents(task: str, row: Row, trainer) -> dict[str, np.ndarray]:
-    """The training examples of a task, encoded, from a file that is made where it is missing."""
+    """The encoded training examples of a task, from a file that is created if it is missing."""
     base, student = trainer.method.base, trainer.student
     path = RUNS / f"latents-{task}-{student.condition_space}.npz"
     if not path.is_file():
@@ -216,7 +216,7 @@ def photos_of(split: str) -> dict[str, np.ndarray]:
 
 @functools.cache
 def evaluator(task: str, split: str) -> Evaluator:
-    """The crops that a task is measured on, of the photos of a split."""
+    """The evaluator of a task on crops of the photos of a split."""
     examples = data.evaluation_set(
         photos_of(split), make_task(task), image_size=64, count=COUNT, seed=SEEDS_OF_CROPS[split]
     )
@@ -226,19 +226,19 @@ def evaluator(task: str, split: str) -> Evaluator:
 
 
 def _measure(row: Row, task: str, seed: int, model, split: str) -> dict[str, dict]:
-    """Sample -> figures; the first images of some are kept."""
+    """Sample -> figures. Saves the first images of some samples."""
     figures = {}
     for sampler, steps, guidance in row.samples:
-        own, name = evaluator(task, split), sample_name(sampler, steps, guidance)
-        images, latents = model_sampler(model, steps, sampler=sampler, guidance=guidance)(own.conditions)
-        figures[name] = figures_of(own.measure(images, latents), images)
+        originals, name = evaluator(task, split), sample_name(sampler, steps, guidance)
+        images, latents = model_sampler(model, steps, sampler=sampler, guidance=guidance)(originals.conditions)
+        figures[name] = figures_of(originals.measure(images, latents), images)
         if split == "test" and seed == SHOWN_SEED and name in SHOWN:
             write_strip(strip_of(row, task, name), images)
     return figures
 
 
 def sample_name(sampler: str, steps: int, guidance: float | None) -> str:
-    """ddim-4, or ddim-4-guidance-1.5."""
+    """The name of a sample: ddim-4, or ddim-4-guidance-1.5."""
     return f"{sampler}-{steps}" + ("" if guidance is None else f"-guidance-{guidance}")
 
 

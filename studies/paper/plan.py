@@ -1,10 +1,10 @@
-"""What the study trains and measures: rows as data.
+"""The plan of the study: all systems that it trains and measures, as data.
 
-Every system has the same budget of optimizer updates from the same base; of two stages, each gets half. A row that
-starts from another row's result names it as its parent. `forwards` are the network evaluations of a training example
-in an update, beside the student's own forward and backward pass. `TRIED` are the settings from which the trials of a
-family vary one at a time (`python -m studies.paper tune`), `CHOSEN` those with the lowest FD-photos on the validation
-photo, at 4 evaluations, or at 50 for systems that are not distilled.
+Every system has the same budget of updates from the same base; with two stages, each gets half. A row that starts from
+the result of another row names it as its parent. `forwards` is the number of network evaluations per training example
+and update, in addition to the student's forward and backward pass. `TRIED` are the settings from which the trials of a
+family vary one at a time (`python -m studies.paper tune`). `CHOSEN` are the settings with the lowest FD-photos on the
+validation photo, at 4 evaluations, or at 50 for systems that are not distilled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RENOISING = (("consistency", 2, None), ("consistency", 4, None), ("stochastic", 
 
 @dataclass(frozen=True)
 class Row:
-    """One system: how it is trained, and how it is sampled afterwards.
+    """One system: its training and its samples.
 
     Attributes:
         name: of the row and its files.
@@ -37,9 +37,9 @@ class Row:
         on_base: whether it trains the base alone, without task and adapter.
         adaptation, train: further options of these sections.
         rate: peak of the learning rate.
-        samples: (sampler, steps, guidance) that are measured.
-        tasks: where it is run; "base" for what all tasks share.
-        forwards: see above, of the last stage.
+        samples: (sampler, steps, guidance) of the samples to measure.
+        tasks: the tasks that it is trained for; "base" for a row that all tasks share.
+        forwards: of the last stage, see the module's docstring.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that trials choose: options of the method and of train, and the peak of the learning rate."""
+    """The settings that trials vary: options of the method and of train, and the peak of the learning rate."""
 
     rate: float = 2e-3
     method: dict = field(default_factory=dict)
@@ -153,7 +153,7 @@ def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
         finetune("gd_1", "GD-I", "gd_1", HALF, parent="base_halved"),
         consistency("cm_2", "CM-II", "cm", parent="ldm_half"),
         consistency("cm_2_frozen", "CM-II (frozen)", "cm_frozen", parent="adapter_half", adaptation=ADAPTER_ONLY),
-        _row(  # beyond the budget: it goes on from the whole of GD-II
+        _row(  # beyond the budget: it starts from the finished GD-II
             "gd_2_stochastic",
             "GD-II for the stochastic sampler",
             dataclasses.replace(settings["ldm"], method={}),
@@ -163,7 +163,7 @@ def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
             samples=(("stochastic", 4, None), ("ddim", 4, None)),
             forwards=2,
         ),
-        _row(  # beside it: as many updates, for the deterministic sampler
+        _row(  # for comparison: as many updates, for the deterministic sampler
             "gd_2_longer",
             "GD-II, as many updates more",
             dataclasses.replace(settings["ldm"], method={}),
@@ -173,7 +173,7 @@ def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
             samples=(("ddim", 4, None),),
             forwards=2,
         ),
-        # Table 3, Fig. 2, Fig. 7: CoDi with one thing changed, all at half of the budget, beside "codi_half".
+        # Table 3, Fig. 2, Fig. 7: CoDi with one change, all at half of the budget, to compare with "codi_half".
         finetune(
             "controlnet", "LDM with a ControlNet", "ldm", HALF, adaptation={"adapter": "controlnet"}, tasks=TASKS[:1]
         ),
@@ -247,7 +247,7 @@ AT_4 = (("ddim", 4, None),)
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting that is tried on the validation photo with one seed, and with half of the updates in every stage."""
+    """A setting to try on the validation photo, with one seed and half of the updates in every stage."""
 
     row: str
     name: str
@@ -258,7 +258,7 @@ class Trial:
 
 
 def _trials(row: str, *others: Trial, samples: tuple = AT_4) -> tuple[Trial, ...]:
-    """Four learning rates, and three other changes: seven trials for every method."""
+    """The seven trials of a method: four learning rates and three other changes."""
     rates = (Trial(row, f"rate_{rate:g}", rate=rate, samples=samples) for rate in (1e-3, 2e-3, 4e-3, 8e-3))
     return (*rates, *(dataclasses.replace(trial, samples=samples) for trial in others))
 
@@ -268,7 +268,7 @@ def _deltas(row: str) -> tuple[Trial, ...]:
 
 
 def _others(row: str) -> tuple[Trial, ...]:
-    """Of methods without a delta."""
+    """The other changes of methods without a delta."""
     averages = (Trial(row, f"ema_{decay}", train={"ema_decay": decay}) for decay in (0.9, 0.98))
     return (*averages, Trial(row, "error_of_signal", {"space": "signal"}))
 

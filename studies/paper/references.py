@@ -1,4 +1,4 @@
-"""The references of a task: its held-out crops as they are, degraded, and through the autoencoder."""
+"""The references of a task: its held-out crops, original, degraded, and through the autoencoder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class References:
 
 
 def read_references(metrics: Path, task: str) -> References | None:
-    """The references of a task; None where they have not been made."""
+    """Read the references of a task; None if they have not been made."""
     figures, strips = _references_of(metrics, task)
     if not (figures.is_file() and all(strip.is_file() for strip in strips.values())):
         return None
@@ -43,8 +43,8 @@ def make_references(metrics: Path, task: str, evaluator: Evaluator) -> None:
         "original": (evaluator.images, evaluator.measure(evaluator.images, evaluator.latents)),
     }
     figures, strips = _references_of(metrics, task)
-    for name, (pictures, _) in shown.items():
-        write_strip(strips[name], pictures)
+    for name, (images, _) in shown.items():
+        write_strip(strips[name], images)
     rows = {name: measured.row() for name, (_, measured) in shown.items()}
     figures.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 

@@ -1,7 +1,7 @@
-"""What the results say: tables and claims in docs/results.md, curves and images beside the figures.
+"""The report of the study: tables and claims in docs/results.md, curves and images in docs/images/study.
 
-Only what is there is shown, so that it can be written at any time. The text between the two marks of the page is
-replaced, the rest is written by hand.
+It shows the results that exist, so it can be written at any time. It replaces the text between the two marks of the
+page; the rest is written by hand.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from studies.paper.results import Results, Sample, read
 
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 PAGE = Path("docs/results.md")
-SHOWN_STEPS = (4, 50)  # on the page; the others are in a file beside it
+SHOWN_STEPS = (4, 50)  # on the page; all others are in table.md
 PERCENT = f"{100 * bootstrap.LEVEL:g} %"
 
-FAMILIES = {  # rows of a color
+FAMILIES = {  # row -> family; rows of one family share a color
     "ldm": "fine-tuned",
     "adapter": "fine-tuned",
     "codi": "CoDi",
@@ -34,11 +34,11 @@ FAMILIES = {  # rows of a color
     "cm_2": "CM",
     "cm_2_frozen": "CM",
 }
-TRAINED = """3.5 M weights are trained, in CoDi and in the fine-tuned model alike, which has the same adapter; 1.1 M of
-them in PE-CoDi, 3.6 M with a ControlNet, 2.7 M with a T2I-Adapter."""
+TRAINED = """CoDi and the fine-tuned model have the same adapter and train 3.5 M weights. PE-CoDi trains 1.1 M of them,
+a model with a ControlNet 3.6 M, one with a T2I-Adapter 2.7 M."""
 NOTES = {
-    "fig_2": """All four have the same weight, 2, although their scales differ, and the perceptual one looks through the
-very network that FD-photos judges with: these curves rank distances as they come, not as they could be tuned.
+    "fig_2": """All four distances have the same weight, 2, although their scales differ. The perceptual one uses the
+network of FD-photos. So these curves compare the distances as they are, not as they could be tuned.
 
 """
 }
@@ -92,11 +92,11 @@ def write(
         metrics: the folder of the results; claims.json is written there.
         page: Markdown with BEGIN and END.
         shown: the folder of the tables and images that the page links.
-        seeds: that are read; a claim is judged when it has them all.
-        evaluator: (task, split) -> what measures the references, where they are missing.
+        seeds: the seeds to read; a claim gets a verdict when all of them exist.
+        evaluator: (task, split) -> `Evaluator`, to measure missing references.
 
     Raises:
-        UserError: a page without its two marks.
+        UserError: the page lacks one of its two marks.
     """
     before, after = _around(page)
     for task in _without_references(read(metrics, seeds=seeds)):
@@ -117,21 +117,21 @@ def _page(results: Results, judgements: dict, metrics: Path, shown: Path, link: 
 
 def _claims(judgements: dict) -> str:
     comparisons = tables.comparisons_table(judgements)
-    counting = sum(one.comparison.counts for own in judgements.values() for one in own)
+    counting = sum(one.comparison.counts for of_claim in judgements.values() for one in of_claim)
     detail = f"""
-Behind each verdict: the difference in FD-photos, with its {PERCENT} interval, of the comparison that favors the claim
-least, among the {counting} that count. All are below; those in plain type do not count: the same systems sampled in
-ways that they were not trained for, or trained for longer.
+After each verdict: the difference in FD-photos, with its {PERCENT} interval, of the comparison that supports the claim
+least, among the {counting} that count. All comparisons are below. Those in plain type do not count: their systems are
+sampled in another way than they were trained for, or trained for longer.
 
-An interval is that of Student's t over the seeds, whose pairs share data and noise, together with a bootstrap of
-{bootstrap.REPLICATES} over the images, the same ones for both sides. *Reproduced*: the interval lies on the claimed
-side of 0; *contrary*: on the other; *not reproduced*: it contains 0, which (a) allows. *Open*: results are missing.
-Where there is no difference, one comparison in ten still gets a verdict: one that is near 0 says little, and none of
-them says anything about photos unlike these.
+An interval combines Student's t over the seeds, whose pairs share data and noise, with a bootstrap of
+{bootstrap.REPLICATES} replicates over the images, the same ones for both sides. *Reproduced*: the interval is on the
+claimed side of 0; *contrary*: on the other side; *not reproduced*: it contains 0, which (a) allows. *Open*: results are
+missing. Without any true difference, one comparison in ten would still get a verdict, so an interval close to 0 is weak
+evidence. None of them tells anything about photos unlike these.
 
-FD-photos decides, but it alone can be fooled by grain: the latent error, which grain raises and softness lowers, and
-the sharpness stand beside it. "(grain)": the side that is better in FD-photos has the higher latent error and is
-sharper than the autoencoder's reconstructions of the originals.
+FD-photos decides, but grain can improve it. The latent error, which grain raises and softness lowers, and the sharpness
+are therefore shown, too. "(grain)": the side that is better in FD-photos has the higher latent error and is sharper
+than the autoencoder's reconstructions of the originals.
 
 <details><summary>All comparisons</summary>
 
@@ -144,7 +144,7 @@ sharper than the autoencoder's reconstructions of the originals.
 
 
 def _task(results: Results, task: str, shown: Path, link: Path) -> str:
-    """Table 2 of a task with its curves and images; the whole table goes to a file of its own."""
+    """Table 2 of a task with its curves and images. The whole table is written to table.md."""
     whole = tables.table_2(results, task)
     if not whole:
         return ""
@@ -158,26 +158,24 @@ def _task(results: Results, task: str, shown: Path, link: Path) -> str:
 {notes}
 With other numbers of evaluations: [{task}/table.md]({link}/{task}/table.md).
 
-What the training cost, all stages together; an evaluation is one forward pass of the UNet on one example, and the
-student's forward and backward pass count as one. CPU seconds are of more than one machine:
+The cost of training, all stages together. An evaluation is one forward pass of the UNet on one example; the student's
+forward and backward pass count as one. The CPU seconds come from more than one machine:
 
 {tables.cost_table(results, task)}"""
     rows = {BY_NAME[name].title: name for name in FAMILIES}
     families = {BY_NAME[name].title: family for name, family in FAMILIES.items()}
     if figures.curves(shown / task / "methods.png", results, task, rows, families=families):
         text += f"\n![Quality against evaluations, every method]({link}/{task}/methods.png)\n"
-    ways = {title: [one for one in results.of_row(task, row) if _plain(one)] for title, row in rows.items()}
-    if figures.tradeoff(shown / task / "tradeoff.png", ways, families):
+    series = {title: [one for one in results.of_row(task, row) if _plain(one)] for title, row in rows.items()}
+    if figures.tradeoff(shown / task / "tradeoff.png", series, families):
         text += f"""
-What looks like photos is not what is close to this photo, and a setting (delta above all) moves a method along its
-line. Down and to the left is better in both; the numbers are evaluations:
+Looking like photos and being close to the original are two goals, and a setting (delta above all) moves a method along
+its line. Lower and further left is better; the numbers are evaluations:
 
 ![FD-photos against latent error, every method]({link}/{task}/tradeoff.png)
 """
-    if figures.pictures(shown / task / "pictures.png", results, task, COMPARED):
-        text += (
-            f"\nThe same inputs and noise, seed {pieces.SHOWN_SEED} of the training, DDIM with 4 or 50 evaluations:\n"
-        )
+    if figures.image_grid(shown / task / "pictures.png", results, task, COMPARED):
+        text += f"\nThe same inputs and noise, training seed {pieces.SHOWN_SEED}, DDIM with 4 or 50 evaluations:\n"
         text += f"\n![Images of every method]({link}/{task}/pictures.png)\n"
     table = tables.budget_table(results, task)
     text += f"\n### Budgets: {title}\n\n{table}" if table else ""
@@ -187,19 +185,19 @@ line. Down and to the left is better in both; the numbers are evaluations:
 
 
 def _plain(sample: Sample) -> bool:
-    """Whether a sample belongs to its row's line over the numbers of evaluations."""
+    """Whether a sample is a point of its row's curve over the numbers of evaluations."""
     return (sample.sampler, sample.guidance) == ("ddim", None)
 
 
 def _notes(results: Results, task: str) -> str:
     first = next(sample for row in tables.TABLE_2 for sample in results.of_row(task, row))
     photos = ", ".join(f'"{name}"' for name in pieces.photos_of("test"))
-    return f"""In brackets: {PERCENT} intervals over seeds and images; of what has no seeds, over images. Measured
-on {pieces.COUNT} crops, which overlap, of the photos {photos}: what another photo would change is in no interval.
+    return f"""In brackets: {PERCENT} intervals over seeds and images; for rows without seeds, over images. Measured
+on {pieces.COUNT} overlapping crops of the photos {photos}. The intervals do not include the effect of other photos.
 
-*LDM* is the fine-tuned model, *adapter alone* the paper's "ControlNet" rows: the base stays as it is. The paper's rows
-of other systems (StableSR, DiffIR, Palette, RePaint) are not here, since their weights are for other images, nor are
-its 6 and 250 evaluations. The two longer trainings of GD-II are ours.
+*LDM* is the fine-tuned model. *Adapter alone* is the paper's "ControlNet": the base is not trained. The paper's other
+systems (StableSR, DiffIR, Palette, RePaint) are missing, because their weights are for other images, and so are its 6
+and 250 evaluations. The two longer trainings of GD-II are ours.
 
 {legend({"": first.row_of_figures(tables.MEASURES)})}
 """
@@ -218,7 +216,7 @@ def _ablations(results: Results, shown: Path, link: Path) -> str:
     ):
         if figures.curves(shown / task / f"{name}.png", results, task, rows):
             text += f"\n## {title}\n\n{NOTES.get(name, '')}![{title}]({link}/{task}/{name}.png)\n"
-    if figures.pictures(shown / task / "ablations.png", results, task, ABLATED):
+    if figures.image_grid(shown / task / "ablations.png", results, task, ABLATED):
         text += f"\nThe same inputs and noise, 4 evaluations:\n\n![Ablations]({link}/{task}/ablations.png)\n"
     return text
 
@@ -228,11 +226,11 @@ def _tuning(metrics: Path) -> str:
     return (
         f"""## How the settings were chosen
 
-As many trials for every method, with half of the updates of every stage and one seed, on crops of the photo
-"{pieces.VALIDATION}", which is not in the test, in super-resolution; inpainting has the same settings. In brackets:
-{PERCENT} intervals over images. **best**: the least FD-photos at 4 evaluations, of what is not distilled at 50; used:
-the setting of the plan, with which the tables above were made. CoDi's weight of the guidance, 2, comes from earlier
-trials of single trainings on held-out photos, those of the test among them; no other method had such a choice.
+Every method had the same number of trials, with half of the updates of every stage and one seed, on crops of the photo
+"{pieces.VALIDATION}", which is not in the test, in super-resolution. Inpainting has the same settings. In brackets:
+{PERCENT} intervals over images. **best**: the lowest FD-photos at 4 evaluations, or at 50 for methods that are not
+distilled; used: the setting of the plan, which the tables above use. CoDi's weight of the guidance, 2, comes from
+earlier trials of single trainings on held-out photos, including those of the test; no other method had this advantage.
 
 <details><summary>All trials</summary>
 
@@ -245,7 +243,7 @@ trials of single trainings on held-out photos, those of the test among them; no 
 
 
 def _origin(results: Results, metrics: Path) -> str:
-    """The commands, the commits, and what does not agree with the plan any more."""
+    """The commands, the commits, and the rows that were trained with other settings than the plan's."""
     if not results.about:
         return ""
     made: dict[str, dict[str, dict]] = {}  # commit -> task -> titles of rows

@@ -1,4 +1,4 @@
-"""The first images of a sample side by side in one PNG: what grids are made of."""
+"""Strips: the first images of a sample side by side in one PNG, from which grids are made."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from codi_tf.io.images import read_image, to_uint8, write_png
 PICTURES = 12  # in a strip
 
 
-def write_strip(path: Path, pictures: np.ndarray) -> None:
+def write_strip(path: Path, images: np.ndarray) -> None:
     """Write the first images of [N, H, W, 3] in [-1, 1]."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shown = np.clip((np.asarray(pictures[:PICTURES], np.float32) + 1) / 2, 0, 1)
+    shown = np.clip((np.asarray(images[:PICTURES], np.float32) + 1) / 2, 0, 1)
     write_png(path, to_uint8(np.concatenate(list(shown), axis=1)))
 
 
 def read_strip(path: Path) -> np.ndarray:
-    """Its images, float32 [PICTURES, H, W, 3] in [0, 1]; they are square."""
+    """Read the images of a strip, float32 [PICTURES, H, W, 3] in [0, 1]; they are square."""
     strip = read_image(path)
     return np.stack(np.split(strip, strip.shape[1] // strip.shape[0], axis=1))

@@ -1,4 +1,4 @@
-"""The tables of the study as Markdown; "" where there are no results."""
+"""The tables of the study as Markdown; "" if there are no results."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ NOTHING = "-"
 
 
 def markdown(titles: tuple[str, ...], lines: Iterable[tuple[str, ...]], *, words: int = 1) -> str:
-    """A Markdown table, the first `words` columns to the left and the others to the right; "" without lines."""
+    """A Markdown table with the first `words` columns left-aligned and the others right-aligned; "" without lines."""
     rule = tuple("---" if i < words else "---:" for i in range(len(titles)))
     lines = list(lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in (titles, rule, *lines)) if lines else ""
 
 
 def table_2(results: Results, task: str, *, steps: tuple[int, ...] | None = None) -> str:
-    """Every method with every sampler, or those of some numbers of steps, beside what needs no model."""
+    """Table 2: every method with every sampler, or only some numbers of steps, and the references."""
     samples = [sample for row in TABLE_2 for sample in results.of_row(task, row)]
     lines = [_quality(sample) for sample in samples if steps is None or sample.steps in steps]
     if not lines:
@@ -57,13 +57,13 @@ def table_2(results: Results, task: str, *, steps: tuple[int, ...] | None = None
 
 
 def table_3(results: Results) -> str:
-    """Architecture and process: CoDi with one thing changed, at 4 evaluations."""
+    """Table 3: architecture and process, CoDi with one change, at 4 evaluations."""
     samples = [results.samples.get((TASKS[0], row, "ddim-4")) for row in TABLE_3]
     return markdown(_QUALITY, (_quality(sample) for sample in samples if sample is not None), words=2)
 
 
 def cost_table(results: Results, task: str) -> str:
-    """What the rows of Table 2 cost to train, all stages."""
+    """The training cost of the rows of Table 2, all stages."""
     lines = []
     for row in (BY_NAME[name] for name in TABLE_2):
         if (task, row.name) in results.about:
@@ -84,7 +84,7 @@ def cost_table(results: Results, task: str) -> str:
 
 
 def budgets(results: Results, task: str) -> dict[str, dict[int, Sample]]:
-    """Label -> {updates: sample}: the same training, shorter and longer."""
+    """Label -> {updates: sample}: the same training with other numbers of updates."""
     wanted = {
         "LDM, 4 evaluations": (("ldm_quarter", "ldm_half", "ldm"), "ddim-4"),
         "LDM, 50 evaluations": (("ldm_quarter", "ldm_half", "ldm"), "ddim-50"),
@@ -99,28 +99,28 @@ def budgets(results: Results, task: str) -> dict[str, dict[int, Sample]]:
 
 
 def budget_table(results: Results, task: str) -> str:
-    """FD-photos of `budgets`."""
+    """The FD-photos of `budgets`."""
     series = budgets(results, task)
-    counts = sorted({count for own in series.values() for count in own})
+    counts = sorted({count for samples in series.values() for count in samples})
     lines = (
-        (label, *(_figures(own[count], FD) if count in own else NOTHING for count in counts))
-        for label, own in series.items()
+        (label, *(_figures(samples[count], FD) if count in samples else NOTHING for count in counts))
+        for label, samples in series.items()
     )
     return markdown(("FD-photos", *(f"{count:,} updates" for count in counts)), lines)
 
 
-DECISIVE = {"ldm": 50, "adapter": 50}  # evaluations that settings were chosen at, where not at 4
+DECISIVE = {"ldm": 50, "adapter": 50}  # numbers of evaluations at which settings were chosen, if not 4
 
 
 def trials(metrics: Path) -> Results:
-    """What the trials gave, as rows."""
+    """The results of the trials, as rows."""
     return read(metrics, rows=tuple(map(of_trial, TRIALS)), seeds=(0,))
 
 
 def tuning_table(metrics: Path) -> str:
-    """The trials on the validation photo, the best of each method, and what is used.
+    """The trials on the validation photo, with marks on the best and the used setting of each method.
 
-    What is best has the least FD-photos at 4 evaluations; of what is not distilled, at 50.
+    The best one has the lowest FD-photos at 4 evaluations, or at 50 for methods that are not distilled.
     """
     methods = {of_trial(trial).name: trial.row for trial in TRIALS}
     results = trials(metrics)
@@ -141,17 +141,17 @@ def tuning_table(metrics: Path) -> str:
 
 
 def claims_table(judgements: dict[str, list[claims.Judgement]]) -> str:
-    """A line for each claim: for each task its verdict, and the difference of the comparison that is kept least."""
+    """A line for each claim: for each task its verdict, and the difference that supports the claim least."""
     lines = []
     for claim in claims.CLAIMS:
-        own = judgements[claim.letter]
-        by_task = ([one for one in own if one.task == task] for task in TASKS)
+        of_claim = judgements[claim.letter]
+        by_task = ([one for one in of_claim if one.task == task] for task in TASKS)
         lines.append((f"({claim.letter})", claim.text, *(_verdict(one) if one else NOTHING for one in by_task)))
     return markdown(("", "claim", *(TITLES[task] for task in TASKS)), lines, words=4)
 
 
 def comparisons_table(judgements: dict[str, list[claims.Judgement]]) -> str:
-    """A line for each comparison that can be made: both sides, the difference and its interval, and what is beside."""
+    """A line for each comparison: both sides, the difference and its interval, and the additional measures."""
     lines = [
         (
             f"({letter})",
@@ -164,8 +164,8 @@ def comparisons_table(judgements: dict[str, list[claims.Judgement]]) -> str:
             str(one.seeds),
             (f"**{one.verdict}**" if one.comparison.counts else one.verdict) + (" (grain)" if one.grain else ""),
         )
-        for letter, own in judgements.items()
-        for one in own
+        for letter, of_claim in judgements.items()
+        for one in of_claim
         if one.figures
     ]
     titles = (
@@ -202,14 +202,14 @@ def _quality(sample: Sample) -> tuple[str, ...]:
 
 
 def _sampling(sample: Sample) -> str:
-    return _way(sample.sampler, sample.guidance)
+    return _sampler_title(sample.sampler, sample.guidance)
 
 
 def _evaluations(sample: Sample) -> str:
     return str(costs.evaluations_of_sampling(sample.row, sample.steps, sample.guidance))
 
 
-def _way(sampler: str, guidance: float | None) -> str:
+def _sampler_title(sampler: str, guidance: float | None) -> str:
     return SAMPLERS[sampler] + ("" if guidance is None else f", guidance {guidance:g}")
 
 
@@ -217,11 +217,11 @@ def _side(side: tuple[str, str]) -> str:
     row, name = BY_NAME[side[0]], side[1]
     sampler, steps, guidance = next(one for one in row.samples if pieces.sample_name(*one) == name)
     evaluations = costs.evaluations_of_sampling(row, steps, guidance)
-    return f"{row.title} ({_way(sampler, guidance)}, {evaluations})"
+    return f"{row.title} ({_sampler_title(sampler, guidance)}, {evaluations})"
 
 
 def _setting(config: dict) -> str:
-    """What the trials vary, of an experiment as plain data."""
+    """The settings of an experiment that trials vary, as text."""
     method, train = config["method"], config["train"]
     parts = [f"rate {train['learning_rate']:g}", f"EMA {train['ema_decay']:g}"]
     parts += ["error of the signal"] if method.get("space") == "signal" else []

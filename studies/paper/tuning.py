@@ -11,14 +11,14 @@ TASK = "super_resolution"
 
 
 def tune(rows: tuple[str, ...] | None) -> None:
-    """Run the trials that are missing, and before each what it starts from. What is best is written into the plan."""
+    """Run the missing trials, each after the row that it starts from. The best settings go into the plan by hand."""
     for trial in TRIALS:
         if rows is None or trial.row in rows:
             _make(of_trial(trial))
 
 
 def _make(row: Row, *, measured: bool = True) -> None:
-    """Train a row, and before it what it goes on from, unless it is measured; as a parent it must be there itself."""
+    """Train a row after the row that it starts from. A measured row is not trained again, unless it is a parent."""
     task = "base" if row.on_base else TASK
     if pieces.is_trained(row, task, 0) or (measured and pieces.is_measured(row, task, 0)):
         return

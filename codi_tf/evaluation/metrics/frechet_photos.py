@@ -14,8 +14,8 @@ from codi_tf.evaluation.metric import Column, Extractor, FrechetDistance, Option
 class FrechetPhotos(FrechetDistance):
     """The Frechet distance in the features of a small network, to the autoencoder's reconstructions of the originals.
 
-    To the originals themselves it would reward over-sharpening. It needs no weights of the user: the network is
-    trained where there is none.
+    The distance to the originals themselves would reward over-sharpening. The user needs no weights: the network is
+    trained if it is missing.
 
     Args:
         extractor: see `features.FeatureNetwork.features`.
@@ -29,7 +29,9 @@ class FrechetPhotos(FrechetDistance):
         "that tells the embedded photos apart; not FID: compare within this table only",
         place=60,
     )
-    option = Option("--features", "folder of FD-photos' network; made there if it is missing", folder=True, made=True)
+    option = Option(
+        "--features", "folder of FD-photos' network; trained and saved there if it is missing", folder=True, made=True
+    )
 
     def __init__(self, extractor: Extractor):
         import tensorflow as tf

@@ -1,1 +1,1 @@
-"""Perceptual networks whose published weights the user brings: LPIPS, Inception (FID), CLIP (CLIP score)."""
+"""Perceptual networks: LPIPS, Inception (FID), CLIP (CLIP score). The user provides their published weights."""

@@ -29,7 +29,7 @@ from codi_tf.models.activations import ACTIVATIONS
 from codi_tf.models.text_encoder import EncoderLayer, TextEncoder
 
 PREPROCESSOR = "preprocessor_config.json"
-# Of a vision_config: what missing keys mean to transformers.
+# transformers' defaults for the keys that a vision_config lacks.
 VISION = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -85,7 +85,7 @@ class VisionEncoder(keras.Model):
         self.position_embedding = keras.layers.Embedding(
             self.patches + 1, hidden_size, name="embeddings.position_embedding"
         )
-        # So are they called in transformers' files.
+        # The names in transformers' files.
         self.pre_norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="pre_layrnorm")
         self.encoder_layers = [
             EncoderLayer(
@@ -125,11 +125,11 @@ class VisionEncoder(keras.Model):
 
 
 class Clip(keras.Model):
-    """Both towers and their projections.
+    """CLIP: both towers and their projections.
 
     Args:
         text, vision: the arguments of the towers.
-        projection_dim: the width of what is compared.
+        projection_dim: the width of the embeddings.
     """
 
     def __init__(self, *, text: dict, vision: dict, projection_dim: int, **kwargs):
@@ -167,9 +167,9 @@ class Clip(keras.Model):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What CLIPImageProcessor does to an image: shorter side to `size`, the middle square, mean and deviation.
+    """The preprocessing of CLIPImageProcessor: shorter side to `size`, the middle square, mean and deviation.
 
-    The first is Pillow's bicubic resize of bytes. Defaults are CLIP's own.
+    The resize is Pillow's bicubic one, of bytes. The defaults are CLIP's.
     """
 
     size: int = 224
@@ -196,19 +196,19 @@ def load_clip(folder: str | Path) -> Callable[[np.ndarray, str | Sequence[str]],
 
     Returns:
         score(images [B, H, W, 3] in [-1, 1], prompts): the cosine of image and text, float32 [B], in [-1, 1]. There
-        is one prompt for each image, or one for all. (Elsewhere, "CLIP score" is also 100 times it, or 2.5 times,
-        and not below 0.)
+        is one prompt for each image, or one for all. (In other work "CLIP score" can be 100 or 2.5 times this value,
+        and is clipped at 0.)
 
     Raises:
-        UserError: a missing, truncated or foreign part, or what is not built here; by `score`, prompts that are no
-            text or not as many as the images.
+        UserError: a part is missing, truncated, of another model, or not supported; from `score`: prompts that are no
+            str, or another number of prompts than images.
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
     preprocess = _read_preprocessing(folder / PREPROCESSOR, config["vision"]["image_size"])
     tokenizer = Tokenizer.load(folder)
     if config["text"]["max_position_embeddings"] < LENGTH:
-        raise UserError(f"{folder / CONFIG}: max_position_embeddings is below {LENGTH}, which is not built here")
+        raise UserError(f"{folder / CONFIG}: max_position_embeddings is below {LENGTH}, which is not supported")
     if max(tokenizer.vocabulary.values()) >= config["text"]["vocab_size"]:
         raise UserError(f"{folder}: the tokenizer has more tokens than the model; the files do not belong together")
     stored, path = stored_tensors(folder, "model")
@@ -238,21 +238,21 @@ def load_clip(folder: str | Path) -> Callable[[np.ndarray, str | Sequence[str]],
 
 
 def _read_config(path: Path) -> dict:
-    """The arguments of `Clip`. Keys that say nothing about the two towers' numbers are many, and passed over."""
+    """The arguments of `Clip`. Keys that do not affect the two towers' numbers are ignored."""
     config = read_json(path)
     if config.get("model_type") != "clip":
         raise UserError(f"{path}: model_type is {config.get('model_type')!r}: name the folder of a CLIPModel")
     text = _tower(config, "text_config", TEXT_ENCODER.ours, path)
     vision = _tower(config, "vision_config", {**VISION, "num_channels": 3}, path)
     if vision.pop("num_channels") != 3:
-        raise UserError(f"{path}: vision_config.num_channels is not 3, which is not built here")
+        raise UserError(f"{path}: vision_config.num_channels is not 3, which is not supported")
     projection = config.get("projection_dim", PROJECTION)
     _check_number("projection_dim", projection, int, path)
     return {"text": text, "vision": vision, "projection_dim": projection}
 
 
 def _tower(config: Mapping, name: str, defaults: Mapping[str, object], path: Path) -> dict:
-    # Old files hold the configuration twice; the one called "_dict" is what transformers goes by.
+    # Old files hold the configuration twice; transformers reads the one whose key ends in "_dict".
     given = next((config[key] for key in (f"{name}_dict", name) if config.get(key) is not None), {})
     if not isinstance(given, dict):
         raise UserError(f"{path}: {name} is no JSON object; copy or make it again")
@@ -269,7 +269,7 @@ def _check_number(key: str, value: Any, wanted: type, path: Path) -> None:
 
 
 def _read_preprocessing(path: Path, image_size: int) -> Preprocessing:
-    """What a preprocessor_config.json says; without one, CLIP's own at the network's size."""
+    """Read preprocessor_config.json; without the file, CLIP's preprocessing at the network's size."""
     config = read_json(path) if path.is_file() else {}
     size = _side(config.get("size", image_size), {"shortest_edge"})
     crop = _side(config.get("crop_size", image_size), {"height", "width"})
@@ -283,7 +283,7 @@ def _read_preprocessing(path: Path, image_size: int) -> Preprocessing:
     if not (size == crop == image_size and len(mean) == len(std) == 3 and all(switches) and bicubic):
         raise UserError(
             f"{path}: only a bicubic resize of the shorter side to {image_size}, a square of {image_size} from the "
-            "middle, mean and deviation of the three colors are built here"
+            "middle, mean and deviation of the three colors are supported"
         )
     return Preprocessing(image_size, mean, std)
 

@@ -40,7 +40,7 @@ class Conv(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Pooling of windows of 3x3; where they reach over the edge, the mean is of what lies inside."""
+    """Pooling of windows of 3x3; at the edge, the mean is over the pixels inside the image."""
 
     kind: Callable
     strides: int = 1
@@ -48,10 +48,10 @@ class Pool(NamedTuple):
 
 
 class Fork(NamedTuple):
-    """Ways side by side, whose channels are put together; `name` stands before those of its convolutions."""
+    """Parallel branches whose channels are concatenated; `name` is the prefix of their convolutions' names."""
 
     name: str
-    ways: tuple[tuple[Conv | Pool | Fork, ...], ...]
+    branches: tuple[tuple[Conv | Pool | Fork, ...], ...]
 
 
 HALVE = Pool(ops.max_pool, 2, "valid")
@@ -169,11 +169,11 @@ class Inception(keras.Model):
         self.built = True
 
     def _build(self, steps, prefix: str, channels: int) -> int:
-        """Makes the layers of a way from its channels; returns the channels at its end."""
+        """Build the layers of a branch with `channels` at its start; return the channels at its end."""
         for step in steps:
             if isinstance(step, Fork):
                 inner = f"{prefix}{step.name}." if step.name else prefix
-                channels = sum(self._build(way, inner, channels) for way in step.ways)
+                channels = sum(self._build(branch, inner, channels) for branch in step.branches)
             elif isinstance(step, Conv):
                 name, shape = prefix + step.name, (None, None, None, channels)
                 self.convolutions[name] = keras.layers.Conv2D(
@@ -197,7 +197,7 @@ class Inception(keras.Model):
         for step in steps:
             if isinstance(step, Fork):
                 inner = f"{prefix}{step.name}." if step.name else prefix
-                x = ops.concatenate([self._run(way, inner, x) for way in step.ways], axis=-1)
+                x = ops.concatenate([self._run(branch, inner, x) for branch in step.branches], axis=-1)
             elif isinstance(step, Pool):
                 x = step.kind(x, 3, step.strides, step.padding, data_format="channels_last")
             else:
@@ -213,8 +213,8 @@ def load_inception(source: str | Path) -> Callable[[np.ndarray], tf.Tensor]:
     """A function from images [B, H, W, 3] in [-1, 1] to Inception's features, float32 [B, 2048].
 
     Images are resized to 299 by linear interpolation without antialiasing, as pytorch-fid does: half-pixel centers.
-    (The original program and torch-fidelity take the pixels' corners for their places: for images of other sizes,
-    their numbers differ a little.)
+    (The original program and torch-fidelity align the pixels' corners instead: for images of other sizes, their numbers
+    differ a little.)
 
     Args:
         source: the original FID network, for numbers that can be compared with published ones: a safetensors file with
@@ -261,7 +261,7 @@ def _keras_network(file: str) -> keras.Model:
     if not file:
         try:
             return application(weights="imagenet", **shape)
-        except Exception as error:  # Keras raises no narrower one
+        except Exception as error:  # Keras raises no narrower exception
             raise UserError(
                 f"{KERAS}: Keras could not download InceptionV3's weights ({_line(error)}); name its file, {KERAS}:FILE"
             ) from None

@@ -17,7 +17,7 @@ from codi_tf.diffusion.losses import latent_distance
 from codi_tf.io.tensor_files import read_header
 from codi_tf.io.weights import make_from
 
-TINY = 1e-20  # where all channels are 0, their length is taken for the root of this, and the gradient is finite
+TINY = 1e-20  # the least squared length: keeps the gradient finite where all channels are 0
 
 
 class Conv(NamedTuple):
@@ -30,11 +30,11 @@ class Conv(NamedTuple):
 
 
 class Trunk(NamedTuple):
-    """A classifier's convolutions in five stages, whose last maps are compared.
+    """The convolutions of a classifier in five stages, whose outputs are compared.
 
     Attributes:
-        pool: side of the maximum pooling windows, which are 2 apart.
-        pooled: the stages that begin with it.
+        pool: side of the maximum pooling windows, of stride 2.
+        pooled: the stages that begin with pooling.
         smallest: side of the smallest image that leaves something to compare.
         stages: the convolutions.
     """
@@ -94,7 +94,7 @@ class Lpips(keras.Model):
     def _stage(self, number: int, convs: tuple[Conv, ...]) -> list:
         layers = [keras.layers.MaxPooling2D(self.trunk.pool, strides=2)] if number in self.trunk.pooled else []
         for conv in convs:
-            if conv.strides > 1:  # the padding of strides 1 is symmetric, the one of others is not
+            if conv.strides > 1:  # Keras pads symmetrically for stride 1 only
                 layers.append(keras.layers.ZeroPadding2D(2))
             layers.append(
                 keras.layers.Conv2D(

@@ -1,4 +1,4 @@
-"""ONNX, for ONNX Runtime and other runtimes. The declaration; nothing heavy is imported before it is used."""
+"""The format ONNX, for ONNX Runtime and other runtimes. Imports heavy modules only when they are used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from export.formats.format import Format, GraphFile, Run
 
 @FORMATS.register("onnx")
 class Onnx(Format):
-    """Weights are stored in as many files as they need, so a graph may be of any size."""
+    """ONNX. Weights are stored in as many files as they need, so a graph may have any size."""
 
     suffix = ".onnx"
     weight_formats = ("float32", "float16", "int8", "int8_weight_only", "int4")

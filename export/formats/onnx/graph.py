@@ -20,34 +20,34 @@ INLINE = 2**30  # bytes of weights that the .onnx file itself may hold
 
 
 class OnnxGraph(OnnxNodes):
-    """See `export.emit.graph.Graph`; `products` says what becomes of the weight formats."""
+    """`export.emit.graph.Graph` for ONNX. `products` implements the weight formats."""
 
     def blank(self) -> OnnxGraph:
         return OnnxGraph()
 
     def input(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> Value:
-        own = (1, *shape) if len(shape) > 1 else shape
-        self.signature["inputs"][name] = {"shape": list(own), "dtype": dtype}
+        tensor_shape = (1, *shape) if len(shape) > 1 else shape
+        self.signature["inputs"][name] = {"shape": list(tensor_shape), "dtype": dtype}
         kind = TensorProto.FLOAT if dtype == "float32" else TensorProto.INT32
-        self.inputs.append(helper.make_tensor_value_info(name, kind, own))
+        self.inputs.append(helper.make_tensor_value_info(name, kind, tensor_shape))
         if len(shape) == 3:
             return self.node("Transpose", [name], shape, perm=[0, 3, 1, 2])
         if dtype != "float32":
             return Value(name, shape)
-        return self.reshaped(name, _own(shape), shape)
+        return self.reshaped(name, _tensor_shape_of(shape), shape)
 
     def output(self, name: str, value: Value) -> None:
         shape = value.shape
-        own = (1, *shape) if len(shape) > 1 else shape
+        tensor_shape = (1, *shape) if len(shape) > 1 else shape
         if len(shape) == 3:
             made = helper.make_node("Transpose", [value.name], [name], name=name, perm=[0, 2, 3, 1])
         else:
             made = helper.make_node(
-                "Reshape", [value.name, self.small_constant(np.array(own, "int64"))], [name], name=name
+                "Reshape", [value.name, self.small_constant(np.array(tensor_shape, "int64"))], [name], name=name
             )
         self.nodes.append(made)
-        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, own))
-        self.signature["outputs"][name] = {"shape": list(own), "dtype": "float32"}
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, tensor_shape))
+        self.signature["outputs"][name] = {"shape": list(tensor_shape), "dtype": "float32"}
 
     def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
         if len(tables[0]) == 1:
@@ -58,9 +58,9 @@ class OnnxGraph(OnnxNodes):
         rows = [self.node("Gather", [self.small_constant(table), at], table.shape[1:], axis=0) for table in tables]
         z_out, on = body(z_in, *rows), self.node("Identity", [going], ())
         self.loop = None
-        info, own = helper.make_tensor_value_info, _own(z.shape)
+        info, tensor_shape = helper.make_tensor_value_info, _tensor_shape_of(z.shape)
         flags = [info(name, TensorProto.BOOL, ()) for name in (going, on.name)]
-        fields = [info(value.name, TensorProto.FLOAT, own) for value in (z_in, z_out)]
+        fields = [info(value.name, TensorProto.FLOAT, tensor_shape) for value in (z_in, z_out)]
         count = info(place, TensorProto.INT64, ())
         inside = helper.make_graph(loop.nodes, "step", [count, flags[0], fields[0]], [flags[1], fields[1]])
         rounds = self.small_constant(np.array(len(tables[0]), "int64"))
@@ -74,9 +74,9 @@ class OnnxGraph(OnnxNodes):
 
     def weight(self, variable, rows: int | None = None) -> Value:
         shape = tuple(variable.shape) if rows is None else (rows, *variable.shape[1:])
-        own = shape if len(shape) > 1 else (1, *shape)
+        tensor_shape = shape if len(shape) > 1 else (1, *shape)
         view = "" if rows is None else f"{rows}"
-        return Value(self.real(variable, view, own, lambda a: a[:rows].reshape(own)), shape)
+        return Value(self.real(variable, view, tensor_shape, lambda a: a[:rows].reshape(tensor_shape)), shape)
 
     def conv(self, x: Value, layer) -> Value:
         return products.conv(self, x, layer)
@@ -138,7 +138,7 @@ class OnnxGraph(OnnxNodes):
         return self.node("Mul", [x, self._spread(x, y)], x.shape)
 
     def _spread(self, x: Value, y: Value) -> Value:
-        """y so that it meets x: numbers at every place of a map."""
+        """y in a shape that broadcasts against x: numbers at every position of a map."""
         if len(x.shape) == 3 and len(y.shape) == 1 and y.shape != (1,):
             return self.reshaped(y, (1, *y.shape, 1, 1), y.shape)
         return y
@@ -208,14 +208,14 @@ class OnnxGraph(OnnxNodes):
     # The file
 
     def write(self, path: Path, store: Store | None = None) -> None:
-        """Write the model, and its weights into a store; without one, more than INLINE bytes into files beside it."""
+        """Write the model, and its weights into a store. Without a store, weights above INLINE bytes get files."""
         apart = store is None and sum(weight.bytes for weight in self.weights.values()) > INLINE
         with Store(path) if apart else contextlib.nullcontext(store) as store:
             tensors = {weight.name: self._tensor(weight, store) for weight in self.weights.values()}
-        for body in bodies(self.nodes):  # ONNX Runtime fuses nodes with weights of their own graph alone
+        for body in bodies(self.nodes):  # ONNX Runtime fuses nodes with weights of their tensor_shape graph alone
             around = {name for node in self.nodes for name in node.input}
-            own = {name for node in body.node for name in node.input} & tensors.keys() - around
-            body.initializer.extend(tensors.pop(name) for name in sorted(own))
+            inner = {name for node in body.node for name in node.input} & tensors.keys() - around
+            body.initializer.extend(tensors.pop(name) for name in sorted(inner))
         graph = helper.make_graph(self.nodes, "sampler", self.inputs, self.outputs, initializer=list(tensors.values()))
         nodes = [*self.nodes, *(node for body in bodies(self.nodes) for node in body.node)]
         domains = {"": OPSET, **({"com.microsoft": 1} if any(node.domain for node in nodes) else {})}
@@ -241,7 +241,7 @@ def bodies(nodes) -> list[onnx.GraphProto]:
     return [attribute.g for node in nodes if node.op_type == "Loop" for attribute in node.attribute]
 
 
-def _own(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _tensor_shape_of(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a value's tensor."""
     if len(shape) == 3:
         return (1, shape[2], *shape[:2])

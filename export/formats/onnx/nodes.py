@@ -17,7 +17,7 @@ from export.quantization.weights import WeightFormats
 
 @dataclass(frozen=True)
 class Loop:
-    """The body of a loop: the names that change from round to round, and its nodes."""
+    """The body of a loop: its nodes, and the names that change from round to round."""
 
     changing: set[str]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -46,10 +46,10 @@ class OnnxNodes:
     def node(
         self, kind: str, inputs, shape: tuple[int, ...], outputs: int = 1, *, again: bool = False, **attributes
     ) -> Value:
-        """A node's first output, or that of an equal node.
+        """Add a node, unless there is an equal one, and return its first output.
 
-        Further outputs have the name of the first with _1, _2, ... appended. What is the same in all rounds of a loop
-        is computed before it; with `again` in every round, which saves the memory that holds it.
+        Further outputs have the name of the first with _1, _2, ... appended. A node whose inputs are the same in all
+        rounds of a loop is computed before the loop; with `again` in every round, which saves the result's memory.
         """
         names = [x.name if isinstance(x, Value) else x for x in inputs]
         loop = self.loop
@@ -102,9 +102,9 @@ class OnnxNodes:
             self.weights[key] = Weight(name, array.shape, kind, array.nbytes, lambda: array, False)
         return self.weights[key].name
 
-    def reshaped(self, x, own: tuple[int, ...], shape: tuple[int, ...]) -> Value:
-        """x in the shape `own` in the file; `shape` is that of its Value."""
-        return self.node("Reshape", [x, self.small_constant(np.array(own, "int64"))], shape)
+    def reshaped(self, x, tensor_shape: tuple[int, ...], shape: tuple[int, ...]) -> Value:
+        """x in the shape `tensor_shape` in the file; `shape` is that of its Value."""
+        return self.node("Reshape", [x, self.small_constant(np.array(tensor_shape, "int64"))], shape)
 
     def channels(self, x: Value, start: int, stop: int) -> Value:
         bounds = [self.small_constant(np.array([n], "int64")) for n in (start, stop, 1)]

@@ -1,4 +1,4 @@
-"""Products and convolutions in ONNX graphs, in the forms that ONNX Runtime is fast with.
+"""Products and convolutions in ONNX graphs, in the forms that are fast in ONNX Runtime.
 
 By the weight format of the kernel:
 - float32, float16: Gemm, MatMul and Conv; float16 is cast when a file is loaded.
@@ -60,13 +60,13 @@ def project_out(g: OnnxNodes, x: Value, layer, size: tuple[int, int]) -> Value:
 
 
 class _Window(NamedTuple):
-    """How a convolution goes over a map."""
+    """The windows of a convolution on a map: kernel size, strides, padding and output size."""
 
     side: int
     stride: int
     before: int
     after: int
-    size: tuple[int, int]  # of what comes out
+    size: tuple[int, int]  # of the output
 
 
 def conv(g: OnnxNodes, x: Value, layer) -> Value:
@@ -109,18 +109,18 @@ def _filters(g: OnnxNodes, layer) -> str:
     """A convolution's kernel as float32 [O, I, k, k]."""
     kernel, kind = layer.kernel, g.weight_formats(layer.kernel)
     k, _, c, d = kernel.shape
-    own = (d, c, k, k)
+    tensor_shape = (d, c, k, k)
     if kind == "int4":
         numbers, scales, width = _four_bits(g, kernel, view="rows")
         options = {"axis": 1, "block_size": block_size(k * k * c), "again": True}
         rows = g.node("DequantizeLinear", [numbers, scales], (d, width), **options)
         if width != k * k * c:
             rows = g.channels(rows, 0, k * k * c)
-        return g.reshaped(rows, own, own).name
+        return g.reshaped(rows, tensor_shape, tensor_shape).name
     if not kind.startswith("int8"):
-        return g.real(kernel, "oihw", own, lambda a: a.transpose(3, 2, 0, 1))
-    filters = g.stored(kernel, "int8 oihw", own, lambda a: quantize_int8(a).transpose(3, 2, 0, 1), "int8")
-    return g.node("DequantizeLinear", [filters, _scales(g, layer)], own, axis=0, again=True).name
+        return g.real(kernel, "oihw", tensor_shape, lambda a: a.transpose(3, 2, 0, 1))
+    filters = g.stored(kernel, "int8 oihw", tensor_shape, lambda a: quantize_int8(a).transpose(3, 2, 0, 1), "int8")
+    return g.node("DequantizeLinear", [filters, _scales(g, layer)], tensor_shape, axis=0, again=True).name
 
 
 def _scales(g: OnnxNodes, layer) -> str:
@@ -128,7 +128,7 @@ def _scales(g: OnnxNodes, layer) -> str:
 
 
 def _four_bits(g: OnnxNodes, kernel, *, view: str) -> tuple[str, str, int]:
-    """A kernel in four bits, its scales, and the length of its rows with what fills the last block.
+    """A kernel in four bits, its scales, and the length of its rows with the padding of the last block.
 
     As "rows", int4 [D, K], for DequantizeLinear, or as "blocks", uint8 [D, B, block / 2], for MatMulNBits, which counts
     from -8.
@@ -147,7 +147,7 @@ def _four_bits(g: OnnxNodes, kernel, *, view: str) -> tuple[str, str, int]:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """A variable as the key of a cache, which Keras' are not."""
+    """A hashable wrapper of a Keras variable, the key of a cache."""
 
     variable: Any
 

@@ -1,4 +1,4 @@
-"""The weights of ONNX graphs, and the files beside graphs that hold them."""
+"""External weight files of ONNX graphs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Weight:
     """A tensor of the file: its name, shape, type and bytes, and a function that reads its content.
 
     Attributes:
-        of_variable: whether equal names mean equal content in other graphs, too. Those of constants do not.
+        of_variable: whether it is a variable: equal names then mean equal content in other graphs, too.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Weight:
 
 
 class Store:
-    """Files of weights beside the model at `path` and others of its folder. What models share is written once."""
+    """Weight files next to the model at `path`. Weights that the models of a folder share are written once."""
 
     def __init__(self, path: Path):
         self._path, self._files, self._file = path, 0, None
@@ -41,7 +41,7 @@ class Store:
         self._close()
 
     def place(self, weight: Weight) -> dict:
-        """The place of a weight, which is written if it is not there yet."""
+        """Write a weight, unless it has been written, and return its place."""
         if weight.name not in self._places or not weight.of_variable:
             self._places[weight.name] = self._append(weight.read())
         return self._places[weight.name]

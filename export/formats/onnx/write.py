@@ -20,9 +20,9 @@ def write(
     path: Path,
     weight_formats: WeightFormats,
 ) -> list[dict]:
-    """Write a graph of programs that differ in their size only, each into a file of its own: see `Format.write`.
+    """Write one file per program; the programs differ in their size only. See `Format.write`.
 
-    The weights of several graphs, or more than a gibibyte of one, are in files beside them, each once.
+    Weights of several graphs, or more than a gibibyte of weights, go into separate files, each weight once.
     """
     made = []
     with Store(path) if len(programs) > 1 else contextlib.nullcontext() as store:
@@ -37,7 +37,7 @@ def write(
 
 
 def stored_bytes(path: Path) -> int:
-    """Bytes of all constants of an ONNX file, including those in files beside it."""
+    """Bytes of all constants of an ONNX file, external weight files included."""
     graph = onnx.load(path, load_external_data=False).graph
     return sum(_bytes(tensor) for part in (graph, *bodies(graph.node)) for tensor in part.initializer)
 

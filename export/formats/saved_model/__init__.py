@@ -1,4 +1,4 @@
-"""SavedModel, for TensorFlow and TensorFlow Serving. The declaration; TensorFlow is imported when it is used."""
+"""The format SavedModel, for TensorFlow and TensorFlow Serving. Imports TensorFlow only when it is used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from export.formats.format import Format
 
 @FORMATS.register("saved_model")
 class SavedModel(Format):
-    """A folder with a version, as TensorFlow Serving wants it."""
+    """SavedModel: a folder with a version number, as TensorFlow Serving requires."""
 
     suffix = "/1"
     needs_tensorflow = True

@@ -16,9 +16,9 @@ OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
 
 def write(programs: Sequence[SamplerProgram], path: Path) -> list[dict]:
-    """Write programs that differ in their size only as the signatures of a SavedModel folder: see `Format.write`.
+    """Write a SavedModel folder with one signature per program. See `Format.write`.
 
-    Their weights stay float32 variables.
+    The weights are float32 variables.
     """
     names = signatures(programs)
     functions = {name: program.trace() for name, program in zip(names, programs, strict=True)}
@@ -35,11 +35,11 @@ def write(programs: Sequence[SamplerProgram], path: Path) -> list[dict]:
 
 
 def load(graph: GraphFile) -> Run:
-    """A signature of a SavedModel folder."""
+    """Load a signature of a SavedModel folder."""
     loaded = tf.saved_model.load(str(graph.path))
 
     def run(inputs: Tensors) -> Tensors:
-        function = loaded.signatures[graph.signature]  # it holds its variables weakly: `loaded` must live
+        function = loaded.signatures[graph.signature]  # it holds weak references to variables: `loaded` must live
         outputs = function(**{name: tf.constant(value) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 

@@ -1,4 +1,4 @@
-"""LiteRT (TFLite) files, for phones and desktops. The declaration; nothing heavy is imported before it is used."""
+"""The format LiteRT (TFLite), for phones and desktops. Imports heavy modules only when they are used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from export.formats.tflite.limits import MAX_FILE
 
 @FORMATS.register("tflite")
 class TFLite(Format):
-    """A file is smaller than 2 GiB."""
+    """LiteRT (TFLite). A file is smaller than 2 GiB."""
 
     suffix = ".tflite"
     weight_formats = ("float32", "float16", "int8", "int8_weight_only")
@@ -29,7 +29,7 @@ class TFLite(Format):
 
     @staticmethod
     def load(graph: GraphFile) -> Run:
-        """A flatbuffer's signature in LiteRT, on all processors."""
+        """Load a signature of a flatbuffer into LiteRT, on all processors."""
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ModuleNotFoundError:

@@ -38,7 +38,7 @@ class Subgraph:
 
 
 class LiteRtFile:
-    """The graphs of one file, each a signature of its own, and their buffers: each weight is stored once.
+    """A file: its graphs, each with a signature, and their buffers. Each weight is stored once.
 
     Attributes:
         codes: the kinds of operators -> their places in the file.
@@ -51,7 +51,7 @@ class LiteRtFile:
         self._places: dict[object, int] = {}
 
     def add(self, signature: str, graph: Subgraph) -> None:
-        """Make a graph, whose weights are in this file, one of its signatures."""
+        """Add a graph, whose weights are in this file, as a signature."""
         self._graphs[signature] = graph
 
     def buffer(self, key: object, weight: Weight) -> int:

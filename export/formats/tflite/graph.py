@@ -10,31 +10,33 @@ from ai_edge_litert import schema_py_generated as schema
 
 from export.emit.graph import Value
 from export.formats.format import SIGNATURE
-from export.formats.tflite.nodes import LiteRtNodes, own_shape
+from export.formats.tflite.nodes import LiteRtNodes, tensor_shape_of
 
 
 class LiteRtGraph(LiteRtNodes):
-    """See `export.emit.graph.Graph`."""
+    """`export.emit.graph.Graph` for LiteRT."""
 
     def blank(self) -> LiteRtGraph:
         return LiteRtGraph()
 
     def input(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> Value:
-        own = (1, *shape) if len(shape) > 1 else shape
-        self.tensor(name, own, dtype)
+        tensor_shape = (1, *shape) if len(shape) > 1 else shape
+        self.tensor(name, tensor_shape, dtype)
         self.graph.inputs.append(self.index[name])
         self.subgraph.names["inputs"][name] = self.index[name]
-        self.signature["inputs"][name] = {"shape": list(own), "dtype": dtype}
+        self.signature["inputs"][name] = {"shape": list(tensor_shape), "dtype": dtype}
         if dtype != "float32" or len(shape) == 3:
             return Value(name, shape)
-        return self.reshaped(name, own_shape(shape), shape)
+        return self.reshaped(name, tensor_shape_of(shape), shape)
 
     def output(self, name: str, value: Value) -> None:
-        own = (1, *value.shape) if len(value.shape) > 1 else value.shape
-        made = self.operator("RESHAPE", [value, self.small_constant(np.array(own, "int32"))], own, value.shape)
+        tensor_shape = (1, *value.shape) if len(value.shape) > 1 else value.shape
+        made = self.operator(
+            "RESHAPE", [value, self.small_constant(np.array(tensor_shape, "int32"))], tensor_shape, value.shape
+        )
         self.graph.outputs.append(self.index[made.name])
         self.subgraph.names["outputs"][name] = self.index[made.name]
-        self.signature["outputs"][name] = {"shape": list(own), "dtype": "float32"}
+        self.signature["outputs"][name] = {"shape": list(tensor_shape), "dtype": "float32"}
 
     def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
         for rows in zip(*tables, strict=True):
@@ -43,12 +45,13 @@ class LiteRtGraph(LiteRtNodes):
 
     def constant(self, array: np.ndarray) -> Value:
         array = np.asarray(array, "float32")
-        return Value(self.small_constant(array.reshape(own_shape(array.shape))), array.shape)
+        return Value(self.small_constant(array.reshape(tensor_shape_of(array.shape))), array.shape)
 
     def weight(self, variable, rows: int | None = None) -> Value:
         shape = tuple(variable.shape) if rows is None else (rows, *variable.shape[1:])
         return Value(
-            self.stored(variable, "rows", own_shape(shape), lambda a: a[:rows].reshape(own_shape(shape))), shape
+            self.stored(variable, "rows", tensor_shape_of(shape), lambda a: a[:rows].reshape(tensor_shape_of(shape))),
+            shape,
         )
 
     def conv(self, x: Value, layer) -> Value:
@@ -75,7 +78,7 @@ class LiteRtGraph(LiteRtNodes):
         matrix = self.stored(layer.kernel, "oi", (d, c), lambda a: a.reshape(c, d).T)
         bias = self.stored(layer.bias, "", (d,), lambda a: a) if layer.use_bias else None
         shape = (*x.shape[:-1], d)
-        return self.operator("FULLY_CONNECTED", [x, matrix, bias], own_shape(shape), shape)
+        return self.operator("FULLY_CONNECTED", [x, matrix, bias], tensor_shape_of(shape), shape)
 
     def project_in(self, x: Value, layer) -> Value:
         rows = (x.shape[0] * x.shape[1], x.shape[2])
@@ -85,8 +88,10 @@ class LiteRtGraph(LiteRtNodes):
         rows = self.dense(x, layer)
         return self.reshaped(rows, (1, *size, rows.shape[1]), (*size, rows.shape[1]))
 
-    def _mean(self, x: Value | str, axes: list[int], own, keep: bool) -> Value:
-        return self.operator("MEAN", [x, self.small_constant(np.array(axes, "int32"))], own, own, {"keepDims": keep})
+    def _mean(self, x: Value | str, axes: list[int], tensor_shape, keep: bool) -> Value:
+        return self.operator(
+            "MEAN", [x, self.small_constant(np.array(axes, "int32"))], tensor_shape, tensor_shape, {"keepDims": keep}
+        )
 
     def _group_mean(self, x: Value, groups: int) -> Value:
         """[1, H, W, C] -> [1, 1, 1, C], the mean of each channel's group."""
@@ -98,17 +103,17 @@ class LiteRtGraph(LiteRtNodes):
             self._binary("ADD", grouped, spread, (groups, channels // groups), ()), (1, 1, 1, channels), ()
         )
 
-    def _binary(self, kind: str, x, y, own, shape) -> Value:
-        return self.operator(kind, [x, y], own, shape)
+    def _binary(self, kind: str, x, y, tensor_shape, shape) -> Value:
+        return self.operator(kind, [x, y], tensor_shape, shape)
 
     def group_norm(self, x: Value, layer) -> Value:
-        own, each = (1, *x.shape), (1, 1, 1, x.shape[2])
-        x = self._binary("SUB", x, self._group_mean(x, layer.groups), own, x.shape)
-        spread = self._group_mean(self._binary("MUL", x, x, own, x.shape), layer.groups)
+        tensor_shape, each = (1, *x.shape), (1, 1, 1, x.shape[2])
+        x = self._binary("SUB", x, self._group_mean(x, layer.groups), tensor_shape, x.shape)
+        spread = self._group_mean(self._binary("MUL", x, x, tensor_shape, x.shape), layer.groups)
         steady = self._binary("ADD", spread, self.small_constant(np.array(layer.epsilon, "float32")), each, ())
         gamma, beta = (self.stored(v, "", each, lambda a: a.reshape(each)) for v in (layer.gamma, layer.beta))
         scale = self._binary("MUL", self.operator("RSQRT", [steady], each, ()), gamma, each, ())
-        return self._binary("ADD", self._binary("MUL", x, scale, own, x.shape), beta, own, x.shape)
+        return self._binary("ADD", self._binary("MUL", x, scale, tensor_shape, x.shape), beta, tensor_shape, x.shape)
 
     def layer_norm(self, x: Value, layer) -> Value:
         rows, channels = x.shape
@@ -127,33 +132,39 @@ class LiteRtGraph(LiteRtNodes):
 
     def silu(self, x: Value) -> Value:
         return self._binary(
-            "MUL", x, self.operator("LOGISTIC", [x], own_shape(x.shape), x.shape), own_shape(x.shape), x.shape
+            "MUL",
+            x,
+            self.operator("LOGISTIC", [x], tensor_shape_of(x.shape), x.shape),
+            tensor_shape_of(x.shape),
+            x.shape,
         )
 
     def gelu(self, x: Value, form: str) -> Value:
         if form == "quick_gelu":
-            gate = self.operator("LOGISTIC", [self.affine(x, 1.702, 0.0)], own_shape(x.shape), x.shape)
-            return self._binary("MUL", x, gate, own_shape(x.shape), x.shape)
-        return self.operator("GELU", [x], own_shape(x.shape), x.shape, {"approximate": form == "gelu_pytorch_tanh"})
+            gate = self.operator("LOGISTIC", [self.affine(x, 1.702, 0.0)], tensor_shape_of(x.shape), x.shape)
+            return self._binary("MUL", x, gate, tensor_shape_of(x.shape), x.shape)
+        return self.operator(
+            "GELU", [x], tensor_shape_of(x.shape), x.shape, {"approximate": form == "gelu_pytorch_tanh"}
+        )
 
     def relu(self, x: Value) -> Value:
-        return self.operator("RELU", [x], own_shape(x.shape), x.shape)
+        return self.operator("RELU", [x], tensor_shape_of(x.shape), x.shape)
 
     def tanh(self, x: Value) -> Value:
-        return self.operator("TANH", [x], own_shape(x.shape), x.shape)
+        return self.operator("TANH", [x], tensor_shape_of(x.shape), x.shape)
 
     def add(self, x: Value, y: Value) -> Value:
-        return self._binary("ADD", x, self._spread(x, y), own_shape(x.shape), x.shape)
+        return self._binary("ADD", x, self._spread(x, y), tensor_shape_of(x.shape), x.shape)
 
     def subtract(self, x: Value, y: Value) -> Value:
         shape = max(x.shape, y.shape, key=len)
-        return self._binary("SUB", x, y, own_shape(shape), shape)
+        return self._binary("SUB", x, y, tensor_shape_of(shape), shape)
 
     def divide(self, x: Value, y: Value) -> Value:
-        return self._binary("DIV", x, y, own_shape(x.shape), x.shape)
+        return self._binary("DIV", x, y, tensor_shape_of(x.shape), x.shape)
 
     def multiply(self, x: Value, y: Value) -> Value:
-        return self._binary("MUL", x, self._spread(x, y), own_shape(x.shape), x.shape)
+        return self._binary("MUL", x, self._spread(x, y), tensor_shape_of(x.shape), x.shape)
 
     def _spread(self, x: Value, y: Value) -> Value:
         if len(x.shape) == 3 and len(y.shape) == 1:
@@ -162,13 +173,17 @@ class LiteRtGraph(LiteRtNodes):
 
     def concatenate(self, x: Value, y: Value) -> Value:
         shape = (*x.shape[:-1], x.shape[-1] + y.shape[-1])
-        return self.operator("CONCATENATION", [x, y], own_shape(shape), shape, {"axis": len(own_shape(shape)) - 1})
+        return self.operator(
+            "CONCATENATION", [x, y], tensor_shape_of(shape), shape, {"axis": len(tensor_shape_of(shape)) - 1}
+        )
 
     def channels(self, x: Value, start: int, stop: int) -> Value:
         shape = (*x.shape[:-1], stop - start)
-        own = own_shape(shape)
-        begin, size = (self.small_constant(np.array(v, "int32")) for v in ([*[0] * (len(own) - 1), start], own))
-        return self.operator("SLICE", [x, begin, size], own, shape)
+        tensor_shape = tensor_shape_of(shape)
+        begin, size = (
+            self.small_constant(np.array(v, "int32")) for v in ([*[0] * (len(tensor_shape) - 1), start], tensor_shape)
+        )
+        return self.operator("SLICE", [x, begin, size], tensor_shape, shape)
 
     def upsample_nearest(self, x: Value) -> Value:
         shape = (2 * x.shape[0], 2 * x.shape[1], x.shape[2])
@@ -196,12 +211,12 @@ class LiteRtGraph(LiteRtNodes):
             return self.transposed(apart, [1, 0, 2], (heads, x.shape[0], width), x.shape)
 
         q = self.affine(q, width**-0.5, 0.0)
-        own = (heads, rows, k.shape[0])
-        scores = self.operator("BATCH_MATMUL", [split(q), split(k)], own, own, {"adjY": True})
+        tensor_shape = (heads, rows, k.shape[0])
+        scores = self.operator("BATCH_MATMUL", [split(q), split(k)], tensor_shape, tensor_shape, {"adjY": True})
         if causal:
             mask = np.triu(np.full((1, rows, rows), -1e9, "float32"), 1)
-            scores = self._binary("ADD", scores, self.small_constant(mask), own, own)
-        weights = self.operator("SOFTMAX", [scores], own, own, {"beta": 1.0})
+            scores = self._binary("ADD", scores, self.small_constant(mask), tensor_shape, tensor_shape)
+        weights = self.operator("SOFTMAX", [scores], tensor_shape, tensor_shape, {"beta": 1.0})
         out = self.operator("BATCH_MATMUL", [weights, split(v)], (heads, rows, width), ())
         return self.reshaped(self.transposed(out, [1, 0, 2], (rows, heads, width), ()), q.shape, q.shape)
 
@@ -213,15 +228,15 @@ class LiteRtGraph(LiteRtNodes):
     def clip(self, x: Value, low: float, high: float) -> Value:
         bounds = (self.small_constant(np.array(n, "float32")) for n in (low, high))
         for kind, bound in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True):
-            x = self._binary(kind, x, bound, own_shape(x.shape), x.shape)
+            x = self._binary(kind, x, bound, tensor_shape_of(x.shape), x.shape)
         return x
 
     def greater(self, x: Value, bound: float) -> Value:
-        own = own_shape(x.shape)
+        tensor_shape = tensor_shape_of(x.shape)
         greater = self.operator(
-            "GREATER", [x, self.small_constant(np.array(bound, "float32"))], own, x.shape, dtype="bool"
+            "GREATER", [x, self.small_constant(np.array(bound, "float32"))], tensor_shape, x.shape, dtype="bool"
         )
-        return self.operator("CAST", [greater], own, x.shape)
+        return self.operator("CAST", [greater], tensor_shape, x.shape)
 
     def largest_channel(self, x: Value) -> Value:
         shape = (*x.shape[:2], 1)
@@ -245,11 +260,15 @@ class LiteRtGraph(LiteRtNodes):
 
     def affine(self, x: Value, scale: float, offset: float) -> Value:
         if scale != 1.0:
-            x = self._binary("MUL", x, self.small_constant(np.array(scale, "float32")), own_shape(x.shape), x.shape)
+            x = self._binary(
+                "MUL", x, self.small_constant(np.array(scale, "float32")), tensor_shape_of(x.shape), x.shape
+            )
         return (
             x
             if not offset
-            else self._binary("ADD", x, self.small_constant(np.array(offset, "float32")), own_shape(x.shape), x.shape)
+            else self._binary(
+                "ADD", x, self.small_constant(np.array(offset, "float32")), tensor_shape_of(x.shape), x.shape
+            )
         )
 
     # The file

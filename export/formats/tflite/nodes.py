@@ -60,9 +60,11 @@ class LiteRtNodes:
         self.index: dict[str, int] = {}  # tensors by name
         self._made: dict[tuple, Value] = {}
 
-    def tensor(self, name: str, own: tuple[int, ...], dtype: str = "float32", buffer: int = 0, scales=None) -> None:
+    def tensor(
+        self, name: str, tensor_shape: tuple[int, ...], dtype: str = "float32", buffer: int = 0, scales=None
+    ) -> None:
         tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.buffer = name, list(own), buffer
+        tensor.name, tensor.shape, tensor.buffer = name, list(tensor_shape), buffer
         tensor.type = getattr(schema.TensorType, TYPES[dtype])
         if scales is not None:
             tensor.quantization = schema.QuantizationParametersT()
@@ -72,23 +74,25 @@ class LiteRtNodes:
         self.index[name] = len(self.graph.tensors)
         self.graph.tensors.append(tensor)
 
-    def operator(self, kind: str, inputs, own, shape, options: dict | None = None, dtype: str = "float32") -> Value:
-        """An operator's first output, or that of an equal operator.
+    def operator(
+        self, kind: str, inputs, tensor_shape, shape, options: dict | None = None, dtype: str = "float32"
+    ) -> Value:
+        """Add an operator, unless there is an equal one, and return its first output.
 
-        `own` is the shape in the file, `shape` that of the value.
+        `tensor_shape` is the shape of the tensor in the file, `shape` that of the value.
         """
         names = [x.name if isinstance(x, Value) else x for x in inputs]
-        key = (kind, *names, tuple(own), *sorted((options or {}).items()))
+        key = (kind, *names, tuple(tensor_shape), *sorted((options or {}).items()))
         if key in self._made:
             return self._made[key]
         value = Value(f"{kind}_{len(self.graph.tensors)}", tuple(shape))
-        self.tensor(value.name, own, dtype)
+        self.tensor(value.name, tensor_shape, dtype)
         operator = schema.OperatorT()
         operator.opcodeIndex = self.file.codes.setdefault(kind, len(self.file.codes))
         operator.inputs = [self.index[name] if name else -1 for name in names]
         operator.outputs = [self.index[value.name]]
         if kind == "TOPK_V2":
-            self.tensor(f"{value.name}_places", own, "int32")
+            self.tensor(f"{value.name}_places", tensor_shape, "int32")
             operator.outputs.append(self.index[f"{value.name}_places"])
         holder = OPTIONS.get(kind)
         if holder is not None:
@@ -111,7 +115,9 @@ class LiteRtNodes:
             self._made[key] = Value(name, array.shape)
         return self._made[key].name
 
-    def stored(self, variable, view: str, own: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]) -> str:
+    def stored(
+        self, variable, view: str, tensor_shape: tuple[int, ...], arrange: Callable[[np.ndarray], np.ndarray]
+    ) -> str:
         """The name of a weight in the order of `arrange`, in its weight format."""
         name = f"{variable.path}:{view}"
         if name in self.index:
@@ -129,21 +135,21 @@ class LiteRtNodes:
             return np.ascontiguousarray(arrange(quantize_int8(value()) if dtype == "int8" else value()).astype(dtype))
 
         narrow = f"{name}:{dtype}"
-        buffer = self.file.buffer(narrow, Weight(int(np.prod(own)) * np.dtype(dtype).itemsize, read))
+        buffer = self.file.buffer(narrow, Weight(int(np.prod(tensor_shape)) * np.dtype(dtype).itemsize, read))
         if kind in ("float32", "int8"):
-            self.tensor(name, own, dtype, buffer, scales)
+            self.tensor(name, tensor_shape, dtype, buffer, scales)
             return name
-        self.tensor(narrow, own, dtype, buffer, scales)
-        self.index[name] = self.index[self.operator("DEQUANTIZE", [narrow], own, own).name]
+        self.tensor(narrow, tensor_shape, dtype, buffer, scales)
+        self.index[name] = self.index[self.operator("DEQUANTIZE", [narrow], tensor_shape, tensor_shape).name]
         return name
 
-    def reshaped(self, x, own: tuple[int, ...], shape: tuple[int, ...]) -> Value:
-        return self.operator("RESHAPE", [x, self.small_constant(np.array(own, "int32"))], own, shape)
+    def reshaped(self, x, tensor_shape: tuple[int, ...], shape: tuple[int, ...]) -> Value:
+        return self.operator("RESHAPE", [x, self.small_constant(np.array(tensor_shape, "int32"))], tensor_shape, shape)
 
-    def transposed(self, x: Value, perm: list[int], own, shape) -> Value:
-        return self.operator("TRANSPOSE", [x, self.small_constant(np.array(perm, "int32"))], own, shape)
+    def transposed(self, x: Value, perm: list[int], tensor_shape, shape) -> Value:
+        return self.operator("TRANSPOSE", [x, self.small_constant(np.array(perm, "int32"))], tensor_shape, shape)
 
 
-def own_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def tensor_shape_of(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a value's tensor."""
     return tuple(shape) if len(shape) == 2 else (1, *shape)

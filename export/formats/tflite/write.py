@@ -23,10 +23,10 @@ def write(
     path: Path,
     weight_formats: WeightFormats,
 ) -> list[dict]:
-    """Write a graph of programs that differ in their size only into one flatbuffer: see `Format.write`.
+    """Write one flatbuffer with one signature per program. See `Format.write`.
 
     Raises:
-        UserError: the file would be larger than one may be.
+        UserError: the file would be larger than MAX_FILE.
     """
     file, made = LiteRtFile(), []
     for program, name in zip(programs, signatures(programs), strict=True):
@@ -39,7 +39,7 @@ def write(
 
 
 def operators(path: Path) -> collections.Counter[str]:
-    """How often each operator occurs in a flatbuffer; those that are not built in are named "CUSTOM name"."""
+    """Count the operators of a flatbuffer; an operator that is not built in is called "CUSTOM name"."""
     model = _read(path)
     codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
     names = [

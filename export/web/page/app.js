@@ -6,7 +6,7 @@ import { PageError, explain } from "errors";
 import { read, readJson, totalBytes } from "files";
 import { generate } from "generate";
 import { Mask } from "mask";
-import { png, readPicture, show } from "pictures";
+import { png, readImage, show } from "images";
 import { withMask } from "resample";
 import { openSampler } from "sampler";
 import { Steps } from "steps";
@@ -91,7 +91,7 @@ async function load() {
 }
 
 async function choose(file) {
-  const image = await readPicture(file);
+  const image = await readImage(file);
   photo = { name: file.name, image: depthKind() ? nearness(image, depthKind()) : image };
   show(photo.image, page.before);
   page.view.style.setProperty("--ratio", image.width / image.height);
@@ -144,8 +144,8 @@ async function run() {
   const options = { seed, tiled: page.tiled.checked, progress, signal: stopping.signal };
   tell(now(), 0);
   const { ids, cut } = tokenizer?.read(page.prompt.value) ?? {};
-  for await (const picture of generate(await samplerFor(ids), manifest, image, options)) {
-    show(picture, page.after);
+  for await (const result of generate(await samplerFor(ids), manifest, image, options)) {
+    show(result, page.after);
     split(0);
     if (count > 1) steps.add();
     if (++done < count) tell(now(), page.progress.value);

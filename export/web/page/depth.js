@@ -6,7 +6,7 @@ import { PageError } from "errors";
 export function nearness(image, kind) {
   const near = Float64Array.from({ length: image.height * image.width }, (_, i) => {
     const [red, green, blue] = image.data.subarray(3 * i, 3 * i + 3);
-    if (red !== green || red !== blue) throw new PageError("This map is in color: choose a grey picture.");
+    if (red !== green || red !== blue) throw new PageError("This map is in color: choose a gray image.");
     const value = Math.round(255 * red);
     return kind === "depth" ? Math.fround(1 / value) : value;
   });

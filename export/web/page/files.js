@@ -1,4 +1,4 @@
-// The large files of the site: beside the page, or inside it where it is one file. The page lists their sizes.
+// The large files of the site: next to the page, or inside it if it is one file. The page lists their sizes.
 
 import { PageError } from "errors";
 

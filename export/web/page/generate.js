@@ -26,7 +26,7 @@ export async function* generate(sampler, manifest, photo, { seed, tiled, progres
   const condition = continued(filled, factor * height, factor * width);
   const overlap = halfToEven(OVERLAP * Math.min(rows, columns));
   const inLatents = tiles(height, width, rows, columns, overlap);
-  const inPicture = tiles(factor * height, factor * width, high, wide, factor * overlap);
+  const inImage = tiles(factor * height, factor * width, high, wide, factor * overlap);
 
   let done = 0;
   const all = inLatents.length * (sampler.whole ? 1 : 1 + 2 * manifest.steps);
@@ -40,12 +40,12 @@ export async function* generate(sampler, manifest, photo, { seed, tiled, progres
     return parts;
   }
   const finished = (parts) => {
-    const picture = blended(inPicture, parts, condition.height, condition.width, 3);
-    return restored(corner(picture, small.height, small.width), photo);
+    const image = blended(inImage, parts, condition.height, condition.width, 3);
+    return restored(corner(image, small.height, small.width), photo);
   };
 
   let z = { height, width, channels, data: gaussianNoise(seed, height * width * channels) };
-  const conditions = inPicture.map((place) => part(condition, place));
+  const conditions = inImage.map((place) => part(condition, place));
   if (sampler.whole) {
     yield finished(await each((i) => sampler.whole(conditions[i], part(z, inLatents[i]))));
     return;

@@ -38,10 +38,10 @@ export function corner(image, height, width) {
 }
 
 /** An output in the size of its photo; where the photo has a mask, known pixels are the photo's. */
-export function restored(picture, photo) {
+export function restored(image, photo) {
   const { height, width } = photo;
-  const same = picture.height === height && picture.width === width;
-  const large = same ? picture : resized(picture, height, width);
+  const same = image.height === height && image.width === width;
+  const large = same ? image : resized(image, height, width);
   if (photo.channels === 3) return large;
   const data = large.data.map((value, i) => {
     const pixel = 4 * Math.floor(i / 3);
@@ -131,10 +131,10 @@ function bicubicTaps(from, to) {
   const scale = from / to;
   const spread = Math.max(1, scale);
   return Array.from({ length: to }, (_, i) => {
-    const centre = (i + 0.5) * scale;
-    const first = Math.max(0, Math.trunc(centre - 2 * spread + 0.5));
-    const last = Math.min(from, Math.trunc(centre + 2 * spread + 0.5));
-    const weights = Array.from({ length: last - first }, (_, k) => bicubic((first + k - centre + 0.5) / spread));
+    const center = (i + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(center - 2 * spread + 0.5));
+    const last = Math.min(from, Math.trunc(center + 2 * spread + 0.5));
+    const weights = Array.from({ length: last - first }, (_, k) => bicubic((first + k - center + 0.5) / spread));
     const sum = weights.reduce((a, b) => a + b, 0);
     return { first, weights: weights.map((weight) => weight / sum) };
   });

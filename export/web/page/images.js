@@ -5,7 +5,7 @@ import { PageError } from "errors";
 const MAX_PIXELS = 2 ** 22; // of a photo: larger ones are made smaller when they are read, for the sake of memory
 
 /** An image file as an image of three channels, upright, transparent parts white, color profiles ignored. */
-export async function readPicture(file) {
+export async function readImage(file) {
   const options = { colorSpaceConversion: "none", imageOrientation: "from-image" };
   let bitmap = await createImageBitmap(file, options).catch(() => {
     throw new PageError(`${file.name} is no picture that this browser can read: choose a PNG, JPEG or WebP file.`);
@@ -43,7 +43,7 @@ export function show(image, canvas) {
 /** A canvas as a PNG file. */
 export function png(canvas) {
   return new Promise((resolve, reject) => {
-    const failed = new PageError("The picture cannot be saved: it is too large for this browser.");
+    const failed = new PageError("The image cannot be saved: it is too large for this browser.");
     canvas.toBlob((blob) => (blob ? resolve(blob) : reject(failed)), "image/png");
   });
 }

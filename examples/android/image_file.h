@@ -1,4 +1,4 @@
-// Pictures as binary PPM files (P6, 8 bits a color), which every image program writes and nobody needs a library for.
+// Images as binary PPM files (P6, 8 bits a color), which every image program writes and nobody needs a library for.
 #pragma once
 
 #include <algorithm>
@@ -10,13 +10,13 @@
 #include <vector>
 
 // float32 [height, width, 3], RGB, in [0, 1].
-struct Picture {
+struct Image {
   size_t height = 0, width = 0;
   std::vector<float> numbers;
 };
 
 // Throws std::runtime_error for a file that is missing or of another kind.
-inline Picture read_ppm(const std::string& path) {
+inline Image read_ppm(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error(path + ": cannot be read");
   const auto word = [&] {
@@ -31,19 +31,19 @@ inline Picture read_ppm(const std::string& path) {
   file.ignore(1);
   std::string bytes(3 * width * height, '\0');
   if (!file.read(bytes.data(), bytes.size())) throw std::runtime_error(path + ": ends too early; copy it again");
-  Picture picture{height, width, {}};
-  for (const unsigned char byte : bytes) picture.numbers.push_back(byte / 255.0f);
-  return picture;
+  Image image{height, width, {}};
+  for (const unsigned char byte : bytes) image.numbers.push_back(byte / 255.0f);
+  return image;
 }
 
 // The file is there as a whole or not at all. Throws std::runtime_error where it cannot be written.
-inline void write_ppm(const std::string& path, const Picture& picture) {
+inline void write_ppm(const std::string& path, const Image& image) {
   const std::string partial = path + ".partial";
   std::string bytes;
-  for (const float number : picture.numbers)
+  for (const float number : image.numbers)
     bytes.push_back(char(std::lrint(255.0f * std::clamp(number, 0.0f, 1.0f))));
   std::ofstream file(partial, std::ios::binary);
-  file << "P6\n" << picture.width << ' ' << picture.height << "\n255\n" << bytes;
+  file << "P6\n" << image.width << ' ' << image.height << "\n255\n" << bytes;
   file.close();
   if (!file || std::rename(partial.c_str(), path.c_str()) != 0) {
     std::remove(partial.c_str());
