@@ -50,7 +50,7 @@ class CoDi(Trainer):
         ema_decay: gamma of theta-, the target network, which is also the network that generates.
         mu_rate: the learning rate of mu, as a multiple of that of the other weights.
         seed: seed of all draws of the loss.
-        accumulate, scaled: see `trainer.Trainer`.
+        accumulate, scaled: see `trainers.trainer.Trainer`.
         image_size: side of the training crops; the default size of an export.
         perceptual: feature network of the perceptual distances, images in [-1, 1] -> list of feature maps.
         pretrained: whether the UNet keeps its weights; False: it starts from random ones.
@@ -193,7 +193,8 @@ class CoDi(Trainer):
             prompt: one for all images, or one per image; only for a base with a text encoder.
             steps: network evaluations, 1 to the number of training times.
             seed: the same seed gives the same noise in every runtime.
-            sampler: "ddim" (Eq. 7, for most models), "dpm", "dpm++", "stochastic" or "consistency": see `sampling`.
+            sampler: "ddim" (Eq. 7, for most models), "dpm", "dpm++", "stochastic", "consistency", or another that is
+                registered in `diffusion.samplers.SAMPLERS`.
             guidance: by the condition; 1 is none. For models of guided distillation, and for models that were
                 fine-tuned with `drop_condition`, which then need two evaluations per step.
             text_guidance: by the prompt; 1, the default, is none. For models that were fine-tuned with `drop_prompt`:

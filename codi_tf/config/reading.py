@@ -55,8 +55,7 @@ def from_dict(values: dict) -> Experiment:
     The method comes last: its module loads TensorFlow, which takes seconds.
     """
     method = values.get("method")
-    with quiet_import():  # a plug-in may import TensorFlow
-        names = list(METHODS)
+    names = list(METHODS)
     if not isinstance(method, dict) or "name" not in method:
         raise UserError(f"method.name is not set: use one of {', '.join(names)}")
     check_choice("method.name", method["name"], names)

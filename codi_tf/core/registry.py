@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar, cast
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.quiet import quiet_import
 
 PLUGINS = "CODI_TF_PLUGINS"
 ENTRY_POINTS = "codi_tf.plugins"
@@ -115,10 +116,22 @@ def _declared(source: str, variable: str) -> list[str]:
 @functools.cache
 def _import_plugins() -> None:
     """Import the modules that the environment and installed packages name. Raises UserError for one that is missing."""
-    for module in filter(None, os.environ.get(PLUGINS, "").split(",")):
-        try:
-            importlib.import_module(module.strip())
-        except ImportError as error:
-            raise UserError(f"{PLUGINS} names {module.strip()!r}, which cannot be imported ({error})") from None
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        point.load()
+    modules = [name.strip() for name in os.environ.get(PLUGINS, "").split(",") if name.strip()]
+    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    with quiet_import():  # they may bring TensorFlow with them
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise UserError(
+                    f"{PLUGINS} names {module!r}, which cannot be imported ({error}): "
+                    "correct the name, or add the module's folder to PYTHONPATH"
+                ) from None
+        for point in points:
+            try:
+                point.load()
+            except (ImportError, AttributeError) as error:
+                raise UserError(
+                    f"the plug-in {point.value!r} of an installed package cannot be imported ({error}): "
+                    "repair or uninstall the package"
+                ) from None

@@ -44,4 +44,4 @@ def read_condition(path: Path, kind: str, mask: Path | None = None) -> np.ndarra
         raise UserError(f"{mask}: a condition of kind {kind} has no mask; leave it out")
     if kind == "image":
         return read_image(path)
-    return as_picture(read_nearness(path, kind))
+    return as_gray_image(read_nearness(path, kind))
