@@ -74,7 +74,7 @@ def write_bundle(
     Raises:
         UserError: the folder exists and is no bundle, or must not be replaced; an unknown dtype.
     """
-    check_format(dtype)
+    check_format("dtype", dtype)
     if path.exists() and not is_bundle(path):
         raise UserError(f"{path}: exists and is no bundle; choose another place")
     if path.exists() and not overwrite:

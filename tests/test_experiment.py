@@ -248,9 +248,7 @@ def test_conditions_are_dropped_at_the_rate(tuned):
     z_t, v = alpha_t * x + sigma_t * eps, alpha_t * eps - sigma_t * x
     prompt = base.conditioning()
     told, untold = (
-        np.square(v - denoiser(base, trainer.student, condition, base.conditioning())(z_t, t).v_hat).mean(
-            axis=(1, 2, 3)
-        )
+        np.square(v - denoiser(base, trainer.student, condition, prompt)(z_t, t).v_hat).mean(axis=(1, 2, 3))
         for condition in (c, tf.zeros_like(c))
     )
     assert np.abs(told - untold).max() > 1e-4

@@ -141,8 +141,8 @@ def test_a_step_is_one_evaluation_and_is_reported(pair, monkeypatch):
     _, ours = pair
     calls, done = [], []
     denoise, guided = ours.denoise, ours.denoise_guided
-    monkeypatch.setattr(ours, "denoise", lambda *args: calls.append(args[2].shape[0]) or denoise(*args))
-    monkeypatch.setattr(ours, "denoise_guided", lambda *args: calls.append(args[2].shape[0]) or guided(*args))
+    monkeypatch.setattr(ours, "denoise", lambda *args: calls.append(args[2].batch_size) or denoise(*args))
+    monkeypatch.setattr(ours, "denoise_guided", lambda *args: calls.append(args[2].batch_size) or guided(*args))
     for options, expected in (
         ({"guidance": 1.0, "steps": 3}, [2] * 3),
         ({"guidance": 1.5, "steps": 3}, [4] * 3),
@@ -263,5 +263,5 @@ def test_refuses_other_models(pair, base):
     with pytest.raises(UserError, match="does not say which size it was trained for: give width"):
         unsized.generate("the cat", height=16)
     untold = TextToImage(dataclasses.replace(ours.base, tokenizer=None))
-    with pytest.raises(UserError, match="without a tokenizer"):
+    with pytest.raises(UserError, match="has no tokenizer"):
         untold.generate("the cat")
