@@ -165,6 +165,7 @@ def _generation(dtype: str, adapter: str) -> Call:
     from codi_tf.adapters.mu import MuAdapter
     from codi_tf.checkpoints.base import Base
     from codi_tf.core.precision import built_in, make_policy
+    from codi_tf.diffusion.conditioning import Conditioning
     from codi_tf.inference.generation import Generator
     from codi_tf.models.autoencoder import AutoencoderKL
     from codi_tf.models.unet import UNet
@@ -177,7 +178,8 @@ def _generation(dtype: str, adapter: str) -> Call:
         network.build()
     generator = Generator(base, AdaptedUNet(base.unet, network), boundary=False)
     condition, noise, context = (tf.constant(value) for value in (2 * _image() - 1, _latent(), _context()))
-    return lambda: generator.decode(generator.latents(condition, noise, context, steps=STEPS)).numpy()
+    conditioning = Conditioning(context)
+    return lambda: generator.decode(generator.latents(condition, noise, conditioning, steps=STEPS)).numpy()
 
 
 def generate_diffusers(dtype: str) -> Call:

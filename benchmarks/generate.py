@@ -24,11 +24,12 @@ def measure(bundle: Path) -> dict[str, float]:
 
     model = codi_tf.load(bundle)
     base, network, size = model.base, model.network, model.image_size
+    conditioning = base.conditioning()
     condition = tf.random.stateless_uniform((BATCH, size, size, 3), (0, 0))
     z = tf.random.stateless_normal(model.latent_shape(BATCH, size, size), (0, 1))
     numpy_condition, t = condition.numpy(), tf.constant([600])
-    encode = tf.function(lambda images: network.condition(base.encode(images), base.context))
-    evaluate = tf.function(lambda z_t, features: network(z_t, t, features, base.context))
+    encode = tf.function(lambda images: network.condition(base.encode(images), conditioning))
+    evaluate = tf.function(lambda z_t, features: network(z_t, t, features, conditioning))
     decode = tf.function(base.decode)
     features = encode(2 * condition - 1)
     return side_by_side(

@@ -21,15 +21,16 @@ def measure() -> dict[str, float]:
 
     _, trainer, batch = trainer_and_batch()
     base, x, c = trainer.base, *batch.values()
+    conditioning = base.conditioning()
     z_t = tf.random.stateless_normal(x.shape, (0, 2))
     t, s = tf.constant([600]), tf.constant([560])
 
     @tf.function
     def bare():
         with tf.GradientTape() as tape:
-            prediction = trainer.student(z_t, t, trainer.student.condition(c, base.context), base.context)
+            prediction = trainer.student(z_t, t, trainer.student.condition(c, conditioning), conditioning)
             z_s = tf.stop_gradient(prediction)
-            target = trainer.average(z_s, s, trainer.average.condition(c, base.context), base.context)
+            target = trainer.average(z_s, s, trainer.average.condition(c, conditioning), conditioning)
             loss = tf.reduce_mean(tf.square(prediction - target))
         # Every gradient is read, or TensorFlow would prune the work.
         return tf.add_n([tf.reduce_sum(g) for g in tape.gradient(loss, trainer.trainable_variables)])

@@ -20,6 +20,7 @@ from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.core.settings import named
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise
 from codi_tf.diffusion.sampling import few_step
 from codi_tf.inference.generation import Generator, check_finite
@@ -150,27 +151,28 @@ class CoDi(Trainer):
         """c, what the adapter takes of condition images [B, H, W, 3 or 4] in [-1, 1]: their latents or the images."""
         return encode_condition(self.base, self.network, images)
 
-    def denoiser(self, c, context=None) -> Denoise:
+    def denoiser(self, c, conditioning: Conditioning | None = None) -> Denoise:
         """(z_t, t) -> Prediction for a condition (see `encode_condition`), whose features are computed here, once.
 
-        `context` are embedded prompts [1 or B, 77, D]; None: an empty one.
+        `conditioning` is that of the prompts (`base.conditioning`), of batch size 1 or B; None: of an empty one.
         """
-        context = self.base.context if context is None else context
-        features, guidance = self.network.condition(c, context), self.lowest_guidance
-        return denoiser_with(self.base, self.network, features, context, guidance=guidance, boundary=self.boundary)
+        conditioning = self.base.conditioning() if conditioning is None else conditioning
+        features, guidance = self.network.condition(c, conditioning), self.lowest_guidance
+        options = {"guidance": guidance, "boundary": self.boundary}
+        return denoiser_with(self.base, self.network, features, conditioning, **options)
 
-    def sample_latents(self, c, noise, *, steps: int, context=None):
+    def sample_latents(self, c, noise, *, steps: int, conditioning: Conditioning | None = None):
         """Condition (see `encode_condition`), noise [B, h, w, 4] -> clean latents; `steps` evaluations, unrolled."""
-        return few_step(self.denoiser(c, context), noise, self.base.schedule, steps)
+        return few_step(self.denoiser(c, conditioning), noise, self.base.schedule, steps)
 
-    def generate_step(self, condition, noise, steps: int, context=None):
+    def generate_step(self, condition, noise, steps: int, conditioning: Conditioning | None = None):
         """Condition [B, H, W, 3 or 4] in [-1, 1], noise [B, h, w, 4] -> images [B, H, W, 3] in [-1, 1]; compiled.
 
-        H and W must be multiples of `base.multiple`. `context` are embedded prompts [1 or B, 77, D]; None: an empty
-        one.
+        H and W must be multiples of `base.multiple`. `conditioning` is that of the prompts, of batch size 1 or B; None:
+        of an empty one.
         """
-        context = tf.constant(self.base.context if context is None else context)
-        images = self.generator.decode(self.generator.latents(condition, noise, context, steps=steps))
+        conditioning = self.base.conditioning() if conditioning is None else conditioning
+        images = self.generator.decode(self.generator.latents(condition, noise, conditioning, steps=steps))
         return self.task.finish(images, condition)
 
     def generate(
@@ -212,13 +214,13 @@ class CoDi(Trainer):
         batch = images.as_batch("condition", condition, channels=self.task.condition_channels)
         if prompt is None and self.task.prompted:
             raise UserError('this model edits images by a prompt: give one, or "" for none')
-        context = tf.constant(self.base.context if prompt is None else self._embed(prompt, len(batch)))
+        conditioning = self.base.conditioning() if prompt is None else self._conditioning(prompt, len(batch))
         padded = [images.pad_to_multiple(image, self.base.multiple) for image in batch]
         inputs = np.asarray(self.task.condition_from_image(np.stack([2.0 * image - 1.0 for image, _ in padded])))
         noise = gaussian_noise(seed, self.latent_shape(*inputs.shape[:3]))
         options = {"steps": steps, "sampler": sampler, "guidance": self.check_guidance(guidance), "seed": seed}
         options["text_guidance"] = self.check_text_guidance(text_guidance, prompted=prompt is not None)
-        z = self.generator.latents(tf.constant(inputs), tf.constant(noise), context, report=report, **options)
+        z = self.generator.latents(tf.constant(inputs), tf.constant(noise), conditioning, report=report, **options)
         check_finite(z)
         outputs = np.asarray(self.task.finish(check_finite(self.generator.decode(z)), inputs))
         height, width = batch.shape[1:3]
@@ -252,11 +254,11 @@ class CoDi(Trainer):
             raise UserError(f"text_guidance is {guidance}: this model was trained without (method.drop_prompt); use 1")
         return float(guidance) if trained and prompted else None
 
-    def _embed(self, prompt: str | Sequence[str], count: int) -> np.ndarray:
+    def _conditioning(self, prompt: str | Sequence[str], count: int) -> Conditioning:
         prompts = as_prompts(prompt)
         if len(prompts) not in (1, count):
             raise UserError(f"{len(prompts)} prompts for {count} images: give one, or one per image")
-        return self.base.embed(prompts)
+        return self.base.conditioning(prompts)
 
     def task_config(self) -> dict:
         """The task as plain data: its name and options, as in a config."""
@@ -267,23 +269,23 @@ class CoDi(Trainer):
         factor = self.base.vae.factor
         return (count, height // factor, width // factor, self.base.vae.latent_channels)
 
-    def condition_use(self, latent, c, context=None):
+    def condition_use(self, latent, c, conditioning: Conditioning | None = None):
         """How much the output changes when conditions are swapped: ||w(z_t, c) - w(z_t, c')|| / ||w(z_t, c)||.
 
         c' are the conditions of the neighbors in the batch, t is 3/4 of the schedule, the noise is always the same. 0
         means that the network ignores the condition. Takes latents [B, h, w, 4], B at least 2, conditions (see
-        `encode_condition`) and embedded prompts [1 or B, 77, D], None for an empty one; returns a float32 scalar.
+        `encode_condition`) and the prompts' conditioning, None for an empty prompt; returns a float32 scalar.
         """
         schedule = self.base.schedule
         t = 3 * schedule.num_steps // 4
         eps = tf.random.stateless_normal(tf.shape(latent), (0, 0))
         z_t = float(schedule.alpha[t]) * latent + float(schedule.sigma[t]) * eps
-        context = tf.constant(self.base.context if context is None else context)
+        conditioning = (self.base.conditioning() if conditioning is None else conditioning).tensors()
         guidance = tf.constant([self.lowest_guidance])
-        features = self.network.condition(c, context)
+        features = self.network.condition(c, conditioning)
         swapped = [tf.roll(feature, 1, axis=0) for feature in features]
         own, other = (
-            self.generator.denoise(z_t, tf.constant(t), f, context, guidance).v_hat for f in (features, swapped)
+            self.generator.denoise(z_t, tf.constant(t), f, conditioning, guidance).v_hat for f in (features, swapped)
         )
         return tf.norm(own - other) / tf.norm(own)
 

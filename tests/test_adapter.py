@@ -8,9 +8,11 @@ from conftest import make_base
 
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.adapters.mu import MuAdapter
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.models.unet import path_below
 
 CONTEXT = np.random.default_rng(9).normal(size=(1, 77, 8)).astype("float32")
+CONDITIONING = Conditioning(CONTEXT)
 Z_T, C = (np.random.default_rng(seed).normal(size=(2, 4, 4, 4)).astype("float32") for seed in (0, 1))
 
 
@@ -49,10 +51,10 @@ def test_at_mu_0_the_adapted_network_is_the_base_bit_for_bit(unet, adapter, t):
     t = np.array(t, "int32")
     expected = unet(Z_T, t, CONTEXT).numpy()
     assert np.abs(expected).max() > 0.1
-    adapted = network(Z_T, t, network.condition(C, CONTEXT), CONTEXT).numpy()
+    adapted = network(Z_T, t, network.condition(C, CONDITIONING), CONDITIONING).numpy()
     np.testing.assert_array_equal(adapted, expected)
     adapter.mu.assign(np.full(5, 0.1, "float32"))
-    assert np.abs(network(Z_T, t, network.condition(C, CONTEXT), CONTEXT) - expected).max() > 1e-3
+    assert np.abs(network(Z_T, t, network.condition(C, CONDITIONING), CONDITIONING) - expected).max() > 1e-3
 
 
 def test_features_are_mixed_as_equation_12_says(unet, adapter):
@@ -76,23 +78,23 @@ def test_the_decoder_gets_the_mixed_features(unet, adapter):
     condition = arrays(adapter.encoder(C, np.array([0]), CONTEXT))  # the clean condition stands at t = 0
     *skips, middle = [(1 - m) * h + m * h_c for m, h, h_c in zip(mu, features, condition, strict=True)]
     expected = unet.decode(middle, skips, temb, CONTEXT).numpy()
-    adapted = network(Z_T, t, network.condition(C, CONTEXT), CONTEXT).numpy()
+    adapted = network(Z_T, t, network.condition(C, CONDITIONING), CONDITIONING).numpy()
     np.testing.assert_allclose(adapted, expected, rtol=0, atol=1e-5)
 
 
 def test_each_mu_reaches_the_output(unet, adapter):
     network = AdaptedUNet(unet, adapter)
-    features = network.condition(C, CONTEXT)
-    base = network(Z_T, np.array([300]), features, CONTEXT).numpy()
+    features = network.condition(C, CONDITIONING)
+    base = network(Z_T, np.array([300]), features, CONDITIONING).numpy()
     for i in range(5):
         adapter.mu.assign(np.eye(5, dtype="float32")[i] * 0.5)
-        assert np.abs(network(Z_T, np.array([300]), features, CONTEXT).numpy() - base).max() > 1e-4, i
+        assert np.abs(network(Z_T, np.array([300]), features, CONDITIONING).numpy() - base).max() > 1e-4, i
 
 
 def test_without_an_adapter_it_is_the_unet(unet):
     network = AdaptedUNet(unet)
-    assert network.condition(C, CONTEXT) is None
-    np.testing.assert_array_equal(network(Z_T, np.array([5]), None, CONTEXT), unet(Z_T, np.array([5]), CONTEXT))
+    assert network.condition(C, CONDITIONING) is None
+    np.testing.assert_array_equal(network(Z_T, np.array([5]), None, CONDITIONING), unet(Z_T, np.array([5]), CONTEXT))
     assert network.variables == unet.variables
 
 

@@ -27,7 +27,7 @@ def test_a_new_adapter_changes_nothing_and_comes_back(name, channels, tmp_path):
     def output(adapter):
         network = AdaptedUNet(base.unet, adapter)
         return np.asarray(
-            denoiser(base, network, encode_condition(base, network, condition), base.context)(z_t, [500]).v_hat
+            denoiser(base, network, encode_condition(base, network, condition), base.conditioning())(z_t, [500]).v_hat
         )
 
     plain = np.asarray(base.unet(z_t, np.array([500]), base.context))

@@ -57,7 +57,8 @@ def test_the_loss_is_the_distance_along_the_teachers_step(t, boundary):
     alpha_s, sigma_s = coefficients(base.schedule, s)
     z_t = alpha_t * x + sigma_t * eps
     student, target, frozen = (
-        denoiser(base, network, c, base.context) for network in (model.student, model.average, model.method.frozen)
+        denoiser(base, network, c, base.conditioning())
+        for network in (model.student, model.average, model.method.frozen)
     )
     prediction = frozen(z_t, times)
     z_s = alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
@@ -82,10 +83,10 @@ def test_the_perceptual_distance_is_between_decoded_images():
     alpha_t, sigma_t = coefficients(base.schedule, times)
     alpha_s, sigma_s = coefficients(base.schedule, np.maximum(times.numpy() - 200, 0))
     z_t = alpha_t * x + sigma_t * eps
-    prediction = denoiser(base, model.method.frozen, c, base.context)(z_t, times)
+    prediction = denoiser(base, model.method.frozen, c, base.conditioning())(z_t, times)
     z_s = alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
-    x_t = denoiser(base, model.student, c, base.context)(z_t, times).x_hat
-    x_s = denoiser(base, model.average, c, base.context)(z_s, np.maximum(times.numpy() - 200, 0)).x_hat
+    x_t = denoiser(base, model.student, c, base.conditioning())(z_t, times).x_hat
+    x_s = denoiser(base, model.average, c, base.conditioning())(z_s, np.maximum(times.numpy() - 200, 0)).x_hat
     expected = np.square(2.0 * (base.decode(x_t) - base.decode(x_s))).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(model.method.loss_terms(batch, Draws(0, 0))["consistency"], expected, rtol=1e-3)
 

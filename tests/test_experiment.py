@@ -246,8 +246,9 @@ def test_conditions_are_dropped_at_the_rate(tuned):
     assert 0 < dropped.sum() < len(dropped)
     alpha_t, sigma_t = (table[t.numpy()].reshape(-1, 1, 1, 1) for table in (base.schedule.alpha, base.schedule.sigma))
     z_t, v = alpha_t * x + sigma_t * eps, alpha_t * eps - sigma_t * x
+    prompt = base.conditioning()
     conditional, unconditional = (
-        np.square(v - denoiser(base, trainer.student, condition, base.context)(z_t, t).v_hat).mean(axis=(1, 2, 3))
+        np.square(v - denoiser(base, trainer.student, condition, prompt)(z_t, t).v_hat).mean(axis=(1, 2, 3))
         for condition in (c, tf.zeros_like(c))
     )
     assert np.abs(conditional - unconditional).max() > 1e-4

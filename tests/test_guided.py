@@ -143,10 +143,12 @@ def test_unknown_spaces_are_refused():
 def test_a_network_that_takes_the_guidance_starts_as_the_one_that_does_not():
     tuned = make_model(tiny_base(), method=Finetune())
     noise, c = (value.numpy() for value in latents().values())
-    before = denoiser(tuned.base, tuned.student, c, tuned.base.context)(noise, [500]).v_hat
+    before = denoiser(tuned.base, tuned.student, c, tuned.base.conditioning())(noise, [500]).v_hat
     model = codi_tf.CoDi(tuned.base, tuned.student.adapter, method=STAGE_1)
     assert model.student.takes_guidance and not tuned.student.takes_guidance
-    after = denoiser(model.base, model.student, c, model.base.context, guidance=np.array([2.5]))(noise, [500]).v_hat
+    after = denoiser(model.base, model.student, c, model.base.conditioning(), guidance=np.array([2.5]))(
+        noise, [500]
+    ).v_hat
     np.testing.assert_array_equal(before, after)
     assert {v.path.split("/")[-2] for v in model.student.unet.time_embedding.cond_proj.variables} == {"cond_proj"}
 
@@ -161,7 +163,7 @@ def test_stage_1_compares_with_the_guided_teacher():
     z_t = alpha_t * x.numpy() + sigma_t * eps.numpy()
     frozen = model.method.frozen
     conditional, unconditional = (
-        np.asarray(denoiser(model.base, frozen, condition, model.base.context)(z_t, t).v_hat)
+        np.asarray(denoiser(model.base, frozen, condition, model.base.conditioning())(z_t, t).v_hat)
         for condition in (c, tf.zeros_like(c))
     )
     # The student says what its teacher says with the condition, as long as nothing is trained.
@@ -231,11 +233,11 @@ def test_stage_2_gives_student_and_teacher_the_same_guidance():
     got = model.method.loss_terms(batch, Draws(1, tf.constant(0, tf.int64)))["halving"].numpy()
     x, c, base = batch["latent"], batch["condition_latent"], model.base
     guidance = 1.0 + 2.0 * Draws(1, 0).uniform(x, "guidance")
-    guided = denoiser(base, model.student, c, base.context, guidance=guidance)
+    guided = denoiser(base, model.student, c, base.conditioning(), guidance=guidance)
     step = model.method._draw_steps(x, Draws(1, tf.constant(0, tf.int64)))
     expected = losses.halving(guided, guided, x, Draws(1, 0).noise(x), step)  # both are the same network still
     np.testing.assert_allclose(got, expected, rtol=1e-4)
-    other = denoiser(base, model.student, c, base.context, guidance=tf.ones(3))
+    other = denoiser(base, model.student, c, base.conditioning(), guidance=tf.ones(3))
     assert not np.allclose(got, losses.halving(other, guided, x, Draws(1, 0).noise(x), step), rtol=1e-2)
 
 
@@ -296,8 +298,8 @@ def test_an_undistilled_model_is_guided_by_two_evaluations():
     model = make_model(tiny_base(), method=Finetune(drop_condition=0.1))
     condition = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype("float32")
     noise = np.random.default_rng(1).normal(size=(1, 4, 4, 4)).astype("float32")
-    context = tf.constant(model.base.context)
-    (prediction,) = model.generator.trajectory(condition, noise, context, steps=1, guidance=2.0)
+    prompt = model.base.conditioning()
+    (prediction,) = model.generator.trajectory(condition, noise, prompt, steps=1, guidance=2.0)
     conditional, unconditional = (
         model.denoiser(c)(noise, [model.base.schedule.num_steps - 1]).x_hat
         for c in (model.encode_condition(condition), tf.zeros_like(model.encode_condition(condition)))

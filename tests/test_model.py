@@ -126,9 +126,9 @@ def test_the_condition_is_seen_once_and_the_network_once_a_step(steps):
 def test_sampling_is_ddim_with_the_average(model):
     condition, z = latents(0), latents(1)
     schedule, network = model.base.schedule, model.average
-    features = network.condition(condition, model.base.context)
+    features = network.condition(condition, model.base.conditioning())
     for t, s in ((999, 499), (499, None)):
-        v = network(z, np.array([t]), features, model.base.context).numpy()
+        v = network(z, np.array([t]), features, model.base.conditioning()).numpy()
         alpha, sigma = schedule.alpha[t], schedule.sigma[t]
         x_hat, eps_hat = alpha * z - sigma * v, alpha * v + sigma * z
         z = x_hat if s is None else schedule.alpha[s] * x_hat + schedule.sigma[s] * eps_hat

@@ -39,10 +39,10 @@ class FirstSkip(Adapter):
     def build(self, input_shape=None):
         self.conv.build((None, None, None, self.channels_in))
 
-    def condition(self, c, context):
+    def condition(self, c, conditioning):
         return [self.conv(c)]
 
-    def adapt(self, features, condition_features, z_t, t, context):
+    def adapt(self, features, condition_features, z_t, t, conditioning):
         return [features[0] + condition_features[0], *features[1:]]
 
     def emit_condition(self, g, nets, c, context):

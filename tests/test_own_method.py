@@ -37,9 +37,9 @@ class WeightedMethod(LatentMethod):
     terms = ("weighted",)
 
     def loss_terms(self, batch, draws):
-        x, c, context = encoded(self.base, self.student, batch)
+        x, c, conditioning = encoded(self.base, self.student, batch)
         t = draws.times(x, low=0, high=self.base.schedule.num_steps, shared=False)
-        denoise, eps = denoiser(self.base, self.student, c, context), draws.noise(x)
+        denoise, eps = denoiser(self.base, self.student, c, conditioning), draws.noise(x)
         loss = losses.denoising(denoise, self.base.schedule, x, eps, t, space=self.settings.space)
         return {"weighted": self.settings.weight * loss}
 

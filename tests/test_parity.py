@@ -7,6 +7,7 @@ import pytest
 
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.adapters.controlnet import ControlNet
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.io.weights import state_dict
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.unet import UNet
@@ -158,8 +159,8 @@ def test_the_controlnet_is_diffusers_controlnet(name):
             *theirs, controlnet_cond=torch.tensor((image.transpose(0, 3, 1, 2) + 1) / 2), return_dict=False
         )
         expected = module(*theirs, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
-    features = network.condition(image, context)
-    close(network(z_t, t, features, context), expected)
+    features = network.condition(image, Conditioning(context))
+    close(network(z_t, t, features, Conditioning(context)), expected)
     extra = adapter(z_t, t, context, *features)
     for ours, residual in zip(extra, (*down, middle), strict=True):
         close(ours, residual)
@@ -178,7 +179,8 @@ def test_a_new_controlnet_leaves_the_unet_as_it_is_and_starts_as_diffusers_does(
     (z_t, t, context), _ = inputs(4, 24)
     image = np.random.default_rng(2).uniform(-1, 1, (2, 128, 192, 3)).astype("float32")
     network = AdaptedUNet(unet, adapter)
-    np.testing.assert_array_equal(network(z_t, t, network.condition(image, context), context), unet(z_t, t, context))
+    adapted = network(z_t, t, network.condition(image, Conditioning(context)), Conditioning(context))
+    np.testing.assert_array_equal(adapted, unet(z_t, t, context))
 
 
 def test_keras_cvs_numerics_are_another_network():

@@ -18,6 +18,7 @@ from codi_tf.checkpoints.base import make_unet
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FORMATS
 from codi_tf.core.precision import built_in, make_policy
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.methods.networks import copy_of
 from codi_tf.models.layers import Conv2D
 from codi_tf.trainers.trainer import FIRST_SCALE
@@ -26,7 +27,7 @@ from codi_tf.training.experiment import build_dataset, build_trainer
 RANDOM = np.random.default_rng(0)
 Z_T = RANDOM.normal(size=(2, 8, 8, 4)).astype("float32")
 T = np.array([3, 801], "int32")
-CONTEXT = RANDOM.normal(size=(2, 77, 8)).astype("float32")
+CONDITIONING = Conditioning(RANDOM.normal(size=(2, 77, 8)).astype("float32"))
 LATENT = RANDOM.normal(size=(2, 8, 8, 4)).astype("float32")
 IMAGE = RANDOM.uniform(-1, 1, (2, 32, 32, 3)).astype("float32")
 
@@ -48,7 +49,7 @@ def make_network(kind=MuAdapter, compute="float32", weights="float32") -> Adapte
 
 def output(network):
     c = IMAGE if network.condition_space == "image" else LATENT
-    return network(Z_T, T, network.condition(c, CONTEXT), CONTEXT)
+    return network(Z_T, T, network.condition(c, CONDITIONING), CONDITIONING)
 
 
 def compiled(network):

@@ -58,8 +58,8 @@ def test_four_steps_with_a_controlnet_are_diffusers(folder, tmp_path):
         .images.numpy()
         .transpose(0, 2, 3, 1)
     )
-    context = tf.constant(model.base.embed(PROMPTS))
-    ours = model.generator.latents(tf.constant(2 * CONDITION - 1), tf.constant(noise), context, steps=4)
+    prompts = model.base.conditioning(PROMPTS)
+    ours = model.generator.latents(tf.constant(2 * CONDITION - 1), tf.constant(noise), prompts, steps=4)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(ours / scale, expected / scale, rtol=0, atol=2e-4)
 

@@ -18,6 +18,7 @@ from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.adapters.t2i import T2I_ADAPTER, T2IAdapter, load_t2i_adapter
 from codi_tf.checkpoints.base import Base, make_autoencoder
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.io.json_files import read_json, write_json
 from codi_tf.io.weights import shapes_of, state_dict
 from codi_tf.models.unet import UNet
@@ -108,13 +109,14 @@ def test_the_adapted_unet_is_diffusers_unet_with_its_adapter(unet_config, kind):
     same_weights(adapter, peer)
     network = AdaptedUNet(unet, adapter)
     (z_t, t, context), theirs = inputs(4, unet_config["cross_attention_dim"])
+    conditioning = Conditioning(context)
     image = images(height=128, width=192)
     with torch.no_grad():
         residuals = peer(to_torch(image))
         expected = module(*theirs, down_intrablock_additional_residuals=list(residuals)).sample
         without = module(*theirs).sample
     assert (expected - without).abs().max() > 0.05 * expected.abs().max()
-    close(network(z_t, t, network.condition(image, context), context), expected)
+    close(network(z_t, t, network.condition(image, conditioning), conditioning), expected)
 
 
 @pytest.mark.parametrize("kind", ["full_adapter", "light_adapter"])
@@ -122,9 +124,9 @@ def test_a_new_adapter_leaves_the_unet_as_it_is(kind):
     unet = make_unet(EQUAL)
     network = AdaptedUNet(unet, T2IAdapter.duplicate(unet, kind=kind, factor=4))
     (z_t, t, context), _ = inputs(4, 24)
-    features = network.condition(images(height=64, width=96), context)
+    features = network.condition(images(height=64, width=96), Conditioning(context))
     assert all((f.numpy() == 0).all() for f in features)
-    np.testing.assert_array_equal(network(z_t, t, features, context), unet(z_t, t, context))
+    np.testing.assert_array_equal(network(z_t, t, features, Conditioning(context)), unet(z_t, t, context))
 
 
 @pytest.mark.parametrize("config", [EQUAL, PLAIN], ids=["light", "full"])
@@ -133,11 +135,12 @@ def test_a_new_adapter_learns_in_all_its_weights_from_the_second_step_on(config)
     unet = make_unet(config)
     network = AdaptedUNet(unet, T2IAdapter.duplicate(unet, factor=4))
     (z_t, t, context), _ = inputs(4, 24)
+    conditioning = Conditioning(context)
     image, weights = images(height=64, width=96), network.adapter.trainable_variables
 
     def gradients():
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(network(z_t, t, network.condition(image, context), context)))
+            loss = tf.reduce_mean(tf.square(network(z_t, t, network.condition(image, conditioning), conditioning)))
         return tape.gradient(loss, weights)
 
     for weight, gradient in zip(weights, gradients(), strict=True):

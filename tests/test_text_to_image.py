@@ -72,8 +72,8 @@ def test_latents_are_diffusers(pair, sampler, guidance):
         latents=to_torch(noise),
         output_type="latent",
     ).images
-    contexts = ours.contexts(PROMPTS, negative_prompt=negative, guidance=guidance)
-    got = ours.latents(tf.constant(noise), contexts, ours.grid(sampler, 4), guidance=guidance)
+    prompts = ours.conditioning(PROMPTS, negative_prompt=negative, guidance=guidance)
+    got = ours.latents(tf.constant(noise), prompts, ours.grid(sampler, 4), guidance=guidance)
     assert_close(got, to_numpy(expected))
 
 
@@ -95,7 +95,7 @@ def test_image_to_image_latents_are_diffusers(pair, sampler):
     grid = sdedit_grid(ours.grid(sampler, 8), 0.6)
     assert len(grid.steps) == 4
     z = sdedit_start(tf.constant(x), tf.constant(noise), grid)
-    got = ours.latents(z, ours.contexts(PROMPTS, guidance=7.5), grid, guidance=7.5)
+    got = ours.latents(z, ours.conditioning(PROMPTS, guidance=7.5), grid, guidance=7.5)
     assert_close(got, to_numpy(expected))
 
 
@@ -124,9 +124,9 @@ def test_image_to_image_encodes_the_mean(pair):
     scheduler = expected.scheduler
     scheduler.set_timesteps(4)
     start = scheduler.add_noise(encoded, to_torch(noise), scheduler.timesteps[1:2])
-    contexts = ours.contexts(PROMPTS[:1], guidance=2.0)
+    prompts = ours.conditioning(PROMPTS[:1], guidance=2.0)
     grid = sdedit_grid(ours.grid("ddim", 4), 0.75)
-    latents = ours.latents(tf.constant(to_numpy(start)), contexts, grid, guidance=2.0)
+    latents = ours.latents(tf.constant(to_numpy(start)), prompts, grid, guidance=2.0)
     with torch.no_grad():
         pixels = to_numpy(pipeline.vae.decode(to_torch(latents) / 0.5).sample).clip(-1, 1)
     got = ours.generate(PROMPTS[0], sampler="ddim", steps=4, guidance=2.0, image=photo, strength=0.75)
@@ -141,8 +141,8 @@ def test_a_step_is_one_evaluation_and_is_reported(pair, monkeypatch):
     _, ours = pair
     calls, done = [], []
     denoise, guided = ours.denoise, ours.denoise_guided
-    monkeypatch.setattr(ours, "denoise", lambda *args: calls.append(args[2].shape[0]) or denoise(*args))
-    monkeypatch.setattr(ours, "denoise_guided", lambda *args: calls.append(args[2].shape[0]) or guided(*args))
+    monkeypatch.setattr(ours, "denoise", lambda *args: calls.append(args[2].batch_size) or denoise(*args))
+    monkeypatch.setattr(ours, "denoise_guided", lambda *args: calls.append(args[2].batch_size) or guided(*args))
     for options, expected in (
         ({"guidance": 1.0, "steps": 3}, [2] * 3),
         ({"guidance": 1.5, "steps": 3}, [4] * 3),
@@ -263,5 +263,5 @@ def test_refuses_other_models(pair, base):
     with pytest.raises(UserError, match="does not say which size it was trained for: give width"):
         unsized.generate("the cat", height=16)
     untold = TextToImage(dataclasses.replace(ours.base, tokenizer=None))
-    with pytest.raises(UserError, match="without a tokenizer"):
+    with pytest.raises(UserError, match="has no tokenizer"):
         untold.generate("the cat")

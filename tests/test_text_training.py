@@ -90,7 +90,7 @@ def test_tokens_and_embeddings_made_once_give_the_same_context(base):
     texts = ["a cat", "two dogs", "a cat", ""]
     tokens = base.tokenizer(texts)
     x = np.arange(4 * 2 * 2 * 4, dtype="float32").reshape(4, 2, 2, 4)
-    live = encoded(base, network, {"latent": x, "tokens": tf.constant(tokens)})[2]
+    live = encoded(base, network, {"latent": x, "tokens": tf.constant(tokens)})[2].context
     np.testing.assert_allclose(live, base.embed(texts), atol=1e-6)
 
     latents, contexts = embed_once(base, {"latent": x, "condition_latent": x, "tokens": tokens})
@@ -99,7 +99,7 @@ def test_tokens_and_embeddings_made_once_give_the_same_context(base):
     order = [int(row[0, 0, 0]) // 16 for row in batch["latent"]]
     np.testing.assert_allclose(batch["context"], base.embed([texts[i] for i in order]), atol=1e-6)
     assert sorted(order) == [0, 1, 2, 3] and "tokens" not in batch and "prompt" not in batch
-    np.testing.assert_array_equal(encoded(base, network, batch)[2], batch["context"])
+    np.testing.assert_array_equal(encoded(base, network, batch)[2].context, batch["context"])
 
 
 def test_more_texts_than_are_kept_are_embedded_in_every_step(base, monkeypatch):
@@ -140,7 +140,8 @@ def test_the_empty_prompt_is_embedded_once(base):
 
 def test_without_texts_the_context_is_the_empty_prompt_s(base):
     x = np.zeros((2, 2, 2, 4), "float32")
-    np.testing.assert_array_equal(encoded(base, model_of(base).student, {"latent": x})[2], base.context)
+    conditioning = encoded(base, model_of(base).student, {"latent": x})[2]
+    np.testing.assert_array_equal(conditioning.context, base.context)
     assert embed_once(base, {"latent": x}) == ({"latent": x}, None)
 
 
@@ -181,8 +182,8 @@ def test_half_of_what_is_dropped_loses_both(base):
     x = np.random.default_rng(0).normal(size=(count, 2, 2, 4)).astype("float32")
     calls = {}
 
-    def condition(c, context):
-        calls["c"], calls["context"] = np.array(c), np.array(context)
+    def condition(c, conditioning):
+        calls["c"], calls["context"] = np.array(c), np.array(conditioning.context)
         raise StopIteration
 
     model.student.condition = condition
@@ -223,11 +224,11 @@ def test_guidance_by_condition_and_prompt_is_the_sum_of_three_answers(base):
     random = np.random.default_rng(0)
     condition = tf.constant(random.uniform(-1, 1, (2, S, S, 3)).astype("float32"))
     z_t = tf.constant(random.normal(size=model.latent_shape(2, S, S)).astype("float32"))
-    prompt, empty, t = base.embed(["a cat", "two dogs"]), base.context, tf.constant(500)
+    prompt, empty, t = base.conditioning(["a cat", "two dogs"]), base.conditioning(), tf.constant(500)
     c = model.encode_condition(condition)
 
-    def answer(c, context):
-        return np.array(denoiser(base, model.network, c, tf.constant(context))(z_t, t).x_hat)
+    def answer(c, conditioning):
+        return np.array(denoiser(base, model.network, c, conditioning)(z_t, t).x_hat)
 
     neither, by_condition, both = answer(tf.zeros_like(c), empty), answer(c, empty), answer(c, prompt)
     by_prompt = answer(tf.zeros_like(c), prompt)
@@ -241,7 +242,7 @@ def test_guidance_by_condition_and_prompt_is_the_sum_of_three_answers(base):
     }
     for (guidance, text_guidance), x_hat in expected.items():
         options = {"guidance": guidance, "text_guidance": text_guidance}
-        ours = model.generator.denoiser(condition, tf.constant(prompt), **options)(z_t, t).x_hat
+        ours = model.generator.denoiser(condition, prompt, **options)(z_t, t).x_hat
         np.testing.assert_allclose(ours, x_hat, rtol=1e-4, atol=1e-4 * np.abs(x_hat).max())
 
 

@@ -154,13 +154,13 @@ def test_a_step_of_many_tiles_is_their_blend(name):
         c, factor = mean([model.encode_condition(condition[:, :, x : x + tile]) for x in columns], 4), 4
     else:
         c, factor = condition, 1
-    z, t, context = gaussian_noise(5, (1, 4, 10, 4)), tf.constant(999), tf.constant(base.context)
+    z, t, prompt = gaussian_noise(5, (1, 4, 10, 4)), tf.constant(999), base.conditioning()
     scale = tf.constant([options["guidance"] if name == "takes guidance" else model.lowest_guidance])
     predictions = []
     for x in columns:
         z_tile, c_tile = z[:, :, x // 4 : (x + tile) // 4], tf.constant(c[:, :, x // factor : (x + tile) // factor])
         answers = [
-            model.generator.denoise(z_tile, t, model.network.condition(condition, context), context, scale).x_hat
+            model.generator.denoise(z_tile, t, model.network.condition(condition, prompt), prompt, scale).x_hat
             for condition in (c_tile, tf.zeros_like(c_tile))
         ]
         conditional, unconditional = (answer.numpy() for answer in answers)
@@ -186,7 +186,7 @@ def test_blended_predictions_belong_together_whatever_the_order_of_the_tiles():
     places = [(place, place) for place in tiles(12, 10, 4, 2)]
     results = []
     for order in (places, places[::-1]):
-        denoise = tiled_denoiser(model.generator, c, order, tf.constant(model.base.context))
+        denoise = tiled_denoiser(model.generator, c, order, model.base.conditioning())
         grid = make_grid("stochastic", model.base.schedule, 3)
         z_t = tf.constant(gaussian_noise(2, (1, 12, 10, 4)))
         for step, (got, z_s) in zip(

@@ -238,7 +238,7 @@ def test_a_model_generates_through_it_and_its_bundle_stays_what_it_was(bundle, d
     decoder = codi_tf.load_decoder(decoder_folder)
     model = codi_tf.load(bundle, decoder=decoder)
     noise = codi_tf.core.noise.gaussian_noise(0, model.latent_shape(1, 16, 24))
-    z = model.generator.latents(tf.constant(2 * photo[None] - 1), noise, tf.constant(model.base.context), steps=2)
+    z = model.generator.latents(tf.constant(2 * photo[None] - 1), noise, model.base.conditioning(), steps=2)
     expected = codi_tf.io.images.to_uint8((np.clip(decoder(z), -1, 1)[0] + 1) / 2)
     np.testing.assert_array_equal(model.generate(photo, steps=2), expected)
     plain = codi_tf.load(bundle)

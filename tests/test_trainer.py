@@ -76,9 +76,9 @@ def untrained():
 class Recorded(AdaptedUNet):
     """An adapted network that keeps what it is called with and what it answers."""
 
-    def call(self, z_t, t, condition_features, context, guidance=None):
+    def call(self, z_t, t, condition_features, conditioning, guidance=None):
         self.z_t, self.t = z_t.numpy(), t.numpy()
-        answer = super().call(z_t, t, condition_features, context, guidance)
+        answer = super().call(z_t, t, condition_features, conditioning, guidance)
         self.answer = answer.numpy()
         return answer
 

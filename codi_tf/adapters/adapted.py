@@ -10,6 +10,7 @@ import keras
 from codi_tf.adapters import ADAPTERS
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.io.weights import load_network, save_network
 from codi_tf.models.unet import UNet
 
@@ -67,15 +68,15 @@ class Adapter(keras.Model):
 
     # The network
 
-    def condition(self, c, context) -> list:
-        """The condition features of c [B, ., ., C] and the prompt [1 or B, M, D]: computed once per image."""
+    def condition(self, c, conditioning: Conditioning) -> list:
+        """The condition features of c [B, ., ., C] and the prompt (`conditioning.context`): computed once per image."""
         raise NotImplementedError
 
     def residuals(self, condition_features) -> list | None:
         """The tensors that are added in the UNet's encoder after the last residual block of each level; or None."""
         return None
 
-    def adapt(self, features, condition_features, z_t, t, context) -> list:
+    def adapt(self, features, condition_features, z_t, t, conditioning: Conditioning) -> list:
         """The UNet's features (its skips and, last, the middle block's output) -> the adapted ones, in every step."""
         return features
 
@@ -143,34 +144,35 @@ class AdaptedUNet(keras.Model):
         """What `condition` takes of a condition image: its "latent" or the "image" itself."""
         return "latent" if self.adapter is None else self.adapter.condition_space
 
-    def condition(self, c, context):
+    def condition(self, c, conditioning: Conditioning):
         """The condition features, to be computed once per image; None without an adapter."""
-        return None if self.adapter is None else self.adapter.condition(c, context)
+        return None if self.adapter is None else self.adapter.condition(c, conditioning)
 
     @property
     def takes_guidance(self) -> bool:
         """Whether the guidance is an input of the network (guided distillation)."""
         return self.unet.time_cond_proj_dim is not None
 
-    def call(self, z_t, t, condition_features, context, guidance=None):
+    def call(self, z_t, t, condition_features, conditioning: Conditioning, guidance=None):
         """The network's output, in the parametrization of the checkpoint.
 
         Args:
             z_t: [B, h, w, C].
             t: int [B] or [1].
             condition_features: from `condition`.
-            context: the embedded prompt, [1 or B, M, D].
+            conditioning: the prompt's, of batch size 1 or B.
             guidance: float [B] or [1], for networks that take it; 1 or None for none.
 
         Returns:
             [B, h, w, out_channels].
         """
+        context = conditioning.context
         if self.adapter is None:
             return self.unet(z_t, t, context, guidance)
         temb = self.unet.embed_time(t, guidance)
         skips = self.unet.encode(z_t, temb, context, residuals=self.adapter.residuals(condition_features))
         features = [*skips, self.unet.middle(skips[-1], temb, context)]
-        *skips, middle = self.adapter.adapt(features, condition_features, z_t, t, context)
+        *skips, middle = self.adapter.adapt(features, condition_features, z_t, t, conditioning)
         return self.unet.decode(middle, skips, temb, context)
 
     def get_config(self):

@@ -131,13 +131,14 @@ class ControlNet(UNetEncoder, Adapter):
             conv.build((None, None, None, width))
         self.zero_middle.build((None, None, None, self.block_out_channels[-1]))
 
-    def condition(self, c, context):
+    def condition(self, c, conditioning):
         """The features [B, h, w, C] of the condition image c in [-1, 1]."""
         return [self.hint((ops.cast(c, self.compute_dtype) + 1.0) / 2.0)]  # ControlNets are trained on [0, 1]
 
-    def adapt(self, features, condition_features, z_t, t, context):
+    def adapt(self, features, condition_features, z_t, t, conditioning):
         """h_theta(z_t) + zero convolution of h_eta(z_t, t, c), feature by feature."""
-        return [h + extra for h, extra in zip(features, self(z_t, t, context, *condition_features), strict=True)]
+        own = self(z_t, t, conditioning.context, *condition_features)
+        return [h + extra for h, extra in zip(features, own, strict=True)]
 
     def call(self, z_t, t, context, hint):
         """The tensors added to the UNet's skips and, last, to its middle block's output."""

@@ -67,11 +67,11 @@ class MuAdapter(Adapter):
         """Condition latent c [B, h, w, C], prompt [B, M, D] -> the features h_eta(c), in the encoder's order."""
         return self.encoder(c, ops.zeros((1,), dtype="int32"), context)
 
-    def condition(self, c, context):
+    def condition(self, c, conditioning):
         """h_eta(c)."""
-        return self(c, context)
+        return self(c, conditioning.context)
 
-    def adapt(self, features, condition_features, z_t, t, context):
+    def adapt(self, features, condition_features, z_t, t, conditioning):
         """`mix`: z_t and t are not used."""
         return self.mix(features, condition_features)
 

@@ -224,7 +224,7 @@ class T2IAdapter(Adapter):
             features.append(h)
         return features
 
-    def condition(self, c, context):
+    def condition(self, c, conditioning):
         """The features of the condition image c in [-1, 1]: all that this adapter computes."""
         return self((ops.cast(c, self.compute_dtype) + 1.0) / 2.0)  # T2I-Adapters are trained on [0, 1]
 

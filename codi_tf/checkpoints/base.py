@@ -15,6 +15,7 @@ from keras import ops
 
 from codi_tf.core.arguments import as_prompts
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Schedule
 from codi_tf.diffusion.scheduler_config import make_schedule_of
 from codi_tf.models.autoencoder import AutoencoderKL
@@ -100,6 +101,14 @@ class Base:
             assert self.unet is not None
             return np.zeros((1, PROMPT_LENGTH, self.unet.cross_attention_dim), "float32")
         return self.embed([""])
+
+    def conditioning(self, prompts: str | Sequence[str] | None = None) -> Conditioning:
+        """What the networks take of prompts, NumPy arrays [B, ...]; None: of the empty prompt, [1, ...].
+
+        Raises:
+            UserError: see `embed`.
+        """
+        return Conditioning(self.context if prompts is None else self.embed(prompts))
 
     @property
     def multiple(self) -> int:

@@ -46,23 +46,23 @@ def model_sampler(
         UserError: more steps than the model has training times; an unknown sampler; guidance or a prompt that the model
             does not take.
     """
-    import tensorflow as tf
 
-    context, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
+    conditioning, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
 
     def generate(condition, noise, *rest):
-        *contexts, batch = rest
-        embedded = contexts[0] if contexts else tf.constant(context)
-        latents = model.generator.latents(condition, noise, embedded, seed=_seed_of_batch(seed, batch), **options)
+        *own, batch = rest
+        prompt = own[0] if own else conditioning
+        latents = model.generator.latents(condition, noise, prompt, seed=_seed_of_batch(seed, batch), **options)
         return _finished(model, latents, condition), latents
 
     def sample(conditions):
         noise = gaussian_noise(seed, model.latent_shape(*conditions.shape[:3]))
         batch = batch_for(model.base, *conditions.shape[1:3])
-        contexts = () if len(context) == 1 else (context,)  # [N, 77, D], one for each image
-        if contexts and len(context) != len(conditions):
-            raise UserError(f"{len(context)} prompts for {len(conditions)} images: give one, or one for each")
-        return _in_batches(generate, batch, numbered=True)(conditions, noise, *contexts)
+        prompts = conditioning.batch_size
+        own = () if prompts == 1 else (conditioning,)
+        if own and prompts != len(conditions):
+            raise UserError(f"{prompts} prompts for {len(conditions)} images: give one, or one for each")
+        return _in_batches(generate, batch, numbered=True)(conditions, noise, *own)
 
     return sample
 
@@ -95,15 +95,13 @@ def model_process(
     """
     import tensorflow as tf
 
-    context, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
+    conditioning, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
     batch = batch_for(model.base, *condition.shape[:2])
     number, row = divmod(place, batch)
     conditions = np.repeat(condition[np.newaxis], batch, axis=0)  # the size that the sampler is compiled for
     noise = gaussian_noise(seed, model.latent_shape((number + 1) * batch, *condition.shape[:2]))[number * batch :]
     options |= {"seed": _seed_of_batch(seed, number)}
-    predictions = model.generator.trajectory(
-        tf.constant(conditions), tf.constant(noise), tf.constant(context), **options
-    )
+    predictions = model.generator.trajectory(tf.constant(conditions), tf.constant(noise), conditioning, **options)
     latents = np.stack([prediction.x_hat[row] for prediction in predictions])  # [steps, h, w, 4]
 
     def decode(latents, condition):
@@ -126,7 +124,9 @@ def _in_batches(function: Callable, batch: int, *, numbered: bool) -> Callable:
         for start in range(0, count, batch):
             rows = np.minimum(np.arange(start, start + batch), count - 1)  # the last batch repeats the last image
             number = (start // batch,) if numbered else ()
-            result = function(*(tf.constant(array[rows]) for array in arrays), *number)
+            result = function(
+                *tf.nest.map_structure(lambda array, rows=rows: tf.constant(array[rows]), arrays), *number
+            )
             parts.append(tf.nest.map_structure(np.asarray, result))
         return tf.nest.map_structure(lambda *batches: np.concatenate(batches)[:count], *parts)
 
@@ -134,7 +134,7 @@ def _in_batches(function: Callable, batch: int, *, numbered: bool) -> Callable:
 
 
 def _prepare(model, steps: int, sampler: str, guidance, text_guidance, prompt: str | Sequence[str] | None) -> tuple:
-    """The context [1 or N, 77, D] and the options of `Generator.trajectory`, checked before anything is computed."""
+    """The conditioning, of batch size 1 or N, and the options of `Generator.trajectory`. Checked first of all."""
     from codi_tf.diffusion.sampling import make_grid
 
     longest = model.base.schedule.num_steps
@@ -146,11 +146,11 @@ def _prepare(model, steps: int, sampler: str, guidance, text_guidance, prompt: s
         "text_guidance": model.check_text_guidance(text_guidance, prompted=prompt is not None),
     }
     if prompt is None or isinstance(prompt, str):
-        context = model.base.context if prompt is None else model.base.embed(prompt)
+        conditioning = model.base.conditioning(prompt)
     else:
         texts, places = np.unique(np.array(prompt, str), return_inverse=True)  # each different one is embedded once
-        context = model.base.embed(texts.tolist())[places]
-    return context, {"steps": steps, "sampler": sampler, **guidances}
+        conditioning = model.base.conditioning(texts.tolist()).rows(places)
+    return conditioning, {"steps": steps, "sampler": sampler, **guidances}
 
 
 def _finished(model, latents, condition):

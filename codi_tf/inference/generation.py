@@ -14,6 +14,7 @@ from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise, Prediction
 from codi_tf.diffusion.sampling import make_grid, trajectory
 from codi_tf.methods.networks import denoiser_with, encode_condition
@@ -40,7 +41,7 @@ class Generator:
         self,
         condition,
         noise,
-        context,
+        conditioning: Conditioning,
         *,
         steps: int,
         sampler: str = "ddim",
@@ -55,19 +56,24 @@ class Generator:
         Args:
             condition: [B, H, W, 3 or 4] in [-1, 1].
             noise: [B, h, w, 4], where sampling starts.
-            context: prompts [1 or B, 77, D].
+            conditioning: of the prompts, of batch size 1 or B.
             steps: 1 to the number of training times.
             sampler: a name in `diffusion.samplers.SAMPLERS`.
             guidance, text_guidance: see `denoiser`.
             seed: of the noise that stochastic samplers add.
         """
-        denoise = self.denoiser(condition, context, guidance=guidance, text_guidance=text_guidance)
+        denoise = self.denoiser(condition, conditioning, guidance=guidance, text_guidance=text_guidance)
         grid = make_grid(sampler, self.base.schedule, steps)
         fresh = (gaussian_noise(seed, tuple(noise.shape), stream=i + 1) for i in range(grid.draws))
         return (prediction for prediction, _ in trajectory(denoise, noise, grid, fresh))
 
     def denoiser(
-        self, condition, context, *, guidance: float | None = None, text_guidance: float | None = None
+        self,
+        condition,
+        conditioning: Conditioning,
+        *,
+        guidance: float | None = None,
+        text_guidance: float | None = None,
     ) -> Denoise:
         """e(0, 0) + g_c (e(c, 0) - e(0, 0)) + g_p (e(c, p) - e(c, 0)): InstructPix2Pix (Brooks et al. 2023, Eq. 3).
 
@@ -76,15 +82,16 @@ class Generator:
 
         Args:
             condition: [B, H, W, 3 or 4] in [-1, 1].
-            context: prompts [1 or B, 77, D].
+            conditioning: of the prompts, of batch size 1 or B.
             guidance: g_c, 1 is none; None: the model's default.
             text_guidance: g_p, 1 is none; None: see above.
         """
         guidance = self.guidance if guidance is None else guidance
         scale = tf.constant([guidance], tf.float32)
         by_condition = 1.0 if self.network.takes_guidance else guidance
-        empty = context if text_guidance is None else tf.constant(self.base.context)
-        inputs = ((self.encode, context), (self.encode, empty), (self.encode_nothing, empty))
+        conditioning = conditioning.tensors()
+        empty = conditioning if text_guidance is None else self.base.conditioning().tensors()
+        inputs = ((self.encode, conditioning), (self.encode, empty), (self.encode_nothing, empty))
         terms = zip(guidance_weights(by_condition, text_guidance), inputs, strict=True)
         evaluated = [(weight, encode(condition, prompt), prompt) for weight, (encode, prompt) in terms if weight]
 
@@ -97,26 +104,28 @@ class Generator:
 
         return denoise
 
-    def latents(self, condition, noise, context, *, report: Callable[[int], None] | None = None, **options):
+    def latents(
+        self, condition, noise, conditioning: Conditioning, *, report: Callable[[int], None] | None = None, **options
+    ):
         """The clean latents at the end of `trajectory`, whose arguments these are.
 
         `report` is called with the number of steps that are done.
         """
-        for done, prediction in enumerate(self.trajectory(condition, noise, context, **options), start=1):
+        for done, prediction in enumerate(self.trajectory(condition, noise, conditioning, **options), start=1):
             latents = prediction.x_hat
             if report is not None:
                 report(done)
         return latents
 
-    def _encode(self, condition, context):
-        return self.network.condition(encode_condition(self.base, self.network, condition), context)
+    def _encode(self, condition, conditioning):
+        return self.network.condition(encode_condition(self.base, self.network, condition), conditioning)
 
-    def _encode_nothing(self, condition, context):
-        return self.network.condition(tf.zeros_like(encode_condition(self.base, self.network, condition)), context)
+    def _encode_nothing(self, condition, conditioning):
+        return self.network.condition(tf.zeros_like(encode_condition(self.base, self.network, condition)), conditioning)
 
-    def _denoise(self, z_t, t, features, context, guidance):
+    def _denoise(self, z_t, t, features, conditioning, guidance):
         shared = {"guidance": guidance, "boundary": self.boundary}
-        return denoiser_with(self.base, self.network, features, context, **shared)(z_t, t)
+        return denoiser_with(self.base, self.network, features, conditioning, **shared)(z_t, t)
 
     def _decode(self, latents):
         return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)

@@ -13,6 +13,7 @@ from codi_tf.checkpoints.base import Base
 from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import Grid, sdedit_grid, sdedit_start
 from codi_tf.diffusion.process import coefficients, predict
 from codi_tf.diffusion.sampling import guided, make_checkpoint_grid, trajectory
@@ -105,11 +106,11 @@ class TextToImage:
         factor = self.base.vae.factor
         shape = (len(prompts), height // factor, width // factor, self.base.vae.latent_channels)
         z = noise = tf.constant(gaussian_noise(seed, shape))
-        contexts = self.contexts(prompts, negative_prompt=negative_prompt, guidance=guidance)
+        conditioning = self.conditioning(prompts, negative_prompt=negative_prompt, guidance=guidance)
         if image is not None:
             x = self.encode(tf.constant(2.0 * image - 1.0, tf.float32))
             z = sdedit_start(x, noise, grid)
-        z = self.latents(z, contexts, grid, guidance=guidance, report=report)
+        z = self.latents(z, conditioning, grid, guidance=guidance, report=report)
         # One by one: decoding takes the most memory, and a batch is no faster.
         check_finite(z)
         images = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(len(prompts))])
@@ -149,35 +150,35 @@ class TextToImage:
             raise UserError(f"{name} is {side}: it must be a multiple of {multiple}; nearest: {near}")
         return side
 
-    def contexts(self, prompts: Sequence[str], *, negative_prompt: str = "", guidance: float) -> np.ndarray:
-        """Embeddings, float32: [B, M, D] of the prompts; with guidance [2 B, M, D], the negative prompt's first."""
+    def conditioning(self, prompts: Sequence[str], *, negative_prompt: str = "", guidance: float) -> Conditioning:
+        """That of the prompts, of batch size B; with guidance 2 B, the negative prompt's first."""
         if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1.0):
             raise UserError(f"guidance is {guidance!r}: it must be a number from 1 (none) on")
         if guidance == 1.0:
             if negative_prompt:
                 raise UserError("a negative prompt has no effect with guidance 1: raise that or leave the prompt out")
-            return self.base.embed(prompts)
-        embedded = self.base.embed([negative_prompt, *prompts])
-        return np.concatenate([np.repeat(embedded[:1], len(prompts), axis=0), embedded[1:]])
+            return self.base.conditioning(prompts)
+        count = len(prompts)
+        return self.base.conditioning([negative_prompt, *prompts]).rows([0] * count + list(range(1, count + 1)))
 
     def latents(
-        self, z, contexts, grid: Grid, *, guidance: float, report: Callable[[int], None] | None = None
+        self, z, conditioning: Conditioning, grid: Grid, *, guidance: float, report: Callable[[int], None] | None = None
     ) -> tf.Tensor:
         """Latents z [B, h, w, 4] at the grid's first time -> clean latents; one network evaluation per step.
 
         Args:
             z: pure noise, or from `grid.sdedit_start`.
-            contexts: from `contexts`, with the same guidance.
+            conditioning: from `conditioning`, with the same guidance.
             grid: from `grid`.
             guidance: see `generate`.
             report: is called with the number of steps that are done.
         """
-        contexts, scale = tf.constant(contexts), tf.constant(guidance, tf.float32)
+        conditioning, scale = conditioning.tensors(), tf.constant(guidance, tf.float32)
 
         def denoise(z_t, t):
             if guidance == 1.0:
-                return self.denoise(z_t, t, contexts)
-            return self.denoise_guided(z_t, t, contexts, scale)
+                return self.denoise(z_t, t, conditioning)
+            return self.denoise_guided(z_t, t, conditioning, scale)
 
         for done, (_, z_s) in enumerate(trajectory(denoise, z, grid), start=1):
             latents = z_s
@@ -191,11 +192,11 @@ class TextToImage:
     def _decode(self, latents):
         return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
 
-    def _denoise(self, z_t, t, context):
-        return self._predict(self.base.unet(z_t, t[None], context), z_t, t)
+    def _denoise(self, z_t, t, conditioning):
+        return self._predict(self.base.unet(z_t, t[None], conditioning.context), z_t, t)
 
-    def _denoise_guided(self, z_t, t, contexts, scale):
-        outputs = self.base.unet(tf.concat([z_t, z_t], axis=0), t[None], contexts)  # [2 B, h, w, 4]
+    def _denoise_guided(self, z_t, t, conditioning, scale):
+        outputs = self.base.unet(tf.concat([z_t, z_t], axis=0), t[None], conditioning.context)  # [2 B, h, w, 4]
         unconditional, conditional = tf.split(outputs, 2, axis=0)
         return self._predict(guided(unconditional, conditional, scale), z_t, t)
 

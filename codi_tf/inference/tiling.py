@@ -18,6 +18,7 @@ import tensorflow as tf
 from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise, Prediction
 from codi_tf.diffusion.sampling import make_grid, trajectory
 from codi_tf.inference.generation import Generator, check_finite
@@ -30,7 +31,7 @@ def tiled_denoiser(
     generator: Generator,
     c,
     places: list[tuple[Tile, Tile]],
-    context,
+    conditioning: Conditioning,
     *,
     report: Callable[[int], None] | None = None,
     **guidance,
@@ -44,15 +45,15 @@ def tiled_denoiser(
         generator: it computes only in the shape of a tile.
         c: the encoded condition, see `encode_condition`: [1, h, w, C], or the condition itself.
         places: each tile of z_t with the tile of c at the same place.
-        context: the prompt [1, 77, D].
+        conditioning: of the prompt, of batch size 1.
         report: is called with the number of tiles that are done in all calls.
         guidance: see `Generator.denoiser`.
     """
-    generator, done = _Encoded(generator), itertools.count(1)
+    generator, conditioning, done = _Encoded(generator), conditioning.tensors(), itertools.count(1)
 
     def predictions(z_t, t):
         for place, of_c in places:
-            prediction = generator.denoiser(tf.constant(of_c.of(c)), context, **guidance)(place.of(z_t), t)
+            prediction = generator.denoiser(tf.constant(of_c.of(c)), conditioning, **guidance)(place.of(z_t), t)
             yield place, tf.concat(prediction, axis=-1)
             if report is not None:
                 report(next(done))
@@ -72,11 +73,11 @@ class _Encoded(Generator):
         super().__init__(generator.base, generator.network, **shared)
         self.denoise = generator.denoise  # compiled once
 
-    def _encode(self, c, context):
-        return self.network.condition(c, context)
+    def _encode(self, c, conditioning):
+        return self.network.condition(c, conditioning)
 
-    def _encode_nothing(self, c, context):
-        return self.network.condition(tf.zeros_like(c), context)
+    def _encode_nothing(self, c, conditioning):
+        return self.network.condition(tf.zeros_like(c), conditioning)
 
 
 def generate_tiled(
@@ -116,7 +117,7 @@ def generate_tiled(
     steps = whole_number("steps", steps, 1, base.schedule.num_steps)
     _check_tile(tile, overlap, base.multiple)
     condition, (height, width) = _condition(model, image)  # [1, H, W, C], padded
-    context = _context(base, prompt)
+    conditioning = _conditioning(base, prompt)
     guided = {
         "guidance": model.check_guidance(guidance),
         "text_guidance": model.check_text_guidance(text_guidance, prompted=prompt is not None),
@@ -136,7 +137,7 @@ def generate_tiled(
         c, of_c = blended(parts, (*shape[:3], channels)), latents
 
     places = list(zip(latents, of_c, strict=True))
-    denoise = tiled_denoiser(generator, c, places, context, report=report, **guided)
+    denoise = tiled_denoiser(generator, c, places, conditioning, report=report, **guided)
     fresh = (gaussian_noise(seed, shape, stream=i + 1) for i in range(grid.draws))
     for prediction, _ in trajectory(denoise, tf.constant(gaussian_noise(seed, shape)), grid, fresh):
         z = tf.constant(prediction.x_hat)
@@ -172,10 +173,10 @@ def _condition(model, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     return np.asarray(model.task.condition_from_image(2.0 * padded[np.newaxis] - 1.0)), size
 
 
-def _context(base, prompt: str | None) -> tf.Tensor:
+def _conditioning(base, prompt: str | None) -> Conditioning:
     if prompt is None:
-        return tf.constant(base.context)
+        return base.conditioning()
     prompts = as_prompts(prompt)
     if len(prompts) != 1:
         raise UserError(f"{len(prompts)} prompts for one image: give one")
-    return tf.constant(base.embed(prompts))
+    return base.conditioning(prompts)

@@ -100,14 +100,14 @@ class CodiMethod(LatentMethod):
         """{"consistency": [B], "guidance": [B]} of a batch; the rest of Algorithm 1 is `Trainer.train_step`."""
         settings, base = self.settings, self.base
         # Sample (x, c) ~ p_data, t ~ [1, T], eps ~ N(0, I).
-        x, c, context = encoded(base, self.student, batch)
-        context = dropped(context, base.context, draws.uniform(x, "drop"), 0.0, settings.drop_prompt)
+        x, c, conditioning = encoded(base, self.student, batch)
+        conditioning = dropped(conditioning, base.conditioning(), draws.uniform(x, "drop"), 0.0, settings.drop_prompt)
         t = draws.times(x, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
         eps = draws.noise(x)
         # s <- t - delta; z_t; x_hat_t, eps_hat_t; z_s; eps_hat_s; d_eps + d_x: the pure function does the rest.
         return losses.conditional_consistency(
-            denoiser(base, self.student, c, context),
-            denoiser(base, self.target, c, context),
+            denoiser(base, self.student, c, conditioning),
+            denoiser(base, self.target, c, conditioning),
             base.schedule,
             x,
             eps,
@@ -118,7 +118,7 @@ class CodiMethod(LatentMethod):
             guidance=self.guidance,
             guidance_weight=settings.guidance_weight,
             boundary=settings.boundary,
-            frozen=None if self.frozen is None else denoiser(base, self.frozen, c, context),
+            frozen=None if self.frozen is None else denoiser(base, self.frozen, c, conditioning),
         )
 
 

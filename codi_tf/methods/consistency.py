@@ -81,14 +81,14 @@ class ConsistencyMethod(LatentMethod):
     def loss_terms(self, batch, draws):
         """{"consistency": [B]} of a batch."""
         settings, base = self.settings, self.base
-        x, c, context = encoded(base, self.student, batch)
+        x, c, conditioning = encoded(base, self.student, batch)
         t = draws.times(x, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
         distance = losses.latent_distance
         if settings.distance == "perceptual":
             distance = losses.perceptual_distance(base.decode, self.perceptual)
         return losses.conditional_consistency(
-            denoiser(base, self.student, c, context),
-            denoiser(base, self.target, c, context),
+            denoiser(base, self.student, c, conditioning),
+            denoiser(base, self.target, c, conditioning),
             base.schedule,
             x,
             draws.noise(x),
@@ -99,5 +99,5 @@ class ConsistencyMethod(LatentMethod):
             distance=distance,
             guidance=None,
             boundary=settings.boundary,
-            frozen=denoiser(base, self.frozen, c, context),
+            frozen=denoiser(base, self.frozen, c, conditioning),
         )

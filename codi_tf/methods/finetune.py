@@ -51,13 +51,13 @@ class FinetuneMethod(LatentMethod):
     def loss_terms(self, batch, draws):
         """{"denoising": [B]} of a batch."""
         settings = self.settings
-        x, c, context = encoded(self.base, self.student, batch)
+        x, c, conditioning = encoded(self.base, self.student, batch)
         if c is not None:
             u, without_c, without_prompt = draws.uniform(x, "drop"), settings.drop_condition, settings.drop_prompt
             c = dropped(c, 0.0, u, 0.0, without_c)
             first = without_c - min(without_c, without_prompt) / 2  # half of the smaller share loses both
-            context = dropped(context, self.base.context, u, first, first + without_prompt)
+            conditioning = dropped(conditioning, self.base.conditioning(), u, first, first + without_prompt)
         t = draws.times(x, low=0, high=self.base.schedule.num_steps, shared=False)
         eps = draws.noise(x)
-        denoise = denoiser(self.base, self.student, c, context)
+        denoise = denoiser(self.base, self.student, c, conditioning)
         return {"denoising": losses.denoising(denoise, self.base.schedule, x, eps, t, space=settings.space)}

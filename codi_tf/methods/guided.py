@@ -151,12 +151,12 @@ class GuidanceMethod(LatentMethod):
     def loss_terms(self, batch, draws):
         """{"guidance_matching": [B]} of a batch."""
         base = self.base
-        x, c, context = encoded(base, self.student, batch)
+        x, c, conditioning = encoded(base, self.student, batch)
         guidance = _draw_guidance(self.settings, x, draws)
         loss = losses.guidance_matching(
-            denoiser(base, self.student, c, context, guidance=guidance),
-            denoiser(base, self.frozen, c, context),
-            denoiser(base, self.frozen, ops.zeros_like(c), context),
+            denoiser(base, self.student, c, conditioning, guidance=guidance),
+            denoiser(base, self.frozen, c, conditioning),
+            denoiser(base, self.frozen, ops.zeros_like(c), conditioning),
             base.schedule,
             x,
             draws.noise(x),
@@ -212,11 +212,11 @@ class HalvingMethod(LatentMethod):
     def loss_terms(self, batch, draws):
         """{"halving": [B]} of a batch."""
         base = self.base
-        x, c, context = encoded(base, self.student, batch)
+        x, c, conditioning = encoded(base, self.student, batch)
         guidance = _draw_guidance(self.settings, x, draws) if self.student.takes_guidance else None
         loss = losses.halving(
-            denoiser(base, self.student, c, context, guidance=guidance),
-            denoiser(base, self.teacher, c, context, guidance=guidance),
+            denoiser(base, self.student, c, conditioning, guidance=guidance),
+            denoiser(base, self.teacher, c, conditioning, guidance=guidance),
             x,
             draws.noise(x),
             self._draw_steps(x, draws),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 from keras import ops
 
@@ -10,6 +12,7 @@ from codi_tf.checkpoints.base import Base, make_unet
 from codi_tf.core import replicas
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise, bounded, coefficients, predict
 from codi_tf.io.weights import copy_weights, key_of
 
@@ -30,13 +33,13 @@ def encode_condition(base: Base, network: AdaptedUNet, images):
     return ops.concatenate([latents, mask], axis=-1)
 
 
-def denoiser(base: Base, network: AdaptedUNet, c, context, *, guidance=None) -> Denoise:
+def denoiser(base: Base, network: AdaptedUNet, c, conditioning: Conditioning, *, guidance=None) -> Denoise:
     """The network as a function (z_t, t) -> Prediction; the condition's features are computed here, once."""
-    return denoiser_with(base, network, network.condition(c, context), context, guidance=guidance)
+    return denoiser_with(base, network, network.condition(c, conditioning), conditioning, guidance=guidance)
 
 
 def denoiser_with(
-    base: Base, network: AdaptedUNet, features, context, *, guidance=None, boundary: bool = False
+    base: Base, network: AdaptedUNet, features, conditioning: Conditioning, *, guidance=None, boundary: bool = False
 ) -> Denoise:
     """The network as a function (z_t, t) -> Prediction, for given features of the condition.
 
@@ -50,7 +53,7 @@ def denoiser_with(
 
     def denoise(z_t, t):
         alpha_t, sigma_t = coefficients(base.schedule, t)
-        output = network(z_t, ops.reshape(t, (-1,)), features, context, taken)
+        output = network(z_t, ops.reshape(t, (-1,)), features, conditioning, taken)
         return predict(output, z_t, alpha_t, sigma_t, base.prediction_type)
 
     return bounded(denoise, base.schedule) if boundary else denoise
@@ -116,10 +119,10 @@ def with_guidance(unet, name: str):
     return clone
 
 
-def encoded(base: Base, network: AdaptedUNet, batch):
-    """(x, c, context) of a batch: as the batch has them, or encoded here by the frozen networks of the base.
+def encoded(base: Base, network: AdaptedUNet, batch) -> tuple[Any, Any, Conditioning]:
+    """(x, c, conditioning) of a batch: as the batch has them, or encoded here by the frozen networks of the base.
 
-    c is None without a condition; without prompts, context is that of the empty prompt, [1, M, D].
+    c is None without a condition; without prompts, conditioning is that of the empty prompt, of batch size 1.
     """
     x = batch["latent"] if "latent" in batch else tf.stop_gradient(base.encode(batch["image"]))
     c = batch.get("condition_latent")
@@ -128,18 +131,22 @@ def encoded(base: Base, network: AdaptedUNet, batch):
     context = batch.get("context")
     if context is None:
         context = tf.stop_gradient(base.text_encoder(batch["tokens"])) if "tokens" in batch else base.context
-    return x, c, tf.cast(context, tf.float32)
+    return x, c, Conditioning(tf.cast(context, tf.float32))
 
 
 def dropped(values, empty, u, low: float, high: float):
     """`values`, with `empty` in place of examples whose u is in [low, high): about the share high - low of them.
 
     Args:
-        values: [B, ...], or [1, ...] for the same value in all examples.
-        empty: [1, ...] or a number.
+        values: [B, ...], or [1, ...] for the same value in all examples; or a `Conditioning` of such.
+        empty: [1, ...] or a number; or a `Conditioning`.
         u: float32 [B], see `draws.Draws.uniform`.
     """
     if low == high:
         return values
     gone = (u >= low) & (u < high)  # [B]
-    return tf.where(tf.reshape(gone, (-1,) + (1,) * (len(values.shape) - 1)), empty, values)
+
+    def without(value, nothing):
+        return tf.where(tf.reshape(gone, (-1,) + (1,) * (len(value.shape) - 1)), nothing, value)
+
+    return tf.nest.map_structure(without, values, empty)

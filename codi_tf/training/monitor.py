@@ -57,7 +57,7 @@ class Monitor:
         self._writer = tf.summary.create_file_writer(str(out / "logs"))
         self._heldout = heldout
         prompts = None if self._heldout is None else self._heldout.get("prompt")
-        self._context = None if prompts is None else trainer.base.embed(list(prompts))
+        self._conditioning = None if prompts is None else trainer.base.conditioning(list(prompts))
 
     def step(self, step: int, count: int, sums: dict[str, float]) -> None:
         """Add the sums of the logs of the `count` updates up to `step`; see `loop.make_loop`."""
@@ -87,7 +87,7 @@ class Monitor:
                 image, condition = (tf.constant(self._heldout[key]) for key in ("image", "condition"))
                 scalars["condition_use"] = float(
                     self.trainer.condition_use(
-                        base.encode(image), self.trainer.encode_condition(condition), self._context
+                        base.encode(image), self.trainer.encode_condition(condition), self._conditioning
                     )
                 )
             scalars |= self.trainer.student.adapter.log_scalars()

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import Grid
 from codi_tf.diffusion.sampling import make_grid, sample
 from codi_tf.model import CoDi
@@ -84,17 +85,20 @@ class SamplerProgram(tf.Module):
             specs["ids"] = tf.TensorSpec(self.context_shape[:1], tf.int32, name="ids")
         return specs
 
+    def conditioning(self, ids=None) -> Conditioning:
+        """Of the prompt: the fixed one, or that of tokens `ids`, int32 [77], where the prompt is an input."""
+        if self.context is not None:
+            return Conditioning(self.context[None])
+        assert ids is not None and self.model.base.text_encoder is not None
+        return Conditioning(self.model.base.text_encoder(ids[None]))
+
     def image(self, condition: tf.Tensor, noise: tf.Tensor, ids: tf.Tensor | None = None) -> tf.Tensor:
         """Run the program; inputs and output as in the class docstring."""
         with plain_convolutions():
             model, task = self.model, self.model.task
             condition = task.condition_from_image(2.0 * condition - 1.0)
-            if self.context is not None:
-                context = self.context[None]
-            else:
-                assert ids is not None
-                context = model.base.text_encoder(ids[None])
-            latents = sample(model.denoiser(model.encode_condition(condition), context), noise, self.grid)
+            c = model.encode_condition(condition)
+            latents = sample(model.denoiser(c, self.conditioning(ids)), noise, self.grid)
             image = task.finish(tf.clip_by_value(model.base.decode(latents), -1.0, 1.0), condition)
             return (image + 1.0) / 2.0
 

@@ -229,14 +229,9 @@ def _cases(program: SamplerProgram, conditions: np.ndarray) -> list[Case]:
 
 def _keras_output(program: SamplerProgram, case: Case) -> np.ndarray:
     model = program.model
-    if program.context is not None:
-        context = program.context[None]
-    else:
-        assert model.base.text_encoder is not None and case.ids is not None
-        context = np.asarray(model.base.text_encoder(case.ids[None]))
     condition = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
     options = {"steps": program.steps, "sampler": program.sampler}
-    latents = model.generator.latents(condition, tf.constant(case.noise), tf.constant(context), **options)
+    latents = model.generator.latents(condition, tf.constant(case.noise), program.conditioning(case.ids), **options)
     return (np.asarray(model.task.finish(model.generator.decode(latents), condition)) + 1.0) / 2.0
 
 

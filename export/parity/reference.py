@@ -32,19 +32,15 @@ def examples(
     model, network = program.model, program.model.network
     pool, made = {"condition": condition}, []
     with plain_convolutions():
+        conditioning = program.conditioning(ids)
         if ids is not None:
             pool["ids"] = ids
-            assert model.base.text_encoder is not None
-            context = model.base.text_encoder(ids[None])
-            made.append(Example("text", {"ids": ids}, {"context": ops.convert_to_numpy(context)}))
+            made.append(Example("text", {"ids": ids}, {"context": ops.convert_to_numpy(conditioning.context)}))
             pool["context"] = made[-1].outputs["context"]
-        else:
-            assert program.context is not None
-            context = program.context[None]
         condition = model.task.condition_from_image(tf.constant(2.0 * condition - 1.0))
         c = model.encode_condition(condition)
         if network.adapter is not None:
-            features = [ops.convert_to_numpy(h) for h in network.condition(c, context)]
+            features = [ops.convert_to_numpy(h) for h in network.condition(c, conditioning)]
             condition_features = network.adapter.emitted_features(features)
             made.append(
                 Example(
@@ -54,7 +50,7 @@ def examples(
                 )
             )
             pool.update(made[-1].outputs)
-        z, denoise = noise, model.denoiser(c, context)
+        z, denoise = noise, model.denoiser(c, conditioning)
         steps = trajectory(denoise, tf.constant(noise), program.grid)
         for time, scales, (_, z_next) in zip(*sampler.tables(program), steps, strict=True):
             z_next = ops.convert_to_numpy(z_next)
