@@ -20,8 +20,14 @@ from tensorflow.python.framework.ops import gradient_registry
 
 import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
 import codi_tf
+from codi_tf.adapters import ADAPTERS
 from codi_tf.checkpoints.base import Base, make_autoencoder, make_unet
 from codi_tf.checkpoints.folder import save_base
+from codi_tf.diffusion.samplers import SAMPLERS
+from codi_tf.evaluation import METRICS
+from codi_tf.methods import METHODS
+from codi_tf.tasks import TASKS
+from export.formats import FORMATS
 
 # Tiny networks run a few times each: a graph's optimization takes longer than it saves, a quarter of the suite's time.
 # Whatever runs as a process of its own (training, notebooks, the demo) has it.
@@ -98,6 +104,20 @@ def pytest_terminal_summary(terminalreporter):
 def memory_goes_back():
     yield
     give_memory_back()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_own_entries(request):
+    """Hides what other test modules have registered: a worker imports them all."""
+    hidden = []
+    for registry in (TASKS, METHODS, ADAPTERS, SAMPLERS, METRICS, FORMATS):
+        for name, entry in list(registry._entries.items()):
+            module = getattr(entry, "__module__", "")
+            if module.startswith("test_") and module != request.module.__name__:
+                hidden.append((registry, name, registry._entries.pop(name)))
+    yield
+    for registry, name, entry in hidden:
+        registry._entries.setdefault(name, entry)
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ def packages(package, model, tmp_path_factory):
         "none": folder / "none",
         "whole": written(folder / "whole", model, layout="whole"),
         "masked": written(folder / "masked", inpainting),
-        "of_later": written(folder / "of_later", model, version=3),
+        "of_later": written(folder / "of_later", model, version=4),
         "no_json": shutil.copytree(package, folder / "no_json"),
         "no_step": shutil.copytree(package, folder / "no_step"),
         "other_step": shutil.copytree(package, folder / "other_step"),
