@@ -21,13 +21,14 @@ import importlib.util
 import os
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from codi_tf.core.errors import UserError
 
 PLUGINS = "CODI_TF_PLUGINS"
 ENTRY_POINTS = "codi_tf.plugins"
 T = TypeVar("T")
+Entry = TypeVar("Entry")
 
 
 class Registry(Generic[T]):
@@ -43,15 +44,15 @@ class Registry(Generic[T]):
         self.kind, self.variable, self.package = kind, variable, package
         self._entries: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Entry], Entry]:
         """A decorator that declares an entry. Raises UserError for a name that another entry has."""
 
-        def declare(entry: T) -> T:
+        def declare(entry: Entry) -> Entry:
             there = self._entries.get(name)
             reloaded = getattr(there, "__qualname__", None) == getattr(entry, "__qualname__", "")
             if there is not None and not reloaded:
                 raise UserError(f"{self.kind} {name!r} is registered already: choose another name")
-            self._entries[name] = entry
+            self._entries[name] = cast(T, entry)  # an entry of the registry that keeps its own type
             return entry
 
         return declare
