@@ -13,7 +13,7 @@ from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.config import Adaptation
 from codi_tf.core.errors import UserError
-from codi_tf.core.formats import check_format
+from codi_tf.core.formats import FloatFormat, check_format
 from codi_tf.core.settings import named
 from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.files import whole_folder
@@ -56,7 +56,7 @@ def write_bundle(
     path: Path,
     *,
     overwrite: bool = True,
-    dtype: str = "float32",
+    dtype: FloatFormat = "float32",
     provenance: dict | None = None,
 ) -> None:
     """Write a bundle, whole or not at all.
@@ -80,7 +80,7 @@ def write_bundle(
     if path.exists() and not overwrite:
         raise UserError(f"{path}: exists; allow overwriting or choose another place")
     base = contents.base
-    adapter_alone = contents.adaptation.train == "adapter" and base.path is not None
+    named_base = base.path if contents.adaptation.train == "adapter" else None
     about = {
         "format": FORMAT,
         "method": named(METHODS, contents.settings),
@@ -89,17 +89,17 @@ def write_bundle(
         "ema_decay": contents.ema_decay,
         "seed": contents.seed,
         "image_size": contents.image_size,
-        "base": _reference(base.path) if adapter_alone else None,
+        "base": None if named_base is None else _reference(named_base),
         "provenance": provenance or {},
     }
     with whole_folder(path) as folder:
         contents.adapter.write(folder / "adapter", dtype=dtype)
-        if not adapter_alone:
+        if named_base is None:
             save_base(base, folder, dtype=dtype)
         write_json(folder / BUNDLE, about)
 
 
-def read_bundle(path: Path, *, compute: str, weights: str, decoder: TinyDecoder | None) -> Contents:
+def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decoder: TinyDecoder | None) -> Contents:
     """Read a bundle: safetensors and JSON, no code. See `codi_tf.load`.
 
     Raises:
@@ -115,7 +115,9 @@ def read_bundle(path: Path, *, compute: str, weights: str, decoder: TinyDecoder 
         raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None
 
 
-def _contents(path: Path, about: dict, *, compute: str, weights: str, decoder: TinyDecoder | None) -> Contents:
+def _contents(
+    path: Path, about: dict, *, compute: FloatFormat, weights: FloatFormat, decoder: TinyDecoder | None
+) -> Contents:
     if about["format"] != FORMAT:
         raise UserError(f"{path / BUNDLE}: format {about['format']!r} is not known; update codi_tf")
     options = dict(about["method"])

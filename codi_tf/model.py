@@ -15,9 +15,10 @@ from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import AdaptedUNet, Adapter
 from codi_tf.bundle import Contents, read_bundle, write_bundle
 from codi_tf.checkpoints.base import Base
-from codi_tf.config import Adaptation
+from codi_tf.config import Adaptation, Trained
 from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
+from codi_tf.core.formats import FloatFormat
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.core.settings import named
 from codi_tf.diffusion.conditioning import Conditioning
@@ -65,7 +66,7 @@ class CoDi(Trainer):
         self,
         base: Base,
         adapter: str | Adapter = "mu",
-        train: str = "all",
+        train: Trained = "all",
         *,
         method: MethodSettings | None = None,
         task: Task | str | None = None,
@@ -81,7 +82,8 @@ class CoDi(Trainer):
     ):
         settings, task = method or ConditionalDistillation(), task or "super_resolution"
         task = make_task(task) if isinstance(task, str) else task
-        task_config(task), named(METHODS, settings)  # refuse now what `save` would refuse after training
+        task_config(task)  # refuse now what `save` would refuse after training
+        named(METHODS, settings)
         if isinstance(adapter, str) and settings.starts_from:
             raise UserError(
                 "this method starts from a fine-tuned model: give its base and adapter=tuned.student.adapter"
@@ -95,13 +97,14 @@ class CoDi(Trainer):
                     "pretrained is False, but the adapter was trained for another UNet: name a new one instead"
                 )
             base = dataclasses.replace(base, unet=fresh_unet(base.unet, "unet"), path=None)
+        assert base.unet is not None
         base.unet.trainable = train == "all"
         if train == "all":
             base.path = None  # training changes what was read from there
-        if isinstance(adapter, str):
-            adapter = ADAPTERS[adapter].for_base(base, task.condition_channels)
-        adapter.check(base, task.condition_channels)
-        runs = settings.build(base, AdaptedUNet(base.unet, adapter, name="student"), perceptual)
+        channels = task.condition_channels
+        made = ADAPTERS[adapter].for_base(base, channels) if isinstance(adapter, str) else adapter
+        made.check(base, channels)
+        runs = settings.build(base, AdaptedUNet(base.unet, made, name="student"), perceptual)
         base = runs.base  # the method may have changed its UNet
         options = {"ema_decay": ema_decay, "mu_rate": mu_rate, "seed": seed}
         super().__init__(runs, accumulate=accumulate, scaled=scaled, **options, name=name)
@@ -283,13 +286,16 @@ class CoDi(Trainer):
         conditioning = (self.base.conditioning() if conditioning is None else conditioning).tensors()
         guidance = tf.constant([self.lowest_guidance])
         features = self.network.condition(c, conditioning)
+        assert features is not None
         swapped = [tf.roll(feature, 1, axis=0) for feature in features]
         own, other = (
             self.generator.denoise(z_t, tf.constant(t), f, conditioning, guidance).v_hat for f in (features, swapped)
         )
         return tf.norm(own - other) / tf.norm(own)
 
-    def save(self, filepath, overwrite: bool = True, *, dtype: str = "float32", provenance: dict | None = None) -> None:
+    def save(
+        self, filepath, overwrite: bool = True, *, dtype: FloatFormat = "float32", provenance: dict | None = None
+    ) -> None:
         """Write the bundle: a folder in the diffusers layout, with `adapter/` and `codi.json`, whole or not at all.
 
         PE-CoDi of an unchanged base from a diffusers folder is saved as the adapter alone, which names the base by path
@@ -318,7 +324,11 @@ class CoDi(Trainer):
 
 
 def load(
-    path: str | Path, *, compute: str = "float32", weights: str = "float32", decoder: TinyDecoder | None = None
+    path: str | Path,
+    *,
+    compute: FloatFormat = "float32",
+    weights: FloatFormat = "float32",
+    decoder: TinyDecoder | None = None,
 ) -> CoDi:
     """Read a bundle: safetensors and JSON, no code.
 

@@ -5,7 +5,7 @@ Importing this loads no TensorFlow; reading a config loads it last, with the mod
 
 from codi_tf.config.experiment import Experiment
 from codi_tf.config.reading import from_dict, load, parse_value
-from codi_tf.config.sections import STRATEGIES, Adaptation, Data, Distribution, Memory, Train
+from codi_tf.config.sections import STRATEGIES, Adaptation, Data, Distribution, Memory, Train, Trained
 
 __all__ = [
     "STRATEGIES",
@@ -15,6 +15,7 @@ __all__ = [
     "Experiment",
     "Memory",
     "Train",
+    "Trained",
     "from_dict",
     "load",
     "parse_value",

@@ -114,7 +114,7 @@ def _value(hint, value, where: str):
     """Convert a value to the type `hint` of its field. Raises UserError for another type or an invalid choice."""
     if value is _LATER:
         return value
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return hint(**_read(hint, value, where))
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in options:
@@ -130,6 +130,6 @@ def _value(hint, value, where: str):
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{where} is {value!r}: it must be of type {kind.__name__}")
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where} is {value}: it must be finite")
     return value

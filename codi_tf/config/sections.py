@@ -8,9 +8,10 @@ from typing import Literal
 
 from codi_tf.adapters import ADAPTERS
 from codi_tf.core.errors import UserError
+from codi_tf.core.formats import FloatFormat
 from codi_tf.core.settings import check_choice, check_choices
 
-Format = Literal["float32", "bfloat16", "float16"]
+Trained = Literal["all", "adapter"]  # which weights
 Strategy = Literal["none", "mirrored", "multiworker", "tpu"]
 STRATEGIES: tuple[str, ...] = typing.get_args(Strategy)
 
@@ -69,7 +70,7 @@ class Adaptation:
     """
 
     adapter: str = "mu"
-    train: Literal["all", "adapter"] = "all"
+    train: Trained = "all"
     pretrained: bool = True
     mu_rate: float = 30.0
     start: str | None = None
@@ -93,8 +94,8 @@ class Memory:
         recompute: gradient checkpointing: the backward pass computes the activations inside blocks again.
     """
 
-    compute: Format = "float32"
-    frozen_weights: Format = "float32"
+    compute: FloatFormat = "float32"
+    frozen_weights: FloatFormat = "float32"
     recompute: bool = False
 
     def __post_init__(self):

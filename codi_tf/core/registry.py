@@ -21,7 +21,7 @@ import importlib.util
 import os
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.quiet import quiet_import
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
             reloaded = getattr(there, "__qualname__", None) == getattr(entry, "__qualname__", "")
             if there is not None and not reloaded:
                 raise UserError(f"{self.kind} {name!r} is registered already: choose another name")
-            self._entries[name] = cast(Any, entry)
+            self._entries[name] = cast(T, entry)  # an entry of the registry that keeps its own type
             return entry
 
         return declare

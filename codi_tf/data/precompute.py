@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -58,7 +59,7 @@ def encoder(base, encode_condition: Callable | None) -> Callable[[dict], dict]:
     return encode
 
 
-def embed_once(base, latents: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+def embed_once(base, latents: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
     """Embed the prompts of encoded examples: the examples get prompt numbers in place of tokens.
 
     Examples without tokens, or with more than MAX_PROMPTS different prompts, are returned unchanged.

@@ -148,6 +148,7 @@ def conditional_consistency(
         elif z_s == "predicted":
             step = at_t
         else:
+            assert frozen is not None
             step = frozen(z_t, t)
         # A constant before the target's pass, so that none of its activations is stored for gradients.
         z_hat_s = ops.stop_gradient(ddim_step(step, *coefficients(schedule, s, ndim)))

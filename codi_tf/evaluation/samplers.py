@@ -46,7 +46,6 @@ def model_sampler(
         UserError: more steps than the model has training times; an unknown sampler; guidance or a prompt that the model
             does not take.
     """
-
     conditioning, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
 
     def generate(condition, noise, *rest):

@@ -42,7 +42,7 @@ class TextToImage:
                 f"this model's UNet takes {channels} channels: it is for inpainting or editing; "
                 f"text-to-image needs one of {wanted} channels"
             )
-        self.base = base
+        self.base, self._unet = base, base.unet
         self.encode = tf.function(self._encode, autograph=False)
         self.decode = tf.function(self._decode, autograph=False)
         self.denoise = tf.function(self._denoise, autograph=False)
@@ -127,7 +127,7 @@ class TextToImage:
         Raises:
             UserError: no multiples of `base.multiple`, or more than memory allows (`rendering.pixel_limit`).
         """
-        size = tuple(self._side(name, side) for name, side in (("height", height), ("width", width)))
+        size = self._side("height", height), self._side("width", width)
         limit, multiple = pixel_limit(self.base), self.base.multiple
         if size[0] * size[1] > limit:
             sides = (max(side // multiple, 1) * multiple for side in working_size(*size, limit))
@@ -138,7 +138,7 @@ class TextToImage:
         return size
 
     def _side(self, name: str, side: int | None) -> int:
-        trained, multiple = self.base.unet.sample_size, self.base.multiple
+        trained, multiple = self._unet.sample_size, self.base.multiple
         if side is None:
             if trained is None:
                 raise UserError(f"this model does not say which size it was trained for: give {name}")
@@ -193,10 +193,10 @@ class TextToImage:
         return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
 
     def _denoise(self, z_t, t, conditioning):
-        return self._predict(self.base.unet(z_t, t[None], conditioning.context), z_t, t)
+        return self._predict(self._unet(z_t, t[None], conditioning.context), z_t, t)
 
     def _denoise_guided(self, z_t, t, conditioning, scale):
-        outputs = self.base.unet(tf.concat([z_t, z_t], axis=0), t[None], conditioning.context)  # [2 B, h, w, 4]
+        outputs = self._unet(tf.concat([z_t, z_t], axis=0), t[None], conditioning.context)  # [2 B, h, w, 4]
         unconditional, conditional = tf.split(outputs, 2, axis=0)
         return self._predict(guided(unconditional, conditional, scale), z_t, t)
 

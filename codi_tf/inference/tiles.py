@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def window(tile: int, overlap: int) -> np.ndarray:
     return np.sin(np.pi / 2 * np.minimum(distance / overlap, 1.0)) ** 2
 
 
-def blended(parts: Iterable[tuple[Tile, np.ndarray]], shape: tuple[int, ...]) -> np.ndarray:
+def blended(parts: Iterable[tuple[Tile, Any]], shape: tuple[int, ...]) -> np.ndarray:
     """sum_k share_k part_k: a field [1, H, W, C], float32, of parts [1, h, w, C] for all of its tiles, in any order."""
     field = np.zeros(shape, np.float32)
     for tile, part in parts:

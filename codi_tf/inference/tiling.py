@@ -125,8 +125,8 @@ def generate_tiled(
     shape = model.latent_shape(*condition.shape[:3])
     grid = make_grid(sampler, base.schedule, steps)
 
-    pixels = tiles(*condition.shape[1:3], tile, overlap)
-    latents = tiles(*shape[1:3], tile // base.vae.factor, overlap // base.vae.factor)
+    pixels = tiles(condition.shape[1], condition.shape[2], tile, overlap)
+    latents = tiles(shape[1], shape[2], tile // base.vae.factor, overlap // base.vae.factor)
     c, of_c = condition, pixels
     if network.condition_space == "latent":
         encode = tf.function(functools.partial(encode_condition, base, network), autograph=False)

@@ -85,6 +85,7 @@ class ConsistencyMethod(LatentMethod):
         t = draws.times(x, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")
         distance = losses.latent_distance
         if settings.distance == "perceptual":
+            assert self.perceptual is not None
             distance = losses.perceptual_distance(base.decode, self.perceptual)
         return losses.conditional_consistency(
             denoiser(base, self.student, c, conditioning),

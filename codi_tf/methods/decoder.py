@@ -87,6 +87,7 @@ class DecoderMethod(Method):
         self.multiple = base.multiple
         self.distance, self.perceptual = DISTANCES[settings.distance], None
         if settings.perceptual_weight:
+            assert perceptual is not None  # the options go together
             self.perceptual = perceptual_distance(lambda images: images, perceptual)
 
     @property

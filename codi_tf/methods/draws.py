@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,9 +25,9 @@ class Draws:
         parts: the number of equal parts of the batch.
     """
 
-    seed: int
-    step: int
-    part: int = 0
+    seed: Any
+    step: Any
+    part: Any = 0
     parts: int = 1
 
     def noise(self, like):
@@ -54,11 +55,11 @@ class Draws:
 
     def _own(self, static: tf.TensorShape, dynamic, draw: Callable):
         """The rows of this part, out of those that `draw` makes for the whole batch."""
-        shape = static.as_list() if static.is_fully_defined() else tf.unstack(dynamic)
+        shape: Any = static.as_list() if static.is_fully_defined() else tf.unstack(dynamic)
         if self.parts == 1:
             return draw(shape)
         count, *others = shape
         return tf.slice(draw([self.parts * count, *others]), [self.part * count] + [0] * len(others), shape)
 
-    def _seed(self, purpose: str):
+    def _seed(self, purpose: str) -> Any:
         return fold(self.seed, self.step, 0, purpose)

@@ -102,6 +102,7 @@ class Guided(MethodSettings):
     def load(self, path: str) -> tuple[Base, AdaptedUNet]:
         """A base to distill without a task."""
         base = load_unconditional(path)
+        assert base.unet is not None
         return base, AdaptedUNet(base.unet, name="student")
 
     def build(self, base: Base, student: AdaptedUNet, perceptual: Callable | None = None) -> LatentMethod:
@@ -118,11 +119,13 @@ class Guided(MethodSettings):
             return HalvingMethod(self, base, student)
         if student.takes_guidance:
             return GuidanceMethod(self, base, student, None)
+        assert base.unet is not None
         if not base.unet.trainable:
             raise UserError("method guided, stage 1, gives the UNet a new input: it needs train 'all'")
         teacher = copy_of(student, "frozen")
-        base = dataclasses.replace(base, unet=with_guidance(base.unet, "unet"))
-        return GuidanceMethod(self, base, AdaptedUNet(base.unet, student.adapter, name="student"), teacher)
+        unet = with_guidance(base.unet, "unet")
+        base = dataclasses.replace(base, unet=unet)
+        return GuidanceMethod(self, base, AdaptedUNet(unet, student.adapter, name="student"), teacher)
 
 
 class GuidanceMethod(LatentMethod):

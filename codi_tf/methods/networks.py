@@ -130,7 +130,11 @@ def encoded(base: Base, network: AdaptedUNet, batch) -> tuple[Any, Any, Conditio
         c = tf.stop_gradient(encode_condition(base, network, batch["condition"]))
     context = batch.get("context")
     if context is None:
-        context = tf.stop_gradient(base.text_encoder(batch["tokens"])) if "tokens" in batch else base.context
+        if "tokens" in batch:
+            assert base.text_encoder is not None
+            context = tf.stop_gradient(base.text_encoder(batch["tokens"]))
+        else:
+            context = base.context
     return x, c, Conditioning(tf.cast(context, tf.float32))
 
 

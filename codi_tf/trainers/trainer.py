@@ -151,6 +151,7 @@ class Trainer(keras.Model):
 
     def move_average(self, share: float):
         """theta- <- theta- - share (theta- - theta), inside a step."""
+        assert self.average is not None
         # The two networks share the parts that are not trained.
         for mean, value in zip(self.average.variables, self.student.variables, strict=True):
             if mean is not value:

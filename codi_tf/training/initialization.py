@@ -31,18 +31,19 @@ def load_base_and_adapter(experiment: config.Experiment, task: Task) -> tuple[Ba
         raise UserError(
             f"adaptation.start is {adaptation.start!r}: adapter {adaptation.adapter} starts from no folder; remove it"
         )
-    formats = {"compute": memory.compute, "weights": memory.frozen_weights}
+    assert experiment.base is not None
+    compute, weights = memory.compute, memory.frozen_weights
     if is_bundle(experiment.base):
         if experiment.text is not None:
             raise UserError(f"text is {experiment.text}: a bundle has its own text encoder, or none; remove it")
-        bundle = load(experiment.base, **formats)
+        bundle = load(experiment.base, compute=compute, weights=weights)
         _check_bundle(experiment, bundle, task)
         return bundle.base, bundle.student.adapter
     if experiment.method.starts_from:
         raise UserError(f"base is {experiment.base}: {_wanted(experiment)}")
-    base = load_stable_diffusion(experiment.base, **formats)
+    base = load_stable_diffusion(experiment.base, compute=compute, weights=weights)
     if experiment.text is not None:
-        base = with_text(base, experiment.text, **formats)
+        base = with_text(base, experiment.text, compute=compute, weights=weights)
     if adaptation.start is None:
         return base, adaptation.adapter
     return base, kind.read(Path(adaptation.start), base, task.condition_channels)
@@ -51,6 +52,7 @@ def load_base_and_adapter(experiment: config.Experiment, task: Task) -> tuple[Ba
 def _check_bundle(experiment: config.Experiment, bundle: CoDi, task: Task) -> None:
     """Raises UserError for a bundle that the experiment cannot start from."""
     method, adaptation, path = experiment.method, experiment.adaptation, experiment.base
+    assert path is not None
     for key, ours, theirs in (
         ("task", task, bundle.task),
         ("adaptation.adapter", adaptation.adapter, bundle.adaptation.adapter),
