@@ -33,7 +33,7 @@ def _target(size: str | None, psnr: float | None) -> dict | None:
 
 
 def main(arguments: list[str], prog: str = "python -m export") -> None:
-    parser = ArgumentParser(prog=prog, description="Export a trained model. " + __doc__.partition("\n\n")[2])
+    parser = ArgumentParser(prog=prog, description="Export a trained model. " + (__doc__ or "").partition("\n\n")[2])
     parser.add_argument("bundle", type=Path, help="folder of a trained model")
     parser.add_argument("--format", help=f"one of {', '.join(FORMATS)}")
     parser.add_argument(

@@ -21,7 +21,7 @@ import importlib.util
 import os
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.quiet import quiet_import

@@ -126,7 +126,7 @@ def _condition(package: Package, path: Path, mask: Path | None) -> np.ndarray:
 
 def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     parser = ArgumentParser(
-        prog=prog, description="Make an image with an exported model. " + __doc__.partition("\n\n")[2]
+        prog=prog, description="Make an image with an exported model. " + (__doc__ or "").partition("\n\n")[2]
     )
     parser.add_argument("package", type=Path, help="folder of an exported model")
     parser.add_argument("--condition", required=True, type=Path, help="image file of any size")
