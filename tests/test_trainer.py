@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from conftest import SCHEDULER, VAE, make_model
 from tiny import UNET, tiny_base
+from training_steps import GAMMA, compiled, latents, random, values
 
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import make_autoencoder
@@ -22,21 +23,6 @@ from codi_tf.methods.finetune import Finetune, FinetuneMethod
 from codi_tf.methods.pretrain import Pretrain
 from codi_tf.trainers.trainer import Trainer
 
-GAMMA = 0.9
-
-
-def random(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
-
-
-def latents(count=2):
-    """A batch that was encoded beforehand."""
-    return {name: tf.constant(random(i, count, 4, 4, 4)) for i, name in enumerate(("latent", "condition_latent"))}
-
-
-def values(variables):
-    return [variable.numpy() for variable in variables]
-
 
 def changes(before, variables):
     """Path of each variable -> whether it differs from what it was."""
@@ -47,13 +33,6 @@ def has_gradient(path):
     """A prompt of zeros has keys and values of zeros: only the bias of its attention's output is trained."""
     silent = "attn2" in path and "bias" not in path or "transformer_blocks" in path and "norm2" in path
     return not silent
-
-
-def compiled(*, learning_rate=1e-3, weight_decay=0.0, **options):
-    """A compiled tiny CoDi; equal arguments give equal models."""
-    model = make_model(tiny_base(), ema_decay=GAMMA, **options)
-    model.compile(keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay))
-    return model
 
 
 @functools.cache
@@ -363,53 +342,3 @@ def test_the_autoencoder_learns_reconstruction_and_kl():
         assert changed or "to_k/bias" in path, path  # the softmax does not see what is added to all keys
     for b, a, mean in zip(before, values(student.variables), values(trainer.average.variables), strict=True):
         np.testing.assert_allclose(mean, b + (1 - GAMMA) * (a - b), rtol=0, atol=1e-7)
-
-
-# Keras
-
-
-def test_fit_with_ordinary_callbacks_equals_the_plain_loop(tmp_path):
-    batch = latents()
-    model = compiled(train="adapter", learning_rate=1.0)
-    weights, log = tmp_path / "best.weights.h5", tmp_path / "log.csv"
-    callbacks = [
-        keras.callbacks.TerminateOnNaN(),
-        keras.callbacks.ModelCheckpoint(weights, save_weights_only=True),
-        keras.callbacks.CSVLogger(log),
-        keras.callbacks.LearningRateScheduler(_falling_rate),
-    ]
-    dataset = tf.data.Dataset.from_tensors(batch).repeat(2)
-    history = model.fit(dataset, epochs=2, callbacks=callbacks, verbose=0)
-
-    rows = log.read_text().splitlines()
-    assert len(rows) == 3 and set(rows[0].split(",")) >= {"loss", "consistency", "guidance", "gradient_norm"}
-    assert history.history["learning_rate"] == pytest.approx([1e-3, 5e-4])
-
-    by_hand = compiled(train="adapter", learning_rate=1.0)
-    for step in range(4):
-        by_hand.optimizer.learning_rate = _falling_rate(step // 2)
-        logs = by_hand.train_step(batch)
-    assert history.history["loss"][-1] == pytest.approx(float(logs["loss"]), rel=1e-3)
-    for expected, value in zip(values(by_hand.student.variables), values(model.student.variables), strict=True):
-        np.testing.assert_allclose(value, expected, atol=2e-5)
-
-    fresh = compiled(train="adapter")
-    fresh.load_weights(weights)
-    for expected, value in zip(values(model.variables), values(fresh.variables), strict=True):
-        np.testing.assert_array_equal(value, expected)
-    assert int(fresh.optimizer.iterations) == 4
-
-
-def _falling_rate(epoch, rate=None):
-    return 1e-3 / (epoch + 1)
-
-
-def test_compiling_again_goes_on_with_the_same_average():
-    model = compiled()
-    model.train_step(latents())
-    average = model.average
-    before = values(average.variables)
-    model.compile(keras.optimizers.AdamW(1e-4))
-    assert model.average is average
-    for expected, value in zip(before, values(average.variables), strict=True):
-        np.testing.assert_array_equal(value, expected)
