@@ -197,7 +197,7 @@ def lengths(texts):
 
 
 def test_photos_without_edits_are_no_data_for_editing():
-    with pytest.raises(UserError, match="have no source"):
+    with pytest.raises(UserError, match="without source"):
         data.batches(PHOTOS, Editing(), image_size=S, batch_size=2, seed=0)
     batch = data.batches(Edits(data.Photos(PHOTOS)), Inpainting(), image_size=S, batch_size=2, seed=0)
     assert batch.element_spec["condition"].shape == (2, S, S, 4)
@@ -206,7 +206,7 @@ def test_photos_without_edits_are_no_data_for_editing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"edits": ()}, "none is named"),
+        ({"edits": ()}, "edits is empty"),
         ({"edits": ("sepia", "cubist")}, "unknown edit 'cubist'; valid edits: black_and_white, "),
         ({"wordings": "test"}, "wordings must be train or heldout, not 'test'"),
     ],

@@ -280,7 +280,7 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
         (["--inception", "none.safetensors"], "--inception is none.safetensors: no such file"),
         (["--inception", "keras:none.h5"], "--inception is keras:none.h5: no such file"),
         (["--clip", "none", "--prompt", "a cat"], "--clip is none: no such folder"),
-        (["--clip", "full"], "give that as --prompt"),
+        (["--clip", "full"], "give --prompt or --prompts"),
         (["--count", "1"], "--count is 1"),
         (["--seed", "-1"], "--seed is -1"),
         (["--data", "none"], "nothing is at none; name a folder of images"),

@@ -206,7 +206,7 @@ def test_bad_input_ends_in_one_line(bundle, tmp_path):
         (bundle, "--format", "onnx", "--out", out, "--size", "big"): "--size is 'big': give one side, or HEIGHTxWIDTH",
         (tmp_path / "no", "--format", "onnx", "--out", out): f"{tmp_path / 'no'}: no bundle",
         (bundle, "--format", "onnx", "--out", tmp_path / "mine"): "exists and is no exported package",
-        (bundle, "--format", "onnx", "--out", tmp_path / "mine/manifest.json/x"): "not a folder that can be written",
+        (bundle, "--format", "onnx", "--out", tmp_path / "mine/manifest.json/x"): "is not a writable folder",
     }.items():
         done = command(*arguments)
         assert done.returncode == 2, done

@@ -98,7 +98,7 @@ def test_training_reports_and_refuses():
     done = []
     train_feature_network(photos, image_size=16, steps=3, report=done.append)
     assert done == [1, 2, 3]
-    with pytest.raises(UserError, match="two or more, not 1"):
+    with pytest.raises(UserError, match="two or more photos to tell apart, not 1"):
         train_feature_network({"one": photos["coffee"]}, steps=1)
 
 

@@ -98,5 +98,5 @@ class Gray:
 
 def test_a_task_that_could_not_be_saved_is_refused_before_training():
     """Catches the same for tasks."""
-    with pytest.raises(UserError, match="^task Grey is not registered"):
+    with pytest.raises(UserError, match="^task Gray is not registered"):
         codi_tf.CoDi(tiny_base(), task=Gray(), image_size=16)

@@ -200,7 +200,7 @@ def test_what_prompts_seeds_and_guidance_do(pair):
         ({"prompts": 3}, "a prompt is 3"),
         ({"image": np.zeros((16, 16, 3)), "strength": None}, "strength is None"),
         ({"image": np.zeros((13, 16, 3))}, "^image: height is 13: .*; resize it$"),
-        ({"prompts": []}, "no prompt"),
+        ({"prompts": []}, "list of prompts is empty"),
         ({"image": np.zeros((16, 18, 3))}, "width is 18"),
         ({"image": np.zeros((16, 16))}, r"image has shape \(16, 16\)"),
         ({"image": np.full((16, 16, 3), 1.5)}, r"image lies in \[1.5, 1.5\]"),
