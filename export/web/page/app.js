@@ -19,6 +19,8 @@ const mask = new Mask(page.mask, page.size);
 const steps = new Steps(page.steps, page.after);
 
 let manifest; // of the package
+let announce;
+const described = new Promise((resolve) => (announce = resolve)); // when the manifest is there
 let words; // for its task
 let opened; // a promise of its graphs, ready to run, and of its tokenizer
 let photo; // {name, image}: what was chosen
@@ -76,6 +78,7 @@ async function start() {
   document.body.classList.toggle("paints", takesMask());
   page.say.hidden = !takesPrompt();
   enter("empty");
+  announce();
   opened = load();
   await opened;
 }
@@ -92,6 +95,7 @@ async function load() {
 
 async function choose(file) {
   const image = await readImage(file);
+  await described; // a photo may be chosen before
   photo = { name: file.name, image: depthKind() ? nearness(image, depthKind()) : image };
   show(photo.image, page.before);
   page.view.style.setProperty("--ratio", image.width / image.height);
