@@ -90,7 +90,7 @@ def pytest_collection_modifyitems(items):
     """The tests of slow.txt are slow. Files with slow tests come first: no worker is left alone with one at the end."""
     listed = {line for line in SLOW.read_text("utf-8").splitlines() if not line.startswith("#")}
     for item in items:
-        if item.nodeid.removeprefix("tests/") in listed:
+        if item.nodeid.removeprefix("tests/") in listed or item.path.name in listed:
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)

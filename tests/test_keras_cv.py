@@ -115,9 +115,6 @@ def small_image_encoder() -> keras.Model:
     return keras.Sequential([kl.Input((None, None, 3)), *layers, PaddedConv2D(8, 3, padding=1), PaddedConv2D(8, 1)])
 
 
-pytestmark = pytest.mark.slow  # KerasCV builds whole models first; test_keras_cv_layers.py stays in the quick tier
-
-
 @pytest.fixture(scope="module")
 def bpe_file(tmp_path_factory):
     """A tokenizer's file in the form that KerasCV downloads."""
