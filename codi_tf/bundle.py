@@ -12,20 +12,21 @@ from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.config import Adaptation
+from codi_tf.config.reading import arguments_of
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat, check_format
 from codi_tf.core.settings import named
-from codi_tf.io.bundle_files import BUNDLE, is_bundle
+from codi_tf.core.showing import clipped
+from codi_tf.io.bundle_files import BUNDLE, FORMAT, is_bundle, read_about
 from codi_tf.io.files import whole_folder
 from codi_tf.io.hashing import folder_sha256
-from codi_tf.io.json_files import read_json, write_json
+from codi_tf.io.json_files import write_json
+from codi_tf.io.weights import CONFIG
 from codi_tf.methods import METHODS
 from codi_tf.methods.method import MethodSettings
 from codi_tf.methods.networks import check_adaptable
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.tasks import Task, make_task, task_config
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -108,25 +109,14 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such bundle; train one or name another")
-    about = read_json(path / BUNDLE)
+    about = read_about(path)
     try:
-        return _contents(path, about, compute=compute, weights=weights, decoder=decoder)
-    except (KeyError, TypeError, ValueError) as error:
+        settings, task, adaptation = _settings(about)
+    except UserError as error:
+        raise UserError(f"{path / BUNDLE}: {error}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # of the checks of an option
         raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None
-
-
-def _contents(
-    path: Path, about: dict, *, compute: FloatFormat, weights: FloatFormat, decoder: TinyDecoder | None
-) -> Contents:
-    if about["format"] != FORMAT:
-        raise UserError(f"{path / BUNDLE}: format {about['format']!r} is not known; update codi_tf")
-    options = dict(about["method"])
-    settings = METHODS[options.pop("name")](**options)
-    task_options = dict(about["task"])
-    task = make_task(task_options.pop("name"), **task_options)
     kept = {key: about[key] for key in ("ema_decay", "seed", "image_size")}
-    fields = {key: about["adaptation"][key] for key in ("adapter", "train", "mu_rate")}
-    adaptation = Adaptation(**fields, pretrained=about["adaptation"].get("pretrained", True))
     source = path if about["base"] is None else _referenced(path, about["base"])
     base = load_stable_diffusion(source, compute=compute, weights=weights)
     base = dataclasses.replace(base, decoder=decoder)
@@ -135,14 +125,37 @@ def _contents(
     return Contents(base, adapter, settings, task, adaptation, **kept)
 
 
+def _settings(about: dict) -> tuple[MethodSettings, Task, Adaptation]:
+    """Method, task and adaptation of a bundle. Raises UserError, or what else the checks of an option raise."""
+    method = METHODS[about["method"]["name"]]
+    options = {key: value for key, value in about["method"].items() if key != "name"}
+    task = {key: value for key, value in about["task"].items() if key != "name"}
+    fields = {key: about["adaptation"][key] for key in ("adapter", "train", "mu_rate")}
+    adaptation = Adaptation(**fields, pretrained=about["adaptation"].get("pretrained", True))
+    return method(**arguments_of(method, options, "method")), make_task(about["task"]["name"], **task), adaptation
+
+
 def _reference(path: Path) -> dict:
     return {"path": str(path.resolve()), "sha256": folder_sha256(path)}
 
 
 def _referenced(bundle: Path, reference: dict) -> Path:
-    source = Path(reference["path"])
+    """The base that a bundle names: a folder anywhere, because bases are large and shared; relative to the bundle.
+
+    What is there must be a model before it is hashed: a path such as / would be read as a whole.
+    """
+    source = bundle / reference["path"]
     if not source.is_dir():
-        raise UserError(f"{bundle}: needs its base, and {source} is missing; put it back or edit base.path in {BUNDLE}")
-    if folder_sha256(source) != reference["sha256"]:
+        raise UserError(
+            f"{bundle}: needs its base, and {clipped(str(source), 400)} is missing; put it back or edit base.path in "
+            f"{BUNDLE}"
+        )
+    if not (source / "vae" / CONFIG).is_file():
+        raise UserError(f"{bundle}: its base {source} is no model (it has no vae/{CONFIG}); edit base.path in {BUNDLE}")
+    try:
+        found = folder_sha256(source)
+    except OSError as error:
+        raise UserError(f"{bundle}: its base {source} cannot be read ({error.strerror or error})") from None
+    if found != reference["sha256"]:
         raise UserError(f"{bundle}: its base {source} has changed since; put back the one it was trained on")
     return source

@@ -23,16 +23,8 @@ from export.emit.limits import check_steps
 from export.formats import FORMATS
 from export.formats.format import MIXED
 from export.package import adapters
-from export.package.manifest import (
-    KIND,
-    MANIFEST,
-    OTHERS,
-    VERSION,
-    check_options,
-    check_out,
-    read_manifest,
-    read_package,
-)
+from export.package.manifest import MANIFEST, check_options, check_out, read_manifest, read_package
+from export.package.schema import KIND, OTHERS, VERSION
 
 if TYPE_CHECKING:
     from export.emit.program import SamplerProgram

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import skimage.data
 from conftest import make_base, make_model
+from manifests import bad_manifests, good_manifest, write_package
 from PIL import Image
 
 import codi_tf
@@ -164,11 +166,19 @@ def packages(package, model, tmp_path_factory):
         "of_later": written(folder / "of_later", model, version=4),
         "no_json": shutil.copytree(package, folder / "no_json"),
         "no_step": shutil.copytree(package, folder / "no_step"),
+        "changed_step": shutil.copytree(package, folder / "changed_step"),
+        "linked_step": shutil.copytree(package, folder / "linked_step"),
         "other_step": shutil.copytree(package, folder / "other_step"),
     }
     manifest = (package / MANIFEST).read_text()
     (made["no_json"] / MANIFEST).write_text(manifest[: len(manifest) // 2])
     (made["no_step"] / "step.tflite").write_bytes(b"")
+    (made["changed_step"] / "step.tflite").write_bytes(b"another")
+    (made["linked_step"] / "step.tflite").rename(folder / "step.tflite")
+    (made["linked_step"] / "step.tflite").symlink_to(folder / "step.tflite")
+    empty = json.loads(manifest)
+    empty["files"]["step.tflite"] = hashlib.sha256(b"").hexdigest()
+    (made["no_step"] / MANIFEST).write_text(json.dumps(empty))
     mixed_up = json.loads(manifest)
     mixed_up["graphs"]["step"]["file"] = "decoder.tflite"
     (made["other_step"] / MANIFEST).write_text(json.dumps(mixed_up))
@@ -184,6 +194,8 @@ def packages(package, model, tmp_path_factory):
         ("of_later", "manifest.json: it is of another version; export again"),
         ("no_json", "manifest.json: it is no JSON; export again"),
         ("no_step", "step.tflite: LiteRT says 500"),
+        ("changed_step", "step.tflite: is damaged or changed (SHA-256); copy the package or export again"),
+        ("linked_step", "step.tflite: is no file of the package; put the file itself there"),
         ("other_step", "z_next: no part of the package gives it; export again"),
     ],
 )
@@ -192,6 +204,25 @@ def test_a_package_that_is_refused(restore, packages, photo, tmp_path, name, mes
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and last.startswith("error: ") and last.endswith(message)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_bad_manifests_are_refused(restore, photo, tmp_path):
+    """The table of Python and the page. Catches a value of a stranger's manifest that is believed."""
+    folder = write_package(tmp_path / "package", good_manifest("tflite"))
+    good = restore(folder, photo, tmp_path / "out.ppm")
+    assert "LiteRT says" in good.stderr  # the manifest and the sums of its files are fine
+    texts = {change: json.dumps(manifest) for change, manifest in bad_manifests("tflite").items()}
+    texts |= {
+        text[:20]: text for text in ("", "5", "[" * 200_000, '{"a": 1, "a": 2}', '{"a": nan}', '{"a": 1e999}', "{}x")
+    }
+    taken = []
+    for change, text in texts.items():
+        (folder / MANIFEST).write_text(text)
+        done = restore(folder, photo, tmp_path / "out.ppm")
+        last = done.stderr.splitlines()[-1]
+        if done.returncode != 2 or f"{MANIFEST}: " not in last or not last.endswith("; export again"):
+            taken.append((change, done.returncode, last))
+    assert taken == [] and not (tmp_path / "out.ppm").exists()
 
 
 def test_bad_arguments(restore, package, photo, tmp_path):

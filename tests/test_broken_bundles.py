@@ -90,7 +90,7 @@ BREAKS = [
     ("codi.json", lambda p: p.write_text("[]"), "holds no JSON object"),
     ("codi.json", lambda p: p.write_text("{}"), "format"),
     ("codi.json", lambda p: _edit(p, lambda a: a.update(format=2)), "format 2 is not known; update codi_tf"),
-    ("codi.json", lambda p: _edit(p, lambda a: a.pop("method")), "'method'"),
+    ("codi.json", lambda p: _edit(p, lambda a: a.pop("method")), "method is missing"),
     ("codi.json", lambda p: _edit(p, lambda a: a.update(method="codi")), "codi.json"),
     ("codi.json", lambda p: _edit(p, lambda a: a.update(task="super_resolution")), "codi.json"),
     ("codi.json", lambda p: _edit(p, lambda a: a["method"].update(bogus=1)), "bogus"),

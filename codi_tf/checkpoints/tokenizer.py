@@ -16,6 +16,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from codi_tf.core.errors import UserError
+from codi_tf.io.json_files import MOST_BYTES, parse_json
+from codi_tf.io.plain_files import read_plain
 
 LENGTH = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -84,17 +86,17 @@ class Tokenizer:
         """
         folder = Path(folder)
         files = {
-            name: (folder / name).read_bytes()
+            name: _content(folder / name)
             for name in (VOCABULARY, MERGES, BOTH, SETTINGS, SPECIAL)
             if (folder / name).is_file()
         }
-        settings, special = (_json(folder / name, files.get(name, b"{}")) for name in (SETTINGS, SPECIAL))
+        settings, special = (parse_json(files.get(name, b"{}"), folder / name) for name in (SETTINGS, SPECIAL))
         try:
             if VOCABULARY in files and MERGES in files:
-                vocabulary = _json(folder / VOCABULARY, files[VOCABULARY])
+                vocabulary = parse_json(files[VOCABULARY], folder / VOCABULARY)
                 merges = files[MERGES].decode("utf-8").splitlines()
             elif BOTH in files:
-                whole = _json(folder / BOTH, files[BOTH])
+                whole = parse_json(files[BOTH], folder / BOTH)
                 vocabulary, merges = whole["model"]["vocab"], whole["model"]["merges"]
                 settings["added_tokens_decoder"] = {token["id"]: token for token in whole["added_tokens"]}
             else:
@@ -190,14 +192,11 @@ def _encoder(
     return encoder
 
 
-def _json(path: Path, content: bytes) -> dict:
+def _content(path: Path) -> bytes:
     try:
-        value = json.loads(content.decode("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); copy or make it again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds no JSON object; copy or make it again")
-    return value
+        return read_plain(path, MOST_BYTES)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); copy it again") from None
 
 
 def _pairs(merges: Sequence[str | list[str]]) -> list[tuple[str, str]]:

@@ -10,7 +10,6 @@ computes a smaller image and enlarges it.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.conditions import read_condition
 from codi_tf.io.images import write_png
+from codi_tf.io.json_files import read_json
 from codi_tf.tasks import Task, make_task
 
 MAX_RESULT_PIXELS = 50_000_000
@@ -137,8 +137,8 @@ def _condition(options: argparse.Namespace, task: Task | None) -> np.ndarray:
 def _task(bundle: Path) -> Task | None:
     """The task of a bundle; None if it cannot be read (loading the bundle then reports why)."""
     try:
-        return make_task(**json.loads((bundle / BUNDLE).read_text(encoding="utf-8"))["task"])
-    except (OSError, ValueError, KeyError, TypeError):  # a UserError is a ValueError
+        return make_task(**read_json(bundle / BUNDLE)["task"])
+    except (ValueError, KeyError, TypeError):  # a UserError is a ValueError
         return None
 
 

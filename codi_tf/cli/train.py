@@ -14,12 +14,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import yaml
-
 from codi_tf import config
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import Interrupted, UserError, user_errors
 from codi_tf.io.files import check_settings, whole_file
+from codi_tf.io.yaml_files import yaml_text
 from codi_tf.training.distribution import make_strategy
 
 
@@ -186,14 +185,14 @@ def _check_same_settings(experiment: config.Experiment, out: Path) -> None:
     path = out / "config.yaml"
     if not path.is_file():
         return
-    earlier = config.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))  # with today's defaults
+    earlier = config.load(path)  # with today's defaults
     compared = (_plain(one) for one in (earlier, experiment))
     check_settings(out, *({key: plain[key] for key in plain if key != "distribution"} for plain in compared))
 
 
 def _write_settings(experiment: config.Experiment, out: Path) -> None:
     with whole_file(out / "config.yaml") as partial:
-        partial.write_text(yaml.safe_dump(_plain(experiment), sort_keys=False), encoding="utf-8")
+        partial.write_text(yaml_text(_plain(experiment)), encoding="utf-8")
 
 
 def _plain(experiment: config.Experiment) -> dict:

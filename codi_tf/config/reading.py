@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import math
@@ -10,12 +9,12 @@ import types
 import typing
 from pathlib import Path
 
-import yaml
-
 from codi_tf.config.experiment import Experiment
 from codi_tf.core.errors import UserError
 from codi_tf.core.quiet import quiet_import
 from codi_tf.core.settings import check_choice, choices_of
+from codi_tf.core.showing import MOST, clipped, shown
+from codi_tf.io.yaml_files import Problem, parse_yaml, read_yaml
 from codi_tf.methods import METHODS
 
 
@@ -30,15 +29,7 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
         UserError: for a missing or unreadable file, an unknown key, a value of the wrong type or out of its range.
     """
     path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a config ({error})") from None
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        raise UserError(f"{path}{f', line {where.line + 1}' if where else ''}: not valid YAML") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a mapping of sections, for example 'train: {{steps: 100}}'")
     for override in overrides:
@@ -59,43 +50,49 @@ def from_dict(values: dict) -> Experiment:
     if not isinstance(method, dict) or "name" not in method:
         raise UserError(f"method.name is not set: use one of {', '.join(names)}")
     check_choice("method.name", method["name"], names)
-    sections = _read(Experiment, {**values, "method": _LATER}, "")
+    sections = arguments_of(Experiment, {**values, "method": _LATER}, "")
     with quiet_import():
         kind = METHODS[method["name"]]
     options = {key: value for key, value in method.items() if key != "name"}
-    return Experiment(**{**sections, "method": kind(**_read(kind, options, "method"))})
+    return Experiment(**{**sections, "method": kind(**arguments_of(kind, options, "method"))})
 
 
 def _override(values: dict, override: str) -> None:
     """Set one value in place."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise UserError(f"{override!r} is no override: write section.key=value, for example train.steps=100")
+        raise UserError(f"{shown(override)} is no override: write section.key=value, for example train.steps=100")
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise UserError(f"override {override!r}: {section} has no keys below it")
+            raise UserError(f"override {shown(override)}: {clipped(section, MOST)} has no keys below it")
     values[last] = parse_value(override, text)
 
 
 def parse_value(override: str, text: str):
     """The YAML value after the = of an override. Raises UserError for text that is not YAML."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+        return parse_yaml(text)
+    except Problem as problem:
+        raise UserError(f"override {shown(override)}: {shown(text)} is not a YAML value ({problem})") from None
 
 
 _LATER = object()  # stands for the method's settings, which are read last
 _NAMES_OF_0_1_0 = {"data.recolour": "recolor"}
 
 
-def _read(kind: type, values: typing.Any, where: str) -> dict:
-    """The arguments of a dataclass, from plain data. Raises UserError for unknown, missing and invalid ones."""
+def arguments_of(kind: type, values: typing.Any, where: str) -> dict:
+    """The arguments of a dataclass, from plain data. Raises UserError for unknown, missing and invalid ones.
+
+    Args:
+        kind: the dataclass.
+        values: argument -> value.
+        where: the name of the values in messages, such as "train".
+    """
     if not isinstance(values, dict):
-        raise UserError(f"{where} is {values!r}: it must be a mapping")
-    hints = typing.get_type_hints(kind)
+        raise UserError(f"{where} is {shown(values)}: it must be a mapping")
+    hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     prefix = f"{where}." if where else ""
     values = {_NAMES_OF_0_1_0.get(f"{prefix}{key}", key): value for key, value in values.items()}
@@ -103,11 +100,19 @@ def _read(kind: type, values: typing.Any, where: str) -> dict:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(fields)}"
-            raise UserError(f"unknown key {prefix}{key}: {hint}")
+            raise UserError(f"unknown key {clipped(f'{prefix}{key}', MOST)}: {hint}")
     for name, f in fields.items():
         if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise UserError(f"{prefix}{name} is not set")
     return {key: _value(hints[key], value, f"{prefix}{key}") for key, value in values.items()}
+
+
+def _hints(kind: type) -> dict:
+    """The types of a dataclass's fields; Any where a class of the user's own names types that cannot be found."""
+    try:
+        return typing.get_type_hints(kind)
+    except NameError:
+        return {f.name: typing.Any for f in dataclasses.fields(kind)}
 
 
 def _value(hint, value, where: str):
@@ -115,21 +120,22 @@ def _value(hint, value, where: str):
     if value is _LATER:
         return value
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return hint(**_read(hint, value, where))
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        return hint(**arguments_of(hint, value, where))
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if value is None and type(None) in options:
         return None
     if choices := choices_of(hint):
         check_choice(where, value, choices)
         return value
-    kind = next(o for o in options if o is not type(None))
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    # list for list[str]
+    kinds = [typing.get_origin(option) or option for option in options if option is not type(None)]
+    if tuple in kinds and list not in kinds and isinstance(value, list):
+        value = tuple(value)
+    if float in kinds and int not in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{where} is {value!r}: it must be of type {kind.__name__}")
+    checkable = all(isinstance(kind, type) for kind in kinds)  # a method of the user's own may say Any, or a TypeVar
+    if checkable and not any(isinstance(value, bool) == (kind is bool) and isinstance(value, kind) for kind in kinds):
+        raise UserError(f"{where} is {shown(value)}: it must be of type {' or '.join(k.__name__ for k in kinds)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where} is {value}: it must be finite")
     return value

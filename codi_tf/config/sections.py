@@ -9,11 +9,17 @@ from typing import Literal
 from codi_tf.adapters import ADAPTERS
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat
+from codi_tf.core.limits import MAX_EXAMPLES, MAX_SEED, MAX_SIDE, check_most
 from codi_tf.core.settings import check_choice, check_choices
 
 Trained = Literal["all", "adapter"]  # which weights
 Strategy = Literal["none", "mirrored", "multiworker", "tpu"]
 STRATEGIES: tuple[str, ...] = typing.get_args(Strategy)
+
+# Far beyond what can be trained: a number with some zeros too many is refused before memory is asked for it.
+MAX_STEPS = 99_999_999  # the names of states have eight digits
+MAX_BATCH = 1_000_000
+MAX_DEVICES = 4096
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Data:
             raise UserError(f"data.image_size is {self.image_size}: it must be a positive multiple of 8")
         if self.encode_once < 0:
             raise UserError(f"data.encode_once is {self.encode_once}: it must be 0 or the number of examples")
+        check_most(self, "data.", image_size=MAX_SIDE, encode_once=MAX_EXAMPLES, seed=MAX_SEED)
         if not 0 < self.heldout_fraction < 1:
             raise UserError(f"data.heldout_fraction is {self.heldout_fraction}: it must be above 0 and below 1")
         if not 0 <= self.max_unreadable <= 1:
@@ -155,6 +162,7 @@ class Train:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.accumulate is {self.accumulate}: it must divide train.batch_size {self.batch_size}")
+        check_most(self, "train.", steps=MAX_STEPS, batch_size=MAX_BATCH, steps_per_call=MAX_STEPS)
         for name in ("warmup_steps", "sample_every", "save_every", "keep_every", "weight_decay"):
             if getattr(self, name) < 0:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must not be negative")
@@ -187,5 +195,6 @@ class Distribution:
         check_choices(self, "distribution.")
         if self.devices < 0:
             raise UserError(f"distribution.devices is {self.devices}: it must be 0, for all, or a number of devices")
+        check_most(self, "distribution.", devices=MAX_DEVICES)
         if self.devices and self.strategy != "mirrored":
             raise UserError(f"distribution.devices is {self.devices}: it belongs to strategy mirrored; leave it out")

@@ -6,12 +6,19 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from codi_tf.core.showing import clipped
+
+LONGEST = 2000  # characters of a message, whatever it quotes
+
 
 class UserError(ValueError):
     """A mistake of the user. The message is one line that names the thing, its value and the remedy.
 
     The command lines print it as ``error: ...`` and exit with status 2, without a traceback.
     """
+
+    def __init__(self, message: str):
+        super().__init__(clipped(message, LONGEST))
 
 
 class Interrupted(Exception):

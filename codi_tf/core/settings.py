@@ -10,6 +10,7 @@ from typing import Any
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.registry import Registry
+from codi_tf.core.showing import shown
 
 
 def check_choices(settings: Any, prefix: str = "") -> None:
@@ -25,7 +26,7 @@ def check_choices(settings: Any, prefix: str = "") -> None:
 def check_choice(name: str, value: object, choices: typing.Collection) -> None:
     """Raise UserError for a value that is none of the choices."""
     if not any(value == choice and type(value) is type(choice) for choice in choices):
-        raise UserError(f"{name} is {value!r}: use one of {', '.join(map(str, choices))}")
+        raise UserError(f"{name} is {shown(value)}: use one of {', '.join(map(str, choices))}")
 
 
 def choices_of(hint: Any) -> tuple:

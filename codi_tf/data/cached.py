@@ -12,13 +12,25 @@ import tensorflow as tf
 
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_EXAMPLES
 from codi_tf.data.permutation import permuted
 from codi_tf.data.pipeline import ONE_HOST
 from codi_tf.io.hashing import arrays_sha256, text_sha256
+from codi_tf.io.json_files import read_json
+from codi_tf.io.schema import Anything, Keyed, Record, Whole
 from codi_tf.io.tensor_files import StoredTensor, read_header
 from codi_tf.tasks import Task, task_config
 
 META = "meta.json"
+SCHEMA = Record(
+    {
+        "examples": Whole(1, MAX_EXAMPLES),
+        "shard": Whole(1, MAX_EXAMPLES),
+        "made_with": Keyed(Anything()),
+        "data": Keyed(Anything()),
+    }
+)
+MOST_SHARDS = 100_000
 
 
 class ShardedArray:
@@ -79,17 +91,18 @@ def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
 def read_meta(folder: str | os.PathLike[str]) -> dict:
     """The description of a folder of encoded examples: "examples", "shard", "made_with", "data". Raises UserError."""
     path = Path(folder) / META
+    if not path.exists():
+        raise UserError(f"{folder}: no encoded examples; make them with python -m codi_tf.cache")
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        if not (meta["examples"] > 0 and meta["shard"] > 0 and isinstance(meta["made_with"], dict)):
-            raise ValueError("numbers out of range")
+        meta = read_json(path)
+        SCHEMA.check(meta, "")
+        if -(-meta["examples"] // meta["shard"]) > MOST_SHARDS:
+            raise ValueError(f"it has more than {MOST_SHARDS:,} shards")
         if "sees" in meta["made_with"]:  # the name of 0.1.0
             meta["made_with"]["condition_space"] = meta["made_with"].pop("sees")
         if "recolour" in meta["data"]:  # the name of 0.1.0
             meta["data"] = {"recolor" if key == "recolour" else key: value for key, value in meta["data"].items()}
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no encoded examples; make them with python -m codi_tf.cache") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not readable ({error}); encode the examples again") from None
     return meta
 

@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf.core.errors import UserError, user_errors
+from codi_tf.core.limits import MAX_EXAMPLES, MAX_SIDE
 from codi_tf.data.pipeline import Source, low_resolution_pairs
 from codi_tf.io.files import check_target, whole_folder
 from codi_tf.io.images import read_image, resize, write_png
+from codi_tf.io.json_files import read_json
+from codi_tf.io.schema import Record, Whole, check
 
 PAIRS = "pairs.json"
+SCHEMA = Record({"size": Whole(1, MAX_SIDE), "scale": Whole(1, MAX_SIDE), "count": Whole(0, MAX_EXAMPLES)})
 
 
 def write_pairs(
@@ -72,11 +76,9 @@ def read_pairs(folder: str | Path, count: int, *, scale: int | None = None) -> d
         UserError: fewer pairs, another scale, a missing image, or an image whose size differs from pairs.json.
     """
     folder = Path(folder)
-    try:
-        about = json.loads((folder / PAIRS).read_text(encoding="utf-8"))
-        size, found, there = (int(about[key]) for key in ("size", "scale", "count"))
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{folder / PAIRS}: does not say size, scale and count; make the pairs again") from None
+    about = read_json(folder / PAIRS)
+    check(about, SCHEMA, folder / PAIRS, "make the pairs again")
+    size, found, there = (about[key] for key in ("size", "scale", "count"))
     if scale not in (None, found):
         raise UserError(f"{folder} has pairs of scale {found}, not {scale}; make others with python -m codi_tf.pairs")
     if count > there:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -15,8 +16,13 @@ from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Damage, Unreadable
 from codi_tf.data.splits import is_heldout
 from codi_tf.data.unreadable import warn_of_damage
+from codi_tf.io.plain_files import check_plain
 
 FIELDS = ("image", "source", "text")
+MOST_BYTES = 1 << 32  # of the images of a row group, which are in memory at a time
+MOST_TEXT = 1 << 32  # of all instructions of a file
+LONGEST_TEXT = 100_000  # characters of an instruction
+BATCH = 128  # rows that are unpacked at a time
 IN_MEMORY = 500_000_000  # bytes of cached row groups; the order shuffles within blocks of half as much
 
 
@@ -54,14 +60,15 @@ class ParquetRows:
         columns, groups, texts, damaged, total = None, [], [], [], 0
         for number, path in enumerate(paths):
             try:
+                check_plain(path)
                 with pyarrow.parquet.ParquetFile(path) as file:
                     columns = _checked_columns(path, file.schema_arrow, columns)
                     for group in range(file.num_row_groups):
                         about = file.metadata.row_group(group)
                         groups.append((number, group, total, about.total_byte_size))
                         total += about.num_rows
-                    texts += file.read([columns["text"]])[columns["text"]].to_pylist()
-            except (OSError, pyarrow.ArrowException) as error:
+                    texts += _texts(file, columns["text"], path)
+            except (OSError, MemoryError, pyarrow.ArrowException) as error:
                 groups, total = [one for one in groups if one[0] != number], len(texts)
                 damaged.append(Damage(path, " ".join(str(error).split()), 0))
         if not texts:
@@ -133,13 +140,38 @@ class ParquetRows:
             try:
                 with pyarrow.parquet.ParquetFile(path) as file:
                     names = [self.columns["image"], self.columns["source"]]
-                    table = file.read_row_group(int(self.groups[group, 1]), columns=names)
-            except (OSError, pyarrow.ArrowException) as error:
+                    table = pyarrow.Table.from_batches(_batches(file, names, MOST_BYTES, [int(self.groups[group, 1])]))
+            except (OSError, MemoryError, pyarrow.ArrowException) as error:
                 raise Unreadable(f"the row group is damaged ({' '.join(str(error).split())})") from None
             self._cached[group] = table
             while len(self._cached) > 1 and sum(one.nbytes for one in self._cached.values()) > IN_MEMORY:
                 self._cached.popitem(last=False)
             return table
+
+
+def _texts(file, column: str, path: str) -> list[str | None]:
+    """The texts of a column. Raises UserError where they are too long to be instructions."""
+    texts = []
+    for batch in _batches(file, [column], MOST_TEXT):
+        texts += batch.column(0).to_pylist()
+        if any(len(text or "") > LONGEST_TEXT for text in texts[-len(batch) :]):
+            raise UserError(
+                f"{path}: a text in {column} has more than {LONGEST_TEXT:,} characters: it is no instruction"
+            )
+    return texts
+
+
+def _batches(file, columns: list[str], most: int, groups: list[int] | None = None) -> Iterator:
+    """Some columns of a file, or of some of its row groups, in batches. Raises OSError where they exceed `most` bytes.
+
+    A few bytes of a compressed file may stand for any number of rows: the size that a file states is not believed.
+    """
+    total, groups = 0, list(range(file.num_row_groups)) if groups is None else groups
+    for batch in file.iter_batches(batch_size=BATCH, row_groups=groups, columns=columns):
+        total += batch.nbytes
+        if total > most:
+            raise OSError(f"it holds more than {most:,} bytes")
+        yield batch
 
 
 def _pyarrow(path: str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
 from collections.abc import Callable
@@ -13,11 +12,13 @@ import tensorflow as tf
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.seeds import fold_in
+from codi_tf.core.showing import shown
 from codi_tf.data.decoding import EncodedImage, nearness, pixels, place, window_side
 from codi_tf.data.in_memory import in_range, recolored
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable
 from codi_tf.data.unreadable import first_of, refusal, too_many
+from codi_tf.io.json_files import parse_json
 
 _KINDS = {"image": tf.uint8, "source": tf.uint8, "depth": tf.float32}  # of windows
 
@@ -194,11 +195,11 @@ def warn_of_unreadable(source: object) -> None:
 def text_of(fields: dict[str, bytes]) -> str:
     """The text of a record, on one line: KEY.txt, or "caption" of KEY.json; "" for none. Raises Unreadable."""
     try:
-        text = fields["text"].decode("utf-8") if "text" in fields else json.loads(fields.get("json", b"{}"))
+        text = fields["text"].decode("utf-8") if "text" in fields else parse_json(fields.get("json", b"{}"), "its JSON")
     except ValueError as error:  # of json and of UTF-8
         raise Unreadable(f"its text is damaged ({error})") from None
     if isinstance(text, dict):
         text = text.get("caption", "")
     if not isinstance(text, str):
-        raise Unreadable(f"its caption is {text!r}, not a text")
+        raise Unreadable(f"its caption is {shown(text)}, not a text")
     return " ".join(text.split())

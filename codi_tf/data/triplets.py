@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.showing import shown
 from codi_tf.data.examples import Examples
 from codi_tf.data.open_source import expanded, open_source
 from codi_tf.data.parquet import ParquetRows
@@ -17,9 +17,13 @@ from codi_tf.data.records import Records, Unreadable, image_files, index_files
 from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.stream import Stream
 from codi_tf.data.unreadable import warn_of_left_out
+from codi_tf.io.inside import check_name, named_file
+from codi_tf.io.json_files import parse_json, read_json_list
+from codi_tf.io.plain_files import read_plain
 
 SEEDS, PROMPT = "seeds.json", "prompt.json"  # of InstructPix2Pix's data
 PARQUET = ".parquet"
+MOST_BYTES = 1 << 28  # of seeds.json, and of an image
 
 
 def open_triplets(
@@ -113,11 +117,8 @@ class PromptFolders:
     def listed(cls, folder: Path, split: str | None, heldout_fraction: float) -> PromptFolders:
         """The entries of seeds.json, [["PROMPT", ["SEED", ...]], ...], in a split. Raises UserError."""
         path = folder / SEEDS
-        try:
-            listed = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path}: {' '.join(str(error).split())}; copy it again") from None
-        if not isinstance(listed, list) or not listed:
+        listed = read_json_list(path, most_bytes=MOST_BYTES)
+        if not listed:
             raise UserError(f'{path} must be a list of ["PROMPT", ["SEED", ...]]; make it again')
         prompts, pairs = [], []
         for entry in listed:
@@ -126,9 +127,12 @@ class PromptFolders:
                 and len(entry) == 2
                 and isinstance(entry[0], str)
                 and isinstance(entry[1], list)
-                and all(isinstance(seed, str | int) for seed in entry[1])
+                and all(type(seed) in (str, int) for seed in entry[1])
             ):
-                raise UserError(f'{path}: an entry is {_short(entry)}, not ["PROMPT", ["SEED", ...]]; make it again')
+                raise UserError(f'{path}: an entry is {shown(entry)}, not ["PROMPT", ["SEED", ...]]; make it again')
+            check_name(entry[0], path)
+            for seed in entry[1]:
+                check_name(str(seed), path)
             if split is None or is_heldout(entry[0], heldout_fraction) == (split == "heldout"):
                 pairs += ((len(prompts), str(seed)) for seed in entry[1])
                 prompts.append(entry[0])
@@ -140,17 +144,17 @@ class PromptFolders:
     def read(self, i: int) -> dict[str, bytes]:
         """The fields of triplet i. Raises Unreadable: a file is missing, or the instruction is not a str."""
         prompt, seed = self.pairs[i]
-        folder = self.folder / self.prompts[prompt]
+        names = (f"{self.prompts[prompt]}/{name}" for name in (PROMPT, f"{seed}_0.jpg", f"{seed}_1.jpg"))
         try:
-            text = json.loads((folder / PROMPT).read_bytes())
-            before, after = ((folder / f"{seed}_{which}.jpg").read_bytes() for which in (0, 1))
+            paths = [named_file(self.folder, name, SEEDS) for name in names]
+            text, before, after = (read_plain(path, MOST_BYTES) for path in paths)
+            edit = parse_json(text, PROMPT).get("edit")
         except OSError as error:
-            raise Unreadable(f"{Path(error.filename or folder).name}: {error.strerror or error}") from None
-        except ValueError as error:  # of json and of UTF-8
-            raise Unreadable(f"{PROMPT} is damaged ({error})") from None
-        edit = text.get("edit") if isinstance(text, dict) else None
+            raise Unreadable(f"{Path(error.filename).name}: {error.strerror or error}") from None
+        except UserError as error:
+            raise Unreadable(str(error)) from None
         if not isinstance(edit, str) or not edit.strip():
-            raise Unreadable(f'{PROMPT}: "edit" is {_short(edit)}, not a text')
+            raise Unreadable(f'{PROMPT}: "edit" is {shown(edit)}, not a text')
         return {"image": after, "source": before, "text": edit.encode()}
 
     def name(self, i: int) -> str:
@@ -192,8 +196,3 @@ def _plain(folder: str, split: str | None, heldout_fraction: float) -> Records:
         raise UserError(f"{folder} has no triplet: NAME.source.jpg, NAME.jpg and NAME.txt")
     records = records.chosen(complete)
     return records if split is None else records.of_split(split, heldout_fraction)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

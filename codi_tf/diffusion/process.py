@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_TIMES
 
 Tensor = Any  # a tensor of Keras' backend, or a NumPy array
 
@@ -52,14 +53,14 @@ def make_schedule(
 
     Args:
         beta_schedule: "linear", "scaled_linear" (Stable Diffusion) or "squaredcos_cap_v2" (cosine), diffusers' names.
-        num_train_timesteps: T, at least 1.
+        num_train_timesteps: T, 1 to 1,000,000.
         beta_start, beta_end: first and last beta, 0 < beta_start <= beta_end < 1; the cosine schedule ignores them.
 
     Raises:
         UserError: for an unknown name or numbers outside of these ranges.
     """
-    if num_train_timesteps < 1:
-        raise UserError(f"num_train_timesteps is {num_train_timesteps}; it must be at least 1")
+    if not 1 <= num_train_timesteps <= MAX_TIMES:
+        raise UserError(f"num_train_timesteps is {num_train_timesteps}; it must be 1 to {MAX_TIMES}")
     if not 0.0 < beta_start <= beta_end < 1.0:
         raise UserError(f"beta_start, beta_end are {beta_start}, {beta_end}; they must obey 0 < start <= end < 1")
     if beta_schedule == "linear":

@@ -9,6 +9,7 @@ are made in `samplers`.
 from __future__ import annotations
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.showing import shown
 from codi_tf.diffusion.process import PREDICTION_TYPES, TIMESTEP_SPACINGS, Schedule, make_schedule
 
 STEPS_OFFSET = 1  # StableDiffusionPipeline uses it whatever the file says
@@ -53,7 +54,9 @@ def check_scheduler(config: dict) -> None:
     """
     name = config.get("_class_name", SCHEDULERS[0])
     if name not in SCHEDULERS:
-        raise UserError(f"_class_name is {name!r}: only discrete variance-preserving diffusion (DDIM's) is built here")
+        raise UserError(
+            f"_class_name is {shown(name)}: only discrete variance-preserving diffusion (DDIM's) is built here"
+        )
     check_values(config, DIFFUSION)
 
 
@@ -79,5 +82,5 @@ def check_values(config: dict, possible: dict[str, tuple]) -> None:
     """Refuses a config with other values than the possible ones; a missing key is fine. Raises UserError."""
     for key, values in possible.items():
         if key in config and config[key] not in values:
-            shown = " or ".join(str(value) for value in values if value is not None) or "nothing"
-            raise UserError(f"{key} is {config[key]!r}, which is not built here: only {shown} is")
+            built = " or ".join(str(value) for value in values if value is not None) or "nothing"
+            raise UserError(f"{key} is {shown(config[key])}, which is not built here: only {built} is")

@@ -19,6 +19,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.io.files import whole_folder
 from codi_tf.io.json_files import read_json
+from codi_tf.io.schema import Each, Record, Whole, check
 from codi_tf.io.weights import CONFIG, load_network, save_network
 from codi_tf.models.layers import Conv2D
 from codi_tf.tasks import make_task
@@ -28,6 +29,7 @@ BATCH = 32
 CROPS_PER_PHOTO = 128
 LEARNING_RATE = 2e-3
 STRIDES = (1, 2, 2, 2, 1)  # the first convolution keeps every pixel, where blur shows
+SCHEMA = Record({"num_photos": Whole(1, 1_000_000)}, {"widths": Each(Whole(1, 4096), len(STRIDES), len(STRIDES))})
 
 
 class FeatureNetwork(keras.Model):
@@ -160,6 +162,7 @@ def load_features(folder: Path) -> FeatureNetwork:
     config = read_json(folder / CONFIG)
     if config.pop("_class_name", None) != "FeatureNetwork":
         raise UserError(f"{folder}: holds no feature network; name the folder of one")
+    check(config, SCHEMA, folder / CONFIG, "train the network again")
     try:
         network = FeatureNetwork(name="features", **config)
     except (TypeError, ValueError) as error:

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from codi_tf.core.errors import UserError
 from codi_tf.io.files import whole_file
 from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.plain_files import check_plain
 
 KINDS = ("disparity", "depth")
 MARK = ".depth"  # NAME.depth.png is the map of NAME.jpg
@@ -186,10 +187,12 @@ def check_kind(kind: object) -> None:
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        values = np.load(path, allow_pickle=False)
+        check_plain(path)
+        # A map of the file, not a copy: NumPy asks for the memory that a header names before it looks what is there.
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"cannot read depth map {path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a header is read as Python, which raises what it likes
         raise UserError(f"cannot read depth map {path}: no array of numbers, or damaged; save it again") from error
     if not isinstance(values, np.ndarray):  # an .npz archive with the suffix .npy
         raise UserError(f"cannot read depth map {path}: several arrays; save one with np.save")

@@ -8,21 +8,26 @@ from pathlib import Path
 
 import numpy as np
 
+from codi_tf.io.plain_files import open_plain
+
 HASHED_SUFFIXES = (".safetensors", ".json", ".txt")  # weights, configurations, and the tokenizer's merges
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's contents, in hexadecimal digits."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's contents, in hexadecimal digits. Raises OSError for what is no regular file."""
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_sha256(folder: Path) -> str:
-    """SHA-256 over names and contents of the files below a folder that have `HASHED_SUFFIXES`, sorted by path."""
+    """SHA-256 over names and contents of the files below a folder that have `HASHED_SUFFIXES`, sorted by path.
+
+    Raises OSError for one of them that is no regular file.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in HASHED_SUFFIXES):
         digest.update(path.relative_to(folder).as_posix().encode())
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

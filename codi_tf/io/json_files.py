@@ -1,24 +1,46 @@
-"""JSON objects in files. Needs no TensorFlow."""
+"""JSON in files, also of strangers: read strictly, and within bounds. Needs no TensorFlow.
+
+Refused are large files, deep nesting, keys that stand twice, NaN and Infinity, and halves of characters. Python's own
+reader takes all of these, and each of them fails later, elsewhere, or changes what a file says.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.showing import clipped, shown
+from codi_tf.io.plain_files import read_plain
+
+MOST_BYTES = 1 << 24  # of a file: the JSON of the largest tokenizers and headers has a quarter of it
+MOST_LEVELS = 64  # of lists and objects in each other
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character, unless the other half follows
 
 
 def read_json(path: Path) -> dict:
     """A JSON object from a file. Raises UserError for a missing or broken file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; is {path.parent} a complete model folder?") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); copy or make it again") from None
+    return parse_json(_content(path, MOST_BYTES), path)
+
+
+def read_json_list(path: Path, *, most_bytes: int = MOST_BYTES) -> list:
+    """A JSON list from a file of at most `most_bytes`. Raises UserError for a missing or broken file."""
+    value = _parsed(_content(path, most_bytes), path)
+    if not isinstance(value, list):
+        raise UserError(f"{path}: holds no JSON list; copy or make it again")
+    return value
+
+
+def parse_json(content: bytes | str, name: object) -> dict:
+    """A JSON object from a text, in UTF-8. Raises UserError for anything else; the message begins with `name`."""
+    value = _parsed(content, name)
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds no JSON object; copy or make it again")
+        raise UserError(f"{name}: holds no JSON object; copy or make it again")
     return value
 
 
@@ -27,3 +49,71 @@ def write_json(path: Path, value: dict) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def is_nested_within(value: object, levels: int) -> bool:
+    """Whether a value of dicts and lists has at most so many levels of them. Needs no recursion."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [
+            child
+            for one in level
+            if isinstance(one, dict | list)
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return True
+    return False
+
+
+def _content(path: Path, most: int) -> bytes:
+    try:
+        return read_plain(path, most)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is {path.parent} a complete model folder?") from None
+    except OSError as error:
+        raise _refusal(path, error.strerror or error) from None
+
+
+def _parsed(content: bytes | str, name: object) -> Any:
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        value = json.loads(
+            text,
+            object_pairs_hook=_without_repeats,
+            parse_constant=_finite,
+            parse_float=lambda digits: float(_finite(digits)),
+            parse_int=lambda digits: int(_finite(digits)),
+        )
+        if not is_nested_within(value, MOST_LEVELS):
+            raise RecursionError
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # fails for half of a character
+    except RecursionError:
+        raise _refusal(name, f"it is nested more than {MOST_LEVELS} levels deep") from None
+    except UnicodeEncodeError:
+        raise _refusal(name, "a text in it holds half of a character") from None
+    except ValueError as error:
+        raise _refusal(name, clipped(str(error), 200)) from None
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        count = Counter(key for key, _ in pairs)
+        twice = max(count, key=lambda key: count[key])
+        raise ValueError(f"the key {shown(twice)} stands there twice")
+    return found
+
+
+def _finite(digits: str) -> str:
+    """The digits of a number. Raises ValueError for one that float64 cannot hold, and for NaN and Infinity."""
+    if not math.isfinite(float(digits)):
+        raise ValueError(f"{shown(digits)} is no finite number")
+    return digits
+
+
+def _refusal(name: object, reason: object) -> UserError:
+    return UserError(f"{name}: not readable as JSON ({reason}); copy or make it again")

@@ -17,6 +17,9 @@ import ml_dtypes
 import numpy as np
 
 from codi_tf.core.errors import UserError
+from codi_tf.io.json_files import MOST_BYTES, parse_json
+from codi_tf.io.plain_files import check_plain, open_plain
+from codi_tf.io.schema import Each, Keyed, Record, Text, Whole
 
 DTYPES = {
     "F64": np.dtype("float64"),
@@ -32,7 +35,16 @@ DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 _AHEAD = 1 << 26  # bytes after a tensor that the system reads ahead
+_PLACE = Whole(0, 2**62)
+_ENTRIES = Keyed(
+    Record({"dtype": Text(16), "shape": Each(_PLACE, 0, 16), "data_offsets": Each(_PLACE, 2, 2)}), most=1_000_000
+)
+_METADATA = Keyed(Text(1 << 20))
 _ALIGNMENT = 64  # bytes: TensorFlow's requirement on memory that it shares
+
+
+class _OtherDtype(UserError):
+    """A tensor in a number format that is not read."""
 
 
 class StoredTensor(NamedTuple):
@@ -62,6 +74,7 @@ class StoredTensor(NamedTuple):
         size = self.nbytes // parts
         values, start = (make_room(size) if room is None else room)[:size], self.start + part * size
         try:
+            check_plain(self.path)
             with open(self.path, "rb", buffering=0) as file:
                 _announce(file.fileno(), start, size)
                 file.seek(start)
@@ -98,17 +111,19 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         UserError: the file is missing, truncated or not a safetensors file, or has an unknown number format.
     """
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= size - 8:
+            if not 2 <= length <= min(size - 8, MOST_BYTES):
                 raise ValueError(f"its {size} bytes do not hold the header")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length), "its header")
         metadata = header.pop("__metadata__", {})
+        _METADATA.check(metadata, "__metadata__")
+        _ENTRIES.check(header, "")
         tensors, begin = {}, 0
         for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             if entry["dtype"] not in DTYPES:
-                raise UserError(f"{path}: {key} is stored in {entry['dtype']}; convert it to float16 first")
+                raise _OtherDtype(f"{path}: {key} is stored in {entry['dtype']}; convert it to float16 first")
             tensor = StoredTensor(path, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin)
             end = begin + math.prod(tensor.shape) * tensor.dtype.itemsize
             if [begin, end] != entry["data_offsets"]:
@@ -118,9 +133,9 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             raise ValueError(f"it has {size} bytes, its header describes {8 + length + begin}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such weight file; the folder is incomplete, copy or make it again") from None
-    except UserError:
+    except _OtherDtype:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:  # a UserError, too, of the header's JSON
         raise _broken(path, error) from None
     return tensors, metadata
 
@@ -161,4 +176,5 @@ def _announce(descriptor: int, start: int, size: int) -> None:
 
 
 def _broken(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: truncated or no safetensors file ({error}); copy or make it again")
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"{path}: truncated or no safetensors file ({reason}); copy or make it again")

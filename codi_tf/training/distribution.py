@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from codi_tf import config
 from codi_tf.core.errors import UserError
+from codi_tf.core.showing import clipped
+from codi_tf.io.json_files import parse_json
 
 
 def make_strategy(settings: config.Distribution):
@@ -50,12 +51,14 @@ def _check_cluster() -> None:
     if not text:
         raise UserError(f"TF_CONFIG is not set: every worker needs it, for example TF_CONFIG='{example}'")
     try:
-        cluster = json.loads(text)
+        cluster = parse_json(text, "TF_CONFIG")
         tasks = cluster["cluster"][cluster["task"]["type"]]
         tasks[int(cluster["task"]["index"])]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         problem = f"{type(error).__name__}: {error}"
-        raise UserError(f"TF_CONFIG is {text!r}: no cluster with this task in it ({problem}); like {example}") from None
+        raise UserError(
+            f"TF_CONFIG is {clipped(repr(text), 400)}: no cluster with this task in it ({problem}); like {example}"
+        ) from None
 
 
 def _tpu_strategy(tf, name: str):

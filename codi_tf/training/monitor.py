@@ -14,6 +14,7 @@ from codi_tf import config, data
 from codi_tf.core.errors import UserError
 from codi_tf.data.cached import is_cache
 from codi_tf.io import images
+from codi_tf.io.json_files import parse_json
 from codi_tf.model import CoDi
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.experiment import build_task, load_source, takes_prompts
@@ -125,8 +126,8 @@ def _memory() -> dict[str, float]:
 def _step_of(line: str) -> float:
     """The update of a line of metrics; infinity for a line that a crash truncated."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:
+        return float(parse_json(line, "metrics")["step"])
+    except (ValueError, KeyError, TypeError):
         return float("inf")
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from codi_tf.core.errors import UserError
 from codi_tf.io.files import whole_file
 from codi_tf.io.hashing import arrays_sha256
+from codi_tf.io.plain_files import check_plain
 from codi_tf.trainers.trainer import Trainer
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
@@ -98,6 +99,7 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
         UserError: the file is truncated, or its checksum does not match.
     """
     try:
+        check_plain(path)
         values = load_file(path)
         with safe_open(path, framework="numpy") as file:
             written = (file.metadata() or {}).get(DIGEST)

@@ -1,14 +1,18 @@
 // Reads a manifest.json. An app takes the JSON library that it has anyway; this one spares the example a dependency.
 #pragma once
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-// A value: a number, a text (escapes as they are written), a list, or an object (a list with names).
+// A value: a number, a text (escapes as they are written), a list, an object (a list with names), or null, true, false.
 struct Json {
+  enum Kind { kNumber, kText, kList, kObject, kWord };
+
+  Kind kind = kWord;
   double number = 0;
   std::string text;
   std::vector<std::string> names;
@@ -27,17 +31,21 @@ struct Json {
   }
 };
 
+// Strict, and within bounds: a manifest may come from a stranger.
 class JsonReader {
  public:
-  // Throws std::runtime_error for what is no JSON.
+  // Throws std::runtime_error for what is no JSON, nested too deep, or names a key twice.
   static Json read(const std::string& source) {
+    if (source.find('\0') != std::string::npos) fail();
     JsonReader reader{source.c_str()};
-    Json value = reader.value();
+    Json value = reader.value(0);
     if (reader.next() != '\0') reader.fail();
     return value;
   }
 
  private:
+  static constexpr int kMostLevels = 64;
+
   explicit JsonReader(const char* at) : at_(at) {}
 
   [[noreturn]] static void fail() { throw std::runtime_error("it is no JSON"); }
@@ -49,17 +57,23 @@ class JsonReader {
 
   bool take(char wanted) { return next() == wanted ? ++at_, true : false; }
 
-  Json value() {
+  Json value(int level) {
+    if (level > kMostLevels) throw std::runtime_error("it is nested too deep");
     Json made;
     if (next() == '"') {
+      made.kind = Json::kText;
       made.text = text();
     } else if (take('[')) {
-      list(']', [&] { made.items.push_back(value()); });
+      made.kind = Json::kList;
+      list(']', [&] { made.items.push_back(value(level + 1)); });
     } else if (take('{')) {
+      made.kind = Json::kObject;
       list('}', [&] {
         made.names.push_back(text());
+        for (size_t i = 0; i + 1 < made.names.size(); ++i)
+          if (made.names[i] == made.names.back()) throw std::runtime_error("a key stands there twice");
         if (!take(':')) fail();
-        made.items.push_back(value());
+        made.items.push_back(value(level + 1));
       });
     } else {
       number_or_word(made);
@@ -80,7 +94,7 @@ class JsonReader {
     const char* begin = at_;
     for (; *at_ != '"'; ++at_) {
       if (*at_ == '\\') ++at_;
-      if (*at_ == '\0') fail();
+      if (*at_ == '\0' || static_cast<unsigned char>(*at_) < ' ') fail();
     }
     return {begin, at_++};
   }
@@ -92,10 +106,13 @@ class JsonReader {
         at_ += std::strlen(word);
         return;
       }
+    const size_t length = std::strspn(at_, "+-.0123456789eE");  // without strtod's nan, inf and 0x10
+    const std::string digits(at_, length);
     char* end;
-    made.number = std::strtod(at_, &end);
-    if (end == at_) fail();
-    at_ = end;
+    made.kind = Json::kNumber;
+    made.number = std::strtod(digits.c_str(), &end);
+    if (digits.empty() || *end != '\0' || !std::isfinite(made.number)) fail();
+    at_ += length;
   }
 
   const char* at_;

@@ -8,8 +8,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -17,29 +17,36 @@
 
 #include "graph.h"
 #include "json.h"
+#include "manifest.h"
 #include "noise.h"
 #include "image_file.h"
 
 namespace {
 
+constexpr size_t kMostBytes = 1 << 24;  // of a manifest
+
 // Throws std::runtime_error for a package that this program cannot run.
 Json read_manifest(const std::string& package) {
   const std::string path = package + "/manifest.json";
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error(path + ": cannot be read; make a package with python -m export");
-  const std::string source{std::istreambuf_iterator<char>(file), {}};
+  std::ifstream file;
+  if (std::filesystem::is_regular_file(path)) file.open(path, std::ios::binary);  // a pipe would block
+  if (!file.is_open()) throw std::runtime_error(path + ": cannot be read; make a package with python -m export");
+  std::string source(kMostBytes + 1, '\0');
+  file.read(source.data(), std::streamsize(source.size()));
+  source.resize(size_t(file.gcount()));
   Json manifest;
   try {
+    if (source.size() > kMostBytes) throw std::runtime_error("it is too large");
     manifest = JsonReader::read(source);
-    if (manifest["kind"].text != "codi_tf sampler" || (manifest["version"].number != 2 && manifest["version"].number != 3))
-      throw std::runtime_error("it is of another version");
+    Manifest::check(manifest);
   } catch (const std::exception& error) {
     throw std::runtime_error(path + ": " + error.what() + "; export again");
   }
-  if (manifest["format"].text != "tflite" || manifest["layout"].text != "parts")
+  if (manifest["format"].text != "tflite" || manifest["graphs"].find("sampler"))
     throw std::runtime_error(path + ": no LiteRT package of parts; export with --format tflite --layout parts");
   if (manifest["inputs"].find("ids") || manifest["inputs"]["condition"]["shape"].items.at(3).number != 3)
     throw std::runtime_error(path + ": wants a prompt or a mask, and this program knows neither; take export.run");
+  Manifest::check_files(package, manifest);
   return manifest;
 }
 

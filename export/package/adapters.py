@@ -10,9 +10,9 @@ import dataclasses
 from pathlib import Path
 
 from codi_tf.core.errors import UserError
-from export.package.manifest import OTHERS, REPORTS, Package, read_manifest, read_package, sizes_of
+from export.package.manifest import BASE, REPORTS, Package, read_manifest, read_package
+from export.package.schema import OTHERS, sizes_of
 
-BASE = "base_files"  # key of an adapter's manifest: the files of the other parts, and their SHA-256
 PLUG = "encoder"
 
 

@@ -6,7 +6,6 @@ Imports no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -14,13 +13,15 @@ from pathlib import Path
 
 from codi_tf.core.errors import UserError
 from codi_tf.io.hashing import file_sha256
+from codi_tf.io.inside import named_file
+from codi_tf.io.json_files import read_json
 from export.formats import FORMATS
 from export.formats.format import SIGNATURE, GraphFile
+from export.package.schema import KIND, check_manifest, sizes_of
 
-MANIFEST, VERSION = "manifest.json", 3
-OTHERS = "other_sizes"  # key of a manifest and of report.json: the entries that differ at the other sizes
+MANIFEST = "manifest.json"
 REPORTS = ("report.json", "report.md")
-KIND = "codi_tf sampler"  # value of "kind" in our manifests
+BASE = "base_files"  # key of an adapter's manifest: the files of the other parts, and their SHA-256
 
 
 @dataclass(frozen=True)
@@ -87,41 +88,50 @@ def read_package(folder: Path) -> Package:
     """Read the manifest of a package and verify its files.
 
     Raises:
-        UserError: no package, or a file that is missing or differs from its hash in the manifest.
+        UserError: no package; a manifest that `schema.check_manifest` refuses; a file that is missing, differs from its
+            hash in the manifest, or is not in the folder. The reports are not looked at.
     """
-    manifest = read_manifest(folder)
-    if manifest is None:
+    path = folder / MANIFEST
+    if not path.exists():
+        raise UserError(f"{folder}: no exported package; make one with python -m export")
+    manifest = read_json(path)
+    if manifest.get("kind") != KIND:
         raise UserError(f"{folder}: no exported package; make one with python -m export")
     try:
+        check_manifest(manifest, whole=BASE not in manifest)
         package, *others = (_package(folder, {**manifest, **size}) for size in sizes_of(manifest))
-        package = dataclasses.replace(package, others=tuple(others))
-        files = dict(manifest["files"])
-        unnamed = [
-            graph.path.name
-            for size in package.sizes
-            for graph in size.graphs.values()
-            if not any((folder / name).is_relative_to(graph.path) for name in files)
-        ]
-    except (KeyError, TypeError, ValueError, UserError) as error:
-        raise UserError(f"{folder / MANIFEST}: incomplete or of another version ({error!r}); export again") from None
-    if unnamed or not all(size.graphs for size in package.sizes):
-        raise UserError(f"{folder / MANIFEST}: does not name the files of its graphs; export again")
-    for name, digest in files.items():
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name}: is missing; copy the whole package again")
-        if file_sha256(folder / name) != digest:
-            raise UserError(f"{folder / name}: is damaged or changed (SHA-256); copy the package or export again")
+    except ValueError as error:  # Misfit, and UserError of a name or a format
+        raise UserError(f"{path}: incomplete or of another version ({error}); export again") from None
+    package = dataclasses.replace(package, others=tuple(others))
+    for graph in (graph for size in package.sizes for graph in size.graphs.values()):
+        if not any((folder / name).is_relative_to(graph.path) for name in manifest["files"]):
+            raise UserError(f"{path}: does not name the files of its graphs; export again")
+    _check_files(folder, manifest["files"])
     return package
 
 
+def _check_files(folder: Path, files: dict[str, str]) -> None:
+    """Raise UserError for a file that is missing or changed. The reports may be: nothing needs them to run."""
+    for name, digest in files.items():
+        if name in REPORTS:
+            continue
+        path = named_file(folder, name, folder / MANIFEST)
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; copy the whole package again")
+        try:
+            found = file_sha256(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error}); copy the package again") from None
+        if found != digest:
+            raise UserError(f"{path}: is damaged or changed (SHA-256); copy the package or export again")
+
+
 def _package(folder: Path, manifest: dict) -> Package:
-    """The package of a manifest at its first size. Raises KeyError, TypeError or ValueError for a foreign manifest."""
-    if manifest["version"] > VERSION:
-        raise ValueError(f"version {manifest['version']}")
-    height, width = (int(side) for side in manifest["image_size"])
-    inputs, task = manifest["inputs"], dict(manifest["task"])
+    """The package of a checked manifest at its first size. Raises ValueError for a format that is not known."""
+    height, width = manifest["image_size"]
+    inputs, task = manifest["inputs"], manifest["task"]
     graphs = {
-        name: GraphFile(folder / graph["file"], tuple(dict(graph["inputs"])), graph.get("signature", SIGNATURE))
+        name: GraphFile(folder / graph["file"], tuple(graph["inputs"]), graph.get("signature", SIGNATURE))
         for name, graph in manifest["graphs"].items()
     }
     suffix = FORMATS[manifest["format"]].suffix
@@ -133,13 +143,13 @@ def _package(folder: Path, manifest: dict) -> Package:
         format=manifest["format"],
         height=height,
         width=width,
-        latent_shape=tuple(int(side) for side in inputs["noise"]["shape"]),
+        latent_shape=tuple(inputs["noise"]["shape"]),
         graphs=graphs,
         schedule=schedule,
-        channels=int(inputs["condition"]["shape"][-1]),
-        task=str(task["name"]),
-        condition_file=str(manifest.get("condition_file") or _condition_file(task)),
-        keeps_colors=bool(manifest["keeps_colors" if manifest["version"] > 2 else "keeps_colours"]),
+        channels=inputs["condition"]["shape"][-1],
+        task=task["name"],
+        condition_file=manifest.get("condition_file") or _condition_file(task),
+        keeps_colors=manifest.get("keeps_colors" if manifest["version"] > 2 else "keeps_colours", False),
         prompted="ids" in inputs,
     )
 
@@ -178,12 +188,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def read_manifest(folder: Path) -> dict | None:
     """Read the manifest of a package; None if the folder has no manifest of this project."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(folder / MANIFEST)
+    except UserError:
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("kind") == KIND else None
-
-
-def sizes_of(manifest: dict) -> list[dict]:
-    """The entries of a manifest for each size; for the first size the manifest itself."""
-    return [manifest, *manifest.get(OTHERS, [])]
+    return manifest if manifest.get("kind") == KIND else None

@@ -15,7 +15,8 @@ from codi_tf.io.json_files import write_json
 from export.emit import sampler
 from export.emit.counting import Counting
 from export.formats import FORMATS
-from export.package.manifest import OTHERS, REPORTS, Package
+from export.package.manifest import REPORTS, Package
+from export.package.schema import OTHERS
 
 if TYPE_CHECKING:
     from export.emit.graph import Graph

@@ -16,11 +16,12 @@ from PIL import Image
 
 from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.kinds import TEXT_ENCODER
-from codi_tf.checkpoints.networks import NUMBERS, check_positions, stored_tensors
+from codi_tf.checkpoints.networks import NUMBERS, check_positions, check_sizes, stored_tensors
 from codi_tf.checkpoints.rules import POSITIONS
 from codi_tf.checkpoints.tokenizer import END, LENGTH, Tokenizer
 from codi_tf.core.arguments import as_prompts
 from codi_tf.core.errors import UserError
+from codi_tf.core.showing import shown
 from codi_tf.io.images import to_uint8
 from codi_tf.io.json_files import read_json
 from codi_tf.io.layouts import Origin
@@ -241,7 +242,7 @@ def _read_config(path: Path) -> dict:
     """The arguments of `Clip`. Keys that do not affect the two towers' numbers are ignored."""
     config = read_json(path)
     if config.get("model_type") != "clip":
-        raise UserError(f"{path}: model_type is {config.get('model_type')!r}: name the folder of a CLIPModel")
+        raise UserError(f"{path}: model_type is {shown(config.get('model_type'))}: name the folder of a CLIPModel")
     text = _tower(config, "text_config", TEXT_ENCODER.ours, path)
     vision = _tower(config, "vision_config", {**VISION, "num_channels": 3}, path)
     if vision.pop("num_channels") != 3:
@@ -265,7 +266,8 @@ def _tower(config: Mapping, name: str, defaults: Mapping[str, object], path: Pat
 
 def _check_number(key: str, value: Any, wanted: type, path: Path) -> None:
     if type(value) not in (int, wanted) or not 0 < value < float("inf"):
-        raise UserError(f"{path}: {key} is {value!r}: it must be {NUMBERS[wanted]} above 0")
+        raise UserError(f"{path}: {key} is {shown(value)}: it must be {NUMBERS[wanted]} above 0")
+    check_sizes({key: value}, path)
 
 
 def _read_preprocessing(path: Path, image_size: int) -> Preprocessing:

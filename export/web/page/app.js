@@ -5,6 +5,7 @@ import { nearness } from "depth";
 import { PageError, explain } from "errors";
 import { read, readJson, totalBytes } from "files";
 import { generate } from "generate";
+import { checked } from "manifest";
 import { Mask } from "mask";
 import { png, readImage, show } from "images";
 import { withMask } from "resample";
@@ -66,7 +67,7 @@ async function attempt(action) {
 
 async function start() {
   if (typeof WebAssembly !== "object") throw new PageError("This browser has no WebAssembly: use another one.");
-  manifest = await readJson("package/manifest.json");
+  manifest = checked(await readJson("package/manifest.json"));
   words = wording(manifest);
   document.title = page.title.textContent = words.title;
   page.lede.textContent = words.lede;

@@ -1,6 +1,8 @@
 // A package's graphs, in a thread of their own. Tensors are Float32Array, the tokens of a prompt Int32Array, in the
 // shapes of the manifest. Tensors are passed on by their names, whatever these are.
 
+import { verified } from "manifest";
+
 /**
  * Load the graphs of a package.
  *
@@ -15,7 +17,7 @@ export async function openSampler(manifest, read) {
   const program = await read("runtime/ort-wasm-simd-threaded.wasm");
   await ask({ kind: "begin", script: import.meta.resolve("ort"), program }, [program.buffer]);
   for (const [graph, { file }] of Object.entries(manifest.graphs)) {
-    const model = await read(`package/${file}`);
+    const model = await read(`package/${file}`).then(verified(manifest, file));
     await ask({ kind: "open", graph, model }, [model.buffer]);
   }
 

@@ -1,0 +1,47 @@
+"""Opening files of strangers: regular files alone, and no more of them than is expected. Needs no TensorFlow.
+
+A named pipe blocks whoever opens it, a device may never end, and a file of any size fills the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def check_plain(path: str | os.PathLike[str]) -> None:
+    """Raise OSError for what is missing, or is no regular file (a folder, a pipe, a device); links are followed."""
+    _check(path, os.stat(path).st_mode)
+
+
+@contextlib.contextmanager
+def open_plain(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A regular file, open for reading. Raises OSError as `check_plain`, and never waits."""
+    check_plain(path)  # before it is opened, which alone may act on a device
+    descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    with open(descriptor, "rb") as file:
+        _check(path, os.fstat(descriptor).st_mode)
+        yield file
+
+
+def read_plain(path: str | os.PathLike[str], most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes. Raises OSError as `check_plain`, and for a larger file."""
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = b"" if size > most else file.read(most + 1)
+        if max(size, len(content)) > most:
+            raise OSError(errno.EFBIG, f"it has {max(size, len(content)):,} bytes, more than {most:,}", os.fspath(path))
+    return content
+
+
+def _check(path: str | os.PathLike[str], mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, no file", os.fspath(path))

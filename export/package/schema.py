@@ -1,0 +1,125 @@
+"""What a manifest may hold: types, ranges and sizes, and what has to agree. Imports no TensorFlow.
+
+The page (export/web/page/manifest.js) and the C++ example (examples/android/manifest.h) check the same. All three have
+to refuse what tests/bad_manifests.json lists.
+"""
+
+from __future__ import annotations
+
+import math
+
+from codi_tf.core.limits import MAX_SIDE, MAX_TIMES
+from codi_tf.core.showing import shown
+from codi_tf.io.inside import is_name
+from codi_tf.io.schema import FLAG, SHA256, Anything, Each, Keyed, Misfit, Number, OneOf, Record, Text, Whole
+from export.emit.limits import MAX_STEPS
+
+KIND = "codi_tf sampler"  # value of "kind" in our manifests
+VERSION = 3
+VERSIONS = (2, VERSION)  # that are read; 0.1.0 wrote 2
+OTHERS = "other_sizes"  # key of a manifest and of report.json: the entries that differ at the other sizes
+PARTS = ("text", "encoder", "step", "step_1", "step_2", "decoder")
+MOST_NUMBERS = 1 << 31  # in a tensor
+
+_TENSOR = Record({"shape": Each(Whole(1, MOST_NUMBERS), 0, 8)}, {"dtype": OneOf(("float32", "int32"))})
+_GRAPH = Record(
+    {"file": Text(1024), "inputs": Keyed(_TENSOR, 1, 1000)},
+    {"outputs": Keyed(_TENSOR, 1, 1000), "signature": Text(200)},
+)
+_SIZE = Record(
+    {
+        "image_size": Each(Whole(1, MAX_SIDE), 2, 2),
+        "inputs": Record({"condition": _TENSOR, "noise": _TENSOR}, {"ids": _TENSOR}),
+        "graphs": Keyed(_GRAPH, 1, len(PARTS)),
+    },
+    {"outputs": Record({"image": _TENSOR})},
+)
+_STEP = Record({"t": Whole(0, MAX_TIMES), "time": Each(Number(), 1, 1 << 16), "a": Number(), "b": Number()})
+_WHOLE = Record(
+    {
+        **_SIZE.entries,
+        "kind": OneOf((KIND,)),
+        "version": OneOf(VERSIONS),
+        "format": Text(100),
+        "steps": Whole(1, MAX_STEPS),
+        "schedule": Each(_STEP, 1, MAX_STEPS),
+        "task": Record({"name": Text(200)}),
+        "files": Keyed(SHA256, 1),
+    },
+    {
+        **_SIZE.optional,
+        "layout": OneOf(("whole", "parts")),
+        "weights": Text(100),
+        "condition_file": Text(100),
+        "keeps_colors": FLAG,
+        "keeps_colours": FLAG,
+        "made_with": Keyed(Anything()),
+        OTHERS: Each(_SIZE, 0, 64),
+    },
+)
+
+
+def check_manifest(manifest: dict, *, whole: bool = True) -> None:
+    """Raise Misfit for a manifest that cannot be run.
+
+    Args:
+        manifest: the JSON object in manifest.json.
+        whole: whether all graphs have to be there; False: of an adapter alone.
+    """
+    version = manifest.get("version")
+    if version not in VERSIONS or isinstance(version, bool):
+        raise Misfit(f"version {shown(version)}")
+    _WHOLE.check(manifest, "")
+    if len(manifest["schedule"]) != manifest["steps"]:
+        raise Misfit(f"steps is {manifest['steps']}: its schedule has {len(manifest['schedule'])}")
+    if len({len(step["time"]) for step in manifest["schedule"]}) > 1:
+        raise Misfit("schedule: the times of its steps have several lengths")
+    for name in manifest["files"]:
+        _check_name(name, "files")
+    for size in sizes_of(manifest):
+        _check_size(size, manifest, whole)
+
+
+def sizes_of(manifest: dict) -> list[dict]:
+    """The entries of a manifest for each size; for the first size the manifest itself."""
+    return [manifest, *manifest.get(OTHERS, [])]
+
+
+def _check_size(size: dict, manifest: dict, whole: bool) -> None:
+    inputs, (height, width) = size["inputs"], size["image_size"]
+    condition, noise = (inputs[name]["shape"] for name in ("condition", "noise"))
+    if condition not in ([1, height, width, 3], [1, height, width, 4]):
+        raise Misfit(f"inputs.condition.shape is {condition}: image_size is {height}, {width}")
+    factor = height // noise[1] if len(noise) == 4 else 0
+    if len(noise) != 4 or noise[0] != 1 or factor < 1 or [factor * side for side in noise[1:3]] != [height, width]:
+        raise Misfit(f"inputs.noise.shape is {noise}: image_size is {height}, {width}")
+    image = size.get("outputs", {}).get("image", {}).get("shape")
+    if image not in (None, [1, height, width, 3]):
+        raise Misfit(f"outputs.image.shape is {image}: image_size is {height}, {width}")
+    if "ids" in inputs and len(inputs["ids"]["shape"]) != 1:
+        raise Misfit(f"inputs.ids.shape is {inputs['ids']['shape']}: it must be of one side")
+    _check_graphs(size["graphs"], whole)
+    times = len(manifest["schedule"][0]["time"])
+    known = {"condition": condition, "noise": noise, "z": noise, "time": [times], "scales": [2]}
+    for name, graph in size["graphs"].items():
+        _check_name(graph["file"], f"graphs.{name}")
+        for key, tensor in graph["inputs"].items():
+            shape = tensor["shape"]
+            if shape != known.get(key, shape) or math.prod(shape) > MOST_NUMBERS:
+                wanted = f"it must be {known[key]}" if key in known else "it is too large"
+                raise Misfit(f"graphs.{name}.inputs.{shown(key)[1:-1]}.shape is {shape}: {wanted}")
+
+
+def _check_name(name: str, where: str) -> None:
+    if not is_name(name):
+        raise Misfit(f"{where} names {shown(name)}: it must be a file in the folder")
+
+
+def _check_graphs(graphs: dict, whole: bool) -> None:
+    names = set(graphs)
+    steps = names & {"step", "step_1", "step_2"}
+    runs = names == {"sampler"} or (
+        names <= set(PARTS) and "decoder" in names and steps in ({"step"}, {"step_1", "step_2"})
+    )
+    if not runs and (whole or not names <= set(PARTS)):
+        raise Misfit(f"graphs are {shown(sorted(names))}: they must be sampler, or {', '.join(PARTS)}")
