@@ -36,7 +36,9 @@ from codi_tf.checkpoints.keras_cv_rules import (
 )
 from codi_tf.checkpoints.tokenizer import END, Tokenizer
 from codi_tf.core.errors import UserError
+from codi_tf.io.json_files import MOST_BYTES
 from codi_tf.io.layouts import PLAIN, Layout, Origin
+from codi_tf.io.plain_files import open_plain
 from codi_tf.io.tensor_files import make_room
 from codi_tf.io.weights import make_from
 from codi_tf.models.autoencoder import AutoencoderKL
@@ -346,7 +348,11 @@ def _tokenizer(source, folder: Path | None, padding: str) -> Tokenizer | None:
         return Tokenizer.load(folder)
     if (folder / BPE).is_file():
         try:
-            lines = gzip.decompress((folder / BPE).read_bytes()).decode("utf-8").split("\n")
+            with open_plain(folder / BPE) as packed:
+                content = gzip.GzipFile(fileobj=packed).read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
+            lines = content.decode("utf-8").split("\n")
         except (OSError, EOFError, ValueError) as error:
             raise UserError(f"{folder / BPE}: not readable ({error}); copy it again") from None
         merges = [(first, second) for first, second in (line.split() for line in lines[1 : 1 + BPE_MERGES] if line)]

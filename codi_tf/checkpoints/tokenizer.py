@@ -16,10 +16,12 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.showing import clipped
 from codi_tf.io.json_files import MOST_BYTES, parse_json
 from codi_tf.io.plain_files import read_plain
 
 LENGTH = 77
+LONGEST = 10_000  # characters of a prompt that are encoded
 START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY, MERGES, BOTH = "vocab.json", "merges.txt", "tokenizer.json"
 SETTINGS, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
@@ -134,9 +136,9 @@ class Tokenizer:
         prompts = [prompts] if isinstance(prompts, str) else prompts
         ids = np.full((len(prompts), LENGTH), self.vocabulary[self.padding], "int32")
         for row, prompt in zip(ids, prompts, strict=True):
-            tokens = self.encode(prompt)
+            tokens = self.encode(_beginning(prompt))
             if len(tokens) > LENGTH - 2:
-                cut = self.decode(tokens[LENGTH - 2 :])
+                cut = clipped(self.decode(tokens[LENGTH - 2 :]), 200)
                 warnings.warn(f"prompt of {len(tokens)} tokens, {LENGTH - 2} fit: cut off {cut!r}", stacklevel=2)
             tokens = [self.vocabulary[START], *tokens[: LENGTH - 2], self.vocabulary[END]]
             row[: len(tokens)] = tokens
@@ -190,6 +192,11 @@ def _encoder(
         [tokenizers.AddedToken(token, normalized=any_case) for token, any_case in special.items()]
     )
     return encoder
+
+
+def _beginning(prompt: str) -> str:
+    """As much of a prompt as 75 tokens can hold: encoding a megabyte takes seconds, and nearly all of it is cut off."""
+    return prompt if len(prompt) <= LONGEST else " ".join(prompt.split())[:LONGEST]
 
 
 def _content(path: Path) -> bytes:

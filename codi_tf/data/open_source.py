@@ -116,6 +116,9 @@ def _kind_of(name: str) -> tuple[str, list[str]]:
         paths = expanded(name)
         if not paths or paths == [name] and not os.path.exists(name):
             raise UserError(f"nothing is at {name}; name a folder of images, a pattern of paths, or tfds:NAME")
+        special = next((path for path in paths if os.path.exists(path) and not os.path.isfile(path)), None)
+        if special is not None and not os.path.isdir(special):
+            raise UserError(f"{special} is a pipe or a device, no file; leave it out")
     kinds = {_kind_of_file(path) for path in paths}
     if len(kinds) > 1:
         raise UserError(f"{name} matches files of several kinds ({', '.join(sorted(kinds))}); name one kind")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections import OrderedDict
@@ -19,8 +20,7 @@ from codi_tf.data.unreadable import warn_of_damage
 from codi_tf.io.plain_files import check_plain
 
 FIELDS = ("image", "source", "text")
-MOST_BYTES = 1 << 32  # of the images of a row group, which are in memory at a time
-MOST_TEXT = 1 << 32  # of all instructions of a file
+FLOOR, FACTOR = 1 << 28, 20  # bytes that any file may unpack to, and how many times its own size a larger one may
 LONGEST_TEXT = 100_000  # characters of an instruction
 BATCH = 128  # rows that are unpacked at a time
 IN_MEMORY = 500_000_000  # bytes of cached row groups; the order shuffles within blocks of half as much
@@ -140,7 +140,7 @@ class ParquetRows:
             try:
                 with pyarrow.parquet.ParquetFile(path) as file:
                     names = [self.columns["image"], self.columns["source"]]
-                    table = pyarrow.Table.from_batches(_batches(file, names, MOST_BYTES, [int(self.groups[group, 1])]))
+                    table = pyarrow.Table.from_batches(_batches(file, names, path, [int(self.groups[group, 1])]))
             except (OSError, MemoryError, pyarrow.ArrowException) as error:
                 raise Unreadable(f"the row group is damaged ({' '.join(str(error).split())})") from None
             self._cached[group] = table
@@ -152,7 +152,7 @@ class ParquetRows:
 def _texts(file, column: str, path: str) -> list[str | None]:
     """The texts of a column. Raises UserError where they are too long to be instructions."""
     texts = []
-    for batch in _batches(file, [column], MOST_TEXT):
+    for batch in _batches(file, [column], path):
         texts += batch.column(0).to_pylist()
         if any(len(text or "") > LONGEST_TEXT for text in texts[-len(batch) :]):
             raise UserError(
@@ -161,16 +161,17 @@ def _texts(file, column: str, path: str) -> list[str | None]:
     return texts
 
 
-def _batches(file, columns: list[str], most: int, groups: list[int] | None = None) -> Iterator:
-    """Some columns of a file, or of some of its row groups, in batches. Raises OSError where they exceed `most` bytes.
+def _batches(file, columns: list[str], path: str, groups: list[int] | None = None) -> Iterator:
+    """Some columns of a file, or of some of its row groups, in batches. Raises OSError where they are far too large.
 
     A few bytes of a compressed file may stand for any number of rows: the size that a file states is not believed.
     """
+    most = max(FLOOR, FACTOR * os.path.getsize(path))
     total, groups = 0, list(range(file.num_row_groups)) if groups is None else groups
     for batch in file.iter_batches(batch_size=BATCH, row_groups=groups, columns=columns):
         total += batch.nbytes
         if total > most:
-            raise OSError(f"it holds more than {most:,} bytes")
+            raise OSError(f"it unpacks to more than {most:,} bytes, {FACTOR} times its size")
         yield batch
 
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from codi_tf.core.errors import UserError
 from codi_tf.io.files import whole_file
+from codi_tf.io.plain_files import SpecialFileError, check_plain
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of the files that count as images
 
@@ -215,11 +216,12 @@ def _open(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            check_plain(path)
             with Image.open(path) as image:
                 return ImageOps.exif_transpose(image)  # a copy, decoded
     except FileNotFoundError as error:
         raise UserError(f"cannot read image {path}: no such file") from error
-    except (IsADirectoryError, PermissionError) as error:
+    except (IsADirectoryError, PermissionError, SpecialFileError) as error:
         raise UserError(f"cannot read image {path}: {error.strerror}") from error
     except UnidentifiedImageError as error:
         raise UserError(f"cannot read image {path}: not an image that Pillow knows; use PNG or JPEG") from error

@@ -15,6 +15,10 @@ from typing import BinaryIO
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
+class SpecialFileError(OSError):
+    """A pipe or a device where a file is expected."""
+
+
 def check_plain(path: str | os.PathLike[str]) -> None:
     """Raise OSError for what is missing, or is no regular file (a folder, a pipe, a device); links are followed."""
     _check(path, os.stat(path).st_mode)
@@ -44,4 +48,4 @@ def _check(path: str | os.PathLike[str], mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is a pipe or a device, no file", os.fspath(path))
+        raise SpecialFileError(errno.EINVAL, "it is a pipe or a device, no file", os.fspath(path))

@@ -3,6 +3,7 @@
 import { PageError } from "errors";
 
 const LENGTH = 77;
+const LONGEST = 10_000; // characters of a prompt that are encoded
 const START = "<|startoftext|>";
 const END = "<|endoftext|>";
 const WORD_END = "</w>";
@@ -32,7 +33,7 @@ export class Tokenizer {
 
   /** {ids: Int32Array of start, at most 75 tokens, end and padding; cut: the text that did not fit}. */
   read(prompt) {
-    const ids = this.encode(prompt);
+    const ids = this.encode(beginning(prompt));
     const fitting = ids.splice(0, LENGTH - 2);
     const row = new Int32Array(LENGTH).fill(this.ids.get(this.padding));
     row.set([this.ids.get(START), ...fitting, this.ids.get(END)]);
@@ -79,6 +80,12 @@ export class Tokenizer {
 function splitter(tokens) {
   const escaped = tokens.map((token) => token.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"));
   return new RegExp(`(${escaped.sort((a, b) => b.length - a.length).join("|") || "(?!)"})`);
+}
+
+// As much of a prompt as 75 tokens can hold.
+function beginning(prompt) {
+  const characters = Array.from(prompt);
+  return characters.length <= LONGEST ? prompt : Array.from(normal(prompt).trim()).slice(0, LONGEST).join("");
 }
 
 function normal(text) {
