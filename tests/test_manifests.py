@@ -10,6 +10,7 @@ import pytest
 from manifests import CONTENT, bad_manifests, good_manifest, write_package
 
 from codi_tf.core.errors import UserError
+from export.package.adapters import options_of, with_adapter
 from export.package.manifest import MANIFEST, read_package
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +92,33 @@ def test_links_and_pipes_are_refused(tmp_path):
     (folder / MANIFEST).unlink()
     os.mkfifo(folder / MANIFEST)
     assert "a pipe or a device" in refusal(folder)
+
+
+def test_an_adapter_alone_is_not_run(tmp_path):
+    """Catches a manifest without steps that is taken for a package, and an adapter whose sizes are others."""
+    manifest = good_manifest("onnx")
+    whole = write_package(tmp_path / "whole", manifest)
+    plug = {**manifest, "graphs": {"encoder": manifest["graphs"]["encoder"]}}
+    shared = {name: digest for name, digest in manifest["files"].items() if name != "encoder.onnx"}
+    folder = write_package(tmp_path / "plug", {**plug, "base_files": shared})
+    with pytest.raises(UserError, match="is an adapter alone; run the package of its base"):
+        read_package(folder)
+    assert set(with_adapter(read_package(whole), folder).graphs) == {"encoder", "step", "decoder"}
+    write_package(folder, {**plug, "base_files": shared, "other_sizes": [plug]})
+    with pytest.raises(UserError, match="other sizes"):
+        with_adapter(read_package(whole), folder)
+    for bad in ({**manifest, "base_files": shared}, {**plug, "base_files": {"a": 5}}, {**plug, "base_files": []}):
+        write_package(folder, bad)
+        with pytest.raises(UserError, match="export again"):
+            with_adapter(read_package(whole), folder)
+
+
+def test_what_a_package_was_made_with_is_needed_for_another_adapter(tmp_path):
+    folder = write_package(tmp_path / "package", good_manifest("onnx"))
+    assert options_of(folder)["steps"] == 2
+    (folder / MANIFEST).write_text(json.dumps({k: v for k, v in good_manifest("onnx").items() if k != "prompt"}))
+    with pytest.raises(UserError, match="does not say how it was made"):
+        options_of(folder)
 
 
 def test_reports_are_not_needed(tmp_path):

@@ -7,7 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from triplets import write_prompt_folders
 
 import codi_tf
@@ -19,7 +21,7 @@ from codi_tf.data.cached import META, read_meta
 from codi_tf.data.open_source import open_source
 from codi_tf.data.pairs import PAIRS, read_pairs
 from codi_tf.data.parquet import ParquetRows
-from codi_tf.data.records import Unreadable
+from codi_tf.data.records import Unreadable, image_files, index_files
 from codi_tf.data.triplets import open_triplets
 from codi_tf.diffusion.scheduler_config import make_schedule_of
 from codi_tf.evaluation.features import load_features
@@ -93,6 +95,14 @@ def test_pipes_among_data_are_named(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     assert "is a pipe or a device" in refusal(open_source, str(tmp_path / "*.jpg"))
     assert "is a pipe or a device" in refusal(open_source, str(tmp_path / "a.jpg"))
+
+
+def test_pipes_beside_images_are_unreadable_records(tmp_path):
+    """Catches a caption that is waited for."""
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(Unreadable, match="pipe or a device"):
+        index_files(image_files(tmp_path)).read(0)
 
 
 # Sizes that files claim

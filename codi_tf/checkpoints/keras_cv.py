@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gzip
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,13 +39,15 @@ from codi_tf.checkpoints.tokenizer import END, Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.io.json_files import MOST_BYTES
 from codi_tf.io.layouts import PLAIN, Layout, Origin
-from codi_tf.io.plain_files import open_plain
+from codi_tf.io.plain_files import check_plain, open_plain
 from codi_tf.io.tensor_files import make_room
 from codi_tf.io.weights import make_from
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.numerics import check_numerics
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.unet import UNet
+
+MOST_UNPACKED = 64  # times the size of a weight in the file, if it is compressed
 
 
 class Weight(NamedTuple):
@@ -122,12 +125,14 @@ def layers_of(source: keras.Model | Path | str, name: str) -> Layers:
         found = [(layer.name, [_of_variable(v, name) for v in layer.weights]) for layer in source.layers]
     else:
         try:
+            check_plain(source)
             with h5py.File(source) as file:
                 found = _old_layers(file, name) if "layer_names" in file.attrs else _new_layers(file, name)
         except FileNotFoundError:
             raise UserError(f"{source}: no such file; name another") from None
         except (OSError, KeyError) as error:
-            raise UserError(f"{source}: truncated or not weights of Keras ({error}); copy it again") from None
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{source}: truncated or not weights of Keras ({reason}); copy it again") from None
     layers: Layers = {}
     for layer, weights in found:
         if weights:
@@ -235,6 +240,11 @@ def _of_variable(variable: keras.Variable, name: str) -> Weight:
 
 
 def _of_dataset(dataset: h5py.Dataset, name: str) -> Weight:
+    """A weight of the file `name`. Raises OSError for one that is elsewhere, or claims a size that the file lacks."""
+    if dataset.is_virtual or dataset.external or not os.path.samefile(dataset.file.filename, name):
+        raise OSError(f"{dataset.name} leads to another file")
+    if dataset.nbytes > MOST_UNPACKED * dataset.id.get_storage_size() + MOST_BYTES:
+        raise OSError(f"{dataset.name} unpacks to {dataset.nbytes:,} bytes")
     values = functools.partial(_dataset, dataset.file.filename, dataset.name)
     return Weight(name, dataset.dtype, tuple(dataset.shape), values)
 

@@ -16,7 +16,7 @@ from codi_tf.checkpoints.kinds import HIDDEN_ACTS, Kind
 from codi_tf.checkpoints.rules import POSITIONS, Renaming
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_BLOCKS, MAX_LAYERS, MAX_LEVELS, MAX_WIDTH, MAX_WORDS
-from codi_tf.core.showing import clipped, shown
+from codi_tf.core.showing import bare, shown
 from codi_tf.io.inside import check_name
 from codi_tf.io.json_files import read_json
 from codi_tf.io.layouts import DENSE, Layout, Origin, Origins
@@ -104,9 +104,7 @@ def read_config(kind: Kind, path: Path) -> dict:
     config = _corrected(read_json(path))
     found = config.get("_class_name", kind.peer)
     if found != kind.peer:
-        raise UserError(
-            f"{path}: describes a {clipped(str(found), 60)}, expected a {kind.peer}; name another checkpoint"
-        )
+        raise UserError(f"{path}: describes a {bare(found)}, expected a {kind.peer}; name another checkpoint")
     arguments = dict(kind.ours)
     for key, value in config.items():
         if key.startswith("_") or key in kind.inert:

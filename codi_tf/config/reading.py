@@ -13,7 +13,7 @@ from codi_tf.config.experiment import Experiment
 from codi_tf.core.errors import UserError
 from codi_tf.core.quiet import quiet_import
 from codi_tf.core.settings import check_choice, choices_of
-from codi_tf.core.showing import MOST, clipped, shown
+from codi_tf.core.showing import bare, shown
 from codi_tf.io.yaml_files import Problem, parse_yaml, read_yaml
 from codi_tf.methods import METHODS
 
@@ -66,7 +66,7 @@ def _override(values: dict, override: str) -> None:
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise UserError(f"override {shown(override)}: {clipped(section, MOST)} has no keys below it")
+            raise UserError(f"override {shown(override)}: {bare(section)} has no keys below it")
     values[last] = parse_value(override, text)
 
 
@@ -100,7 +100,7 @@ def arguments_of(kind: type, values: typing.Any, where: str) -> dict:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(fields)}"
-            raise UserError(f"unknown key {clipped(f'{prefix}{key}', MOST)}: {hint}")
+            raise UserError(f"unknown key {bare(f'{prefix}{key}')}: {hint}")
     for name, f in fields.items():
         if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise UserError(f"{prefix}{name} is not set")

@@ -10,6 +10,7 @@ from typing import Any
 from codi_tf.core.errors import UserError
 
 MAX_SIDE = 8192  # of an image, in pixels
+MAX_FILE = 1 << 30  # of an image or a text, in bytes
 MAX_EXAMPLES = 1_000_000_000
 MAX_SEED = 2**63 - 1
 MAX_TIMES = 1_000_000  # of a schedule

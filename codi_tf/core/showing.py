@@ -16,6 +16,11 @@ def shown(value: object, most: int = MOST) -> str:
     return clipped(_SHORT.repr(value), most)
 
 
+def bare(text: object, most: int = MOST) -> str:
+    """A text as `shown`, without the quotes: line breaks and other control characters are spelled out."""
+    return shown(str(text), most)[1:-1]
+
+
 def clipped(text: str, most: int) -> str:
     """A text of at most `most` characters: of a longer one the beginning and the end."""
     half = (most - 5) // 2

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_FILE
 from codi_tf.data.in_memory import Photos
 from codi_tf.data.open_source import fit_in_memory, open_source
 from codi_tf.data.photos import package_file
@@ -21,6 +22,7 @@ from codi_tf.data.unreadable import read_all, warn_of_left_out
 from codi_tf.io import images
 from codi_tf.io.depth_files import MARK, check_kind, fill_holes, map_files, nearness, photo_files, read_nearness
 from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.plain_files import read_plain
 
 STEREO_PHOTO = "skimage/data/motorcycle_left.png"
 STEREO_DISPARITY = "skimage/data/motorcycle_disp.npz"
@@ -155,7 +157,7 @@ class DepthPairs:
         stream = io.BytesIO()
         try:
             near = read_nearness(depth_map, self.kind, fill=True)
-            image = photo.read_bytes()
+            image = read_plain(photo, MAX_FILE)
         except UserError as error:
             raise Unreadable(str(error)) from None
         except OSError as error:
@@ -171,7 +173,7 @@ class DepthPairs:
 def _caption(photo: Path) -> dict[str, bytes]:
     """The field "text" of an image, if there is a file of it. Raises Unreadable."""
     try:
-        return {"text": photo.with_suffix(".txt").read_bytes()}
+        return {"text": read_plain(photo.with_suffix(".txt"), MAX_FILE)}
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -23,6 +23,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.data.splits import is_heldout
 from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.plain_files import check_plain
 
 DEPTH_EXTENSIONS = (".png", ".tif", ".tiff")
 COMPANIONS = {
@@ -122,6 +123,7 @@ class Records:
     def _bytes(self, place: Field, i: int) -> bytes:
         path, start, size = self.paths[place.file[i]], int(place.start[i]), int(place.size[i])
         try:
+            check_plain(path)
             with open(path, "rb", buffering=0) as file:
                 if size < 0:
                     return file.read()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_FILE
 from codi_tf.core.showing import shown
 from codi_tf.data.examples import Examples
 from codi_tf.data.open_source import expanded, open_source
@@ -23,7 +24,7 @@ from codi_tf.io.plain_files import read_plain
 
 SEEDS, PROMPT = "seeds.json", "prompt.json"  # of InstructPix2Pix's data
 PARQUET = ".parquet"
-MOST_BYTES = 1 << 28  # of seeds.json, and of an image
+MOST_BYTES = 1 << 28  # of seeds.json
 
 
 def open_triplets(
@@ -147,7 +148,7 @@ class PromptFolders:
         names = (f"{self.prompts[prompt]}/{name}" for name in (PROMPT, f"{seed}_0.jpg", f"{seed}_1.jpg"))
         try:
             paths = [named_file(self.folder, name, SEEDS) for name in names]
-            text, before, after = (read_plain(path, MOST_BYTES) for path in paths)
+            text, before, after = (read_plain(path, MAX_FILE) for path in paths)
             edit = parse_json(text, PROMPT).get("edit")
         except OSError as error:
             raise Unreadable(f"{Path(error.filename).name}: {error.strerror or error}") from None

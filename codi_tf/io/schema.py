@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.showing import shown
+from codi_tf.core.showing import bare, shown
 
 
 class Schema(Protocol):
@@ -141,7 +141,7 @@ class Keyed:
         if not isinstance(value, dict) or not self.least <= len(value) <= self.most:
             raise _misfit(name, value, f"an object of {self.least} to {self.most} entries")
         for key, one in value.items():
-            self.item.check(one, f"{name}.{shown(key)[1:-1]}")
+            self.item.check(one, f"{name}.{bare(key)}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.showing import clipped, shown
+from codi_tf.core.showing import bare, clipped, shown
 from codi_tf.io.plain_files import read_plain
 
 MOST_BYTES = 1 << 18  # of a file
@@ -146,4 +146,4 @@ def _remedy(word: str) -> str:
         return f'write {"true" if word.lower() in ("yes", "on") else "false"}, or "{word}" for the text'
     if word in ("<<", "="):
         return "put it in quotes"
-    return f'write the number with its digits alone, without zeros in front, or "{shown(word)[1:-1]}" for the text'
+    return f'write the number with its digits alone, without zeros in front, or "{bare(word)}" for the text'

@@ -10,10 +10,8 @@ import dataclasses
 from pathlib import Path
 
 from codi_tf.core.errors import UserError
-from export.package.manifest import BASE, REPORTS, Package, read_manifest, read_package
-from export.package.schema import OTHERS, sizes_of
-
-PLUG = "encoder"
+from export.package.manifest import REPORTS, Package, read_manifest, read_package
+from export.package.schema import BASE, OTHERS, PLUG, sizes_of
 
 
 def with_adapter(package: Package, folder: Path) -> Package:
@@ -25,8 +23,11 @@ def with_adapter(package: Package, folder: Path) -> Package:
     manifest = read_manifest(folder)
     if manifest is None or BASE not in manifest:
         raise UserError(f"{folder}: no exported adapter; make one with python -m export BUNDLE --adapter-of PACKAGE")
-    adapter = read_package(folder)
+    adapter = read_package(folder, adapter=True)
     check_base(package, manifest[BASE], folder)
+    ours, theirs = ([(size.height, size.width) for size in one.sizes] for one in (package, adapter))
+    if ours != theirs:
+        raise UserError(f"{folder}: is made for other sizes than {package.folder}; export it with --adapter-of")
     trained_for = {"task": adapter.task, "condition_file": adapter.condition_file}
     first, *others = (
         dataclasses.replace(size, graphs={**size.graphs, PLUG: plug.graphs[PLUG]}, **trained_for)
@@ -66,9 +67,16 @@ def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
 
 
 def options_of(folder: Path) -> dict:
-    """The options with which a package was made; its adapters must be made with the same."""
+    """The options with which a package was made; its adapters must be made with the same.
+
+    Raises:
+        UserError: its manifest does not name them.
+    """
     manifest = read_manifest(folder)
     assert manifest is not None
     sizes = [tuple(size["image_size"]) for size in sizes_of(manifest)]
-    options = {key: manifest[key] for key in ("format", "layout", "weights", "steps", "prompt")}
+    needed = ("format", "layout", "weights", "steps", "prompt")
+    if any(key not in manifest for key in needed):
+        raise UserError(f"{folder}: its manifest does not say how it was made ({', '.join(needed)}); export again")
+    options = {key: manifest[key] for key in needed}
     return {**options, "sizes": sizes, "sampler": manifest.get("sampler", "ddim")}  # version 2 has none

@@ -17,11 +17,10 @@ from codi_tf.io.inside import named_file
 from codi_tf.io.json_files import read_json
 from export.formats import FORMATS
 from export.formats.format import SIGNATURE, GraphFile
-from export.package.schema import KIND, check_manifest, sizes_of
+from export.package.schema import BASE, KIND, check_manifest, sizes_of
 
 MANIFEST = "manifest.json"
 REPORTS = ("report.json", "report.md")
-BASE = "base_files"  # key of an adapter's manifest: the files of the other parts, and their SHA-256
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,12 @@ class Package:
         return max(self.sizes, key=fit)
 
 
-def read_package(folder: Path) -> Package:
+def read_package(folder: Path, *, adapter: bool = False) -> Package:
     """Read the manifest of a package and verify its files.
+
+    Args:
+        folder: the package.
+        adapter: whether it may be an adapter alone, which cannot be run.
 
     Raises:
         UserError: no package; a manifest that `schema.check_manifest` refuses; a file that is missing, differs from its
@@ -97,8 +100,10 @@ def read_package(folder: Path) -> Package:
     manifest = read_json(path)
     if manifest.get("kind") != KIND:
         raise UserError(f"{folder}: no exported package; make one with python -m export")
+    if BASE in manifest and not adapter:
+        raise UserError(f"{folder}: is an adapter alone; run the package of its base, with --adapter {folder}")
     try:
-        check_manifest(manifest, whole=BASE not in manifest)
+        check_manifest(manifest)
         package, *others = (_package(folder, {**manifest, **size}) for size in sizes_of(manifest))
     except ValueError as error:  # Misfit, and UserError of a name or a format
         raise UserError(f"{path}: incomplete or of another version ({error}); export again") from None

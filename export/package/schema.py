@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from codi_tf.core.limits import MAX_SIDE, MAX_TIMES
-from codi_tf.core.showing import shown
+from codi_tf.core.showing import bare, shown
 from codi_tf.io.inside import is_name
 from codi_tf.io.schema import FLAG, SHA256, Anything, Each, Keyed, Misfit, Number, OneOf, Record, Text, Whole
 from export.emit.limits import MAX_STEPS
@@ -17,6 +17,8 @@ from export.emit.limits import MAX_STEPS
 KIND = "codi_tf sampler"  # value of "kind" in our manifests
 VERSION = 3
 VERSIONS = (2, VERSION)  # that are read; 0.1.0 wrote 2
+BASE = "base_files"  # key of an adapter's manifest: the files of the other parts, and their SHA-256
+PLUG = "encoder"  # the graph of an adapter
 OTHERS = "other_sizes"  # key of a manifest and of report.json: the entries that differ at the other sizes
 PARTS = ("text", "encoder", "step", "step_1", "step_2", "decoder")
 MOST_NUMBERS = 1 << 31  # in a tensor
@@ -55,17 +57,13 @@ _WHOLE = Record(
         "keeps_colours": FLAG,
         "made_with": Keyed(Anything()),
         OTHERS: Each(_SIZE, 0, 64),
+        BASE: Keyed(SHA256),
     },
 )
 
 
-def check_manifest(manifest: dict, *, whole: bool = True) -> None:
-    """Raise Misfit for a manifest that cannot be run.
-
-    Args:
-        manifest: the JSON object in manifest.json.
-        whole: whether all graphs have to be there; False: of an adapter alone.
-    """
+def check_manifest(manifest: dict) -> None:
+    """Raise Misfit for a JSON object that is no manifest of a package, or of an adapter, that can be run."""
     version = manifest.get("version")
     if version not in VERSIONS or isinstance(version, bool):
         raise Misfit(f"version {shown(version)}")
@@ -77,7 +75,7 @@ def check_manifest(manifest: dict, *, whole: bool = True) -> None:
     for name in manifest["files"]:
         _check_name(name, "files")
     for size in sizes_of(manifest):
-        _check_size(size, manifest, whole)
+        _check_size(size, manifest)
 
 
 def sizes_of(manifest: dict) -> list[dict]:
@@ -85,7 +83,7 @@ def sizes_of(manifest: dict) -> list[dict]:
     return [manifest, *manifest.get(OTHERS, [])]
 
 
-def _check_size(size: dict, manifest: dict, whole: bool) -> None:
+def _check_size(size: dict, manifest: dict) -> None:
     inputs, (height, width) = size["inputs"], size["image_size"]
     condition, noise = (inputs[name]["shape"] for name in ("condition", "noise"))
     if condition not in ([1, height, width, 3], [1, height, width, 4]):
@@ -98,7 +96,7 @@ def _check_size(size: dict, manifest: dict, whole: bool) -> None:
         raise Misfit(f"outputs.image.shape is {image}: image_size is {height}, {width}")
     if "ids" in inputs and len(inputs["ids"]["shape"]) != 1:
         raise Misfit(f"inputs.ids.shape is {inputs['ids']['shape']}: it must be of one side")
-    _check_graphs(size["graphs"], whole)
+    _check_graphs(size["graphs"], manifest)
     times = len(manifest["schedule"][0]["time"])
     known = {"condition": condition, "noise": noise, "z": noise, "time": [times], "scales": [2]}
     for name, graph in size["graphs"].items():
@@ -107,7 +105,7 @@ def _check_size(size: dict, manifest: dict, whole: bool) -> None:
             shape = tensor["shape"]
             if shape != known.get(key, shape) or math.prod(shape) > MOST_NUMBERS:
                 wanted = f"it must be {known[key]}" if key in known else "it is too large"
-                raise Misfit(f"graphs.{name}.inputs.{shown(key)[1:-1]}.shape is {shape}: {wanted}")
+                raise Misfit(f"graphs.{name}.inputs.{bare(key)}.shape is {shape}: {wanted}")
 
 
 def _check_name(name: str, where: str) -> None:
@@ -115,11 +113,13 @@ def _check_name(name: str, where: str) -> None:
         raise Misfit(f"{where} names {shown(name)}: it must be a file in the folder")
 
 
-def _check_graphs(graphs: dict, whole: bool) -> None:
-    names = set(graphs)
-    steps = names & {"step", "step_1", "step_2"}
-    runs = names == {"sampler"} or (
-        names <= set(PARTS) and "decoder" in names and steps in ({"step"}, {"step_1", "step_2"})
-    )
-    if not runs and (whole or not names <= set(PARTS)):
+def _check_graphs(graphs: dict, manifest: dict) -> None:
+    names, steps = set(graphs), {"step", "step_1", "step_2"} & set(graphs)
+    if BASE in manifest:
+        runs = names == {PLUG}
+    elif names == {"sampler"}:
+        runs = True
+    else:
+        runs = names <= set(PARTS) and "decoder" in names and steps in ({"step"}, {"step_1", "step_2"})
+    if not runs or names != set(manifest["graphs"]):
         raise Misfit(f"graphs are {shown(sorted(names))}: they must be sampler, or {', '.join(PARTS)}")

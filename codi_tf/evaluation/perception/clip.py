@@ -281,7 +281,8 @@ def _read_preprocessing(path: Path, image_size: int) -> Preprocessing:
     except (TypeError, ValueError):
         mean = std = ()
     switches = [config.get(f"do_{step}", True) for step in ("resize", "center_crop", "rescale", "normalize")]
-    bicubic = config.get("resample", 3) == 3 and abs(config.get("rescale_factor", 1 / 255) - 1 / 255) < 1e-9
+    factor = config.get("rescale_factor", 1 / 255)
+    bicubic = config.get("resample", 3) == 3 and isinstance(factor, int | float) and abs(factor - 1 / 255) < 1e-9
     if not (size == crop == image_size and len(mean) == len(std) == 3 and all(switches) and bicubic):
         raise UserError(
             f"{path}: only a bicubic resize of the shorter side to {image_size}, a square of {image_size} from the "
@@ -294,5 +295,5 @@ def _side(value: object, keys: set[str]) -> object:
     """224 for 224 and for a mapping of just these keys to 224; None for something else."""
     if not isinstance(value, dict):
         return value
-    sides = set(value.values())
-    return sides.pop() if value.keys() == keys and len(sides) == 1 else None
+    sides = list(value.values())
+    return sides[0] if value.keys() == keys and sides.count(sides[0]) == len(sides) else None
