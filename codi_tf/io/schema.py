@@ -66,10 +66,10 @@ class Number:
     most: float = math.inf
 
     def check(self, value: object, name: str) -> None:
-        # type(), because True is an int, too
-        if type(value) not in (int, float) or not math.isfinite(value) or not self.least <= value <= self.most:  # type: ignore
-            limits = "" if math.isinf(self.least + self.most) else f" from {self.least:g} to {self.most:g}"
-            raise _misfit(name, value, f"a finite number{limits}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and self.least <= value <= self.most and abs(value) < math.inf):
+            limited = math.isfinite(self.least) and math.isfinite(self.most)
+            raise _misfit(name, value, "a finite number" + f" from {self.least:g} to {self.most:g}" * limited)
 
 
 @dataclass(frozen=True)

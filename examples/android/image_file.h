@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <string>
@@ -17,8 +18,9 @@ struct Image {
 
 // Throws std::runtime_error for a file that is missing or of another kind.
 inline Image read_ppm(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error(path + ": cannot be read");
+  std::ifstream file;
+  if (std::filesystem::is_regular_file(path)) file.open(path, std::ios::binary);  // a pipe would block
+  if (!file.is_open()) throw std::runtime_error(path + ": cannot be read");
   const auto word = [&] {
     std::string read;
     while (file >> read && read[0] == '#') file.ignore(1 << 20, '\n');
@@ -29,7 +31,10 @@ inline Image read_ppm(const std::string& path) {
   if (kind != "P6" || word() != "255" || !width || !height || width > 65535 || height > 65535)
     throw std::runtime_error(path + ": no binary PPM of 8 bits a color; convert it into one");
   file.ignore(1);
-  std::string bytes(3 * width * height, '\0');
+  const size_t begin = size_t(file.tellg()), count = 3 * width * height;
+  if (std::filesystem::file_size(path) < begin + count)
+    throw std::runtime_error(path + ": ends too early; copy it again");
+  std::string bytes(count, '\0');
   if (!file.read(bytes.data(), bytes.size())) throw std::runtime_error(path + ": ends too early; copy it again");
   Image image{height, width, {}};
   for (const unsigned char byte : bytes) image.numbers.push_back(byte / 255.0f);

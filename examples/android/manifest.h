@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <initializer_list>
 #include <stdexcept>
@@ -53,10 +54,12 @@ class Manifest {
          "inputs: the noise is not of image_size");
     if (const Json* ids = manifest["inputs"].find("ids")) need(tensor(*ids).size() == 1, "inputs: ids is not [n]");
     if (const Json* outputs = manifest.find("outputs"))
-      need(tensor((*outputs)["image"]) == std::vector<double>{1, height, width, 3}, "outputs: the image has another size");
+      need(tensor((*outputs)["image"]) == std::vector<double>{1, height, width, 3},
+           "outputs: the image has another size");
 
     const double times = double(schedule.items[0]["time"].items.size());
-    check_graphs(manifest, {{"condition", condition}, {"noise", noise}, {"z", noise}, {"time", {times}}, {"scales", {2}}});
+    check_graphs(manifest,
+                 {{"condition", condition}, {"noise", noise}, {"z", noise}, {"time", {times}}, {"scales", {2}}});
   }
 
   // Throws std::runtime_error for a file of a graph that is missing, changed, or not in the package's folder.
@@ -94,7 +97,8 @@ class Manifest {
   }
 
   static bool whole(const Json& value, double least, double most) {
-    return is_number(value) && value.number == std::floor(value.number) && value.number >= least && value.number <= most;
+    return is_number(value) && value.number == std::floor(value.number) && least <= value.number &&
+           value.number <= most;
   }
 
   // The shape of {"shape": [...], "dtype": ...}.
@@ -123,8 +127,7 @@ class Manifest {
       const std::string part = name.substr(begin, end == std::string::npos ? end : end - begin);
       if (part.empty() || part.size() > 255 || part == "." || part == ".." || ++parts > 16) return false;
       for (const char c : part)
-        if (static_cast<unsigned char>(c) < ' ' || c == '\x7f' || std::string("\\:*?\"<>|%#").find(c) != std::string::npos)
-          return false;
+        if (static_cast<unsigned char>(c) < ' ' || c == '\x7f' || std::strchr("\\:*?\"<>|%#", c)) return false;
     }
     return true;
   }
@@ -136,7 +139,8 @@ class Manifest {
 
   static void check_graphs(const Json& manifest, std::initializer_list<Known> known) {
     const Json &graphs = manifest["graphs"], &files = manifest["files"];
-    need(graphs.kind == Json::kObject && files.kind == Json::kObject && !files.items.empty(), "graphs or files is no object");
+    need(graphs.kind == Json::kObject && files.kind == Json::kObject && !files.items.empty(),
+         "graphs or files is no object");
     for (size_t i = 0; i < files.items.size(); ++i)
       need(is_name(files.names[i]) && is_sha256(files.items[i]), "files names what is no file in its folder");
     bool runs = graphs.find("sampler") ? graphs.items.size() == 1 : graphs.find("decoder") != nullptr;

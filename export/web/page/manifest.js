@@ -24,8 +24,8 @@ export function checked(manifest) {
 /** A function of the bytes of a file of the package: the same bytes. Throws PageError where they are others. */
 export function verified({ files }, name) {
   return async (bytes) => {
-    if ((await sha256(bytes)) !== files[name]) throw new PageError(`${name} is damaged or changed: copy the whole folder again.`);
-    return bytes;
+    if ((await sha256(bytes)) === files[name]) return bytes;
+    throw new PageError(`${name} is damaged or changed: copy the whole folder again.`);
   };
 }
 
@@ -76,7 +76,8 @@ function check(manifest) {
 function checkGraphs({ graphs, files, format }, known) {
   need(isObject(graphs) && isObject(files), "graphs or files is no object");
   const sums = Object.entries(files);
-  need(sums.length > 0 && sums.every(([name, sum]) => isName(name) && typeof sum === "string" && /^[0-9a-f]{64}$/.test(sum)),
+  const isSum = (sum) => typeof sum === "string" && /^[0-9a-f]{64}$/.test(sum);
+  need(sums.length > 0 && sums.every(([name, sum]) => isName(name) && isSum(sum)),
     "files names what is no file in its folder");
   const names = Object.keys(graphs);
   const steps = ["step", "step_1", "step_2"].filter((name) => names.includes(name)).join();

@@ -1,10 +1,11 @@
 // SHA-256 (FIPS 180-4). Pages that come without encryption have no other, and the browser's own copies what it reads.
 
+const START = [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
 const ROUND = constants();
 
 export class Sha256 {
   constructor() {
-    this.state = Int32Array.of(0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19);
+    this.state = Int32Array.from(START);
     this.words = new Int32Array(64);
     this.block = new Uint8Array(64);
     this.view = new DataView(this.block.buffer);
