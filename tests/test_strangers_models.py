@@ -129,6 +129,19 @@ def test_networks_of_impossible_sizes_are_refused(tmp_path, kind, change):
     assert "it must be at most" in refusal(read_config, kind, tmp_path / "config.json")
 
 
+def test_switches_of_networks_are_true_or_false(tmp_path):
+    for kind, key in (
+        (UNET, "upcast_attention"),
+        (UNET, "use_linear_projection"),
+        (AUTOENCODER, "mid_block_add_attention"),
+    ):
+        for value in ("", "yes", 1, 0, None):
+            (tmp_path / "config.json").write_text(json.dumps({key: value}))
+            assert f"{key} is {value!r}: it must be true or false" in refusal(
+                read_config, kind, tmp_path / "config.json"
+            )
+
+
 def test_networks_of_real_sizes_are_read(tmp_path):
     """SDXL's two text encoders, SD 2's UNet, and a vocabulary with thousands of added tokens."""
     for kind, config in (

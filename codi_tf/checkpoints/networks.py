@@ -123,12 +123,15 @@ def read_config(kind: Kind, path: Path) -> dict:
 
 
 def check_numbers(kind: Kind, arguments: Mapping[str, Any], path: Path) -> None:
-    """Raises UserError for arguments of our class that must be positive numbers and are not."""
+    """Raises UserError for arguments of our class that must be positive numbers, or true or false, and are not."""
     for key, wanted in kind.positive.items():
         value = arguments.get(key, kind.ours[key])
         number = type(value) in (int, wanted) and 0 < value < math.inf
         if not number and not (value is None and kind.ours[key] is None):
             raise UserError(f"{path}: {key} is {shown(value)}: it must be {NUMBERS[wanted]} above 0")
+    for key, default in kind.ours.items():
+        if isinstance(default, bool) and not isinstance(arguments.get(key, default), bool | None):  # null means false
+            raise UserError(f"{path}: {key} is {shown(arguments[key])}: it must be true or false")
     check_sizes(arguments, path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.showing import shown
 from codi_tf.core.tensors import Tensor
 from codi_tf.io import depth_files
 from codi_tf.io.conditions import ConditionFile
@@ -50,7 +51,7 @@ class Depth(Task):
         depth_files.check_kind(self.kind)
         percentiles = checked_range(self.name, "percentiles", self.percentiles, 0, 100)
         if percentiles[0] == percentiles[1]:
-            raise UserError(f"{self.name}: percentiles must be two different numbers, not {percentiles!r}")
+            raise UserError(f"{self.name}: percentiles must be two different numbers, not {shown(percentiles)}")
         object.__setattr__(self, "percentiles", percentiles)
 
     def degrade(self, depth: Tensor, seed: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.showing import shown
 from codi_tf.core.tensors import Tensor
 from codi_tf.tasks.options import is_whole
 from codi_tf.tasks.task import Task
@@ -56,4 +57,4 @@ class Enlarging(Task):
     def check_scale(self) -> None:
         """Raise UserError for a scale that is not a whole number of at least 1."""
         if not is_whole(self.scale) or self.scale < 1:
-            raise UserError(f"{self.name}: scale must be a whole number from 1 on, not {self.scale!r}")
+            raise UserError(f"{self.name}: scale must be a whole number from 1 on, not {shown(self.scale)}")

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.showing import shown
 from codi_tf.core.tensors import Tensor
 from codi_tf.tasks.draws import between, whole_between
 from codi_tf.tasks.options import checked_range, is_number
@@ -56,7 +57,7 @@ class Inpainting(Task):
     def __post_init__(self) -> None:
         for name, weight in (("free_form", self.free_form), ("box", self.box), ("half", self.half)):
             if not is_number(weight) or weight < 0:
-                raise UserError(f"{self.name}: {name} must be a number from 0 on, not {weight!r}")
+                raise UserError(f"{self.name}: {name} must be a number from 0 on, not {shown(weight)}")
         if self.free_form + self.box + self.half == 0:
             raise UserError(f"{self.name}: free_form, box and half are all 0: one kind of mask must be drawn")
         for name, low, high, whole in (

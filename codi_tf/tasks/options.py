@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.showing import shown
 
 
 def checked_range(task: str, name: str, value: Any, low: float, high: float, *, whole: bool = False) -> tuple:
@@ -17,9 +18,9 @@ def checked_range(task: str, name: str, value: Any, low: float, high: float, *, 
     well_formed = isinstance(value, tuple | list) and len(value) == 2 and all(is_number(v) for v in value)
     if not (well_formed and low <= value[0] <= value[1] <= high):
         limits = f"from {low} on" if high == math.inf else f"from {low} to {high}"
-        raise UserError(f"{task}: {name} must be [low, high] with numbers {limits}, not {value!r}")
+        raise UserError(f"{task}: {name} must be [low, high] with numbers {limits}, not {shown(value)}")
     if whole and not all(is_whole(v) for v in value):
-        raise UserError(f"{task}: {name} must be two whole numbers, not {tuple(value)!r}")
+        raise UserError(f"{task}: {name} must be two whole numbers, not {shown(tuple(value))}")
     return tuple(value)
 
 

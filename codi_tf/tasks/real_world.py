@@ -10,6 +10,7 @@ from itertools import accumulate
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.showing import shown
 from codi_tf.core.tensors import Tensor
 from codi_tf.tasks.degradations import (
     RESIZES,
@@ -104,7 +105,7 @@ class RealWorld(Enlarging):
         self.check_scale()
         self._check_range("kernel_range", 1, 99, whole=True)
         if any(size % 2 == 0 for size in self.kernel_range):
-            raise UserError(f"{self.name}: kernel_range must be two odd numbers, not {self.kernel_range!r}")
+            raise UserError(f"{self.name}: kernel_range must be two odd numbers, not {shown(self.kernel_range)}")
         for name in ("second_blur_prob", "final_sinc_prob"):
             self._check_probability(name)
         for suffix in ("", "2"):
@@ -178,14 +179,14 @@ class RealWorld(Enlarging):
     def _check_probability(self, name: str) -> None:
         value = getattr(self, name)
         if not is_number(value) or not 0 <= value <= 1:
-            raise UserError(f"{self.name}: {name} must be a number from 0 to 1, not {value!r}")
+            raise UserError(f"{self.name}: {name} must be a number from 0 to 1, not {shown(value)}")
 
     def _check_weights(self, name: str, kinds: tuple[str, ...]) -> None:
         value = getattr(self, name)
         well_formed = isinstance(value, tuple | list) and len(value) == len(kinds)
         if not (well_formed and all(is_number(v) and v >= 0 for v in value) and sum(value) > 0):
             wanted = f"{len(kinds)} weights from 0 on, not all 0, of {', '.join(kinds)}"
-            raise UserError(f"{self.name}: {name} must be {wanted}, not {value!r}")
+            raise UserError(f"{self.name}: {name} must be {wanted}, not {shown(value)}")
         object.__setattr__(self, name, tuple(value))
 
 
