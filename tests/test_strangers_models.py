@@ -130,16 +130,14 @@ def test_networks_of_impossible_sizes_are_refused(tmp_path, kind, change):
 
 
 def test_switches_of_networks_are_true_or_false(tmp_path):
-    for kind, key in (
-        (UNET, "upcast_attention"),
-        (UNET, "use_linear_projection"),
-        (AUTOENCODER, "mid_block_add_attention"),
-    ):
-        for value in ("", "yes", 1, 0, None):
-            (tmp_path / "config.json").write_text(json.dumps({key: value}))
-            assert f"{key} is {value!r}: it must be true or false" in refusal(
-                read_config, kind, tmp_path / "config.json"
-            )
+    path = tmp_path / "config.json"
+    for kind, key in ((UNET, "upcast_attention"), (AUTOENCODER, "mid_block_add_attention")):
+        for value in ("", "yes", 1, 0, {}):
+            path.write_text(json.dumps({key: value}))
+            assert f"{key} is {value!r}: it must be true or false" in refusal(read_config, kind, path)
+        for value in (None, True, False):  # null is in converted files
+            path.write_text(json.dumps({key: value}))
+            assert read_config(kind, path)[key] is value
 
 
 def test_networks_of_real_sizes_are_read(tmp_path):
