@@ -140,6 +140,14 @@ def test_switches_of_networks_are_true_or_false(tmp_path):
             assert read_config(kind, path)[key] is value
 
 
+def test_lists_of_networks_are_lists(tmp_path):
+    """Catches an object that is taken for a list, and its KeyError."""
+    for kind, key in ((UNET, "block_out_channels"), (UNET, "down_block_types"), (AUTOENCODER, "block_out_channels")):
+        for value in ({"a": 1}, "wide", 8, None):
+            (tmp_path / "config.json").write_text(json.dumps({key: value}))
+            assert f"{key} is {value!r}: it must be a list" in refusal(read_config, kind, tmp_path / "config.json")
+
+
 def test_networks_of_real_sizes_are_read(tmp_path):
     """SDXL's two text encoders, SD 2's UNet, and a vocabulary with thousands of added tokens."""
     for kind, config in (

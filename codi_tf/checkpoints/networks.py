@@ -123,7 +123,7 @@ def read_config(kind: Kind, path: Path) -> dict:
 
 
 def check_numbers(kind: Kind, arguments: Mapping[str, Any], path: Path) -> None:
-    """Raises UserError for arguments of our class that must be positive numbers, or true or false, and are not."""
+    """Raises UserError for arguments of our class that must be positive numbers, true or false, or lists."""
     for key, wanted in kind.positive.items():
         value = arguments.get(key, kind.ours[key])
         number = type(value) in (int, wanted) and 0 < value < math.inf
@@ -132,6 +132,8 @@ def check_numbers(kind: Kind, arguments: Mapping[str, Any], path: Path) -> None:
     for key, default in kind.ours.items():
         if isinstance(default, bool) and not isinstance(arguments.get(key, default), bool | None):  # null means false
             raise UserError(f"{path}: {key} is {shown(arguments[key])}: it must be true or false")
+        if isinstance(default, tuple) and not isinstance(arguments.get(key, default), list | tuple):
+            raise UserError(f"{path}: {key} is {shown(arguments[key])}: it must be a list")
     check_sizes(arguments, path)
 
 

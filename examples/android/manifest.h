@@ -59,7 +59,8 @@ class Manifest {
 
     const double times = double(schedule.items[0]["time"].items.size());
     check_graphs(manifest,
-                 {{"condition", condition}, {"noise", noise}, {"z", noise}, {"time", {times}}, {"scales", {2}}});
+                 {{"condition", condition}, {"noise", noise}, {"z", noise}, {"z_next", noise}, {"time", {times}},
+                  {"scales", {2}}, {"image", {1, height, width, 3}}});
   }
 
   // Throws std::runtime_error for a file of a graph that is missing, changed, or not in the package's folder.
@@ -89,7 +90,7 @@ class Manifest {
     if (!fine) throw std::runtime_error(what);
   }
 
-  static bool is_number(const Json& value) { return value.kind == Json::kNumber; }
+  static bool is_number(const Json& value) { return value.kind == Json::kNumber && std::abs(value.number) <= 1e9; }
 
   static bool is_text(const Json& object, const char* name) {
     const Json& value = object[name];
@@ -97,7 +98,7 @@ class Manifest {
   }
 
   static bool whole(const Json& value, double least, double most) {
-    return is_number(value) && value.number == std::floor(value.number) && least <= value.number &&
+    return value.kind == Json::kNumber && value.number == std::floor(value.number) && least <= value.number &&
            value.number <= most;
   }
 
@@ -137,6 +138,15 @@ class Manifest {
            value.text.find_first_not_of("0123456789abcdef") == std::string::npos;
   }
 
+  static void check_tensors(const Json& tensors, std::initializer_list<Known> known) {
+    need(tensors.kind == Json::kObject, "the tensors of a graph are no object");
+    for (size_t i = 0; i < tensors.items.size(); ++i) {
+      const std::vector<double> shape = tensor(tensors.items[i]);
+      for (const Known& one : known)
+        need(tensors.names[i] != one.name || shape == one.shape, "a tensor of a graph has another shape");
+    }
+  }
+
   static void check_graphs(const Json& manifest, std::initializer_list<Known> known) {
     const Json &graphs = manifest["graphs"], &files = manifest["files"];
     need(graphs.kind == Json::kObject && files.kind == Json::kObject && !files.items.empty(),
@@ -162,11 +172,8 @@ class Manifest {
            "a graph names what is no file of the package");
       const Json& inputs = graph["inputs"];
       need(inputs.kind == Json::kObject && !inputs.items.empty(), "a graph has no inputs");
-      for (size_t i = 0; i < inputs.items.size(); ++i) {
-        const std::vector<double> shape = tensor(inputs.items[i]);
-        for (const Known& one_of : known)
-          need(inputs.names[i] != one_of.name || shape == one_of.shape, "a graph's input has another shape");
-      }
+      check_tensors(inputs, known);
+      if (const Json* outputs = graph.find("outputs")) check_tensors(*outputs, known);
     }
   }
 };

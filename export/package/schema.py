@@ -7,9 +7,11 @@ to refuse what tests/bad_manifests.json lists.
 from __future__ import annotations
 
 import math
+import typing
 
 from codi_tf.core.limits import MAX_SIDE, MAX_TIMES
 from codi_tf.core.showing import bare, shown
+from codi_tf.io.conditions import ConditionFile
 from codi_tf.io.inside import is_name
 from codi_tf.io.schema import FLAG, SHA256, Anything, Each, Keyed, Misfit, Number, OneOf, Record, Text, Whole
 from export.emit.limits import MAX_STEPS
@@ -36,7 +38,8 @@ _SIZE = Record(
     },
     {"outputs": Record({"image": _TENSOR})},
 )
-_STEP = Record({"t": Whole(0, MAX_TIMES), "time": Each(Number(), 1, 1 << 16), "a": Number(), "b": Number()})
+_NUMBER = Number(-1e9, 1e9)  # far beyond a schedule's, and far below what float32 holds
+_STEP = Record({"t": Whole(0, MAX_TIMES), "time": Each(_NUMBER, 1, 1 << 16), "a": _NUMBER, "b": _NUMBER})
 _WHOLE = Record(
     {
         **_SIZE.entries,
@@ -52,7 +55,7 @@ _WHOLE = Record(
         **_SIZE.optional,
         "layout": OneOf(("whole", "parts")),
         "weights": Text(100),
-        "condition_file": Text(100),
+        "condition_file": OneOf(typing.get_args(ConditionFile)),
         "keeps_colors": FLAG,
         "keeps_colours": FLAG,
         "made_with": Keyed(Anything()),
@@ -98,14 +101,15 @@ def _check_size(size: dict, manifest: dict) -> None:
         raise Misfit(f"inputs.ids.shape is {inputs['ids']['shape']}: it must be of one side")
     _check_graphs(size["graphs"], manifest)
     times = len(manifest["schedule"][0]["time"])
-    known = {"condition": condition, "noise": noise, "z": noise, "time": [times], "scales": [2]}
+    known = {"condition": condition, "noise": noise, "z": noise, "z_next": noise, "time": [times], "scales": [2]}
+    known["image"] = [1, height, width, 3]
     for name, graph in size["graphs"].items():
         _check_name(graph["file"], f"graphs.{name}")
-        for key, tensor in graph["inputs"].items():
+        for key, tensor in {**graph["inputs"], **graph.get("outputs", {})}.items():
             shape = tensor["shape"]
             if shape != known.get(key, shape) or math.prod(shape) > MOST_NUMBERS:
                 wanted = f"it must be {known[key]}" if key in known else "it is too large"
-                raise Misfit(f"graphs.{name}.inputs.{bare(key)}.shape is {shape}: {wanted}")
+                raise Misfit(f"graphs.{name}: {bare(key)}.shape is {shape}: {wanted}")
 
 
 def _check_name(name: str, where: str) -> None:

@@ -46,7 +46,7 @@ export async function sha256(bytes, own = globalThis.crypto?.subtle) {
 function check(manifest) {
   need(isObject(manifest) && manifest.kind === "codi_tf sampler", "it is no package's");
   need([2, 3].includes(manifest.version), "it is of another version");
-  const { steps, schedule, image_size: size, inputs, outputs, layout } = manifest;
+  const { steps, schedule, image_size: size, inputs, outputs, layout, condition_file: kind = "image" } = manifest;
   need(isWhole(steps, 1, 16), "steps is no whole number from 1 to 16");
   need(Array.isArray(schedule) && schedule.length === steps, "schedule is not that of steps");
   for (const { t, time, a, b } of schedule) {
@@ -56,6 +56,7 @@ function check(manifest) {
   }
   need(isObject(manifest.task) && typeof manifest.task.name === "string", "task has no name");
   need(typeof manifest.format === "string", "format is no text");
+  need(["image", "masked_image", "disparity", "depth"].includes(kind), "condition_file is of no known kind");
   need(layout === undefined || layout === "whole" || layout === "parts", "layout is neither whole nor parts");
 
   need(Array.isArray(size) && size.length === 2 && size.every((side) => isWhole(side, 1, 8192)),
@@ -70,7 +71,9 @@ function check(manifest) {
     "inputs: the noise is not of image_size");
   need(inputs.ids === undefined || shapeOf(inputs.ids).length === 1, "inputs: ids is not [n]");
   need(outputs === undefined || same(shapeOf(outputs.image), [...image, 3]), "outputs: the image has another size");
-  checkGraphs(manifest, { condition, noise, z: noise, time: [schedule[0].time.length], scales: [2] });
+  const times = [schedule[0].time.length];
+  const known = { condition, noise, z: noise, z_next: noise, time: times, scales: [2], image: [...image, 3] };
+  checkGraphs(manifest, known);
 }
 
 function checkGraphs({ graphs, files, format }, known) {
@@ -84,13 +87,13 @@ function checkGraphs({ graphs, files, format }, known) {
   const parts = names.every((name) => PARTS.includes(name)) && names.includes("decoder");
   need(names.join() === "sampler" || (parts && ["step", "step_1,step_2"].includes(steps)),
     "graphs are neither sampler nor the parts of one");
-  for (const { file, inputs } of Object.values(graphs)) {
+  for (const { file, inputs, outputs = {} } of Object.values(graphs)) {
     need(isName(file) && file.endsWith(`.${format}`) && Object.hasOwn(files, file),
       "a graph names what is no file of the package");
-    need(isObject(inputs) && Object.keys(inputs).length > 0, "a graph has no inputs");
-    for (const [name, tensor] of Object.entries(inputs)) {
+    need(isObject(inputs) && Object.keys(inputs).length > 0 && isObject(outputs), "a graph has no inputs");
+    for (const [name, tensor] of [...Object.entries(inputs), ...Object.entries(outputs)]) {
       const shape = shapeOf(tensor);
-      need(!Object.hasOwn(known, name) || same(shape, known[name]), "a graph's input has another shape");
+      need(!Object.hasOwn(known, name) || same(shape, known[name]), "a tensor of a graph has another shape");
     }
   }
 }
@@ -116,7 +119,7 @@ function isWhole(value, least, most) {
 }
 
 function isNumber(value) {
-  return Number.isFinite(value);
+  return Number.isFinite(value) && Math.abs(value) <= 1e9;
 }
 
 function isObject(value) {
