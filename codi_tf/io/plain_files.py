@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO
+from io import BufferedReader
 
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -25,7 +25,7 @@ def check_plain(path: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def open_plain(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def open_plain(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
     """A regular file, open for reading. Raises OSError as `check_plain`, and never waits."""
     check_plain(path)  # before it is opened, which alone may act on a device
     descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)

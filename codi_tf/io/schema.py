@@ -66,8 +66,8 @@ class Number:
     most: float = math.inf
 
     def check(self, value: object, name: str) -> None:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and self.least <= value <= self.most and abs(value) < math.inf):
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        if not (self.least <= number <= self.most and abs(number) < math.inf):
             limited = math.isfinite(self.least) and math.isfinite(self.most)
             raise _misfit(name, value, "a finite number" + f" from {self.least:g} to {self.most:g}" * limited)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.scanner import ScannerError
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.showing import bare, clipped, shown
@@ -102,7 +103,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's, without tags."""
 
     def fetch_tag(self):
-        raise yaml.scanner.ScannerError(None, None, "a word that begins with ! must be in quotes", self.get_mark())
+        raise ScannerError(None, None, "a word that begins with ! must be in quotes", self.get_mark())
 
 
 def _value(node: yaml.Node, levels: int, count: Iterator[int]) -> Any:
