@@ -18,7 +18,7 @@ from codi_tf.data.in_memory import in_range, recolored
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable
 from codi_tf.data.unreadable import first_of, refusal, too_many
-from codi_tf.io.json_files import parse_json
+from codi_tf.io.json_files import parse_value
 
 _KINDS = {"image": tf.uint8, "source": tf.uint8, "depth": tf.float32}  # of windows
 
@@ -195,7 +195,9 @@ def warn_of_unreadable(source: object) -> None:
 def text_of(fields: dict[str, bytes]) -> str:
     """The text of a record, on one line: KEY.txt, or "caption" of KEY.json; "" for none. Raises Unreadable."""
     try:
-        text = fields["text"].decode("utf-8") if "text" in fields else parse_json(fields.get("json", b"{}"), "its JSON")
+        text = (
+            fields["text"].decode("utf-8") if "text" in fields else parse_value(fields.get("json", b"{}"), "its JSON")
+        )
     except ValueError as error:  # of json and of UTF-8
         raise Unreadable(f"its text is damaged ({error})") from None
     if isinstance(text, dict):

@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict:
 
 def read_json_list(path: Path, *, most_bytes: int = MOST_BYTES) -> list:
     """A JSON list from a file of at most `most_bytes`. Raises UserError for a missing or broken file."""
-    value = _parsed(_content(path, most_bytes), path)
+    value = parse_value(_content(path, most_bytes), path)
     if not isinstance(value, list):
         raise UserError(f"{path}: holds no JSON list; copy or make it again")
     return value
@@ -38,9 +38,33 @@ def read_json_list(path: Path, *, most_bytes: int = MOST_BYTES) -> list:
 
 def parse_json(content: bytes | str, name: object) -> dict:
     """A JSON object from a text, in UTF-8. Raises UserError for anything else; the message begins with `name`."""
-    value = _parsed(content, name)
+    value = parse_value(content, name)
     if not isinstance(value, dict):
         raise UserError(f"{name}: holds no JSON object; copy or make it again")
+    return value
+
+
+def parse_value(content: bytes | str, name: object) -> Any:
+    """Any JSON value from a text, in UTF-8. Raises UserError for anything else; the message begins with `name`."""
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        value = json.loads(
+            text,
+            object_pairs_hook=_without_repeats,
+            parse_constant=_finite,
+            parse_float=lambda digits: float(_finite(digits)),
+            parse_int=lambda digits: int(_finite(digits)),
+        )
+        if not is_nested_within(value, MOST_LEVELS):
+            raise RecursionError
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # fails for half of a character
+    except RecursionError:
+        raise _refusal(name, f"it is nested more than {MOST_LEVELS} levels deep") from None
+    except UnicodeEncodeError:
+        raise _refusal(name, "a text in it holds half of a character") from None
+    except ValueError as error:
+        raise _refusal(name, clipped(str(error), 200)) from None
     return value
 
 
@@ -74,29 +98,6 @@ def _content(path: Path, most: int) -> bytes:
         raise UserError(f"{path}: no such file; is {path.parent} a complete model folder?") from None
     except OSError as error:
         raise _refusal(path, error.strerror or error) from None
-
-
-def _parsed(content: bytes | str, name: object) -> Any:
-    try:
-        text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        value = json.loads(
-            text,
-            object_pairs_hook=_without_repeats,
-            parse_constant=_finite,
-            parse_float=lambda digits: float(_finite(digits)),
-            parse_int=lambda digits: int(_finite(digits)),
-        )
-        if not is_nested_within(value, MOST_LEVELS):
-            raise RecursionError
-        if _HALF.search(text):
-            json.dumps(value, ensure_ascii=False).encode()  # fails for half of a character
-    except RecursionError:
-        raise _refusal(name, f"it is nested more than {MOST_LEVELS} levels deep") from None
-    except UnicodeEncodeError:
-        raise _refusal(name, "a text in it holds half of a character") from None
-    except ValueError as error:
-        raise _refusal(name, clipped(str(error), 200)) from None
-    return value
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict:
