@@ -195,9 +195,7 @@ def warn_of_unreadable(source: object) -> None:
 def text_of(fields: dict[str, bytes]) -> str:
     """The text of a record, on one line: KEY.txt, or "caption" of KEY.json; "" for none. Raises Unreadable."""
     try:
-        text = (
-            fields["text"].decode("utf-8") if "text" in fields else parse_value(fields.get("json", b"{}"), "its JSON")
-        )
+        text = fields["text"].decode("utf-8") if "text" in fields else parse_value(fields.get("json", b"{}"), "JSON")
     except ValueError as error:  # of json and of UTF-8
         raise Unreadable(f"its text is damaged ({error})") from None
     if isinstance(text, dict):
