@@ -20,7 +20,7 @@ from codi_tf.data.stream import Stream, text_of
 from codi_tf.data.unreadable import read_all, warn_of_left_out
 from codi_tf.io import images
 from codi_tf.io.depth_files import MARK, check_kind, fill_holes, map_files, nearness, photo_files, read_nearness
-from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.image_files import EXTENSIONS
 
 STEREO_PHOTO = "skimage/data/motorcycle_left.png"
 STEREO_DISPARITY = "skimage/data/motorcycle_disp.npz"

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from codi_tf.core.errors import UserError
 from codi_tf.data.examples import with_features
@@ -21,7 +20,7 @@ from codi_tf.data.stream import Stream, text_of
 from codi_tf.data.tfds import PREFIX, open_tfds
 from codi_tf.data.unreadable import read_all, warn_of_damage
 from codi_tf.io import images
-from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.image_files import EXTENSIONS, open_image
 
 IN_MEMORY = 2e9  # bytes of decoded images; a larger folder is read from disk, example by example
 _TFRECORD = re.compile(r".*(\.tfrecords?(-\d+-of-\d+)?|-\d{5}-of-\d{5})", re.IGNORECASE)
@@ -138,7 +137,7 @@ def fit_in_memory(paths: Iterable[str | os.PathLike[str]], *, depth: int) -> boo
     total = 0
     for path in paths:
         try:
-            with Image.open(path) as image:  # only its header
+            with open_image(path) as image:
                 total += depth * image.width * image.height
         except Exception:  # reading the image will report it
             continue

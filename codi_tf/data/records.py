@@ -22,7 +22,7 @@ import numpy as np
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.data.splits import is_heldout
-from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.image_files import EXTENSIONS
 
 DEPTH_EXTENSIONS = (".png", ".tif", ".tiff")
 COMPANIONS = {

@@ -7,7 +7,6 @@ the output of most monocular networks. A map of the kind "depth" holds distances
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image, ImageOps
 
 from codi_tf.core.errors import UserError
 from codi_tf.io.files import whole_file
-from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.image_files import EXTENSIONS, is_too_large, open_image
 
 KINDS = ("disparity", "depth")
 MARK = ".depth"  # NAME.depth.png is the map of NAME.jpg
@@ -205,14 +204,16 @@ def _read_array(path: Path) -> np.ndarray:
 
 def _read_image(path: Path) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)  # a copy, decoded and upright
+        with open_image(path) as file:
+            image = ImageOps.exif_transpose(file)  # a copy, decoded and upright
     except FileNotFoundError as error:
         raise UserError(f"cannot read depth map {path}: no such file") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged bytes
-        raise UserError(f"cannot read depth map {path}: {' '.join(str(error).split())}; write it again") from error
+        if is_too_large(error):
+            limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+            raise UserError(f"cannot read depth map {path}: more than {limit} pixels; shrink it first") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"cannot read depth map {path}: {reason}; write it again") from error
     if image.mode in GRAY_MODES or image.mode.startswith("I;16"):
         return np.asarray(image)
     values = np.asarray(image.convert("RGBA"))  # [H, W, 4]
