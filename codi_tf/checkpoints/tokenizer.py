@@ -128,17 +128,29 @@ class Tokenizer:
             (folder / name).write_bytes(content)
 
     def __call__(self, prompts: str | Sequence[str]) -> np.ndarray:
-        """Token ids of prompts. Warns about a prompt of more than 75 tokens, with the text that is cut off."""
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        ids = np.full((len(prompts), LENGTH), self.vocabulary[self.padding], "int32")
+        """Token ids of prompts. Warns once if there are prompts of more than 75 tokens, with the text that is cut off.
+
+        Of several such prompts the warning names their number and the first.
+        """
+        ids, long = self.tokenize([prompts] if isinstance(prompts, str) else prompts)
+        if long:
+            prompt, count = next(iter(long.items()))
+            cut = self.decode(self.encode(prompt)[LENGTH - 2 :])
+            first = f"prompt of {count} tokens, {LENGTH - 2} fit: cut off {cut!r}"
+            others = f" (the first of {len(long)} that are cut off)" if len(long) > 1 else ""
+            warnings.warn(first + others, stacklevel=2)
+        return ids
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
+        """Token ids of prompts, int32 [B, 77]; and of each prompt of more than 75 tokens, how many it has."""
+        ids, long = np.full((len(prompts), LENGTH), self.vocabulary[self.padding], "int32"), {}
         for row, prompt in zip(ids, prompts, strict=True):
             tokens = self.encode(prompt)
             if len(tokens) > LENGTH - 2:
-                cut = self.decode(tokens[LENGTH - 2 :])
-                warnings.warn(f"prompt of {len(tokens)} tokens, {LENGTH - 2} fit: cut off {cut!r}", stacklevel=2)
+                long[prompt] = len(tokens)
             tokens = [self.vocabulary[START], *tokens[: LENGTH - 2], self.vocabulary[END]]
             row[: len(tokens)] = tokens
-        return ids
+        return ids, long
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text of any length, without start, end and padding.

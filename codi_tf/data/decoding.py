@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from codi_tf.core.errors import UserError
 from codi_tf.data.records import Unreadable
+from codi_tf.data.unreadable import too_small
 from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
 from codi_tf.io import depth_files, images
 from codi_tf.io.image_files import FORMATS, is_too_large, open_image
@@ -56,7 +57,7 @@ def window_side(u: float, size: tuple[int, int], image_size: int) -> int:
         Unreadable: the image is smaller than image_size.
     """
     if min(size) < image_size:
-        raise Unreadable(f"it is {size[0]}x{size[1]}, smaller than image_size {image_size}")
+        raise Unreadable(too_small(size, image_size))
     factor = shrink_factor(*size, image_size)
     zoom = math.exp(u * max_log_zoom(shrunk_side(min(size), factor, image_size), image_size))
     return min(max(round(image_size * zoom * factor), image_size), *size)

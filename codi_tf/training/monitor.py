@@ -148,14 +148,13 @@ def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[st
             image_size=experiment.data.image_size,
             count=PROBED,
             seed=experiment.data.seed + 1,
+            prompts=takes_prompts(experiment),
         )
     except UserError as error:
         if not is_cache(experiment.data.source):
             raise
         warnings.warn(f"this run has no held-out images and no condition_use: {error}", stacklevel=2)
         return None
-    if not takes_prompts(experiment):
-        heldout.pop("prompt", None)
     return heldout
 
 
