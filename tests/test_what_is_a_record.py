@@ -72,7 +72,7 @@ def _decoded(payload):
 
 @pytest.mark.parametrize("kind", ["folder", "streamed folder", "tar", "pattern"])
 def test_the_same_files_are_records_everywhere(tmp_path, monkeypatch, kind):
-    """Fault: names with dots, nested folders and .jfif are left out in silence; hidden files count; masks are images."""
+    """Fault: names with dots, nested folders and .jfif are left out in silence; hidden files count; masks count."""
     folder = write_folder(tmp_path / "data")
     if kind == "streamed folder":
         monkeypatch.setattr(opening, "IN_MEMORY", 0)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.printing import printable
 from codi_tf.data.examples import with_features
 from codi_tf.data.in_memory import Photos
 from codi_tf.data.left_out import FILES, LeftOut, warn_of_left_out
@@ -22,7 +23,7 @@ from codi_tf.data.unreadable import read_all, warn_of_damage
 from codi_tf.io import images
 from codi_tf.io.image_files import EXTENSIONS, open_image
 from codi_tf.io.listing import files_below, is_hidden
-from codi_tf.io.naming import is_image
+from codi_tf.io.naming import field_of, is_image
 
 IN_MEMORY = 2e9  # bytes of decoded images; a larger folder is read from disk, example by example
 _SHARDS = {
@@ -174,6 +175,8 @@ def _kind_of_file(path: str) -> str:
 def _no_kind(path: str) -> UserError:
     if _COMPRESSED.fullmatch(path):
         return UserError(f"{path} is compressed, so its records cannot be read in random order; unpack it first")
+    if field_of(path)[1] not in (None, "image"):
+        return UserError(f"{path} is a companion of an image: name that image")
     return UserError(f"{path} is neither an image ({', '.join(EXTENSIONS)}) nor a .tfrecord or .tar file")
 
 
@@ -194,8 +197,8 @@ def fit_in_memory(paths: Iterable[str | os.PathLike[str]], *, depth: int) -> boo
 def _photos(records: Records, max_unreadable: float) -> Photos:
     """All images, decoded; their texts are read when they are needed."""
     paths = [records.name(i) for i in range(len(records))]
-    short = [os.path.basename(path) for path in paths]
-    names = short if len(set(short)) == len(short) else paths
+    short = [printable(os.path.basename(path)) for path in paths]
+    names = short if len(set(short)) == len(short) else list(map(printable, paths))
     found, bad = read_all(paths, lambda i: images.to_uint8(images.read_image(paths[i])), max_unreadable)
     photos = {names[i]: photo for i, photo in found.items()}
     prompts = prompts_of(records, {names[i]: i for i in found})
