@@ -6,12 +6,18 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from codi_tf.core.printing import printable
+
 
 class UserError(ValueError):
     """A mistake of the user. The message is one line that names the thing, its value and the remedy.
 
-    The command lines print it as ``error: ...`` and exit with status 2, without a traceback.
+    The command lines print it as ``error: ...`` and exit with status 2, without a traceback. Names of files in the
+    message may hold anything: it is made printable, see `printing.printable`.
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(message))
 
 
 class Interrupted(Exception):
@@ -19,6 +25,9 @@ class Interrupted(Exception):
 
     The command lines print it and exit with status 75 (EX_TEMPFAIL), which asks schedulers to try again.
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(message))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from codi_tf.core.printing import printable
+
 NAMED = 5  # names in a message
 FILES = "files that are neither images nor companions of one"
 
@@ -46,7 +48,7 @@ def warn_of_left_out(what: str, left_out: LeftOut | Sequence[str]) -> None:
         names = ", ".join(left_out.names) + (", ..." if count > len(left_out.names) else "")
         kinds = ", ".join(f"{number} {ending}" for ending, number in left_out.endings.most_common(NAMED))
         kinds = f"{kinds}: " if len(left_out.endings) > 1 and count > NAMED else ""
-        warnings.warn(f"{what} are left out: {count} ({kinds}{names})", stacklevel=3)
+        warnings.warn(printable(f"{what} are left out: {count} ({kinds}{names})"), stacklevel=3)
 
 
 def _ending(name: str) -> str:

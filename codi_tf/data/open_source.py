@@ -71,7 +71,7 @@ def open_source(
     """
     if split is not None:
         check_split(split)
-    found = _OPTIONS.fullmatch(text)
+    found = None if os.path.exists(text) else _OPTIONS.fullmatch(text)  # a folder's name may look like options
     name = found["name"] if found else text
     options = dict(pair.split("=", 1) for pair in found["options"].split("&")) if found else {}
     streamed = {"condition_key": condition_key, "seed": seed, "max_unreadable": max_unreadable}

@@ -176,7 +176,12 @@ class PromptFolders:
 def _parquet_files(name: str) -> list[str]:
     """The parquet files that match a name, sorted; [] if the name is none of parquet files."""
     if os.path.isdir(name):
-        return [path for path in files_below(name)[0] if path.lower().endswith(PARQUET)]
+        paths, others = files_below(name)
+        found = [path for path in paths if path.lower().endswith(PARQUET)]
+        if found:
+            strangers = sorted({*paths, *others} - {*found})
+            warn_of_left_out(f"{name}: files beside the parquet files", [os.path.basename(one) for one in strangers])
+        return found
     if not name.lower().endswith(PARQUET):
         return []
     paths = expanded(name)

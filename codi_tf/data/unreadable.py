@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.printing import printable
 from codi_tf.data.records import Damage, Unreadable
 
 JUDGED = 400  # records: a share of fewer records is taken of so many
@@ -36,8 +37,8 @@ def refusal(lines: Sequence[str], read: int, max_unreadable: float) -> UserError
 
 
 def first_of(lines: Sequence[str]) -> str:
-    """The first three lines in one, and the number of others."""
-    return "; ".join(lines[:SHOWN]) + (f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
+    """The first three lines in one that is printable, and the number of others."""
+    return "; ".join(map(printable, lines[:SHOWN])) + (f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
 
 
 def read_all(
