@@ -128,9 +128,9 @@ def check_parts(base: Base) -> None:
             f"the text encoder gives {text.hidden_size}; they do not belong together"
         )
     if text is not None and base.tokenizer is not None:
-        longest, largest = text.max_position_embeddings, max(base.tokenizer.vocabulary.values())
-        strange = [one.content for one in base.tokenizer.added if one.id >= text.vocab_size]
-        if strange and largest - len(strange) < text.vocab_size:
+        longest, ids = text.max_position_embeddings, base.tokenizer.vocabulary
+        largest, strange = max(ids.values()), [one.content for one in base.tokenizer.added if one.id >= text.vocab_size]
+        if strange and max(number for token, number in ids.items() if token not in strange) < text.vocab_size:
             names = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
             raise UserError(
                 f"{base.path}: {names} added to the tokenizer, but the text encoder has embeddings of its "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from codi_tf.core.errors import UserError
 
@@ -44,10 +45,17 @@ def files_below(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
             others.append(f"{here} ({error.strerror or error})")
             continue
         for entry in found:
-            if os.path.isdir(entry.path):
+            if _is(entry.is_dir):
                 waiting.append(entry.path)
-            elif os.path.isfile(entry.path):
+            elif _is(entry.is_file):
                 files.append(entry.path)
             else:
                 others.append(f"{entry.path} ({'a broken link' if entry.is_symlink() else 'not a file'})")
     return sorted(files), sorted(others)
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except OSError:  # a link that leads to itself, or without permission
+        return False
