@@ -298,6 +298,16 @@ def test_damaged_caches_are_named(encoded, tmp_path):
         read_cache(cut)
     with pytest.raises(UserError, match=r"shard-00001\.safetensors: does not fit the other shards"):
         read_cache(folder_with("shard-00001.safetensors", whole["shard-00002.safetensors"]))
+    number = len(whole["shard-00001.safetensors"]) - 5
+    flipped = bytes(byte ^ (i == number) for i, byte in enumerate(whole["shard-00001.safetensors"]))
+    with pytest.raises(UserError, match=r"shard-00001\.safetensors: is damaged, .*\.sha256; delete it"):
+        read_cache(folder_with("shard-00001.safetensors", flipped))  # a flipped bit was trained on
+    with pytest.raises(UserError, match=r"shard-00001\.sha256: not readable"):
+        read_cache(folder_with("shard-00001.sha256", b""))
+    without = folder_with("x", b"")
+    (without / "shard-00001.sha256").unlink()
+    with pytest.warns(UserWarning, match=r"without a \.sha256 file are left out: 1 \(shard-00001\.safetensors\)"):
+        read_cache(without)
     for text in (b"", b"[]", b"{}", json.dumps({**json.loads(whole["meta.json"]), "shard": 0}).encode()):
         with pytest.raises(UserError, match=r"meta\.json: not readable"):
             read_meta(folder_with("meta.json", text))

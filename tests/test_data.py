@@ -246,7 +246,7 @@ def test_large_photo_is_shrunk_first():
 
 
 def test_wrong_photos():
-    with pytest.raises(UserError, match="image b is 50x30, smaller than image_size 32"):
+    with pytest.raises(UserError, match="image b: it is 50x30, smaller than image_size 32"):
         data.crops(PHOTOS, image_size=32, seed=0)
     with pytest.raises(UserError, match="no images"):
         data.crops({}, image_size=32, seed=0)

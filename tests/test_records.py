@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 from collections import Counter
 
@@ -14,7 +13,9 @@ from shards import encoded, example, picture, write_tar, write_tfrecord
 
 from codi_tf.core.errors import UserError
 from codi_tf.data.permutation import permuted
-from codi_tf.data.records import Unreadable, field_of, image_files, index_files, index_tfrecord, index_webdataset
+from codi_tf.data.records import Unreadable, index_files, index_tfrecord, index_webdataset
+from codi_tf.io.listing import files_below
+from codi_tf.io.naming import field_of
 
 JPG = encoded(picture(0), "JPEG")
 
@@ -150,7 +151,7 @@ SAMPLES = {
     f"{LONG}.source.jpg": b"before",
     f"{LONG}.depth.png": b"depth",
     "README": b"no extension",
-    "k\xe4se.v2.jpg": b"the key ends at the first dot",
+    "k\xe4se.v2.jpg": b"dots",
     "z.jpg": b"",
 }
 
@@ -164,8 +165,10 @@ def test_samples_of_a_webdataset(tmp_path, format):
         {"image": b"png bytes", "json": b'{"caption": "a dog"}'},
         {"image": b"of another folder"},
         {"image": b"long", "source": b"before", "depth": b"depth"},
+        {"image": b"dots"},
         {"image": b""},
     ]
+    assert records.left_out.names == ("a/000.cls", "b/002.txt", "README")
     assert records.name(1) == f"{tmp_path / 'a.tar'}: a/001"
     assert records.name(3).endswith(LONG)
 
@@ -256,9 +259,9 @@ def test_files_and_what_lies_beside_them(tmp_path):
     }
     for name, payload in names.items():
         (tmp_path / name).write_bytes(payload)
-    paths = image_files(tmp_path)
-    assert [os.path.basename(path) for path in paths] == ["a.jpg", "b.v2.PNG", "c.webp"]
-    records = index_files(paths)
+    records = index_files(files_below(tmp_path)[0])
+    paths = [str(tmp_path / name) for name in ("a.jpg", "b.v2.PNG", "c.webp")]
+    assert records.left_out.names == ("notes.txt",)
     assert records.fields[0] == "image" and set(records.fields) == {"image", "text", "json", "source", "depth"}
     assert [records.read(i) for i in range(3)] == [
         {"image": b"image a", "text": b"text a", "source": b"source a"},
@@ -266,15 +269,15 @@ def test_files_and_what_lies_beside_them(tmp_path):
         {"image": b"image c"},
     ]
     assert [records.name(i) for i in range(3)] == paths
-    assert field_of(".JPEG") == "image" and field_of(".depth.npz") is None and field_of(".exe") is None
+    assert field_of("x/a.JPEG") == ("x/a", "image") and field_of("a.depth.npz")[1] is field_of("a.exe")[1] is None
 
 
 def test_folders_without_images(tmp_path):
     with pytest.raises(UserError, match="no such folder of images"):
-        image_files(tmp_path / "nowhere")
+        files_below(tmp_path / "nowhere")
     (tmp_path / "a.depth.png").write_bytes(b"")
-    with pytest.raises(UserError, match="no image in folder"):
-        image_files(tmp_path)
+    with pytest.raises(UserError, match="name that image"):
+        index_files(files_below(tmp_path)[0])
 
 
 # --- splits

@@ -13,9 +13,10 @@ from shards import picture, write_tar
 from codi_tf import data
 from codi_tf.core.errors import UserError, user_errors
 from codi_tf.data.permutation import permuted
-from codi_tf.data.records import image_files, index_files, index_webdataset
+from codi_tf.data.records import index_files, index_webdataset
 from codi_tf.data.stream import Stream, warn_of_unreadable
 from codi_tf.data.unreadable import warn_of_damage
+from codi_tf.io.listing import files_below
 
 # --- unreadable records
 
@@ -46,7 +47,7 @@ def test_unreadable_pictures_are_replaced_by_the_next_ones(tmp_path):
 def test_a_folder_with_damaged_files(tmp_path):
     for name, payload in damaged(10, {1, 2, 3}).items():
         (tmp_path / name).write_bytes(payload)
-    stream = Stream(index_files(image_files(tmp_path)), max_unreadable=0.3)
+    stream = Stream(index_files(files_below(tmp_path)[0]), max_unreadable=0.3)
     assert set(marks(take(stream, 10))) == set(range(10)) - {1, 2, 3}
     lines = sorted(stream.unreadable)
     assert [line.split(": ")[0] for line in lines] == [str(tmp_path / f"{i:03}.png") for i in (1, 2, 3)]
@@ -100,7 +101,7 @@ def test_what_vanishes_late_is_counted_too(tmp_path):
     """Of all records, however often they were read before."""
     for name, payload in pictures(100).items():
         (tmp_path / name).write_bytes(payload)
-    stream = Stream(index_files(image_files(tmp_path)))
+    stream = Stream(index_files(files_below(tmp_path)[0]))
     assert not stops(stream, 500) and stream.unreadable == []
     for i in (7, 8):
         (tmp_path / f"{i:03}.png").unlink()

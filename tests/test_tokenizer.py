@@ -289,3 +289,88 @@ def test_padding_may_be_given_where_no_settings_tell_it_and_is_then_saved(folder
     bare.save(tmp_path / "saved")
     assert Tokenizer.load(tmp_path / "saved").padding == "!"
     assert Tokenizer.load(folders["1.x, old"], padding="!").padding == END
+
+
+# --- tokens that were added, as by textual inversion
+
+ADDED = ("<cat-toy>", "Fluff", "a.b", "é\u0301x")
+TOLD = [
+    "a <cat-toy> on",
+    "a <CAT-TOY> on",
+    "a<cat-toy>on",
+    "a Fluff b fluff",
+    "fluffy a.b A.B a-b",
+    "É\u0301X",
+    f"{END} x",
+]
+
+
+def with_added(folders, layout, target, flags=()):
+    """A copy of a folder in which ADDED were added, in a layout; and the folder that transformers reads."""
+    form = {"added_tokens.json": "1.x, old", "bare": "bare"}.get(layout, "1.x, newer")
+    shutil.copytree(folders[form], target)
+    count = len(json.loads((target / "vocab.json").read_text(encoding="utf-8")))
+    numbers = {token: count + i for i, token in enumerate(ADDED)}
+    if layout in ("added_tokens.json", "bare"):
+        (target / "added_tokens.json").write_text(json.dumps(numbers), encoding="utf-8")
+    elif layout == "decoder":
+        path = target / "tokenizer_config.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for i, (token, number) in enumerate(numbers.items()):
+            kind = {flag: i % 2 == 1 for flag in flags}
+            content["added_tokens_decoder"][str(number)] = entry(token, i != 1, special=i == 2) | kind
+        path.write_text(json.dumps(content), encoding="utf-8")
+    else:
+        peer = CLIPTokenizer.from_pretrained(folders["1.x, old"])
+        peer.add_tokens(list(ADDED))
+        shutil.rmtree(target)
+        peer.save_pretrained(target)
+        if layout == "both":
+            for name in ("vocab.json", "merges.txt"):
+                shutil.copy(folders["1.x, old"] / name, target)
+    return target, numbers
+
+
+@pytest.mark.parametrize("layout", ["added_tokens.json", "bare", "decoder", "tokenizer.json", "both"])
+def test_added_tokens_have_the_ids_of_transformers(folders, tmp_path, layout):
+    """Fault: an added token becomes pieces, or the folder is refused because its vocabulary "lacks" it."""
+    folder, numbers = with_added(folders, layout, tmp_path / "folder")
+    tokenizer = Tokenizer.load(folder)
+    np.testing.assert_array_equal(tokenizer(TOLD), expected(folder, TOLD))
+    assert {token: tokenizer.vocabulary[token] for token in ADDED} == numbers
+    assert numbers["<cat-toy>"] in tokenizer.encode("a <cat-toy> on")
+    tokenizer.save(tmp_path / "saved")
+    np.testing.assert_array_equal(Tokenizer.load(tmp_path / "saved")(TOLD), tokenizer(TOLD))
+    np.testing.assert_array_equal(expected(tmp_path / "saved", TOLD), tokenizer(TOLD))
+    tokenizer._files = {}  # as where the padding was given
+    tokenizer.save(tmp_path / "anew")
+    np.testing.assert_array_equal(Tokenizer.load(tmp_path / "anew")(TOLD), tokenizer(TOLD))
+    np.testing.assert_array_equal(expected(tmp_path / "anew", TOLD), tokenizer(TOLD))
+
+
+@pytest.mark.parametrize("flags", [("single_word",), ("lstrip", "rstrip"), ("single_word", "lstrip")])
+def test_rules_of_added_tokens_are_those_of_transformers(folders, tmp_path, flags):
+    """Fault: an added token is found inside a word although its file forbids it."""
+    folder, _ = with_added(folders, "decoder", tmp_path / "folder", flags)
+    told = [*TOLD, "a  Fluff  b", "xFluff Fluff. _Fluff Fluff", "Fluff\n Fluff"]
+    np.testing.assert_array_equal(Tokenizer.load(folder)(told), expected(folder, told))
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ({"<x>": 3}, "the added token '<x>' has the id 3, which "),
+        ({"<x>": 99999, "<y>": 99999}, "the added token '<y>' has the id 99999, which '<x>' has"),
+        ({"<x>": -1}, "the added token '<x>' has the id -1"),
+        ({"<x>": "7"}, "the added token '<x>' has the id '7'"),
+        ({"": 9999}, "an added token is ''"),
+        ([], "holds no JSON object"),
+    ],
+)
+def test_added_tokens_that_cannot_be_are_refused(folders, tmp_path, listed, said):
+    """Fault: two tokens share an id, or a trace."""
+    folder = shutil.copytree(folders["bare"], tmp_path / "folder")
+    (folder / "added_tokens.json").write_text(json.dumps(listed))
+    with pytest.raises(UserError) as caught:
+        Tokenizer.load(folder)
+    assert said in str(caught.value) and str(folder) in str(caught.value) and "\n" not in str(caught.value)

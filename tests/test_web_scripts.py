@@ -18,6 +18,7 @@ import pytest
 from chromium import chromium, served
 from manifests import bad_manifests, good_manifest
 
+from codi_tf.checkpoints.added_tokens import AddedToken
 from codi_tf.checkpoints.tokenizer import END, START, Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
@@ -238,6 +239,14 @@ def told_by_page(page, tokenizer: Tokenizer, call: str) -> list:
         {"padding": "!"},
         {"special": {START: True, END: True, "<Dog>": False, "<Dog>s": False, "a.b": True}},
         {"padding": "!", "special": {START: False, END: True, "!": False}},
+        {"added": [AddedToken("The", 2000), AddedToken("<b>", 2001, False, True, True), AddedToken("s", 2002, False)]},
+        {
+            "added": [
+                AddedToken("the", 2000, single_word=True),
+                AddedToken("É", 2001, lstrip=True),
+                AddedToken("/[", 9999),
+            ]
+        },
     ],
 )
 def test_prompts_become_the_numbers_of_the_tokenizer(page, options):

@@ -128,7 +128,14 @@ def check_parts(base: Base) -> None:
             f"the text encoder gives {text.hidden_size}; they do not belong together"
         )
     if text is not None and base.tokenizer is not None:
-        longest, largest = text.max_position_embeddings, max(base.tokenizer.vocabulary.values())
+        longest, ids = text.max_position_embeddings, base.tokenizer.vocabulary
+        largest, strange = max(ids.values()), [one.content for one in base.tokenizer.added if one.id >= text.vocab_size]
+        if strange and max(number for token, number in ids.items() if token not in strange) < text.vocab_size:
+            names = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
+            raise UserError(
+                f"{base.path}: {names} added to the tokenizer, but the text encoder has embeddings of its "
+                f"{text.vocab_size} tokens alone; save it after resize_token_embeddings, or remove the added tokens"
+            )
         if base.tokenizer.length > longest or largest >= text.vocab_size:
             raise UserError(
                 f"{base.path}: the tokenizer gives {base.tokenizer.length} ids up to {largest}, the text encoder takes "

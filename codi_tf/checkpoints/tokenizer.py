@@ -15,6 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from codi_tf.checkpoints.added_tokens import AddedToken, added_tokens
 from codi_tf.core.errors import UserError
 from codi_tf.core.showing import clipped
 from codi_tf.io.json_files import MOST_BYTES, parse_json
@@ -25,6 +26,7 @@ LONGEST = 10_000  # characters of a prompt that are encoded
 START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY, MERGES, BOTH = "vocab.json", "merges.txt", "tokenizer.json"
 SETTINGS, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
+ADDED = "added_tokens.json"
 _WORD_END = "</w>"
 _WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"  # special tokens as text, and contractions
@@ -50,9 +52,14 @@ class Tokenizer:
         padding: the token after the end: `<|endoftext|>` (Stable Diffusion 1.x) or `!` (2.x).
         special: tokens that stand for themselves inside a prompt -> whether they are recognized in any case. By default
             start, end and padding, in exactly their spelling.
+        added: tokens that were added to the vocabulary, as by textual inversion. One that the vocabulary has keeps its
+            id there.
+
+    Attributes:
+        vocabulary: with the added tokens.
 
     Raises:
-        UserError: the vocabulary lacks a special token or one that `merges` names.
+        UserError: the vocabulary lacks a special token or one that `merges` names; two tokens have one id.
     """
 
     length = LENGTH
@@ -64,20 +71,30 @@ class Tokenizer:
         *,
         padding: str = END,
         special: Mapping[str, bool] | None = None,
+        added: Sequence[AddedToken] = (),
     ):
         special = {START: False, END: False, padding: False} if special is None else special
         parts = (token for pair in merges for token in ("".join(pair), *pair))
+        known = {**vocabulary, **{one.content: one.id for one in added}}
         for token in (START, END, padding, *special, *parts):
-            if token not in vocabulary:
+            if token not in known:
                 raise UserError(f"the vocabulary lacks the token {token!r}: its files do not belong together")
         self.vocabulary, self.padding, self.special = dict(vocabulary), padding, dict(special)
+        self.added = [one._replace(id=vocabulary.get(one.content, one.id)) for one in added]
+        holders = {number: token for token, number in vocabulary.items()}
+        for one in self.added:
+            if holders.setdefault(one.id, one.content) != one.content:
+                raise UserError(f"the added token {one.content!r} has the id {one.id}, which {holders[one.id]!r} has")
+            self.vocabulary[one.content] = one.id
         self.merges = list(dict.fromkeys(merges))
-        self._encoder = _encoder(self.vocabulary, self.merges, self.special)
+        self._encoder = _encoder(self.vocabulary, self.merges, self.special, self.added)
         self._files: dict[str, bytes] = {}
 
     @classmethod
     def load(cls, folder: str | Path, *, padding: str = END) -> Tokenizer:
         """Read a folder with `vocab.json` and `merges.txt`, or with the `tokenizer.json` of newer transformers.
+
+        Tokens that were added, as by textual inversion, are read from any layout, see `added_tokens`.
 
         Args:
             folder: the folder, whose settings (`tokenizer_config.json`) name the padding token.
@@ -89,16 +106,17 @@ class Tokenizer:
         folder = Path(folder)
         files = {
             name: _content(folder / name)
-            for name in (VOCABULARY, MERGES, BOTH, SETTINGS, SPECIAL)
+            for name in (VOCABULARY, MERGES, BOTH, SETTINGS, SPECIAL, ADDED)
             if (folder / name).is_file()
         }
-        settings, special = (parse_json(files.get(name, b"{}"), folder / name) for name in (SETTINGS, SPECIAL))
+        settings, special, listed, whole = (
+            parse_json(files.get(name, b"{}"), folder / name) for name in (SETTINGS, SPECIAL, ADDED, BOTH)
+        )
         try:
             if VOCABULARY in files and MERGES in files:
                 vocabulary = parse_json(files[VOCABULARY], folder / VOCABULARY)
                 merges = files[MERGES].decode("utf-8").splitlines()
             elif BOTH in files:
-                whole = parse_json(files[BOTH], folder / BOTH)
                 vocabulary, merges = whole["model"]["vocab"], whole["model"]["merges"]
                 settings["added_tokens_decoder"] = {token["id"]: token for token in whole["added_tokens"]}
             else:
@@ -107,7 +125,9 @@ class Tokenizer:
             if not all(type(number) is int and 0 <= number < 2**31 for number in vocabulary.values()):
                 raise ValueError("ids must be whole numbers")
             named = _special_tokens({"pad_token": padding, **settings}, special)
-            tokenizer = cls(vocabulary, _pairs(merges), **named)
+            added = added_tokens(whole, settings, listed, vocabulary)
+            named["special"] = _without(named["special"], added)
+            tokenizer = cls(vocabulary, _pairs(merges), **named, added=added)
         except UserError as error:
             raise error if str(folder) in str(error) else UserError(f"{folder}: {error}") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -132,17 +152,29 @@ class Tokenizer:
             (folder / name).write_bytes(content)
 
     def __call__(self, prompts: str | Sequence[str]) -> np.ndarray:
-        """Token ids of prompts. Warns about a prompt of more than 75 tokens, with the text that is cut off."""
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        ids = np.full((len(prompts), LENGTH), self.vocabulary[self.padding], "int32")
+        """Token ids of prompts. Warns once if there are prompts of more than 75 tokens, with the text that is cut off.
+
+        Of several such prompts the warning names their number and the first.
+        """
+        ids, long = self.tokenize([prompts] if isinstance(prompts, str) else prompts)
+        if long:
+            prompt, count = next(iter(long.items()))
+            cut = clipped(self.decode(self.encode(_beginning(prompt))[LENGTH - 2 :]), 200)
+            first = f"prompt of {count} tokens, {LENGTH - 2} fit: cut off {cut!r}"
+            others = f" (the first of {len(long)} that are cut off)" if len(long) > 1 else ""
+            warnings.warn(first + others, stacklevel=2)
+        return ids
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
+        """Token ids of prompts, int32 [B, 77]; and of each prompt of more than 75 tokens, how many it has."""
+        ids, long = np.full((len(prompts), LENGTH), self.vocabulary[self.padding], "int32"), {}
         for row, prompt in zip(ids, prompts, strict=True):
             tokens = self.encode(_beginning(prompt))
             if len(tokens) > LENGTH - 2:
-                cut = clipped(self.decode(tokens[LENGTH - 2 :]), 200)
-                warnings.warn(f"prompt of {len(tokens)} tokens, {LENGTH - 2} fit: cut off {cut!r}", stacklevel=2)
+                long[prompt] = len(tokens)
             tokens = [self.vocabulary[START], *tokens[: LENGTH - 2], self.vocabulary[END]]
             row[: len(tokens)] = tokens
-        return ids
+        return ids, long
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a text of any length, without start, end and padding.
@@ -162,22 +194,28 @@ class Tokenizer:
 
     def _new_files(self) -> dict[str, bytes]:
         merges = "".join(f"{first} {second}\n" for first, second in self.merges)
+        names = {one.content for one in self.added}
         plain = {"lstrip": False, "rstrip": False, "single_word": False, "special": True}
         added = {
             str(self.vocabulary[token]): {"content": token, "normalized": any_case, **plain}
             for token, any_case in self.special.items()
         }
+        added |= {str(one.id): {**one._asdict(), "special": False} for one in self.added}
+        vocabulary = {token: number for token, number in self.vocabulary.items() if token not in names}
         roles = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": self.padding}
         settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, **roles}
         return {
-            VOCABULARY: json.dumps(self.vocabulary, ensure_ascii=False).encode("utf-8"),
+            VOCABULARY: json.dumps(vocabulary, ensure_ascii=False).encode("utf-8"),
             MERGES: ("#version: 0.2\n" + merges).encode("utf-8"),
             SETTINGS: json.dumps({**settings, "added_tokens_decoder": added}, indent=2).encode("utf-8"),
         }
 
 
 def _encoder(
-    vocabulary: dict[str, int], merges: list[tuple[str, str]], special: Mapping[str, bool]
+    vocabulary: dict[str, int],
+    merges: list[tuple[str, str]],
+    special: Mapping[str, bool],
+    added: Sequence[AddedToken],
 ) -> tokenizers.Tokenizer:
     """Byte-pair encoding as transformers' CLIPTokenizer sets it up; unknown bytes become the end token."""
     model = models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=_WORD_END, unk_token=END, fuse_unk=False)
@@ -191,6 +229,9 @@ def _encoder(
     encoder.add_special_tokens(
         [tokenizers.AddedToken(token, normalized=any_case) for token, any_case in special.items()]
     )
+    for one in added:
+        flags = {name: value for name, value in one._asdict().items() if name not in ("content", "id")}
+        encoder.add_tokens([tokenizers.AddedToken(one.content, special=False, **flags)])
     return encoder
 
 
@@ -232,3 +273,9 @@ def _special_tokens(settings: dict, special: dict) -> dict:
     for token in added.values():
         tokens[token["content"]] = token.get("normalized", False)
     return {"padding": content["pad_token"], "special": tokens}
+
+
+def _without(special: Mapping[str, bool], added: Sequence[AddedToken]) -> dict[str, bool]:
+    """The special tokens that the vocabulary has itself."""
+    names = {one.content for one in added}
+    return {token: any_case for token, any_case in special.items() if token not in names}

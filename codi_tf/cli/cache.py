@@ -131,25 +131,24 @@ def _begin(out: Path, meta: Mapping) -> None:
 
 def _is_whole(path: Path, count: int) -> bool:
     """Whether a shard exists and has the bytes that were written. If not, it is encoded again."""
+    from codi_tf.data.cached import is_intact
+
     try:
         tensors, _ = read_header(path)
-        expected = _checksum_file(path).read_text(encoding="utf-8").split()[0]
-        return all(tensor.shape[0] == count for tensor in tensors.values()) and file_sha256(path) == expected
+        return all(tensor.shape[0] == count for tensor in tensors.values()) and is_intact(path)
     except (UserError, OSError, IndexError, UnicodeDecodeError):
         return False
 
 
 def _write_shard(path: Path, encoded: Mapping[str, np.ndarray]) -> None:
+    from codi_tf.data.cached import checksum_file
+
     tensors = {key: TensorToWrite(value.dtype, value.shape, value.__array__) for key, value in sorted(encoded.items())}
     with whole_file(path) as partial:
         write_tensors(partial, tensors)
     line = f"{file_sha256(path)}  {path.name}\n"  # as sha256sum writes and checks it
-    with whole_file(_checksum_file(path)) as partial:
+    with whole_file(checksum_file(path)) as partial:
         partial.write_text(line, encoding="utf-8")
-
-
-def _checksum_file(path: Path) -> Path:
-    return path.with_suffix(".sha256")
 
 
 def _check_number(name: str, value: int) -> None:

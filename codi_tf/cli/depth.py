@@ -190,7 +190,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.depth") -> None:
         except UserError as error:  # one bad image does not stop the others
             failures.append((file.name, error))
         else:
-            depth_files.write_nearness(file.with_name(f"{name}{depth_files.MARK}.png"), near)
+            depth_files.write_nearness(options.folder / f"{name}{depth_files.MARK}.png", near)
         progress.update(done)
     first = f"{failures[0][0]}: {failures[0][1]}" if failures else ""
     if len(failures) == len(wanted):

@@ -111,6 +111,7 @@ def examples_of(options: argparse.Namespace, model) -> tuple[dict, Sequence[str]
         return pairs, names, len(names)
     source = data.load_source(options.data, "heldout" if options.split == "heldout" else None, model.task)
     shared = {"image_size": model.image_size, "count": options.count, "seed": options.seed}
+    shared["prompts"] = options.prompts or model.task.prompted
     return data.evaluation_set(source, model.task, **shared), source.names, len(source)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from codi_tf import config
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.printing import printable
 from codi_tf.io.files import check_target
 
 SPLITS = {"heldout": "heldout", "train": "train", "all": None}
@@ -63,7 +64,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
     report = Progress("writing pairs", options.count).update
     data.write_pairs(options.out, source, task, about=about, report=report, **settings)
     warn_of_unreadable(source)
-    print(options.out)
+    print(printable(options.out))
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -29,7 +29,8 @@ class Data:
     Attributes:
         source: "photos" (what scikit-image and scikit-learn carry), a folder of images, a pattern of shards, a TFDS
             name (`data.load_source`), or a folder that codi_tf.cache made.
-        heldout_fraction: the share of images that training leaves out, where there is no held-out set.
+        heldout_fraction: the share of images that training leaves out, where there is no held-out set; 0: none, and
+            then a run has no sample images and no condition_use.
         image_size: height and width of the training crops, in pixels.
         augment: random horizontal flips.
         recolor: random permutations and gammas of the color channels, for small sources.
@@ -56,8 +57,8 @@ class Data:
         if self.encode_once < 0:
             raise UserError(f"data.encode_once is {self.encode_once}: it must be 0 or the number of examples")
         check_most(self, "data.", image_size=MAX_SIDE, encode_once=MAX_EXAMPLES, seed=MAX_SEED)
-        if not 0 < self.heldout_fraction < 1:
-            raise UserError(f"data.heldout_fraction is {self.heldout_fraction}: it must be above 0 and below 1")
+        if not 0 <= self.heldout_fraction < 1:
+            raise UserError(f"data.heldout_fraction is {self.heldout_fraction}: it must be at least 0 and below 1")
         if not 0 <= self.max_unreadable <= 1:
             raise UserError(f"data.max_unreadable is {self.max_unreadable}: it must be in [0, 1]")
 

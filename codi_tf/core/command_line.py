@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import warnings
 from collections.abc import Callable
 from typing import TypeVar, overload
 
 from codi_tf.core.errors import Interrupted, UserError, user_errors
+from codi_tf.core.printing import printable
 from codi_tf.core.quiet import quiet_import
 
 TRY_AGAIN = 75  # exit status EX_TEMPFAIL
@@ -29,6 +31,8 @@ def run_command(main: Callable[[list[str]], None]) -> int:
     Each UserWarning is shown once, in one line. A UserError raised within tf.data counts as a UserError.
     """
     shown = set()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is no reason to fail after the work
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
         text = _line_of(message, category, filename, lineno)
@@ -75,7 +79,7 @@ def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
 
 
 def _line_of(message, category, filename: str, lineno: int) -> str:
-    text = " ".join(str(message).split())
+    text = printable(" ".join(str(message).split()))
     if not issubclass(category, UserWarning):  # a warning to programmers names its place in the code
         text = f"{filename}:{lineno}: {category.__name__}: {text}"
     return f"warning: {text}"

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from codi_tf.core.printing import printable
 from codi_tf.core.showing import clipped
 
 LONGEST = 2000  # characters of a message, whatever it quotes
@@ -14,11 +15,12 @@ LONGEST = 2000  # characters of a message, whatever it quotes
 class UserError(ValueError):
     """A mistake of the user. The message is one line that names the thing, its value and the remedy.
 
-    The command lines print it as ``error: ...`` and exit with status 2, without a traceback.
+    The command lines print it as ``error: ...`` and exit with status 2, without a traceback. Names of files in the
+    message may hold anything: it is made printable, see `printing.printable`.
     """
 
-    def __init__(self, message: str):
-        super().__init__(clipped(message, LONGEST))
+    def __init__(self, message: object = ""):
+        super().__init__(printable(clipped(str(message), LONGEST)))
 
 
 class Interrupted(Exception):
@@ -26,6 +28,9 @@ class Interrupted(Exception):
 
     The command lines print it and exit with status 75 (EX_TEMPFAIL), which asks schedulers to try again.
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(message))
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from codi_tf.data.pairs import is_pairs, read_pairs, write_pairs
 from codi_tf.data.photos import PHOTOS, load_photos
 from codi_tf.data.pipeline import ONE_HOST, Source, batches, crops, evaluation_set
 from codi_tf.data.sources import load_source
-from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.image_files import EXTENSIONS
 
 __all__ = [
     "EXTENSIONS",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,12 @@ import tensorflow as tf
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_EXAMPLES
+from codi_tf.core.progress import Progress
+from codi_tf.data.left_out import warn_of_left_out
 from codi_tf.data.permutation import permuted
 from codi_tf.data.pipeline import ONE_HOST
-from codi_tf.io.hashing import arrays_sha256, text_sha256
+from codi_tf.data.records import PATIENCE
+from codi_tf.io.hashing import arrays_sha256, file_sha256, text_sha256
 from codi_tf.io.json_files import read_json
 from codi_tf.io.schema import Anything, Keyed, Record, Whole
 from codi_tf.io.tensor_files import StoredTensor, read_header
@@ -31,6 +36,7 @@ SCHEMA = Record(
     }
 )
 MOST_SHARDS = 100_000
+THREADS = min(8, os.cpu_count() or 1)  # that check shards
 
 
 class ShardedArray:
@@ -70,11 +76,14 @@ def is_cache(name: str | os.PathLike[str]) -> bool:
 def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
     """Read the examples of a folder, as from `precompute.encode_once`.
 
+    The hash beside each shard is checked first, on several threads: about a second a gigabyte on each. A shard without
+    one is named in a warning.
+
     Returns:
         {"latent": float32 [N, h, w, 4]} and, if they are there, "condition_latent" [N, ...], "tokens" int32 [N, M].
 
     Raises:
-        UserError: no such folder; a shard is missing or truncated, or does not fit the others.
+        UserError: no such folder; a shard is missing or damaged, or does not fit the others.
     """
     folder = Path(folder)
     meta = read_meta(folder)
@@ -85,6 +94,7 @@ def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
             tensor.shape[0] != count for tensor in shard.values()
         ):
             raise UserError(f"{path}: does not fit the other shards; delete it and run python -m codi_tf.cache again")
+    _check_hashes(shard_paths(folder, meta))
     return {key: ShardedArray([shard[key] for shard in shards]) for key in first}
 
 
@@ -210,7 +220,45 @@ def cached_batches(
 def _sha256_of(tokenizer: Tokenizer) -> str:
     """SHA-256 of everything that determines the token ids of a text."""
     parts = [sorted(tokenizer.vocabulary.items()), tokenizer.merges, tokenizer.padding, tokenizer.special]
+    parts += [tokenizer.added] if tokenizer.added else []  # without any, the digest is that of 0.1.0
     return text_sha256(json.dumps(parts))
+
+
+def checksum_file(shard: Path) -> Path:
+    """The file with the hash of a shard, in the form of sha256sum."""
+    return shard.with_suffix(".sha256")
+
+
+def is_intact(shard: Path) -> bool:
+    """Whether a shard has the bytes that were written. Raises OSError, IndexError, UnicodeDecodeError for no hash."""
+    return file_sha256(shard) == checksum_file(shard).read_text(encoding="utf-8").split()[0]
+
+
+def _check_hashes(shards: Sequence[Path]) -> None:
+    """Raises UserError for a shard that is damaged; warns of those without a hash."""
+    unchecked, progress, began = [], Progress("checking encoded examples", len(shards)), time.monotonic()
+
+    def check(shard: Path) -> bool | None:
+        try:
+            return is_intact(shard)
+        except FileNotFoundError:
+            return None
+        except (OSError, IndexError, UnicodeDecodeError) as error:
+            raise UserError(f"{checksum_file(shard)}: not readable ({error}); encode the examples again") from None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for done, (shard, intact) in enumerate(zip(shards, pool.map(check, shards), strict=True), start=1):
+            if intact is None:
+                unchecked.append(shard.name)
+            elif not intact:
+                pool.shutdown(cancel_futures=True)
+                raise UserError(
+                    f"{shard}: is damaged, its bytes do not fit {checksum_file(shard).name}; delete it and run "
+                    "python -m codi_tf.cache again, which encodes it anew"
+                )
+            if time.monotonic() - began > PATIENCE:
+                progress.update(done)
+    warn_of_left_out(f"{shards[0].parent}: the checks of shards without a .sha256 file", unchecked)
 
 
 def _existing(path: Path) -> Path:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from codi_tf.core.errors import UserError
 from codi_tf.data.records import Unreadable
+from codi_tf.data.unreadable import too_small
 from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
 from codi_tf.io import depth_files, images
+from codi_tf.io.image_files import FORMATS, is_too_large, open_image
 
 _ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
@@ -29,11 +30,9 @@ class EncodedImage:
 
     def __init__(self, payload: bytes):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                self._image = Image.open(io.BytesIO(payload))
-                width, height = self._image.size
-                rotated = self._image.getexif().get(ExifTags.Base.Orientation) in _ROTATED
+            self._image = open_image(io.BytesIO(payload))
+            width, height = self._image.size
+            rotated = self._image.getexif().get(ExifTags.Base.Orientation) in _ROTATED
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
             raise Unreadable(_reason(error)) from None
         self.size = (width, height) if rotated else (height, width)
@@ -42,12 +41,10 @@ class EncodedImage:
         """The whole image, upright; a JPEG is made smaller by 2, 4 or 8, at most the factor, while it is decoded."""
         image = self._image
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                if factor >= 2:  # only JPEG's decoder can
-                    image.draft(image.mode, (math.ceil(image.width / factor), math.ceil(image.height / factor)))
-                ImageOps.exif_transpose(image, in_place=True)
-                image.load()
+            if factor >= 2:  # only JPEG's decoder can
+                image.draft(image.mode, (math.ceil(image.width / factor), math.ceil(image.height / factor)))
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
         except Exception as error:
             raise Unreadable(_reason(error)) from None
         return image
@@ -60,7 +57,7 @@ def window_side(u: float, size: tuple[int, int], image_size: int) -> int:
         Unreadable: the image is smaller than image_size.
     """
     if min(size) < image_size:
-        raise Unreadable(f"it is {size[0]}x{size[1]}, smaller than image_size {image_size}")
+        raise Unreadable(too_small(size, image_size))
     factor = shrink_factor(*size, image_size)
     zoom = math.exp(u * max_log_zoom(shrunk_side(min(size), factor, image_size), image_size))
     return min(max(round(image_size * zoom * factor), image_size), *size)
@@ -106,5 +103,7 @@ def nearness(image: Image.Image) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its message names an object in memory
-        return "not an image that Pillow knows"
+        return f"not an image of {', '.join(FORMATS)}"
+    if is_too_large(error):
+        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels"
     return f"truncated or damaged ({' '.join(str(error).split())})"

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.limits import MAX_FILE
 from codi_tf.data.in_memory import Photos
+from codi_tf.data.left_out import FILES, warn_of_left_out
 from codi_tf.data.open_source import fit_in_memory, open_source
 from codi_tf.data.photos import package_file
 from codi_tf.data.pipeline import Source
-from codi_tf.data.records import Unreadable
+from codi_tf.data.prompts import FIELDS, prompts_of
+from codi_tf.data.records import Unreadable, index_files
 from codi_tf.data.splits import check_any, check_split, is_heldout
-from codi_tf.data.stream import Stream, text_of
-from codi_tf.data.unreadable import read_all, warn_of_left_out
+from codi_tf.data.stream import Stream
+from codi_tf.data.unreadable import read_all
 from codi_tf.io import images
-from codi_tf.io.depth_files import MARK, check_kind, fill_holes, map_files, nearness, photo_files, read_nearness
-from codi_tf.io.images import EXTENSIONS
-from codi_tf.io.plain_files import read_plain
+from codi_tf.io.depth_files import MARK, check_kind, fill_holes, is_map, map_files, nearness, photo_files, read_nearness
+from codi_tf.io.listing import files_below
+from codi_tf.io.naming import is_image, sort_names
 
 STEREO_PHOTO = "skimage/data/motorcycle_left.png"
 STEREO_DISPARITY = "skimage/data/motorcycle_disp.npz"
@@ -70,7 +72,7 @@ def open_depth(
         UserError: see these two functions; the source has no depth maps.
     """
     name, shared = os.fspath(name), {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
-    if os.path.isdir(name) and any(Path(entry.name).suffix.lower() in EXTENSIONS for entry in os.scandir(name)):
+    if os.path.isdir(name) and any(map(is_image, files_below(name)[0])):
         return load_depth_folder(name, split, kind=kind, seed=seed, **shared)
     check_kind(kind)
     source = open_source(name, split, condition_key="depth", seed=seed, **shared)
@@ -93,11 +95,11 @@ def load_depth_folder(
     """Load the images of a folder with their depth maps: NAME.jpg with NAME.depth.png, .npy, .tif or .pfm.
 
     Holes of measured maps are filled (`depth_files.fill_holes`). An image without a map, or a map without an image, is
-    left out and named in a warning. A caption may be in NAME.txt, in UTF-8; if some images have one, the others have
-    the empty prompt.
+    left out and named in a warning. A caption may be in NAME.txt or NAME.json, see `prompts.text_of`; if some images
+    have one, the others have the empty prompt.
 
     Args:
-        path: the folder; its subfolders are ignored.
+        path: the folder; its subfolders are read, too.
         split: "train", "heldout" or None for all; a hash of the image's file name decides.
         kind: what the maps hold, "disparity" (larger is nearer) or "depth" (distances, 0 where unknown).
         heldout_fraction: the share of "heldout", in [0, 1].
@@ -123,6 +125,9 @@ def load_depth_folder(
             f"{unpaired[0]}; python -m codi_tf.depth makes them"
         )
     warn_of_left_out(f"{path}: images without a depth map", unpaired)
+    files, others = files_below(path)
+    strangers = [files[i] for i in sort_names(files).left_out if not is_map(files[i])]
+    warn_of_left_out(f"{path}: {FILES}", [os.path.basename(one) for one in (*strangers, *others)])
     warn_of_left_out(
         f"{path}: depth maps without an image", [file.name for name, file in maps.items() if name not in photos]
     )
@@ -136,7 +141,7 @@ def load_depth_folder(
 
 
 class DepthPairs:
-    """Images, depth maps of any format and captions in files; a `stream.Readable`.
+    """Images, depth maps of any format and captions in files; a `records.Readable`.
 
     Args:
         pairs: (image, map) of each.
@@ -145,45 +150,39 @@ class DepthPairs:
 
     def __init__(self, pairs: list[tuple[Path, Path]], kind: str):
         self.pairs, self.kind = pairs, kind
-        has_text = any(photo.with_suffix(".txt").exists() for photo, _ in pairs)
-        self.fields = ("image", "depth", *(("text",) if has_text else ()))
+        self.photos = index_files([photo for photo, _ in pairs])
+        self.fields = ("image", "depth", *(field for field in FIELDS if field in self.photos.fields))
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def read(self, i: int) -> dict[str, bytes]:
+    def without_text(self) -> int:
+        """The number of images without a caption."""
+        return self.photos.without_text()
+
+    def read(self, i: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
         """Image, caption and nearness of pair i; nearness is a TIFF of floats without holes. Raises Unreadable."""
-        photo, depth_map = self.pairs[i]
-        stream = io.BytesIO()
-        try:
-            near = read_nearness(depth_map, self.kind, fill=True)
-            image = read_plain(photo, MAX_FILE)
-        except UserError as error:
-            raise Unreadable(str(error)) from None
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from None
-        Image.fromarray(near).save(stream, "TIFF")
-        return {"image": image, "depth": stream.getvalue(), **_caption(photo)}
+        wanted = [field for field in ("image", *FIELDS) if fields is None or field in fields]
+        found = self.photos.read(i, wanted)
+        if fields is None or "depth" in fields:
+            stream = io.BytesIO()
+            try:
+                near = read_nearness(self.pairs[i][1], self.kind, fill=True)
+            except UserError as error:
+                raise Unreadable(str(error)) from None
+            Image.fromarray(near).save(stream, "TIFF")
+            found["depth"] = stream.getvalue()
+        return found
 
     def name(self, i: int) -> str:
         """The path of image i."""
         return str(self.pairs[i][0])
 
 
-def _caption(photo: Path) -> dict[str, bytes]:
-    """The field "text" of an image, if there is a file of it. Raises Unreadable."""
-    try:
-        return {"text": read_plain(photo.with_suffix(".txt"), MAX_FILE)}
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise Unreadable(f"its caption: {error.strerror or error}") from None
-
-
 def _photos(pairs: list[tuple[Path, Path]], kind: str, max_unreadable: float) -> Photos:
-    """All pairs, decoded."""
+    """All pairs, decoded; their captions are read when they are needed."""
 
-    def read(i: int) -> tuple[np.ndarray, np.ndarray, str]:
+    def read(i: int) -> tuple[np.ndarray, np.ndarray]:
         photo, depth_map = pairs[i]
         image = images.to_uint8(images.read_image(photo))
         near = read_nearness(depth_map, kind, fill=True)[..., None]
@@ -192,11 +191,12 @@ def _photos(pairs: list[tuple[Path, Path]], kind: str, max_unreadable: float) ->
             raise UserError(
                 f"depth map {depth_map} is {sizes[0]}, but {photo.name} is {sizes[1]}; make them of one size"
             )
-        return image, near, text_of(_caption(photo))
+        return image, near
 
-    found = read_all([str(photo) for photo, _ in pairs], read, max_unreadable)
-    names = {i: pairs[i][0].name for i in found}
-    photos = {names[i]: photo for i, (photo, _, _) in found.items()}
-    companions = {names[i]: near for i, (_, near, _) in found.items()}
-    prompts = {names[i]: prompt for i, (_, _, prompt) in found.items()}
-    return Photos(photos, companions, "depth", prompts if any(prompts.values()) else None)
+    found, bad = read_all([str(photo) for photo, _ in pairs], read, max_unreadable)
+    short = [pairs[i][0].name for i in found]
+    names = dict(zip(found, short if len(set(short)) == len(short) else [str(pairs[i][0]) for i in found], strict=True))
+    photos = {names[i]: photo for i, (photo, _) in found.items()}
+    companions = {names[i]: near for i, (_, near) in found.items()}
+    prompts = prompts_of(index_files([photo for photo, _ in pairs]), {name: i for i, name in names.items()})
+    return Photos(photos, companions, "depth", prompts, max_unreadable=max_unreadable, unreadable=bad)

@@ -66,7 +66,11 @@ class Edits:
     def __len__(self) -> int:
         return len(self.photos)
 
-    def drawer(self, *, image_size: int, augment: bool, recolor: bool) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    missing_prompts = 0
+
+    def drawer(
+        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+    ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, a function of these and the photos; see `pipeline.Source`."""
         draw_photo = self.photos.drawer(image_size=image_size, augment=augment, recolor=recolor)
         counts = [len(texts) for texts in self.prompts]

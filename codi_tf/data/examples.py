@@ -24,7 +24,7 @@ FEATURES = {
 
 @dataclass(frozen=True)
 class Examples:
-    """Records whose fields are features of tf.train.Example; a `stream.Readable`.
+    """Records whose fields are features of tf.train.Example; a `records.Readable`.
 
     Attributes:
         records: with the field "example".
@@ -42,11 +42,16 @@ class Examples:
         """The fields that have a feature."""
         return tuple(self.keys)
 
-    def read(self, i: int) -> dict[str, bytes]:
-        """The fields of record i that it has. Raises Unreadable."""
+    def read(self, i: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
+        """The fields of record i that it has, or some of them. Raises Unreadable."""
         features = _features(self.records.read(i)["example"])
-        values = {field: features[key].bytes_list.value for field, key in self.keys.items() if key in features}
+        keys = {field: key for field, key in self.keys.items() if fields is None or field in fields}
+        values = {field: features[key].bytes_list.value for field, key in keys.items() if key in features}
         return {field: value[0] for field, value in values.items() if value}
+
+    def without_text(self) -> int:
+        """0: what a record holds is known when it is read."""
+        return 0
 
     def name(self, i: int) -> str:
         """Path and position of record i."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -10,11 +12,24 @@ import tensorflow as tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
+from codi_tf.data.unreadable import check_unreadable, too_small
 from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
 from codi_tf.io import images
 from codi_tf.tasks.draws import whole_between
 
 PYRAMID = (1.0, 1.5, 2.25)  # every image is stored at these reductions; a window then shrinks by 1.5 at most
+
+
+class Prompts(NamedTuple):
+    """The prompts of images.
+
+    Attributes:
+        texts: name -> text, "" for none.
+        damaged: name -> the reason why the text of an image cannot be read. If prompts are used, it is left out.
+    """
+
+    texts: dict[str, str]
+    damaged: dict[str, str]
 
 
 class Photos:
@@ -24,11 +39,13 @@ class Photos:
     and 2.5 image_size (or the image's shorter side), its position uniformly.
 
     Args:
-        images: name -> uint8 [H, W, 3], each side at least image_size.
+        images: name -> uint8 [H, W, 3].
         companions: name -> an array of the same size, from which the same window is cut: a depth map float32 [H, W, 1],
             or the image before an edit uint8 [H, W, 3].
         kind: of the companions: "depth" or "source".
-        prompts: name -> text.
+        prompts: name -> text; or a function that reads them when they are needed, see `Prompts`.
+        max_unreadable: the share of images that may be smaller than the crop, counted as in `stream.Stream`.
+        unreadable: one line for each image that could not be read; they count, too.
 
     Raises:
         UserError: no image; an image without a companion or a prompt, or of another size than its companion.
@@ -39,34 +56,59 @@ class Photos:
         images: dict[str, np.ndarray],
         companions: dict[str, np.ndarray] | None = None,
         kind: str = "",
-        prompts: dict[str, str] | None = None,
+        prompts: dict[str, str] | Callable[[], Prompts] | None = None,
+        *,
+        max_unreadable: float = 0.0,
+        unreadable: Sequence[str] = (),
     ):
         if not images:
             raise UserError("no images to take crops from")
-        self.images, self.companions, self.kind, self.prompts = images, companions, kind, prompts
+        self.images, self.companions, self.kind = images, companions, kind
+        self.max_unreadable, self.unreadable = max_unreadable, tuple(unreadable)
         self.names = tuple(images)
         self.provides = (*(() if companions is None else (kind,)), *(() if prompts is None else ("prompt",)))
+        known = prompts if isinstance(prompts, dict) else None
         for name, photo in images.items():
-            for what, others in ((kind, companions), ("prompt", prompts)):
+            for what, others in ((kind, companions), ("prompt", known)):
                 if others is not None and name not in others:
                     raise UserError(f"image {name} has no {what}: add it or leave the image out")
             if companions is not None and companions[name].shape[:2] != photo.shape[:2]:
                 sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (companions[name], photo)]
                 raise UserError(f"image {name}: its {kind} is {sizes[0]}, the image {sizes[1]}; make them of one size")
+        self._read_prompts = prompts if callable(prompts) else lambda: Prompts(known or {}, {})
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def drawer(self, *, image_size: int, augment: bool, recolor: bool) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    @functools.cached_property
+    def _prompts(self) -> Prompts:
+        return self._read_prompts()
+
+    @property
+    def prompts(self) -> dict[str, str] | None:
+        """Name -> text, of the images whose text can be read; None for images without prompts."""
+        return self._prompts.texts if "prompt" in self.provides else None
+
+    @property
+    def missing_prompts(self) -> int:
+        """The number of images without a prompt; see `pipeline.Source`."""
+        return sum(not self._prompts.texts.get(name) for name in self.names if name not in self._prompts.damaged)
+
+    def drawer(
+        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+    ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, a function of (images, seed) only; see `pipeline.Source`."""
-        for name, photo in self.images.items():
-            if min(photo.shape[:2]) < image_size:
-                height, width = photo.shape[:2]
-                raise UserError(
-                    f"image {name} is {height}x{width}, smaller than image_size {image_size}; "
-                    "choose a smaller image_size or leave the image out"
-                )
-        names = self.names
+        texts = self._prompts if prompts and "prompt" in self.provides else None
+        damaged = {} if texts is None else texts.damaged
+        small = {
+            name: f"image {name}: {too_small(photo.shape[:2], image_size)}"
+            for name, photo in self.images.items()
+            if min(photo.shape[:2]) < image_size
+        }
+        bad = {**{name: f"image {name}: {damaged[name]}" for name in self.names if name in damaged}, **small}
+        if bad:
+            check_unreadable([*self.unreadable, *bad.values()], len(self) + len(self.unreadable), self.max_unreadable)
+        names = [name for name in self.names if name not in bad]
         factors = [shrink_factor(*self.images[name].shape[:2], image_size=image_size) for name in names]
         shrunk = [_shrink(self.images[name], f, image_size) for name, f in zip(names, factors, strict=True)]
         atlas, places = _atlas([[_shrink(photo, factor) for factor in PYRAMID] for photo in shrunk])
@@ -79,7 +121,7 @@ class Photos:
         with tf.device("CPU:0"):  # tf.data reads them there
             atlas, places = tf.constant(atlas), tf.constant(places)
             companions = None if companions is None else tf.constant(companions)
-            prompts = None if self.prompts is None else tf.constant([self.prompts[name] for name in names])
+            captions = None if texts is None else tf.constant([texts.texts[name] for name in names])
             cumulative = tf.constant(np.cumsum(weights / weights.sum())[:-1], tf.float32)  # [N - 1]
             max_log = tf.constant([max_log_zoom(shorter, image_size) for shorter in sides.min(axis=1)], tf.float32)
             levels = tf.constant(PYRAMID, tf.float32)
@@ -104,8 +146,8 @@ class Photos:
                 example["source"] = _recolored_if(recolor, in_range(cut(companions)), seed)
             elif companions is not None:
                 example[self.kind] = cut(companions)
-            if prompts is not None:
-                example["prompt"] = prompts[photo]
+            if captions is not None:
+                example["prompt"] = captions[photo]
             return example
 
         return draw

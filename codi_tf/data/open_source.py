@@ -6,28 +6,33 @@ import glob
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.printing import printable
 from codi_tf.data.examples import with_features
 from codi_tf.data.in_memory import Photos
+from codi_tf.data.left_out import FILES, LeftOut, warn_of_left_out
+from codi_tf.data.pairs import is_pairs
 from codi_tf.data.pipeline import Source
-from codi_tf.data.records import Records, image_files, index_files, index_tfrecord, index_webdataset
+from codi_tf.data.prompts import prompts_of
+from codi_tf.data.records import Records, index_files, index_tfrecord, index_webdataset
 from codi_tf.data.splits import check_any, check_split
-from codi_tf.data.stream import Stream, text_of
+from codi_tf.data.stream import Stream
 from codi_tf.data.tfds import PREFIX, open_tfds
 from codi_tf.data.unreadable import read_all, warn_of_damage
 from codi_tf.io import images
-from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.image_files import EXTENSIONS, open_image
+from codi_tf.io.listing import files_below, is_hidden
+from codi_tf.io.naming import field_of, is_image
 
 IN_MEMORY = 2e9  # bytes of decoded images; a larger folder is read from disk, example by example
-_TFRECORD = re.compile(r".*(\.tfrecords?(-\d+-of-\d+)?|-\d{5}-of-\d{5})", re.IGNORECASE)
-_TAR = re.compile(r".*\.tar", re.IGNORECASE)
-_COMPRESSED = re.compile(r".*(\.tar|\.tfrecords?)\.\w+|.*\.tgz", re.IGNORECASE)
+_SHARDS = {
+    "TFRecord": re.compile(r".*(\.tfrecords?(-\d+-of-\d+)?|-\d{5}-of-\d{5})", re.IGNORECASE | re.DOTALL),
+    "tar": re.compile(r".*\.tar", re.IGNORECASE | re.DOTALL),
+}
+_COMPRESSED = re.compile(r".*(\.tar|\.tfrecords?)\.\w+|.*\.tgz", re.IGNORECASE | re.DOTALL)
 _OPTIONS = re.compile(r"(?P<name>.*?)\?(?P<options>\w+=[^&=]*(?:&\w+=[^&=]*)*)")
+_FIXED = re.compile(r"[^*?\[{]*")
 _BRACES = re.compile(r"\{(?:(?P<first>\d+)\.\.(?P<last>\d+)|(?P<words>[^{}]*,[^{}]*))\}")
 
 
@@ -45,7 +50,7 @@ def open_source(
     Args:
         text: one of
 
-            FOLDER, of images, or of shards;
+            FOLDER, of images or of shards, in it or in its subfolders;
             a path or pattern of images, of TFRecord files (.tfrecord, -00000-of-00010) of tf.train.Example, or of
             WebDataset's .tar files, for example "/data/train-{000..127}.tar" or "/data/*/*.jpg";
             tfds:NAME[/CONFIG][:SPLIT], see `tfds.open_tfds`.
@@ -66,7 +71,7 @@ def open_source(
     """
     if split is not None:
         check_split(split)
-    found = _OPTIONS.fullmatch(text)
+    found = None if os.path.exists(text) else _OPTIONS.fullmatch(text)  # a folder's name may look like options
     name = found["name"] if found else text
     options = dict(pair.split("=", 1) for pair in found["options"].split("&")) if found else {}
     streamed = {"condition_key": condition_key, "seed": seed, "max_unreadable": max_unreadable}
@@ -75,7 +80,9 @@ def open_source(
         check_any(len(examples), f"the images of {text}", split, heldout_fraction)
         warn_of_damage(examples.records.damaged, len(examples.records.paths), max_unreadable)
         return Stream(examples, **streamed)
-    kind, paths = _kind_of(name)
+    if is_pairs(name):
+        raise UserError(f"{name} holds pairs to evaluate on; to take its images alone, name {os.path.join(name, 'gt')}")
+    kind, paths, others = _kind_of(name)
     if options and kind != "TFRecord":
         raise UserError(f"{text}: options after ? are for TFRecord files; leave them out")
     index = {"image": index_files, "TFRecord": index_tfrecord, "tar": index_webdataset}[kind]
@@ -83,6 +90,7 @@ def open_source(
     chosen = records if split is None else records.of_split(split, heldout_fraction)
     check_any(len(chosen), f"the {len(records)} images of {text}", split, heldout_fraction)
     warn_of_damage(records.damaged, len(records.paths), max_unreadable)
+    warn_of_left_out(f"{name}: {FILES}", records.left_out.joined(LeftOut.of(map(os.path.basename, others))))
     if kind == "image" and condition_key == "image" and fit_in_memory(map(chosen.name, range(len(chosen))), depth=3):
         return _photos(chosen, max_unreadable)
     return Stream(with_features(chosen, options) if kind == "TFRecord" else chosen, **streamed)
@@ -104,36 +112,72 @@ def expanded(pattern: str) -> list[str]:
     return [path for word in words for path in expanded(pattern[: braces.start()] + word + pattern[braces.end() :])]
 
 
-def _kind_of(name: str) -> tuple[str, list[str]]:
-    """("image", "TFRecord" or "tar", the paths)."""
+def _kind_of(name: str) -> tuple[str, list[str], list[str]]:
+    """("image", "TFRecord" or "tar"; the paths; what cannot be read or is of no such kind)."""
     if os.path.isdir(name):
-        inside = sorted(entry.path for entry in os.scandir(name) if entry.is_file())
-        shards = [path for path in inside if _TFRECORD.fullmatch(path) or _TAR.fullmatch(path)]
-        paths = shards or image_files(name)
-        if shards and any(Path(path).suffix.lower() in EXTENSIONS for path in inside):
-            raise UserError(f"{name} holds images and shards ({os.path.basename(shards[0])}); name the ones to use")
+        paths, others = files_below(name)
     else:
-        paths = expanded(name)
-        if not paths or paths == [name] and not os.path.exists(name):
-            raise UserError(f"nothing is at {name}; name a folder of images, a pattern of paths, or tfds:NAME")
-        special = next((path for path in paths if os.path.exists(path) and not os.path.isfile(path)), None)
-        if special is not None and not os.path.isdir(special):
-            raise UserError(f"{special} is a pipe or a device, no file; leave it out")
-    kinds = {_kind_of_file(path) for path in paths}
+        paths, others = _matching(name)
+    if paths == [name]:
+        return _kind_of_file(name), paths, others
+    found = {kind: [path for path in paths if pattern.fullmatch(path)] for kind, pattern in _SHARDS.items()}
+    kinds = [kind for kind, shards in found.items() if shards]
+    image = next((path for path in paths if is_image(path)), None)
+    if not kinds and image is not None:
+        return "image", paths, others
+    if image is not None:
+        shard = found[kinds[0]][0]
+        raise UserError(
+            f"{name} holds images and shards ({os.path.basename(shard)}); name the ones to use, by a pattern"
+        )
     if len(kinds) > 1:
-        raise UserError(f"{name} matches files of several kinds ({', '.join(sorted(kinds))}); name one kind")
-    return kinds.pop(), paths
+        raise UserError(f"{name} holds shards of several kinds ({', '.join(kinds)}); name one kind, by a pattern")
+    if not kinds:
+        compressed = next((path for path in paths if _COMPRESSED.fullmatch(path)), None)
+        if compressed is None and os.path.isdir(name):
+            raise UserError(f"no image in folder {name}; expected files ending in {', '.join(EXTENSIONS)}")
+        raise _no_kind(compressed or next(iter(paths or others)))
+    shards = found[kinds[0]]
+    return kinds[0], shards, [*sorted(set(paths) - set(shards)), *others]
+
+
+def _matching(pattern: str) -> tuple[list[str], list[str]]:
+    """The files that match a pattern, and those in folders that match it; and what cannot be read there."""
+    files, others, matched = [], [], expanded(pattern)
+    if not matched or matched == [pattern] and not os.path.exists(pattern):
+        raise UserError(f"nothing is at {pattern}; name a folder of images, a pattern of paths, or tfds:NAME")
+    fixed = os.path.dirname(_FIXED.match(pattern)[0])  # the folders that the pattern names
+    for path in matched:
+        below, asked = path[len(fixed) :], pattern[len(fixed) :]
+        if is_hidden(below) and not is_hidden(asked):
+            continue
+        if os.path.isdir(path):
+            inside, unread = files_below(path)
+        elif os.path.isfile(path) or not os.path.lexists(path):  # of a missing one its reader says so
+            inside, unread = [path], []
+        else:
+            inside, unread = [], [f"{path} (not a file)"]
+        files, others = files + inside, others + unread
+    if not files and not others:
+        raise UserError(f"nothing but hidden files is at {pattern}; name a folder of images or a pattern of paths")
+    return list(dict.fromkeys(files)), list(dict.fromkeys(others))
 
 
 def _kind_of_file(path: str) -> str:
-    if _COMPRESSED.fullmatch(path):
-        raise UserError(f"{path} is compressed, so its records cannot be read in random order; unpack it first")
-    for kind, pattern in (("TFRecord", _TFRECORD), ("tar", _TAR)):
+    for kind, pattern in _SHARDS.items():
         if pattern.fullmatch(path):
             return kind
-    if Path(path).suffix.lower() in EXTENSIONS:
-        return "image"
-    raise UserError(f"{path} is neither an image ({', '.join(EXTENSIONS)}) nor a .tfrecord or .tar file")
+    if not is_image(path):
+        raise _no_kind(path)
+    return "image"
+
+
+def _no_kind(path: str) -> UserError:
+    if _COMPRESSED.fullmatch(path):
+        return UserError(f"{path} is compressed, so its records cannot be read in random order; unpack it first")
+    if field_of(path)[1] not in (None, "image"):
+        return UserError(f"{path} is a companion of an image: name that image")
+    return UserError(f"{path} is neither an image ({', '.join(EXTENSIONS)}) nor a .tfrecord or .tar file")
 
 
 def fit_in_memory(paths: Iterable[str | os.PathLike[str]], *, depth: int) -> bool:
@@ -141,7 +185,7 @@ def fit_in_memory(paths: Iterable[str | os.PathLike[str]], *, depth: int) -> boo
     total = 0
     for path in paths:
         try:
-            with Image.open(path) as image:  # only its header
+            with open_image(path) as image:
                 total += depth * image.width * image.height
         except Exception:  # reading the image will report it
             continue
@@ -151,15 +195,11 @@ def fit_in_memory(paths: Iterable[str | os.PathLike[str]], *, depth: int) -> boo
 
 
 def _photos(records: Records, max_unreadable: float) -> Photos:
-    """All images, decoded."""
+    """All images, decoded; their texts are read when they are needed."""
     paths = [records.name(i) for i in range(len(records))]
-    short = [os.path.basename(path) for path in paths]
-    names = short if len(set(short)) == len(short) else paths
-    has_text = bool({"text", "json"} & set(records.fields))
-
-    def read(i: int) -> tuple[np.ndarray, str]:
-        return images.to_uint8(images.read_image(paths[i])), text_of(records.read(i)) if has_text else ""
-
-    found = {names[i]: one for i, one in read_all(paths, read, max_unreadable).items()}
-    prompts = {name: prompt for name, (_, prompt) in found.items()}
-    return Photos({name: photo for name, (photo, _) in found.items()}, prompts=prompts if has_text else None)
+    short = [printable(os.path.basename(path)) for path in paths]
+    names = short if len(set(short)) == len(short) else list(map(printable, paths))
+    found, bad = read_all(paths, lambda i: images.to_uint8(images.read_image(paths[i])), max_unreadable)
+    photos = {names[i]: photo for i, photo in found.items()}
+    prompts = prompts_of(records, {names[i]: i for i in found})
+    return Photos(photos, prompts=prompts, max_unreadable=max_unreadable, unreadable=bad)

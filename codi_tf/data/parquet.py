@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -27,7 +27,7 @@ IN_MEMORY = 500_000_000  # bytes of cached row groups; the order shuffles within
 
 
 class ParquetRows:
-    """Rows of parquet files; a `stream.Readable`. Row groups are read as a whole and cached.
+    """Rows of parquet files; a `records.Readable`. Row groups are read as a whole and cached.
 
     Args:
         paths: the files.
@@ -87,18 +87,24 @@ class ParquetRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, i: int) -> dict[str, bytes]:
-        """The fields of triplet i. Raises Unreadable."""
+    def without_text(self) -> int:
+        """0: rows without an instruction are left out."""
+        return 0
+
+    def read(self, i: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
+        """The fields of triplet i, or some of them. Raises Unreadable."""
         group = int(np.searchsorted(self.first, i, side="right")) - 1
         table, row = self._group(group), int(self.rows[i] - self.groups[group, 2])
-        fields = {"text": self.texts[i].encode()}
+        found = {"text": self.texts[i].encode()}
         for field in ("image", "source"):
+            if fields is not None and field not in fields:
+                continue
             value = table[self.columns[field]][row].as_py()
             value = value["bytes"] if isinstance(value, dict) else value
             if value is None:
                 raise Unreadable(f"{self.columns[field]} is empty")
-            fields[field] = value
-        return fields
+            found[field] = value
+        return found
 
     def name(self, i: int) -> str:
         """Path and row of triplet i."""

@@ -11,6 +11,7 @@ import tensorflow as tf
 from codi_tf.core.errors import UserError, user_errors
 from codi_tf.core.seeds import random_words
 from codi_tf.data.in_memory import Photos
+from codi_tf.data.prompts import check_prompts, tokenized
 
 if TYPE_CHECKING:
     from codi_tf.tasks import Task
@@ -31,12 +32,17 @@ class Source(Protocol):
         """The names of its images, if they are known in advance."""
         ...
 
+    @property
+    def missing_prompts(self) -> int:
+        """The number of images that are known to have no prompt; asked for only where prompts are used."""
+        ...
+
     def __len__(self) -> int:
         """The number of images."""
         ...
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool
+        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """A function (index int64 [], seed int32 [2]) -> example, to run within tf.data.
 
@@ -51,6 +57,7 @@ class Source(Protocol):
             image_size: S.
             augment: mirror an example with probability 1/2.
             recolor: change the colors of every example, see `in_memory.recolored`.
+            prompts: whether the example has the prompt; otherwise texts are not read.
         """
         ...
 
@@ -117,7 +124,7 @@ def batches(
     """
     source = _as_source(source)
     _check(source, task, prompts=tokenizer is not None)
-    draw = source.drawer(image_size=image_size, augment=augment, recolor=recolor)
+    draw = source.drawer(image_size=image_size, augment=augment, recolor=recolor, prompts=tokenizer is not None)
     indices = _counted(start_step * batch_size)
     host, hosts = shard
     if hosts > 1:
@@ -130,7 +137,9 @@ def batches(
     dataset = _examples(draw, task, seed, indices)
     dataset = dataset.map(_for_training(task, tokenizer)).batch(batch_size, drop_remainder=True)
     if tokenizer is not None:
-        dataset = dataset.map(_tokenized(tokenizer), num_parallel_calls=1, deterministic=True)
+        check_prompts(source.missing_prompts, len(source))
+        tokenize = tokenized(tokenizer, counted=isinstance(source, Photos) or source.missing_prompts > 0)
+        dataset = dataset.map(tokenize, num_parallel_calls=1, deterministic=True)
     options = tf.data.Options()
     options.threading.private_threadpool_size = num_threads
     options.threading.max_intra_op_parallelism = 1  # examples are small: parallel across, not within
@@ -138,17 +147,24 @@ def batches(
 
 
 def evaluation_set(
-    source: Source | dict[str, np.ndarray], task: Task | None, *, image_size: int, count: int, seed: int
+    source: Source | dict[str, np.ndarray],
+    task: Task | None,
+    *,
+    image_size: int,
+    count: int,
+    seed: int,
+    prompts: bool = True,
 ) -> dict[str, np.ndarray]:
     """The first `count` examples, not mirrored, in NumPy arrays: {"image", "condition"} float32 [count, S, S, .].
 
     Images have 3 channels, conditions `task.condition_channels`; without a task there is no "condition". If the source
-    has prompts, "prompt" is an array of str [count].
+    has prompts, "prompt" is an array of str [count]; with `prompts` false, texts are not read.
     """
     source = _as_source(source)
     _check(source, task, prompts=False)
-    draw = source.drawer(image_size=image_size, augment=False, recolor=False)
-    wanted = {"image", *(() if task is None else ("condition",)), *({"prompt"} & set(source.provides))}
+    prompts = prompts and "prompt" in source.provides
+    draw = source.drawer(image_size=image_size, augment=False, recolor=False, prompts=prompts)
+    wanted = {"image", *(() if task is None else ("condition",)), *(("prompt",) if prompts else ())}
     dataset = _examples(draw, task, seed, _counted(0)).map(_only(wanted)).batch(count)
     with user_errors():
         examples = cast(dict[str, np.ndarray], next(dataset.as_numpy_iterator()))
@@ -164,7 +180,7 @@ def low_resolution_pairs(
 
     The examples are those of `evaluation_set`, not mirrored; the task is one with `has_low_resolution`.
     """
-    draw = _as_source(source).drawer(image_size=image_size, augment=False, recolor=False)
+    draw = _as_source(source).drawer(image_size=image_size, augment=False, recolor=False, prompts=False)
 
     @tf.autograph.experimental.do_not_convert
     def pair(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -217,18 +233,3 @@ def _only(wanted: set[str]) -> Callable[[dict], dict]:
         return {name: value for name, value in features.items() if name in wanted}
 
     return choose
-
-
-def _tokenized(tokenizer) -> Callable[[dict], dict]:
-    def tokens_of(prompts: np.ndarray) -> np.ndarray:
-        return np.asarray(tokenizer([prompt.decode("utf-8") for prompt in prompts]), np.int32)
-
-    length = len(tokenizer([""])[0])
-
-    def tokenize(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        prompts = batch["prompt"]
-        tokens = tf.numpy_function(tokens_of, [prompts], tf.int32, stateful=False)
-        others = {name: value for name, value in batch.items() if name != "prompt"}
-        return others | {"tokens": tf.ensure_shape(tokens, (prompts.shape[0], length))}
-
-    return tokenize

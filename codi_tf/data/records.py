@@ -1,45 +1,66 @@
 """An index of the records in shards and folders, which can then be read in any order.
 
 Indexing reads only the headers of TFRecord files and WebDataset's tar files, and only the names in folders of images.
+What is a record, and what belongs to it, follows from the names: `io.naming`.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-import re
 import struct
 import tarfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import google_crc32c
 import numpy as np
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
+from codi_tf.data.left_out import LeftOut
 from codi_tf.data.splits import is_heldout
-from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.listing import is_hidden
+from codi_tf.io.naming import Sorted, field_of, sort_names
 from codi_tf.io.plain_files import check_plain
 
-DEPTH_EXTENSIONS = (".png", ".tif", ".tiff")
-COMPANIONS = {
-    ".depth": ("depth", DEPTH_EXTENSIONS),
-    ".source": ("source", EXTENSIONS),
-}  # NAME.depth.png, NAME.source.jpg
 PATIENCE = 3.0  # seconds of indexing before its progress is shown
 _LENGTH = struct.Struct("<QI")  # of a TFRecord: the length and its masked checksum
 _CHECKSUM_SIZE = 4  # bytes behind the data of a TFRecord
 _BLOCK = 512  # bytes: the unit of tar files
-# A member of a WebDataset: the key of its sample is the path up to the first dot of the file name.
-_MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./]+)(?P<extension>\.[^/]+)")
 
 
 class Unreadable(Exception):
     """A record that cannot be used; the message is the reason, in one line."""
+
+
+class Readable(Protocol):
+    """N records that can be read in any order, such as `Records`."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that records can have."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, i: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
+        """The fields that record i has, some of "image", "source", "depth", "text", "json". Raises Unreadable.
+
+        Only those in `fields` are read, if they are named.
+        """
+        ...
+
+    def without_text(self) -> int:
+        """The number of records that are known to have no text before they are read."""
+        ...
+
+    def name(self, i: int) -> str:
+        """The name of record i in messages."""
+        ...
 
 
 class Field(NamedTuple):
@@ -68,6 +89,7 @@ class Records:
         keys: names of the records of tar files, bytes [N]; else None.
         checked: whether a checksum (TFRecord's) follows each field.
         damaged: the damaged shards.
+        left_out: files, and members of tar files, that are neither records nor parts of one.
     """
 
     paths: tuple[str, ...]
@@ -75,6 +97,7 @@ class Records:
     keys: np.ndarray | None = None
     checked: bool = False
     damaged: tuple[Damage, ...] = ()
+    left_out: LeftOut = LeftOut()
 
     def __len__(self) -> int:
         return len(next(iter(self.places.values())).file)
@@ -84,13 +107,19 @@ class Records:
         """The fields that at least one record has."""
         return tuple(self.places)
 
-    def read(self, i: int) -> dict[str, bytes]:
-        """The fields that record i has.
+    def read(self, i: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
+        """The fields that record i has; only some of them are read if they are named.
 
         Raises:
-            Unreadable: the file is missing or truncated, or the checksum does not match.
+            Unreadable: a file is missing or truncated, or the checksum does not match.
         """
-        return {name: self._bytes(place, i) for name, place in self.places.items() if place.file[i] >= 0}
+        wanted = {name: place for name, place in self.places.items() if fields is None or name in fields}
+        return {name: self._bytes(place, i) for name, place in wanted.items() if place.file[i] >= 0}
+
+    def without_text(self) -> int:
+        """The number of records without a file or member of text."""
+        texts = [place.file >= 0 for field, place in self.places.items() if field in ("text", "json")]
+        return len(self) - int(np.any(texts, axis=0).sum()) if texts else len(self)
 
     def name(self, i: int) -> str:
         """Path and, within a shard, key or position of record i, for messages."""
@@ -150,10 +179,10 @@ def index_tfrecord(paths: Iterable[str | os.PathLike[str]]) -> Records:
 
 
 def index_webdataset(paths: Iterable[str | os.PathLike[str]]) -> Records:
-    """The samples of WebDataset's tar files: consecutive members whose names agree up to the first dot.
+    """The images in tar files, with their companions: WebDataset's samples, or a folder that was packed.
 
-    Fields are "image" (KEY.jpg, .png, .webp, ...), "text" (KEY.txt), "json", "depth" (KEY.depth.png, .tif) and "source"
-    (KEY.source.jpg, .png, ...); other members, and samples without an image, are left out.
+    Fields are "image", "text" (NAME.txt), "json", "depth" (NAME.depth.png, .tif) and "source" (NAME.source.jpg, ...),
+    see `io.naming`. Other members are left out.
 
     Raises:
         UserError: no image in any of the files, or one of them is missing.
@@ -162,72 +191,48 @@ def index_webdataset(paths: Iterable[str | os.PathLike[str]]) -> Records:
 
 
 def index_files(paths: Sequence[str | os.PathLike[str]]) -> Records:
-    """Image files, with the fields of `index_webdataset` from companions: NAME.txt, NAME.json, NAME.depth.png, ...
+    """Image files, with the fields of `index_webdataset` from the companions next to them.
 
-    Companions that a pattern matches are not records themselves.
+    Companions among the paths are not records themselves. Companions of an image need not be among the paths.
 
     Raises:
-        UserError: all paths are companions of images.
+        UserError: none of the paths is an image.
     """
-    named = [path for path in map(Path, paths) if _is_image(path.name)]
+    paths = [os.path.split(path) for path in map(os.fspath, paths)]
+    given = defaultdict(list)
+    for folder, name in paths:
+        given[folder].append(name)
+    companions, left_out = {}, set()  # (folder, name) of an image -> field -> path
+    for folder, names in given.items():
+        names, found = _sorted_folder(folder, names)
+        left_out |= {(folder, names[i]) for i in found.left_out}
+        for i, parts in zip(found.images, found.companions, strict=True):
+            beside = {field: os.path.join(folder, names[one]) for field, one in parts.items()}
+            companions[folder, names[i]] = {**beside, "image": os.path.join(folder, names[i])}
+    named = [path for path in paths if path in companions]
     if not named:
-        raise UserError(f"{paths[0]} is a companion of an image: name that image")
-    companions, all_paths = {}, []
-    places = defaultdict(lambda: np.full(len(named), -1, np.int32))
+        raise UserError(f"{os.path.join(*paths[0])} is a companion of an image: name that image")
+    all_paths, places = [], defaultdict(lambda: np.full(len(named), -1, np.int32))
     for i, path in enumerate(named):
-        if path.parent not in companions:
-            companions[path.parent] = _companions(path.parent)
-        for field, name in {**companions[path.parent].get(path.stem, {}), "image": path.name}.items():
+        for field, one in companions[path].items():
             places[field][i] = len(all_paths)
-            all_paths.append(os.path.join(path.parent, name))
+            all_paths.append(one)
     start, size = np.zeros(len(named), np.int64), np.full(len(named), -1, np.int64)
     order = sorted(places, key=lambda field: field != "image")
-    return Records(tuple(all_paths), {field: Field(places[field], start, size) for field in order})
+    fields = {field: Field(places[field], start, size) for field in order}
+    return Records(
+        tuple(all_paths), fields, left_out=LeftOut.of(name for folder, name in paths if (folder, name) in left_out)
+    )
 
 
-def image_files(folder: str | os.PathLike[str]) -> list[str]:
-    """The images in a folder, sorted by name, without those that are companions of others.
-
-    Raises:
-        UserError: the folder is missing or has no image.
-    """
-    if not os.path.isdir(folder):
-        raise UserError(f"no such folder of images: {folder}")
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if _is_image(entry.name) and entry.is_file())
-    if not names:
-        raise UserError(f"no image in folder {folder}; expected files ending in {', '.join(EXTENSIONS)}")
-    return [os.path.join(folder, name) for name in names]
-
-
-def field_of(extension: str) -> str | None:
-    """The field of an extension such as ".jpg" or ".source.jpg"; None for any other."""
-    extension = extension.lower()
-    if extension in EXTENSIONS:
-        return "image"
-    for infix, (field, extensions) in COMPANIONS.items():
-        if extension.startswith(infix) and extension[len(infix) :] in extensions:
-            return field
-    return {".txt": "text", ".json": "json"}.get(extension)
-
-
-def _is_image(name: str) -> bool:
-    stem, extension = os.path.splitext(name)
-    return extension.lower() in EXTENSIONS and os.path.splitext(stem)[1].lower() not in COMPANIONS
-
-
-def _companions(folder: Path) -> dict[str, dict[str, str]]:
-    """Name of an image without its extension -> field -> the file that holds it."""
-    found = defaultdict(dict)
-    for name in sorted(os.listdir(folder)):
-        stem, extension = os.path.splitext(name)
-        inner, infix = os.path.splitext(stem)
-        if infix.lower() in COMPANIONS:
-            stem, extension = inner, infix + extension
-        field = field_of(extension)
-        if field not in (None, "image"):
-            found[stem][field] = name
-    return found
+def _sorted_folder(folder: str, given: Sequence[str]) -> tuple[list[str], Sorted]:
+    """The names in one folder, of the files that are not hidden and of those that are given, and what they are."""
+    try:
+        names = [name for name in os.listdir(folder or ".") if not is_hidden(name)]
+    except OSError:
+        names = []  # reading its images will report it
+    names = sorted({*names, *given})
+    return names, sort_names(names)
 
 
 class _Scan(NamedTuple):
@@ -236,6 +241,7 @@ class _Scan(NamedTuple):
     places: dict[str, tuple[list[int], list[int]]]  # field -> starts and sizes; a start of -1: no such field
     keys: list[bytes] | None
     reason: str | None  # of damage
+    left_out: LeftOut = LeftOut()
 
     @property
     def count(self) -> int:
@@ -270,7 +276,8 @@ def _indexed(paths, scan, kind: str, *, checked: bool) -> Records:
         file = np.repeat(np.arange(len(paths), dtype=np.int32), count)
         places[field] = Field(np.where(start < 0, np.int32(-1), file), start, size)
     keys = None if checked else np.array([key for part in parts for key in part.keys])
-    return Records(paths, places, keys, checked, tuple(damaged))
+    left_out = functools.reduce(LeftOut.joined, (part.left_out for part in parts))
+    return Records(paths, places, keys, checked, tuple(damaged), left_out)
 
 
 def _scan_tfrecord(path: str, size: int) -> _Scan:
@@ -302,7 +309,7 @@ def _checksum(data: bytes) -> int:
 
 
 def _scan_tar(path: str, size: int) -> _Scan:
-    samples, reason = [], None  # a sample: its key, and field -> (start, size)
+    names, places, others, reason = [], [], [], None
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
@@ -310,13 +317,13 @@ def _scan_tar(path: str, size: int) -> _Scan:
                 if member.offset_data + member.size > size:
                     reason = f"cut off at byte {member.offset}"
                     break
-                match = _MEMBER.fullmatch(member.name) if member.isreg() else None
-                if match is None or (field := field_of(match["extension"])) is None:
+                if member.isdir() or is_hidden(member.name):
                     continue
-                key = match["key"].encode("utf-8", "surrogateescape")
-                if not samples or samples[-1][0] != key:
-                    samples.append((key, {}))
-                samples[-1][1][field] = (member.offset_data, member.size)
+                if member.isreg():
+                    names.append(member.name)
+                    places.append((member.offset_data, member.size))
+                else:
+                    others.append(f"{member.name} ({'a link' if member.islnk() or member.issym() else 'not a file'})")
             else:
                 with open(path, "rb", buffering=0) as file:
                     end = _read_at(file.fileno(), tar.offset, _BLOCK)
@@ -324,14 +331,14 @@ def _scan_tar(path: str, size: int) -> _Scan:
                     reason = f"damaged at byte {tar.offset}" if len(end) == _BLOCK else f"cut off at byte {tar.offset}"
     except tarfile.TarError as error:
         reason = f"damaged, or not an uncompressed tar file ({error})"
-    samples = [(key, fields) for key, fields in samples if "image" in fields]
-    names = {field for _, fields in samples for field in fields}
-    nothing = (-1, 0)
-    places = {}
-    for name in names:
-        found = [fields.get(name, nothing) for _, fields in samples]
-        places[name] = ([start for start, _ in found], [size for _, size in found])
-    return _Scan(places, [key for key, _ in samples], reason)
+    found, nothing = sort_names(names), (-1, 0)
+    parts = [{**companions, "image": i} for companions, i in zip(found.companions, found.images, strict=True)]
+    columns = {}
+    for field in {field for one in parts for field in one}:
+        column = [places[one[field]] if field in one else nothing for one in parts]
+        columns[field] = ([start for start, _ in column], [size for _, size in column])
+    keys = [field_of(names[i])[0].encode("utf-8", "surrogateescape") for i in found.images]
+    return _Scan(columns, keys, reason, LeftOut.of([*(names[i] for i in found.left_out), *others]))
 
 
 def _read_at(descriptor: int, start: int, size: int) -> bytes:

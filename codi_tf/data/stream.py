@@ -5,41 +5,20 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.seeds import fold_in
-from codi_tf.core.showing import shown
 from codi_tf.data.decoding import EncodedImage, nearness, pixels, place, window_side
 from codi_tf.data.in_memory import in_range, recolored
 from codi_tf.data.permutation import permuted
-from codi_tf.data.records import Unreadable
+from codi_tf.data.prompts import FIELDS, text_of
+from codi_tf.data.records import Readable, Unreadable
 from codi_tf.data.unreadable import first_of, refusal, too_many
-from codi_tf.io.json_files import parse_value
 
 _KINDS = {"image": tf.uint8, "source": tf.uint8, "depth": tf.float32}  # of windows
-
-
-class Readable(Protocol):
-    """N records that can be read in any order; see `records.Records`."""
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The fields that records can have."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, i: int) -> dict[str, bytes]:
-        """The fields that record i has, some of "image", "source", "depth", "text", "json". Raises Unreadable."""
-        ...
-
-    def name(self, i: int) -> str:
-        """The name of record i in messages."""
-        ...
 
 
 class Stream:
@@ -62,7 +41,7 @@ class Stream:
 
     def __init__(self, records: Readable, *, condition_key: str = "image", seed: int = 0, max_unreadable: float = 0.01):
         self.records, self.seed, self.max_unreadable = records, seed, max_unreadable
-        has_text = {"text", "json"} & set(records.fields)
+        has_text = set(FIELDS) & set(records.fields)
         self._windows = tuple(
             dict.fromkeys(("image", condition_key) if condition_key in records.fields else ("image",))
         )
@@ -74,21 +53,28 @@ class Stream:
         return len(self.records)
 
     @property
+    def missing_prompts(self) -> int:
+        """The number of records that are known to have no prompt; see `pipeline.Source`."""
+        return self.records.without_text()
+
+    @property
     def unreadable(self) -> list[str]:
         """One line for each record that was unreadable so far."""
         with self._lock:
             return [f"{self.records.name(record)}: {reason}" for record, reason in self._bad.items()]
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool
+        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example; see `pipeline.Source`.
 
         tf.data turns errors in it into errors of TensorFlow; `errors.user_errors` turns them back.
         """
 
+        prompts = prompts and "prompt" in self.provides
+
         def read(index: np.ndarray, u: np.ndarray) -> list:
-            example = self.example(int(index), u, image_size)
+            example = self.example(int(index), u, image_size, prompts=prompts)
             return [*(example[key] for key in self._windows), example["prompt"].encode("utf-8")]
 
         def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -103,20 +89,21 @@ class Stream:
                     value = in_range(value)
                     value = recolored(value, fold_in(seed, 1)) if recolor else value
                 example[key] = value
-            if "prompt" in self.provides:
+            if prompts:
                 prompt.set_shape([])
                 example["prompt"] = prompt
             return example
 
         return draw
 
-    def example(self, index: int, u: np.ndarray, image_size: int) -> dict:
+    def example(self, index: int, u: np.ndarray, image_size: int, *, prompts: bool = True) -> dict:
         """The windows of an example, before they are shrunk.
 
         Args:
             index: the example's number.
             u: float32 [5] in [0, 1): u[1] gives the window's side, u[2] and u[3] its position.
             image_size: S, the smallest side.
+            prompts: whether texts are read; otherwise the prompt is "".
 
         Returns:
             {"image": uint8 [H, H, 3], "prompt": str}, and "source", uint8 [H, H, 3], or "depth", float32 [H, H, 1].
@@ -124,12 +111,12 @@ class Stream:
         Raises:
             UserError: too many records are unreadable.
         """
-        count = len(self.records)
+        count, fields = len(self.records), {*self._windows, *(FIELDS if prompts else ())}
         epoch, start = divmod(index, count)
         for attempt in range(count):
             record = self.record_at((start + attempt) % count, epoch)
             try:
-                example = self._cut(self.records.read(record), u, image_size)
+                example = self._cut(self.records.read(record, fields), u, image_size)
             except Unreadable as reason:
                 self._count(record, str(reason))
             else:
@@ -159,7 +146,7 @@ class Stream:
                 raise Unreadable(f"its {key} is {sizes[0]}, the image {sizes[1]}")
         side = self.window_side(float(u[1]), size, image_size)
         factor = side / image_size if len(opened) == 1 else 1.0  # several are not shrunk: their pixels must match
-        example: dict[str, str | np.ndarray] = {"prompt": text_of(fields) if "prompt" in self.provides else ""}
+        example: dict[str, str | np.ndarray] = {"prompt": text_of(fields)}
         for key, encoded in opened.items():
             image = encoded.shrunk(factor)
             width, height = image.size
@@ -190,16 +177,3 @@ def warn_of_unreadable(source: object) -> None:
             f"{len(lines)} of {len(source)} records were unreadable, others replaced them: {first_of(lines)}",
             stacklevel=2,
         )
-
-
-def text_of(fields: dict[str, bytes]) -> str:
-    """The text of a record, on one line: KEY.txt, or "caption" of KEY.json; "" for none. Raises Unreadable."""
-    try:
-        text = fields["text"].decode("utf-8") if "text" in fields else parse_value(fields.get("json", b"{}"), "JSON")
-    except ValueError as error:  # of json and of UTF-8
-        raise Unreadable(f"its text is damaged ({error})") from None
-    if isinstance(text, dict):
-        text = text.get("caption", "")
-    if not isinstance(text, str):
-        raise Unreadable(f"its caption is {shown(text)}, not a text")
-    return " ".join(text.split())

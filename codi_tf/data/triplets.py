@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,17 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_FILE
 from codi_tf.core.showing import shown
 from codi_tf.data.examples import Examples
+from codi_tf.data.left_out import FILES, LeftOut, warn_of_left_out
 from codi_tf.data.open_source import expanded, open_source
 from codi_tf.data.parquet import ParquetRows
-from codi_tf.data.records import Records, Unreadable, image_files, index_files
+from codi_tf.data.records import Records, Unreadable, index_files
 from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.stream import Stream
-from codi_tf.data.unreadable import warn_of_left_out
+from codi_tf.data.unreadable import too_small
 from codi_tf.io.inside import check_name, named_file
 from codi_tf.io.json_files import parse_json, read_json_list
+from codi_tf.io.listing import files_below
+from codi_tf.io.naming import field_of
 from codi_tf.io.plain_files import read_plain
 
 SEEDS, PROMPT = "seeds.json", "prompt.json"  # of InstructPix2Pix's data
@@ -96,12 +99,12 @@ class Triplets(Stream):
     def window_side(self, u: float, size: tuple[int, int], image_size: int) -> int:
         """The shorter side of an image (height, width). Raises Unreadable if it is smaller than image_size."""
         if min(size) < image_size:
-            raise Unreadable(f"it is {size[0]}x{size[1]}, smaller than image_size {image_size}")
+            raise Unreadable(too_small(size, image_size))
         return min(size)
 
 
 class PromptFolders:
-    """The layout of InstructPix2Pix's data; a `stream.Readable`. Each pair of images is one triplet.
+    """The layout of InstructPix2Pix's data; a `records.Readable`. Each pair of images is one triplet.
 
     Args:
         folder: with the prompts' folders.
@@ -142,21 +145,32 @@ class PromptFolders:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def read(self, i: int) -> dict[str, bytes]:
-        """The fields of triplet i. Raises Unreadable: a file is missing, or the instruction is not a str."""
+    def without_text(self) -> int:
+        """0: a triplet without an instruction is unreadable."""
+        return 0
+
+    def read(self, i: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
+        """The fields of triplet i; the text is left out if `fields` does not name it.
+
+        Raises:
+            Unreadable: a file is missing, or the instruction is not a str.
+        """
         prompt, seed = self.pairs[i]
         names = (f"{self.prompts[prompt]}/{name}" for name in (PROMPT, f"{seed}_0.jpg", f"{seed}_1.jpg"))
+        wanted = fields is None or "text" in fields
         try:
-            paths = [named_file(self.folder, name, SEEDS) for name in names]
-            text, before, after = (read_plain(path, MAX_FILE) for path in paths)
-            edit = parse_json(text, PROMPT).get("edit")
+            about, *images = (named_file(self.folder, name, SEEDS) for name in names)
+            before, after = (read_plain(path, MAX_FILE) for path in images)
+            if not wanted:
+                return {"image": after, "source": before}
+            edit = parse_json(read_plain(about, MAX_FILE), PROMPT).get("edit")
         except OSError as error:
             raise Unreadable(f"{Path(error.filename).name}: {error.strerror or error}") from None
         except UserError as error:
             raise Unreadable(str(error)) from None
         if not isinstance(edit, str) or not edit.strip():
             raise Unreadable(f'{PROMPT}: "edit" is {shown(edit)}, not a text')
-        return {"image": after, "source": before, "text": edit.encode()}
+        return {"image": after, "source": before, "text": edit.encode("utf-8", "replace")}
 
     def name(self, i: int) -> str:
         """Folder and seed of triplet i."""
@@ -167,7 +181,12 @@ class PromptFolders:
 def _parquet_files(name: str) -> list[str]:
     """The parquet files that match a name, sorted; [] if the name is none of parquet files."""
     if os.path.isdir(name):
-        return sorted(glob.glob(os.path.join(glob.escape(name), f"*{PARQUET}")))
+        paths, others = files_below(name)
+        found = [path for path in paths if path.lower().endswith(PARQUET)]
+        if found:
+            strangers = sorted({*paths, *others} - {*found})
+            warn_of_left_out(f"{name}: files beside the parquet files", [os.path.basename(one) for one in strangers])
+        return found
     if not name.lower().endswith(PARQUET):
         return []
     paths = expanded(name)
@@ -178,12 +197,14 @@ def _parquet_files(name: str) -> list[str]:
 
 
 def _has_sources(folder: str) -> bool:
-    return any(Path(entry.name).stem.lower().endswith(".source") for entry in os.scandir(folder))
+    return any(field_of(path)[1] == "source" for path in files_below(folder)[0])
 
 
 def _plain(folder: str, split: str | None, heldout_fraction: float) -> Records:
     """The triplets of a folder. Images without source or instruction are left out and named in a warning."""
-    records = index_files(image_files(folder))
+    paths, others = files_below(folder)
+    records = index_files(paths)
+    warn_of_left_out(f"{folder}: {FILES}", records.left_out.joined(LeftOut.of(map(os.path.basename, others))))
     complete = np.full(len(records), True)
     texts = [records.places[field].file >= 0 for field in ("text", "json") if field in records.places]
     for what, there in (

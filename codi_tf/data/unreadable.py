@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.printing import printable
 from codi_tf.data.records import Damage, Unreadable
 
 JUDGED = 400  # records: a share of fewer records is taken of so many
 SHOWN = 3  # unreadable records in a message
-NAMED = 5  # names in a message
+TOO_SMALL = "smaller than image_size"
 
 Value = TypeVar("Value")
 
@@ -21,21 +22,29 @@ def too_many(bad: int, read: int, total: int, max_unreadable: float) -> bool:
     return bad > max_unreadable * max(read, min(JUDGED, total))
 
 
+def too_small(size: tuple[int, int], image_size: int) -> str:
+    """The reason why an image of (height, width) gives no crop of this size."""
+    return f"it is {size[0]}x{size[1]}, {TOO_SMALL} {image_size}"
+
+
 def refusal(lines: Sequence[str], read: int, max_unreadable: float) -> UserError:
     """The error for too many unreadable records, of which `lines` has one line each; see `too_many`."""
+    smaller = "choose a smaller image_size, or " if any(TOO_SMALL in line for line in lines) else ""
     return UserError(
         f"{len(lines)} of {read} records are unreadable, more than max_unreadable {max_unreadable:g} allows: "
-        f"{first_of(lines)}; repair or remove them"
+        f"{first_of(lines)}; {smaller}repair or remove them"
     )
 
 
 def first_of(lines: Sequence[str]) -> str:
-    """The first three lines in one, and the number of others."""
-    return "; ".join(lines[:SHOWN]) + (f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
+    """The first three lines in one that is printable, and the number of others."""
+    return "; ".join(map(printable, lines[:SHOWN])) + (f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
 
 
-def read_all(names: Sequence[str], read: Callable[[int], Value], max_unreadable: float) -> dict[int, Value]:
-    """Number -> record, of all readable records; the others are named in a warning.
+def read_all(
+    names: Sequence[str], read: Callable[[int], Value], max_unreadable: float
+) -> tuple[dict[int, Value], list[str]]:
+    """Number -> record, of all readable records, and a line for each of the others, which are named in a warning.
 
     Args:
         names: of the records, for messages.
@@ -53,11 +62,20 @@ def read_all(names: Sequence[str], read: Callable[[int], Value], max_unreadable:
             bad.append(f"{name}: {reason}")
         except UserError as error:
             bad.append(str(error))
-    if bad and not found or too_many(len(bad), len(names), len(names), max_unreadable):
-        raise refusal(bad, len(names), max_unreadable)
-    if bad:
-        warnings.warn(f"{len(bad)} of {len(names)} records are unreadable and left out: {first_of(bad)}", stacklevel=3)
-    return found
+    check_unreadable(bad, len(names), max_unreadable)
+    return found, bad
+
+
+def check_unreadable(lines: Sequence[str], total: int, max_unreadable: float) -> None:
+    """Name the unreadable ones of all records in a warning; `lines` has one line for each.
+
+    Raises:
+        UserError: more than the share max_unreadable is unreadable, see `too_many`, or all.
+    """
+    if lines and (len(lines) == total or too_many(len(lines), total, total, max_unreadable)):
+        raise refusal(lines, total, max_unreadable)
+    if lines:
+        warnings.warn(f"{len(lines)} of {total} records are unreadable and left out: {first_of(lines)}", stacklevel=4)
 
 
 def warn_of_damage(damaged: Sequence[Damage], shards: int, max_unreadable: float) -> None:
@@ -79,10 +97,3 @@ def warn_of_damage(damaged: Sequence[Damage], shards: int, max_unreadable: float
         allowed = "none is intact" if len(damaged) == shards else f"more than max_unreadable {max_unreadable:g} allows"
         raise UserError(f"{counted}, {allowed}: {named}; the number of lost records is unknown: copy them again")
     warnings.warn(f"{counted} and read up to there: {named}; the number of lost records is unknown", stacklevel=3)
-
-
-def warn_of_left_out(what: str, names: Sequence[str]) -> None:
-    """Warn in one line with the number of items that are left out and the first five names; nothing for none."""
-    if names:
-        more = ", ..." if len(names) > NAMED else ""
-        warnings.warn(f"{what} are left out: {len(names)} ({', '.join(names[:NAMED])}{more})", stacklevel=3)

@@ -7,7 +7,7 @@ the output of most monocular networks. A map of the kind "depth" holds distances
 from __future__ import annotations
 
 import os
-import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ from PIL import Image, ImageOps
 
 from codi_tf.core.errors import UserError
 from codi_tf.io.files import whole_file
-from codi_tf.io.images import EXTENSIONS
+from codi_tf.io.image_files import EXTENSIONS, is_too_large, open_image
+from codi_tf.io.listing import files_below
+from codi_tf.io.naming import field_of, sort_names
 from codi_tf.io.plain_files import check_plain
 
 KINDS = ("disparity", "depth")
@@ -144,38 +146,41 @@ def write_nearness(path: str | os.PathLike[str], near: np.ndarray) -> None:
 
 
 def photo_files(path: str | os.PathLike[str]) -> dict[str, Path]:
-    """The images of a folder without its depth maps, sorted: NAME -> file.
+    """The images of a folder and its subfolders without their depth maps, sorted: NAME, with its subfolder -> file.
 
     Raises:
         UserError: the folder is missing or has no image, or two images have the same NAME.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(f"no such folder of images: {folder}")
-    photos = _by_name(folder, EXTENSIONS, is_map=False)
+    files = files_below(path)[0]
+    photos = _by_name(Path(path), [files[i] for i in sort_names(files).images])
     if not photos:
-        raise UserError(f"no image in folder {folder}; expected files ending in {', '.join(EXTENSIONS)}")
+        raise UserError(f"no image in folder {path}; expected files ending in {', '.join(EXTENSIONS)}")
     return photos
 
 
 def map_files(path: str | os.PathLike[str]) -> dict[str, Path]:
-    """The depth maps of a folder, sorted: NAME -> NAME.depth.png, .npy, .tif or .pfm.
+    """The depth maps of a folder and its subfolders, sorted: NAME -> NAME.depth.png, .npy, .tif or .pfm.
 
     Raises:
         UserError: two maps have the same NAME.
     """
-    return _by_name(Path(path), MAP_EXTENSIONS, is_map=True)
+    return _by_name(Path(path), filter(is_map, files_below(path)[0]))
 
 
-def _by_name(folder: Path, extensions: tuple[str, ...], *, is_map: bool) -> dict[str, Path]:
+def is_map(name: str) -> bool:
+    """Whether a file's name is that of a depth map, NAME.depth.png, .npy, .tif or .pfm."""
+    stem, extension = os.path.splitext(name)
+    return extension.lower() in MAP_EXTENSIONS and stem.lower().endswith(MARK)
+
+
+def _by_name(folder: Path, paths: Iterable[str]) -> dict[str, Path]:
     files = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() not in extensions or file.stem.endswith(MARK) != is_map or not file.is_file():
-            continue
-        name = file.stem.removesuffix(MARK)
+    for file in paths:
+        name = os.path.relpath(field_of(file)[0], folder)
         if name in files:
-            raise UserError(f"{folder}: {files[name].name} and {file.name} have one name; rename or remove one of them")
-        files[name] = file
+            both = f"{os.path.relpath(files[name], folder)} and {os.path.relpath(file, folder)}"
+            raise UserError(f"{folder}: {both} have one name; rename or remove one of them")
+        files[name] = Path(file)
     return files
 
 
@@ -208,14 +213,16 @@ def _read_array(path: Path) -> np.ndarray:
 
 def _read_image(path: Path) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)  # a copy, decoded and upright
+        with open_image(path) as file:
+            image = ImageOps.exif_transpose(file)  # a copy, decoded and upright
     except FileNotFoundError as error:
         raise UserError(f"cannot read depth map {path}: no such file") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged bytes
-        raise UserError(f"cannot read depth map {path}: {' '.join(str(error).split())}; write it again") from error
+        if is_too_large(error):
+            limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+            raise UserError(f"cannot read depth map {path}: more than {limit} pixels; shrink it first") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"cannot read depth map {path}: {reason}; write it again") from error
     if image.mode in GRAY_MODES or image.mode.startswith("I;16"):
         return np.asarray(image)
     values = np.asarray(image.convert("RGBA"))  # [H, W, 4]

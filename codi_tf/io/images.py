@@ -6,7 +6,6 @@ An image is float32 RGB [H, W, 3] in [0, 1] (1 is white) unless a docstring says
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from codi_tf.core.errors import UserError
 from codi_tf.io.files import whole_file
-from codi_tf.io.plain_files import SpecialFileError, check_plain
-
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of the files that count as images
+from codi_tf.io.image_files import FORMATS, is_too_large, open_image
 
 
 def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.ndarray:
@@ -214,22 +211,22 @@ def grid(
 def _open(path: Path) -> Image.Image:
     """Opens, decodes and turns upright. Every exception of a decoder becomes a UserError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            check_plain(path)
-            with Image.open(path) as image:
-                return ImageOps.exif_transpose(image)  # a copy, decoded
+        with open_image(path) as image:
+            return ImageOps.exif_transpose(image)  # a copy, decoded
     except FileNotFoundError as error:
         raise UserError(f"cannot read image {path}: no such file") from error
-    except (IsADirectoryError, PermissionError, SpecialFileError) as error:
-        raise UserError(f"cannot read image {path}: {error.strerror}") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"cannot read image {path}: not an image that Pillow knows; use PNG or JPEG") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        limit = f"{Image.MAX_IMAGE_PIXELS:,}"
-        raise UserError(f"cannot read image {path}: more than {limit} pixels; shrink it first") from error
+        raise UserError(
+            f"cannot read image {path}: not an image of {', '.join(FORMATS)}; save it as PNG or JPEG"
+        ) from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged bytes
-        raise UserError(f"cannot read image {path}: truncated or damaged ({error}); copy it again") from error
+        if is_too_large(error):
+            limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+            raise UserError(f"cannot read image {path}: more than {limit} pixels; shrink it first") from error
+        if isinstance(error, OSError) and error.strerror:  # of the file system, not of a decoder
+            raise UserError(f"cannot read image {path}: {error.strerror}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read image {path}: truncated or damaged ({reason}); copy it again") from error
 
 
 def _checked(image: Image.Image, path: Path, *, low: int, high: int) -> np.ndarray:

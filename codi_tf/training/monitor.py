@@ -13,6 +13,7 @@ import tensorflow as tf
 from codi_tf import config, data
 from codi_tf.core.errors import UserError
 from codi_tf.data.cached import is_cache
+from codi_tf.data.splits import NothingHeldOut
 from codi_tf.io import images
 from codi_tf.io.json_files import parse_json
 from codi_tf.model import CoDi
@@ -134,8 +135,8 @@ def _step_of(line: str) -> float:
 def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[str, np.ndarray] | None:
     """The held-out examples for condition_use and sample images; None where there is no condition.
 
-    Training on encoded examples does not need their images: where these are missing, the result is None, with a
-    warning.
+    It is None, too, where data.heldout_fraction is 0 and the source has no held-out images of its own. Training on
+    encoded examples does not need their images: where these are missing, the result is None, with a warning.
 
     Raises:
         UserError: the source has no held-out images, or cannot be read.
@@ -149,14 +150,17 @@ def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[st
             image_size=experiment.data.image_size,
             count=PROBED,
             seed=experiment.data.seed + 1,
+            prompts=takes_prompts(experiment),
         )
+    except NothingHeldOut:
+        if experiment.data.heldout_fraction:
+            raise
+        return None
     except UserError as error:
         if not is_cache(experiment.data.source):
             raise
         warnings.warn(f"this run has no held-out images and no condition_use: {error}", stacklevel=2)
         return None
-    if not takes_prompts(experiment):
-        heldout.pop("prompt", None)
     return heldout
 
 

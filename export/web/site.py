@@ -73,7 +73,9 @@ def _package(folder: Path) -> Files:
 def _vocabulary(tokenizer: Tokenizer) -> bytes:
     """A tokenizer as the JSON that page/tokenizer.js reads."""
     known = {"vocabulary": tokenizer.vocabulary, "merges": [" ".join(pair) for pair in tokenizer.merges]}
-    return json.dumps({**known, "padding": tokenizer.padding, "special": tokenizer.special}).encode()
+    own = {token: {"normalized": any_case} for token, any_case in tokenizer.special.items()}
+    own |= {one.content: one._asdict() for one in tokenizer.added}
+    return json.dumps({**known, "padding": tokenizer.padding, "special": own}).encode()
 
 
 def _runtime(folder: Path) -> Files:

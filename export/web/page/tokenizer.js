@@ -10,6 +10,7 @@ const WORD_END = "</w>";
 const WORD = "'(?:s|t|re|ve|m|ll|d)|\\p{L}+|\\p{N}|[^\\p{L}\\p{N} ]+";
 const WORDS = new RegExp(WORD, "gu");
 const PIECES = new RegExp(`<\\|(?:start|end)oftext\\|>|${WORD}`, "gu");
+const WORD_PART = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]"; // of a word that a token may not be a part of
 const LETTERS = byteLetters();
 const BYTES = new Map(LETTERS.map((letter, byte) => [letter, byte]));
 
@@ -19,16 +20,17 @@ export class Tokenizer {
    * @param vocabulary token -> id; a token that ends in `</w>` ends a word
    * @param merges pairs of tokens, "first second", the ones to merge first in front
    * @param padding the token after the end
-   * @param special tokens that stand for themselves within a prompt -> whether in upper and lower case alike
+   * @param special tokens that stand for themselves within a prompt -> {normalized: in upper and lower case alike;
+   *   lstrip, rstrip: with the white space beside them; single_word: only where no letter, number or _ is beside them}
    */
   constructor({ vocabulary, merges, padding, special }) {
     this.ids = new Map(Object.entries(vocabulary));
     this.tokens = new Map([...this.ids].map(([token, id]) => [id, token]));
     this.ranks = new Map(merges.map((pair, rank) => [pair, rank]));
     this.padding = padding;
-    this.special = new Map(Object.entries(special));
-    [this.exact, this.anyCase] = [false, true].map((any) =>
-      splitter([...this.special.keys()].filter((token) => this.special.get(token) === any)));
+    const all = Object.entries(special).map(([token, rule]) => ({ ...rule, token, id: this.ids.get(token) }));
+    this.exact = splitter(all.filter((rule) => !rule.normalized));
+    this.anyCase = splitter(all.filter((rule) => rule.normalized).map((rule) => ({ ...rule, token: normal(rule.token) })));
   }
 
   /** {ids: Int32Array of start, at most 75 tokens, end and padding; cut: the text that did not fit}. */
@@ -44,10 +46,7 @@ export class Tokenizer {
   encode(text) {
     if (/\p{Surrogate}/u.test(text)) throw new PageError("The prompt holds half of a character: type it again.");
     const plain = (piece) => wordsOf(piece).flatMap((word) => this.wordIds(word));
-    const inAnyCase = (piece) => (this.special.get(piece) === true ? this.ids.get(piece) : plain(piece));
-    const written = (part) =>
-      this.special.get(part) === false ? this.ids.get(part) : normal(part).split(this.anyCase).flatMap(inAnyCase);
-    return text.split(this.exact).flatMap(written);
+    return this.exact(text, (part) => this.anyCase(normal(part), plain));
   }
 
   /** The text of ids, in lower case, with a space after each word. */
@@ -76,10 +75,26 @@ export class Tokenizer {
   }
 }
 
-// What `split` needs to put every one of the tokens into a part of its own.
-function splitter(tokens) {
-  const escaped = tokens.map((token) => token.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"));
-  return new RegExp(`(${escaped.sort((a, b) => b.length - a.length).join("|") || "(?!)"})`);
+// (text, others) -> ids: those of the tokens, and what `others` gives for the texts between them. The longest token wins.
+function splitter(rules) {
+  const ids = new Map(rules.map(({ token, id }) => [token, id]));
+  const sorted = [...rules].sort((a, b) => b.token.length - a.token.length);
+  const found = new RegExp(sorted.map(pattern).join("|") || "(?!)", "gu");
+  return (text, others) => {
+    const all = [];
+    let end = 0;
+    for (const match of text.matchAll(found)) {
+      all.push(...others(text.slice(end, match.index)), ids.get(match.slice(1).find((token) => token !== undefined)));
+      end = match.index + match[0].length;
+    }
+    return [...all, ...others(text.slice(end))];
+  };
+}
+
+function pattern({ token, lstrip, rstrip, single_word }) {
+  const escaped = token.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
+  const [before, after] = single_word ? [`(?<!${WORD_PART})`, `(?!${WORD_PART})`] : ["", ""];
+  return `${lstrip ? "\\s*" : ""}${before}(${escaped})${after}${rstrip ? "\\s*" : ""}`;
 }
 
 // As much of a prompt as 75 tokens can hold.
