@@ -15,7 +15,7 @@ from codi_tf.config import Adaptation
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat, check_format
 from codi_tf.core.settings import named
-from codi_tf.io.bundle_files import BUNDLE, BUNDLES, is_bundle
+from codi_tf.io.bundle_files import BUNDLE, BUNDLES, check_is_folder, is_bundle
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import folder_sha256
 from codi_tf.io.json_files import read_json, write_json
@@ -106,6 +106,7 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
         UserError: no bundle, or a missing, truncated or foreign part; an unknown format; a decoder of other latents; a
             task or method that is not registered.
     """
+    check_is_folder(path)
     if not is_bundle(path) and not path.is_dir():
         raise UserError(f"{path}: no such bundle; train one or name another")
     about = read_json(path / BUNDLE)

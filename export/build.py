@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
-from codi_tf.io.bundle_files import BUNDLE, is_bundle
+from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import file_sha256, folder_sha256
 from codi_tf.io.json_files import write_json
@@ -86,6 +86,7 @@ def make_package(
     check_steps(steps)
     if sampler not in SAMPLERS:
         raise UserError(SAMPLERS.unknown(sampler))
+    check_is_folder(bundle)
     if not is_bundle(bundle):
         raise UserError(f"{bundle}: no bundle (there is no {BUNDLE} in it); train one or name another")
     if decoder is not None and not decoder.is_dir():

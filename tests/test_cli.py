@@ -114,8 +114,11 @@ ResourceExhaustedError.__module__ = "tensorflow.python.framework.errors_impl"
             MemoryError("Unable to allocate 4 TiB"),
             "not enough memory (Unable to allocate 4 TiB); choose a smaller size",
         ),
-        (MemoryError(), "not enough memory (MemoryError); choose"),
-        (ResourceExhaustedError("OOM when allocating\nmore"), "not enough memory (OOM when allocating); choose"),
+        (MemoryError(), "not enough memory; choose"),
+        (
+            ResourceExhaustedError("Graph error\nOOM when allocating x\nmore"),
+            "not enough memory (OOM when allocating x); ",
+        ),
         (RuntimeException("Failed to allocate memory for a buffer"), "not enough memory (Failed to allocate memory"),
         (RuntimeException("bad node\nmore"), "ONNX Runtime fails (bad node); export the model again, or update"),
         (UserError("caf\udce9.png\x1b[2J: no"), "caf\\udce9.png\\x1b[2J: no"),

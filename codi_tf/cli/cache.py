@@ -20,7 +20,7 @@ from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
 SHARD = 1024
-MAX_COUNT = 1_000_000_000
+MAX_COUNT, MAX_SHARD = 1_000_000_000, 100_000  # a shard is held in memory
 
 
 def encode(
@@ -167,7 +167,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
     parser.add_argument(
         "--examples", type=integer(1, MAX_COUNT), help="how many; by default data.encode_once of the config"
     )
-    parser.add_argument("--shard", type=integer(1, MAX_COUNT), default=SHARD, help="examples per file (default: 1024)")
+    parser.add_argument("--shard", type=integer(1, MAX_SHARD), default=SHARD, help="examples per file (default: 1024)")
     parser.add_argument(
         "--host", type=integer(0, MAX_COUNT), default=0, help="number of this machine among several, from 0"
     )

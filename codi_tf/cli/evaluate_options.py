@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 
 from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number
@@ -12,7 +13,7 @@ from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.report import REPORTS
-from codi_tf.io.bundle_files import is_bundle
+from codi_tf.io.bundle_files import check_is_folder, is_bundle
 from codi_tf.io.folders import check_folder
 
 SPLITS = ("heldout", "all")
@@ -91,10 +92,10 @@ def needs_prompts(arguments: Mapping[str, str | None]) -> bool:
 
 
 def _steps(text: str) -> list[int]:
-    try:
-        steps = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"--steps is {text!r}: write whole numbers with commas between them, as 1,2,4") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"-?[0-9]{1,20}", part) for part in parts):
+        raise UserError(f"--steps is {text[:40]!r}: write whole numbers with commas between them, as 1,2,4")
+    steps = [int(part) for part in parts]
     if min(steps) < 1 or len(set(steps)) < len(steps):
         raise UserError(f"--steps is {text!r}: the numbers must be at least 1 and differ")
     return steps
@@ -109,6 +110,7 @@ def _samplers(text: str) -> list[str]:
 
 def _check_bundles(options: argparse.Namespace) -> None:
     for path in options.bundles:
+        check_is_folder(path)
         if not is_bundle(path):
             raise UserError(f"{path}: no such bundle; train one or name another")
     if len({path.resolve() for path in options.bundles}) < len(options.bundles):

@@ -11,6 +11,7 @@ from codi_tf.core.arguments import finite_number, integer, path_argument, seed_n
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
+from codi_tf.io.bundle_files import check_is_folder
 from codi_tf.io.folders import recover
 from codi_tf.io.save_image import check_image_file
 
@@ -55,6 +56,7 @@ def fill_in(options: argparse.Namespace, defaults: Mapping[str, object]) -> None
 def check_shared_options(options: argparse.Namespace) -> None:
     """Raise UserError for a model that is missing, or a result that cannot be written."""
     recover(options.model)
+    check_is_folder(options.model)
     if not options.model.exists():
         raise UserError(f"{options.model}: no such model; train one or name another")
     check_image_file(options.out)

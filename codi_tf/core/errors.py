@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, the largest file of a file system
+LONGEST = 300  # characters of another library's message in one of ours
 
 
 class UserError(ValueError):
@@ -63,9 +64,11 @@ def explained(error: Exception) -> str | None:
     if reason := full_disk(error):
         place = getattr(error, "filename", None)
         return f"cannot write{'' if place is None else f' {place}'}: {reason}; make room or choose another place"
-    exhausted = kind.__name__ == "ResourceExhaustedError" or "bad allocation" in text or "allocate memory" in text
+    needed = re.search(r"(OOM when|Failed to|Unable to|bad) alloca.*", str(error))
+    exhausted = kind.__name__ == "ResourceExhaustedError" or needed
     if isinstance(error, MemoryError) or (library in ("tensorflow", "onnxruntime") and exhausted):
-        return f"not enough memory ({text}); choose a smaller size, a smaller batch, or tiles"
+        amount = f" ({needed[0][:LONGEST]})" if needed else ""
+        return f"not enough memory{amount}; choose a smaller size, a smaller batch, or tiles"
     if library == "onnxruntime":
         return f"ONNX Runtime fails ({text}); export the model again, or update onnxruntime"
     if isinstance(error, OSError):
@@ -76,4 +79,4 @@ def explained(error: Exception) -> str | None:
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its type where there is none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip()[:LONGEST] for line in str(error).splitlines() if line.strip()), type(error).__name__)

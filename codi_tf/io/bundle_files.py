@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from codi_tf.core.errors import UserError
 from codi_tf.io.folders import Kind, Names, recover
 
 BUNDLE = "codi.json"
@@ -22,6 +23,12 @@ def is_bundle(path: str | Path) -> bool:
     if not Path(path).exists():
         recover(Path(path))
     return (Path(path) / BUNDLE).is_file()
+
+
+def check_is_folder(path: Path) -> None:
+    """Raise UserError for a file of a bundle that is named in place of the bundle."""
+    if path.is_file() and is_bundle(path.parent):
+        raise UserError(f"{path}: is a file of a bundle; name its folder, {path.parent}")
 
 
 def _of_bundle(folder: Path) -> Names | None:

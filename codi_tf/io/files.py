@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the file cannot be written.
     """
-    check_file(path)
     target = followed(path)
+    _check_plain_file(path, target)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,14 +46,7 @@ def check_file(path: Path) -> None:
         UserError: it is a folder, a device, a pipe or write-protected; or its folder cannot be written to.
     """
     target = followed(path)
-    if _exists(target):
-        mode = os.stat(target).st_mode
-        if stat.S_ISDIR(mode):
-            raise UserError(f"{path}: that is a folder; name a file")
-        if not stat.S_ISREG(mode):
-            raise UserError(f"{path}: is {_special(mode)}, which a file would replace; name another place")
-        if not mode & 0o222:
-            raise UserError(f"{path}: is write-protected; choose another place, or allow writing")
+    _check_plain_file(path, target)
     check_parent(path, target)
 
 
@@ -85,12 +79,37 @@ def cannot_write(path: Path, error: Exception) -> UserError:
 
 
 def check_parent(path: Path, target: Path) -> None:
-    """Raise UserError unless entries can be made in the folder of `target`, or it can be made. Messages name `path`."""
+    """Raise UserError unless entries can be made in the folder of `target`, or it can be made. Messages name `path`.
+
+    A file is made and removed: permissions alone do not tell.
+    """
+    _check_name(path, target)
+    parent = next(parent for parent in target.parents if _exists(parent))
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{path}: nothing can be written into {parent} ({error.strerror}); choose another place"
+        ) from None
+
+
+def _check_plain_file(path: Path, target: Path) -> None:
+    _check_name(path, target)
+    if not _exists(target):
+        return
+    mode = os.stat(target).st_mode
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: that is a folder; name a file")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: is {_special(mode)}, which a file would replace; name another place")
+    if not mode & 0o222:
+        raise UserError(f"{path}: is write-protected; choose another place, or allow writing")
+
+
+def _check_name(path: Path, target: Path) -> None:
     if len(os.fsencode(target.name)) > MAX_NAME:
         raise UserError(f"{path}: the name is longer than {MAX_NAME} bytes; choose a shorter one")
-    parent = next(parent for parent in target.parents if _exists(parent))
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{path}: nothing can be written into {parent}; choose another place")
 
 
 def _exists(path: Path) -> bool:
