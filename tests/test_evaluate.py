@@ -23,6 +23,7 @@ from codi_tf.evaluation.curves import COLORS
 from codi_tf.evaluation.features import FeatureNetwork, load_or_train, save_features
 from codi_tf.evaluation.loading import labels
 from codi_tf.evaluation.samplers import model_process, model_sampler
+from codi_tf.io.folders import MARKER
 from codi_tf.io.hashing import folder_sha256
 from codi_tf.io.images import to_uint8
 from codi_tf.io.weights import save_network
@@ -102,7 +103,7 @@ def assert_shows(grid: np.ndarray, top: int, left: int, image: np.ndarray) -> No
 
 
 def test_the_files_of_a_report(report):
-    files = ["curves.png", "grid.png", "metrics.json", "metrics.npz", *PROCESSES, "report.md"]
+    files = [MARKER, "curves.png", "grid.png", "metrics.json", "metrics.npz", *PROCESSES, "report.md"]
     assert sorted(path.name for path in report.iterdir()) == files
     assert [path.name for path in report.parent.iterdir()] == ["report"]
     page = (report / "report.md").read_text()

@@ -10,11 +10,11 @@ from unittest import mock
 import pytest
 
 from codi_tf.cli.program import COMMANDS
-from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number
+from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 
-NONE_IS_A_NUMBER = ("nan", "inf", "-inf", "1e999", "0x10", "1_0", "", " ", "one", "1,5", "9" * 5000, "--")
+NONE_IS_A_NUMBER = ("nan", "inf", "-inf", "1e999", "1e39", "0x10", "1_0", "", " ", "one", "1,5", "9" * 5000, "--")
 MODULES = {**{name: command.module for name, command in COMMANDS.items()}, "sample": "codi_tf.cli.sample"}
 
 
@@ -45,7 +45,7 @@ def test_every_option_that_is_a_number_refuses_what_is_none(command):
     """Catches an option that takes nan, which compares with nothing, and a path that is the current folder."""
     for option in options_of(MODULES[command]):
         assert option.type is not Path, option.option_strings
-        if option.type in (None, path_argument):
+        if option.type in (None, path_argument, text_argument):
             continue
         for text in NONE_IS_A_NUMBER:
             with pytest.raises((argparse.ArgumentTypeError, ValueError)) as caught:
@@ -84,6 +84,9 @@ def test_numbers_and_their_lines(kind, good, bad, message):
 
 def test_paths(tmp_path):
     assert path_argument("a/b ") == Path("a/b ")
+    assert text_argument("tfds:x") == "tfds:x"
     for text in ("", " ", "\n"):
+        with pytest.raises(argparse.ArgumentTypeError, match="give a name"):
+            text_argument(text)
         with pytest.raises(argparse.ArgumentTypeError, match="name a file or a folder"):
             path_argument(text)

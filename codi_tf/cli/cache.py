@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf import config
-from codi_tf.core.arguments import integer, path_argument
+from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError, user_errors
 from codi_tf.io.files import check_growing_folder, check_settings, whole_file
@@ -162,7 +162,7 @@ def _check_number(name: str, value: int) -> None:
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
     parser = ArgumentParser(prog=prog, description="Encode training examples once. The same command resumes.")
-    parser.add_argument("config", help="a file of configs/")
+    parser.add_argument("config", type=text_argument, help="a file of configs/")
     parser.add_argument("--out", type=path_argument, required=True, help="folder of the encoded examples")
     parser.add_argument(
         "--examples", type=integer(1, MAX_COUNT), help="how many; by default data.encode_once of the config"

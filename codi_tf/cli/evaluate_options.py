@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Mapping
 
-from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number
+from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
@@ -32,7 +32,9 @@ def make_parser(prog: str) -> ArgumentParser:
     )
     parser.add_argument("bundles", type=path_argument, nargs="+", metavar="BUNDLE", help="folder of a trained model")
     parser.add_argument("--out", type=path_argument, required=True, help="folder of the report")
-    parser.add_argument("--data", default="photos", help="photos (default), a folder, shards, a TFDS name, or pairs")
+    parser.add_argument(
+        "--data", type=text_argument, default="photos", help="photos (default), a folder, shards, a TFDS name, or pairs"
+    )
     parser.add_argument(
         "--split",
         choices=SPLITS,

@@ -9,7 +9,7 @@ made; `codi evaluate --data DIR` measures on them.
 from __future__ import annotations
 
 from codi_tf import config
-from codi_tf.core.arguments import integer, path_argument, seed_number
+from codi_tf.core.arguments import integer, path_argument, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.io.bundle_files import PAIRS
@@ -33,7 +33,9 @@ def _options(texts: list[str]) -> dict:
 def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("--out", type=path_argument, required=True, help="a new folder")
-    parser.add_argument("--data", default=EMBEDDED, help="photos (default), a folder, shards, a TFDS name")
+    parser.add_argument(
+        "--data", type=text_argument, default=EMBEDDED, help="photos (default), a folder, shards, a TFDS name"
+    )
     parser.add_argument("--split", choices=SPLITS, default="heldout", help="heldout (default), train or all")
     parser.add_argument("--task", default="real_world", help="real_world (default), super_resolution or bicubic")
     parser.add_argument("--count", type=integer(1, MAX_COUNT), default=3000, help="pairs (default: 3000)")

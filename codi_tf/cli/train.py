@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from codi_tf import config
-from codi_tf.core.arguments import integer, path_argument
+from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import Interrupted, UserError, user_errors
 from codi_tf.io.files import check_growing_folder, check_settings, whole_file
@@ -222,7 +222,7 @@ def _plain(experiment: config.Experiment) -> dict:
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
     parser = ArgumentParser(prog=prog, description="Train. The same command resumes.")
-    parser.add_argument("config", help="a file of configs/")
+    parser.add_argument("config", type=text_argument, help="a file of configs/")
     parser.add_argument(
         "--out", type=path_argument, help="folder of the run; by default runs/NAME, NAME that of the config"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import math
 import types
 import typing
 from pathlib import Path
@@ -87,6 +86,10 @@ def parse_value(override: str, text: str):
         raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
 
 
+LARGEST_SEED, LARGEST_COUNT = 2**63 - 1, 2**31 - 1  # TensorFlow counts in 32 bits
+LARGEST_FLOAT = 3.4e38
+LONGEST = 20  # digits in a message
+
 _LATER = object()  # stands for the method's settings, which are read last
 _NAMES_OF_0_1_0 = {"data.recolour": "recolor"}
 
@@ -130,6 +133,8 @@ def _value(hint, value, where: str):
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{where} is {value!r}: it must be of type {kind.__name__}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where} is {value}: it must be finite")
+    if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+        raise UserError(f"{where} is {value}: it must be finite, also in float32")
+    if isinstance(value, int) and abs(value) > (LARGEST_SEED if where.endswith("seed") else LARGEST_COUNT):
+        raise UserError(f"{where} is {str(value)[:LONGEST]}...: the number is too large")
     return value

@@ -14,7 +14,6 @@ from codi_tf.core.settings import check_choice, check_choices
 Trained = Literal["all", "adapter"]  # which weights
 Strategy = Literal["none", "mirrored", "multiworker", "tpu"]
 STRATEGIES: tuple[str, ...] = typing.get_args(Strategy)
-LARGEST = 2**31 - 1  # of what TensorFlow counts
 MAX_IMAGE_SIZE = 8192
 
 
@@ -51,7 +50,7 @@ class Data:
             raise UserError(f"data.image_size is {self.image_size}: it must be a positive multiple of 8")
         if self.image_size > MAX_IMAGE_SIZE:
             raise UserError(f"data.image_size is {self.image_size}: it must be at most {MAX_IMAGE_SIZE}")
-        if not 0 <= self.encode_once <= LARGEST:
+        if self.encode_once < 0:
             raise UserError(f"data.encode_once is {self.encode_once}: it must be 0 or the number of examples")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"data.seed is {self.seed}: it must be from 0 to 2**63 - 1")
@@ -159,15 +158,11 @@ class Train:
         for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
-            if getattr(self, name) > LARGEST:
-                raise UserError(f"train.{name} is {getattr(self, name)}: it must be at most {LARGEST}")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.accumulate is {self.accumulate}: it must divide train.batch_size {self.batch_size}")
         for name in ("warmup_steps", "sample_every", "save_every", "keep_every", "weight_decay"):
             if getattr(self, name) < 0:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must not be negative")
-            if getattr(self, name) > LARGEST:
-                raise UserError(f"train.{name} is {getattr(self, name)}: it must be at most {LARGEST}")
         for name in ("learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be positive")

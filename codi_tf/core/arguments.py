@@ -13,6 +13,7 @@ from typing import Any
 from codi_tf.core.errors import UserError
 
 LONGEST = 40  # characters of a value in a message
+LARGEST = 3.4e38  # of float32
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
@@ -38,7 +39,7 @@ def finite_number(low: float = -math.inf, high: float = math.inf, *, above: bool
             number = math.nan if "_" in text else float(text)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number) or not low <= number <= high or (above and number == low):
+        if not abs(number) <= LARGEST or not low <= number <= high or (above and number == low):
             raise argparse.ArgumentTypeError(f"is {_short(text)}: {wanted}")
         return number
 
@@ -53,6 +54,13 @@ def path_argument(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError(f"is {text!r}: name a file or a folder")
     return Path(text)
+
+
+def text_argument(text: str) -> str:
+    """A parser of names; the empty one is refused."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"is {text!r}: give a name")
+    return text
 
 
 def _short(text: str) -> str:
