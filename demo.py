@@ -5,7 +5,6 @@ Everything goes to runs/demo/: report.md, grid.png, exported.png, metrics.json, 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -17,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf import config
-from codi_tf.core.command_line import run_command, start_tensorflow
-from codi_tf.core.errors import UserError
+from codi_tf.core.arguments import integer, path_argument
+from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 from codi_tf.core.noise import gaussian_noise
+from codi_tf.io.folders import Kind, Names, check_folder, mark
 from codi_tf.io.images import grid, resize, to_uint8, write_png
 
 ROOT = Path(__file__).parent
@@ -28,16 +28,26 @@ CONFIG = ROOT / "configs" / "photos_codi.yaml"
 FORMATS = {"saved_model": "TensorFlow", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
 SEED = 0
 SHOWN = (0, 1, 2, 3, 5, 8)  # held-out crops in the images
+PARTS = ("training", "bundle", "exports", "report.md", "grid.png", "exported.png", "metrics.json")
+
+
+def _of_demo(folder: Path) -> Names | None:
+    """The files of a demo that was stopped."""
+    return (lambda name: name.split("/")[0] in PARTS) if (folder / "training" / "config.yaml").is_file() else None
+
+
+DEMOS = Kind("demo", _of_demo)
 
 
 def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     """Distill, measure, export, report.
 
     Args:
-        out: folder of all results; replaced.
+        out: folder of all results; that of an older demo is replaced.
         count: held-out crops to measure on.
         overrides: of the training config, section.key=value.
     """
+    check_folder(out, DEMOS)
     began = time.monotonic()
     # The networks are tiny: running two operators in parallel is faster than splitting each over two cores.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -104,6 +114,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     }
     (out / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     (out / "report.md").write_text(_report(facts, markdown_table(rows)), encoding="utf-8")
+    mark(out, DEMOS)
     print(f"\n{markdown_table(rows)}")
     for line in _checks(facts):
         print(line)
@@ -199,13 +210,12 @@ The exported 4-step model in its runtimes, with the same condition and noise:
 
 
 def _main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python demo.py", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--count", type=int, default=256, help="held-out crops to measure on")
+    parser = ArgumentParser(prog="python demo.py", description=__doc__)
+    parser.add_argument("--out", type=path_argument, default=Path("runs/demo"))
+    count = integer(max(SHOWN) + 1, 100_000)
+    parser.add_argument("--count", type=count, default=256, help="held-out crops to measure on")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
-    if options.count <= max(SHOWN):
-        raise UserError(f"--count is {options.count}: it must be more than {max(SHOWN)}")
     demo(options.out, count=options.count, overrides=options.overrides)
 
 

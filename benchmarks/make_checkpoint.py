@@ -164,14 +164,15 @@ def _main(arguments: list[str]) -> None:
     if options.target.exists():
         raise UserError(f"{options.target}: already exists; name a new place")
     start_tensorflow()
-    from codi_tf.io.files import whole_folder
+    from codi_tf.io.bundle_files import CHECKPOINTS
+    from codi_tf.io.folders import whole_folder
     from codi_tf.io.tensor_files import DTYPES, write_tensors
 
     dtype = next(dtype for dtype in DTYPES.values() if dtype.name == options.dtype)
     if options.single_file:
         write_tensors(options.target, single_file(options.family, options.in_channels, dtype))
     else:
-        with whole_folder(options.target) as partial:
+        with whole_folder(options.target, CHECKPOINTS, replace=False) as partial:
             write_folder(partial, options.family, options.in_channels, dtype)
     print(options.target)
 

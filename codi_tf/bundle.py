@@ -17,8 +17,8 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat, check_format
 from codi_tf.core.settings import named
 from codi_tf.core.showing import clipped
-from codi_tf.io.bundle_files import BUNDLE, FORMAT, is_bundle, read_about
-from codi_tf.io.files import whole_folder
+from codi_tf.io.bundle_files import BUNDLE, BUNDLES, FORMAT, check_is_folder, is_bundle, read_about
+from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import folder_sha256
 from codi_tf.io.json_files import write_json
 from codi_tf.io.weights import CONFIG
@@ -73,15 +73,15 @@ def write_bundle(
         provenance: notes on how the model was made, plain data.
 
     Raises:
-        UserError: the folder exists and is no bundle, or must not be replaced; an unknown dtype.
+        UserError: the folder exists and is no bundle, holds other files, too, or must not be replaced; it holds the
+            base that the bundle names; an unknown dtype; a full disk.
     """
     check_format("dtype", dtype)
-    if path.exists() and not is_bundle(path):
-        raise UserError(f"{path}: exists and is no bundle; choose another place")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: exists; allow overwriting or choose another place")
     base = contents.base
     named_base = base.path if contents.adaptation.train == "adapter" else None
+    check_folder(path, BUNDLES, inputs=[named_base])
+    if is_bundle(path) and not overwrite:
+        raise UserError(f"{path}: exists; allow overwriting or choose another place")
     about = {
         "format": FORMAT,
         "method": named(METHODS, contents.settings),
@@ -93,7 +93,7 @@ def write_bundle(
         "base": None if named_base is None else _reference(named_base),
         "provenance": provenance or {},
     }
-    with whole_folder(path) as folder:
+    with whole_folder(path, BUNDLES) as folder:
         contents.adapter.write(folder / "adapter", dtype=dtype)
         if named_base is None:
             save_base(base, folder, dtype=dtype)
@@ -107,7 +107,8 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
         UserError: no bundle, or a missing, truncated or foreign part; an unknown format; a decoder of other latents; a
             task or method that is not registered.
     """
-    if not path.is_dir():
+    check_is_folder(path)
+    if not is_bundle(path) and not path.is_dir():
         raise UserError(f"{path}: no such bundle; train one or name another")
     about = read_about(path)
     try:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from pathlib import Path
 
+from codi_tf.core.arguments import finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.errors import UserError
 from export.build import make_adapter, make_package
+from export.emit.limits import MAX_STEPS
 from export.formats import FORMATS
 from export.package.manifest import parse_size
 
@@ -34,7 +35,7 @@ def _target(size: str | None, psnr: float | None) -> dict | None:
 
 def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser = ArgumentParser(prog=prog, description="Export a trained model. " + (__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("bundle", type=Path, help="folder of a trained model")
+    parser.add_argument("bundle", type=path_argument, help="folder of a trained model")
     parser.add_argument("--format", help=f"one of {', '.join(FORMATS)}")
     parser.add_argument(
         "--layout", default="whole", help="whole: one graph (default); parts: one graph each for encoder, step, decoder"
@@ -42,8 +43,10 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     offers = "; ".join(f"{name}: {', '.join(FORMATS[name].weight_choices())}" for name in FORMATS)
     parser.add_argument("--weights", default="float32", help=f"format of the weights (default: float32). {offers}")
     parser.add_argument("--target-size", help="for mixed weights: their size, for example 700MB")
-    parser.add_argument("--min-psnr", type=float, help="for mixed weights: the lowest PSNR of images, dB")
-    parser.add_argument("--steps", type=int, default=4, help="network evaluations (default: 4)")
+    parser.add_argument(
+        "--min-psnr", type=finite_number(0, 1000), help="for mixed weights: the lowest PSNR of images, dB"
+    )
+    parser.add_argument("--steps", type=integer(1, MAX_STEPS), default=4, help="network evaluations (default: 4)")
     parser.add_argument(
         "--size",
         help="64, or height and width, 64x96; several with commas between (default: that of the training crops)",
@@ -53,14 +56,14 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     )
     parser.add_argument("--sampler", default="ddim", help="ddim (default), or another with deterministic steps")
     parser.add_argument(
-        "--decoder", type=Path, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
+        "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
     parser.add_argument("--license", help="license of the base, for the manifest")
     parser.add_argument("--licence", dest="license", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
-        "--adapter-of", type=Path, help="a package of parts: export the adapter alone, to plug in there"
+        "--adapter-of", type=path_argument, help="a package of parts: export the adapter alone, to plug in there"
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder of the package")
+    parser.add_argument("--out", required=True, type=path_argument, help="folder of the package")
     options = parser.parse_args(arguments)
     if options.adapter_of is not None:
         origin = {"decoder": options.decoder, "license": options.license}

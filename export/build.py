@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
-from codi_tf.io.bundle_files import BUNDLE, is_bundle
-from codi_tf.io.files import whole_folder
+from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle
+from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import file_sha256, folder_sha256
 from codi_tf.io.json_files import write_json
 from export.emit.limits import check_steps
 from export.formats import FORMATS
 from export.formats.format import MIXED
 from export.package import adapters
-from export.package.manifest import MANIFEST, check_options, check_out, read_manifest, read_package
+from export.package.manifest import MANIFEST, PACKAGES, check_options, read_manifest, read_package
 from export.package.schema import KIND, OTHERS, VERSION
 
 if TYPE_CHECKING:
@@ -74,10 +74,11 @@ def make_package(
         ParityError: the package differs from the Keras model; nothing is left behind.
     """
     # Check before loading TensorFlow, which takes seconds.
-    _check(out, format, layout, weights, target)
+    _check(out, format, layout, weights, target, inputs=[bundle, decoder])
     check_steps(steps)
     if sampler not in SAMPLERS:
         raise UserError(SAMPLERS.unknown(sampler))
+    check_is_folder(bundle)
     if not is_bundle(bundle):
         raise UserError(f"{bundle}: no bundle (there is no {BUNDLE} in it); train one or name another")
     if decoder is not None and not decoder.is_dir():
@@ -114,11 +115,11 @@ def make_adapter(
 
     Returns, raises: see `make_package`; UserError for a package of another base.
     """
-    check_out(out)
+    check_folder(out, PACKAGES, inputs=[bundle, package, decoder])
     base, options = read_package(package), adapters.options_of(package)
     if options["layout"] != "parts" or options["weights"] == MIXED:
         raise UserError(f"{package}: adapters are for packages of parts whose weights are not mixed")
-    with whole_folder(out) as folder:
+    with whole_folder(out, PACKAGES) as folder:
         whole = folder / "whole"
         figures = make_package(bundle, whole, **options, decoder=decoder, license=license, report=report)
         wanted, manifest = adapters.base_files(whole), read_manifest(whole)
@@ -163,7 +164,7 @@ def write_package(
         from export.quantization import mixed
 
         weight_formats = mixed.choose(programs[0], FORMATS[format].mixed_formats, **target)
-    with whole_folder(out) as folder:
+    with whole_folder(out, PACKAGES) as folder:
         quantized = "" if weights == "float32" else f" with {weights} weights"
         sizes = " and ".join(f"{program.height}x{program.width}" for program in programs)
         with stage(f"converting {programs[0].steps} steps at {sizes} to {format}{quantized}"):
@@ -179,11 +180,13 @@ def write_package(
     return figures
 
 
-def _check(out: Path, format: str, layout: str, weights: str, target: dict | None) -> None:
+def _check(
+    out: Path, format: str, layout: str, weights: str, target: dict | None, *, inputs: Sequence[Path | None] = ()
+) -> None:
     check_options(format, weights, layout)
     if (weights == MIXED) != (target is not None):
         raise UserError("mixed weights need --target-size or --min-psnr, and these need --weights mixed")
-    check_out(out)
+    check_folder(out, PACKAGES, inputs=inputs)
 
 
 def write_graphs(

@@ -21,7 +21,8 @@ def exported(bundle: Path, format: str) -> Path:
     out = bundle.parent / f"package-{format}"
     if not out.exists():
         out.mkdir()
-        (out / package.MANIFEST).write_text(json.dumps({"kind": package.KIND}))
+        of_the_older_one = {"kind": package.KIND, "files": {"of-the-older-one.txt": "its hash"}}
+        (out / package.MANIFEST).write_text(json.dumps(of_the_older_one))
         (out / "of-the-older-one.txt").write_text("")
         if format == "tflite":
             done = command(bundle, "--format", format, "--steps", STEPS, "--size", "16x24", "--out", out)

@@ -164,9 +164,9 @@ def test_a_failing_save_keeps_what_was_there(broken, model):
 
 
 def test_saving_replaces_a_bundle_and_nothing_else(broken, model, tmp_path):
-    (broken / "notes.txt").write_text("old")
+    (broken / "vae" / "config.json").write_text("old")
     model.save(broken)
-    assert not (broken / "notes.txt").exists() and (broken / "codi.json").is_file()
+    assert (broken / "vae" / "config.json").read_text() != "old" and (broken / "codi.json").is_file()
     assert sorted(os.listdir(broken.parent)) == ["broken"]
     with pytest.raises(UserError, match="exists; allow overwriting"):
         model.save(broken, overwrite=False)

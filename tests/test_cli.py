@@ -84,6 +84,83 @@ def test_exit_statuses(capsys, monkeypatch):
     assert capsys.readouterr().err == "error: name: what and how\ninterrupted\n"
 
 
+class RuntimeException(Exception):
+    """As ONNX Runtime's."""
+
+
+RuntimeException.__module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's."""
+
+
+ResourceExhaustedError.__module__ = "tensorflow.python.framework.errors_impl"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "a.bin"), "cannot write a.bin: No space left on device; make room or"),
+        (OSError(122, "Disk quota exceeded"), "cannot write: Disk quota exceeded; make room or choose another place"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "cannot write: No space left on device; "),
+        (
+            PermissionError(13, "Permission denied", "a\nb"),
+            "a\\nb: Permission denied; check the place, and that you may",
+        ),
+        (IsADirectoryError(21, "Is a directory", "x"), "x: Is a directory; check the place"),
+        (OSError("stopped in the middle"), "stopped in the middle; check the place"),
+        (
+            MemoryError("Unable to allocate 4 TiB"),
+            "not enough memory (Unable to allocate 4 TiB); choose a smaller size",
+        ),
+        (MemoryError(), "not enough memory; choose"),
+        (
+            ResourceExhaustedError("Graph error\nOOM when allocating x\nmore"),
+            "not enough memory (OOM when allocating x); ",
+        ),
+        (RuntimeException("Failed to allocate memory for a buffer"), "not enough memory (Failed to allocate memory"),
+        (RuntimeException("bad node\nmore"), "ONNX Runtime fails (bad node); export the model again, or update"),
+        (UserError("caf\udce9.png\x1b[2J: no"), "caf\\udce9.png\\x1b[2J: no"),
+    ],
+)
+def test_faults_of_the_machine_are_one_line(capsys, error, line):
+    """Catches a traceback where one line is promised, and a file's name that writes to the terminal."""
+
+    def fails(_):
+        raise error
+
+    assert run_command(fails) == 2
+    (found,) = capsys.readouterr().err.splitlines()
+    assert found.startswith(f"error: {line}")
+
+
+def test_bugs_keep_their_traceback():
+    for error in (TypeError("x"), AssertionError(), RuntimeError("x"), IndexError(3)):
+
+        def fails(_, error=error):
+            raise error
+
+        with pytest.raises(type(error)):
+            run_command(fails)
+
+
+def test_nobody_reads_the_output():
+    """`codi --help | head -1`. Catches the traceback of a broken pipe, also the one at the interpreter's end."""
+    program = (
+        "import sys; from codi_tf.core.command_line import run_command\n"
+        "def main(_):\n    for _ in range(100_000): print('a line of the output')\n"
+        "sys.exit(run_command(main))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
+
+
 def test_an_error_of_the_user_within_tf_data_is_one_line(capsys):
     """TensorFlow makes an error of its own of it, with a traceback in its message."""
     import tensorflow as tf

@@ -80,7 +80,7 @@ def test_a_mistake_is_a_line_and_the_target_is_not_made(folder, tmp_path, monkey
 def test_an_unwritable_target_and_a_missing_source_are_told_at_once(folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     for source, target, said in (
-        (folder, tmp_path / "file" / "x", "cannot write into"),
+        (folder, tmp_path / "file" / "x", "nothing can be written into"),
         (tmp_path / "no", "x", "no such"),
     ):
         status, out, err = run(monkeypatch, capsys, source, target)

@@ -23,6 +23,7 @@ from codi_tf.evaluation.curves import COLORS
 from codi_tf.evaluation.features import FeatureNetwork, load_or_train, save_features
 from codi_tf.evaluation.loading import labels
 from codi_tf.evaluation.samplers import model_process, model_sampler
+from codi_tf.io.folders import MARKER
 from codi_tf.io.hashing import folder_sha256
 from codi_tf.io.images import to_uint8
 from codi_tf.io.weights import save_network
@@ -102,7 +103,7 @@ def assert_shows(grid: np.ndarray, top: int, left: int, image: np.ndarray) -> No
 
 
 def test_the_files_of_a_report(report):
-    files = ["curves.png", "grid.png", "metrics.json", "metrics.npz", *PROCESSES, "report.md"]
+    files = [MARKER, "curves.png", "grid.png", "metrics.json", "metrics.npz", *PROCESSES, "report.md"]
     assert sorted(path.name for path in report.iterdir()) == files
     assert [path.name for path in report.parent.iterdir()] == ["report"]
     page = (report / "report.md").read_text()
@@ -272,7 +273,7 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
         (["--guidance", "nan"], "must be a finite number"),
         (["--guidance", "2"], "no bundle was trained to take one"),
         (["--prompt", "a cat"], "no bundle has a text encoder"),
-        (["--count", "100001"], "--count is 100001: it must be at least 2 and at most 100,000"),
+        (["--count", "100001"], "--count is 100001: it must be a whole number from 2 to 100000"),
         (["--features", "report/features"], "--features is report/features: the report replaces report"),
         (["--split", "train"], "argument --split: invalid choice: 'train'"),
         (["--lpips", "none.safetensors"], "--lpips is none.safetensors: no such file"),
@@ -284,8 +285,8 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
         (["--count", "1"], "--count is 1"),
         (["--seed", "-1"], "--seed is -1"),
         (["--data", "none"], "nothing is at none; name a folder of images"),
-        (["--out", "file"], "that is a file"),
-        (["--out", "full"], "other files than a report"),
+        (["--out", "file"], "exists and is no folder"),
+        (["--out", "full"], "exists and is no report"),
         (["--out", "file/report"], "choose another place"),
         (["--features", "full"], "no such file"),
         (["none"], "no such bundle"),

@@ -23,6 +23,7 @@ from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.io import images
+from codi_tf.io.folders import MARKER
 from codi_tf.io.weights import WEIGHTS
 from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.model import CoDi
@@ -237,7 +238,7 @@ def test_a_bundle_gives_the_same_images_and_settings(tmp_path):
     assert json.loads((tmp_path / "bundle/codi.json").read_text())["provenance"] == {"steps": 5}
     files = {p.relative_to(tmp_path / "bundle").as_posix() for p in (tmp_path / "bundle").rglob("*") if p.is_file()}
     parts = {f"{part}/{file}" for part in ("unet", "vae", "adapter") for file in ("config.json", WEIGHTS)}
-    assert files == parts | {"codi.json", "scheduler/scheduler_config.json"}
+    assert files == parts | {MARKER, "codi.json", "scheduler/scheduler_config.json"}
     assert loaded.base.scheduler == {"_class_name": "DDIMScheduler", **model.base.scheduler}
 
 
@@ -262,7 +263,7 @@ def test_float16_takes_half_the_room_and_is_close(model, saved, tmp_path):
 
 def test_a_pe_bundle_holds_the_adapter_alone(pe):
     folder, model, bundle = pe
-    assert sorted(p.name for p in bundle.iterdir()) == ["adapter", "codi.json"]
+    assert sorted(p.name for p in bundle.iterdir()) == [MARKER, "adapter", "codi.json"]
     reference = json.loads((bundle / "codi.json").read_text())["base"]
     assert Path(reference["path"]) == folder and len(reference["sha256"]) == 64
     loaded = codi_tf.load(bundle)

@@ -16,6 +16,7 @@ from tiny import tiny_photos
 from codi_tf import data
 from codi_tf.cli import pairs
 from codi_tf.core.errors import UserError
+from codi_tf.io.folders import MARKER
 from codi_tf.io.images import resize
 from codi_tf.tasks import make_task
 
@@ -41,6 +42,7 @@ def pixels(path):
 def test_the_same_arguments_write_the_same_files(written):
     files = sorted(path.relative_to(written / "first") for path in (written / "first").rglob("*.*"))
     assert [str(file) for file in files] == [
+        MARKER,
         *(f"gt/0000{i}.png" for i in range(3)),
         *(f"lq/0000{i}.png" for i in range(3)),
         "pairs.json",

@@ -89,7 +89,7 @@ def test_prompt_with_an_image(checkpoint, text_to_image, tmp_path):
         (["--prompt", "x", "--height", "18"], "height is 18: it must be a multiple of 4; nearest: 16 and 20"),
         (["--prompt", "x", "--width", "5000"], "--width is 5000"),
         (["--prompt", "x", "--strength", "0.5"], "--strength: there is no --image"),
-        (["--prompt", "x", "--image", "in.png", "--strength", "0"], "--strength is 0.0"),
+        (["--prompt", "x", "--image", "in.png", "--strength", "0"], "--strength is 0: it must be a number above 0"),
         (["--prompt", "x", "--image", "in.png", "--steps", "1"], "--strength 0.8 of --steps 1 leaves no step"),
         (["--prompt", "x", "--image", "in.png", "--width", "10"], "width is 10"),
         (

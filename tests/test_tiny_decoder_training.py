@@ -23,6 +23,7 @@ from codi_tf.diffusion import losses
 from codi_tf.evaluation import numerics
 from codi_tf.evaluation.features import FeatureNetwork, load_features, save_features
 from codi_tf.evaluation.perception.lpips import load_lpips
+from codi_tf.io.folders import MARKER
 from codi_tf.io.hashing import folder_sha256
 from codi_tf.methods.draws import Draws
 from codi_tf.training.experiment import build_dataset, build_trainer
@@ -73,7 +74,11 @@ def test_training_learns_to_decode_photos_that_it_has_not_seen(photos_base, tmp_
     assert trained > untrained + 6 and trained > psnr(pictures, 0 * pictures) + 3  # 0 is grey
     assert trained < psnr(pictures, photos_base.decode(z))
     assert folder_sha256(BASE) == before
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        MARKER,
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
     peer = diffusers.AutoencoderTiny.from_pretrained(folder)
     close(decoder(z[:2]), decoded(peer, np.asarray(z[:2])), tolerance=1e-5)
 

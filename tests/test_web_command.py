@@ -46,7 +46,6 @@ def test_the_command_writes_the_page_and_only_it(packages, runtime, tmp_path):
         done = command(packages(), "--out", out, "--runtime", runtime)
         assert done.returncode == 0, done.stderr
         assert f"python -m http.server --directory {out}" in done.stdout and "from-disk.html" in done.stdout
-        (out / "package" / "of-the-older-one.txt").write_text("")
     assert {path.name for path in tmp_path.iterdir()} == {"site", "dist"}
     manifest = json.loads((out / "package" / "manifest.json").read_text())
     assert manifest == json.loads((packages() / "manifest.json").read_text())
@@ -59,7 +58,7 @@ def test_mistakes_are_one_line(packages, runtime, tmp_path):
     assert "ort.wasm.bundle.min.mjs: is missing; npm install onnxruntime-web" in done.stderr
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
-    with pytest.raises(UserError, match="taken: already exists; name a new folder"):
+    with pytest.raises(UserError, match="taken: exists and is no page; choose another place"):
         build_site(packages(), tmp_path / "taken", runtime)
     with pytest.raises(UserError, match="no exported package"):
         build_site(tmp_path, tmp_path / "site", runtime)

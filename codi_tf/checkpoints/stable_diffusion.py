@@ -15,8 +15,8 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.diffusion.process import PREDICTION_TYPES
-from codi_tf.io.bundle_files import BUNDLE, is_bundle
-from codi_tf.io.files import check_target, whole_folder
+from codi_tf.io.bundle_files import BUNDLE, CHECKPOINTS, is_bundle
+from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.models.numerics import Numerics, check_numerics
 
 
@@ -99,7 +99,7 @@ def save_stable_diffusion(
         UserError: the folder is not empty, the tokenizer is missing, or the format is unknown or too narrow.
     """
     folder = Path(folder)
-    check_target(folder)
+    check_folder(folder, CHECKPOINTS, replace=False)
     if getattr(base.unet, "numerics", "diffusers") != "diffusers":
         warnings.warn(
             f"{folder}: diffusers computes with its own epsilon and GELU, not with KerasCV's, so images differ "
@@ -107,14 +107,11 @@ def save_stable_diffusion(
             stacklevel=2,
         )
     base = dataclasses.replace(base, scheduler=complete_scheduler(base.scheduler))
-    try:
-        with whole_folder(folder) as partial:
-            save_base(base, partial, dtype=dtype, report=report)
-            if base.unet is not None and base.text_encoder is not None:
-                extra = base.unet.in_channels - base.vae.latent_channels
-                write_index(partial, extra_channels=extra, scheduler=base.scheduler["_class_name"])
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another place") from None
+    with whole_folder(folder, CHECKPOINTS, replace=False) as partial:
+        save_base(base, partial, dtype=dtype, report=report)
+        if base.unet is not None and base.text_encoder is not None:
+            extra = base.unet.in_channels - base.vae.latent_channels
+            write_index(partial, extra_channels=extra, scheduler=base.scheduler["_class_name"])
 
 
 def check_parts(base: Base) -> None:

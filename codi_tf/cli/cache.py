@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf import config
+from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError, user_errors
-from codi_tf.io.files import check_settings, whole_file
+from codi_tf.io.files import check_growing_folder, check_settings, whole_file
 from codi_tf.io.hashing import file_sha256
 from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
 SHARD = 1024
+MAX_COUNT, MAX_SHARD = 1_000_000_000, 100_000  # a shard is held in memory
 
 
 def encode(
@@ -51,6 +53,7 @@ def encode(
     if experiment.method.examples == "images":
         name = experiment.method_name
         raise UserError(f"method {name} is trained on images, not on latents; name the config of another method")
+    check_growing_folder(out)
     start_tensorflow()
     from codi_tf import data
     from codi_tf.core.progress import Progress
@@ -158,12 +161,16 @@ def _check_number(name: str, value: int) -> None:
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
     parser = ArgumentParser(prog=prog, description="Encode training examples once. The same command resumes.")
-    parser.add_argument("config", help="a file of configs/")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the encoded examples")
-    parser.add_argument("--examples", type=int, help="how many; by default data.encode_once of the config")
-    parser.add_argument("--shard", type=int, default=SHARD, help="examples per file (default: 1024)")
-    parser.add_argument("--host", type=int, default=0, help="number of this machine among several, from 0")
-    parser.add_argument("--hosts", type=int, default=1, help="how many machines share the work")
+    parser.add_argument("config", type=text_argument, help="a file of configs/")
+    parser.add_argument("--out", type=path_argument, required=True, help="folder of the encoded examples")
+    parser.add_argument(
+        "--examples", type=integer(1, MAX_COUNT), help="how many; by default data.encode_once of the config"
+    )
+    parser.add_argument("--shard", type=integer(1, MAX_SHARD), default=SHARD, help="examples per file (default: 1024)")
+    parser.add_argument(
+        "--host", type=integer(0, MAX_COUNT), default=0, help="number of this machine among several, from 0"
+    )
+    parser.add_argument("--hosts", type=integer(1, MAX_COUNT), default=1, help="how many machines share the work")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
     experiment = config.load(options.config, options.overrides)

@@ -7,13 +7,13 @@ farthest black. Existing maps are not overwritten, so the same command resumes. 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from codi_tf.core.arguments import finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
@@ -24,6 +24,7 @@ Network = Callable[[np.ndarray], np.ndarray]  # float32 [1, 3, h, w] -> a map, [
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # what most of these networks subtract from RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)  # and divide by
+MAX_SIDE = 4096
 SIZE, MULTIPLE = 518, 14  # of Depth Anything; DPT and MiDaS: 384 and 32
 SHOWN = 5  # names in a message
 INPUTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -133,22 +134,29 @@ def _parser(prog: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=prog, description="Write depth maps next to images, with a network of your own. The same command resumes."
     )
-    parser.add_argument("folder", type=Path, help="folder of images")
-    parser.add_argument("--model", type=Path, required=True, help="the network, an ONNX file")
+    parser.add_argument("folder", type=path_argument, help="folder of images")
+    parser.add_argument("--model", type=path_argument, required=True, help="the network, an ONNX file")
     parser.add_argument(
         "--size",
-        type=int,
+        type=integer(1, MAX_SIDE),
         help=f"shorter side of the network's input, if its file does not fix it (default: {SIZE})",
     )
-    parser.add_argument("--multiple", type=int, help=f"both sides are multiples of this number (default: {MULTIPLE})")
+    parser.add_argument(
+        "--multiple",
+        type=integer(1, MAX_SIDE),
+        help=f"both sides are multiples of this number (default: {MULTIPLE})",
+    )
     parser.add_argument(
         "--kind", choices=depth_files.KINDS, default="disparity", help="what the network gives (default: disparity)"
     )
-    for name, default, what in (("mean", IMAGENET_MEAN, "is subtracted"), ("std", IMAGENET_STD, "it is divided by")):
+    for name, default, what, number in (
+        ("mean", IMAGENET_MEAN, "is subtracted", finite_number()),
+        ("std", IMAGENET_STD, "it is divided by", finite_number(0, above=True)),
+    ):
         numbers = " ".join(map(str, default))
         parser.add_argument(
             f"--{name}",
-            type=float,
+            type=number,
             nargs=3,
             default=default,
             metavar=("R", "G", "B"),
@@ -159,14 +167,6 @@ def _parser(prog: str) -> ArgumentParser:
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.depth") -> None:
     options = _parser(prog).parse_args(arguments)
-    for name in ("size", "multiple"):
-        value = getattr(options, name)
-        if value is not None and not 1 <= value <= 4096:
-            raise UserError(f"--{name} is {value}: it must be between 1 and 4096")
-    if not all(map(math.isfinite, options.mean)):
-        raise UserError(f"--mean is {options.mean}: it must be three numbers")
-    if not all(0 < one < math.inf for one in options.std):
-        raise UserError(f"--std is {options.std}: it must be three numbers above 0")
     photos, maps = depth_files.photo_files(options.folder), depth_files.map_files(options.folder)
     wanted = {name: file for name, file in photos.items() if name not in maps}
     if not wanted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from codi_tf.evaluation.loading import load_metrics, load_models
 from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.measuring import Evaluator, measure
 from codi_tf.evaluation.metric import LEVEL
-from codi_tf.evaluation.report import write_figures, write_images, write_page
+from codi_tf.evaluation.report import REPORTS, write_figures, write_images, write_page
 from codi_tf.evaluation.samplers import BATCH, model_process, model_sampler
 from codi_tf.evaluation.tables import markdown_table
-from codi_tf.io.files import whole_folder
+from codi_tf.io.folders import whole_folder
 from codi_tf.io.hashing import file_sha256, folder_sha256
 
 IMAGES = 6  # inputs of the grid
@@ -30,11 +29,7 @@ PROCESS_STEPS = range(1, 11)
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.evaluate") -> None:
     options = parse(arguments, prog)
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = stack.enter_context(whole_folder(options.out))
-        except OSError as error:
-            raise UserError(f"--out is {options.out}: {error.strerror}; choose another place") from None
+    with whole_folder(options.out, REPORTS) as folder:
         table = _report(options, folder)
     print(f"{table}\n{options.out}")
 

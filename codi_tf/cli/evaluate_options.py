@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import math
+import re
 from collections.abc import Mapping
-from pathlib import Path
 
+from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.loading import options as metric_options
-from codi_tf.evaluation.report import is_report_file
-from codi_tf.io.bundle_files import is_bundle
+from codi_tf.evaluation.report import REPORTS
+from codi_tf.io.bundle_files import check_is_folder, is_bundle
+from codi_tf.io.folders import check_folder
 
 SPLITS = ("heldout", "all")
 MAX_COUNT = 100_000
@@ -29,9 +30,11 @@ def make_parser(prog: str) -> ArgumentParser:
         "trained on the embedded photos (not FID), need nothing else. Other metrics are measured if their weights are "
         "named.",
     )
-    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="folder of a trained model")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
-    parser.add_argument("--data", default="photos", help="photos (default), a folder, shards, a TFDS name, or pairs")
+    parser.add_argument("bundles", type=path_argument, nargs="+", metavar="BUNDLE", help="folder of a trained model")
+    parser.add_argument("--out", type=path_argument, required=True, help="folder of the report")
+    parser.add_argument(
+        "--data", type=text_argument, default="photos", help="photos (default), a folder, shards, a TFDS name, or pairs"
+    )
     parser.add_argument(
         "--split",
         choices=SPLITS,
@@ -40,14 +43,18 @@ def make_parser(prog: str) -> ArgumentParser:
     )
     parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
     parser.add_argument("--samplers", default="ddim", help=f"of {', '.join(SAMPLERS)} (default: ddim)")
-    parser.add_argument("--guidance", type=float, help="for bundles trained with guidance (default: none)")
-    parser.add_argument("--text-guidance", type=float, help="guidance by the prompt, for bundles trained with it")
+    parser.add_argument("--guidance", type=finite_number(), help="for bundles trained with guidance (default: none)")
+    parser.add_argument(
+        "--text-guidance",
+        type=finite_number(),
+        help="guidance by the prompt, for bundles trained with it",
+    )
     parser.add_argument("--prompt", help="one prompt for all images: for bundles with a text encoder, and for --clip")
     parser.add_argument(
         "--prompts", action="store_true", help="use the prompts of the images (always, if the task needs them)"
     )
-    parser.add_argument("--count", type=int, default=256, help="crops (default: 256)")
-    parser.add_argument("--seed", type=int, default=0, help="of crops, degradations and noise (default: 0)")
+    parser.add_argument("--count", type=integer(2, MAX_COUNT), default=256, help="crops (default: 256)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of crops, degradations and noise (default: 0)")
     for option in metric_options():
         parser.add_argument(option.flag, dest=option.key, help=option.help)
     return parser
@@ -57,7 +64,6 @@ def parse(arguments: list[str], prog: str) -> argparse.Namespace:
     """Parse and check the options; `steps` and `samplers` become lists. Raises UserError for bad options."""
     options = make_parser(prog).parse_args(arguments)
     options.steps, options.samplers = _steps(options.steps), _samplers(options.samplers)
-    _check_numbers(options)
     _check_bundles(options)
     for option in metric_options():
         argument = getattr(options, option.key)
@@ -88,10 +94,10 @@ def needs_prompts(arguments: Mapping[str, str | None]) -> bool:
 
 
 def _steps(text: str) -> list[int]:
-    try:
-        steps = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"--steps is {text!r}: write whole numbers with commas between them, as 1,2,4") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"-?[0-9]{1,20}", part) for part in parts):
+        raise UserError(f"--steps is {text[:40]!r}: write whole numbers with commas between them, as 1,2,4")
+    steps = [int(part) for part in parts]
     if min(steps) < 1 or len(set(steps)) < len(steps):
         raise UserError(f"--steps is {text!r}: the numbers must be at least 1 and differ")
     return steps
@@ -104,17 +110,9 @@ def _samplers(text: str) -> list[str]:
     return names
 
 
-def _check_numbers(options: argparse.Namespace) -> None:
-    if not 2 <= options.count <= MAX_COUNT:
-        raise UserError(f"--count is {options.count}: it must be at least 2 and at most {MAX_COUNT:,}")
-    if not 0 <= options.seed < 2**63:
-        raise UserError(f"--seed is {options.seed}: it must be between 0 and 2**63 - 1")
-    if options.guidance is not None and not math.isfinite(options.guidance):
-        raise UserError(f"--guidance is {options.guidance}: it must be a finite number")
-
-
 def _check_bundles(options: argparse.Namespace) -> None:
     for path in options.bundles:
+        check_is_folder(path)
         if not is_bundle(path):
             raise UserError(f"{path}: no such bundle; train one or name another")
     if len({path.resolve() for path in options.bundles}) < len(options.bundles):
@@ -123,12 +121,9 @@ def _check_bundles(options: argparse.Namespace) -> None:
 
 def _check_out(options: argparse.Namespace) -> None:
     """Raise UserError if --out exists and is anything but an earlier report, which the new one replaces."""
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"--out is {options.out}: that is a file; name a folder")
     for option in metric_options():
         argument = getattr(options, option.key)
         path = None if argument is None else option.path(argument)
         if option.made and path is not None and options.out.resolve() in (path.resolve(), *path.resolve().parents):
             raise UserError(f"{option.flag} is {argument}: the report replaces {options.out}; name a folder elsewhere")
-    if options.out.is_dir() and not all(is_report_file(path.name) for path in options.out.iterdir()):
-        raise UserError(f"--out is {options.out}: holds other files than a report; choose another place")
+    check_folder(options.out, REPORTS, inputs=options.bundles)

@@ -8,17 +8,16 @@ made; `codi evaluate --data DIR` measures on them.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 from codi_tf import config
+from codi_tf.core.arguments import integer, path_argument, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.core.printing import printable
-from codi_tf.io.files import check_target
+from codi_tf.io.bundle_files import PAIRS
+from codi_tf.io.folders import check_folder
 
 SPLITS = {"heldout": "heldout", "train": "train", "all": None}
-MAX_COUNT = 1_000_000
+MAX_COUNT, MAX_SIZE = 1_000_000, 8192
 EMBEDDED, EMBEDDED_SIZE, SIZE = "photos", 256, 512  # the smallest of the embedded photos has 300 pixels
 
 
@@ -34,20 +33,22 @@ def _options(texts: list[str]) -> dict:
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    parser.add_argument("--data", default=EMBEDDED, help="photos (default), a folder, shards, a TFDS name")
+    parser.add_argument("--out", type=path_argument, required=True, help="a new folder")
+    parser.add_argument(
+        "--data", type=text_argument, default=EMBEDDED, help="photos (default), a folder, shards, a TFDS name"
+    )
     parser.add_argument("--split", choices=SPLITS, default="heldout", help="heldout (default), train or all")
     parser.add_argument("--task", default="real_world", help="real_world (default), super_resolution or bicubic")
-    parser.add_argument("--count", type=int, default=3000, help="pairs (default: 3000)")
+    parser.add_argument("--count", type=integer(1, MAX_COUNT), default=3000, help="pairs (default: 3000)")
     sizes = f"(default: {SIZE}, of the embedded photos {EMBEDDED_SIZE})"
-    parser.add_argument("--size", type=int, help=f"side of the crops in pixels {sizes}")
-    parser.add_argument("--seed", type=int, default=0, help="of crops and degradations (default: 0)")
+    parser.add_argument("--size", type=integer(8, MAX_SIZE), help=f"side of the crops in pixels {sizes}")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of crops and degradations (default: 0)")
     parser.add_argument("options", nargs="*", metavar="option=value", help="of the task, for example scale=2")
     options = parser.parse_intermixed_args(arguments)
     if options.size is None:
         options.size = EMBEDDED_SIZE if options.data == EMBEDDED else SIZE
     task_options = _options(options.options)
-    _check(options)
+    check_folder(options.out, PAIRS, replace=False)
     start_tensorflow()
     from codi_tf import data
     from codi_tf.core.progress import Progress
@@ -65,11 +66,3 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
     data.write_pairs(options.out, source, task, about=about, report=report, **settings)
     warn_of_unreadable(source)
     print(printable(options.out))
-
-
-def _check(options: argparse.Namespace) -> None:
-    for name, low, high in (("count", 1, MAX_COUNT), ("size", 8, 8192), ("seed", 0, 2**63 - 1)):
-        value = getattr(options, name)
-        if not low <= value <= high:
-            raise UserError(f"--{name} is {value}: it must be from {low} to {high}")
-    check_target(options.out)

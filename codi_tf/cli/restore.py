@@ -17,21 +17,21 @@ import numpy as np
 from codi_tf.cli.sampling_options import (
     add_sampling,
     add_shared_options,
-    check_range,
     check_shared_options,
     fill_in,
     load_small_decoder,
     progress,
     say,
 )
+from codi_tf.core.arguments import finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.conditions import read_condition
-from codi_tf.io.images import write_png
 from codi_tf.io.json_files import read_json
+from codi_tf.io.save_image import check_image_file, write_image
 from codi_tf.tasks import Task, make_task
 
 MAX_RESULT_PIXELS = 50_000_000
@@ -50,19 +50,27 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
 
 def add_own_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that only bundles take."""
-    parser.add_argument("--condition", type=Path, help="the image to restore, of any size and mode, or the depth map")
+    parser.add_argument(
+        "--condition", type=path_argument, help="the image to restore, of any size and mode, or the depth map"
+    )
     parser.add_argument(
         "--text-guidance",
-        type=float,
+        type=finite_number(),
         help="guidance by the prompt, for models fine-tuned with drop_prompt (default: 1, none)",
     )
     parser.add_argument(
-        "--mask", type=Path, help="for inpainting: an image of the condition's size, white where to fill"
+        "--mask",
+        type=path_argument,
+        help="for inpainting: an image of the condition's size, white where to fill",
     )
-    parser.add_argument("--upscale", type=int, help="how many times as large the result is (default: 1)")
+    parser.add_argument(
+        "--upscale",
+        type=integer(1, MAX_RESULT_PIXELS),
+        help="how many times as large the result is (default: 1)",
+    )
     parser.add_argument(
         "--tile",
-        type=int,
+        type=integer(0, MAX_RESULT_PIXELS),
         help="side of the tiles of a larger image; 0: no tiles (default: 512, if memory requires tiles)",
     )
     colors = ("none", *ALIGNMENTS)
@@ -89,7 +97,7 @@ def main(arguments: list[str], prog: str = "codi restore") -> None:
 def run(options: argparse.Namespace) -> None:
     """Make and write the image. Raises UserError for options that do not fit the bundle or each other."""
     fill_in(options, DEFAULTS)
-    write_png(options.out, _restore(options))
+    write_image(options.out, _restore(options))
     note = ""
     if options.mask is not None:
         enlarged = ", enlarged" if options.upscale > 1 else ""
@@ -98,7 +106,6 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _restore(options: argparse.Namespace) -> np.ndarray:
-    check_range(options, steps=(1, 1000), upscale=(1, MAX_RESULT_PIXELS), tile=(0, MAX_RESULT_PIXELS))
     if options.condition is None:
         raise UserError(f"--condition is missing: {options.model} makes an image from a condition")
     task = _task(options.model)
@@ -109,6 +116,7 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     size = f"{options.condition}: the result of {width}x{height}"
     if height * width > MAX_RESULT_PIXELS:
         raise UserError(f"{size} has more than {MAX_RESULT_PIXELS:,} pixels; shrink the condition or --upscale")
+    check_image_file(options.out, (height, width))
 
     start_tensorflow()
     from codi_tf.inference.rendering import plan, render

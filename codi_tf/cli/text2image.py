@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,24 +14,26 @@ import numpy as np
 from codi_tf.cli.sampling_options import (
     add_sampling,
     add_shared_options,
-    check_range,
     check_shared_options,
     fill_in,
     load_small_decoder,
     progress,
     say,
 )
+from codi_tf.core.arguments import finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import CHECKPOINT_SAMPLERS
 from codi_tf.inference.rendering import MAX_SIDE
 from codi_tf.io.bundle_files import is_bundle
-from codi_tf.io.images import read_image, resize, write_png
+from codi_tf.io.images import read_image, resize
+from codi_tf.io.save_image import write_image
 
 if TYPE_CHECKING:
     from codi_tf.inference.text_to_image import TextToImage
 
 STRENGTH = 0.8
+MAX_GUIDANCE = 1000
 DEFAULTS = {  # of the options of this program; shared ones have theirs in the parser
     "negative_prompt": "",
     "sampler": "dpm++",
@@ -50,14 +51,19 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
 def add_own_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that only checkpoints take."""
     parser.add_argument("--negative-prompt", help="what not to show")
-    parser.add_argument("--height", type=int, help="of the result (default: as in the checkpoint's training)")
-    parser.add_argument("--width", type=int, help="of the result (default: as in the checkpoint's training)")
-    parser.add_argument("--image", type=Path, help="an image to start from; --height and --width resize it")
+    side = integer(1, MAX_SIDE)
+    parser.add_argument("--height", type=side, help="of the result (default: as in the checkpoint's training)")
+    parser.add_argument("--width", type=side, help="of the result (default: as in the checkpoint's training)")
+    parser.add_argument("--image", type=path_argument, help="an image to start from; --height and --width resize it")
     parser.add_argument(
-        "--strength", type=float, help=f"how much --image changes, above 0 and at most 1 (default: {STRENGTH})"
+        "--strength",
+        type=finite_number(0, 1, above=True),
+        help=f"how much --image changes, above 0 and at most 1 (default: {STRENGTH})",
     )
     parser.add_argument(
-        "--tokenizer", type=Path, help="folder of vocab.json and merges.txt, for a checkpoint without them"
+        "--tokenizer",
+        type=path_argument,
+        help="folder of vocab.json and merges.txt, for a checkpoint without them",
     )
     parser.add_argument("--prediction-type", help="epsilon or v_prediction, if the checkpoint does not state it")
 
@@ -77,7 +83,7 @@ def main(arguments: list[str], prog: str = "codi text2image") -> None:
 def run(options: argparse.Namespace) -> None:
     """Make and write the image. Raises UserError for options that do not fit the checkpoint or each other."""
     fill_in(options, DEFAULTS)
-    write_png(options.out, _generate(options))
+    write_image(options.out, _generate(options))
     print(options.out)
 
 
@@ -86,7 +92,8 @@ def _generate(options: argparse.Namespace) -> np.ndarray:
         raise UserError(f"--prompt is missing: {options.model} makes an image from a prompt")
     if options.sampler not in CHECKPOINT_SAMPLERS:
         raise UserError(f"--sampler is {options.sampler}: a checkpoint has {', '.join(CHECKPOINT_SAMPLERS)}")
-    check_range(options, steps=(1, 1000), guidance=(1, 1000), height=(1, MAX_SIDE), width=(1, MAX_SIDE))
+    if not 1 <= options.guidance <= MAX_GUIDANCE:
+        raise UserError(f"--guidance is {options.guidance}: it must be from 1, none, to {MAX_GUIDANCE}")
     if options.guidance == 1 and options.negative_prompt:
         raise UserError("--negative-prompt has no effect with --guidance 1: raise that or leave the prompt out")
     if options.image is None:
@@ -95,8 +102,6 @@ def _generate(options: argparse.Namespace) -> np.ndarray:
         evaluations, source = options.steps, {"height": options.height, "width": options.width}
     else:
         strength = STRENGTH if options.strength is None else options.strength
-        if not 0 < strength <= 1:
-            raise UserError(f"--strength is {strength}: it must be above 0 and at most 1")
         evaluations, source = int(options.steps * strength), {"image": _image(options), "strength": strength}
         if evaluations == 0:
             raise UserError(f"--strength {strength} of --steps {options.steps} leaves no step; raise one of them")

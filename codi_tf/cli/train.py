@@ -15,11 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from codi_tf import config
+from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import Interrupted, UserError, user_errors
-from codi_tf.io.files import check_settings, whole_file
+from codi_tf.io.files import check_growing_folder, check_settings, whole_file
+from codi_tf.io.folders import check_folder
 from codi_tf.io.yaml_files import yaml_text
 from codi_tf.training.distribution import make_strategy
+
+PARTS = ("checkpoints", "logs", "metrics.jsonl", "result", "samples")  # of the folder of a run, with config.yaml
 
 
 def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path:
@@ -45,7 +49,14 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
     from codi_tf.core.progress import Progress
     from codi_tf.data.cached import is_cache
     from codi_tf.data.stream import warn_of_unreadable
-    from codi_tf.training.experiment import build_trainer, check_batch, distributed_batches, load_source, save_result
+    from codi_tf.training.experiment import (
+        build_trainer,
+        check_batch,
+        distributed_batches,
+        load_source,
+        result_kind,
+        save_result,
+    )
     from codi_tf.training.loop import STOP, make_loop
     from codi_tf.training.monitor import Monitor, heldout_examples
     from codi_tf.training.states import StateWriter, restore_newest
@@ -60,6 +71,8 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
     if first >= settings.steps and (out / "result").is_dir():
         print(f"{out}: all {settings.steps} steps are done; the result is {out / 'result'}")
         return out / "result"
+    if chief:
+        check_folder(out / "result", result_kind(experiment), inputs=_inputs(experiment))
     heldout = heldout_examples(experiment, trainer)  # before anything that takes time: it may be missing
     source = None if is_cache(experiment.data.source) else load_source(experiment, "train")
     with user_errors():
@@ -180,14 +193,20 @@ def _plain_ends(out: Path) -> Iterator[None]:
 
 def _check_same_settings(experiment: config.Experiment, out: Path) -> None:
     """Raise UserError if the run in `out` was started with other settings."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file, not the folder of a run; choose another --out")
+    check_growing_folder(out)
     path = out / "config.yaml"
     if not path.is_file():
+        if taken := [name for name in PARTS if (out / name).exists()]:
+            raise UserError(f"{out}: holds {taken[0]}, but no config.yaml: it is no run; choose another --out")
         return
     earlier = config.load(path)  # with today's defaults
     compared = (_plain(one) for one in (earlier, experiment))
     check_settings(out, *({key: plain[key] for key in plain if key != "distribution"} for plain in compared))
+
+
+def _inputs(experiment: config.Experiment) -> list[Path]:
+    """The folders that a run reads and must not replace."""
+    return [Path(path) for path in (experiment.base, experiment.text, experiment.adaptation.start) if path is not None]
 
 
 def _write_settings(experiment: config.Experiment, out: Path) -> None:
@@ -202,18 +221,24 @@ def _plain(experiment: config.Experiment) -> dict:
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
     parser = ArgumentParser(prog=prog, description="Train. The same command resumes.")
-    parser.add_argument("config", help="a file of configs/")
-    parser.add_argument("--out", type=Path, help="folder of the run; by default runs/NAME, NAME that of the config")
+    parser.add_argument("config", type=text_argument, help="a file of configs/")
+    parser.add_argument(
+        "--out", type=path_argument, help="folder of the run; by default runs/NAME, NAME that of the config"
+    )
     parser.add_argument("--strategy", choices=config.STRATEGIES, help="distribution.strategy of the config")
     parser.add_argument("--tpu", help="distribution.tpu of the config: local, or a TPU's name")
-    parser.add_argument("--profile", type=int, default=0, metavar="N", help="record N steps for TensorBoard's profiler")
+    parser.add_argument(
+        "--profile",
+        type=integer(0, 1_000_000),
+        default=0,
+        metavar="N",
+        help="record N steps for TensorBoard's profiler",
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
     for name in ("strategy", "tpu"):
         if getattr(options, name) is not None:
             options.overrides.append(f"distribution.{name}={getattr(options, name)}")
-    if options.profile < 0:
-        raise UserError(f"--profile is {options.profile}: it must be the number of steps")
     experiment = config.load(options.config, options.overrides)
     result = train(experiment, options.out or Path("runs") / Path(options.config).stem, profile=options.profile)
     print(f"result: {result}")

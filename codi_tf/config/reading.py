@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import types
 import typing
 from pathlib import Path
@@ -78,6 +77,9 @@ def parse_value(override: str, text: str):
         raise UserError(f"override {shown(override)}: {shown(text)} is not a YAML value ({problem})") from None
 
 
+LARGEST_SEED, LARGEST_COUNT = 2**63 - 1, 2**31 - 1  # TensorFlow counts in 32 bits
+LARGEST_FLOAT = 3.4e38
+
 _LATER = object()  # stands for the method's settings, which are read last
 _NAMES_OF_0_1_0 = {"data.recolour": "recolor"}
 
@@ -136,6 +138,8 @@ def _value(hint, value, where: str):
     checkable = all(isinstance(kind, type) for kind in kinds)  # a method of the user's own may say Any, or a TypeVar
     if checkable and not any(isinstance(value, bool) == (kind is bool) and isinstance(value, kind) for kind in kinds):
         raise UserError(f"{where} is {shown(value)}: it must be of type {' or '.join(k.__name__ for k in kinds)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{where} is {value}: it must be finite")
+    if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+        raise UserError(f"{where} is {value}: it must be finite, also in float32")
+    if isinstance(value, int) and abs(value) > (LARGEST_SEED if where.endswith("seed") else LARGEST_COUNT):
+        raise UserError(f"{where} is {shown(value)}: the number is too large")
     return value

@@ -1,12 +1,70 @@
-"""Checks of arguments: whole numbers and prompts."""
+"""Checks of arguments: numbers, paths and prompts. Those that parse text are types for `add_argument`."""
 
 from __future__ import annotations
 
+import argparse
+import math
 import operator
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from codi_tf.core.errors import UserError
+
+LONGEST = 40  # characters of a value in a message
+LARGEST = 3.4e38  # of float32
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """A parser of whole numbers from low to high."""
+
+    def parse(text: str) -> int:
+        number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else None
+        if number is None or not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"is {_short(text)}: it must be a whole number from {low} to {high}")
+        return number
+
+    return parse
+
+
+def finite_number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """A parser of finite numbers from low to high; with `above`, low itself is refused."""
+    limits = [f"{'above' if above else 'at least'} {low:g}"] * (low > -math.inf)
+    limits += [f"at most {high:g}"] * (high < math.inf)
+    wanted = f"it must be a number {' and '.join(limits)}" if limits else "it must be a finite number"
+
+    def parse(text: str) -> float:
+        try:
+            number = math.nan if "_" in text else float(text)
+        except ValueError:
+            number = math.nan
+        if not abs(number) <= LARGEST or not low <= number <= high or (above and number == low):
+            raise argparse.ArgumentTypeError(f"is {_short(text)}: {wanted}")
+        return number
+
+    return parse
+
+
+seed_number = integer(0, 2**63 - 1)
+
+
+def path_argument(text: str) -> Path:
+    """A parser of paths; the empty one, which Python takes for the current folder, is refused."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"is {text!r}: name a file or a folder")
+    return Path(text)
+
+
+def text_argument(text: str) -> str:
+    """A parser of names; the empty one is refused."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"is {text!r}: give a name")
+    return text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def whole_number(name: str, value: Any, low: int, high: int) -> int:

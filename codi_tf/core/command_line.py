@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
 from typing import TypeVar, overload
 
-from codi_tf.core.errors import Interrupted, UserError, user_errors
+from codi_tf.core.errors import Interrupted, UserError, explained, user_errors
 from codi_tf.core.printing import printable
 from codi_tf.core.quiet import quiet_import
 
 TRY_AGAIN = 75  # exit status EX_TEMPFAIL
+NO_READER = 141  # of a program that SIGPIPE ends
 T = TypeVar("T")
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse parser that raises UserError for mistakes: one line, without the usage before it."""
+    """An argparse parser that raises UserError for mistakes: one line, without the usage before it.
+
+    "argument --steps: is 0: it must be ...", as the types of `core.arguments` word it, becomes "--steps is 0: ...".
+    """
 
     def error(self, message: str):
-        raise UserError(f"{' '.join(message.split())}; see {self.prog} --help")
+        text = re.sub(r"^argument (\S+): is ", r"\1 is ", " ".join(message.split()))
+        raise UserError(f"{text}; see {self.prog} --help")
 
 
 def run_command(main: Callable[[list[str]], None]) -> int:
-    """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 75 (Interrupted), 130
-    (Ctrl-C).
+    """Run `main` with the command line's arguments and return the exit status.
+
+    0: done. 2: a mistake of the user (UserError), or a fault of the machine or a runtime that `errors.explained` knows,
+    as a full disk: one line on standard error. 75: Interrupted. 130: Ctrl-C. 141: nobody reads the output any more.
+    Every other exception is a bug and keeps its traceback.
 
     Each UserWarning is shown once, in one line. A UserError raised within tf.data counts as a UserError.
     """
@@ -37,22 +47,34 @@ def run_command(main: Callable[[list[str]], None]) -> int:
     def show(message, category, filename, lineno, file=None, line=None) -> None:
         text = _line_of(message, category, filename, lineno)
         if text not in shown:
-            print(text, file=sys.stderr)
+            _say(text)
         shown.add(text)
 
     try:
         with warnings.catch_warnings(), user_errors():
             warnings.showwarning = show
             main(sys.argv[1:])
+            sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
     except Interrupted as error:
-        print(error, file=sys.stderr)
+        _say(str(error))
         return TRY_AGAIN
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
+    except BrokenPipeError as error:
+        if error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at its end
+        return NO_READER
+    except Exception as error:
+        line = explained(error)
+        if line is None:
+            raise
+        _say(f"error: {line}")
+        return 2
     return 0
 
 
@@ -78,8 +100,13 @@ def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
     return result
 
 
+def _say(text: str) -> None:
+    """Print one line on standard error. Names of files may hold newlines, escapes and bytes that are no UTF-8."""
+    print(printable(text), file=sys.stderr)
+
+
 def _line_of(message, category, filename: str, lineno: int) -> str:
-    text = printable(" ".join(str(message).split()))
+    text = " ".join(str(message).split())
     if not issubclass(category, UserWarning):  # a warning to programmers names its place in the code
         text = f"{filename}:{lineno}: {category.__name__}: {text}"
     return f"warning: {text}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 from collections.abc import Iterator
 
@@ -10,6 +12,8 @@ from codi_tf.core.printing import printable
 from codi_tf.core.showing import clipped
 
 LONGEST = 2000  # characters of a message, whatever it quotes
+LONGEST_QUOTE = 300  # characters of another library's message in one of ours
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, the largest file of a file system
 
 
 class UserError(ValueError):
@@ -48,3 +52,43 @@ def user_errors() -> Iterator[None]:
         if found is None:
             raise
         raise UserError(found[1]) from None
+
+
+def full_disk(error: BaseException) -> str | None:
+    """The system's words for a full disk, if that is the error; else None.
+
+    TensorFlow, safetensors and h5py put the system's words into errors of their own.
+    """
+    for number in FULL:
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            return os.strerror(number)
+    return None
+
+
+def explained(error: Exception) -> str | None:
+    """One line for an error that the machine or a runtime causes: files, disks, memory; None for any other error.
+
+    Errors of TensorFlow and ONNX Runtime are known by their modules: importing these takes seconds.
+    """
+    kind, text = type(error), first_line(error)
+    library, _, _ = kind.__module__.partition(".")
+    if reason := full_disk(error):
+        place = getattr(error, "filename", None)
+        return f"cannot write{'' if place is None else f' {place}'}: {reason}; make room or choose another place"
+    needed = re.search(r"(OOM when|Failed to|Unable to|bad) alloca.*", str(error))
+    exhausted = kind.__name__ == "ResourceExhaustedError" or needed
+    if isinstance(error, MemoryError) or (library in ("tensorflow", "onnxruntime") and exhausted):
+        amount = f" ({needed[0][:LONGEST_QUOTE]})" if needed else ""
+        return f"not enough memory{amount}; choose a smaller size, a smaller batch, or tiles"
+    if library == "onnxruntime":
+        return f"ONNX Runtime fails ({text}); export the model again, or update onnxruntime"
+    if isinstance(error, OSError):
+        place = "" if error.filename is None else f"{error.filename}: "
+        return f"{place}{error.strerror or text}; check the place, and that you may read and write there"
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type where there is none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line[:LONGEST_QUOTE] for line in lines if line), type(error).__name__)

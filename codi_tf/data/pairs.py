@@ -11,7 +11,8 @@ import numpy as np
 from codi_tf.core.errors import UserError, user_errors
 from codi_tf.core.limits import MAX_EXAMPLES, MAX_SIDE
 from codi_tf.data.pipeline import Source, low_resolution_pairs
-from codi_tf.io.files import check_target, whole_folder
+from codi_tf.io import bundle_files
+from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.images import read_image, resize, write_png
 from codi_tf.io.json_files import read_json
 from codi_tf.io.schema import Record, Whole, check
@@ -45,9 +46,9 @@ def write_pairs(
     Raises:
         UserError: the folder is in use; images smaller than the crops; a size that the scale does not divide.
     """
-    check_target(folder)
+    check_folder(folder, bundle_files.PAIRS, replace=False)
     pairs = low_resolution_pairs(source, task, image_size=size, seed=seed).take(count)
-    with whole_folder(folder) as partial, user_errors():
+    with whole_folder(folder, bundle_files.PAIRS, replace=False) as partial, user_errors():
         for i, (image, low) in enumerate(pairs.as_numpy_iterator()):
             write_png(partial / "gt" / f"{i:05}.png", (image + 1) / 2)
             write_png(partial / "lq" / f"{i:05}.png", low)

@@ -17,7 +17,8 @@ from keras import ops
 from codi_tf import data
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
-from codi_tf.io.files import whole_folder
+from codi_tf.io.bundle_files import CHECKPOINTS
+from codi_tf.io.folders import whole_folder
 from codi_tf.io.json_files import read_json
 from codi_tf.io.schema import Each, Record, Whole, check
 from codi_tf.io.weights import CONFIG, load_network, save_network
@@ -149,7 +150,7 @@ def labeled_crops(
 
 def save_features(network: FeatureNetwork, folder: Path) -> None:
     """Write a feature network into a folder, whole or not at all."""
-    with whole_folder(folder) as partial:
+    with whole_folder(folder, CHECKPOINTS, replace=False) as partial:
         save_network(network, partial, extra_config={"_class_name": "FeatureNetwork"})
 
 

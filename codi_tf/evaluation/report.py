@@ -15,6 +15,7 @@ from codi_tf.evaluation.measuring import Measured
 from codi_tf.evaluation.metric import LEVEL
 from codi_tf.evaluation.samplers import BATCH
 from codi_tf.evaluation.tables import columns_of, legend, markdown_table
+from codi_tf.io.folders import Kind
 from codi_tf.io.images import write_png
 
 FILES = ("metrics.json", "metrics.npz", "report.md", "curves.png", "grid.png")
@@ -24,6 +25,13 @@ LEVELS = ("autoencoder", "bicubic", "condition")  # rows that the curves show as
 def is_report_file(name: str) -> bool:
     """Whether a report has a file of that name."""
     return name in FILES or re.fullmatch(r"process-\d+\.png", name) is not None
+
+
+def _of_report(folder: Path):
+    return is_report_file if any((folder / name).is_file() for name in FILES) else None
+
+
+REPORTS = Kind("report", _of_report)
 
 
 def write_figures(

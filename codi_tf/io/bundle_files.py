@@ -1,12 +1,17 @@
-"""codi.json, the file by which a bundle is recognized: what it may hold. Imports no TensorFlow."""
+"""The folders that commands write: how they are recognized, and what a bundle's codi.json may hold.
+
+Imports no TensorFlow.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_SEED, MAX_SIDE
 from codi_tf.core.showing import shown
+from codi_tf.io.folders import Kind, Names, recover
 from codi_tf.io.json_files import read_json
 from codi_tf.io.schema import FLAG, SHA256, Anything, Keyed, Nullable, Number, OneOf, Record, Text, Whole, check
 
@@ -30,10 +35,19 @@ SCHEMA = Record(
     },
     {"provenance": Keyed(Anything())},
 )
+RUN = "config.yaml"  # of the folder of a run, next to its result
+_NAMES = re.compile(  # of version 0.1.0, which wrote no markers
+    r"codi\.json|model_index\.json"
+    r"|((unet|vae|text_encoder|adapter)/)?(config\.json|(diffusion_pytorch_model|model)\.safetensors)"
+    r"|scheduler/scheduler_config\.json"
+    r"|tokenizer/(vocab|tokenizer_config|special_tokens_map|tokenizer|added_tokens)\.json|tokenizer/merges\.txt"
+)
 
 
 def is_bundle(path: str | Path) -> bool:
-    """Whether a folder holds a bundle, a saved `CoDi` model."""
+    """Whether a folder holds a bundle, a saved `CoDi` model. Brings back one that a killed process was replacing."""
+    if not Path(path).exists():
+        recover(Path(path))
     return (Path(path) / BUNDLE).is_file()
 
 
@@ -45,3 +59,23 @@ def read_about(folder: Path) -> dict:
         raise UserError(f"{path}: format {shown(about['format'])} is not known; update codi_tf")
     check(about, SCHEMA, path, "incomplete or of another version: make the bundle again")
     return about
+
+
+def check_is_folder(path: Path) -> None:
+    """Raise UserError for a file of a bundle that is named in place of the bundle."""
+    if path.is_file() and is_bundle(path.parent):
+        raise UserError(f"{path}: is a file of a bundle; name its folder, {path.parent}")
+
+
+def _of_bundle(folder: Path) -> Names | None:
+    return _NAMES.fullmatch if (folder / BUNDLE).is_file() else None
+
+
+def _of_result(folder: Path) -> Names | None:
+    return _NAMES.fullmatch if (folder.parent / RUN).is_file() else None
+
+
+BUNDLES = Kind("bundle", _of_bundle)
+RESULTS = Kind("result of a training", _of_result)  # of methods that make no bundle: a base, a decoder
+CHECKPOINTS = Kind("checkpoint")  # a diffusers folder or a network, which is never replaced
+PAIRS = Kind("folder of pairs")  # never replaced either

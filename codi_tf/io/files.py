@@ -1,53 +1,127 @@
-"""Atomic writes of files and folders, and checks of the folders to write to."""
+"""Atomic writes of files, and checks of the places to write to. Links are followed; special files are refused."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from codi_tf.core.errors import UserError
+from codi_tf.core.errors import UserError, full_disk
 
-
-@contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder next to `path`, which replaces `path` when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    partial.chmod(0o755)  # mkdtemp's 0o700 would keep other users out
-    try:
-        yield partial
-        if path.exists():
-            old = partial.with_name(partial.name + ".old")
-            os.replace(path, old)
-            os.replace(partial, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+MAX_NAME = 200  # bytes: a temporary name has some more, and most file systems take 255
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path next to `path`; the file replaces `path` when the block succeeds. Creates missing folders.
 
+    A link stays, and the file that it leads to is replaced.
+
     Raises:
         UserError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    target = followed(path)
+    _check_plain_file(path, target)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another place") from error
+        os.replace(partial, target)
+    except Exception as error:
+        if isinstance(error, OSError) or full_disk(error):
+            raise cannot_write(path, error) from error
+        raise
     finally:
         with contextlib.suppress(OSError):  # after success it is gone, and a failed block may not have made it
             partial.unlink()
+
+
+def check_file(path: Path) -> None:
+    """Check, before any work, that a file can be written or replaced here.
+
+    Raises:
+        UserError: it is a folder, a device, a pipe or write-protected; or its folder cannot be written to.
+    """
+    target = followed(path)
+    _check_plain_file(path, target)
+    check_parent(path, target)
+
+
+def check_growing_folder(path: Path) -> None:
+    """Check, before any work, that files can be written one by one into a folder, which may not exist yet.
+
+    Raises:
+        UserError: it is a file or anything else, or it cannot be written to.
+    """
+    target = followed(path)
+    if _exists(target) and not target.is_dir():
+        raise UserError(f"{path}: is a file, not a folder; choose another place")
+    check_parent(path, target)
+    if _exists(target):
+        check_parent(path, target / "file")
+
+
+def followed(path: Path) -> Path:
+    """The absolute place that a path leads to, through links. Raises UserError for links in a circle."""
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError):  # RuntimeError: a circle, before Python 3.13
+        raise UserError(f"{path}: a link in a circle; name another place") from None
+
+
+def cannot_write(path: Path, error: Exception) -> UserError:
+    """The error of a place that cannot be written to."""
+    reason = full_disk(error) or getattr(error, "strerror", None) or error
+    return UserError(f"cannot write {path}: {reason}; make room or choose another place")
+
+
+def check_parent(path: Path, target: Path) -> None:
+    """Raise UserError unless entries can be made in the folder of `target`, or it can be made. Messages name `path`.
+
+    A file is made and removed: permissions alone do not tell.
+    """
+    _check_name(path, target)
+    parent = next(parent for parent in target.parents if _exists(parent))
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{path}: nothing can be written into {parent} ({error.strerror}); choose another place"
+        ) from None
+
+
+def _check_plain_file(path: Path, target: Path) -> None:
+    _check_name(path, target)
+    if not _exists(target):
+        return
+    mode = os.stat(target).st_mode
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: that is a folder; name a file")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: is {_special(mode)}, which a file would replace; name another place")
+    if not mode & 0o222:
+        raise UserError(f"{path}: is write-protected; choose another place, or allow writing")
+
+
+def _check_name(path: Path, target: Path) -> None:
+    if len(os.fsencode(target.name)) > MAX_NAME:
+        raise UserError(f"{path}: the name is longer than {MAX_NAME} bytes; choose a shorter one")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _special(mode: int) -> str:
+    kinds = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "no regular file")
 
 
 def check_settings(folder: Path, earlier: Mapping, now: Mapping) -> None:
@@ -70,12 +144,3 @@ def _flat(values: Mapping, prefix: str = "") -> dict:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def check_target(folder: Path) -> None:
-    """Raise UserError for a folder that is not empty or cannot be created."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder}: already exists; name a new folder")
-    parent = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: cannot write into {parent}; choose another place")

@@ -18,7 +18,8 @@ from codi_tf.data.cached import cached_batches, check_made_with, is_cache, made_
 from codi_tf.data.precompute import embed_once, encode_once, latent_batches
 from codi_tf.evaluation.features import load_features
 from codi_tf.evaluation.perception.lpips import load_lpips
-from codi_tf.io.files import whole_folder
+from codi_tf.io.bundle_files import BUNDLES, RESULTS
+from codi_tf.io.folders import Kind, whole_folder
 from codi_tf.methods.networks import encode_condition
 from codi_tf.model import CoDi
 from codi_tf.tasks import Task, make_task
@@ -218,10 +219,15 @@ def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.
     return cached_batches(examples, seed=settings.seed, contexts=contexts, **batch)
 
 
+def result_kind(experiment: config.Experiment) -> Kind:
+    """What the result of an experiment is: a bundle where there is a task."""
+    return RESULTS if experiment.task is None else BUNDLES
+
+
 def save_result(experiment: config.Experiment, trainer: Trainer, folder: Path, provenance: dict) -> None:
     """Write the result: a bundle where there is a task, else what the method makes (`Method.save`)."""
     if isinstance(trainer, CoDi):
         trainer.save(folder, provenance=provenance)
         return
-    with whole_folder(folder) as partial:
+    with whole_folder(folder, result_kind(experiment)) as partial:
         trainer.method.save(trainer.average, partial, lambda: next(iter(build_dataset(experiment, trainer, 0))))

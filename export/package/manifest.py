@@ -6,12 +6,12 @@ Imports no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from codi_tf.core.errors import UserError
+from codi_tf.io.folders import Kind, Names, recover
 from codi_tf.io.hashing import file_sha256
 from codi_tf.io.inside import named_file
 from codi_tf.io.json_files import read_json
@@ -94,6 +94,10 @@ def read_package(folder: Path, *, adapter: bool = False) -> Package:
         UserError: no package; a manifest that `schema.check_manifest` refuses; a file that is missing, differs from its
             hash in the manifest, or is not in the folder. The reports are not looked at.
     """
+    if not folder.exists():
+        recover(folder)
+    if folder.is_file() and read_manifest(folder.parent) is not None:
+        raise UserError(f"{folder}: is a file of a package; name its folder, {folder.parent}")
     path = folder / MANIFEST
     if not path.exists():
         raise UserError(f"{folder}: no exported package; make one with python -m export")
@@ -164,13 +168,19 @@ def _condition_file(task: dict) -> str:
     return {"inpainting": "masked_image", "depth": task.get("kind", "disparity")}.get(task["name"], "image")
 
 
-def check_out(out: Path) -> None:
-    """Raise UserError if no package can be written here. Only a package may be replaced."""
-    if out.exists() and read_manifest(out) is None:
-        raise UserError(f"{out}: exists and is no exported package; choose another --out")
-    above = next(parent for parent in out.absolute().parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"{out}: cannot be created, {above} is not a writable folder; choose another --out")
+def files_of(manifest: dict) -> set[str]:
+    """The names of the files that a manifest lists, and its own; of one that is damaged, its own alone."""
+    listed = manifest.get("files")
+    return {MANIFEST, *(listed if isinstance(listed, dict) else ())}
+
+
+def _of_package(folder: Path) -> Names | None:
+    """The files of a package without a marker, as version 0.1.0 wrote them."""
+    manifest = read_manifest(folder)
+    return None if manifest is None else files_of(manifest).__contains__
+
+
+PACKAGES = Kind("exported package", _of_package)
 
 
 def check_options(format: str, weights: str, layout: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from codi_tf.core.arguments import path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.noise import gaussian_noise
 from export.package.manifest import parse_size, read_package
@@ -30,7 +31,7 @@ def peak() -> int:
 
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export.parity.measure", description=__doc__)
-    parser.add_argument("package", type=Path, help="folder of an exported model")
+    parser.add_argument("package", type=path_argument, help="folder of an exported model")
     parser.add_argument("--size", help="one of the package's sizes, as 64x96 (default: its first)")
     options = parser.parse_args(arguments)
     package = read_package(options.package)

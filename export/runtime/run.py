@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from codi_tf.core.arguments import path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.io import images
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.conditions import read_condition
+from codi_tf.io.save_image import check_image_file, write_image
 from export.formats import FORMATS
 from export.package.adapters import with_adapter
 from export.package.manifest import Package, read_package
@@ -128,31 +130,40 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     parser = ArgumentParser(
         prog=prog, description="Make an image with an exported model. " + (__doc__ or "").partition("\n\n")[2]
     )
-    parser.add_argument("package", type=Path, help="folder of an exported model")
-    parser.add_argument("--condition", required=True, type=Path, help="image file of any size")
+    parser.add_argument("package", type=path_argument, help="folder of an exported model")
+    parser.add_argument("--condition", required=True, type=path_argument, help="image file of any size")
     parser.add_argument(
-        "--mask", type=Path, help="for inpainting: an image of the condition's size, white where to fill"
+        "--mask", type=path_argument, help="for inpainting: an image of the condition's size, white where to fill"
     )
     parser.add_argument("--prompt", help="the prompt, for packages that take one")
-    parser.add_argument("--out", required=True, type=Path, help="PNG file to write, of the condition's size")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=path_argument,
+        help="image file to write, of the condition's size: .png, .jpg, .webp, .tif, ...",
+    )
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the noise (default: 0)")
     parser.add_argument("--tile", action="store_true", help="process a large image in tiles instead of scaling it down")
     colors = ("none", *ALIGNMENTS)
     parser.add_argument(
         "--color", choices=colors, default="none", help="align the colors with the condition's (default: none)"
     )
     parser.add_argument("--colour", choices=colors, dest="color", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser.add_argument("--adapter", type=Path, help="the folder of another adapter for the same base (--adapter-of)")
+    parser.add_argument(
+        "--adapter", type=path_argument, help="the folder of another adapter for the same base (--adapter-of)"
+    )
     options = parser.parse_args(arguments)
+    check_image_file(options.out)
     package = read_package(options.package)
     if options.adapter is not None:
         package = with_adapter(package, options.adapter)
     ids = token_ids(package, options.prompt)
     image = _condition(package, options.condition, options.mask)
     how = {"tile": options.tile, "color": options.color}
+    check_image_file(options.out, image.shape[:2])
     package = package.fitting(*image.shape[:2])
     result = generate(load(package), image, seed=options.seed, ids=ids, **how)
-    images.write_png(options.out, result)
+    write_image(options.out, result)
     height, width = image.shape[:2]
     print(f"{options.out}: {width}x{height}, computed at {package.width}x{package.height} in {package.steps} steps")
     if options.mask is not None:

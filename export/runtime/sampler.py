@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from codi_tf.core.errors import UserError, explained, first_line
 from export.formats import FORMATS
-from export.formats.format import Run, Tensors
+from export.formats.format import GraphFile, Run, Tensors
 from export.package.manifest import Package
 
 
@@ -62,6 +65,38 @@ class Sampler:
 
 
 def load_any(package: Package) -> Sampler:
-    """Load a package's graphs into their runtime, which may be TensorFlow. Raises UserError for a missing runtime."""
+    """Load a package's graphs into their runtime, which may be TensorFlow.
+
+    Raises:
+        UserError: the runtime is missing or refuses a file; also when a graph is run.
+    """
     load = FORMATS[package.format].load
-    return Sampler(package, {name: load(graph) for name, graph in package.graphs.items()})
+    return Sampler(package, {name: _plain(graph, load) for name, graph in package.graphs.items()})
+
+
+def _plain(graph: GraphFile, load: Callable[[GraphFile], Run]) -> Run:
+    """A loaded graph. What its runtime raises, when it loads and when it runs, becomes a UserError that names the file.
+
+    Runtimes have no exceptions of their own in common; LiteRT raises ValueError and RuntimeError.
+    """
+
+    @contextlib.contextmanager
+    def plain_errors():
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = (
+                explained(error) or f"its runtime fails ({first_line(error)}); export it again, or update the runtime"
+            )
+            raise UserError(f"{graph.path}: {reason}") from error
+
+    with plain_errors():
+        run = load(graph)
+
+    def plainly(inputs):
+        with plain_errors():
+            return run(inputs)
+
+    return plainly

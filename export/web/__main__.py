@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from codi_tf.core.arguments import path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from export.web.site import build_site
 
@@ -13,11 +14,11 @@ def main(arguments: list[str], prog: str = "python -m export.web") -> None:
     parser = ArgumentParser(
         prog=prog, description="Build a static web page that runs an exported ONNX model in the browser."
     )
-    parser.add_argument("package", type=Path, help="folder of a model exported with --format onnx")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the page")
+    parser.add_argument("package", type=path_argument, help="folder of a model exported with --format onnx")
+    parser.add_argument("--out", required=True, type=path_argument, help="folder of the page")
     parser.add_argument(
         "--runtime",
-        type=Path,
+        type=path_argument,
         default=Path("node_modules/onnxruntime-web/dist"),
         help="dist folder of the npm package onnxruntime-web (default: ./node_modules/onnxruntime-web/dist)",
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
-from codi_tf.io.files import check_target, whole_folder
-from export.package.manifest import MANIFEST, read_manifest, read_package
+from codi_tf.io.folders import Kind, Names, check_folder, whole_folder
+from export.package.manifest import MANIFEST, files_of, read_manifest, read_package
 
 SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web
 VOCABULARY = "vocabulary.json"
@@ -22,6 +22,23 @@ ALONE = "from-disk.html"
 PAGE = importlib.resources.files("export.web") / "page"
 MAX_ALONE = 100_000_000  # bytes of the files in the page in one file
 Files = dict[str, bytes]  # path in the site -> content
+_SCRIPTS_OF_0_1_0 = (  # which wrote no markers
+    "app compare depth errors files generate images mask noise pictures resample sampler steps tasks tiles tokenizer "
+    "worker"
+)
+
+
+def _of_page(folder: Path) -> Names | None:
+    """The files of a page without a marker: those of the page, the runtime and the package."""
+    manifest = read_manifest(folder / "package")
+    if manifest is None or not (folder / "index.html").is_file():
+        return None
+    names = {"index.html", "style.css", ALONE, *(f"{name}.js" for name in _SCRIPTS_OF_0_1_0.split())}
+    names |= {f"runtime/{name}" for name in (SCRIPT, PROGRAM)}
+    return (names | {f"package/{name}" for name in (MANIFEST, VOCABULARY, *files_of(manifest))}).__contains__
+
+
+PAGES = Kind("page", _of_page)
 
 
 def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
@@ -38,13 +55,12 @@ def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
     Raises:
         UserError: no suitable package or runtime, or a folder that holds something else.
     """
+    check_folder(out, PAGES, inputs=[package, runtime])
     files = {f"package/{name}": content for name, content in _package(package).items()}
     files |= {f"runtime/{name}": content for name, content in _runtime(runtime).items()}
-    if not (out / "package" / MANIFEST).is_file():
-        check_target(out)
     page = {path.name: path.read_bytes() for path in PAGE.iterdir()}
     alone = sum(map(len, files.values())) <= MAX_ALONE
-    with whole_folder(out) as folder:
+    with whole_folder(out, PAGES) as folder:
         for name, content in {**files, **page, "index.html": _index(page, files, alone)}.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
