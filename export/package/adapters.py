@@ -27,7 +27,8 @@ def with_adapter(package: Package, folder: Path) -> Package:
         raise UserError(f"{folder}: no exported adapter; make one with python -m export BUNDLE --adapter-of PACKAGE")
     adapter = read_package(folder)
     check_base(package, manifest[BASE], folder)
-    trained_for = {"task": adapter.task, "condition_file": adapter.condition_file}
+    of_task = ("task", "condition_file", "keeps_colors", "is_local")
+    trained_for = {name: getattr(adapter, name) for name in of_task}
     first, *others = (
         dataclasses.replace(size, graphs={**size.graphs, PLUG: plug.graphs[PLUG]}, **trained_for)
         for size, plug in zip(package.sizes, adapter.sizes, strict=True)
