@@ -296,6 +296,7 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         "task": program.model.task_config(),
         "condition_file": program.model.task.condition_file,
         "keeps_colors": program.model.task.keeps_colors,
+        "is_local": program.model.task.is_local,
         "scheduler": program.model.base.scheduler,
         "made_with": {name: importlib.import_module(name).__version__ for name in FORMATS[format].makers},
     }

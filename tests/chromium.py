@@ -150,6 +150,12 @@ class Chromium:
         self.page.keyboard.insert_text(text)
         self.page.keyboard.press("Enter")
 
+    def download(self, selector: str) -> tuple[str, bytes]:
+        """Click an element that saves a file: its name and content."""
+        with self.page.expect_download() as download:
+            self.page.click(selector)
+        return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
     def drag(self, *points: tuple[float, float]) -> None:
         """Press the mouse at the first point, move it past the others and let go at the last."""
         mouse = self.page.mouse

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from export import __main__ as export
 from export import build as making
 from export.package import adapters
 from export.package import manifest as package
-from export.runtime import run
+from export.runtime import run, tiling
 
 # What `python -m export.run` does, on a machine that has neither TensorFlow nor Keras.
 WITHOUT_TENSORFLOW = """
@@ -76,8 +77,16 @@ def test_the_blocker_blocks(tmp_path):
     assert "No module named 'keras'" in done.stderr
 
 
-@pytest.mark.parametrize("mode, size", [("RGB", (1, 1)), ("L", (37, 100)), ("RGBA", (9, 200)), ("I;16", (16, 24))])
-def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys):
+@pytest.mark.parametrize(
+    "mode, size, how",
+    [
+        ("RGB", (1, 1), "computed at 24x16 in 2 steps"),
+        ("L", (37, 100), "made in 15 tiles of 24x16 and 2 steps"),
+        ("RGBA", (9, 200), "made in 10 tiles of 24x16 and 2 steps"),
+        ("I;16", (16, 24), "computed at 24x16 in 2 steps"),
+    ],
+)
+def test_any_size_and_mode(bundle, tmp_path, mode, size, how, capsys):
     height, width = size
     file_image = Image.fromarray(photo(height, width))
     file_image = Image.fromarray(np.asarray(file_image.convert("L"), np.uint16) * 256) if mode == "I;16" else file_image
@@ -87,28 +96,20 @@ def test_any_size_and_mode(bundle, tmp_path, mode, size, capsys):
     run.main([str(exported(bundle, "tflite")), "--condition", f"{tmp_path}/in.png", "--out", f"{tmp_path}/out.png"])
     with Image.open(tmp_path / "out.png") as out:
         assert out.mode == "RGB" and out.size == (width, height)
-    assert f"out.png: {width}x{height}, computed at 24x16 in 2 steps" in capsys.readouterr().out
+    assert f"out.png: {width}x{height}, {how}" in capsys.readouterr().out
 
 
-def a_package(height: int, width: int) -> package.Package:
+def a_package(height: int, width: int, **facts) -> package.Package:
     schedule = ({"t": 0, "time": [], "a": 1.0, "b": 0.0},)
+    of_task = {"task": "super_resolution", "keeps_colors": True, "is_local": True, "channels": 3, **facts}
     return package.Package(
-        None,
-        "onnx",
-        height,
-        width,
-        (1, height // 4, width // 4, 4),
-        {},
-        schedule,
-        channels=3,
-        task="super_resolution",
-        keeps_colors=True,
+        Path("package"), "onnx", height, width, (1, height // 4, width // 4, 4), {}, schedule, **of_task
     )
 
 
-def a_sampler(height: int, width: int, sample) -> run.Sampler:
+def a_sampler(height: int, width: int, sample, **facts) -> run.Sampler:
     """A package of one graph, `sample`, a function of condition and noise."""
-    return run.Sampler(a_package(height, width), {"sampler": lambda inputs: {"image": sample(**inputs)}})
+    return run.Sampler(a_package(height, width, **facts), {"sampler": lambda inputs: {"image": sample(**inputs)}})
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_condition_is_fitted_without_distortion(size, fitted):
         calls.append((condition, noise))
         return condition
 
-    result = run.generate(a_sampler(16, 24, sampler), image, seed=5)
+    result = run.generate(a_sampler(16, 24, sampler), image, seed=5, tile=False)
     condition, noise = calls[0]
     assert condition.shape == (1, 16, 24, 3) and condition.dtype == np.float32
     np.testing.assert_array_equal(noise, gaussian_noise(5, (1, 4, 6, 4)))
@@ -289,6 +290,91 @@ def test_colors_are_those_of_the_condition_where_that_is_asked_for():
     other = dataclasses.replace(sampler.package, task="depth", keeps_colors=False)
     with pytest.raises(UserError, match="was made for depth, which changes colors; leave it out"):
         run.generate(dataclasses.replace(sampler, package=other), image, seed=0, color="adain")
+
+
+WHOLE = {"task": "depth", "is_local": False}  # a task that needs the whole image
+
+
+@pytest.mark.parametrize(
+    "facts, size, tile, pieces",
+    [
+        ({}, (30, 61), None, 9),
+        ({}, (30, 61), True, 9),
+        ({}, (30, 61), False, 1),
+        ({}, (16, 24), True, 1),
+        ({}, (8, 12), True, 1),
+        ({}, (8, 60), None, 3),
+        (WHOLE, (30, 61), None, 1),
+        (WHOLE, (30, 61), False, 1),
+    ],
+)
+def test_what_is_larger_than_the_package_is_made_in_tiles(facts, size, tile, pieces):
+    """Catches a photo that is shrunk to the package's size though its task allows tiles, or tiles where it forbids."""
+    calls, image = [], photo(*size) / np.float32(255)
+
+    def sample(condition, noise):
+        calls.append(condition)
+        return condition
+
+    reports = []
+    sampler = a_sampler(16, 24, sample, **facts)
+    result = run.generate(sampler, image, seed=5, tile=tile, report=lambda *so_far: reports.append(so_far))
+    assert len(calls) == pieces == run.make_plan(sampler.package, image, tile).pieces
+    assert reports == ([(i + 1, pieces) for i in range(pieces)] if pieces > 1 else [])
+    assert (np.abs(result - image).max() < 1e-5) == (pieces > 1 or size == (16, 24))
+
+
+def test_a_task_that_needs_the_whole_image_refuses_tiles():
+    """Catches depth and editing in tiles, of which each would be normalized or edited alone."""
+    sampler = a_sampler(16, 24, lambda condition, noise: condition, **WHOLE)
+    with pytest.raises(UserError, match="--tile: package was made for depth, which needs the whole image at once"):
+        run.generate(sampler, photo(30, 61) / np.float32(255), seed=0, tile=True)
+
+
+def test_a_mask_that_covers_a_tile_is_filled_with_the_whole_image_in_view():
+    """Catches a tile that holds nothing known, from which nothing can follow."""
+    image = np.concatenate([photo(48, 48) / np.float32(255), np.zeros((48, 48, 1), np.float32)], axis=-1)
+    made_for = a_package(16, 24, task="inpainting", channels=4)
+    image[2:17, :, 3] = 1
+    assert run.make_plan(made_for, image).tiled
+    image[0:17, :, 3] = 1
+    plan = run.make_plan(made_for, image)
+    assert not plan.tiled and plan.note == "the mask covers a whole tile; export with a larger --size, or add --tile"
+    assert run.make_plan(made_for, image, True).tiled
+
+
+def test_the_command_says_how_it_made_the_image(bundle, tmp_path, capsys):
+    """Catches a line that names the package's size though the image was made at another, and long silent runs."""
+    Image.fromarray(photo(20, 60)).save(tmp_path / "in.png")
+    options = [str(exported(bundle, "tflite")), "--condition", f"{tmp_path}/in.png", "--out", f"{tmp_path}/out.png"]
+    run.main(options)
+    said = capsys.readouterr()
+    assert "out.png: 60x20, made in 6 tiles of 24x16 and 2 steps" in said.out
+    assert "tile 6/6, " in said.err
+    run.main([*options, "--no-tile"])
+    said = capsys.readouterr()
+    assert "out.png: 60x20, made at 24x8 in 2 steps and enlarged\n" in said.out and said.err == ""
+
+
+def test_features_that_are_too_many_to_keep_are_computed_again(bundle, tmp_path, monkeypatch):
+    """Catches memory that grows with the number of tiles, and a difference between the two ways."""
+    options = {"format": "onnx", "layout": "parts", "steps": 2, "sizes": [(16, 16)], "report": False}
+    making.make_package(bundle, tmp_path / "parts", **options)
+    sampler, counts = run.load(package.read_package(tmp_path / "parts")), []
+    encode = sampler.graphs["encoder"]
+
+    def counted(inputs):
+        counts[-1] += 1
+        return encode(inputs)
+
+    sampler = dataclasses.replace(sampler, graphs={**sampler.graphs, "encoder": counted})
+    images = []
+    for most in (tiling.MAX_KEPT, 0):
+        monkeypatch.setattr(tiling, "MAX_KEPT", most)
+        counts.append(0)
+        images.append(run.generate(sampler, photo(16, 40) / np.float32(255), seed=5))
+    assert counts == [4, 10]  # three tiles: once each, or in both steps and at the end; and the first, to be measured
+    np.testing.assert_array_equal(*images)
 
 
 # --- adapters

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 
 import codi_tf
 from codi_tf.checkpoints.base import Base, make_unet
+from codi_tf.cli import restore
 from codi_tf.cli.sample import main
 from codi_tf.core.errors import UserError
 from codi_tf.inference import rendering
@@ -22,6 +25,7 @@ from codi_tf.inference.rendering import pixel_limit, render, working_size
 from codi_tf.io import images
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.unet import UNet
+from codi_tf.tasks import make_task
 
 ROOT = Path(codi_tf.__file__).parents[1]
 
@@ -40,6 +44,20 @@ def upright(height: int, width: int) -> np.ndarray:
 def run(bundle, condition, out, *options):
     main([str(bundle), "--condition", str(condition), "--out", str(out), *map(str, options)])
     return np.asarray(Image.open(out))
+
+
+@pytest.mark.parametrize(
+    "task, tile, why",
+    [
+        ("depth", None, ": depth needs the whole image at once"),
+        ("inpainting", None, ": the mask covers a whole tile; --tile makes tiles all the same"),
+        ("inpainting", 0, ""),
+    ],
+)
+def test_a_smaller_image_has_a_reason(task, tile, why):
+    """Catches a large image that is made small without a word of why, or of what to do about it."""
+    model = types.SimpleNamespace(task=make_task(task))
+    assert restore._why(argparse.Namespace(tile=tile), model) == why
 
 
 # --- images: sizes are chosen to be padded to 8 x 8 or 24 x 32, so that little has to be compiled

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from commands import run_here
@@ -17,7 +18,8 @@ from export.build import write_graphs, write_manifest, write_package
 from export.emit.program import SamplerProgram
 from export.quantization.weights import WeightFormats
 from export.web import __main__ as web
-from export.web.site import PROGRAM, build_site
+from export.web import site
+from export.web.site import PROGRAM, SCRIPT, build_site
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def runtime(tmp_path):
     """Files with the runtime's names."""
     folder = tmp_path / "dist"
     folder.mkdir()
-    for name in ("ort.wasm.bundle.min.mjs", PROGRAM):
+    for name in (SCRIPT, PROGRAM):
         (folder / name).write_bytes(name.encode())
     return folder
 
@@ -47,6 +49,8 @@ def test_the_command_writes_the_page_and_only_it(packages, runtime, tmp_path):
         assert done.returncode == 0, done.stderr
         assert f"python -m http.server --directory {out}" in done.stdout and "from-disk.html" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"site", "dist"}
+    kinds = {path.suffix for path in out.rglob("*") if path.is_file()}
+    assert kinds == {".html", ".css", ".js", ".json", ".onnx", ".wasm"}  # any web server knows what scripts are
     manifest = json.loads((out / "package" / "manifest.json").read_text())
     assert manifest == json.loads((packages() / "manifest.json").read_text())
     assert (out / "package" / "model.onnx").read_bytes() == (packages() / "model.onnx").read_bytes()
@@ -88,3 +92,17 @@ def test_what_is_large_comes_as_many_files_only(packages, runtime, tmp_path, mon
     assert build_site(packages(), tmp_path / "site", runtime) is None
     assert not (tmp_path / "site" / "from-disk.html").exists()
     assert "from-disk.html" not in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_names_and_contents_stay_text():
+    """Catches names of files, and manifests, that end an element of the page and begin another."""
+    evil = {'x"><script>alert(1)</script>': b"</script><script>alert(2)</script>"}
+    for text in (site._held(evil), site._sizes(evil)):
+        assert text.count("<script") == 1 and text.count("</script>") == 1
+
+
+def test_rules_that_old_manifests_lack_are_written_down(runtime, tmp_path):
+    """Catches a page that has to know which tasks of 0.1.0 take tiles."""
+    build_site(Path(__file__).parent / "data" / "0.1.0" / "package", tmp_path / "site", runtime)
+    manifest = json.loads((tmp_path / "site" / "package" / "manifest.json").read_text())
+    assert manifest["is_local"] is True and manifest["condition_file"] == "image"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
+import itertools
 import json
 import random
 import shutil
@@ -26,6 +28,7 @@ from codi_tf.io import images
 from codi_tf.io.depth_files import as_gray_image, nearness
 from export.package.manifest import GraphFile, Package
 from export.runtime import run
+from export.runtime.plan import make_plan
 from export.web import site
 
 
@@ -130,18 +133,18 @@ def stand_in(channels: int, whole: bool) -> run.Sampler:
         graphs = {"sampler": lambda x: {"image": decode(x["noise"], x["condition"])}}
         names = {"sampler": ["condition", "noise"]}
     files = {name: GraphFile(None, tuple(inputs)) for name, inputs in names.items()}
-    package = Package(None, "onnx", 32, 48, (1, 8, 12, 4), files, tuple(SCHEDULE), channels, "bicubic")
+    package = Package(None, "onnx", 32, 48, (1, 8, 12, 4), files, tuple(SCHEDULE), channels, "bicubic", is_local=True)
     return run.Sampler(package, graphs)
 
 
 @pytest.mark.parametrize("size", [(32, 48), (67, 80), (9, 7), (8, 600), (49, 96), (75, 50), (1, 1)])
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("layout", ["whole", "parts"])
-@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("tiled", [None, False, True])
 def test_photos_are_worked_on_as_by_export_run(page, size, channels, layout, tiled):
     photo = random_image(*size, channels)
     expected = run.generate(stand_in(channels, layout == "whole"), photo, seed=7, tile=tiled)
-    manifest = {"image_size": [32, 48], "steps": 2, "schedule": SCHEDULE}
+    manifest = {"image_size": [32, 48], "steps": 2, "schedule": SCHEDULE, "is_local": True}
     manifest["inputs"] = {"noise": {"shape": [1, 8, 12, 4]}, "condition": {"shape": [1, 32, 48, channels]}}
     page.evaluate(
         f"(async () => {{ const manifest = {json.dumps(manifest)}; {STANDS_IN}"
@@ -153,6 +156,39 @@ def test_photos_are_worked_on_as_by_export_run(page, size, channels, layout, til
     np.testing.assert_allclose(called(page, "resample", "corner(made, made.height, made.width)"), expected, atol=2e-6)
     shares = page.evaluate("shares")
     assert shares == sorted(shares) and shares[-1] == 1
+
+
+@pytest.mark.parametrize("size", [(32, 48), (9, 7), (32, 49), (60, 90), (200, 20), (333, 501)])
+def test_plans_are_those_of_export_run(page, size):
+    """Catches a page that makes tiles where the command makes none, or the other way round."""
+    for channels, is_local, tiled, covered in itertools.product((3, 4), (True, False), (None, False), (0, 25, 33)):
+        photo = np.zeros((*size, channels), np.float32)
+        photo[2 : 2 + covered, :, 3:] = 1
+        if tiled and not is_local:  # the command refuses it, the page does not offer it
+            continue
+        package = dataclasses.replace(stand_in(channels, True).package, is_local=is_local)
+        expected = make_plan(package, photo, tiled)
+        manifest = {"image_size": [32, 48], "is_local": is_local, "inputs": {"noise": {"shape": [1, 8, 12, 4]}}}
+        call = f"planOf({json.dumps(manifest)}, {sent(photo)}, {json.dumps(tiled)})"
+        found = page.evaluate(f"import('plan').then(({{ planOf }}) => {call})")
+        assert [found["height"], found["width"], found["pieces"]] == [expected.height, expected.width, expected.pieces]
+        assert (found["reason"] in ("mask", "task")) == bool(expected.note)
+
+
+@pytest.mark.parametrize(
+    "seconds, share, left",
+    [
+        (1, 0.5, ""),
+        (3, 0, ""),
+        (3, 0.9, "about 5 s left"),
+        (10, 0.25, "about 30 s left"),
+        (30, 0.25, "about 2 min left"),
+        (60, 0.01, "about 1.6 h left"),
+        (9, 1, "about 5 s left"),
+    ],
+)
+def test_the_time_that_is_left(page, seconds, share, left):
+    assert page.evaluate(f"import('tasks').then(({{ timeLeft }}) => timeLeft({seconds}, {share}))") == left
 
 
 @pytest.mark.parametrize("seed, stream", [(0, 0), (1, 0), (2**40 + 3, 0), (2**63 - 1, 3)])
@@ -173,9 +209,9 @@ def test_depth_maps_are_read_as_from_files(page, kind):
 @pytest.mark.parametrize(
     "values, kind, line",
     [
-        ([[[1, 1, 1], [0, 0, 0.5]]], "disparity", "This map is in color: choose a gray image."),
-        ([[[1, 1, 1], [1, 1, 1]]], "depth", "Nothing in this map is nearer"),
-        ([[[1, 1, 1], [0, 0, 0]]], "depth", "This map has distances of 0"),
+        ([[[1, 1, 1], [0, 0, 0.5]]], "disparity", "This depth map is in color: choose a gray image."),
+        ([[[1, 1, 1], [1, 1, 1]]], "depth", "This depth map is equally near everywhere"),
+        ([[[1, 1, 1], [0, 0, 0]]], "depth", "This depth map has distances of 0"),
     ],
 )
 def test_maps_that_say_nothing_are_refused(page, values, kind, line):

@@ -129,10 +129,19 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     if made.tile:
         say(f"{size} is made in {made.pieces} tiles of {made.tile}x{made.tile}, to save memory")
     elif made.working != (height, width):
-        say(f"{size} is made at {made.working[1]}x{made.working[0]} and enlarged, to save memory")
+        say(f"{size} is made at {made.working[1]}x{made.working[0]} and enlarged, to save memory{_why(options, model)}")
     report = progress("tile" if made.tile else "step", options.steps * made.pieces)
     names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "color")
     return render(model, condition, report=report, **{name: getattr(options, name) for name in names})
+
+
+def _why(options: argparse.Namespace, model) -> str:
+    """Why a large image is not made in tiles, and what to do about it."""
+    if options.tile == 0:
+        return ""
+    if not model.task.is_local:
+        return f": {model.task.name} needs the whole image at once"
+    return ": the mask covers a whole tile; --tile makes tiles all the same"
 
 
 def _condition(options: argparse.Namespace, task: Task | None) -> np.ndarray:

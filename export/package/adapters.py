@@ -28,7 +28,8 @@ def with_adapter(package: Package, folder: Path) -> Package:
     ours, theirs = ([(size.height, size.width) for size in one.sizes] for one in (package, adapter))
     if ours != theirs:
         raise UserError(f"{folder}: is made for other sizes than {package.folder}; export it with --adapter-of")
-    trained_for = {"task": adapter.task, "condition_file": adapter.condition_file}
+    of_task = ("task", "condition_file", "keeps_colors", "is_local")
+    trained_for = {name: getattr(adapter, name) for name in of_task}
     first, *others = (
         dataclasses.replace(size, graphs={**size.graphs, PLUG: plug.graphs[PLUG]}, **trained_for)
         for size, plug in zip(package.sizes, adapter.sizes, strict=True)

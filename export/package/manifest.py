@@ -21,6 +21,7 @@ from export.package.schema import BASE, KIND, check_manifest, sizes_of
 
 MANIFEST = "manifest.json"
 REPORTS = ("report.json", "report.md")
+LOCAL = ("bicubic", "inpainting", "real_world", "super_resolution")  # tasks of 0.1.0, whose manifests lack is_local
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Package:
         task: the task's name.
         condition_file: the kind of file that holds a condition, see `codi_tf.io.conditions.read_condition`.
         keeps_colors: whether the image has the condition's colors.
+        is_local: whether large images may be made of tiles (`Task.is_local`).
         prompted: whether the prompt is an input; the package then holds the tokenizer.
         others: the package at its other sizes, with the same weights.
     """
@@ -53,6 +55,7 @@ class Package:
     task: str
     condition_file: str = "image"
     keeps_colors: bool = False
+    is_local: bool = False
     prompted: bool = False
     others: tuple[Package, ...] = ()
 
@@ -159,6 +162,7 @@ def _package(folder: Path, manifest: dict) -> Package:
         task=task["name"],
         condition_file=manifest.get("condition_file") or _condition_file(task),
         keeps_colors=manifest.get("keeps_colors" if manifest["version"] > 2 else "keeps_colours", False),
+        is_local=manifest.get("is_local", task["name"] in LOCAL),
         prompted="ids" in inputs,
     )
 

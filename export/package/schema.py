@@ -56,6 +56,7 @@ _WHOLE = Record(
         "layout": OneOf(("whole", "parts")),
         "weights": Text(100),
         "condition_file": OneOf(typing.get_args(ConditionFile)),
+        "is_local": FLAG,
         "keeps_colors": FLAG,
         "keeps_colours": FLAG,
         "made_with": Keyed(Anything()),

@@ -15,6 +15,7 @@ from codi_tf.core.arguments import path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from codi_tf.core.progress import Progress
 from codi_tf.io import images
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.conditions import read_condition
@@ -22,8 +23,9 @@ from codi_tf.io.save_image import check_image_file, write_image
 from export.formats import FORMATS
 from export.package.adapters import with_adapter
 from export.package.manifest import Package, read_package
+from export.runtime.plan import Plan, make_plan
 from export.runtime.sampler import Sampler, load_any
-from export.runtime.tiling import generate_tiled
+from export.runtime.tiling import Report, generate_tiled
 
 
 def load(package: Package) -> Sampler:
@@ -60,51 +62,50 @@ def generate(
     *,
     seed: int,
     ids: np.ndarray | None = None,
-    tile: bool = False,
+    tile: bool | None = None,
     color: str = "none",
+    report: Report | None = None,
 ) -> np.ndarray:
     """Generate the image for a condition image of any size.
 
-    The condition is scaled without distortion to fit the size of the graphs, and mirrored at the bottom and the right
-    to fill it; the output is cropped and scaled back. With `tile`, a larger condition is not scaled but processed in
-    tiles (`export.runtime.tiling`). The noise is that of `codi_tf`'s `generate`. Known pixels of an image with a mask
-    stay as they are.
+    A condition that is larger than the graphs is processed in tiles if the task is local (`export.runtime.plan`).
+    Any other is scaled without distortion to fit the size of the graphs, and mirrored at the bottom and the right to
+    fill it; the output is cropped and scaled back. The noise is that of `codi_tf`'s `generate`. Known pixels of an
+    image with a mask stay as they are.
 
     Args:
         sampler: from `load`.
         image: float32 [H, W, 3] in [0, 1]; for inpainting [H, W, 4], whose mask is above 0.5 where to fill.
         seed: of the noise.
         ids: the prompt's tokens, where the package takes them.
-        tile: whether a condition that is larger than the package's size is processed in tiles.
+        tile: whether a condition that is larger than the package's size is processed in tiles; None: if its task is
+            local, and no mask covers a whole tile.
         color: "wavelet" or "adain" aligns the image's colors with the condition's (`codi_tf.io.color`), for tasks that
             keep colors.
+        report: is called with what is done and what there is to do, in graphs and tiles.
 
     Returns:
         float32 [H, W, 3] in [0, 1].
 
     Raises:
-        UserError: the seed is out of range, or `color` is given for a task that changes colors.
+        UserError: the seed is out of range, `color` is given for a task that changes colors, or `tile` for one that
+            needs the whole image.
     """
     package = sampler.package
     if color != "none" and not package.keeps_colors:
         raise UserError(f"--color: {package.folder} was made for {package.task}, which changes colors; leave it out")
-    fitted = image if tile else _fit(image, package.height, package.width)
-    height, width = fitted.shape[:2]
+    plan = make_plan(package, image, tile)
+    height, width = plan.height, plan.width
+    fitted = images.resize_condition(image, height, width)
     filled = _mirrored(fitted, max(height, package.height), max(width, package.width))
-    if filled.shape[:2] == (package.height, package.width):
-        output = sampler(filled[None], gaussian_noise(seed, package.latent_shape), ids)[0]
+    if plan.tiled:
+        output = generate_tiled(sampler, filled, seed=seed, ids=ids, report=report)
     else:
-        output = generate_tiled(sampler, filled, seed=seed, ids=ids)
+        output = sampler(filled[None], gaussian_noise(seed, package.latent_shape), ids)[0]
     output = _resize(output[:height, :width], *image.shape[:2])
     if color != "none":
         output = np.clip(ALIGNMENTS[color](output, image), 0.0, 1.0)
     return output if image.shape[-1] == 3 else np.where(image[..., 3:] > 0.5, output, image[..., :3])
-
-
-def _fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The image resized to fit into height x width, with the same aspect ratio."""
-    scale = min(height / image.shape[0], width / image.shape[1])
-    return images.resize_condition(image, *(max(1, round(scale * side)) for side in image.shape[:2]))
 
 
 def _mirrored(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -126,6 +127,29 @@ def _condition(package: Package, path: Path, mask: Path | None) -> np.ndarray:
     return read_condition(path, package.condition_file, mask)
 
 
+def _progress() -> Report:
+    """A report that shows a progress line."""
+    bars: list[Progress] = []
+
+    def report(done: int, total: int) -> None:
+        if not bars:
+            bars.append(Progress("tile", total))
+        bars[0].update(done)
+
+    return report
+
+
+def _said(package: Package, plan: Plan, height: int, width: int) -> str:
+    """How an image of height x width was made, for the user."""
+    steps = f"{package.steps} step{'' if package.steps == 1 else 's'}"
+    if plan.tiled:
+        return f"{width}x{height}, made in {plan.pieces} tiles of {package.width}x{package.height} and {steps}"
+    if plan.height >= height and plan.width >= width:
+        return f"{width}x{height}, computed at {package.width}x{package.height} in {steps}"
+    note = f": {plan.note}" if plan.note else ""
+    return f"{width}x{height}, made at {plan.width}x{plan.height} in {steps} and enlarged{note}"
+
+
 def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     parser = ArgumentParser(
         prog=prog, description="Make an image with an exported model. " + (__doc__ or "").partition("\n\n")[2]
@@ -143,7 +167,12 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         help="image file to write, of the condition's size: .png, .jpg, .webp, .tif, ...",
     )
     parser.add_argument("--seed", type=seed_number, default=0, help="of the noise (default: 0)")
-    parser.add_argument("--tile", action="store_true", help="process a large image in tiles instead of scaling it down")
+    parser.add_argument(
+        "--tile",
+        action=argparse.BooleanOptionalAction,
+        help="whether an image that is larger than the package's size is made in tiles instead of scaled down "
+        "(default: if the task allows it)",
+    )
     colors = ("none", *ALIGNMENTS)
     parser.add_argument(
         "--color", choices=colors, default="none", help="align the colors with the condition's (default: none)"
@@ -159,12 +188,12 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         package = with_adapter(package, options.adapter)
     ids = token_ids(package, options.prompt)
     image = _condition(package, options.condition, options.mask)
-    how = {"tile": options.tile, "color": options.color}
     check_image_file(options.out, image.shape[:2])
     package = package.fitting(*image.shape[:2])
+    plan = make_plan(package, image, options.tile)
+    how = {"tile": options.tile, "color": options.color, "report": _progress() if plan.tiled else None}
     result = generate(load(package), image, seed=options.seed, ids=ids, **how)
     write_image(options.out, result)
-    height, width = image.shape[:2]
-    print(f"{options.out}: {width}x{height}, computed at {package.width}x{package.height} in {package.steps} steps")
+    print(f"{options.out}: {_said(package, plan, *image.shape[:2])}")
     if options.mask is not None:
         print(f"where {options.mask} is not white, its pixels are those of {options.condition}")

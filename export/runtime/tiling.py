@@ -6,36 +6,66 @@ With a package of parts, the results of every step are averaged over the tiles w
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from codi_tf.core.noise import gaussian_noise
-from codi_tf.inference.tiles import blended, tiles
+from codi_tf.inference.tiles import blended
+from export.formats.format import Tensors
+from export.runtime.plan import tiles_of
 from export.runtime.sampler import Sampler
 
-OVERLAP = 0.25  # of a tile's shorter side
+MAX_KEPT = 2**29  # bytes of the tiles' condition features; beyond, every step computes them again
+Report = Callable[[int, int], None]  # (graphs that were run, all), counting a tile once for each
 
 
-def generate_tiled(sampler: Sampler, image: np.ndarray, *, seed: int, ids: np.ndarray | None = None) -> np.ndarray:
+def generate_tiled(
+    sampler: Sampler, image: np.ndarray, *, seed: int, ids: np.ndarray | None = None, report: Report | None = None
+) -> np.ndarray:
     """Generate the image, float32 [H, W, 3] in [0, 1], for a condition [H, W, C] in [0, 1] not smaller than a tile."""
     package = sampler.package
+    pixels, latents = tiles_of(package, *image.shape[:2])
     rows, columns, channels = package.latent_shape[1:]
+    high, wide = pixels[-1].rows.stop, pixels[-1].columns.stop  # whole latents
     factor = package.height // rows
-    height, width = (-(-side // factor) for side in image.shape[:2])  # of the latents
-    margins = [(0, factor * height - image.shape[0]), (0, factor * width - image.shape[1]), (0, 0)]
-    condition = np.pad(image, margins, "edge")[None]
-    latent = tiles(height, width, (rows, columns), round(OVERLAP * min(rows, columns)))
-    pixels = tiles(
-        factor * height, factor * width, (package.height, package.width), factor * round(OVERLAP * min(rows, columns))
-    )
-    z = gaussian_noise(seed, (1, height, width, channels))
-    inputs = {} if ids is None else {"ids": ids}
-    if "sampler" in sampler.graphs:
-        made = [sampler(there.of(condition), here.of(z), ids) for here, there in zip(latent, pixels, strict=True)]
+    condition = np.pad(image, [(0, high - image.shape[0]), (0, wide - image.shape[1]), (0, 0)], "edge")[None]
+    z = gaussian_noise(seed, (1, high // factor, wide // factor, channels))
+    whole = "sampler" in sampler.graphs
+    done, total = 0, len(pixels) * (1 if whole else package.steps + 1)
+
+    def counted(result: np.ndarray) -> np.ndarray:
+        nonlocal done
+        done += 1
+        if report is not None:
+            report(done, total)
+        return result
+
+    if whole:
+        made = (
+            counted(sampler(there.of(condition), here.of(z), ids)) for here, there in zip(latents, pixels, strict=True)
+        )
     else:
-        pools = [sampler.read({**inputs, "condition": there.of(condition)}) for there in pixels]
+        pool_of = _pools(sampler, [place.of(condition) for place in pixels], ids)
         for i in range(package.steps):
-            steps = [sampler.step(i, here.of(z), pool) for here, pool in zip(latent, pools, strict=True)]
-            z = blended(zip(latent, steps, strict=True), z.shape)
-        made = [sampler.decode(here.of(z), pool) for here, pool in zip(latent, pools, strict=True)]
-    whole = blended(zip(pixels, made, strict=True), (*condition.shape[:3], 3))
-    return whole[0, : image.shape[0], : image.shape[1]]
+            steps = [counted(sampler.step(i, latent.of(z), pool_of(k))) for k, latent in enumerate(latents)]
+            z = blended(zip(latents, steps, strict=True), z.shape)
+        made = (counted(sampler.decode(latent.of(z), pool_of(k))) for k, latent in enumerate(latents))
+    result = blended(zip(pixels, made, strict=True), (*condition.shape[:3], 3))
+    return result[0, : image.shape[0], : image.shape[1]]
+
+
+def _pools(sampler: Sampler, conditions: list[np.ndarray], ids: np.ndarray | None) -> Callable[[int], Tensors]:
+    """A function from the number of a tile to what all its steps take: prompt, condition and condition features.
+
+    The prompt is embedded once. Condition features are kept if those of all tiles fit into MAX_KEPT.
+    """
+    shared = sampler.run("text", {} if ids is None else {"ids": ids})
+
+    def pool(k: int) -> Tensors:
+        return sampler.run("encoder", {**shared, "condition": conditions[k]})
+
+    kept = pool(0)
+    own = sum(tensor.nbytes for name, tensor in kept.items() if name not in shared)
+    return functools.cache(pool) if own * len(conditions) <= MAX_KEPT else pool

@@ -1,14 +1,20 @@
 """Building the web page: the page, the browser's runtime and a package's graphs, as several files and as one.
 
-A page that is opened from the disk may not read other files. Therefore a second page holds all files as base64; the
-first page redirects to it when it is opened from the disk.
+The page's scripts import each other by their names (`from "tiles"`); each name becomes an address here. A page that is
+opened from the disk may not read other files. Therefore a second page holds all files as base64; the first page
+redirects to it when it is opened from the disk.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
+import hashlib
+import html
 import importlib.resources
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from codi_tf.checkpoints.tokenizer import Tokenizer
@@ -17,6 +23,8 @@ from codi_tf.io.folders import Kind, Names, check_folder, whole_folder
 from export.package.manifest import MANIFEST, files_of, read_manifest, read_package
 
 SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web
+RUNTIME = "runtime/ort.wasm.bundle.min.js"  # the script's place in the page: not every server knows .mjs
+STYLE, APP = "style.css", "app"
 VOCABULARY = "vocabulary.json"
 ALONE = "from-disk.html"
 PAGE = importlib.resources.files("export.web") / "page"
@@ -57,15 +65,19 @@ def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
     """
     check_folder(out, PAGES, inputs=[package, runtime])
     files = {f"package/{name}": content for name, content in _package(package).items()}
-    files |= {f"runtime/{name}": content for name, content in _runtime(runtime).items()}
+    files[f"runtime/{PROGRAM}"], ort = _runtime(runtime)
     page = {path.name: path.read_bytes() for path in PAGE.iterdir()}
+    scripts = {Path(name).stem: content.decode() for name, content in page.items() if name.endswith(".js")}
     alone = sum(map(len, files.values())) <= MAX_ALONE
+    site = {**files, RUNTIME: ort, STYLE: page[STYLE]}
+    site |= {f"{name}.js": _linked(code, _address(scripts)).encode() for name, code in scripts.items()}
+    site["index.html"] = _index(page, files, alone)
+    if alone:
+        site[ALONE] = _in_one_file(page, scripts | {"ort": ort.decode()}, files)
     with whole_folder(out, PAGES) as folder:
-        for name, content in {**files, **page, "index.html": _index(page, files, alone)}.items():
+        for name, content in site.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
-        if alone:
-            (folder / ALONE).write_bytes(_in_one_file(page, files))
     return out / ALONE if alone else None
 
 
@@ -80,7 +92,10 @@ def _package(folder: Path) -> Files:
     assert manifest is not None
     if any(name.endswith(".data") for name in manifest["files"]):
         raise UserError(f"{folder}: is larger than a browser's memory; export with --weights float16 or int8")
-    files = {path.name: path.read_bytes() for path in (folder / MANIFEST, *(g.path for g in package.graphs.values()))}
+    # Rules of the task that older manifests leave out are written down, so that the page need not know them.
+    rules = {"condition_file": package.condition_file, "is_local": package.is_local}
+    files = {MANIFEST: (json.dumps({**manifest, **rules}, indent=2) + "\n").encode()}
+    files |= {graph.path.name: graph.path.read_bytes() for graph in package.graphs.values()}
     if package.prompted:
         files[VOCABULARY] = _vocabulary(Tokenizer.load(folder / "tokenizer"))
     return files
@@ -94,51 +109,98 @@ def _vocabulary(tokenizer: Tokenizer) -> bytes:
     return json.dumps({**known, "padding": tokenizer.padding, "special": own}).encode()
 
 
-def _runtime(folder: Path) -> Files:
+def _runtime(folder: Path) -> tuple[bytes, bytes]:
+    """The runtime's program and its script."""
     for name in (SCRIPT, PROGRAM):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: is missing; npm install onnxruntime-web, and name its folder: --runtime")
-    return {name: (folder / name).read_bytes() for name in (SCRIPT, PROGRAM)}
+    return (folder / PROGRAM).read_bytes(), (folder / SCRIPT).read_bytes()
 
 
 def _index(page: Files, files: Files, alone: bool) -> bytes:
     """The page of many files."""
-    head = '<link rel="stylesheet" href="style.css">\n'
-    head += _imports({name: f"./{name}.js" for name in _modules(page)} | {"ort": f"./runtime/{SCRIPT}"})
+    head, allowed = f'<link rel="stylesheet" href="{STYLE}">', "'self' 'wasm-unsafe-eval'"
     if alone:
-        head += f'\n<script>if (location.protocol === "file:") location.replace("{ALONE}");</script>'
-    return _filled(page, head, _sizes(files))
+        redirect = f'if (location.protocol === "file:") location.replace("{ALONE}");'
+        head += f"\n<script>{redirect}</script>"
+        allowed += f" {_hash(redirect)}"
+    held = _held({name: content for name, content in files.items() if name.endswith(MANIFEST)})
+    return _filled(
+        page,
+        policy=_policy(script=allowed, worker="'self'", connect="'self'", style="'self'"),
+        head=head,
+        files=f"{_sizes(files)}\n{held}",
+        start=f'<script type="module" src="{APP}.js"></script>',
+    )
 
 
-def _in_one_file(page: Files, files: Files) -> bytes:
-    head = f"<style>\n{page['style.css'].decode()}</style>\n"
-    modules = _modules(page) | {"ort": files[f"runtime/{SCRIPT}"]}
-    head += _imports({name: f"data:text/javascript;base64,{_base64(code)}" for name, code in modules.items()})
-    held = [
-        f'<script type="text/plain" id="{name}">{_base64(content)}</script>'
+def _in_one_file(page: Files, scripts: dict[str, str], files: Files) -> bytes:
+    @functools.cache
+    def address(name: str) -> str | None:
+        return None if name not in scripts else _data_url(_linked(scripts[name], address))
+
+    style, start = f"\n{page[STYLE].decode()}", f'import "{address(APP)}";'
+    # What a script with the nonce imports is allowed too, and what the worker imports ('strict-dynamic'). No other
+    # script within the page is; the nonce depends on all of its content, so nothing in the content can name it.
+    nonce = _base64(hashlib.sha256(b"".join([start.encode(), *files.values()])).digest())
+    allowed = f"'nonce-{nonce}' 'strict-dynamic' 'wasm-unsafe-eval'"
+    return _filled(
+        page,
+        policy=_policy(script=allowed, worker="data:", connect="data: blob:", style=_hash(style)),
+        head=f"<style>{style}</style>",
+        files=f"{_sizes(files)}\n{_held(files)}",
+        start=f'<script type="module" nonce="{nonce}">{start}</script>',
+    )
+
+
+def _address(scripts: dict[str, str]) -> Callable[[str], str | None]:
+    """The addresses of scripts in the page of many files."""
+    addresses = {name: f"./{name}.js" for name in scripts} | {"ort": f"./{RUNTIME}"}
+    return addresses.get
+
+
+def _linked(code: str, address: Callable[[str], str | None]) -> str:
+    """A script that imports others, and names workers, by their addresses in place of their names."""
+
+    def linked(match: re.Match) -> str:
+        there = address(match["name"])
+        return match[0] if there is None else f'{match["verb"]}"{there}"'
+
+    return re.sub(r'(?P<verb>\b(?:from |import\(|resolve\())"(?P<name>[\w-]+)"', linked, code)
+
+
+def _policy(*, script: str, worker: str, connect: str, style: str) -> str:
+    """The content security policy: nothing from other servers, nothing sent, no scripts in the page's text."""
+    allowed = {"script-src": script, "worker-src": worker, "connect-src": connect, "style-src": style}
+    allowed |= {"img-src": "'self' data: blob:", "form-action": "'none'", "base-uri": "'none'"}
+    return "; ".join(["default-src 'none'", *(f"{what} {sources}" for what, sources in allowed.items())])
+
+
+def _hash(text: str) -> str:
+    """The source of a policy that allows this text, and no other, within the page."""
+    return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"
+
+
+def _held(files: Files) -> str:
+    """Files as elements of the page."""
+    return "\n".join(
+        f'<script type="text/plain" id="{html.escape(name)}">{_base64(content)}</script>'
         for name, content in files.items()
-        if not name.endswith(SCRIPT)
-    ]
-    return _filled(page, head, "\n".join([_sizes(files), *held]))
-
-
-def _modules(page: Files) -> Files:
-    """The page's scripts, by the names under which they import each other."""
-    return {Path(name).stem: content for name, content in page.items() if name.endswith(".js")}
-
-
-def _imports(urls: dict[str, str]) -> str:
-    """An import map: names of modules -> their addresses."""
-    return f'<script type="importmap">{json.dumps({"imports": urls})}</script>'
+    )
 
 
 def _sizes(files: Files) -> str:
-    sizes = {name: len(content) for name, content in files.items() if not name.endswith(SCRIPT)}
-    return f'<script type="application/json" id="files">{json.dumps(sizes)}</script>'
+    sizes = json.dumps({name: len(content) for name, content in files.items()}).replace("<", "\\u003c")
+    return f'<script type="application/json" id="files">{sizes}</script>'
 
 
-def _filled(page: Files, head: str, files: str) -> bytes:
-    return page["index.html"].decode().replace("<!--head-->", head).replace("<!--files-->", files).encode()
+def _filled(page: Files, **parts: str) -> bytes:
+    text = page["index.html"].decode()
+    return re.sub(r"<!--(\w+)-->", lambda match: parts[match[1]], text).encode()
+
+
+def _data_url(code: str) -> str:
+    return f"data:text/javascript;base64,{_base64(code.encode())}"
 
 
 def _base64(content: bytes) -> str:

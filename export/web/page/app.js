@@ -1,40 +1,43 @@
 // The page: a photo is chosen, the steps appear, before and after are compared.
 
+import { save, show } from "canvas";
 import { compare } from "compare";
-import { nearness } from "depth";
 import { PageError, explain } from "errors";
 import { read, readJson, totalBytes } from "files";
-import { generate } from "generate";
 import { checked } from "manifest";
 import { Mask } from "mask";
-import { png, readImage, show } from "images";
-import { withMask } from "resample";
-import { openSampler } from "sampler";
+import { planOf } from "plan";
+import { openSampler, startThread } from "sampler";
 import { Steps } from "steps";
-import { wording } from "tasks";
+import { duration, howMade, timeLeft, wording } from "tasks";
 import { Tokenizer } from "tokenizer";
 
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const split = compare(page.view, page.split);
-const mask = new Mask(page.mask, page.size);
+const mask = new Mask(page.mask, page.size, () => (page.error.textContent = ""));
 const steps = new Steps(page.steps, page.after);
 
 let manifest; // of the package
-let announce;
-const described = new Promise((resolve) => (announce = resolve)); // when the manifest is there
 let words; // for its task
-let opened; // a promise of its graphs, ready to run, and of its tokenizer
-let photo; // {name, image}: what was chosen
-let stopping; // an AbortController of what is running
+let ask; // the thread that computes
+let opened; // a promise of its graphs, ready to run, and of the tokenizer
+let photo; // what was chosen: {name, height, width, pixels}
+let made; // of it: {name, seed}
+let job = null; // an AbortController of what is being done
 
 // Display
 
-/** The states: "loading" and "failed" (no page yet), "empty" (no photo), "ready" (with one), "running", "done". */
+/**
+ * The states: "loading" and "failed" (no page yet), "empty" (no photo), "reading" (one is being read), "ready" (with
+ * one), "running", "done".
+ */
 function enter(state) {
   document.body.dataset.state = state;
-  for (const control of document.querySelectorAll(".control")) control.disabled = state === "running";
+  document.body.classList.toggle("nothing", !photo);
+  const busy = is("reading", "running");
+  for (const control of document.querySelectorAll(".control")) control.disabled = busy;
+  page.run.disabled = busy;
   page.split.disabled = state !== "done";
-  page.run.textContent = state === "running" ? "Stop" : words.run;
 }
 
 function is(...states) {
@@ -42,25 +45,31 @@ function is(...states) {
 }
 
 /** Show the progress. `share`: the share that is done, 0 at the start; null: nothing is running. */
-function tell(text, share = null) {
+function tell(text, share = null, left = "") {
   if (page.status.textContent !== text) page.status.textContent = text; // each time readers say it
+  page.left.textContent = left;
   page.progress.hidden = share === null;
   if (share) page.progress.value = share;
   else page.progress.removeAttribute("value");
 }
 
-/** Run something that may fail, and show the failure in one line. */
-async function attempt(action) {
+/** Do something in place of what is being done, and show a failure in one line. */
+async function begin(action) {
+  job?.abort();
+  const mine = (job = new AbortController());
+  if (is("running")) back();
+  const before = is("reading") ? (photo ? "ready" : "empty") : document.body.dataset.state;
   page.error.textContent = "";
   try {
-    await action();
+    await action(mine.signal);
   } catch (error) {
-    const stopped = error.name === "AbortError";
-    tell(stopped ? "Stopped." : "");
-    page.error.textContent = stopped ? "" : explain(error);
-    if (is("running")) enter("ready");
-    if (is("loading")) document.body.dataset.state = "failed";
+    if (job !== mine || is("failed")) return; // another action has begun, or none can
+    if (is("reading")) enter(before);
+    if (is("running")) back();
+    tell(error.name === "AbortError" ? "Stopped." : "");
+    page.error.textContent = error.name === "AbortError" ? "" : explain(error);
   }
+  if (job === mine) job = null;
 }
 
 // Actions
@@ -71,45 +80,72 @@ async function start() {
   words = wording(manifest);
   document.title = page.title.textContent = words.title;
   page.lede.textContent = words.lede;
+  page.run.textContent = words.run;
   for (const element of document.querySelectorAll(".thing")) element.textContent = words.photo;
   const [height, width] = manifest.image_size;
   page.facts.textContent =
-    `Computed on this device, at ${width} × ${height} pixels. Nothing is sent anywhere: ` +
+    `Computed on this device; the model works on ${width} × ${height} pixels at a time. Nothing is sent anywhere: ` +
     `once its ${Math.ceil(totalBytes / 1e6)} MB are here, the page needs no network.`;
   document.body.classList.toggle("paints", takesMask());
   page.say.hidden = !takesPrompt();
+  page.error.textContent = "";
+  ask = startThread();
   enter("empty");
-  announce();
   opened = load();
   await opened;
 }
 
 async function load() {
   let arrived = 0;
-  const count = (bytes) => tell("Loading the model", (arrived += bytes) / totalBytes);
-  tell("Loading the model", 0);
-  const samplerFor = await openSampler(manifest, (path) => read(path, count));
+  const loading = (share) => is("reading") || tell("Loading the model", share);
+  const count = (bytes) => loading((arrived += bytes) / totalBytes);
+  loading(0);
+  await openSampler(ask, manifest, (path) => read(path, count));
   const tokenizer = takesPrompt() ? new Tokenizer(await readJson("package/vocabulary.json", count)) : null;
+  if (!is("reading")) tell("");
+  return { tokenizer };
+}
+
+/** Stop the page for good: it cannot work. */
+function fail(error) {
+  job?.abort();
+  document.body.dataset.state = "failed";
   tell("");
-  return { samplerFor, tokenizer };
+  page.error.textContent = explain(error);
 }
 
-async function choose(file) {
-  const image = await readImage(file);
-  await described; // a photo may be chosen before
-  photo = { name: file.name, image: depthKind() ? nearness(image, depthKind()) : image };
-  show(photo.image, page.before);
-  page.view.style.setProperty("--ratio", image.width / image.height);
-  page.large.hidden = image.height <= manifest.image_size[0] && image.width <= manifest.image_size[1];
-  mask.start(image.width, image.height);
+async function choose(file, signal) {
+  enter("reading");
+  tell(`Reading ${file.name}`, 0);
+  const found = await ask({ kind: "read", file, depth: depthKind() }, { signal });
+  photo = { name: file.name, ...found.photo };
+  show(found.shown, page.before);
+  page.view.style.setProperty("--ratio", photo.width / photo.height);
+  mask.start(photo.width, photo.height);
+  describe(found.original);
   back();
-  if (!takesMask() && !lacksPrompt()) await run();
+  if (!takesMask() && !lacksPrompt()) await run(signal);
 }
 
-// What a depth map holds, "disparity" or "depth"; null for other conditions. Manifests before version 3 name the task only.
+/** The sizes of the photo and of what is made of it. */
+function describe(original) {
+  const size = ({ width, height }) => `${width} × ${height}`;
+  const [high, wide] = manifest.image_size;
+  const plan = planOf(manifest, { height: photo.height, width: photo.width });
+  const shrunk = original.width > photo.width ? `, made smaller from ${size(original)} to fit into this page` : "";
+  page.about.textContent = `${photo.name}: ${size(photo)} pixels${shrunk}.`;
+  if (plan.reason === "task") {
+    page.about.textContent +=
+      ` ${words.title === "From depth to an image" ? "A depth map" : "The photo"} is seen as a whole, at ` +
+      `${size(plan)}, and the result is enlarged; a model that is exported at a larger size keeps more detail.`;
+  }
+  page.large.hidden = plan.pieces === 1;
+  page.full.textContent = `Full size, in ${plan.pieces} tiles of ${wide} × ${high} (slower)`;
+}
+
+// What a depth map holds, "disparity" or "depth"; null for other conditions.
 function depthKind() {
-  const { condition_file: file, task } = manifest;
-  if (file === undefined) return task.name === "depth" ? (task.kind ?? "disparity") : null;
+  const { condition_file: file } = manifest;
   return file === "disparity" || file === "depth" ? file : null;
 }
 
@@ -133,76 +169,98 @@ function back() {
   enter("ready");
 }
 
-async function run() {
+async function run(signal) {
   const seed = seedOf(page.seed.value);
   if (lacksPrompt()) throw new PageError("The prompt is missing: write what is to be done.");
-  const image = takesMask() ? withMask(photo.image, mask.image()) : photo.image;
+  const painted = takesMask() ? await mask.bitmap() : null;
+  signal.throwIfAborted();
   back();
   enter("running");
-  stopping = new AbortController();
-  const { samplerFor, tokenizer } = await opened;
-  const began = performance.now();
-  const count = manifest.graphs.sampler ? 1 : manifest.steps;
-  let done = 0;
-  const now = () => (count > 1 ? `Step ${done + 1} of ${count}` : "Computing");
-  const progress = (share) => tell(now(), share);
-  const options = { seed, tiled: page.tiled.checked, progress, signal: stopping.signal };
-  tell(now(), 0);
+  tell("Loading the model", 0);
+  const { tokenizer } = await Promise.race([opened, aborted(signal)]);
   const { ids, cut } = tokenizer?.read(page.prompt.value) ?? {};
-  for await (const result of generate(await samplerFor(ids), manifest, image, options)) {
-    show(result, page.after);
-    split(0);
-    if (count > 1) steps.add();
-    if (++done < count) tell(now(), page.progress.value);
-  }
-  await offer(`${photo.name.replace(/\.[^.]*$/, "")}-${seed}.png`);
+  const count = manifest.graphs.sampler ? 1 : manifest.steps;
+  const began = performance.now();
+  const seconds = () => (performance.now() - began) / 1000;
+  const now = (step) => (count > 1 ? `Step ${step + 1} of ${count}` : "Computing");
+  tell(now(0), 0);
+
+  const { height, width, pixels } = photo;
+  const tiled = page.tiled.checked ? null : false;
+  const input = { photo: { height, width, pixels }, mask: painted, depth: depthKind(), ids };
+  const plan = await ask({ kind: "generate", ...input, seed, tiled }, {
+    signal,
+    transfer: painted ? [painted] : [],
+    news({ share, step, image }) {
+      if (!image) return tell(now(step), share, timeLeft(seconds(), share));
+      show(image, page.after);
+      split(0);
+      if (step + 1 < count || steps.last) steps.add(step + 1); // one alone would show nothing new
+    },
+  });
+  made = { name: photo.name.replace(/\.[^.]*$/, ""), seed };
   enter("done");
-  split(50);
-  const seconds = ((performance.now() - began) / 1000).toFixed(1);
-  const reduced = !page.large.hidden && !page.tiled.checked;
-  const smaller = reduced ? " The photo was made smaller for it: see “full size”." : "";
-  tell(`Done in ${seconds} s.${smaller}${cut ? ` The prompt was too long: “${cut}” was left out.` : ""}`);
+  split(takesMask() || takesPrompt() ? 0 : 50); // an edit may be anywhere
+  const leftOut = cut ? ` The prompt was too long: “${cut}” was left out.` : "";
+  tell(`Done in ${duration(seconds())}${howMade(plan)}.${leftOut}`);
+}
+
+function aborted(signal) {
+  return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
 }
 
 function seedOf(text) {
-  if (!/^\d{1,19}$/.test(text) || BigInt(text) >= 2n ** 63n) {
+  const digits = text.trim();
+  if (!/^\d{1,19}$/.test(digits) || BigInt(digits) >= 2n ** 63n) {
     throw new PageError(`The seed is “${text}”: it must be a whole number from 0 to 2^63 - 1.`);
   }
-  return BigInt(text);
-}
-
-async function offer(name) {
-  URL.revokeObjectURL(page.download.href);
-  page.download.href = URL.createObjectURL(await png(page.after));
-  page.download.download = name;
+  return BigInt(digits);
 }
 
 // Events
 
 for (const input of [page.photo, page.camera]) {
   input.addEventListener("change", () => {
-    const [file] = input.files;
-    if (file) attempt(() => choose(file));
+    take(input.files);
     input.value = ""; // the same file may be chosen again
   });
 }
+
+/** The first of some files is the photo, whatever is being done. */
+function take([file]) {
+  if (file && !is("loading", "failed")) begin((signal) => choose(file, signal));
+}
+
 page.panel.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (is("running")) stopping.abort();
-  else if (photo) attempt(run);
+  if (photo && is("ready", "done")) begin(run);
+});
+page.panel.addEventListener("input", () => (page.error.textContent = ""));
+page.stop.addEventListener("click", ({ detail }) => {
+  if (detail < 2) job?.abort(); // else it is the second half of the double click that started
 });
 page.another.addEventListener("click", () => {
   page.seed.value = Math.floor(Math.random() * 10000);
-  if (is("done")) attempt(run);
+  if (is("done")) begin(run);
+});
+page.download.addEventListener("click", () => {
+  const step = steps.shown < steps.last ? `-step${steps.shown}` : "";
+  save(page.after, `${made.name}-${made.seed}${step}.png`).catch((error) => (page.error.textContent = explain(error)));
 });
 page.undo.addEventListener("click", () => mask.undo());
 page.clear.addEventListener("click", () => mask.clear());
 page.paint.addEventListener("click", back);
-document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("paste", ({ clipboardData }) => take(clipboardData.files));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+});
+for (const end of ["dragleave", "drop"]) {
+  document.addEventListener(end, () => document.body.classList.remove("dropping"));
+}
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  const [file] = event.dataTransfer.files;
-  if (file && is("empty", "ready", "done")) attempt(() => choose(file));
+  take(event.dataTransfer.files);
 });
 
-attempt(start);
+start().catch(fail);

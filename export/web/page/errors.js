@@ -7,7 +7,7 @@ const MEMORY = /out of memory|bad_alloc|allocat|memory access out of bounds|arra
 
 /** Anything thrown, as one line. */
 export function explain(error) {
-  if (error instanceof PageError) return error.message;
+  if (error instanceof PageError || error?.explained) return error.message; // explained: by the other thread
   const text = String(error?.message ?? error).split("\n")[0];
   if (error instanceof RangeError || MEMORY.test(text)) {
     return `There is not enough memory for this here: close other pages, or use a larger device (${text}).`;

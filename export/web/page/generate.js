@@ -1,59 +1,80 @@
 // From a photo to an image of its size, as `generate` of export.runtime.run does it.
 
 import { gaussianNoise } from "noise";
-import { continued, corner, fitted, halfToEven, mirrored, restored } from "resample";
-import { blended, part, tiles } from "tiles";
+import { planOf, tilesOf } from "plan";
+import { continued, corner, mirrored, resizedCondition, restored } from "resample";
+import { add, blank, part } from "tiles";
 
-const OVERLAP = 0.25; // of tiles, of their shorter side
+const MAX_KEPT = 2 ** 28; // bytes of the tiles' condition features; beyond, every step computes them again
+const MAX_SHOWN = 64; // tiles of an image of which every step is shown
 
 /**
- * The images for a photo: one after each step for packages of parts, else the last one.
+ * The images for a photo: after each step, or the last one alone for packages of one graph and for many tiles.
  *
- * @param sampler from `openSampler`
+ * @param sampler from `samplerOf`
  * @param photo an image with the channels of the package's condition
  * @param seed BigInt
- * @param tiled whether a photo larger than the package's size is processed in tiles instead of scaled down
- * @param progress called with the share that is done
+ * @param tiled see `planOf`
+ * @param progress called with the share that is done and the number of the step, 0 at first; awaited
  * @param signal an AbortSignal
+ * @returns the plan
  */
 export async function* generate(sampler, manifest, photo, { seed, tiled, progress, signal }) {
+  const plan = planOf(manifest, photo, tiled);
   const [high, wide] = manifest.image_size;
-  const [, rows, columns, channels] = manifest.inputs.noise.shape;
+  const [, rows, , channels] = manifest.inputs.noise.shape;
   const factor = high / rows;
-  const small = tiled ? photo : fitted(photo, high, wide);
+  const small = resizedCondition(photo, plan.height, plan.width);
   const filled = mirrored(small, Math.max(small.height, high), Math.max(small.width, wide));
+  const { inImage, inLatents } = tilesOf(manifest, filled.height, filled.width);
   const [height, width] = [filled.height, filled.width].map((side) => Math.ceil(side / factor)); // of the latents
   const condition = continued(filled, factor * height, factor * width);
-  const overlap = halfToEven(OVERLAP * Math.min(rows, columns));
-  const inLatents = tiles(height, width, rows, columns, overlap);
-  const inImage = tiles(factor * height, factor * width, high, wide, factor * overlap);
 
+  const count = inLatents.length;
+  const steps = sampler.whole ? 0 : manifest.steps;
+  const shown = count <= MAX_SHOWN ? steps : 1;
+  const all = count * (sampler.whole ? 1 : steps + shown);
   let done = 0;
-  const all = inLatents.length * (sampler.whole ? 1 : 1 + 2 * manifest.steps);
-  async function each(make) {
-    const parts = [];
-    for (let i = 0; i < inLatents.length; i++) {
+  let step = 0;
+
+  // A field of what is made of each tile.
+  async function blended(places, field, make) {
+    for (let i = 0; i < count; i++) {
       signal.throwIfAborted();
-      parts.push(await make(i));
-      progress(++done / all);
+      add(field, places[i], await make(i));
+      await progress(++done / all, step);
     }
-    return parts;
+    return field;
   }
-  const finished = (parts) => {
-    const image = blended(inImage, parts, condition.height, condition.width, 3);
+  const conditionAt = (i) => part(condition, inImage[i]);
+  const finished = async (make) => {
+    const image = await blended(inImage, blank(condition.height, condition.width, 3), make);
     return restored(corner(image, small.height, small.width), photo);
   };
 
   let z = { height, width, channels, data: gaussianNoise(seed, height * width * channels) };
-  const conditions = inImage.map((place) => part(condition, place));
   if (sampler.whole) {
-    yield finished(await each((i) => sampler.whole(conditions[i], part(z, inLatents[i]))));
-    return;
+    yield await finished((i) => sampler.whole(conditionAt(i), part(z, inLatents[i])));
+    return plan;
   }
-  const pools = await each((i) => sampler.read(conditions[i]));
-  for (let step = 0; step < manifest.steps; step++) {
-    const parts = await each((i) => sampler.step(step, part(z, inLatents[i]), pools[i]));
-    z = blended(inLatents, parts, height, width, channels);
-    yield finished(await each((i) => sampler.decode(part(z, inLatents[i]), pools[i])));
+  const poolAt = await pools(count, (i) => sampler.read(conditionAt(i)));
+  for (; step < steps; step++) {
+    const next = async (i) => sampler.step(step, part(z, inLatents[i]), await poolAt(i));
+    z = await blended(inLatents, blank(height, width, channels), next);
+    if (shown < steps && step < steps - 1) continue;
+    yield await finished(async (i) => sampler.decode(part(z, inLatents[i]), await poolAt(i)));
   }
+  return plan;
+}
+
+// `read` of a tile's number; what it gives is kept, if that of all tiles is not too much.
+async function pools(count, read) {
+  const first = await read(0);
+  const bytes = Object.values(first).reduce((sum, tensor) => sum + tensor.byteLength, 0);
+  if (bytes * count > MAX_KEPT) return read;
+  const kept = new Map([[0, first]]);
+  return async (i) => {
+    if (!kept.has(i)) kept.set(i, await read(i));
+    return kept.get(i);
+  };
 }

@@ -6,9 +6,15 @@ const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowD
 
 /** A mask painted on a canvas over the photo. Strokes are recorded, so that they can be undone. */
 export class Mask {
-  constructor(canvas, size) {
+  /**
+   * @param canvas over the photo
+   * @param size an <input type="range">: the brush's share of the photo's longer side, in percent
+   * @param changed is called when something is painted or taken back
+   */
+  constructor(canvas, size, changed) {
     this.canvas = canvas;
-    this.size = size; // an <input type="range">: the brush's share of the photo's longer side, in percent
+    this.size = size;
+    this.changed = changed;
     this.strokes = [];
     this.cursor = null; // where the keys have led
     canvas.addEventListener("pointerdown", (event) => this.begin(event));
@@ -25,23 +31,27 @@ export class Mask {
 
   clear() {
     this.strokes = [];
+    this.changed();
     this.draw();
   }
 
   undo() {
     this.strokes.pop();
+    this.changed();
     this.draw();
   }
 
-  /** The mask as an image of one channel: 1 where it is painted, else 0. */
-  image() {
+  stroke() {
+    this.strokes.push({ brush: this.brush, points: [] });
+    this.changed();
+    return this.strokes.at(-1).points;
+  }
+
+  /** The promise of the mask as an ImageBitmap of the photo's size, opaque where it is painted. */
+  async bitmap() {
+    if (!this.strokes.length) throw new PageError("Nothing is marked yet: paint over what is to be filled in.");
     this.draw((this.cursor = null));
-    const { width, height } = this.canvas;
-    const { data } = this.canvas.getContext("2d").getImageData(0, 0, width, height);
-    const mask = new Float32Array(width * height).map((_, i) => Number(data[4 * i + 3] >= 128));
-    if (!mask.includes(1)) throw new PageError("Nothing is marked yet: paint over what is to be filled in.");
-    if (!mask.includes(0)) throw new PageError("All of the photo is marked: leave something of it.");
-    return { height, width, channels: 1, data: mask };
+    return createImageBitmap(this.canvas);
   }
 
   get brush() {
@@ -50,7 +60,7 @@ export class Mask {
 
   begin(event) {
     this.canvas.setPointerCapture(event.pointerId);
-    this.strokes.push({ brush: this.brush, points: [this.place(event)] });
+    this.stroke().push(this.place(event));
     this.draw();
   }
 
@@ -69,7 +79,7 @@ export class Mask {
     const [x, y] = this.cursor ?? [width / 2, height / 2];
     const to = (place, step, side) => Math.min(side, Math.max(0, place + (step * this.brush) / 2));
     this.cursor = [to(x, steps[0], width), to(y, steps[1], height)];
-    if (event.key === " ") this.strokes.push({ brush: this.brush, points: [this.cursor] });
+    if (event.key === " ") this.stroke().push(this.cursor);
     this.draw();
   }
 

@@ -16,12 +16,6 @@ export function resizedCondition(photo, height, width) {
   return withMask(rgb, map(share, (value) => Math.abs(Math.fround(value - 0.5)) > 1e-4));
 }
 
-/** A photo as large as height x width allows, with the same aspect ratio. */
-export function fitted(photo, height, width) {
-  const scale = Math.min(height / photo.height, width / photo.width);
-  return resizedCondition(photo, ...[photo.height, photo.width].map((side) => Math.max(1, halfToEven(scale * side))));
-}
-
 /** An image mirrored at the bottom and the right until it is height x width. */
 export function mirrored(image, height, width) {
   return gathered(image, height, width, (y) => reflected(y, image.height), (x) => reflected(x, image.width));

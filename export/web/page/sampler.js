@@ -1,60 +1,55 @@
-// A package's graphs, in a thread of their own. Tensors are Float32Array, the tokens of a prompt Int32Array, in the
-// shapes of the manifest. Tensors are passed on by their names, whatever these are.
+// The thread that computes, as seen from the page: photos are read there, and images made.
 
 import { verified } from "manifest";
 
 /**
- * Load the graphs of a package.
+ * Start the thread.
  *
- * @param manifest the package's manifest.json
- * @param read path in the site -> Promise<Uint8Array>
- * @returns a function of a prompt's tokens, for packages that take them, to the promise of a sampler: for one graph
- *   {whole: (condition, noise) -> image}, for parts
- *   {read: condition -> pool, step: (i, z, pool) -> z, decode: (z, pool) -> image}
+ * @returns a function that sends it a message and promises the answer. `news` is called with what it tells on the way,
+ *   `transfer` lists the buffers that move there, and when `signal` is aborted, so is the work, and the promise rejects.
  */
-export async function openSampler(manifest, read) {
-  const ask = talkTo(new Worker(import.meta.resolve("worker"), { type: "module" }));
-  const program = await read("runtime/ort-wasm-simd-threaded.wasm");
-  await ask({ kind: "begin", script: import.meta.resolve("ort"), program }, [program.buffer]);
-  for (const [graph, { file }] of Object.entries(manifest.graphs)) {
-    const model = await read(`package/${file}`).then(verified(manifest, file));
-    await ask({ kind: "open", graph, model }, [model.buffer]);
-  }
-
-  // The outputs of a graph, which takes its inputs from the pool by their names.
-  function run(graph, pool) {
-    const named = ([name, { shape }]) => [name, { data: pool[name], shape }];
-    const inputs = Object.entries(manifest.graphs[graph].inputs).map(named);
-    return ask({ kind: "run", graph, inputs: Object.fromEntries(inputs) });
-  }
-
-  return async (ids) => {
-    if (manifest.graphs.sampler) {
-      return { whole: async (condition, noise) => (await run("sampler", { ids, condition, noise })).image };
-    }
-    const text = manifest.graphs.text && (await run("text", { ids })); // once, however many tiles there are
-    return {
-      async read(condition) {
-        const pool = { ...text, condition };
-        return { ...pool, ...(manifest.graphs.encoder && (await run("encoder", pool))) };
-      },
-      async step(i, z, pool) {
-        const { time, a, b } = manifest.schedule[i];
-        return (await run("step", { ...pool, z, time: Float32Array.from(time), scales: Float32Array.of(a, b) })).z_next;
-      },
-      async decode(z, pool) {
-        return (await run("decoder", { ...pool, z })).image;
-      },
-    };
+export function startThread() {
+  const worker = new Worker(import.meta.resolve("worker"), { type: "module" });
+  const waiting = new Map(); // the number of a message -> what to do with its answers
+  let count = 0;
+  worker.onmessage = ({ data: { id, ...data } }) => {
+    const sender = waiting.get(id);
+    if (!sender) return; // it was stopped
+    if ("news" in data) return sender.news(data.news);
+    waiting.delete(id);
+    if ("error" in data) sender.reject(Object.assign(new Error(data.error), { explained: true }));
+    else sender.resolve(data.answer);
   };
+  worker.onerror = ({ message }) => {
+    for (const { reject } of waiting.values()) reject(new Error(message ?? "the thread that computes did not start"));
+    waiting.clear();
+  };
+  return (message, { transfer = [], signal, news = () => {} } = {}) =>
+    new Promise((resolve, reject) => {
+      signal?.throwIfAborted();
+      const id = ++count;
+      waiting.set(id, { resolve, reject, news });
+      signal?.addEventListener("abort", () => {
+        waiting.delete(id);
+        worker.postMessage({ id, kind: "stop" });
+        reject(signal.reason);
+      });
+      worker.postMessage({ ...message, id }, transfer);
+    });
 }
 
-// A worker that answers messages one at a time, as a function.
-function talkTo(worker) {
-  return (message, transfer = []) =>
-    new Promise((resolve, reject) => {
-      worker.onmessage = ({ data }) => ("error" in data ? reject(new Error(data.error)) : resolve(data.answer));
-      worker.onerror = ({ message: text }) => reject(new Error(text ?? "the thread that computes did not start"));
-      worker.postMessage(message, transfer);
-    });
+/**
+ * Load the graphs of a package into the thread.
+ *
+ * @param ask from `startThread`
+ * @param manifest the package's manifest.json
+ * @param read path in the site -> Promise<Uint8Array>
+ */
+export async function openSampler(ask, manifest, read) {
+  const program = await read("runtime/ort-wasm-simd-threaded.wasm");
+  await ask({ kind: "begin", manifest, program }, { transfer: [program.buffer] });
+  for (const [graph, { file }] of Object.entries(manifest.graphs)) {
+    const model = await read(`package/${file}`).then(verified(manifest, file));
+    await ask({ kind: "open", graph, model }, { transfer: [model.buffer] });
+  }
 }

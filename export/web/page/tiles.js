@@ -18,20 +18,21 @@ export function part(image, { top, left, down, across }) {
   return data;
 }
 
-/** The image that the numbers of all tiles blend into. */
-export function blended(places, parts, height, width, channels) {
-  const data = new Float32Array(height * width * channels);
-  places.forEach(({ top, left, down, across }, i) => {
-    let from = 0;
-    for (let y = 0; y < down.length; y++) {
-      let to = ((top + y) * width + left) * channels;
-      for (let x = 0; x < across.length; x++) {
-        const share = Math.fround(down[y] * across[x]);
-        for (let c = 0; c < channels; c++) data[to++] += Math.fround(share * parts[i][from++]);
-      }
+/** An image of zeros, to add tiles to. */
+export function blank(height, width, channels) {
+  return { height, width, channels, data: new Float32Array(height * width * channels) };
+}
+
+/** Add a tile's numbers to an image, times its weights; all tiles make a whole. */
+export function add({ width, channels, data }, { top, left, down, across }, numbers) {
+  let from = 0;
+  for (let y = 0; y < down.length; y++) {
+    let to = ((top + y) * width + left) * channels;
+    for (let x = 0; x < across.length; x++) {
+      const share = Math.fround(down[y] * across[x]);
+      for (let c = 0; c < channels; c++) data[to++] += Math.fround(share * numbers[from++]);
     }
-  });
-  return { height, width, channels, data };
+  }
 }
 
 // [first index, weights] of each tile along one side.
