@@ -88,7 +88,6 @@ def parse_value(override: str, text: str):
 
 LARGEST_SEED, LARGEST_COUNT = 2**63 - 1, 2**31 - 1  # TensorFlow counts in 32 bits
 LARGEST_FLOAT = 3.4e38
-LONGEST = 20  # digits in a message
 
 _LATER = object()  # stands for the method's settings, which are read last
 _NAMES_OF_0_1_0 = {"data.recolour": "recolor"}
@@ -136,5 +135,6 @@ def _value(hint, value, where: str):
     if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
         raise UserError(f"{where} is {value}: it must be finite, also in float32")
     if isinstance(value, int) and abs(value) > (LARGEST_SEED if where.endswith("seed") else LARGEST_COUNT):
-        raise UserError(f"{where} is {str(value)[:LONGEST]}...: the number is too large")
+        digits = str(value) if abs(value) < 2**64 else f"{float(value):.1e}" if abs(value) < 2**1000 else "endless"
+        raise UserError(f"{where} is {digits}: the number is too large")
     return value
