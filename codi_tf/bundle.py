@@ -9,7 +9,7 @@ from pathlib import Path
 from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import Adapter
 from codi_tf.checkpoints.base import Base
-from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.folder import bytes_of, save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.config import Adaptation
 from codi_tf.config.reading import arguments_of
@@ -79,7 +79,8 @@ def write_bundle(
     check_format("dtype", dtype)
     base = contents.base
     named_base = base.path if contents.adaptation.train == "adapter" else None
-    check_folder(path, BUNDLES, inputs=[named_base])
+    size = 0 if named_base is not None else bytes_of(base, dtype)
+    check_folder(path, BUNDLES, inputs=[named_base], size=size)
     if is_bundle(path) and not overwrite:
         raise UserError(f"{path}: exists; allow overwriting or choose another place")
     about = {

@@ -187,7 +187,15 @@ def test_bad_input_ends_in_one_line(bundle, tmp_path):
     out = tmp_path / "out"
     for arguments, complaint in {
         (bundle, "--format", "coreml", "--out", out): "unknown format 'coreml': known are onnx, saved_model, tflite",
-        (bundle, "--format", "onnx", "--out", out, "--steps", 0): "--steps is 0: it must be a whole number",
+        (
+            bundle,
+            "--format",
+            "onnx",
+            "--out",
+            out,
+            "--steps",
+            0,
+        ): "--steps is 0: it must be a whole number from 1 to",
         (
             bundle,
             "--format",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -81,6 +83,13 @@ def test_what_is_no_plain_file_is_refused_before_the_work(tmp_path, kind):
     with pytest.raises(UserError, match=f"target: .*{kind.removeprefix('link to ')}.*; ") as caught, whole_file(path):
         raise AssertionError("the work began")
     assert "\n" not in str(caught.value) and path.lstat() == before
+
+
+def test_the_standard_output_is_no_file():
+    """Its link leads to no path that exists."""
+    program = "from pathlib import Path; from codi_tf.io.files import check_file; check_file(Path('/dev/stdout'))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "UserError: /dev/stdout: is a pipe, which a file would replace" in done.stderr
 
 
 def test_a_name_that_leaves_no_room_for_a_temporary_one_is_refused(tmp_path):

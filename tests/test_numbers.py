@@ -85,6 +85,8 @@ def test_numbers_and_their_lines(kind, good, bad, message):
 def test_paths(tmp_path):
     assert path_argument("a/b ") == Path("a/b ")
     assert text_argument("tfds:x") == "tfds:x"
+    with pytest.raises(argparse.ArgumentTypeError, match="your shell has not replaced the ~"):  # bash: --out=~/x
+        path_argument("~/x")
     for text in ("", " ", "\n"):
         with pytest.raises(argparse.ArgumentTypeError, match="give a name"):
             text_argument(text)

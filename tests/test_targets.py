@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.cli import cache, convert, evaluate, pairs, restore, sample, train
 from codi_tf.core.errors import UserError
 from codi_tf.io.folders import MARKER
+from codi_tf.io.hashing import file_sha256
 from codi_tf.io.save_image import FORMATS, write_image
 from export import __main__ as export
 from export.runtime import run
@@ -219,6 +222,52 @@ def test_a_full_disk_during_save_is_one_line(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="cannot write .*full: No space left on device; make room or choose"):
             model.save(tmp_path / "full")
         assert not any(tmp_path.iterdir())
+
+
+def test_a_disk_with_too_little_room_is_told_before_anything_is_written(bundle, tmp_path, monkeypatch):
+    """Catches gigabytes that are written until the disk is full."""
+    model = codi_tf.load(bundle)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=20_000))
+    with pytest.raises(UserError, match="new: needs .* MB, and 0 MB are free; make room or choose another place"):
+        model.save(tmp_path / "new")
+    with pytest.raises(UserError, match="new: needs .* MB"):
+        codi_tf.save_stable_diffusion(model.base, tmp_path / "new")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+@pytest.mark.parametrize("content", [b"", b"no model" * 20])
+def test_a_file_that_its_runtime_refuses_is_one_line(call, tmp_path, format, content):
+    """Also where its hash is right. Catches a runtime's traceback, and a file that is named in place of a folder."""
+    package = shutil.copytree(exported(call.bundle, format), tmp_path / "package")
+    graph = next(path for path in package.iterdir() if path.suffix == f".{format}")
+    assert f"is a file of a package; name its folder, {package}" in error_of(
+        run_here(run.main, graph, "--condition", call.photo, "--out", tmp_path / "out.png")
+    )
+    graph.write_bytes(content)
+    manifest = json.loads((package / "manifest.json").read_text())
+    manifest["files"][graph.name] = file_sha256(graph)
+    (package / "manifest.json").write_text(json.dumps(manifest))
+    line = error_of(run_here(run.main, package, "--condition", call.photo, "--out", tmp_path / "out.png"))
+    assert str(graph) in line and "fails" in line and "export" in line
+
+
+def test_a_graph_that_fails_while_it_runs_is_one_line(call):
+    """Catches the runtime's own exception from `Sampler`."""
+    sampler = run.load(run.read_package(call.package))
+    with pytest.raises(UserError, match="model.onnx: ONNX Runtime fails "):
+        sampler(np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 4, 4, 4), np.float32))
+
+
+def test_a_file_of_a_bundle_in_place_of_its_folder(call, tmp_path):
+    out = tmp_path / "out.png"
+    file = call.bundle / "codi.json"
+    for done in (
+        run_here(restore.main, file, "--condition", call.photo, "--out", out),
+        run_here(export.main, file, "--format", "onnx", "--out", tmp_path / "package"),
+        run_here(evaluate.main, file, "--out", tmp_path / "report"),
+    ):
+        assert f"is a file of a bundle; name its folder, {call.bundle}" in error_of(done)
 
 
 def test_a_bundle_that_was_being_replaced_is_found_by_who_reads_it(bundle, call, tmp_path):

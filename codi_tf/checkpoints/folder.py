@@ -11,6 +11,7 @@ from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
 from codi_tf.checkpoints.networks import read_network, refuse_pickles, write_network
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
+from codi_tf.core.formats import numpy_dtype
 from codi_tf.io.json_files import read_json, write_json
 from codi_tf.io.weights import CONFIG
 from codi_tf.models.text_encoder import TextEncoder
@@ -111,6 +112,12 @@ def save_base(
     if base.text_encoder is not None and base.tokenizer is not None:
         write(TEXT_ENCODER, base.text_encoder, "text_encoder", extra_config={"dtype": dtype})
         base.tokenizer.save(path / "tokenizer")
+
+
+def bytes_of(base: Base, dtype: str) -> int:
+    """The bytes of a base's weights on disk."""
+    parts = [part for part in (base.unet, base.vae, base.text_encoder) if part is not None]
+    return sum(part.count_params() for part in parts) * numpy_dtype(dtype).itemsize
 
 
 def write_index(path: Path, *, extra_channels: int, scheduler: str) -> None:

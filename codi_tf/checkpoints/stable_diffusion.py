@@ -9,10 +9,10 @@ from pathlib import Path
 
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.compvis import read_single_file
-from codi_tf.checkpoints.folder import complete_scheduler, read_folder, read_text, save_base, write_index
+from codi_tf.checkpoints.folder import bytes_of, complete_scheduler, read_folder, read_text, save_base, write_index
 from codi_tf.checkpoints.networks import PICKLES, refuse_pickles
 from codi_tf.core.errors import UserError
-from codi_tf.core.formats import FloatFormat
+from codi_tf.core.formats import FloatFormat, check_format
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.diffusion.process import PREDICTION_TYPES
 from codi_tf.io.bundle_files import BUNDLE, CHECKPOINTS, is_bundle
@@ -99,7 +99,8 @@ def save_stable_diffusion(
         UserError: the folder is not empty, the tokenizer is missing, or the format is unknown or too narrow.
     """
     folder = Path(folder)
-    check_folder(folder, CHECKPOINTS, replace=False)
+    check_format("dtype", dtype)
+    check_folder(folder, CHECKPOINTS, replace=False, size=bytes_of(base, dtype))
     if getattr(base.unet, "numerics", "diffusers") != "diffusers":
         warnings.warn(
             f"{folder}: diffusers computes with its own epsilon and GELU, not with KerasCV's, so images differ "

@@ -50,9 +50,11 @@ seed_number = integer(0, 2**63 - 1)
 
 
 def path_argument(text: str) -> Path:
-    """A parser of paths; the empty one, which Python takes for the current folder, is refused."""
+    """A parser of paths. Refuses the empty one, which Python takes for the current folder, and a ~ of the shell."""
     if not text.strip():
         raise argparse.ArgumentTypeError(f"is {text!r}: name a file or a folder")
+    if text.startswith("~"):
+        raise argparse.ArgumentTypeError(f"is {text}: your shell has not replaced the ~; write the whole path, or ./~")
     return Path(text)
 
 

@@ -78,27 +78,29 @@ def cannot_write(path: Path, error: Exception) -> UserError:
     return UserError(f"cannot write {path}: {reason}; make room or choose another place")
 
 
-def check_parent(path: Path, target: Path) -> None:
-    """Raise UserError unless entries can be made in the folder of `target`, or it can be made. Messages name `path`.
+def check_parent(path: Path, target: Path) -> Path:
+    """The folder that `target`, or the first of its missing folders, will be made in. Messages name `path`.
 
-    A file is made and removed: permissions alone do not tell.
+    A file is made there and removed: permissions alone do not tell.
+
+    Raises:
+        UserError: nothing can be made there, or the name is too long.
     """
     _check_name(path, target)
     parent = next(parent for parent in target.parents if _exists(parent))
     try:
         with tempfile.TemporaryFile(dir=parent):
-            pass
+            return parent
     except OSError as error:
-        raise UserError(
-            f"{path}: nothing can be written into {parent} ({error.strerror}); choose another place"
-        ) from None
+        reason = error.strerror or error
+        raise UserError(f"{path}: nothing can be written into {parent} ({reason}); choose another place") from None
 
 
 def _check_plain_file(path: Path, target: Path) -> None:
     _check_name(path, target)
-    if not _exists(target):
+    if not _exists(path):
         return
-    mode = os.stat(target).st_mode
+    mode = os.stat(path).st_mode  # of the path itself: /dev/stdout leads to no path that exists
     if stat.S_ISDIR(mode):
         raise UserError(f"{path}: that is a folder; name a file")
     if not stat.S_ISREG(mode):

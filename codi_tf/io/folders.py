@@ -80,7 +80,9 @@ def whole_folder(path: Path, kind: Kind, *, replace: bool = True) -> Iterator[Pa
                 _settle(work, target)
 
 
-def check_folder(path: Path, kind: Kind, *, replace: bool = True, inputs: Iterable[Path | None] = ()) -> None:
+def check_folder(
+    path: Path, kind: Kind, *, replace: bool = True, inputs: Iterable[Path | None] = (), size: int = 0
+) -> None:
     """Check, before any work, that a folder can be written here, in place of nothing, an empty folder, or its like.
 
     Also puts right what a killed process left behind, see `recover`.
@@ -90,9 +92,10 @@ def check_folder(path: Path, kind: Kind, *, replace: bool = True, inputs: Iterab
         kind: what it will be.
         replace: whether a folder of the same kind is replaced.
         inputs: what the work reads, which must not be replaced.
+        size: bytes that will be written, as far as they are known; an older folder is deleted only after that.
 
     Raises:
-        UserError: anything else is here, or the place cannot be written to.
+        UserError: anything else is here, the place cannot be written to, or it has less room.
     """
     target = followed(path)
     recover(target)
@@ -107,7 +110,12 @@ def check_folder(path: Path, kind: Kind, *, replace: bool = True, inputs: Iterab
         if _is_mount_point(target):
             raise UserError(f"{path}: is a mount point and cannot be replaced; name a folder in it, as {path / 'new'}")
         _check_contents(path, target, kind, replace)
-    check_parent(path, target)
+    parent = check_parent(path, target)
+    free = shutil.disk_usage(parent).free
+    if size > free:
+        raise UserError(
+            f"{path}: needs {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free; make room or choose another place"
+        )
 
 
 def recover(path: Path) -> None:

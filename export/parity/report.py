@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codi_tf.core.errors import UserError
 from codi_tf.io.json_files import write_json
 from export.emit import sampler
 from export.emit.counting import Counting
@@ -75,7 +76,11 @@ def _measured(package: Package) -> dict:
         return {}
     size = f"{package.height}x{package.width}"
     command = [sys.executable, "-m", "export.parity.measure", str(package.folder), "--size", size]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"signal {-done.returncode}, as of a system without memory"]
+        raise UserError(f"{package.folder}: the package does not run in a process of its own: {said[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
