@@ -149,7 +149,11 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(se
 
 def stopped_at(output: str) -> int:
     """The step that a run names which was told to stop."""
-    found = re.search(r"^stopped at step (\d+) by SIGTERM, its state is saved: the same command resumes$", output, re.M)
+    found = re.search(
+        r"^stopped at step (\d+) by (?:SIGTERM|another worker), its state is saved: the same command resumes$",
+        output,
+        re.M,
+    )
     assert found, output
     return int(found[1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -17,10 +18,12 @@ import codi_tf
 from codi_tf import config
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
-from codi_tf.cli.train import train
+from codi_tf.cli.train import LOCK, train
 from codi_tf.core.errors import Interrupted, UserError
+from codi_tf.io.locks import only_one
 from codi_tf.training import monitor
 from codi_tf.training.experiment import build_dataset, build_trainer
+from codi_tf.training.folder import steps_of_result
 
 
 @pytest.fixture(autouse=True)
@@ -86,8 +89,8 @@ def pretraining(network, **scheduler) -> dict:
     return {"method": {"name": "pretrain", "network": network, "scheduler": scheduler}, "task": None}
 
 
-def interrupted_at(step: int, number: signal.Signals = signal.SIGINT) -> type[monitor.Monitor]:
-    """A monitor during whose `step` a signal comes: the user presses Ctrl-C."""
+def interrupted_at(step: int, number: signal.Signals) -> type[monitor.Monitor]:
+    """A monitor during whose `step` a signal comes."""
 
     class Interrupting(monitor.Monitor):
         def step(self, current, count, sums):
@@ -98,14 +101,22 @@ def interrupted_at(step: int, number: signal.Signals = signal.SIGINT) -> type[mo
     return Interrupting
 
 
-def interrupt(monkeypatch, run: config.Experiment, out: Path, step: int):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
-    try:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(monitor, "Monitor", interrupted_at(step))
-            train(run, out)
-    finally:
-        signal.signal(signal.SIGINT, before)
+class Crash(BaseException):
+    """The end of a process, as far as one can be had here."""
+
+
+def crash(monkeypatch, run: config.Experiment, out: Path, step: int):
+    """A run that ends at a step, before its state is saved."""
+
+    class Crashing(monitor.Monitor):
+        def step(self, current, count, sums):
+            super().step(current, count, sums)
+            if current == step:
+                raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(monitor, "Monitor", Crashing)
+        train(run, out)
 
 
 MEASURED = {"peak_memory_gb", "images_per_second", "input_share", "network_share", "average_share"}  # never the same
@@ -121,7 +132,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch
     run = experiment(start, data__encode_once=encode_once, adaptation={"train": trained})
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     assert train(run, straight) == straight / "result"
-    interrupt(monkeypatch, run, resumed, 2)
+    crash(monkeypatch, run, resumed, 2)
     assert not (resumed / "result").exists()
     assert [p.name for p in (resumed / "checkpoints").iterdir()] == ["step-00000001.safetensors"]
     capsys.readouterr()
@@ -139,13 +150,33 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch
     assert metrics(resumed) == metrics(straight)
 
 
-def test_sigterm_ends_a_run_with_the_call_that_it_falls_into(start, tmp_path, monkeypatch):
-    """Not with the one after it: a call may be fifty steps."""
+@pytest.mark.parametrize(
+    ("number", "name", "status"),
+    [(signal.SIGTERM, "SIGTERM", 75), (signal.SIGHUP, "SIGHUP", 75), (signal.SIGINT, "Ctrl-C", 130)],
+)
+def test_a_signal_ends_a_run_with_the_call_that_it_falls_into(start, tmp_path, monkeypatch, number, name, status):
+    """Not with the one after it: a call may be fifty steps. Ctrl-C and SIGHUP lost everything since `save_every`."""
     run = experiment(start, train={**TRAIN, "steps": 5, "steps_per_call": 2, "log_every": 2, "save_every": 0})
-    monkeypatch.setattr(monitor, "Monitor", interrupted_at(2, signal.SIGTERM))
-    with pytest.raises(Interrupted, match="stopped at step 2 by SIGTERM"):
-        train(run, tmp_path / "run")
+    monkeypatch.setattr(monitor, "Monitor", interrupted_at(2, number))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
+    try:
+        with pytest.raises(Interrupted, match=f"stopped at step 2 by {name}, its state is saved: the same") as caught:
+            train(run, tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught.value.status == status
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002.safetensors"]
+
+
+def test_a_second_run_in_one_folder_is_refused(start, tmp_path):
+    """Two went on side by side, and mixed their logs and states."""
+    out = tmp_path / "run"
+    with (
+        only_one(out / LOCK, f"trains in {out}"),
+        pytest.raises(UserError, match=r"^process \d+ trains in .*run; wait"),
+    ):
+        train(experiment(start), out)
+    assert not out.exists()
 
 
 FINISHED = {
@@ -200,7 +231,7 @@ def test_a_finished_run_says_so(finished, capsys):
     ("changes", "said"),
     [
         ({"train__learning_rate": 5e-4}, "train.learning_rate = 0.001, now it is 0.0005"),
-        ({"train__steps": 9}, "train.steps = 1, now it is 9"),
+        ({"train__batch_size": 4}, "train.batch_size = 2, now it is 4"),
         ({"method__t": "per_sample"}, "method.t = 'shared', now it is 'per_sample'"),
         ({"task__jpeg_quality": [5, 9]}, r"task.jpeg_quality = None, now it is \[5, 9\]"),
         ({"task": {"name": "super_resolution"}}, "task.scale = 2, now it is None"),
@@ -217,9 +248,92 @@ def test_other_settings_are_refused_by_name(finished, start, changes, said):
     assert (out / "config.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.yaml", b"train: {steps: 1", "config.yaml: the settings of the run cannot be read (no valid YAML, "),
+        ("config.yaml", b"\xff\xfe", "config.yaml: the settings of the run cannot be read ("),
+        ("config.yaml", b"", "config.yaml: the settings of the run cannot be read (holds no settings)"),
+        ("config.yaml", b"method: {name: magic}", "config.yaml: the settings of the run cannot be read (method.name"),
+        ("config.yaml", None, "config.yaml: is no file, and a run writes one"),
+        ("metrics.jsonl", b'{"step": 1}\n{"st\n{"step": 3}\n', "metrics.jsonl: is damaged ("),
+        ("metrics.jsonl", b'{"loss": 1}\n', "metrics.jsonl: is damaged ("),
+        ("metrics.jsonl", b"[1]\n", "metrics.jsonl: is damaged ("),
+        ("metrics.jsonl", b"\xff\n", "metrics.jsonl: is damaged ("),
+        ("metrics.jsonl", None, "metrics.jsonl: is no file"),
+        ("checkpoints", b"", "checkpoints: is a file, and a run makes a folder"),
+        ("result", b"", "result: is a file"),
+        ("logs", b"", "logs: is a file"),
+    ],
+)
+def test_broken_leftovers_are_one_line(start, tmp_path, name, content, said):
+    """Each was a trace, and some came after minutes of work. `None` stands for a folder."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / name).mkdir() if content is None else (out / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        train(experiment(start), out)
+    assert said in str(caught.value) and str(out) in str(caught.value) and "\n" not in str(caught.value)
+    assert [p.name for p in out.iterdir()] == [name]
+
+
+def test_a_line_of_metrics_that_a_crash_cut_off_is_tolerated(start, tmp_path, monkeypatch):
+    """It is the last one, and is written again."""
+    run, out = experiment(start, train={**TRAIN, "steps": 2}), tmp_path / "run"
+    crash(monkeypatch, run, out, 2)
+    with open(out / "metrics.jsonl", "r+b") as file:
+        file.seek(-20, 2)
+        file.truncate()
+    train(run, out)
+    assert [line["step"] for line in metrics(out)] == [1, 2]
+
+
+def test_a_run_can_be_lengthened(start, tmp_path, capsys):
+    """`train.steps` may be raised: it ends as a run that had them from the start, where the rate does not depend on it.
+
+    The result is made anew, also if the process had ended between the last state and it.
+    """
+    short, long = (experiment(start, train={**TRAIN, "steps": n, "decay": "constant"}) for n in (1, 3))
+    straight, out = tmp_path / "straight", tmp_path / "run"
+    train(long, straight)
+    train(short, out)
+    assert steps_of_result(out) == 1
+    kept = shutil.copytree(out / "result", tmp_path / "kept")
+    capsys.readouterr()
+    train(long, out)
+    assert f"resuming {out} at step 1" in capsys.readouterr().out
+    expected, values = (load_file(one / "checkpoints/step-00000003.safetensors") for one in (straight, out))
+    for key in expected:
+        np.testing.assert_array_equal(values[key], expected[key], err_msg=key)
+    assert steps_of_result(out) == 3 and config.load(out / "config.yaml") == long
+    shutil.rmtree(out / "result")
+    kept.rename(out / "result")
+    train(long, out)
+    assert steps_of_result(out) == 3
+    with pytest.raises(UserError, match="started with train.steps = 3, now it is 1: it can be raised, not lowered"):
+        train(short, out)
+
+
+def test_a_result_can_be_made_of_a_state(start, tmp_path, monkeypatch):
+    """Of a run that was stopped; the run goes on afterwards, and its own result replaces that one."""
+    run, out = experiment(start), tmp_path / "run"
+    with pytest.raises(UserError, match="checkpoints: holds no state to make a result of; train first"):
+        train(run, out, finish=True)
+    assert not out.exists()
+    crash(monkeypatch, run, out, 2)
+    lines = metrics(out)
+    assert train(run, out, finish=True) == out / "result"
+    assert steps_of_result(out) == 1 and metrics(out) == lines
+    adapter = load_file(out / "result/adapter/diffusion_pytorch_model.safetensors")
+    assert any(np.abs(value).max() > 0 for value in adapter.values())
+    train(run, out)
+    assert steps_of_result(out) == 3
+
+
 def test_pretraining_ends_in_a_base(start, tmp_path):
     run = experiment(start, **pretraining(UNET), train={**TRAIN, "steps": 1})
     base = load_stable_diffusion(train(run, tmp_path / "run"))
+    assert steps_of_result(tmp_path / "run") == 1
     assert base.prediction_type == "v_prediction"
     assert base.vae.scaling_factor == 1.5
     assert np.abs(base.unet.conv_out.kernel.numpy()).max() > 0  # where it starts

@@ -11,7 +11,6 @@ from typing import TypeVar, overload
 from codi_tf.core.errors import Interrupted, UserError, user_errors
 from codi_tf.core.quiet import quiet_import
 
-TRY_AGAIN = 75  # exit status EX_TEMPFAIL
 T = TypeVar("T")
 
 
@@ -23,8 +22,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run_command(main: Callable[[list[str]], None]) -> int:
-    """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 75 (Interrupted), 130
-    (Ctrl-C).
+    """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 75 (Interrupted; after
+    Ctrl-C 130).
 
     Each UserWarning is shown once, in one line. A UserError raised within tf.data counts as a UserError.
     """
@@ -45,7 +44,7 @@ def run_command(main: Callable[[list[str]], None]) -> int:
         return 2
     except Interrupted as error:
         print(error, file=sys.stderr)
-        return TRY_AGAIN
+        return error.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -6,6 +6,8 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+TRY_AGAIN = 75  # exit status EX_TEMPFAIL
+
 
 class UserError(ValueError):
     """A mistake of the user. The message is one line that names the thing, its value and the remedy.
@@ -17,8 +19,13 @@ class UserError(ValueError):
 class Interrupted(Exception):
     """A run stopped early, and the same command resumes it. The message is one line that names the update.
 
-    The command lines print it and exit with status 75 (EX_TEMPFAIL), which asks schedulers to try again.
+    The command lines print it and exit with its status: 75 (EX_TEMPFAIL), which asks schedulers to try again, or 130
+    after Ctrl-C.
     """
+
+    def __init__(self, message: str, *, status: int = TRY_AGAIN):
+        super().__init__(message)
+        self.status = status
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -12,29 +13,36 @@ class Progress:
     Args:
         label: the name of the work.
         total: units of work in all.
-        start: units done by an earlier run; they do not count for the time left.
     """
 
-    def __init__(self, label: str, total: int, start: int = 0):
-        self.label, self.total, self.start = label, total, start
+    def __init__(self, label: str, total: int):
+        self.label, self.total = label, total
         self.began, self.shown = time.monotonic(), -1.0
+        self.first: tuple[float, int] | None = None  # when the first update came, and with how many units
         self.live = sys.stderr.isatty()
 
     def update(self, done: int, note: str = "") -> None:
         """Show that `done` units are done, followed by a note."""
         now = time.monotonic()
+        self.first = self.first or (now, done)
         tenths = 10 * done // self.total
         due = now - self.shown >= 0.2 if self.live else tenths > max(self.shown, 0)
         if not due and done < self.total:
             return
         self.shown = now if self.live else tenths
-        elapsed = now - self.began
-        left = elapsed * (self.total - done) / max(done - self.start, 1)
-        times = f"{_clock(elapsed)} gone" if done >= self.total else f"{_clock(left)} left"
-        text = f"{self.label} {done}/{self.total}, {times}{'  ' + note if note else ''}"
+        text = f"{self.label} {done}/{self.total}, {self._times(now, done)}{'  ' + note if note else ''}"
         end = "\n" if not self.live or done >= self.total else ""
-        sys.stderr.write(f"\r\x1b[2K{text}{end}" if self.live else f"{text}{end}")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a terminal that was closed, or a full disk, must not end the work
+            sys.stderr.write(f"\r\x1b[2K{text}{end}" if self.live else f"{text}{end}")
+            sys.stderr.flush()
+
+    def _times(self, now: float, done: int) -> str:
+        """The time that is left, by the pace since the first update; that one took longer, because it compiled."""
+        assert self.first is not None
+        began, before = self.first
+        if done >= self.total or done <= before:
+            return f"{_clock(now - self.began)} elapsed"
+        return f"{_clock((now - began) * (self.total - done) / (done - before))} left"
 
 
 def _clock(seconds: float) -> str:

@@ -14,9 +14,11 @@ from codi_tf import config, data
 from codi_tf.core.errors import UserError
 from codi_tf.data.cached import is_cache
 from codi_tf.io import images
+from codi_tf.io.files import whole_file
 from codi_tf.model import CoDi
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.experiment import build_task, load_source, takes_prompts
+from codi_tf.training.folder import METRICS, read_metrics
 from codi_tf.training.loop import WAITED
 from codi_tf.training.stopwatch import Stopwatch
 
@@ -50,10 +52,11 @@ class Monitor:
         self.note = ""
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._metrics = out / "metrics.jsonl"
+        self._metrics = out / METRICS
         if self._metrics.is_file():  # lines after the state that the run resumes from are written again
-            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            self._metrics.write_text("".join(x for x in lines if _step_of(x) <= first), encoding="utf-8")
+            lines = [line for step, line in read_metrics(out) if step <= first]
+            with whole_file(self._metrics) as partial:
+                partial.write_text("".join(lines), encoding="utf-8")
         self._writer = tf.summary.create_file_writer(str(out / "logs"))
         self._heldout = heldout
         prompts = None if self._heldout is None else self._heldout.get("prompt")
@@ -120,14 +123,6 @@ def _memory() -> dict[str, float]:
         used = tf.config.experimental.get_memory_info(device.name)["peak"] / 2**30
         peaks["peak_gpu_memory_gb"] = max(peaks.get("peak_gpu_memory_gb", 0.0), used)
     return peaks
-
-
-def _step_of(line: str) -> float:
-    """The update of a line of metrics; infinity for a line that a crash truncated."""
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return float("inf")
 
 
 def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[str, np.ndarray] | None:
