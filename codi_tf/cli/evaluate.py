@@ -12,7 +12,9 @@ import numpy as np
 from codi_tf.cli.evaluate_options import flags_that_need_prompts, metric_arguments, needs_prompts, parse
 from codi_tf.core.command_line import start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.signals import Stop, stop_noted
 from codi_tf.evaluation.entries import Entry, make_entries
+from codi_tf.evaluation.kept import Kept
 from codi_tf.evaluation.loading import load_metrics, load_models
 from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.measuring import Evaluator, measure
@@ -35,12 +37,13 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.evaluate") -> None
             folder = stack.enter_context(whole_folder(options.out))
         except OSError as error:
             raise UserError(f"--out is {options.out}: {error.strerror}; choose another place") from None
-        table = _report(options, folder)
+        with stop_noted("what is measured is kept after the sampler under way") as stop:
+            table = _report(options, folder, stop)
     print(f"{table}\n{options.out}")
 
 
-def _report(options: argparse.Namespace, folder: Path) -> str:
-    """Write the report into the folder; return its table."""
+def _report(options: argparse.Namespace, folder: Path, stop: Stop) -> str:
+    """Write the report into the folder; return its table. Raises Interrupted when a signal came."""
     start_tensorflow()
     from codi_tf.core.progress import Progress
 
@@ -66,9 +69,17 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         finish=model.task.finish,
         enlarged=model.task.has_low_resolution,
     )
-    measured = measure(samplers, evaluator, report=Progress("measuring", len(samplers)).update)
-    curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in entries}
     settings = _settings(options, models, names, images.shape[1])
+    prompt_texts = [] if prompts is None else [np.array(prompts)]
+    kept = Kept(options.out.with_name(f".{options.out.name}.measured"), settings, [images, conditions, *prompt_texts])
+    progress = Progress("measuring", len(samplers))
+
+    def report(done: int) -> None:
+        progress.update(done)
+        _end_if(stop, f"{done} of {len(samplers)} samplers")
+
+    measured = measure(samplers, evaluator, report=report, kept=kept)
+    curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in entries}
     families = {one.label: one.bundle for one in entries} if len(models) > 1 else None
     rows = write_figures(folder, measured, curves, settings, families=families)
 
@@ -88,10 +99,17 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
             for steps in PROCESS_STEPS
         }
         progress.update(done)
+        _end_if(stop, "all samplers")
     write_images(folder, made, processes, conditions[shown], images[shown])
     about = _about(options, entries, count, images.shape[1])
     write_page(folder, about, rows, [one.label for one in entries], max(PROCESS_STEPS))
+    kept.remove()
     return markdown_table(rows)
+
+
+def _end_if(stop: Stop, measured: str) -> None:
+    if stop:
+        raise stop.interrupted(f"stopped by {{by}}; figures of {measured} are kept: the same command goes on")
 
 
 def examples_of(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], int]:
