@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_here
 from conftest import UNET
 from PIL import Image
 
 import codi_tf
 from codi_tf.checkpoints.base import Base, make_unet
+from codi_tf.cli import restore
 from codi_tf.cli.sample import main
 from codi_tf.core.errors import UserError
 from codi_tf.inference import rendering
@@ -290,3 +292,19 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(bundle, photo, tmp_path):
     for done in results:
         assert done["returncode"] == 2 and done["stdout"] == "", done["stderr"]
         assert done["stderr"].startswith("error: ") and done["stderr"].count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["--condition", "--mask"])
+def test_what_is_read_is_not_overwritten(bundle, tmp_path, name):
+    """--out in.png replaced the photo that the image was made of; so did a link to it."""
+    images.write_png(tmp_path / "in.png", upright(8, 8))
+    images.write_png(tmp_path / "other.png", upright(8, 8))
+    before = (tmp_path / "in.png").read_bytes()
+    (tmp_path / "link.png").symlink_to("in.png")
+    words = [bundle, name, tmp_path / "in.png"]
+    words += ["--condition", tmp_path / "other.png"] if name == "--mask" else []
+    for out in ("in.png", "link.png"):
+        done = run_here(restore.main, *words, "--out", tmp_path / out)
+        said = f"error: --out is {tmp_path / out}: it would replace the {name}; use another name\n"
+        assert (done.returncode, done.stderr) == (2, said)
+    assert (tmp_path / "in.png").read_bytes() == before

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import SCHEDULER, VAE
 from safetensors.numpy import load_file
-from tiny import UNET, tiny_base, tiny_photos
+from small_runs import FINISHED, TRAIN, crash, experiment, make_start, metrics
+from tiny import UNET
 
 import codi_tf
 from codi_tf import config
-from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
-from codi_tf.cli.train import LOCK, train
+from codi_tf.cli.train import train
 from codi_tf.core.errors import Interrupted, UserError
-from codi_tf.io.locks import only_one
 from codi_tf.training import monitor
 from codi_tf.training.experiment import build_dataset, build_trainer
 from codi_tf.training.folder import steps_of_result
@@ -37,43 +34,10 @@ def eager():
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """The folder of a base, with photos beside it."""
-    folder = tmp_path_factory.mktemp("start") / "base"
-    folder.mkdir()
-    save_base(tiny_base(), folder)
-    tiny_photos(folder.with_name("photos"))
-    return folder
+    return make_start(tmp_path_factory.mktemp("start"))
 
 
 # Runs
-
-TRAIN = {
-    "steps": 3,
-    "batch_size": 2,
-    "warmup_steps": 0,
-    "learning_rate": 1e-3,
-    "ema_decay": 0.5,
-    "log_every": 1,
-    "save_every": 1,
-    "weight_decay": 0.01,
-}
-
-
-def experiment(start, **changes) -> config.Experiment:
-    values = {
-        "method": {"name": "codi", "delta": 5},
-        "base": str(start),
-        "task": {"name": "super_resolution"},
-        "data": {"image_size": 16, "source": str(start.with_name("photos"))},
-        "train": dict(TRAIN),
-    }
-    for path, value in changes.items():
-        section, _, key = path.partition("__")
-        if key:
-            values[section][key] = value
-        else:
-            values[section] = value
-    return config.from_dict(values)
-
 
 THREE_LEVELS = {
     **UNET,
@@ -99,32 +63,6 @@ def interrupted_at(step: int, number: signal.Signals) -> type[monitor.Monitor]:
                 signal.raise_signal(number)
 
     return Interrupting
-
-
-class Crash(BaseException):
-    """The end of a process, as far as one can be had here."""
-
-
-def crash(monkeypatch, run: config.Experiment, out: Path, step: int):
-    """A run that ends at a step, before its state is saved."""
-
-    class Crashing(monitor.Monitor):
-        def step(self, current, count, sums):
-            super().step(current, count, sums)
-            if current == step:
-                raise Crash
-
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(monitor, "Monitor", Crashing)
-        train(run, out)
-
-
-MEASURED = {"peak_memory_gb", "images_per_second", "input_share", "network_share", "average_share"}  # never the same
-
-
-def metrics(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]
 
 
 @pytest.mark.parametrize(("encode_once", "trained"), [(0, "all"), (8, "adapter")])
@@ -168,23 +106,6 @@ def test_a_signal_ends_a_run_with_the_call_that_it_falls_into(start, tmp_path, m
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002.safetensors"]
 
 
-def test_a_second_run_in_one_folder_is_refused(start, tmp_path):
-    """Two went on side by side, and mixed their logs and states."""
-    out = tmp_path / "run"
-    with (
-        only_one(out / LOCK, f"trains in {out}"),
-        pytest.raises(UserError, match=r"^process \d+ trains in .*run; wait"),
-    ):
-        train(experiment(start), out)
-    assert not out.exists()
-
-
-FINISHED = {
-    "train": {**TRAIN, "steps": 1, "sample_every": 1},
-    "task": {"name": "super_resolution", "scale": 2},
-}
-
-
 @pytest.fixture(scope="module")
 def finished(start, tmp_path_factory):
     """(experiment, folder of its finished run of one step)."""
@@ -210,7 +131,7 @@ def test_what_a_run_leaves(finished, start):
     assert list((out / "logs").glob("events.out.tfevents.*"))
     (line,) = metrics(out)
     names = {"step", "loss", "consistency", "guidance", "gradient_norm", "learning_rate", "condition_use", "mu_mean"}
-    names |= {"skipped"}
+    names |= {"skipped", "heldout_loss", "heldout_consistency", "heldout_guidance", "heldout_psnr"}
     assert line.keys() == names
     model = codi_tf.load(out / "result")
     assert model.settings == run.method and model.task.scale == 2 and model.image_size == 16
@@ -246,88 +167,6 @@ def test_other_settings_are_refused_by_name(finished, start, changes, said):
     line = str(caught.value)
     assert str(out) in line and "choose another --out" in line and "\n" not in line
     assert (out / "config.yaml").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("config.yaml", b"train: {steps: 1", "config.yaml: the settings of the run cannot be read (no valid YAML, "),
-        ("config.yaml", b"\xff\xfe", "config.yaml: the settings of the run cannot be read ("),
-        ("config.yaml", b"", "config.yaml: the settings of the run cannot be read (holds no settings)"),
-        ("config.yaml", b"method: {name: magic}", "config.yaml: the settings of the run cannot be read (method.name"),
-        ("config.yaml", None, "config.yaml: is no file, and a run writes one"),
-        ("metrics.jsonl", b'{"step": 1}\n{"st\n{"step": 3}\n', "metrics.jsonl: is damaged ("),
-        ("metrics.jsonl", b'{"loss": 1}\n', "metrics.jsonl: is damaged ("),
-        ("metrics.jsonl", b"[1]\n", "metrics.jsonl: is damaged ("),
-        ("metrics.jsonl", b"\xff\n", "metrics.jsonl: is damaged ("),
-        ("metrics.jsonl", None, "metrics.jsonl: is no file"),
-        ("checkpoints", b"", "checkpoints: is a file, and a run makes a folder"),
-        ("result", b"", "result: is a file"),
-        ("logs", b"", "logs: is a file"),
-    ],
-)
-def test_broken_leftovers_are_one_line(start, tmp_path, name, content, said):
-    """Each was a trace, and some came after minutes of work. `None` stands for a folder."""
-    out = tmp_path / "run"
-    out.mkdir()
-    (out / name).mkdir() if content is None else (out / name).write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        train(experiment(start), out)
-    assert said in str(caught.value) and str(out) in str(caught.value) and "\n" not in str(caught.value)
-    assert [p.name for p in out.iterdir()] == [name]
-
-
-def test_a_line_of_metrics_that_a_crash_cut_off_is_tolerated(start, tmp_path, monkeypatch):
-    """It is the last one, and is written again."""
-    run, out = experiment(start, train={**TRAIN, "steps": 2}), tmp_path / "run"
-    crash(monkeypatch, run, out, 2)
-    with open(out / "metrics.jsonl", "r+b") as file:
-        file.seek(-20, 2)
-        file.truncate()
-    train(run, out)
-    assert [line["step"] for line in metrics(out)] == [1, 2]
-
-
-def test_a_run_can_be_lengthened(start, tmp_path, capsys):
-    """`train.steps` may be raised: it ends as a run that had them from the start, where the rate does not depend on it.
-
-    The result is made anew, also if the process had ended between the last state and it.
-    """
-    short, long = (experiment(start, train={**TRAIN, "steps": n, "decay": "constant"}) for n in (1, 3))
-    straight, out = tmp_path / "straight", tmp_path / "run"
-    train(long, straight)
-    train(short, out)
-    assert steps_of_result(out) == 1
-    kept = shutil.copytree(out / "result", tmp_path / "kept")
-    capsys.readouterr()
-    train(long, out)
-    assert f"resuming {out} at step 1" in capsys.readouterr().out
-    expected, values = (load_file(one / "checkpoints/step-00000003.safetensors") for one in (straight, out))
-    for key in expected:
-        np.testing.assert_array_equal(values[key], expected[key], err_msg=key)
-    assert steps_of_result(out) == 3 and config.load(out / "config.yaml") == long
-    shutil.rmtree(out / "result")
-    kept.rename(out / "result")
-    train(long, out)
-    assert steps_of_result(out) == 3
-    with pytest.raises(UserError, match="started with train.steps = 3, now it is 1: it can be raised, not lowered"):
-        train(short, out)
-
-
-def test_a_result_can_be_made_of_a_state(start, tmp_path, monkeypatch):
-    """Of a run that was stopped; the run goes on afterwards, and its own result replaces that one."""
-    run, out = experiment(start), tmp_path / "run"
-    with pytest.raises(UserError, match="checkpoints: holds no state to make a result of; train first"):
-        train(run, out, finish=True)
-    assert not out.exists()
-    crash(monkeypatch, run, out, 2)
-    lines = metrics(out)
-    assert train(run, out, finish=True) == out / "result"
-    assert steps_of_result(out) == 1 and metrics(out) == lines
-    adapter = load_file(out / "result/adapter/diffusion_pytorch_model.safetensors")
-    assert any(np.abs(value).max() > 0 for value in adapter.values())
-    train(run, out)
-    assert steps_of_result(out) == 3
 
 
 def test_pretraining_ends_in_a_base(start, tmp_path):

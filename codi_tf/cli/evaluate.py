@@ -161,10 +161,11 @@ def _check_prompts_used(prompts: str | list[str] | None, options: argparse.Names
 
 def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image_size: int) -> str:
     """The introduction of the report: what was measured, in Markdown."""
+    names = options.samplers or list(dict.fromkeys(one.options["sampler"] for one in entries))
     which = "held-out " if options.split == "heldout" else ""
     lines = [
         f"{options.count} crops of {image_size} pixels from {photos} {which}images of {options.data}, "
-        f"seed {options.seed}. {_plural('Sampler', options.samplers)}."
+        f"seed {options.seed}. {_plural('Sampler', names)}."
     ]
     if options.prompt is not None:
         lines.append(f"Prompt: {options.prompt}")
@@ -174,6 +175,8 @@ def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image
         names = {"guidance": "guidance", "text_guidance": "text guidance"}
         values = {name: one.options[key] for key, name in names.items()}
         note = "".join(f", {name} {value:g}" for name, value in values.items() if value is not None)
+        if len(names) > 1 and options.samplers is None:
+            note = f", sampler {one.options['sampler']}{note}"
         many = {1: "", 2: ", two evaluations a step", 3: ", three evaluations a step"}[one.cost]
         lines.append(f"- {one.bundle}: `{path}`{note}{many}")
     return "\n".join(lines)
@@ -197,7 +200,7 @@ def _settings(options: argparse.Namespace, models: dict, names: Sequence[str], i
         "count": options.count,
         "seed": options.seed,
         "steps": options.steps,
-        "samplers": options.samplers,
+        "samplers": options.samplers or sorted({model.sampler for model in models.values()}),
         "guidance": options.guidance,
         "text_guidance": options.text_guidance,
         "prompt": options.prompt,

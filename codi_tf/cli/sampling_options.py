@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
+from codi_tf.io.bundle_files import model_at
 
 if TYPE_CHECKING:
     from codi_tf.models.tiny_decoder import TinyDecoder
@@ -51,10 +52,19 @@ def check_shared_options(options: argparse.Namespace) -> None:
     """Raise UserError for a model that is missing, a seed out of range, or a result that cannot be written."""
     if not options.model.exists():
         raise UserError(f"{options.model}: no such model; train one or name another")
+    options.model = model_at(options.model)
     check_range(options, seed=(0, 2**63 - 1))
     _check_out(options.out)
     if options.decoder is not None and not options.decoder.is_dir():
         raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")
+
+
+def check_not_read(options: argparse.Namespace, *names: str) -> None:
+    """Raise UserError where --out is a file that one of the options reads: it would be overwritten."""
+    for name in names:
+        path = getattr(options, name)
+        if path is not None and path.exists() and options.out.exists() and options.out.samefile(path):
+            raise UserError(f"--out is {options.out}: it would replace the {flag(name)}; use another name")
 
 
 def check_range(options: argparse.Namespace, **limits: tuple[float, float]) -> None:

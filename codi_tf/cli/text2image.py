@@ -15,6 +15,7 @@ import numpy as np
 from codi_tf.cli.sampling_options import (
     add_sampling,
     add_shared_options,
+    check_not_read,
     check_range,
     check_shared_options,
     fill_in,
@@ -77,6 +78,7 @@ def main(arguments: list[str], prog: str = "codi text2image") -> None:
 def run(options: argparse.Namespace) -> None:
     """Make and write the image. Raises UserError for options that do not fit the checkpoint or each other."""
     fill_in(options, DEFAULTS)
+    check_not_read(options, "image")
     write_png(options.out, _generate(options))
     print(options.out)
 

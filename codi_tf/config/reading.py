@@ -14,7 +14,7 @@ import yaml
 
 from codi_tf.config.experiment import Experiment
 from codi_tf.core.errors import UserError
-from codi_tf.core.quiet import quiet_import
+from codi_tf.core.quiet import check_backend, quiet_import
 from codi_tf.core.settings import check_choice, choices_of
 from codi_tf.methods import METHODS
 
@@ -29,6 +29,7 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
     Raises:
         UserError: for a missing or unreadable file, an unknown key, a value of the wrong type or out of its range.
     """
+    check_backend()  # nothing is wrong with the file
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -66,8 +66,12 @@ def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
         first: called before TensorFlow looks at its devices, see `distribution.make_strategy`; its result is returned.
     """
     with quiet_import():
+        import keras
         import tensorflow as tf
 
+        # A keras.json is for other programs of the user; networks that are made here take these.
+        keras.config.set_floatx("float32")
+        keras.config.set_image_data_format("channels_last")
         result = None if first is None else first()
         tf.config.list_logical_devices()  # the drivers of accelerators write their notes here
     return result

@@ -16,6 +16,7 @@ from keras import ops
 
 from codi_tf import data
 from codi_tf.core.errors import UserError
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.core.progress import Progress
 from codi_tf.io.files import whole_folder
 from codi_tf.io.json_files import read_json
@@ -160,11 +161,12 @@ def load_features(folder: Path) -> FeatureNetwork:
     config = read_json(folder / CONFIG)
     if config.pop("_class_name", None) != "FeatureNetwork":
         raise UserError(f"{folder}: holds no feature network; name the folder of one")
-    try:
-        network = FeatureNetwork(name="features", **config)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG}: not the configuration of a feature network ({error})") from None
-    network.build()
+    with built_in(make_policy()):
+        try:
+            network = FeatureNetwork(name="features", **config)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{folder / CONFIG}: not the configuration of a feature network ({error})") from None
+        network.build()
     load_network(network, folder)
     return network
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, data
+from codi_tf.adapters import ADAPTERS
 from codi_tf.core.errors import UserError
 from codi_tf.data.cached import is_cache
 from codi_tf.io import images
@@ -18,8 +19,9 @@ from codi_tf.io.files import whole_file
 from codi_tf.model import CoDi
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.experiment import build_task, load_source, takes_prompts
-from codi_tf.training.folder import METRICS, read_metrics
+from codi_tf.training.folder import METRICS, read_metrics, settings_text
 from codi_tf.training.loop import WAITED
+from codi_tf.training.quality import Quality
 from codi_tf.training.stopwatch import Stopwatch
 
 SHOWN = 4  # held-out examples in a grid
@@ -27,9 +29,10 @@ PROBED = 16  # held-out examples for condition_use
 
 
 class Monitor:
-    """Writes the mean logs of every `log_every` updates, and a grid of samples every `sample_every` updates.
+    """Writes the mean logs of every `log_every` updates; every `sample_every` updates samples and their quality.
 
-    The logs hold the losses, the stopwatch's figures and the peak of memory.
+    The logs hold the losses, the stopwatch's figures and the peak of memory. In TensorBoard they are grouped, and the
+    settings of the run are a text.
 
     Args:
         experiment, trainer: of the run.
@@ -61,6 +64,11 @@ class Monitor:
         self._heldout = heldout
         prompts = None if self._heldout is None else self._heldout.get("prompt")
         self._conditioning = None if prompts is None else trainer.base.conditioning(list(prompts))
+        measured = experiment.train.sample_every and isinstance(trainer, CoDi) and heldout is not None
+        self._quality = Quality(trainer, heldout) if measured else None
+        with self._writer.as_default(step=first):
+            lines = settings_text(experiment).splitlines()
+            tf.summary.text("config", "\n".join(f"    {line}" for line in lines))  # as code, in Markdown
 
     def step(self, step: int, count: int, sums: dict[str, float]) -> None:
         """Add the sums of the logs of the `count` updates up to `step`; see `loop.make_loop`."""
@@ -68,6 +76,7 @@ class Monitor:
         for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += count
+        scalars = {}
         if step % settings.log_every == 0 or step == settings.steps:
             skipped, waited = self._sums.pop("skipped"), self._sums.pop(WAITED)
             counted = self._count - skipped  # the sums do not include skipped updates
@@ -75,8 +84,12 @@ class Monitor:
             scalars |= {"skipped": skipped} | self._probe()
             scalars |= self.stopwatch.figures(waited / self._count, settings.batch_size) | _memory()
             self._sums, self._count = {}, 0
+        sampled = settings.sample_every and (step % settings.sample_every == 0 or step == settings.steps)
+        if sampled and self._quality is not None:
+            scalars |= self._quality.figures()
+        if scalars:
             self._write(step, scalars)
-        if settings.sample_every and (step % settings.sample_every == 0 or step == settings.steps):
+        if sampled:
             self._write_samples(step)
 
     def _probe(self) -> dict[str, float]:
@@ -99,11 +112,11 @@ class Monitor:
     def _write(self, step: int, scalars: dict[str, float]) -> None:
         with self._writer.as_default(step=step):
             for name, value in scalars.items():
-                tf.summary.scalar(name, value)
+                tf.summary.scalar(tag_of(name), value)
         self._writer.flush()
         with open(self._metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
-        shown = {"loss": ".4f", "condition_use": ".4f", "images_per_second": ".1f"}
+        shown = {"loss": ".4f", "condition_use": ".4f", "images_per_second": ".1f", "heldout_psnr": ".2f"}
         note = "  ".join(f"{name} {scalars[name]:{form}}" for name, form in shown.items() if name in scalars)
         self.note = note.replace("images_per_second", "images/s")
 
@@ -114,6 +127,32 @@ class Monitor:
         images.write_png(self.out / "samples" / f"step-{step:08d}.png", grid)
         with self._writer.as_default(step=step):
             tf.summary.image("samples", grid[None])
+
+
+GROUPS = {
+    "learning_rate": "optimizer",
+    "loss_scale": "optimizer",
+    "gradient_norm": "optimizer",
+    "skipped": "optimizer",
+    "condition_use": "heldout",
+    "images_per_second": "speed",
+    "input_share": "speed",
+    "network_share": "speed",
+    "average_share": "speed",
+    "peak_memory_gb": "memory",
+    "peak_gpu_memory_gb": "memory",
+}
+
+
+def tag_of(name: str) -> str:
+    """The tag of a scalar in TensorBoard: its group and its name; the terms of the loss are "loss/...".
+
+    What an adapter logs begins with its name: "mu_mean" is "mu/mean".
+    """
+    if name in GROUPS:
+        return f"{GROUPS[name]}/{name}"
+    group, _, rest = name.partition("_")
+    return f"{group}/{rest}" if rest and group in ("heldout", *ADAPTERS) else f"loss/{name}"
 
 
 def _memory() -> dict[str, float]:
