@@ -79,6 +79,18 @@ def test_the_first_update_and_an_earlier_run_do_not_count_for_the_time_left(monk
     assert lines[0] == f"training {start + 2}/20, {(18 - start) // 2}:00 left  loss 1.5"
 
 
+def test_what_takes_long_once_is_forgotten(monkeypatch, clock):
+    """The first log compiles, too: for the rest of the run the time left was three times too long."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    shown = Progress("training", 100)
+    for done in range(1, 41):
+        clock(200 if done in (1, 10) else 1)
+        shown.update(done)
+    lines = stream.getvalue().splitlines()
+    assert lines[1:] == ["training 20/100, 1:20 left", "training 30/100, 1:10 left", "training 40/100, 1:00 left"]
+
+
 def test_hours_are_told(monkeypatch, clock):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import sys
 import time
@@ -18,13 +19,14 @@ class Progress:
     def __init__(self, label: str, total: int):
         self.label, self.total = label, total
         self.began, self.shown = time.monotonic(), -1.0
-        self.first: tuple[float, int] | None = None  # when the first update came, and with how many units
+        self.first: int | None = None  # units done at the first update
+        self.marks: collections.deque[tuple[float, int]] = collections.deque()  # moments, and the units done then
         self.live = sys.stderr.isatty()
 
     def update(self, done: int, note: str = "") -> None:
         """Show that `done` units are done, followed by a note."""
         now = time.monotonic()
-        self.first = self.first or (now, done)
+        self._mark(now, done)
         tenths = 10 * done // self.total
         due = now - self.shown >= 0.2 if self.live else tenths > max(self.shown, 0)
         if not due and done < self.total:
@@ -36,10 +38,18 @@ class Progress:
             sys.stderr.write(f"\r\x1b[2K{text}{end}" if self.live else f"{text}{end}")
             sys.stderr.flush()
 
+    def _mark(self, now: float, done: int) -> None:
+        """Keep moments of the last half of the work so far: what took longer only once, as compiling, is forgotten."""
+        if self.first is None:
+            self.first = done
+        if not self.marks or now - self.marks[-1][0] >= 1.0:
+            self.marks.append((now, done))
+        while len(self.marks) > 1 and 2 * (self.marks[1][1] - self.first) <= done - self.first:
+            self.marks.popleft()
+
     def _times(self, now: float, done: int) -> str:
-        """The time that is left, by the pace since the first update; that one took longer, because it compiled."""
-        assert self.first is not None
-        began, before = self.first
+        """The time that is left; the time elapsed at the first update, whose pace says nothing, and at the end."""
+        began, before = self.marks[0]
         if done >= self.total or done <= before:
             return f"{_clock(now - self.began)} elapsed"
         return f"{_clock((now - began) * (self.total - done) / (done - before))} left"
