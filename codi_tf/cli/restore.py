@@ -18,7 +18,6 @@ import numpy as np
 from codi_tf.cli.sampling_options import (
     add_sampling,
     add_shared_options,
-    check_not_read,
     check_range,
     check_shared_options,
     fill_in,
@@ -33,6 +32,7 @@ from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.conditions import read_condition
 from codi_tf.io.images import write_png
+from codi_tf.io.outputs import check_not_read
 from codi_tf.tasks import Task, make_task
 
 MAX_RESULT_PIXELS = 50_000_000
@@ -90,7 +90,7 @@ def main(arguments: list[str], prog: str = "codi restore") -> None:
 def run(options: argparse.Namespace) -> None:
     """Make and write the image. Raises UserError for options that do not fit the bundle or each other."""
     fill_in(options, DEFAULTS)
-    check_not_read(options, "condition", "mask")
+    check_not_read(options.out, {"--condition": options.condition, "--mask": options.mask})
     write_png(options.out, _restore(options))
     note = ""
     if options.mask is not None:

@@ -59,14 +59,6 @@ def check_shared_options(options: argparse.Namespace) -> None:
         raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")
 
 
-def check_not_read(options: argparse.Namespace, *names: str) -> None:
-    """Raise UserError where --out is a file that one of the options reads: it would be overwritten."""
-    for name in names:
-        path = getattr(options, name)
-        if path is not None and path.exists() and options.out.exists() and options.out.samefile(path):
-            raise UserError(f"--out is {options.out}: it would replace the {flag(name)}; use another name")
-
-
 def check_range(options: argparse.Namespace, **limits: tuple[float, float]) -> None:
     """Raise UserError for a given number outside its limits."""
     for name, (low, high) in limits.items():

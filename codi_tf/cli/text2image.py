@@ -15,7 +15,6 @@ import numpy as np
 from codi_tf.cli.sampling_options import (
     add_sampling,
     add_shared_options,
-    check_not_read,
     check_range,
     check_shared_options,
     fill_in,
@@ -29,6 +28,7 @@ from codi_tf.diffusion.samplers import CHECKPOINT_SAMPLERS
 from codi_tf.inference.rendering import MAX_SIDE
 from codi_tf.io.bundle_files import is_bundle
 from codi_tf.io.images import read_image, resize, write_png
+from codi_tf.io.outputs import check_not_read
 
 if TYPE_CHECKING:
     from codi_tf.inference.text_to_image import TextToImage
@@ -78,7 +78,7 @@ def main(arguments: list[str], prog: str = "codi text2image") -> None:
 def run(options: argparse.Namespace) -> None:
     """Make and write the image. Raises UserError for options that do not fit the checkpoint or each other."""
     fill_in(options, DEFAULTS)
-    check_not_read(options, "image")
+    check_not_read(options.out, {"--image": options.image})
     write_png(options.out, _generate(options))
     print(options.out)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from codi_tf.core.errors import Interrupted
 
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 BY_USER = 130  # exit status after Ctrl-C, which asks no scheduler to try again
 ONE_PRESS = 0.5  # seconds within which two SIGINTs are one Ctrl-C: some launchers pass on what the terminal sent, too
 

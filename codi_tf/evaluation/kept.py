@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,8 @@ class Kept:
     def write(self, name: str, values: Mapping[str, np.ndarray]) -> None:
         """Keep the values of a sampler. Raises UserError if they cannot be written."""
         with whole_file(self._path(name)) as partial, open(partial, "wb") as file:
-            np.savez(file, **dict(values))
+            arrays: dict[str, Any] = dict(values)
+            np.savez(file, **arrays)
 
     def remove(self) -> None:
         """Remove all of them: the report is written."""

@@ -64,8 +64,9 @@ class Monitor:
         self._heldout = heldout
         prompts = None if self._heldout is None else self._heldout.get("prompt")
         self._conditioning = None if prompts is None else trainer.base.conditioning(list(prompts))
-        measured = experiment.train.sample_every and isinstance(trainer, CoDi) and heldout is not None
-        self._quality = Quality(trainer, heldout) if measured else None
+        self._quality = None
+        if experiment.train.sample_every and isinstance(trainer, CoDi) and heldout is not None:
+            self._quality = Quality(trainer, heldout)
         with self._writer.as_default(step=first):
             lines = settings_text(experiment).splitlines()
             tf.summary.text("config", "\n".join(f"    {line}" for line in lines))  # as code, in Markdown

@@ -17,6 +17,7 @@ from codi_tf.core.noise import gaussian_noise
 from codi_tf.io import images
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.conditions import read_condition
+from codi_tf.io.outputs import check_not_read
 from export.formats import FORMATS
 from export.package.adapters import with_adapter
 from export.package.manifest import Package, read_package
@@ -144,6 +145,7 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     parser.add_argument("--colour", choices=colors, dest="color", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--adapter", type=Path, help="the folder of another adapter for the same base (--adapter-of)")
     options = parser.parse_args(arguments)
+    check_not_read(options.out, {"--condition": options.condition, "--mask": options.mask})
     package = read_package(options.package)
     if options.adapter is not None:
         package = with_adapter(package, options.adapter)
