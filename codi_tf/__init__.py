@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+from codi_tf.core.quiet import check_backend
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -30,6 +32,7 @@ def __getattr__(name: str):
     # Names are looked up when they are used, so that the parts that need no TensorFlow can be imported without it.
     if name not in _PUBLIC:
         raise AttributeError(f"module 'codi_tf' has no attribute {name!r}")
+    check_backend()
     return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 

@@ -26,6 +26,7 @@ from codi_tf.diffusion.process import Denoise
 from codi_tf.diffusion.sampling import few_step
 from codi_tf.inference.generation import Generator, check_finite
 from codi_tf.io import images
+from codi_tf.io.bundle_files import model_at
 from codi_tf.methods import METHODS
 from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.methods.method import MethodSettings
@@ -143,6 +144,11 @@ class CoDi(Trainer):
         return 1.0 if self.guidance_range is None else float(self.guidance_range[0])
 
     @property
+    def sampler(self) -> str:
+        """The sampler that the model is trained for, which generates unless another is named."""
+        return self.settings.sampler
+
+    @property
     def generator(self) -> Generator:
         """The compiled functions that generate; made anew when the network changes."""
         if self._generator is None or self._generator.network is not self.network:
@@ -171,8 +177,8 @@ class CoDi(Trainer):
     def generate_step(self, condition, noise, steps: int, conditioning: Conditioning | None = None):
         """Condition [B, H, W, 3 or 4] in [-1, 1], noise [B, h, w, 4] -> images [B, H, W, 3] in [-1, 1]; compiled.
 
-        H and W must be multiples of `base.multiple`. `conditioning` is that of the prompts, of batch size 1 or B; None:
-        of an empty one.
+        By DDIM. H and W must be multiples of `base.multiple`. `conditioning` is that of the prompts, of batch size 1 or
+        B; None: of an empty one.
         """
         conditioning = self.base.conditioning() if conditioning is None else conditioning
         images = self.generator.decode(self.generator.latents(condition, noise, conditioning, steps=steps))
@@ -185,7 +191,7 @@ class CoDi(Trainer):
         *,
         steps: int = 4,
         seed: int = 0,
-        sampler: str = "ddim",
+        sampler: str | None = None,
         guidance: float | None = None,
         text_guidance: float | None = None,
         report: Callable[[int], None] | None = None,
@@ -198,8 +204,9 @@ class CoDi(Trainer):
             prompt: one for all images, or one per image; only for a base with a text encoder.
             steps: network evaluations, 1 to the number of training times.
             seed: the same seed gives the same noise in every runtime.
-            sampler: "ddim" (Eq. 7, for most models), "dpm", "dpm++", "stochastic", "consistency", or another that is
-                registered in `diffusion.samplers.SAMPLERS`.
+            sampler: "ddim" (Eq. 7), "dpm", "dpm++", "stochastic", "consistency", or another that is registered in
+                `diffusion.samplers.SAMPLERS`. None: the one that the model is trained for (`sampler`), which is "ddim"
+                but for consistency distillation and for stochastic guided distillation.
             guidance: by the condition; 1 is none. For models of guided distillation, and for models that were
                 fine-tuned with `drop_condition`, which then need two evaluations per step.
             text_guidance: by the prompt; 1, the default, is none. For models that were fine-tuned with `drop_prompt`:
@@ -221,6 +228,7 @@ class CoDi(Trainer):
         padded = [images.pad_to_multiple(image, self.base.multiple) for image in batch]
         inputs = np.asarray(self.task.condition_from_image(np.stack([2.0 * image - 1.0 for image, _ in padded])))
         noise = gaussian_noise(seed, self.latent_shape(*inputs.shape[:3]))
+        sampler = self.sampler if sampler is None else sampler
         options = {"steps": steps, "sampler": sampler, "guidance": self.check_guidance(guidance), "seed": seed}
         options["text_guidance"] = self.check_text_guidance(text_guidance, prompted=prompt is not None)
         z = self.generator.latents(tf.constant(inputs), tf.constant(noise), conditioning, report=report, **options)
@@ -333,7 +341,7 @@ def load(
     """Read a bundle: safetensors and JSON, no code.
 
     Args:
-        path: the folder.
+        path: the folder, or that of the run whose result it is.
         compute: the format of activations, "float32", "bfloat16" or "float16".
         weights: the format of the base's weights; below float32 only if the adapter alone is trained.
         decoder: from `load_decoder`, takes the place of the autoencoder's decoder.
@@ -342,7 +350,7 @@ def load(
         UserError: no bundle, or a missing, truncated or foreign part; an unknown format; a decoder of other latents; a
             task or method that is not registered.
     """
-    bundle = read_bundle(Path(path), compute=compute, weights=weights, decoder=decoder)
+    bundle = read_bundle(model_at(Path(path)), compute=compute, weights=weights, decoder=decoder)
     model = CoDi(
         bundle.base,
         bundle.adapter,

@@ -54,7 +54,9 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser.add_argument(
         "--prompt", help="the prompt of every image (default: an input if the task needs prompts, else the empty one)"
     )
-    parser.add_argument("--sampler", default="ddim", help="ddim (default), or another with deterministic steps")
+    parser.add_argument(
+        "--sampler", help="a sampler with deterministic steps (default: the one that the model is trained for)"
+    )
     parser.add_argument(
         "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )

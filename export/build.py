@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
-from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle
+from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle, model_at
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import file_sha256, folder_sha256
 from codi_tf.io.json_files import write_json
@@ -44,7 +44,7 @@ def make_package(
     steps: int = 4,
     sizes: Sequence[tuple[int, int]] | None = None,
     prompt: str | None = None,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     decoder: Path | None = None,
     license: str | None = None,
     report: bool = True,
@@ -61,7 +61,8 @@ def make_package(
         steps: network evaluations, 1 to `limits.MAX_STEPS`.
         sizes: (height, width) of one or several sizes, which share the weights; the bundle's image_size unless given.
         prompt: the prompt of every image; None: the empty one, or an input for tasks with prompts.
-        sampler: a registered sampler whose steps are deterministic and of first order.
+        sampler: a registered sampler whose steps are deterministic and of first order; None: the one that the model is
+            trained for.
         decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         license: of the base, for the manifest.
         report: whether to measure speed and memory in another process, and write report.json and report.md.
@@ -76,9 +77,10 @@ def make_package(
     # Check before loading TensorFlow, which takes seconds.
     _check(out, format, layout, weights, target, inputs=[bundle, decoder])
     check_steps(steps)
-    if sampler not in SAMPLERS:
+    if sampler is not None and sampler not in SAMPLERS:
         raise UserError(SAMPLERS.unknown(sampler))
     check_is_folder(bundle)
+    bundle = model_at(bundle)
     if not is_bundle(bundle):
         raise UserError(f"{bundle}: no bundle (there is no {BUNDLE} in it); train one or name another")
     if decoder is not None and not decoder.is_dir():

@@ -20,7 +20,8 @@ from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.cli import cache
 from codi_tf.core.command_line import run_command
-from codi_tf.core.errors import UserError
+from codi_tf.core.errors import Interrupted, UserError
+from codi_tf.core.progress import Progress
 from codi_tf.data.cached import (
     ShardedArray,
     cached_batches,
@@ -31,6 +32,7 @@ from codi_tf.data.cached import (
     read_meta,
 )
 from codi_tf.data.precompute import encode_once
+from codi_tf.io.locks import only_one
 from codi_tf.methods.networks import encode_condition
 from codi_tf.tasks import make_task
 
@@ -127,6 +129,34 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(parts, encoded,
     (folder / "shard-00002.safetensors").write_bytes(whole["shard-00002.safetensors"][:-1])
     assert cache.encode(experiment(parts), folder, examples=23, shard=8)
     assert contents(folder) == whole
+
+
+def test_a_signal_keeps_what_is_encoded_of_a_shard(parts, tmp_path, monkeypatch):
+    """All of the shard was lost: 1,024 examples of full size take an hour."""
+    monkeypatch.setattr(cache, "ENCODED", 4)
+    straight, stopped, real = tmp_path / "straight", tmp_path / "stopped", Progress.update
+    assert cache.encode(experiment(parts), straight, examples=23, shard=8)
+
+    def update(bar, done, note=""):
+        real(bar, done, note)
+        if done == 12:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", update)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after 12 of 23 examples, which are kept: the same"):
+            cache.encode(experiment(parts), stopped, examples=23, shard=8)
+    assert {".begun-shard-00001.safetensors", ".begun-shard-00001.sha256"} < contents(stopped).keys()
+    begun = []
+    monkeypatch.setattr(Progress, "update", lambda bar, done, note="": begun.append(done))
+    assert cache.encode(experiment(parts), stopped, examples=23, shard=8)
+    assert begun == [16, 20, 23] and contents(stopped) == contents(straight)
+
+
+def test_two_processes_of_one_host_do_not_encode_the_same(parts, tmp_path):
+    """They did the work twice, and would mix what they keep."""
+    with only_one(tmp_path / "cache/.lock-0", "encodes"), pytest.raises(UserError, match=r"^process \d+ encodes"):
+        cache.encode(experiment(parts), tmp_path / "cache", examples=4, shard=4)
 
 
 def test_killed_and_started_again(parts, tmp_path, optimized):

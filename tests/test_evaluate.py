@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,12 @@ import codi_tf
 from codi_tf import data
 from codi_tf.cli.evaluate import PROCESS_STEPS, examples_of, main
 from codi_tf.cli.evaluate_options import parse
-from codi_tf.core.errors import UserError
+from codi_tf.core.errors import Interrupted, UserError
+from codi_tf.core.progress import Progress
 from codi_tf.evaluation.curves import COLORS
 from codi_tf.evaluation.features import FeatureNetwork, load_or_train, save_features
 from codi_tf.evaluation.loading import labels
+from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.samplers import model_process, model_sampler
 from codi_tf.io.folders import MARKER
 from codi_tf.io.hashing import folder_sha256
@@ -328,3 +331,38 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 2, done.stderr
     assert done.stderr == f"error: {tmp_path / 'none'}: no such bundle; train one or name another\n"
+
+
+def test_an_evaluation_that_was_interrupted_goes_on(bundle, feature_folder, tmp_path, monkeypatch):
+    """Ctrl-C lost all figures, and SIGTERM left a hidden folder. What was measured is not measured again."""
+    out, straight = tmp_path / "report", tmp_path / "straight"
+    words = [str(bundle), "--steps", "1,2", "--count", "4", "--features", str(feature_folder), "--out"]
+    real = Progress.update
+
+    def update(bar, done, note=""):
+        real(bar, done, note)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", update)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM; figures of 1 of 2 samplers are kept: the same"):
+            main([*words, str(out)])
+    assert [path.name for path in tmp_path.iterdir()] == [".report.measured"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "measure", counted := counting(Evaluator.measure))
+        main([*words, str(out)])
+    assert counted.calls == 4  # two steps, the condition, the autoencoder, the original; not one step
+    main([*words, str(straight)])
+    assert (out / "metrics.json").read_bytes() == (straight / "metrics.json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "straight"]
+
+
+def counting(function):
+    """The function, which counts its calls."""
+
+    def called(*args, **options):
+        called.calls += 1
+        return function(*args, **options)
+
+    called.calls = 0
+    return called

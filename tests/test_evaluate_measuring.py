@@ -10,7 +10,8 @@ from conftest import make_base, make_model
 import codi_tf
 from codi_tf import data
 from codi_tf.core.errors import UserError
-from codi_tf.evaluation import METRICS, numerics
+from codi_tf.data import photos
+from codi_tf.evaluation import METRICS, loading, numerics
 from codi_tf.evaluation.loading import metrics_with
 from codi_tf.evaluation.measuring import Evaluator, evaluate, measure
 from codi_tf.evaluation.metric import LEVEL, Metric
@@ -263,3 +264,12 @@ def test_model_sampler_refuses(model):
         model_sampler(model, 2, guidance=2.0)
     with pytest.raises(UserError, match="no text encoder"):
         model_sampler(model, 2, prompt="a cat")
+
+
+def test_without_the_embedded_photos_the_rest_is_measured(monkeypatch):
+    """Own images need no scikit-image: its photos are for the network of FD-photos alone."""
+    monkeypatch.setattr(photos.importlib.util, "find_spec", lambda name: None)
+    arguments = dict.fromkeys(option.key for option in loading.options())
+    with pytest.warns(UserWarning, match="FD-photos is left out: .* of scikit-image and scikit-learn, which are not"):
+        metrics = loading.load_metrics(arguments, image_size=16, prompted=False)
+    assert "psnr" in metrics and "frechet_photos" not in metrics

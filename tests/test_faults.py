@@ -121,8 +121,11 @@ def test_tensorboard_is_given_scalars_and_a_profile(straight):
     lines = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(6, STEPS + 1, 6))
     values = shown(straight)
-    for name in ("loss", "images_per_second", "input_share", "network_share", "average_share", "peak_memory_gb"):
-        assert values[name] == {line["step"]: pytest.approx(line[name]) for line in lines}
+    assert {"loss/denoising", "optimizer/learning_rate", "mu/mean", "config"} <= values.keys()
+    speeds = [f"speed/{name}" for name in ("images_per_second", "input_share", "network_share", "average_share")]
+    for tag in ("loss/loss", *speeds, "memory/peak_memory_gb"):
+        name = tag.partition("/")[2]
+        assert values[tag] == {line["step"]: pytest.approx(line[name]) for line in lines}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,11 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(se
 
 def stopped_at(output: str) -> int:
     """The step that a run names which was told to stop."""
-    found = re.search(r"^stopped at step (\d+) by SIGTERM, its state is saved: the same command resumes$", output, re.M)
+    found = re.search(
+        r"^stopped at step (\d+) by (?:SIGTERM|another worker), its state is saved: the same command resumes$",
+        output,
+        re.M,
+    )
     assert found, output
     return int(found[1])
 

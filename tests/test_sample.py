@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_here
 from conftest import UNET
 from PIL import Image
 
 import codi_tf
 from codi_tf.checkpoints.base import Base, make_unet
-from codi_tf.cli import restore
+from codi_tf.cli import restore, text2image
 from codi_tf.cli.sample import main
 from codi_tf.core.errors import UserError
 from codi_tf.inference import rendering
@@ -26,6 +27,7 @@ from codi_tf.io import images
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.unet import UNet
 from codi_tf.tasks import make_task
+from export.runtime import run as export_run
 
 ROOT = Path(codi_tf.__file__).parents[1]
 
@@ -308,3 +310,28 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(bundle, photo, tmp_path):
     for done in results:
         assert done["returncode"] == 2 and done["stdout"] == "", done["stderr"]
         assert done["stderr"].startswith("error: ") and done["stderr"].count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (restore.main, "--condition"),
+        (restore.main, "--mask"),
+        (text2image.main, "--image"),
+        (export_run.main, "--condition"),
+        (export_run.main, "--mask"),
+    ],
+)
+def test_what_is_read_is_not_overwritten(bundle, base_folder, tmp_path, command, option):
+    """--out in.png replaced the photo that the image was made of; so did a link to it."""
+    for name in ("in.png", "other.png"):
+        images.write_png(tmp_path / name, upright(8, 8))
+    before = (tmp_path / "in.png").read_bytes()
+    (tmp_path / "link.png").symlink_to("in.png")
+    model, needed = (base_folder, ["--prompt", "a"]) if option == "--image" else (bundle, [])
+    needed += ["--condition", tmp_path / "other.png"] if option == "--mask" else []
+    for out in ("in.png", "link.png"):
+        done = run_here(command, model, option, tmp_path / "in.png", *needed, "--out", tmp_path / out)
+        said = f"error: --out is {tmp_path / out}: it would replace the {option}; use another name\n"
+        assert (done.returncode, done.stderr) == (2, said)
+    assert (tmp_path / "in.png").read_bytes() == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from tiny import randomize, tiny_base
 
 import codi_tf
 from codi_tf.checkpoints.folder import save_base
+from codi_tf.core.errors import Interrupted
+from codi_tf.core.signals import Stop
 from codi_tf.evaluation.loading import metrics_with
 from codi_tf.evaluation.measuring import Evaluator
 from studies.paper import pieces
@@ -70,3 +74,31 @@ def test_a_seed_after_another_is_what_it_is_alone(tiny_study):
     pieces.metrics_of(ROW, TASK, 1).unlink()
     pieces.make(ROW, TASK, SEEDS[1:])
     assert result(1) == second
+
+
+def test_a_row_that_was_interrupted_goes_on(tiny_study, monkeypatch):
+    """Ctrl-C lost the row. Its figures and weights are those of a row that nothing happened to."""
+    pieces.make(ROW, TASK, SEEDS[:1])
+    expected = result(0)
+    pieces.metrics_of(ROW, TASK, 0).unlink()
+    shutil.rmtree(pieces.result_of(ROW, TASK, 0))
+
+    @contextlib.contextmanager
+    def signalled(what_follows):
+        stop = Stop()
+        stop.name = "SIGTERM"
+        yield stop
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="by SIGTERM at update 1 of distilled of"):
+        patch.setattr(pieces, "stop_noted", signalled)
+        pieces.make(ROW, TASK, SEEDS[:1])
+    assert pieces.state_of(ROW, TASK, 0).is_dir() and not pieces.is_trained(ROW, TASK, 0)
+    pieces.make(ROW, TASK, SEEDS[:1])
+    assert result(0) == expected and not pieces.state_of(ROW, TASK, 0).exists()
+
+
+def test_one_process_works_on_a_row(tiny_study):
+    with pieces.claimed(ROW, TASK) as mine, pieces.claimed(ROW, TASK) as other:
+        assert mine and not other
+    with pieces.claimed(ROW, TASK) as mine:
+        assert mine

@@ -133,7 +133,7 @@ def test_the_command_trains_and_says_where_the_result_is(monkeypatch, capsys, tm
     assert out.splitlines()[-1] == "result: runs/tiny/result"
     assert "training (codi) 1/1" in err
     assert (tmp_path / "runs/tiny/result/codi.json").is_file()
-    status, out, err = run(monkeypatch, capsys, settings, "train.steps=2")
+    status, out, err = run(monkeypatch, capsys, settings, "train.steps=1", "train.seed=1")
     assert (status, out) == (2, "")
-    assert err.startswith("error: runs/tiny: was started with train.steps = 1, now it is 2; choose another --out")
+    assert err.startswith("error: runs/tiny: was started with train.seed = 0, now it is 1; choose another --out")
     assert err.count("\n") == 1

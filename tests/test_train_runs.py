@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import SCHEDULER, VAE
 from safetensors.numpy import load_file
-from tiny import UNET, tiny_base, tiny_photos
+from small_runs import FINISHED, TRAIN, crash, experiment, make_start, metrics
+from tiny import UNET
 
 import codi_tf
 from codi_tf import config
-from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.cli.train import train
 from codi_tf.core.errors import Interrupted, UserError
 from codi_tf.training import monitor
 from codi_tf.training.experiment import build_dataset, build_trainer
+from codi_tf.training.folder import steps_of_result
 
 
 @pytest.fixture(autouse=True)
@@ -34,43 +34,10 @@ def eager():
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """The folder of a base, with photos beside it."""
-    folder = tmp_path_factory.mktemp("start") / "base"
-    folder.mkdir()
-    save_base(tiny_base(), folder)
-    tiny_photos(folder.with_name("photos"))
-    return folder
+    return make_start(tmp_path_factory.mktemp("start"))
 
 
 # Runs
-
-TRAIN = {
-    "steps": 3,
-    "batch_size": 2,
-    "warmup_steps": 0,
-    "learning_rate": 1e-3,
-    "ema_decay": 0.5,
-    "log_every": 1,
-    "save_every": 1,
-    "weight_decay": 0.01,
-}
-
-
-def experiment(start, **changes) -> config.Experiment:
-    values = {
-        "method": {"name": "codi", "delta": 5},
-        "base": str(start),
-        "task": {"name": "super_resolution"},
-        "data": {"image_size": 16, "source": str(start.with_name("photos"))},
-        "train": dict(TRAIN),
-    }
-    for path, value in changes.items():
-        section, _, key = path.partition("__")
-        if key:
-            values[section][key] = value
-        else:
-            values[section] = value
-    return config.from_dict(values)
-
 
 THREE_LEVELS = {
     **UNET,
@@ -86,8 +53,8 @@ def pretraining(network, **scheduler) -> dict:
     return {"method": {"name": "pretrain", "network": network, "scheduler": scheduler}, "task": None}
 
 
-def interrupted_at(step: int, number: signal.Signals = signal.SIGINT) -> type[monitor.Monitor]:
-    """A monitor during whose `step` a signal comes: the user presses Ctrl-C."""
+def interrupted_at(step: int, number: signal.Signals) -> type[monitor.Monitor]:
+    """A monitor during whose `step` a signal comes."""
 
     class Interrupting(monitor.Monitor):
         def step(self, current, count, sums):
@@ -98,30 +65,12 @@ def interrupted_at(step: int, number: signal.Signals = signal.SIGINT) -> type[mo
     return Interrupting
 
 
-def interrupt(monkeypatch, run: config.Experiment, out: Path, step: int):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
-    try:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(monitor, "Monitor", interrupted_at(step))
-            train(run, out)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-MEASURED = {"peak_memory_gb", "images_per_second", "input_share", "network_share", "average_share"}  # never the same
-
-
-def metrics(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]
-
-
 @pytest.mark.parametrize(("encode_once", "trained"), [(0, "all"), (8, "adapter")])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch, capsys, encode_once, trained):
     run = experiment(start, data__encode_once=encode_once, adaptation={"train": trained})
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     assert train(run, straight) == straight / "result"
-    interrupt(monkeypatch, run, resumed, 2)
+    crash(monkeypatch, run, resumed, 2)
     assert not (resumed / "result").exists()
     assert [p.name for p in (resumed / "checkpoints").iterdir()] == ["step-00000001.safetensors"]
     capsys.readouterr()
@@ -139,19 +88,22 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch
     assert metrics(resumed) == metrics(straight)
 
 
-def test_sigterm_ends_a_run_with_the_call_that_it_falls_into(start, tmp_path, monkeypatch):
-    """Not with the one after it: a call may be fifty steps."""
+@pytest.mark.parametrize(
+    ("number", "name", "status"),
+    [(signal.SIGTERM, "SIGTERM", 75), (signal.SIGHUP, "SIGHUP", 75), (signal.SIGINT, "Ctrl-C", 130)],
+)
+def test_a_signal_ends_a_run_with_the_call_that_it_falls_into(start, tmp_path, monkeypatch, number, name, status):
+    """Not with the one after it: a call may be fifty steps. Ctrl-C and SIGHUP lost everything since `save_every`."""
     run = experiment(start, train={**TRAIN, "steps": 5, "steps_per_call": 2, "log_every": 2, "save_every": 0})
-    monkeypatch.setattr(monitor, "Monitor", interrupted_at(2, signal.SIGTERM))
-    with pytest.raises(Interrupted, match="stopped at step 2 by SIGTERM"):
-        train(run, tmp_path / "run")
+    monkeypatch.setattr(monitor, "Monitor", interrupted_at(2, number))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
+    try:
+        with pytest.raises(Interrupted, match=f"stopped at step 2 by {name}, its state is saved: the same") as caught:
+            train(run, tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught.value.status == status
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002.safetensors"]
-
-
-FINISHED = {
-    "train": {**TRAIN, "steps": 1, "sample_every": 1},
-    "task": {"name": "super_resolution", "scale": 2},
-}
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +131,7 @@ def test_what_a_run_leaves(finished, start):
     assert list((out / "logs").glob("events.out.tfevents.*"))
     (line,) = metrics(out)
     names = {"step", "loss", "consistency", "guidance", "gradient_norm", "learning_rate", "condition_use", "mu_mean"}
-    names |= {"skipped"}
+    names |= {"skipped", "heldout_loss", "heldout_consistency", "heldout_guidance", "heldout_psnr"}
     assert line.keys() == names
     model = codi_tf.load(out / "result")
     assert model.settings == run.method and model.task.scale == 2 and model.image_size == 16
@@ -200,7 +152,7 @@ def test_a_finished_run_says_so(finished, capsys):
     ("changes", "said"),
     [
         ({"train__learning_rate": 5e-4}, "train.learning_rate = 0.001, now it is 0.0005"),
-        ({"train__steps": 9}, "train.steps = 1, now it is 9"),
+        ({"train__batch_size": 4}, "train.batch_size = 2, now it is 4"),
         ({"method__t": "per_sample"}, "method.t = 'shared', now it is 'per_sample'"),
         ({"task__jpeg_quality": [5, 9]}, r"task.jpeg_quality = None, now it is \[5, 9\]"),
         ({"task": {"name": "super_resolution"}}, "task.scale = 2, now it is None"),
@@ -220,6 +172,7 @@ def test_other_settings_are_refused_by_name(finished, start, changes, said):
 def test_pretraining_ends_in_a_base(start, tmp_path):
     run = experiment(start, **pretraining(UNET), train={**TRAIN, "steps": 1})
     base = load_stable_diffusion(train(run, tmp_path / "run"))
+    assert steps_of_result(tmp_path / "run") == 1
     assert base.prediction_type == "v_prediction"
     assert base.vae.scaling_factor == 1.5
     assert np.abs(base.unet.conv_out.kernel.numpy()).max() > 0  # where it starts

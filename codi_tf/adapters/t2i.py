@@ -78,7 +78,8 @@ class AdapterBlock(keras.layers.Layer):
 
     def call(self, x):
         if self.down:
-            x = ops.average_pool(x, 2, strides=2, padding="same")  # at an odd edge: the mean of fewer pixels
+            # At an odd edge: the mean of fewer pixels.
+            x = ops.average_pool(x, 2, strides=2, padding="same", data_format="channels_last")
         if self.in_conv is not None:
             x = self.in_conv(x)
         for resnet in self.resnets:

@@ -14,8 +14,10 @@ from codi_tf import config
 from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError, user_errors
+from codi_tf.core.signals import stop_noted
 from codi_tf.io.files import check_growing_folder, check_settings, whole_file
 from codi_tf.io.hashing import file_sha256
+from codi_tf.io.locks import only_one
 from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
@@ -43,7 +45,9 @@ def encode(
         Whether all shards, of all hosts, exist now.
 
     Raises:
-        UserError: `out` holds something else, or the config names something that cannot be used.
+        UserError: `out` holds something else, or another process is encoding the same part of it; the config names
+            something that cannot be used.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; what was encoded of the current shard is kept, the same call goes on.
     """
     _check_number("--examples", examples)
     _check_number("--shard", shard)
@@ -77,29 +81,78 @@ def encode(
         "data": {key: getattr(settings, key) for key in used},
     }
     source = load_source(experiment, "train")
-    _begin(out, meta)
     paths, sizes = shard_paths(out, meta), shard_sizes(meta)
     mine = range(host, len(paths), hosts)
-    missing = [number for number in mine if not _is_whole(paths[number], sizes[number])]
-    done, total = sum(sizes[number] for number in mine if number not in missing), sum(sizes[n] for n in mine)
-    progress = Progress("encoding examples", max(total, 1), done)
     batch = math.gcd(shard, ENCODED)
     options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
     batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
-    encode_batch, batches, last = encoder(base, encode_condition), iter(()), None
-    for number in missing:
-        if last is None or number != last + 1:  # otherwise the iterator is at the right place
-            batches = iter(batches_from(start_step=number * shard // batch))
-        parts = []
-        for first in range(0, sizes[number], batch):
-            with user_errors():
-                parts.append({key: value.numpy() for key, value in encode_batch(next(batches)).items()})
-            progress.update(done + min(first + batch, sizes[number]))
-        encoded = {key: np.concatenate([part[key] for part in parts])[: sizes[number]] for key in parts[0]}
-        _write_shard(paths[number], encoded)
-        done, last = done + sizes[number], number
+    encode_batch, batches, at = encoder(base, encode_condition), iter(()), None  # at: the next batch of the iterator
+    with (
+        only_one(out / f".lock-{host}", f"encodes into {out}"),
+        stop_noted("what is encoded is written after the batch under way") as stop,
+    ):
+        _begin(out, meta)
+        missing = [number for number in mine if not _is_whole(paths[number], sizes[number])]
+        for number in set(mine) - set(missing):
+            _remove_begun(paths[number])
+        done, total = sum(sizes[number] for number in mine if number not in missing), sum(sizes[n] for n in mine)
+        progress = Progress("encoding examples", max(total, 1))
+        for number in missing:
+            parts = _begun(paths[number], batch)
+            for first in range(len(parts) * batch, sizes[number], batch):
+                place = (number * shard + first) // batch
+                if place != at:  # otherwise the iterator is at the right place
+                    batches = iter(batches_from(start_step=place))
+                with user_errors():
+                    parts.append({key: value.numpy() for key, value in encode_batch(next(batches)).items()})
+                at = place + 1
+                progress.update(done + min(first + batch, sizes[number]))
+                if stop and first + batch < sizes[number]:
+                    _write_shard(_begun_path(paths[number]), _joined(parts))
+                    raise stop.interrupted(
+                        f"stopped by {{by}} after {done + first + batch} of {total} examples, which are kept: the same "
+                        "command resumes"
+                    )
+            _write_shard(paths[number], {key: part[: sizes[number]] for key, part in _joined(parts).items()})
+            _remove_begun(paths[number])
+            done += sizes[number]
+            if stop and done < total:
+                raise stop.interrupted(
+                    f"stopped by {{by}} after {done} of {total} examples, which are kept: the same command resumes"
+                )
     warn_of_unreadable(source)
     return all(path.is_file() for path in paths)
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Batches of examples as one."""
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _begun_path(path: Path) -> Path:
+    """Where the first batches of a shard are kept when the work is interrupted."""
+    return path.with_name(f".begun-{path.name}")
+
+
+def _begun(path: Path, batch: int) -> list[dict[str, np.ndarray]]:
+    """The first batches of a shard, as far as they are kept; without those of a damaged file."""
+    kept = _begun_path(path)
+    try:
+        tensors, _ = read_header(kept)
+        count = min(tensor.shape[0] for tensor in tensors.values())
+        if count % batch or not _is_whole(kept, count):
+            return []
+        arrays = {key: tensor.read() for key, tensor in tensors.items()}
+    except (UserError, ValueError):
+        return []
+    return [{key: array[i : i + batch] for key, array in arrays.items()} for i in range(0, count, batch)]
+
+
+def _remove_begun(path: Path) -> None:
+    from codi_tf.data.cached import checksum_file
+
+    for left in (_begun_path(path), checksum_file(_begun_path(path))):
+        left.unlink(missing_ok=True)
 
 
 def _encoder(experiment: config.Experiment, task):

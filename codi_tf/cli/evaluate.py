@@ -11,7 +11,9 @@ import numpy as np
 from codi_tf.cli.evaluate_options import flags_that_need_prompts, metric_arguments, needs_prompts, parse
 from codi_tf.core.command_line import start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.signals import Stop, stop_noted
 from codi_tf.evaluation.entries import Entry, make_entries
+from codi_tf.evaluation.kept import Kept
 from codi_tf.evaluation.loading import load_metrics, load_models
 from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.measuring import Evaluator, measure
@@ -29,13 +31,14 @@ PROCESS_STEPS = range(1, 11)
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.evaluate") -> None:
     options = parse(arguments, prog)
-    with whole_folder(options.out, REPORTS) as folder:
-        table = _report(options, folder)
+    noted = "what is measured is kept after the sampler under way"
+    with whole_folder(options.out, REPORTS) as folder, stop_noted(noted) as stop:
+        table = _report(options, folder, stop)
     print(f"{table}\n{options.out}")
 
 
-def _report(options: argparse.Namespace, folder: Path) -> str:
-    """Write the report into the folder; return its table."""
+def _report(options: argparse.Namespace, folder: Path, stop: Stop) -> str:
+    """Write the report into the folder; return its table. Raises Interrupted when a signal came."""
     start_tensorflow()
     from codi_tf.core.progress import Progress
 
@@ -61,9 +64,17 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
         finish=model.task.finish,
         enlarged=model.task.has_low_resolution,
     )
-    measured = measure(samplers, evaluator, report=Progress("measuring", len(samplers)).update)
-    curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in entries}
     settings = _settings(options, models, names, images.shape[1])
+    prompt_texts = [] if prompts is None else [np.array(prompts)]
+    kept = Kept(options.out.with_name(f".{options.out.name}.measured"), settings, [images, conditions, *prompt_texts])
+    progress = Progress("measuring", len(samplers))
+
+    def report(done: int) -> None:
+        progress.update(done)
+        _end_if(stop, f"{done} of {len(samplers)} samplers")
+
+    measured = measure(samplers, evaluator, report=report, kept=kept)
+    curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in entries}
     families = {one.label: one.bundle for one in entries} if len(models) > 1 else None
     rows = write_figures(folder, measured, curves, settings, families=families)
 
@@ -83,10 +94,17 @@ def _report(options: argparse.Namespace, folder: Path) -> str:
             for steps in PROCESS_STEPS
         }
         progress.update(done)
+        _end_if(stop, "all samplers")
     write_images(folder, made, processes, conditions[shown], images[shown])
     about = _about(options, entries, count, images.shape[1])
     write_page(folder, about, rows, [one.label for one in entries], max(PROCESS_STEPS))
+    kept.remove()
     return markdown_table(rows)
+
+
+def _end_if(stop: Stop, measured: str) -> None:
+    if stop:
+        raise stop.interrupted(f"stopped by {{by}}; figures of {measured} are kept: the same command goes on")
 
 
 def examples_of(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], int]:
@@ -139,10 +157,11 @@ def _check_prompts_used(prompts: str | list[str] | None, options: argparse.Names
 
 def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image_size: int) -> str:
     """The introduction of the report: what was measured, in Markdown."""
+    names = options.samplers or list(dict.fromkeys(one.options["sampler"] for one in entries))
     which = "held-out " if options.split == "heldout" else ""
     lines = [
         f"{options.count} crops of {image_size} pixels from {photos} {which}images of {options.data}, "
-        f"seed {options.seed}. {_plural('Sampler', options.samplers)}."
+        f"seed {options.seed}. {_plural('Sampler', names)}."
     ]
     if options.prompt is not None:
         lines.append(f"Prompt: {options.prompt}")
@@ -152,6 +171,8 @@ def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image
         names = {"guidance": "guidance", "text_guidance": "text guidance"}
         values = {name: one.options[key] for key, name in names.items()}
         note = "".join(f", {name} {value:g}" for name, value in values.items() if value is not None)
+        if len(names) > 1 and options.samplers is None:
+            note = f", sampler {one.options['sampler']}{note}"
         many = {1: "", 2: ", two evaluations a step", 3: ", three evaluations a step"}[one.cost]
         lines.append(f"- {one.bundle}: `{path}`{note}{many}")
     return "\n".join(lines)
@@ -175,7 +196,7 @@ def _settings(options: argparse.Namespace, models: dict, names: Sequence[str], i
         "count": options.count,
         "seed": options.seed,
         "steps": options.steps,
-        "samplers": options.samplers,
+        "samplers": options.samplers or sorted({model.sampler for model in models.values()}),
         "guidance": options.guidance,
         "text_guidance": options.text_guidance,
         "prompt": options.prompt,

@@ -13,7 +13,7 @@ from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.report import REPORTS
-from codi_tf.io.bundle_files import check_is_folder, is_bundle
+from codi_tf.io.bundle_files import check_is_folder, is_bundle, model_at
 from codi_tf.io.folders import check_folder
 
 SPLITS = ("heldout", "all")
@@ -42,7 +42,9 @@ def make_parser(prog: str) -> ArgumentParser:
         help="heldout (default): images that training does not use; or all images",
     )
     parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
-    parser.add_argument("--samplers", default="ddim", help=f"of {', '.join(SAMPLERS)} (default: ddim)")
+    parser.add_argument(
+        "--samplers", help=f"of {', '.join(SAMPLERS)} (default: of each bundle the one that it is trained for)"
+    )
     parser.add_argument("--guidance", type=finite_number(), help="for bundles trained with guidance (default: none)")
     parser.add_argument(
         "--text-guidance",
@@ -61,9 +63,10 @@ def make_parser(prog: str) -> ArgumentParser:
 
 
 def parse(arguments: list[str], prog: str) -> argparse.Namespace:
-    """Parse and check the options; `steps` and `samplers` become lists. Raises UserError for bad options."""
+    """Parse and check the options; `steps` and `samplers`, if given, become lists. Raises UserError for bad options."""
     options = make_parser(prog).parse_args(arguments)
     options.steps, options.samplers = _steps(options.steps), _samplers(options.samplers)
+    options.bundles = [model_at(path) for path in options.bundles]
     _check_bundles(options)
     for option in metric_options():
         argument = getattr(options, option.key)
@@ -103,7 +106,9 @@ def _steps(text: str) -> list[int]:
     return steps
 
 
-def _samplers(text: str) -> list[str]:
+def _samplers(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
     names = [part.strip() for part in text.split(",")]
     if not set(names) <= set(SAMPLERS) or len(set(names)) < len(names):
         raise UserError(f"--samplers is {text!r}: choose some of {','.join(SAMPLERS)}, each once, with commas between")

@@ -31,6 +31,7 @@ from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.conditions import read_condition
 from codi_tf.io.json_files import read_json
+from codi_tf.io.outputs import check_not_read
 from codi_tf.io.save_image import check_image_file, write_image
 from codi_tf.tasks import Task, make_task
 
@@ -40,7 +41,7 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
     "mask": None,
     "steps": 4,
     "upscale": 1,
-    "sampler": "ddim",
+    "sampler": None,
     "guidance": None,
     "text_guidance": None,
     "tile": None,
@@ -85,7 +86,7 @@ def main(arguments: list[str], prog: str = "codi restore") -> None:
     add_shared_options(
         parser, model="folder of a trained model", prompt="what to show, for a model whose base has a text encoder"
     )
-    add_sampling(parser, SAMPLERS, steps="4", sampler="ddim", guidance="as the model was trained")
+    add_sampling(parser, SAMPLERS, steps="4", sampler="the model's", guidance="as the model was trained")
     add_own_options(parser)
     options = parser.parse_args(arguments)
     check_shared_options(options)
@@ -97,6 +98,7 @@ def main(arguments: list[str], prog: str = "codi restore") -> None:
 def run(options: argparse.Namespace) -> None:
     """Make and write the image. Raises UserError for options that do not fit the bundle or each other."""
     fill_in(options, DEFAULTS)
+    check_not_read(options.out, {"--condition": options.condition, "--mask": options.mask})
     write_image(options.out, _restore(options))
     note = ""
     if options.mask is not None:
@@ -125,6 +127,8 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     decoder = load_small_decoder(options)
     say(f"loading {options.model}")
     model = load(options.model, compute=options.compute, decoder=decoder)
+    if options.sampler is None and model.sampler != "ddim":
+        say(f"sampler {model.sampler}, which {options.model} is trained for")
     made = plan(model, condition, upscale=options.upscale, tile=options.tile)
     if made.tile:
         say(f"{size} is made in {made.pieces} tiles of {made.tile}x{made.tile}, to save memory")

@@ -29,7 +29,7 @@ def _parser(prog: str) -> ArgumentParser:
         parser,
         SAMPLERS,
         steps="4, for a checkpoint 20",
-        sampler="ddim, for a checkpoint dpm++",
+        sampler="the trained model's, for a checkpoint dpm++",
         guidance="7.5 for a checkpoint, else as the model was trained",
     )
     restore.add_own_options(parser.add_argument_group("trained models"))

@@ -11,7 +11,7 @@ from codi_tf.core.arguments import finite_number, integer, path_argument, seed_n
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
-from codi_tf.io.bundle_files import check_is_folder
+from codi_tf.io.bundle_files import check_is_folder, model_at
 from codi_tf.io.folders import recover
 from codi_tf.io.save_image import check_image_file
 
@@ -59,6 +59,7 @@ def check_shared_options(options: argparse.Namespace) -> None:
     check_is_folder(options.model)
     if not options.model.exists():
         raise UserError(f"{options.model}: no such model; train one or name another")
+    options.model = model_at(options.model)
     check_image_file(options.out)
     if options.decoder is not None and not options.decoder.is_dir():
         raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")

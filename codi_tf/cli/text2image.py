@@ -27,6 +27,7 @@ from codi_tf.diffusion.samplers import CHECKPOINT_SAMPLERS
 from codi_tf.inference.rendering import MAX_SIDE
 from codi_tf.io.bundle_files import is_bundle
 from codi_tf.io.images import read_image, resize
+from codi_tf.io.outputs import check_not_read
 from codi_tf.io.save_image import write_image
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def main(arguments: list[str], prog: str = "codi text2image") -> None:
 def run(options: argparse.Namespace) -> None:
     """Make and write the image. Raises UserError for options that do not fit the checkpoint or each other."""
     fill_in(options, DEFAULTS)
+    check_not_read(options.out, {"--image": options.image})
     write_image(options.out, _generate(options))
     print(options.out)
 

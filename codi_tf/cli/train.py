@@ -1,15 +1,14 @@
 """codi train CONFIG.yaml [section.key=value ...]: train; the same command resumes.
 
-SIGTERM, which announces the end of a preemptible machine, saves the state and ends the run with exit status 75.
+Ctrl-C, SIGTERM (which announces the end of a preemptible machine) and SIGHUP (a closed terminal) save the state and end
+the run, with exit status 130 after Ctrl-C, else 75. A second Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import signal
-import threading
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,32 +17,50 @@ from codi_tf import config
 from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import Interrupted, UserError, user_errors
-from codi_tf.io.files import check_growing_folder, check_settings, whole_file
+from codi_tf.core.signals import stop_noted
 from codi_tf.io.folders import check_folder
-from codi_tf.io.yaml_files import yaml_text
+from codi_tf.io.locks import only_one
+from codi_tf.training import folder
 from codi_tf.training.distribution import make_strategy
 
-PARTS = ("checkpoints", "logs", "metrics.jsonl", "result", "samples")  # of the folder of a run, with config.yaml
+LOCK = ".lock"  # in the folder of a run
 
 
-def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path:
+def train(experiment: config.Experiment, out: Path, *, profile: int = 0, finish: bool = False) -> Path:
     """Run an experiment, or resume the run in `out`. Returns the folder of the result.
 
     Writes config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (images), metrics.jsonl and result/. If there are
     several workers, the first one writes; all must share the folder.
 
     Args:
-        experiment: what to run.
+        experiment: what to run. That of the run in `out`, if there is one; `train.steps` may be raised.
         out: the folder of the run.
         profile: number of updates to record, after the first ones, for TensorBoard's profiler.
+        finish: make the result of the newest state, without any more updates.
 
     Raises:
-        UserError: `out` holds a run with other settings, the config names files that are missing or do not fit, too
-            many updates in a row were not finite, or the disk is full.
-        Interrupted: SIGTERM, or another worker was lost; the same call resumes.
+        UserError: `out` holds a run with other settings, or one that another process is training; the config names
+            files that are missing or do not fit; too many updates in a row were not finite; the disk is full; there is
+            no state to make a result of.
+        Interrupted: Ctrl-C, SIGTERM, SIGHUP, or another worker was lost; the same call resumes.
     """
-    _check_same_settings(experiment, out)
+    _check(experiment, out, finish=finish)
     strategy = start_tensorflow(functools.partial(make_strategy, experiment.distribution))
+    with contextlib.ExitStack() as stack:
+        if strategy.extended.should_checkpoint:
+            stack.enter_context(only_one(out / LOCK, f"trains in {out}"))
+            _check(experiment, out, finish=finish)  # again: another process may have begun the run meanwhile
+        return _train(experiment, out, strategy, profile=profile, finish=finish)
+
+
+def _check(experiment: config.Experiment, out: Path, *, finish: bool) -> None:
+    """Raises UserError where the run in `out`, if there is one, cannot go on with these settings."""
+    folder.check_folder(out)
+    earlier = folder.earlier_settings(out)
+    folder.check_same_settings(earlier, experiment, out, finish=finish)
+
+
+def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, finish: bool) -> Path:
     import tensorflow as tf
 
     from codi_tf.core.progress import Progress
@@ -62,62 +79,76 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0) -> Path
     from codi_tf.training.states import StateWriter, restore_newest
     from codi_tf.training.stopwatch import Stopwatch
 
-    settings, chief = experiment.train, strategy.extended.should_checkpoint
+    settings, chief, result = experiment.train, strategy.extended.should_checkpoint, out / folder.RESULT
     check_batch(settings, strategy.num_replicas_in_sync)
     with strategy.scope():
         trainer = build_trainer(experiment)
-    states = out / "checkpoints"
+    states = out / folder.STATES
     step = first = restore_newest(trainer, states)
-    if first >= settings.steps and (out / "result").is_dir():
-        print(f"{out}: all {settings.steps} steps are done; the result is {out / 'result'}")
-        return out / "result"
+
+    def save(step: int) -> None:
+        save_result(experiment, trainer, result, {"steps": step, "config": experiment.as_dict()})
+
+    if first >= settings.steps and not finish and result.is_dir() and folder.steps_of_result(out) in (first, None):
+        print(f"{out}: all {settings.steps} steps are done; the result is {result}")
+        return result
     if chief:
-        check_folder(out / "result", result_kind(experiment), inputs=_inputs(experiment))
+        check_folder(result, result_kind(experiment), inputs=_inputs(experiment))
+    if finish:
+        if not first:
+            raise UserError(f"{out / folder.STATES}: holds no state to make a result of; train first, without --finish")
+        if chief:
+            save(first)
+        return result
     heldout = heldout_examples(experiment, trainer)  # before anything that takes time: it may be missing
     source = None if is_cache(experiment.data.source) else load_source(experiment, "train")
     with user_errors():
         batches = iter(distributed_batches(experiment, trainer, strategy, first, source=source))
     if chief:
-        _write_settings(experiment, out)
+        folder.write_settings(experiment, out)
     if first:
         print(f"resuming {out} at step {first}")
     run = make_loop(trainer, strategy, jit_compile=settings.jit_compile)
     alone = experiment.distribution.strategy != "multiworker"
     span = {"first": first, "last": settings.steps}
-    stopwatch = Stopwatch(trainer, strategy, **span, profile=profile if chief else 0, logs=out / "logs")
+    stopwatch = Stopwatch(trainer, strategy, **span, profile=profile if chief else 0, logs=out / folder.LOGS)
     writer = StateWriter(trainer, states, keep=settings.keep, keep_every=settings.keep_every)
-    progress = Progress(f"training ({experiment.method_name})", settings.steps, first)
+    progress = Progress(f"training ({experiment.method_name})", settings.steps)
 
     def save_now() -> None:
         if chief:
             writer.save(step)
             writer.wait()
 
-    with _stop_on_sigterm() as stop_requested, _plain_ends(out):
+    with stop_noted("the state is saved after the updates under way") as stop, _plain_ends(out):
         monitor = Monitor(experiment, trainer, stopwatch, out, first, heldout) if chief else None
+        if step < settings.steps:
+            print("compiling the first update, which takes a minute or two", file=sys.stderr, flush=True)
         while step < settings.steps:
             count = 1 if stopwatch.alone(step) else _until_next(step, settings)
             with stopwatch.timed(step, count), user_errors():
-                sums = run(batches, tf.constant(count), tf.constant(int(stop_requested.is_set())))
+                sums = run(batches, tf.constant(count), tf.constant(int(bool(stop))))
                 sums = {name: float(value) for name, value in sums.items()}
             step += count
             if sums["skipped"]:
                 _check_skipped(trainer, settings, range(step - count, step), sums["skipped"], save_now)
-            stop = sums.pop(STOP)
+            stopped = sums.pop(STOP)
             if monitor is not None:
                 monitor.step(step, count, sums)
             if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
                 writer.save(step)
             progress.update(step, monitor.note if monitor is not None else "")
             # Several workers stop together: they exchange the wish at the start of a call.
-            if (stop or (alone and stop_requested.is_set())) and step < settings.steps:
+            if (stopped or (alone and stop)) and step < settings.steps:
                 save_now()
-                raise Interrupted(f"stopped at step {step} by SIGTERM, its state is saved: the same command resumes")
+                raise stop.interrupted(
+                    f"stopped at step {step} by {{by}}, its state is saved: the same command resumes"
+                )
         save_now()
         if chief:
-            save_result(experiment, trainer, out / "result", {"steps": settings.steps, "config": experiment.as_dict()})
+            save(step)
     warn_of_unreadable(source)
-    return out / "result"
+    return result
 
 
 def _until_next(step: int, settings: config.Train) -> int:
@@ -156,20 +187,6 @@ def _check_skipped(trainer, settings: config.Train, batches: range, skipped: flo
 
 
 @contextlib.contextmanager
-def _stop_on_sigterm() -> Iterator[threading.Event]:
-    """Set an event on SIGTERM within the block. Signals reach the main thread only."""
-    stop_requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop_requested
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stop_requested.set())
-    try:
-        yield stop_requested
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
 def _plain_ends(out: Path) -> Iterator[None]:
     """Turn the loss of another worker into Interrupted, and a full disk into UserError, within the block."""
     import tensorflow as tf
@@ -191,32 +208,9 @@ def _plain_ends(out: Path) -> Iterator[None]:
         raise
 
 
-def _check_same_settings(experiment: config.Experiment, out: Path) -> None:
-    """Raise UserError if the run in `out` was started with other settings."""
-    check_growing_folder(out)
-    path = out / "config.yaml"
-    if not path.is_file():
-        if taken := [name for name in PARTS if (out / name).exists()]:
-            raise UserError(f"{out}: holds {taken[0]}, but no config.yaml: it is no run; choose another --out")
-        return
-    earlier = config.load(path)  # with today's defaults
-    compared = (_plain(one) for one in (earlier, experiment))
-    check_settings(out, *({key: plain[key] for key in plain if key != "distribution"} for plain in compared))
-
-
 def _inputs(experiment: config.Experiment) -> list[Path]:
     """The folders that a run reads and must not replace."""
     return [Path(path) for path in (experiment.base, experiment.text, experiment.adaptation.start) if path is not None]
-
-
-def _write_settings(experiment: config.Experiment, out: Path) -> None:
-    with whole_file(out / "config.yaml") as partial:
-        partial.write_text(yaml_text(_plain(experiment)), encoding="utf-8")
-
-
-def _plain(experiment: config.Experiment) -> dict:
-    """The settings as a file holds them, with lists in place of tuples."""
-    return json.loads(json.dumps(experiment.as_dict()))
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
@@ -234,11 +228,15 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
         metavar="N",
         help="record N steps for TensorBoard's profiler",
     )
+    parser.add_argument(
+        "--finish", action="store_true", help="make the result of the newest state, without any more steps"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
     for name in ("strategy", "tpu"):
         if getattr(options, name) is not None:
             options.overrides.append(f"distribution.{name}={getattr(options, name)}")
     experiment = config.load(options.config, options.overrides)
-    result = train(experiment, options.out or Path("runs") / Path(options.config).stem, profile=options.profile)
+    out = options.out or Path("runs") / Path(options.config).stem
+    result = train(experiment, out, profile=options.profile, finish=options.finish)
     print(f"result: {result}")

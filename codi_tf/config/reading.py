@@ -10,7 +10,7 @@ from pathlib import Path
 
 from codi_tf.config.experiment import Experiment
 from codi_tf.core.errors import UserError
-from codi_tf.core.quiet import quiet_import
+from codi_tf.core.quiet import check_backend, quiet_import
 from codi_tf.core.settings import check_choice, choices_of
 from codi_tf.core.showing import bare, shown
 from codi_tf.io.yaml_files import Problem, parse_yaml, read_yaml
@@ -27,6 +27,7 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
     Raises:
         UserError: for a missing or unreadable file, an unknown key, a value of the wrong type or out of its range.
     """
+    check_backend()  # nothing is wrong with the file
     path = Path(path)
     values = read_yaml(path)
     if not isinstance(values, dict):

@@ -15,7 +15,6 @@ from codi_tf.core.errors import Interrupted, UserError, explained, user_errors
 from codi_tf.core.printing import printable
 from codi_tf.core.quiet import quiet_import
 
-TRY_AGAIN = 75  # exit status EX_TEMPFAIL
 NO_READER = 141  # of a program that SIGPIPE ends
 T = TypeVar("T")
 
@@ -35,8 +34,8 @@ def run_command(main: Callable[[list[str]], None]) -> int:
     """Run `main` with the command line's arguments and return the exit status.
 
     0: done. 2: a mistake of the user (UserError), or a fault of the machine or a runtime that `errors.explained` knows,
-    as a full disk: one line on standard error. 75: Interrupted. 130: Ctrl-C. 141: nobody reads the output any more.
-    Every other exception is a bug and keeps its traceback.
+    as a full disk: one line on standard error. 75: Interrupted, after Ctrl-C 130. 141: nobody reads the output any
+    more. Every other exception is a bug and keeps its traceback.
 
     Each UserWarning is shown once, in one line. A UserError raised within tf.data counts as a UserError.
     """
@@ -60,7 +59,7 @@ def run_command(main: Callable[[list[str]], None]) -> int:
         return 2
     except Interrupted as error:
         _say(str(error))
-        return TRY_AGAIN
+        return error.status
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
@@ -93,8 +92,12 @@ def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
         first: called before TensorFlow looks at its devices, see `distribution.make_strategy`; its result is returned.
     """
     with quiet_import():
+        import keras
         import tensorflow as tf
 
+        # A keras.json is for other programs of the user; networks that are made here take these.
+        keras.config.set_floatx("float32")
+        keras.config.set_image_data_format("channels_last")
         result = None if first is None else first()
         tf.config.list_logical_devices()  # the drivers of accelerators write their notes here
     return result

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from codi_tf.core.printing import printable
 from codi_tf.core.showing import clipped
 
+TRY_AGAIN = 75  # exit status EX_TEMPFAIL
 LONGEST = 2000  # characters of a message, whatever it quotes
 LONGEST_QUOTE = 300  # characters of another library's message in one of ours
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, the largest file of a file system
@@ -30,11 +31,13 @@ class UserError(ValueError):
 class Interrupted(Exception):
     """A run stopped early, and the same command resumes it. The message is one line that names the update.
 
-    The command lines print it and exit with status 75 (EX_TEMPFAIL), which asks schedulers to try again.
+    The command lines print it and exit with its status: 75 (EX_TEMPFAIL), which asks schedulers to try again, or 130
+    after Ctrl-C.
     """
 
-    def __init__(self, message: object = ""):
+    def __init__(self, message: object = "", *, status: int = TRY_AGAIN):
         super().__init__(printable(message))
+        self.status = status
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from codi_tf.core.errors import UserError
+
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
@@ -14,9 +16,12 @@ def quiet_import() -> Iterator[None]:
 
     TensorFlow's libraries write to file descriptor 2 while they are loaded, and no setting silences all of them. Later
     log lines of TensorFlow are off, too, unless TF_CPP_MIN_LOG_LEVEL is set. Errors are raised in any case.
+
+    Raises:
+        UserError: see `check_backend`.
     """
+    check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     sys.stderr.flush()
     original, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
@@ -26,3 +31,19 @@ def quiet_import() -> Iterator[None]:
         os.dup2(original, 2)
         os.close(original)
         os.close(sink)
+
+
+def check_backend() -> None:
+    """Choose TensorFlow as Keras' backend, whatever keras.json says.
+
+    Raises:
+        UserError: KERAS_BACKEND names another backend, or Keras was started with one.
+    """
+    keras = sys.modules.get("keras")
+    if keras is not None and hasattr(keras, "backend"):
+        found, where = keras.backend.backend(), "Keras was started with the backend"
+    else:
+        os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
+        found, where = os.environ["KERAS_BACKEND"], "KERAS_BACKEND is"
+    if found != "tensorflow":
+        raise UserError(f"{where} {found!r}: codi_tf computes with TensorFlow; set KERAS_BACKEND=tensorflow")

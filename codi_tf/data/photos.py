@@ -48,6 +48,11 @@ def load_photos(split: str) -> dict[str, np.ndarray]:
     return {Path(name).stem: images.to_uint8(images.read_image(package_file(name))) for name in PHOTOS[split]}
 
 
+def missing_packages() -> list[str]:
+    """The packages of the embedded photos that are not installed, by their names for pip."""
+    return [name for package, name in DISTRIBUTIONS.items() if importlib.util.find_spec(package) is None]
+
+
 def package_file(name: str) -> Path:
     """The path of a package's file, "PACKAGE/PATH". Raises UserError where the package is not installed."""
     package, _, inside = name.partition("/")

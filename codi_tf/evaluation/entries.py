@@ -49,7 +49,7 @@ class Entry:
 
 def make_entries(
     models: Mapping[str, CoDi],
-    samplers: Sequence[str],
+    samplers: Sequence[str] | None,
     *,
     prompts: str | list[str] | None,
     guidance: float | None = None,
@@ -59,7 +59,7 @@ def make_entries(
 
     Args:
         models: label of a bundle -> model.
-        samplers: names.
+        samplers: names; None: of each bundle the one that it is trained for.
         prompts: one text for all images, or one for each; models without a text encoder get none.
         guidance, text_guidance: weights, see `CoDi.generate`.
 
@@ -84,8 +84,9 @@ def make_entries(
         by_text = model.check_text_guidance(by_text, prompted=prompt is not None)
         by_condition = 1.0 if weight is None or model.network.takes_guidance else weight
         cost = sum(share != 0.0 for share in guidance_weights(by_condition, by_text))
-        for sampler in samplers:
-            label = bundle if len(samplers) == 1 else f"{bundle}, {sampler}"
+        own = (model.sampler,) if samplers is None else samplers
+        for sampler in own:
+            label = bundle if len(own) == 1 else f"{bundle}, {sampler}"
             chosen = {"sampler": sampler, "guidance": weight, "text_guidance": by_text, "prompt": prompt}
             entries.append(Entry(label, bundle, model, chosen, cost))
     return entries

@@ -16,6 +16,7 @@ from keras import ops
 
 from codi_tf import data
 from codi_tf.core.errors import UserError
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.core.progress import Progress
 from codi_tf.io.bundle_files import CHECKPOINTS
 from codi_tf.io.folders import whole_folder
@@ -164,11 +165,12 @@ def load_features(folder: Path) -> FeatureNetwork:
     if config.pop("_class_name", None) != "FeatureNetwork":
         raise UserError(f"{folder}: holds no feature network; name the folder of one")
     check(config, SCHEMA, folder / CONFIG, "train the network again")
-    try:
-        network = FeatureNetwork(name="features", **config)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG}: not the configuration of a feature network ({error})") from None
-    network.build()
+    with built_in(make_policy()):
+        try:
+            network = FeatureNetwork(name="features", **config)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{folder / CONFIG}: not the configuration of a feature network ({error})") from None
+        network.build()
     load_network(network, folder)
     return network
 

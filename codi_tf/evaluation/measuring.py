@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from codi_tf.core.errors import UserError
+from codi_tf.evaluation.kept import Kept
 from codi_tf.evaluation.metric import ImageSet, Metric, Originals
 from codi_tf.evaluation.samplers import Sampler, batch_for, in_batches
 
@@ -94,6 +95,10 @@ class Evaluator:
             for name, metric in self.metrics.items()
         }
         values |= {name: values[name].astype(np.float64) for name, one in self.metrics.items() if one.per_image}
+        return self.measured(values)
+
+    def measured(self, values: Mapping[str, np.ndarray]) -> Measured:
+        """What `measure` gives, of values that it gave before."""
         return Measured(self.metrics, values, self._references)
 
     def of_condition(self) -> Measured:
@@ -103,22 +108,32 @@ class Evaluator:
 
 
 def measure(
-    samplers: dict[str, Sampler], evaluator: Evaluator, *, report: Callable[[int], None] | None = None
+    samplers: dict[str, Sampler],
+    evaluator: Evaluator,
+    *,
+    report: Callable[[int], None] | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Measured]:
     """Measure samplers, the condition itself, "autoencoder" (the ceiling) and "original".
 
     The condition is called "bicubic" where it is a small image, enlarged, else "condition". `report` is called with
-    the number of samplers done.
+    the number of samplers done. The values of each sampler are read from `kept`, or written there.
 
     Raises:
         UserError: a sampler's images are not finite.
     """
     measured = {evaluator.condition_name: evaluator.of_condition()}
     for done, (name, sampler) in enumerate(samplers.items(), start=1):
-        images, latents = sampler(evaluator.conditions)
-        if not np.isfinite(images).all():
-            raise UserError(f"{name}: made images that are not finite; its training diverged, train it again")
-        measured[name] = evaluator.measure(images, latents)
+        values = None if kept is None else kept.read(name, evaluator.metrics)
+        if values is None:
+            images, latents = sampler(evaluator.conditions)
+            if not np.isfinite(images).all():
+                raise UserError(f"{name}: made images that are not finite; its training diverged, train it again")
+            measured[name] = evaluator.measure(images, latents)
+            if kept is not None:
+                kept.write(name, measured[name].values)
+        else:
+            measured[name] = evaluator.measured(values)
         if report is not None:
             report(done)
     measured["autoencoder"] = evaluator.measure(evaluator.reconstructions, evaluator.latents)

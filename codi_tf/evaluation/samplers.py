@@ -25,7 +25,7 @@ def model_sampler(
     steps: int,
     seed: int = 0,
     *,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     guidance: float | None = None,
     text_guidance: float | None = None,
     prompt: str | Sequence[str] | None = None,
@@ -36,7 +36,7 @@ def model_sampler(
         model: the model.
         steps: network evaluations.
         seed: of the starting noise, drawn for the whole set, and of the noise that stochastic samplers add.
-        sampler: the name of a sampler.
+        sampler: the name of a sampler; None: the one that the model is trained for.
         guidance, text_guidance, prompt: as for `CoDi.generate`; one prompt for all images, or one for each.
 
     Returns:
@@ -73,7 +73,7 @@ def model_process(
     steps: int,
     seed: int = 0,
     *,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     guidance: float | None = None,
     text_guidance: float | None = None,
     prompt: str | None = None,
@@ -132,13 +132,14 @@ def _in_batches(function: Callable, batch: int, *, numbered: bool) -> Callable:
     return whole
 
 
-def _prepare(model, steps: int, sampler: str, guidance, text_guidance, prompt: str | Sequence[str] | None) -> tuple:
+def _prepare(model, steps: int, sampler: str | None, guidance, text_guidance, prompt) -> tuple:
     """The conditioning, of batch size 1 or N, and the options of `Generator.trajectory`. Checked first of all."""
     from codi_tf.diffusion.sampling import make_grid
 
     longest = model.base.schedule.num_steps
     if not 1 <= steps <= longest:
         raise UserError(f"--steps has {steps}: it must be from 1 to {longest}")
+    sampler = model.sampler if sampler is None else sampler
     make_grid(sampler, model.base.schedule, steps)
     guidances = {
         "guidance": model.check_guidance(guidance),

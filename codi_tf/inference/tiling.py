@@ -89,7 +89,7 @@ def generate_tiled(
     prompt: str | None = None,
     steps: int = 4,
     seed: int = 0,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     guidance: float | None = None,
     text_guidance: float | None = None,
     report: Callable[[int], None] | None = None,
@@ -123,7 +123,7 @@ def generate_tiled(
         "text_guidance": model.check_text_guidance(text_guidance, prompted=prompt is not None),
     }
     shape = model.latent_shape(*condition.shape[:3])
-    grid = make_grid(sampler, base.schedule, steps)
+    grid = make_grid(model.sampler if sampler is None else sampler, base.schedule, steps)
 
     pixels = tiles(condition.shape[1], condition.shape[2], tile, overlap)
     latents = tiles(shape[1], shape[2], tile // base.vae.factor, overlap // base.vae.factor)

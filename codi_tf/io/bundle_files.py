@@ -79,3 +79,20 @@ BUNDLES = Kind("bundle", _of_bundle)
 RESULTS = Kind("result of a training", _of_result)  # of methods that make no bundle: a base, a decoder
 CHECKPOINTS = Kind("checkpoint")  # a diffusers folder or a network, which is never replaced
 PAIRS = Kind("folder of pairs")  # never replaced either
+
+
+def model_at(path: Path) -> Path:
+    """The folder of a model: for the folder of a run, that of its result; other paths as they are.
+
+    Raises:
+        UserError: the run has no result yet.
+    """
+    is_run = (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()
+    if not is_run or is_bundle(path):
+        return path
+    if not (path / "result").is_dir():
+        raise UserError(
+            f"{path}: this run has no result yet; train it to its end, or make one of its newest state: codi train "
+            f"{path / 'config.yaml'} --out {path} --finish"
+        )
+    return path / "result"

@@ -38,6 +38,7 @@ class Consistency(MethodSettings):
     features: str | None = None
 
     starts_from: ClassVar = ("finetune",)
+    sampler: ClassVar = "consistency"  # each evaluation leads to the data, and fresh noise back
 
     def check(self) -> None:
         """Raises UserError for options out of their range."""

@@ -64,6 +64,11 @@ class Guided(MethodSettings):
         """[lowest, highest] guidance that is trained."""
         return self.guidance
 
+    @property
+    def sampler(self) -> str:
+        """The sampler that the model is trained for."""
+        return "stochastic" if self.stochastic else "ddim"
+
     def check(self) -> None:
         """Raises UserError for options out of their range, or of the other stage."""
         low_high = self.guidance
@@ -170,11 +175,23 @@ class GuidanceMethod(LatentMethod):
         return {"guidance_matching": loss}
 
 
+def trailing_scheduler(config: dict) -> dict:
+    """A scheduler_config.json whose DDIM steps are those that halving trains: trailing times, the last step ends clean.
+
+    With the base's own, text2image and diffusers would evaluate the network at other times (751, 501, 251, 1 in place
+    of 999, 749, 499, 249).
+    """
+    clean = {"set_alpha_to_one": True, "final_sigmas_type": "zero"}
+    return {**config, "timestep_spacing": "trailing", **{key: clean[key] for key in clean if key in config}}
+
+
 class HalvingMethod(LatentMethod):
     """Stage two, progressive distillation: the student learns to take one step for two of its teacher.
 
     When a phase ends, teacher and student become the moving average, and the number of steps is halved. Works on a
     conditional model as well as on a base alone.
+
+    The scheduler of a base whose UNet is trained says from then on at which times, see `trailing_scheduler`.
 
     Args:
         settings: the numbers of steps, the updates of a phase, range of the guidance and space of the error.
@@ -187,6 +204,9 @@ class HalvingMethod(LatentMethod):
     average: AdaptedUNet
 
     def __init__(self, settings: Guided, base: Base, student: AdaptedUNet):
+        assert base.unet is not None
+        if base.unet.trainable:
+            base = dataclasses.replace(base, scheduler=trailing_scheduler(base.scheduler), path=None)
         super().__init__(settings, base, student)
         if settings.steps[0] > base.schedule.num_steps // 2:
             raise UserError(f"method.steps begins with {settings.steps[0]}: at most {base.schedule.num_steps // 2}")

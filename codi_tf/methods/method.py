@@ -49,6 +49,8 @@ class MethodSettings:
         features: the folder of a feature network, or a file of LPIPS' weights, that `build` gets as `perceptual`.
         guidance_range: [lowest, highest] guidance of the condition that a network which takes it as an input is trained
             for; None for methods that do not train that input.
+        sampler: the sampler that the model is trained for, of `diffusion.samplers.SAMPLERS`, which generates unless
+            another is named.
 
     Raises:
         UserError: an option out of its range.
@@ -63,6 +65,7 @@ class MethodSettings:
     drop_prompt: ClassVar[float] = 0.0
     features: ClassVar[str | None] = None
     guidance_range: ClassVar[list | None] = None
+    sampler: ClassVar[str] = "ddim"
 
     def __post_init__(self):
         check_choices(self, "method.")

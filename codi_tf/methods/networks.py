@@ -29,7 +29,8 @@ def encode_condition(base: Base, network: AdaptedUNet, images):
     latents = base.encode(images[..., :3])
     if images.shape[-1] == 3:
         return latents
-    mask = ops.average_pool(images[..., 3:], base.vae.factor, padding="valid")  # [B, h, w, 1], a share of pixels
+    # [B, h, w, 1], a share of pixels
+    mask = ops.average_pool(images[..., 3:], base.vae.factor, padding="valid", data_format="channels_last")
     return ops.concatenate([latents, mask], axis=-1)
 
 

@@ -24,6 +24,7 @@ class Conv2D(keras.layers.Conv2D):
     def __init__(self, filters, kernel_size=3, *, strides=1, symmetric_padding=True, **kwargs):
         self.symmetric_padding = symmetric_padding
         padding = "same" if strides in (1, (1, 1), [1, 1]) else "valid"  # an int, or a list from a config
+        kwargs = {"data_format": "channels_last", **kwargs}  # whatever keras.json says
         super().__init__(filters, kernel_size, strides=strides, padding=padding, **kwargs)
 
     def call(self, inputs):
@@ -75,7 +76,7 @@ class GroupNorm(keras.layers.Layer):
         per_channel = ops.mean(ops.mean(x, axis=2), axis=1)  # [B, C]
         grouped = ops.reshape(per_channel, (-1, self.groups, self.channels // self.groups))
         per_group = ops.mean(grouped, axis=-1, keepdims=True)  # [B, G, 1]
-        spread = per_group + ops.zeros((1, 1, self.channels // self.groups))  # broadcasts without a dynamic shape
+        spread = per_group + ops.zeros((1, 1, self.channels // self.groups), "float32")  # static shapes
         return ops.reshape(spread, (-1, 1, 1, self.channels))
 
     def call(self, inputs):

@@ -360,7 +360,7 @@ class UNet(UNetEncoder):
         """Times int [B] or [1], and the guidance float [B] or [1] if the network takes it -> time embedding."""
         if self.time_cond_proj_dim is None:
             return self.time_embedding(t)
-        weight = ops.zeros((1,)) if guidance is None else guidance - 1.0
+        weight = ops.zeros((1,), "float32") if guidance is None else guidance - 1.0
         return self.time_embedding(t, guidance_features(weight, self.time_cond_proj_dim))
 
     def call(self, z_t, t, context, guidance=None):

@@ -20,11 +20,13 @@ from codi_tf.evaluation.features import load_features
 from codi_tf.evaluation.perception.lpips import load_lpips
 from codi_tf.io.bundle_files import BUNDLES, RESULTS
 from codi_tf.io.folders import Kind, whole_folder
+from codi_tf.io.json_files import write_json
 from codi_tf.methods.networks import encode_condition
 from codi_tf.model import CoDi
 from codi_tf.tasks import Task, make_task
 from codi_tf.trainers.optimizers import FusedAdamW
 from codi_tf.trainers.trainer import Trainer
+from codi_tf.training.folder import PROVENANCE
 from codi_tf.training.initialization import load_base_and_adapter
 
 
@@ -225,9 +227,13 @@ def result_kind(experiment: config.Experiment) -> Kind:
 
 
 def save_result(experiment: config.Experiment, trainer: Trainer, folder: Path, provenance: dict) -> None:
-    """Write the result: a bundle where there is a task, else what the method makes (`Method.save`)."""
+    """Write the result: a bundle where there is a task, else what the method makes (`Method.save`).
+
+    `provenance`, plain data, is in the bundle's codi.json, or in provenance.json.
+    """
     if isinstance(trainer, CoDi):
         trainer.save(folder, provenance=provenance)
         return
     with whole_folder(folder, result_kind(experiment)) as partial:
         trainer.method.save(trainer.average, partial, lambda: next(iter(build_dataset(experiment, trainer, 0))))
+        write_json(partial / PROVENANCE, provenance)

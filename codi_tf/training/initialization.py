@@ -10,7 +10,7 @@ from codi_tf.adapters.adapted import Adapter
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion, with_text
 from codi_tf.core.errors import UserError
-from codi_tf.io.bundle_files import is_bundle
+from codi_tf.io.bundle_files import is_bundle, model_at
 from codi_tf.methods import METHODS
 from codi_tf.model import CoDi, load
 from codi_tf.tasks import Task
@@ -33,15 +33,16 @@ def load_base_and_adapter(experiment: config.Experiment, task: Task) -> tuple[Ba
         )
     assert experiment.base is not None
     compute, weights = memory.compute, memory.frozen_weights
-    if is_bundle(experiment.base):
+    path = str(model_at(Path(experiment.base)))
+    if is_bundle(path):
         if experiment.text is not None:
             raise UserError(f"text is {experiment.text}: a bundle has its own text encoder, or none; remove it")
-        bundle = load(experiment.base, compute=compute, weights=weights)
+        bundle = load(path, compute=compute, weights=weights)
         _check_bundle(experiment, bundle, task)
         return bundle.base, bundle.student.adapter
     if experiment.method.starts_from:
         raise UserError(f"base is {experiment.base}: {_wanted(experiment)}")
-    base = load_stable_diffusion(experiment.base, compute=compute, weights=weights)
+    base = load_stable_diffusion(path, compute=compute, weights=weights)
     if experiment.text is not None:
         base = with_text(base, experiment.text, compute=compute, weights=weights)
     if adaptation.start is None:

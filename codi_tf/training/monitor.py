@@ -11,15 +11,18 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, data
+from codi_tf.adapters import ADAPTERS
 from codi_tf.core.errors import UserError
 from codi_tf.data.cached import is_cache
 from codi_tf.data.splits import NothingHeldOut
 from codi_tf.io import images
-from codi_tf.io.json_files import parse_json
+from codi_tf.io.files import whole_file
 from codi_tf.model import CoDi
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.experiment import build_task, load_source, takes_prompts
+from codi_tf.training.folder import METRICS, read_metrics, settings_text
 from codi_tf.training.loop import WAITED
+from codi_tf.training.quality import Quality
 from codi_tf.training.stopwatch import Stopwatch
 
 SHOWN = 4  # held-out examples in a grid
@@ -27,9 +30,10 @@ PROBED = 16  # held-out examples for condition_use
 
 
 class Monitor:
-    """Writes the mean logs of every `log_every` updates, and a grid of samples every `sample_every` updates.
+    """Writes the mean logs of every `log_every` updates; every `sample_every` updates samples and their quality.
 
-    The logs hold the losses, the stopwatch's figures and the peak of memory.
+    The logs hold the losses, the stopwatch's figures and the peak of memory. In TensorBoard they are grouped, and the
+    settings of the run are a text.
 
     Args:
         experiment, trainer: of the run.
@@ -52,14 +56,21 @@ class Monitor:
         self.note = ""
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._metrics = out / "metrics.jsonl"
+        self._metrics = out / METRICS
         if self._metrics.is_file():  # lines after the state that the run resumes from are written again
-            lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            self._metrics.write_text("".join(x for x in lines if _step_of(x) <= first), encoding="utf-8")
+            lines = [line for step, line in read_metrics(out) if step <= first]
+            with whole_file(self._metrics) as partial:
+                partial.write_text("".join(lines), encoding="utf-8")
         self._writer = tf.summary.create_file_writer(str(out / "logs"))
         self._heldout = heldout
         prompts = None if self._heldout is None else self._heldout.get("prompt")
         self._conditioning = None if prompts is None else trainer.base.conditioning(list(prompts))
+        self._quality = None
+        if experiment.train.sample_every and isinstance(trainer, CoDi) and heldout is not None:
+            self._quality = Quality(trainer, heldout)
+        with self._writer.as_default(step=first):
+            lines = settings_text(experiment).splitlines()
+            tf.summary.text("config", "\n".join(f"    {line}" for line in lines))  # as code, in Markdown
 
     def step(self, step: int, count: int, sums: dict[str, float]) -> None:
         """Add the sums of the logs of the `count` updates up to `step`; see `loop.make_loop`."""
@@ -67,6 +78,7 @@ class Monitor:
         for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += count
+        scalars = {}
         if step % settings.log_every == 0 or step == settings.steps:
             skipped, waited = self._sums.pop("skipped"), self._sums.pop(WAITED)
             counted = self._count - skipped  # the sums do not include skipped updates
@@ -74,8 +86,12 @@ class Monitor:
             scalars |= {"skipped": skipped} | self._probe()
             scalars |= self.stopwatch.figures(waited / self._count, settings.batch_size) | _memory()
             self._sums, self._count = {}, 0
+        sampled = settings.sample_every and (step % settings.sample_every == 0 or step == settings.steps)
+        if sampled and self._quality is not None:
+            scalars |= self._quality.figures()
+        if scalars:
             self._write(step, scalars)
-        if settings.sample_every and (step % settings.sample_every == 0 or step == settings.steps):
+        if sampled:
             self._write_samples(step)
 
     def _probe(self) -> dict[str, float]:
@@ -98,11 +114,11 @@ class Monitor:
     def _write(self, step: int, scalars: dict[str, float]) -> None:
         with self._writer.as_default(step=step):
             for name, value in scalars.items():
-                tf.summary.scalar(name, value)
+                tf.summary.scalar(tag_of(name), value)
         self._writer.flush()
         with open(self._metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
-        shown = {"loss": ".4f", "condition_use": ".4f", "images_per_second": ".1f"}
+        shown = {"loss": ".4f", "condition_use": ".4f", "images_per_second": ".1f", "heldout_psnr": ".2f"}
         note = "  ".join(f"{name} {scalars[name]:{form}}" for name, form in shown.items() if name in scalars)
         self.note = note.replace("images_per_second", "images/s")
 
@@ -115,6 +131,32 @@ class Monitor:
             tf.summary.image("samples", grid[None])
 
 
+GROUPS = {
+    "learning_rate": "optimizer",
+    "loss_scale": "optimizer",
+    "gradient_norm": "optimizer",
+    "skipped": "optimizer",
+    "condition_use": "heldout",
+    "images_per_second": "speed",
+    "input_share": "speed",
+    "network_share": "speed",
+    "average_share": "speed",
+    "peak_memory_gb": "memory",
+    "peak_gpu_memory_gb": "memory",
+}
+
+
+def tag_of(name: str) -> str:
+    """The tag of a scalar in TensorBoard: its group and its name; the terms of the loss are "loss/...".
+
+    What an adapter logs begins with its name: "mu_mean" is "mu/mean".
+    """
+    if name in GROUPS:
+        return f"{GROUPS[name]}/{name}"
+    group, _, rest = name.partition("_")
+    return f"{group}/{rest}" if rest and group in ("heldout", *ADAPTERS) else f"loss/{name}"
+
+
 def _memory() -> dict[str, float]:
     """The peak memory of this process and of its GPUs, in GiB."""
     peaks = {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
@@ -122,14 +164,6 @@ def _memory() -> dict[str, float]:
         used = tf.config.experimental.get_memory_info(device.name)["peak"] / 2**30
         peaks["peak_gpu_memory_gb"] = max(peaks.get("peak_gpu_memory_gb", 0.0), used)
     return peaks
-
-
-def _step_of(line: str) -> float:
-    """The update of a line of metrics; infinity for a line that a crash truncated."""
-    try:
-        return float(parse_json(line, "metrics")["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
 
 
 def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[str, np.ndarray] | None:

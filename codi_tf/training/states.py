@@ -47,8 +47,7 @@ class StateWriter:
             UserError: the previous state could not be written.
         """
         self.wait()
-        # An assignment gives a variable a new tensor and leaves the old one as it was: no copy is needed.
-        values = {key: np.asarray(variable.numpy()) for key, variable in _variables(self.trainer).items()}
+        values = state_values(self.trainer)
         path = self.folder / f"step-{step:08d}.safetensors"
         self._thread = threading.Thread(target=self._write, args=(path, values), name="checkpoint")
         self._thread.start()
@@ -75,6 +74,12 @@ class StateWriter:
         for step in sorted(steps)[: -self.keep]:
             if not self.keep_every or step % self.keep_every:
                 steps[step].unlink(missing_ok=True)
+
+
+def state_values(trainer: Trainer) -> dict[str, np.ndarray]:
+    """The state of a trainer as arrays; later updates leave them as they are."""
+    # An assignment gives a variable a new tensor and leaves the old one as it was: no copy is needed.
+    return {key: np.asarray(variable.numpy()) for key, variable in _variables(trainer).items()}
 
 
 def write_state(path: Path, values: dict[str, np.ndarray]) -> None:

@@ -30,7 +30,8 @@ class SamplerProgram(tf.Module):
         steps: network evaluations, 1 to `limits.MAX_STEPS`.
         height, width: H and W, positive multiples of `model.base.multiple`.
         prompt: the prompt of every image. None: the empty one, or, for a task with prompts, an input.
-        sampler: a registered sampler whose steps are deterministic and of first order.
+        sampler: a registered sampler whose steps are deterministic and of first order; None: the one that the model is
+            trained for.
 
     Attributes:
         grid: the sampler's steps.
@@ -44,15 +45,16 @@ class SamplerProgram(tf.Module):
     grid: Grid
 
     def __init__(
-        self, model: CoDi, *, steps: int, height: int, width: int, prompt: str | None = None, sampler: str = "ddim"
+        self, model: CoDi, *, steps: int, height: int, width: int, prompt: str | None = None, sampler: str | None = None
     ):
         super().__init__(name="sampler")
         check_steps(steps)
         multiple = model.base.multiple
         if min(height, width) < multiple or height % multiple or width % multiple:
             raise UserError(f"size is {height}x{width}: both sides must be positive multiples of {multiple}")
-        self.steps, self.height, self.width, self.prompt, self.sampler = steps, height, width, prompt, sampler
-        object.__setattr__(self, "grid", first_order_grid(model, sampler, steps))  # tf.Module would unpack it
+        self.steps, self.height, self.width, self.prompt = steps, height, width, prompt
+        self.sampler = model.sampler if sampler is None else sampler
+        object.__setattr__(self, "grid", first_order_grid(model, self.sampler, steps))  # tf.Module would unpack it
         self.latent_shape = model.latent_shape(1, height, width)
         self.time_channels = model.network.unet.time_embedding.channels
         self.context_shape = model.base.context.shape[1:]
@@ -121,5 +123,8 @@ def first_order_grid(model: CoDi, sampler: str, steps: int) -> Grid:
     """The steps of a sampler, z_s = alpha_s x_hat + sigma_s eps_hat. Raises UserError for other steps."""
     grid = make_grid(sampler, model.base.schedule, steps)
     if any(step.noise or step.ratio for step in grid.steps):
-        raise UserError(f"sampler is {sampler!r}: exported steps are deterministic and of first order; use ddim")
+        trained = " (this model is trained for it: with 1 step it can be exported)" if sampler == model.sampler else ""
+        raise UserError(
+            f"sampler is {sampler!r}{trained}: exported steps are deterministic and of first order; use ddim"
+        )
     return grid

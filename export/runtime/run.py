@@ -19,6 +19,7 @@ from codi_tf.core.progress import Progress
 from codi_tf.io import images
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.conditions import read_condition
+from codi_tf.io.outputs import check_not_read
 from codi_tf.io.save_image import check_image_file, write_image
 from export.formats import FORMATS
 from export.package.adapters import with_adapter
@@ -183,6 +184,7 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     )
     options = parser.parse_args(arguments)
     check_image_file(options.out)
+    check_not_read(options.out, {"--condition": options.condition, "--mask": options.mask})
     package = read_package(options.package)
     if options.adapter is not None:
         package = with_adapter(package, options.adapter)

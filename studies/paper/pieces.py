@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,17 @@ import tensorflow as tf
 from codi_tf import config, data
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.progress import Progress
+from codi_tf.core.signals import stop_noted
 from codi_tf.data.precompute import encode_once, latent_batches
 from codi_tf.evaluation.features import load_features
 from codi_tf.evaluation.loading import metrics_with
 from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.samplers import model_sampler
+from codi_tf.io.locks import Locked, only_one
 from codi_tf.methods.networks import encode_condition
 from codi_tf.tasks import make_task
 from codi_tf.training.experiment import build_trainer, save_result
+from codi_tf.training.states import restore_newest, state_values, write_state
 from studies.paper.measures import figures_of
 from studies.paper.plan import BATCH, BY_NAME, Row
 from studies.paper.strips import write_strip
@@ -65,6 +68,11 @@ def experiment_of(row: Row, task: str, seed: int) -> config.Experiment:
 def result_of(row: Row, task: str, seed: int) -> Path:
     """The folder of a trained row."""
     return RUNS / ("base" if row.on_base else task) / f"{row.name}-seed{seed}"
+
+
+def state_of(row: Row, task: str, seed: int) -> Path:
+    """The folder of the state of a row that was interrupted."""
+    return result_of(row, task, seed).with_name(f".{row.name}-seed{seed}.state")
 
 
 def metrics_of(row: Row, task: str, seed: int, metrics: Path = METRICS) -> Path:
@@ -113,37 +121,31 @@ def is_measured(row: Row, task: str, seed: int) -> bool:
 
 @contextmanager
 def claimed(row: Row, task: str) -> Iterator[bool]:
-    """Lock a row for this process; yield whether it has the lock. Locks of processes that ended are taken over."""
-    path = RUNS / f"{task}-{row.name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if not Path(f"/proc/{path.read_text()}").exists():
-            path.unlink()
-    except FileNotFoundError:
-        pass
-    try:
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        yield False
-        return
-    os.write(file, str(os.getpid()).encode())
-    os.close(file)
-    try:
-        yield True
-    finally:
-        path.unlink()
+    """Lock a row for this process; yield whether it has the lock."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_one(RUNS / f"{task}-{row.name}.lock", f"works on {row.name} of {task}"))
+            mine = True
+        except Locked:
+            mine = False
+        yield mine
 
 
 def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") -> None:
-    """Train a row with some seeds and measure what is not measured yet. The seeds share one traced trainer."""
+    """Train a row with some seeds and measure what is not measured yet. The seeds share one traced trainer.
+
+    Raises:
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP during a training, whose state is saved; the next call goes on with it.
+    """
     trainer = train_step = None
     for seed in seeds:
         experiment = experiment_of(row, task, seed)
         fresh = build_trainer(experiment)
-        batches = latent_batches(_latents(task, row, fresh), batch_size=BATCH, seed=seed)
+        latents = _latents(task, row, fresh)
         if trainer is None:
             trainer, draws = fresh, tf.Variable(seed)
             trainer.seed = draws
+            batches = latent_batches(latents, batch_size=BATCH, seed=seed)
             traced = tf.function(trainer.train_step, autograph=False)
             train_step = traced.get_concrete_function(batches.element_spec)
         else:
@@ -151,12 +153,8 @@ def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") ->
                 variable.assign(value)
             draws.assign(seed)
         trainer.seed = seed
-        progress, began = Progress(f"{task}: {row.title}, seed {seed}", row.updates), time.process_time()
-        for step, batch in enumerate(batches.take(row.updates), start=1):
-            logs = train_step(batch)
-            if step % 50 == 0 or step == row.updates:
-                progress.update(step, f"loss {float(logs['loss']):.4f}")
-        seconds, stages = time.process_time() - began, chain_of(row, task, seed)
+        stages = chain_of(row, task, seed)
+        seconds, logs = _train(trainer, train_step, row, task, seed, latents, stages)
         shutil.rmtree(result_of(row, task, seed), ignore_errors=True)  # of other settings
         result_of(row, task, seed).parent.mkdir(parents=True, exist_ok=True)
         save_result(experiment, trainer, result_of(row, task, seed), {"study": row.name, "seed": seed})
@@ -176,6 +174,46 @@ def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") ->
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(as_json(about), "utf-8")
         (result_of(row, task, seed) / STAGES).write_text(json.dumps(stages), "utf-8")
+        shutil.rmtree(state_of(row, task, seed), ignore_errors=True)
+
+
+def _train(
+    trainer, train_step, row: Row, task: str, seed: int, latents: dict, stages: list[dict]
+) -> tuple[float, dict]:
+    """Train to the row's last update; return the seconds of the processor and the last logs.
+
+    Raises Interrupted when a signal comes; the state is saved.
+    """
+    folder = state_of(row, task, seed)
+    first, before = _resume(trainer, folder, stages)
+    batches = latent_batches(latents, batch_size=BATCH, seed=seed, start_step=first)
+    progress, began, logs = Progress(f"{task}: {row.title}, seed {seed}", row.updates), time.process_time(), {}
+    with stop_noted("the state is saved after this update") as stop:
+        for step, batch in enumerate(batches.take(row.updates - first), start=first + 1):
+            logs = train_step(batch)
+            if step % 50 == 0 or step == row.updates:
+                progress.update(step, f"loss {float(logs['loss']):.4f}")
+            if stop and step < row.updates:
+                seconds = before + time.process_time() - began
+                write_state(folder / f"step-{step:08d}.safetensors", state_values(trainer))
+                (folder / STAGES).write_text(json.dumps({"stages": stages, "cpu_seconds": seconds}), "utf-8")
+                raise stop.interrupted(
+                    f"stopped by {{by}} at update {step} of {row.name} of {task}, seed {seed}; its state is saved: the "
+                    "same command goes on"
+                )
+    return before + time.process_time() - began, logs
+
+
+def _resume(trainer, folder: Path, stages: list[dict]) -> tuple[int, float]:
+    """The update that a row was interrupted at, to which the trainer is set, and the seconds so far; else (0, 0)."""
+    try:
+        about = json.loads((folder / STAGES).read_text("utf-8"))
+        if about["stages"] == stages:
+            return restore_newest(trainer, folder), about["cpu_seconds"]
+    except (OSError, ValueError, KeyError, TypeError):  # a UserError is a ValueError
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0, 0.0
 
 
 def as_json(about: dict) -> str:

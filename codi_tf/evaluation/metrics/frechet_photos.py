@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,17 @@ class FrechetPhotos(FrechetDistance):
         super().__init__(tf.function(extractor))
 
     @classmethod
-    def load(cls, argument: str | None, image_size: int) -> FrechetPhotos:
+    def load(cls, argument: str | None, image_size: int) -> FrechetPhotos | None:
+        from codi_tf.data.photos import missing_packages
         from codi_tf.evaluation.features import load_or_train
 
+        if argument is None and (missing := missing_packages()):
+            warnings.warn(
+                f"FD-photos is left out: its network is trained on photos of {' and '.join(missing)}, which are not "
+                "installed; --features names the folder of a trained one",
+                stacklevel=2,
+            )
+            return None
         return cls(load_or_train(None if argument is None else Path(argument), image_size).features)
 
     def reference(self, originals) -> np.ndarray:

@@ -21,6 +21,7 @@ from codi_tf.checkpoints.rules import POSITIONS
 from codi_tf.checkpoints.tokenizer import END, LENGTH, Tokenizer
 from codi_tf.core.arguments import as_prompts
 from codi_tf.core.errors import UserError
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.core.showing import shown
 from codi_tf.io.images import to_uint8
 from codi_tf.io.json_files import read_json
@@ -81,7 +82,12 @@ class VisionEncoder(keras.Model):
         self.hidden_act, self.layer_norm_eps = hidden_act, layer_norm_eps
         self.patches = (image_size // patch_size) ** 2
         self.patch_embedding = keras.layers.Conv2D(
-            hidden_size, patch_size, strides=patch_size, use_bias=False, name="embeddings.patch_embedding"
+            hidden_size,
+            patch_size,
+            strides=patch_size,
+            use_bias=False,
+            data_format="channels_last",
+            name="embeddings.patch_embedding",
         )
         self.position_embedding = keras.layers.Embedding(
             self.patches + 1, hidden_size, name="embeddings.position_embedding"
@@ -216,7 +222,8 @@ def load_clip(folder: str | Path) -> Callable[[np.ndarray, str | Sequence[str]],
     for key in [key for key in stored if re.search(POSITIONS, key)]:
         check_positions(stored.pop(key), key)
     stored.pop("logit_scale", None)  # the temperature of the training
-    network = make_from(lambda: make_network(Clip, config, "clip"), stored, path, Origin)
+    with built_in(make_policy()):
+        network = make_from(lambda: make_network(Clip, config, "clip"), stored, path, Origin)
     network.trainable = False
     compiled = tf.function(
         network.call,

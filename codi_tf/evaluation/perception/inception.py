@@ -20,6 +20,7 @@ from keras import ops
 from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.networks import refuse_pickles
 from codi_tf.core.errors import UserError
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.io.layouts import Layout, Origin
 from codi_tf.io.tensor_files import read_header
 from codi_tf.io.weights import make_from
@@ -37,6 +38,9 @@ class Conv(NamedTuple):
     kernel: int | tuple[int, int] = 1
     strides: int = 1
     padding: str = "same"
+
+
+LAST = "channels_last"  # whatever keras.json says
 
 
 class Pool(NamedTuple):
@@ -182,6 +186,7 @@ class Inception(keras.Model):
                     strides=step.strides,
                     padding=step.padding,
                     use_bias=False,
+                    data_format=LAST,
                     name=f"{name}.conv",
                 )
                 self.convolutions[name].build(shape)
@@ -248,7 +253,8 @@ def _fid_network(path: Path) -> Inception:
         raise UserError(f"{path}: a file of Keras; for Keras' InceptionV3, which is not FID's, name {KERAS}:{path}")
     tensors, _ = read_header(path)
     stored = {key: tensor for key, tensor in tensors.items() if not re.search(UNUSED, key)}
-    return make_from(lambda: make_network(Inception, {}, "inception"), stored, path, _origin)
+    with built_in(make_policy()):
+        return make_from(lambda: make_network(Inception, {}, "inception"), stored, path, _origin)
 
 
 def _origin(key: str, layout: Layout) -> Origin:

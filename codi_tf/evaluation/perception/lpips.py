@@ -13,10 +13,12 @@ from keras import ops
 from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.networks import refuse_pickles
 from codi_tf.core.errors import UserError
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.diffusion.losses import latent_distance
 from codi_tf.io.tensor_files import read_header
 from codi_tf.io.weights import make_from
 
+LAST = "channels_last"  # whatever keras.json says
 TINY = 1e-20  # the least squared length: keeps the gradient finite where all channels are 0
 
 
@@ -84,7 +86,7 @@ class Lpips(keras.Model):
         self.net, self.trunk = net, TRUNKS[net]
         self.stages = [self._stage(number, convs) for number, convs in enumerate(self.trunk.stages)]
         self.linear = [
-            keras.layers.Conv2D(1, 1, use_bias=False, name=f"lin{number}.model.1")
+            keras.layers.Conv2D(1, 1, use_bias=False, data_format=LAST, name=f"lin{number}.model.1")
             for number in range(len(self.trunk.stages))
         ]
         self._distance = tf.function(
@@ -92,10 +94,11 @@ class Lpips(keras.Model):
         )
 
     def _stage(self, number: int, convs: tuple[Conv, ...]) -> list:
-        layers = [keras.layers.MaxPooling2D(self.trunk.pool, strides=2)] if number in self.trunk.pooled else []
+        pool = keras.layers.MaxPooling2D(self.trunk.pool, strides=2, data_format=LAST)
+        layers: list = [pool] if number in self.trunk.pooled else []
         for conv in convs:
             if conv.strides > 1:  # Keras pads symmetrically for stride 1 only
-                layers.append(keras.layers.ZeroPadding2D(2))
+                layers.append(keras.layers.ZeroPadding2D(2, data_format=LAST))
             layers.append(
                 keras.layers.Conv2D(
                     conv.channels,
@@ -103,6 +106,7 @@ class Lpips(keras.Model):
                     strides=conv.strides,
                     padding="same" if conv.strides == 1 else "valid",
                     activation="relu",
+                    data_format=LAST,
                     name=f"net.slice{number + 1}.{conv.number}",
                 )
             )
@@ -173,7 +177,8 @@ def load_lpips(path: str | Path) -> Lpips:
     tensors, _ = read_header(path)
     stored = {re.sub(r"^lins\.", "lin", key): tensor for key, tensor in tensors.items()}  # the package has them twice
     net = "vgg" if "net.slice1.2.weight" in stored else "alex"
-    network = make_from(lambda: make_network(Lpips, {"net": net}, "lpips"), stored, path)
+    with built_in(make_policy()):
+        network = make_from(lambda: make_network(Lpips, {"net": net}, "lpips"), stored, path)
     for linear in network.linear:
         lowest = float(ops.min(linear.kernel))
         if not lowest >= 0:

@@ -1,0 +1,46 @@
+"""The quality of a model on the same held-out examples all through its training."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from codi_tf.methods.draws import Draws
+from codi_tf.model import CoDi
+
+DRAWS = 4  # of times and noise; with t shared by a batch, one draw is one time
+LAST = 2**31 - 1  # number of an update that no run has: draws of their own, and the last phase of a method with phases
+STEPS = 4  # network evaluations of the images that are measured
+
+
+class Quality:
+    """Measures the network that is trained, and the images of the one that generates.
+
+    Args:
+        model: the trainer.
+        heldout: of `monitor.heldout_examples`: "image" and "condition" [N, S, S, .] in [-1, 1], and "prompt" or none.
+    """
+
+    def __init__(self, model: CoDi, heldout: dict[str, np.ndarray]):
+        self.model, self.heldout = model, heldout
+        self.prompts = list(heldout["prompt"]) if "prompt" in heldout else None
+        self.batch = {key: tf.constant(heldout[key]) for key in ("image", "condition")}
+        if self.prompts is not None:
+            self.batch["context"] = tf.constant(model.base.conditioning(self.prompts).context)
+        self._terms = tf.function(self._means, autograph=False)
+
+    def figures(self) -> dict[str, float]:
+        """The loss and its terms, means over the examples and the same draws each time; PSNR in dB, their mean."""
+        means = self._terms().numpy().tolist()
+        terms = {f"heldout_{name}": mean for name, mean in zip(self.model.method.terms, means, strict=True)}
+        made = self.model.generate((self.heldout["condition"] + 1) / 2, self.prompts, steps=STEPS)
+        error = np.square(made / 255 - (self.heldout["image"] + 1) / 2).mean(axis=(1, 2, 3))
+        psnr = -10 * np.log10(np.maximum(error, 1e-10))
+        return {"heldout_loss": sum(means), **terms, "heldout_psnr": float(psnr.mean())}
+
+    def _means(self):
+        method, sums = self.model.method, 0.0
+        for number in range(DRAWS):
+            terms = method.loss_terms(self.batch, Draws(self.model.seed, tf.constant(LAST - number, tf.int64)))
+            sums += tf.stack([tf.reduce_mean(terms[name]) for name in method.terms])
+        return sums / DRAWS
