@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,44 @@ class Contents:
     image_size: int
 
 
+def describe(
+    settings: MethodSettings, task: Task, adaptation: Adaptation, *, ema_decay: float, seed: int, image_size: int
+) -> dict:
+    """What a bundle says about a model, as plain data; see `Contents`. Called before training, too.
+
+    Raises:
+        UserError: a task or method that could not be read again: it is not registered, or has an option that is no
+            plain data.
+    """
+    about = {
+        "format": FORMAT,
+        "method": named(METHODS, settings),
+        "task": task_config(task),
+        "adaptation": dataclasses.asdict(adaptation),
+        "ema_decay": ema_decay,
+        "seed": seed,
+        "image_size": image_size,
+    }
+    for what, make in (("method", lambda name, **options: METHODS[name](**options)), ("task", make_task)):
+        check_plain(f"{what} {about[what]['name']}", about[what])
+        try:
+            make(**json.loads(json.dumps(about[what])))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{what} {about[what]['name']}: cannot be made again from its options ({error})") from None
+    return about
+
+
+def check_plain(what: str, options: dict) -> None:
+    """Raises UserError for options that are no plain data, and hence cannot be saved as JSON."""
+    for key, value in options.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{what}: {key} is {value!r}, which cannot be saved: use numbers, texts, lists and dictionaries"
+            ) from None
+
+
 def write_bundle(
     contents: Contents,
     path: Path,
@@ -79,21 +118,21 @@ def write_bundle(
     check_format("dtype", dtype)
     base = contents.base
     named_base = base.path if contents.adaptation.train == "adapter" else None
+    check_plain("provenance", provenance or {})
+    about = describe(
+        contents.settings,
+        contents.task,
+        contents.adaptation,
+        ema_decay=contents.ema_decay,
+        seed=contents.seed,
+        image_size=contents.image_size,
+    )
+    about["base"] = None if named_base is None else _reference(named_base)
+    about["provenance"] = provenance or {}
     size = 0 if named_base is not None else bytes_of(base, dtype)
     check_folder(path, BUNDLES, inputs=[named_base], size=size)
     if is_bundle(path) and not overwrite:
         raise UserError(f"{path}: exists; allow overwriting or choose another place")
-    about = {
-        "format": FORMAT,
-        "method": named(METHODS, contents.settings),
-        "task": task_config(contents.task),
-        "adaptation": dataclasses.asdict(contents.adaptation),
-        "ema_decay": contents.ema_decay,
-        "seed": contents.seed,
-        "image_size": contents.image_size,
-        "base": None if named_base is None else _reference(named_base),
-        "provenance": provenance or {},
-    }
     with whole_folder(path, BUNDLES) as folder:
         contents.adapter.write(folder / "adapter", dtype=dtype)
         if named_base is None:

@@ -13,24 +13,24 @@ import tensorflow as tf
 
 from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import AdaptedUNet, Adapter
-from codi_tf.bundle import Contents, read_bundle, write_bundle
+from codi_tf.bundle import Contents, check_plain, describe, read_bundle, write_bundle
 from codi_tf.checkpoints.base import Base
 from codi_tf.config import Adaptation, Trained
 from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat
 from codi_tf.core.noise import gaussian_noise
-from codi_tf.core.settings import named
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise
 from codi_tf.diffusion.sampling import few_step
 from codi_tf.inference.generation import Generator, check_finite
 from codi_tf.io import images
 from codi_tf.io.bundle_files import model_at
-from codi_tf.methods import METHODS
+from codi_tf.methods.batches import check_condition
 from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.methods.method import MethodSettings
-from codi_tf.methods.networks import check_adaptable, denoiser_with, encode_condition, fresh_unet
+from codi_tf.methods.networks import check_adaptable, denoiser_with, encode_condition, fresh_unet, networks_of
+from codi_tf.methods.sharing import note_use
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.tasks import Task, make_task, task_config
 from codi_tf.trainers.trainer import Trainer
@@ -39,10 +39,11 @@ from codi_tf.trainers.trainer import Trainer
 class CoDi(Trainer):
     """An adapted latent diffusion model: a keras.Model with `compile`, `fit`, `generate` and `save`.
 
-    Training "all" changes the weights of the base that is given.
+    A model trains networks of its own: the base and the adapter that are given stay as they are, and several models
+    may be made from one base, in any order. What a model does not train, it shares with the base.
 
     Args:
-        base: from `load_stable_diffusion`; its UNet becomes part of the model.
+        base: from `load_stable_diffusion`, or that of another model.
         adapter: the name of a new adapter (`adapters.ADAPTERS`), as "mu" (Eq. 12), or an existing adapter
             (`load_controlnet`, `load_t2i_adapter`, that of another model).
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are, and may be in half precision).
@@ -53,10 +54,13 @@ class CoDi(Trainer):
         ema_decay: gamma of theta-, the target network, which is also the network that generates.
         mu_rate: the learning rate of mu, as a multiple of that of the other weights.
         seed: seed of all draws of the loss.
-        accumulate, scaled: see `trainers.trainer.Trainer`.
+        accumulate: see `trainers.trainer.Trainer`.
+        scaled: see there; None: where the base computes in float16.
         image_size: side of the training crops; the default size of an export.
         perceptual: feature network of the perceptual distances, images in [-1, 1] -> list of feature maps.
         pretrained: whether the UNet keeps its weights; False: it starts from random ones.
+        copy: whether what is trained is copied first. False saves the memory of a copy: the model trains the given
+            networks themselves, and no other model may use them.
 
     Raises:
         UserError: an unknown option, a base without a UNet, or a task or method that is not registered and hence could
@@ -75,43 +79,49 @@ class CoDi(Trainer):
         mu_rate: float = 30.0,
         seed: int = 0,
         accumulate: int = 1,
-        scaled: bool = False,
+        scaled: bool | None = None,
         image_size: int = 64,
         perceptual=None,
         pretrained: bool = True,
+        copy: bool = True,
         name: str = "codi",
     ):
         settings, task = method or ConditionalDistillation(), task or "super_resolution"
         task = make_task(task) if isinstance(task, str) else task
-        task_config(task)  # refuse now what `save` would refuse after training
-        named(METHODS, settings)
         if isinstance(adapter, str) and settings.starts_from:
             raise UserError(
                 "this method starts from a fine-tuned model: give its base and adapter=tuned.student.adapter"
             )
         kind = adapter if isinstance(adapter, str) else ADAPTERS.name_of(type(adapter))
-        adaptation = Adaptation(adapter=kind, train=train, mu_rate=mu_rate, pretrained=pretrained)
+        adaptation = Adaptation(adapter=kind, train=train, mu_rate=float(mu_rate), pretrained=bool(pretrained))
+        image_size = whole_number("image_size", image_size, 1, 2**31 - 1)
+        # Refuse now what `save` would refuse after training.
+        describe(settings, task, adaptation, ema_decay=0.0, seed=0, image_size=image_size)
         check_adaptable(base, train)
         if not pretrained:
             if not isinstance(adapter, str):
                 raise UserError(
                     "pretrained is False, but the adapter was trained for another UNet: name a new one instead"
                 )
-            base = dataclasses.replace(base, unet=fresh_unet(base.unet, "unet"), path=None)
-        assert base.unet is not None
-        base.unet.trainable = train == "all"
-        if train == "all":
-            base.path = None  # training changes what was read from there
+            base, copy = dataclasses.replace(base, unet=fresh_unet(base.unet, "unet"), path=None), False
         channels = task.condition_channels
+        given = None if isinstance(adapter, str) else adapter
         made = ADAPTERS[adapter].for_base(base, channels) if isinstance(adapter, str) else adapter
         made.check(base, channels)
-        runs = settings.build(base, AdaptedUNet(base.unet, made, name="student"), perceptual)
+        check_plain(f"adapter {kind}", made.get_config())
+        base, own = networks_of(base, given, train, copy=copy)
+        student = AdaptedUNet(base.unet, made if own is None else own, train, name="student")
+        runs = settings.build(base, student, perceptual)
         base = runs.base  # the method may have changed its UNet
         options = {"ema_decay": ema_decay, "mu_rate": mu_rate, "seed": seed}
+        if scaled is None:
+            scaled = student.compute_dtype == "float16"
         super().__init__(runs, accumulate=accumulate, scaled=scaled, **options, name=name)
         self.base, self.settings, self.adaptation = base, settings, adaptation
         self.task, self.image_size = task, image_size
         self._generator = None
+        note_use(base.unet, self, trained=train == "all")
+        note_use(self.student.adapter, self, trained=True)
 
     @property
     def network(self) -> AdaptedUNet:
@@ -271,6 +281,19 @@ class CoDi(Trainer):
             raise UserError(f"{len(prompts)} prompts for {count} images: give one, or one per image")
         return self.base.conditioning(prompts)
 
+    def check_batch(self, batch: dict) -> None:
+        """Raises UserError for a batch without an image, or without the condition that belongs to it."""
+        super().check_batch(batch)
+        check_condition(
+            batch,
+            channels=self.task.condition_channels,
+            adapter_channels=self.student.adapter.input_channels(self.base, self.task.condition_channels),
+            space=self.student.condition_space,
+            factor=self.base.vae.factor,
+        )
+        if self.task.prompted and not {"tokens", "context"} & batch.keys():
+            raise UserError("this task edits images by a prompt: a batch needs tokens, of base.tokenizer(prompts)")
+
     def task_config(self) -> dict:
         """The task as plain data: its name and options, as in a config."""
         return task_config(self.task)
@@ -361,6 +384,7 @@ def load(
         mu_rate=bundle.adaptation.mu_rate,
         seed=bundle.seed,
         image_size=bundle.image_size,
+        copy=False,  # nobody else has what was just read
     )
     model.adaptation = bundle.adaptation  # how it was trained; `pretrained` cannot be given with an adapter
     return model

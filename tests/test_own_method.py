@@ -18,6 +18,7 @@ from codi_tf.methods import METHODS
 from codi_tf.methods.latent import LatentMethod
 from codi_tf.methods.method import MethodSettings, Space
 from codi_tf.methods.networks import denoiser, encoded
+from codi_tf.tasks import TASKS, Task
 from codi_tf.training.experiment import build_trainer
 
 
@@ -88,6 +89,36 @@ def test_what_could_not_be_saved_is_refused_before_training():
     """Catches a model that trains for hours and then cannot be written."""
     with pytest.raises(UserError, match="^method Unregistered is not registered: decorate it with METHODS.register"):
         make_model(tiny_base(), method=Unregistered())
+
+
+@TASKS.register("scaled")
+@dataclass(frozen=True, kw_only=True)
+class Scaled(Task):
+    """A task with an option that may be anything."""
+
+    weights: object = 1.0
+
+
+def test_options_that_could_not_be_saved_are_refused_before_training():
+    """Catches options, and numbers of NumPy, that JSON does not take, or from which no task is made again."""
+    array = np.ones(2)
+    for options in ({"task": Scaled(weights=array)}, {"method": Weighted(weight=array)}):
+        with pytest.raises(UserError, match=r"(task scaled|method weighted): weights? is array.*cannot be saved"):
+            codi_tf.CoDi(tiny_base(), **options)
+    numbers = {"ema_decay": np.float32(0.5), "mu_rate": np.float64(2), "seed": np.int64(3), "image_size": np.int32(16)}
+    model = codi_tf.CoDi(tiny_base(), **numbers)
+    assert (model.ema_decay, model.mu_rate, model.seed, model.image_size) == (0.5, 2.0, 3, 16)
+    assert all(type(getattr(model, name)) in (int, float) for name in numbers)
+    for name, value in {"ema_decay": 1.0, "mu_rate": 0.0, "seed": -1, "image_size": 0, "accumulate": 0}.items():
+        with pytest.raises(UserError, match=f"{name} is {value}"):
+            codi_tf.CoDi(tiny_base(), **{name: value})
+
+
+def test_a_registered_task_of_ones_own_is_saved_and_read(tmp_path):
+    """Catches a task that is lost at save."""
+    model = codi_tf.CoDi(tiny_base(), task=Scaled(weights=[1, 2]), image_size=16)
+    model.save(tmp_path / "bundle")
+    assert codi_tf.load(tmp_path / "bundle").task == Scaled(weights=[1, 2])
 
 
 class Gray:

@@ -36,9 +36,8 @@ def make_network(kind=MuAdapter, compute="float32", weights="float32") -> Adapte
     """An adapted network whose adapter acts; the same values in every format, exact in all of them."""
     with built_in(make_policy(compute, weights)):
         unet = make_unet(UNET)
-    unet.trainable = False
     options = {"factor": 4} if kind is ControlNet else {}
-    network = AdaptedUNet(unet, kind.duplicate(unet, **options), name="student")
+    network = AdaptedUNet(unet, kind.duplicate(unet, **options), "adapter", name="student")
     random = np.random.default_rng(0)
     for variable in network.variables:
         around = 1.0 if variable.name == "gamma" else 0.0

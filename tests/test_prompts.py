@@ -107,8 +107,8 @@ def test_a_bundle_is_loaded_in_half_precision(folder, tmp_path):
 
 
 def test_a_base_that_was_trained_is_not_named_by_its_folder(folder, tmp_path):
-    base = codi_tf.load_stable_diffusion(folder)
-    codi_tf.CoDi(base, train="all", image_size=16)
+    full = codi_tf.CoDi(codi_tf.load_stable_diffusion(folder), train="all", image_size=16)
+    base = full.base
     randomize(base.unet.variables)
     model = codi_tf.CoDi(base, train="adapter", image_size=16)
     model.save(tmp_path / "bundle")

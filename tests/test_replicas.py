@@ -19,11 +19,10 @@ IN_PAIRS = "codi, accumulated, two steps in a call"
 CASES = ("codi", "finetune", "halving", IN_PAIRS)
 
 
-@pytest.fixture(scope="module")
-def found():
-    """What tests/on_two_replicas.py saw."""
+def seen_by(program: str) -> dict:
+    """What a program beside this file prints."""
     done = subprocess.run(
-        [sys.executable, HERE / "on_two_replicas.py"],
+        [sys.executable, HERE / program],
         capture_output=True,
         text=True,
         timeout=900,
@@ -31,6 +30,12 @@ def found():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What tests/on_two_replicas.py saw."""
+    return seen_by("on_two_replicas.py")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -95,3 +100,16 @@ def test_two_workers_end_with_the_same_bits_from_different_halves_of_the_data():
     assert first["data"] != second["data"] and first["start"] != first["end"]
     assert (first["start"], first["end"]) == (second["start"], second["end"])
     assert first["traced"] == second["traced"] == 1
+
+
+def test_fit_on_two_replicas_is_fit_on_one_or_one_line_before_training():
+    """Catches a last, partial batch that ends an epoch with a trace, and means that are added up over replicas."""
+    found = seen_by("fit_on_two_replicas.py")
+    assert found["furthest"] < 2e-5 and found["one"].keys() == found["two"].keys() >= {"loss", "val_loss", "skipped"}
+    for name, values in found["one"].items():
+        assert found["two"][name] == pytest.approx(values, rel=2e-4) == found["keras"][name]
+    for case in ("partial", "odd", "evaluation"):
+        assert "which 2 replicas must share evenly: use .batch(N, drop_remainder=True)" in found[case], found[case]
+    assert "2 replicas must divide it: use .batch(N, drop_remainder=True)" in found["arrays"]
+    assert found["updates"] == 0
+    assert "within the strategy.scope() that it was made in" in found["scope"]

@@ -10,6 +10,7 @@ import keras
 from codi_tf.adapters import ADAPTERS
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
+from codi_tf.core.trained import TrainsPart
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.io.weights import load_network, save_network
 from codi_tf.models.unet import UNet
@@ -125,13 +126,24 @@ class Adapter(keras.Model):
         return condition_features
 
 
-class AdaptedUNet(keras.Model):
-    """A UNet and its adapter: w_theta(z_t, c, t). Without an adapter it is the UNet itself."""
+class AdaptedUNet(TrainsPart, keras.Model):
+    """A UNet and its adapter: w_theta(z_t, c, t). Without an adapter it is the UNet itself.
 
-    def __init__(self, unet: UNet, adapter: Adapter | None = None, **kwargs):
+    Args:
+        unet: the UNet.
+        adapter: its adapter, or None.
+        train: what is trained of them, "all" or the "adapter" alone; other models may then share the UNet.
+    """
+
+    def __init__(self, unet: UNet, adapter: Adapter | None = None, train: Literal["all", "adapter"] = "all", **kwargs):
         super().__init__(dtype=unet.dtype_policy, **kwargs)
-        self.unet, self.adapter = unet, adapter
+        self.unet, self.adapter, self.train = unet, adapter, train
         self.built = True  # both parts are
+
+    def trained_parts(self) -> list[keras.Model]:
+        """The parts that are trained: the UNet, unless only its adapter is, and the adapter."""
+        parts = [self.unet] if self.train == "all" else []
+        return parts if self.adapter is None else [*parts, self.adapter]
 
     def recompute_blocks(self, recompute: bool = True) -> None:
         """Gradient checkpointing in both parts: see `UNetEncoder.recompute_blocks`."""
@@ -179,7 +191,7 @@ class AdaptedUNet(keras.Model):
         adapter = None
         if self.adapter is not None:
             adapter = {"registered": ADAPTERS.name_of(type(self.adapter)), "config": self.adapter.get_config()}
-        return {"name": self.name, "unet": self.unet.get_config(), "adapter": adapter}
+        return {"name": self.name, "unet": self.unet.get_config(), "adapter": adapter, "train": self.train}
 
     @classmethod
     def from_config(cls, config):
@@ -189,7 +201,7 @@ class AdaptedUNet(keras.Model):
         for part in (unet, adapter):
             if part is not None:
                 part.build()
-        return cls(unet, adapter, name=config["name"])
+        return cls(unet, adapter, config.get("train", "all"), name=config["name"])
 
 
 def check_image_adapter(adapter: Adapter, base: Base, *, channels: tuple[int, int], factor: int) -> None:

@@ -118,7 +118,8 @@ def as_batch(name: str, value, channels: int = 3) -> np.ndarray:
     elif not np.issubdtype(image.dtype, np.floating):
         raise UserError(f"{name} is of type {image.dtype}: it must be uint8, or float in [0, 1]")
     elif not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
-        raise UserError(f"{name} lies in [{image.min():.3g}, {image.max():.3g}]: floats must be in [0, 1]")
+        training = ", (x + 1) / 2 of one in [-1, 1], as training takes it" if -1 <= image.min() < 0 else ""
+        raise UserError(f"{name} lies in [{image.min():.3g}, {image.max():.3g}]: floats must be in [0, 1]{training}")
     return image.astype(np.float32).reshape(-1, *image.shape[-3:])
 
 

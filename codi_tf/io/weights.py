@@ -157,6 +157,21 @@ def match(
     return found
 
 
+def make_copy(make: Callable[[], keras.Model], source: keras.Model) -> keras.Model:
+    """Make a network whose variables are initialized with those of another network with the same keys."""
+    values = {key_of(variable, source): variable for variable in source.variables}
+
+    def initialize(shape, dtype, *, original: keras.Variable):
+        return tf.identity(original.value)
+
+    with keras.StatelessScope():  # Keras calls the initializers at the end of the block
+        network = make()
+        for variable in network.variables:
+            original = values[key_of(variable, network)]
+            set_initializer(variable, functools.partial(initialize, original=original))
+    return network
+
+
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Copy all weights of a network to another network with the same keys."""
     values = {key_of(variable, source): variable for variable in source.variables}

@@ -14,6 +14,7 @@ from codi_tf.checkpoints.folder import save_base
 from codi_tf.diffusion.losses import absolute_distance
 from codi_tf.io.weights import copy_weights
 from codi_tf.methods import METHODS
+from codi_tf.methods.batches import check_images, require
 from codi_tf.methods.method import Method, MethodSettings
 from codi_tf.models.autoencoder import AutoencoderKL
 
@@ -58,6 +59,11 @@ class AutoencoderMethod(Method):
         average = make_autoencoder(self.settings.network, name="average_vae")
         copy_weights(self.student, average)
         return average
+
+    def check_batch(self, batch) -> None:
+        """Raises UserError for a batch without images of the networks' sizes."""
+        require(batch, "image")
+        check_images(batch, "image", channels=3, multiple=self.multiple)
 
     def loss_terms(self, batch, draws):
         """batch["image"] [B, H, W, 3] in [-1, 1] -> {"reconstruction": [B], "kl": [B]}; no draws are made."""

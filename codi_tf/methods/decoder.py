@@ -17,6 +17,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.diffusion.losses import absolute_distance, latent_distance, perceptual_distance
 from codi_tf.io.weights import copy_weights
 from codi_tf.methods import METHODS
+from codi_tf.methods.batches import check_images, require
 from codi_tf.methods.method import Method, MethodSettings
 from codi_tf.models.tiny_decoder import TinyDecoder
 
@@ -100,6 +101,11 @@ class DecoderMethod(Method):
         average = make_network(TinyDecoder, self.settings.network, "average_decoder")
         copy_weights(self.student, average)
         return average
+
+    def check_batch(self, batch) -> None:
+        """Raises UserError for a batch without images of the networks' sizes."""
+        require(batch, "image")
+        check_images(batch, "image", channels=3, multiple=self.multiple)
 
     def loss_terms(self, batch, draws):
         """batch["image"] [B, H, W, 3] in [-1, 1] -> {"pixels": [B], "perceptual": [B]}; no draws are made."""

@@ -23,12 +23,15 @@ class Draws:
         step: the number of the update, int or int [].
         part: the number of this part, from 0; int or int32 [].
         parts: the number of equal parts of the batch.
+        validation: in an evaluation, the number of examples before this batch, int or int []: its draws depend on that,
+            not on the update, and are none of training's. None in training.
     """
 
     seed: Any
     step: Any
     part: Any = 0
     parts: int = 1
+    validation: Any = None
 
     def noise(self, like):
         """Standard normal noise of the shape of `like`, [B, ...]."""
@@ -62,4 +65,6 @@ class Draws:
         return tf.slice(draw([self.parts * count, *others]), [self.part * count] + [0] * len(others), shape)
 
     def _seed(self, purpose: str) -> Any:
+        if self.validation is not None:
+            return fold(self.seed, self.validation, 0, f"validation: {purpose}")
         return fold(self.seed, self.step, 0, purpose)

@@ -20,7 +20,7 @@ from codi_tf.diffusion.halving import Halving, halving_steps
 from codi_tf.methods import METHODS
 from codi_tf.methods.latent import LatentMethod, load_unconditional
 from codi_tf.methods.method import MethodSettings, Space
-from codi_tf.methods.networks import assign_network, copy_of, denoiser, encoded, with_guidance
+from codi_tf.methods.networks import assign_network, clone_adapter, copy_of, denoiser, encoded, with_guidance
 
 
 @METHODS.register("guided")
@@ -124,13 +124,12 @@ class Guided(MethodSettings):
             return HalvingMethod(self, base, student)
         if student.takes_guidance:
             return GuidanceMethod(self, base, student, None)
-        assert base.unet is not None
-        if not base.unet.trainable:
+        if student.train != "all":
             raise UserError("method guided, stage 1, gives the UNet a new input: it needs train 'all'")
-        teacher = copy_of(student, "frozen")
-        unet = with_guidance(base.unet, "unet")
-        base = dataclasses.replace(base, unet=unet)
-        return GuidanceMethod(self, base, AdaptedUNet(unet, student.adapter, name="student"), teacher)
+        # The given UNet stays as it is from here on: it is the teacher's.
+        teacher = AdaptedUNet(student.unet, clone_adapter(student.adapter, "frozen_adapter"), name="frozen")
+        base = dataclasses.replace(base, unet=with_guidance(student.unet, "unet"))
+        return GuidanceMethod(self, base, AdaptedUNet(base.unet, student.adapter, name="student"), teacher)
 
 
 class GuidanceMethod(LatentMethod):

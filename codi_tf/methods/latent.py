@@ -12,6 +12,7 @@ from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
 from codi_tf.io.bundle_files import is_bundle
+from codi_tf.methods.batches import check_images, check_prompts, require
 from codi_tf.methods.method import Method
 from codi_tf.methods.networks import copy_of
 
@@ -33,6 +34,15 @@ class LatentMethod(Method):
     def multiple(self) -> int:
         """Height and width of training images must be multiples of it."""
         return self.base.multiple
+
+    def check_batch(self, batch) -> None:
+        """Raises UserError for a batch without an image or a latent for this base, or with prompts it cannot use."""
+        factor, channels = self.base.vae.factor, self.base.vae.latent_channels
+        if require(batch, "image", "latent") == "image":
+            check_images(batch, "image", channels=3, multiple=self.multiple)
+        if "latent" in batch:
+            check_images(batch, "latent", channels=channels, multiple=self.multiple // factor)
+        check_prompts(batch, self.base)
 
     def start_average(self) -> AdaptedUNet:
         """The network that generates after training; it starts with the student's weights."""

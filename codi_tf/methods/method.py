@@ -128,6 +128,9 @@ class Method:
     def begin_step(self, step) -> None:
         """Change the networks before update `step`, int [], inside the traced step. The default does nothing."""
 
+    def check_batch(self, batch) -> None:
+        """Raises UserError for a batch of tensors that `loss_terms` cannot take; called when a step is traced."""
+
     def loss_terms(self, batch, draws: Draws) -> dict:
         """{term: float32 [B]} of a batch, a part of the global one; `draws` are the step's random numbers."""
         raise NotImplementedError

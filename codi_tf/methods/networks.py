@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import tensorflow as tf
 from keras import ops
 
-from codi_tf.adapters.adapted import AdaptedUNet
+from codi_tf.adapters.adapted import AdaptedUNet, Adapter
 from codi_tf.checkpoints.base import Base, make_unet
 from codi_tf.core import replicas
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise, bounded, coefficients, predict
-from codi_tf.io.weights import copy_weights, key_of
+from codi_tf.io.weights import copy_weights, key_of, make_copy
+from codi_tf.methods.sharing import is_trained, is_used
 
 GUIDANCE_FEATURES = 256  # Fourier features of the guidance, as many as latent consistency models have
 
@@ -79,15 +81,11 @@ def check_adaptable(base: Base, train: str) -> None:
 def copy_of(network: AdaptedUNet, name: str) -> AdaptedUNet:
     """A second network with the same weights. Both share a UNet that is not trained."""
     unet, adapter = network.unet, network.adapter
-    if unet.trainable:
+    if network.train == "all":
         unet = clone_unet(unet, f"{name}_unet")
     if adapter is not None:
-        config = {**adapter.get_config(), "name": f"{name}_adapter"}
-        with built_in(adapter.dtype_policy):
-            adapter = type(adapter).from_config(config)
-            adapter.build()
-        copy_weights(network.adapter, adapter)
-    return AdaptedUNet(unet, adapter, name=name)
+        adapter = clone_adapter(adapter, f"{name}_adapter")
+    return AdaptedUNet(unet, adapter, network.train, name=name)
 
 
 def assign_network(source: AdaptedUNet, target: AdaptedUNet) -> None:
@@ -99,9 +97,43 @@ def assign_network(source: AdaptedUNet, target: AdaptedUNet) -> None:
 
 def clone_unet(unet, name: str):
     """A UNet of the same shape with the same weights."""
-    clone = fresh_unet(unet, name)
-    copy_weights(unet, clone)
+    return make_copy(lambda: fresh_unet(unet, name), unet)
+
+
+def clone_adapter(adapter: Adapter, name: str) -> Adapter:
+    """An adapter of the same shape with the same weights."""
+    with built_in(adapter.dtype_policy):
+        clone = type(adapter).from_config({**adapter.get_config(), "name": name})
+        clone.build()
+    copy_weights(adapter, clone)
     return clone
+
+
+def networks_of(base: Base, adapter: Adapter | None, train: str, *, copy: bool) -> tuple[Base, Adapter | None]:
+    """The base and the adapter of a new model: its own, where it trains them, else those that are given.
+
+    Args:
+        base: the base that is given.
+        adapter: an adapter that another model, or the caller, has already; None for a new one.
+        train: "all" or "adapter".
+        copy: whether what is trained is copied; False: it is taken as it is, and no other model may use it. A UNet that
+            stays as it is, is copied where another model trains it.
+
+    Raises:
+        UserError: without a copy, another model uses what is to be trained.
+    """
+    assert base.unet is not None
+    trained = [base.unet] if train == "all" else []
+    trained += [] if adapter is None else [adapter]
+    if not copy and any(map(is_used, trained)):
+        raise UserError("copy is False, but another model uses these networks: leave copy=False out")
+    if copy and adapter is not None:
+        adapter = clone_adapter(adapter, adapter.name)
+    if copy if train == "all" else is_trained(base.unet):
+        base = dataclasses.replace(base, unet=clone_unet(base.unet, base.unet.name), path=None)
+    elif train == "all":
+        base = dataclasses.replace(base, path=None)  # training changes what was read from there
+    return base, adapter
 
 
 def fresh_unet(unet, name: str, **changes):

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 
 from codi_tf.core import replicas
+from codi_tf.core.arguments import whole_number
+from codi_tf.core.errors import UserError
+from codi_tf.core.keras_internals import trainable_variables_of
+from codi_tf.core.trained import TrainsPart
+from codi_tf.methods.batches import as_batch, check_parts, check_values, size_of
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.method import Method
+from codi_tf.trainers.keras_fit import KerasFit
+from codi_tf.trainers.keras_options import check_compile, check_policy, checked_optimizer
+from codi_tf.trainers.meters import Meters
 from codi_tf.trainers.optimizers import FusedAdamW
 
 FIRST_SCALE, DOUBLE_AFTER = 2.0**15, 2000  # of the loss in float16; good steps until it is doubled
 
 
-class Trainer(keras.Model):
+class Trainer(KerasFit, TrainsPart, keras.Model):
     """Trains the method's student and updates its moving average.
+
+    What is trained, and nothing else, is `trainable_variables`: those of the student.
 
     An update whose loss or gradient is not finite is skipped: it changes nothing but `skipped_in_row`. With several
     replicas this works with `FusedAdamW` only: Keras' own optimizers merge their updates, which tf.distribute does not
@@ -28,6 +40,9 @@ class Trainer(keras.Model):
         accumulate: the number of micro-batches, one after the other, that a replica's batch is split into.
         scaled: whether the loss is scaled before the backward pass, so that gradients fit into float16. The scale is
             halved when they do not, and doubled after 2,000 updates in which they do (Micikevicius et al. 2018).
+
+    Raises:
+        UserError: an option out of its range.
 
     Attributes:
         skipped_in_row: the number of updates, up to the last one, that were skipped in a row, int32 []; overflows of a
@@ -45,44 +60,132 @@ class Trainer(keras.Model):
         scaled: bool = False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.method, self.ema_decay, self.mu_rate, self.seed = method, ema_decay, mu_rate, seed
-        self.accumulate, self.scaled = accumulate, scaled
+        super().__init__(dtype="float32", **kwargs)
+        self.method, self.ema_decay, self.mu_rate = method, float(ema_decay), float(mu_rate)
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay is {ema_decay}: it must be in [0, 1)")
+        if not 0 < self.mu_rate < math.inf:
+            raise UserError(f"mu_rate is {mu_rate}: it must be positive")
+        self.seed = whole_number("seed", seed, 0, 2**31 - 1)
+        self.accumulate, self.scaled = whole_number("accumulate", accumulate, 1, 2**31 - 1), scaled
         self.student = method.student
         self.average, self.teacher = None, None
+        self.meters: Meters | None = None
+        self.made_in = tf.distribute.get_strategy()
         self.built = True
 
-    def compile(self, optimizer="adamw", *, jit_compile=False, **kwargs):
+    def trained_parts(self) -> list[keras.Model]:
+        """The student, of which its own parts are trained."""
+        return [self.student]
+
+    def compile(self, optimizer="adamw", *, jit_compile=False, run_eagerly=False, steps_per_execution=1, **others):
         """As in Keras; the optimizer's state and theta- are created here, before training.
 
         Under tf.distribute no variable may be created inside a step. XLA is off by default: on CPUs it is slower for
         small networks.
+
+        Args:
+            optimizer: an optimizer of Keras, or its name.
+            jit_compile, run_eagerly, steps_per_execution: as in Keras.
+            others: Keras' further options. They have no meaning here, and must be None.
+
+        Raises:
+            UserError: an option that has no meaning here, an optimizer of another model, or another strategy's scope
+                than the model was made in; the line says what to use instead.
         """
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        check_compile(others)
+        check_policy()
+        if tf.distribute.get_strategy() is not self.made_in:
+            raise UserError("compile the model within the strategy.scope() that it was made in, or make it in this one")
+        if not self.trainable_variables:
+            raise UserError("the model has nothing to train: all of it is frozen")
+        optimizer = checked_optimizer(optimizer)
+        self._build(optimizer)
+        super().compile(
+            optimizer=optimizer,
+            jit_compile=jit_compile,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            auto_scale_loss=False,
+        )
         if self.average is None:
             self.average = self.method.start_average()  # theta- <- theta
-            self.average.trainable = False
-            if self.method.teacher is not None:  # as an attribute of the model it is part of a run's state
-                self.teacher = self.method.teacher
-                self.teacher.trainable = False
+            self.teacher = self.method.teacher  # as an attribute of the model it is part of a run's state
             self.skipped_in_row = self._counter("skipped_in_row", "int32", 0)
             if self.scaled:
                 self.scale = self._counter("scale", "float32", FIRST_SCALE)
                 self.good_steps = self._counter("good_steps", "int32", 0)
-        self.optimizer.exclude_from_weight_decay(var_list=self.scaled_parameters)
-        self.optimizer.build(self.trainable_variables)
+            self.meters = Meters(self.method.terms)
+
+    def _build(self, optimizer) -> None:
+        """Makes the optimizer's state. One that this model has used before goes on with the state that it has."""
+        if not optimizer.built:
+            optimizer.exclude_from_weight_decay(var_list=self.scaled_parameters)
+            optimizer.build(self.trainable_variables)
+        elif list(map(id, trainable_variables_of(optimizer))) != list(map(id, self.trainable_variables)):
+            raise UserError(
+                f"this {type(optimizer).__name__} has trained another model, or other parts of this one: make a new one"
+            )
+
+    @property
+    def updated_variables(self) -> list:
+        """What an update changes: the variables that were trainable when the model was compiled."""
+        return trainable_variables_of(self.optimizer)
 
     @property
     def log_names(self) -> tuple[str, ...]:
         """The keys of the dictionary that `train_step` returns, "skipped" last."""
         return ("loss", *self.method.terms, "gradient_norm", "skipped")
 
-    def train_step(self, batch):
-        """One update (Algorithm 1) on this replica's share of the global batch.
+    def train_step(self, data):
+        """`update` for Keras' `fit`: counts in the means of the epoch. Returns the scalars of this batch alone."""
+        assert self.meters is not None
+        batch = self._batch(data)
+        logs = self.update(batch)
+        self.meters.record(logs, tf.shape(_first(batch))[0])
+        return logs
+
+    def test_step(self, data):
+        """The loss and its terms on this replica's share of a batch, for Keras' `evaluate` and `validation_data`.
+
+        The draws are a function of the seed and of the examples before this batch: the same in every evaluation, and
+        none of training's. Returns the means over the examples of the evaluation so far.
+        """
+        assert self.meters is not None
+        batch = self._batch(data)
+        self._check(batch, 1)
+        part, parts = replicas.index(), replicas.count()
+        draws = Draws(self.seed, self.optimizer.iterations, part, parts, tf.cast(self.meters.seen, tf.int32))
+        (means,) = replicas.summed([self._means(batch, draws)])
+        logs = {"loss": tf.reduce_sum(means), **self._named(means)}
+        return self.meters.tested(logs, tf.shape(_first(batch))[0])
+
+    def check_batch(self, batch: dict) -> None:
+        """Raises UserError for a batch of tensors that cannot be trained on; called when a step is traced."""
+        self.method.check_batch(batch)
+
+    def _batch(self, data) -> dict:
+        """A batch as Keras gives it, as a dictionary of tensors; the first one's values are checked where they can be.
+
+        Inside a function they cannot: see `trainers.first_batch`.
+        """
+        assert self.meters is not None
+        batch = as_batch(data)
+        if tf.executing_eagerly() and replicas.count() == 1 and self.meters.seen == 0.0:
+            check_values(batch)
+        return batch
+
+    def _check(self, batch: dict, accumulate: int) -> None:
+        self.check_batch(batch)
+        check_parts(size_of(batch), accumulate, replicas.count())
+
+    def update(self, batch):
+        """One update (Algorithm 1) on this replica's share of the global batch, a dictionary of tensors.
 
         Returns scalars: the loss and its terms, means over the global batch, the norm of the gradient, and whether the
         update was skipped (1, else 0).
         """
+        self._check(batch, self.accumulate)
         self.method.begin_step(self.optimizer.iterations)
         gradients, means = self._gradients(batch)
         merged = isinstance(self.optimizer, FusedAdamW) or replicas.count() == 1
@@ -95,23 +198,30 @@ class Trainer(keras.Model):
         else:
             self._learn(gradients)
         self._count(finite)
-        logs = dict(zip(self.method.terms, tf.unstack(means), strict=True))
         skipped = 1.0 - tf.cast(finite, tf.float32)
-        return {"loss": tf.reduce_sum(means), **logs, "gradient_norm": norm, "skipped": skipped}
+        return {"loss": tf.reduce_sum(means), **self._named(means), "gradient_norm": norm, "skipped": skipped}
+
+    def _named(self, means) -> dict:
+        return dict(zip(self.method.terms, tf.unstack(means), strict=True))
+
+    def _means(self, batch, draws: Draws):
+        """The means of the terms, float32 [T], divided by the parts, whose sum they are in the end."""
+        terms = self.method.loss_terms(batch, draws)
+        return tf.stack([tf.reduce_mean(terms[name]) for name in self.method.terms]) / draws.parts
 
     def _gradients(self, batch):
         """This replica's part of the gradients and of the terms [T]; summed, they are means over the global batch."""
         part, parts = replicas.index() * self.accumulate, replicas.count() * self.accumulate
         if self.accumulate == 1:
             return self._gradients_of(batch, part, parts)
-        count = next(iter(batch.values())).shape[0] // self.accumulate
+        count = _first(batch).shape[0] // self.accumulate
 
         def add(micro, sums, means):
             own = {key: _rows(value, micro * count, count) for key, value in batch.items()}
             gradients, terms = self._gradients_of(own, part + micro, parts)
             return micro + 1, [a + b for a, b in zip(sums, gradients, strict=True)], means + terms
 
-        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in self.trainable_variables]
+        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in self.updated_variables]
         start = (tf.constant(0), zeros, tf.zeros(len(self.method.terms)))
         _, gradients, means = tf.while_loop(
             lambda micro, *_: micro < self.accumulate, add, start, maximum_iterations=self.accumulate
@@ -121,19 +231,19 @@ class Trainer(keras.Model):
     def _gradients_of(self, batch, part, parts: int):
         draws = Draws(self.seed, self.optimizer.iterations, part, parts)
         scale = self.scale.value if self.scaled else 1.0
-        with tf.GradientTape() as tape:
-            terms = self.method.loss_terms(batch, draws)
-            # Parts are summed, over micro-batches and replicas: divide once, here.
-            means = tf.stack([tf.reduce_mean(terms[name]) for name in self.method.terms]) / parts
+        trained = [variable.value for variable in self.updated_variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(trained)
+            means = self._means(batch, draws)
             loss = scale * tf.reduce_sum(means)
-        gradients = tape.gradient(loss, self.trainable_variables)
-        missing = [v.path for v, g in zip(self.trainable_variables, gradients, strict=True) if g is None]
+        gradients = tape.gradient(loss, trained)
+        missing = [v.path for v, g in zip(self.updated_variables, gradients, strict=True) if g is None]
         if missing:
             raise ValueError(f"no gradient reaches {', '.join(missing)}")
         return [gradient / scale for gradient in gradients] if self.scaled else gradients, means
 
     def _learn(self, gradients):
-        self._update(gradients)  # theta <- theta - eta grad L(theta, theta-)
+        self._apply(gradients)  # theta <- theta - eta grad L(theta, theta-)
         self.move_average(1.0 - self.ema_decay)  # theta- <- gamma theta- + (1 - gamma) theta
         return ()
 
@@ -142,10 +252,10 @@ class Trainer(keras.Model):
         """Variables of the student whose learning rate is multiplied by `mu_rate`; they have no weight decay."""
         return []
 
-    def _update(self, gradients):
+    def _apply(self, gradients):
         scaled = self.scaled_parameters
         before = [tf.identity(variable.value) for variable in scaled]
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.optimizer.apply_gradients(zip(gradients, self.updated_variables, strict=True))
         for variable, old in zip(scaled, before, strict=True):
             replicas.assign(variable, old + self.mu_rate * (variable.value - old))
 
@@ -173,6 +283,10 @@ class Trainer(keras.Model):
     def _counter(self, name: str, dtype: str, value):
         initializer = keras.initializers.Constant(value)
         return self.add_weight(name=name, shape=(), dtype=dtype, initializer=initializer, trainable=False)
+
+
+def _first(batch: dict):
+    return next(iter(batch.values()))
 
 
 def _rows(values, start, count: int):

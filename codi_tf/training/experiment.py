@@ -56,11 +56,11 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
             method=method,
             task=task,
             mu_rate=adaptation.mu_rate,
-            scaled=experiment.memory.compute == "float16",
             **shared,
             image_size=experiment.data.image_size,
             perceptual=_perceptual(experiment),
             pretrained=adaptation.pretrained,
+            copy=False,  # nobody else has what was just read
         )
         trainer.student.recompute_blocks(experiment.memory.recompute)
     size, multiple = experiment.data.image_size, trainer.method.multiple

@@ -25,7 +25,7 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
         nothing but "skipped"; "waited", the seconds that this worker waited for its input; "stop", the number of
         replicas whose workers want to stop, the same on all workers.
     """
-    step = tf.function(trainer.train_step, autograph=False, jit_compile=True) if jit_compile else trainer.train_step
+    step = tf.function(trainer.update, autograph=False, jit_compile=True) if jit_compile else trainer.update
     step = tf.autograph.experimental.do_not_convert(step)
     names = trainer.log_names  # the last is "skipped"
     skipped = tf.one_hot(len(names) - 1, len(names))

@@ -1,0 +1,41 @@
+"""Keras models that know what of them is trained, whatever the `trainable` flags of shared layers say."""
+
+from __future__ import annotations
+
+import keras
+
+
+class TrainsPart:
+    """A mixin for Keras models: `trainable_variables` are those of the parts that `trained_parts` names.
+
+    A network that several models share can therefore be trained by one and held still by another: Keras' flag
+    `trainable`, which is the layer's own, is never set.
+    """
+
+    def trained_parts(self) -> list[keras.Model]:
+        """The parts that are trained."""
+        raise NotImplementedError
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """What is trained, in the order of the parts."""
+        if not self.trainable:
+            return []
+        return [variable for part in self.trained_parts() for variable in part.trainable_variables]
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        """The same as `trainable_variables`."""
+        return self.trainable_variables
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        """All others."""
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [variable for variable in self.variables if id(variable) not in trained]
+
+    @property
+    def non_trainable_weights(self) -> list[keras.Variable]:
+        """The weights that are not trained."""
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [variable for variable in self.weights if id(variable) not in trained]
