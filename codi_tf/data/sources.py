@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from codi_tf.data import scenes
 from codi_tf.data.depth_maps import load_stereo, open_depth
 from codi_tf.data.edits import Edits
 from codi_tf.data.in_memory import Photos
@@ -31,7 +32,8 @@ def load_source(
 
     Args:
         name: "photos" for the embedded data: photos, a stereo pair with its disparity, or synthetic edits of photos,
-            by the task; or a folder, shards or a TFDS name, see `open_source.open_source`, `depth_maps.open_depth`
+            by the task; "scenes" for rendered scenes, "scenes:unseen" for those whose combinations are held out, see
+            `scenes.Scenes`; or a folder, shards or a TFDS name, see `open_source.open_source`, `depth_maps.open_depth`
             and `triplets.open_triplets`.
         split: "train", "heldout" or None for all.
         task: its `condition_key` names the companions that the images must have.
@@ -42,6 +44,10 @@ def load_source(
     Raises:
         UserError: no such source, an empty one, or unreadable files.
     """
+    if name in (scenes.NAME, scenes.UNSEEN):
+        if task is not None and task.condition_key == "source":
+            return scenes.SceneEdits(split)
+        return scenes.Scenes(split, unseen=name == scenes.UNSEEN)
     options = {"seed": seed, "max_unreadable": max_unreadable, "heldout_fraction": heldout_fraction}
     if task is not None and task.condition_key == "depth":
         return load_stereo(split) if name == EMBEDDED else open_depth(name, split, kind=task.condition_file, **options)
