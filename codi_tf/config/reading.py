@@ -12,10 +12,12 @@ from pathlib import Path
 
 import yaml
 
+from codi_tf.config import places
 from codi_tf.config.experiment import Experiment
 from codi_tf.core.errors import UserError
 from codi_tf.core.quiet import quiet_import
 from codi_tf.core.settings import check_choice, choices_of
+from codi_tf.io.starter import has_config
 from codi_tf.methods import METHODS
 
 
@@ -33,7 +35,8 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
+        remedy = "; `codi init` writes those that come with codi_tf into this folder" if has_config(path.name) else ""
+        raise UserError(f"{path}: no such config file{remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a config ({error})") from None
     except yaml.YAMLError as error:
@@ -41,6 +44,7 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
         raise UserError(f"{path}{f', line {where.line + 1}' if where else ''}: not valid YAML") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a mapping of sections, for example 'train: {{steps: 100}}'")
+    places.resolve(values, path)
     for override in overrides:
         _override(values, override)
     try:
