@@ -21,7 +21,6 @@ import shutil
 import sys
 import types
 from pathlib import Path
-from unittest import mock
 
 import keras
 import numpy as np
@@ -32,6 +31,7 @@ from chromium import require
 from commands import run_here
 from conftest import make_base, make_model
 from doc_blocks import ALL, PAGES, ROOT, Block, commands, inline_code, of_language
+from doc_commands import parsed, parser_of, required, subcommand
 from tiny import tiny_base, tiny_photos, tiny_text
 
 import codi_tf
@@ -81,15 +81,6 @@ WORDS = {  # what a reader puts in place of a word, below the folder that comman
 INPUTS = ("in.png", "mask.png", "in.ppm")
 EXAMPLE = {"method": {"name": "codi"}, "base": "base", "task": {"name": "super_resolution"}, "train": {"steps": 1}}
 REGISTRIES = (TASKS, METHODS, ADAPTERS, SAMPLERS, METRICS, FORMATS)
-PROGRAMS = {  # how a command begins -> subcommand of `codi`
-    **{("codi", name): name for name in program.COMMANDS},
-    **{("python", "-m", command.module.removesuffix(".__main__")): name for name, command in program.COMMANDS.items()},
-    **{
-        ("python", "-m", f"codi_tf.{name}"): name
-        for name in ("train", "evaluate", "cache", "pairs", "depth", "convert")
-    },
-    ("python", "-m", "codi_tf.sample"): "restore",
-}
 
 
 @pytest.fixture
@@ -229,44 +220,6 @@ def test_calls_within_the_text_fit_what_they_call(page, span):
 # Commands
 
 
-class Found(BaseException):
-    """The parser of a command, in place of its run."""
-
-    def __init__(self, parser: argparse.ArgumentParser, method: str):
-        self.parser, self.method = parser, method
-
-
-def parser_of(main) -> Found:
-    """The parser that a command's `main` makes, and the method that it calls."""
-
-    def stop(method):
-        def found(parser, *_, **__):
-            raise Found(parser, method)
-
-        return found
-
-    methods = {name: stop(name) for name in ("parse_args", "parse_intermixed_args")}
-    with mock.patch.multiple(argparse.ArgumentParser, **methods), pytest.raises(Found) as caught:
-        main([])
-    return caught.value
-
-
-def parsed(name: str, words: list[str]) -> argparse.Namespace:
-    """A command's words as its own parser reads them. Raises UserError for what it refuses."""
-    found = parser_of(importlib.import_module(program.COMMANDS[name].module).main)
-    return getattr(found.parser, found.method)(words)
-
-
-def subcommand(words: list[str]) -> tuple[str, list[str]] | None:
-    """(subcommand of `codi`, its words); None for another program."""
-    for start, name in PROGRAMS.items():
-        if tuple(words[: len(start)]) == start:
-            rest = words[len(start) :]
-            checkpoint = name == "restore" and words[0] == "python" and rest and "STABLE" in rest[0]
-            return ("text2image" if checkpoint else name), rest
-    return None
-
-
 def check_paths(options: argparse.Namespace, made: set[str]) -> None:
     """What a command reads is there, was made by a line before, or is left to the reader."""
     for key, values in vars(options).items():
@@ -328,12 +281,6 @@ def test_commands_are_what_their_programs_take(page, registries, monkeypatch):
                 made.add(str(getattr(options, "out", None)))
                 if "NAME" not in getattr(options, "config", "NAME"):
                     config.load(options.config, options.overrides)
-
-
-def required(words: list[str]) -> list[str]:
-    """A command without what stands in brackets, with the first of alternatives (a|b)."""
-    text = re.sub(r"\[[^\]]*\]", "", " ".join(words)) if any("[" in word for word in words) else None
-    return words if text is None else [word.split("|")[0] for word in text.split()]
 
 
 def check_notation(name: str, words: list[str]) -> None:
