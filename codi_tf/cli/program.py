@@ -32,6 +32,7 @@ COMMANDS = {  # `export` is named only here: codi_tf imports nothing of it
     "export": Command("export.__main__", "export a trained model as SavedModel, TFLite or ONNX"),
     "run": Command("export.run", "make an image with an exported model, without TensorFlow"),
     "web": Command("export.web.__main__", "build a web page that runs an exported ONNX model"),
+    "init": Command("codi_tf.cli.init", "write the configs and small models that come with codi_tf into a folder"),
 }
 
 

@@ -8,11 +8,13 @@ import types
 import typing
 from pathlib import Path
 
+from codi_tf.config import places
 from codi_tf.config.experiment import Experiment
 from codi_tf.core.errors import UserError
 from codi_tf.core.quiet import check_backend, quiet_import
 from codi_tf.core.settings import check_choice, choices_of
 from codi_tf.core.showing import bare, shown
+from codi_tf.io.starter import has_config
 from codi_tf.io.yaml_files import Problem, parse_yaml, read_yaml
 from codi_tf.methods import METHODS
 
@@ -29,9 +31,14 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
     """
     check_backend()  # nothing is wrong with the file
     path = Path(path)
+    if not path.exists() and has_config(path.name):
+        raise UserError(
+            f"{path}: no such config file; `codi init` writes those that come with codi_tf into this folder"
+        )
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a mapping of sections, for example 'train: {{steps: 100}}'")
+    places.resolve(values, path)
     for override in overrides:
         _override(values, override)
     try:

@@ -10,7 +10,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.io.bundle_files import BUNDLE
 from codi_tf.io.files import check_growing_folder, check_settings, whole_file
 from codi_tf.io.json_files import parse_json, read_json
-from codi_tf.io.yaml_files import yaml_text
+from codi_tf.io.yaml_files import read_yaml, yaml_text
 
 SETTINGS, METRICS, RESULT, STATES, LOGS, SAMPLES = (
     "config.yaml",
@@ -49,7 +49,10 @@ def earlier_settings(out: Path) -> config.Experiment | None:
     if not path.is_file():
         return None
     try:
-        return config.load(path)
+        values = read_yaml(path)
+        if not isinstance(values, dict):
+            raise UserError("it holds no settings")
+        return config.from_dict(values)
     except UserError as error:
         raise UserError(
             f"{path}: the settings of the run cannot be read ({error}); choose another --out, or repair them"
