@@ -7,26 +7,34 @@ function of the seed and i alone.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from codi_tf.core.arguments import integer, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
-from codi_tf.core.errors import UserError
-from codi_tf.io.files import check_target
+from codi_tf.core.printing import printable
+from codi_tf.io.bundle_files import SCENES
+from codi_tf.io.folders import check_folder, whole_folder
+from codi_tf.io.save_image import check_image_file, write_image
 
 MAX_COUNT, COLUMNS = 10_000_000, 8
 
 
 def main(arguments: list[str], prog: str = "codi scenes") -> None:
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("--out", type=Path, required=True, help="a new .png file, or a new folder")
-    parser.add_argument("--count", type=int, default=24, help="scenes (default: 24)")
-    parser.add_argument("--size", type=int, default=128, help="side of the images in pixels (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, help="of the scenes (default: 0)")
+    parser.add_argument("--out", type=path_argument, required=True, help="a .png file, or a new folder")
+    parser.add_argument("--count", type=integer(1, MAX_COUNT), default=24, help="scenes (default: 24)")
+    parser.add_argument(
+        "--size", type=integer(16, 1024), default=128, help="side of the images in pixels (default: 128)"
+    )
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the scenes (default: 0)")
     parser.add_argument("--split", choices=("train", "heldout"), default="heldout", help="heldout (default) or train")
     parser.add_argument("--edits", action="store_true", help="pairs of scenes and instructions")
     options = parser.parse_args(arguments)
-    _check(options)
+    sheet = options.out.suffix.lower() == ".png"
+    if sheet:
+        check_image_file(options.out)
+    else:
+        check_folder(options.out, SCENES, replace=False)
     start_tensorflow()
     from codi_tf.core.progress import Progress
     from codi_tf.data import crops
@@ -35,15 +43,13 @@ def main(arguments: list[str], prog: str = "codi scenes") -> None:
     source = SceneEdits(options.split) if options.edits else Scenes(options.split)
     examples = crops(source, image_size=options.size, seed=options.seed, augment=False).take(options.count)
     report = Progress("rendering scenes", options.count).update
-    write = _write_sheet if options.out.suffix.lower() == ".png" else _write_folder
+    write = _write_sheet if sheet else _write_folder
     write(options.out, examples.as_numpy_iterator(), report)
-    print(options.out)
+    print(printable(options.out))
 
 
 def _write_sheet(path: Path, examples, report) -> None:
     import numpy as np
-
-    from codi_tf.io.images import write_png
 
     images = []
     for i, example in enumerate(examples):
@@ -51,29 +57,19 @@ def _write_sheet(path: Path, examples, report) -> None:
         report(i + 1)
     images += [np.ones_like(images[0])] * (-len(images) % COLUMNS)
     rows = [np.concatenate(images[i : i + COLUMNS], axis=1) for i in range(0, len(images), COLUMNS)]
-    write_png(path, np.concatenate(rows))
+    write_image(path, np.concatenate(rows))
 
 
 def _write_folder(path: Path, examples, report) -> None:
     from codi_tf.io.depth_files import write_nearness
-    from codi_tf.io.files import whole_folder
-    from codi_tf.io.images import write_png
 
-    with whole_folder(path) as partial:
+    with whole_folder(path, SCENES, replace=False) as partial:
         for i, example in enumerate(examples):
             name = f"{i:07}"
-            write_png(partial / f"{name}.png", (example["image"] + 1) / 2)
+            write_image(partial / f"{name}.png", (example["image"] + 1) / 2)
             if "source" in example:
-                write_png(partial / f"{name}.source.png", (example["source"] + 1) / 2)
+                write_image(partial / f"{name}.source.png", (example["source"] + 1) / 2)
             if "depth" in example:
                 write_nearness(partial / f"{name}.depth.png", example["depth"][..., 0])
             (partial / f"{name}.txt").write_bytes(example["prompt"] + b"\n")
             report(i + 1)
-
-
-def _check(options: argparse.Namespace) -> None:
-    for name, low, high in (("count", 1, MAX_COUNT), ("size", 16, 1024), ("seed", 0, 2**63 - 1)):
-        value = getattr(options, name)
-        if not low <= value <= high:
-            raise UserError(f"--{name} is {value}: it must be from {low} to {high}")
-    check_target(options.out)

@@ -30,6 +30,7 @@ class Scenes:
 
     provides = ("depth", "prompt")
     names: tuple[str, ...] = ()
+    missing_prompts = 0
 
     def __init__(self, split: str | None, *, unseen: bool = False):
         self.split, self.unseen = split, unseen
@@ -37,7 +38,9 @@ class Scenes:
     def __len__(self) -> int:
         return ENDLESS
 
-    def drawer(self, *, image_size: int, augment: bool, recolor: bool) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    def drawer(
+        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+    ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, see `pipeline.Source`. Raises UserError for `recolor`."""
         _check(recolor)
 
@@ -64,6 +67,7 @@ class SceneEdits:
 
     provides = ("source", "prompt")
     names: tuple[str, ...] = ()
+    missing_prompts = 0
 
     def __init__(self, split: str | None):
         self.split = split
@@ -71,7 +75,9 @@ class SceneEdits:
     def __len__(self) -> int:
         return ENDLESS
 
-    def drawer(self, *, image_size: int, augment: bool, recolor: bool) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    def drawer(
+        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+    ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, see `pipeline.Source`. Raises UserError for `recolor`."""
         _check(recolor)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from codi_tf.scenes.world import FLOORS, LIGHTS
 class Light(NamedTuple):
     """A light. Directions and colors are triples of numbers, or of scalars."""
 
-    toward: tuple
-    sun: tuple
-    ambient: tuple
-    zenith: tuple
-    horizon: tuple
+    toward: Any
+    sun: Any
+    ambient: Any
+    zenith: Any
+    horizon: Any
 
 
 LIGHT = {
