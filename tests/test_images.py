@@ -210,7 +210,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder_instead_of_file(tmp_path):
-    bad(tmp_path, "directory")
+    bad(tmp_path, "it is a folder")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, this is text"])

@@ -235,7 +235,7 @@ def photo(tmp_path):
         (["--condition", "none.png"], "no such file"),
         (["--condition", "text.png"], "not an image"),
         (["--condition", "cut.png"], "truncated or damaged"),
-        (["--condition", "folder.png"], "directory"),
+        (["--condition", "folder.png"], "it is a folder"),
     ],
 )
 def test_mistakes(bundle, photo, tmp_path, monkeypatch, options, message):

@@ -7,12 +7,14 @@ import os
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 from triplets import write_prompt_folders
 
 import codi_tf
+from codi_tf.checkpoints.keras_cv import layers_of
 from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
 from codi_tf.checkpoints.networks import read_config, stored_tensors
 from codi_tf.checkpoints.tokenizer import LENGTH, LONGEST, Tokenizer
@@ -89,6 +91,26 @@ def test_a_list_of_triplets_names_files_below_it(tmp_path):
     assert source.records.read(linked - 1)["text"]
     with pytest.raises(Unreadable, match="is a link that leads out of"):
         source.records.read(linked)
+
+
+def test_weights_of_keras_lie_in_their_file(tmp_path):
+    """Catches an HDF5 link to another file, and a weight that takes no room there and gigabytes in memory."""
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["layer/kernel"] = np.ones(3, np.float32)
+        file["layer"].attrs["weight_names"] = ["kernel"]
+    path = tmp_path / "linked.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["dense"]
+        file["dense"] = h5py.ExternalLink("other.h5", "/layer")
+    assert "leads to another file" in refusal(layers_of, path, str(path))
+    path = tmp_path / "large.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["dense"]
+        file.create_dataset("dense/kernel", (10**10,), "float32", chunks=(10**6,), compression="gzip")
+        file["dense"].attrs["weight_names"] = ["kernel"]
+    assert "unpacks to 40,000,000,000 bytes" in refusal(layers_of, path, str(path))
+    os.mkfifo(tmp_path / "pipe.h5")
+    assert "pipe or a device" in refusal(layers_of, tmp_path / "pipe.h5", "pipe.h5")
 
 
 def test_pipes_among_data_are_named(tmp_path):
