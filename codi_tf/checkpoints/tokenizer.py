@@ -19,6 +19,7 @@ from codi_tf.checkpoints.added_tokens import AddedToken, added_tokens
 from codi_tf.core.errors import UserError
 
 LENGTH = 77
+SHOWN = 1000  # characters of a prompt's cut in a warning
 START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY, MERGES, BOTH = "vocab.json", "merges.txt", "tokenizer.json"
 SETTINGS, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
@@ -156,6 +157,7 @@ class Tokenizer:
         if long:
             prompt, count = next(iter(long.items()))
             cut = self.decode(self.encode(prompt)[LENGTH - 2 :])
+            cut = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]}..."
             first = f"prompt of {count} tokens, {LENGTH - 2} fit: cut off {cut!r}"
             others = f" (the first of {len(long)} that are cut off)" if len(long) > 1 else ""
             warnings.warn(first + others, stacklevel=2)

@@ -32,7 +32,7 @@ _SHARDS = {
 }
 _COMPRESSED = re.compile(r".*(\.tar|\.tfrecords?)\.\w+|.*\.tgz", re.IGNORECASE | re.DOTALL)
 _OPTIONS = re.compile(r"(?P<name>.*?)\?(?P<options>\w+=[^&=]*(?:&\w+=[^&=]*)*)")
-_FIXED = re.compile(r"[^*?\[{]*")
+_SIGNS = re.compile(r"[*?\[{]")
 _BRACES = re.compile(r"\{(?:(?P<first>\d+)\.\.(?P<last>\d+)|(?P<words>[^{}]*,[^{}]*))\}")
 
 
@@ -135,7 +135,11 @@ def _kind_of(name: str) -> tuple[str, list[str], list[str]]:
     if not kinds:
         compressed = next((path for path in paths if _COMPRESSED.fullmatch(path)), None)
         if compressed is None and os.path.isdir(name):
-            raise UserError(f"no image in folder {name}; expected files ending in {', '.join(EXTENSIONS)}")
+            held = LeftOut.of(paths).kinds
+            raise UserError(
+                f"no image in folder {name}{f' (it holds {held})' if held else ''}; expected files ending in "
+                f"{', '.join(EXTENSIONS)}"
+            )
         raise _no_kind(compressed or next(iter(paths or others)))
     shards = found[kinds[0]]
     return kinds[0], shards, [*sorted(set(paths) - set(shards)), *others]
@@ -146,7 +150,7 @@ def _matching(pattern: str) -> tuple[list[str], list[str]]:
     files, others, matched = [], [], expanded(pattern)
     if not matched or matched == [pattern] and not os.path.exists(pattern):
         raise UserError(f"nothing is at {pattern}; name a folder of images, a pattern of paths, or tfds:NAME")
-    fixed = os.path.dirname(_FIXED.match(pattern)[0])  # the folders that the pattern names
+    fixed = os.path.dirname(_SIGNS.split(pattern, maxsplit=1)[0])  # the folders that the pattern names
     for path in matched:
         below, asked = path[len(fixed) :], pattern[len(fixed) :]
         if is_hidden(below) and not is_hidden(asked):
