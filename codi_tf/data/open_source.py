@@ -26,6 +26,7 @@ from codi_tf.io.listing import files_below, is_hidden
 from codi_tf.io.naming import field_of, is_image
 
 IN_MEMORY = 2e9  # bytes of decoded images; a larger folder is read from disk, example by example
+MAX_NUMBERS = 1_000_000  # in {000..127}
 _SHARDS = {
     "TFRecord": re.compile(r".*(\.tfrecords?(-\d+-of-\d+)?|-\d{5}-of-\d{5})", re.IGNORECASE | re.DOTALL),
     "tar": re.compile(r".*\.tar", re.IGNORECASE | re.DOTALL),
@@ -106,6 +107,8 @@ def expanded(pattern: str) -> list[str]:
         return sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
     if braces["words"] is None:
         width, numbers = len(braces["first"]), range(int(braces["first"]), int(braces["last"]) + 1)
+        if len(numbers) > MAX_NUMBERS:
+            raise UserError(f"{pattern}: {braces[0]} are more than {MAX_NUMBERS:,} paths; use * for them")
         words = [f"{number:0{width}}" for number in numbers]
     else:
         words = braces["words"].split(",")
@@ -147,7 +150,9 @@ def _kind_of(name: str) -> tuple[str, list[str], list[str]]:
 
 def _matching(pattern: str) -> tuple[list[str], list[str]]:
     """The files that match a pattern, and those in folders that match it; and what cannot be read there."""
-    files, others, matched = [], [], expanded(pattern)
+    files: list[str] = []
+    others: list[str] = []
+    matched = expanded(pattern)
     if not matched or matched == [pattern] and not os.path.exists(pattern):
         raise UserError(f"nothing is at {pattern}; name a folder of images, a pattern of paths, or tfds:NAME")
     fixed = os.path.dirname(_SIGNS.split(pattern, maxsplit=1)[0])  # the folders that the pattern names
@@ -157,11 +162,12 @@ def _matching(pattern: str) -> tuple[list[str], list[str]]:
             continue
         if os.path.isdir(path):
             inside, unread = files_below(path)
+            files += inside
+            others += unread
         elif os.path.isfile(path) or not os.path.lexists(path):  # of a missing one its reader says so
-            inside, unread = [path], []
+            files.append(path)
         else:
-            inside, unread = [], [f"{path} (not a file)"]
-        files, others = files + inside, others + unread
+            others.append(f"{path} (not a file)")
     if not files and not others:
         raise UserError(f"nothing but hidden files is at {pattern}; name a folder of images or a pattern of paths")
     return list(dict.fromkeys(files)), list(dict.fromkeys(others))
