@@ -19,7 +19,7 @@ from codi_tf.checkpoints.added_tokens import AddedToken, added_tokens
 from codi_tf.core.errors import UserError
 
 LENGTH = 77
-SHOWN = 1000  # characters of a prompt's cut in a warning
+SHOWN = 300  # characters of a prompt's cut in a warning
 START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY, MERGES, BOTH = "vocab.json", "merges.txt", "tokenizer.json"
 SETTINGS, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"

@@ -84,6 +84,8 @@ def parse_value(override: str, text: str):
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
+        if any("\udc80" <= character <= "\udcff" for character in text):  # a path whose bytes are not UTF-8
+            return text
         raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
 
 

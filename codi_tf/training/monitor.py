@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import warnings
 from pathlib import Path
@@ -55,7 +56,7 @@ class Monitor:
         if self._metrics.is_file():  # lines after the state that the run resumes from are written again
             lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             self._metrics.write_text("".join(x for x in lines if _step_of(x) <= first), encoding="utf-8")
-        self._writer = tf.summary.create_file_writer(str(out / "logs"))
+        self._writer = tf.summary.create_file_writer(os.fsencode(out / "logs"))  # a name need not be UTF-8
         self._heldout = heldout
         prompts = None if self._heldout is None else self._heldout.get("prompt")
         self._conditioning = None if prompts is None else trainer.base.conditioning(list(prompts))
