@@ -210,6 +210,8 @@ def test_damaged_shards_are_named(tmp_path):
 def test_patterns(tmp_path):
     assert expanded("/a/{008..011}.tar") == [f"/a/{i}.tar" for i in ("008", "009", "010", "011")]
     assert expanded("/a/{x,y}-{1..2}.tar") == ["/a/x-1.tar", "/a/x-2.tar", "/a/y-1.tar", "/a/y-2.tar"]
+    with pytest.raises(UserError, match=r"\{0\.\.99999999999\} are more than 1,000,000 paths"):
+        expanded("/a/{0..99999999999}.tar")
     assert expanded("/a/{one}.jpg") == ["/a/{one}.jpg"]
     for name in ("b/2.jpg", "a/1.jpg", "a/c/3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,13 @@ import os
 import warnings
 
 import pytest
+import yaml
 from commands import run_here
 from shards import encoded, picture
+from tiny import tiny_run
 
 from codi_tf import data
-from codi_tf.cli import pairs
+from codi_tf.cli import pairs, train
 from codi_tf.core.errors import Interrupted, UserError
 from codi_tf.core.printing import printable
 from codi_tf.io.images import read_image
@@ -59,3 +61,16 @@ def test_names_that_hold_anything_are_read_and_shown_on_one_line(tmp_path, name,
     os.remove(strange)
     done = run_here(pairs.main, "--out", os.fsdecode(out), "--data", folder, "--split", "all", *options)
     assert done.returncode == 0 and shown in done.stdout and os.path.isdir(out)
+
+
+def test_a_run_from_and_to_folders_whose_names_are_no_utf8(tmp_path):
+    """Fault: TensorBoard's writer and the override refuse the name with a trace, or as no YAML."""
+    values = tiny_run(tmp_path, steps=1)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    photos, out = (tmp_path / os.fsdecode(name) for name in (b"caf\xe9", b"run\xe9"))
+    os.rename(values["data"]["source"], photos)
+    for _ in range(2):
+        done = run_here(train.main, path, "--out", out, f"data.source={photos}")
+        assert done.returncode == 0, done.stderr
+    assert (out / "result" / "codi.json").is_file()

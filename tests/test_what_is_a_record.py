@@ -142,6 +142,23 @@ def test_nested_shards_and_what_lies_between(tmp_path):
     assert "left out: 3 (0.cls, 1.cls, b.tar.gz)" in said[0]
 
 
+def test_accents_and_what_is_no_file_beside_an_image(tmp_path):
+    """Fault: macOS decomposes accents, so a caption is lost; a pipe or folder that is called NAME.txt is read."""
+    folder = write_folder(tmp_path / "data", {"caf\u00e9.png": PICTURE[0], "cafe\u0301.txt": b"t", "b.png": PICTURE[1]})
+    (folder / "b.txt").mkdir()
+    os.mkfifo(folder / "b.json")
+    source, _, said = opened(folder)
+    assert source.prompts == {"caf\u00e9.png": "t", "b.png": ""}
+    assert "b.json (not a file)" in said[0]
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path):
+    """Fault: "no image" in a folder full of a phone's."""
+    folder = write_folder(tmp_path / "data", {"a.heic": b"", "sub/b.HEIC": b"", "c.mov": b""})
+    with pytest.raises(UserError, match=r"no image in folder .*data \(it holds 2 \.heic, 1 \.mov\); expected files"):
+        open_source(str(folder))
+
+
 def test_many_left_out_are_counted_by_their_endings(tmp_path):
     """Fault: a line per file, or a number that does not say of what."""
     names = {f"{i}.heic": b"" for i in range(7)} | {f"{i}.mov": b"" for i in range(3)}

@@ -82,6 +82,8 @@ def parse_value(override: str, text: str):
     try:
         return parse_yaml(text)
     except Problem as problem:
+        if any("\udc80" <= character <= "\udcff" for character in text):  # a path whose bytes are not UTF-8
+            return text
         raise UserError(f"override {shown(override)}: {shown(text)} is not a YAML value ({problem})") from None
 
 

@@ -31,6 +31,11 @@ class LeftOut(NamedTuple):
         names = list(names)
         return cls(Counter(_ending(name) for name in names), tuple(names[:NAMED]))
 
+    @property
+    def kinds(self) -> str:
+        """The most frequent endings with their numbers, such as "7 .heic, 3 .mov"."""
+        return ", ".join(f"{number} {ending}" for ending, number in self.endings.most_common(NAMED))
+
     def joined(self, other: LeftOut) -> LeftOut:
         """Both together."""
         return LeftOut(self.endings + other.endings, (*self.names, *other.names)[:NAMED])
@@ -46,8 +51,7 @@ def warn_of_left_out(what: str, left_out: LeftOut | Sequence[str]) -> None:
     count = left_out.endings.total()
     if count:
         names = ", ".join(left_out.names) + (", ..." if count > len(left_out.names) else "")
-        kinds = ", ".join(f"{number} {ending}" for ending, number in left_out.endings.most_common(NAMED))
-        kinds = f"{kinds}: " if len(left_out.endings) > 1 and count > NAMED else ""
+        kinds = f"{left_out.kinds}: " if len(left_out.endings) > 1 and count > NAMED else ""
         warnings.warn(printable(f"{what} are left out: {count} ({kinds}{names})"), stacklevel=3)
 
 

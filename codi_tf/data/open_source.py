@@ -26,13 +26,14 @@ from codi_tf.io.listing import files_below, is_hidden
 from codi_tf.io.naming import field_of, is_image
 
 IN_MEMORY = 2e9  # bytes of decoded images; a larger folder is read from disk, example by example
+MAX_NUMBERS = 1_000_000  # in {000..127}
 _SHARDS = {
     "TFRecord": re.compile(r".*(\.tfrecords?(-\d+-of-\d+)?|-\d{5}-of-\d{5})", re.IGNORECASE | re.DOTALL),
     "tar": re.compile(r".*\.tar", re.IGNORECASE | re.DOTALL),
 }
 _COMPRESSED = re.compile(r".*(\.tar|\.tfrecords?)\.\w+|.*\.tgz", re.IGNORECASE | re.DOTALL)
 _OPTIONS = re.compile(r"(?P<name>.*?)\?(?P<options>\w+=[^&=]*(?:&\w+=[^&=]*)*)")
-_FIXED = re.compile(r"[^*?\[{]*")
+_SIGNS = re.compile(r"[*?\[{]")
 _BRACES = re.compile(r"\{(?:(?P<first>\d+)\.\.(?P<last>\d+)|(?P<words>[^{}]*,[^{}]*))\}")
 
 
@@ -106,6 +107,8 @@ def expanded(pattern: str) -> list[str]:
         return sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
     if braces["words"] is None:
         width, numbers = len(braces["first"]), range(int(braces["first"]), int(braces["last"]) + 1)
+        if len(numbers) > MAX_NUMBERS:
+            raise UserError(f"{pattern}: {braces[0]} are more than {MAX_NUMBERS:,} paths; use * for them")
         words = [f"{number:0{width}}" for number in numbers]
     else:
         words = braces["words"].split(",")
@@ -135,7 +138,11 @@ def _kind_of(name: str) -> tuple[str, list[str], list[str]]:
     if not kinds:
         compressed = next((path for path in paths if _COMPRESSED.fullmatch(path)), None)
         if compressed is None and os.path.isdir(name):
-            raise UserError(f"no image in folder {name}; expected files ending in {', '.join(EXTENSIONS)}")
+            held = LeftOut.of(paths).kinds
+            raise UserError(
+                f"no image in folder {name}{f' (it holds {held})' if held else ''}; expected files ending in "
+                f"{', '.join(EXTENSIONS)}"
+            )
         raise _no_kind(compressed or next(iter(paths or others)))
     shards = found[kinds[0]]
     return kinds[0], shards, [*sorted(set(paths) - set(shards)), *others]
@@ -143,21 +150,24 @@ def _kind_of(name: str) -> tuple[str, list[str], list[str]]:
 
 def _matching(pattern: str) -> tuple[list[str], list[str]]:
     """The files that match a pattern, and those in folders that match it; and what cannot be read there."""
-    files, others, matched = [], [], expanded(pattern)
+    files: list[str] = []
+    others: list[str] = []
+    matched = expanded(pattern)
     if not matched or matched == [pattern] and not os.path.exists(pattern):
         raise UserError(f"nothing is at {pattern}; name a folder of images, a pattern of paths, or tfds:NAME")
-    fixed = os.path.dirname(_FIXED.match(pattern)[0])  # the folders that the pattern names
+    fixed = os.path.dirname(_SIGNS.split(pattern, maxsplit=1)[0])  # the folders that the pattern names
     for path in matched:
         below, asked = path[len(fixed) :], pattern[len(fixed) :]
         if is_hidden(below) and not is_hidden(asked):
             continue
         if os.path.isdir(path):
             inside, unread = files_below(path)
+            files += inside
+            others += unread
         elif os.path.isfile(path) or not os.path.lexists(path):  # of a missing one its reader says so
-            inside, unread = [path], []
+            files.append(path)
         else:
-            inside, unread = [], [f"{path} (not a file)"]
-        files, others = files + inside, others + unread
+            others.append(f"{path} (not a file)")
     if not files and not others:
         raise UserError(f"nothing but hidden files is at {pattern}; name a folder of images or a pattern of paths")
     return list(dict.fromkeys(files)), list(dict.fromkeys(others))

@@ -23,7 +23,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.data.left_out import LeftOut
 from codi_tf.data.splits import is_heldout
-from codi_tf.io.listing import is_hidden
+from codi_tf.io.listing import is_file, is_hidden
 from codi_tf.io.naming import Sorted, field_of, sort_names
 from codi_tf.io.plain_files import check_plain
 
@@ -198,9 +198,9 @@ def index_files(paths: Sequence[str | os.PathLike[str]]) -> Records:
     Raises:
         UserError: none of the paths is an image.
     """
-    paths = [os.path.split(path) for path in map(os.fspath, paths)]
+    split = [os.path.split(os.fspath(path)) for path in paths]
     given = defaultdict(list)
-    for folder, name in paths:
+    for folder, name in split:
         given[folder].append(name)
     companions, left_out = {}, set()  # (folder, name) of an image -> field -> path
     for folder, names in given.items():
@@ -209,9 +209,9 @@ def index_files(paths: Sequence[str | os.PathLike[str]]) -> Records:
         for i, parts in zip(found.images, found.companions, strict=True):
             beside = {field: os.path.join(folder, names[one]) for field, one in parts.items()}
             companions[folder, names[i]] = {**beside, "image": os.path.join(folder, names[i])}
-    named = [path for path in paths if path in companions]
+    named = [path for path in split if path in companions]
     if not named:
-        raise UserError(f"{os.path.join(*paths[0])} is a companion of an image: name that image")
+        raise UserError(f"{os.fspath(paths[0])} is a companion of an image: name that image")
     all_paths, places = [], defaultdict(lambda: np.full(len(named), -1, np.int32))
     for i, path in enumerate(named):
         for field, one in companions[path].items():
@@ -221,14 +221,15 @@ def index_files(paths: Sequence[str | os.PathLike[str]]) -> Records:
     order = sorted(places, key=lambda field: field != "image")
     fields = {field: Field(places[field], start, size) for field in order}
     return Records(
-        tuple(all_paths), fields, left_out=LeftOut.of(name for folder, name in paths if (folder, name) in left_out)
+        tuple(all_paths), fields, left_out=LeftOut.of(name for folder, name in split if (folder, name) in left_out)
     )
 
 
 def _sorted_folder(folder: str, given: Sequence[str]) -> tuple[list[str], Sorted]:
     """The names in one folder, of the files that are not hidden and of those that are given, and what they are."""
     try:
-        names = [name for name in os.listdir(folder or ".") if not is_hidden(name)]
+        with os.scandir(folder or ".") as entries:
+            names = [entry.name for entry in entries if not is_hidden(entry.name) and is_file(entry)]
     except OSError:
         names = []  # reading its images will report it
     names = sorted({*names, *given})

@@ -143,8 +143,10 @@ def labeled_crops(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` crops of each photo: float32 [N, 2 (original, degraded), S, S, 3] in [-1, 1], number of the photo [N]."""
     task = make_task("super_resolution")
-    shared = {"image_size": image_size, "count": count, "seed": seed}
-    sets = [data.evaluation_set({name: photo}, task, **shared) for name, photo in photos.items()]
+    sets = [
+        data.evaluation_set({name: photo}, task, image_size=image_size, count=count, seed=seed)
+        for name, photo in photos.items()
+    ]
     pairs = [np.stack([examples["image"], examples["condition"]], axis=1) for examples in sets]
     return np.concatenate(pairs), np.repeat(np.arange(len(photos)), count)
 

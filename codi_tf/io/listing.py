@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from codi_tf.core.errors import UserError
 
@@ -45,17 +44,15 @@ def files_below(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
             others.append(f"{here} ({error.strerror or error})")
             continue
         for entry in found:
-            if _is(entry.is_dir):
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 waiting.append(entry.path)
-            elif _is(entry.is_file):
+            elif is_file(entry):
                 files.append(entry.path)
             else:
                 others.append(f"{entry.path} ({'a broken link' if entry.is_symlink() else 'not a file'})")
     return sorted(files), sorted(others)
 
 
-def _is(question: Callable[[], bool]) -> bool:
-    try:
-        return question()
-    except OSError:  # a link that leads to itself, or without permission
-        return False
+def is_file(entry: os.DirEntry) -> bool:
+    """Whether an entry of a folder is a regular file, or a link to one."""
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -63,10 +64,10 @@ def is_image(path: str) -> bool:
 def sort_names(names: Sequence[str]) -> Sorted:
     """Sort the names of one folder or tar file, in their order. Names may be repeated, as in tar files put together.
 
-    A companion belongs to all images of its name. Where images of one name are apart, with others between them, it
-    belongs to those that it stands with.
+    A companion belongs to all images of its name, however accents are composed in it. Where images of one name are
+    apart, with others between them, it belongs to those that it stands with.
     """
-    parsed = [field_of(name) for name in names]
+    parsed = [field_of(unicodedata.normalize("NFC", name)) for name in names]
     run, runs = 0, []  # of consecutive names of one key
     for i, (key, _) in enumerate(parsed):
         run += i > 0 and key != parsed[i - 1][0]

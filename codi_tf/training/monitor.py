@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import warnings
 from pathlib import Path
@@ -61,7 +62,7 @@ class Monitor:
             lines = [line for step, line in read_metrics(out) if step <= first]
             with whole_file(self._metrics) as partial:
                 partial.write_text("".join(lines), encoding="utf-8")
-        self._writer = tf.summary.create_file_writer(str(out / "logs"))
+        self._writer = tf.summary.create_file_writer(os.fsencode(out / "logs"))  # a name need not be UTF-8
         self._heldout = heldout
         prompts = None if self._heldout is None else self._heldout.get("prompt")
         self._conditioning = None if prompts is None else trainer.base.conditioning(list(prompts))
