@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codi_tf.core.errors import UserError
+from codi_tf.core.errors import UserError, explained
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle, model_at
 from codi_tf.io.folders import check_folder, whole_folder
@@ -241,10 +241,11 @@ def stage(label: str) -> Iterator[None]:
         except UserError:
             print(flush=True)
             raise
-        except Exception:
+        except Exception as error:
             print(flush=True)
-            log.seek(0)
-            sys.stderr.write(log.read().decode(errors="replace"))
+            if explained(error) is None:  # a bug; else the command line says all in one line
+                log.seek(0)
+                sys.stderr.write(log.read().decode(errors="replace"))
             raise
     print(f" {time.monotonic() - began:.1f} s", flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -27,6 +28,7 @@ from codi_tf.io.folders import MARKER
 from codi_tf.io.hashing import file_sha256
 from codi_tf.io.save_image import FORMATS, write_image
 from export import __main__ as export
+from export import build
 from export.runtime import run
 from export.web import __main__ as web
 
@@ -222,6 +224,28 @@ def test_a_full_disk_during_save_is_one_line(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="cannot write .*full: No space left on device; make room or choose"):
             model.save(tmp_path / "full")
         assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "cannot write .*package: No space left on device; make room"),
+        (
+            MemoryError("Unable to allocate 4.00 TiB"),
+            "not enough memory .Unable to allocate 4.00 TiB.; choose a smaller",
+        ),
+    ],
+)
+def test_a_fault_of_the_machine_during_an_export_is_one_line(call, tmp_path, monkeypatch, error, said):
+    """Catches a traceback, and a package that is left half-written."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(build, "write_graphs", fail)
+    done = call("export", tmp_path / "package")
+    assert done.returncode == 2 and re.match(f"error: {said}", done.stderr.splitlines()[-1]), done.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_disk_with_too_little_room_is_told_before_anything_is_written(bundle, tmp_path, monkeypatch):

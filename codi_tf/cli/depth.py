@@ -18,6 +18,7 @@ from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.io import depth_files
+from codi_tf.io.files import check_growing_folder
 from codi_tf.io.images import read_image, resize
 
 Network = Callable[[np.ndarray], np.ndarray]  # float32 [1, 3, h, w] -> a map, [h', w'] with any axes of 1 around
@@ -172,6 +173,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.depth") -> None:
     if not wanted:
         print(f"{options.folder}: all {len(photos)} images have a depth map")
         return
+    check_growing_folder(options.folder)
     network = OnnxNetwork(options.model)
     if network.size is not None and (options.size or options.multiple) is not None:
         raise UserError(

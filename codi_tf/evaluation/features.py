@@ -153,7 +153,7 @@ def labeled_crops(
 
 def save_features(network: FeatureNetwork, folder: Path) -> None:
     """Write a feature network into a folder, whole or not at all."""
-    with whole_folder(folder, CHECKPOINTS, replace=False) as partial:
+    with whole_folder(folder, CHECKPOINTS) as partial:
         save_network(network, partial, extra_config={"_class_name": "FeatureNetwork"})
 
 

@@ -77,9 +77,9 @@ def _of_result(folder: Path) -> Names | None:
 
 BUNDLES = Kind("bundle", _of_bundle)
 RESULTS = Kind("result of a training", _of_result)  # of methods that make no bundle: a base, a decoder
-CHECKPOINTS = Kind("checkpoint")  # a diffusers folder or a network, which is never replaced
-PAIRS = Kind("folder of pairs")  # never replaced either
-SCENES = Kind("folder of scenes")  # nor this
+CHECKPOINTS = Kind("checkpoint")  # a diffusers folder or a network
+PAIRS = Kind("folder of pairs")
+SCENES = Kind("folder of scenes")
 
 
 def model_at(path: Path) -> Path:

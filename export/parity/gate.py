@@ -18,7 +18,7 @@ from export.formats import FORMATS
 from export.package.manifest import Package
 from export.parity.reference import examples
 from export.quantization.weights import WeightFormats, stored_bytes
-from export.runtime.sampler import Sampler, load_any
+from export.runtime.sampler import RunError, Sampler, load_any
 
 PROMPTS = ("make it a drawing", "put it in the snow", "as if at night", "in black and white")
 
@@ -101,6 +101,8 @@ def check(
             outputs = np.concatenate([sampler(*case) for case in cases])
             parts = _errors_of_parts(sampler, calls)
             constants = sum(FORMATS[package.format].stored_bytes(graph.path) for graph in package.graphs.values())
+        except RunError as error:
+            raise ParityError(f"{package.format}: the runtime refuses the package: {error}") from error
         except UserError:
             raise
         except Exception as error:  # every runtime raises its own exceptions

@@ -14,6 +14,10 @@ from export.formats.format import GraphFile, Run, Tensors
 from export.package.manifest import Package
 
 
+class RunError(UserError):
+    """A runtime does not load a graph, or fails while it runs it."""
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A package's graphs in their runtime, as a function (condition, noise[, ids]) -> image.
@@ -68,14 +72,15 @@ def load_any(package: Package) -> Sampler:
     """Load a package's graphs into their runtime, which may be TensorFlow.
 
     Raises:
-        UserError: the runtime is missing or refuses a file; also when a graph is run.
+        UserError: the runtime is missing.
+        RunError: it refuses a file; also when a graph is run.
     """
     load = FORMATS[package.format].load
     return Sampler(package, {name: _plain(graph, load) for name, graph in package.graphs.items()})
 
 
 def _plain(graph: GraphFile, load: Callable[[GraphFile], Run]) -> Run:
-    """A loaded graph. What its runtime raises, when it loads and when it runs, becomes a UserError that names the file.
+    """A loaded graph. What its runtime raises, when it loads and when it runs, becomes a RunError that names the file.
 
     Runtimes have no exceptions of their own in common; LiteRT raises ValueError and RuntimeError.
     """
@@ -90,7 +95,7 @@ def _plain(graph: GraphFile, load: Callable[[GraphFile], Run]) -> Run:
             reason = (
                 explained(error) or f"its runtime fails ({first_line(error)}); export it again, or update the runtime"
             )
-            raise UserError(f"{graph.path}: {reason}") from error
+            raise RunError(f"{graph.path}: {reason}") from error
 
     with plain_errors():
         run = load(graph)
