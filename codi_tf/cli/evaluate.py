@@ -12,6 +12,7 @@ import numpy as np
 from codi_tf.cli.evaluate_options import flags_that_need_prompts, metric_arguments, needs_prompts, parse
 from codi_tf.core.command_line import start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.markdown import code, plain
 from codi_tf.evaluation.entries import Entry, make_entries
 from codi_tf.evaluation.loading import load_metrics, load_models
 from codi_tf.evaluation.loading import options as metric_options
@@ -145,11 +146,11 @@ def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image
     """The introduction of the report: what was measured, in Markdown."""
     which = "held-out " if options.split == "heldout" else ""
     lines = [
-        f"{options.count} crops of {image_size} pixels from {photos} {which}images of {options.data}, "
+        f"{options.count} crops of {image_size} pixels from {photos} {which}images of {plain(str(options.data))}, "
         f"seed {options.seed}. {_plural('Sampler', options.samplers)}."
     ]
     if options.prompt is not None:
-        lines.append(f"Prompt: {options.prompt}")
+        lines.append(f"Prompt: {plain(options.prompt)}")
     by_bundle = {one.bundle: one for one in entries}.values()
     lines.append("")
     for one, path in zip(by_bundle, options.bundles, strict=True):
@@ -157,7 +158,7 @@ def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image
         values = {name: one.options[key] for key, name in names.items()}
         note = "".join(f", {name} {value:g}" for name, value in values.items() if value is not None)
         many = {1: "", 2: ", two evaluations a step", 3: ", three evaluations a step"}[one.cost]
-        lines.append(f"- {one.bundle}: `{path}`{note}{many}")
+        lines.append(f"- {plain(one.bundle)}: {code(str(path))}{note}{many}")
     return "\n".join(lines)
 
 
