@@ -12,7 +12,7 @@ from web_pages import DONE, HEIGHT, READY, STEPS, WIDTH, assert_same_picture, cl
 
 from export.web.site import PROGRAM, SCRIPT, build_site
 
-pytest_plugins = ["web_pages"]
+pytest_plugins = ["web_fixtures"]
 
 
 # --- pictures
@@ -42,13 +42,13 @@ def test_large_photos_are_made_in_tiles(browser, sites, packages, photos, tmp_pa
     browser.choose("#photo", photos / "part.png")
     browser.wait(DONE)
     assert text(browser, "about") == "part.png: 141 × 90 pixels."
-    assert text(browser, "full") == "Full size, in 9 tiles of 64 × 48 (slower)"
+    assert text(browser, "full") == "Full detail: 141 × 90, in 9 tiles (slower)"
     assert text(browser, "status").endswith(" s, in 9 tiles.")
     options = [packages("super_resolution", layout), tmp_path, photos / "part.png"]
     assert_same_picture(shown(browser), made_by_run(*options))
     click(browser, "tiled")
     run_again(browser)
-    assert text(browser, "status").endswith(", at 64 × 41 and enlarged: tick “Full size” for more detail.")
+    assert text(browser, "status").endswith(", at 64 × 41 and enlarged: tick “Full detail” for more detail.")
     assert_same_picture(shown(browser), made_by_run(*options, "--no-tile"))
 
 
@@ -133,10 +133,9 @@ def test_a_prompt_says_what_becomes_of_a_photo(browser, sites, packages, photos,
     assert "as the prompt says" in browser.evaluate("document.getElementById('lede').textContent")
     pictures = []
     assert browser.evaluate("document.getElementById('large').hidden")  # the task needs the whole photo
-    assert "The photo is seen as a whole, at 64 × 41" in text(browser, "about")
+    assert "It is seen as a whole, at 64 × 41" in text(browser, "about")
     for prompt in ("make it night", "invert — the “Colors”!"):
-        write(browser, prompt)
-        browser.wait("document.body.dataset.state === 'running'")
+        write(browser, prompt)  # at once it is running
         browser.wait(DONE)
         pictures.append(shown(browser))
         photo = photos / "part.png"

@@ -13,7 +13,7 @@ from web_pages import DONE, READY, assert_same_picture, click, made_by_run, show
 
 from export.web.site import build_site
 
-pytest_plugins = ["web_pages"]
+pytest_plugins = ["web_fixtures"]
 
 
 def test_what_takes_too_long_is_stopped(browser, sites, photos):
@@ -83,7 +83,7 @@ def test_the_page_reads_and_computes_in_the_other_thread(browser, sites, photos)
 
 
 def test_a_photo_that_is_made_smaller_says_so(browser, sites, photos, tmp_path):
-    """Catches "full size" of a photo that was shrunk when it was read."""
+    """Catches "full detail" of a photo that was shrunk when it was read."""
     Image.new("RGB", (3000, 2000), "teal").save(tmp_path / "huge.png")
     browser.open(sites()[0])
     browser.wait(READY)

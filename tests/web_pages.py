@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import math
 from pathlib import Path
 
 import numpy as np
-import pytest
-from chromium import RUNTIME, chromium, require, served
 from conftest import make_base, make_model
 from PIL import Image
 from tiny import randomize, tiny_text
 
 from codi_tf.checkpoints.stable_diffusion import with_text
-from codi_tf.data import load_photos
 from export.build import write_package
 from export.emit.program import SamplerProgram
 from export.runtime import run
-from export.web.site import build_site
 
 HEIGHT, WIDTH, STEPS = 48, 64, 3
 DONE = "document.body.dataset.state === 'done' || document.getElementById('error').textContent"
@@ -82,48 +77,5 @@ def state(browser) -> str:
 
 def run_again(browser) -> None:
     """Make the image again."""
-    click(browser, "run")
-    browser.wait("document.body.dataset.state === 'running'")
+    click(browser, "run")  # it is running at once
     browser.wait(DONE)
-
-
-# --- fixtures, for `pytest_plugins = ["web_pages"]`
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory):
-    """The package of a task and a layout."""
-    return package_maker(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def sites(tmp_path_factory, packages):
-    """The site of a package, served: its address, and the requests that came."""
-    require("onnxruntime-web")
-    with contextlib.ExitStack() as stack:
-        made = {}
-
-        def site(*which: str) -> tuple[str, list[str], Path]:
-            if which not in made:
-                folder = tmp_path_factory.mktemp("site") / "site"
-                build_site(packages(*which), folder, RUNTIME)
-                made[which] = (*stack.enter_context(served(folder)), folder)
-            return made[which]
-
-        yield site
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """A held-out photo and parts of it as files: one as large as the graph."""
-    folder, coffee = tmp_path_factory.mktemp("photos"), load_photos("heldout")["coffee"]
-    for name, (height, width) in {"coffee": (400, 600), "part": (90, 141), "window": (HEIGHT, WIDTH)}.items():
-        top, left = (400 - height) // 2, (600 - width) // 2
-        Image.fromarray(coffee[top : top + height, left : left + width]).save(folder / f"{name}.png")
-    return folder

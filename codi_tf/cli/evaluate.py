@@ -11,6 +11,7 @@ import numpy as np
 from codi_tf.cli.evaluate_options import flags_that_need_prompts, metric_arguments, needs_prompts, parse
 from codi_tf.core.command_line import start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.markdown import code, plain
 from codi_tf.core.signals import Stop, stop_noted
 from codi_tf.evaluation.entries import Entry, make_entries
 from codi_tf.evaluation.kept import Kept
@@ -160,11 +161,11 @@ def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image
     names = options.samplers or list(dict.fromkeys(one.options["sampler"] for one in entries))
     which = "held-out " if options.split == "heldout" else ""
     lines = [
-        f"{options.count} crops of {image_size} pixels from {photos} {which}images of {options.data}, "
+        f"{options.count} crops of {image_size} pixels from {photos} {which}images of {plain(str(options.data))}, "
         f"seed {options.seed}. {_plural('Sampler', names)}."
     ]
     if options.prompt is not None:
-        lines.append(f"Prompt: {options.prompt}")
+        lines.append(f"Prompt: {plain(options.prompt)}")
     by_bundle = {one.bundle: one for one in entries}.values()
     lines.append("")
     for one, path in zip(by_bundle, options.bundles, strict=True):
@@ -174,7 +175,7 @@ def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image
         if len(names) > 1 and options.samplers is None:
             note = f", sampler {one.options['sampler']}{note}"
         many = {1: "", 2: ", two evaluations a step", 3: ", three evaluations a step"}[one.cost]
-        lines.append(f"- {one.bundle}: `{path}`{note}{many}")
+        lines.append(f"- {plain(one.bundle)}: {code(str(path))}{note}{many}")
     return "\n".join(lines)
 
 

@@ -42,9 +42,9 @@ def write_curves(
     across = min(ACROSS, len(names))
     down = math.ceil(len(names) / across)
     looks = _looks(list(series), families)
-    entries = [Line2D([], [], label=label, **look) for label, look in looks.items()]
+    entries = [Line2D([], [], label=_plain(label), **look) for label, look in looks.items()]
     entries += [
-        Line2D([], [], label=label, color=LEVEL_COLOR, linestyle=stroke)
+        Line2D([], [], label=_plain(label), color=LEVEL_COLOR, linestyle=stroke)
         for label, stroke in zip(levels, LEVEL_STROKES, strict=False)
     ]
     longest = max(len(str(entry.get_label())) for entry in entries) + 6
@@ -60,6 +60,11 @@ def write_curves(
         plot.set_axis_off()
     figure.legend(handles=entries, loc="lower center", ncols=per_line, frameon=False, fontsize=9)
     figure.savefig(path, metadata={"Software": None})
+
+
+def _plain(label: str) -> str:
+    """A label that matplotlib shows as it is: no formula, and not left out of the legend for its first letter."""
+    return f" {label}".replace("$", r"\$") if label.startswith("_") else label.replace("$", r"\$")
 
 
 def _draw(plot, name: str, series: Series, levels: dict[str, dict], looks: dict[str, dict]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from codi_tf.core.markdown import plain
 from codi_tf.evaluation.curves import write_curves
 from codi_tf.evaluation.grids import Series, comparison, processes
 from codi_tf.evaluation.measuring import Measured
@@ -99,7 +100,9 @@ def write_page(folder: Path, about: str, rows: dict[str, dict], labels: list[str
         longest: the most evaluations that these show.
     """
     levels = " and ".join(name for name in LEVELS if name in rows)
-    captions = "\n\n".join(f"{label}:\n\n![{label}](process-{i}.png)" for i, label in enumerate(labels, start=1))
+    captions = "\n\n".join(
+        f"{label}:\n\n![{label}](process-{i}.png)" for i, label in enumerate(map(plain, labels), start=1)
+    )
     _write(
         folder / "report.md",
         f"""# Evaluation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from codi_tf.core.markdown import plain
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.metric import Column
 
@@ -36,7 +37,7 @@ def markdown_table(rows: dict[str, dict]) -> str:
     """The rows that `evaluate` returns as a Markdown table: figures with their intervals."""
     names = columns_of(rows.values())
     lines = [["", *(column(name).title for name in names)], ["---", *("---:" for _ in names)]]
-    lines += [[label, *(_cell(row, name) for name in names)] for label, row in rows.items()]
+    lines += [[plain(label), *(_cell(row, name) for name in names)] for label, row in rows.items()]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.markdown import plain
 from codi_tf.io.json_files import write_json
 from export.emit import sampler
 from export.emit.counting import Counting
@@ -86,7 +87,7 @@ def _measured(package: Package) -> dict:
 def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
     parity, here = about["parity"], about["here"]
     lines = [
-        f"# {package.task}, {program.steps} steps at {program.height}x{program.width}, {package.format}",
+        f"# {plain(package.task)}, {program.steps} steps at {program.height}x{program.width}, {package.format}",
         "",
         "| part | parameters | multiply-adds | runs per image |",
         "|---|---|---|---|",

@@ -54,10 +54,12 @@ def make_plan(package: Package, condition: np.ndarray, tile: bool | None = None)
         )
     scale = min(package.height / height, package.width / width)
     smaller = Plan(*(max(1, round(scale * side)) for side in (height, width)))
-    if scale >= 1 or tile is False:
+    if scale >= 1:
         return smaller
     if not package.is_local:
         return smaller._replace(note=f"{package.task} needs the whole image at once; export with a larger --size")
+    if tile is False:
+        return smaller
     places = tiles_of(package, height, width)[0]
     if tile is None and package.channels == 4 and _covers_one(condition[..., 3] > 0.5, places):
         return smaller._replace(note="the mask covers a whole tile; export with a larger --size, or add --tile")

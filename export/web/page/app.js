@@ -47,7 +47,7 @@ function is(...states) {
 /** Show the progress. `share`: the share that is done, 0 at the start; null: nothing is running. */
 function tell(text, share = null, left = "") {
   if (page.status.textContent !== text) page.status.textContent = text; // each time readers say it
-  page.left.textContent = left;
+  page.left.textContent = left && `· ${left}`;
   page.progress.hidden = share === null;
   if (share) page.progress.value = share;
   else page.progress.removeAttribute("value");
@@ -130,17 +130,16 @@ async function choose(file, signal) {
 /** The sizes of the photo and of what is made of it. */
 function describe(original) {
   const size = ({ width, height }) => `${width} × ${height}`;
-  const [high, wide] = manifest.image_size;
   const plan = planOf(manifest, { height: photo.height, width: photo.width });
   const shrunk = original.width > photo.width ? `, made smaller from ${size(original)} to fit into this page` : "";
   page.about.textContent = `${photo.name}: ${size(photo)} pixels${shrunk}.`;
   if (plan.reason === "task") {
     page.about.textContent +=
-      ` ${words.title === "From depth to an image" ? "A depth map" : "The photo"} is seen as a whole, at ` +
-      `${size(plan)}, and the result is enlarged; a model that is exported at a larger size keeps more detail.`;
+      ` It is seen as a whole, at ${size(plan)}, and the result is enlarged; ` +
+      "a model that is exported at a larger size keeps more detail.";
   }
   page.large.hidden = plan.pieces === 1;
-  page.full.textContent = `Full size, in ${plan.pieces} tiles of ${wide} × ${high} (slower)`;
+  page.full.textContent = `Full detail: ${size(photo)}, in ${plan.pieces} tiles (slower)`;
 }
 
 // What a depth map holds, "disparity" or "depth"; null for other conditions.

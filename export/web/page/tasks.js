@@ -33,7 +33,7 @@ export function wording({ task, prompt, inputs, steps }) {
 export function howMade({ height, width, pieces, reason }) {
   if (pieces > 1) return `, in ${pieces} tiles`;
   const enlarged = `, at ${width} × ${height} and enlarged`;
-  if (reason === "choice") return `${enlarged}: tick “Full size” for more detail`;
+  if (reason === "choice") return `${enlarged}: tick “Full detail” for more detail`;
   if (reason === "mask") return `${enlarged}, because a whole tile is marked: mark less at a time for more detail`;
   return reason === "task" ? enlarged : "";
 }
