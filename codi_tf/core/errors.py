@@ -6,8 +6,6 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-TRY_AGAIN = 75  # exit status EX_TEMPFAIL
-
 
 class UserError(ValueError):
     """A mistake of the user. The message is one line that names the thing, its value and the remedy.
@@ -23,7 +21,7 @@ class Interrupted(Exception):
     after Ctrl-C.
     """
 
-    def __init__(self, message: str, *, status: int = TRY_AGAIN):
+    def __init__(self, message: str, *, status: int = 75):
         super().__init__(message)
         self.status = status
 
