@@ -269,9 +269,9 @@ def test_model_sampler_refuses(model):
 
 def test_without_the_embedded_photos_the_rest_is_measured(monkeypatch):
     """Own images need no scikit-image: its photos are for the network of FD-photos alone."""
-    monkeypatch.setattr(photos.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(photos.DISTRIBUTIONS, "no_such_package", "no-such-package")
     arguments = dict.fromkeys(option.key for option in loading.options())
-    with pytest.warns(UserWarning, match="FD-photos is left out: .* of scikit-image and scikit-learn, which are not"):
+    with pytest.warns(UserWarning, match="FD-photos is left out: .* of no-such-package, which are not installed"):
         metrics = loading.load_metrics(arguments, image_size=16, prompted=False)
     assert "psnr" in metrics and "frechet_photos" not in metrics
 
