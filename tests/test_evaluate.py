@@ -333,6 +333,7 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(tmp_path):
     assert done.stderr == f"error: {tmp_path / 'none'}: no such bundle; train one or name another\n"
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_interrupted_goes_on(bundle, feature_folder, tmp_path, monkeypatch):
     """Ctrl-C lost all figures, and SIGTERM left a hidden folder. What was measured is not measured again."""
     out, straight = tmp_path / "report", tmp_path / "straight"

@@ -12,6 +12,7 @@ from codi_tf import data
 from codi_tf.core.errors import UserError
 from codi_tf.data import photos
 from codi_tf.evaluation import METRICS, loading, numerics
+from codi_tf.evaluation.kept import Kept
 from codi_tf.evaluation.loading import metrics_with
 from codi_tf.evaluation.measuring import Evaluator, evaluate, measure
 from codi_tf.evaluation.metric import LEVEL, Metric
@@ -268,8 +269,25 @@ def test_model_sampler_refuses(model):
 
 def test_without_the_embedded_photos_the_rest_is_measured(monkeypatch):
     """Own images need no scikit-image: its photos are for the network of FD-photos alone."""
-    monkeypatch.setattr(photos.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(photos.DISTRIBUTIONS, "no_such_package", "no-such-package")
     arguments = dict.fromkeys(option.key for option in loading.options())
-    with pytest.warns(UserWarning, match="FD-photos is left out: .* of scikit-image and scikit-learn, which are not"):
+    with pytest.warns(UserWarning, match="FD-photos is left out: .* of no-such-package, which are not installed"):
         metrics = loading.load_metrics(arguments, image_size=16, prompted=False)
     assert "psnr" in metrics and "frechet_photos" not in metrics
+
+
+def test_what_is_measured_is_kept_and_found_by_the_same_evaluation_alone(tmp_path):
+    """An evaluation that goes on must not mix in figures of other settings or images, or of a damaged file."""
+    values, images = {"psnr": np.arange(3.0)}, np.zeros((3, 4, 4, 3), "float32")
+    kept = Kept(tmp_path / "kept", {"seed": 0}, [images])
+    assert kept.read("a", values) is None
+    kept.write("a", values)
+    np.testing.assert_array_equal(kept.read("a", values)["psnr"], values["psnr"])
+    assert kept.read("b", values) is None and kept.read("a", ["psnr", "ssim"]) is None
+    for other in (Kept(kept.folder, {"seed": 1}, [images]), Kept(kept.folder, {"seed": 0}, [images + 1])):
+        assert other.read("a", values) is None
+    (file,) = kept.folder.iterdir()
+    file.write_bytes(file.read_bytes()[:-10])
+    assert kept.read("a", values) is None
+    kept.remove()
+    assert not kept.folder.exists()

@@ -76,6 +76,7 @@ def test_a_seed_after_another_is_what_it_is_alone(tiny_study):
     assert result(1) == second
 
 
+@pytest.mark.slow
 def test_a_row_that_was_interrupted_goes_on(tiny_study, monkeypatch):
     """Ctrl-C lost the row. Its figures and weights are those of a row that nothing happened to."""
     pieces.make(ROW, TASK, SEEDS[:1])

@@ -90,7 +90,11 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("number", "name", "status"),
-    [(signal.SIGTERM, "SIGTERM", 75), (signal.SIGHUP, "SIGHUP", 75), (signal.SIGINT, "Ctrl-C", 130)],
+    [
+        (signal.SIGINT, "Ctrl-C", 130),
+        pytest.param(signal.SIGHUP, "SIGHUP", 75, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "SIGTERM", 75, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_run_with_the_call_that_it_falls_into(start, tmp_path, monkeypatch, number, name, status):
     """Not with the one after it: a call may be fifty steps. Ctrl-C and SIGHUP lost everything since `save_every`."""

@@ -120,7 +120,7 @@ class Train:
     """The optimization: AdamW with a linear warm-up, then constant or cosine decay to 0.
 
     Attributes:
-        steps: updates (optimizer steps) of the whole run.
+        steps: updates (optimizer steps) of the whole run; may be raised when it is resumed.
         batch_size: examples in the global batch, of all replicas and micro-batches together.
         accumulate: the number of micro-batches, one after the other, that a replica's share of the batch is split into.
         learning_rate: the peak.
@@ -132,8 +132,8 @@ class Train:
         clip_norm: limit of the gradient's global norm.
         ema_decay: gamma of the moving average; for CoDi it is also the target network.
         seed: seed of initialization and of all draws of the loss.
-        log_every, sample_every, save_every: in updates; 0 turns sample images or saved states off (the last state is
-            always saved).
+        log_every, sample_every, save_every: in updates; 0 turns sample images, with the loss and PSNR of held-out
+            examples, or saved states off (the last state is always saved).
         keep, keep_every: the states on disk: the newest `keep`, and those of every `keep_every`-th update, 0 for none.
         max_skipped: a run ends when this many updates in a row had a loss or gradient that was not finite.
         steps_per_call: updates in one call from Python, a loop on the device; a call ends where a run logs or saves.

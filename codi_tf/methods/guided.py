@@ -203,8 +203,8 @@ class HalvingMethod(LatentMethod):
     average: AdaptedUNet
 
     def __init__(self, settings: Guided, base: Base, student: AdaptedUNet):
-        assert base.unet is not None
-        if base.unet.trainable:
+        trained = set(map(id, student.trainable_variables))
+        if any(id(variable) in trained for variable in student.unet.variables):
             base = dataclasses.replace(base, scheduler=trailing_scheduler(base.scheduler), path=None)
         super().__init__(settings, base, student)
         if settings.steps[0] > base.schedule.num_steps // 2:
