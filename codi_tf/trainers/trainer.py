@@ -16,7 +16,7 @@ from codi_tf.methods.batches import as_batch, check_parts, check_values, size_of
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.method import Method
 from codi_tf.trainers.keras_fit import KerasFit
-from codi_tf.trainers.keras_options import check_compile, check_policy, checked_optimizer
+from codi_tf.trainers.keras_options import check_compile, check_policy, check_replicated, checked_optimizer
 from codi_tf.trainers.meters import Meters
 from codi_tf.trainers.optimizers import FusedAdamW
 
@@ -29,8 +29,8 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
     What is trained, and nothing else, is `trainable_variables`: those of the student.
 
     An update whose loss or gradient is not finite is skipped: it changes nothing but `skipped_in_row`. With several
-    replicas this works with `FusedAdamW` only: Keras' own optimizers merge their updates, which tf.distribute does not
-    allow under a condition.
+    replicas this holds for `FusedAdamW`: Keras' own optimizers merge their updates, which tf.distribute does not allow
+    under a condition, so they make the update with a gradient of 0.
 
     Args:
         method: gives the student and the loss.
@@ -100,6 +100,8 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
         if not self.trainable_variables:
             raise UserError("the model has nothing to train: all of it is frozen")
         optimizer = checked_optimizer(optimizer)
+        if self.made_in.num_replicas_in_sync > 1 and not isinstance(optimizer, FusedAdamW):
+            check_replicated(optimizer)
         self._build(optimizer)
         super().compile(
             optimizer=optimizer,
@@ -155,7 +157,8 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
         batch = self._batch(data)
         self._check(batch, 1)
         part, parts = replicas.index(), replicas.count()
-        draws = Draws(self.seed, self.optimizer.iterations, part, parts, tf.cast(self.meters.seen, tf.int32))
+        before = parts * tf.cast(self.meters.seen, tf.int32)  # replicas share each batch evenly
+        draws = Draws(self.seed, self.optimizer.iterations, part, parts, before)
         (means,) = replicas.summed([self._means(batch, draws)])
         logs = {"loss": tf.reduce_sum(means), **self._named(means)}
         return self.meters.tested(logs, tf.shape(_first(batch))[0])
@@ -188,15 +191,13 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
         self._check(batch, self.accumulate)
         self.method.begin_step(self.optimizer.iterations)
         gradients, means = self._gradients(batch)
-        merged = isinstance(self.optimizer, FusedAdamW) or replicas.count() == 1
-        reduced = replicas.summed([*(gradients if merged else []), means])
-        gradients, means = reduced[:-1] if merged else gradients, reduced[-1]
-        norm = tf.linalg.global_norm(gradients)
+        *reduced, means = replicas.summed([*gradients, means])
+        norm = tf.linalg.global_norm(reduced)
         finite = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(means))
-        if merged:
-            tf.cond(finite, lambda: self._learn(gradients), lambda: ())
-        else:
-            self._learn(gradients)
+        if isinstance(self.optimizer, FusedAdamW) or replicas.count() == 1:
+            tf.cond(finite, lambda: self._learn(reduced), lambda: ())
+        else:  # Keras' optimizer adds up the replicas' gradients by itself
+            self._learn([tf.where(finite, gradient, 0.0) for gradient in gradients])
         self._count(finite)
         skipped = 1.0 - tf.cast(finite, tf.float32)
         return {"loss": tf.reduce_sum(means), **self._named(means), "gradient_norm": norm, "skipped": skipped}
