@@ -102,6 +102,12 @@ def test_examples_are_not_dropped_by_micro_batches():
     assert "use .batch(N, drop_remainder=True)" in line_of(lambda: model.fit(unknown, verbose=0))
 
 
+def test_a_model_that_is_not_compiled_says_so():
+    """Catches an AttributeError of None."""
+    model = make_model(tiny_base(), train="adapter")
+    assert "call compile(optimizer)" in line_of(lambda: model.train_step({"image": X, "condition": X}))
+
+
 def test_all_formats_of_numbers_are_float32():
     """Catches images of 64 bits, NumPy's own, whose noise has 32."""
     logs = []

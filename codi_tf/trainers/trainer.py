@@ -141,10 +141,9 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
 
     def train_step(self, data):
         """`update` for Keras' `fit`: counts in the means of the epoch. Returns the scalars of this batch alone."""
-        assert self.meters is not None
-        batch = self._batch(data)
+        meters, batch = self._meters(), self._batch(data)
         logs = self.update(batch)
-        self.meters.record(logs, tf.shape(_first(batch))[0])
+        meters.record(logs, tf.shape(_first(batch))[0])
         return logs
 
     def test_step(self, data):
@@ -153,15 +152,19 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
         The draws are a function of the seed and of the examples before this batch: the same in every evaluation, and
         none of training's. Returns the means over the examples of the evaluation so far.
         """
-        assert self.meters is not None
-        batch = self._batch(data)
+        meters, batch = self._meters(), self._batch(data)
         self._check(batch, 1)
         part, parts = replicas.index(), replicas.count()
-        before = parts * tf.cast(self.meters.seen, tf.int32)  # replicas share each batch evenly
+        before = parts * tf.cast(meters.seen, tf.int32)  # replicas share each batch evenly
         draws = Draws(self.seed, self.optimizer.iterations, part, parts, before)
         (means,) = replicas.summed([self._means(batch, draws)])
         logs = {"loss": tf.reduce_sum(means), **self._named(means)}
-        return self.meters.tested(logs, tf.shape(_first(batch))[0])
+        return meters.tested(logs, tf.shape(_first(batch))[0])
+
+    def _meters(self) -> Meters:
+        if self.meters is None:
+            raise UserError("this model has not been compiled: call compile(optimizer) before it is trained")
+        return self.meters
 
     def check_batch(self, batch: dict) -> None:
         """Raises UserError for a batch of tensors that cannot be trained on; called when a step is traced."""
@@ -172,9 +175,8 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
 
         Inside a function they cannot: see `trainers.first_batch`.
         """
-        assert self.meters is not None
         batch = as_batch(data)
-        if tf.executing_eagerly() and replicas.count() == 1 and self.meters.seen == 0.0:
+        if tf.executing_eagerly() and replicas.count() == 1 and self._meters().seen == 0.0:
             check_values(batch)
         return batch
 
