@@ -128,6 +128,7 @@ def test_the_values_that_are_looked_at():
         {"image": np.where(X > 0.9, np.nan, X), "condition": X},
         {"image": dark, "condition": dark},
         {"image": 1.02 * X, "condition": X},
+        {"image": np.where(X > 0.9, -0.5, 0.5), "condition": np.full_like(X, 0.4)},  # a bright photo, enlarged
         {"latent": 100 * Z},
     ):
         check_values(batch)
