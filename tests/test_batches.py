@@ -102,6 +102,12 @@ def test_examples_are_not_dropped_by_micro_batches():
     assert "use .batch(N, drop_remainder=True)" in line_of(lambda: model.fit(unknown, verbose=0))
 
 
+def test_nothing_to_train_on_says_so(model):
+    """Catches Keras' KeyError of an empty set."""
+    for nothing in (None, [], {}, {"image": X[:0], "condition": X[:0]}):
+        assert line_of(lambda nothing=nothing: model.fit(nothing)).startswith("there are no batches")
+
+
 def test_a_model_that_is_not_compiled_says_so():
     """Catches an AttributeError of None."""
     model = make_model(tiny_base(), train="adapter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,7 +24,7 @@ from codi_tf.trainers.optimizers import FusedAdamW
 FIRST_SCALE, DOUBLE_AFTER = 2.0**15, 2000  # of the loss in float16; good steps until it is doubled
 
 
-class Trainer(KerasFit, TrainsPart, keras.Model):
+class Trainer(KerasFit, TrainsPart):
     """Trains the method's student and updates its moving average.
 
     What is trained, and nothing else, is `trainable_variables`: those of the student.
@@ -239,7 +240,7 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
             tape.watch(trained)
             means = self._means(batch, draws)
             loss = scale * tf.reduce_sum(means)
-        gradients = tape.gradient(loss, trained)
+        gradients: Any = tape.gradient(loss, trained)
         missing = [v.path for v, g in zip(self.updated_variables, gradients, strict=True) if g is None]
         if missing:
             raise ValueError(f"no gradient reaches {', '.join(missing)}")
