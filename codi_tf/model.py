@@ -110,13 +110,13 @@ class CoDi(Trainer):
         made.check(base, channels)
         check_plain(f"adapter {kind}", made.get_config())
         base, own = networks_of(base, given, train, copy=copy)
+        assert base.unet is not None
         student = AdaptedUNet(base.unet, made if own is None else own, train, name="student")
         runs = settings.build(base, student, perceptual)
         base = runs.base  # the method may have changed its UNet
         options = {"ema_decay": ema_decay, "mu_rate": mu_rate, "seed": seed}
-        if scaled is None:
-            scaled = student.compute_dtype == "float16"
-        super().__init__(runs, accumulate=accumulate, scaled=scaled, **options, name=name)
+        half = student.compute_dtype == "float16"
+        super().__init__(runs, accumulate=accumulate, scaled=half if scaled is None else scaled, **options, name=name)
         self.base, self.settings, self.adaptation = base, settings, adaptation
         self.task, self.image_size = task, image_size
         self._generator = None

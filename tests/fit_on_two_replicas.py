@@ -64,6 +64,7 @@ if __name__ == "__main__":
         found["arrays"] = line_of(lambda: made.fit(EXAMPLES, batch_size=4, verbose=0))
         found["evaluation"] = line_of(lambda: made.evaluate(batches(10), verbose=0))
         found["updates"] = int(made.optimizer.iterations.numpy())
+        found["clip"] = line_of(lambda: made.compile(keras.optimizers.AdamW(1e-3, clipnorm=1.0)))
     found["keras"] = keras_own
     found["scope"] = line_of(lambda: made.compile("adamw"))
     print(json.dumps(found))

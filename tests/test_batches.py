@@ -102,6 +102,18 @@ def test_examples_are_not_dropped_by_micro_batches():
     assert "use .batch(N, drop_remainder=True)" in line_of(lambda: model.fit(unknown, verbose=0))
 
 
+def test_nothing_to_train_on_says_so(model):
+    """Catches Keras' KeyError of an empty set."""
+    for nothing in (None, [], {}, {"image": X[:0], "condition": X[:0]}):
+        assert line_of(lambda nothing=nothing: model.fit(nothing)).startswith("there are no batches")
+
+
+def test_a_model_that_is_not_compiled_says_so():
+    """Catches an AttributeError of None."""
+    model = make_model(tiny_base(), train="adapter")
+    assert "call compile(optimizer)" in line_of(lambda: model.train_step({"image": X, "condition": X}))
+
+
 def test_all_formats_of_numbers_are_float32():
     """Catches images of 64 bits, NumPy's own, whose noise has 32."""
     logs = []
@@ -122,6 +134,7 @@ def test_the_values_that_are_looked_at():
         {"image": np.where(X > 0.9, np.nan, X), "condition": X},
         {"image": dark, "condition": dark},
         {"image": 1.02 * X, "condition": X},
+        {"image": np.where(X > 0.9, -0.5, 0.5), "condition": np.full_like(X, 0.4)},  # a bright photo, enlarged
         {"latent": 100 * Z},
     ):
         check_values(batch)

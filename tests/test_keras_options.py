@@ -99,6 +99,7 @@ def test_schedules_of_the_learning_rate_count_updates():
     )
 
 
+@pytest.mark.slow  # traces; test_fit.py keeps a fit that equals steps by hand
 @pytest.mark.parametrize("options", [{"run_eagerly": True}, {"steps_per_execution": 2}])
 def test_how_steps_are_run_changes_no_weight(options):
     """Catches draws that depend on how steps are called."""
@@ -141,6 +142,7 @@ def test_evaluate_gives_the_methods_losses_by_draws_of_its_own():
     assert first["loss"] != pytest.approx(history["val_loss"][-1], rel=1e-3)  # the second batch has other draws
 
 
+@pytest.mark.slow  # traces; test_batches.py keeps each form of data
 def test_arrays_and_generators_are_batches_too():
     """Catches forms of data that Keras takes and a step does not."""
     plain, x = model_with(), {key: value.numpy() for key, value in latents(4).items()}

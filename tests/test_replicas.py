@@ -111,5 +111,6 @@ def test_fit_on_two_replicas_is_fit_on_one_or_one_line_before_training():
     for case in ("partial", "odd", "evaluation"):
         assert "which 2 replicas must share evenly: use .batch(N, drop_remainder=True)" in found[case], found[case]
     assert "2 replicas must divide it: use .batch(N, drop_remainder=True)" in found["arrays"]
+    assert "on several replicas clips the gradient of each: use codi_tf" in found["clip"]
     assert found["updates"] == 0
     assert "within the strategy.scope() that it was made in" in found["scope"]

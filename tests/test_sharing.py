@@ -30,8 +30,15 @@ def moved(before, network) -> bool:
     return not all(np.array_equal(a, b) for a, b in zip(before, values(network.variables), strict=True))
 
 
-@pytest.mark.parametrize("order", [("all", "adapter"), ("adapter", "all"), ("all", "adapter", "all")])
-@pytest.mark.parametrize("compiled_first", [False, True])
+@pytest.mark.parametrize(
+    ("order", "compiled_first"),
+    [
+        (("all", "adapter"), False),
+        (("adapter", "all"), True),
+        pytest.param(("all", "adapter"), True, marks=pytest.mark.slow),
+        pytest.param(("all", "adapter", "all"), False, marks=pytest.mark.slow),
+    ],
+)
 def test_models_of_one_base_train_what_they_say(order, compiled_first):
     """Catches flags and weights that models of one base share: the first model trained what the last one said."""
     base = tiny_base()

@@ -127,8 +127,8 @@ def test_the_empty_prompt_is_embedded_once(base):
     """Steps that drop prompts and a model that is given none take the same array."""
     model = model_of(base, method=Finetune(drop_prompt=0.5))
     model.compile(optimizer="sgd")
-    encoder, embedded = base.text_encoder, []
-    base.text_encoder = lambda tokens: embedded.append(np.array(tokens)) or encoder(tokens)
+    encoder, embedded = model.base.text_encoder, []
+    model.base.text_encoder = lambda tokens: embedded.append(np.array(tokens)) or encoder(tokens)
     x = np.zeros((2, 8, 8, 4), "float32")
     batch = {"latent": x, "condition_latent": x, "context": np.zeros((2, 77, 24), "float32")}
     for step in range(2):

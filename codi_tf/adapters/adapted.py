@@ -126,7 +126,7 @@ class Adapter(keras.Model):
         return condition_features
 
 
-class AdaptedUNet(TrainsPart, keras.Model):
+class AdaptedUNet(TrainsPart):
     """A UNet and its adapter: w_theta(z_t, c, t). Without an adapter it is the UNet itself.
 
     Args:
@@ -137,7 +137,8 @@ class AdaptedUNet(TrainsPart, keras.Model):
 
     def __init__(self, unet: UNet, adapter: Adapter | None = None, train: Literal["all", "adapter"] = "all", **kwargs):
         super().__init__(dtype=unet.dtype_policy, **kwargs)
-        self.unet, self.adapter, self.train = unet, adapter, train
+        self.unet, self.adapter = unet, adapter
+        self.train: Literal["all", "adapter"] = train
         self.built = True  # both parts are
 
     def trained_parts(self) -> list[keras.Model]:

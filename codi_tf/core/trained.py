@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 
 
-class TrainsPart:
-    """A mixin for Keras models: `trainable_variables` are those of the parts that `trained_parts` names.
+class TrainsPart(keras.Model):
+    """A Keras model whose `trainable_variables` are those of the parts that `trained_parts` names.
 
     A network that several models share can therefore be trained by one and held still by another: Keras' flag
     `trainable`, which is the layer's own, is never set.

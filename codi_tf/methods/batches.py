@@ -147,7 +147,8 @@ def check_values(batch: Mapping[str, Any]) -> None:
 
     Raises:
         UserError: an image, a condition or a mask beyond [-1, 1], a mask of -1 and 1, or a condition in [0, 1] beside
-            an image in [-1, 1]. An image in [0, 1], which a bright one may be, is warned of.
+            an image in [-1, 1], to which it is closer in [-1, 1]. An image in [0, 1], which a bright one may be, is
+            warned of.
     """
     ranges = {}
     for name in ("image", "condition"):
@@ -161,7 +162,15 @@ def check_values(batch: Mapping[str, Any]) -> None:
                 remedy = UNIT if part == name else "it is 1 where the image is unknown, 0 elsewhere"
                 raise UserError(f"{part} lies in [{found[0]:.3g}, {found[1]:.3g}]: {remedy}")
     image, condition = ranges.get("image"), ranges.get("condition")
-    if image and condition and image[0] < -TOLERANCE and condition[0] >= 0 and condition[1] > TOLERANCE:
+    if image and condition and image[0] < -TOLERANCE and condition[0] >= 0 and _is_halved(batch):
         raise UserError(f"condition lies in [{condition[0]:.3g}, {condition[1]:.3g}], image in [-1, 1]: {UNIT}")
     if image and image[0] >= 0 and image[1] > TOLERANCE:
         warnings.warn(f"image lies in [{image[0]:.3g}, {image[1]:.3g}]: {UNIT}", stacklevel=2)
+
+
+def _is_halved(batch: Mapping[str, Any]) -> bool:
+    """Whether 2 c - 1 is closer to the image than the condition c is: it is not just a bright one."""
+    image, condition = np.asarray(batch["image"])[..., :3], np.asarray(batch["condition"])[..., :3]
+    if image.shape != condition.shape or condition.max() <= TOLERANCE:
+        return False  # another shape is refused elsewhere
+    return bool(abs(2 * condition - 1 - image).mean() < abs(condition - image).mean())

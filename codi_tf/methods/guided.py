@@ -128,8 +128,9 @@ class Guided(MethodSettings):
             raise UserError("method guided, stage 1, gives the UNet a new input: it needs train 'all'")
         # The given UNet stays as it is from here on: it is the teacher's.
         teacher = AdaptedUNet(student.unet, clone_adapter(student.adapter, "frozen_adapter"), name="frozen")
-        base = dataclasses.replace(base, unet=with_guidance(student.unet, "unet"))
-        return GuidanceMethod(self, base, AdaptedUNet(base.unet, student.adapter, name="student"), teacher)
+        unet = with_guidance(student.unet, "unet")
+        base = dataclasses.replace(base, unet=unet)
+        return GuidanceMethod(self, base, AdaptedUNet(unet, student.adapter, name="student"), teacher)
 
 
 class GuidanceMethod(LatentMethod):

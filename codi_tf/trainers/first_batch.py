@@ -22,7 +22,12 @@ def watched(data: Any, check: Callable[[Mapping], None], batch_size: int | None 
         data: a dataset, a dictionary of arrays, a PyDataset or a generator; others are returned as they are.
         check: takes {"image": [B, ...], "condition": [B, ...]} as arrays, of what there is, and may raise a UserError.
         batch_size: of a dictionary of arrays; None: Keras' 32.
+
+    Raises:
+        UserError: there is nothing in it.
     """
+    if data is None or isinstance(data, Mapping | list | tuple) and not _length(data):
+        raise UserError("there are no batches: give a tf.data.Dataset, or a dictionary of arrays that are not empty")
     if isinstance(data, tf.data.Dataset):
         return data.enumerate().map(lambda number, *batch: _after_check(number, batch, check))
     if isinstance(data, Mapping):
@@ -81,6 +86,10 @@ def _checked(generator, check):
 def _check_one(batch, check) -> None:
     examples = _examples(batch)
     check({key: np.asarray(examples[key]) for key in WATCHED if key in examples})
+
+
+def _length(data) -> int:
+    return min(map(len, data.values()), default=0) if isinstance(data, Mapping) else len(data)
 
 
 def _examples(batch) -> Mapping:

@@ -16,8 +16,8 @@ from codi_tf.trainers.meters import Meters, SkippedUpdates
 GENERATE = "a training is no network to call: make images with generate(condition, steps=4)"
 
 
-class KerasFit:
-    """A mixin for a keras.Model whose batches are dictionaries, and whose losses need no targets."""
+class KerasFit(keras.Model):
+    """A Keras model whose batches are dictionaries, and whose losses need no targets."""
 
     meters: Meters | None = None
 
@@ -26,7 +26,7 @@ class KerasFit:
         """The means that `fit` and `evaluate` report."""
         return [] if self.meters is None else self.meters.metrics
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **options):
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks: Any = None, **options):
         """As in Keras: `x` gives batches as dictionaries, "image" and "condition" in [-1, 1].
 
         Of each epoch the means of its batches are reported; updates that were skipped do not count, and are warned of.
@@ -47,7 +47,8 @@ class KerasFit:
             options["validation_data"] = self._data(_alone(options["validation_data"]))
         noted = SkippedUpdates()
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(noted)
+            noted.set_model(self)
+            callbacks.callbacks.append(noted)
         else:
             given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
             callbacks = [*(callback for callback in given if callback is not None), noted]

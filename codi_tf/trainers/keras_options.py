@@ -56,6 +56,16 @@ def checked_optimizer(given: Any) -> keras.optimizers.Optimizer:
     return optimizer
 
 
+def check_replicated(optimizer: keras.optimizers.Optimizer) -> None:
+    """Raises UserError for an optimizer of Keras that would clip the gradient of each replica, not of the batch."""
+    for name in ("clipnorm", "clipvalue", "global_clipnorm"):
+        if getattr(optimizer, name) is not None:
+            raise UserError(
+                f"the optimizer's {name} is {getattr(optimizer, name)}, which on several replicas clips the gradient "
+                "of each: use codi_tf.trainers.optimizers.FusedAdamW(global_clipnorm=...)"
+            )
+
+
 def check_policy() -> None:
     """Raises UserError for a dtype policy of Keras that training would ignore.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,21 +17,21 @@ from codi_tf.methods.batches import as_batch, check_parts, check_values, size_of
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.method import Method
 from codi_tf.trainers.keras_fit import KerasFit
-from codi_tf.trainers.keras_options import check_compile, check_policy, checked_optimizer
+from codi_tf.trainers.keras_options import check_compile, check_policy, check_replicated, checked_optimizer
 from codi_tf.trainers.meters import Meters
 from codi_tf.trainers.optimizers import FusedAdamW
 
 FIRST_SCALE, DOUBLE_AFTER = 2.0**15, 2000  # of the loss in float16; good steps until it is doubled
 
 
-class Trainer(KerasFit, TrainsPart, keras.Model):
+class Trainer(KerasFit, TrainsPart):
     """Trains the method's student and updates its moving average.
 
     What is trained, and nothing else, is `trainable_variables`: those of the student.
 
     An update whose loss or gradient is not finite is skipped: it changes nothing but `skipped_in_row`. With several
-    replicas this works with `FusedAdamW` only: Keras' own optimizers merge their updates, which tf.distribute does not
-    allow under a condition.
+    replicas this holds for `FusedAdamW`: Keras' own optimizers merge their updates, which tf.distribute does not allow
+    under a condition, so they make the update with a gradient of 0.
 
     Args:
         method: gives the student and the loss.
@@ -100,6 +101,8 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
         if not self.trainable_variables:
             raise UserError("the model has nothing to train: all of it is frozen")
         optimizer = checked_optimizer(optimizer)
+        if self.made_in.num_replicas_in_sync > 1 and not isinstance(optimizer, FusedAdamW):
+            check_replicated(optimizer)
         self._build(optimizer)
         super().compile(
             optimizer=optimizer,
@@ -139,10 +142,9 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
 
     def train_step(self, data):
         """`update` for Keras' `fit`: counts in the means of the epoch. Returns the scalars of this batch alone."""
-        assert self.meters is not None
-        batch = self._batch(data)
+        meters, batch = self._meters(), self._batch(data)
         logs = self.update(batch)
-        self.meters.record(logs, tf.shape(_first(batch))[0])
+        meters.record(logs, tf.shape(_first(batch))[0])
         return logs
 
     def test_step(self, data):
@@ -151,14 +153,19 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
         The draws are a function of the seed and of the examples before this batch: the same in every evaluation, and
         none of training's. Returns the means over the examples of the evaluation so far.
         """
-        assert self.meters is not None
-        batch = self._batch(data)
+        meters, batch = self._meters(), self._batch(data)
         self._check(batch, 1)
         part, parts = replicas.index(), replicas.count()
-        draws = Draws(self.seed, self.optimizer.iterations, part, parts, tf.cast(self.meters.seen, tf.int32))
+        before = parts * tf.cast(meters.seen, tf.int32)  # replicas share each batch evenly
+        draws = Draws(self.seed, self.optimizer.iterations, part, parts, before)
         (means,) = replicas.summed([self._means(batch, draws)])
         logs = {"loss": tf.reduce_sum(means), **self._named(means)}
-        return self.meters.tested(logs, tf.shape(_first(batch))[0])
+        return meters.tested(logs, tf.shape(_first(batch))[0])
+
+    def _meters(self) -> Meters:
+        if self.meters is None:
+            raise UserError("this model has not been compiled: call compile(optimizer) before it is trained")
+        return self.meters
 
     def check_batch(self, batch: dict) -> None:
         """Raises UserError for a batch of tensors that cannot be trained on; called when a step is traced."""
@@ -169,9 +176,8 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
 
         Inside a function they cannot: see `trainers.first_batch`.
         """
-        assert self.meters is not None
         batch = as_batch(data)
-        if tf.executing_eagerly() and replicas.count() == 1 and self.meters.seen == 0.0:
+        if tf.executing_eagerly() and replicas.count() == 1 and self._meters().seen == 0.0:
             check_values(batch)
         return batch
 
@@ -188,15 +194,13 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
         self._check(batch, self.accumulate)
         self.method.begin_step(self.optimizer.iterations)
         gradients, means = self._gradients(batch)
-        merged = isinstance(self.optimizer, FusedAdamW) or replicas.count() == 1
-        reduced = replicas.summed([*(gradients if merged else []), means])
-        gradients, means = reduced[:-1] if merged else gradients, reduced[-1]
-        norm = tf.linalg.global_norm(gradients)
+        *reduced, means = replicas.summed([*gradients, means])
+        norm = tf.linalg.global_norm(reduced)
         finite = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(means))
-        if merged:
-            tf.cond(finite, lambda: self._learn(gradients), lambda: ())
-        else:
-            self._learn(gradients)
+        if isinstance(self.optimizer, FusedAdamW) or replicas.count() == 1:
+            tf.cond(finite, lambda: self._learn(reduced), lambda: ())
+        else:  # Keras' optimizer adds up the replicas' gradients by itself
+            self._learn([tf.where(finite, gradient, 0.0) for gradient in gradients])
         self._count(finite)
         skipped = 1.0 - tf.cast(finite, tf.float32)
         return {"loss": tf.reduce_sum(means), **self._named(means), "gradient_norm": norm, "skipped": skipped}
@@ -236,7 +240,7 @@ class Trainer(KerasFit, TrainsPart, keras.Model):
             tape.watch(trained)
             means = self._means(batch, draws)
             loss = scale * tf.reduce_sum(means)
-        gradients = tape.gradient(loss, trained)
+        gradients: Any = tape.gradient(loss, trained)
         missing = [v.path for v, g in zip(self.updated_variables, gradients, strict=True) if g is None]
         if missing:
             raise ValueError(f"no gradient reaches {', '.join(missing)}")
