@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from codi_tf.core.arguments import whole_number
 from export.formats import FORMATS
 from export.formats.format import Run, Tensors
+from export.formats.threads import default_threads
 from export.package.manifest import Package
+
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class Sampler:
     """A package's graphs in their runtime, as a function (condition, noise[, ids]) -> image.
 
     condition float32 [1, H, W, C] in [0, 1], noise float32 [1, h, w, 4], ids int32 [77], image float32 [1, H, W, 3] in
-    [0, 1]. A graph's inputs are the outputs of other graphs with the same names.
+    [0, 1]. A graph's inputs are the outputs of other graphs with the same names. Threads may share a sampler.
     """
 
     package: Package
@@ -61,7 +65,16 @@ class Sampler:
         return pool
 
 
-def load_any(package: Package) -> Sampler:
-    """Load a package's graphs into their runtime, which may be TensorFlow. Raises UserError for a missing runtime."""
-    load = FORMATS[package.format].load
-    return Sampler(package, {name: load(graph) for name, graph in package.graphs.items()})
+def load_any(package: Package, threads: int | None = None) -> Sampler:
+    """Load a package's graphs into their runtime, which may be TensorFlow.
+
+    Args:
+        threads: that each graph runs on; None: `default_threads`. TensorFlow has its own setting.
+
+    Raises:
+        UserError: the runtime is missing, or `threads` is not 1 to MAX_THREADS.
+    """
+    declared = FORMATS[package.format]
+    wanted = default_threads(declared.max_threads) if threads is None else threads
+    count = whole_number("threads", wanted, 1, MAX_THREADS)
+    return Sampler(package, {name: declared.load(graph, count) for name, graph in package.graphs.items()})
