@@ -10,6 +10,7 @@ from typing import TypeVar, overload
 
 from codi_tf.core.errors import Interrupted, UserError, user_errors
 from codi_tf.core.quiet import quiet_import
+from codi_tf.core.termination import ended_by_signals
 
 TRY_AGAIN = 75  # exit status EX_TEMPFAIL
 T = TypeVar("T")
@@ -22,6 +23,7 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{' '.join(message.split())}; see {self.prog} --help")
 
 
+@ended_by_signals()
 def run_command(main: Callable[[list[str]], None]) -> int:
     """Run `main` with the command line's arguments and return the exit status: 0, 2 (UserError), 75 (Interrupted), 130
     (Ctrl-C).
