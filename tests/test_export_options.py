@@ -20,7 +20,7 @@ from export.web import __main__ as web
 PACKAGE = Path(__file__).parent / "data" / "0.1.0" / "package"  # ONNX in parts, float16, 2 steps at 16x16
 PLUG = ("BUNDLE", "--adapter-of", PACKAGE, "--out", "OUT")
 WHOLE = ("BUNDLE", "--format", "onnx", "--out", "OUT")
-RUN = (PACKAGE, "--condition", "IN", "--out", "OUT")
+RUN = (PACKAGE, "--condition", "IN", "--out", "OUT.png")
 # Where each option would be ignored if it were not refused: the command without it, its value, and the refusal.
 REFUSED = {
     export: {
@@ -50,7 +50,7 @@ REFUSED = {
         "--min-psnr": [
             (PLUG, "40", "has no mixed weights: leave out --target-size and --min-psnr"),
             (WHOLE, "40", "need --weights mixed"),
-            *((WHOLE, value, f"--min-psnr is '{value}': it must be a number from 1 to 200 dB")
+            *((WHOLE, value, "--min-psnr is .*: it must be a number")
               for value in ("nan", "inf", "-40", "0", "1e9", "forty", "")),
         ],
     },

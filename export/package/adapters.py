@@ -28,7 +28,7 @@ def with_adapter(package: Package, folder: Path) -> Package:
     if manifest is None or BASE not in manifest:
         raise UserError(f"{folder}: no exported adapter; make one with python -m export BUNDLE --adapter-of PACKAGE")
     adapter = read_package(folder)
-    check_base(package, manifest[BASE], folder, f"export it with --adapter-of {package.folder}")
+    check_base(package, manifest[BASE], folder)
     trained_for = {"task": adapter.task, "condition_file": adapter.condition_file}
     first, *others = (
         dataclasses.replace(size, graphs={**size.graphs, PLUG: plug.graphs[PLUG]}, **trained_for)
@@ -56,9 +56,9 @@ def plug_of(manifest: dict) -> dict:
     return {**first, OTHERS: others} if others else first
 
 
-def check_base(package: Package, wanted: dict[str, str], folder: Path, remedy: str) -> None:
-    """Raise UserError, which ends with the remedy, if a folder holds no adapter for this package's base."""
-    found = base_files(package.folder)
+def check_base(package: Package, wanted: dict[str, str], folder: Path, remedy: str | None = None) -> None:
+    """Raise UserError, which ends with a remedy, if the adapter in a folder was not made for this package's base."""
+    found, remedy = base_files(package.folder), remedy or f"export it with --adapter-of {package.folder}"
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             raise UserError(f"{folder}: is of another base than {package.folder} ({name} differs); {remedy}")
