@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-# What the tests of web pages run in. Only `make setup` installs it.
+# What the tests of web pages run in, and what emulates an older processor. Only `make setup` installs it.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
-SYSTEM := $(if $(CHROMIUM),,chromium) $(if $(shell command -v npm || true),,npm)
+QEMU := $(if $(filter x86_64,$(shell uname -m)),$(if $(shell command -v qemu-x86_64 || true),,qemu-user))
+SYSTEM := $(if $(CHROMIUM),,chromium) $(if $(shell command -v npm || true),,npm) $(QEMU)
 RUNTIME := node_modules/onnxruntime-web
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive
 
@@ -19,9 +20,9 @@ help: ## list these commands
 demo: $(VENV)/demo.installed ## from photos to a checked 4-step model, with images
 	$(BIN)/python demo.py
 
-setup: $(VENV)/test.installed ## the virtual environment; Chromium, npm and onnxruntime-web for the tests of web pages
+setup: $(VENV)/test.installed ## the virtual environment; Chromium, npm, onnxruntime-web and qemu-user for the tests
 ifneq ($(strip $(SYSTEM)),)
-	@echo "setup: installing system packages for the tests of web pages: $(strip $(SYSTEM))"
+	@echo "setup: installing system packages for the tests: $(strip $(SYSTEM))"
 	-$(ROOT) apt-get -qq update && $(ROOT) apt-get -qq --yes --no-install-recommends install $(SYSTEM)
 endif
 	@test -d $(RUNTIME) || echo "setup: installing the npm package onnxruntime-web in node_modules/"

@@ -7,46 +7,28 @@ the folder appears only if they agree.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 
-from codi_tf.core.arguments import finite_number, integer, path_argument
+from codi_tf.core.arguments import integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.errors import UserError
 from export.build import make_adapter, make_package
 from export.emit.limits import MAX_STEPS
 from export.formats import FORMATS
 from export.package.manifest import parse_size
-
-UNITS = {"MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
-
-
-def _target(size: str | None, psnr: float | None) -> dict | None:
-    """The target of mixed weights."""
-    if size is not None and psnr is not None:
-        raise UserError("--target-size and --min-psnr are both given: mixed weights reach one of them")
-    if size is None:
-        return None if psnr is None else {"psnr": psnr}
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB|MiB|GiB)", size)
-    if match is None:
-        raise UserError(f"--target-size is {size!r}: give a number and MB, GB, MiB or GiB, for example 700MB")
-    return {"size": float(match[1]) * UNITS[match[2]]}
+from export.quantization.targets import parse_target
 
 
 def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser = ArgumentParser(prog=prog, description="Export a trained model. " + (__doc__ or "").partition("\n\n")[2])
     parser.add_argument("bundle", type=path_argument, help="folder of a trained model")
     parser.add_argument("--format", help=f"one of {', '.join(FORMATS)}")
-    parser.add_argument(
-        "--layout", default="whole", help="whole: one graph (default); parts: one graph each for encoder, step, decoder"
-    )
+    parser.add_argument("--layout", help="whole: one graph (default); parts: one graph each for encoder, step, decoder")
     offers = "; ".join(f"{name}: {', '.join(FORMATS[name].weight_choices())}" for name in FORMATS)
-    parser.add_argument("--weights", default="float32", help=f"format of the weights (default: float32). {offers}")
+    parser.add_argument("--weights", help=f"format of the weights (default: float32). {offers}")
     parser.add_argument("--target-size", help="for mixed weights: their size, for example 700MB")
-    parser.add_argument(
-        "--min-psnr", type=finite_number(0, 1000), help="for mixed weights: the lowest PSNR of images, dB"
-    )
-    parser.add_argument("--steps", type=integer(1, MAX_STEPS), default=4, help="network evaluations (default: 4)")
+    parser.add_argument("--min-psnr", help="for mixed weights: the lowest PSNR of images, dB")
+    parser.add_argument("--steps", type=integer(1, MAX_STEPS), help="network evaluations (default: 4)")
     parser.add_argument(
         "--size",
         help="64, or height and width, 64x96; several with commas between (default: that of the training crops)",
@@ -67,26 +49,17 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     )
     parser.add_argument("--out", required=True, type=path_argument, help="folder of the package")
     options = parser.parse_args(arguments)
+    asked = {name: getattr(options, name) for name in ("format", "layout", "weights", "steps", "prompt", "sampler")}
+    asked["target"] = parse_target(options.target_size, options.min_psnr)
+    asked["sizes"] = None if options.size is None else [parse_size(size) for size in options.size.split(",")]
+    asked = {name: value for name, value in asked.items() if value is not None}
+    origin = {"decoder": options.decoder, "license": options.license}
     if options.adapter_of is not None:
-        origin = {"decoder": options.decoder, "license": options.license}
-        made = make_adapter(options.bundle, options.out, package=options.adapter_of, **origin)
+        made = make_adapter(options.bundle, options.out, package=options.adapter_of, asked=asked, **origin)
     elif options.format is None:
         raise UserError(f"--format is missing: use one of {', '.join(FORMATS)}")
     else:
-        made = make_package(
-            options.bundle,
-            options.out,
-            format=options.format,
-            layout=options.layout,
-            weights=options.weights,
-            target=_target(options.target_size, options.min_psnr),
-            steps=options.steps,
-            sizes=None if options.size is None else [parse_size(size) for size in options.size.split(",")],
-            prompt=options.prompt,
-            sampler=options.sampler,
-            decoder=options.decoder,
-            license=options.license,
-        )
+        made = make_package(options.bundle, options.out, **asked, **origin)
     for figures in made:
         keras, exported = figures["condition_sensitivity"].values()
         print(

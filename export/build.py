@@ -9,9 +9,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codi_tf.core.errors import UserError, explained
 from codi_tf.diffusion.samplers import SAMPLERS
@@ -25,12 +25,17 @@ from export.formats.format import MIXED
 from export.package import adapters
 from export.package.manifest import MANIFEST, PACKAGES, check_options, read_manifest, read_package
 from export.package.schema import KIND, OTHERS, VERSION
+from export.quantization.targets import check_target
 
 if TYPE_CHECKING:
     from export.emit.program import SamplerProgram
     from export.quantization.weights import WeightFormats
 
 TOKENIZER = "tokenizer"
+OTHER_BASE = (
+    "use a model that train: adapter trained on that base, with the package's --decoder; if another version made the "
+    "package, export that again, too"
+)
 
 
 def make_package(
@@ -107,6 +112,7 @@ def make_adapter(
     out: Path,
     *,
     package: Path,
+    asked: Mapping[str, Any] | None = None,
     decoder: Path | None = None,
     license: str | None = None,
     report: bool = True,
@@ -115,18 +121,22 @@ def make_adapter(
 
     Builds the whole package, which must equal the other one in all files except the adapter's.
 
-    Returns, raises: see `make_package`; UserError for a package of another base.
+    Args:
+        asked: options of `make_package` that the package is expected to have been made with, by name.
+
+    Returns, raises: see `make_package`; UserError for a package of another base, or of other options.
     """
     check_folder(out, PACKAGES, inputs=[bundle, package, decoder])
     base, options = read_package(package), adapters.options_of(package)
     if options["layout"] != "parts" or options["weights"] == MIXED:
-        raise UserError(f"{package}: adapters are for packages of parts whose weights are not mixed")
+        raise UserError(f"{package}: adapters are for packages of parts (--layout parts) whose weights are not mixed")
+    adapters.check_asked(package, asked or {})
     with whole_folder(out, PACKAGES) as folder:
         whole = folder / "whole"
         figures = make_package(bundle, whole, **options, decoder=decoder, license=license, report=report)
         wanted, manifest = adapters.base_files(whole), read_manifest(whole)
         assert manifest is not None  # of the package just made
-        adapters.check_base(base, wanted, out)
+        adapters.check_base(base, wanted, bundle, OTHER_BASE)
         adapter_files = {name: sha for name, sha in manifest["files"].items() if name not in wanted}
         for name in adapter_files:
             shutil.move(whole / name, folder / name)
@@ -188,6 +198,8 @@ def _check(
     check_options(format, weights, layout)
     if (weights == MIXED) != (target is not None):
         raise UserError("mixed weights need --target-size or --min-psnr, and these need --weights mixed")
+    if target is not None:
+        check_target(target)
     check_folder(out, PACKAGES, inputs=inputs)
 
 
@@ -238,7 +250,7 @@ def stage(label: str) -> Iterator[None]:
         try:
             with _redirected(log):
                 yield
-        except UserError:
+        except (UserError, KeyboardInterrupt, SystemExit):
             print(flush=True)
             raise
         except Exception as error:

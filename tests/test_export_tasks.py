@@ -75,7 +75,7 @@ def test_a_file_is_made_for_one_prompt(tmp_path, prompted):
         assert json.loads((tmp_path / str(number) / "manifest.json").read_text())["prompt"] == prompt
         images.append(image)
     assert np.abs(images[0] - images[1]).max() > 2 / 255
-    with pytest.raises(UserError, match="was made for one prompt; leave it out"):
+    with pytest.raises(UserError, match="was made for the prompt 'make it night'; leave it out"):
         runner.token_ids(read_package(tmp_path / "0"), "a cat")
     with pytest.raises(UserError, match="no text encoder"):
         SamplerProgram(make_model(make_base()), steps=STEPS, height=S, width=S, prompt="a cat")

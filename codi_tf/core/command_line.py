@@ -14,6 +14,7 @@ from typing import TypeVar, overload
 from codi_tf.core.errors import Interrupted, UserError, explained, user_errors
 from codi_tf.core.printing import printable
 from codi_tf.core.quiet import quiet_import
+from codi_tf.core.termination import ended_by_signals
 
 NO_READER = 141  # of a program that SIGPIPE ends
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{text}; see {self.prog} --help")
 
 
+@ended_by_signals()
 def run_command(main: Callable[[list[str]], None]) -> int:
     """Run `main` with the command line's arguments and return the exit status.
 

@@ -1,13 +1,31 @@
-"""Importing TensorFlow without the log lines that it and its libraries write."""
+"""Libraries without the lines that they write to standard error when they are loaded."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 
 from codi_tf.core.errors import UserError
+
+_ONE_AT_A_TIME = threading.RLock()  # of two threads, the second would keep the first one's sink
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Discard everything that is written to file descriptor 2 within the block, also by native code."""
+    with _ONE_AT_A_TIME:
+        sys.stderr.flush()
+        original, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 2)
+        try:
+            yield
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
+            os.close(sink)
 
 
 @contextlib.contextmanager
@@ -22,15 +40,8 @@ def quiet_import() -> Iterator[None]:
     """
     check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    original, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
+    with silent_stderr():
         yield
-    finally:
-        os.dup2(original, 2)
-        os.close(original)
-        os.close(sink)
 
 
 def check_backend() -> None:

@@ -7,7 +7,9 @@ steps. Another adapter of the same base therefore gives the same files for all o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from codi_tf.core.errors import UserError
 from export.package.manifest import REPORTS, Package, read_manifest, read_package
@@ -56,15 +58,34 @@ def plug_of(manifest: dict) -> dict:
     return {**first, OTHERS: others} if others else first
 
 
-def check_base(package: Package, wanted: dict[str, str], folder: Path) -> None:
-    """Raise UserError if the adapter in a folder was not made for this package's base."""
-    found = base_files(package.folder)
+def check_base(package: Package, wanted: dict[str, str], folder: Path, remedy: str | None = None) -> None:
+    """Raise UserError, which ends with a remedy, if the adapter in a folder was not made for this package's base."""
+    found, remedy = base_files(package.folder), remedy or f"export it with --adapter-of {package.folder}"
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
+            raise UserError(f"{folder}: is of another base than {package.folder} ({name} differs); {remedy}")
+
+
+def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Raise UserError for options of an adapter that are not those its package was made with."""
+    made = options_of(folder)
+    for name, value in asked.items():
+        if name == "target":
+            raise UserError(f"{folder} has no mixed weights: leave out --target-size and --min-psnr")
+        has = made[name]
+        same = set(value) == set(has) if name == "sizes" else value == has
+        if not same:
+            option, value, has = "--size" if name == "sizes" else f"--{name}", _shown(value), _shown(has)
             raise UserError(
-                f"{folder}: is of another base than {package.folder} ({name} differs): its training changed more than "
-                f"the adapter, or size, steps or weights are others; export it with --adapter-of {package.folder}"
+                f"{option} is {value}, but {folder} was made with {has}, and an adapter is made like its package: "
+                f"leave {option} out"
             )
+
+
+def _shown(value) -> str:
+    if isinstance(value, list):
+        return ",".join(f"{height}x{width}" for height, width in value)
+    return "none" if value is None else repr(value) if isinstance(value, str) and not value else str(value)
 
 
 def options_of(folder: Path) -> dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 import time
@@ -14,6 +13,8 @@ import numpy as np
 from codi_tf.core.arguments import path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.noise import gaussian_noise
+from export.formats import FORMATS
+from export.formats.threads import default_threads
 from export.package.manifest import parse_size, read_package
 from export.runtime.run import load
 
@@ -47,7 +48,8 @@ def main(arguments: list[str]) -> None:
         began = time.perf_counter()
         sampler(condition, noise, ids)
         seconds.append(time.perf_counter() - began)
-    figures = {"load_seconds": loaded, "seconds": min(seconds), "peak_bytes": peak(), "threads": os.cpu_count()}
+    threads = default_threads(FORMATS[package.format].max_threads)
+    figures = {"load_seconds": loaded, "seconds": min(seconds), "peak_bytes": peak(), "threads": threads}
     print(json.dumps(figures))
 
 

@@ -115,7 +115,7 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
     if "seconds" in here:
         lines += [
             "",
-            f"Here ({here['machine']}, {here['threads']} processors): loaded in {here['load_seconds']:.2f} s, "
+            f"Here ({here['machine']}, {here['threads']} threads): loaded in {here['load_seconds']:.2f} s, "
             f"an image in {here['seconds']:.3f} s, {here['peak_bytes'] / 2**20:,.0f} MiB of memory at most.",
         ]
     return "\n".join(lines) + "\n"

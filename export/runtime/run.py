@@ -1,7 +1,7 @@
 """codi run PACKAGE --condition in.png --out out.png: make an image with an exported model, without TensorFlow.
 
-Needs NumPy, Pillow and the package's runtime (onnxruntime or ai-edge-litert). The condition may be of any size; a
-package for inpainting also takes a mask, one with prompts a prompt.
+Needs NumPy, Pillow and the package's runtime (onnxruntime or ai-edge-litert), and tokenizers for prompts. The condition
+may be of any size; a package for inpainting also takes a mask, one with prompts a prompt.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.core.arguments import path_argument, seed_number
+from codi_tf.core.arguments import integer, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
@@ -23,21 +23,24 @@ from codi_tf.io.outputs import check_not_read
 from codi_tf.io.save_image import check_image_file, write_image
 from export.formats import FORMATS
 from export.package.adapters import with_adapter
-from export.package.manifest import Package, read_package
+from export.package.manifest import Package, read_manifest, read_package
 from export.runtime.plan import Plan, make_plan
-from export.runtime.sampler import Sampler, load_any
+from export.runtime.sampler import MAX_THREADS, Sampler, load_any
 from export.runtime.tiling import Report, generate_tiled
 
 
-def load(package: Package) -> Sampler:
-    """Load a package's graphs into their runtime. Raises UserError if that is TensorFlow or is not installed."""
+def load(package: Package, threads: int | None = None) -> Sampler:
+    """Load a package's graphs into their runtime, to run on so many threads (None: `default_threads`).
+
+    Raises UserError if the runtime is TensorFlow or is not installed.
+    """
     if FORMATS[package.format].needs_tensorflow:
         others = [name for name in FORMATS if not FORMATS[name].needs_tensorflow]
         raise UserError(
             f"{package.folder}: a {package.format} package needs TensorFlow (tf.saved_model.load); "
             f"for this command export with --format {' or '.join(others)}"
         )
-    return load_any(package)
+    return load_any(package, threads)
 
 
 def token_ids(package: Package, prompt: str | None) -> np.ndarray | None:
@@ -48,7 +51,9 @@ def token_ids(package: Package, prompt: str | None) -> np.ndarray | None:
     """
     if not package.prompted:
         if prompt is not None:
-            raise UserError(f"--prompt: {package.folder} was made for one prompt; leave it out, or export without one")
+            fixed = (read_manifest(package.folder) or {}).get("prompt")
+            what = "takes no prompt" if fixed is None else f"was made for the prompt {fixed!r}"
+            raise UserError(f"--prompt: {package.folder} {what}; leave it out")
         return None
     if prompt is None:
         raise UserError(f"--prompt is missing: {package.folder} takes the prompt as an input")
@@ -178,6 +183,11 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     parser.add_argument(
         "--color", choices=colors, default="none", help="align the colors with the condition's (default: none)"
     )
+    parser.add_argument(
+        "--threads",
+        type=integer(1, MAX_THREADS),
+        help="threads (default: as many as processors; LiteRT: 8 at most)",
+    )
     parser.add_argument("--colour", choices=colors, dest="color", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--adapter", type=path_argument, help="the folder of another adapter for the same base (--adapter-of)"
@@ -194,7 +204,7 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     package = package.fitting(*image.shape[:2])
     plan = make_plan(package, image, options.tile)
     how = {"tile": options.tile, "color": options.color, "report": _progress() if plan.tiled else None}
-    result = generate(load(package), image, seed=options.seed, ids=ids, **how)
+    result = generate(load(package, options.threads), image, seed=options.seed, ids=ids, **how)
     write_image(options.out, result)
     print(f"{options.out}: {_said(package, plan, *image.shape[:2])}")
     if options.mask is not None:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from codi_tf.core.arguments import whole_number
 from codi_tf.core.errors import UserError, explained, first_line
 from export.formats import FORMATS
 from export.formats.format import GraphFile, Run, Tensors
+from export.formats.threads import default_threads
 from export.package.manifest import Package
+
+MAX_THREADS = 1024
 
 
 class RunError(UserError):
@@ -23,7 +27,7 @@ class Sampler:
     """A package's graphs in their runtime, as a function (condition, noise[, ids]) -> image.
 
     condition float32 [1, H, W, C] in [0, 1], noise float32 [1, h, w, 4], ids int32 [77], image float32 [1, H, W, 3] in
-    [0, 1]. A graph's inputs are the outputs of other graphs with the same names.
+    [0, 1]. A graph's inputs are the outputs of other graphs with the same names. Threads may share a sampler.
     """
 
     package: Package
@@ -68,18 +72,23 @@ class Sampler:
         return pool
 
 
-def load_any(package: Package) -> Sampler:
+def load_any(package: Package, threads: int | None = None) -> Sampler:
     """Load a package's graphs into their runtime, which may be TensorFlow.
 
+    Args:
+        threads: that each graph runs on; None: `default_threads`. TensorFlow has its own setting.
+
     Raises:
-        UserError: the runtime is missing.
+        UserError: the runtime is missing, or `threads` is not 1 to MAX_THREADS.
         RunError: it refuses a file; also when a graph is run.
     """
-    load = FORMATS[package.format].load
-    return Sampler(package, {name: _plain(graph, load) for name, graph in package.graphs.items()})
+    declared = FORMATS[package.format]
+    wanted = default_threads(declared.max_threads) if threads is None else threads
+    count = whole_number("threads", wanted, 1, MAX_THREADS)
+    return Sampler(package, {name: _plain(graph, declared.load, count) for name, graph in package.graphs.items()})
 
 
-def _plain(graph: GraphFile, load: Callable[[GraphFile], Run]) -> Run:
+def _plain(graph: GraphFile, load: Callable[[GraphFile, int], Run], threads: int) -> Run:
     """A loaded graph. What its runtime raises, when it loads and when it runs, becomes a RunError that names the file.
 
     Runtimes have no exceptions of their own in common; LiteRT raises ValueError and RuntimeError.
@@ -98,7 +107,7 @@ def _plain(graph: GraphFile, load: Callable[[GraphFile], Run]) -> Run:
             raise RunError(f"{graph.path}: {reason}") from error
 
     with plain_errors():
-        run = load(graph)
+        run = load(graph, threads)
 
     def plainly(inputs):
         with plain_errors():

@@ -25,13 +25,15 @@ class Onnx(Format):
         return write(programs, emit, path, weight_formats)
 
     @staticmethod
-    def load(graph: GraphFile) -> Run:
+    def load(graph: GraphFile, threads: int) -> Run:
         """An ONNX file in ONNX Runtime, on the CPU."""
         try:
             import onnxruntime
         except ModuleNotFoundError:
             raise UserError(f"{graph.path}: an .onnx file needs ONNX Runtime: pip install onnxruntime") from None
-        session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(graph.path, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 

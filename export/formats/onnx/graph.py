@@ -64,8 +64,10 @@ class OnnxGraph(OnnxNodes):
         count = info(place, TensorProto.INT64, ())
         inside = helper.make_graph(loop.nodes, "step", [count, flags[0], fields[0]], [flags[1], fields[1]])
         rounds = self.small_constant(np.array(len(tables[0]), "int64"))
+        always = self.small_constant(np.array(True))  # may be left out, but not every program that reads graphs knows
         last = Value(self.new_name("Loop"), z.shape)
-        self.nodes.append(helper.make_node("Loop", [rounds, "", z.name], [last.name], name=last.name, body=inside))
+        inputs = [rounds, always, z.name]
+        self.nodes.append(helper.make_node("Loop", inputs, [last.name], name=last.name, body=inside))
         return last
 
     def constant(self, array: np.ndarray) -> Value:

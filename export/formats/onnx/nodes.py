@@ -93,8 +93,8 @@ class OnnxNodes:
         return self.node("Cast", [half], shape, to=TensorProto.FLOAT).name
 
     def small_constant(self, array: np.ndarray) -> str:
-        """The name of a small constant."""
-        array = np.ascontiguousarray(array)
+        """The name of a small constant. A number has no dimensions: some operators take no vector of one number."""
+        array = np.asarray(array, order="C")
         key = (array.tobytes(), array.shape, str(array.dtype))
         if key not in self.weights:
             kind = helper.np_dtype_to_tensor_dtype(array.dtype)

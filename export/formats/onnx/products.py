@@ -2,9 +2,10 @@
 
 By the weight format of the kernel:
 - float32, float16: Gemm, MatMul and Conv; float16 is cast when a file is loaded.
-- int8: activations are rounded to 8 bits at run time, by one scale per tensor, and multiplied with MatMulInteger. A
-  convolution gathers its windows first, because ONNX Runtime has no fast ConvInteger; where that would take more than
-  COLUMNS bytes, its kernel is dequantized as below.
+- int8: activations are rounded to 8 bits at run time, by one scale per tensor, and multiplied with MatMulInteger. Both
+  operands are uint8, the weights around ZERO: of a uint8 and an int8 operand, processors without VNNI add products in
+  pairs of 16 bits, which overflow. A convolution gathers its windows first, because ONNX Runtime has no fast
+  ConvInteger; where that would take more than COLUMNS bytes, its kernel is dequantized as below.
 - int8_weight_only: the kernel is dequantized where it is used, in every step.
 - int4: MatMulNBits for products; kernels of convolutions are dequantized where they are used.
 """
@@ -23,6 +24,7 @@ from export.formats.onnx.nodes import OnnxNodes
 from export.quantization.weights import block_size, int8_scales, kernel_rows, quantize_int4, quantize_int8
 
 COLUMNS = 2**27  # bytes that the gathered windows of a convolution may take
+ZERO = 128  # of weights that are stored as uint8
 
 
 def dense(g: OnnxNodes, x: Value, layer) -> Value:
@@ -179,18 +181,31 @@ def _rounded(g: OnnxNodes, x: Value) -> tuple[Value, str, str]:
 def _integer_product(g: OnnxNodes, x: Value, scale: str, zero: str, layer, shape: tuple[int, ...]) -> Value:
     """Rows of 8 bits [N, K] times a kernel's [K, D], as float32."""
     d, width = layer.kernel.shape[-1], math.prod(layer.kernel.shape[:-1])
-    matrix = g.stored(layer.kernel, "int8", (width, d), lambda a: quantize_int8(a).reshape(width, d), "int8")
-    product = g.node("Cast", [g.node("MatMulInteger", [x, matrix, zero], shape)], shape, to=1)
+    matrix = g.stored(
+        layer.kernel, "uint8", (width, d), lambda a: _unsigned(quantize_int8(a)).reshape(width, d), "uint8"
+    )
+    middle = g.small_constant(np.array(ZERO, "uint8"))
+    product = g.node("Cast", [g.node("MatMulInteger", [x, matrix, zero, middle], shape)], shape, to=1)
     return g.node("Mul", [product, g.node("Mul", [scale, _scales(g, layer)], (d,))], shape)
 
 
+def _unsigned(numbers: np.ndarray) -> np.ndarray:
+    """int8 as uint8, ZERO higher."""
+    return (numbers.astype("int16") + ZERO).astype("uint8")
+
+
 def _integer_conv(g: OnnxNodes, x: Value, layer, window: _Window) -> Value:
-    """A convolution as a product: of the windows of a map, one after the other, with the kernel."""
+    """A convolution as a product: of the windows of a map, one after the other, with the kernel.
+
+    The map gets its border of zeros before it is rounded, which changes no number: the rounded zero is exact. Not every
+    reader pads with a zero point that is computed.
+    """
+    if window.side > 1:
+        pads = np.array([0, 0, window.before, window.before, 0, 0, window.after, window.after], "int64")
+        x = g.node("Pad", [x, g.small_constant(pads)], x.shape)
     numbers, scale, zero = _rounded(g, x)
     last = g.node("Transpose", [numbers], x.shape, perm=[0, 2, 3, 1])
     if window.side > 1:
-        pads = np.array([0, window.before, window.before, 0, 0, window.after, window.after, 0], "int64")
-        padded = g.node("Pad", [last, g.small_constant(pads), zero], x.shape)
         height, width = (window.stride * (side - 1) + 1 for side in window.size)
         axes, strides = (
             g.small_constant(np.array([1, 2], "int64")),
@@ -200,7 +215,7 @@ def _integer_conv(g: OnnxNodes, x: Value, layer, window: _Window) -> Value:
             g.node(
                 "Slice",
                 [
-                    padded,
+                    last,
                     *(g.small_constant(np.array(at, "int64")) for at in ([i, j], [i + height, j + width])),
                     axes,
                     strides,

@@ -20,7 +20,7 @@ class SavedModel(Format):
         return write(programs, path)
 
     @staticmethod
-    def load(graph):
+    def load(graph, threads):
         from export.formats.saved_model.write import load
 
         return load(graph)

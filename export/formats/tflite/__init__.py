@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import threading
 
 from codi_tf.core.errors import UserError
 from export.formats import FORMATS
 from export.formats.format import Format, GraphFile, Run
 from export.formats.tflite.limits import MAX_FILE
+from export.formats.tflite.quiet import note_nothing
 
 
 @FORMATS.register("tflite")
@@ -19,6 +20,7 @@ class TFLite(Format):
     mixed_formats = ("float16", "int8_weight_only")
     layouts = ("whole", "parts")
     max_graph = MAX_FILE
+    max_threads = 8
     requires = {"flatbuffers": "flatbuffers", "ai_edge_litert": "ai-edge-litert"}
 
     @staticmethod
@@ -28,15 +30,24 @@ class TFLite(Format):
         return write(programs, emit, path, weight_formats)
 
     @staticmethod
-    def load(graph: GraphFile) -> Run:
-        """Load a signature of a flatbuffer into LiteRT, on all processors."""
+    def load(graph: GraphFile, threads: int) -> Run:
+        """Load a signature of a flatbuffer into LiteRT, which computes one call after the other.
+
+        An interpreter holds the tensors of one call: two at a time would overwrite each other's.
+        """
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ModuleNotFoundError:
             raise UserError(f"{graph.path}: a .tflite file needs LiteRT: pip install ai-edge-litert") from None
-        interpreter = Interpreter(model_path=str(graph.path), num_threads=os.cpu_count())
-        runner = interpreter.get_signature_runner(graph.signature)
-        return lambda inputs: runner(**inputs)
+        note_nothing()
+        interpreter = Interpreter(model_path=str(graph.path), num_threads=threads)
+        runner, lock = interpreter.get_signature_runner(graph.signature), threading.Lock()
+
+        def run(inputs):
+            with lock:
+                return runner(**inputs)
+
+        return run
 
     @staticmethod
     def stored_bytes(path):

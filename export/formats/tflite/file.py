@@ -73,7 +73,10 @@ class LiteRtFile:
             offsets.append(end)
             end = _aligned(end + (weight.bytes if weight else 0))
         if end > MAX_FILE:
-            raise UserError(f"{path.name} would be {end / 2**30:.1f} GiB: a LiteRT file holds less than 2")
+            raise UserError(
+                f"{path.name} would be {end / 2**30:.1f} GiB: a LiteRT file holds less than 2; "
+                "take smaller --weights, or --layout parts"
+            )
         with open(path, "wb") as file:
             file.write(self._pack(offsets))
             for weight, offset in zip(self._buffers, offsets, strict=True):

@@ -1,0 +1,27 @@
+"""LiteRT without its note."""
+
+from __future__ import annotations
+
+import base64
+import functools
+
+from codi_tf.core.quiet import silent_stderr
+
+ONE_RELU = base64.b64decode(  # the smallest file: y = relu(x), both float32 [1]
+    "GAAAAFRGTDMAAA4AFAAQAAwACAAAAAQADgAAABAAAAAcAAAA0AAAAAMAAAABAAAACAAAAAQABAAEAAAAAQAAABAAAAAMABQAEAAMAAgABAAMAAAA"
+    "EAAAADwAAABAAAAARAAAAAEAAAAQAAAAAAAKAAwAAAAIAAQACgAAAAgAAAAMAAAAAQAAAAEAAAABAAAAAAAAAAEAAAABAAAAAQAAAAAAAAACAAAA"
+    "MAAAAAQAAADk////CAAAAAwAAAABAAAAeQAAAAEAAAABAAAADAAMAAgAAAAAAAQADAAAAAgAAAAMAAAAAQAAAHgAAAABAAAAAQAAAAEAAAAQAAAA"
+    "DAAMAAsAAAAAAAQADAAAABMAAAAAAAAT"
+)
+
+
+@functools.cache
+def note_nothing() -> None:
+    """Let LiteRT write the note that it writes once in a process, that it made a delegate, where nobody reads it.
+
+    It writes to file descriptor 2, and there is no setting against that.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    with silent_stderr():
+        Interpreter(model_content=ONE_RELU).allocate_tensors()
