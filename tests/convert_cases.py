@@ -39,3 +39,16 @@ def edited(path: Path, **changes):
 
 
 UNET_CONFIG, TEXT_CONFIG = "unet/config.json", "text_encoder/config.json"
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A pipeline of the family 1.x."""
+    return make_pipeline(tmp_path_factory.mktemp("pipeline") / "saved", "1.x")
+
+
+@pytest.fixture
+def folder(pipeline, tmp_path):
+    """A fresh folder with `pipeline`."""
+    pipeline.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"

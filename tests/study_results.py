@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from conftest import make_base
 
-from codi_tf.evaluation.measuring import Measured
+from codi_tf import data
+from codi_tf.evaluation.loading import metrics_with
+from codi_tf.evaluation.measuring import Evaluator, Measured
+from codi_tf.tasks import make_task
 from studies.paper import pieces
 from studies.paper.measures import FD, figures_of
 from studies.paper.plan import BY_NAME, SEEDS, TASKS
@@ -39,3 +44,21 @@ def put(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(pieces.as_json({**about, "samples": samples}))
     write_strip(pieces.strip_of(row, task, "ddim-4", folder), pictures)
+
+
+@pytest.fixture(scope="module")
+def evaluator():
+    examples = data.evaluation_set(
+        data.load_photos("heldout"), make_task("super_resolution"), image_size=S, count=N, seed=0
+    )
+
+    def first_pixels(images):
+        return images[:, 0, :2, 0]
+
+    return Evaluator(examples["image"], examples["condition"], make_base(), metrics_with(first_pixels))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where results lie."""
+    return tmp_path / "runs" / "study" / "metrics"

@@ -8,45 +8,17 @@ import pickle
 import shutil
 from pathlib import Path
 
+import bundles
 import numpy as np
 import pytest
-import tensorflow as tf
 from bundles import ADAPTER, refusal
-from conftest import make_model
 from safetensors.numpy import load_file, save_file
-from tiny import randomize, tiny_base
 
 import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.io.weights import WEIGHTS
 
-CONDITION = np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8")
-
-
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing a sampler costs seconds; what is shown here does not depend on it."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A model whose average is another network than its student."""
-    model = make_model(tiny_base())
-    randomize(model.student.adapter.encoder.variables, 1)
-    model.average = model.method.start_average()
-    randomize(model.average.variables, 2)
-    return model
-
-
-@pytest.fixture(scope="module")
-def saved(model, tmp_path_factory):
-    """Its bundle; tests copy it before they break it."""
-    folder = tmp_path_factory.mktemp("saved") / "bundle"
-    model.save(folder, provenance={"made": "here"})
-    return folder
+CONDITION, eager, model, saved = bundles.CONDITION, bundles.eager, bundles.model, bundles.saved
 
 
 @pytest.fixture

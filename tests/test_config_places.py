@@ -65,7 +65,8 @@ def test_paths_lead_to_what_lies_with_the_config(here, place):
     assert paths_of(experiment) == [str(here.parent / place / "models" / name) for name in NAMES]
 
 
-def test_what_lies_beside_the_config_comes_before_the_working_directory_and_that_before_the_project(here):
+def test_places_are_tried_in_order(here):
+    """Beside the config, then the working directory, then the folder above the config's."""
     make(here.parent / "project")
     make(here)
     assert config.load(written(here)).base == "models/base"  # as before there were other places
@@ -77,7 +78,7 @@ def test_a_path_that_leads_nowhere_stays_as_it_is_written(here):
     assert paths_of(config.load(written(here))) == [f"models/{name}" for name in NAMES]
 
 
-def test_a_command_line_s_path_is_one_of_the_working_directory(here):
+def test_overrides_are_paths_of_the_working_directory(here):
     make(here.parent / "project" / "configs")
     assert config.load(written(here), ["base=models/base"]).base == "models/base"
 

@@ -7,8 +7,21 @@ import json
 import logging
 import warnings
 
+import convert_cases
 import numpy as np
 import pytest
+from convert_cases import (
+    PARTS,
+    UNET_CONFIG,
+    assert_same_bits,
+    diffusers,
+    edited,
+    load_file,
+    make_pipeline,
+    save_file,
+    torch,
+    transformers,
+)
 from tiny_pipeline import save_pipeline
 
 import codi_tf
@@ -22,14 +35,8 @@ from codi_tf.io.json_files import read_json, write_json
 from codi_tf.io.layouts import key_of
 from codi_tf.io.weights import state_dict
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-transformers = pytest.importorskip("transformers")
-load_file = pytest.importorskip("safetensors.torch").load_file
-save_file = pytest.importorskip("safetensors.torch").save_file
-torch.set_num_threads(1)
+pipeline, folder = convert_cases.pipeline, convert_cases.folder
 
-from convert_cases import PARTS, UNET_CONFIG, assert_same_bits, edited, make_pipeline  # noqa: E402
 
 TOLERANCE = 2e-5  # of the output's scale
 LEVELS = {  # three levels: a decoder's level with attention and an upsampler is among them
@@ -53,19 +60,6 @@ def saved(request, tmp_path_factory):
     version, changes = VARIANTS[request.param]
     folder = tmp_path_factory.mktemp("pipeline") / "saved"
     return make_pipeline(folder, version, **changes), folder
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """A pipeline of the family 1.x."""
-    return make_pipeline(tmp_path_factory.mktemp("pipeline") / "saved", "1.x")
-
-
-@pytest.fixture
-def folder(pipeline, tmp_path):
-    """A fresh folder with it."""
-    pipeline.save_pretrained(tmp_path / "saved")
-    return tmp_path / "saved"
 
 
 def close(ours, theirs):

@@ -6,33 +6,15 @@ import json
 import re
 import shutil
 
+import convert_cases
 import pytest
+from convert_cases import edited, load_file, torch
 
 import codi_tf
 from codi_tf.cli import convert as command
 from codi_tf.core.command_line import run_command
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-transformers = pytest.importorskip("transformers")
-load_file = pytest.importorskip("safetensors.torch").load_file
-save_file = pytest.importorskip("safetensors.torch").save_file
-torch.set_num_threads(1)
-
-from convert_cases import edited, make_pipeline  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """A pipeline of the family 1.x."""
-    return make_pipeline(tmp_path_factory.mktemp("pipeline") / "saved", "1.x")
-
-
-@pytest.fixture
-def folder(pipeline, tmp_path):
-    """A fresh folder with it."""
-    pipeline.save_pretrained(tmp_path / "saved")
-    return tmp_path / "saved"
+pipeline, folder = convert_cases.pipeline, convert_cases.folder
 
 
 def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:

@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from compvis_files import (
+    FULL_SIZE,
+    NETWORKS,
+    Single,
+    assert_equal,
+    diffusers,
+    is_read,
+    original_clip,
+    original_open_clip,
+    original_unet,
+    original_vae,
+    peer,
+    save_file,
+    schedule,
+    torch,
+)
 
 from codi_tf.checkpoints import compvis
 from codi_tf.core.errors import UserError
 from codi_tf.io.layouts import key_of
 from codi_tf.io.tensor_files import StoredTensor
 from codi_tf.io.weights import state_dict
-
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-peer = pytest.importorskip("diffusers.loaders.single_file_utils")
-save_file = pytest.importorskip("safetensors.torch").save_file
-torch.set_num_threads(1)
-
-from compvis_files import (  # noqa: E402
-    FULL_SIZE,
-    NETWORKS,
-    Single,
-    assert_equal,
-    is_read,
-    original_clip,
-    original_open_clip,
-    original_unet,
-    original_vae,
-    schedule,
-)
 
 TOLERANCE = 2e-5  # of the output's scale
 LEVELS = {

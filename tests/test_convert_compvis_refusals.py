@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from compvis_files import NETWORKS, Single, assert_equal, diffusers, is_read, save_file, schedule, torch
 
 import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.io.weights import state_dict
-
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-peer = pytest.importorskip("diffusers.loaders.single_file_utils")
-save_file = pytest.importorskip("safetensors.torch").save_file
-torch.set_num_threads(1)
-
-from compvis_files import NETWORKS, Single, assert_equal, is_read, schedule  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=["1.x", "2.x"])

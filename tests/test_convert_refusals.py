@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 
+import convert_cases
 import pytest
+from convert_cases import PARTS, TEXT_CONFIG, UNET_CONFIG, diffusers, edited, load_file, make_pipeline, save_file, torch
 
 import codi_tf
 from codi_tf.adapters.controlnet import CONTROLNET
@@ -14,27 +16,7 @@ from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.io.json_files import read_json, write_json
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-transformers = pytest.importorskip("transformers")
-load_file = pytest.importorskip("safetensors.torch").load_file
-save_file = pytest.importorskip("safetensors.torch").save_file
-torch.set_num_threads(1)
-
-from convert_cases import PARTS, TEXT_CONFIG, UNET_CONFIG, edited, make_pipeline  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """A pipeline of the family 1.x."""
-    return make_pipeline(tmp_path_factory.mktemp("pipeline") / "saved", "1.x")
-
-
-@pytest.fixture
-def folder(pipeline, tmp_path):
-    """A fresh folder with it."""
-    pipeline.save_pretrained(tmp_path / "saved")
-    return tmp_path / "saved"
+pipeline, folder = convert_cases.pipeline, convert_cases.folder
 
 
 def test_a_value_out_of_range_is_refused(folder, tmp_path):

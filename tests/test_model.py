@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import bundles
 import keras
 import numpy as np
 import pytest
@@ -29,33 +30,7 @@ from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.model import CoDi
 from codi_tf.tasks import make_task
 
-CONDITION = np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8")
-
-
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing a sampler costs seconds; what is shown here does not depend on it."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A model whose average is another network than its student."""
-    model = make_model(tiny_base())
-    randomize(model.student.adapter.encoder.variables, 1)
-    model.average = model.method.start_average()
-    randomize(model.average.variables, 2)
-    return model
-
-
-@pytest.fixture(scope="module")
-def saved(model, tmp_path_factory):
-    """Its bundle; tests copy it before they break it."""
-    folder = tmp_path_factory.mktemp("saved") / "bundle"
-    model.save(folder, provenance={"made": "here"})
-    return folder
+CONDITION, eager, model, saved = bundles.CONDITION, bundles.eager, bundles.model, bundles.saved
 
 
 @pytest.fixture

@@ -6,15 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_base
+import study_results
 from scipy import stats
 from study_results import D, N, S, put
 
-from codi_tf import data
-from codi_tf.evaluation.loading import metrics_with
-from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.numerics import frechet_distance, frechet_interval
-from codi_tf.tasks import make_task
 from studies.paper import bootstrap, claims, costs, pieces, plan, report
 from studies.paper.bootstrap import REPLICATES, Spread, frechet_to, ratio_to
 from studies.paper.claims import CLAIMS, CONTRARY, HIGHER, LOWER, NOT_HIGHER, NOT_REPRODUCED, OPEN, REPRODUCED
@@ -208,22 +204,7 @@ def test_verdicts(side, interval, expected):
 # --- results in a folder
 
 
-@pytest.fixture(scope="module")
-def evaluator():
-    examples = data.evaluation_set(
-        data.load_photos("heldout"), make_task("super_resolution"), image_size=S, count=N, seed=0
-    )
-
-    def first_pixels(images):
-        return images[:, 0, :2, 0]
-
-    return Evaluator(examples["image"], examples["condition"], make_base(), metrics_with(first_pixels))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Where results lie."""
-    return tmp_path / "runs" / "study" / "metrics"
+evaluator, folder = study_results.evaluator, study_results.folder
 
 
 def judged(folder, comparison, **options):

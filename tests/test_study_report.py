@@ -6,14 +6,10 @@ import argparse
 import json
 
 import pytest
-from conftest import make_base
-from study_results import N, S, put
+import study_results
+from study_results import put
 
-from codi_tf import data
 from codi_tf.core.errors import UserError
-from codi_tf.evaluation.loading import metrics_with
-from codi_tf.evaluation.measuring import Evaluator
-from codi_tf.tasks import make_task
 from studies.paper import __main__ as study
 from studies.paper import pieces, report
 from studies.paper.claims import OPEN, REPRODUCED
@@ -25,22 +21,7 @@ from studies.paper.tuning import of_trial
 # --- results in a folder
 
 
-@pytest.fixture(scope="module")
-def evaluator():
-    examples = data.evaluation_set(
-        data.load_photos("heldout"), make_task("super_resolution"), image_size=S, count=N, seed=0
-    )
-
-    def first_pixels(images):
-        return images[:, 0, :2, 0]
-
-    return Evaluator(examples["image"], examples["condition"], make_base(), metrics_with(first_pixels))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Where results lie."""
-    return tmp_path / "runs" / "study" / "metrics"
+evaluator, folder = study_results.evaluator, study_results.folder
 
 
 @pytest.fixture

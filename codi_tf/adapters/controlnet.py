@@ -8,10 +8,10 @@ import keras
 from keras import ops
 
 from codi_tf.adapters import ADAPTERS
-from codi_tf.adapters.adapted import Adapter, check_image_adapter
+from codi_tf.adapters.adapted import check_image_adapter
+from codi_tf.adapters.diffusers_form import DiffusersAdapter
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.kinds import ENCODER, ENCODER_FIXED, ENCODER_POSITIVE, Kind
-from codi_tf.checkpoints.networks import read_network, write_network
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.models.layers import Conv2D, PointwiseConv2D
@@ -50,16 +50,13 @@ class HintNetwork(keras.layers.Layer):
 
 
 @ADAPTERS.register("controlnet")
-class ControlNet(UNetEncoder, Adapter):
+class ControlNet(UNetEncoder, DiffusersAdapter):
     """A copy of the UNet's encoder that takes z_t, t, the prompt and the condition image. Its outputs are added to the
     UNet's features through 1x1 convolutions that start at zero.
 
     The arguments are the keys of a diffusers ControlNetModel's `config.json`, with the same meaning. The features of
     the condition image do not depend on z_t or t: `condition` computes them once, the encoder runs in every step.
     """
-
-    condition_space = "image"
-    starts_from_folder = True
 
     def __init__(self, *, conditioning_channels: int = 3, conditioning_embedding_out_channels=HINT_WIDTHS, **kwargs):
         super().__init__(**kwargs)
@@ -77,18 +74,8 @@ class ControlNet(UNetEncoder, Adapter):
         self.zero_middle = _zero_conv(self.block_out_channels[-1], "controlnet_mid_block")
 
     @classmethod
-    def for_base(cls, base: Base, condition_channels: int) -> ControlNet:
-        assert base.unet is not None
-        return cls.duplicate(base.unet, factor=base.vae.factor, condition_channels=condition_channels)
-
-    @classmethod
-    def read(cls, folder: Path, base: Base, condition_channels: int) -> ControlNet:
-        assert base.unet is not None
-        return load_controlnet(folder, compute=base.unet.compute_dtype)
-
-    def write(self, folder: Path, *, dtype: str = "float32") -> None:
-        """Write a folder that `ControlNetModel.from_pretrained` reads. Raises UserError for an unknown dtype."""
-        write_network(CONTROLNET, self, folder, dtype=dtype)
+    def kind(cls) -> Kind:
+        return CONTROLNET
 
     def check(self, base: Base, condition_channels: int) -> None:
         for key in SHARED:
@@ -181,15 +168,9 @@ CONTROLNET = Kind(
 def load_controlnet(folder: str | Path, *, compute: str = "float32") -> ControlNet:
     """Read a diffusers ControlNetModel, to be the adapter of a model: `CoDi(base, adapter=load_controlnet(folder))`.
 
-    Args:
-        folder: with config.json and safetensors weights; the `adapter/` of a bundle with this adapter is one, too.
-        compute: the format of activations, that of the base. The weights are float32, because they are trained.
-
-    Raises:
-        UserError: for a missing, truncated or foreign part.
+    Arguments and errors are those of `diffusers_form.DiffusersAdapter.from_folder`.
     """
-    with built_in(make_policy(compute)):
-        return read_network(CONTROLNET, Path(folder), name="adapter")
+    return ControlNet.from_folder(folder, compute=compute)
 
 
 def _zero_conv(channels: int, name: str) -> Conv2D:

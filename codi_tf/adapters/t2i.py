@@ -8,10 +8,10 @@ import keras
 from keras import ops
 
 from codi_tf.adapters import ADAPTERS
-from codi_tf.adapters.adapted import Adapter, check_image_adapter
+from codi_tf.adapters.adapted import check_image_adapter
+from codi_tf.adapters.diffusers_form import DiffusersAdapter
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.kinds import Kind
-from codi_tf.checkpoints.networks import read_network, write_network
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.models.layers import Conv2D, PointwiseConv2D
@@ -92,7 +92,7 @@ class AdapterBlock(keras.layers.Layer):
 
 
 @ADAPTERS.register("t2i")
-class T2IAdapter(Adapter):
+class T2IAdapter(DiffusersAdapter):
     """Features of the condition image, one for each level of the UNet's encoder, which are added there.
 
     The arguments are the keys of the `config.json` of diffusers' T2IAdapter, with the same meaning. A "full_adapter"
@@ -105,9 +105,6 @@ class T2IAdapter(Adapter):
     Raises:
         UserError: for an unknown adapter_type; "full_adapter_xl" is for UNets that are not supported.
     """
-
-    condition_space = "image"
-    starts_from_folder = True
 
     def __init__(
         self,
@@ -140,18 +137,8 @@ class T2IAdapter(Adapter):
             width = channels
 
     @classmethod
-    def for_base(cls, base: Base, condition_channels: int) -> T2IAdapter:
-        assert base.unet is not None
-        return cls.duplicate(base.unet, factor=base.vae.factor, condition_channels=condition_channels)
-
-    @classmethod
-    def read(cls, folder: Path, base: Base, condition_channels: int) -> T2IAdapter:
-        assert base.unet is not None
-        return load_t2i_adapter(folder, compute=base.unet.compute_dtype)
-
-    def write(self, folder: Path, *, dtype: str = "float32") -> None:
-        """Write a folder that `T2IAdapter.from_pretrained` reads. Raises UserError for an unknown dtype."""
-        write_network(T2I_ADAPTER, self, folder, dtype=dtype)
+    def kind(cls) -> Kind:
+        return T2I_ADAPTER
 
     def check(self, base: Base, condition_channels: int) -> None:
         assert base.unet is not None
@@ -273,15 +260,9 @@ T2I_ADAPTER = Kind(
 def load_t2i_adapter(folder: str | Path, *, compute: str = "float32") -> T2IAdapter:
     """Read a diffusers T2IAdapter, to be the adapter of a model: `CoDi(base, adapter=load_t2i_adapter(folder))`.
 
-    Args:
-        folder: with config.json and safetensors weights; the `adapter/` of a bundle with this adapter is one, too.
-        compute: the format of activations, that of the base. The weights are float32, because they are trained.
-
-    Raises:
-        UserError: for a missing, truncated or foreign part.
+    Arguments and errors are those of `diffusers_form.DiffusersAdapter.from_folder`.
     """
-    with built_in(make_policy(compute)):
-        return read_network(T2I_ADAPTER, Path(folder), name="adapter")
+    return T2IAdapter.from_folder(folder, compute=compute)
 
 
 def pixel_unshuffle(image, factor: int):

@@ -25,8 +25,9 @@ def resolve(values: dict, config: Path) -> None:
         *sections, last = key.split(".")
         inside = values
         for section in sections:
-            inside = inside.get(section) if isinstance(inside, dict) else None
-        text = inside.get(last) if isinstance(inside, dict) else None
+            inside = inside.get(section)
+            inside = inside if isinstance(inside, dict) else {}
+        text = inside.get(last)
         if isinstance(text, str) and not (key == "data.source" and _NO_PATH.fullmatch(text)):
             inside[last] = _resolved(text, config.parent)
 
