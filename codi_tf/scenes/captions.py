@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
 from codi_tf.scenes.world import COLORS, FLOORS, LIGHTS, MOST_OBJECTS, Scene
 
@@ -67,7 +68,7 @@ def caption(scene: Scene, seed: Tensor | None = None) -> Tensor:
         seed: int32 [2]; draws synonyms, and where floor and light stand. None: the first words, in the usual order.
     """
     drawn = tf.zeros([4, MOST_OBJECTS]) if seed is None else tf.random.stateless_uniform([4, MOST_OBJECTS], seed)
-    place = tf.zeros([3]) if seed is None else tf.random.stateless_uniform([3], tf.random.fold_in(seed, 1))
+    place = tf.zeros([3]) if seed is None else tf.random.stateless_uniform([3], fold_in(seed, 1))
     words = [_word(kind, getattr(scene, kind), drawn[i]) for i, kind in enumerate(_OBJECT)]
     names = tf.strings.join(["a", *words], " ")  # [MOST_OBJECTS]
     two = tf.strings.join([names[0], names[1]], " and ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
 from codi_tf.scenes.camera import VIEW, camera_at, project
 from codi_tf.scenes.solids import radius
@@ -25,7 +26,7 @@ def draw_scene(seed: Tensor) -> Scene:
     u = tf.random.stateless_uniform([6], seed)
     count = 1 + tf.cast(u[0] >= COUNTS[0], tf.int32) + tf.cast(u[0] >= COUNTS[0] + COUNTS[1], tf.int32)
     yaw, height = _between(YAW, u[1]), _between(HEIGHT, u[2])
-    seeds = tf.random.experimental.stateless_split(seed, 3)
+    seeds = [fold_in(seed, stream) for stream in range(3)]
     v = tf.random.stateless_uniform([CANDIDATES, 3, MOST_OBJECTS], seeds[0])
     size = tf.cast(v[:, 2] < tf.gather(tf.constant(LARGE), count - 1), tf.int32)
     # Each object has its own part of the width, so that most layouts are valid.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from codi_tf.core.lazy import tensorflow as tf
+from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
 from codi_tf.scenes.captions import TABLES
 from codi_tf.scenes.drawing import draw_scene, is_valid
@@ -42,7 +43,7 @@ def draw_edit(seed: Tensor) -> Edit:
 
     "size" and "shape" need room for the larger object, "remove" a second object, "add" a free place.
     """
-    seeds = tf.random.experimental.stateless_split(seed, 2)
+    seeds = [fold_in(seed, stream) for stream in range(2)]
     full = draw_scene(seeds[0])
     u = tf.unstack(tf.random.stateless_uniform([4], seeds[1]))
     chosen = tf.cast(u[0] * tf.cast(full.count, tf.float32), tf.int32)

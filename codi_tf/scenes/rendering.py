@@ -56,7 +56,7 @@ def render(scene: Scene, size: int) -> Rendering:
     depths = blocks(inverse)
     nearest = tf.argmax(depths, -1, output_type=tf.int32)
     shown = tf.gather(blocks(hits.what), nearest, batch_dims=2)
-    return Rendering(_developed(linear), tf.reduce_max(depths, -1)[..., None], shown)
+    return Rendering(_developed(linear), tf.reduce_max(depths, -1, keepdims=True), shown)
 
 
 def _developed(linear: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def make_plan(package: Package, condition: np.ndarray, tile: bool | None = None)
             f"--tile: {package.folder} was made for {package.task}, which needs the whole image at once; leave it out"
         )
     scale = min(package.height / height, package.width / width)
-    smaller = Plan(*(max(1, round(scale * side)) for side in (height, width)))
+    smaller = Plan(max(1, round(scale * height)), max(1, round(scale * width)))
     if scale >= 1:
         return smaller
     if not package.is_local:
