@@ -1,4 +1,4 @@
-"""A config from its training to a image of its export, all by the programs' own entries."""
+"""A config from its training to an image of its export, all by the programs' own entries."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ S = 16
 
 
 def ramp(height, width, mark):
-    """A picture that knows its coordinates: channels (row, column, mark)."""
+    """An image that knows its coordinates: channels (row, column, mark)."""
     y, x = np.mgrid[:height, :width]
     return np.stack([y, x, np.full_like(y, mark)], axis=-1).astype(np.uint8)
 
@@ -22,7 +22,7 @@ def stream_of(tmp_path, members, **options):
     return Stream(index_webdataset([write_tar(tmp_path / "a.tar", members)]), **options)
 
 
-def pictures(count, height=40, width=56):
+def numbered_files(count, height=40, width=56):
     return {f"{i:03}.png": encoded(ramp(height, width, i)) for i in range(count)}
 
 

@@ -29,7 +29,7 @@ def awaken(module, seed: int = 0) -> None:
                 part.running_var.copy_(0.5 + torch.rand(part.running_var.shape, generator=random))
 
 
-def pictures(count: int, height: int, width: int, seed: int = 0):
+def random_images(count: int, height: int, width: int, seed: int = 0):
     """Smooth images with noise, float32 [count, height, width, 3] in [-1, 1]."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.randn((count, 3, 4, 4), generator=random)

@@ -11,13 +11,13 @@ import tensorflow as tf
 from PIL import Image
 
 
-def picture(seed: int, height: int = 20, width: int = 24) -> np.ndarray:
-    """A image of noise, uint8 [H, W, 3]."""
+def new_image(seed: int, height: int = 20, width: int = 24) -> np.ndarray:
+    """An image of noise, uint8 [H, W, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG", **options) -> bytes:
-    """The bytes of a image's file."""
+    """The bytes of an image's file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()

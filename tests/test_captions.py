@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from shards import encoded, picture, write_tar
+from shards import encoded, new_image, write_tar
 
 from codi_tf import data
 from codi_tf.checkpoints.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ class Watched:
 def members(files):
     found = {}
     for i, (name, payload) in enumerate(files.items()):
-        found[f"{i}.png"] = encoded(picture(i))
+        found[f"{i}.png"] = encoded(new_image(i))
         found[f"{i}.{name.rpartition('.')[2]}"] = payload
     return found
 
@@ -127,7 +127,7 @@ def test_texts_that_are_not_used_are_not_read(tmp_path, monkeypatch):
 
 def test_a_run_says_how_many_prompts_are_missing(tmp_path, monkeypatch):
     """Fault: images without a caption are trained with the empty prompt in silence."""
-    files = members({"a.txt": b"a cat", "b.txt": b"a dog"}) | {"9.png": encoded(picture(9))}
+    files = members({"a.txt": b"a cat", "b.txt": b"a dog"}) | {"9.png": encoded(new_image(9))}
     for source in sources(tmp_path / "data", monkeypatch, files):
         with pytest.warns(UserWarning, match="1 of 3 images have no prompt, and take the empty one"):
             batches(source)
@@ -140,7 +140,7 @@ def test_a_run_without_any_prompt_is_refused(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="none of (these 2 images has a prompt|the first 400 prompts has a word)"):
             batches(source, 101)
     with pytest.raises(UserError, match="images without prompt"):
-        batches(open_source(str(write_tar(tmp_path / "b.tar", {"a.png": encoded(picture(0))}))))
+        batches(open_source(str(write_tar(tmp_path / "b.tar", {"a.png": encoded(new_image(0))}))))
 
 
 def test_long_prompts_are_counted(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ KERNELS = {
 }
 
 
-def random_image(height=24, width=31, seed=0):
+def new_image(height=24, width=31, seed=0):
     """Float32 [H, W, 3] in [0, 1] with power at every frequency."""
     return np.random.default_rng(seed).uniform(0, 1, (height, width, 3)).astype(np.float32)
 
@@ -146,7 +146,7 @@ def test_the_sinc_kernel_passes_what_is_below_its_cutoff():
 @pytest.mark.parametrize("size", [1, 3, 9, 21])
 @pytest.mark.parametrize("shape", [(24, 31), (40, 12)])
 def test_filtered_is_a_convolution_with_mirrored_edges(shape, size):
-    image, kernel = random_image(*shape), np.random.default_rng(1).normal(size=(size, size)).astype(np.float32)
+    image, kernel = new_image(*shape), np.random.default_rng(1).normal(size=(size, size)).astype(np.float32)
     expected = ndimage.convolve(image.astype(np.float64), kernel[..., None], mode="reflect")
     ours = filtered(tf.constant(image), tf.constant(kernel))
     assert ours.shape == image.shape and ours.dtype == tf.float32
@@ -159,7 +159,7 @@ def test_products_filter_columns_and_rows(shape, size):
     """Not the same backwards nor in the two directions; images of less than a block, of whole blocks and of more."""
     random = np.random.default_rng(2)
     down, across = (weights / weights.sum() for weights in random.uniform(0.1, 1, (2, size)))
-    image, kernel = random_image(*shape), np.outer(down, across).astype(np.float32)
+    image, kernel = new_image(*shape), np.outer(down, across).astype(np.float32)
     expected = ndimage.convolve(image.astype(np.float64), kernel[..., None], mode="reflect")
     np.testing.assert_allclose(filtered(tf.constant(image), tf.constant(kernel)), expected, atol=1e-5)
 
@@ -187,7 +187,7 @@ def test_fast_lengths():
 @pytest.mark.parametrize("sigma", [(4.0, 2.0), (3.0, 3.0)])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 5), (4, 3)])
 def test_images_smaller_than_the_kernel(shape, sigma):
-    image, kernel = random_image(*shape), gaussian_kernel(21, sigma, 0.5)
+    image, kernel = new_image(*shape), gaussian_kernel(21, sigma, 0.5)
     padded = np.pad(image, ((10, 10), (10, 10), (0, 0)), "symmetric")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (21, 21), axis=(0, 1))
     expected = np.einsum("hwcyx,yx->hwc", windows, kernel.numpy()[::-1, ::-1])
@@ -199,7 +199,7 @@ def test_filtered_in_a_graph_of_unknown_sizes():
         filtered, input_signature=(tf.TensorSpec((None, None, 3)), tf.TensorSpec((None, None), tf.float32))
     )
     for shape, size, sigma in itertools.product(((9, 14), (33, 20)), (5, 21), ((2.0, 1.0), (2.0, 2.0))):
-        image, kernel = tf.constant(random_image(*shape)), gaussian_kernel(size, sigma, 0.4)
+        image, kernel = tf.constant(new_image(*shape)), gaussian_kernel(size, sigma, 0.4)
         np.testing.assert_allclose(graph(image, kernel), filtered(image, kernel), atol=1e-6)
 
 
@@ -243,7 +243,7 @@ PEERS = {
 @pytest.mark.parametrize("size", [(24, 31), (6, 11), (30, 47), (1, 2), (23, 40)])
 @pytest.mark.parametrize("method", RESIZES)
 def test_resized_is_what_the_method_says(method, size):
-    image = random_image()
+    image = new_image()
     ours = resized(tf.constant(image), *size, tf.constant(RESIZES.index(method))).numpy()
     assert ours.shape == (*size, 3) and ours.dtype == np.float32
     np.testing.assert_allclose(ours, PEERS[method](image.astype(np.float64), *size), atol=3e-3)
@@ -253,7 +253,7 @@ def test_resized_in_a_graph_of_unknown_sizes():
     signature = [tf.TensorSpec((None, None, 3)), *3 * [tf.TensorSpec((), tf.int32)]]
     graph = tf.function(resized, input_signature=signature)
     for mode in range(3):
-        image = tf.constant(random_image(9, 14))
+        image = tf.constant(new_image(9, 14))
         np.testing.assert_array_equal(graph(image, 5, 20, mode), resized(image, 5, 20, tf.constant(mode)))
 
 
@@ -345,10 +345,10 @@ def test_black_has_no_poisson_noise_and_what_is_out_of_range_counts_as_its_end()
 
 
 def test_gray_noise_is_one_number_a_pixel():
-    image = tf.constant(random_image(200, 200))
+    image = tf.constant(new_image(200, 200))
     for noise in (gaussian_noise(image, 5.0, (1, 2), gray=True), poisson_noise(image, 1.0, (1, 2), gray=True)):
         assert noise.shape == (200, 200, 1)
-    brightness = random_image(200, 200) @ [0.2989, 0.587, 0.114]
+    brightness = new_image(200, 200) @ [0.2989, 0.587, 0.114]
     ratio = np.square(noise.numpy()[..., 0]) / (brightness / 256)
     assert ratio.mean() == pytest.approx(1, abs=4 * math.sqrt(2.2 / ratio.size))
     assert np.corrcoef(ratio[brightness > 0.5], brightness[brightness > 0.5])[0, 1] < 0.05
@@ -364,7 +364,7 @@ def test_the_halves_of_a_image_are_independent(noise):
 
 @pytest.mark.parametrize("noise", [gaussian_noise, poisson_noise])
 def test_noise_is_a_function_of_its_seed(noise):
-    image = tf.constant(random_image())
+    image = tf.constant(new_image())
     first, again, other = (noise(image, 2.0, seed).numpy() for seed in ((1, 2), (1, 2), (1, 3)))
     np.testing.assert_array_equal(first, again)
     assert np.abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 4 / math.sqrt(first.size)
@@ -381,7 +381,7 @@ def test_noise_is_a_function_of_its_seed(noise):
 
 @pytest.mark.parametrize("quality", [30, 60, 95])
 def test_jpeg_is_as_accurate_as_another_coder(quality):
-    pixels = np.rint(ndimage.gaussian_filter(random_image(48, 64), (2, 2, 0)) * 255).astype(np.uint8)
+    pixels = np.rint(ndimage.gaussian_filter(new_image(48, 64), (2, 2, 0)) * 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "jpeg", quality=quality)
     ours = 255 * jpeg(tf.constant(pixels / np.float32(255)), tf.constant(quality)).numpy()
@@ -390,5 +390,5 @@ def test_jpeg_is_as_accurate_as_another_coder(quality):
 
 
 def test_jpeg_is_that_of_the_simpler_task():
-    image = tf.constant(1.4 * random_image() - 0.2)
+    image = tf.constant(1.4 * new_image() - 0.2)
     np.testing.assert_array_equal(jpeg(image, 50), super_resolution.jpeg(image, 50))

@@ -100,7 +100,7 @@ def open_png(path: Path) -> np.ndarray:
 
 
 def assert_shows(grid: np.ndarray, top: int, left: int, image: np.ndarray) -> None:
-    """A image in [-1, 1] stands at a place of a grid, eight times as large."""
+    """An image in [-1, 1] stands at a place of a grid, eight times as large."""
     cell = grid[top : top + CELL : CELL // S, left : left + CELL : CELL // S]
     np.testing.assert_allclose(cell.astype(int), to_uint8((image + 1) / 2), atol=1)
 

@@ -138,14 +138,14 @@ S, ZOOM, SIDE, GAP = 16, 8, 128, 8
 
 
 def plain(value: float, channels: int = 3) -> np.ndarray:
-    """A image that no other equals."""
+    """An image that no other equals."""
     image = np.full((S, S, channels), value, np.float32)
     image[: S // 2, ..., 0] = -value
     return image
 
 
 def cell(grid: np.ndarray, row: int, column: int, *, rows: int) -> np.ndarray:
-    """A image of a grid that ends with `rows` rows, shrunk to its own size; columns count from the right, as -1."""
+    """An image of a grid that ends with `rows` rows, shrunk to its own size; columns count from the right, as -1."""
     top, left = grid.shape[0] + (row - rows) * (SIDE + GAP), grid.shape[1] + column * (SIDE + GAP)
     return to_uint8(grid[top : top + SIDE : ZOOM, left : left + SIDE : ZOOM])
 

@@ -210,7 +210,7 @@ def test_a_condition_with_a_mask(painter):
 
 @pytest.mark.parametrize("name", ["ddim", "stochastic"])
 def test_model_sampler_makes_what_generate_makes(model, examples, name):
-    """Of the first images too: the noise of a image does not depend on how many follow."""
+    """Of the first images too: the noise of an image does not depend on how many follow."""
     conditions = examples["condition"]
     sampler = model_sampler(model, 2, seed=3, sampler=name)
     images, latents = sampler(conditions)

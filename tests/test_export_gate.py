@@ -126,7 +126,7 @@ def test_refuses_colors_that_shift(program):
         parity.refuse("onnx", figures(expected, expected + np.float32([0.03, 0, 0]), program, kind="int8"))
 
 
-def test_refuses_pictures_that_saturate(program):
+def test_refuses_images_that_saturate(program):
     expected = images_that_move_by(0.1)
     expected[:, :2] = 0.99
     outputs = np.where(expected == np.float32(0.99), np.float32(1), expected)

@@ -1,4 +1,4 @@
-"""How kernels are kept: what is left of them, what it costs, and which of them a image needs how exactly."""
+"""How kernels are kept: what is left of them, what it costs, and which of them an image needs how exactly."""
 
 from __future__ import annotations
 

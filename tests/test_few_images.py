@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from commands import run_here
-from shards import encoded, picture
+from shards import encoded, new_image
 from tiny import tiny_run
 
 from codi_tf import data
@@ -27,7 +27,7 @@ def test_nothing_held_out():
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_one_image_gives_batches(tmp_path, monkeypatch, in_memory):
     """Fault: the draw among images fails for one."""
-    (tmp_path / "a.png").write_bytes(encoded(picture(0)))
+    (tmp_path / "a.png").write_bytes(encoded(new_image(0)))
     if not in_memory:
         monkeypatch.setattr(opening, "IN_MEMORY", 0)
     source = data.load_source(str(tmp_path), "train", heldout_fraction=0.0)

@@ -193,7 +193,7 @@ def test_as_batch_refuses_what_is_no_image(value, message):
         images.as_batch("picture", value)
 
 
-def test_grid_places_pictures_between_white_gaps():
+def test_grid_places_images_between_white_gaps():
     image = images.grid([[RED, BLUE]], ["", ""], gap=5)
     assert image.dtype == np.float32 and image.shape == (5 + 0 + 5 + 10 + 5, 5 + 30 + 5 + 30 + 5, 3)
     assert area(image, [1, 0, 0]) == (10, 19, 5, 34, True)
@@ -221,7 +221,7 @@ def test_grid_title_is_written_over_its_column_and_widens_it():
     top, _, left, _, whole = area(titled, [0, 0, 1])
     assert whole and top > 20
     dark = np.nonzero((titled < 0.3).all(axis=-1))
-    assert dark[0].size > 50 and dark[0].min() >= 8 and dark[0].max() < top  # whole, above the pictures
+    assert dark[0].size > 50 and dark[0].min() >= 8 and dark[0].max() < top  # whole, above the images
     assert 38 <= dark[1].min() < left and dark[1].max() > left + 30  # over the second column, to both sides
 
 

@@ -71,7 +71,7 @@ def test_every_format_is_read(tmp_path, format):
     assert set(EXTENSIONS) & {ext for ext, name in Image.registered_extensions().items() if name == format}
 
 
-def test_a_jpeg_of_several_pictures(tmp_path):
+def test_a_jpeg_of_several_images(tmp_path):
     """Fault: what phones write (MPO) is refused because it is not in the list."""
     first, second = (Image.fromarray(np.full((16, 16, 3), level, np.uint8)) for level in (50, 200))
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])

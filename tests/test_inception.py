@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras.src.legacy.saving import legacy_h5_format
-from perception_peers import awaken, channels_first, pictures, torch
+from perception_peers import awaken, channels_first, random_images, torch
 
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation.perception.inception import load_inception
@@ -50,7 +50,7 @@ def near(found, expected) -> bool:
 @pytest.mark.parametrize("size", [(48, 64), (320, 350)])
 def test_the_features_are_those_of_pytorch_fid(ours, peer, size):
     """The larger images are made smaller, without antialiasing."""
-    images = pictures(2, *size)
+    images = random_images(2, *size)
     with torch.no_grad():
         expected = peer(channels_first((images + 1) / 2))[0][:, :, 0, 0].numpy()
     found = ours(images)
@@ -65,7 +65,7 @@ def test_the_features_are_those_of_torch_fidelity(ours, state, tmp_path):
     peer = fidelity.FeatureExtractorInceptionV3(
         "inception", ["2048"], feature_extractor_weights_path=str(tmp_path / "weights.pth")
     )
-    levels = np.rint(127.5 + 127.5 * pictures(1, 299, 299)).astype("uint8")
+    levels = np.rint(127.5 + 127.5 * random_images(1, 299, 299)).astype("uint8")
     with torch.no_grad():
         (expected,) = peer(channels_first(levels))
     assert near(ours((levels.astype("float32") - 128) / 128), expected.numpy())
@@ -119,7 +119,7 @@ def test_keras_network_reads_a_file(application, tmp_path, form):
         with h5py.File(path, "w") as file:
             legacy_h5_format.save_weights_to_hdf5_group(file, application)
     features = load_inception(f"keras:{path}")
-    images = pictures(1, 320, 200)
+    images = random_images(1, 320, 200)
     resized = torch.nn.functional.interpolate(channels_first(images), size=(299, 299), mode="bilinear")
     levels = (127.5 * (resized.permute(0, 2, 3, 1).numpy() + 1)).astype("float32")
     expected = application(keras.applications.inception_v3.preprocess_input(levels), training=False)

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from perception_peers import awaken, channels_first, pictures, torch
+from perception_peers import awaken, channels_first, random_images, torch
 
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.losses import perceptual_distance
@@ -45,7 +45,7 @@ def near(found, expected) -> bool:
 @pytest.mark.parametrize("size", [(64, 64), (35, 31), (50, 79)])
 def test_the_distance_is_that_of_the_package(both, size):
     peer, ours = both
-    a, b = pictures(3, *size), pictures(3, *size, seed=1)
+    a, b = random_images(3, *size), random_images(3, *size, seed=1)
     b[1] = 0.9 * a[1]
     found = ours.distance(a, b)
     assert found.dtype == "float32" and found.shape == (3,)
@@ -55,7 +55,7 @@ def test_the_distance_is_that_of_the_package(both, size):
 
 
 def test_equal_images_have_no_distance(both):
-    a, b = pictures(2, 40, 40), pictures(2, 40, 40, seed=1)
+    a, b = random_images(2, 40, 40), random_images(2, 40, 40, seed=1)
     ours = both[1]
     np.testing.assert_array_equal(ours.distance(a, a), 0)
     np.testing.assert_allclose(ours.distance(a, b), ours.distance(b, a), rtol=1e-6)
@@ -63,7 +63,7 @@ def test_equal_images_have_no_distance(both):
 
 def test_maps_make_it_a_loss_with_the_gradient_of_the_package(both):
     peer, ours = both
-    a, b = pictures(2, 40, 40), pictures(2, 40, 40, seed=1)
+    a, b = random_images(2, 40, 40), random_images(2, 40, 40, seed=1)
     distance = perceptual_distance(tf.identity, ours.maps)
     x_hat = tf.constant(b)
     with tf.GradientTape() as tape:
@@ -107,7 +107,7 @@ def test_a_file_with_all_of_the_package_s_keys(both, tmp_path):
 def test_too_small_images_are_refused_and_the_smallest_are_not(both):
     peer, ours = both
     side = ours.trunk.smallest
-    a, b = pictures(1, side, side + 3), pictures(1, side, side + 3, seed=1)
+    a, b = random_images(1, side, side + 3), random_images(1, side, side + 3, seed=1)
     assert near(ours.distance(a, b), peer_distance(peer, a, b))
     with pytest.raises(UserError, match=f"needs sides of {side} pixels or more"):
         ours.distance(a[:, 1:], b[:, 1:])

@@ -1,4 +1,4 @@
-"""Every method from its config to a image, and what the configs of all tasks start from."""
+"""Every method from its config to an image, and what the configs of all tasks start from."""
 
 from __future__ import annotations
 

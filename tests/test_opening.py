@@ -6,7 +6,7 @@ import gzip
 
 import numpy as np
 import pytest
-from shards import decoded, encoded, example, picture, write_tar, write_tfrecord
+from shards import decoded, encoded, example, new_image, write_tar, write_tfrecord
 
 from codi_tf import data
 from codi_tf.core.errors import UserError
@@ -16,7 +16,7 @@ from codi_tf.data.splits import is_heldout
 from codi_tf.data.stream import Stream
 
 S = 16
-IMAGES = {f"{i:02}": encoded(picture(i)) for i in range(12)}
+IMAGES = {f"{i:02}": encoded(new_image(i)) for i in range(12)}
 
 
 def write_files(folder, names=IMAGES):

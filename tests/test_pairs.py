@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from commands import run_here
 from PIL import Image
-from shards import encoded, picture, write_tar
+from shards import encoded, new_image, write_tar
 from tiny import tiny_photos
 
 from codi_tf import data
@@ -99,7 +99,7 @@ def test_without_a_size_the_embedded_photos_give_crops_of_256_pixels(tmp_path):
 
 
 def members(count, bad):
-    return {f"{i:03}.png": b"no picture" if i in bad else encoded(picture(i)) for i in range(count)}
+    return {f"{i:03}.png": b"no picture" if i in bad else encoded(new_image(i)) for i in range(count)}
 
 
 def test_unreadable_records_end_the_work_in_one_line(tmp_path):

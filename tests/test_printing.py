@@ -8,7 +8,7 @@ import warnings
 import pytest
 import yaml
 from commands import run_here
-from shards import encoded, picture
+from shards import encoded, new_image
 from tiny import tiny_run
 
 from codi_tf import data
@@ -37,10 +37,10 @@ def test_names_that_hold_anything_are_read_and_shown_on_one_line(tmp_path, name,
     folder = tmp_path / "data"
     folder.mkdir()
     for i in range(12):
-        (folder / f"{i}.png").write_bytes(encoded(picture(i)))
+        (folder / f"{i}.png").write_bytes(encoded(new_image(i)))
     strange = os.path.join(os.fsencode(folder), name + b".png")
     with open(strange, "wb") as file:
-        file.write(encoded(picture(0)))
+        file.write(encoded(new_image(0)))
     splits = [data.load_source(str(folder), split, heldout_fraction=0.4) for split in ("train", "heldout", None)]
     assert len(splits[0]) + len(splits[1]) == len(splits[2]) == 13 and f"{shown}.png" in splits[2].names
     for path, content in ((strange, b"broken"), (strange[:-3] + b"heic", b"")):

@@ -29,7 +29,7 @@ CLEAN = OFF | {name + "2": value for name, value in OFF.items()} | {"second_blur
 
 
 def texture(height=64, width=64, seed=0):
-    """A picture with power at every frequency, whole 8-bit levels, float32 [H, W, 3] in [-1, 1]."""
+    """An image with power at every frequency, whole 8-bit levels, float32 [H, W, 3] in [-1, 1]."""
     noise = np.random.default_rng(seed).uniform(-1, 1, (height, width, 3))
     values = (0.5 * noise + 0.5 * ndimage.gaussian_filter(noise, (3, 3, 0)) * 8).clip(-1, 1)
     return np.float32(np.rint((values + 1) * 127.5) / 127.5 - 1)
@@ -82,7 +82,7 @@ def test_batches_of_data():
     np.testing.assert_array_equal(whole[2], resumed)
 
 
-def test_all_off_is_the_picture_made_smaller_and_larger():
+def test_all_off_is_the_image_made_smaller_and_larger():
     """Smaller by one of three interpolations, with JPEG at quality 100 before and after it; larger bicubically."""
     task, image = RealWorld(**CLEAN), tf.constant(texture())
     once = jpeg((image + 1) / 2, 100)
@@ -100,7 +100,7 @@ def test_all_off_is_the_picture_made_smaller_and_larger():
 
 
 def test_all_off_with_bicubic_samples():
-    """For a smooth picture it does not matter how it is made smaller; what remains is JPEG's rounding."""
+    """For a smooth image it does not matter how it is made smaller; what remains is JPEG's rounding."""
     smooth = ndimage.gaussian_filter(texture()[..., :1].repeat(3, axis=-1), (6, 6, 0))
     smooth *= 0.8 / np.abs(smooth).max()
     condition = RealWorld(scale=2, **CLEAN).degrade(tf.constant(smooth), tf.constant([5, 3]))

@@ -42,7 +42,7 @@ def test_kinds_are_drawn_by_their_weights(which):
     sinc = np.array([(kernel < 0).any() for kernel in drawn])
     same = np.array([np.allclose(kernel, kernel.T, atol=1e-6) for kernel in drawn])
     assert_share(sinc, 0.1)
-    assert_share(same[~sinc], 0.69)  # 0.45 + 0.12 + 0.12: also where a picture is hardly blurred at all
+    assert_share(same[~sinc], 0.69)  # 0.45 + 0.12 + 0.12: also where an image is hardly blurred at all
     assert all(same[sinc])
 
 

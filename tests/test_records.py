@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import tensorflow as tf
-from shards import encoded, example, picture, write_tar, write_tfrecord
+from shards import encoded, example, new_image, write_tar, write_tfrecord
 
 from codi_tf.core.errors import UserError
 from codi_tf.data.permutation import permuted
@@ -17,7 +17,7 @@ from codi_tf.data.records import Unreadable, index_files, index_tfrecord, index_
 from codi_tf.io.listing import files_below
 from codi_tf.io.naming import field_of
 
-JPG = encoded(picture(0), "JPEG")
+JPG = encoded(new_image(0), "JPEG")
 
 
 # --- permutation

@@ -38,7 +38,7 @@ def model(bundle):
 
 
 def upright(height: int, width: int) -> np.ndarray:
-    """A image that tells its corners and axes apart, uint8 [H, W, 3]."""
+    """An image that tells its corners and axes apart, uint8 [H, W, 3]."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     return np.rint(255 * np.stack([y, x, 0.25 + 0 * x], axis=-1)).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""python -m codi_tf.sample CHECKPOINT --prompt: a image of a Stable Diffusion checkpoint, or one line."""
+"""python -m codi_tf.sample CHECKPOINT --prompt: an image of a Stable Diffusion checkpoint, or one line."""
 
 from __future__ import annotations
 

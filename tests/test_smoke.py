@@ -107,7 +107,7 @@ def learn(trainer):
 
 
 def generated(model, **options):
-    """A image that is one."""
+    """An image that is one."""
     image = model.generate(condition(), **options)  # refuses what is not finite
     assert image.shape == (16, 16, 3) and image.dtype == np.uint8 and len(np.unique(image)) > 50
     return image

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from numbered_images import S, marks, pictures, ramp, stream_of, take
+from numbered_images import S, marks, numbered_files, ramp, stream_of, take
 from PIL import Image
-from shards import encoded, picture
+from shards import encoded, new_image
 
 from codi_tf import data
 from codi_tf.data.decoding import EncodedImage, pixels, window_side
@@ -22,8 +22,8 @@ from codi_tf.tasks import make_task
 # --- which record
 
 
-def test_an_epoch_has_every_picture_once_in_an_order_of_its_own(tmp_path):
-    stream = stream_of(tmp_path, pictures(12))
+def test_an_epoch_has_every_image_once_in_an_order_of_its_own(tmp_path):
+    stream = stream_of(tmp_path, numbered_files(12))
     epochs = marks(take(stream, 36)).reshape(3, 12)
     for number, epoch in enumerate(epochs):
         assert sorted(epoch) == list(range(12))
@@ -36,15 +36,15 @@ def test_an_epoch_has_every_picture_once_in_an_order_of_its_own(tmp_path):
 
 def test_an_example_is_a_function_of_seed_and_number(tmp_path):
     options = {"augment": True, "recolor": True}
-    straight = take(stream_of(tmp_path, pictures(5)), 14, **options)
-    resumed = take(stream_of(tmp_path, pictures(5)), 5, start=9, **options)
+    straight = take(stream_of(tmp_path, numbered_files(5)), 14, **options)
+    resumed = take(stream_of(tmp_path, numbered_files(5)), 5, start=9, **options)
     for key, value in resumed.items():
         np.testing.assert_array_equal(value, straight[key][9:])
-    assert (straight["image"] != take(stream_of(tmp_path, pictures(5)), 14, seed=1, **options)["image"]).any()
+    assert (straight["image"] != take(stream_of(tmp_path, numbered_files(5)), 14, seed=1, **options)["image"]).any()
 
 
 def test_hosts_share_the_batches_of_one(tmp_path):
-    stream, task = stream_of(tmp_path, pictures(7)), make_task("super_resolution")
+    stream, task = stream_of(tmp_path, numbered_files(7)), make_task("super_resolution")
     options = {"image_size": S, "seed": 3, "augment": False}
     whole = list(data.batches(stream, task, batch_size=6, **options).take(3).as_numpy_iterator())
     parts = [
@@ -66,7 +66,7 @@ def draws(count, seed=0):
 
 
 def test_windows_are_cut_where_the_seed_says(tmp_path):
-    photo = picture(5, 40, 56)
+    photo = new_image(5, 40, 56)
     found = take(stream_of(tmp_path, {"a.png": encoded(photo)}), 48, augment=True)["image"]
     corners, sides, mirrored = [], [], 0
     for u, window in zip(draws(48), found, strict=True):
@@ -89,7 +89,7 @@ def test_windows_are_cut_where_the_seed_says(tmp_path):
 
 @pytest.mark.parametrize("size", [(40, 56), (16, 400), (1000, 1200), (900, 30)])
 def test_sides_are_distributed_as_of_photos_in_memory(size):
-    """For the same draw u, the share of the picture that a window shows is that of `Photos`."""
+    """For the same draw u, the share of the image that a window shows is that of `Photos`."""
     photo = np.zeros((*size, 3), np.uint8)
     photo[..., 0] = np.linspace(0, 250, size[0])[:, None]
     drawn = data.Photos({"a": photo}).drawer(image_size=S, augment=False, recolor=False)
@@ -103,8 +103,8 @@ def test_sides_are_distributed_as_of_photos_in_memory(size):
         assert abs(side - in_memory) <= 0.03 * in_memory + 2.5 * longest
 
 
-def test_pictures_that_are_too_small(tmp_path):
-    members = pictures(40) | {"small.png": encoded(ramp(15, 60, 99))}
+def test_images_that_are_too_small(tmp_path):
+    members = numbered_files(40) | {"small.png": encoded(ramp(15, 60, 99))}
     stream = stream_of(tmp_path, members, max_unreadable=0.1)
     assert 99 not in marks(take(stream, 60))
     assert stream.unreadable == [f"{tmp_path / 'a.tar'}: small: it is 15x60, smaller than image_size 16"]
@@ -113,7 +113,7 @@ def test_pictures_that_are_too_small(tmp_path):
 
 
 def test_a_large_jpeg_is_decoded_small(tmp_path):
-    """What the decoder of JPEG leaves out does not change the window: against decoding the whole picture."""
+    """What the decoder of JPEG leaves out does not change the window: against decoding the whole image."""
     y, x = np.mgrid[:1200, :1600]
     smooth = np.stack([127 + 120 * np.sin(y / 90), 127 + 120 * np.cos(x / 70), (x + y) / 11], axis=-1).astype(np.uint8)
     payload = encoded(smooth, "JPEG", quality=95)
@@ -128,12 +128,12 @@ def test_a_large_jpeg_is_decoded_small(tmp_path):
     assert abs(difference).mean() < 0.01 and abs(difference).max() < 0.06
 
 
-# --- what a picture may be
+# --- what an image may be
 
 
 def modes():
-    rgb = picture(0)
-    alpha = np.concatenate([rgb, picture(1)[..., :1]], axis=-1)
+    rgb = new_image(0)
+    alpha = np.concatenate([rgb, new_image(1)[..., :1]], axis=-1)
     deep = np.random.default_rng(2).integers(0, 65536, (20, 24), np.uint16)
     lying = Image.Exif()
     lying[0x0112] = 6
@@ -170,7 +170,7 @@ def test_values_of_unknown_range():
 
 
 def test_texts(tmp_path):
-    members = pictures(40)
+    members = numbered_files(40)
     for i in range(0, 40, 2):
         members[f"{i:03}.txt"] = f"a  picture\nof {i} \u00e4 ".encode()
     for i in range(1, 37, 2):
@@ -202,13 +202,13 @@ def tokens(texts):
     ],
 )
 def test_bad_texts_are_counted(tmp_path, name, payload, said):
-    members = dict(sorted((pictures(3) | {name: payload}).items()))
+    members = dict(sorted((numbered_files(3) | {name: payload}).items()))
     stream = stream_of(tmp_path, members, max_unreadable=0.4)
     assert 0 not in marks(take(stream, 3))
     assert len(stream.unreadable) == 1 and "a.tar: 000: " + said in stream.unreadable[0]
 
 
-def test_picture_before_an_edit_and_depth_show_the_same_window(tmp_path):
+def test_image_before_an_edit_and_depth_show_the_same_window(tmp_path):
     """Sizes agree, and so do the windows, also for JPEG beside PNG."""
     y, x = np.mgrid[:90, :120]
     smooth = np.stack([2 * y, 2 * x, y + x], axis=-1).astype(np.uint8)

@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
-from numbered_images import S, marks, pictures, stream_of, take
-from shards import picture, write_tar
+from numbered_images import S, marks, numbered_files, stream_of, take
+from shards import new_image, write_tar
 
 from codi_tf import data
 from codi_tf.core.errors import UserError, user_errors
@@ -22,14 +22,14 @@ from codi_tf.io.listing import files_below
 
 
 def damaged(count, bad):
-    members = pictures(count)
+    members = numbered_files(count)
     for number, i in enumerate(sorted(bad)):
         payload = members[f"{i:03}.png"]
         members[f"{i:03}.png"] = (payload[: len(payload) // 2], b"", b"text")[number % 3]
     return members
 
 
-def test_unreadable_pictures_are_replaced_by_the_next_ones(tmp_path):
+def test_unreadable_images_are_replaced_by_the_next_ones(tmp_path):
     """Zero bytes, no image, a truncated one: still a function of the number, in any order and any number of threads."""
     bad = {3, 7, 8}
     stream = stream_of(tmp_path, damaged(30, bad), max_unreadable=0.1)
@@ -99,7 +99,7 @@ def test_of_many_records_the_share_is_one_of_400_at_least(tmp_path):
 
 def test_what_vanishes_late_is_counted_too(tmp_path):
     """Of all records, however often they were read before."""
-    for name, payload in pictures(100).items():
+    for name, payload in numbered_files(100).items():
         (tmp_path / name).write_bytes(payload)
     stream = Stream(index_files(files_below(tmp_path)[0]))
     assert not stops(stream, 500) and stream.unreadable == []
@@ -139,8 +139,8 @@ def test_other_errors_of_tensorflow_pass(tmp_path):
 
 def test_damaged_shards_are_named(tmp_path):
     """Judged by their share of all shards: what is cut off a file leaves no trace in its size."""
-    whole = write_tar(tmp_path / "whole.tar", pictures(2))
-    short = write_tar(tmp_path / "short.tar", pictures(20, 60, 60))
+    whole = write_tar(tmp_path / "whole.tar", numbered_files(2))
+    short = write_tar(tmp_path / "short.tar", numbered_files(20, 60, 60))
     short.write_bytes(short.read_bytes()[: short.stat().st_size // 2])
     records = index_webdataset([whole, short])
     kept = len(records) - 2
@@ -173,8 +173,8 @@ def test_what_was_unreadable_is_counted_and_named_afterwards(tmp_path):
 
 
 def test_where_all_is_readable_nothing_is_said(tmp_path, recwarn):
-    stream = stream_of(tmp_path, pictures(4))
+    stream = stream_of(tmp_path, numbered_files(4))
     take(stream, 4)
-    for source in (stream, data.Photos({"a": picture(0)})):
+    for source in (stream, data.Photos({"a": new_image(0)})):
         warn_of_unreadable(source)
     assert not recwarn

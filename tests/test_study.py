@@ -118,7 +118,7 @@ def test_identical_samples_do_not_differ():
 
 
 def test_a_shift_of_features_is_its_square():
-    """FD(a + c, a) = |c|^2 on any pictures, so that the interval has no width."""
+    """FD(a + c, a) = |c|^2 on any images, so that the interval has no width."""
     own, shift = features(0, N, D), np.array([1.0, -2.0, 0.5])
     left = spread((0, 1), np.stack([own + shift, own - shift]), frechet_to(own), replicates=20)
     right = spread((0, 1), np.stack([own, own]), frechet_to(own), replicates=20)
@@ -135,7 +135,7 @@ def test_what_both_sides_share_cancels():
 
 
 def test_of_seeds_alone_it_is_students_interval():
-    """Pictures that agree leave the seeds: the mean of 0, 1 and 2, against SciPy's interval."""
+    """Images that agree leave the seeds: the mean of 0, 1 and 2, against SciPy's interval."""
     values = np.repeat(np.arange(3.0)[:, np.newaxis], N, axis=1)
     expected = stats.t.interval(0.9, 2, loc=1.0, scale=stats.sem([0.0, 1.0, 2.0]))
     np.testing.assert_allclose(spread(SEEDS, values, bootstrap.mean).interval(), expected, rtol=1e-9)
@@ -143,7 +143,7 @@ def test_of_seeds_alone_it_is_students_interval():
 
 
 def test_nine_intervals_of_ten_hold_the_truth():
-    """Three seeds of 64 pictures, whose effects are as wide in the mean: 90 % of 400 worlds, within chance."""
+    """Three seeds of 64 images, whose effects are as wide in the mean: 90 % of 400 worlds, within chance."""
     held = 0
     for world in np.random.default_rng(0).spawn(400):
         pictures = world.normal(size=64) * 8  # 1 in the mean of 64
@@ -160,8 +160,8 @@ def test_one_seed_has_the_interval_of_the_metrics():
     np.testing.assert_allclose(one.interval(), frechet_interval(own, reference, replicates=20), rtol=1e-9)
 
 
-def test_the_ratio_is_to_the_originals_of_the_same_pictures():
-    """Twice the originals' energy is 2 on any pictures."""
+def test_the_ratio_is_to_the_originals_of_the_same_images():
+    """Twice the originals' energy is 2 on any images."""
     originals = np.random.default_rng(0).uniform(0.5, 1.5, N)
     values = np.stack([2 * originals, 2 * originals])
     np.testing.assert_allclose(spread((0, 1), values, ratio_to(originals)).interval(), 2, rtol=1e-9)

@@ -135,7 +135,7 @@ def test_a_report_of_trials(folder, page, shown):
 
 
 def test_a_report_of_results(folder, page, shown, evaluator):
-    """Twice in a row, with references that are made once, tables, curves, pictures and verdicts."""
+    """Twice in a row, with references that are made once, tables, curves, images and verdicts."""
     put(folder, "codi", 1.0, evaluator)
     put(folder, "codi_half", 2.0, evaluator)
     put(folder, "codi_random", 3.0, evaluator)

@@ -19,7 +19,7 @@ LUMA = np.float32([0.299, 0.587, 0.114])  # JPEG halves the resolution of color:
 
 
 def texture(size=64, seed=0):
-    """A image with power at every frequency, float32 [S, S, 3] in [-1, 1]."""
+    """An image with power at every frequency, float32 [S, S, 3] in [-1, 1]."""
     noise = np.random.default_rng(seed).uniform(-1, 1, (size, size, 3))
     return (0.6 * noise + 0.4 * ndimage.gaussian_filter(noise, (4, 4, 0)) * 10).clip(-1, 1).astype(np.float32)
 

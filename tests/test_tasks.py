@@ -1,4 +1,4 @@
-"""Every task from its config to a image: trained from the small base, sampled, measured, exported, run."""
+"""Every task from its config to an image: trained from the small base, sampled, measured, exported, run."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def test_whole_numbers_of_numpy_are_numbers(pair):
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_a_result_that_is_not_finite(pair, monkeypatch, part):
-    """NaN latents are not decoded; a image of NaN is refused, too."""
+    """NaN latents are not decoded; an image of NaN is refused, too."""
     ours = TextToImage(pair[1].base)
     broken = ours.base.unet.conv_out if part == "unet" else ours.base.vae.decoder.conv_out
     decoded, decode = [], ours.decode

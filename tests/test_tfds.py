@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from shards import decoded, encoded, picture
+from shards import decoded, encoded, new_image
 
 from codi_tf import data
 from codi_tf.core.errors import UserError
@@ -40,7 +40,7 @@ class SmallPairs(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split, count):
         for i in range(count):
             captions = [{"text": f"{split} {i} {k}", "id": k} for k in range(2)]
-            hr = picture(i + 100 * (split == "train"))
+            hr = new_image(i + 100 * (split == "train"))
             yield (
                 i,
                 {
@@ -72,7 +72,7 @@ class SmallEdits(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, count):
         for i in range(count):
-            before, after = picture(i), picture(100 + i)
+            before, after = new_image(i), new_image(100 + i)
             yield i, {"source_img": before, "mask_img": before, "instruction": f"edit {i}", "target_img": after}
 
 
@@ -159,8 +159,8 @@ def test_triplets(tmp_path):
     assert set(source.provides) == {"source", "prompt"} and len(source) == 5
     for fields in (source.records.read(i) for i in range(5)):
         number = int(fields["text"].removeprefix(b"edit "))
-        np.testing.assert_array_equal(decoded(fields["source"]), picture(number))
-        np.testing.assert_array_equal(decoded(fields["image"]), picture(100 + number))
+        np.testing.assert_array_equal(decoded(fields["source"]), new_image(number))
+        np.testing.assert_array_equal(decoded(fields["image"]), new_image(100 + number))
 
 
 def test_images_without_their_edits(data_dir):
@@ -207,4 +207,4 @@ def test_the_package_is_needed(monkeypatch):
 def test_jpeg_in_the_set_is_the_jpeg_that_is_read(data_dir):
     source = open_source(f"tfds:small_pairs?data_dir={data_dir}", "heldout")
     assert all(source.records.read(i)["image"][:2] == b"\xff\xd8" for i in range(len(source)))
-    assert encoded(picture(0))[:4] == b"\x89PNG"
+    assert encoded(new_image(0))[:4] == b"\x89PNG"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from shards import example, write_tfrecord
 from triplet_checks import error_of, examples, near
-from triplets import EDITS, S, encoded, picture, triplet, write_parquet, write_plain, write_prompt_folders
+from triplets import EDITS, S, encoded, flat_image, triplet, write_parquet, write_plain, write_prompt_folders
 
 from codi_tf import data
 from codi_tf.data.open_source import open_source
@@ -72,7 +72,7 @@ def write_examples(path, features):
     """The eight triplets as tf.train.Example, their features called so: before, instruction, after."""
     payloads = []
     for before, after, text in map(triplet, range(8)):
-        values = (encoded(picture(before)), text.encode(), encoded(picture(after)))
+        values = (encoded(flat_image(before)), text.encode(), encoded(flat_image(after)))
         payloads.append(example(**dict(zip(features, values, strict=True))))
     return write_tfrecord(path, payloads)
 
@@ -93,9 +93,9 @@ def test_tfrecords_with_names_of_their_own(tmp_path):
     near(sorted(examples(open_triplets(f"{path}?source=old&image=image&text=order"), 8)), expected(8))
 
 
-def test_a_pattern_catches_what_stands_beside_pictures(tmp_path):
+def test_a_pattern_catches_what_stands_beside_images(tmp_path):
     folder = write_plain(tmp_path / "plain")
-    (folder / "00.depth.png").write_bytes(encoded(picture(0), "PNG"))
+    (folder / "00.depth.png").write_bytes(encoded(flat_image(0), "PNG"))
     source = open_triplets(folder / "*.*g")
     assert len(source) == 8
     near(sorted(examples(source, 8)), expected(8))
@@ -115,7 +115,7 @@ def test_examples_are_functions_of_seed_and_number(tmp_path):
 
 
 def test_batches_for_editing(tmp_path):
-    """The condition is the picture before; the same square of both, mirrored together."""
+    """The condition is the image before; the same square of both, mirrored together."""
     ramp = np.linspace(0, 255, 40 * 24 * 3).reshape(24, 40, 3).astype(np.uint8)
     plain = tmp_path / "plain"
     plain.mkdir()
@@ -191,7 +191,7 @@ def test_rows_of_a_split_keep_to_their_groups(tmp_path):
         assert rows.name(i) == f"{tmp_path / 'x.parquet'}: row {rows.rows[i]}"
 
 
-def test_examples_come_in_this_order_and_show_the_whole_picture(tmp_path):
+def test_examples_come_in_this_order_and_show_the_whole_image(tmp_path):
     rows = write_parquet(tmp_path / "x.parquet", range(40), group=5)
     source = open_triplets(rows)
     near(examples(source, 40), [triplet(i) for i in order(source.records, 0)])

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from triplet_checks import error_of, examples, near
-from triplets import S, encoded, picture, triplet, write_parquet, write_plain, write_prompt_folders
+from triplets import S, encoded, flat_image, triplet, write_parquet, write_plain, write_prompt_folders
 
 from codi_tf import data
 from codi_tf.core.errors import UserError
@@ -53,9 +53,12 @@ def test_wrong_lists_are_an_error(tmp_path, content, said):
         (lambda folder: (folder / "prompt.json").write_text('{"edit": " "}'), "not a text"),
         (lambda folder: (folder / "prompt.json").write_text("[]"), "prompt.json: holds no JSON object"),
         (lambda folder: (folder / "3004_0.jpg").write_bytes(b"no picture"), "3004"),
-        (lambda folder: (folder / "3004_0.jpg").write_bytes(encoded(picture(9, 20, 20))), "20x20, the image 16x16"),
         (
-            lambda folder: [(folder / f"3004_{k}.jpg").write_bytes(encoded(picture(9, 8, 20))) for k in (0, 1)],
+            lambda folder: (folder / "3004_0.jpg").write_bytes(encoded(flat_image(9, 20, 20))),
+            "20x20, the image 16x16",
+        ),
+        (
+            lambda folder: [(folder / f"3004_{k}.jpg").write_bytes(encoded(flat_image(9, 8, 20))) for k in (0, 1)],
             "smaller",
         ),
     ],
@@ -110,7 +113,7 @@ def test_wrong_columns_are_an_error(tmp_path, table, said):
 
 
 def test_rows_that_cannot_be_used(tmp_path):
-    good = [encoded(picture(level)) for level in (0, 50, 100, 150)]
+    good = [encoded(flat_image(level)) for level in (0, 50, 100, 150)]
     table = {
         "original_image": [good[0], None, good[2], good[3]],
         "edited_image": good,
@@ -185,7 +188,7 @@ def test_lonely_files_of_a_plain_folder_are_named(tmp_path):
 
 
 def test_what_holds_no_edits_is_an_error(tmp_path):
-    (tmp_path / "a.png").write_bytes(encoded(picture(1), "PNG"))
+    (tmp_path / "a.png").write_bytes(encoded(flat_image(1), "PNG"))
     assert "has no images before the edits" in error_of(tmp_path)
     assert "no such parquet file" in error_of(tmp_path / "none.parquet")
     assert str(tmp_path / "none") in error_of(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""The page of an exported package, in a browser: the picture of `export.run`; on a phone; from the disk."""
+"""The page of an exported package, in a browser: the image of `export.run`; on a phone; from the disk."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from chromium import RUNTIME, served
 from PIL import Image
-from web_pages import DONE, HEIGHT, READY, STEPS, WIDTH, assert_same_picture, click, made_by_run, run_again, shown, text
+from web_pages import DONE, HEIGHT, READY, STEPS, WIDTH, assert_same_image, click, made_by_run, run_again, shown, text
 
 from export.web.site import PROGRAM, SCRIPT, build_site
 
 pytest_plugins = ["web_fixtures"]
 
 
-# --- pictures
+# --- images
 
 
 @pytest.mark.parametrize("layout", ["whole", "parts"])
@@ -26,11 +26,11 @@ def test_a_photo_becomes_what_export_run_makes_of_it(browser, sites, packages, p
     browser.choose("#photo", photos / f"{name}.png")  # while the model is being loaded
     browser.wait(DONE)
     expected = made_by_run(packages("super_resolution", layout), tmp_path, photos / f"{name}.png", "--seed", seed)
-    assert_same_picture(shown(browser), expected)
+    assert_same_image(shown(browser), expected)
     assert np.array_equal(shown(browser, "before")[..., :3], np.asarray(Image.open(photos / f"{name}.png")))
     file_name, content = browser.download("#download")
     assert file_name == f"{name}-{seed}.png"
-    assert_same_picture(np.asarray(Image.open(io.BytesIO(content)).convert("RGBA")), expected)
+    assert_same_image(np.asarray(Image.open(io.BytesIO(content)).convert("RGBA")), expected)
     assert browser.evaluate("document.getElementById('status').textContent").startswith("Done in")
 
 
@@ -45,11 +45,11 @@ def test_large_photos_are_made_in_tiles(browser, sites, packages, photos, tmp_pa
     assert text(browser, "full") == "Full detail: 141 × 90, in 9 tiles (slower)"
     assert text(browser, "status").endswith(" s, in 9 tiles.")
     options = [packages("super_resolution", layout), tmp_path, photos / "part.png"]
-    assert_same_picture(shown(browser), made_by_run(*options))
+    assert_same_image(shown(browser), made_by_run(*options))
     click(browser, "tiled")
     run_again(browser)
     assert text(browser, "status").endswith(", at 64 × 41 and enlarged: tick “Full detail” for more detail.")
-    assert_same_picture(shown(browser), made_by_run(*options, "--no-tile"))
+    assert_same_image(shown(browser), made_by_run(*options, "--no-tile"))
 
 
 def test_the_steps_appear(browser, sites, photos):
@@ -104,19 +104,19 @@ def test_what_is_painted_is_filled_in(browser, sites, packages, photos, tmp_path
     photo = photos / "coffee.png"
     expected = made_by_run(packages("inpainting", layout), tmp_path, photo, "--mask", tmp_path / "mask.png")
     found = shown(browser)
-    assert_same_picture(found, expected)
+    assert_same_image(found, expected)
     np.testing.assert_array_equal(found[~mask][:, :3], np.asarray(Image.open(photo))[~mask])
 
 
 @pytest.mark.slow
-def test_a_depth_map_becomes_a_picture(browser, sites, packages, tmp_path):
+def test_a_depth_map_becomes_a_image(browser, sites, packages, tmp_path):
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     grey = np.uint8(40 + 2 * y + 10 * ((x - 30) ** 2 + (y - 20) ** 2 < 150))
     Image.fromarray(grey).save(tmp_path / "map.png")
     browser.open(sites("depth")[0])
     browser.choose("#photo", tmp_path / "map.png")
     browser.wait(DONE)
-    assert_same_picture(shown(browser), made_by_run(packages("depth"), tmp_path, tmp_path / "map.png"))
+    assert_same_image(shown(browser), made_by_run(packages("depth"), tmp_path, tmp_path / "map.png"))
 
 
 def write(browser, prompt: str) -> None:
@@ -140,7 +140,7 @@ def test_a_prompt_says_what_becomes_of_a_photo(browser, sites, packages, photos,
         pictures.append(shown(browser))
         photo = photos / "part.png"
         expected = made_by_run(packages("editing", layout), tmp_path, photo, "--prompt", prompt)
-        assert_same_picture(pictures[-1], expected)
+        assert_same_image(pictures[-1], expected)
         assert browser.evaluate("getComputedStyle(view).getPropertyValue('--split')") == "0%"
     assert np.abs(pictures[0].astype(float) - pictures[1]).max() > 2
 
@@ -155,7 +155,7 @@ def test_a_prompt_that_is_there_before_the_photo(browser, sites, packages, photo
     browser.wait(DONE)
     with pytest.warns(UserWarning, match="cut off 'and snow'"):
         expected = made_by_run(packages("editing", "parts"), tmp_path, photos / "window.png", "--prompt", prompt)
-    assert_same_picture(shown(browser), expected)
+    assert_same_image(shown(browser), expected)
     said = browser.evaluate("document.getElementById('status').textContent")
     assert said.endswith("The prompt was too long: “and snow” was left out.")
 
@@ -168,7 +168,7 @@ def test_a_prompted_page_opened_from_the_disk(browser, sites, packages, photos, 
     browser.wait(DONE)
     photo = photos / "window.png"
     expected = made_by_run(packages("editing", "parts"), tmp_path, photo, "--prompt", "make it night")
-    assert_same_picture(shown(browser), expected)
+    assert_same_image(shown(browser), expected)
 
 
 def test_opened_from_the_disk(browser, sites, packages, photos, tmp_path):
@@ -176,7 +176,7 @@ def test_opened_from_the_disk(browser, sites, packages, photos, tmp_path):
     browser.wait(f"location.pathname.endsWith('from-disk.html') && {READY}")
     browser.choose("#photo", photos / "coffee.png")
     browser.wait(DONE)
-    assert_same_picture(shown(browser), made_by_run(packages(), tmp_path, photos / "coffee.png"))
+    assert_same_image(shown(browser), made_by_run(packages(), tmp_path, photos / "coffee.png"))
 
 
 def test_nothing_leaves_the_device(browser, sites, photos, tmp_path):
@@ -276,7 +276,7 @@ def error(browser) -> str:
     return browser.evaluate("document.getElementById('error').innerText")
 
 
-def test_a_file_that_is_no_picture(browser, sites, photos, tmp_path):
+def test_a_file_that_is_no_image(browser, sites, photos, tmp_path):
     (tmp_path / "notes.png").write_bytes(b"no picture")
     browser.open(sites()[0])
     browser.wait(READY)

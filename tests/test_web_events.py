@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from chromium import RUNTIME, served
 from PIL import Image
-from web_pages import DONE, READY, assert_same_picture, click, made_by_run, shown, state, text
+from web_pages import DONE, READY, assert_same_image, click, made_by_run, shown, state, text
 
 from export.web.site import build_site
 
@@ -39,7 +39,7 @@ def test_one_thing_is_done_at_a_time(browser, sites, packages, photos, tmp_path)
     browser.wait("document.body.dataset.state === 'done'")
     assert text(browser, "about").startswith("part.png")
     expected = made_by_run(packages("super_resolution", "parts"), tmp_path, photos / "part.png")
-    assert_same_picture(shown(browser), expected)
+    assert_same_image(shown(browser), expected)
     assert browser.download("#download")[0] == "part-0.png"
 
 

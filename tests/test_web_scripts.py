@@ -65,7 +65,7 @@ def called(page, script: str, call: str) -> np.ndarray:
     return numbers if shape[0] is None else numbers.reshape(shape)
 
 
-def random_image(height: int, width: int, channels: int = 3) -> np.ndarray:
+def new_image(height: int, width: int, channels: int = 3) -> np.ndarray:
     """Noise with black and white in it, float32; a fourth channel is 0 and 1."""
     random = np.random.default_rng(height * width)
     image = np.clip(random.normal(0.5, 0.5, (height, width, channels)), 0, 1).astype(np.float32)
@@ -78,14 +78,14 @@ SIZES = [((20, 30), (7, 11)), ((7, 5), (64, 48)), ((31, 17), (31, 40)), ((64, 64
 
 @pytest.mark.parametrize("size, to", SIZES)
 def test_resizing_is_pillow_s(page, size, to):
-    image = random_image(*size)
+    image = new_image(*size)
     found = called(page, "resample", f"resized({sent(image)}, {to[0]}, {to[1]})")
     np.testing.assert_allclose(found, images.resize(image, *to), rtol=0, atol=2**-23)
 
 
 @pytest.mark.parametrize("size, to", SIZES)
 def test_masks_are_resized_as_conditions_are(page, size, to):
-    photo = random_image(*size, 4)
+    photo = new_image(*size, 4)
     found = called(page, "resample", f"resizedCondition({sent(photo)}, {to[0]}, {to[1]})")
     expected = images.resize_condition(photo, *to)
     np.testing.assert_array_equal(found[..., 3], expected[..., 3])
@@ -142,7 +142,7 @@ def stand_in(channels: int, whole: bool) -> run.Sampler:
 @pytest.mark.parametrize("layout", ["whole", "parts"])
 @pytest.mark.parametrize("tiled", [None, False, True])
 def test_photos_are_worked_on_as_by_export_run(page, size, channels, layout, tiled):
-    photo = random_image(*size, channels)
+    photo = new_image(*size, channels)
     expected = run.generate(stand_in(channels, layout == "whole"), photo, seed=7, tile=tiled)
     manifest = {"image_size": [32, 48], "steps": 2, "schedule": SCHEDULE, "is_local": True}
     manifest["inputs"] = {"noise": {"shape": [1, 8, 12, 4]}, "condition": {"shape": [1, 32, 48, channels]}}

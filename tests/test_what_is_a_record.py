@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from commands import run_here
 from PIL import Image
-from shards import encoded, picture, write_tar
+from shards import encoded, new_image, write_tar
 
 from codi_tf import data
 from codi_tf.core.errors import UserError, user_errors
@@ -20,14 +20,14 @@ from codi_tf.data.open_source import open_source
 from codi_tf.tasks import make_task
 
 S = 16
-PICTURE = {i: encoded(picture(i)) for i in range(12)}
+PICTURE = {i: encoded(new_image(i)) for i in range(12)}
 FILES = {  # records first
     "a.png": PICTURE[0],
     "a.txt": b"a text",
     "deep/er/b.png": PICTURE[1],
     "deep/er/b.json": b'{"caption": "of json"}',
     "deep/shot_1_f1.8.png": PICTURE[2],
-    "e.jfif": encoded(picture(3), "JPEG"),
+    "e.jfif": encoded(new_image(3), "JPEG"),
     "Mr. Smith.PNG": PICTURE[4],
     # parts of others, left out and named
     "a.mask.png": PICTURE[5],
@@ -177,7 +177,7 @@ def test_pairs_are_not_taken_for_images(tmp_path):
 def test_an_image_smaller_than_the_crop_counts_as_unreadable(tmp_path, monkeypatch, in_memory):
     """Fault: in memory one small image ends the run; streamed it is counted."""
     folder = write_folder(tmp_path / "data", {f"{i}.png": payload for i, payload in PICTURE.items()})
-    (folder / "small.png").write_bytes(encoded(picture(0, 8, 60)))
+    (folder / "small.png").write_bytes(encoded(new_image(0, 8, 60)))
     if not in_memory:
         monkeypatch.setattr(opening, "IN_MEMORY", 0)
 

@@ -15,13 +15,13 @@ S = 16
 EDITS = ("make it red", "make it green", "make it blue", "make it night")
 
 
-def picture(value: int, height: int = S, width: int = S) -> np.ndarray:
+def flat_image(value: int, height: int = S, width: int = S) -> np.ndarray:
     """One color, which a JPEG keeps to a level or two."""
     return np.full((height, width, 3), value, np.uint8)
 
 
 def encoded(image: np.ndarray, kind: str = "JPEG") -> bytes:
-    """The bytes of a image's file."""
+    """The bytes of an image's file."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, kind, **({"quality": 100} if kind == "JPEG" else {}))
     return stream.getvalue()
@@ -42,8 +42,8 @@ def write_prompt_folders(folder: Path, count: int = 8, seeds: int = 2) -> Path:
         for i in range(prompt * seeds, (prompt + 1) * seeds):
             before, after, _ = triplet(i)
             names.append(str(3000 + i))
-            (inside / f"{names[-1]}_0.jpg").write_bytes(encoded(picture(before)))
-            (inside / f"{names[-1]}_1.jpg").write_bytes(encoded(picture(after)))
+            (inside / f"{names[-1]}_0.jpg").write_bytes(encoded(flat_image(before)))
+            (inside / f"{names[-1]}_1.jpg").write_bytes(encoded(flat_image(after)))
         (inside / "prompt.json").write_text(json.dumps({"input": "a", "edit": EDITS[prompt % 4], "output": "b"}))
         listed.append([inside.name, names])
     (folder / "seeds.json").write_text(json.dumps(listed))
@@ -61,12 +61,12 @@ def write_parquet(
     """The triplets of these numbers in a file; images as a struct with "bytes", or the bytes alone."""
     before, after, texts = zip(*(triplet(i) for i in numbers), strict=True)
 
-    def pictures(levels):
-        files = [encoded(picture(level)) for level in levels]
+    def files_of(levels):
+        files = [encoded(flat_image(level)) for level in levels]
         return [{"bytes": file, "path": None} for file in files] if struct else files
 
     table = pa.table(
-        {columns[0]: pictures(before), columns[1]: list(texts), columns[2]: pictures(after), "other": texts}
+        {columns[0]: files_of(before), columns[1]: list(texts), columns[2]: files_of(after), "other": texts}
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=group)
@@ -78,7 +78,7 @@ def write_plain(folder: Path, count: int = 8) -> Path:
     folder.mkdir()
     for i in range(count):
         before, after, text = triplet(i)
-        (folder / f"{i:02d}.source.png").write_bytes(encoded(picture(before), "PNG"))
-        (folder / f"{i:02d}.jpg").write_bytes(encoded(picture(after)))
+        (folder / f"{i:02d}.source.png").write_bytes(encoded(flat_image(before), "PNG"))
+        (folder / f"{i:02d}.jpg").write_bytes(encoded(flat_image(after)))
         (folder / f"{i:02d}.txt").write_text(text + "\n")
     return folder

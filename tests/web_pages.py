@@ -47,13 +47,13 @@ def shown(browser, canvas: str = "after") -> np.ndarray:
 
 
 def made_by_run(package: Path, folder: Path, photo: Path, *options) -> np.ndarray:
-    """The picture of `python -m export.run`."""
+    """The image of `python -m export.run`."""
     out = folder / "out.png"
     run.main([str(package), "--condition", str(photo), "--out", str(out), *map(str, options)])
     return np.asarray(Image.open(out))
 
 
-def assert_same_picture(found: np.ndarray, expected: np.ndarray) -> None:
+def assert_same_image(found: np.ndarray, expected: np.ndarray) -> None:
     assert found.shape == (*expected.shape[:2], 4) and (found[..., 3] == 255).all()
     error = np.abs(found[..., :3].astype(float) - expected)
     assert expected.std() > 10 and error.max() <= 1  # what is one thing here may be rounded elsewhere
