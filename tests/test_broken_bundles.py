@@ -15,6 +15,7 @@ from bundles import ADAPTER, refusal
 from safetensors.numpy import load_file, save_file
 
 import codi_tf
+from codi_tf import bundle
 from codi_tf.core.errors import UserError
 from codi_tf.io.weights import WEIGHTS
 
@@ -122,16 +123,23 @@ def test_code_in_a_bundle_is_never_run(broken, tmp_path, model):
     assert mark.exists()  # the trap works
 
 
-def test_a_failing_save_keeps_what_was_there(broken, model):
+def test_a_failing_save_keeps_what_was_there(broken, model, monkeypatch):
+    """Catches a save that removes what it replaces before the new bundle is whole."""
+
+    def fails(*_):
+        raise TypeError("in the middle")
+
     def contents(folder):
         return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
     before = contents(broken.parent)
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match="not JSON is .*, which cannot be saved"):
         model.save(broken, provenance={"not JSON": object()})
-    assert contents(broken.parent) == before
-    with pytest.raises(TypeError):
-        model.save(broken.parent / "new", provenance={"not JSON": object()})
+    monkeypatch.setattr(bundle, "write_json", fails)  # the last of its files
+    for path in (broken, broken.parent / "new"):
+        with pytest.raises(TypeError):
+            model.save(path)
+        assert contents(broken.parent) == before
     assert contents(broken.parent) == before and sorted(os.listdir(broken.parent)) == ["broken"]
 
 

@@ -174,7 +174,7 @@ def test_a_failing_write_leaves_the_older_state(trainer, tmp_path):
     before = path.read_bytes()
     (tmp_path / "step-00000006.safetensors").mkdir()  # in the way of the new one
     (tmp_path / "step-00000006.safetensors/x").write_text("")
-    with pytest.raises(UserError, match="cannot write .*step-00000006.safetensors: .*; make room") as caught:
+    with pytest.raises(UserError, match="step-00000006.safetensors: that is a folder") as caught:
         save_state(trainer, tmp_path, 6, keep=1)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before and not list(tmp_path.glob(".*"))

@@ -121,7 +121,7 @@ ResourceExhaustedError.__module__ = "tensorflow.python.framework.errors_impl"
         ),
         (RuntimeException("Failed to allocate memory for a buffer"), "not enough memory (Failed to allocate memory"),
         (RuntimeException("bad node\nmore"), "ONNX Runtime fails (bad node); export the model again, or update"),
-        (UserError("caf\udce9.png\x1b[2J: no"), "caf\\udce9.png\\x1b[2J: no"),
+        (UserError("caf\udce9.png\x1b[2J: no"), "caf\\xe9.png\\x1b[2J: no"),
     ],
 )
 def test_faults_of_the_machine_are_one_line(capsys, error, line):

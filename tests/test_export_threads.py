@@ -64,7 +64,9 @@ def test_a_number_of_threads_out_of_range_is_refused(bundle, tmp_path, count):
     options = ["--condition", tmp_path / "in.png", "--out", tmp_path / "out.png", "--threads", count]
     done = run_here(run.main, exported(bundle, "onnx"), *options)
     assert done.returncode == 2
-    assert done.stderr == f"error: threads is {count}: it must be a whole number from 1 to 1024\n"
+    assert done.stderr == (
+        f"error: --threads is {count}: it must be a whole number from 1 to 1024; see python -m export.run --help\n"
+    )
 
 
 def test_as_many_threads_as_there_are_processors_for_this_process(tmp_path, monkeypatch):

@@ -24,6 +24,8 @@ from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.unet import UNet
 from codi_tf.tasks import TASKS, make_task
 
+TASKS_HERE = sorted(name for name in TASKS if TASKS[name].__module__.startswith("codi_tf."))  # others: of other tests
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -96,7 +98,7 @@ def test_a_hole_that_a_tile_would_lie_in_makes_the_image_smaller(inpainting, mon
         assert plan(inpainting, hole, upscale=upscale).tile == (0 if columns.start == 16 else 32)
 
 
-@pytest.mark.parametrize("name", sorted(TASKS))
+@pytest.mark.parametrize("name", TASKS_HERE)
 def test_tasks_that_need_the_whole_image_are_made_smaller(monkeypatch, name):
     model = SimpleNamespace(base=tiny_base(), task=make_task(name))
     condition = with_box(150, 100, slice(70, 80), slice(40, 50)) if model.task.has_mask else photo(150, 100)
@@ -168,7 +170,7 @@ def test_tiles_and_colors_from_a_file(bundle, files, capsys):
     np.testing.assert_allclose(np.asarray(Image.open("out.png")).astype(int), expected, atol=1)
 
 
-@pytest.mark.parametrize("name", sorted(TASKS))
+@pytest.mark.parametrize("name", TASKS_HERE)
 def test_options_that_a_task_has_no_use_for_are_told_before_weights_are_read(files, name):
     (files / "bundle").mkdir()
     (files / "bundle" / "codi.json").write_text(json.dumps({"format": 1, "task": {"name": name}}))

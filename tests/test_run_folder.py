@@ -64,9 +64,9 @@ def test_a_second_run_in_one_folder_is_refused(start, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("config.yaml", b"train: {steps: 1", "config.yaml: the settings of the run cannot be read (no valid YAML, "),
+        ("config.yaml", b"train: {steps: 1", "config.yaml: the settings of the run cannot be read ("),
         ("config.yaml", b"\xff\xfe", "config.yaml: the settings of the run cannot be read ("),
-        ("config.yaml", b"", "config.yaml: the settings of the run cannot be read (holds no settings)"),
+        ("config.yaml", b"", "config.yaml: the settings of the run cannot be read (it holds no settings)"),
         ("config.yaml", b"method: {name: magic}", "config.yaml: the settings of the run cannot be read (method.name"),
         ("config.yaml", None, "config.yaml: is no file, and a run writes one"),
         ("metrics.jsonl", b'{"step": 1}\n{"st\n{"step": 3}\n', "metrics.jsonl: is damaged ("),
@@ -182,7 +182,7 @@ def test_the_folder_of_a_run_stands_for_its_result(finished, start, tmp_path):
     expected = codi_tf.load(out / "result").student.adapter.mu.numpy()
     np.testing.assert_array_equal(codi_tf.load(out).student.adapter.mu.numpy(), expected)
     bundle = run_here(evaluate.main, out, "--out", out).stderr
-    assert f"--out is {out}: holds other files than a report" in bundle
+    assert f"error: {out}: {out / 'result'} is read from there and would be replaced" in bundle
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.yaml").write_text("")
     done = run_here(restore.main, tmp_path / "run", "--condition", "in.png", "--out", tmp_path / "out.png")

@@ -6,6 +6,7 @@ import filecmp
 import shutil
 from pathlib import Path
 
+from codi_tf.core.arguments import path_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.io.files import whole_file
@@ -48,7 +49,9 @@ def main(arguments: list[str], prog: str = "codi init") -> None:
         prog=prog,
         description="Write configs/ and assets/, which come with codi_tf, into a folder: configs and small models.",
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="by default the working directory")
+    parser.add_argument(
+        "folder", nargs="?", type=path_argument, default=Path(), help="by default the working directory"
+    )
     folder = parser.parse_args(arguments).folder
     written = write_starter(folder)
     print(f"{folder}: {' and '.join(f'{name}/' for name in FOLDERS)} are there; files written: {written}")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from codi_tf.core.errors import UserError, full_disk
 from codi_tf.io.files import cannot_write, check_parent, followed
+from codi_tf.io.json_files import read_json
 
 MARKER = ".made-by-codi_tf"  # without a suffix that `hashing.folder_sha256` counts
 IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave behind
@@ -174,9 +175,9 @@ def mark(folder: Path, kind: Kind) -> None:
 def _read_marker(path: Path, folder: Path) -> tuple[str, frozenset[str]]:
     """The kind of a folder and the names of its files. Raises UserError for a damaged marker."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = read_json(folder / MARKER)
         return str(marker["kind"]), frozenset(marker["files"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):  # a UserError is a ValueError
         raise UserError(f"{path}: its {MARKER} cannot be read; choose another place, or delete that folder") from None
 
 

@@ -32,11 +32,11 @@ def check_folder(out: Path) -> None:
     for name in (SETTINGS, METRICS):
         if (out / name).exists() and not (out / name).is_file():
             raise UserError(f"{out / name}: is no file, and a run writes one of that name; move it away")
+    read_metrics(out)
     if not (out / SETTINGS).exists():
         for name in (METRICS, RESULT, STATES, LOGS, SAMPLES):
             if (out / name).exists():
                 raise UserError(f"{out}: holds {name}, but no {SETTINGS}: it is no run; choose another --out")
-    read_metrics(out)
 
 
 def earlier_settings(out: Path) -> config.Experiment | None:

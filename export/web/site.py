@@ -41,8 +41,8 @@ def _of_page(folder: Path) -> Names | None:
     manifest = read_manifest(folder / "package")
     if manifest is None or not (folder / "index.html").is_file():
         return None
-    names = {"index.html", "style.css", ALONE, *(f"{name}.js" for name in _SCRIPTS_OF_0_1_0.split())}
-    names |= {f"runtime/{name}" for name in (SCRIPT, PROGRAM)}
+    names = {ALONE, *(f"{name}.js" for name in _SCRIPTS_OF_0_1_0.split()), *(path.name for path in PAGE.iterdir())}
+    names |= {RUNTIME, f"runtime/{SCRIPT}", f"runtime/{PROGRAM}"}
     return (names | {f"package/{name}" for name in (MANIFEST, VOCABULARY, *files_of(manifest))}).__contains__
 
 
