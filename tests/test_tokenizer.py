@@ -356,6 +356,15 @@ def test_rules_of_added_tokens_are_those_of_transformers(folders, tmp_path, flag
     np.testing.assert_array_equal(Tokenizer.load(folder)(told), expected(folder, told))
 
 
+def test_a_listed_token_counts_beside_settings_that_lack_it(folders, tmp_path):
+    """Fault: settings that name start and end alone hide added_tokens.json, and the token becomes pieces."""
+    folder = shutil.copytree(folders["1.x, newer"], tmp_path / "folder")
+    number = max(json.loads((folder / "vocab.json").read_text()).values()) + 1
+    assert "added_tokens_decoder" in json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "added_tokens.json").write_text(json.dumps({"<cat-toy>": number}))
+    assert Tokenizer.load(folder).encode("<cat-toy>") == [number]
+
+
 @pytest.mark.parametrize(
     ("listed", "said"),
     [

@@ -1,7 +1,7 @@
 """Tokens that were added to a tokenizer, as textual inversion does, from the three layouts of their files.
 
 transformers writes them into `tokenizer.json`, into `added_tokens_decoder` of `tokenizer_config.json`, or, before 4.34,
-into `added_tokens.json`. It reads the first two where they are there, and the last one otherwise.
+into `added_tokens.json`. A token of the last one alone counts, too, where the others are there (docs/deviations.md).
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ def added_tokens(whole: Mapping, settings: Mapping, listed: Mapping, vocabulary:
     decoder = settings.get("added_tokens_decoder") or {}
     entries = {entry["content"]: {**entry, "id": entry["id"]} for entry in whole.get("added_tokens") or []}
     entries |= {entry["content"]: {**entry, "id": int(number)} for number, entry in decoder.items()}
-    if not entries:
-        entries = {content: {"id": number} for content, number in listed.items()}
+    taken = {entry["id"] for entry in entries.values()}
+    entries |= {
+        content: {"id": number} for content, number in listed.items() if content not in entries and number not in taken
+    }
     return [_token(content, entry) for content, entry in entries.items() if content not in vocabulary]
 
 
