@@ -101,6 +101,23 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """A decoded image of any mode as uint8 RGB [H, W, 3], as `read_image` converts it.
+
+    Raises:
+        UserError: values of unknown range.
+    """
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        values, largest = np.asarray(image).astype(np.float32), 1 if image.mode == "F" else 65535
+        if not (values.min() >= 0 and values.max() <= largest):  # so written, NaN fails, too
+            raise UserError(f"mode {image.mode} with values {values.min()} to {values.max()}, not 0 to {largest}")
+        return np.repeat(to_uint8(values / largest)[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
+        return to_uint8(1.0 - rgba[..., 3:] * (1.0 - rgba[..., :3]))  # over white
+    return np.asarray(image.convert("RGB"))
+
+
 def as_batch(name: str, value, channels: int = 3) -> np.ndarray:
     """Convert one image or several, uint8 or float in [0, 1], to float32 [B, H, W, channels] in [0, 1].
 
