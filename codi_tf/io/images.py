@@ -147,13 +147,13 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.clip(np.stack(resized, axis=-1), 0, 1)
 
 
-def resize_condition(condition: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image with or without a mask. A pixel becomes unknown if any unknown pixel contributes to it."""
+def resize_condition(condition: np.ndarray, height: int, width: int, *, has_mask: bool) -> np.ndarray:
+    """Resize an image, or an image and its mask. A pixel becomes unknown if any unknown pixel contributes to it."""
     if condition.shape[:2] == (height, width):
         return condition
+    if not has_mask:
+        return resize(condition, height, width)
     rgb = resize(condition[..., :3], height, width)
-    if condition.shape[-1] == 3:
-        return rgb
     # Centered at one half, so that clipping to [0, 1] does not cut off the negative lobes of the bicubic kernel.
     share = resize(0.5 + 0.25 * (condition[..., 3:] > 0.5).astype(np.float32), height, width) - 0.5
     unknown = np.abs(share) > 1e-4
