@@ -89,7 +89,8 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     }
     progress = Progress("measuring", len(samplers))
     metrics = metrics_with(load_features(ASSETS / "features").features)
-    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, metrics, report=progress.update)
+    options = {"report": progress.update, "enlarged": model.task.has_low_resolution}
+    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, metrics, **options)
     write_png(out / "grid.png", _grid(samplers, examples))
 
     _say(began, "3/4  Exporting to SavedModel, ONNX and TFLite, and running each in its runtime (about 2 minutes)")

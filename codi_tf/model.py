@@ -111,7 +111,8 @@ class CoDi(Trainer):
         check_plain(f"adapter {kind}", made.get_config())
         base, own = networks_of(base, given, train, copy=copy)
         assert base.unet is not None
-        student = AdaptedUNet(base.unet, made if own is None else own, train, name="student")
+        made = made if own is None else own
+        student = AdaptedUNet(base.unet, made, train, has_mask=task.has_mask, name="student")
         runs = settings.build(base, student, perceptual)
         base = runs.base  # the method may have changed its UNet
         options = {"ema_decay": ema_decay, "mu_rate": mu_rate, "seed": seed}

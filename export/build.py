@@ -284,8 +284,9 @@ def _redirected(log) -> Iterator[None]:
 def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:
     size = [program.height, program.width]
     image = {"shape": [1, *size, 3], "dtype": "float32", "range": [0, 1], "layout": "NHWC, RGB"}
-    channels = program.model.task.condition_channels
-    condition = image if channels == 3 else image | {"shape": [1, *size, channels], "layout": "NHWC, RGB and mask"}
+    task = program.model.task
+    masked = image | {"shape": [1, *size, task.condition_channels], "layout": "NHWC, RGB and mask"}
+    condition = masked if task.has_mask else image
     noise = {"shape": list(program.latent_shape), "dtype": "float32", "distribution": "standard normal (docs/noise.md)"}
     ids = {"shape": list(program.context_shape[:1]), "dtype": "int32", "tokenizer": TOKENIZER}
     return {

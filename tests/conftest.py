@@ -23,6 +23,7 @@ import codi_tf
 from codi_tf.adapters import ADAPTERS
 from codi_tf.checkpoints.base import Base, make_autoencoder, make_unet
 from codi_tf.checkpoints.folder import save_base
+from codi_tf.companions import COMPANIONS
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation import METRICS
 from codi_tf.methods import METHODS
@@ -121,7 +122,7 @@ def memory_goes_back():
 def only_own_entries(request):
     """Hides what other test modules have registered: a worker imports them all."""
     hidden = []
-    for registry in (TASKS, METHODS, ADAPTERS, SAMPLERS, METRICS, FORMATS):
+    for registry in (TASKS, COMPANIONS, METHODS, ADAPTERS, SAMPLERS, METRICS, FORMATS):
         for name, entry in list(registry._entries.items()):
             module = getattr(entry, "__module__", "")
             if module.startswith("test_") and module != request.module.__name__:

@@ -33,7 +33,7 @@ from codi_tf.data.cached import (
 )
 from codi_tf.data.precompute import encode_once
 from codi_tf.io.locks import only_one
-from codi_tf.methods.networks import encode_condition
+from codi_tf.methods.networks import encode_in_space
 from codi_tf.tasks import make_task
 
 
@@ -78,9 +78,8 @@ def test_examples_are_those_of_training(parts, encoded):
     batches = data.batches(
         data.load_source(parts["data"]["source"], "train"), task, image_size=16, batch_size=8, seed=3
     )
-    expected = encode_once(
-        base, batches, 23, [].append, encode_condition=functools.partial(encode_condition, base, MuAdapter)
-    )
+    encode = functools.partial(encode_in_space, base, condition_space=MuAdapter.condition_space, has_mask=task.has_mask)
+    expected = encode_once(base, batches, 23, [].append, encode_condition=encode)
     found = read_cache(encoded)
     assert found.keys() == expected.keys() == {"latent", "condition_latent"}
     for key, value in expected.items():

@@ -164,6 +164,7 @@ def examples() -> dict[str, str]:
 
 REGISTRIES = {
     "TASKS": "codi_tf.tasks",
+    "COMPANIONS": "codi_tf.companions",
     "METHODS": "codi_tf.methods",
     "ADAPTERS": "codi_tf.adapters",
     "SAMPLERS": "codi_tf.diffusion.samplers",

@@ -39,6 +39,7 @@ from codi_tf import config, data
 from codi_tf.adapters import ADAPTERS
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.cli import program
+from codi_tf.companions import COMPANIONS
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation import METRICS
 from codi_tf.io.images import write_png
@@ -80,7 +81,7 @@ WORDS = {  # what a reader puts in place of a word, below the folder that comman
 }
 INPUTS = ("in.png", "mask.png", "in.ppm")
 EXAMPLE = {"method": {"name": "codi"}, "base": "base", "task": {"name": "super_resolution"}, "train": {"steps": 1}}
-REGISTRIES = (TASKS, METHODS, ADAPTERS, SAMPLERS, METRICS, FORMATS)
+REGISTRIES = (TASKS, COMPANIONS, METHODS, ADAPTERS, SAMPLERS, METRICS, FORMATS)
 
 
 @pytest.fixture

@@ -71,7 +71,8 @@ def samplers(model, examples, known):
 def rows(model, examples, samplers):
     done = []
     metrics = metrics_with(quadrants) | {"worst": Worst(), "fid": METRICS["fid"](quadrants)}
-    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, metrics, report=done.append)
+    options = {"report": done.append, "enlarged": True}
+    rows = evaluate(samplers, examples["image"], examples["condition"], model.base, metrics, **options)
     assert done == [1, 2, 3, 4]
     return rows
 

@@ -336,7 +336,7 @@ def test_a_task_that_needs_the_whole_image_refuses_tiles():
 def test_a_mask_that_covers_a_tile_is_filled_with_the_whole_image_in_view():
     """Catches a tile that holds nothing known, from which nothing can follow."""
     image = np.concatenate([photo(48, 48) / np.float32(255), np.zeros((48, 48, 1), np.float32)], axis=-1)
-    made_for = a_package(16, 24, task="inpainting", channels=4)
+    made_for = a_package(16, 24, task="inpainting", channels=4, condition_file="masked_image")
     image[2:17, :, 3] = 1
     assert run.make_plan(made_for, image).tiled
     image[0:17, :, 3] = 1

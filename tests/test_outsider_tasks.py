@@ -34,7 +34,7 @@ from codi_tf.tasks import TASKS, Task, make_task, task_config
 def registries(monkeypatch):
     """What a test registers is gone after it."""
     for registry in (TASKS, SAMPLERS):
-        list(registry)
+        [registry[name] for name in registry]  # those of ours stay
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
@@ -112,6 +112,30 @@ def test_every_task_is_made_again_from_its_config(name):
     assert task.name == name and task_config(task).pop("name") == name
     assert make_task(**json.loads(json.dumps(task_config(task)))) == task
     assert task.condition_channels == 3 + task.has_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(Task):
+    """An image with a mask; that it has one is all that it states."""
+
+    has_mask: ClassVar[bool] = True
+
+    def degrade(self, image, seed):
+        return tf.pad(image, [[0, 0], [0, 0], [0, 1]])
+
+
+def test_the_channels_of_a_condition_follow_from_what_a_task_states():
+    """Catches an encoding that goes by the number of channels."""
+    TASKS.register("masked")(Masked)
+    assert Masked.condition_channels == 4 and Masked().condition_file == "masked_image"
+    model = trained(Masked())
+    assert model.student.has_mask and model.average.has_mask
+    assert model.encode_condition(tf.zeros((1, 16, 16, 4))).shape[-1] == 5
+    plain = make_model(tiny_base(), task="super_resolution")
+    with pytest.raises(ValueError, match=r"channel|shape"):
+        plain.encode_condition(tf.zeros((1, 16, 16, 4)))
+    with pytest.raises(UserError, match="task Wrong: condition_channels is 4 and has_mask is False; state has_mask"):
+        type("Wrong", (Task,), {"condition_channels": 4})
 
 
 def test_a_sampler_from_outside_generates():

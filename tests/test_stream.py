@@ -13,7 +13,8 @@ from PIL import Image
 from shards import encoded, new_image
 
 from codi_tf import data
-from codi_tf.data.decoding import EncodedImage, pixels, window_side
+from codi_tf.core.errors import UserError
+from codi_tf.data.decoding import EncodedImage, window_side
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable
 from codi_tf.io import images
@@ -156,14 +157,14 @@ def test_any_mode_is_read_as_images_reads_it(tmp_path, image, kind, options):
     expected = images.to_uint8(images.read_image(path))
     opened = EncodedImage(path.read_bytes())
     assert opened.size == expected.shape[:2]
-    np.testing.assert_array_equal(pixels(opened.shrunk(1.0)), expected)
+    np.testing.assert_array_equal(images.rgb_pixels(opened.shrunk(1.0)), expected)
 
 
 def test_values_of_unknown_range():
     buffer = io.BytesIO()
     Image.fromarray(np.full((20, 20), 7.0, np.float32)).save(buffer, "TIFF")
-    with pytest.raises(Unreadable, match="mode F with values 7.0 to 7.0, not 0 to 1"):
-        pixels(EncodedImage(buffer.getvalue()).shrunk(1.0))
+    with pytest.raises(UserError, match="mode F with values 7.0 to 7.0, not 0 to 1"):
+        images.rgb_pixels(EncodedImage(buffer.getvalue()).shrunk(1.0))
 
 
 # --- texts, and what lies beside

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from commands import run_here
-from shards import encoded, flat_image, write_tar
+from shards import encoded, new_image, write_tar
 from tiny import tiny_base, tiny_text
 from triplets import write_parquet, write_prompt_folders
 
@@ -37,7 +37,7 @@ def parts(tmp_path_factory):
         members = {}
         for i in range(12 * shard, 12 * shard + 12):
             members[f"{i:02}.png"], members[f"{i:02}.txt"] = (
-                encoded(flat_image(i)),
+                encoded(new_image(i)),
                 f"picture {i}".encode(),
             )
         write_tar(folder / "shards" / f"{shard}.tar", members)
@@ -104,8 +104,8 @@ def test_depth_maps_with_texts(parts, tmp_path):
     folder = tmp_path / "depth"
     folder.mkdir()
     for i in range(12):
-        (folder / f"{i}.png").write_bytes(encoded(flat_image(i)))
-        (folder / f"{i}.depth.png").write_bytes(encoded(flat_image(100 + i)[..., 0]))
+        (folder / f"{i}.png").write_bytes(encoded(new_image(i)))
+        (folder / f"{i}.depth.png").write_bytes(encoded(new_image(100 + i)[..., 0]))
         (folder / f"{i}.txt").write_text(f"picture {i}")
     values = {
         **parts,
@@ -121,7 +121,7 @@ def test_depth_maps_with_texts(parts, tmp_path):
     batch = next(iter(build_dataset(experiment, model, 0)))
     assert {tuple(row) for row in batch["tokens"].numpy()} <= tokens and len(tokens) == len(texts)
     one, other = (
-        model.generate(flat_image(0, 16, 16), prompt, steps=1, text_guidance=4.0) for prompt in ("picture 1", "another")
+        model.generate(new_image(0, 16, 16), prompt, steps=1, text_guidance=4.0) for prompt in ("picture 1", "another")
     )
     assert (one != other).any()
 
@@ -163,7 +163,7 @@ def test_a_cache_is_trained_on_when_its_images_are_gone(parts, tmp_path):
     for shard in range(2):
         write_tar(
             tmp_path / f"{shard}.tar",
-            {f"{i}.png": encoded(flat_image(i)) for i in range(18 * shard, 18 * shard + 18)},
+            {f"{i}.png": encoded(new_image(i)) for i in range(18 * shard, 18 * shard + 18)},
         )
     values = {**parts, "data": {"image_size": 16, "source": f"{tmp_path}/{{0,1}}.tar"}}
     assert cache.encode(config.from_dict(values), tmp_path / "cache", examples=8)
@@ -179,7 +179,7 @@ def test_a_cache_is_trained_on_when_its_images_are_gone(parts, tmp_path):
 
 
 def test_encoding_says_at_its_end_what_it_could_not_read(parts, tmp_path):
-    members = {f"{i:02}.png": encoded(flat_image(i)) if i % 4 else b"no picture" for i in range(36)}
+    members = {f"{i:02}.png": encoded(new_image(i)) if i % 4 else b"no picture" for i in range(36)}
     settings = {"image_size": 16, "source": str(write_tar(tmp_path / "a.tar", members)), "max_unreadable": 0.5}
     with pytest.warns(UserWarning, match=r"\d of \d+ records were unreadable, .*a\.tar: "):
         cache.encode(config.from_dict({**parts, "data": settings}), tmp_path / "cache", examples=36)
@@ -190,7 +190,7 @@ def test_a_damaged_shard_is_told_once(parts, tmp_path):
     for shard in range(3):
         write_tar(
             tmp_path / f"{shard}.tar",
-            {f"{i}.png": encoded(flat_image(i)) for i in range(12 * shard, 12 * shard + 12)},
+            {f"{i}.png": encoded(new_image(i)) for i in range(12 * shard, 12 * shard + 12)},
         )
     short = tmp_path / "1.tar"
     short.write_bytes(short.read_bytes()[:-9000])
@@ -207,7 +207,7 @@ def test_a_damaged_shard_is_told_once(parts, tmp_path):
 
 def test_a_run_ends_in_one_line_when_too_much_is_unreadable(parts, tmp_path):
     (tmp_path / "bad").mkdir()
-    members = {f"{i:02}.png": encoded(flat_image(i)) if i % 3 else b"no picture" for i in range(36)}
+    members = {f"{i:02}.png": encoded(new_image(i)) if i % 3 else b"no picture" for i in range(36)}
     write_tar(tmp_path / "bad" / "a.tar", members)
     settings = {"image_size": 16, "source": str(tmp_path / "bad")}
     experiment = config.from_dict({**parts, "data": settings, "train": {"steps": 30, "batch_size": 4}})

@@ -87,7 +87,7 @@ def test_resizing_is_pillow_s(page, size, to):
 def test_masks_are_resized_as_conditions_are(page, size, to):
     photo = new_image(*size, 4)
     found = called(page, "resample", f"resizedCondition({sent(photo)}, {to[0]}, {to[1]})")
-    expected = images.resize_condition(photo, *to)
+    expected = images.resize_condition(photo, *to, has_mask=True)
     np.testing.assert_array_equal(found[..., 3], expected[..., 3])
     np.testing.assert_allclose(found, expected, rtol=0, atol=2**-23)
 
@@ -133,7 +133,8 @@ def stand_in(channels: int, whole: bool) -> run.Sampler:
         graphs = {"sampler": lambda x: {"image": decode(x["noise"], x["condition"])}}
         names = {"sampler": ["condition", "noise"]}
     files = {name: GraphFile(None, tuple(inputs)) for name, inputs in names.items()}
-    package = Package(None, "onnx", 32, 48, (1, 8, 12, 4), files, tuple(SCHEDULE), channels, "bicubic", is_local=True)
+    about = {"is_local": True, "condition_file": "masked_image" if channels == 4 else "image"}
+    package = Package(None, "onnx", 32, 48, (1, 8, 12, 4), files, tuple(SCHEDULE), channels, "bicubic", **about)
     return run.Sampler(package, graphs)
 
 

@@ -133,11 +133,20 @@ class AdaptedUNet(TrainsPart):
         unet: the UNet.
         adapter: its adapter, or None.
         train: what is trained of them, "all" or the "adapter" alone; other models may then share the UNet.
+        has_mask: whether a condition is an image with a mask, as its task states (`Task.has_mask`).
     """
 
-    def __init__(self, unet: UNet, adapter: Adapter | None = None, train: Literal["all", "adapter"] = "all", **kwargs):
+    def __init__(
+        self,
+        unet: UNet,
+        adapter: Adapter | None = None,
+        train: Literal["all", "adapter"] = "all",
+        *,
+        has_mask: bool = False,
+        **kwargs,
+    ):
         super().__init__(dtype=unet.dtype_policy, **kwargs)
-        self.unet, self.adapter = unet, adapter
+        self.unet, self.adapter, self.has_mask = unet, adapter, has_mask
         self.train: Literal["all", "adapter"] = train
         self.built = True  # both parts are
 
@@ -192,7 +201,8 @@ class AdaptedUNet(TrainsPart):
         adapter = None
         if self.adapter is not None:
             adapter = {"registered": ADAPTERS.name_of(type(self.adapter)), "config": self.adapter.get_config()}
-        return {"name": self.name, "unet": self.unet.get_config(), "adapter": adapter, "train": self.train}
+        parts = {"unet": self.unet.get_config(), "adapter": adapter}
+        return {"name": self.name, **parts, "train": self.train, "has_mask": self.has_mask}
 
     @classmethod
     def from_config(cls, config):
@@ -202,7 +212,8 @@ class AdaptedUNet(TrainsPart):
         for part in (unet, adapter):
             if part is not None:
                 part.build()
-        return cls(unet, adapter, config.get("train", "all"), name=config["name"])
+        train, has_mask = config.get("train", "all"), config.get("has_mask", False)
+        return cls(unet, adapter, train, has_mask=has_mask, name=config["name"])
 
 
 def check_image_adapter(adapter: Adapter, base: Base, *, channels: tuple[int, int], factor: int) -> None:

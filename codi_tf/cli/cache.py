@@ -158,7 +158,7 @@ def _remove_begun(path: Path) -> None:
 def _encoder(experiment: config.Experiment, task):
     """The base, the condition space of its adapter, and the function that encodes conditions (None without a task)."""
     from codi_tf.adapters import ADAPTERS
-    from codi_tf.methods.networks import encode_condition
+    from codi_tf.methods.networks import encode_in_space
     from codi_tf.training.initialization import load_base_and_adapter
 
     if task is None:
@@ -166,8 +166,8 @@ def _encoder(experiment: config.Experiment, task):
         assert base is not None  # the method is trained on latents
         return base, "latent", None
     base, adapter = load_base_and_adapter(experiment, task)
-    kind = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
-    return base, kind.condition_space, functools.partial(encode_condition, base, kind)
+    space = (ADAPTERS[adapter] if isinstance(adapter, str) else adapter).condition_space
+    return base, space, functools.partial(encode_in_space, base, condition_space=space, has_mask=task.has_mask)
 
 
 def _begin(out: Path, meta: Mapping) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import io
 import math
 
-import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from codi_tf.core.errors import UserError
 from codi_tf.data.records import Unreadable
 from codi_tf.data.unreadable import too_small
 from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
-from codi_tf.io import depth_files, images
 from codi_tf.io.image_files import FORMATS, is_too_large, open_image
 
 _ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -66,39 +63,6 @@ def window_side(u: float, size: tuple[int, int], image_size: int) -> int:
 def place(u: float, room: int) -> int:
     """A whole number from 0 to room, with equal probability; u in [0, 1)."""
     return min(int(u * (room + 1)), room)
-
-
-def pixels(image: Image.Image) -> np.ndarray:
-    """An image of any mode as uint8 RGB [H, W, 3], as `images.read_image` converts it.
-
-    Raises:
-        Unreadable: values of unknown range.
-    """
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        values, largest = np.asarray(image).astype(np.float32), 1 if image.mode == "F" else 65535
-        if not (values.min() >= 0 and values.max() <= largest):  # so written, NaN fails, too
-            raise Unreadable(f"mode {image.mode} with values {values.min()} to {values.max()}, not 0 to {largest}")
-        return np.repeat(images.to_uint8(values / largest)[..., None], 3, axis=-1)
-    if image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
-        return images.to_uint8(1.0 - rgba[..., 3:] * (1.0 - rgba[..., :3]))  # over white
-    return np.asarray(image.convert("RGB"))
-
-
-def nearness(image: Image.Image) -> np.ndarray:
-    """A grayscale disparity map as float32 [H, W, 1]: larger is nearer; holes are filled.
-
-    Raises:
-        Unreadable: in color, constant or without a known pixel.
-    """
-    values = np.asarray(image)
-    if values.ndim != 2 or image.mode == "P":
-        raise Unreadable(f"the depth map is of mode {image.mode}, not grayscale")
-    near = depth_files.nearness(values, "disparity")
-    try:
-        return depth_files.checked_nearness("the depth map", near, fill=True)[..., None]
-    except UserError as error:
-        raise Unreadable(str(error)) from None
 
 
 def _reason(error: Exception) -> str:

@@ -9,17 +9,21 @@ import tensorflow as tf
 
 from codi_tf.core.errors import UserError
 from codi_tf.data.records import Records, Unreadable
+from codi_tf.io.companions import COMPANIONS
 
 _EDITED = ("edited_image", "target_image", "target_img", "output_image")
 _INSTRUCTION = ("edit_prompt", "instruction", "edit")
 # field -> names of the features, or of parquet's columns, that hold it in public data sets, the most likely first.
 # Names for edits come first: where they exist, "image" and "text" may belong to the image before the edit.
-FEATURES = {
+_FEATURES = {
     "image": (*_EDITED, "image", "image/encoded", "hr", "jpg", "png", "webp"),
     "text": (*_INSTRUCTION, "caption", "captions/text", "image/caption", "text", "txt", "prompt"),
-    "source": ("original_image", "input_image", "source_image", "source_img", "source"),
-    "depth": (),  # only if named: in most data sets it is not an image
 }
+
+
+def known_features() -> dict[str, tuple[str, ...]]:
+    """Field -> names of the features, or of parquet's columns, that hold it, with those of all companions."""
+    return {**_FEATURES, **{name: COMPANIONS[name].features for name in COMPANIONS}}
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Examples:
 
 
 def with_features(records: Records, wanted: dict[str, str]) -> Examples:
-    """The records with the features of the first one; `wanted` (field -> feature) takes precedence over `FEATURES`.
+    """The records with the features of the first one; `wanted` (field -> feature) takes precedence over
+    `known_features`.
 
     Raises:
         UserError: no feature for the image, or a wanted feature is missing; the first record cannot be read.
@@ -78,12 +83,13 @@ def choose_features(name: str, held: Collection[str], wanted: dict[str, str]) ->
     Raises:
         UserError: no feature for the image, or a wanted feature is missing.
     """
+    known = known_features()
     for field, key in wanted.items():
-        if field not in FEATURES:
-            raise UserError(f"{name}: unknown option {field}; use {', '.join(FEATURES)} (field=FEATURE)")
+        if field not in known:
+            raise UserError(f"{name}: unknown option {field}; use {', '.join(known)} (field=FEATURE)")
         if key not in held:
             raise UserError(f"{name}: no feature {key} that holds bytes for {field}; there are: {', '.join(held)}")
-    chosen = {field: next((key for key in names if key in held), None) for field, names in FEATURES.items()}
+    chosen = {field: next((key for key in names if key in held), None) for field, names in known.items()}
     chosen = {field: key for field, key in {**chosen, **wanted}.items() if key is not None}
     if "image" not in chosen:
         raise UserError(f"{name}: which feature is the image? name it, ?image=FEATURE, of: {', '.join(held) or 'none'}")

@@ -15,6 +15,7 @@ from codi_tf.core.tensors import Tensor
 from codi_tf.data.unreadable import check_unreadable, too_small
 from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
 from codi_tf.io import images
+from codi_tf.io.companions import IMAGE, Companion, companion
 from codi_tf.tasks.draws import whole_between
 
 PYRAMID = (1.0, 1.5, 2.25)  # every image is stored at these reductions; a window then shrinks by 1.5 at most
@@ -40,15 +41,16 @@ class Photos:
 
     Args:
         images: name -> uint8 [H, W, 3].
-        companions: name -> an array of the same size, from which the same window is cut: a depth map float32 [H, W, 1],
-            or the image before an edit uint8 [H, W, 3].
-        kind: of the companions: "depth" or "source".
+        companions: name -> an array of the same size, from which the same window is cut, of the kind's `dtype` and
+            `channels`: a depth map float32 [H, W, 1], or the image before an edit uint8 [H, W, 3].
+        kind: of the companions, their name in `codi_tf.companions.COMPANIONS`.
         prompts: name -> text; or a function that reads them when they are needed, see `Prompts`.
         max_unreadable: the share of images that may be smaller than the crop, counted as in `stream.Stream`.
         unreadable: one line for each image that could not be read; they count, too.
 
     Raises:
-        UserError: no image; an image without a companion or a prompt, or of another size than its companion.
+        UserError: no image; an image without a companion or a prompt, or of another size than its companion; an unknown
+            kind.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Photos:
         if not images:
             raise UserError("no images to take crops from")
         self.images, self.companions, self.kind = images, companions, kind
+        self._companion = IMAGE if companions is None else companion(kind)
         self.max_unreadable, self.unreadable = max_unreadable, tuple(unreadable)
         self.names = tuple(images)
         self.provides = (*(() if companions is None else (kind,)), *(() if prompts is None else ("prompt",)))
@@ -110,17 +113,19 @@ class Photos:
             check_unreadable([*self.unreadable, *bad.values()], len(self) + len(self.unreadable), self.max_unreadable)
         names = [name for name in self.names if name not in bad]
         factors = [shrink_factor(*self.images[name].shape[:2], image_size=image_size) for name in names]
-        shrunk = [_shrink(self.images[name], f, image_size) for name, f in zip(names, factors, strict=True)]
-        atlas, places = _atlas([[_shrink(photo, factor) for factor in PYRAMID] for photo in shrunk])
-        companions = None
+        kinds = {"image": (IMAGE, self.images)}
         if self.companions is not None:
-            small = [_shrink(self.companions[name], f, image_size) for name, f in zip(names, factors, strict=True)]
-            companions, _ = _atlas([[_shrink(map_, factor) for factor in PYRAMID] for map_ in small])
-        sides = np.array([photo.shape[:2] for photo in shrunk], np.float64)  # [N, 2]
+            kinds[self.kind] = (self._companion, self.companions)
+        atlases = {}
+        for key, (kind, arrays) in kinds.items():
+            shrunk = [_shrink(kind, arrays[name], f, image_size) for name, f in zip(names, factors, strict=True)]
+            atlases[key] = _atlas([[_shrink(kind, array, factor) for factor in PYRAMID] for array in shrunk])
+        places = atlases["image"][1]
+        sides = places[:, 0, 1:].astype(np.float64)  # [N, 2], of the images as they are shrunk
         weights = np.sqrt(sides.prod(axis=1))
         with tf.device("CPU:0"):  # tf.data reads them there
-            atlas, places = tf.constant(atlas), tf.constant(places)
-            companions = None if companions is None else tf.constant(companions)
+            places = tf.constant(places)
+            levels_of = {key: (kinds[key][0], tf.constant(atlas)) for key, (atlas, _) in atlases.items()}
             captions = None if texts is None else tf.constant([texts.texts[name] for name in names])
             cumulative = tf.constant(np.cumsum(weights / weights.sum())[:-1], tf.float32)  # [N - 1]
             max_log = tf.constant([max_log_zoom(shorter, image_size) for shorter in sides.min(axis=1)], tf.float32)
@@ -136,16 +141,10 @@ class Photos:
             side = tf.clip_by_value(side, image_size, tf.minimum(height, width))
             y, x = whole_between((0, height - side), u[2]), whole_between((0, width - side), u[3])
 
-            def cut(tensor: Tensor) -> Tensor:
-                window = tf.slice(tensor, [top + y, x, 0], [side, side, tensor.shape[-1]])
-                window = tf.image.resize(window, [image_size, image_size], "area")
-                return tf.where(u[4] < 0.5, window[:, ::-1], window) if augment else window
-
-            example = {"image": _recolored_if(recolor, in_range(cut(atlas)), seed)}
-            if self.kind == "source" and companions is not None:
-                example["source"] = _recolored_if(recolor, in_range(cut(companions)), seed)
-            elif companions is not None:
-                example[self.kind] = cut(companions)
+            example, mirror, colors = {}, u[4] < 0.5 if augment else None, seed if recolor else None
+            for key, (kind, atlas) in levels_of.items():
+                window = tf.slice(atlas, [top + y, x, 0], [side, side, atlas.shape[-1]])
+                example[key] = resized(kind, window, image_size, mirror, colors)
             if captions is not None:
                 example["prompt"] = captions[photo]
             return example
@@ -153,13 +152,29 @@ class Photos:
         return draw
 
 
+def resized(kind: Companion, window: Tensor, size: int, mirror: Tensor | None, seed: Tensor | None) -> Tensor:
+    """A window of an image or a companion, as an example has it.
+
+    Args:
+        kind: what is known of it.
+        window: [H, H, channels].
+        size: S.
+        mirror: bool [], whether it is mirrored; None: it is not.
+        seed: int32 [2], of the example, for the change of colors; None: they stay.
+
+    Returns:
+        float32 [S, S, channels]; of colors in [-1, 1].
+    """
+    value = tf.cast(tf.image.resize(window, [size, size], kind.resampling), tf.float32)
+    value = value if mirror is None else tf.where(mirror, kind.mirrored(value), value)
+    if not kind.is_color:
+        return value
+    return in_range(value) if seed is None else recolored(in_range(value), fold_in(seed, 1))
+
+
 def in_range(pixels: Tensor) -> Tensor:
     """0 .. 255 -> [-1, 1], both float32 of any shape; a resize may exceed the range by rounding."""
     return tf.clip_by_value(pixels / 127.5 - 1, -1.0, 1.0)
-
-
-def _recolored_if(recolor: bool, image: Tensor, seed: Tensor) -> Tensor:
-    return recolored(image, fold_in(seed, 1)) if recolor else image
 
 
 def recolored(image: Tensor, seed: Tensor) -> Tensor:
@@ -193,11 +208,11 @@ def _atlas(pyramids: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     return atlas, places.reshape(len(pyramids), -1, 3)
 
 
-def _shrink(photo: np.ndarray, factor: float, smallest: int = 1) -> np.ndarray:
-    """Uint8 [H, W, 3], or float32 [H, W, 1], made smaller by the factor, no side below `smallest`."""
+def _shrink(kind: Companion, array: np.ndarray, factor: float, smallest: int = 1) -> np.ndarray:
+    """An image or a companion [H, W, C], made smaller by the factor, no side below `smallest`."""
     if factor == 1:
-        return photo
-    height, width = (shrunk_side(side, factor, smallest) for side in photo.shape[:2])
-    if photo.dtype == np.uint8:
-        return images.to_uint8(images.resize(photo / np.float32(255), height, width))
-    return tf.image.resize(photo, [height, width], "area").numpy()  # a map has no range to clip to
+        return array
+    height, width = (shrunk_side(side, factor, smallest) for side in array.shape[:2])
+    if kind.is_color:
+        return images.to_uint8(images.resize(array / np.float32(255), height, width))
+    return tf.image.resize(array, [height, width], kind.resampling).numpy()  # a map has no range to clip to

@@ -59,7 +59,7 @@ def open_source(
             After TFRecord files and TFDS names, ?image=FEATURE&text=FEATURE names the features. Companions of images
             (captions, depth maps) in folders and tar files: see `records.index_webdataset`.
         split: "train", "heldout" or None for all; a hash of the names decides, see `records.Records.of_split`.
-        condition_key: "image", "depth" or "source", what the task makes conditions of.
+        condition_key: what the task makes conditions of, the "image" or a companion.
         heldout_fraction: the share of "heldout", in [0, 1].
         seed: of the order in which records are read from disk.
         max_unreadable: the largest share of unreadable records, see `stream.Stream`, and of damaged shards.

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from codi_tf.core.errors import UserError
-from codi_tf.data.examples import FEATURES
+from codi_tf.data.examples import known_features
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Damage, Unreadable
 from codi_tf.data.splits import is_heldout
@@ -196,12 +196,13 @@ def _checked_columns(path: str, schema, chosen: dict[str, str] | None) -> dict[s
     def is_bytes(kind) -> bool:
         return types.is_binary(kind) or types.is_large_binary(kind)
 
+    known = known_features()
     if chosen is None:
-        chosen = {field: next((one for one in FEATURES[field] if one in schema.names), "") for field in FIELDS}
+        chosen = {field: next((one for one in known[field] if one in schema.names), "") for field in FIELDS}
     for field, column in chosen.items():
         if column not in schema.names:
             raise UserError(
-                f"{path} has no column {column or ' or '.join(FEATURES[field])} ({field}); rename the one "
+                f"{path} has no column {column or ' or '.join(known[field])} ({field}); rename the one "
                 f"that holds it: {', '.join(schema.names)}"
             )
         kind = schema.field(column).type

@@ -11,6 +11,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.data.splits import check_split
 from codi_tf.io import images
 
+EMBEDDED = "photos"  # the name of the source
 # Installed with the packages, so nothing has to be downloaded.
 PHOTOS = {
     "train": (
@@ -46,6 +47,11 @@ def load_photos(split: str) -> dict[str, np.ndarray]:
     """
     check_split(split)
     return {Path(name).stem: images.to_uint8(images.read_image(package_file(name))) for name in PHOTOS[split]}
+
+
+def embedded_photos(split: str | None) -> dict[str, np.ndarray]:
+    """`load_photos` of a split, or of all splits for None."""
+    return {name: photo for one in ([split] if split else PHOTOS) for name, photo in load_photos(one).items()}
 
 
 def missing_packages() -> list[str]:

@@ -24,7 +24,7 @@ class Source(Protocol):
 
     @property
     def provides(self) -> tuple[str, ...]:
-        """The keys of its examples besides "image": some of "depth", "source", "prompt"."""
+        """The keys of its examples besides "image": companions and "prompt"."""
         ...
 
     @property
@@ -49,8 +49,9 @@ class Source(Protocol):
         The example depends on the source, the index and the seed only:
 
             "image": float32 [S, S, 3] in [-1, 1], the image to be generated;
-            "depth": float32 [S, S, 1], larger is nearer, in any unit;
-            "source": float32 [S, S, 3] in [-1, 1], the image before an edit;
+            each companion by its name, float32 [S, S, channels] (see `codi_tf.companions`), such as
+            "depth": [S, S, 1], larger is nearer, in any unit;
+            "source": [S, S, 3] in [-1, 1], the image before an edit;
             "prompt": string [], UTF-8.
 
         Args:

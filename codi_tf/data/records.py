@@ -48,7 +48,7 @@ class Readable(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, i: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
-        """The fields that record i has, some of "image", "source", "depth", "text", "json". Raises Unreadable.
+        """The fields that record i has, of "image", companions, "text" and "json". Raises Unreadable.
 
         Only those in `fields` are read, if they are named.
         """
@@ -181,8 +181,8 @@ def index_tfrecord(paths: Iterable[str | os.PathLike[str]]) -> Records:
 def index_webdataset(paths: Iterable[str | os.PathLike[str]]) -> Records:
     """The images in tar files, with their companions: WebDataset's samples, or a folder that was packed.
 
-    Fields are "image", "text" (NAME.txt), "json", "depth" (NAME.depth.png, .tif) and "source" (NAME.source.jpg, ...),
-    see `io.naming`. Other members are left out.
+    Fields are "image", "text" (NAME.txt), "json" and companions, such as "depth" (NAME.depth.png, .tif), see
+    `io.naming`. Other members are left out.
 
     Raises:
         UserError: no image in any of the files, or one of them is missing.

@@ -14,7 +14,7 @@ from codi_tf.scenes.drawing import draw_scene, with_held_out, without_held_out
 from codi_tf.scenes.edits import draw_edit
 from codi_tf.scenes.rendering import render
 
-NAME, UNSEEN = "scenes", "scenes:unseen"
+NAMES = NAME, UNSEEN = "scenes", "scenes:unseen"
 ENDLESS = 2**31 - 1  # what the length of a source says that never ends
 SYNONYMS = 1  # stream of an example's seed
 

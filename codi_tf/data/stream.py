@@ -10,15 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.seeds import fold_in
-from codi_tf.data.decoding import EncodedImage, nearness, pixels, place, window_side
-from codi_tf.data.in_memory import in_range, recolored
+from codi_tf.data.decoding import EncodedImage, place, window_side
+from codi_tf.data.in_memory import resized
 from codi_tf.data.permutation import permuted
 from codi_tf.data.prompts import FIELDS, text_of
 from codi_tf.data.records import Readable, Unreadable
 from codi_tf.data.unreadable import first_of, refusal, too_many
-
-_KINDS = {"image": tf.uint8, "source": tf.uint8, "depth": tf.float32}  # of windows
+from codi_tf.io.companions import companion
 
 
 class Stream:
@@ -30,7 +28,7 @@ class Stream:
 
     Args:
         records: the records to read.
-        condition_key: "image", "depth" or "source", what the task makes conditions of; it is read along with the image.
+        condition_key: what the task makes conditions of: the "image", or a companion, which is read along with it.
         seed: of the order.
         max_unreadable: the largest share of unreadable records among the different records read so far, counted as at
             least 400, or all records if there are fewer.
@@ -72,6 +70,8 @@ class Stream:
         """
 
         prompts = prompts and "prompt" in self.provides
+        kinds = [companion(key) for key in self._windows]
+        dtypes = [*(tf.as_dtype(kind.dtype) for kind in kinds), tf.string]
 
         def read(index: np.ndarray, u: np.ndarray) -> list:
             example = self.example(int(index), u, image_size, prompts=prompts)
@@ -79,16 +79,11 @@ class Stream:
 
         def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
             u = tf.random.stateless_uniform([5], seed)  # the first is unused: the index determines the image
-            *cut, prompt = tf.numpy_function(read, [index, u], [*(_KINDS[key] for key in self._windows), tf.string])
-            example = {}
-            for key, window in zip(self._windows, cut, strict=True):
-                window.set_shape([None, None, 1 if key == "depth" else 3])
-                value = tf.image.resize(window, [image_size, image_size], "area")
-                value = tf.where(u[4] < 0.5, value[:, ::-1], value) if augment else value
-                if key != "depth":
-                    value = in_range(value)
-                    value = recolored(value, fold_in(seed, 1)) if recolor else value
-                example[key] = value
+            *cut, prompt = tf.numpy_function(read, [index, u], dtypes)
+            example, colors = {}, seed if recolor else None
+            for key, kind, window in zip(self._windows, kinds, cut, strict=True):
+                window.set_shape([None, None, kind.channels])
+                example[key] = resized(kind, window, image_size, u[4] < 0.5 if augment else None, colors)
             if prompts:
                 prompt.set_shape([])
                 example["prompt"] = prompt
@@ -106,7 +101,7 @@ class Stream:
             prompts: whether texts are read; otherwise the prompt is "".
 
         Returns:
-            {"image": uint8 [H, H, 3], "prompt": str}, and "source", uint8 [H, H, 3], or "depth", float32 [H, H, 1].
+            {"image": uint8 [H, H, 3], "prompt": str}, and the companion, of its kind's `dtype` [H, H, channels].
 
         Raises:
             UserError: too many records are unreadable.
@@ -152,10 +147,10 @@ class Stream:
             width, height = image.size
             side_now = min(max(round(side * width / size[1]), image_size), width, height)  # the side, after shrinking
             left, top = place(float(u[3]), width - side_now), place(float(u[2]), height - side_now)
-            if key == "depth":
-                example[key] = nearness(image)[top : top + side_now, left : left + side_now]
-            else:
-                example[key] = pixels(image.crop((left, top, left + side_now, top + side_now)))
+            try:
+                example[key] = companion(key).window(image, (left, top, left + side_now, top + side_now))
+            except UserError as error:
+                raise Unreadable(str(error)) from None
         return example
 
     def _count(self, record: int | None, reason: str | None) -> None:

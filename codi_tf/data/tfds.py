@@ -27,8 +27,8 @@ def open_tfds(text: str, split: str | None, options: dict[str, str], *, heldout_
         split: "train", "heldout" or None for all. In a set that has "train", "heldout" is all of a SPLIT called
             "validation...", "val..." or "test..."; without a SPLIT it is the set's own "validation" or "test". In any
             other case a hash of the records' positions decides.
-        options: data_dir, the folder of prepared data sets (by default tensorflow-datasets' own), and image, text,
-            source, depth: the features that hold them (by default see `examples.FEATURES`).
+        options: data_dir, the folder of prepared data sets (by default tensorflow-datasets' own), and image, text
+            and the names of companions: the features that hold them (by default see `examples.known_features`).
         heldout_fraction: the share of "heldout" if the hash decides.
 
     Raises:

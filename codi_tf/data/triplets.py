@@ -45,7 +45,7 @@ def open_triplets(
 
             a folder with seeds.json, as InstructPix2Pix's data come: PROMPT/SEED_0.jpg before, PROMPT/SEED_1.jpg after,
             PROMPT/prompt.json with the instruction under "edit";
-            a .parquet file, a folder or a pattern of them, with columns as in `examples.FEATURES`: images as the
+            a .parquet file, a folder or a pattern of them, with columns as in `examples.known_features`: images as the
             bytes of their files, directly or as "bytes" of a struct;
             a folder of NAME.source.jpg, NAME.jpg and NAME.txt;
             any other source of `open_source.open_source`, with the same fields.

@@ -57,7 +57,7 @@ class Evaluator:
         metrics: name -> metric; `loading.metrics_with` gives those that need no weights.
         prompts: the texts of the images, [N], for the metrics that need them.
         finish: what the task does to decoded images, (images, conditions) -> images.
-        enlarged: whether conditions are small images, enlarged bicubically; None: if they have three channels.
+        enlarged: whether conditions are small images, enlarged bicubically (`Task.has_low_resolution`).
 
     Raises:
         UserError: images too small for SSIM.
@@ -72,12 +72,11 @@ class Evaluator:
         *,
         prompts: Sequence[str] | None = None,
         finish: Callable | None = None,
-        enlarged: bool | None = None,
+        enlarged: bool = False,
     ):
         import tensorflow as tf
 
         self.images, self.conditions, self.metrics = images, conditions, dict(metrics)
-        enlarged = conditions.shape[-1] == 3 if enlarged is None else enlarged
         self.condition_name = "bicubic" if enlarged else "condition"
         batch = batch_for(base, *images.shape[1:3])
         self.encode = in_batches(tf.function(base.encode), batch)

@@ -59,7 +59,8 @@ def render(
     """
     made = plan(model, condition, upscale=upscale, tile=tile)
     _check_color(model, color)
-    resized = resize_condition(condition, *made.working)
+    has_mask = model.task.has_mask
+    resized = resize_condition(condition, *made.working, has_mask=has_mask)
     if made.tile:
         from codi_tf.inference.tiling import generate_tiled
 
@@ -69,11 +70,12 @@ def render(
     height, width = made.height, made.width
     if made.working != (height, width):
         image = to_uint8(resize(image / np.float32(255), height, width))
-        if model.task.has_mask:
-            image = _with_known(image, resize_condition(condition, height, width))
+        if has_mask:
+            image = _with_known(image, resize_condition(condition, height, width, has_mask=True))
     if color == "none":
         return image
-    return to_uint8(ALIGNMENTS[color](image / np.float32(255), resize_condition(condition, height, width)))
+    reference = resize_condition(condition, height, width, has_mask=has_mask)
+    return to_uint8(ALIGNMENTS[color](image / np.float32(255), reference))
 
 
 def plan(model, condition: np.ndarray, *, upscale: int = 1, tile: int | None = None) -> Plan:

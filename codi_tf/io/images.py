@@ -101,6 +101,23 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """A decoded image of any mode as uint8 RGB [H, W, 3], as `read_image` converts it.
+
+    Raises:
+        UserError: values of unknown range.
+    """
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        values, largest = np.asarray(image).astype(np.float32), 1 if image.mode == "F" else 65535
+        if not (values.min() >= 0 and values.max() <= largest):  # so written, NaN fails, too
+            raise UserError(f"mode {image.mode} with values {values.min()} to {values.max()}, not 0 to {largest}")
+        return np.repeat(to_uint8(values / largest)[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
+        return to_uint8(1.0 - rgba[..., 3:] * (1.0 - rgba[..., :3]))  # over white
+    return np.asarray(image.convert("RGB"))
+
+
 def as_batch(name: str, value, channels: int = 3) -> np.ndarray:
     """Convert one image or several, uint8 or float in [0, 1], to float32 [B, H, W, channels] in [0, 1].
 
@@ -130,13 +147,13 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.clip(np.stack(resized, axis=-1), 0, 1)
 
 
-def resize_condition(condition: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image with or without a mask. A pixel becomes unknown if any unknown pixel contributes to it."""
+def resize_condition(condition: np.ndarray, height: int, width: int, *, has_mask: bool) -> np.ndarray:
+    """Resize an image, or an image and its mask. A pixel becomes unknown if any unknown pixel contributes to it."""
     if condition.shape[:2] == (height, width):
         return condition
+    if not has_mask:
+        return resize(condition, height, width)
     rgb = resize(condition[..., :3], height, width)
-    if condition.shape[-1] == 3:
-        return rgb
     # Centered at one half, so that clipping to [0, 1] does not cut off the negative lobes of the bicubic kernel.
     share = resize(0.5 + 0.25 * (condition[..., 3:] > 0.5).astype(np.float32), height, width) - 0.5
     unknown = np.abs(share) > 1e-4

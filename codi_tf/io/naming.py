@@ -1,8 +1,8 @@
 """What the name of a file says: an image, a companion of one, or neither. The same for folders, tar files and patterns.
 
 An image is `NAME.jpg` with any of `image_files.EXTENSIONS`; NAME may have dots. Its companions are `NAME.txt` and
-`NAME.json`, captions; `NAME.depth.png`, a depth map; and `NAME.source.jpg`, the image before an edit. `NAME.word.png`
-beside an image `NAME.jpg` is neither: it is a mask, an edge map or another part of that image.
+`NAME.json`, captions, and `NAME.KIND.png` for each kind in `companions.COMPANIONS`, such as `NAME.depth.png`. Any other
+`NAME.word.png` beside an image `NAME.jpg` is neither: it is a mask, an edge map or another part of that image.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from codi_tf.io.companions import COMPANIONS
 from codi_tf.io.image_files import EXTENSIONS
 
-DEPTH_EXTENSIONS = (".png", ".tif", ".tiff")
-COMPANIONS = {".depth": ("depth", DEPTH_EXTENSIONS), ".source": ("source", EXTENSIONS)}
 _TEXTS = {".txt": "text", ".json": "json"}
-_ARRAYS = (".npy", ".pfm")  # depth maps that `depth_files` reads from folders, and that are no field of a record
 _WORD = re.compile(r"[^\W\d]+")
 
 
@@ -40,17 +38,17 @@ class Sorted(NamedTuple):
 def field_of(path: str) -> tuple[str, str | None]:
     """The name of an image that a file belongs to, with its folder, and the field that it holds.
 
-    The field is "image", "text", "json", "depth", "source", "array" (a depth map that only folders have) or None.
+    The field is "image", "text", "json", the name of a companion, "array" (`Companion.folder_extensions`) or None.
     """
     stem, extension = os.path.splitext(path)
     extension = extension.lower()
     inner, infix = os.path.splitext(stem)
-    if infix.lower() in COMPANIONS:
-        field, extensions = COMPANIONS[infix.lower()]
-        if field == "depth" and extension in _ARRAYS:
+    kind = infix[1:].lower()
+    if kind and kind in COMPANIONS:
+        if extension in COMPANIONS[kind].folder_extensions:
             return inner, "array"
-        if extension in extensions:
-            return inner, field
+        if extension in COMPANIONS[kind].extensions:
+            return inner, kind
         if extension not in _TEXTS:
             return inner, None
     return stem, "image" if extension in EXTENSIONS else _TEXTS.get(extension)

@@ -127,10 +127,12 @@ class Guided(MethodSettings):
         if student.train != "all":
             raise UserError("method guided, stage 1, gives the UNet a new input: it needs train 'all'")
         # The given UNet stays as it is from here on: it is the teacher's.
-        teacher = AdaptedUNet(student.unet, clone_adapter(student.adapter, "frozen_adapter"), name="frozen")
+        has_mask, frozen = student.has_mask, clone_adapter(student.adapter, "frozen_adapter")
+        teacher = AdaptedUNet(student.unet, frozen, has_mask=has_mask, name="frozen")
         unet = with_guidance(student.unet, "unet")
         base = dataclasses.replace(base, unet=unet)
-        return GuidanceMethod(self, base, AdaptedUNet(unet, student.adapter, name="student"), teacher)
+        student = AdaptedUNet(unet, student.adapter, has_mask=has_mask, name="student")
+        return GuidanceMethod(self, base, student, teacher)
 
 
 class GuidanceMethod(LatentMethod):

@@ -22,15 +22,26 @@ GUIDANCE_FEATURES = 256  # Fourier features of the guidance, as many as latent c
 
 
 def encode_condition(base: Base, network: AdaptedUNet, images):
-    """c, what the network's adapter takes of condition images [B, H, W, 3 or 4] in [-1, 1]: latents, or the images.
+    """c, what the network's adapter takes of condition images [B, H, W, 3], or 4 with a mask, in [-1, 1]."""
+    return encode_in_space(base, images, network.condition_space, has_mask=network.has_mask)
 
-    A mask, the fourth channel, is made as small as the latents of the RGB channels and appended to them.
+
+def encode_in_space(base: Base, images, condition_space: str, *, has_mask: bool):
+    """Condition images in an adapter's `condition_space`: their latents, or the images as they are.
+
+    Of a mask, the channel behind RGB, the "latent" is the mask made as small as the latents, and appended to them.
+
+    Args:
+        base: encodes the images.
+        images: [B, H, W, 3], or 4 with a mask, in [-1, 1].
+        condition_space: "latent" or "image".
+        has_mask: what the task states, `Task.has_mask`.
     """
-    if network.condition_space == "image":
+    if condition_space == "image":
         return images
+    if not has_mask:
+        return base.encode(images)
     latents = base.encode(images[..., :3])
-    if images.shape[-1] == 3:
-        return latents
     # [B, h, w, 1], a share of pixels
     mask = ops.average_pool(images[..., 3:], base.vae.factor, padding="valid", data_format="channels_last")
     return ops.concatenate([latents, mask], axis=-1)
@@ -85,7 +96,7 @@ def copy_of(network: AdaptedUNet, name: str) -> AdaptedUNet:
         unet = clone_unet(unet, f"{name}_unet")
     if adapter is not None:
         adapter = clone_adapter(adapter, f"{name}_adapter")
-    return AdaptedUNet(unet, adapter, network.train, name=name)
+    return AdaptedUNet(unet, adapter, network.train, has_mask=network.has_mask, name=name)
 
 
 def assign_network(source: AdaptedUNet, target: AdaptedUNet) -> None:

@@ -39,7 +39,6 @@ class Inpainting(Task):
         UserError: an option out of its range.
     """
 
-    condition_channels: ClassVar[int] = 4
     has_mask: ClassVar[bool] = True
     is_local: ClassVar[bool] = True
     uses_condition_at_end: ClassVar[bool] = True

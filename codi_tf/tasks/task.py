@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
+from codi_tf.core.errors import UserError
 from codi_tf.core.registry import Registry
 from codi_tf.core.tensors import Tensor
 from codi_tf.io.conditions import ConditionFile, read_condition
@@ -35,10 +36,10 @@ class Task:
     Modules in `codi_tf.tasks` import TensorFlow from `codi_tf.core.lazy`.
 
     Attributes:
-        condition_channels: 3, or 4 with a mask.
-        condition_key: the feature of an example that `degrade` takes: "image", "depth" or "source" (see
-            `data.pipeline.Source`).
-        has_mask: whether the last channel of a condition is a mask.
+        has_mask: whether a condition has a mask behind the channels of its image.
+        condition_channels: 3, or 4 with a mask; follows from `has_mask`.
+        condition_key: what `degrade` takes: the "image" of an example, or a companion of it, by its name in
+            `codi_tf.companions.COMPANIONS`.
         prompted: whether the prompt is part of the task, an instruction; a user must give one.
         is_local: whether the image at a pixel depends on the condition near it, so that large images can be made of
             tiles.
@@ -47,14 +48,22 @@ class Task:
         uses_condition_at_end: whether `finish` and `emit_finish` use the condition.
     """
 
-    condition_channels: ClassVar[int] = 3
-    condition_key: ClassVar[Literal["image", "depth", "source"]] = "image"
     has_mask: ClassVar[bool] = False
+    condition_channels: ClassVar[int] = 3
+    condition_key: ClassVar[str] = "image"
     prompted: ClassVar[bool] = False
     is_local: ClassVar[bool] = False
     keeps_colors: ClassVar[bool] = False
     has_low_resolution: ClassVar[bool] = False
     uses_condition_at_end: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        channels = 3 + cls.has_mask
+        if cls.__dict__.get("condition_channels", channels) != channels:
+            stated = f"condition_channels is {cls.condition_channels} and has_mask is {cls.has_mask}"
+            raise UserError(f"task {cls.__name__}: {stated}; state has_mask alone, the channels follow from it")
+        cls.condition_channels = channels
 
     @property
     def name(self) -> str:
@@ -78,7 +87,7 @@ class Task:
         """The condition of a training example, a function of the two arguments only.
 
         Args:
-            image: what `condition_key` names: an image [H, W, 3] in [-1, 1], or depth [H, W, 1].
+            image: what `condition_key` names: an image [H, W, 3] in [-1, 1], or a companion, such as depth [H, W, 1].
             seed: int32 [2], for `tf.random.stateless_*`.
 
         Returns:

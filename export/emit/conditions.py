@@ -26,5 +26,6 @@ def conditions_for(model: CoDi, height: int, width: int) -> tuple[np.ndarray, st
         channels = model.task.condition_channels
         return np.random.default_rng(0).random((count, height, width, channels), dtype=np.float32), "random"
     conditions = (batch["condition"][:, :height, :width] + 1.0) / 2.0
-    conditions[..., 3:] = conditions[..., 3:] > 0.5  # a mask is 0 and 1 in either range
+    if model.task.has_mask:
+        conditions[..., 3] = conditions[..., 3] > 0.5  # it is 0 and 1 in either range
     return conditions, "held-out photos"

@@ -222,10 +222,11 @@ def encode_condition(g: Graph, model: CoDi, condition: Value) -> Value:
     vae = model.base.vae
     if model.network.condition_space == "image":
         return condition
-    rgb = condition if condition.shape[2] == 3 else g.channels(condition, 0, 3)
+    has_mask = model.network.has_mask
+    rgb = g.channels(condition, 0, 3) if has_mask else condition
     moments = g.conv(networks.coder(g, vae.encoder, rgb), vae.quant_conv)
     latents = g.affine(g.channels(moments, 0, vae.latent_channels), vae.scaling_factor, 0.0)
-    if condition.shape[2] == 3:
+    if not has_mask:
         return latents
     return g.concatenate(latents, g.average_pool(g.channels(condition, 3, 4), vae.factor))
 

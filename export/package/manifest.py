@@ -60,6 +60,11 @@ class Package:
     others: tuple[Package, ...] = ()
 
     @property
+    def has_mask(self) -> bool:
+        """Whether a condition is an image with a mask."""
+        return self.condition_file == "masked_image"
+
+    @property
     def steps(self) -> int:
         """Network evaluations."""
         return len(self.schedule)

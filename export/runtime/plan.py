@@ -61,7 +61,7 @@ def make_plan(package: Package, condition: np.ndarray, tile: bool | None = None)
     if tile is False:
         return smaller
     places = tiles_of(package, height, width)[0]
-    if tile is None and package.channels == 4 and _covers_one(condition[..., 3] > 0.5, places):
+    if tile is None and package.has_mask and _covers_one(condition[..., 3] > 0.5, places):
         return smaller._replace(note="the mask covers a whole tile; export with a larger --size, or add --tile")
     return Plan(height, width, len(places))
 

@@ -102,7 +102,7 @@ def generate(
         raise UserError(f"--color: {package.folder} was made for {package.task}, which changes colors; leave it out")
     plan = make_plan(package, image, tile)
     height, width = plan.height, plan.width
-    fitted = images.resize_condition(image, height, width)
+    fitted = images.resize_condition(image, height, width, has_mask=package.has_mask)
     filled = _mirrored(fitted, max(height, package.height), max(width, package.width))
     if plan.tiled:
         output = generate_tiled(sampler, filled, seed=seed, ids=ids, report=report)
@@ -111,7 +111,7 @@ def generate(
     output = _resize(output[:height, :width], *image.shape[:2])
     if color != "none":
         output = np.clip(ALIGNMENTS[color](output, image), 0.0, 1.0)
-    return output if image.shape[-1] == 3 else np.where(image[..., 3:] > 0.5, output, image[..., :3])
+    return np.where(image[..., 3:] > 0.5, output, image[..., :3]) if package.has_mask else output
 
 
 def _mirrored(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -125,10 +125,9 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _condition(package: Package, path: Path, mask: Path | None) -> np.ndarray:
     """Read the condition image of the package's task. Raises UserError for a mask that is missing or not taken."""
-    has_mask = package.condition_file == "masked_image"
-    if not has_mask and mask is not None:
+    if not package.has_mask and mask is not None:
         raise UserError(f"--mask: {package.folder} was made for {package.task}, which takes no mask; leave it out")
-    if has_mask and mask is None:
+    if package.has_mask and mask is None:
         raise UserError(f"--mask is missing: {package.folder} needs a mask of the image's size, white where to fill")
     return read_condition(path, package.condition_file, mask)
 

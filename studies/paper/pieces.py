@@ -260,7 +260,8 @@ def evaluator(task: str, split: str) -> Evaluator:
     )
     metrics = metrics_with(load_features(Path(BASE) / "features").features)
     base = load_stable_diffusion(BASE)
-    return Evaluator(examples["image"], examples["condition"], base, metrics, finish=make_task(task).finish)
+    about = {"finish": make_task(task).finish, "enlarged": make_task(task).has_low_resolution}
+    return Evaluator(examples["image"], examples["condition"], base, metrics, **about)
 
 
 def _measure(row: Row, task: str, seed: int, model, split: str) -> dict[str, dict]:

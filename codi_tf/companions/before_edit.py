@@ -1,0 +1,28 @@
+"""The image before an edit: NAME.source.jpg beside the edited image NAME.jpg."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codi_tf.io.companions import COMPANIONS, Companion
+
+
+@COMPANIONS.register("source")
+class BeforeEdit(Companion):
+    """The image before an edit, float32 [S, S, 3] in [-1, 1]; the prompt is the instruction."""
+
+    features = ("original_image", "input_image", "source_image", "source_img", "source")
+
+    def open(self, name: str, split: str | None, task: Any, **options: Any) -> Any:
+        """Synthetic edits of the embedded photos, edits of scenes, or triplets."""
+        from codi_tf.data.edits import Edits
+        from codi_tf.data.in_memory import Photos
+        from codi_tf.data.photos import EMBEDDED, embedded_photos
+        from codi_tf.data.scenes import NAMES, SceneEdits
+        from codi_tf.data.triplets import open_triplets
+
+        if name in NAMES:
+            return SceneEdits(split)
+        if name == EMBEDDED:
+            return Edits(Photos(embedded_photos(split)), wordings=split or "train")
+        return open_triplets(name, split, **options)
