@@ -1,7 +1,7 @@
 """Tokens that were added to a tokenizer, as textual inversion does, from the three layouts of their files.
 
 transformers writes them into `tokenizer.json`, into `added_tokens_decoder` of `tokenizer_config.json`, or, before 4.34,
-into `added_tokens.json`. It reads the first two where they are there, and the last one otherwise.
+into `added_tokens.json`. It reads the first two if they exist, and otherwise the last one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class AddedToken(NamedTuple):
-    """A token that stands for itself inside a prompt; the names are those of the library `tokenizers`.
+    """A token that is recognized as a whole inside a prompt; the names are those of the library `tokenizers`.
 
     Attributes:
         content: the token.
