@@ -39,8 +39,8 @@ from codi_tf.trainers.trainer import Trainer
 class CoDi(Trainer):
     """An adapted latent diffusion model: a keras.Model with `compile`, `fit`, `generate` and `save`.
 
-    A model trains networks of its own: the base and the adapter that are given stay as they are, and several models
-    may be made from one base, in any order. What a model does not train, it shares with the base.
+    A model trains copies: the base and the adapter that you pass stay unchanged, so you can make several models from
+    one base, in any order. Networks that a model does not train are shared with the base.
 
     Args:
         base: from `load_stable_diffusion`, or that of another model.

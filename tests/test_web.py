@@ -340,4 +340,4 @@ def test_a_page_that_finds_no_files_says_so(browser, packages, runtime, tmp_path
     monkeypatch.setattr("export.web.site.MAX_ALONE", 0)
     build_site(packages(), tmp_path / "site", runtime)
     browser.open((tmp_path / "site" / "index.html").as_uri())
-    browser.wait("document.body.innerText.includes('Opened from the disk, it finds no model: serve its folder')")
+    browser.wait("document.body.innerText.includes('it cannot load its model: serve its folder')")

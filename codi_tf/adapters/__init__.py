@@ -1,4 +1,4 @@
-"""Adapters: the networks that bring a condition into a UNet, one file each.
+"""Adapters: the networks that let a condition into the UNet, one file each.
 
 A new adapter is a file of this folder, or a module from outside, with a class that extends `adapted.Adapter`:
 

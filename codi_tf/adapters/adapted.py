@@ -132,7 +132,7 @@ class AdaptedUNet(TrainsPart):
     Args:
         unet: the UNet.
         adapter: its adapter, or None.
-        train: what is trained of them, "all" or the "adapter" alone; other models may then share the UNet.
+        train: "all", or only the "adapter"; other models may then share the UNet.
         has_mask: whether a condition is an image with a mask, as its task states (`Task.has_mask`).
     """
 

@@ -17,8 +17,8 @@ from codi_tf.models.unet import UNet, UNetEncoder
 class MuAdapter(Adapter):
     """A copy of the base's encoder that takes the condition, and one scalar mu for every encoder feature (Eq. 12).
 
-    The copy takes c and the prompt, neither z_t nor t: the clean condition latent stands at t = 0. Its features are
-    therefore computed once for all sampling steps.
+    The copy takes c and the prompt, but neither z_t nor t: its time is always 0, that of a clean latent. Its features
+    are therefore computed once for all sampling steps.
 
     Args:
         encoder_config: the arguments of the base's encoder (`UNet.encoder_config()`), with `in_channels` those of c.

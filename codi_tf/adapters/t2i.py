@@ -99,7 +99,7 @@ class T2IAdapter(DiffusersAdapter):
     has one feature for each of `channels`; a "light_adapter" has one more, with as many channels as the last.
 
     The first convolution and all biases start at zero: the features of a new adapter are 0, and every weight has a
-    gradient after the first update. Zeros at the end would not do: a full adapter ends in sums, and each level of a
+    gradient after the first update. Zeros at the end would not work: a full adapter ends in sums, and each level of a
     light one continues from the output of the level before.
 
     Raises:

@@ -1,7 +1,7 @@
 """Tokens that were added to a tokenizer, as textual inversion does, from the three layouts of their files.
 
 transformers writes them into `tokenizer.json`, into `added_tokens_decoder` of `tokenizer_config.json`, or, before 4.34,
-into `added_tokens.json`. A token of the last one alone counts, too, where the others are there (docs/deviations.md).
+into `added_tokens.json`. Tokens that only the last one names count, too (docs/deviations.md).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class AddedToken(NamedTuple):
-    """A token that stands for itself inside a prompt; the names are those of the library `tokenizers`.
+    """A token that is recognized as a whole inside a prompt; the names are those of the library `tokenizers`.
 
     Attributes:
         content: the token.

@@ -50,7 +50,7 @@ class Tokenizer:
         vocabulary: token -> id. A token that ends in `</w>` ends a word.
         merges: pairs of tokens to merge, in the order of their priority.
         padding: the token after the end: `<|endoftext|>` (Stable Diffusion 1.x) or `!` (2.x).
-        special: tokens that stand for themselves inside a prompt -> whether they are recognized in any case. By default
+        special: tokens that are recognized as a whole inside a prompt -> whether in upper or lower case. By default
             start, end and padding, in exactly their spelling.
         added: tokens that were added to the vocabulary, as by textual inversion. One that the vocabulary has keeps its
             id there.

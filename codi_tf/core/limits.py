@@ -1,6 +1,7 @@
 """The largest sizes that files and options may ask for, far beyond those of real models and data.
 
-They are checked before memory is asked for, so that a number with some zeros too many is one line, not a full memory.
+They are checked before memory is requested, so that a number with too many zeros is a one-line error and does not fill
+the memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Libraries without the lines that they write to standard error when they are loaded."""
+"""Loading libraries without the lines that they write to standard error."""
 
 from __future__ import annotations
 

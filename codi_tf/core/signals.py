@@ -1,4 +1,4 @@
-"""Signals that end long work where nothing is lost: they are noted, and the work looks whether one came."""
+"""Signals that end long work without loss: they are recorded, and the work stops at its next safe point."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(si
 
 
 class Ended(SystemExit):
-    """A signal asked the process to end. Its status is that of a process which the signal ends, as shells count it."""
+    """A signal asked the process to end. The status is the one that shells give a process that the signal ended."""
 
     def __init__(self, number: int):
         super().__init__(128 + number)

@@ -1,4 +1,4 @@
-"""Keras models that know what of them is trained, whatever the `trainable` flags of shared layers say."""
+"""Keras models that name their trained parts, whatever the `trainable` flags of shared layers say."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import keras
 class TrainsPart(keras.Model):
     """A Keras model whose `trainable_variables` are those of the parts that `trained_parts` names.
 
-    A network that several models share can therefore be trained by one and held still by another: Keras' flag
-    `trainable`, which is the layer's own, is never set.
+    So one model can train a network that another model shares and freezes: Keras' flag `trainable`, which belongs to
+    the layer, is never set.
     """
 
     def trained_parts(self) -> list[keras.Model]:

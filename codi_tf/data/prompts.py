@@ -1,4 +1,4 @@
-"""The prompts of images: from the bytes of caption files to tokens, and what is said of missing and long ones."""
+"""The prompts of images: from the bytes of caption files to tokens, and warnings of missing and long ones."""
 
 from __future__ import annotations
 

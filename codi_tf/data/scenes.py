@@ -1,4 +1,4 @@
-"""Rendered scenes as sources of examples: endless, and known exactly."""
+"""Rendered scenes as sources of examples, with exact captions, depth and edits."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Scenes:
     """Scenes with captions and depth; a `pipeline.Source`. Images are not mirrored: captions name left before right.
 
     Args:
-        split: "train" has none of the combinations in `drawing.HELD_OUT`; "heldout" and None have all, and other
-            scenes.
+        split: "train" has none of the combinations in `drawing.HELD_OUT`; "heldout" and None have all combinations,
+            in other scenes.
         unseen: only scenes with one of these combinations.
     """
 

@@ -1,4 +1,4 @@
-"""What the networks are conditioned on besides the condition image: the prompts."""
+"""What the networks are conditioned on in addition to the condition image: the prompts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from codi_tf.diffusion.process import Tensor
 class Conditioning(NamedTuple):
     """What the networks take of the prompts, as one immutable value: NumPy arrays, or tensors inside functions.
 
-    Only what reads a field unpacks it: `AdaptedUNet`, adapters, exports. What a network takes besides its context (the
-    pooled embeddings of SDXL, a guidance) becomes a further field here; all else hands the value on.
+    Only the code that uses a field reads it: `AdaptedUNet`, adapters, exports. All other code passes the value on. A
+    network's further inputs (the pooled embeddings of SDXL, a guidance) will be further fields.
 
     Attributes:
         context: the embedded prompts, float32 [1 or B, 77, D]; 1 is one prompt for all images.

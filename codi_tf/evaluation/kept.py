@@ -1,4 +1,4 @@
-"""What was measured before an evaluation was interrupted, on disk, so that the same evaluation goes on from there."""
+"""The measured values of an interrupted evaluation, on disk, so that the same evaluation resumes from them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from codi_tf.io.hashing import arrays_sha256, text_sha256
 
 
 class Kept:
-    """The values of samplers that are measured already, one file each.
+    """The values of the samplers that have been measured, one file each.
 
     Args:
-        folder: where they lie; made when the first is written.
+        folder: of these files; made when the first is written.
         settings: of the evaluation, plain data.
         arrays: what is measured on. Values of other settings or arrays are not found.
     """

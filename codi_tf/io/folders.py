@@ -1,4 +1,4 @@
-"""Folders that this project makes: they appear whole or not at all, and replace nothing but their like.
+"""Folders that this project makes: they appear whole or not at all, and replace only folders of the same kind.
 
 A marker in each of them says what it is and lists its files. A folder is replaced only if its marker names the same
 kind and nothing else is in it.

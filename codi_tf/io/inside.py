@@ -1,8 +1,8 @@
 """What a file may name: a file of its own folder. Needs no TensorFlow.
 
-Packages, lists of examples and indices of weights come from strangers. A name in them must not lead to another place of
-this machine: not as a path from the root, not by `..`, not by a link, and not to a device or a pipe. The page
-(export/web/page/manifest.js) and the C++ example (examples/android/manifest.h) have the rule for names, too.
+Packages, lists of examples and indices of weights come from other people. A name in them must not lead to another place
+on this machine: no absolute path, no `..`, no link, no device and no pipe. The page (export/web/page/manifest.js) and
+the C++ example (examples/android/manifest.h) have the rule for names, too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""JSON in files, also of strangers: read strictly, and within bounds. Needs no TensorFlow.
+"""JSON in files, also those of other people: read strictly, and within bounds. Needs no TensorFlow.
 
-Refused are large files, deep nesting, keys that stand twice, NaN and Infinity, and halves of characters. Python's own
-reader takes all of these, and each of them fails later, elsewhere, or changes what a file says.
+Large files, deep nesting, duplicate keys, NaN, Infinity and lone surrogates are refused. Python's own reader accepts
+all of these, and each of them fails later, elsewhere, or changes what a file says.
 """
 
 from __future__ import annotations

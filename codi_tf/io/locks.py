@@ -1,4 +1,4 @@
-"""Locks on folders: one process at a time writes into one. A process that ends, in any way, gives its lock back."""
+"""Locks on folders: one process at a time writes into one. A process that ends, in whatever way, releases its lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening files of strangers: regular files alone, and no more of them than is expected. Needs no TensorFlow.
+"""Opening files of other people: only regular files, and no more bytes than expected. Needs no TensorFlow.
 
 A named pipe blocks whoever opens it, a device may never end, and a file of any size fills the memory.
 """

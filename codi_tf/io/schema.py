@@ -3,7 +3,7 @@
     SCHEMA = Record({"image_size": Whole(1, 8192), "task": Record({"name": Text()})})
     check(read_json(path), SCHEMA, path, "make the bundle again")
 
-A file is checked as a whole before any of its values is used: no size of it is believed before it is bounded.
+The whole file is checked before any of its values is used, so no size is used before it is known to be in bounds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def check(value: object, schema: Schema, path: object, remedy: str) -> None:
 
 @dataclass(frozen=True)
 class Anything:
-    """Any value: what belongs to others, who check it."""
+    """Any value; other code checks it."""
 
     def check(self, value: object, name: str) -> None:
         pass

@@ -1,8 +1,8 @@
 """YAML in files and on the command line, read strictly and within bounds. Needs no TensorFlow.
 
 Versions 1.1 and 1.2 of YAML read some plain words differently: `010` is 8 or 10, `1:30` is 90 or a text, `on` is true
-or a text. Such words are refused, with the spelling that means the same in both. So are keys that stand twice, tags
-(`!!...`), and what the aliases of a few lines can blow up.
+or a text. Such words are refused, with the spelling that means the same in both. So are duplicate keys, tags (`!!...`),
+and aliases that expand a few lines into too many values.
 """
 
 from __future__ import annotations

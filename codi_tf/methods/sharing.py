@@ -1,4 +1,4 @@
-"""Which models use a network, and which of them trains it: what one model trains, no other one may hold still."""
+"""Which models use a network, and which of them trains it: if one model trains it, no other may freeze it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A small world of rendered scenes: images whose caption, depth, objects and edits are known exactly."""
+"""Rendered scenes: images whose caption, depth, objects and edits are known exactly."""

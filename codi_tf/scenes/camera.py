@@ -1,4 +1,4 @@
-"""The camera: where it stands, and the directions of its rays."""
+"""The camera: its position, and the directions of its rays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions: what a scene shows, as a sentence, and a sentence back as what it states.
+"""Captions: from a scene to a sentence, and from a sentence back to what it states.
 
 The grammar is data. A caption names the objects from left to right, the floor and the light:
 
@@ -51,7 +51,7 @@ class Statements:
     Attributes:
         objects: from left to right, each attribute -> value; an attribute that is not named is missing.
         floor, light: values, or None where the caption names none.
-        unknown: the words that mean nothing here.
+        unknown: the words that the grammar does not have.
     """
 
     objects: tuple[dict[str, str], ...]
@@ -89,7 +89,7 @@ def _word(kind: str, index: Tensor, u: Tensor) -> Tensor:
 
 
 def parse(text: str) -> Statements:
-    """What a caption states; words that it does not know are named in the result.
+    """What a caption states; the result names the words that the grammar does not have.
 
     Raises:
         UserError: more than MOST_OBJECTS objects.

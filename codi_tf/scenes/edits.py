@@ -1,4 +1,4 @@
-"""Edits: a scene, an instruction, and the scene that differs in that one thing.
+"""Edits: a scene, an instruction, and the scene after the edit, which differs in one thing.
 
 make the red cube blue        make the small sphere large      make the cone shiny      turn the cube into a sphere
 remove the small green cone   add a large matte red cube on the left     make the floor wooden     make it night

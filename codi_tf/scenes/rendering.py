@@ -20,7 +20,7 @@ EXPOSURE = 0.95
 
 
 class Rendering(NamedTuple):
-    """What is known of an image.
+    """An image, and its exact depth and objects.
 
     Attributes:
         image: float32 [S, S, 3] in [-1, 1], sRGB.

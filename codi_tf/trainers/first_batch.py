@@ -1,4 +1,4 @@
-"""The first batch of an epoch is looked at before it is trained on, where that costs the device nothing."""
+"""A check of an epoch's first batch before it is trained on, if that costs the device nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fit`, `evaluate` and their like: what they take beside a batch is checked, and mistakes are one line."""
+"""`fit`, `evaluate` and similar methods: their arguments are checked, and a mistake is one line."""
 
 from __future__ import annotations
 

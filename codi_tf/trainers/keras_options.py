@@ -1,4 +1,4 @@
-"""What Keras' `compile`, `fit` and `evaluate` take and a `Trainer` does not: refused, with what serves instead."""
+"""Arguments of Keras' `compile`, `fit` and `evaluate` that a `Trainer` refuses, each with its replacement."""
 
 from __future__ import annotations
 

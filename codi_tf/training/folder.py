@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, its log, and what its result was made of. Needs no TensorFlow."""
+"""The folder of a run: its settings, its log, and the origin of its result. Needs no TensorFlow."""
 
 from __future__ import annotations
 

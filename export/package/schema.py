@@ -1,4 +1,4 @@
-"""What a manifest may hold: types, ranges and sizes, and what has to agree. Imports no TensorFlow.
+"""What a manifest may hold: types, ranges and sizes, and values that must agree. Imports no TensorFlow.
 
 The page (export/web/page/manifest.js) and the C++ example (examples/android/manifest.h) check the same. All three have
 to refuse what tests/bad_manifests.json lists.

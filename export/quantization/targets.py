@@ -1,4 +1,4 @@
-"""What mixed weights are asked to reach: {"size": bytes} or {"psnr": dB}."""
+"""The target of mixed weights: {"size": bytes} or {"psnr": dB}."""
 
 from __future__ import annotations
 

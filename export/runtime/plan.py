@@ -17,9 +17,9 @@ class Plan(NamedTuple):
     """The size and the tiles with which an image is made.
 
     Attributes:
-        height, width: of what is generated; scaled to the image's size in the end, where that is another.
+        height, width: of the generated image; it is scaled to the wanted size in the end if they differ.
         pieces: the number of tiles; 1: one piece.
-        note: why a larger image is not made in tiles, and what to do about it; "" where there is nothing to say.
+        note: why a larger image is not made in tiles, and what to do about it; else "".
     """
 
     height: int

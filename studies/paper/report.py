@@ -38,7 +38,7 @@ TRAINED = """CoDi and the fine-tuned model have the same adapter and train 3.5 M
 a model with a ControlNet 3.6 M, one with a T2I-Adapter 2.7 M."""
 NOTES = {
     "fig_2": """All four distances have the same weight, 2, although their scales differ. The perceptual one uses the
-network of FD-photos. So these curves compare the distances as they are, not as they could be tuned.
+network of FD-photos. So these curves compare the distances untuned.
 
 """
 }
@@ -119,19 +119,19 @@ def _claims(judgements: dict) -> str:
     comparisons = tables.comparisons_table(judgements)
     counting = sum(one.comparison.counts for of_claim in judgements.values() for one in of_claim)
     detail = f"""
-After each verdict: the difference in FD-photos, with its {PERCENT} interval, of the comparison that supports the claim
-least, among the {counting} that count. All comparisons are below. Those in plain type do not count: their systems are
-sampled in another way than they were trained for, or trained for longer.
+After each verdict comes the difference in FD-photos, with its {PERCENT} interval, of the comparison that supports the
+claim least, among the {counting} that count. All comparisons are below. Verdicts in plain type do not count: their
+systems are sampled in another way than they were trained for, or were trained for longer.
 
 An interval combines Student's t over the seeds, whose pairs share data and noise, with a bootstrap of
 {bootstrap.REPLICATES} replicates over the images, the same ones for both sides. *Reproduced*: the interval is on the
 claimed side of 0; *contrary*: on the other side; *not reproduced*: it contains 0, which (a) allows. *Open*: results are
-missing. Without any true difference, one comparison in ten would still get a verdict, so an interval close to 0 is weak
-evidence. None of them tells anything about photos unlike these.
+missing. Without any true difference, one interval in ten would still exclude 0, so an interval close to 0 is weak
+evidence. No interval says anything about photos unlike these.
 
-FD-photos decides, but grain can improve it. The latent error, which grain raises and softness lowers, and the sharpness
-are therefore shown, too. "(grain)": the side that is better in FD-photos has the higher latent error and is sharper
-than the autoencoder's reconstructions of the originals.
+FD-photos decides the verdicts, but grain can improve it. So the table also shows the latent error, which grain raises
+and softness lowers, and the sharpness. "(grain)" means that the side that is better in FD-photos has the higher latent
+error and is sharper than the autoencoder's reconstructions of the originals.
 
 <details><summary>All comparisons</summary>
 
@@ -158,8 +158,8 @@ def _task(results: Results, task: str, shown: Path, link: Path) -> str:
 {notes}
 With other numbers of evaluations: [{task}/table.md]({link}/{task}/table.md).
 
-The cost of training, all stages together. An evaluation is one forward pass of the UNet on one example; the student's
-forward and backward pass count as one. The CPU seconds come from more than one machine:
+The next table has the cost of training, all stages together. An evaluation is one forward pass of the UNet on one
+example; the student's forward and backward pass count as one. The CPU seconds come from more than one machine:
 
 {tables.cost_table(results, task)}"""
     rows = {BY_NAME[name].title: name for name in FAMILIES}
@@ -169,8 +169,8 @@ forward and backward pass count as one. The CPU seconds come from more than one 
     series = {title: [one for one in results.of_row(task, row) if _plain(one)] for title, row in rows.items()}
     if figures.tradeoff(shown / task / "tradeoff.png", series, families):
         text += f"""
-Looking like photos and being close to the original are two goals, and a setting (delta above all) moves a method along
-its line. Lower and further left is better; the numbers are evaluations:
+An image can look like a photo, or be close to the original. These are two goals, and a setting, above all delta, trades
+one for the other along a method's line. Lower and further left is better; the numbers are evaluations:
 
 ![FD-photos against latent error, every method]({link}/{task}/tradeoff.png)
 """
@@ -192,12 +192,13 @@ def _plain(sample: Sample) -> bool:
 def _notes(results: Results, task: str) -> str:
     first = next(sample for row in tables.TABLE_2 for sample in results.of_row(task, row))
     photos = ", ".join(f'"{name}"' for name in pieces.photos_of("test"))
-    return f"""In brackets: {PERCENT} intervals over seeds and images; for rows without seeds, over images. Measured
-on {pieces.COUNT} overlapping crops of the photos {photos}. The intervals do not include the effect of other photos.
+    return f"""Brackets hold {PERCENT} intervals over seeds and images; for rows without seeds, over images. The figures
+are for {pieces.COUNT} overlapping crops of the photos {photos}.
+The intervals do not include the effect of other photos.
 
 *LDM* is the fine-tuned model. *Adapter alone* is the paper's "ControlNet": the base is not trained. The paper's other
-systems (StableSR, DiffIR, Palette, RePaint) are missing, because their weights are for other images, and so are its 6
-and 250 evaluations. The two longer trainings of GD-II are ours.
+systems (StableSR, DiffIR, Palette, RePaint) are missing, because their weights are for other images. The paper's 6 and
+250 evaluations are missing, too. The two longer trainings of GD-II are ours.
 
 {legend({"": first.row_of_figures(tables.MEASURES)})}
 """
@@ -226,11 +227,11 @@ def _tuning(metrics: Path) -> str:
     return (
         f"""## How the settings were chosen
 
-Every method had the same number of trials, with half of the updates of every stage and one seed, on crops of the photo
-"{pieces.VALIDATION}", which is not in the test, in super-resolution. Inpainting has the same settings. In brackets:
-{PERCENT} intervals over images. **best**: the lowest FD-photos at 4 evaluations, or at 50 for methods that are not
-distilled; used: the setting of the plan, which the tables above use. CoDi's weight of the guidance, 2, comes from
-earlier trials of single trainings on held-out photos, including those of the test; no other method had this advantage.
+Every method had the same number of trials in super-resolution, with half of the updates of every stage and one seed, on
+crops of the photo "{pieces.VALIDATION}", which is not in the test. Inpainting has the same settings. Brackets hold
+{PERCENT} intervals over images. **best** has the lowest FD-photos at 4 evaluations, or at 50 for methods that are not
+distilled; used is the setting of the plan, which the tables above use. CoDi's guidance weight, 2, comes from earlier
+trials of single trainings on held-out photos, including those of the test; no other method had this advantage.
 
 <details><summary>All trials</summary>
 

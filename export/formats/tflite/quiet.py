@@ -1,4 +1,4 @@
-"""LiteRT without its note."""
+"""Loading LiteRT without the note that it prints."""
 
 from __future__ import annotations
 

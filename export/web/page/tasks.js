@@ -1,8 +1,8 @@
-// The words of the page: for each task, for tasks from outside, and for what was made and how long that takes.
+// The words of the page: for each task, for tasks from outside, and for how an image is made and how long that takes.
 
-const RESTORE = { title: "Restore a photo", lede: "A small, blurred or noisy photo becomes clear", photo: "a photo" };
+const RESTORE = { title: "Restore a photo", lede: "Makes a small, blurred or noisy photo clear", photo: "a photo" };
 
-const OTHER = { title: "Make an image", lede: "An image becomes another one", photo: "an image" };
+const OTHER = { title: "Make an image", lede: "Turns an image into another one", photo: "an image" };
 
 const TASKS = {
   super_resolution: RESTORE,
@@ -10,35 +10,35 @@ const TASKS = {
   bicubic: RESTORE,
   inpainting: {
     title: "Fill in a photo",
-    lede: "Paint over what is to go, and something that fits takes its place",
+    lede: "Paint over what you want to remove, and the model fills it in",
     photo: "a photo",
     run: "Fill in",
   },
   depth: {
-    title: "From depth to an image",
-    lede: "A depth map, a gray image of near and far, becomes an image",
+    title: "Make an image from depth",
+    lede: "Turns a depth map, a gray image of distances, into an image",
     photo: "a depth map",
   },
-  editing: { title: "Edit a photo", lede: "A photo, changed", photo: "a photo" },
+  editing: { title: "Edit a photo", lede: "Changes a photo", photo: "a photo" },
 };
 
-/** {title, lede, photo, run} of a package. */
+/** {title, lede, photo, run}: the words for a package. */
 export function wording({ task, prompt, inputs, steps }) {
   const words = { run: inputs.ids ? "Run" : "Run again", ...(Object.hasOwn(TASKS, task.name) ? TASKS[task.name] : OTHER) };
   const how = inputs.ids ? " as the prompt says" : prompt ? `: “${prompt}”` : "";
   return { ...words, lede: `${words.lede}${how}, in ${steps} ${steps === 1 ? "step" : "steps"}.` };
 }
 
-/** What is to be said of a plan, see `planOf`. */
+/** How an image was made by a plan (see `planOf`), as the end of a sentence. */
 export function howMade({ height, width, pieces, reason }) {
   if (pieces > 1) return `, in ${pieces} tiles`;
   const enlarged = `, at ${width} × ${height} and enlarged`;
   if (reason === "choice") return `${enlarged}: tick “Full detail” for more detail`;
-  if (reason === "mask") return `${enlarged}, because a whole tile is marked: mark less at a time for more detail`;
+  if (reason === "mask") return `${enlarged}, because you painted over a whole tile: paint less at a time for more detail`;
   return reason === "task" ? enlarged : "";
 }
 
-/** How long it will take, if a share of it took so many seconds; "" as long as that would be a guess. */
+/** The time left, if a share of the work took so many seconds; "" while that would be a guess. */
 export function timeLeft(seconds, share) {
   if (seconds < 2 || share <= 0) return "";
   const left = (seconds * (1 - share)) / share;
