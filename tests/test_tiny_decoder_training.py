@@ -78,6 +78,7 @@ def test_training_learns_to_decode_photos_that_it_has_not_seen(photos_base, tmp_
         MARKER,
         "config.json",
         "diffusion_pytorch_model.safetensors",
+        "provenance.json",
     ]
     peer = diffusers.AutoencoderTiny.from_pretrained(folder)
     close(decoder(z[:2]), decoded(peer, np.asarray(z[:2])), tolerance=1e-5)

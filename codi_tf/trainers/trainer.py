@@ -143,6 +143,7 @@ class Trainer(KerasFit, TrainsPart):
     def train_step(self, data):
         """`update` for Keras' `fit`: counts in the means of the epoch. Returns the scalars of this batch alone."""
         meters, batch = self._meters(), self._batch(data)
+        check_parts(size_of(batch), 1, replicas.count())
         logs = self.update(batch)
         meters.record(logs, tf.shape(_first(batch))[0])
         return logs
@@ -154,7 +155,8 @@ class Trainer(KerasFit, TrainsPart):
         none of training's. Returns the means over the examples of the evaluation so far.
         """
         meters, batch = self._meters(), self._batch(data)
-        self._check(batch, 1)
+        self.check_batch(batch)
+        check_parts(size_of(batch), 1, replicas.count())
         part, parts = replicas.index(), replicas.count()
         before = parts * tf.cast(meters.seen, tf.int32)  # replicas share each batch evenly
         draws = Draws(self.seed, self.optimizer.iterations, part, parts, before)
@@ -181,17 +183,16 @@ class Trainer(KerasFit, TrainsPart):
             check_values(batch)
         return batch
 
-    def _check(self, batch: dict, accumulate: int) -> None:
-        self.check_batch(batch)
-        check_parts(size_of(batch), accumulate, replicas.count())
-
     def update(self, batch):
         """One update (Algorithm 1) on this replica's share of the global batch, a dictionary of tensors.
+
+        All replicas have shares of one size, which need not be known when the step is traced.
 
         Returns scalars: the loss and its terms, means over the global batch, the norm of the gradient, and whether the
         update was skipped (1, else 0).
         """
-        self._check(batch, self.accumulate)
+        self.check_batch(batch)
+        check_parts(size_of(batch), self.accumulate, 1)
         self.method.begin_step(self.optimizer.iterations)
         gradients, means = self._gradients(batch)
         *reduced, means = replicas.summed([*gradients, means])
