@@ -108,7 +108,12 @@ def test_the_runner_takes_the_size_that_fits(bundle, tmp_path):
         "16x32",
         "32x16",
     ]
-    sizes = {(30, 64): "tiles of 32x16", (64, 30): "tiles of 16x32", (9, 9): "made at 9x9", (64, 64): "tiles of 16x16"}
+    sizes = {
+        (30, 64): "tiles of 32x16",
+        (64, 30): "tiles of 16x32",
+        (9, 9): "computed at 16x16",
+        (64, 64): "tiles of 16x16",
+    }
     for (height, width), made in sizes.items():
         Image.fromarray(np.full((height, width, 3), 90, "uint8")).save(tmp_path / "in.png")
         words = (out, "--condition", tmp_path / "in.png", "--out", tmp_path / "out.png")
