@@ -25,7 +25,7 @@ def test_a_new_adapter_changes_nothing_and_comes_back(name, channels, tmp_path):
     condition = random.uniform(-1, 1, (2, 16, 16, channels)).astype("float32")
 
     def output(adapter):
-        network = AdaptedUNet(base.unet, adapter)
+        network = AdaptedUNet(base.unet, adapter, has_mask=channels == 4)
         return np.asarray(
             denoiser(base, network, encode_condition(base, network, condition), base.conditioning())(z_t, [500]).v_hat
         )
