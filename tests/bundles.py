@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import make_model
 from tiny import randomize, tiny_base
 
@@ -14,14 +13,6 @@ from codi_tf.io.weights import WEIGHTS
 
 ADAPTER = f"adapter/{WEIGHTS}"
 CONDITION = np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8")
-
-
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing a sampler costs seconds; what is shown here does not depend on it."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")

@@ -176,3 +176,11 @@ def tuned_bundle(tmp_path_factory):
 def base() -> Base:
     """A fresh base."""
     return make_base()
+
+
+@pytest.fixture
+def eager():
+    """Functions run eagerly: tracing a training step costs as much as twenty eager ones."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

@@ -19,7 +19,8 @@ from codi_tf import bundle
 from codi_tf.core.errors import UserError
 from codi_tf.io.weights import WEIGHTS
 
-CONDITION, eager, model, saved = bundles.CONDITION, bundles.eager, bundles.model, bundles.saved
+CONDITION, model, saved = bundles.CONDITION, bundles.model, bundles.saved
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.fixture

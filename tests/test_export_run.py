@@ -12,18 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from commands import run_here
-from conftest import make_base, make_model
 from export_cases import SIZES, STEPS, exported
 from PIL import Image
-from tiny import randomize
 
 import codi_tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
-from export import __main__ as export
 from export import build as making
-from export.package import adapters
 from export.package import manifest as package
 from export.runtime import run, tiling
 
@@ -377,39 +372,3 @@ def test_features_that_are_too_many_to_keep_are_computed_again(bundle, tmp_path,
         images.append(run.generate(sampler, photo(16, 40) / np.float32(255), seed=5))
     assert counts == [4, 10]  # three tiles: once each, or in both steps and at the end; and the first, to be measured
     np.testing.assert_array_equal(*images)
-
-
-# --- adapters
-
-
-def test_an_adapter_is_plugged_in_bit_by_bit(tmp_path):
-    """Two PE-CoDi models of one base: with the second's adapter, the first's package is the second's."""
-    base = make_base()
-    models = [make_model(base, train="adapter") for _ in range(2)]
-    randomize(models[1].student.adapter.variables)
-    condition = photo(16, 16) / np.float32(255)
-    images = {}
-    for name, model in zip("ab", models, strict=True):
-        model.save(tmp_path / f"bundle-{name}")
-        options = {"format": "onnx", "layout": "parts", "steps": 2, "sizes": [(16, 16)], "report": False}
-        making.make_package(tmp_path / f"bundle-{name}", tmp_path / name, **options)
-        images[name] = run.generate(run.load(package.read_package(tmp_path / name)), condition, seed=1)
-    done = run_here(export.main, tmp_path / "bundle-b", "--adapter-of", tmp_path / "a", "--out", tmp_path / "plug")
-    assert done.returncode == 0, done.stderr
-    plugged = adapters.with_adapter(package.read_package(tmp_path / "a"), tmp_path / "plug")
-    assert np.abs(images["a"] - images["b"]).max() > 1e-2
-    np.testing.assert_array_equal(run.generate(run.load(plugged), condition, seed=1), images["b"])
-    whole, plug = (sum(f.stat().st_size for f in (tmp_path / name).iterdir()) for name in ("b", "plug"))
-    assert plug < 0.7 * whole
-    with pytest.raises(UserError, match="no exported adapter"):
-        adapters.with_adapter(package.read_package(tmp_path / "a"), tmp_path / "b")
-
-
-def test_the_adapter_of_another_base_is_refused(tmp_path):
-    options = {"format": "onnx", "layout": "parts", "steps": 1, "sizes": [(16, 16)], "report": False}
-    for name in "ab":
-        make_model(make_base(seed=ord(name)), train="adapter").save(tmp_path / f"bundle-{name}")
-    making.make_package(tmp_path / "bundle-a", tmp_path / "a", **options)
-    with pytest.raises(UserError, match=r"is of another base than .*a \(decoder.onnx differs\)"):
-        making.make_adapter(tmp_path / "bundle-b", tmp_path / "plug", package=tmp_path / "a", report=False)
-    assert not (tmp_path / "plug").exists() and not list(tmp_path.glob(".*"))

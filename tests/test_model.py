@@ -30,7 +30,8 @@ from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.model import CoDi
 from codi_tf.tasks import make_task
 
-CONDITION, eager, model, saved = bundles.CONDITION, bundles.eager, bundles.model, bundles.saved
+CONDITION, model, saved = bundles.CONDITION, bundles.model, bundles.saved
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.fixture

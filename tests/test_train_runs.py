@@ -22,13 +22,7 @@ from codi_tf.training import monitor
 from codi_tf.training.experiment import build_dataset, build_trainer
 from codi_tf.training.folder import steps_of_result
 
-
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing a training step costs as much as twenty eager ones."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from commands import run_here
 from conftest import make_model
 from tiny import tiny_base
@@ -29,12 +28,7 @@ IMAGE = np.random.default_rng(0).random((24, 24, 3)).astype("float32")
 STOCHASTIC = codi_tf.Guided(stage=2, steps=[8, 4], updates=1, stochastic=True)
 
 
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing costs more than a few eager evaluations."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 from codi_tf.config import places
 from codi_tf.config.experiment import Experiment
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_SEED
 from codi_tf.core.quiet import check_backend, quiet_import
 from codi_tf.core.settings import check_choice, choices_of
 from codi_tf.core.showing import bare, shown
@@ -87,7 +88,7 @@ def parse_value(override: str, text: str):
         raise UserError(f"override {shown(override)}: {shown(text)} is not a YAML value ({problem})") from None
 
 
-LARGEST_SEED, LARGEST_COUNT = 2**63 - 1, 2**31 - 1  # TensorFlow counts in 32 bits
+LARGEST_COUNT = 2**31 - 1  # TensorFlow counts in 32 bits
 LARGEST_FLOAT = 3.4e38
 
 _LATER = object()  # stands for the method's settings, which are read last
@@ -150,6 +151,6 @@ def _value(hint, value, where: str):
         raise UserError(f"{where} is {shown(value)}: it must be of type {' or '.join(k.__name__ for k in kinds)}")
     if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
         raise UserError(f"{where} is {value}: it must be finite, also in float32")
-    if isinstance(value, int) and abs(value) > (LARGEST_SEED if where.endswith("seed") else LARGEST_COUNT):
+    if isinstance(value, int) and abs(value) > (MAX_SEED if where.endswith("seed") else LARGEST_COUNT):
         raise UserError(f"{where} is {shown(value)}: the number is too large")
     return value

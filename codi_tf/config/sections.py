@@ -15,7 +15,6 @@ from codi_tf.core.settings import check_choice, check_choices
 Trained = Literal["all", "adapter"]  # which weights
 Strategy = Literal["none", "mirrored", "multiworker", "tpu"]
 STRATEGIES: tuple[str, ...] = typing.get_args(Strategy)
-MAX_IMAGE_SIZE = 8192
 
 # Far beyond what can be trained: a number with some zeros too many is refused before memory is asked for it.
 MAX_STEPS = 99_999_999  # the names of states have eight digits
@@ -55,8 +54,6 @@ class Data:
     def __post_init__(self):
         if self.image_size < 8 or self.image_size % 8:
             raise UserError(f"data.image_size is {self.image_size}: it must be a positive multiple of 8")
-        if self.image_size > MAX_IMAGE_SIZE:
-            raise UserError(f"data.image_size is {self.image_size}: it must be at most {MAX_IMAGE_SIZE}")
         if self.encode_once < 0:
             raise UserError(f"data.encode_once is {self.encode_once}: it must be 0 or the number of examples")
         if not 0 <= self.seed <= MAX_SEED:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_SEED
 
 LONGEST = 40  # characters of a value in a message
 LARGEST = 3.4e38  # of float32
@@ -46,7 +47,7 @@ def finite_number(low: float = -math.inf, high: float = math.inf, *, above: bool
     return parse
 
 
-seed_number = integer(0, 2**63 - 1)
+seed_number = integer(0, MAX_SEED)
 
 
 def path_argument(text: str) -> Path:

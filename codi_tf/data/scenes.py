@@ -19,7 +19,30 @@ ENDLESS = 2**31 - 1  # what the length of a source says that never ends
 SYNONYMS = 1  # stream of an example's seed
 
 
-class Scenes:
+class _Endless:
+    """What the two sources share: no end, and one draw that takes the size of the images."""
+
+    names: tuple[str, ...] = ()
+    missing_prompts = 0
+    split: str | None
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def drawer(
+        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+    ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+        """(index int64 [], seed int32 [2]) -> an example, see `pipeline.Source`. Raises UserError for `recolor`."""
+        if recolor:
+            raise UserError("data.recolor is true: scenes have captions that name their colors; leave it out")
+        return lambda index, seed: self.draw(fold_in(seed, _salt(self.split)), image_size)
+
+    def draw(self, seed: Tensor, size: int) -> dict[str, Tensor]:
+        """The example of a seed, int32 [2], with images of `size` pixels a side."""
+        raise NotImplementedError
+
+
+class Scenes(_Endless):
     """Scenes with captions and depth; a `pipeline.Source`. Images are not mirrored: captions name left before right.
 
     Args:
@@ -29,36 +52,22 @@ class Scenes:
     """
 
     provides = ("depth", "prompt")
-    names: tuple[str, ...] = ()
-    missing_prompts = 0
 
     def __init__(self, split: str | None, *, unseen: bool = False):
         self.split, self.unseen = split, unseen
 
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
-    ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-        """(index int64 [], seed int32 [2]) -> an example, see `pipeline.Source`. Raises UserError for `recolor`."""
-        _check(recolor)
-
-        def draw(index: Tensor, seed: Tensor) -> dict[str, Tensor]:
-            seed = fold_in(seed, _salt(self.split))
-            scene = draw_scene(seed)
-            if self.unseen:
-                scene = with_held_out(scene, tf.random.stateless_uniform([], fold_in(seed, 2)))
-            elif self.split == "train":
-                scene = without_held_out(scene)
-            shown = render(scene, image_size)
-            text = caption(scene, fold_in(seed, SYNONYMS) if self.split == "train" else None)
-            return {"image": shown.image, "depth": shown.depth, "prompt": text}
-
-        return draw
+    def draw(self, seed: Tensor, size: int) -> dict[str, Tensor]:
+        scene = draw_scene(seed)
+        if self.unseen:
+            scene = with_held_out(scene, tf.random.stateless_uniform([], fold_in(seed, 2)))
+        elif self.split == "train":
+            scene = without_held_out(scene)
+        shown = render(scene, size)
+        text = caption(scene, fold_in(seed, SYNONYMS) if self.split == "train" else None)
+        return {"image": shown.image, "depth": shown.depth, "prompt": text}
 
 
-class SceneEdits:
+class SceneEdits(_Endless):
     """Edits of scenes: "source" before, "image" after, "prompt" the instruction; a `pipeline.Source`.
 
     Args:
@@ -66,32 +75,14 @@ class SceneEdits:
     """
 
     provides = ("source", "prompt")
-    names: tuple[str, ...] = ()
-    missing_prompts = 0
 
     def __init__(self, split: str | None):
         self.split = split
 
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
-    ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
-        """(index int64 [], seed int32 [2]) -> an example, see `pipeline.Source`. Raises UserError for `recolor`."""
-        _check(recolor)
-
-        def draw(index: Tensor, seed: Tensor) -> dict[str, Tensor]:
-            edit = draw_edit(fold_in(seed, _salt(self.split)))
-            before, after = render(edit.before, image_size), render(edit.after, image_size)
-            return {"image": after.image, "source": before.image, "prompt": edit.instruction}
-
-        return draw
-
-
-def _check(recolor: bool) -> None:
-    if recolor:
-        raise UserError("data.recolor is true: scenes have captions that name their colors; leave it out")
+    def draw(self, seed: Tensor, size: int) -> dict[str, Tensor]:
+        edit = draw_edit(seed)
+        before, after = render(edit.before, size), render(edit.after, size)
+        return {"image": after.image, "source": before.image, "prompt": edit.instruction}
 
 
 def _salt(split: str | None) -> int:
