@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 PATHS = ("base", "text", "data.source", "adaptation.start", "method.features")
-_NO_PATH = re.compile(r"photos|scenes(:unseen)?|tfds:.*|")  # data sources that are none
+_NO_PATH = re.compile(r"photos|scenes(:.*)?|tfds:.*|")  # data sources that are none
+_SIGN = " + "  # between data sources that take turns
 
 
 def resolve(values: dict, config: Path) -> None:
@@ -28,8 +29,16 @@ def resolve(values: dict, config: Path) -> None:
             inside = inside.get(section)
             inside = inside if isinstance(inside, dict) else {}
         text = inside.get(last)
-        if isinstance(text, str) and not (key == "data.source" and _NO_PATH.fullmatch(text)):
+        if not isinstance(text, str):
+            continue
+        if key == "data.source":
+            inside[last] = _SIGN.join(_resolved_source(part, config.parent) for part in text.split(_SIGN))
+        else:
             inside[last] = _resolved(text, config.parent)
+
+
+def _resolved_source(text: str, folder: Path) -> str:
+    return text if _NO_PATH.fullmatch(text) else _resolved(text, folder)
 
 
 def _resolved(text: str, folder: Path) -> str:

@@ -28,7 +28,8 @@ class Data:
 
     Attributes:
         source: "photos" (those of scikit-image and scikit-learn), "scenes" (rendered), a folder of images, a pattern of
-            shards, a TFDS name (`data.load_source`), or a folder that codi_tf.cache made.
+            shards, a TFDS name (`data.load_source`), several of these that take turns, as "scenes + photos", or a
+            folder that codi_tf.cache made.
         heldout_fraction: the share of images that training leaves out, where there is no held-out set; 0: none, and
             then a run has no sample images and no condition_use.
         image_size: height and width of the training crops, in pixels.

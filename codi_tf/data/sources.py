@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from codi_tf.data import scenes
 from codi_tf.data.in_memory import Photos
+from codi_tf.data.mixed import SIGN, Mixed
 from codi_tf.data.open_source import open_source
 from codi_tf.data.photos import EMBEDDED, embedded_photos
 from codi_tf.data.pipeline import Source
@@ -30,7 +32,7 @@ def load_source(
         name: "photos" for the embedded data: photos, a stereo pair with its disparity, or synthetic edits of photos,
             by the task; "scenes" for rendered scenes, "scenes:unseen" for those whose combinations are held out, see
             `scenes.Scenes`; or a folder, shards or a TFDS name, see `open_source.open_source`, `depth_maps.open_depth`
-            and `triplets.open_triplets`.
+            and `triplets.open_triplets`; or several of these that take turns, as "scenes + photos".
         split: "train", "heldout" or None for all.
         task: its `condition_key` names the companion that the images must have.
         seed: of the order in which records are read from disk.
@@ -41,6 +43,8 @@ def load_source(
         UserError: no such source, an empty one, or unreadable files; the task names an unknown companion.
     """
     options = {"seed": seed, "max_unreadable": max_unreadable, "heldout_fraction": heldout_fraction}
+    if SIGN in name and not os.path.exists(name):
+        return Mixed([load_source(part, split, task, **options) for part in name.split(SIGN)])
     key = "image" if task is None else task.condition_key
     source = companion(key).open(name, split, task, **options)
     if source is not None:

@@ -166,9 +166,10 @@ class Stream:
 
 
 def warn_of_unreadable(source: object) -> None:
-    """One warning with the number of unreadable records of a `Stream` and the first of them."""
-    if isinstance(source, Stream) and (lines := source.unreadable):
-        warnings.warn(
-            f"{len(lines)} of {len(source)} records were unreadable, others replaced them: {first_of(lines)}",
-            stacklevel=2,
-        )
+    """One warning for each `Stream` in the source, with its number of unreadable records and the first of them."""
+    for part in getattr(source, "sources", (source,)):
+        if isinstance(part, Stream) and (lines := part.unreadable):
+            warnings.warn(
+                f"{len(lines)} of {len(part)} records were unreadable, others replaced them: {first_of(lines)}",
+                stacklevel=2,
+            )

@@ -1,0 +1,52 @@
+"""`Mixed`: several sources as one, in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from codi_tf.data.scenes import ENDLESS
+
+if TYPE_CHECKING:
+    from codi_tf.data.pipeline import Source
+
+SIGN = " + "  # between the names of sources
+
+
+class Mixed:
+    """Sources that take turns: example i is example i // n of source i mod n; a `pipeline.Source`.
+
+    Args:
+        sources: n sources, at least two. The examples have the keys that all of them provide.
+    """
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = tuple(sources)
+        others = self.sources[1:]
+        self.provides = tuple(k for k in self.sources[0].provides if all(k in other.provides for other in others))
+        self.names = tuple(name for source in self.sources for name in source.names)
+
+    def __len__(self) -> int:
+        return min(sum(map(len, self.sources)), ENDLESS)
+
+    @property
+    def missing_prompts(self) -> int:
+        """The number of images that are known to have no prompt."""
+        return sum(source.missing_prompts for source in self.sources)
+
+    def drawer(
+        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+    ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+        """(index int64 [], seed int32 [2]) -> an example, see `pipeline.Source`."""
+        options = {"image_size": image_size, "augment": augment, "recolor": recolor, "prompts": prompts}
+        draws = [source.drawer(**options) for source in self.sources]
+        wanted = {"image", *self.provides}
+
+        def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+            turn, count = index // len(draws), len(draws)
+            branches = [lambda d=d: {k: v for k, v in d(turn, seed).items() if k in wanted} for d in draws]
+            return tf.switch_case(tf.cast(index % count, tf.int32), branches)
+
+        return draw
