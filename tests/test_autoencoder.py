@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import keras
@@ -13,6 +14,8 @@ from conftest import VAE
 from tiny import randomize
 
 from codi_tf.checkpoints.base import Base, make_autoencoder, measure_scale
+from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
 from codi_tf.io.layouts import key_of
 from codi_tf.models.autoencoder import AutoencoderKL
@@ -109,6 +112,31 @@ def test_the_networks_know_no_scale_and_the_base_applies_it(vae):
     np.testing.assert_allclose(base.decode(base.encode(IMAGES)), reconstruction, rtol=0, atol=1e-4)
 
 
+def test_patches_are_pixels_side_by_side():
+    """Catches patches of another order, or of another one on the way back."""
+    patched = make_autoencoder({**CONFIG, "patch_size": 2})
+    randomize(patched.variables)
+    assert patched.factor == 8
+    b, h, w, _ = IMAGES.shape
+    blocks = IMAGES.reshape(b, h // 2, 2, w // 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 12)
+    posterior = patched.encode(IMAGES)
+    moments = np.asarray(patched.quant_conv(patched.encoder(blocks)))
+    np.testing.assert_allclose(posterior.mean, moments[..., :4], rtol=0, atol=1e-5)
+    made = np.asarray(patched.decoder(patched.post_quant_conv(posterior.mean)))
+    back = made.reshape(b, h // 2, w // 2, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(IMAGES.shape)
+    np.testing.assert_allclose(patched.decode(posterior.mean), back, rtol=0, atol=1e-5)
+
+
+def test_patches_survive_the_disk(tmp_path):
+    """Catches a folder that forgets the size of patches, and a needless key that diffusers does not know."""
+    for size in (1, 2):
+        vae = make_autoencoder({**CONFIG, "patch_size": size})
+        save_base(Base(None, vae, {"beta_schedule": "linear"}), tmp_path / str(size))
+        assert ("patch_size" in json.loads((tmp_path / str(size) / "vae" / "config.json").read_text())) == (size == 2)
+        read = load_stable_diffusion(tmp_path / str(size)).vae
+        np.testing.assert_array_equal(read(IMAGES), vae(IMAGES))
+
+
 def test_the_measured_scale_makes_the_standard_deviation_1(vae):
     scale = measure_scale(vae, IMAGES)
     assert np.std(scale * np.asarray(vae.encode(IMAGES).mean)) == pytest.approx(1.0, rel=1e-5)
@@ -130,7 +158,11 @@ class TestAutoencoder(NetworkBattery):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"norm_num_groups": 3}, "cannot be split into 3 groups"), ({"groups": 4}, "groups")],
+    [
+        ({"norm_num_groups": 3}, "cannot be split into 3 groups"),
+        ({"groups": 4}, "groups"),
+        ({"patch_size": 0}, "patch_size"),
+    ],
 )
 def test_bad_configs_are_refused_in_one_line(changes, message):
     with pytest.raises(UserError) as caught:

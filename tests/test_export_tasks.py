@@ -7,10 +7,11 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_base, make_model
+from conftest import VAE, make_base, make_model
 from tiny import randomize, tiny_text
 
 import codi_tf
+from codi_tf.checkpoints.base import make_autoencoder
 from codi_tf.checkpoints.stable_diffusion import with_text
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
@@ -54,6 +55,18 @@ def test_inpainting_takes_a_mask_and_keeps_what_is_known(tmp_path, format):
     assert np.abs(image - condition[..., :3])[~known].mean() > 0.05
     inputs = json.loads((tmp_path / "package" / "manifest.json").read_text())["inputs"]
     assert inputs["condition"]["shape"] == [1, S, S, 4] and "mask" in inputs["condition"]["layout"]
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_an_autoencoder_may_see_patches(tmp_path, format):
+    """Catches a format that orders the pixels of a patch in another way than TensorFlow."""
+    base = make_base()
+    vae = make_autoencoder({**VAE, "block_out_channels": [8, 16], "patch_size": 2, "scaling_factor": 1.5})
+    randomize(vae.variables)
+    condition = np.random.default_rng(0).random((S, S, 3)).astype(np.float32)
+    image, expected = run(make_model(dataclasses.replace(base, vae=vae)), tmp_path / "package", format, condition)
+    np.testing.assert_allclose(image, expected, atol=1.01 / 255)
+    assert np.ptp(image) > 0.2
 
 
 @pytest.mark.parametrize("format", ["onnx", "tflite"])

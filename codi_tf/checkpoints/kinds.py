@@ -120,6 +120,7 @@ AUTOENCODER = Kind(
         "mid_block_add_attention": True,
         "scaling_factor": 0.18215,
         "numerics": "diffusers",
+        "patch_size": 1,
     },
     fixed={
         "down_block_types": ("DownEncoderBlock2D",),
@@ -133,6 +134,7 @@ AUTOENCODER = Kind(
     spellings=(OLD_ATTENTION,),
     positive={
         **dict.fromkeys(("in_channels", "out_channels", "latent_channels", "layers_per_block", "norm_num_groups"), int),
+        "patch_size": int,
         "scaling_factor": float,
     },
 )

@@ -139,11 +139,13 @@ class Coder(keras.layers.Layer):
 
 
 class AutoencoderKL(keras.Model):
-    """Images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], f = 2 ** (levels - 1) (8 for Stable Diffusion).
+    """Images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], f = p 2 ** (levels - 1) (8 for Stable Diffusion).
 
     The arguments are the keys of a diffusers `vae/config.json`. `scaling_factor` is stored for the callers: neither
-    `encode` nor `decode` applies it. `numerics` is an argument of ours: "diffusers", as in the code that trained the
-    checkpoints, or "keras_cv", which has an epsilon of 1e-5 instead of 1e-6 in group normalization.
+    `encode` nor `decode` applies it. Two arguments are ours: `numerics` is "diffusers", as in the code that trained the
+    checkpoints, or "keras_cv", which has an epsilon of 1e-5 instead of 1e-6 in group normalization. `patch_size` is p:
+    the networks see p x p pixels as one position of 3 p p channels, and never a map of the image's size, whose
+    convolutions would take most of the time of a small autoencoder.
     """
 
     def __init__(
@@ -158,17 +160,20 @@ class AutoencoderKL(keras.Model):
         mid_block_add_attention: bool = True,
         scaling_factor: float = 0.18215,
         numerics: str = "diffusers",
+        patch_size: int = 1,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_numerics("vae: numerics", numerics)
+        if patch_size < 1:
+            raise ValueError(f"patch_size is {patch_size}: it must be at least 1")
         self.in_channels, self.out_channels, self.latent_channels = in_channels, out_channels, latent_channels
         self.block_out_channels, self.layers_per_block = tuple(block_out_channels), layers_per_block
         self.norm_num_groups, self.mid_block_add_attention = norm_num_groups, mid_block_add_attention
-        self.scaling_factor, self.numerics = scaling_factor, numerics
+        self.scaling_factor, self.numerics, self.patch_size = scaling_factor, numerics, patch_size
         shared = {"groups": norm_num_groups, "epsilon": EPSILON[numerics], "attention": mid_block_add_attention}
         self.encoder = Coder(
-            in_channels,
+            in_channels * patch_size**2,
             2 * latent_channels,
             self.block_out_channels,
             layers_per_block=layers_per_block,
@@ -178,7 +183,7 @@ class AutoencoderKL(keras.Model):
         )
         self.decoder = Coder(
             latent_channels,
-            out_channels,
+            out_channels * patch_size**2,
             self.block_out_channels[::-1],
             layers_per_block=layers_per_block + 1,
             up=True,
@@ -191,7 +196,7 @@ class AutoencoderKL(keras.Model):
     @property
     def factor(self) -> int:
         """Pixels per latent position along each side."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
 
     def build(self, input_shape=None):
         self.encoder.build()
@@ -201,13 +206,15 @@ class AutoencoderKL(keras.Model):
 
     def encode(self, images) -> Posterior:
         """Images [B, f h, f w, 3] in [-1, 1] -> posterior with mean and log-variance [B, h, w, latent_channels]."""
-        moments = ops.cast(self.quant_conv(self.encoder(images)), "float32")
+        patches = images if self.patch_size == 1 else ops.space_to_depth(images, self.patch_size, "channels_last")
+        moments = ops.cast(self.quant_conv(self.encoder(patches)), "float32")
         mean, logvar = ops.split(moments, 2, axis=-1)
         return Posterior(mean, ops.clip(logvar, -30.0, 20.0))
 
     def decode(self, latents):
         """Latents [B, h, w, latent_channels], unscaled -> images [B, f h, f w, 3], about [-1, 1], not clipped."""
-        return ops.cast(self.decoder(self.post_quant_conv(latents)), "float32")
+        patches = ops.cast(self.decoder(self.post_quant_conv(latents)), "float32")
+        return patches if self.patch_size == 1 else ops.depth_to_space(patches, self.patch_size, "channels_last")
 
     def call(self, images):
         return self.decode(self.encode(images).mean)
@@ -223,8 +230,8 @@ class AutoencoderKL(keras.Model):
             "norm_num_groups",
             "mid_block_add_attention",
             "scaling_factor",
-            *(
-                ["numerics"] if self.numerics != "diffusers" else []
-            ),  # no key of diffusers: omitted if it is the default
+            # no keys of diffusers: omitted if they have the default
+            *(["numerics"] if self.numerics != "diffusers" else []),
+            *(["patch_size"] if self.patch_size != 1 else []),
         )
         return {key: getattr(self, key) for key in keys}

@@ -135,6 +135,14 @@ class Graph(Protocol):
         """The means of 2x2 pixels; at the edge of an odd map, of the pixels that exist."""
         ...
 
+    def space_to_depth(self, x: Value, factor: int) -> Value:
+        """(f H, f W, C) -> (H, W, f f C): the pixels of a block one after the other, each with its channels."""
+        ...
+
+    def depth_to_space(self, x: Value, factor: int) -> Value:
+        """(H, W, f f C) -> (f H, f W, C), the inverse of `space_to_depth`."""
+        ...
+
     def pixel_unshuffle(self, x: Value, factor: int) -> Value:
         """(f H, f W, C) -> (H, W, C f f): see `codi_tf.adapters.t2i.pixel_unshuffle`."""
         ...

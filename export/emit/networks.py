@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from codi_tf.models.attention import Attention, SpatialAttention, SpatialTransformer
-from codi_tf.models.autoencoder import Coder, Level
+from codi_tf.models.autoencoder import AutoencoderKL, Coder, Level
 from codi_tf.models.embeddings import TimeEmbedding, time_features
 from codi_tf.models.layers import ResnetBlock
 from codi_tf.models.text_encoder import TextEncoder
@@ -138,6 +138,18 @@ def _vae_middle(g: Graph, part, h: Value) -> Value:
     for layer in part.attentions:
         h = spatial_attention(g, layer, h)
     return resnet_block(g, part.resnets[1], h)
+
+
+def autoencoder_encode(g: Graph, net: AutoencoderKL, images: Value) -> Value:
+    """The mean of `AutoencoderKL.encode`'s posterior: (f h, f w, 3) -> (h, w, C)."""
+    patches = images if net.patch_size == 1 else g.space_to_depth(images, net.patch_size)
+    return g.channels(g.conv(coder(g, net.encoder, patches), net.quant_conv), 0, net.latent_channels)
+
+
+def autoencoder_decode(g: Graph, net: AutoencoderKL, latents: Value) -> Value:
+    """`AutoencoderKL.decode`: (h, w, C) -> (f h, f w, 3)."""
+    patches = coder(g, net.decoder, g.conv(latents, net.post_quant_conv))
+    return patches if net.patch_size == 1 else g.depth_to_space(patches, net.patch_size)
 
 
 def tiny_decoder(g: Graph, net: TinyDecoder, z: Value) -> Value:

@@ -213,8 +213,8 @@ def decode(g: Graph, model: CoDi, z: Value) -> Value:
     if model.base.decoder is not None:
         return g.clip(networks.tiny_decoder(g, model.base.decoder, z), -1.0, 1.0)
     vae = model.base.vae
-    h = g.conv(g.affine(z, 1.0 / vae.scaling_factor, 0.0), vae.post_quant_conv)
-    return g.clip(networks.coder(g, vae.decoder, h), -1.0, 1.0)
+    image = networks.autoencoder_decode(g, vae, g.affine(z, 1.0 / vae.scaling_factor, 0.0))
+    return g.clip(image, -1.0, 1.0)
 
 
 def encode_condition(g: Graph, model: CoDi, condition: Value) -> Value:
@@ -224,8 +224,7 @@ def encode_condition(g: Graph, model: CoDi, condition: Value) -> Value:
         return condition
     has_mask = model.network.has_mask
     rgb = g.channels(condition, 0, 3) if has_mask else condition
-    moments = g.conv(networks.coder(g, vae.encoder, rgb), vae.quant_conv)
-    latents = g.affine(g.channels(moments, 0, vae.latent_channels), vae.scaling_factor, 0.0)
+    latents = g.affine(networks.autoencoder_encode(g, vae, rgb), vae.scaling_factor, 0.0)
     if not has_mask:
         return latents
     return g.concatenate(latents, g.average_pool(g.channels(condition, 3, 4), vae.factor))

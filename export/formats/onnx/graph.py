@@ -165,6 +165,14 @@ class OnnxGraph(OnnxNodes):
         pads = [0, 0, x.shape[0] % 2, x.shape[1] % 2]
         return self.node("AveragePool", [x], shape, kernel_shape=[2, 2], strides=[2, 2], pads=pads)
 
+    def space_to_depth(self, x: Value, factor: int) -> Value:
+        shape = (x.shape[0] // factor, x.shape[1] // factor, x.shape[2] * factor**2)
+        return self.node("SpaceToDepth", [x], shape, blocksize=factor)
+
+    def depth_to_space(self, x: Value, factor: int) -> Value:
+        shape = (x.shape[0] * factor, x.shape[1] * factor, x.shape[2] // factor**2)
+        return self.node("DepthToSpace", [x], shape, blocksize=factor)
+
     def pixel_unshuffle(self, x: Value, factor: int) -> Value:
         height, width, channels = x.shape[0] // factor, x.shape[1] // factor, x.shape[2]
         blocks = self.reshaped(x, (1, channels, height, factor, width, factor), x.shape)

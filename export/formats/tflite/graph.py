@@ -194,10 +194,18 @@ class LiteRtGraph(LiteRtNodes):
         shape = ((x.shape[0] + 1) // 2, (x.shape[1] + 1) // 2, x.shape[2])
         return self._pool(x, 2, shape)
 
+    def space_to_depth(self, x: Value, factor: int) -> Value:
+        shape = (x.shape[0] // factor, x.shape[1] // factor, x.shape[2] * factor**2)
+        return self.operator("SPACE_TO_DEPTH", [x], (1, *shape), shape, {"blockSize": factor})
+
+    def depth_to_space(self, x: Value, factor: int) -> Value:
+        shape = (x.shape[0] * factor, x.shape[1] * factor, x.shape[2] // factor**2)
+        return self.operator("DEPTH_TO_SPACE", [x], (1, *shape), shape, {"blockSize": factor})
+
     def pixel_unshuffle(self, x: Value, factor: int) -> Value:
         height, width, channels = x.shape[0] // factor, x.shape[1] // factor, x.shape[2]
         wide = (height, width, channels * factor**2)
-        blocks = self.operator("SPACE_TO_DEPTH", [x], (1, *wide), wide, {"blockSize": factor})  # (f, f, C) inside
+        blocks = self.space_to_depth(x, factor)  # (f, f, C) inside
         rows = self.reshaped(blocks, (height * width, factor**2, channels), ())
         turned = self.transposed(rows, [0, 2, 1], (height * width, channels, factor**2), ())
         return self.reshaped(turned, (1, *wide), wide)

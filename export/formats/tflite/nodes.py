@@ -32,6 +32,7 @@ OPTIONS = {
     "GATHER": "GatherOptions",
     "AVERAGE_POOL_2D": "Pool2DOptions",
     "SPACE_TO_DEPTH": "SpaceToDepthOptions",
+    "DEPTH_TO_SPACE": "DepthToSpaceOptions",
     "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
     "DEQUANTIZE": "DequantizeOptions",
     "DIV": "DivOptions",
