@@ -182,7 +182,10 @@ class CoDi(Trainer):
         return denoiser_with(self.base, self.network, features, conditioning, **options)
 
     def sample_latents(self, c, noise, *, steps: int, conditioning: Conditioning | None = None):
-        """Condition (see `encode_condition`), noise [B, h, w, 4] -> clean latents; `steps` evaluations, unrolled."""
+        """Condition (see `encode_condition`), noise [B, h, w, 4] -> clean latents [B, h, w, 4], float32, by DDIM.
+
+        The `steps` evaluations are unrolled. `conditioning`: see `denoiser`.
+        """
         return few_step(self.denoiser(c, conditioning), noise, self.base.schedule, steps)
 
     def generate_step(self, condition, noise, steps: int, conditioning: Conditioning | None = None):
@@ -250,7 +253,11 @@ class CoDi(Trainer):
         return result[0] if np.ndim(condition) == 3 else result
 
     def check_guidance(self, guidance: float | None) -> float | None:
-        """The guidance as the generator takes it. Raises UserError for one that the model was not trained for."""
+        """The guidance by the condition as the generator takes it; None stays None.
+
+        Raises:
+            UserError: no finite number, or a guidance that the model was not trained for.
+        """
         if guidance is None:
             return None
         if not isinstance(guidance, Real) or not math.isfinite(guidance):
@@ -264,7 +271,11 @@ class CoDi(Trainer):
         return float(guidance)
 
     def check_text_guidance(self, guidance: float | None, *, prompted: bool) -> float | None:
-        """The guidance by the prompt as the generator takes it. Raises UserError for one that has no effect."""
+        """The guidance by the prompt as the generator takes it; None without a prompt or without training for it.
+
+        Raises:
+            UserError: no finite number, or a guidance other than 1 without a prompt or without training for it.
+        """
         trained = self.settings.drop_prompt > 0.0
         if guidance is None:
             return 1.0 if trained and prompted else None
@@ -283,7 +294,7 @@ class CoDi(Trainer):
         return self.base.conditioning(prompts)
 
     def check_batch(self, batch: dict) -> None:
-        """Raises UserError for a batch without an image, or without the condition that belongs to it."""
+        """Raises UserError for a batch without an image, its condition, or the prompts that the task needs."""
         super().check_batch(batch)
         check_condition(
             batch,
@@ -300,7 +311,7 @@ class CoDi(Trainer):
         return task_config(self.task)
 
     def latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """The shape of the latents of `count` images."""
+        """The shape of the latents of `count` images of `height` x `width` pixels."""
         factor = self.base.vae.factor
         return (count, height // factor, width // factor, self.base.vae.latent_channels)
 
@@ -385,7 +396,7 @@ def load(
         mu_rate=bundle.adaptation.mu_rate,
         seed=bundle.seed,
         image_size=bundle.image_size,
-        copy=False,  # nobody else has what was just read
+        copy=False,  # no other model uses the networks that were just read
     )
     model.adaptation = bundle.adaptation  # how it was trained; `pretrained` cannot be given with an adapter
     return model
