@@ -108,7 +108,7 @@ def few_step(denoise: Denoise, z: Tensor, schedule: Schedule, num_steps: int) ->
 
 
 def few_step_trajectory(denoise: Denoise, z: Tensor, schedule: Schedule, num_steps: int) -> Iterator[Prediction]:
-    """The predictions of the num_steps evaluations of `few_step`, noisiest first."""
+    """The predictions of the num_steps evaluations of `few_step`, noisiest first. Arguments and errors as there."""
     return (prediction for prediction, _ in trajectory(denoise, z, few_step_grid(schedule, num_steps)))
 
 
