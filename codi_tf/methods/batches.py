@@ -18,7 +18,7 @@ UNIT = "fit takes [-1, 1], 2 * x - 1 of an image in [0, 1]; generate alone takes
 
 
 def as_batch(batch: Any) -> dict:
-    """A batch as a dictionary of tensors, whatever Keras wrapped it into; numbers of images are float32.
+    """A batch as a dictionary of tensors, whatever Keras wrapped it into. The tensors of IMAGES become float32.
 
     Raises:
         UserError: it is no dictionary, or a value is of another type.
@@ -127,7 +127,7 @@ def check_condition(batch: Mapping, *, channels: int, adapter_channels: int, spa
 
 
 def check_prompts(batch: Mapping, base: Any) -> None:
-    """Checks "tokens" and "context" of a batch. Raises UserError for those that the base has no use for."""
+    """Raises UserError for "tokens" or "context" that do not fit the base, and for other texts, which are not used."""
     for name in batch:
         if str(name).lower() in TEXTS:
             raise UserError(f"a batch has {name}, which is not used: give tokens=base.tokenizer(prompts), or no texts")
