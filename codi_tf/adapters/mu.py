@@ -22,6 +22,9 @@ class MuAdapter(Adapter):
 
     Args:
         encoder_config: the arguments of the base's encoder (`UNet.encoder_config()`), with `in_channels` those of c.
+
+    Raises:
+        UserError: see `UNetEncoder`.
     """
 
     condition_space = "latent"

@@ -1,4 +1,4 @@
-"""Stable Diffusion's autoencoder (diffusers' AutoencoderKL): images <-> latents, in natural, unscaled units."""
+"""Stable Diffusion's autoencoder (Rombach et al. 2022; diffusers' AutoencoderKL): images <-> unscaled latents."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from codi_tf.models.numerics import EPSILON, check_numerics
 
 
 class Posterior(NamedTuple):
-    """The diagonal Gaussian distribution of an image's latent; both arrays are [B, h, w, latent_channels]."""
+    """The diagonal Gaussian of an image's latent: both float32 [B, h, w, latent_channels], logvar in [-30, 20]."""
 
     mean: object
     logvar: object
 
 
 class Level(keras.layers.Layer):
-    """Residual blocks at one resolution, then a change of resolution ("down", "up" or None)."""
+    """Residual blocks at one resolution, then a change of resolution ("down", "up" or None).
+
+    [B, H, W, channels_in] -> [B, H, W, channels], or half or twice H and W.
+    """
 
     def __init__(
         self,
@@ -63,7 +66,7 @@ class Level(keras.layers.Layer):
 
 
 class Middle(keras.layers.Layer):
-    """Residual block, optional attention, residual block."""
+    """Residual block, optional attention, residual block. [B, H, W, channels]."""
 
     def __init__(self, channels: int, *, groups: int, epsilon: float, attention: bool, **kwargs):
         super().__init__(**kwargs)
@@ -144,6 +147,9 @@ class AutoencoderKL(keras.Model):
     The arguments are the keys of a diffusers `vae/config.json`. `scaling_factor` is stored for the callers: neither
     `encode` nor `decode` applies it. `numerics` is an argument of ours: "diffusers", as in the code that trained the
     checkpoints, or "keras_cv", which has an epsilon of 1e-5 instead of 1e-6 in group normalization.
+
+    Raises:
+        UserError: unknown numerics.
     """
 
     def __init__(
