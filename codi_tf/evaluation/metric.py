@@ -150,7 +150,11 @@ class Metric:
         return None
 
     def measure(self, made: ImageSet, originals: Originals, reference: np.ndarray | None) -> np.ndarray:
-        """Compute the values of the images, [N], or features [N, D] if the metric is not `per_image`."""
+        """Compute the values of the images, [N], or features [N, D] if the metric is not `per_image`.
+
+        Raises:
+            UserError: the images are too small for the metric.
+        """
         raise NotImplementedError
 
     def aggregate(self, values: np.ndarray, reference: np.ndarray | None) -> float:
