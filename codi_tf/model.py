@@ -182,10 +182,7 @@ class CoDi(Trainer):
         return denoiser_with(self.base, self.network, features, conditioning, **options)
 
     def sample_latents(self, c, noise, *, steps: int, conditioning: Conditioning | None = None):
-        """Condition (see `encode_condition`), noise [B, h, w, 4] -> clean latents [B, h, w, 4], float32, by DDIM.
-
-        The `steps` evaluations are unrolled. `conditioning`: see `denoiser`.
-        """
+        """Condition (see `encode_condition`), noise [B, h, w, 4] -> clean latents, by `steps` unrolled DDIM steps."""
         return few_step(self.denoiser(c, conditioning), noise, self.base.schedule, steps)
 
     def generate_step(self, condition, noise, steps: int, conditioning: Conditioning | None = None):
@@ -253,11 +250,7 @@ class CoDi(Trainer):
         return result[0] if np.ndim(condition) == 3 else result
 
     def check_guidance(self, guidance: float | None) -> float | None:
-        """The guidance by the condition as the generator takes it; None stays None.
-
-        Raises:
-            UserError: no finite number, or a guidance that the model was not trained for.
-        """
+        """The guidance as the generator takes it. Raises UserError for one that the model was not trained for."""
         if guidance is None:
             return None
         if not isinstance(guidance, Real) or not math.isfinite(guidance):
@@ -271,11 +264,7 @@ class CoDi(Trainer):
         return float(guidance)
 
     def check_text_guidance(self, guidance: float | None, *, prompted: bool) -> float | None:
-        """The guidance by the prompt as the generator takes it; None without a prompt or without training for it.
-
-        Raises:
-            UserError: no finite number, or a guidance other than 1 without a prompt or without training for it.
-        """
+        """The guidance by the prompt as the generator takes it, None for none. Raises UserError if it has no effect."""
         trained = self.settings.drop_prompt > 0.0
         if guidance is None:
             return 1.0 if trained and prompted else None

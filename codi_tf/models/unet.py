@@ -365,7 +365,10 @@ class UNet(UNetEncoder):
         return ops.cast(self.conv_out(ops.silu(self.conv_norm_out(h))), "float32")
 
     def embed_time(self, t, guidance=None):
-        """Times int [B] or [1], and the guidance float [B] or [1] if the network takes it -> [B or 1, 4 * width]."""
+        """Times int [B] or [1], and the guidance float [B] or [1] if the network takes it -> time embedding.
+
+        It is [B or 1, 4 C], C the channels of the first level.
+        """
         if self.time_cond_proj_dim is None:
             return self.time_embedding(t)
         weight = ops.zeros((1,), "float32") if guidance is None else guidance - 1.0
