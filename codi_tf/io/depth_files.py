@@ -98,7 +98,11 @@ def read_nearness(path: str | os.PathLike[str], kind: str, *, fill: bool = False
 
 
 def checked_nearness(name: str, near: np.ndarray, *, fill: bool = False) -> np.ndarray:
-    """Check the result of `nearness` and return it; see `read_nearness`. Error messages call the map `name`."""
+    """Check the result of `nearness` and return it. Error messages call the map `name`; `fill` as in `read_nearness`.
+
+    Raises:
+        UserError: the map is constant, or unknown everywhere or, without `fill`, somewhere.
+    """
     unknown = np.isnan(near)
     if unknown.all():
         raise UserError(f"{name} is unknown everywhere (NaN, infinite, or a distance of 0); write it again")
