@@ -12,7 +12,7 @@ from codi_tf.core.formats import FloatFormat
 from codi_tf.core.limits import MAX_EXAMPLES, MAX_SEED, MAX_SIDE, check_most
 from codi_tf.core.settings import check_choice, check_choices
 
-Trained = Literal["all", "adapter"]  # which weights
+Trained = Literal["all", "adapter"]  # which weights are trained
 Strategy = Literal["none", "mirrored", "multiworker", "tpu"]
 STRATEGIES: tuple[str, ...] = typing.get_args(Strategy)
 

@@ -157,7 +157,7 @@ def check_values(batch: Mapping[str, Any]) -> None:
             if not values.size or not np.isfinite(values).all():
                 continue
             found = ranges[part] = float(values.min()), float(values.max())
-            minus_one = part != name and found[0] < 0 and bool((abs(values) == 1).all())  # in place of 0
+            minus_one = part != name and found[0] < 0 and bool((abs(values) == 1).all())  # a mask of -1 and 1
             if found[0] < -1 - TOLERANCE or found[1] > 1 + TOLERANCE or minus_one:
                 remedy = UNIT if part == name else "it is 1 where the image is unknown, 0 elsewhere"
                 raise UserError(f"{part} lies in [{found[0]:.3g}, {found[1]:.3g}]: {remedy}")
