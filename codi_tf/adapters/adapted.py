@@ -184,7 +184,7 @@ class AdaptedUNet(TrainsPart):
         return "latent" if self.adapter is None else self.adapter.condition_space
 
     def condition(self, c, conditioning: Conditioning):
-        """The condition features, to be computed once per image; None without an adapter."""
+        """The condition features, see `Adapter.condition`; None without an adapter."""
         return None if self.adapter is None else self.adapter.condition(c, conditioning)
 
     @property

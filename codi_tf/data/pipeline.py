@@ -190,6 +190,9 @@ def low_resolution_pairs(
     """Infinite dataset of (image [S, S, 3] in [-1, 1], its low-resolution version [S / scale, S / scale, 3] in [0, 1]).
 
     Both are float32. The examples are those of `evaluation_set`; the task is one with `has_low_resolution`.
+
+    Raises:
+        UserError: see `crops`; a scale that does not divide image_size.
     """
     draw = _as_source(source).drawer(image_size=image_size, augment=False, recolor=False, prompts=False)
 

@@ -158,7 +158,7 @@ class Metric:
         raise NotImplementedError
 
     def aggregate(self, values: np.ndarray, reference: np.ndarray | None) -> float:
-        """The figure of the whole set: by default the mean of the values."""
+        """The figure of the whole set, from what `measure` and `reference` gave: by default the mean of the values."""
         return float(np.mean(values))
 
     def interval(self, values: np.ndarray, reference: np.ndarray | None) -> tuple[float, float]:

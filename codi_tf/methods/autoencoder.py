@@ -37,7 +37,7 @@ class Autoencoder(MethodSettings):
     examples: ClassVar = "images"
 
     def load(self, path: str | None) -> tuple[None, AutoencoderKL]:
-        """A new autoencoder."""
+        """A new autoencoder. Raises UserError for invalid arguments in `network`."""
         return None, make_autoencoder(self.network)
 
     def build(self, base: None, student: AutoencoderKL, perceptual: Callable | None = None) -> AutoencoderMethod:
