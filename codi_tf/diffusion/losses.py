@@ -203,7 +203,10 @@ def guidance_matching(
     guidance is an input of `student`, inside the callable.
 
     Args:
-        guidance: 1 + w, float [B]; 1 is the conditional prediction alone. The others: see `conditional_consistency`.
+        student, schedule, x, eps, t: see `conditional_consistency`.
+        conditional, unconditional: the teacher with and without its condition.
+        guidance: 1 + w, float [B]; 1 is the conditional prediction alone.
+        space: the space of the squared error: "noise", "signal" or "velocity".
 
     Returns:
         float32 [B].
@@ -229,8 +232,10 @@ def halving(
     algorithm 2 and Eq. 8): t -> mid -> s.
 
     Args:
-        student: the network being trained; teacher: the one of twice as many steps.
-        x: clean latents [B, ...]; eps: the drawn noise.
+        student: the network being trained.
+        teacher: the network of twice as many steps.
+        x: clean latents [B, ...].
+        eps: the drawn noise, N(0, I), of the shape of x.
         step: t and mid int32 [B], the levels alpha and sigma of t, mid and s [B, 1, ...].
         space: the space of the squared error.
 

@@ -197,6 +197,7 @@ def dropped(values, empty, u, low: float, high: float):
         values: [B, ...], or [1, ...] for the same value in all examples; or a `Conditioning` of such.
         empty: [1, ...] or a number; or a `Conditioning`.
         u: float32 [B], see `draws.Draws.uniform`.
+        low, high: the range of u, in [0, 1].
     """
     if low == high:
         return values

@@ -22,7 +22,7 @@ HELD_OUT = (("purple", "cone", "night"), ("cyan", "cube", "sunset"), ("red", "cy
 
 
 def draw_scene(seed: Tensor) -> Scene:
-    """The scene of a seed, int32 [2]: the first valid one of CANDIDATES layouts (see `is_valid`)."""
+    """The scene of a seed, int32 [2]: the first valid one of CANDIDATES layouts, else one object in the middle."""
     u = tf.random.stateless_uniform([6], seed)
     count = 1 + tf.cast(u[0] >= COUNTS[0], tf.int32) + tf.cast(u[0] >= COUNTS[0] + COUNTS[1], tf.int32)
     yaw, height = _between(YAW, u[1]), _between(HEIGHT, u[2])

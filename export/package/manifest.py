@@ -29,6 +29,7 @@ class Package:
     """Everything that is needed to run a package.
 
     Attributes:
+        folder: of its files.
         format: a name of `FORMATS`.
         height, width: of the image.
         latent_shape: of the noise, [1, h, w, C].

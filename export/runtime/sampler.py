@@ -76,6 +76,7 @@ def load_any(package: Package, threads: int | None = None) -> Sampler:
     """Load a package's graphs into their runtime, which may be TensorFlow.
 
     Args:
+        package: from `read_package`.
         threads: that each graph runs on; None: `default_threads`. TensorFlow has its own setting.
 
     Raises:
