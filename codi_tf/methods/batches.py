@@ -143,12 +143,13 @@ def check_prompts(batch: Mapping, base: Any) -> None:
 
 
 def check_values(batch: Mapping[str, Any]) -> None:
-    """Checks the values of images and conditions; NaN is not looked at, updates that meet it are skipped.
+    """Checks the values of images and conditions. Passes over NaN: updates that meet it are skipped.
+
+    Warns of an image in [0, 1], which may also be a bright one.
 
     Raises:
         UserError: an image, a condition or a mask beyond [-1, 1], a mask of -1 and 1, or a condition in [0, 1] beside
-            an image in [-1, 1], to which it is closer in [-1, 1]. An image in [0, 1], which a bright one may be, is
-            warned of.
+            an image in [-1, 1], to which it is closer in [-1, 1].
     """
     ranges = {}
     for name in ("image", "condition"):

@@ -101,7 +101,7 @@ def read_package(folder: Path, *, adapter: bool = False) -> Package:
 
     Raises:
         UserError: no package; a manifest that `schema.check_manifest` refuses; a file that is missing, differs from its
-            hash in the manifest, or is not in the folder. The reports are not looked at.
+            hash in the manifest, or is not in the folder. The reports are not checked.
     """
     if not folder.exists():
         recover(folder)
