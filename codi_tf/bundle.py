@@ -155,7 +155,7 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
         settings, task, adaptation = _settings(about)
     except UserError as error:
         raise UserError(f"{path / BUNDLE}: {error}") from None
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # of the checks of an option
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # raised by checks of options
         raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None
     kept = {key: about[key] for key in ("ema_decay", "seed", "image_size")}
     source = path if about["base"] is None else _referenced(path, about["base"])

@@ -182,7 +182,7 @@ class CoDi(Trainer):
         return denoiser_with(self.base, self.network, features, conditioning, **options)
 
     def sample_latents(self, c, noise, *, steps: int, conditioning: Conditioning | None = None):
-        """Condition (see `encode_condition`), noise [B, h, w, 4] -> clean latents; `steps` evaluations, unrolled."""
+        """Condition (see `encode_condition`), noise [B, h, w, 4] -> clean latents, by `steps` unrolled DDIM steps."""
         return few_step(self.denoiser(c, conditioning), noise, self.base.schedule, steps)
 
     def generate_step(self, condition, noise, steps: int, conditioning: Conditioning | None = None):
@@ -264,7 +264,7 @@ class CoDi(Trainer):
         return float(guidance)
 
     def check_text_guidance(self, guidance: float | None, *, prompted: bool) -> float | None:
-        """The guidance by the prompt as the generator takes it. Raises UserError for one that has no effect."""
+        """The guidance by the prompt as the generator takes it, None for none. Raises UserError if it has no effect."""
         trained = self.settings.drop_prompt > 0.0
         if guidance is None:
             return 1.0 if trained and prompted else None
@@ -283,7 +283,7 @@ class CoDi(Trainer):
         return self.base.conditioning(prompts)
 
     def check_batch(self, batch: dict) -> None:
-        """Raises UserError for a batch without an image, or without the condition that belongs to it."""
+        """Raises UserError for a batch without an image, its condition, or the prompts that the task needs."""
         super().check_batch(batch)
         check_condition(
             batch,
@@ -300,7 +300,7 @@ class CoDi(Trainer):
         return task_config(self.task)
 
     def latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """The shape of the latents of `count` images."""
+        """The shape of the latents of `count` images of `height` x `width` pixels."""
         factor = self.base.vae.factor
         return (count, height // factor, width // factor, self.base.vae.latent_channels)
 
@@ -385,7 +385,7 @@ def load(
         mu_rate=bundle.adaptation.mu_rate,
         seed=bundle.seed,
         image_size=bundle.image_size,
-        copy=False,  # nobody else has what was just read
+        copy=False,  # no other model uses the networks that were just read
     )
     model.adaptation = bundle.adaptation  # how it was trained; `pretrained` cannot be given with an adapter
     return model

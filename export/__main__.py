@@ -20,6 +20,7 @@ from export.quantization.targets import parse_target
 
 
 def main(arguments: list[str], prog: str = "python -m export") -> None:
+    """Run `codi export`. Raises UserError, see `make_package` and `make_adapter`."""
     parser = ArgumentParser(prog=prog, description="Export a trained model. " + (__doc__ or "").partition("\n\n")[2])
     parser.add_argument("bundle", type=path_argument, help="folder of a trained model")
     parser.add_argument("--format", help=f"one of {', '.join(FORMATS)}")

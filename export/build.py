@@ -122,9 +122,17 @@ def make_adapter(
     Builds the whole package, which must equal the other one in all files except the adapter's.
 
     Args:
+        bundle, decoder, license, report: see `make_package`.
+        out: folder of the adapter.
+        package: the folder of the package that it is for.
         asked: options of `make_package` that the package is expected to have been made with, by name.
 
-    Returns, raises: see `make_package`; UserError for a package of another base, or of other options.
+    Returns:
+        The figures of the gate for every size.
+
+    Raises:
+        UserError: see `make_package`; a package of another base, with other options, or without parts.
+        ParityError: see `make_package`.
     """
     check_folder(out, PACKAGES, inputs=[bundle, package, decoder])
     base, options = read_package(package), adapters.options_of(package)
@@ -160,10 +168,15 @@ def write_package(
 
     Args:
         programs: of one model, one for every size.
+        out, format, layout, weights, target: see `make_package`.
         origin: what they were made from, for the manifest.
         report: as in `make_package`; if false, no process is started.
 
-    Returns, raises: see `make_package`.
+    Returns:
+        The figures of the gate for every size.
+
+    Raises:
+        UserError, ParityError: see `make_package`.
     """
     from export.parity import gate as parity
     from export.parity import report as reports
@@ -214,6 +227,9 @@ def write_graphs(
     """Write the graphs of programs, and a tokenizer where prompts are inputs; return the facts for the manifest.
 
     A step that is larger than a graph of the format can be is written in two halves.
+
+    Raises:
+        UserError: a graph is still larger than its format allows.
     """
     from export.emit import sampler
 

@@ -36,14 +36,14 @@ def put(
     values["sharpness"] = sharpness * references["sharpness"] / references["sharpness"].mean()
     values[FD] = references[FD] + offset
     measured = Measured(evaluator.metrics, values, references)
-    pictures = np.clip(evaluator.images * (1 - offset / 10), -1, 1)
-    samples = {pieces.sample_name(*way): figures_of(measured, pictures) for way in row.samples}
+    images = np.clip(evaluator.images * (1 - offset / 10), -1, 1)
+    samples = {pieces.sample_name(*way): figures_of(measured, images) for way in row.samples}
     for seed in seeds:
         about = {"commit": "Some commit", "stages": pieces.chain_of(row, task, seed), "cpu_seconds": 7}
         path = pieces.metrics_of(row, task, seed, folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(pieces.as_json({**about, "samples": samples}))
-    write_strip(pieces.strip_of(row, task, "ddim-4", folder), pictures)
+    write_strip(pieces.strip_of(row, task, "ddim-4", folder), images)
 
 
 @pytest.fixture(scope="module")

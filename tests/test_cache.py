@@ -357,9 +357,9 @@ def test_training_must_fit_what_the_examples_were_made_with(encoded, tmp_path):
         with pytest.raises(UserError, match=message):
             check_made_with(encoded, made_with(base, **{**wanted, **changes}))
     meta = json.loads((encoded / "meta.json").read_text())
-    meta["made_with"]["color"] = "grey"
+    meta["made_with"]["color"] = "gray"
     (tmp_path / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(UserError, match="with color = grey, this training has None"):  # of a later version
+    with pytest.raises(UserError, match="with color = gray, this training has None"):  # of a later version
         check_made_with(tmp_path, made_with(base, **wanted))
     base.vae.variables[-1].assign_add(base.vae.variables[-1] * 0 + 1e-3)
     with pytest.raises(UserError, match="autoencoder = .*sha256"):

@@ -197,7 +197,7 @@ def test_the_prediction_type_is_told_or_asked_for(family):
 
 
 @pytest.mark.parametrize(("version", "extra_layer"), [("1.x", False), ("2.x", True), ("2.x", False)])
-def test_the_true_shapes_are_recognised(version, extra_layer, tmp_path):
+def test_the_true_shapes_are_recognized(version, extra_layer, tmp_path):
     """Models of the true size, of which nothing but shapes exists."""
     transformers = pytest.importorskip("transformers")
     unet_config, text_config = FULL_SIZE[version]

@@ -100,15 +100,15 @@ def test_folder(tmp_path):
         Image.fromarray(PHOTOS["a"]).save(tmp_path / name)
     for name in ("e.jpg", "f.jpeg", "g.webp"):
         Image.fromarray(PHOTOS["a"]).save(tmp_path / name)
-    Image.fromarray(PHOTOS["a"][..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(PHOTOS["a"][..., 0]).save(tmp_path / "gray.png")
     (tmp_path / "notes.txt").write_text("not a photo")
     (tmp_path / "more.png").mkdir()
     photos = open_source(str(tmp_path)).images
-    assert list(photos) == ["a.PNG", "b.png", "c.bmp", "d.tif", "e.jpg", "f.jpeg", "g.webp", "grey.png"]
+    assert list(photos) == ["a.PNG", "b.png", "c.bmp", "d.tif", "e.jpg", "f.jpeg", "g.webp", "gray.png"]
     for name in ("a.PNG", "b.png", "c.bmp", "d.tif"):
         np.testing.assert_array_equal(photos[name], PHOTOS["a"])
     assert all(photo.shape == (40, 60, 3) and photo.dtype == np.uint8 for photo in photos.values())
-    np.testing.assert_array_equal(photos["grey.png"], PHOTOS["a"][..., :1].repeat(3, axis=2))
+    np.testing.assert_array_equal(photos["gray.png"], PHOTOS["a"][..., :1].repeat(3, axis=2))
 
 
 def test_folder_split_is_a_partition(folder):

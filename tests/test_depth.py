@@ -253,7 +253,7 @@ def test_folders_that_nothing_can_be_made_of(tmp_path):
     folder = make_folder(tmp_path / "photos", 1)
     done = run(folder, "--model", network, "--size", 28)
     assert done.returncode == 2 and "takes 8x8; leave them out" in done.stderr
-    (folder / "0.png").write_bytes(b"no picture")
+    (folder / "0.png").write_bytes(b"no image")
     done = run(folder, "--model", network)
     assert done.returncode == 2 and "no depth map could be made of 1 images; 0.png: " in done.stderr
     assert "error: " in done.stderr.splitlines()[-1]

@@ -84,9 +84,9 @@ def test_a_pencil_draws_edges_and_leaves_the_paper_white():
 
 
 @pytest.mark.parametrize("name", EDITS)
-@pytest.mark.parametrize("kind", ["noise", "black", "white", "grey"])
+@pytest.mark.parametrize("kind", ["noise", "black", "white", "gray"])
 def test_edits_keep_to_the_range_and_have_static_shapes(name, kind):
-    x = {"noise": X, "black": -np.ones_like(X), "white": np.ones_like(X), "grey": np.zeros_like(X)}[kind]
+    x = {"noise": X, "black": -np.ones_like(X), "white": np.ones_like(X), "gray": np.zeros_like(X)}[kind]
     graph = tf.function(EDITS[name].apply).get_concrete_function(tf.TensorSpec(X.shape))
     edited = graph(tf.constant(x)).numpy()
     assert np.isfinite(edited).all() and edited.min() >= -1 and edited.max() <= 1

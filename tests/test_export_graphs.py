@@ -140,12 +140,12 @@ def test_autoencoder_with_attention(format, tmp_path, random):
     image = random.uniform(-1, 1, (1, 16, 24, 3)).astype("f")
 
     def build(g):
-        latents = g.conv(networks.coder(g, vae.encoder, g.input("picture", (16, 24, 3))), vae.quant_conv)
+        latents = g.conv(networks.coder(g, vae.encoder, g.input("image", (16, 24, 3))), vae.quant_conv)
         mean = g.channels(latents, 0, 4)
         g.output("mean", mean)
         g.output("again", networks.coder(g, vae.decoder, g.conv(mean, vae.post_quant_conv)))
 
-    made, mean = run(format, written(format, tmp_path, build), {"picture": image}), vae.encode(image).mean
+    made, mean = run(format, written(format, tmp_path, build), {"image": image}), vae.encode(image).mean
     same(made["mean"], mean)
     same(made["again"], vae.decode(mean))
 
@@ -160,10 +160,10 @@ def test_tiny_decoder(format, blocks, tmp_path, random):
     z = (4 * random.normal(size=(1, 6, 10, 4))).astype("f")
 
     def build(g):
-        g.output("picture", networks.tiny_decoder(g, net, g.input("z", (6, 10, 4))))
+        g.output("image", networks.tiny_decoder(g, net, g.input("z", (6, 10, 4))))
 
     path = written(format, tmp_path, build)
-    same(run(format, path, {"z": z})["picture"], net(z))
+    same(run(format, path, {"z": z})["image"], net(z))
     weights = sum(v.numpy().nbytes for v in net.variables)
     assert weights <= {"onnx": onnx_bytes, "tflite": tflite_bytes}[format](path) < weights + 300
 

@@ -19,9 +19,9 @@ COLOUR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 14  # [2, 3, 3]
 DEEP = np.array([[0, 65535, 1], [25700, 40000, 256]], np.uint16)  # [2, 3]
 
 
-def rgb(grey):
-    """The float32 RGB image that a grey one in [0, 1] must become."""
-    return np.repeat(np.asarray(grey, np.float32)[..., None], 3, axis=-1)
+def rgb(gray):
+    """The float32 RGB image that a gray one in [0, 1] must become."""
+    return np.repeat(np.asarray(gray, np.float32)[..., None], 3, axis=-1)
 
 
 def check(path, mode, expected):
@@ -41,7 +41,7 @@ def test_color(tmp_path, suffix):
     check(tmp_path / f"a.{suffix}", "RGB", COLOUR / 255)
 
 
-def test_grey(tmp_path):
+def test_gray(tmp_path):
     Image.fromarray(GREY).save(tmp_path / "a.png")
     check(tmp_path / "a.png", "L", rgb(GREY / 255))
 
@@ -69,7 +69,7 @@ def test_transparent_palette_color_becomes_white(tmp_path):
     check(tmp_path / "a.png", "P", [[[0, 0, 0.2], [1, 1, 1], [0, 0.4, 0]]])
 
 
-def test_transparent_grey_value_becomes_white(tmp_path):
+def test_transparent_gray_value_becomes_white(tmp_path):
     Image.fromarray(GREY).save(tmp_path / "a.png", transparency=51)
     check(tmp_path / "a.png", "L", rgb(np.where(GREY == 51, 255, GREY) / 255))
 
@@ -88,7 +88,7 @@ def test_rgba_is_composited_over_white(tmp_path):
     check(tmp_path / "a.png", "RGBA", COLOUR / 255 * a + (1 - a))
 
 
-def test_grey_with_alpha_is_composited_over_white(tmp_path):
+def test_gray_with_alpha_is_composited_over_white(tmp_path):
     alpha = np.array([[0, 255, 51], [102, 153, 204]], np.uint8)
     Image.fromarray(np.dstack([GREY, alpha]), mode="LA").save(tmp_path / "a.png")
     check(tmp_path / "a.png", "LA", rgb(GREY / 255 * (alpha / 255) + (1 - alpha / 255)))
@@ -103,7 +103,7 @@ def test_cmyk(tmp_path):
     check(tmp_path / "a.tif", "CMYK", expected)
 
 
-def test_16_bit_grey_keeps_its_precision(tmp_path):
+def test_16_bit_gray_keeps_its_precision(tmp_path):
     Image.fromarray(DEEP).save(tmp_path / "a.png")
     check(tmp_path / "a.png", "I;16", rgb(DEEP / 65535))
     levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -250,7 +250,7 @@ def check_mask(path, mode, expected):
     np.testing.assert_array_equal(mask[..., 0], expected)
 
 
-def test_mask_of_grey_levels(tmp_path):
+def test_mask_of_gray_levels(tmp_path):
     Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "a.png")
     check_mask(tmp_path / "a.png", "L", [[0, 0, 1, 1]])
 
@@ -277,8 +277,8 @@ def test_mask_of_colors(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparent_parts_of_a_mask_are_not_white(tmp_path, mode):
-    grey, alpha = np.array([[255, 255, 255, 0]], np.uint8), np.array([[255, 0, 100, 255]], np.uint8)
-    channels = [grey] * (len(mode) - 1) + [alpha]
+    gray, alpha = np.array([[255, 255, 255, 0]], np.uint8), np.array([[255, 0, 100, 255]], np.uint8)
+    channels = [gray] * (len(mode) - 1) + [alpha]
     Image.fromarray(np.dstack(channels), mode=mode).save(tmp_path / "a.png")
     check_mask(tmp_path / "a.png", mode, [[1, 0, 0, 0]])
 
@@ -289,7 +289,7 @@ def test_mask_of_16_bits(tmp_path):
 
 
 def test_mask_that_is_no_image(tmp_path):
-    (tmp_path / "a.png").write_text("not a picture")
+    (tmp_path / "a.png").write_text("not an image")
     with pytest.raises(UserError, match="a.png: not an image"):
         images.read_mask(tmp_path / "a.png")
 

@@ -25,8 +25,8 @@ def inner(drawn, margin):
 def test_painted_is_what_lies_within_the_radius(end):
     start, radius = np.array([9.5, 9.5]), 4.3
     points = start + np.linspace(0, 1, 4001)[:, None] * (np.array(end) - start)  # the segment, densely
-    centres = np.stack(np.mgrid[:32, :56], axis=-1) + 0.5
-    distance = np.linalg.norm(centres[:, :, None] - points, axis=-1).min(axis=-1)
+    centers = np.stack(np.mgrid[:32, :56], axis=-1) + 0.5
+    distance = np.linalg.norm(centers[:, :, None] - points, axis=-1).min(axis=-1)
     mask = painted(tf.constant([[*start, *end, radius]], tf.float32), 32, 56)[..., 0].numpy()
     sure = np.abs(distance - radius) > 1e-2
     assert (~sure).sum() < 10
@@ -43,8 +43,8 @@ def test_painted_is_the_union_of_its_segments():
 
 def test_strokes_start_anywhere():
     drawn = masks(only("free_form", **DISCS), 300)
-    centres = np.array([ndimage.center_of_mass(mask) for mask in drawn]) / S
-    inside = centres[((centres > 0.06) & (centres < 0.93)).all(axis=1)]  # at the edges a disc is cut
+    centers = np.array([ndimage.center_of_mass(mask) for mask in drawn]) / S
+    inside = centers[((centers > 0.06) & (centers < 0.93)).all(axis=1)]  # at the edges a disc is cut
     assert 0.6 * 300 < len(inside) < 0.9 * 300
     for axis in (0, 1):
         assert_uniform(inside[:, axis], 0.06, 0.93)

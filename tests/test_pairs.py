@@ -99,7 +99,7 @@ def test_without_a_size_the_embedded_photos_give_crops_of_256_pixels(tmp_path):
 
 
 def members(count, bad):
-    return {f"{i:03}.png": b"no picture" if i in bad else encoded(new_image(i)) for i in range(count)}
+    return {f"{i:03}.png": b"no image" if i in bad else encoded(new_image(i)) for i in range(count)}
 
 
 def test_unreadable_records_end_the_work_in_one_line(tmp_path):

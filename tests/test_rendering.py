@@ -143,8 +143,8 @@ def test_colors_are_the_photos(model, monkeypatch, tile, color):
 
 
 def test_colors_are_for_super_resolution_alone(model, inpainting):
-    with pytest.raises(UserError, match="color is 'grey': use one of none, wavelet, adain"):
-        render(model, photo(8, 8), color="grey")
+    with pytest.raises(UserError, match="color is 'gray': use one of none, wavelet, adain"):
+        render(model, photo(8, 8), color="gray")
     with pytest.raises(UserError, match="color is wavelet: this model's task does not keep an image's colors"):
         render(inpainting, with_box(8, 8, slice(4), slice(4)), color="wavelet")
 

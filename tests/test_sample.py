@@ -221,7 +221,7 @@ def photo(tmp_path):
         (["--tile", "-1"], "--tile is -1"),
         (["--tile", "8"], "tile is 8: it must be a whole number from 16"),
         (["--tile", "20"], "tile is 20: it must be a multiple of 8, such as 16"),
-        (["--color", "grey"], "argument --color: invalid choice: 'grey'"),
+        (["--color", "gray"], "argument --color: invalid choice: 'gray'"),
         (["--upscale", "900"], "7200x7200 has more than 50,000,000 pixels"),
         (["--prompt", "a cat"], "no text encoder"),
         (["--sampler", "euler"], "argument --sampler: invalid choice: 'euler'"),

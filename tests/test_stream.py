@@ -139,7 +139,7 @@ def modes():
     lying = Image.Exif()
     lying[0x0112] = 6
     yield "rgb", Image.fromarray(rgb), "PNG", {}
-    yield "grey", Image.fromarray(rgb[..., 0]), "PNG", {}
+    yield "gray", Image.fromarray(rgb[..., 0]), "PNG", {}
     yield "alpha", Image.fromarray(alpha), "PNG", {}
     yield "deep", Image.fromarray(deep), "PNG", {}
     yield "palette", Image.fromarray(rgb).quantize(16), "PNG", {}

@@ -18,7 +18,7 @@ from studies.paper.measures import FD, figures_of, saturation
 from studies.paper.plan import BY_NAME, ROWS, SEEDS, TASKS, TRIALS
 from studies.paper.references import REFERENCES, make_references, read_references
 from studies.paper.results import read
-from studies.paper.strips import PICTURES, read_strip, write_strip
+from studies.paper.strips import IMAGES, read_strip, write_strip
 from studies.paper.tables import BEYOND, TABLE_2, TABLE_3
 from studies.paper.tuning import of_trial
 
@@ -146,8 +146,8 @@ def test_nine_intervals_of_ten_hold_the_truth():
     """Three seeds of 64 images, whose effects are as wide in the mean: 90 % of 400 worlds, within chance."""
     held = 0
     for world in np.random.default_rng(0).spawn(400):
-        pictures = world.normal(size=64) * 8  # 1 in the mean of 64
-        values = pictures + world.normal(size=(3, 1)) * np.sqrt(3.0)  # 1 in the mean of 3
+        images = world.normal(size=64) * 8  # 1 in the mean of 64
+        values = images + world.normal(size=(3, 1)) * np.sqrt(3.0)  # 1 in the mean of 3
         low, high = spread(SEEDS, values, bootstrap.mean, replicates=100).interval()
         held += low <= 0 <= high
     assert 0.87 < held / 400 < 0.96
@@ -176,8 +176,8 @@ def test_only_shared_seeds_are_compared():
 
 
 def test_saturation_of_known_colors():
-    pictures = np.zeros((2, 4, 4, 3)) + np.array([[1, -1, -1], [0.3, 0.3, 0.3]]).reshape(2, 1, 1, 3)
-    np.testing.assert_allclose(saturation(pictures), [1, 0], atol=1e-12)
+    images = np.zeros((2, 4, 4, 3)) + np.array([[1, -1, -1], [0.3, 0.3, 0.3]]).reshape(2, 1, 1, 3)
+    np.testing.assert_allclose(saturation(images), [1, 0], atol=1e-12)
 
 
 # --- verdicts
@@ -218,11 +218,11 @@ def test_references_are_read_as_they_were_made(folder, evaluator):
     assert read_references(folder, TASKS[0]) is None
     make_references(folder, TASKS[0], evaluator)
     references = read_references(folder, TASKS[0])
-    assert tuple(references.rows) == REFERENCES == tuple(references.pictures)
+    assert tuple(references.rows) == REFERENCES == tuple(references.images)
     assert references.rows["autoencoder"][FD] == pytest.approx(0, abs=1e-6)
     assert references.rows["original"]["psnr"] is None and references.rows["original"]["sharpness"] == pytest.approx(1)
     assert references.rows["condition"]["latent_error"] > 0
-    np.testing.assert_allclose(references.pictures["original"], (evaluator.images[:PICTURES] + 1) / 2, atol=0.5 / 255)
+    np.testing.assert_allclose(references.images["original"], (evaluator.images[:IMAGES] + 1) / 2, atol=0.5 / 255)
 
 
 def test_a_known_difference_is_judged(folder, evaluator):
@@ -230,12 +230,12 @@ def test_a_known_difference_is_judged(folder, evaluator):
     make_references(folder, TASKS[0], evaluator)
     put(folder, "codi", 1.0, evaluator)
     put(folder, "ldm", 3.0, evaluator)
-    judgement = judged(folder, CODI_AHEAD)
-    assert judgement.verdict == REPRODUCED and judgement.seeds == 3 and not judgement.grain
-    figures = judgement.figures[FD]
+    judgment = judged(folder, CODI_AHEAD)
+    assert judgment.verdict == REPRODUCED and judgment.seeds == 3 and not judgment.grain
+    figures = judgment.figures[FD]
     np.testing.assert_allclose([figures["left"], figures["right"]], [2, 18], rtol=1e-4)
     np.testing.assert_allclose([figures["difference"], *figures["interval"]], -16, rtol=1e-4)
-    assert set(judgement.figures) == {FD, "latent_error", "sharpness"}
+    assert set(judgment.figures) == {FD, "latent_error", "sharpness"}
     swapped = claims.Comparison(CODI_AHEAD.right, CODI_AHEAD.left)
     assert judged(folder, swapped).verdict == CONTRARY
 
@@ -267,30 +267,30 @@ def test_grain_is_marked(folder, evaluator):
 
 def test_a_claim_with_differing_comparisons_says_so():
     def one(verdict):
-        return claims.Judgement(TASKS[0], CODI_AHEAD, verdict)
+        return claims.Judgment(TASKS[0], CODI_AHEAD, verdict)
 
     assert claims.summary([one(REPRODUCED), one(REPRODUCED)]) == "reproduced"
     mixed = claims.summary([one(CONTRARY), one(REPRODUCED), one(CONTRARY)])
     assert mixed == "reproduced 1 of 3, contrary 2 of 3"
     beside = claims.Comparison(CODI_AHEAD.left, CODI_AHEAD.right, counts=False)
-    assert claims.summary([one(REPRODUCED), claims.Judgement(TASKS[0], beside, CONTRARY)]) == "reproduced"
+    assert claims.summary([one(REPRODUCED), claims.Judgment(TASKS[0], beside, CONTRARY)]) == "reproduced"
 
 
 def test_the_hardest_comparison_is_the_one_the_furthest_above():
     def one(difference):
-        return claims.Judgement(TASKS[0], CODI_AHEAD, OPEN, 3, {FD: {"difference": difference}})
+        return claims.Judgment(TASKS[0], CODI_AHEAD, OPEN, 3, {FD: {"difference": difference}})
 
     assert claims.hardest([one(-3.0), one(2.0), one(1.0)]).figures[FD]["difference"] == 2.0
-    assert claims.hardest([claims.Judgement(TASKS[0], CODI_AHEAD, OPEN)]) is None
+    assert claims.hardest([claims.Judgment(TASKS[0], CODI_AHEAD, OPEN)]) is None
 
 
 def test_what_is_kept_is_what_the_sample_was_measured_by(evaluator):
     """The replicates of a sample, read back from JSON, against the features and values themselves."""
-    pictures, latents = evaluator.images[::-1].copy(), evaluator.latents[::-1]
-    measured = evaluator.measure(pictures, latents)
-    kept = json.loads(pieces.as_json(figures_of(measured, pictures)))
+    images, latents = evaluator.images[::-1].copy(), evaluator.latents[::-1]
+    measured = evaluator.measure(images, latents)
+    kept = json.loads(pieces.as_json(figures_of(measured, images)))
     assert kept[FD] == pytest.approx(frechet_distance(measured.values[FD], measured.references[FD]))
-    assert kept["saturation"] == pytest.approx(saturation(pictures).mean())
+    assert kept["saturation"] == pytest.approx(saturation(images).mean())
     assert set(kept["replicates"]) == {FD, "psnr", "ssim", "sharpness", "latent_error", "saturation"}
     places = bootstrap.drawn(N, REPLICATES)[7]
     expected = frechet_distance(measured.values[FD][places], measured.references[FD][places])
@@ -306,9 +306,9 @@ def test_measures_that_are_infinite_have_no_replicates(evaluator):
 
 
 def test_strips_are_read_as_they_were_written(tmp_path):
-    pictures = np.random.default_rng(0).uniform(-1, 1, (PICTURES + 2, S, S, 3))
-    write_strip(tmp_path / "a" / "strip.png", pictures)
-    np.testing.assert_allclose(read_strip(tmp_path / "a" / "strip.png"), (pictures[:-2] + 1) / 2, atol=0.51 / 255)
+    images = np.random.default_rng(0).uniform(-1, 1, (IMAGES + 2, S, S, 3))
+    write_strip(tmp_path / "a" / "strip.png", images)
+    np.testing.assert_allclose(read_strip(tmp_path / "a" / "strip.png"), (images[:-2] + 1) / 2, atol=0.51 / 255)
 
 
 def test_lists_of_numbers_are_lines_of_json():

@@ -158,7 +158,7 @@ def test_a_report_of_results(folder, page, shown, evaluator):
         "**reproduced**: -10 [-10, -10], CoDi, half of the budget (DDIM, 4) - random initialization (DDIM, 4)" in text
     )
     assert "DDIM | 1 |" not in text and "DDIM | 1 |" in (shown / TASKS[0] / "table.md").read_text()
-    for name in ("methods", "tradeoff", "pictures", "budgets", "fig_7", "ablations"):
+    for name in ("methods", "tradeoff", "images", "budgets", "fig_7", "ablations"):
         assert f"(images/study/{TASKS[0]}/{name}.png)" in text
         assert (shown / TASKS[0] / f"{name}.png").stat().st_size > 1000
     assert "Inpainting" not in text and '"Some commit"' in text and "other settings" not in text

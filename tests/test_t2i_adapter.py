@@ -33,7 +33,7 @@ RANDOM = np.random.default_rng(0)
 ADAPTERS = {
     "full": {"channels": (16, 32, 32), "adapter_type": "full_adapter", "downscale_factor": 4},
     "full, one level": {"channels": (16,), "adapter_type": "full_adapter", "num_res_blocks": 1},
-    "full, grey": {"channels": (16, 16, 24), "adapter_type": "full_adapter", "in_channels": 1},
+    "full, gray": {"channels": (16, 16, 24), "adapter_type": "full_adapter", "in_channels": 1},
     "light": {"channels": (16, 32), "adapter_type": "light_adapter", "num_res_blocks": 4},
     "light, one width": {"channels": (20,), "adapter_type": "light_adapter", "num_res_blocks": 1},
     "light, with a mask": {

@@ -24,8 +24,8 @@ pytest.importorskip("diffusers")
 
 S = 16
 TASK = make_task("bicubic")
-PROMPTS = {"dark": "a dark room", "light": "a cat", "grey": ""}
-PHOTOS = {name: np.full((24, 32, 3), level, np.uint8) for name, level in (("dark", 0), ("light", 255), ("grey", 128))}
+PROMPTS = {"dark": "a dark room", "light": "a cat", "gray": ""}
+PHOTOS = {name: np.full((24, 32, 3), level, np.uint8) for name, level in (("dark", 0), ("light", 255), ("gray", 128))}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_without_a_tokenizer_texts_are_left_out():
 def test_data_without_texts_say_so(base):
     with pytest.raises(UserError, match=r"images without prompt \(they have: image\)"):
         data.batches(PHOTOS, TASK, image_size=S, batch_size=2, seed=0, tokenizer=base.tokenizer)
-    with pytest.raises(UserError, match="image grey has no prompt"):
+    with pytest.raises(UserError, match="image gray has no prompt"):
         data.Photos(PHOTOS, prompts={"dark": "", "light": ""})
 
 

@@ -113,8 +113,8 @@ def test_what_is_written_decodes_in_diffusers_and_lacks_nothing(name, tmp_path):
     assert_same_weights(decoder, of_decoder(peer))
     z = latents(decoder.latent_channels)
     close(decoder(z), decoded(peer, z), tolerance=1e-5)
-    picture = torch.tensor(RANDOM.normal(size=(1, 3, 8, 8)).astype("float32"))
-    assert (peer.encode(picture).latents == 0).all()  # an encoder that says nothing
+    image = torch.tensor(RANDOM.normal(size=(1, 3, 8, 8)).astype("float32"))
+    assert (peer.encode(image).latents == 0).all()  # an encoder that says nothing
     again = load_decoder(tmp_path)
     assert {**again.get_config(), "name": "decoder"} == decoder.get_config()
     assert_same_weights(again, state_dict(decoder))
@@ -216,8 +216,8 @@ def test_a_base_decodes_through_it_and_encodes_as_before(base):
     small = dataclasses.replace(base, decoder=decoder)
     np.testing.assert_array_equal(small.decode(z), decoder(z))
     assert np.abs(small.decode(z) - base.decode(z)).max() > 0.01
-    pictures = RANDOM.uniform(-1, 1, (1, 8, 8, 3)).astype("float32")
-    np.testing.assert_array_equal(small.encode(pictures), base.encode(pictures))
+    images = RANDOM.uniform(-1, 1, (1, 8, 8, 3)).astype("float32")
+    np.testing.assert_array_equal(small.encode(images), base.encode(images))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_tiles_are_decoded_by_it(bundle, decoder_folder):
     model = codi_tf.load(bundle, decoder=codi_tf.load_decoder(decoder_folder))
     whole, tiles = (render(model, photo, steps=1, tile=tile) for tile in (0, 24))
     plain = render(codi_tf.load(bundle), photo, steps=1, tile=24)
-    apart = [np.abs(picture.astype(int) - tiles).mean() for picture in (whole, plain)]
+    apart = [np.abs(image.astype(int) - tiles).mean() for image in (whole, plain)]
     assert 0 < apart[0] < apart[1] / 2
 
 

@@ -57,22 +57,22 @@ def heldout() -> np.ndarray:
     return data.evaluation_set(data.load_photos("heldout"), None, image_size=32, count=32, seed=1)["image"]
 
 
-def psnr(pictures, made) -> float:
-    return float(numerics.psnr((pictures + 1) / 2, (np.clip(made, -1, 1) + 1) / 2).mean())
+def psnr(images, made) -> float:
+    return float(numerics.psnr((images + 1) / 2, (np.clip(made, -1, 1) + 1) / 2).mean())
 
 
 def test_training_learns_to_decode_photos_that_it_has_not_seen(photos_base, tmp_path):
     """A real run; the frozen base is the same before and after, the result one that diffusers reads."""
     options = {"steps": 120, "batch_size": 8, "learning_rate": 4e-3, "ema_decay": 0.9}
     experiment, before = config.from_dict(run_of(BASE, train=options)), folder_sha256(BASE)
-    pictures = heldout()
-    z = photos_base.encode(pictures)
-    untrained = psnr(pictures, build_trainer(experiment).student(z))
+    images = heldout()
+    z = photos_base.encode(images)
+    untrained = psnr(images, build_trainer(experiment).student(z))
     folder = train(experiment, tmp_path / "run")
     decoder = load_decoder(folder)
-    trained = psnr(pictures, decoder(z))
-    assert trained > untrained + 6 and trained > psnr(pictures, 0 * pictures) + 3  # 0 is grey
-    assert trained < psnr(pictures, photos_base.decode(z))
+    trained = psnr(images, decoder(z))
+    assert trained > untrained + 6 and trained > psnr(images, 0 * images) + 3  # 0 is gray
+    assert trained < psnr(images, photos_base.decode(z))
     assert folder_sha256(BASE) == before
     assert sorted(path.name for path in folder.iterdir()) == [
         MARKER,
@@ -87,9 +87,9 @@ def test_training_learns_to_decode_photos_that_it_has_not_seen(photos_base, tmp_
 def test_the_decoder_of_the_assets_is_nearly_as_good_as_the_autoencoders(photos_base):
     """Within a decibel, with an eighth of the weights."""
     decoder = load_decoder(ROOT / "assets" / "photos-decoder")
-    pictures = data.evaluation_set(data.load_photos("heldout"), None, image_size=64, count=32, seed=1)["image"]
-    z = photos_base.encode(pictures)
-    full, small = psnr(pictures, photos_base.decode(z)), psnr(pictures, decoder(z))
+    images = data.evaluation_set(data.load_photos("heldout"), None, image_size=64, count=32, seed=1)["image"]
+    z = photos_base.encode(images)
+    full, small = psnr(images, photos_base.decode(z)), psnr(images, decoder(z))
     assert full - 1 < small < full
     assert 7 * decoder.count_params() < photos_base.vae.decoder.count_params()
 

@@ -64,7 +64,7 @@ def test_data_without_a_heldout_split_are_told_before_anything_is_done(
 
 def shard(tmp_path, bad):
     """A tar file of 36 images, some of them none."""
-    members = {f"{i:02}.png": b"no picture" if i in bad else encoded(new_image(i)) for i in range(36)}
+    members = {f"{i:02}.png": b"no image" if i in bad else encoded(new_image(i)) for i in range(36)}
     return write_tar(tmp_path / "a.tar", members)
 
 

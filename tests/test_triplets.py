@@ -160,7 +160,7 @@ def order(rows, epoch, seed=0):
 
 
 def test_row_groups_are_read_once_an_epoch(tmp_path, monkeypatch):
-    """Blocks of neighbours in the order fit into memory; within one the rows of its groups are mixed."""
+    """Blocks of neighbors in the order fit into memory; within one the rows of its groups are mixed."""
     paths = [write_parquet(tmp_path / f"{n}.parquet", range(20), group=4) for n in range(3)]
     monkeypatch.setattr("codi_tf.data.parquet.IN_MEMORY", 1)
     smallest = open_triplets(tmp_path).records

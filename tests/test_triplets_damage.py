@@ -52,7 +52,7 @@ def test_wrong_lists_are_an_error(tmp_path, content, said):
         (lambda folder: (folder / "prompt.json").write_text('{"edit": 5}'), '"edit" is 5, not a text'),
         (lambda folder: (folder / "prompt.json").write_text('{"edit": " "}'), "not a text"),
         (lambda folder: (folder / "prompt.json").write_text("[]"), "prompt.json: holds no JSON object"),
-        (lambda folder: (folder / "3004_0.jpg").write_bytes(b"no picture"), "3004"),
+        (lambda folder: (folder / "3004_0.jpg").write_bytes(b"no image"), "3004"),
         (
             lambda folder: (folder / "3004_0.jpg").write_bytes(encoded(flat_image(9, 20, 20))),
             "20x20, the image 16x16",

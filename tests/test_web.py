@@ -63,19 +63,19 @@ def test_the_steps_appear(browser, sites, photos):
     browser.wait(DONE)
     said = [line for line in browser.evaluate("said") if line.startswith("Step")]
     assert said == [f"Step {step + 1} of {STEPS}" for step in range(STEPS)]
-    last, pictures = shown(browser), []
+    last, images = shown(browser), []
     for step in range(STEPS):
         browser.evaluate(f"document.querySelectorAll('#steps button')[{step}].click()")
-        pictures.append(shown(browser))
+        images.append(shown(browser))
         pressed = browser.evaluate("[...document.querySelectorAll('#steps button')].map((b) => b.ariaPressed)")
         assert pressed == ["true" if step == i else "false" for i in range(STEPS)]
-    np.testing.assert_array_equal(pictures[-1], last)
+    np.testing.assert_array_equal(images[-1], last)
     assert browser.download("#download")[0] == "window-0.png"
     browser.evaluate("document.querySelector('#steps button').click()")
     name, content = browser.download("#download")  # what is shown
     assert name == "window-0-step1.png"
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content)).convert("RGBA")), pictures[0])
-    assert all(np.abs(a.astype(float) - b).mean() > 0.5 for a, b in zip(pictures, pictures[1:], strict=False))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content)).convert("RGBA")), images[0])
+    assert all(np.abs(a.astype(float) - b).mean() > 0.5 for a, b in zip(images, images[1:], strict=False))
 
 
 @pytest.mark.parametrize("layout", ["whole", pytest.param("parts", marks=pytest.mark.slow)])
@@ -111,8 +111,8 @@ def test_what_is_painted_is_filled_in(browser, sites, packages, photos, tmp_path
 @pytest.mark.slow
 def test_a_depth_map_becomes_a_image(browser, sites, packages, tmp_path):
     y, x = np.mgrid[:HEIGHT, :WIDTH]
-    grey = np.uint8(40 + 2 * y + 10 * ((x - 30) ** 2 + (y - 20) ** 2 < 150))
-    Image.fromarray(grey).save(tmp_path / "map.png")
+    gray = np.uint8(40 + 2 * y + 10 * ((x - 30) ** 2 + (y - 20) ** 2 < 150))
+    Image.fromarray(gray).save(tmp_path / "map.png")
     browser.open(sites("depth")[0])
     browser.choose("#photo", tmp_path / "map.png")
     browser.wait(DONE)
@@ -131,18 +131,18 @@ def test_a_prompt_says_what_becomes_of_a_photo(browser, sites, packages, photos,
     browser.wait("document.body.dataset.state === 'ready'")  # for the prompt
     assert browser.evaluate("document.getElementById('error').textContent") == ""
     assert "as the prompt says" in browser.evaluate("document.getElementById('lede').textContent")
-    pictures = []
+    images = []
     assert browser.evaluate("document.getElementById('large').hidden")  # the task needs the whole photo
     assert "It is seen as a whole, at 64 × 41" in text(browser, "about")
     for prompt in ("make it night", "invert — the “Colors”!"):
         write(browser, prompt)  # at once it is running
         browser.wait(DONE)
-        pictures.append(shown(browser))
+        images.append(shown(browser))
         photo = photos / "part.png"
         expected = made_by_run(packages("editing", layout), tmp_path, photo, "--prompt", prompt)
-        assert_same_image(pictures[-1], expected)
+        assert_same_image(images[-1], expected)
         assert browser.evaluate("getComputedStyle(view).getPropertyValue('--split')") == "0%"
-    assert np.abs(pictures[0].astype(float) - pictures[1]).max() > 2
+    assert np.abs(images[0].astype(float) - images[1]).max() > 2
 
 
 def test_a_prompt_that_is_there_before_the_photo(browser, sites, packages, photos, tmp_path):
@@ -230,9 +230,9 @@ def test_it_fits_a_phone(browser, sites, photos, tmp_path, task, layout, dark):
             "[...document.querySelectorAll('body *')].every((e) => e.getBoundingClientRect().right <= 360)"
         )
         browser.screenshot(tmp_path / f"{state}.png")
-        picture = np.asarray(Image.open(tmp_path / f"{state}.png").convert("L"))
-        assert picture.shape == (1480, 720) and picture.std() > 5
-        assert (np.median(picture) < 60) == dark
+        image = np.asarray(Image.open(tmp_path / f"{state}.png").convert("L"))
+        assert image.shape == (1480, 720) and image.std() > 5
+        assert (np.median(image) < 60) == dark
 
     browser.open(sites(task, layout)[0], 360, 740, phone=True, dark=dark)
     browser.wait(READY)
@@ -277,7 +277,7 @@ def error(browser) -> str:
 
 
 def test_a_file_that_is_no_image(browser, sites, photos, tmp_path):
-    (tmp_path / "notes.png").write_bytes(b"no picture")
+    (tmp_path / "notes.png").write_bytes(b"no image")
     browser.open(sites()[0])
     browser.wait(READY)
     browser.choose("#photo", tmp_path / "notes.png")

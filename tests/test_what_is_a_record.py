@@ -20,23 +20,23 @@ from codi_tf.data.open_source import open_source
 from codi_tf.tasks import make_task
 
 S = 16
-PICTURE = {i: encoded(new_image(i)) for i in range(12)}
+IMAGE = {i: encoded(new_image(i)) for i in range(12)}
 FILES = {  # records first
-    "a.png": PICTURE[0],
+    "a.png": IMAGE[0],
     "a.txt": b"a text",
-    "deep/er/b.png": PICTURE[1],
+    "deep/er/b.png": IMAGE[1],
     "deep/er/b.json": b'{"caption": "of json"}',
-    "deep/shot_1_f1.8.png": PICTURE[2],
+    "deep/shot_1_f1.8.png": IMAGE[2],
     "e.jfif": encoded(new_image(3), "JPEG"),
-    "Mr. Smith.PNG": PICTURE[4],
+    "Mr. Smith.PNG": IMAGE[4],
     # parts of others, left out and named
-    "a.mask.png": PICTURE[5],
+    "a.mask.png": IMAGE[5],
     "c.heic": b"of a phone",
     "deep/notes.md": b"# notes",
     "without.txt": b"of nothing",
     # hidden
     "._a.png": b"of macOS",
-    ".cache/x.png": PICTURE[6],
+    ".cache/x.png": IMAGE[6],
     "__MACOSX/a.png": b"of macOS",
     "deep/Thumbs.db": b"of Windows",
 }
@@ -95,7 +95,7 @@ def test_the_same_files_are_records_everywhere(tmp_path, monkeypatch, kind):
 
 def test_a_folder_in_a_tar_file_out_of_order(tmp_path):
     """Fault: a caption that does not stand beside its image, as in a packed folder, is lost."""
-    files = {"b.txt": b"b", "a.png": PICTURE[0], "c.png": PICTURE[2], "b.png": PICTURE[1], "c.txt": b"c", "a.txt": b"a"}
+    files = {"b.txt": b"b", "a.png": IMAGE[0], "c.png": IMAGE[2], "b.png": IMAGE[1], "c.txt": b"c", "a.txt": b"a"}
     records = open_source(str(write_tar(tmp_path / "a.tar", files))).records
     assert [records.read(i)["text"] for i in range(3)] == [b"a", b"c", b"b"]
 
@@ -103,21 +103,21 @@ def test_a_folder_in_a_tar_file_out_of_order(tmp_path):
 def test_two_tar_files_put_together(tmp_path):
     """Fault: images of one name in one tar file share a caption that belongs to one of them."""
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, payload in (("0.png", PICTURE[0]), ("0.txt", b"one"), ("1.png", PICTURE[1]), ("0.png", PICTURE[2])):
+        for name, payload in (("0.png", IMAGE[0]), ("0.txt", b"one"), ("1.png", IMAGE[1]), ("0.png", IMAGE[2])):
             member = tarfile.TarInfo(name)
             member.size = len(payload)
             tar.addfile(member, io.BytesIO(payload))
     records = open_source(str(tmp_path / "a.tar")).records
     assert [records.read(i) for i in range(3)] == [
-        {"image": PICTURE[0], "text": b"one"},
-        {"image": PICTURE[1]},
-        {"image": PICTURE[2]},
+        {"image": IMAGE[0], "text": b"one"},
+        {"image": IMAGE[1]},
+        {"image": IMAGE[2]},
     ]
 
 
 def test_links_and_what_is_no_file(tmp_path):
     """Fault: a broken link or a pipe is left out in silence; a link that leads back is followed for ever."""
-    folder = write_folder(tmp_path / "data", {"sub/a.png": PICTURE[0]})
+    folder = write_folder(tmp_path / "data", {"sub/a.png": IMAGE[0]})
     (folder / "back").symlink_to(folder)
     (folder / "again").symlink_to(folder / "sub")
     (folder / "gone.png").symlink_to("nowhere.png")
@@ -135,7 +135,7 @@ def test_nested_shards_and_what_lies_between(tmp_path):
     folder = tmp_path / "data"
     for i in range(2):
         (folder / f"part{i}").mkdir(parents=True)
-        write_tar(folder / f"part{i}" / "a.tar", {f"{i}.png": PICTURE[i], f"{i}.cls": b"1"})
+        write_tar(folder / f"part{i}" / "a.tar", {f"{i}.png": IMAGE[i], f"{i}.cls": b"1"})
     (folder / "part1" / "b.tar.gz").write_bytes(b"")
     source, _, said = opened(folder)
     assert len(source) == 2 and len(said) == 1
@@ -144,7 +144,7 @@ def test_nested_shards_and_what_lies_between(tmp_path):
 
 def test_accents_and_what_is_no_file_beside_an_image(tmp_path):
     """Fault: macOS decomposes accents, so a caption is lost; a pipe or folder that is called NAME.txt is read."""
-    folder = write_folder(tmp_path / "data", {"caf\u00e9.png": PICTURE[0], "cafe\u0301.txt": b"t", "b.png": PICTURE[1]})
+    folder = write_folder(tmp_path / "data", {"caf\u00e9.png": IMAGE[0], "cafe\u0301.txt": b"t", "b.png": IMAGE[1]})
     (folder / "b.txt").mkdir()
     os.mkfifo(folder / "b.json")
     source, _, said = opened(folder)
@@ -162,13 +162,13 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
 def test_many_left_out_are_counted_by_their_endings(tmp_path):
     """Fault: a line per file, or a number that does not say of what."""
     names = {f"{i}.heic": b"" for i in range(7)} | {f"{i}.mov": b"" for i in range(3)}
-    _, _, said = opened(write_folder(tmp_path / "data", names | {"a.png": PICTURE[0]}))
+    _, _, said = opened(write_folder(tmp_path / "data", names | {"a.png": IMAGE[0]}))
     assert "left out: 10 (7 .heic, 3 .mov: 0.heic, 0.mov, 1.heic, 1.mov, 2.heic, ...)" in said[0]
 
 
 def test_pairs_are_not_taken_for_images(tmp_path):
     """Fault: the low-resolution versions of `codi pairs` become images of their own."""
-    folder = write_folder(tmp_path / "data", {"gt/0.png": PICTURE[0], "lq/0.png": PICTURE[1], "pairs.json": b"{}"})
+    folder = write_folder(tmp_path / "data", {"gt/0.png": IMAGE[0], "lq/0.png": IMAGE[1], "pairs.json": b"{}"})
     with pytest.raises(UserError, match=r"holds pairs to evaluate on; .* name .*gt"):
         open_source(str(folder))
 
@@ -176,7 +176,7 @@ def test_pairs_are_not_taken_for_images(tmp_path):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_an_image_smaller_than_the_crop_counts_as_unreadable(tmp_path, monkeypatch, in_memory):
     """Fault: in memory one small image ends the run; streamed it is counted."""
-    folder = write_folder(tmp_path / "data", {f"{i}.png": payload for i, payload in PICTURE.items()})
+    folder = write_folder(tmp_path / "data", {f"{i}.png": payload for i, payload in IMAGE.items()})
     (folder / "small.png").write_bytes(encoded(new_image(0, 8, 60)))
     if not in_memory:
         monkeypatch.setattr(opening, "IN_MEMORY", 0)
@@ -200,13 +200,13 @@ def test_nested_depth_maps_and_triplets(tmp_path):
     """Fault: the depth task, the edits and the depth command read the top folder alone."""
     near = encoded(np.arange(20 * 24, dtype=np.uint16).reshape(20, 24) * 100)
     folder = write_folder(
-        tmp_path / "depth", {"sub/a.png": PICTURE[0], "sub/a.depth.png": near, "sub/a.txt": b"t", "x.heic": b""}
+        tmp_path / "depth", {"sub/a.png": IMAGE[0], "sub/a.depth.png": near, "sub/a.txt": b"t", "x.heic": b""}
     )
     with pytest.warns(UserWarning, match=r"left out: 1 \(x\.heic\)"):
         source = data.load_source(str(folder), None, make_task("depth"))
     assert len(source) == 1 and source.provides == ("depth", "prompt") and source.prompts == {"a.png": "t"}
     edits = write_folder(
-        tmp_path / "edits", {"sub/a.png": PICTURE[0], "sub/a.source.png": PICTURE[1], "sub/a.txt": b"edit"}
+        tmp_path / "edits", {"sub/a.png": IMAGE[0], "sub/a.source.png": IMAGE[1], "sub/a.txt": b"edit"}
     )
     source = data.load_source(str(edits), None, make_task("editing"))
     assert len(source) == 1 and set(source.records.read(0)) == {"image", "source", "text"}
@@ -216,7 +216,7 @@ def test_a_run_says_once_what_it_leaves_out(tmp_path):
     """Fault: the command repeats the line for each split, or does not say it."""
     from codi_tf.cli import pairs
 
-    folder = write_folder(tmp_path / "data", {f"{i}/{i}.png": payload for i, payload in PICTURE.items()})
+    folder = write_folder(tmp_path / "data", {f"{i}/{i}.png": payload for i, payload in IMAGE.items()})
     (folder / "a.heic").write_bytes(b"")
     done = run_here(
         pairs.main, "--out", tmp_path / "out", "--data", folder, "--split", "all", "--task", "bicubic", "--count", 2,

@@ -70,15 +70,29 @@ class Adapter(keras.Model):
     # The network
 
     def condition(self, c, conditioning: Conditioning) -> list:
-        """The condition features of c [B, ., ., C] and the prompt (`conditioning.context`): computed once per image."""
+        """The condition features, computed once per image: a list of tensors [B, ...] of the adapter's own shapes.
+
+        Args:
+            c: a condition in the adapter's `condition_space`: its latent [B, h, w, C], or the image [B, H, W, C] in
+                [-1, 1].
+            conditioning: that of the prompts, of batch size 1 or B.
+        """
         raise NotImplementedError
 
     def residuals(self, condition_features) -> list | None:
-        """The tensors that are added in the UNet's encoder after the last residual block of each level; or None."""
+        """One tensor for each level of the UNet's encoder, added after its last residual block; None for none."""
         return None
 
     def adapt(self, features, condition_features, z_t, t, conditioning: Conditioning) -> list:
-        """The UNet's features (its skips and, last, the middle block's output) -> the adapted ones, in every step."""
+        """The UNet's features (its skips and, last, the middle block's output) -> the adapted ones, in every step.
+
+        Args:
+            features: tensors [B, height, width, channels]; the result has as many, of the same shapes.
+            condition_features: from `condition`.
+            z_t: the noisy latents [B, h, w, 4].
+            t: int32 [B] or [1].
+            conditioning: that of the prompts, of batch size 1 or B.
+        """
         return features
 
     def recompute_blocks(self, recompute: bool = True) -> None:
@@ -101,6 +115,9 @@ class Adapter(keras.Model):
         """`condition` as operations. The prompt is None for adapters that do not take it.
 
         The features may have another form than those of `condition`; `emitted_features` then gives that form.
+
+        Raises:
+            UserError: the adapter does not define it, and so cannot be exported.
         """
         raise UserError(f"{type(self).__name__} cannot be exported: it does not define emit_condition")
 
@@ -167,7 +184,7 @@ class AdaptedUNet(TrainsPart):
         return "latent" if self.adapter is None else self.adapter.condition_space
 
     def condition(self, c, conditioning: Conditioning):
-        """The condition features, to be computed once per image; None without an adapter."""
+        """The condition features, see `Adapter.condition`; None without an adapter."""
         return None if self.adapter is None else self.adapter.condition(c, conditioning)
 
     @property
@@ -186,7 +203,7 @@ class AdaptedUNet(TrainsPart):
             guidance: float [B] or [1], for networks that take it; 1 or None for none.
 
         Returns:
-            [B, h, w, out_channels].
+            float32 [B, h, w, out_channels].
         """
         context = conditioning.context
         if self.adapter is None:

@@ -22,7 +22,10 @@ SHARED = ("in_channels", "block_out_channels", "down_block_types", "layers_per_b
 
 
 class HintNetwork(keras.layers.Layer):
-    """The condition image [B, f H, f W, channels_in] -> features [B, H, W, channels_out], f = 2 ** (widths - 1)."""
+    """The condition image [B, f H, f W, channels_in] in [0, 1] -> features [B, H, W, channels_out].
+
+    f = 2 ** (number of widths - 1).
+    """
 
     def __init__(self, channels_in: int, widths, channels_out: int, **kwargs):
         super().__init__(**kwargs)
@@ -119,7 +122,7 @@ class ControlNet(UNetEncoder, DiffusersAdapter):
         self.zero_middle.build((None, None, None, self.block_out_channels[-1]))
 
     def condition(self, c, conditioning):
-        """The features [B, h, w, C] of the condition image c in [-1, 1]."""
+        """One feature [B, h, w, C] of the condition image c [B, f h, f w, 3 or 4] in [-1, 1]."""
         return [self.hint((ops.cast(c, self.compute_dtype) + 1.0) / 2.0)]  # ControlNets are trained on [0, 1]
 
     def adapt(self, features, condition_features, z_t, t, conditioning):
@@ -128,7 +131,10 @@ class ControlNet(UNetEncoder, DiffusersAdapter):
         return [h + extra for h, extra in zip(features, own, strict=True)]
 
     def call(self, z_t, t, context, hint):
-        """The tensors added to the UNet's skips and, last, to its middle block's output."""
+        """The tensors added to the UNet's skips and, last, to its middle block's output.
+
+        Takes z_t [B, h, w, C], t int [B] or [1], context [B, M, D] and the hint, the feature of `condition`.
+        """
         temb = self.time_embedding(t)
         skips = self.encode(z_t, temb, context, hint)
         middle = self.zero_middle(self.middle(skips[-1], temb, context))

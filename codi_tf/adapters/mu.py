@@ -22,6 +22,9 @@ class MuAdapter(Adapter):
 
     Args:
         encoder_config: the arguments of the base's encoder (`UNet.encoder_config()`), with `in_channels` those of c.
+
+    Raises:
+        UserError: see `UNetEncoder`.
     """
 
     condition_space = "latent"
@@ -76,7 +79,7 @@ class MuAdapter(Adapter):
         return self.mix(features, condition_features)
 
     def mix(self, features, condition_features):
-        """h' = (1 - mu) h_theta(z_t) + mu h_eta(c), feature by feature (Eq. 12)."""
+        """h' = (1 - mu) h_theta(z_t) + mu h_eta(c), feature by feature (Eq. 12), lists of [B, h, w, C]."""
         return [
             (1.0 - mu) * h + mu * h_c
             for mu, h, h_c in zip(

@@ -51,6 +51,13 @@ class AdapterBlock(keras.layers.Layer):
     A light block computes with a quarter of its output's channels, between two 1x1 convolutions; a full block with all
     of them, after a 1x1 convolution where their number changes. [B, H, W, channels_in] -> [B, H, W, channels], or half
     of H and W.
+
+    Args:
+        channels_in, channels: of input and output.
+        res_blocks: the number of residual blocks.
+        light: whether it is a light block.
+        down: whether the level halves the resolution.
+        zero: whether its first 1x1 convolution starts at zero.
     """
 
     def __init__(
@@ -213,7 +220,7 @@ class T2IAdapter(DiffusersAdapter):
         return features
 
     def condition(self, c, conditioning):
-        """The features of the condition image c in [-1, 1]: all that this adapter computes."""
+        """The features of the condition image c [B, f h, f w, 3 or 4] in [-1, 1]: all that this adapter computes."""
         return self((ops.cast(c, self.compute_dtype) + 1.0) / 2.0)  # T2I-Adapters are trained on [0, 1]
 
     def residuals(self, condition_features):

@@ -16,7 +16,7 @@ class AddedToken(NamedTuple):
     Attributes:
         content: the token.
         id: its id.
-        normalized: whether it is found in any case.
+        normalized: whether it is found in upper as well as in lower case.
         lstrip, rstrip: whether white space to its left or right belongs to it.
         single_word: whether it is found only where no letter, number or _ is next to it.
     """

@@ -63,11 +63,11 @@ class Base:
         self.prediction_type: str = self.scheduler.get("prediction_type", "epsilon")
 
     def encode(self, images):
-        """Images [B, f h, f w, 3] in [-1, 1] -> scaled latents [B, h, w, 4], the mean of the posterior."""
+        """Images [B, f h, f w, 3] in [-1, 1] -> scaled latents float32 [B, h, w, 4], the mean of the posterior."""
         return self.vae.encode(images).mean * self.vae.scaling_factor
 
     def decode(self, latents):
-        """Scaled latents [B, h, w, 4] -> images [B, f h, f w, 3], about [-1, 1], not clipped."""
+        """Scaled latents [B, h, w, 4] -> images float32 [B, f h, f w, 3], about [-1, 1], not clipped."""
         if self.decoder is not None:
             return self.decoder(latents)
         return self.vae.decode(latents / self.vae.scaling_factor)
@@ -96,7 +96,11 @@ class Base:
 
     @functools.cached_property
     def context(self) -> np.ndarray:
-        """The embedding of the empty prompt, float32 [1, 77, D]; zeros for a base without a text encoder."""
+        """The embedding of the empty prompt, float32 [1, 77, D]; zeros for a base without a text encoder.
+
+        Raises:
+            UserError: the base has a text encoder and no tokenizer.
+        """
         if self.text_encoder is None:
             assert self.unet is not None
             return np.zeros((1, PROMPT_LENGTH, self.unet.cross_attention_dim), "float32")
@@ -136,12 +140,16 @@ def make_unet(config: dict, name: str = "unet") -> UNet:
 
 
 def make_autoencoder(config: dict, name: str = "vae") -> AutoencoderKL:
-    """An autoencoder with fresh weights, from the keys of a diffusers vae/config.json. Raises UserError, as above."""
+    """An autoencoder with fresh weights, from the keys of a diffusers vae/config.json.
+
+    Raises:
+        UserError: not the configuration of an autoencoder.
+    """
     return make_network(AutoencoderKL, config, name)
 
 
 def measure_scale(vae: AutoencoderKL, images) -> float:
-    """The scaling_factor that gives the latents of images [N, H, W, 3] a standard deviation of 1."""
+    """The scaling_factor that gives the latents of images [N, H, W, 3] in [-1, 1] a standard deviation of 1."""
     return float(1.0 / ops.convert_to_numpy(ops.std(vae.encode(images).mean)))
 
 

@@ -67,7 +67,8 @@ def read_single_file(
         architecture: see `load_stable_diffusion`.
 
     Raises:
-        UserError: the file is truncated or of another network; names the weights that are missing or left over.
+        UserError: the file is truncated or of another network (names the weights that are missing or left over); an
+            option is unknown, or missing for this file; the tokenizer cannot be read.
     """
     stored, metadata = read_header(path)
     unknown = [part for part in architecture if part not in STAGES]
@@ -276,7 +277,11 @@ def _prediction_type(path: Path, open_clip: bool, metadata: Mapping[str, str], g
 
 
 def schedule_buffers(schedule: Schedule) -> dict[str, np.ndarray]:
-    """The buffers that the original code computes from its betas and stores (Ho et al. 2020, Eq. 4, 6 and 7)."""
+    """The buffers that the original code computes from its betas and stores (Ho et al. 2020, Eq. 4, 6 and 7).
+
+    Returns:
+        name -> float64 [T].
+    """
     cumprod = schedule.alpha.astype("float64") ** 2
     before = np.append(1.0, cumprod[:-1])
     alphas = cumprod / before

@@ -81,7 +81,7 @@ def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | No
 def read_text(
     path: Path, *, tokenizer: Path | None = None, numerics: str | None = None
 ) -> tuple[Tokenizer, TextEncoder]:
-    """The tokenizer and the text encoder of a folder, see `read_folder`."""
+    """The tokenizer and the text encoder of a folder. Arguments and errors: see `read_folder`."""
     words = Tokenizer.load(tokenizer or path / "tokenizer")
     return words, read_network(TEXT_ENCODER, path / "text_encoder", name="text_encoder", numerics=numerics)
 
@@ -115,7 +115,7 @@ def save_base(
 
 
 def bytes_of(base: Base, dtype: str) -> int:
-    """The bytes of a base's weights on disk."""
+    """The bytes of a base's weights on disk, in a number format."""
     parts = [part for part in (base.unet, base.vae, base.text_encoder) if part is not None]
     return sum(part.count_params() for part in parts) * numpy_dtype(dtype).itemsize
 

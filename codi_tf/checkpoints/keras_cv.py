@@ -51,7 +51,13 @@ MOST_UNPACKED = 64  # times the size of a weight in the file, if it is compresse
 
 
 class Weight(NamedTuple):
-    """A weight of a KerasCV network, as a tensor for `weights.make_from` (`io.values.Stored`)."""
+    """A weight of a KerasCV network, as a tensor for `weights.make_from` (`io.values.Stored`).
+
+    Attributes:
+        path: the file or the object, for messages.
+        dtype, shape: of the values.
+        values: reads them.
+    """
 
     path: str
     dtype: np.dtype
@@ -120,7 +126,11 @@ def load(kind: type[keras.Model], config: Mapping[str, object], name: str, weigh
 
 
 def layers_of(source: keras.Model | Path | str, name: str) -> Layers:
-    """The weights of a KerasCV network or of an `.h5` file; error messages use `name`. Raises UserError."""
+    """The weights of a KerasCV network or of an `.h5` file; error messages use `name`.
+
+    Raises:
+        UserError: the file is missing, truncated or not of Keras.
+    """
     if not isinstance(source, (Path, str)):
         found = [(layer.name, [_of_variable(v, name) for v in layer.weights]) for layer in source.layers]
     else:

@@ -145,16 +145,19 @@ class Tokenizer:
         return cls({token: i for i, token in enumerate(tokens)}, merges, padding=padding)
 
     def save(self, folder: str | Path) -> None:
-        """Write the files into a folder, and make it. Files that were read are written byte for byte."""
+        """Write the files into a folder, which is made if it is missing. Files that were read stay byte for byte."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in (self._files or self._new_files()).items():
             (folder / name).write_bytes(content)
 
     def __call__(self, prompts: str | Sequence[str]) -> np.ndarray:
-        """Token ids of prompts. Warns once if there are prompts of more than 75 tokens, with the text that is cut off.
+        """Token ids of prompts, int32 [B, 77].
 
-        Of several such prompts the warning names their number and the first.
+        Warns once if there are prompts of more than 75 tokens: of their number, the first, and what is cut off of it.
+
+        Raises:
+            UserError: see `encode`.
         """
         ids, long = self.tokenize([prompts] if isinstance(prompts, str) else prompts)
         if long:
@@ -166,7 +169,11 @@ class Tokenizer:
         return ids
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
-        """Token ids of prompts, int32 [B, 77]; and of each prompt of more than 75 tokens, how many it has."""
+        """Token ids of prompts, int32 [B, 77]; and of each prompt of more than 75 tokens, how many it has.
+
+        Raises:
+            UserError: see `encode`.
+        """
         ids, long = np.full((len(prompts), LENGTH), self.vocabulary[self.padding], "int32"), {}
         for row, prompt in zip(ids, prompts, strict=True):
             tokens = self.encode(_beginning(prompt))

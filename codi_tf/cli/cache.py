@@ -213,6 +213,7 @@ def _check_number(name: str, value: int) -> None:
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
+    """Run `codi cache`. Raises UserError and Interrupted, see `encode`."""
     parser = ArgumentParser(prog=prog, description="Encode training examples once. The same command resumes.")
     parser.add_argument("config", type=text_argument, help="a file of configs/")
     parser.add_argument("--out", type=path_argument, required=True, help="folder of the encoded examples")

@@ -15,6 +15,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.convert") -> None:
+    """Run `codi convert`. Raises UserError, see `load_stable_diffusion` and `save_stable_diffusion`."""
     parser = ArgumentParser(
         prog=prog,
         description="Read a Stable Diffusion checkpoint (a diffusers folder, a single .safetensors file, a KerasCV "

@@ -167,6 +167,7 @@ def _parser(prog: str) -> ArgumentParser:
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.depth") -> None:
+    """Run `codi depth`. Raises UserError for a network that does not run, or if no image gets a map."""
     options = _parser(prog).parse_args(arguments)
     photos, maps = depth_files.photo_files(options.folder), depth_files.map_files(options.folder)
     wanted = {name: file for name, file in photos.items() if name not in maps}

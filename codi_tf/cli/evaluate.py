@@ -31,6 +31,7 @@ PROCESS_STEPS = range(1, 11)
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.evaluate") -> None:
+    """Run `codi evaluate`. Raises UserError, and Interrupted after a signal; the same command then goes on."""
     options = parse(arguments, prog)
     noted = "what is measured is kept after the sampler under way"
     with whole_folder(options.out, REPORTS) as folder, stop_noted(noted) as stop:
@@ -109,7 +110,13 @@ def _end_if(stop: Stop, measured: str) -> None:
 
 
 def examples_of(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], int]:
-    """Return (the examples to measure on, the names of their images if known, the number of those images)."""
+    """Return (the examples to measure on, the names of their images if known, the number of those images).
+
+    The examples are those of `data.evaluation_set`, or of `data.read_pairs`.
+
+    Raises:
+        UserError: the data cannot be read, or do not fit the model's task or its networks.
+    """
     from codi_tf import data
 
     if data.is_pairs(options.data):

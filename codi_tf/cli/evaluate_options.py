@@ -21,6 +21,7 @@ MAX_COUNT = 100_000
 
 
 def make_parser(prog: str) -> ArgumentParser:
+    """The parser of `codi evaluate`, with the options of all registered metrics."""
     parser = ArgumentParser(
         prog=prog,
         description="Measure bundles on the same held-out crops with the same noise, by every sampler and number of "

@@ -45,6 +45,7 @@ def write_starter(folder: Path) -> int:
 
 
 def main(arguments: list[str], prog: str = "codi init") -> None:
+    """Run `codi init`. Raises UserError, see `write_starter`."""
     parser = ArgumentParser(
         prog=prog,
         description="Write configs/ and assets/, which come with codi_tf, into a folder: configs and small models.",

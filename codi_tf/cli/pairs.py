@@ -32,6 +32,7 @@ def _options(texts: list[str]) -> dict:
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
+    """Run `codi pairs`. Raises UserError, see `make_task`, `load_source` and `write_pairs`."""
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("--out", type=path_argument, required=True, help="a new folder")
     parser.add_argument(

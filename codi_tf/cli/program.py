@@ -13,7 +13,11 @@ from codi_tf.core.errors import UserError
 
 
 class Command(NamedTuple):
-    """A command: a module with `main(arguments, prog)`, and a line of help."""
+    """A command: a module with `main(arguments, prog)`, and a line of help.
+
+    `main` parses the arguments and does the work. It raises UserError for a mistake of the user, which
+    `core.command_line.run_command` prints in one line, and Interrupted where the same command resumes.
+    """
 
     module: str
     summary: str

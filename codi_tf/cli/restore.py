@@ -82,6 +82,7 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
 
 
 def main(arguments: list[str], prog: str = "codi restore") -> None:
+    """Run `codi restore`. Raises UserError, see `run`."""
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     add_shared_options(
         parser, model="folder of a trained model", prompt="what to show, for a model whose base has a text encoder"

@@ -45,6 +45,7 @@ def _refuse(options: argparse.Namespace, names: Iterable[str], reason: str) -> N
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.sample") -> None:
+    """Run `codi restore` or `codi text2image`, by the kind of model. Raises UserError, see their `run`."""
     options = _parser(prog).parse_args(arguments)
     check_shared_options(options)
     of_bundles = [name for name in restore.DEFAULTS if name not in text2image.DEFAULTS]

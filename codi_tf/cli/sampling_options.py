@@ -71,7 +71,7 @@ def flag(name: str) -> str:
 
 
 def load_small_decoder(options: argparse.Namespace) -> TinyDecoder | None:
-    """Load the small decoder that --decoder names; None without it."""
+    """Load the small decoder that --decoder names; None without it. Raises UserError, see `load_decoder`."""
     if options.decoder is None:
         return None
     from codi_tf import load_decoder

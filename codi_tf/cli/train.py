@@ -214,6 +214,7 @@ def _inputs(experiment: config.Experiment) -> list[Path]:
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
+    """Run `codi train`. Raises UserError and Interrupted, see `train`."""
     parser = ArgumentParser(prog=prog, description="Train. The same command resumes.")
     parser.add_argument("config", type=text_argument, help="a file of configs/")
     parser.add_argument(

@@ -14,7 +14,11 @@ class BeforeEdit(Companion):
     features = ("original_image", "input_image", "source_image", "source_img", "source")
 
     def open(self, name: str, split: str | None, task: Any, **options: Any) -> Any:
-        """Synthetic edits of the embedded photos, edits of scenes, or triplets."""
+        """Synthetic edits of the embedded photos, edits of scenes, or triplets.
+
+        Raises:
+            UserError: see `Companion.open`.
+        """
         from codi_tf.data.edits import Edits
         from codi_tf.data.in_memory import Photos
         from codi_tf.data.photos import EMBEDDED, embedded_photos

@@ -23,7 +23,11 @@ class Depth(Companion):
     is_color = False
 
     def window(self, image: Image.Image, box: Box) -> np.ndarray:
-        """A window of a grayscale disparity map. Raises UserError for one in color, constant or without known pixel."""
+        """A window of a grayscale disparity map, as nearness, float32 [height, width, 1].
+
+        Raises:
+            UserError: the map is in color, constant or without a known pixel.
+        """
         values = np.asarray(image)
         if values.ndim != 2 or image.mode == "P":
             raise UserError(f"the depth map is of mode {image.mode}, not grayscale")
@@ -33,7 +37,11 @@ class Depth(Companion):
         return near[top:bottom, left:right]
 
     def open(self, name: str, split: str | None, task: Any, **options: Any) -> Any:
-        """The embedded stereo pair, or images with maps, whose kind is the task's `condition_file`."""
+        """The embedded stereo pair, or images with maps, whose kind is the task's `condition_file`; None for scenes.
+
+        Raises:
+            UserError: see `Companion.open`.
+        """
         from codi_tf.data.depth_maps import load_stereo, open_depth
         from codi_tf.data.photos import EMBEDDED
         from codi_tf.data.scenes import NAMES

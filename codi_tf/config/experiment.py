@@ -76,5 +76,9 @@ class Experiment:
         return METHODS.name_of(type(self.method))
 
     def as_dict(self) -> dict:
-        """The experiment as plain data, in the form that `from_dict` reads."""
+        """The experiment as plain data, in the form that `from_dict` reads.
+
+        Raises:
+            UserError: see `core.settings.named`.
+        """
         return {**asdict(self), "method": named(METHODS, self.method)}

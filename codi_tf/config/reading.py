@@ -30,7 +30,7 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
     Raises:
         UserError: for a missing or unreadable file, an unknown key, a value of the wrong type or out of its range.
     """
-    check_backend()  # nothing is wrong with the file
+    check_backend()  # first: this error has nothing to do with the file
     path = Path(path)
     if not path.exists() and has_config(path.name):
         raise UserError(

@@ -12,7 +12,7 @@ from codi_tf.core.formats import FloatFormat
 from codi_tf.core.limits import MAX_EXAMPLES, MAX_SEED, MAX_SIDE, check_most
 from codi_tf.core.settings import check_choice, check_choices
 
-Trained = Literal["all", "adapter"]  # which weights
+Trained = Literal["all", "adapter"]  # which weights are trained
 Strategy = Literal["none", "mirrored", "multiworker", "tpu"]
 STRATEGIES: tuple[str, ...] = typing.get_args(Strategy)
 
@@ -40,6 +40,9 @@ class Data:
         seed: seed of crops and degradations.
         max_unreadable: the share of unreadable records that a run tolerates, see `data.stream.Stream`.
         prompts: whether the images' prompts are used; False: the empty prompt, except for tasks that need one.
+
+    Raises:
+        UserError: a value out of its range.
     """
 
     source: str = "photos"
@@ -78,6 +81,9 @@ class Adaptation:
         mu_rate: the learning rate of mu, as a multiple of that of the other weights.
         start: folder of the weights that an adapter starts from, of diffusers' ControlNetModel or T2IAdapter; None: a
             new adapter, or that of the bundle in `base`.
+
+    Raises:
+        UserError: a value out of its range, or values that do not go together.
     """
 
     adapter: str = "mu"
@@ -103,6 +109,9 @@ class Memory:
         compute: the format of activations: float32, bfloat16 or float16.
         frozen_weights: the format of the base's weights, where the adapter alone is trained.
         recompute: gradient checkpointing: the backward pass computes the activations inside blocks again.
+
+    Raises:
+        UserError: a value out of its range.
     """
 
     compute: FloatFormat = "float32"
@@ -136,6 +145,9 @@ class Train:
         max_skipped: a run ends when this many updates in a row had a loss or gradient that was not finite.
         steps_per_call: updates in one call from Python, a loop on the device; a call ends where a run logs or saves.
         jit_compile: compile the update with XLA. TPUs always do; on CPUs it is slower for small networks.
+
+    Raises:
+        UserError: a value out of its range, or values that do not go together.
     """
 
     steps: int
@@ -189,6 +201,9 @@ class Distribution:
         strategy: none (one device), mirrored (the GPUs of this machine), multiworker (the machines in TF_CONFIG), tpu.
         tpu: "local" on a TPU VM, or the name of a TPU.
         devices: of mirrored, how many devices; 0 for all GPUs. Without GPUs the CPU is split into as many devices.
+
+    Raises:
+        UserError: a value out of its range, or values that do not go together.
     """
 
     strategy: Strategy = "none"

@@ -92,6 +92,9 @@ def start_tensorflow(first: Callable[[], T] | None = None) -> T | None:
 
     Args:
         first: called before TensorFlow looks at its devices, see `distribution.make_strategy`; its result is returned.
+
+    Raises:
+        UserError: see `quiet.check_backend`, or from `first`.
     """
     with quiet_import():
         import keras

@@ -1,4 +1,4 @@
-"""Text from other people, such as names of files, in messages."""
+"""Text from elsewhere, such as names of files, in messages."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from codi_tf.core.errors import UserError
 
-_ONE_AT_A_TIME = threading.RLock()  # of two threads, the second would keep the first one's sink
+_ONE_AT_A_TIME = threading.RLock()  # a second thread would take the first one's sink for standard error
 
 
 @contextlib.contextmanager

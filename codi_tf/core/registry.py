@@ -39,6 +39,8 @@ class Registry(Generic[T]):
         kind: the word for an entry in messages, such as "task".
         variable: the name of the registry in source code, such as "TASKS".
         package: the package whose modules declare the built-in entries.
+
+    The first use that needs entries from outside raises UserError for a plug-in that cannot be imported.
     """
 
     def __init__(self, kind: str, variable: str, package: str):

@@ -26,7 +26,7 @@ def fold(seed: Tensor, step: Tensor, replica: Tensor, purpose: str) -> Tensor:
 
 
 def fold_in(seed: Tensor, number: Tensor) -> Tensor:
-    """Another seed int32 [2], of a seed and a whole number."""
+    """Another seed int32 [2], from a seed [2] and a whole number, int or int32 []."""
     return tf.random.fold_in(seed, number)
 
 

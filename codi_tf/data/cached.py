@@ -99,7 +99,11 @@ def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
 
 
 def read_meta(folder: str | os.PathLike[str]) -> dict:
-    """The description of a folder of encoded examples: "examples", "shard", "made_with", "data". Raises UserError."""
+    """The description of a folder of encoded examples: "examples", "shard", "made_with", "data".
+
+    Raises:
+        UserError: the folder has none, or a damaged one.
+    """
     path = Path(folder) / META
     if not path.exists():
         raise UserError(f"{folder}: no encoded examples; make them with python -m codi_tf.cache")

@@ -35,7 +35,11 @@ class EncodedImage:
         self.size = (width, height) if rotated else (height, width)
 
     def shrunk(self, factor: float) -> Image.Image:
-        """The whole image, upright; a JPEG is made smaller by 2, 4 or 8, at most the factor, while it is decoded."""
+        """The whole image, upright; a JPEG is made smaller by 2, 4 or 8, at most the factor, while it is decoded.
+
+        Raises:
+            Unreadable: a truncated or damaged file.
+        """
         image = self._image
         try:
             if factor >= 2:  # only JPEG's decoder can

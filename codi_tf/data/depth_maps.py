@@ -146,6 +146,9 @@ class DepthPairs:
     Args:
         pairs: (image, map) of each.
         kind: what the maps hold, of `depth_files.KINDS`.
+
+    Raises:
+        UserError: see `records.index_files`.
     """
 
     def __init__(self, pairs: list[tuple[Path, Path]], kind: str):

@@ -1,4 +1,7 @@
-"""Synthetic edits: instructions and formulas for their results, which need no edited images on disk."""
+"""Synthetic edits: instructions and formulas for their results, which need no edited images on disk.
+
+A formula takes an image x, float32 [S, S, 3] in [-1, 1], and gives another one of that kind; v is (x + 1) / 2.
+"""
 
 from __future__ import annotations
 
@@ -96,9 +99,6 @@ def _applied(apply: Callable[[Tensor], Tensor], source: Tensor) -> Callable[[], 
     return branch
 
 
-# --- the formulas: x is the image, float32 [S, S, 3] in [-1, 1]
-
-
 def luma(x: Tensor) -> Tensor:
     """0.299 R + 0.587 G + 0.114 B, float32 [..., 1] in [-1, 1]."""
     return tf.reduce_sum(x * LUMA, axis=-1, keepdims=True)
@@ -110,22 +110,22 @@ def black_and_white(x: Tensor) -> Tensor:
 
 
 def sepia(x: Tensor) -> Tensor:
-    """v^0.8, v, v^1.4 for v = luma in [0, 1]: brown tones from black to white."""
+    """v^0.8, v, v^1.4 for the v of luma: brown tones from black to white."""
     return _gamma(black_and_white(x), (0.8, 1.0, 1.4))
 
 
 def night(x: Tensor) -> Tensor:
-    """v -> (0.2, 0.25, 0.45) v in [0, 1]: dark and blue."""
+    """v -> (0.2, 0.25, 0.45) v: dark and blue."""
     return (x + 1) * (0.2, 0.25, 0.45) - 1
 
 
 def warmer(x: Tensor) -> Tensor:
-    """v -> v^0.7, v, v^1.4 in [0, 1]: more red, less blue."""
+    """v -> v^0.7, v, v^1.4: more red, less blue."""
     return _gamma(x, (0.7, 1.0, 1.4))
 
 
 def colder(x: Tensor) -> Tensor:
-    """v -> v^1.4, v, v^0.7 in [0, 1]: less red, more blue."""
+    """v -> v^1.4, v, v^0.7: less red, more blue."""
     return _gamma(x, (1.4, 1.0, 0.7))
 
 
@@ -151,12 +151,12 @@ def upside_down(x: Tensor) -> Tensor:
 
 
 def brighter(x: Tensor) -> Tensor:
-    """v -> v^0.5 in [0, 1]."""
+    """v -> v^0.5."""
     return _gamma(x, (0.5, 0.5, 0.5))
 
 
 def darker(x: Tensor) -> Tensor:
-    """v -> v^2 in [0, 1]."""
+    """v -> v^2."""
     return _gamma(x, (2.0, 2.0, 2.0))
 
 

@@ -156,7 +156,7 @@ def resized(kind: Companion, window: Tensor, size: int, mirror: Tensor | None, s
     """A window of an image or a companion, as an example has it.
 
     Args:
-        kind: what is known of it.
+        kind: its companion, or `IMAGE`.
         window: [H, H, channels].
         size: S.
         mirror: bool [], whether it is mirrored; None: it is not.

@@ -44,7 +44,7 @@ class LeftOut(NamedTuple):
 def warn_of_left_out(what: str, left_out: LeftOut | Sequence[str]) -> None:
     """Warn in one line with the number of items, their endings if these differ, and the first five names.
 
-    Nothing is said of nothing.
+    Without items there is no warning.
     """
     if not isinstance(left_out, LeftOut):
         left_out = LeftOut.of(left_out)

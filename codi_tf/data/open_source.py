@@ -101,6 +101,9 @@ def expanded(pattern: str) -> list[str]:
     """The paths that match a pattern, sorted: {000..127} and {a,b} are expanded; *, ? and [..] match existing files.
 
     A path without these signs is returned as it is.
+
+    Raises:
+        UserError: a range of more than MAX_NUMBERS paths.
     """
     braces = _BRACES.search(pattern)
     if braces is None:

@@ -38,6 +38,7 @@ def write_pairs(
         folder: a new one.
         source: a `data.Source`, or images: name -> uint8 [H, W, 3].
         task: one with `has_low_resolution`.
+        count: the number of pairs.
         size: side of the crops; a multiple of the task's scale.
         seed: of crops and degradations; pair i is a function of (source, task, size, seed, i).
         about: further entries of pairs.json.

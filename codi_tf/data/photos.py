@@ -50,7 +50,7 @@ def load_photos(split: str) -> dict[str, np.ndarray]:
 
 
 def embedded_photos(split: str | None) -> dict[str, np.ndarray]:
-    """`load_photos` of a split, or of all splits for None."""
+    """`load_photos` of a split, or of all splits for None. Raises UserError as it does."""
     return {name: photo for one in ([split] if split else PHOTOS) for name, photo in load_photos(one).items()}
 
 

@@ -29,7 +29,7 @@ class Source(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its images, if they are known in advance."""
+        """The names of its images; () where they are not known in advance."""
         ...
 
     @property
@@ -156,10 +156,20 @@ def evaluation_set(
     seed: int,
     prompts: bool = True,
 ) -> dict[str, np.ndarray]:
-    """The first `count` examples, not mirrored, in NumPy arrays: {"image", "condition"} float32 [count, S, S, .].
+    """The first `count` examples as NumPy arrays, neither mirrored nor with changed colors.
 
-    Images have 3 channels, conditions `task.condition_channels`; without a task there is no "condition". If the source
-    has prompts, "prompt" is an array of str [count]; with `prompts` false, texts are not read.
+    Args:
+        source, image_size, seed: see `crops`.
+        task: makes the conditions; None: there is no "condition".
+        count: the number of examples.
+        prompts: whether texts are read.
+
+    Returns:
+        {"image": float32 [count, S, S, 3] in [-1, 1], "condition": float32 [count, S, S, task.condition_channels], if
+        the source has prompts "prompt": str [count], of dtype object}.
+
+    Raises:
+        UserError: the source lacks the task's `condition_key`; an image that is missing, damaged or too small.
     """
     source = _as_source(source)
     _check(source, task, prompts=False)
@@ -179,7 +189,10 @@ def low_resolution_pairs(
 ) -> tf.data.Dataset:
     """Infinite dataset of (image [S, S, 3] in [-1, 1], its low-resolution version [S / scale, S / scale, 3] in [0, 1]).
 
-    The examples are those of `evaluation_set`, not mirrored; the task is one with `has_low_resolution`.
+    Both are float32. The examples are those of `evaluation_set`; the task is one with `has_low_resolution`.
+
+    Raises:
+        UserError: see `crops`; a scale that does not divide image_size.
     """
     draw = _as_source(source).drawer(image_size=image_size, augment=False, recolor=False, prompts=False)
 

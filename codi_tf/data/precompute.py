@@ -32,7 +32,11 @@ def encode_once(
         encode_condition: conditions -> c, the adapter's input, see `methods.networks.encode_condition`.
 
     Returns:
-        {"latent": float32 [N, h, w, 4], scaled; "condition_latent": c, float32 [N, ...]}, and the batches' "tokens".
+        {"latent": float32 [N, h, w, 4], scaled; "condition_latent": c, float32 [N, ...]}, and the batches' "tokens",
+        int32 [N, M].
+
+    Raises:
+        UserError: of the dataset: an example cannot be read.
     """
     encode = encoder(base, encode_condition)
     done, parts = 0, []

@@ -66,7 +66,7 @@ class Stream:
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example; see `pipeline.Source`.
 
-        tf.data turns errors in it into errors of TensorFlow; `errors.user_errors` turns them back.
+        tf.data turns the UserError of `example` into an error of TensorFlow; `errors.user_errors` turns it back.
         """
 
         prompts = prompts and "prompt" in self.provides

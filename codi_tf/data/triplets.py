@@ -119,7 +119,11 @@ class PromptFolders:
 
     @classmethod
     def listed(cls, folder: Path, split: str | None, heldout_fraction: float) -> PromptFolders:
-        """The entries of seeds.json, [["PROMPT", ["SEED", ...]], ...], in a split. Raises UserError."""
+        """The entries of seeds.json, [["PROMPT", ["SEED", ...]], ...], in a split.
+
+        Raises:
+            UserError: a file of another form, or names that lead out of the folder.
+        """
         path = folder / SEEDS
         listed = read_json_list(path, most_bytes=MOST_BYTES)
         if not listed:

@@ -10,7 +10,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.printing import printable
 from codi_tf.data.records import Damage, Unreadable
 
-JUDGED = 400  # records: a share of fewer records is taken of so many
+JUDGED = 400  # records: as long as fewer were read, the share is one of this many
 SHOWN = 3  # unreadable records in a message
 TOO_SMALL = "smaller than image_size"
 

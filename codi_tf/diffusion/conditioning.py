@@ -27,7 +27,7 @@ class Conditioning(NamedTuple):
         return len(self.context)
 
     def rows(self, places: Any) -> Conditioning:
-        """Those of the rows at `places`, NumPy indices. Needs NumPy arrays."""
+        """The rows of each field at `places`, NumPy indices. Needs NumPy arrays."""
         return Conditioning(*(value[places] for value in self))
 
     def tensors(self) -> Conditioning:

@@ -15,7 +15,13 @@ from codi_tf.diffusion.process import PREDICTION_TYPES, Schedule
 
 
 class Stability(NamedTuple):
-    """What decides whether an error of the network dies out: the largest growth, its time, and the limit 1 + lambda."""
+    """Whether an error of the network dies out: see `stability`.
+
+    Attributes:
+        growth: the largest g + b_s / b_t of all times.
+        time: the t where it occurs.
+        limit: 1 + lambda.
+    """
 
     growth: float
     time: int
@@ -30,7 +36,7 @@ class Stability(NamedTuple):
 def weight_for_steps(steps: int, delta: int, schedule: Schedule) -> float:
     """lambda = delta N / T: the guidance weight of a model for N evaluations, with predicted z_s, in signal space.
 
-    Such a model's signal is the mean of what its ODE will see, geometrically weighted; the mean look-ahead is
+    Such a model's signal is a geometrically weighted mean of the posterior means along its ODE. The mean look-ahead is
     delta / lambda training times, and a sampler of N evaluations jumps T / N.
 
     Raises:
@@ -57,9 +63,9 @@ def look_ahead(
 
     Args:
         schedule: of T training times.
-        z_s, space: see `losses.conditional_consistency`; of its other values nothing is said here.
+        z_s, space: see `losses.conditional_consistency`; its other values are not analyzed.
         delta: in training times, at least 1.
-        weight: lambda, at least 0; infinity comes back where nothing binds the signal to the data.
+        weight: lambda, at least 0; the look-ahead is infinite where nothing binds the signal to the data.
     """
     t = np.arange(1, schedule.num_steps)
     s = np.maximum(t - delta, 0)

@@ -46,7 +46,10 @@ def absolute_distance(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def encoded_distance(decode: Callable[[Tensor], Tensor], encode: Callable[[Tensor], Tensor]) -> Distance:
-    """||x - E(D(x_hat))||^2 (CoDi, Fig. 2). decode: latents -> images; encode: images -> latents, scaled as x is."""
+    """||x - E(D(x_hat))||^2 (CoDi, Fig. 2).
+
+    decode: latents [B, h, w, 4] -> images [B, H, W, 3]; encode: images -> latents, scaled as x is.
+    """
 
     def distance(x: Tensor, x_hat: Tensor) -> Tensor:
         return latent_distance(x, encode(decode(x_hat)))
@@ -55,7 +58,7 @@ def encoded_distance(decode: Callable[[Tensor], Tensor], encode: Callable[[Tenso
 
 
 def pixel_distance(decode: Callable[[Tensor], Tensor]) -> Distance:
-    """||D(x) - D(x_hat)||^2 (CoDi, Fig. 2). decode: latents -> images."""
+    """||D(x) - D(x_hat)||^2 (CoDi, Fig. 2). decode: latents [B, h, w, 4] -> images [B, H, W, 3]."""
 
     def distance(x: Tensor, x_hat: Tensor) -> Tensor:
         return latent_distance(decode(x), decode(x_hat))
@@ -66,9 +69,9 @@ def pixel_distance(decode: Callable[[Tensor], Tensor]) -> Distance:
 def perceptual_distance(decode: Callable[[Tensor], Tensor], features: Callable[[Tensor], Sequence[Tensor]]) -> Distance:
     """sum_l ||F_l(D(x)) - F_l(D(x_hat))||^2 (CoDi, Fig. 2: LPIPS of the decoded images).
 
-    decode: latents -> images; features: images -> feature maps F_l [B, ...], one for each layer l, normalized and
-    weighted already. For LPIPS: of unit length along the channels, times the square root of (weight of the channel,
-    times number of channels), because ||.||^2 is a mean here and a sum over the channels there.
+    decode: latents [B, h, w, 4] -> images [B, H, W, 3]; features: images -> feature maps F_l [B, ...], one for each
+    layer l, normalized and weighted already. For LPIPS: of unit length along the channels, times the square root of
+    (weight of the channel, times number of channels), because ||.||^2 is a mean here and a sum over the channels there.
     """
 
     def distance(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -200,7 +203,10 @@ def guidance_matching(
     guidance is an input of `student`, inside the callable.
 
     Args:
-        guidance: 1 + w, float [B]; 1 is the conditional prediction alone. The others: see `conditional_consistency`.
+        student, schedule, x, eps, t: see `conditional_consistency`.
+        conditional, unconditional: the teacher with and without its condition.
+        guidance: 1 + w, float [B]; 1 is the conditional prediction alone.
+        space: the space of the squared error: "noise", "signal" or "velocity".
 
     Returns:
         float32 [B].
@@ -226,8 +232,10 @@ def halving(
     algorithm 2 and Eq. 8): t -> mid -> s.
 
     Args:
-        student: the network being trained; teacher: the one of twice as many steps.
-        x: clean latents [B, ...]; eps: the drawn noise.
+        student: the network being trained.
+        teacher: the network of twice as many steps.
+        x: clean latents [B, ...].
+        eps: the drawn noise, N(0, I), of the shape of x.
         step: t and mid int32 [B], the levels alpha and sigma of t, mid and s [B, 1, ...].
         space: the space of the squared error.
 

@@ -2,7 +2,8 @@
 
 Pure functions. z_t = alpha_t x + sigma_t eps with alpha_t^2 + sigma_t^2 = 1; x is the clean latent, eps ~ N(0, I). A
 time t is an integer index into the schedule, 0 (cleanest) to T - 1 (noisiest); s < t is the less noisy of two times.
-All arithmetic is float32, whatever the dtype of a network's output.
+All arithmetic is float32, whatever the dtype of a network's output. Arguments alpha_* and sigma_* are numbers, or
+tensors that broadcast against the latents [B, ...], as `coefficients` gives them.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def predict(output: Tensor, z_t: Tensor, alpha_t: Tensor, sigma_t: Tensor, predi
 
 
 def ddim_step(prediction: Prediction, alpha_s: Tensor, sigma_s: Tensor) -> Tensor:
-    """z_s = alpha_s x_hat + sigma_s eps_hat (CoDi, Eq. 7 and 9; DDIM with eta = 0)."""
+    """z_s = alpha_s x_hat + sigma_s eps_hat (CoDi, Eq. 7 and 9; DDIM with eta = 0). float32, the shape of x_hat."""
     return alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
 
 

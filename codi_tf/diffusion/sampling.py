@@ -46,8 +46,8 @@ def guided(unconditional: Tensor, conditional: Tensor, scale: Tensor | float) ->
     """e = e_u + scale (e_c - e_u): classifier-free guidance (Ho & Salimans 2022, Eq. 6).
 
     Takes a network's raw outputs as well as x_hat, eps_hat or v_hat, which depend on them linearly. `scale` is
-    diffusers' guidance_scale, 1 for none; the papers (also Meng et al. 2023, section 2) write (1 + w) e_c - w e_u, so
-    that their w is scale - 1. float32, the shape of the outputs.
+    diffusers' guidance_scale, 1 for none, a number or a tensor that broadcasts; the papers (also Meng et al. 2023,
+    section 2) write (1 + w) e_c - w e_u, so that their w is scale - 1. float32, the shape of the outputs.
     """
     unconditional, conditional = ops.cast(unconditional, "float32"), ops.cast(conditional, "float32")
     return unconditional + scale * (conditional - unconditional)
@@ -108,7 +108,7 @@ def few_step(denoise: Denoise, z: Tensor, schedule: Schedule, num_steps: int) ->
 
 
 def few_step_trajectory(denoise: Denoise, z: Tensor, schedule: Schedule, num_steps: int) -> Iterator[Prediction]:
-    """The predictions of the num_steps evaluations of `few_step`, noisiest first."""
+    """The predictions of the num_steps evaluations of `few_step`, noisiest first. Arguments and errors as there."""
     return (prediction for prediction, _ in trajectory(denoise, z, few_step_grid(schedule, num_steps)))
 
 

@@ -64,7 +64,7 @@ def make_entries(
         guidance, text_guidance: weights, see `CoDi.generate`.
 
     Raises:
-        UserError: guidance is given, and no bundle was trained with it.
+        UserError: guidance is given, and no bundle was trained with it; text_guidance without a prompt.
     """
     from codi_tf.inference.generation import guidance_weights
 

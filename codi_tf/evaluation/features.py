@@ -141,7 +141,14 @@ def train_feature_network(
 def labeled_crops(
     photos: dict[str, np.ndarray], *, image_size: int, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` crops of each photo: float32 [N, 2 (original, degraded), S, S, 3] in [-1, 1], number of the photo [N]."""
+    """`count` crops of each photo, original and degraded as for super-resolution.
+
+    Returns:
+        float32 [N, 2 (original, degraded), S, S, 3] in [-1, 1], and the number of the photo, int64 [N].
+
+    Raises:
+        UserError: a photo smaller than the crop.
+    """
     task = make_task("super_resolution")
     sets = [
         data.evaluation_set({name: photo}, task, image_size=image_size, count=count, seed=seed)
@@ -152,7 +159,7 @@ def labeled_crops(
 
 
 def save_features(network: FeatureNetwork, folder: Path) -> None:
-    """Write a feature network into a folder, whole or not at all."""
+    """Write a feature network into a folder, whole or not at all. Raises UserError, see `whole_folder`."""
     with whole_folder(folder, CHECKPOINTS) as partial:
         save_network(network, partial, extra_config={"_class_name": "FeatureNetwork"})
 

@@ -33,7 +33,7 @@ class Measured:
         return {name: self.values[name] for name, metric in self.metrics.items() if metric.per_image}
 
     def row(self) -> dict:
-        """name -> figure, and name_interval -> (low, high); both None where the figure is infinite.
+        """name -> figure, and name_interval -> (low, high); both None where the figure is not finite.
 
         Intervals (90 %) are bootstraps over the images, which are the same ones for every sampler.
         """
@@ -58,9 +58,6 @@ class Evaluator:
         prompts: the texts of the images, [N], for the metrics that need them.
         finish: what the task does to decoded images, (images, conditions) -> images.
         enlarged: whether conditions are small images, enlarged bicubically (`Task.has_low_resolution`).
-
-    Raises:
-        UserError: images too small for SSIM.
     """
 
     def __init__(
@@ -87,7 +84,11 @@ class Evaluator:
         self._references = {name: metric.reference(self._originals) for name, metric in self.metrics.items()}
 
     def measure(self, images: np.ndarray, latents: np.ndarray) -> Measured:
-        """Measure images [N, H, W, 3] in [-1, 1], one for each original, and their latents [N, h, w, 4]."""
+        """Measure images float32 [N, H, W, 3] in [-1, 1], one for each original, and their latents [N, h, w, 4].
+
+        Raises:
+            UserError: images too small for a metric, such as SSIM.
+        """
         made = ImageSet(images, latents, self._originals.batch)
         values = {
             name: np.asarray(metric.measure(made, self._originals, self._references[name]))
@@ -119,7 +120,7 @@ def measure(
     the number of samplers done. The values of each sampler are read from `kept`, or written there.
 
     Raises:
-        UserError: a sampler's images are not finite.
+        UserError: a sampler's images are not finite, or too small for a metric; values cannot be written.
     """
     measured = {evaluator.condition_name: evaluator.of_condition()}
     for done, (name, sampler) in enumerate(samplers.items(), start=1):

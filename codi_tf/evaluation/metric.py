@@ -150,11 +150,15 @@ class Metric:
         return None
 
     def measure(self, made: ImageSet, originals: Originals, reference: np.ndarray | None) -> np.ndarray:
-        """Compute the values of the images, [N], or features [N, D] if the metric is not `per_image`."""
+        """Compute the values of the images, [N], or features [N, D] if the metric is not `per_image`.
+
+        Raises:
+            UserError: the images are too small for the metric.
+        """
         raise NotImplementedError
 
     def aggregate(self, values: np.ndarray, reference: np.ndarray | None) -> float:
-        """The figure of the whole set: by default the mean of the values."""
+        """The figure of the whole set, from what `measure` and `reference` gave: by default the mean of the values."""
         return float(np.mean(values))
 
     def interval(self, values: np.ndarray, reference: np.ndarray | None) -> tuple[float, float]:

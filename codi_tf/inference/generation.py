@@ -55,12 +55,15 @@ class Generator:
 
         Args:
             condition: [B, H, W, 3 or 4] in [-1, 1].
-            noise: [B, h, w, 4], where sampling starts.
+            noise: float32 [B, h, w, 4], where sampling starts.
             conditioning: of the prompts, of batch size 1 or B.
             steps: 1 to the number of training times.
             sampler: a name in `diffusion.samplers.SAMPLERS`.
             guidance, text_guidance: see `denoiser`.
             seed: of the noise that stochastic samplers add.
+
+        Raises:
+            UserError: an unknown sampler, a number of steps out of its range; a bad seed, when its noise is drawn.
         """
         denoise = self.denoiser(condition, conditioning, guidance=guidance, text_guidance=text_guidance)
         grid = make_grid(sampler, self.base.schedule, steps)
@@ -107,7 +110,7 @@ class Generator:
     def latents(
         self, condition, noise, conditioning: Conditioning, *, report: Callable[[int], None] | None = None, **options
     ):
-        """The clean latents at the end of `trajectory`, whose arguments these are.
+        """The clean latents float32 [B, h, w, 4] at the end of `trajectory`, whose arguments and errors these are.
 
         `report` is called with the number of steps that are done.
         """

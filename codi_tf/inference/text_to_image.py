@@ -117,7 +117,11 @@ class TextToImage:
         return to_uint8((images + 1.0) / 2.0)
 
     def grid(self, sampler: str, steps: int) -> Grid:
-        """The sampler's time grid, as diffusers makes it from the checkpoint's scheduler_config.json."""
+        """The sampler's time grid, as diffusers makes it from the checkpoint's scheduler_config.json.
+
+        Raises:
+            UserError: a number of steps out of its range, or see `sampling.make_checkpoint_grid`.
+        """
         steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
         return make_checkpoint_grid(sampler, self.base.scheduler, self.base.schedule, steps)
 
@@ -151,7 +155,11 @@ class TextToImage:
         return side
 
     def conditioning(self, prompts: Sequence[str], *, negative_prompt: str = "", guidance: float) -> Conditioning:
-        """That of the prompts, of batch size B; with guidance 2 B, the negative prompt's first."""
+        """That of the prompts, of batch size B; with guidance 2 B, the negative prompt's first.
+
+        Raises:
+            UserError: a guidance below 1, a negative prompt without guidance, or see `Base.embed`.
+        """
         if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1.0):
             raise UserError(f"guidance is {guidance!r}: it must be a number from 1 (none) on")
         if guidance == 1.0:
@@ -164,7 +172,7 @@ class TextToImage:
     def latents(
         self, z, conditioning: Conditioning, grid: Grid, *, guidance: float, report: Callable[[int], None] | None = None
     ) -> tf.Tensor:
-        """Latents z [B, h, w, 4] at the grid's first time -> clean latents; one network evaluation per step.
+        """Latents z float32 [B, h, w, 4] at the grid's first time -> clean latents; one network evaluation per step.
 
         Args:
             z: pure noise, or from `grid.sdedit_start`.

@@ -82,5 +82,5 @@ IMAGE = Companion()  # the image itself
 
 
 def companion(name: str) -> Companion:
-    """What is known of a companion by its name, and of the "image" itself. Raises UserError for an unknown name."""
+    """The companion with a name; "image" stands for the image itself. Raises UserError for an unknown name."""
     return IMAGE if name == "image" else COMPANIONS[name]()

@@ -98,7 +98,11 @@ def read_nearness(path: str | os.PathLike[str], kind: str, *, fill: bool = False
 
 
 def checked_nearness(name: str, near: np.ndarray, *, fill: bool = False) -> np.ndarray:
-    """Check the result of `nearness` and return it; see `read_nearness`. Error messages call the map `name`."""
+    """Check the result of `nearness` and return it. Error messages call the map `name`; `fill` as in `read_nearness`.
+
+    Raises:
+        UserError: the map is constant, or unknown everywhere or, without `fill`, somewhere.
+    """
     unknown = np.isnan(near)
     if unknown.all():
         raise UserError(f"{name} is unknown everywhere (NaN, infinite, or a distance of 0); write it again")
@@ -193,11 +197,11 @@ def check_kind(kind: object) -> None:
 def _read_array(path: Path) -> np.ndarray:
     try:
         check_plain(path)
-        # A map of the file, not a copy: NumPy asks for the memory that a header names before it looks what is there.
+        # Mapped, not read: NumPy would request the memory that the header names, whatever the file's size is.
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"cannot read depth map {path}: no such file") from error
-    except Exception as error:  # a header is read as Python, which raises what it likes
+    except Exception as error:  # NumPy parses the header as Python, which may raise anything
         raise UserError(f"cannot read depth map {path}: no array of numbers, or damaged; save it again") from error
     if not isinstance(values, np.ndarray):  # an .npz archive with the suffix .npy
         raise UserError(f"cannot read depth map {path}: several arrays; save one with np.save")

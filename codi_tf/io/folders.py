@@ -123,6 +123,9 @@ def recover(path: Path) -> None:
     """Put right what a killed process left beside a folder: the whole one, new or old, takes its place.
 
     What another process is writing at this moment stays as it is.
+
+    Raises:
+        UserError: a link in a circle.
     """
     target = followed(path)
     with contextlib.suppress(OSError):

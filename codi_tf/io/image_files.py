@@ -12,7 +12,7 @@ from PIL import Image
 from codi_tf.io.plain_files import check_plain
 
 # The formats that Pillow itself decodes. For others it starts programs: Ghostscript for PostScript, whatever the
-# file's name. A JPEG of several pictures (MPO) is opened as JPEG.
+# file's name. A JPEG of several images (MPO) is opened as JPEG.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (  # of the names of these files
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),

@@ -141,14 +141,17 @@ def as_batch(name: str, value, channels: int = 3) -> np.ndarray:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic resize of [H, W, C] to [height, width, C], antialiased when it shrinks, clipped to [0, 1]."""
+    """Bicubic resize of [H, W, C] to float32 [height, width, C], antialiased when it shrinks, clipped to [0, 1]."""
     channels = [Image.fromarray(channel) for channel in np.moveaxis(np.asarray(image, np.float32), -1, 0)]
     resized = [np.asarray(c.resize((width, height), Image.Resampling.BICUBIC)) for c in channels]
     return np.clip(np.stack(resized, axis=-1), 0, 1)
 
 
 def resize_condition(condition: np.ndarray, height: int, width: int, *, has_mask: bool) -> np.ndarray:
-    """Resize an image, or an image and its mask. A pixel becomes unknown if any unknown pixel contributes to it."""
+    """Resize an image [H, W, 3], or an image and its mask [H, W, 4], in [0, 1]; float32 if the size changes.
+
+    A pixel becomes unknown if any unknown pixel, of a mask above 0.5, contributes to it.
+    """
     if condition.shape[:2] == (height, width):
         return condition
     if not has_mask:
@@ -190,6 +193,9 @@ def grid(
         gap: white pixels between and around the cells.
         zoom: every pixel becomes zoom x zoom pixels.
         font_size: of titles and labels, in pixels.
+
+    Returns:
+        float32 [H, W, 3] in [0, 1].
 
     Raises:
         ValueError: the numbers of rows, titles and row labels do not match.

@@ -14,7 +14,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.showing import shown
 from codi_tf.io.plain_files import check_plain
 
-_PART = re.compile(r'[^/\\:*?"<>|%#\x00-\x1f\x7f]{1,255}')  # what all systems, and addresses of pages, take as it is
+_PART = re.compile(r'[^/\\:*?"<>|%#\x00-\x1f\x7f]{1,255}')  # what all systems and all URLs take unchanged
 MOST_PARTS = 16  # of a name
 
 
@@ -42,7 +42,7 @@ def named_file(folder: Path, name: object, where: object) -> Path:
         inside = path.resolve().is_relative_to(folder.resolve())
         if inside and path.exists():
             check_plain(path)
-    except (OSError, RuntimeError) as error:  # Python's word for links in a circle is RuntimeError
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{where}: names {shown(name)}, which is no file ({reason}); make it again") from None
     if not inside:

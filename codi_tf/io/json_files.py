@@ -58,7 +58,7 @@ def parse_value(content: bytes | str, name: object) -> Any:
         if not is_nested_within(value, MOST_LEVELS):
             raise RecursionError
         if _HALF.search(text):
-            # fails for half of a character; what stands for a byte of a file's name (`os.fsdecode`) is none
+            # fails for half of a character, but not for what `os.fsdecode` puts in place of a byte of a file's name
             json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
     except RecursionError:
         raise _refusal(name, f"it is nested more than {MOST_LEVELS} levels deep") from None

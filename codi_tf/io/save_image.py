@@ -61,9 +61,9 @@ def write_image(path: Path, image: np.ndarray) -> None:
     """
     check_image_file(path, image.shape[:2])
     form = _format(path)
-    picture = Image.fromarray(to_uint8(image))
+    image_file = Image.fromarray(to_uint8(image))
     with whole_file(path) as partial:
-        picture.save(partial, format=form, **OPTIONS.get(form, {}))
+        image_file.save(partial, format=form, **OPTIONS.get(form, {}))
 
 
 def _format(path: Path) -> str:

@@ -27,7 +27,7 @@ CONFIG = "config.json"
 
 
 def state_dict(network: keras.Model, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """All weights of a built network under their keys, in PyTorch's layouts."""
+    """All weights of a built network under their keys, in PyTorch's layouts. Raises UserError as `save_network`."""
     return {key: tensor.values() for key, tensor in _tensors_of(network, dtype).items()}
 
 

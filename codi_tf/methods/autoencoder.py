@@ -37,7 +37,7 @@ class Autoencoder(MethodSettings):
     examples: ClassVar = "images"
 
     def load(self, path: str | None) -> tuple[None, AutoencoderKL]:
-        """A new autoencoder."""
+        """A new autoencoder. Raises UserError for invalid arguments in `network`."""
         return None, make_autoencoder(self.network)
 
     def build(self, base: None, student: AutoencoderKL, perceptual: Callable | None = None) -> AutoencoderMethod:
@@ -61,12 +61,15 @@ class AutoencoderMethod(Method):
         return average
 
     def check_batch(self, batch) -> None:
-        """Raises UserError for a batch without images of the networks' sizes."""
+        """Raises UserError for a batch without images [B, H, W, 3], H and W multiples of `multiple`."""
         require(batch, "image")
         check_images(batch, "image", channels=3, multiple=self.multiple)
 
     def loss_terms(self, batch, draws):
-        """batch["image"] [B, H, W, 3] in [-1, 1] -> {"reconstruction": [B], "kl": [B]}; no draws are made."""
+        """batch["image"] float32 [B, H, W, 3] in [-1, 1] -> {"reconstruction": float32 [B], "kl": float32 [B]}.
+
+        "kl" is multiplied by kl_weight already. No random numbers are drawn.
+        """
         image = batch["image"]
         posterior = self.student.encode(image)
         reconstruction = absolute_distance(image, self.student.decode(posterior.mean))
@@ -74,6 +77,6 @@ class AutoencoderMethod(Method):
         return {"reconstruction": reconstruction, "kl": self.settings.kl_weight * ops.mean(kl, axis=(1, 2, 3))}
 
     def save(self, average: AutoencoderKL, folder: Path, first_batch: Callable[[], dict]) -> None:
-        """Write a base without a UNet. The scaling factor gives the latents of the first batch deviation 1."""
+        """Write a base without a UNet. Its scaling_factor gives the first batch's latents standard deviation 1."""
         average.scaling_factor = measure_scale(average, first_batch()["image"])
         save_base(Base(None, average, {"beta_schedule": "squaredcos_cap_v2"}), folder)

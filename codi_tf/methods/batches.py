@@ -18,7 +18,7 @@ UNIT = "fit takes [-1, 1], 2 * x - 1 of an image in [0, 1]; generate alone takes
 
 
 def as_batch(batch: Any) -> dict:
-    """A batch as a dictionary of tensors, whatever Keras wrapped it into; numbers of images are float32.
+    """A batch as a dictionary of tensors, whatever Keras wrapped it into. The tensors of IMAGES become float32.
 
     Raises:
         UserError: it is no dictionary, or a value is of another type.
@@ -127,7 +127,7 @@ def check_condition(batch: Mapping, *, channels: int, adapter_channels: int, spa
 
 
 def check_prompts(batch: Mapping, base: Any) -> None:
-    """Checks "tokens" and "context" of a batch. Raises UserError for those that the base has no use for."""
+    """Raises UserError for "tokens" or "context" that do not fit the base, and for other texts, which are not used."""
     for name in batch:
         if str(name).lower() in TEXTS:
             raise UserError(f"a batch has {name}, which is not used: give tokens=base.tokenizer(prompts), or no texts")
@@ -143,12 +143,13 @@ def check_prompts(batch: Mapping, base: Any) -> None:
 
 
 def check_values(batch: Mapping[str, Any]) -> None:
-    """Checks the values of images and conditions; NaN is not looked at, updates that meet it are skipped.
+    """Checks the values of images and conditions. Passes over NaN: updates that meet it are skipped.
+
+    Warns of an image in [0, 1], which may also be a bright one.
 
     Raises:
         UserError: an image, a condition or a mask beyond [-1, 1], a mask of -1 and 1, or a condition in [0, 1] beside
-            an image in [-1, 1], to which it is closer in [-1, 1]. An image in [0, 1], which a bright one may be, is
-            warned of.
+            an image in [-1, 1], to which it is closer in [-1, 1].
     """
     ranges = {}
     for name in ("image", "condition"):
@@ -157,7 +158,7 @@ def check_values(batch: Mapping[str, Any]) -> None:
             if not values.size or not np.isfinite(values).all():
                 continue
             found = ranges[part] = float(values.min()), float(values.max())
-            minus_one = part != name and found[0] < 0 and bool((abs(values) == 1).all())  # in place of 0
+            minus_one = part != name and found[0] < 0 and bool((abs(values) == 1).all())  # a mask of -1 and 1
             if found[0] < -1 - TOLERANCE or found[1] > 1 + TOLERANCE or minus_one:
                 remedy = UNIT if part == name else "it is 1 where the image is unknown, 0 elsewhere"
                 raise UserError(f"{part} lies in [{found[0]:.3g}, {found[1]:.3g}]: {remedy}")

@@ -79,7 +79,7 @@ class CodiMethod(LatentMethod):
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the loss's terms."""
+        """Names of the loss's terms that are not "none"."""
         kinds = {"consistency": self.settings.consistency, "guidance": self.settings.guidance}
         return tuple(name for name, kind in kinds.items() if kind != "none")
 
@@ -97,7 +97,10 @@ class CodiMethod(LatentMethod):
         return self.target
 
     def loss_terms(self, batch, draws):
-        """{"consistency": [B], "guidance": [B]} of a batch; the rest of Algorithm 1 is `Trainer.train_step`."""
+        """{"consistency": float32 [B], "guidance": float32 [B]}, Eq. 15 on a batch; only the `terms` that are on.
+
+        The rest of Algorithm 1 is `Trainer.update`.
+        """
         settings, base = self.settings, self.base
         # Sample (x, c) ~ p_data, t ~ [1, T], eps ~ N(0, I).
         x, c, conditioning = encoded(base, self.student, batch)

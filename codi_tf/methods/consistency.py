@@ -27,7 +27,7 @@ class Consistency(MethodSettings):
         distance: latent (squared error) or perceptual.
         delta: t - s in training times: the length of the teacher's DDIM step.
         t: per_sample (as in the literature) or shared.
-        boundary: scalings that make the model the identity at t = 0. A model that predicts v is so without them.
+        boundary: scalings that make the model the identity at t = 0. A model that predicts v nearly is without them.
         features: of the perceptual distance: folder of a feature network, or a file of LPIPS' weights.
     """
 
@@ -80,7 +80,7 @@ class ConsistencyMethod(LatentMethod):
         return self.target
 
     def loss_terms(self, batch, draws):
-        """{"consistency": [B]} of a batch."""
+        """{"consistency": float32 [B]} of a batch, see `losses.conditional_consistency`."""
         settings, base = self.settings, self.base
         x, c, conditioning = encoded(base, self.student, batch)
         t = draws.times(x, low=1, high=base.schedule.num_steps, shared=settings.t == "shared")

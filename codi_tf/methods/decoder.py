@@ -59,7 +59,11 @@ class Decoder(MethodSettings):
             )
 
     def load(self, path: str) -> tuple[Base, TinyDecoder]:
-        """The autoencoder, as a base without a UNet, and the new decoder."""
+        """The autoencoder, as a base without a UNet, and the new decoder.
+
+        Raises:
+            UserError: arguments of `network` that are invalid, or for other latents; a base that cannot be read.
+        """
         decoder = make_network(TinyDecoder, self.network, "decoder")
         base = dataclasses.replace(load_stable_diffusion(path), unet=None, text_encoder=None, tokenizer=None)
         try:
@@ -103,12 +107,15 @@ class DecoderMethod(Method):
         return average
 
     def check_batch(self, batch) -> None:
-        """Raises UserError for a batch without images of the networks' sizes."""
+        """Raises UserError for a batch without images [B, H, W, 3], H and W multiples of `multiple`."""
         require(batch, "image")
         check_images(batch, "image", channels=3, multiple=self.multiple)
 
     def loss_terms(self, batch, draws):
-        """batch["image"] [B, H, W, 3] in [-1, 1] -> {"pixels": [B], "perceptual": [B]}; no draws are made."""
+        """batch["image"] float32 [B, H, W, 3] in [-1, 1] -> {"pixels": float32 [B], "perceptual": float32 [B]}.
+
+        "perceptual" is weighted already, and absent without features. No random numbers are drawn.
+        """
         y = batch["image"]
         z = ops.stop_gradient(self.base.encode(y))
         if self.settings.target == "decoding":

@@ -23,8 +23,8 @@ class Draws:
         step: the number of the update, int or int [].
         part: the number of this part, from 0; int or int32 [].
         parts: the number of equal parts of the batch.
-        validation: in an evaluation, the number of examples before this batch, int or int []: its draws depend on that,
-            not on the update, and are none of training's. None in training.
+        validation: in an evaluation, the number of examples before this batch, int or int []: draws depend on that, not
+            on the update, and differ from those of training. None in training.
     """
 
     seed: Any
@@ -34,7 +34,7 @@ class Draws:
     validation: Any = None
 
     def noise(self, like):
-        """Standard normal noise of the shape of `like`, [B, ...]."""
+        """Standard normal noise, float32 of the shape of `like`, [B, ...]."""
         like = tf.convert_to_tensor(like)
         return self._own(like.shape, tf.shape(like), self._normal)
 
@@ -46,7 +46,7 @@ class Draws:
         return self._rows(like, lambda shape: tf.random.stateless_uniform(shape, seed, low, high, tf.int32))
 
     def uniform(self, like, purpose: str):
-        """Uniform in [0, 1), float32 [B]."""
+        """Uniform in [0, 1), float32 [B], B the length of `like`; each purpose has numbers of its own."""
         return self._rows(like, lambda shape: tf.random.stateless_uniform(shape, self._seed(purpose)))
 
     def _normal(self, shape):

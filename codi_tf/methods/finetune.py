@@ -49,7 +49,7 @@ class FinetuneMethod(LatentMethod):
     terms = ("denoising",)
 
     def loss_terms(self, batch, draws):
-        """{"denoising": [B]} of a batch."""
+        """{"denoising": float32 [B]} of a batch, see `losses.denoising`."""
         settings = self.settings
         x, c, conditioning = encoded(self.base, self.student, batch)
         if c is not None:

@@ -37,7 +37,7 @@ class Guided(MethodSettings):
         guidance: [lowest, highest] guidance that is trained, 1 for none: the paper's w is guidance - 1.
         steps: of stage 2, the student's numbers of sampling steps, each half of the one before. The result of a phase
             is the next one's teacher.
-        updates: of stage 2, the optimizer steps of a phase; the last phase takes the rest of train.steps, too.
+        updates: of stage 2, the number of updates of a phase; the last phase takes the rest of train.steps, too.
         stochastic: of stage 2, train for the stochastic sampler (Eq. 4 to 7): steps of twice the length.
         space: the space of the squared error.
     """
@@ -105,7 +105,7 @@ class Guided(MethodSettings):
             raise UserError(f"method.guidance is {self.guidance}, {path} was trained for {known}: {remedy}")
 
     def load(self, path: str) -> tuple[Base, AdaptedUNet]:
-        """A base to distill without a task."""
+        """A base to distill without a task. Raises UserError, see `load_unconditional`."""
         base = load_unconditional(path)
         assert base.unet is not None
         return base, AdaptedUNet(base.unet, name="student")
@@ -159,7 +159,7 @@ class GuidanceMethod(LatentMethod):
         return super().start_average()
 
     def loss_terms(self, batch, draws):
-        """{"guidance_matching": [B]} of a batch."""
+        """{"guidance_matching": float32 [B]} of a batch (Eq. 3)."""
         base = self.base
         x, c, conditioning = encoded(base, self.student, batch)
         guidance = _draw_guidance(self.settings, x, draws)
@@ -190,15 +190,18 @@ def trailing_scheduler(config: dict) -> dict:
 class HalvingMethod(LatentMethod):
     """Stage two, progressive distillation: the student learns to take one step for two of its teacher.
 
-    When a phase ends, teacher and student become the moving average, and the number of steps is halved. Works on a
-    conditional model as well as on a base alone.
+    When a phase ends, teacher and student take the weights of the moving average, and the number of steps is halved.
+    Works on a conditional model as well as on a base alone.
 
-    The scheduler of a base whose UNet is trained says from then on at which times, see `trailing_scheduler`.
+    If the UNet is trained, the base's scheduler names the times that are trained, see `trailing_scheduler`.
 
     Args:
         settings: the numbers of steps, the updates of a phase, range of the guidance and space of the error.
         base: the model; its UNet is the student's.
         student: the network to start from.
+
+    Raises:
+        UserError: settings.steps begins with more than half of the training times.
     """
 
     terms = ("halving",)
@@ -235,7 +238,7 @@ class HalvingMethod(LatentMethod):
         tf.cond((place == 0) & (phase > 0) & (phase < len(self._counts)), refresh, lambda: False)
 
     def loss_terms(self, batch, draws):
-        """{"halving": [B]} of a batch."""
+        """{"halving": float32 [B]} of a batch, see `losses.halving`."""
         base = self.base
         x, c, conditioning = encoded(base, self.student, batch)
         guidance = _draw_guidance(self.settings, x, draws) if self.student.takes_guidance else None

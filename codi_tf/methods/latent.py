@@ -32,7 +32,7 @@ class LatentMethod(Method):
 
     @property
     def multiple(self) -> int:
-        """Height and width of training images must be multiples of it."""
+        """Height and width of training images, in pixels, must be multiples of it."""
         return self.base.multiple
 
     def check_batch(self, batch) -> None:
@@ -49,7 +49,7 @@ class LatentMethod(Method):
         return copy_of(self.student, "average")
 
     def save(self, average: AdaptedUNet, folder: Path, first_batch: Callable[[], dict]) -> None:
-        """Write the base with the trained UNet, in the diffusers layout."""
+        """Write the base with the trained UNet, in the diffusers layout. Raises UserError, see `save_base`."""
         save_base(dataclasses.replace(self.base, unet=average.unet), folder)
 
 

@@ -75,7 +75,7 @@ class MethodSettings:
         """Raises UserError for options out of their range, or that do not go together."""
 
     def check_steps(self, steps: int) -> None:
-        """Raises UserError where the method needs more optimizer steps than `steps`, those of the run."""
+        """Raises UserError where the method needs more updates than `steps`, the number of the run's."""
 
     def check_bundle(self, bundle: Any, path: str) -> None:
         """Raises UserError for a bundle, a `CoDi`, that training cannot start from. `starts_from` holds already."""
@@ -132,7 +132,14 @@ class Method:
         """Raises UserError for a batch of tensors that `loss_terms` cannot take; called when a step is traced."""
 
     def loss_terms(self, batch, draws: Draws) -> dict:
-        """{term: float32 [B]} of a batch, a part of the global one; `draws` are the step's random numbers."""
+        """{term: float32 [B]} of a batch, which is a part of the global one.
+
+        Args:
+            batch: {"image": float32 [B, H, W, 3], "condition": float32 [B, H, W, 3 or 4]} in [-1, 1]; where they come
+                encoded, "latent" float32 [B, h, w, 4] and "condition_latent"; with prompts, "tokens" int32 [B, 77] or
+                "context" float32 [B, 77, D].
+            draws: the random numbers of the update.
+        """
         raise NotImplementedError
 
     def save(self, average, folder: Path, first_batch: Callable[[], dict]) -> None:

@@ -29,13 +29,16 @@ def encode_condition(base: Base, network: AdaptedUNet, images):
 def encode_in_space(base: Base, images, condition_space: str, *, has_mask: bool):
     """Condition images in an adapter's `condition_space`: their latents, or the images as they are.
 
-    Of a mask, the channel behind RGB, the "latent" is the mask made as small as the latents, and appended to them.
+    A mask, the channel after RGB, is averaged down to the size of the latents and appended to them.
 
     Args:
         base: encodes the images.
-        images: [B, H, W, 3], or 4 with a mask, in [-1, 1].
+        images: float [B, H, W, 3], or 4 with a mask, in [-1, 1].
         condition_space: "latent" or "image".
         has_mask: what the task states, `Task.has_mask`.
+
+    Returns:
+        The images, or scaled latents [B, h, w, 4], or 5 with a mask.
     """
     if condition_space == "image":
         return images
@@ -48,7 +51,11 @@ def encode_in_space(base: Base, images, condition_space: str, *, has_mask: bool)
 
 
 def denoiser(base: Base, network: AdaptedUNet, c, conditioning: Conditioning, *, guidance=None) -> Denoise:
-    """The network as a function (z_t, t) -> Prediction; the condition's features are computed here, once."""
+    """The network as a function (z_t, t) -> Prediction; the condition's features are computed here, once.
+
+    `c` is a condition, see `encode_condition`, or None for a network without an adapter. `guidance`: see
+    `denoiser_with`.
+    """
     return denoiser_with(base, network, network.condition(c, conditioning), conditioning, guidance=guidance)
 
 
@@ -74,7 +81,7 @@ def denoiser_with(
 
 
 def check_adaptable(base: Base, train: str) -> None:
-    """Whether a base can be adapted; `train` is "all" or "adapter". Raises UserError."""
+    """Raises UserError for a base that cannot be adapted; `train` is "all" or "adapter"."""
     if base.unet is None:
         raise UserError("the base has an autoencoder but no UNet: pre-train one first, or name another base")
     if base.unet.in_channels != base.vae.latent_channels:
@@ -166,7 +173,8 @@ def with_guidance(unet, name: str):
 def encoded(base: Base, network: AdaptedUNet, batch) -> tuple[Any, Any, Conditioning]:
     """(x, c, conditioning) of a batch: as the batch has them, or encoded here by the frozen networks of the base.
 
-    c is None without a condition; without prompts, conditioning is that of the empty prompt, of batch size 1.
+    x are scaled latents [B, h, w, 4]. c is a condition, see `encode_condition`, or None without one. Without prompts,
+    conditioning is that of the empty prompt, of batch size 1.
     """
     x = batch["latent"] if "latent" in batch else tf.stop_gradient(base.encode(batch["image"]))
     c = batch.get("condition_latent")
@@ -189,6 +197,7 @@ def dropped(values, empty, u, low: float, high: float):
         values: [B, ...], or [1, ...] for the same value in all examples; or a `Conditioning` of such.
         empty: [1, ...] or a number; or a `Conditioning`.
         u: float32 [B], see `draws.Draws.uniform`.
+        low, high: the range of u, in [0, 1].
     """
     if low == high:
         return values

@@ -28,7 +28,7 @@ class Pretrain(MethodSettings):
     Attributes:
         network: the arguments of `models.unet.UNet` (the keys of a diffusers unet/config.json); None: the base's UNet.
         scheduler: keys of a diffusers scheduler_config.json that replace the base's, as beta_schedule, prediction_type.
-        space: the space of the squared error.
+        space: the space of the squared error: noise, signal or velocity.
     """
 
     network: dict | None = None
@@ -43,7 +43,12 @@ class Pretrain(MethodSettings):
             raise UserError("method.scheduler.beta_schedule is not set, for example squaredcos_cap_v2")
 
     def load(self, path: str) -> tuple[Base, AdaptedUNet]:
-        """The base with a new UNet, or with its own one, possibly in another parametrization."""
+        """The base with a new UNet, or with its own one, possibly in another parametrization.
+
+        Raises:
+            UserError: a folder that cannot be read; without a network, a bundle or a base without a UNet; with one,
+                invalid arguments or a width that is not the text encoder's; a schedule that is not supported.
+        """
         if self.network is None:
             base = load_unconditional(path)
             unet = base.unet

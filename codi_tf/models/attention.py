@@ -13,7 +13,10 @@ from codi_tf.models.numerics import EPSILON
 class Attention(keras.layers.Layer):
     """Multi-head attention of x [B, N, C] over a context [B, M, D], or over itself without a context.
 
-    `upcast` computes the attention weights in float32 with any dtype policy.
+    `upcast` computes the attention weights in float32 with any dtype policy. The output is [B, N, C].
+
+    Raises:
+        ValueError: the heads do not divide the channels.
     """
 
     def __init__(self, channels: int, heads: int, *, context_channels=None, qkv_bias=False, upcast=False, **kwargs):
@@ -82,7 +85,10 @@ class SpatialAttention(Attention):
 
 
 class FeedForward(keras.layers.Layer):
-    """GEGLU feed-forward network of four times the width; `tanh_gelu` selects the tanh approximation of GELU."""
+    """GEGLU feed-forward network (Shazeer 2020) of four times the width, over tokens [B, N, C].
+
+    `tanh_gelu` selects the tanh approximation of GELU.
+    """
 
     def __init__(self, channels: int, *, tanh_gelu: bool = False, **kwargs):
         super().__init__(**kwargs)
@@ -103,7 +109,10 @@ class FeedForward(keras.layers.Layer):
 
 
 class TransformerBlock(keras.layers.Layer):
-    """Self-attention, cross-attention to the prompt, feed-forward; each with a residual. x is [B, N, C]."""
+    """Self-attention, cross-attention to the prompt, feed-forward; each with a residual.
+
+    Takes x [B, N, C] and the context [B, M, D]; returns [B, N, C].
+    """
 
     def __init__(self, channels, heads, context_channels, *, upcast_attention=False, tanh_gelu=False, **kwargs):
         super().__init__(**kwargs)
@@ -135,7 +144,7 @@ class TransformerBlock(keras.layers.Layer):
 
 
 class SpatialTransformer(keras.layers.Layer):
-    """A transformer over the positions of a feature map [B, H, W, C], with a residual.
+    """A transformer over the positions of a feature map [B, H, W, C] and a prompt [B, M, D], with a residual.
 
     `linear_projection` selects dense layers (Stable Diffusion 2.x) instead of 1x1 convolutions (1.x). `numerics` is
     "diffusers", as in the code that trained the checkpoints, or "keras_cv": group normalization with an epsilon of 1e-5

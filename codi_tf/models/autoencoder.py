@@ -1,4 +1,4 @@
-"""Stable Diffusion's autoencoder (diffusers' AutoencoderKL): images <-> latents, in natural, unscaled units."""
+"""Stable Diffusion's autoencoder (Rombach et al. 2022; diffusers' AutoencoderKL): images <-> unscaled latents."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
+from codi_tf.core.errors import UserError
 from codi_tf.models.attention import SpatialAttention
 from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, PointwiseConv2D, ResnetBlock, Upsample
 from codi_tf.models.numerics import EPSILON, check_numerics
 
 
 class Posterior(NamedTuple):
-    """The diagonal Gaussian distribution of an image's latent; both arrays are [B, h, w, latent_channels]."""
+    """The diagonal Gaussian of an image's latent: both float32 [B, h, w, latent_channels], logvar in [-30, 20]."""
 
     mean: object
     logvar: object
 
 
 class Level(keras.layers.Layer):
-    """Residual blocks at one resolution, then a change of resolution ("down", "up" or None)."""
+    """Residual blocks at one resolution, then a change of resolution ("down", "up" or None).
+
+    [B, H, W, channels_in] -> [B, H, W, channels], or half or twice H and W.
+    """
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class Level(keras.layers.Layer):
 
 
 class Middle(keras.layers.Layer):
-    """Residual block, optional attention, residual block."""
+    """Residual block, optional attention, residual block. [B, H, W, channels]."""
 
     def __init__(self, channels: int, *, groups: int, epsilon: float, attention: bool, **kwargs):
         super().__init__(**kwargs)
@@ -146,6 +150,9 @@ class AutoencoderKL(keras.Model):
     checkpoints, or "keras_cv", which has an epsilon of 1e-5 instead of 1e-6 in group normalization. `patch_size` is p:
     the networks see p x p pixels as one position of 3 p p channels, and never a map of the image's size, whose
     convolutions would take most of the time of a small autoencoder.
+
+    Raises:
+        UserError: unknown numerics, or a patch size below 1.
     """
 
     def __init__(
@@ -166,7 +173,7 @@ class AutoencoderKL(keras.Model):
         super().__init__(**kwargs)
         check_numerics("vae: numerics", numerics)
         if patch_size < 1:
-            raise ValueError(f"patch_size is {patch_size}: it must be at least 1")
+            raise UserError(f"vae: patch_size is {patch_size}: it must be at least 1")
         self.in_channels, self.out_channels, self.latent_channels = in_channels, out_channels, latent_channels
         self.block_out_channels, self.layers_per_block = tuple(block_out_channels), layers_per_block
         self.norm_num_groups, self.mid_block_add_attention = norm_num_groups, mid_block_add_attention

@@ -43,7 +43,10 @@ def prefers_product(x, kernel) -> bool:
 
 
 def product_convolution(x, kernel, bias):
-    """A 3x3 convolution with zero padding as one matrix product of the map's patches: [B, H, W, C] -> [B, H, W, D]."""
+    """A 3x3 convolution with zero padding as one matrix product of the map's patches: [B, H, W, C] -> [B, H, W, D].
+
+    The kernel is [3, 3, C, D], the bias [D]; H and W must be static.
+    """
     height, width, channels = x.shape[1:]
     x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
     patches = ops.concatenate(
@@ -60,6 +63,8 @@ def prefers_phases(x, kernel) -> bool:
 
 def doubled_convolution(x, kernel, bias):
     """A 3x3 convolution after nearest-neighbor upsampling by 2, without the upsampled map: -> [B, 2 H, 2 W, D].
+
+    x is [B, H, W, C], the kernel [3, 3, C, D], the bias [D]; H and W must be static.
 
     Of three neighboring rows of the upsampled map two are equal, as are two of three columns. Each of the four results
     of a position is therefore a 2x2 convolution with sums of the kernel's rows and columns, with 4/9 of the products.

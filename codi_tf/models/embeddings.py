@@ -41,7 +41,10 @@ class TimeEmbedding(keras.layers.Layer):
 
 
 def time_features(t, channels: int):
-    """[cos(t f_i), sin(t f_i)], f_i = 10000^(-i / (channels / 2)): times [B] -> float32 [B, channels]."""
+    """[cos(t f_i), sin(t f_i)], f_i = 10000^(-i / (channels / 2)): times [B] -> float32 [B, channels], channels even.
+
+    The sinusoidal features of Vaswani et al. 2017, section 3.5, cosines first, as in Stable Diffusion.
+    """
     half = channels // 2
     frequencies = ops.exp(-math.log(10000.0) * ops.arange(half, dtype="float32") / half)
     angles = ops.reshape(ops.cast(t, "float32"), (-1, 1)) * ops.reshape(frequencies, (1, half))

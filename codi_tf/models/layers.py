@@ -54,12 +54,15 @@ class PointwiseConv2D(Conv2D):
 
 
 class GroupNorm(keras.layers.Layer):
-    """Group normalization over space and the channels of a group, in float32 with any dtype policy.
+    """Group normalization (Wu & He 2018) over space and the channels of a group, in float32 with any dtype policy.
 
     Means go over columns, rows and the channels of a group, one after the other. Each reduction then runs along
     contiguous memory and adds few numbers, and no tensor has more than four dimensions.
 
     Input and output: [B, H, W, C].
+
+    Raises:
+        ValueError: the groups do not divide the channels.
     """
 
     def __init__(self, channels: int, groups: int = 32, epsilon: float = 1e-5, **kwargs):
@@ -92,7 +95,7 @@ class GroupNorm(keras.layers.Layer):
 class ResnetBlock(keras.layers.Layer):
     """Two normalized convolutions with a shortcut; an optional time embedding is added between them.
 
-    Input and output: [B, H, W, in_channels] -> [B, H, W, out_channels].
+    [B, H, W, in_channels] and, if there is one, the time embedding [B or 1, time_channels] -> [B, H, W, out_channels].
     """
 
     def __init__(self, in_channels, out_channels, *, groups, epsilon, time_channels=None, **kwargs):
@@ -135,7 +138,10 @@ class ResnetBlock(keras.layers.Layer):
 
 
 class Downsample(keras.layers.Layer):
-    """Halve height and width with a stride-2 convolution. The autoencoder's pads at the bottom and right only."""
+    """Halve height and width with a stride-2 convolution: [B, H, W, C] -> [B, H / 2, W / 2, C].
+
+    The autoencoder's pads at the bottom and right only.
+    """
 
     def __init__(self, channels: int, *, symmetric_padding: bool = True, **kwargs):
         super().__init__(**kwargs)
@@ -169,7 +175,7 @@ def upsample_nearest(x):
 
 
 class Upsample(keras.layers.Layer):
-    """Nearest-neighbor upsampling by 2, then a convolution. Height and width must be static."""
+    """Nearest-neighbor upsampling by 2, then a convolution: [B, H, W, C] -> [B, 2 H, 2 W, C]; H and W are static."""
 
     def __init__(self, channels: int, **kwargs):
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""Stable Diffusion's UNet in three parts, encode / middle / decode, between which an adapter can act."""
+"""Stable Diffusion's UNet (Rombach et al. 2022) in three parts, encode / middle / decode. Adapters act between them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
 
 class Block(keras.layers.Layer):
     """Residual blocks at one resolution; a transformer follows each of the first `transformers` blocks.
+
+    Maps are [B, H, W, channels], the time embedding is [B or 1, time_channels], the prompt [B or 1, M, D].
 
     Args:
         channels_in: the input channels of each residual block.
@@ -127,6 +129,9 @@ class UNetEncoder(keras.Model):
 
     The arguments are the keys of a diffusers `unet/config.json`, with the same meaning; `attention_head_dim` is, as
     there, the number of heads (one number, or one per level). `numerics` is our own: see `SpatialTransformer`.
+
+    Raises:
+        UserError: lists of different lengths, an unknown kind of block, or unknown numerics.
     """
 
     def __init__(
@@ -264,7 +269,7 @@ class UNetEncoder(keras.Model):
         return self.mid_block(h, temb, context)
 
     def call(self, z_t, t, context):
-        """All encoder features: the skips and, last, the middle block's output."""
+        """z_t [B, h, w, C], t int [B] or [1], context [B, M, D] -> the skips and, last, the middle block's output."""
         temb = self.time_embedding(t)
         skips = self.encode(z_t, temb, context)
         return [*skips, self.middle(skips[-1], temb, context)]
@@ -292,11 +297,14 @@ class UNetEncoder(keras.Model):
 
 
 class UNet(UNetEncoder):
-    """The whole UNet: z_t [B, h, w, C], t int [B], context [B, M, D] -> [B, h, w, out_channels].
+    """The whole UNet: z_t [B, h, w, C], t int [B], context [B, M, D] -> float32 [B, h, w, out_channels].
 
-    The checkpoint decides what the output is: noise, velocity or signal. Height and width must be multiples of
-    2 ** (levels - 1); `sample_size` is the one that the checkpoint was trained for, if known. A network with
-    `time_cond_proj_dim` takes the guidance, float [B] or [1], as its last argument; 1 means no guidance.
+    The checkpoint decides what the output is: noise, velocity or signal. h and w must be multiples of
+    2 ** (levels - 1); `sample_size` is the side of the latents that the checkpoint was trained for, if known. A network
+    with `time_cond_proj_dim` takes the guidance, float [B] or [1], as its last argument; 1 means no guidance.
+
+    Raises:
+        UserError: see `UNetEncoder`; also for the up blocks.
     """
 
     def __init__(
@@ -357,7 +365,10 @@ class UNet(UNetEncoder):
         return ops.cast(self.conv_out(ops.silu(self.conv_norm_out(h))), "float32")
 
     def embed_time(self, t, guidance=None):
-        """Times int [B] or [1], and the guidance float [B] or [1] if the network takes it -> time embedding."""
+        """Times int [B] or [1], and the guidance float [B] or [1] if the network takes it -> time embedding.
+
+        It is [B or 1, 4 C], C the channels of the first level.
+        """
         if self.time_cond_proj_dim is None:
             return self.time_embedding(t)
         weight = ops.zeros((1,), "float32") if guidance is None else guidance - 1.0

@@ -23,7 +23,7 @@ class Camera(NamedTuple):
 
 
 def camera_at(yaw: Tensor, height: Tensor) -> Camera:
-    """The camera at an angle around the scene (radians) and a height above the floor."""
+    """The camera at an angle around the scene (float32 [], radians) and a height above the floor (float32 [])."""
     eye = Vector(DISTANCE * tf.sin(yaw), height, -DISTANCE * tf.cos(yaw))
     forward = normalized(Vector(-eye.x, TARGET_HEIGHT - eye.y, -eye.z))
     zero = tf.zeros_like(yaw)
@@ -32,7 +32,7 @@ def camera_at(yaw: Tensor, height: Tensor) -> Camera:
 
 
 def rays(camera: Camera, side: int) -> Vector:
-    """Unit directions through the middle of each pixel of a square image, row by row from the top: float32 [side^2]."""
+    """Unit directions through the centers of a square image's pixels, row by row from the top: float32 [side^2]."""
     steps = (tf.range(side, dtype=tf.float32) + 0.5) * (2.0 * VIEW / side) - VIEW
     across, down = (tf.reshape(grid, [-1]) for grid in tf.meshgrid(steps, steps))
     f, r, u = camera.forward, camera.right, camera.up
@@ -41,7 +41,11 @@ def rays(camera: Camera, side: int) -> Vector:
 
 
 def project(camera: Camera, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Where points of the floor are seen: (place, -1 at the left edge to 1 at the right; distance along the axis)."""
+    """Where points (x, 0, z) of the floor are seen, float32 of the points' shape.
+
+    Returns:
+        The place across the image, -1 at the left edge to 1 at the right, and the distance along the optical axis.
+    """
     dx, dy, dz = x - camera.eye.x, -camera.eye.y, z - camera.eye.z
     along = dx * camera.forward.x + dy * camera.forward.y + dz * camera.forward.z
     across = dx * camera.right.x + dy * camera.right.y + dz * camera.right.z

@@ -121,7 +121,7 @@ def parse(text: str) -> Statements:
 
 
 def statements(scene: Scene) -> Statements:
-    """What is true of a scene, whose tensors are eager."""
+    """What is true of a scene. Its tensors must be eager."""
     objects = tuple(
         {kind: TABLES[kind][int(getattr(scene, kind)[i])] for kind in _OBJECT} for i in range(int(scene.count))
     )

@@ -35,7 +35,7 @@ class Rendering(NamedTuple):
 
 
 def render(scene: Scene, size: int) -> Rendering:
-    """Render a scene as a square image of `size` pixels, four rays a pixel."""
+    """Render a scene as a square image of `size` x `size` pixels, with SAMPLES^2 rays a pixel."""
     side = size * SAMPLES
     camera, objects, light = camera_at(scene.yaw, scene.height), solids(scene), light_of(scene.light)
     directions = rays(camera, side)

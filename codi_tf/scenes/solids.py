@@ -20,7 +20,13 @@ TINY = 1e-9
 
 
 class Solid(NamedTuple):
-    """The coefficients of one object, scalars; see the head of this file. `exists` is 0 or 1."""
+    """The coefficients of one object, float32 []; see the head of this file. An absent object has c = FAR: no point.
+
+    Attributes:
+        x, z: where it stands on the floor.
+        cos, sin: of its angle about the vertical.
+        a, b, c, height, half: of the formula.
+    """
 
     x: Tensor
     z: Tensor
@@ -51,7 +57,7 @@ FLOOR, SKY = MOST_OBJECTS, MOST_OBJECTS + 1
 
 
 def radius(size: Tensor) -> Tensor:
-    """The radius of objects of a size, an index into SIZES."""
+    """The radius of objects, float32 of the shape of `size`, int32 indices into SIZES."""
     return tf.gather(tf.constant(RADII, tf.float32), size)
 
 
@@ -124,7 +130,7 @@ def _slab(origin: Tensor, direction: Tensor, half: Tensor) -> tuple[Tensor, Tens
 
 
 def blocked(objects: list[Solid], origin: Vector, direction: Vector) -> Tensor:
-    """bool [R]: whether a ray meets one of the objects."""
+    """bool [R]: whether a ray meets one of the objects. `origin` and `direction` as in `trace`."""
     hit = None
     for solid in objects:
         entry = _entry(solid, origin, direction)

@@ -13,7 +13,13 @@ from codi_tf.scenes.world import FLOORS, LIGHTS
 
 
 class Light(NamedTuple):
-    """A light. Directions and colors are triples of numbers, or of scalars."""
+    """A light. Each field is a triple of numbers, or float32 [3].
+
+    Attributes:
+        toward: the direction to the sun, of any length.
+        sun, ambient: the color of sunlight, and of the light that comes from everywhere.
+        zenith, horizon: the sky's color above, and at the horizon.
+    """
 
     toward: Any
     sun: Any
@@ -61,7 +67,7 @@ _NUMBERS = np.random.RandomState(0).uniform(size=LATTICE * LATTICE).astype("floa
 
 
 def light_of(index: Tensor) -> Light:
-    """The light of an index into LIGHTS, its fields float32 [3]."""
+    """The light of an index into LIGHTS, int32 []. Its fields are float32 [3]."""
     table = np.array([LIGHT[name] for name in LIGHTS], "float32")  # [lights, fields, 3]
     return Light(*tf.unstack(tf.gather(tf.constant(table), index)))
 
@@ -78,8 +84,8 @@ def floor_color(index: Tensor, offset: Tensor, x: Tensor, z: Tensor, distance: T
     Args:
         index: int32 [], into FLOORS.
         offset: float32 [2], of the pattern.
-        x, z: the points.
-        distance: of the points from the eye; what is too fine for a pixel there fades.
+        x, z: float32 [R], the points.
+        distance: float32 [R], of the points from the eye; noise that is too fine for a pixel there fades.
     """
     looks = [FLOOR_LOOK[name] for name in FLOORS]
 

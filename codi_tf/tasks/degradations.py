@@ -37,12 +37,15 @@ def gaussian_kernel(size: Tensor, sigma: Tensor, angle: Tensor = 0.0, *, beta: T
         sigma: float32 [2], in pixels, along and across the direction `angle`; 0 leaves images as they are.
         angle: float32 [], in radians, from the right (along a row) clockwise to down (along a column).
         beta: float32 [], the shape, above 0.
+
+    Returns:
+        float32 [size, size] of sum 1.
     """
     return _of_sum_1(tf.exp(-0.5 * _squared_distance(size, sigma, angle) ** beta))
 
 
 def plateau_kernel(size: Tensor, sigma: Tensor, angle: Tensor = 0.0, *, beta: Tensor = 1.0) -> Tensor:
-    """k(d) proportional to 1 / (1 + (d^T Sigma^-1 d)^beta); arguments as in `gaussian_kernel`."""
+    """k(d) proportional to 1 / (1 + (d^T Sigma^-1 d)^beta); arguments and result as in `gaussian_kernel`."""
     return _of_sum_1(1 / (1 + _squared_distance(size, sigma, angle) ** beta))
 
 
@@ -52,6 +55,9 @@ def sinc_kernel(size: Tensor, cutoff: Tensor) -> Tensor:
     Args:
         size: int32 [], odd.
         cutoff: float32 [], angular frequency in radians per pixel, in (0, pi].
+
+    Returns:
+        float32 [size, size] of sum 1.
     """
     y, x = _offsets(size)
     distance = tf.sqrt(x * x + y * y)
@@ -91,6 +97,9 @@ def filtered(image: Tensor, kernel: Tensor) -> Tensor:
     Args:
         image: float32 [H, W, C].
         kernel: float32 [size, size], size odd.
+
+    Returns:
+        float32 [H, W, C].
     """
     down, across = tf.reduce_sum(kernel, axis=1), tf.reduce_sum(kernel, axis=0)  # a and b, if the kernel's sum is 1
     error = tf.reduce_sum(

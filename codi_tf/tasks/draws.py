@@ -7,7 +7,7 @@ from codi_tf.core.tensors import Tensor
 
 
 def between(bounds: tuple, u: Tensor) -> Tensor:
-    """low + (high - low) u, float32."""
+    """low + (high - low) u, float32 of the shape of u, which is in [0, 1)."""
     low, high = bounds
     return low + (high - low) * u
 

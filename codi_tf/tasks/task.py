@@ -36,7 +36,7 @@ class Task:
     Modules in `codi_tf.tasks` import TensorFlow from `codi_tf.core.lazy`.
 
     Attributes:
-        has_mask: whether a condition has a mask behind the channels of its image.
+        has_mask: whether a condition has a mask after the channels of its image.
         condition_channels: 3, or 4 with a mask; follows from `has_mask`.
         condition_key: what `degrade` takes: the "image" of an example, or a companion of it, by its name in
             `codi_tf.companions.COMPANIONS`.
@@ -46,6 +46,9 @@ class Task:
         keeps_colors: whether the image has the colors of the condition, so that they can be aligned.
         has_low_resolution: whether `low_resolution` is defined.
         uses_condition_at_end: whether `finish` and `emit_finish` use the condition.
+
+    Raises:
+        UserError: a subclass states `condition_channels` that do not follow from its `has_mask`.
     """
 
     has_mask: ClassVar[bool] = False

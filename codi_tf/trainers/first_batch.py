@@ -16,7 +16,7 @@ WATCHED = ("image", "condition")
 
 
 def watched(data: Any, check: Callable[[Mapping], None], batch_size: int | None = None) -> Any:
-    """The data of `fit` or `evaluate`, whose first batch `check` sees before it is used.
+    """The data of `fit` or `evaluate`, whose first batch `check` gets before it is used.
 
     Args:
         data: a dataset, a dictionary of arrays, a PyDataset or a generator; others are returned as they are.

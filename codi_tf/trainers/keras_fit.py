@@ -29,7 +29,7 @@ class KerasFit(keras.Model):
     def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks: Any = None, **options):
         """As in Keras: `x` gives batches as dictionaries, "image" and "condition" in [-1, 1].
 
-        Of each epoch the means of its batches are reported; updates that were skipped do not count, and are warned of.
+        Reports the means of each epoch. Skipped updates do not count; a warning gives their number.
 
         Args:
             x: a tf.data.Dataset, a dictionary of arrays, a PyDataset or a generator.

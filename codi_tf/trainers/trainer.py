@@ -141,7 +141,11 @@ class Trainer(KerasFit, TrainsPart):
         return ("loss", *self.method.terms, "gradient_norm", "skipped")
 
     def train_step(self, data):
-        """`update` for Keras' `fit`: counts in the means of the epoch. Returns the scalars of this batch alone."""
+        """`update` for Keras' `fit`: counts in the means of the epoch. Returns the scalars of this batch alone.
+
+        Raises:
+            UserError: the model is not compiled, or the batch cannot be trained on.
+        """
         meters, batch = self._meters(), self._batch(data)
         check_parts(size_of(batch), 1, replicas.count())
         logs = self.update(batch)
@@ -152,7 +156,10 @@ class Trainer(KerasFit, TrainsPart):
         """The loss and its terms on this replica's share of a batch, for Keras' `evaluate` and `validation_data`.
 
         The draws are a function of the seed and of the examples before this batch: the same in every evaluation, and
-        none of training's. Returns the means over the examples of the evaluation so far.
+        different from those of training. Returns the means over the examples of the evaluation so far.
+
+        Raises:
+            UserError: see `train_step`.
         """
         meters, batch = self._meters(), self._batch(data)
         self.check_batch(batch)
@@ -188,8 +195,11 @@ class Trainer(KerasFit, TrainsPart):
 
         All replicas have shares of one size, which need not be known when the step is traced.
 
-        Returns scalars: the loss and its terms, means over the global batch, the norm of the gradient, and whether the
-        update was skipped (1, else 0).
+        Returns float32 scalars: the loss and its terms, means over the global batch, the norm of the gradient, and
+        whether the update was skipped (1, else 0).
+
+        Raises:
+            UserError: the batch cannot be trained on, or not be divided into micro-batches.
         """
         self.check_batch(batch)
         check_parts(size_of(batch), self.accumulate, 1)

@@ -31,7 +31,7 @@ from codi_tf.training.initialization import load_base_and_adapter
 
 
 def build_task(experiment: config.Experiment) -> Task | None:
-    """The task of an experiment, None where there is no condition."""
+    """The task of an experiment, None where there is no condition. Raises UserError, see `tasks.make_task`."""
     if experiment.task is None:
         return None
     options = dict(experiment.task)
@@ -39,7 +39,11 @@ def build_task(experiment: config.Experiment) -> Task | None:
 
 
 def build_trainer(experiment: config.Experiment) -> Trainer:
-    """The compiled trainer of an experiment, with fresh or pre-trained weights."""
+    """The compiled trainer of an experiment, with fresh or pre-trained weights.
+
+    Raises:
+        UserError: a model or the weights of a perceptual network cannot be read, or do not fit the experiment.
+    """
     method, train, adaptation = experiment.method, experiment.train, experiment.adaptation
     task = build_task(experiment)
     keras.utils.set_random_seed(train.seed)
@@ -60,7 +64,7 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
             image_size=experiment.data.image_size,
             perceptual=_perceptual(experiment),
             pretrained=adaptation.pretrained,
-            copy=False,  # nobody else has what was just read
+            copy=False,  # no other model uses the networks that were just read
         )
         trainer.student.recompute_blocks(experiment.memory.recompute)
     size, multiple = experiment.data.image_size, trainer.method.multiple
@@ -84,7 +88,7 @@ def _perceptual(experiment: config.Experiment):
 
 
 def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:
-    """AdamW with the schedule of the config."""
+    """AdamW with the learning rate, decay and clipping of the config."""
     if train.decay == "cosine" and train.cycles > 1:
         rate = keras.optimizers.schedules.CosineDecayRestarts(
             train.learning_rate, math.ceil(train.steps / train.cycles), t_mul=1.0
@@ -104,6 +108,9 @@ def load_source(experiment: config.Experiment, split: str | None) -> data.Source
     """The source of an experiment: a split, "train" or "heldout"; None: everything.
 
     For encoded examples it is the source that they were made from.
+
+    Raises:
+        UserError: see `data.load_source`.
     """
     name = experiment.data.source
     options = {key: getattr(experiment.data, key) for key in ("seed", "max_unreadable", "heldout_fraction")}
@@ -148,6 +155,9 @@ def distributed_batches(experiment: config.Experiment, trainer: Trainer, strateg
     Args:
         experiment, trainer, start_step, source: see `build_dataset`.
         strategy: a `tf.distribute.Strategy` whose replicas the batch can be divided among, see `check_batch`.
+
+    Raises:
+        UserError: see `build_dataset`.
     """
     size = experiment.train.batch_size
 
@@ -172,6 +182,9 @@ def build_dataset(
 
     `source` is that of `load_source`, split "train", for callers that need it afterwards. `shard`, (i, n), is for host
     i of n, whose batches are the n-th part of the global ones.
+
+    Raises:
+        UserError: the source cannot be read or lacks what is needed; encoded examples of other settings.
     """
     settings, train = experiment.data, experiment.train
     share = experiment.method.drop_prompt
@@ -230,6 +243,9 @@ def save_result(experiment: config.Experiment, trainer: Trainer, folder: Path, p
     """Write the result: a bundle where there is a task, else what the method makes (`Method.save`).
 
     `provenance`, plain data, is in the bundle's codi.json, or in provenance.json.
+
+    Raises:
+        UserError: see `CoDi.save`, `Method.save` and `whole_folder`.
     """
     if isinstance(trainer, CoDi):
         trainer.save(folder, provenance=provenance)

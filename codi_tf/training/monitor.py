@@ -42,6 +42,9 @@ class Monitor:
         out: its folder.
         first: the update that it resumes from.
         heldout: see `heldout_examples`.
+
+    Raises:
+        UserError: the log so far is damaged, or cannot be written.
     """
 
     def __init__(
@@ -200,7 +203,11 @@ def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[st
 
 
 def sample_grid(trainer: Trainer, heldout: dict[str, np.ndarray] | None) -> np.ndarray | None:
-    """Condition, 1-, 2- and 4-step results and original of held-out examples; None where there is no condition."""
+    """Condition, 1-, 2- and 4-step results and original of held-out examples; None where there is no condition.
+
+    Returns:
+        An image, float32 [H, W, 3] in [0, 1].
+    """
     if not isinstance(trainer, CoDi) or heldout is None:
         return None
     condition = (heldout["condition"][:SHOWN] + 1) / 2

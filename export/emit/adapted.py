@@ -15,7 +15,7 @@ def condition_features(g: Graph, net: AdaptedUNet, c: Value, context: Value | No
 def evaluation(
     g: Graph, net: AdaptedUNet, z: Value, time: Value, condition_features: list[Value], context: Value, **options
 ) -> Value:
-    """`AdaptedUNet`: one whole evaluation."""
+    """`AdaptedUNet`: one whole evaluation, z (h, w, C) -> (h, w, out_channels). Arguments as in `first_half`."""
     features, temb = first_half(g, net, z, time, condition_features, context, **options)
     return networks.decode(g, net.unet, features[-1], features[:-1], temb, context)
 

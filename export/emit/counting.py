@@ -21,7 +21,7 @@ class Counting:
 
     @property
     def parameters(self) -> int:
-        """Numbers of all weights that the graph uses."""
+        """The number of parameters in all weights that the graph uses."""
         return sum(self._weights.values())
 
     def __getattr__(self, name: str):

@@ -28,21 +28,21 @@ def resnet_block(g: Graph, layer: ResnetBlock, x: Value, temb: Value | None = No
 
 
 def attention(g: Graph, layer: Attention, x: Value, context: Value | None = None) -> Value:
-    """`layers.Attention`."""
+    """`attention.Attention`."""
     context = x if context is None else context
     heads = g.attention(g.dense(x, layer.to_q), g.dense(context, layer.to_k), g.dense(context, layer.to_v), layer.heads)
     return g.dense(heads, layer.to_out)
 
 
 def spatial_attention(g: Graph, layer: SpatialAttention, x: Value) -> Value:
-    """`layers.SpatialAttention`."""
+    """`attention.SpatialAttention`."""
     h = g.group_norm(x, layer.group_norm)
     q, k, v = (g.project_in(h, part) for part in (layer.to_q, layer.to_k, layer.to_v))
     return g.add(x, g.project_out(g.attention(q, k, v, 1), layer.to_out, (x.shape[0], x.shape[1])))
 
 
 def spatial_transformer(g: Graph, layer: SpatialTransformer, x: Value, context: Value) -> Value:
-    """`layers.SpatialTransformer`."""
+    """`attention.SpatialTransformer`."""
     h, block = g.project_in(g.group_norm(x, layer.norm), layer.proj_in), layer.block
     h = g.add(h, attention(g, block.attn1, g.layer_norm(h, block.norm1)))
     h = g.add(h, attention(g, block.attn2, g.layer_norm(h, block.norm2), context))
@@ -54,12 +54,12 @@ def spatial_transformer(g: Graph, layer: SpatialTransformer, x: Value, context: 
 
 
 def of_time(t: int, channels: int) -> np.ndarray:
-    """The features of a time: `layers.time_features`, float32 [channels]."""
+    """The features of a time: `embeddings.time_features`, float32 [channels]."""
     return ops.convert_to_numpy(time_features([t], channels))[0]
 
 
 def time_embedding(g: Graph, layer: TimeEmbedding, features: Value, condition: Value | None = None) -> Value:
-    """`layers.TimeEmbedding` of the features of a time."""
+    """`embeddings.TimeEmbedding` of the features of a time."""
     if condition is not None:
         features = g.add(features, g.dense(condition, layer.cond_proj))
     return g.dense(g.silu(g.dense(features, layer.linear_1)), layer.linear_2)

@@ -14,8 +14,11 @@ QUOTAS = (  # files of control groups, version 2 and 1, with a quota and its per
 
 
 def default_threads(most: float = math.inf) -> int:
-    """As many as there are processors for this process, `most` at most: those that it may run on, at most what its
-    container is given of them. `os.cpu_count()` counts all of the machine."""
+    """The number of processors that this process may use, at most `most`.
+
+    `os.cpu_count()` counts all of the machine. Here count those that the process may run on, or fewer if its container
+    is given less.
+    """
     try:
         processors = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

@@ -29,6 +29,7 @@ class Package:
     """Everything that is needed to run a package.
 
     Attributes:
+        folder: of its files.
         format: a name of `FORMATS`.
         height, width: of the image.
         latent_shape: of the noise, [1, h, w, C].
@@ -100,7 +101,7 @@ def read_package(folder: Path, *, adapter: bool = False) -> Package:
 
     Raises:
         UserError: no package; a manifest that `schema.check_manifest` refuses; a file that is missing, differs from its
-            hash in the manifest, or is not in the folder. The reports are not looked at.
+            hash in the manifest, or is not in the folder. The reports are not checked.
     """
     if not folder.exists():
         recover(folder)

@@ -31,6 +31,7 @@ def peak() -> int:
 
 
 def main(arguments: list[str]) -> None:
+    """Measure a package and print the figures as one line of JSON. Raises UserError, see `read_package` and `load`."""
     parser = ArgumentParser(prog="python -m export.parity.measure", description=__doc__)
     parser.add_argument("package", type=path_argument, help="folder of an exported model")
     parser.add_argument("--size", help="one of the package's sizes, as 64x96 (default: its first)")

@@ -27,7 +27,8 @@ def examples(
 ) -> list[Example]:
     """Calls of all parts in their order, with one call of "step" for each step.
 
-    The inputs of a part are computed with Keras, so they do not contain the errors of earlier parts.
+    The inputs of a part are computed with Keras, so they do not contain the errors of earlier parts. `condition`,
+    `noise` and `ids` are inputs of the program, as NumPy arrays.
     """
     model, network = program.model, program.model.network
     pool, made = {"condition": condition}, []

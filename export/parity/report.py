@@ -31,6 +31,9 @@ def write(folder: Path, made: Sequence[tuple[SamplerProgram, Package, dict]]) ->
     Args:
         folder: of the package.
         made: for every size the program, the package and the figures of the gate.
+
+    Raises:
+        UserError: the package does not run in that process.
     """
     first, *others = (_about(*size) for size in made)
     write_json(folder / REPORTS[0], {**first, OTHERS: others} if others else first)

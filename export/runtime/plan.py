@@ -29,6 +29,7 @@ class Plan(NamedTuple):
 
     @property
     def tiled(self) -> bool:
+        """Whether the image is made in tiles."""
         return self.pieces > 1
 
 
@@ -37,7 +38,7 @@ def make_plan(package: Package, condition: np.ndarray, tile: bool | None = None)
 
     An image that is larger than the package's size is made in tiles if the task is local (`Task.is_local`), because
     scaling it down would lose its detail. It is scaled down for other tasks, and where a mask covers a whole tile,
-    which would have to be filled without seeing anything.
+    which would have to be filled without any known pixel.
 
     Args:
         package: at the size at which it computes.

@@ -156,6 +156,7 @@ def _said(package: Package, plan: Plan, height: int, width: int) -> str:
 
 
 def main(arguments: list[str], prog: str = "python -m export.run") -> None:
+    """Run `codi run`. Raises UserError for a package or options that cannot be used, see `generate`."""
     parser = ArgumentParser(
         prog=prog, description="Make an image with an exported model. " + (__doc__ or "").partition("\n\n")[2]
     )

@@ -51,7 +51,7 @@ class Sampler:
         return pool
 
     def step(self, i: int, z: np.ndarray, pool: Tensors) -> np.ndarray:
-        """z after step i of the schedule."""
+        """z, float32 [1, h, w, 4], after step i of the schedule; `pool` is from `read`."""
         now = self.package.schedule[i]
         numbers = {
             name: np.array(value, "float32")
@@ -60,7 +60,7 @@ class Sampler:
         return self.run("step", {**pool, **numbers, "z": z})["z_next"]
 
     def decode(self, z: np.ndarray, pool: Tensors) -> np.ndarray:
-        """The image of the last z."""
+        """The image, float32 [1, H, W, 3] in [0, 1], of the last z; `pool` is from `read`."""
         return self.run("decoder", {**pool, "z": z})["image"]
 
     def run(self, part: str, pool: Tensors) -> Tensors:
@@ -76,6 +76,7 @@ def load_any(package: Package, threads: int | None = None) -> Sampler:
     """Load a package's graphs into their runtime, which may be TensorFlow.
 
     Args:
+        package: from `read_package`.
         threads: that each graph runs on; None: `default_threads`. TensorFlow has its own setting.
 
     Raises:

@@ -24,7 +24,21 @@ Report = Callable[[int, int], None]  # (graphs that were run, all), counting a t
 def generate_tiled(
     sampler: Sampler, image: np.ndarray, *, seed: int, ids: np.ndarray | None = None, report: Report | None = None
 ) -> np.ndarray:
-    """Generate the image, float32 [H, W, 3] in [0, 1], for a condition [H, W, C] in [0, 1] not smaller than a tile."""
+    """Generate the image for a condition that is not smaller than a tile.
+
+    Args:
+        sampler: from `run.load`.
+        image: the condition, float32 [H, W, C] in [0, 1].
+        seed: of the noise.
+        ids: the prompt's tokens, int32 [77], where the package takes them.
+        report: see `Report`.
+
+    Returns:
+        float32 [H, W, 3] in [0, 1].
+
+    Raises:
+        UserError: the seed is out of range; a graph fails.
+    """
     package = sampler.package
     pixels, latents = tiles_of(package, *image.shape[:2])
     rows, columns, channels = package.latent_shape[1:]

@@ -11,6 +11,7 @@ from export.web.site import build_site
 
 
 def main(arguments: list[str], prog: str = "python -m export.web") -> None:
+    """Run `codi web`. Raises UserError, see `build_site`."""
     parser = ArgumentParser(
         prog=prog, description="Build a static web page that runs an exported ONNX model in the browser."
     )

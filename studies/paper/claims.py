@@ -48,7 +48,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """The verdict on one comparison, for one task.
 
     Attributes:
@@ -166,24 +166,24 @@ CLAIMS = (
 
 def judge_all(
     results: Results, *, claims: tuple[Claim, ...] = CLAIMS, seeds: int = len(SEEDS)
-) -> dict[str, list[Judgement]]:
-    """Letter -> judgements of every comparison, task by task. Both sides need at least `seeds` seeds."""
+) -> dict[str, list[Judgment]]:
+    """Letter -> judgments of every comparison, task by task. Both sides need at least `seeds` seeds."""
     return {claim.letter: list(_judged(claim, results, seeds)) for claim in claims}
 
 
-def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = len(SEEDS)) -> Judgement:
+def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = len(SEEDS)) -> Judgment:
     """The verdict on a comparison: OPEN if the sides share fewer than `seeds` seeds."""
     left, right = (results.samples.get((task, *side)) for side in (comparison.left, comparison.right))
     if left is None or right is None:
-        return Judgement(task, comparison, OPEN)
+        return Judgment(task, comparison, OPEN)
     figures = {}
     for measure in dict.fromkeys((comparison.measure, FD, *ALSO)):
         sides = left.spread(measure), right.spread(measure)
         if None in sides or left.references is None:
-            return Judgement(task, comparison, OPEN)
+            return Judgment(task, comparison, OPEN)
         difference = sides[0] - sides[1]
         if not difference.seeds:
-            return Judgement(task, comparison, OPEN)
+            return Judgment(task, comparison, OPEN)
         figures[measure] = {
             "left": sides[0].mean(),
             "right": sides[1].mean(),
@@ -192,7 +192,7 @@ def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = l
         }
     shared = len(difference.seeds)
     verdict = verdict_of(comparison.side, *figures[comparison.measure]["interval"]) if shared >= seeds else OPEN
-    return Judgement(task, comparison, verdict, shared, figures, _grain(figures, left))
+    return Judgment(task, comparison, verdict, shared, figures, _grain(figures, left))
 
 
 def verdict_of(side: str, low: float, high: float) -> str:
@@ -204,38 +204,38 @@ def verdict_of(side: str, low: float, high: float) -> str:
     return REPRODUCED if high < 0 or side == NOT_HIGHER else NOT_REPRODUCED
 
 
-def summary(judgements: list[Judgement]) -> str:
+def summary(judgments: list[Judgment]) -> str:
     """The verdict on a whole claim; if the comparisons that count differ, the number of each verdict."""
-    verdicts = [judgement.verdict for judgement in judgements if judgement.comparison.counts]
+    verdicts = [judgment.verdict for judgment in judgments if judgment.comparison.counts]
     if len(set(verdicts)) == 1:
         return verdicts[0]
     counts = {word: verdicts.count(word) for word in (REPRODUCED, NOT_REPRODUCED, CONTRARY, OPEN)}
     return ", ".join(f"{word} {count} of {len(verdicts)}" for word, count in counts.items() if count)
 
 
-def hardest(judgements: list[Judgement]) -> Judgement | None:
+def hardest(judgments: list[Judgment]) -> Judgment | None:
     """Among comparisons of FD-photos that count, the one whose left side is worst; None if there is none."""
-    made = [one for one in judgements if one.figures and one.comparison.measure == FD and one.comparison.counts]
+    made = [one for one in judgments if one.figures and one.comparison.measure == FD and one.comparison.counts]
     return max(made, key=_above, default=None)
 
 
-def as_data(judgements: dict[str, list[Judgement]], claims: tuple[Claim, ...] = CLAIMS) -> dict[str, dict]:
-    """Claims and judgements as plain data for JSON."""
+def as_data(judgments: dict[str, list[Judgment]], claims: tuple[Claim, ...] = CLAIMS) -> dict[str, dict]:
+    """Claims and judgments as plain data for JSON."""
     return {
         claim.letter: {
             "claim": claim.text,
-            "verdict": summary(judgements[claim.letter]),
-            "comparisons": [dataclasses.asdict(judgement) for judgement in judgements[claim.letter]],
+            "verdict": summary(judgments[claim.letter]),
+            "comparisons": [dataclasses.asdict(judgment) for judgment in judgments[claim.letter]],
         }
         for claim in claims
     }
 
 
-def _above(judgement: Judgement) -> float:
-    return judgement.figures[FD]["difference"]
+def _above(judgment: Judgment) -> float:
+    return judgment.figures[FD]["difference"]
 
 
-def _judged(claim: Claim, results: Results, seeds: int) -> Iterator[Judgement]:
+def _judged(claim: Claim, results: Results, seeds: int) -> Iterator[Judgment]:
     for task in claim.tasks:
         for comparison in claim.comparisons_of(task):
             yield judge(comparison, task, results, seeds=seeds)

@@ -141,10 +141,10 @@ def image_grid(path: Path, results: Results, task: str, samples: dict[str, tuple
     found = {title: sample for title, sample in found.items() if sample is not None and sample.strip is not None}
     if references is None or not found:
         return False
-    columns = {"condition": references.pictures["condition"]}
+    columns = {"condition": references.images["condition"]}
     columns |= {title: read_strip(sample.strip) for title, sample in found.items()}
-    columns |= {name: references.pictures[name] for name in ("autoencoder", "original")}
-    places = np.argsort(-references.pictures["original"].std(axis=(1, 2, 3)), kind="stable")[:INPUTS]
+    columns |= {name: references.images[name] for name in ("autoencoder", "original")}
+    places = np.argsort(-references.images["original"].std(axis=(1, 2, 3)), kind="stable")[:INPUTS]
     rows = [[images[place] for images in columns.values()] for place in sorted(places)]
     write_png(path, grid(rows, list(columns), zoom=ZOOM))
     return True

@@ -82,7 +82,7 @@ def metrics_of(row: Row, task: str, seed: int, metrics: Path = METRICS) -> Path:
 
 def strip_of(row: Row, task: str, sample: str, metrics: Path = METRICS) -> Path:
     """The file of the first images of a sample."""
-    return metrics / task / "pictures" / f"{row.name}-{sample}.png"
+    return metrics / task / "images" / f"{row.name}-{sample}.png"
 
 
 def chain_of(row: Row, task: str, seed: int) -> list[dict]:

@@ -20,11 +20,11 @@ class References:
 
     Attributes:
         rows: one of REFERENCES -> figures.
-        pictures: one of REFERENCES -> the first images, float32 [12, H, W, 3] in [0, 1].
+        images: one of REFERENCES -> the first images, float32 [12, H, W, 3] in [0, 1].
     """
 
     rows: dict[str, dict]
-    pictures: dict[str, np.ndarray]
+    images: dict[str, np.ndarray]
 
 
 def read_references(metrics: Path, task: str) -> References | None:
@@ -51,4 +51,4 @@ def make_references(metrics: Path, task: str, evaluator: Evaluator) -> None:
 
 def _references_of(metrics: Path, task: str) -> tuple[Path, dict[str, Path]]:
     folder = metrics / task
-    return folder / "references.json", {name: folder / "pictures" / f"{name}.png" for name in REFERENCES}
+    return folder / "references.json", {name: folder / "images" / f"{name}.png" for name in REFERENCES}

@@ -102,22 +102,22 @@ def write(
     for task in _without_references(read(metrics, seeds=seeds)):
         make_references(metrics, task, evaluator(task, "test"))
     results = read(metrics, seeds=seeds)
-    judgements = claims.judge_all(results, seeds=len(seeds))
-    text = _page(results, judgements, metrics, shown, Path(os.path.relpath(shown, page.parent)))
-    _write(metrics / "claims.json", json.dumps(claims.as_data(judgements), indent=1) + "\n")
+    judgments = claims.judge_all(results, seeds=len(seeds))
+    text = _page(results, judgments, metrics, shown, Path(os.path.relpath(shown, page.parent)))
+    _write(metrics / "claims.json", json.dumps(claims.as_data(judgments), indent=1) + "\n")
     _write(page, f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
-def _page(results: Results, judgements: dict, metrics: Path, shown: Path, link: Path) -> str:
-    parts = [_claims(judgements)]
+def _page(results: Results, judgments: dict, metrics: Path, shown: Path, link: Path) -> str:
+    parts = [_claims(judgments)]
     parts += [_task(results, task, shown, link) for task in TASKS]
     parts += [_ablations(results, shown, link), _tuning(metrics), _origin(results, metrics)]
     return "\n".join(part for part in parts if part)
 
 
-def _claims(judgements: dict) -> str:
-    comparisons = tables.comparisons_table(judgements)
-    counting = sum(one.comparison.counts for of_claim in judgements.values() for one in of_claim)
+def _claims(judgments: dict) -> str:
+    comparisons = tables.comparisons_table(judgments)
+    counting = sum(one.comparison.counts for of_claim in judgments.values() for one in of_claim)
     detail = f"""
 After each verdict comes the difference in FD-photos, with its {PERCENT} interval, of the comparison that supports the
 claim least, among the {counting} that count. All comparisons are below. Verdicts in plain type do not count: their
@@ -140,7 +140,7 @@ error and is sharper than the autoencoder's reconstructions of the originals.
 """
     return f"""## The claims
 
-{tables.claims_table(judgements)}{detail if comparisons else ""}"""
+{tables.claims_table(judgments)}{detail if comparisons else ""}"""
 
 
 def _task(results: Results, task: str, shown: Path, link: Path) -> str:
@@ -174,9 +174,9 @@ one for the other along a method's line. Lower and further left is better; the n
 
 ![FD-photos against latent error, every method]({link}/{task}/tradeoff.png)
 """
-    if figures.image_grid(shown / task / "pictures.png", results, task, COMPARED):
+    if figures.image_grid(shown / task / "images.png", results, task, COMPARED):
         text += f"\nThe same inputs and noise, training seed {pieces.SHOWN_SEED}, DDIM with 4 or 50 evaluations:\n"
-        text += f"\n![Images of every method]({link}/{task}/pictures.png)\n"
+        text += f"\n![Images of every method]({link}/{task}/images.png)\n"
     table = tables.budget_table(results, task)
     text += f"\n### Budgets: {title}\n\n{table}" if table else ""
     if figures.budget_curves(shown / task / "budgets.png", tables.budgets(results, task)):

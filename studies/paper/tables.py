@@ -140,17 +140,17 @@ def tuning_table(metrics: Path) -> str:
     return markdown(titles, lines, words=3)
 
 
-def claims_table(judgements: dict[str, list[claims.Judgement]]) -> str:
+def claims_table(judgments: dict[str, list[claims.Judgment]]) -> str:
     """A line for each claim: for each task its verdict, and the difference that supports the claim least."""
     lines = []
     for claim in claims.CLAIMS:
-        of_claim = judgements[claim.letter]
+        of_claim = judgments[claim.letter]
         by_task = ([one for one in of_claim if one.task == task] for task in TASKS)
         lines.append((f"({claim.letter})", claim.text, *(_verdict(one) if one else NOTHING for one in by_task)))
     return markdown(("", "claim", *(TITLES[task] for task in TASKS)), lines, words=4)
 
 
-def comparisons_table(judgements: dict[str, list[claims.Judgement]]) -> str:
+def comparisons_table(judgments: dict[str, list[claims.Judgment]]) -> str:
     """A line for each comparison: both sides, the difference and its interval, and the additional measures."""
     lines = [
         (
@@ -164,7 +164,7 @@ def comparisons_table(judgements: dict[str, list[claims.Judgement]]) -> str:
             str(one.seeds),
             (f"**{one.verdict}**" if one.comparison.counts else one.verdict) + (" (grain)" if one.grain else ""),
         )
-        for letter, of_claim in judgements.items()
+        for letter, of_claim in judgments.items()
         for one in of_claim
         if one.figures
     ]
@@ -181,12 +181,12 @@ def comparisons_table(judgements: dict[str, list[claims.Judgement]]) -> str:
     return markdown((*titles, "seeds", "verdict"), lines, words=4)
 
 
-def _verdict(judgements: list[claims.Judgement]) -> str:
-    hardest = claims.hardest(judgements)
+def _verdict(judgments: list[claims.Judgment]) -> str:
+    hardest = claims.hardest(judgments)
     if hardest is None:
-        return f"**{claims.summary(judgements)}**"
+        return f"**{claims.summary(judgments)}**"
     sides = f"{_side(hardest.comparison.left)} - {_side(hardest.comparison.right)}"
-    return f"**{claims.summary(judgements)}**: {_difference(FD, hardest)[1]}, {sides}"
+    return f"**{claims.summary(judgments)}**: {_difference(FD, hardest)[1]}, {sides}"
 
 
 _QUALITY = ("", "sampler", "evaluations", *(column(measure).title for measure in MEASURES), "FD-photos of the seeds")
@@ -234,14 +234,14 @@ def _measure(name: str) -> str:
     return name if name == SATURATION else column(name).title
 
 
-def _difference(measure: str, one: claims.Judgement) -> tuple[str, str]:
+def _difference(measure: str, one: claims.Judgment) -> tuple[str, str]:
     low, high = one.figures[measure]["interval"]
     difference = one.figures[measure]["difference"]
     signed = f"{_signed(measure, difference)} [{_signed(measure, low)}, {_signed(measure, high)}]"
     return _two(measure, one), signed
 
 
-def _two(measure: str, one: claims.Judgement) -> str:
+def _two(measure: str, one: claims.Judgment) -> str:
     return ", ".join(_figure(measure, one.figures[measure][side]) for side in ("left", "right"))
 
 

@@ -21,7 +21,7 @@ def few_step_grid(schedule: Schedule, num_steps: int) -> Grid:
 
 @CHECKPOINT_SAMPLERS.register("ddim")
 def checkpoint_grid(config: dict, schedule: Schedule, num_steps: int) -> Grid:
-    """`ddim_grid` with the arguments of a scheduler_config.json."""
+    """`ddim_grid` with the arguments of a scheduler_config.json. Raises UserError as it does."""
     spacing, ends_clean = config.get("timestep_spacing", "leading"), config.get("set_alpha_to_one", True)
     return ddim_grid(schedule, num_steps, spacing=spacing, offset=STEPS_OFFSET, ends_clean=ends_clean)
 

@@ -25,13 +25,13 @@ POSSIBLE = {
 
 @SAMPLERS.register("dpm")
 def dpm_solver_grid(schedule: Schedule, num_steps: int) -> Grid:
-    """DPM-Solver-2 at trailing times, see `dpm_grid`."""
+    """DPM-Solver-2 at trailing times; formula and errors: see `dpm_grid`."""
     return dpm_grid(schedule, num_steps, extrapolate="epsilon", spacing="trailing", ends_clean=True)
 
 
 @SAMPLERS.register("dpm++")
 def dpm_solver_plus_plus_grid(schedule: Schedule, num_steps: int) -> Grid:
-    """DPM-Solver++(2M) at trailing times, see `dpm_grid`."""
+    """DPM-Solver++(2M) at trailing times; formula and errors: see `dpm_grid`."""
     return dpm_grid(schedule, num_steps, extrapolate="sample", spacing="trailing", ends_clean=True)
 
 
@@ -40,6 +40,9 @@ def checkpoint_dpm_solver_grid(config: dict, schedule: Schedule, num_steps: int)
     """DPM-Solver-2 as a scheduler_config.json has it.
 
     It ends at the schedule's time 0: the noise cannot be integrated up to sigma = 0.
+
+    Raises:
+        UserError: a key of the config that is not built here, or see `dpm_grid`.
     """
     _ends_clean(config)
     return _checkpoint_grid(config, schedule, num_steps, extrapolate="epsilon", ends_clean=False)
@@ -47,7 +50,11 @@ def checkpoint_dpm_solver_grid(config: dict, schedule: Schedule, num_steps: int)
 
 @CHECKPOINT_SAMPLERS.register("dpm++")
 def checkpoint_dpm_solver_plus_plus_grid(config: dict, schedule: Schedule, num_steps: int) -> Grid:
-    """DPM-Solver++(2M) as a scheduler_config.json has it."""
+    """DPM-Solver++(2M) as a scheduler_config.json has it.
+
+    Raises:
+        UserError: a key of the config that is not built here, or see `dpm_grid`.
+    """
     return _checkpoint_grid(config, schedule, num_steps, extrapolate="sample", ends_clean=_ends_clean(config))
 
 

@@ -132,11 +132,14 @@ class VisionEncoder(keras.Model):
 
 
 class Clip(keras.Model):
-    """CLIP: both towers and their projections.
+    """CLIP: both towers and their projections. A call gives the cosines of images and texts, float32 [B].
 
     Args:
         text, vision: the arguments of the towers.
         projection_dim: the width of the embeddings.
+
+    Raises:
+        UserError: see `VisionEncoder` and `TextEncoder`.
     """
 
     def __init__(self, *, text: dict, vision: dict, projection_dim: int, **kwargs):

@@ -26,7 +26,7 @@ class Onnx(Format):
 
     @staticmethod
     def load(graph: GraphFile, threads: int) -> Run:
-        """An ONNX file in ONNX Runtime, on the CPU."""
+        """An ONNX file in ONNX Runtime, on the CPU. Raises UserError if that is not installed."""
         try:
             import onnxruntime
         except ModuleNotFoundError:

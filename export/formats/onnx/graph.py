@@ -222,7 +222,7 @@ class OnnxGraph(OnnxNodes):
         apart = store is None and sum(weight.bytes for weight in self.weights.values()) > INLINE
         with Store(path) if apart else contextlib.nullcontext(store) as store:
             tensors = {weight.name: self._tensor(weight, store) for weight in self.weights.values()}
-        for body in bodies(self.nodes):  # ONNX Runtime fuses nodes with weights of their tensor_shape graph alone
+        for body in bodies(self.nodes):  # ONNX Runtime fuses nodes with weights of their own graph alone
             around = {name for node in self.nodes for name in node.input}
             inner = {name for node in body.node for name in node.input} & tensors.keys() - around
             body.initializer.extend(tensors.pop(name) for name in sorted(inner))

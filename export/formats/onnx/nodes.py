@@ -66,6 +66,7 @@ class OnnxNodes:
         return made[key]
 
     def new_name(self, kind: str) -> str:
+        """A name that no other node of the graph has."""
         self._names += 1
         return f"{kind}_{self._names}"
 

@@ -34,6 +34,9 @@ class TFLite(Format):
         """Load a signature of a flatbuffer into LiteRT, which computes one call after the other.
 
         An interpreter holds the tensors of one call: two at a time would overwrite each other's.
+
+        Raises:
+            UserError: LiteRT is not installed.
         """
         try:
             from ai_edge_litert.interpreter import Interpreter

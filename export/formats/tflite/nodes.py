@@ -64,6 +64,7 @@ class LiteRtNodes:
     def tensor(
         self, name: str, tensor_shape: tuple[int, ...], dtype: str = "float32", buffer: int = 0, scales=None
     ) -> None:
+        """Add a tensor. `buffer` is the place of its content in the file, 0 for none; `scales` are those of int8."""
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.buffer = name, list(tensor_shape), buffer
         tensor.type = getattr(schema.TensorType, TYPES[dtype])
@@ -148,6 +149,7 @@ class LiteRtNodes:
         return self.operator("RESHAPE", [x, self.small_constant(np.array(tensor_shape, "int32"))], tensor_shape, shape)
 
     def transposed(self, x: Value, perm: list[int], tensor_shape, shape) -> Value:
+        """x with permuted axes, of the shape `tensor_shape` in the file; `shape` is that of its Value."""
         return self.operator("TRANSPOSE", [x, self.small_constant(np.array(perm, "int32"))], tensor_shape, shape)
 
 

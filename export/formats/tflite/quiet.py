@@ -17,9 +17,9 @@ ONE_RELU = base64.b64decode(  # the smallest file: y = relu(x), both float32 [1]
 
 @functools.cache
 def note_nothing() -> None:
-    """Let LiteRT write the note that it writes once in a process, that it made a delegate, where nobody reads it.
+    """Discard the note about a delegate that LiteRT writes once in a process, by letting it write it here.
 
-    It writes to file descriptor 2, and there is no setting against that.
+    It goes to file descriptor 2, and no setting turns it off.
     """
     from ai_edge_litert.interpreter import Interpreter
 
