@@ -355,7 +355,7 @@ def test_gray_noise_is_one_number_a_pixel():
 
 
 @pytest.mark.parametrize("noise", [gaussian_noise, poisson_noise])
-def test_the_halves_of_a_image_are_independent(noise):
+def test_the_halves_of_an_image_are_independent(noise):
     """Both come of the same random numbers, each of a part of their bits."""
     first, second = noise(gray_image(0.5), 1.0, (1, 2)).numpy().astype(np.float64).reshape(2, -1)
     for power in (1, 2):

@@ -100,7 +100,7 @@ def test_images_are_made_anew():
     assert Depth().finish(images, -images) is images
 
 
-def test_a_users_map_becomes_a_image():
+def test_a_users_map_becomes_an_image():
     disparity = near_map()[..., 0]
     image = Depth().as_image(disparity)
     assert image.shape == (12, 20, 3) and image.dtype == np.float32 and (image.min(), image.max()) == (0, 1)

@@ -109,7 +109,7 @@ def test_what_is_painted_is_filled_in(browser, sites, packages, photos, tmp_path
 
 
 @pytest.mark.slow
-def test_a_depth_map_becomes_a_image(browser, sites, packages, tmp_path):
+def test_a_depth_map_becomes_an_image(browser, sites, packages, tmp_path):
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     gray = np.uint8(40 + 2 * y + 10 * ((x - 30) ** 2 + (y - 20) ** 2 < 150))
     Image.fromarray(gray).save(tmp_path / "map.png")
