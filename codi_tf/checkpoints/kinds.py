@@ -121,6 +121,7 @@ AUTOENCODER = Kind(
         "scaling_factor": 0.18215,
         "numerics": "diffusers",
         "patch_size": 1,
+        "linear_shortcut": False,
     },
     fixed={
         "down_block_types": ("DownEncoderBlock2D",),

@@ -9,6 +9,7 @@ from keras import ops
 
 from codi_tf.core.errors import UserError
 from codi_tf.models.attention import SpatialAttention
+from codi_tf.models.cosine import cosine_transform
 from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, PointwiseConv2D, ResnetBlock, Upsample
 from codi_tf.models.numerics import EPSILON, check_numerics
 
@@ -146,10 +147,13 @@ class AutoencoderKL(keras.Model):
     """Images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], f = p 2 ** (levels - 1) (8 for Stable Diffusion).
 
     The arguments are the keys of a diffusers `vae/config.json`. `scaling_factor` is stored for the callers: neither
-    `encode` nor `decode` applies it. Two arguments are ours: `numerics` is "diffusers", as in the code that trained the
+    `encode` nor `decode` applies it. Of our own: `numerics` is "diffusers", as in the code that trained the
     checkpoints, or "keras_cv", which has an epsilon of 1e-5 instead of 1e-6 in group normalization. `patch_size` is p:
     the networks see p x p pixels as one position of 3 p p channels, and never a map of the image's size, whose
-    convolutions would take most of the time of a small autoencoder.
+    convolutions would take most of the time of a small autoencoder. With `linear_shortcut` both networks add to a
+    linear map between f x f pixels and a latent position, which starts as the discrete cosine transform while they
+    start at 0: a small autoencoder then learns what the transform misses (compare DC-AE's residual autoencoding, Chen
+    et al., arXiv 2410.10733).
 
     Raises:
         UserError: unknown numerics, or a patch size below 1.
@@ -168,6 +172,7 @@ class AutoencoderKL(keras.Model):
         scaling_factor: float = 0.18215,
         numerics: str = "diffusers",
         patch_size: int = 1,
+        linear_shortcut: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -177,7 +182,8 @@ class AutoencoderKL(keras.Model):
         self.in_channels, self.out_channels, self.latent_channels = in_channels, out_channels, latent_channels
         self.block_out_channels, self.layers_per_block = tuple(block_out_channels), layers_per_block
         self.norm_num_groups, self.mid_block_add_attention = norm_num_groups, mid_block_add_attention
-        self.scaling_factor, self.numerics, self.patch_size = scaling_factor, numerics, patch_size
+        self.scaling_factor, self.numerics = scaling_factor, numerics
+        self.patch_size, self.linear_shortcut = patch_size, linear_shortcut
         shared = {"groups": norm_num_groups, "epsilon": EPSILON[numerics], "attention": mid_block_add_attention}
         self.encoder = Coder(
             in_channels * patch_size**2,
@@ -199,6 +205,10 @@ class AutoencoderKL(keras.Model):
         )
         self.quant_conv = PointwiseConv2D(2 * latent_channels, name="quant_conv")
         self.post_quant_conv = PointwiseConv2D(latent_channels, name="post_quant_conv")
+        self.shortcut_in = self.shortcut_out = None
+        if linear_shortcut:
+            self.shortcut_in = PointwiseConv2D(latent_channels, name="shortcut_in")
+            self.shortcut_out = PointwiseConv2D(out_channels * self.factor**2, name="shortcut_out")
 
     @property
     def factor(self) -> int:
@@ -210,18 +220,32 @@ class AutoencoderKL(keras.Model):
         self.decoder.build()
         self.quant_conv.build((None, None, None, 2 * self.latent_channels))
         self.post_quant_conv.build((None, None, None, self.latent_channels))
+        if self.linear_shortcut:
+            analysis, synthesis = cosine_transform(self.factor, self.latent_channels)
+            for layer, kernel in ((self.shortcut_in, analysis), (self.shortcut_out, synthesis)):
+                layer.build((None, None, None, len(kernel)))
+                layer.kernel.assign(kernel[None, None])
+            for network in (self.encoder, self.decoder):
+                network.conv_out.kernel.assign(ops.zeros_like(network.conv_out.kernel))
 
     def encode(self, images) -> Posterior:
         """Images [B, f h, f w, 3] in [-1, 1] -> posterior with mean and log-variance [B, h, w, latent_channels]."""
         patches = images if self.patch_size == 1 else ops.space_to_depth(images, self.patch_size, "channels_last")
         moments = ops.cast(self.quant_conv(self.encoder(patches)), "float32")
         mean, logvar = ops.split(moments, 2, axis=-1)
+        if self.linear_shortcut:
+            blocks = ops.space_to_depth(images, self.factor, "channels_last")
+            mean = mean + ops.cast(self.shortcut_in(blocks), "float32")
         return Posterior(mean, ops.clip(logvar, -30.0, 20.0))
 
     def decode(self, latents):
         """Latents [B, h, w, latent_channels], unscaled -> images [B, f h, f w, 3], about [-1, 1], not clipped."""
         patches = ops.cast(self.decoder(self.post_quant_conv(latents)), "float32")
-        return patches if self.patch_size == 1 else ops.depth_to_space(patches, self.patch_size, "channels_last")
+        images = patches if self.patch_size == 1 else ops.depth_to_space(patches, self.patch_size, "channels_last")
+        if self.linear_shortcut:
+            blocks = ops.cast(self.shortcut_out(latents), "float32")
+            images = images + ops.depth_to_space(blocks, self.factor, "channels_last")
+        return images
 
     def call(self, images):
         return self.decode(self.encode(images).mean)
@@ -240,5 +264,6 @@ class AutoencoderKL(keras.Model):
             # no keys of diffusers: omitted if they have the default
             *(["numerics"] if self.numerics != "diffusers" else []),
             *(["patch_size"] if self.patch_size != 1 else []),
+            *(["linear_shortcut"] if self.linear_shortcut else []),
         )
         return {key: getattr(self, key) for key in keys}

@@ -143,13 +143,19 @@ def _vae_middle(g: Graph, part, h: Value) -> Value:
 def autoencoder_encode(g: Graph, net: AutoencoderKL, images: Value) -> Value:
     """The mean of `AutoencoderKL.encode`'s posterior: (f h, f w, 3) -> (h, w, C)."""
     patches = images if net.patch_size == 1 else g.space_to_depth(images, net.patch_size)
-    return g.channels(g.conv(coder(g, net.encoder, patches), net.quant_conv), 0, net.latent_channels)
+    mean = g.channels(g.conv(coder(g, net.encoder, patches), net.quant_conv), 0, net.latent_channels)
+    if net.shortcut_in is None:
+        return mean
+    return g.add(mean, g.conv(g.space_to_depth(images, net.factor), net.shortcut_in))
 
 
 def autoencoder_decode(g: Graph, net: AutoencoderKL, latents: Value) -> Value:
     """`AutoencoderKL.decode`: (h, w, C) -> (f h, f w, 3)."""
     patches = coder(g, net.decoder, g.conv(latents, net.post_quant_conv))
-    return patches if net.patch_size == 1 else g.depth_to_space(patches, net.patch_size)
+    images = patches if net.patch_size == 1 else g.depth_to_space(patches, net.patch_size)
+    if net.shortcut_out is None:
+        return images
+    return g.add(images, g.depth_to_space(g.conv(latents, net.shortcut_out), net.factor))
 
 
 def tiny_decoder(g: Graph, net: TinyDecoder, z: Value) -> Value:
