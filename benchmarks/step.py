@@ -2,7 +2,7 @@
 
 Bare: the student's forward pass, the target's forward pass, the student's backward pass. As in the algorithm, the
 target's input is the student's prediction, and the loss needs both, so both have the same chance to run in parallel.
-The step adds the draws, the loss, clipping, AdamW, the learning rate of mu and the moving average.
+The step adds the draws, the loss, clipping, AdamW, the learning rate of mu and the moving averages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def measure() -> dict[str, float]:
         with tf.GradientTape() as tape:
             prediction = trainer.student(z_t, t, trainer.student.condition(c, conditioning), conditioning)
             z_s = tf.stop_gradient(prediction)
-            target = trainer.average(z_s, s, trainer.average.condition(c, conditioning), conditioning)
+            target = trainer.target(z_s, s, trainer.target.condition(c, conditioning), conditioning)
             loss = tf.reduce_mean(tf.square(prediction - target))
         # Every gradient is read, or TensorFlow would prune the work.
         return tf.add_n([tf.reduce_sum(g) for g in tape.gradient(loss, trainer.trainable_variables)])

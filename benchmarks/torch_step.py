@@ -1,8 +1,8 @@
 """python -m benchmarks.torch_step: our training step against a PyTorch step of the same networks, in one run.
 
 The same UNet (diffusers' module, built from the base's own config.json), a duplicated encoder mixed in by Eq. 12, the
-same loss (Eq. 15 with Eq. 14's z_s), gradients clipped, fused AdamW, moving average by one foreach call. Weights are
-random on PyTorch's side: time does not depend on them. Needs the extra `peers`.
+same loss (Eq. 15 in the signal, with a predicted z_s), gradients clipped, fused AdamW, each moving average by one
+foreach call. Weights are random on PyTorch's side: time does not depend on them. Needs the extra `peers`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def torch_step(unet_config: dict, batch_size: int, size: int, experiment: config
     import torch
     from diffusers import UNet2DConditionModel
     from torch.nn.functional import mse_loss
+
+    from codi_tf.diffusion.horizon import weight_for_steps
 
     settings, train = experiment.method, experiment.train
     alphas, sigmas = (torch.tensor(table) for table in schedule)
@@ -68,7 +70,8 @@ def torch_step(unet_config: dict, batch_size: int, size: int, experiment: config
     torch.manual_seed(0)
     context = torch.tensor(context).expand(batch_size, -1, -1)
     student = Adapted()
-    average = copy.deepcopy(student).requires_grad_(False)
+    averages = [copy.deepcopy(student).requires_grad_(False) for _ in range(2)]  # theta- and the result
+    weight = weight_for_steps(settings.steps, settings.delta, schedule)
     weights = [p for name, p in student.named_parameters() if name != "mu"]
     groups = [{"params": weights}, {"params": [student.mu], "lr": train.learning_rate * experiment.adaptation.mu_rate}]
     optimizer = torch.optim.AdamW(groups, lr=train.learning_rate, weight_decay=0.0, fused=True)
@@ -84,13 +87,14 @@ def torch_step(unet_config: dict, batch_size: int, size: int, experiment: config
         eps = torch.randn_like(x)
         x_hat, eps_hat = predictions(student, alphas[t] * x + sigmas[t] * eps, t)
         with torch.no_grad():
-            _, target = predictions(average, alphas[s] * x_hat + sigmas[s] * eps, s)
-        loss = mse_loss(eps_hat, target) + settings.guidance_weight * mse_loss(x_hat, x)
+            target, _ = predictions(averages[0], alphas[s] * x_hat + sigmas[s] * eps_hat, s)
+        loss = mse_loss(x_hat, target) + weight * mse_loss(x_hat, x)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), train.clip_norm)
         optimizer.step()
-        torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1.0 - train.ema_decay)
+        for average, decay in zip(averages, (train.ema_decay, train.result_decay), strict=True):
+            torch._foreach_lerp_(list(average.parameters()), list(student.parameters()), 1.0 - decay)
         return float(loss)
 
     return step

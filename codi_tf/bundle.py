@@ -40,7 +40,7 @@ class Contents:
         settings: the options of the method that trained it.
         task: what the condition is.
         adaptation: how the base was adapted.
-        ema_decay, seed, image_size: see `CoDi`.
+        ema_decay, result_decay, seed, image_size: see `CoDi`.
     """
 
     base: Base
@@ -49,12 +49,20 @@ class Contents:
     task: Task
     adaptation: Adaptation
     ema_decay: float
+    result_decay: float
     seed: int
     image_size: int
 
 
 def describe(
-    settings: MethodSettings, task: Task, adaptation: Adaptation, *, ema_decay: float, seed: int, image_size: int
+    settings: MethodSettings,
+    task: Task,
+    adaptation: Adaptation,
+    *,
+    ema_decay: float,
+    result_decay: float,
+    seed: int,
+    image_size: int,
 ) -> dict:
     """What a bundle says about a model, as plain data; see `Contents`. Called before training, too.
 
@@ -68,6 +76,7 @@ def describe(
         "task": task_config(task),
         "adaptation": dataclasses.asdict(adaptation),
         "ema_decay": ema_decay,
+        "result_decay": result_decay,
         "seed": seed,
         "image_size": image_size,
     }
@@ -124,6 +133,7 @@ def write_bundle(
         contents.task,
         contents.adaptation,
         ema_decay=contents.ema_decay,
+        result_decay=contents.result_decay,
         seed=contents.seed,
         image_size=contents.image_size,
     )
@@ -158,6 +168,7 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # raised by checks of options
         raise UserError(f"{path / BUNDLE}: incomplete or of another version ({error}); make the bundle again") from None
     kept = {key: about[key] for key in ("ema_decay", "seed", "image_size")}
+    kept["result_decay"] = about.get("result_decay", 0.0)  # of earlier versions: theta- is the result
     source = path if about["base"] is None else _referenced(path, about["base"])
     base = load_stable_diffusion(source, compute=compute, weights=weights)
     base = dataclasses.replace(base, decoder=decoder)

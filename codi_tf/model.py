@@ -23,12 +23,12 @@ from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise
 from codi_tf.diffusion.sampling import few_step
-from codi_tf.inference.generation import Generator, check_finite
+from codi_tf.inference.generation import Generator, check_finite, number_of_steps
 from codi_tf.io import images
 from codi_tf.io.bundle_files import model_at
 from codi_tf.methods.batches import check_condition
 from codi_tf.methods.codi import ConditionalDistillation
-from codi_tf.methods.method import MethodSettings
+from codi_tf.methods.method import MethodSettings, result_decay_of
 from codi_tf.methods.networks import check_adaptable, denoiser_with, encode_condition, fresh_unet, networks_of
 from codi_tf.methods.sharing import note_use
 from codi_tf.models.tiny_decoder import TinyDecoder
@@ -51,7 +51,8 @@ class CoDi(Trainer):
             `Consistency` or `Guided`, which start from a fine-tuned adapter, or a registered method of your own.
         task: what the condition is: a task from `codi_tf.tasks`, its name, or a registered task of your own. None:
             super-resolution.
-        ema_decay: gamma of theta-, the target network, which is also the network that generates.
+        ema_decay: gamma of theta-, the target network; for methods without one, of the network that generates.
+        result_decay: that of an average of its own that generates; 0: theta- does. None: 0.999 beside a target network.
         mu_rate: the learning rate of mu, as a multiple of that of the other weights.
         seed: seed of all draws of the loss.
         accumulate: see `trainers.trainer.Trainer`.
@@ -76,6 +77,7 @@ class CoDi(Trainer):
         method: MethodSettings | None = None,
         task: Task | str | None = None,
         ema_decay: float = 0.95,
+        result_decay: float | None = None,
         mu_rate: float = 30.0,
         seed: int = 0,
         accumulate: int = 1,
@@ -96,7 +98,8 @@ class CoDi(Trainer):
         adaptation = Adaptation(adapter=kind, train=train, mu_rate=float(mu_rate), pretrained=bool(pretrained))
         image_size = whole_number("image_size", image_size, 1, 2**31 - 1)
         # Refuse now what `save` would refuse after training.
-        describe(settings, task, adaptation, ema_decay=0.0, seed=0, image_size=image_size)
+        describe(settings, task, adaptation, ema_decay=0.0, result_decay=0.0, seed=0, image_size=image_size)
+        result_decay = result_decay_of("result_decay", result_decay, settings)
         check_adaptable(base, train)
         if not pretrained:
             if not isinstance(adapter, str):
@@ -115,9 +118,9 @@ class CoDi(Trainer):
         student = AdaptedUNet(base.unet, made, train, has_mask=task.has_mask, name="student")
         runs = settings.build(base, student, perceptual)
         base = runs.base  # the method may have changed its UNet
-        options = {"ema_decay": ema_decay, "mu_rate": mu_rate, "seed": seed}
-        half = student.compute_dtype == "float16"
-        super().__init__(runs, accumulate=accumulate, scaled=half if scaled is None else scaled, **options, name=name)
+        scaled = student.compute_dtype == "float16" if scaled is None else scaled
+        options = {"mu_rate": mu_rate, "seed": seed, "accumulate": accumulate, "scaled": scaled, "name": name}
+        super().__init__(runs, ema_decay=ema_decay, result_decay=result_decay, **options)
         self.base, self.settings, self.adaptation = base, settings, adaptation
         self.task, self.image_size = task, image_size
         self._generator = None
@@ -126,7 +129,7 @@ class CoDi(Trainer):
 
     @property
     def network(self) -> AdaptedUNet:
-        """The network that generates: theta- once there is one, the student before."""
+        """The network that generates: the moving average once there is one, the student before."""
         return self.student if self.average is None else self.average
 
     @property
@@ -158,6 +161,10 @@ class CoDi(Trainer):
     def sampler(self) -> str:
         """The sampler that the model is trained for, which generates unless another is named."""
         return self.settings.sampler
+
+    def steps_for(self, steps: int | None) -> int:
+        """The number of network evaluations that `generate` makes, see `number_of_steps`."""
+        return number_of_steps(steps, self.settings.sampling_steps, self.base.schedule.num_steps)
 
     @property
     def generator(self) -> Generator:
@@ -200,7 +207,7 @@ class CoDi(Trainer):
         condition,
         prompt: str | Sequence[str] | None = None,
         *,
-        steps: int = 4,
+        steps: int | None = None,
         seed: int = 0,
         sampler: str | None = None,
         guidance: float | None = None,
@@ -213,7 +220,7 @@ class CoDi(Trainer):
             condition: uint8, or float in [0, 1], [B, H, W, C] or [H, W, C], C the task's `condition_channels`; of any
                 size: it is padded inside.
             prompt: one for all images, or one per image; only for a base with a text encoder.
-            steps: network evaluations, 1 to the number of training times.
+            steps: network evaluations, 1 to the number of training times; None: those that the model is made for.
             seed: the same seed gives the same noise in every runtime.
             sampler: "ddim" (Eq. 7), "dpm", "dpm++", "stochastic", "consistency", or another that is registered in
                 `diffusion.samplers.SAMPLERS`. None: the one that the model is trained for (`sampler`), which is "ddim"
@@ -231,7 +238,7 @@ class CoDi(Trainer):
             UserError: a condition of another shape or type, a bad number of steps, seed, sampler or guidance, a missing
                 or useless prompt, a result that is not finite.
         """
-        steps = whole_number("steps", steps, 1, self.base.schedule.num_steps)
+        steps = self.steps_for(steps)
         batch = images.as_batch("condition", condition, channels=self.task.condition_channels)
         if prompt is None and self.task.prompted:
             raise UserError('this model edits images by a prompt: give one, or "" for none')
@@ -349,6 +356,7 @@ class CoDi(Trainer):
             task=self.task,
             adaptation=self.adaptation,
             ema_decay=self.ema_decay,
+            result_decay=self.result_decay,
             seed=self.seed,
             image_size=self.image_size,
         )
@@ -382,6 +390,7 @@ def load(
         method=bundle.settings,
         task=bundle.task,
         ema_decay=bundle.ema_decay,
+        result_decay=bundle.result_decay,
         mu_rate=bundle.adaptation.mu_rate,
         seed=bundle.seed,
         image_size=bundle.image_size,

@@ -29,7 +29,7 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser.add_argument("--weights", help=f"format of the weights (default: float32). {offers}")
     parser.add_argument("--target-size", help="for mixed weights: their size, for example 700MB")
     parser.add_argument("--min-psnr", help="for mixed weights: the lowest PSNR of images, dB")
-    parser.add_argument("--steps", type=integer(1, MAX_STEPS), help="network evaluations (default: 4)")
+    parser.add_argument("--steps", type=integer(1, MAX_STEPS), help="network evaluations (default: as it is made for)")
     parser.add_argument(
         "--size",
         help="64, or height and width, 64x96; several with commas between (default: that of the training crops)",

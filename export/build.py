@@ -46,7 +46,7 @@ def make_package(
     layout: str = "whole",
     weights: str = "float32",
     target: dict | None = None,
-    steps: int = 4,
+    steps: int | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
     prompt: str | None = None,
     sampler: str | None = None,
@@ -63,7 +63,7 @@ def make_package(
         layout: "whole", one graph, or "parts", for hosts that run the steps themselves.
         weights: the number format of kernels, one of those that the format offers.
         target: for mixed weights: {"size": bytes} or {"psnr": dB}.
-        steps: network evaluations, 1 to `limits.MAX_STEPS`.
+        steps: network evaluations, 1 to `limits.MAX_STEPS`; None: the number that the model is made for.
         sizes: (height, width) of one or several sizes, which share the weights; the bundle's image_size unless given.
         prompt: the prompt of every image; None: the empty one, or an input for tasks with prompts.
         sampler: a registered sampler whose steps are deterministic and of first order; None: the one that the model is
@@ -81,7 +81,8 @@ def make_package(
     """
     # Check before loading TensorFlow, which takes seconds.
     _check(out, format, layout, weights, target, inputs=[bundle, decoder])
-    check_steps(steps)
+    if steps is not None:
+        check_steps(steps)
     if sampler is not None and sampler not in SAMPLERS:
         raise UserError(SAMPLERS.unknown(sampler))
     check_is_folder(bundle)
@@ -97,7 +98,7 @@ def make_package(
         small = None if decoder is None else codi_tf.load_decoder(decoder)
         model = codi_tf.load(bundle, decoder=small)
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
-        options = {"steps": steps, "prompt": prompt, "sampler": sampler}
+        options = {"steps": model.steps_for(steps), "prompt": prompt, "sampler": sampler}
         program = SamplerProgram(model, height=height, width=width, **options)
         programs = [program, *(program.at(*size) for size in others)]
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "license": license}

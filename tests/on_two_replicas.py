@@ -70,6 +70,11 @@ def trained(strategy, method, *, accumulate=1, in_a_call=1):
     return model, run, logs
 
 
+def averages(model) -> list:
+    """The variables of theta-, where there is one, and of the network that generates."""
+    return [*(() if model.target is None else model.target.variables), *model.average.variables]
+
+
 def furthest(a, b) -> float:
     return max(float(np.abs(x.numpy() - y.numpy()).max()) for x, y in zip(a, b, strict=True))
 
@@ -85,7 +90,7 @@ def copies_differ(model) -> int:
 
 def poisoned(strategy, model, run) -> dict:
     """What a step changes where one replica alone sees a number that is not finite."""
-    variables = (*model.student.variables, *model.average.variables, *model.optimizer.variables)
+    variables = (*model.student.variables, *averages(model), *model.optimizer.variables)
     before = [variable.numpy() for variable in variables]
     values = examples(1)
     values["latent"][-1, 0, 0, 0] = np.nan
@@ -105,7 +110,7 @@ def compare(one, logs_of_one, strategy, method, options: dict) -> dict:
         "logs of one": logs_of_one,
         "logs of two": logs_of_two,
         "weights": furthest(one.student.variables, two.student.variables),
-        "average": furthest(one.average.variables, two.average.variables),
+        "average": furthest(averages(one), averages(two)),
         "moved": furthest(one.student.unet.variables, start.student.unet.variables),
         "copies": copies_differ(two),
         "iterations": int(two.optimizer.iterations.numpy()),

@@ -47,20 +47,23 @@ def write(tmp_path, text):
     return path
 
 
-def test_the_defaults_are_the_paper_s():
-    method = config.from_dict(CODI).method
-    assert dataclasses.asdict(method) == {
-        "z_s": "own",
-        "consistency": "noise",
+def test_the_defaults_are_those_of_the_horizon():
+    """They are written down as what they mean, so that a later default changes no earlier run."""
+    experiment = config.from_dict(CODI)
+    assert experiment.train.result_decay == 0.999
+    assert dataclasses.asdict(experiment.method) == {
+        "z_s": "predicted",
+        "consistency": "signal",
         "guidance": "latent",
-        "guidance_weight": 1.0,
+        "steps": 4,
+        "guidance_weight": None,
         "t": "shared",
-        "delta": 1,
+        "delta": None,
         "boundary": False,
         "features": None,
         "drop_prompt": 0.0,
     }
-    adaptation = config.from_dict(CODI).adaptation
+    adaptation = experiment.adaptation
     assert (adaptation.adapter, adaptation.train) == ("mu", "all")
 
 
@@ -118,12 +121,24 @@ def test_experiments_cannot_be_changed():
         ({"base": 3}, "base is 3: it must be of type str"),
         ({"base": None}, "base is not set: name the folder"),
         ({"task": None}, "task is not set: name one"),
-        ({"method__z_s": "x"}, "method.z_s is 'x': use one of own, predicted, frozen"),
-        ({"method__consistency": "x"}, "method.consistency is 'x': use one of noise, signal, velocity, none"),
+        ({"method__z_s": "x"}, "method.z_s is 'x': use one of predicted, own, frozen"),
+        ({"method__consistency": "x"}, "method.consistency is 'x': use one of signal, noise, velocity, none"),
         ({"method__guidance": "x"}, "method.guidance is 'x': use one of latent, encoded, pixel, perceptual, none"),
         ({"method__t": "x"}, "method.t is 'x': use one of shared, per_sample"),
         ({"method__delta": 0}, "method.delta is 0: it must be at least 1"),
         ({"method__guidance_weight": -1}, "method.guidance_weight is -1.0: it must be at least 0"),
+        ({"method__steps": 0}, "method.steps is 0: it must be from 1 to the number of training times"),
+        (
+            {"method__steps": 2, "method__guidance_weight": 1},
+            "method.steps is 2 and method.guidance_weight is 1.0: steps gives the weight, so set one, and the other to",
+        ),
+        ({"method__consistency": "noise"}, "method.guidance_weight is not set: method.steps gives it for consistency "),
+        ({"method__guidance": "pixel", "method__steps": 4}, "method.guidance_weight is not set: method.steps gives"),
+        ({"train__result_decay": 1}, "train.result_decay is 1.0: it must be in [0, 1)"),
+        (
+            {"method": {"name": "finetune"}, "train__result_decay": 0.9},
+            "train.result_decay is 0.9: this method has no target network, so its moving average is the result",
+        ),
         ({"method__consistency": "none", "method__guidance": "none"}, "nothing would be trained"),
         ({"method__guidance": "perceptual"}, "set method.features"),
         ({"method": {"name": "finetune", "space": "x"}}, "method.space is 'x': use one of noise, signal, velocity"),

@@ -15,7 +15,7 @@ from codi_tf import config
 
 ROOT = Path(__file__).parents[1]
 TEXT = """
-method: {name: codi, guidance: perceptual, features: PLACE/features}
+method: {name: codi, guidance: perceptual, guidance_weight: 1.0, features: PLACE/features}
 base: PLACE/base
 text: PLACE/text
 task: {name: super_resolution}

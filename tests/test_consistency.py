@@ -49,7 +49,7 @@ def equal(ours, theirs):
 def test_the_loss_is_the_distance_along_the_teachers_step(t, boundary):
     model, batch = distilled(t=t, boundary=boundary), latents()
     randomize(model.student.unet.variables, seed=1)  # now student, target and teacher differ
-    randomize(model.average.unet.variables, seed=2)
+    randomize(model.target.unet.variables, seed=2)
     base, (x, c) = model.base, batch.values()
     times, eps = Draws(4, 7).times(x, low=1, high=1000, shared=t == "shared"), Draws(4, 7).noise(x)
     alpha_t, sigma_t = coefficients(base.schedule, times)
@@ -58,7 +58,7 @@ def test_the_loss_is_the_distance_along_the_teachers_step(t, boundary):
     z_t = alpha_t * x + sigma_t * eps
     student, target, frozen = (
         denoiser(base, network, c, base.conditioning())
-        for network in (model.student, model.average, model.method.frozen)
+        for network in (model.student, model.target, model.method.frozen)
     )
     prediction = frozen(z_t, times)
     z_s = alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
@@ -86,7 +86,7 @@ def test_the_perceptual_distance_is_between_decoded_images():
     prediction = denoiser(base, model.method.frozen, c, base.conditioning())(z_t, times)
     z_s = alpha_s * prediction.x_hat + sigma_s * prediction.eps_hat
     x_t = denoiser(base, model.student, c, base.conditioning())(z_t, times).x_hat
-    x_s = denoiser(base, model.average, c, base.conditioning())(z_s, np.maximum(times.numpy() - 200, 0)).x_hat
+    x_s = denoiser(base, model.target, c, base.conditioning())(z_s, np.maximum(times.numpy() - 200, 0)).x_hat
     expected = np.square(2.0 * (base.decode(x_t) - base.decode(x_s))).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(model.method.loss_terms(batch, Draws(0, 0))["consistency"], expected, rtol=1e-3)
 

@@ -18,10 +18,19 @@ import codi_tf
 from codi_tf import config
 from codi_tf.cli import cache
 from codi_tf.cli.train import train
+from codi_tf.core.errors import UserError
 from codi_tf.training.experiment import build_trainer
 from codi_tf.training.states import restore_newest
 
 KEPT = Path(__file__).parent / "data" / "0.1.0"
+
+
+OF_0_1_0 = (  # its defaults
+    "method.z_s=own",
+    "method.consistency=noise",
+    "method.guidance_weight=1",
+    "train.result_decay=0",
+)
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def run(tmp_path, monkeypatch) -> config.Experiment:
     """The config of the run, in a folder that holds a copy of its base, its images and its state."""
     shutil.copytree(KEPT / "state", tmp_path / "state")
     monkeypatch.chdir(tmp_path / "state")
-    return config.load(Path("run.yaml"))
+    return config.load(Path("run.yaml"), OF_0_1_0)
 
 
 def weights(model: codi_tf.CoDi) -> list[np.ndarray]:
@@ -46,7 +55,7 @@ def test_a_bundle_makes_the_same_image():
 
 def test_the_settings_of_a_run_are_read(run):
     """Catches: a renamed or removed setting that old files name. Each has the value that it had."""
-    settings = config.from_dict(yaml.safe_load(Path("run/config.yaml").read_text()))
+    settings = config.from_record(yaml.safe_load(Path("run/config.yaml").read_text()))
     assert settings == run
     assert (settings.method.delta, settings.train.save_every, settings.adaptation.mu_rate) == (5, 1, 20000.0)
 
@@ -61,6 +70,12 @@ def test_a_state_is_read(run):
     assert found.keys() == values.keys()
     for key, value in values.items():
         np.testing.assert_array_equal(found[key], value)
+
+
+def test_a_run_does_not_go_on_with_another_average(run):
+    """Catches a state with one moving average that is read into two, or refused without the name of the setting."""
+    with pytest.raises(UserError, match="started with train.result_decay = 0.0, now it is 0.999"):
+        train(config.load(Path("run.yaml"), OF_0_1_0[:-1]), Path("run"))
 
 
 def test_a_run_goes_on_as_in_0_1_0(run):
@@ -81,4 +96,6 @@ def test_encoded_examples_are_read(run):
     assert cache.encode(run, Path("cache"), examples=4, shard=2)
     for name in ("meta.json", "shard-00000.safetensors"):
         assert Path("cache", name).read_bytes() == kept[name]
-    assert train(config.load(Path("run.yaml"), ["data.source=cache", "train.steps=1"]), Path("run2")).is_dir()
+    assert train(
+        config.load(Path("run.yaml"), [*OF_0_1_0, "data.source=cache", "train.steps=1"]), Path("run2")
+    ).is_dir()

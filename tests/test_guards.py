@@ -44,7 +44,8 @@ def compiled(optimizer=FusedAdamW, **options):
 
 
 def values(model):
-    return [v.numpy() for v in (*model.student.variables, *model.average.variables, *model.optimizer.variables)]
+    networks = (model.student, model.target, model.average)
+    return [v.numpy() for part in (*networks, model.optimizer) for v in part.variables]
 
 
 def same(a, b):

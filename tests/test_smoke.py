@@ -26,7 +26,7 @@ HALVING = {"name": "guided", "stage": 2, "steps": [4, 2], "updates": 1}
 
 
 def codi(**switches):
-    return {"name": "codi", "delta": 50, **switches}
+    return {"name": "codi", "delta": 50, "guidance_weight": 1.0, **switches}
 
 
 def consistency(**switches):

@@ -69,7 +69,7 @@ def recorded_terms(model, batch, *, settings=None, seed=0, step=0, perceptual=No
         method, target = FinetuneMethod(settings, model.base, student), None
     else:
         method = CodiMethod(settings or ConditionalDistillation(), model.base, student, perceptual)
-        method.start_average()  # makes the frozen network, too
+        method.start_target()  # makes the frozen network, too
         method.target = target = Recorded(model.average.unet, model.average.adapter)
     terms = {name: term.numpy() for name, term in method.loss_terms(batch, Draws(seed, step)).items()}
     return terms, student, target
@@ -96,14 +96,14 @@ def test_a_step_changes_what_is_trained_and_nothing_else(train):
 
 def test_the_moving_average_follows_gamma_exactly():
     model = compiled()
-    mean = values(model.average.variables)
+    mean = values(model.target.variables)
     for expected, student in zip(mean, values(model.student.variables), strict=True):
         np.testing.assert_array_equal(expected, student)  # theta- <- theta
     for _ in range(2):
         model.train_step(latents())
         student = values(model.student.variables)
         mean = [m + np.float32(1 - GAMMA) * (v - m) for m, v in zip(mean, student, strict=True)]
-        for expected, average in zip(mean, values(model.average.variables), strict=True):
+        for expected, average in zip(mean, values(model.target.variables), strict=True):
             np.testing.assert_allclose(average, expected, rtol=0, atol=1e-8)
     assert max(np.abs(m - v).max() for m, v in zip(mean, student, strict=True)) > 1e-4
 
@@ -152,7 +152,7 @@ def test_logs_are_the_sum_of_the_terms_and_the_norm_of_the_gradient():
 
 def test_gradients_reach_the_student_alone():
     model = compiled()
-    others = [v.value for v in (*model.average.variables, *model.base.vae.variables)]
+    others = [v.value for v in (*model.target.variables, *model.average.variables, *model.base.vae.variables)]
     batch = {name: tf.constant(np.tanh(random(i, 2, 16, 16, 3))) for i, name in enumerate(("image", "condition"))}
     with tf.GradientTape() as tape:
         tape.watch(others)
@@ -201,7 +201,7 @@ def test_z_s_depends_on_the_trained_adapter(untrained, z_s):
 def test_z_s_frozen_follows_the_adapted_network_as_it_was_before_training(untrained):
     student = Recorded(untrained.student.unet, untrained.student.adapter)
     method = CodiMethod(ConditionalDistillation(z_s="frozen", delta=50), untrained.base, student)
-    method.start_average()
+    method.start_target()
     method.target = target = Recorded(untrained.average.unet, untrained.average.adapter)
     method.loss_terms(latents(), Draws(0, 0))
     (alpha, sigma), t, s = untrained.base.schedule, int(student.t[0]), int(target.t[0])
@@ -263,9 +263,11 @@ def test_times_are_uniform_in_their_range():
 
 def test_the_times_of_codi_start_at_1_and_those_of_finetuning_at_0(untrained):
     """A schedule of 2 times shows the ends of the range."""
-    model = make_model(dataclasses.replace(untrained.base, scheduler={**SCHEDULER, "num_train_timesteps": 2}))
+    base = dataclasses.replace(untrained.base, scheduler={**SCHEDULER, "num_train_timesteps": 2})
+    for_one = ConditionalDistillation(steps=1)
+    model = make_model(base, method=for_one)
     model.average = untrained.average
-    seen = {int(recorded_terms(model, latents(1), step=step)[1].t[0]) for step in range(4)}
+    seen = {int(recorded_terms(model, latents(1), settings=for_one, step=step)[1].t[0]) for step in range(4)}
     assert seen == {1}
     _, student, _ = recorded_terms(model, latents(16), settings=Finetune())
     assert set(student.t) == {0, 1}

@@ -39,7 +39,7 @@ MAX_RESULT_PIXELS = 50_000_000
 DEFAULTS = {  # of the options of this program; shared ones have theirs in the parser
     "condition": None,
     "mask": None,
-    "steps": 4,
+    "steps": None,
     "upscale": 1,
     "sampler": None,
     "guidance": None,
@@ -87,7 +87,13 @@ def main(arguments: list[str], prog: str = "codi restore") -> None:
     add_shared_options(
         parser, model="folder of a trained model", prompt="what to show, for a model whose base has a text encoder"
     )
-    add_sampling(parser, SAMPLERS, steps="4", sampler="the model's", guidance="as the model was trained")
+    add_sampling(
+        parser,
+        SAMPLERS,
+        steps="as the model is made for",
+        sampler="the model's",
+        guidance="as the model was trained",
+    )
     add_own_options(parser)
     options = parser.parse_args(arguments)
     check_shared_options(options)
@@ -135,6 +141,7 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
         say(f"{size} is made in {made.pieces} tiles of {made.tile}x{made.tile}, to save memory")
     elif made.working != (height, width):
         say(f"{size} is made at {made.working[1]}x{made.working[0]} and enlarged, to save memory{_why(options, model)}")
+    options.steps = model.steps_for(options.steps)
     report = progress("tile" if made.tile else "step", options.steps * made.pieces)
     names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "color")
     return render(model, condition, report=report, **{name: getattr(options, name) for name in names})

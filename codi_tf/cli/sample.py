@@ -28,7 +28,7 @@ def _parser(prog: str) -> ArgumentParser:
     add_sampling(
         parser,
         SAMPLERS,
-        steps="4, for a checkpoint 20",
+        steps="as the trained model is made for, for a checkpoint 20",
         sampler="the trained model's, for a checkpoint dpm++",
         guidance="7.5 for a checkpoint, else as the model was trained",
     )

@@ -4,7 +4,7 @@ Importing this loads no TensorFlow; reading a config loads it last, with the mod
 """
 
 from codi_tf.config.experiment import Experiment
-from codi_tf.config.reading import from_dict, load, parse_value
+from codi_tf.config.reading import from_dict, from_record, load, parse_value
 from codi_tf.config.sections import STRATEGIES, Adaptation, Data, Distribution, Memory, Train, Trained
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Train",
     "Trained",
     "from_dict",
+    "from_record",
     "load",
     "parse_value",
 ]

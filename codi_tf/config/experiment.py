@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from codi_tf.config.sections import Adaptation, Data, Distribution, Memory, Train
 from codi_tf.core.errors import UserError
 from codi_tf.core.settings import named
 from codi_tf.methods import METHODS
-from codi_tf.methods.method import MethodSettings
+from codi_tf.methods.method import MethodSettings, result_decay_of
 from codi_tf.tasks import TASKS
 
 
@@ -61,6 +61,8 @@ class Experiment:
                 "float32: train the adapter alone, or remove it"
             )
         method.check_steps(self.train.steps)
+        decay = result_decay_of("train.result_decay", self.train.result_decay, method)
+        object.__setattr__(self, "train", replace(self.train, result_decay=decay))  # runs write down what None means
 
     def _check_without_task(self) -> None:
         if self.text is not None:

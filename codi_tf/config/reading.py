@@ -65,6 +65,15 @@ def from_dict(values: dict) -> Experiment:
     return Experiment(**{**sections, "method": kind(**arguments_of(kind, options, "method"))})
 
 
+def from_record(values: dict) -> Experiment:
+    """An experiment from the settings that a run wrote, maybe one of an earlier version. Raises UserError as `load`.
+
+    An option that did not exist then has the value that means the same, not today's default.
+    """
+    train = values.get("train")
+    return from_dict({**values, "train": {"result_decay": 0.0, **train}} if isinstance(train, dict) else values)
+
+
 def _override(values: dict, override: str) -> None:
     """Set one value in place."""
     key, separator, text = override.partition("=")

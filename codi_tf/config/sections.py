@@ -137,7 +137,9 @@ class Train:
             distillation, once per phase.
         weight_decay: lambda of AdamW.
         clip_norm: limit of the gradient's global norm.
-        ema_decay: gamma of the moving average; for CoDi it is also the target network.
+        ema_decay: gamma of the moving average: theta-, the target network; for methods without one, the result.
+        result_decay: the decay of an average of its own that generates and is saved, for methods with a target network;
+            it grows from 0 with the updates. 0: theta- is the result. None: 0.999 with a target network, else 0.
         seed: seed of initialization and of all draws of the loss.
         log_every, sample_every, save_every: in updates; 0 turns sample images, with the loss and PSNR of held-out
             examples, or saved states off (the last state is always saved).
@@ -160,6 +162,7 @@ class Train:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.999
+    result_decay: float | None = None
     seed: int = 0
     log_every: int = 50
     sample_every: int = 0
@@ -189,8 +192,9 @@ class Train:
             raise UserError(f"train.cycles is {self.cycles}: it needs decay cosine and warmup_steps 0")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"train.seed is {self.seed}: it must be from 0 to 2**31 - 1")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"train.ema_decay is {self.ema_decay}: it must be in [0, 1)")
+        for name in ("ema_decay", "result_decay"):
+            if not 0 <= (getattr(self, name) or 0.0) < 1:
+                raise UserError(f"train.{name} is {getattr(self, name)}: it must be in [0, 1)")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Another number of steps needs no new trace.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,12 +13,15 @@ import tensorflow as tf
 
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
+from codi_tf.core.arguments import whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise, Prediction
 from codi_tf.diffusion.sampling import make_grid, trajectory
 from codi_tf.methods.networks import denoiser_with, encode_condition
+
+STEPS = 4  # of models that are made for no particular number
 
 
 class Generator:
@@ -132,6 +136,25 @@ class Generator:
 
     def _decode(self, latents):
         return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
+
+
+def number_of_steps(steps: int | None, made_for: int | None, longest: int) -> int:
+    """The number of network evaluations: as given, else the one that the model is made for, else 4.
+
+    Args:
+        steps: as asked for; a model that is made for another number is warned of.
+        made_for: None for a model that is made for no particular one.
+        longest: the number of training times.
+
+    Raises:
+        UserError: it is no whole number from 1 to `longest`.
+    """
+    if steps is None:
+        return STEPS if made_for is None else made_for
+    steps = whole_number("steps", steps, 1, longest)
+    if made_for not in (steps, None):
+        warnings.warn(f"steps is {steps}: this model is made for {made_for}", stacklevel=4)
+    return steps
 
 
 def guidance_weights(by_condition: float, by_prompt: float | None) -> tuple[float, float, float]:

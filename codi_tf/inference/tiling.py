@@ -87,7 +87,7 @@ def generate_tiled(
     tile: int,
     overlap: int,
     prompt: str | None = None,
-    steps: int = 4,
+    steps: int | None = None,
     seed: int = 0,
     sampler: str | None = None,
     guidance: float | None = None,
@@ -114,7 +114,7 @@ def generate_tiled(
         UserError: for an unsuitable tile or overlap, and as `CoDi.generate`.
     """
     base, network, generator = model.base, model.network, model.generator
-    steps = whole_number("steps", steps, 1, base.schedule.num_steps)
+    steps = model.steps_for(steps)
     _check_tile(tile, overlap, base.multiple)
     condition, (height, width) = _condition(model, image)  # [1, H, W, C], padded
     conditioning = _conditioning(base, prompt)

@@ -33,7 +33,7 @@ SCHEMA = Record(
         "image_size": Whole(1, MAX_SIDE),
         "base": Nullable(Record({"path": Text(), "sha256": SHA256})),
     },
-    {"provenance": Keyed(Anything())},
+    {"provenance": Keyed(Anything()), "result_decay": Number(0, 1)},
 )
 RUN = "config.yaml"  # of the folder of a run, next to its result
 _NAMES = re.compile(  # of version 0.1.0, which wrote no markers

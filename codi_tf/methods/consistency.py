@@ -38,6 +38,7 @@ class Consistency(MethodSettings):
     features: str | None = None
 
     starts_from: ClassVar = ("finetune",)
+    has_target: ClassVar = True
     sampler: ClassVar = "consistency"  # each evaluation leads to the data, and fresh noise back
 
     def check(self) -> None:
@@ -67,7 +68,7 @@ class ConsistencyMethod(LatentMethod):
     terms = ("consistency",)
     target: AdaptedUNet
 
-    def start_average(self) -> AdaptedUNet:
+    def start_target(self) -> AdaptedUNet:
         """theta- <- theta, and the teacher: a second copy.
 
         Raises:
@@ -76,7 +77,7 @@ class ConsistencyMethod(LatentMethod):
         if self.settings.distance == "perceptual" and self.perceptual is None:
             raise UserError("distance is 'perceptual': give CoDi a feature network, perceptual=network.maps")
         self.frozen = copy_of(self.student, "frozen")
-        self.target = copy_of(self.student, "average")
+        self.target = copy_of(self.student, "target")
         return self.target
 
     def loss_terms(self, batch, draws):

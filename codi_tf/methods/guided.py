@@ -65,6 +65,11 @@ class Guided(MethodSettings):
         return self.guidance
 
     @property
+    def sampling_steps(self) -> int | None:
+        """N of the last phase of stage 2; stage 1 leaves the number of steps as it is."""
+        return self.steps[-1] if self.stage == 2 else None
+
+    @property
     def sampler(self) -> str:
         """The sampler that the model is trained for."""
         return "stochastic" if self.stochastic else "ddim"

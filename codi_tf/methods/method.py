@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from codi_tf.methods.draws import Draws
 
 Space = Literal["noise", "signal", "velocity"]  # the space of a squared error
+RESULT_DECAY = 0.999
 
 
 class MethodSettings:
@@ -51,6 +52,10 @@ class MethodSettings:
             for; None for methods that do not train that input.
         sampler: the sampler that the model is trained for, of `diffusion.samplers.SAMPLERS`, which generates unless
             another is named.
+        sampling_steps: N, the number of network evaluations that the model is made for, which generates unless another
+            is named; None: no particular one.
+        has_target: whether the loss compares the student with a moving average of it, theta-. Then the network that
+            generates may have an average of its own.
 
     Raises:
         UserError: an option out of its range.
@@ -66,6 +71,8 @@ class MethodSettings:
     features: ClassVar[str | None] = None
     guidance_range: ClassVar[list | None] = None
     sampler: ClassVar[str] = "ddim"
+    sampling_steps: ClassVar[int | None] = None
+    has_target: ClassVar[bool] = False
 
     def __post_init__(self):
         check_choices(self, "method.")
@@ -109,6 +116,7 @@ class Method:
         student: the network that is trained.
         terms: names of the loss's terms.
         base: the model that the student belongs to; None where there is none.
+        target: theta-, a moving average of the student that the loss compares it with; None where there is none.
         frozen: a network that stays as it was before training; None where there is none.
         teacher: a network that changes while the student is trained, and hence belongs to the state of a run; or None.
         multiple: height and width of training images must be multiples of it.
@@ -117,12 +125,20 @@ class Method:
     student: Any = None
     terms: tuple[str, ...] = ()
     base: Any = None
+    target: Any = None
     frozen: Any = None
     teacher: Any = None
     multiple: int = 1
 
+    def start_target(self):
+        """theta- <- theta: make `target`, and what else a training needs, and return it; None where there is none.
+
+        Called once, before training.
+        """
+        return None
+
     def start_average(self):
-        """The student's moving average: a network with the same weights in the same order."""
+        """The moving average that generates: a network with the student's weights in the same order."""
         raise NotImplementedError
 
     def begin_step(self, step) -> None:
@@ -157,6 +173,21 @@ def check_delta(delta: int) -> None:
     """Raises UserError for a distance between two training times that is not positive."""
     if delta < 1:
         raise UserError(f"method.delta is {delta}: it must be at least 1 training time")
+
+
+def result_decay_of(name: str, decay: float | None, settings: MethodSettings) -> float:
+    """The decay of the result's own moving average: as given; None: 0.999 with a target network, else 0 for none.
+
+    Raises:
+        UserError: a decay above 0 for a method without a target network, whose one average is the result.
+    """
+    if decay is None:
+        return RESULT_DECAY if settings.has_target else 0.0
+    if decay and not settings.has_target:
+        raise UserError(
+            f"{name} is {decay}: this method has no target network, so its moving average is the result; use ema_decay"
+        )
+    return float(decay)
 
 
 def check_share(name: str, share: float) -> None:

@@ -25,7 +25,7 @@ FIRST_SCALE, DOUBLE_AFTER = 2.0**15, 2000  # of the loss in float16; good steps 
 
 
 class Trainer(KerasFit, TrainsPart):
-    """Trains the method's student and updates its moving average.
+    """Trains the method's student and updates its moving averages: theta-, where the loss has one, and the result.
 
     What is trained, and nothing else, is `trainable_variables`: those of the student.
 
@@ -35,7 +35,10 @@ class Trainer(KerasFit, TrainsPart):
 
     Args:
         method: gives the student and the loss.
-        ema_decay: gamma in theta- <- gamma theta- + (1 - gamma) theta.
+        ema_decay: gamma in theta- <- gamma theta- + (1 - gamma) theta, theta- the method's target network; for methods
+            without one, and where result_decay is 0, it is the decay of the network that generates.
+        result_decay: the decay, for a method with a target network, of an average of its own that generates and is
+            saved; it grows from 0 (`result_share`). 0: theta- is the result.
         mu_rate: the learning rate of `scaled_parameters`, as a multiple of that of the other weights.
         seed: seed of all draws of the loss.
         accumulate: the number of micro-batches, one after the other, that a replica's batch is split into.
@@ -46,6 +49,8 @@ class Trainer(KerasFit, TrainsPart):
         UserError: an option out of its range.
 
     Attributes:
+        target, average: theta-, None where the method has none; and the network that generates.
+        averaged: the updates that the result's own average has seen, int32 []; None where it has none of its own.
         skipped_in_row: the number of updates, up to the last one, that were skipped in a row, int32 []; overflows of a
             scaled loss do not count.
     """
@@ -55,6 +60,7 @@ class Trainer(KerasFit, TrainsPart):
         method: Method,
         *,
         ema_decay: float = 0.999,
+        result_decay: float = 0.0,
         mu_rate: float = 1.0,
         seed: int = 0,
         accumulate: int = 1,
@@ -62,15 +68,17 @@ class Trainer(KerasFit, TrainsPart):
         **kwargs,
     ):
         super().__init__(dtype="float32", **kwargs)
-        self.method, self.ema_decay, self.mu_rate = method, float(ema_decay), float(mu_rate)
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"ema_decay is {ema_decay}: it must be in [0, 1)")
+        self.method, self.mu_rate = method, float(mu_rate)
+        self.ema_decay, self.result_decay = float(ema_decay), float(result_decay)
+        for option in ("ema_decay", "result_decay"):
+            if not 0 <= getattr(self, option) < 1:
+                raise UserError(f"{option} is {getattr(self, option)}: it must be in [0, 1)")
         if not 0 < self.mu_rate < math.inf:
             raise UserError(f"mu_rate is {mu_rate}: it must be positive")
         self.seed = whole_number("seed", seed, 0, 2**31 - 1)
         self.accumulate, self.scaled = whole_number("accumulate", accumulate, 1, 2**31 - 1), scaled
         self.student = method.student
-        self.average, self.teacher = None, None
+        self.target, self.average, self.teacher, self.averaged = None, None, None, None
         self.meters: Meters | None = None
         self.made_in = tf.distribute.get_strategy()
         self.built = True
@@ -80,7 +88,7 @@ class Trainer(KerasFit, TrainsPart):
         return [self.student]
 
     def compile(self, optimizer="adamw", *, jit_compile=False, run_eagerly=False, steps_per_execution=1, **others):
-        """As in Keras; the optimizer's state and theta- are created here, before training.
+        """As in Keras; the optimizer's state and the moving averages are created here, before training.
 
         Under tf.distribute no variable may be created inside a step. XLA is off by default: on CPUs it is slower for
         small networks.
@@ -112,8 +120,12 @@ class Trainer(KerasFit, TrainsPart):
             auto_scale_loss=False,
         )
         if self.average is None:
-            self.average = self.method.start_average()  # theta- <- theta
+            self.target = self.method.start_target()  # theta- <- theta
+            is_one = self.target is not None and not self.result_decay
+            self.average = self.target if is_one else self.method.start_average()
             self.teacher = self.method.teacher  # as an attribute of the model it is part of a run's state
+            if self.target is not None and not is_one:
+                self.averaged = self._counter("averaged", "int32", 0)
             self.skipped_in_row = self._counter("skipped_in_row", "int32", 0)
             if self.scaled:
                 self.scale = self._counter("scale", "float32", FIRST_SCALE)
@@ -259,7 +271,11 @@ class Trainer(KerasFit, TrainsPart):
 
     def _learn(self, gradients):
         self._apply(gradients)  # theta <- theta - eta grad L(theta, theta-)
-        self.move_average(1.0 - self.ema_decay)  # theta- <- gamma theta- + (1 - gamma) theta
+        own_share = 0.0
+        if self.averaged is not None:
+            replicas.assign_add(self.averaged, 1)
+            own_share = result_share(self.result_decay, self.averaged.value)
+        self.move_averages(1.0 - self.ema_decay, own_share)  # theta- <- gamma theta- + (1 - gamma) theta
         return ()
 
     @property
@@ -274,11 +290,19 @@ class Trainer(KerasFit, TrainsPart):
         for variable, old in zip(scaled, before, strict=True):
             replicas.assign(variable, old + self.mu_rate * (variable.value - old))
 
-    def move_average(self, share: float):
-        """theta- <- theta- - share (theta- - theta), inside a step."""
-        assert self.average is not None
+    def move_averages(self, share, own_share):
+        """theta- <- theta- - share (theta- - theta), inside a step; and so the result's own average with its own share.
+
+        A method without a target network has the result alone, which moves with `share`.
+        """
+        if self.target is not None:
+            self._move(self.target, share)
+        if self.average is not self.target:
+            self._move(self.average, share if self.target is None else own_share)
+
+    def _move(self, average, share) -> None:
         # The two networks share the parts that are not trained.
-        for mean, value in zip(self.average.variables, self.student.variables, strict=True):
+        for mean, value in zip(average.variables, self.student.variables, strict=True):
             if mean is not value:
                 replicas.move(mean, value.value, share)
 
@@ -298,6 +322,14 @@ class Trainer(KerasFit, TrainsPart):
     def _counter(self, name: str, dtype: str, value):
         initializer = keras.initializers.Constant(value)
         return self.add_weight(name=name, shape=(), dtype=dtype, initializer=initializer, trainable=False)
+
+
+def result_share(decay: float, updates):
+    """1 - decay of the result's own average in update 1, 2, ...; 10 / (9 + updates) as long as that is more.
+
+    So the first update sets it to the student, and up to update 10 / (1 - decay) it averages about the last tenth.
+    """
+    return tf.maximum(1.0 - decay, 10.0 / (9.0 + tf.cast(updates, tf.float32)))
 
 
 def _first(batch: dict):

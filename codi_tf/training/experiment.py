@@ -47,7 +47,7 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
     method, train, adaptation = experiment.method, experiment.train, experiment.adaptation
     task = build_task(experiment)
     keras.utils.set_random_seed(train.seed)
-    shared = {"ema_decay": train.ema_decay, "seed": train.seed, "accumulate": train.accumulate}
+    shared = {name: getattr(train, name) for name in ("ema_decay", "result_decay", "seed", "accumulate")}
     if task is None:
         base, student = method.load(experiment.base)
         trainer = Trainer(method.build(base, student, _perceptual(experiment)), **shared)

@@ -40,7 +40,7 @@ def check_folder(out: Path) -> None:
 
 
 def earlier_settings(out: Path) -> config.Experiment | None:
-    """The settings of the run in `out`, with today's defaults; None where there is none.
+    """The settings of the run in `out`; None where there is none.
 
     Raises:
         UserError: they cannot be read.
@@ -52,7 +52,7 @@ def earlier_settings(out: Path) -> config.Experiment | None:
         values = read_yaml(path)
         if not isinstance(values, dict):
             raise UserError("it holds no settings")
-        return config.from_dict(values)
+        return config.from_record(values)
     except UserError as error:
         raise UserError(
             f"{path}: the settings of the run cannot be read ({error}); choose another --out, or repair them"

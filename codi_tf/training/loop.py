@@ -63,11 +63,11 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
 
 
 def make_average_alone(trainer: Trainer, strategy) -> Callable[[], None]:
-    """The compiled moving average with a share of 0: it changes nothing, and takes as long as in an update."""
+    """The compiled moving averages with a share of 0: they change nothing, and take as long as in an update."""
 
     @tf.function(autograph=False)
     def average():
-        strategy.run(lambda: trainer.move_average(0.0))
+        strategy.run(lambda: trainer.move_averages(0.0, 0.0))
 
     return average
 

@@ -10,7 +10,6 @@ from codi_tf.model import CoDi
 
 DRAWS = 4  # of times and noise; with t shared by a batch, one draw is one time
 LAST = 2**31 - 1  # number of an update that no run has: draws of their own, and the last phase of a method with phases
-STEPS = 4  # network evaluations of the images that are measured
 
 
 class Quality:
@@ -33,7 +32,7 @@ class Quality:
         """The loss and its terms, means over the examples and the same draws each time; PSNR in dB, their mean."""
         means = self._terms().numpy().tolist()
         terms = {f"heldout_{name}": mean for name, mean in zip(self.model.method.terms, means, strict=True)}
-        made = self.model.generate((self.heldout["condition"] + 1) / 2, self.prompts, steps=STEPS)
+        made = self.model.generate((self.heldout["condition"] + 1) / 2, self.prompts)  # with the steps it is made for
         error = np.square(made / 255 - (self.heldout["image"] + 1) / 2).mean(axis=(1, 2, 3))
         psnr = -10 * np.log10(np.maximum(error, 1e-10))
         return {"heldout_loss": sum(means), **terms, "heldout_psnr": float(psnr.mean())}

@@ -93,11 +93,11 @@ def chain_of(row: Row, task: str, seed: int) -> list[dict]:
 
 
 def with_todays_defaults(stages: list[dict]) -> list[dict]:
-    """Recorded stages in the form of `chain_of`: settings that did not exist then get their defaults."""
+    """Recorded stages in the form of `chain_of`, with the settings that did not exist then."""
     known = []
     for stage in stages:
         settings = {key: value for key, value in stage.items() if key != "samples"}
-        known.append({**config.from_dict(settings).as_dict(), "samples": stage["samples"]})
+        known.append({**config.from_record(settings).as_dict(), "samples": stage["samples"]})
     return json.loads(json.dumps(known))
 
 

@@ -99,7 +99,7 @@ def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
 
     def codi(name: str, title: str, family: str = "codi", updates: int = UPDATES, **options) -> Row:
         changes, options = options.pop("method", {}), {"forwards": 1, **options}
-        method = {"name": "codi", "guidance_weight": 2.0, **changes}
+        method = {"name": "codi", "z_s": "own", "consistency": "noise", "guidance_weight": 2.0, **changes}
         return _row(name, title, settings[family], method, updates=updates, **options)
 
     def ablation(name: str, title: str, method: dict | None = None, **options) -> Row:
@@ -214,7 +214,7 @@ def _row(name: str, title: str, settings: Settings, method: dict, *, train: dict
         title,
         {**settings.method, **method},
         rate=settings.rate,
-        train={"ema_decay": 0.95, **settings.train, **(train or {})},
+        train={"ema_decay": 0.95, "result_decay": 0.0, **settings.train, **(train or {})},
         **options,
     )
 

@@ -226,7 +226,9 @@ def _setting(config: dict) -> str:
     parts = [f"rate {train['learning_rate']:g}", f"EMA {train['ema_decay']:g}"]
     parts += ["error of the signal"] if method.get("space") == "signal" else []
     parts += [f"delta {method['delta']}"] if "delta" in method else []
-    parts += [f"phases of {' '.join(map(str, method['steps']))} steps"] if "steps" in method else []
+    steps = method.get("steps")  # of guided distillation those of its phases, of CoDi those that it is made for
+    if steps is not None:
+        parts.append(f"phases of {' '.join(map(str, steps))} steps" if isinstance(steps, list) else f"{steps} steps")
     return ", ".join(parts)
 
 
