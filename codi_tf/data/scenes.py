@@ -16,6 +16,7 @@ from codi_tf.scenes.rendering import render
 
 NAMES = NAME, UNSEEN = "scenes", "scenes:unseen"
 ENDLESS = 2**31 - 1  # what the length of a source says that never ends
+LABELS = ("count", "shape", "color", "size", "material", "floor", "light")
 SYNONYMS = 1  # stream of an example's seed
 
 
@@ -45,13 +46,16 @@ class _Endless:
 class Scenes(_Endless):
     """Scenes with captions and depth; a `pipeline.Source`. Images are not mirrored: captions name left before right.
 
+    Examples also say what is true of the scene: LABELS are fields of `world.Scene`, and "objects", int32 [S, S], is the
+    index of the object that each pixel shows, MOST_OBJECTS or more for none.
+
     Args:
         split: "train" has none of the combinations in `drawing.HELD_OUT`; "heldout" and None have all combinations,
             in other scenes.
         unseen: only scenes with one of these combinations.
     """
 
-    provides = ("depth", "prompt")
+    provides = ("depth", "prompt", "objects", *LABELS)
 
     def __init__(self, split: str | None, *, unseen: bool = False):
         self.split, self.unseen = split, unseen
@@ -64,7 +68,8 @@ class Scenes(_Endless):
             scene = without_held_out(scene)
         shown = render(scene, size)
         text = caption(scene, fold_in(seed, SYNONYMS) if self.split == "train" else None)
-        return {"image": shown.image, "depth": shown.depth, "prompt": text}
+        labels = {name: getattr(scene, name) for name in LABELS}
+        return {"image": shown.image, "depth": shown.depth, "prompt": text, "objects": shown.objects, **labels}
 
 
 class SceneEdits(_Endless):
