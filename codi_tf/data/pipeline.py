@@ -160,22 +160,23 @@ def evaluation_set(
     count: int,
     seed: int,
     prompts: bool = True,
+    keys: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """The first `count` examples, not mirrored, in NumPy arrays: {"image", "condition"} float32 [count, S, S, .].
 
     Images have 3 channels, conditions `task.condition_channels`; without a task there is no "condition". If the source
-    has prompts, "prompt" is an array of str [count]; with `prompts` false, texts are not read.
+    has prompts, "prompt" is an array of str [count]; with `prompts` false, texts are not read. `keys` are what else of
+    the examples is wanted, of `Source.provides`; texts are str.
     """
     source = _as_source(source)
-    _check(source, task, (), prompts=False)
+    _check(source, task, keys, prompts=False)
     prompts = prompts and "prompt" in source.provides
     draw = source.drawer(image_size=image_size, augment=False, recolor=False, prompts=prompts)
-    dataset = _examples(draw, task, seed, _counted(0), _wanted(task, (), prompts=prompts)).batch(count)
+    dataset = _examples(draw, task, seed, _counted(0), _wanted(task, keys, prompts=prompts)).batch(count)
     with user_errors():
         examples = cast(dict[str, np.ndarray], next(dataset.as_numpy_iterator()))
-    if "prompt" in examples:
-        examples["prompt"] = np.array([text.decode("utf-8") for text in examples["prompt"]], object)
-    return examples
+    texts = {key: values for key, values in examples.items() if values.dtype == object}
+    return examples | {key: np.array([text.decode("utf-8") for text in texts[key]], object) for key in texts}
 
 
 def low_resolution_pairs(

@@ -100,18 +100,9 @@ class SceneReader(keras.Model):
             dense.build((None, 2 * self.widths[-1]))
 
     def call(self, images) -> Reading:
-        x = images
-        for conv in self.stem:
-            x = ops.silu(conv(x))  # [B, S/2, S/2, stem]
-        maps = []
-        for shrink, blocks in zip(self.shrink, self.down, strict=True):
-            x = shrink(x)
-            for block in blocks:
-                x = block(x)
-            maps.append(x)
-        deepest = ops.silu(self.whole_norm(x))
-        whole = ops.concatenate([ops.mean(deepest, axis=(1, 2)), ops.max(deepest, axis=(1, 2))], axis=-1)
-        x = x + ops.reshape(self.spread(whole), (-1, 1, 1, self.widths[-1]))
+        maps = self._maps(images)
+        whole = self._whole(maps[-1])
+        x = maps[-1] + ops.reshape(self.spread(whole), (-1, 1, 1, self.widths[-1]))
         for i in reversed(range(len(self.up))):
             x = self.up[i](maps[i] + upsample_nearest(self.narrow[i](x)))
         of_cells = ops.cast(self.cell_head(ops.silu(self.norm(x))), "float32")  # [B, h, w, .]
@@ -126,6 +117,27 @@ class SceneReader(keras.Model):
             attributes={name: means(logits, shares) for name, logits in cells.items()},
             scene=dict(zip(self.scene, scene, strict=True)),
         )
+
+    def features(self, images):
+        """Images [B, S, S, 3] in [-1, 1] -> [B, D], what the network reads the whole scene from."""
+        return ops.cast(self._whole(self._maps(images)[-1]), "float32")
+
+    def _maps(self, images) -> list:
+        """The maps of 1/4, 1/8 and 1/16 of the images' side."""
+        x, maps = images, []
+        for conv in self.stem:
+            x = ops.silu(conv(x))  # [B, S/2, S/2, stem]
+        for shrink, blocks in zip(self.shrink, self.down, strict=True):
+            x = shrink(x)
+            for block in blocks:
+                x = block(x)
+            maps.append(x)
+        return maps
+
+    def _whole(self, deepest):
+        """Mean and maximum of the smallest map: [B, 2 C]."""
+        x = ops.silu(self.whole_norm(deepest))
+        return ops.concatenate([ops.mean(x, axis=(1, 2)), ops.max(x, axis=(1, 2))], axis=-1)
 
     def get_config(self):
         scene = {name: count for name, count in self.scene.items() if name != "count"}
