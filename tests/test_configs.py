@@ -35,7 +35,9 @@ def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
     """Overrides of a config: a small batch, the tests' own base in place of a trained one, a text encoder where there
     are prompts, and small images in place of data that is not here; `folder` takes what has to be made."""
     whole, overrides = config.load(path), ["train.batch_size=2"]
-    if whole.data.source != "photos":
+    if whole.data.source == "scenes":
+        overrides += ["data.image_size=32"]
+    elif whole.data.source != "photos":
         overrides += ["data.source=photos", "data.image_size=64"]
     if whole.data.prompts:
         write_captioned(folder / "captioned")

@@ -15,7 +15,7 @@ from codi_tf.core.markdown import code, plain
 from codi_tf.core.signals import Stop, stop_noted
 from codi_tf.evaluation.entries import Entry, make_entries
 from codi_tf.evaluation.kept import Kept
-from codi_tf.evaluation.loading import load_metrics, load_models
+from codi_tf.evaluation.loading import load_metrics, load_models, truth_keys
 from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.measuring import Evaluator, measure
 from codi_tf.evaluation.metric import LEVEL
@@ -56,7 +56,12 @@ def _report(options: argparse.Namespace, folder: Path, stop: Stop) -> str:
         for one in entries
         for steps in options.steps
     }
-    metrics = load_metrics(metric_arguments(options), image_size=model.image_size, prompted=prompts is not None)
+    metrics = load_metrics(
+        metric_arguments(options),
+        image_size=model.image_size,
+        prompted=prompts is not None,
+        instructed=model.task.prompted,
+    )
     evaluator = Evaluator(
         images,
         conditions,
@@ -65,6 +70,7 @@ def _report(options: argparse.Namespace, folder: Path, stop: Stop) -> str:
         prompts=[prompts] * len(images) if isinstance(prompts, str) else prompts,
         finish=model.task.finish,
         enlarged=model.task.has_low_resolution,
+        truth={key: examples[key] for key in truth_keys(metric_arguments(options)) if key in examples},
     )
     settings = _settings(options, models, names, images.shape[1])
     prompt_texts = [] if prompts is None else [np.array(prompts)]
@@ -133,6 +139,7 @@ def examples_of(options: argparse.Namespace, model) -> tuple[dict, Sequence[str]
     source = data.load_source(options.data, "heldout" if options.split == "heldout" else None, model.task)
     shared = {"image_size": model.image_size, "count": options.count, "seed": options.seed}
     shared["prompts"] = options.prompts or model.task.prompted
+    shared["keys"] = [key for key in truth_keys(metric_arguments(options)) if key in source.provides]
     return data.evaluation_set(source, model.task, **shared), source.names, len(source)
 
 

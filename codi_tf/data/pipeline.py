@@ -24,7 +24,7 @@ class Source(Protocol):
 
     @property
     def provides(self) -> tuple[str, ...]:
-        """The keys of its examples besides "image": companions and "prompt"."""
+        """The keys of its examples besides "image": companions, "prompt", and others of its own."""
         ...
 
     @property
@@ -52,7 +52,8 @@ class Source(Protocol):
             each companion by its name, float32 [S, S, channels] (see `codi_tf.companions`), such as
             "depth": [S, S, 1], larger is nearer, in any unit;
             "source": [S, S, 3] in [-1, 1], the image before an edit;
-            "prompt": string [], UTF-8.
+            "prompt": string [], UTF-8;
+            whatever else it provides, under keys of its own, with static shapes.
 
         Args:
             image_size: S.
@@ -87,8 +88,9 @@ def crops(
     Raises:
         UserError: no image, or an image smaller than the crop.
     """
-    draw = _as_source(source).drawer(image_size=image_size, augment=augment, recolor=recolor)
-    return _examples(draw, None, seed, _counted(start))
+    source = _as_source(source)
+    draw = source.drawer(image_size=image_size, augment=augment, recolor=recolor)
+    return _examples(draw, None, seed, _counted(start), ("image", *source.provides, "index"))
 
 
 def batches(
@@ -103,6 +105,7 @@ def batches(
     recolor: bool = False,
     num_threads: int = 0,
     tokenizer: Callable[[Sequence[str]], np.ndarray] | None = None,
+    keys: Sequence[str] = (),
     shard: tuple[int, int] = ONE_HOST,
 ) -> tf.data.Dataset:
     """Infinite dataset of batches start_step, start_step + 1, ...; batch k has the examples k B .. k B + B - 1.
@@ -114,17 +117,19 @@ def batches(
         start_step: the first batch: a resumed training starts after its last one.
         num_threads: size of the dataset's thread pool, 0 for one per core; the values do not depend on it.
         tokenizer: texts -> int32 [B, M]; None: prompts are left out.
+        keys: what else of the examples batches have, of `Source.provides`.
         shard: (i, n): this is host i of n, whose batches are the i-th part of batches of n B examples.
 
     Returns:
         {"image": float32 [B, S, S, 3] in [-1, 1], "condition": float32 [B, S, S, task.condition_channels], with a
-        tokenizer "tokens": int32 [B, M]}.
+        tokenizer "tokens": int32 [B, M]}, and the `keys`, [B, ...].
 
     Raises:
-        UserError: no image, or an image smaller than the crop; the source lacks the task's `condition_key`, or prompts.
+        UserError: no image, or an image smaller than the crop; the source lacks the task's `condition_key`, prompts or
+            one of the keys.
     """
     source = _as_source(source)
-    _check(source, task, prompts=tokenizer is not None)
+    _check(source, task, keys, prompts=tokenizer is not None)
     draw = source.drawer(image_size=image_size, augment=augment, recolor=recolor, prompts=tokenizer is not None)
     indices = _counted(start_step * batch_size)
     host, hosts = shard
@@ -135,8 +140,8 @@ def batches(
             return i // b * (b * hosts) + host * b + i % b
 
         indices = indices.map(of_host)
-    dataset = _examples(draw, task, seed, indices)
-    dataset = dataset.map(_for_training(task, tokenizer)).batch(batch_size, drop_remainder=True)
+    dataset = _examples(draw, task, seed, indices, _wanted(task, keys, prompts=tokenizer is not None))
+    dataset = dataset.batch(batch_size, drop_remainder=True)
     if tokenizer is not None:
         check_prompts(source.missing_prompts, len(source))
         tokenize = tokenized(tokenizer, counted=isinstance(source, Photos) or source.missing_prompts > 0)
@@ -155,6 +160,7 @@ def evaluation_set(
     count: int,
     seed: int,
     prompts: bool = True,
+    keys: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """The first `count` examples as NumPy arrays, neither mirrored nor with changed colors.
 
@@ -163,25 +169,24 @@ def evaluation_set(
         task: makes the conditions; None: there is no "condition".
         count: the number of examples.
         prompts: whether texts are read.
+        keys: what else of the examples is wanted, of `Source.provides`.
 
     Returns:
         {"image": float32 [count, S, S, 3] in [-1, 1], "condition": float32 [count, S, S, task.condition_channels], if
-        the source has prompts "prompt": str [count], of dtype object}.
+        the source has prompts "prompt": str [count], of dtype object}, and the keys; their texts are str, too.
 
     Raises:
         UserError: the source lacks the task's `condition_key`; an image that is missing, damaged or too small.
     """
     source = _as_source(source)
-    _check(source, task, prompts=False)
+    _check(source, task, keys, prompts=False)
     prompts = prompts and "prompt" in source.provides
     draw = source.drawer(image_size=image_size, augment=False, recolor=False, prompts=prompts)
-    wanted = {"image", *(() if task is None else ("condition",)), *(("prompt",) if prompts else ())}
-    dataset = _examples(draw, task, seed, _counted(0)).map(_only(wanted)).batch(count)
+    dataset = _examples(draw, task, seed, _counted(0), _wanted(task, keys, prompts=prompts)).batch(count)
     with user_errors():
         examples = cast(dict[str, np.ndarray], next(dataset.as_numpy_iterator()))
-    if "prompt" in examples:
-        examples["prompt"] = np.array([text.decode("utf-8") for text in examples["prompt"]], object)
-    return examples
+    texts = {key: values for key, values in examples.items() if values.dtype == object}
+    return examples | {key: np.array([text.decode("utf-8") for text in texts[key]], object) for key in texts}
 
 
 def low_resolution_pairs(
@@ -209,8 +214,8 @@ def _as_source(source: Source | dict[str, np.ndarray]) -> Source:
     return Photos(source) if isinstance(source, dict) else source
 
 
-def _check(source: Source, task: Task | None, *, prompts: bool) -> None:
-    wanted = [*((task.condition_key,) if task is not None else ()), *(("prompt",) if prompts else ())]
+def _check(source: Source, task: Task | None, keys: Sequence[str], *, prompts: bool) -> None:
+    wanted = [*((task.condition_key,) if task is not None else ()), *keys, *(("prompt",) if prompts else ())]
     for key in wanted:
         if key != "image" and key not in source.provides:
             has = ", ".join(("image", *source.provides))
@@ -221,14 +226,21 @@ def _counted(start: int) -> tf.data.Dataset:
     return tf.data.Dataset.range(start, np.iinfo(np.int64).max)
 
 
-def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset) -> tf.data.Dataset:
+def _wanted(task: Task | None, keys: Sequence[str], *, prompts: bool) -> tuple[str, ...]:
+    """The keys of batches."""
+    return ("image", *(() if task is None else ("condition",)), *keys, *(("prompt",) if prompts else ()))
+
+
+def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset, wanted: Sequence[str]) -> tf.data.Dataset:
+    """Examples with these keys. What is not wanted is left out here, so that it is not computed."""
+
     @tf.autograph.experimental.do_not_convert  # it would wrap a UserError
     def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
         seeds = _seeds(seed, index)
         features = draw(index, seeds[0]) | {"index": index}
         if task is not None:
             features["condition"] = task.degrade(features[task.condition_key], seeds[1])
-        return features
+        return {name: features[name] for name in wanted}
 
     return indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
@@ -236,14 +248,3 @@ def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset) -> t
 def _seeds(seed: int, index: tf.Tensor) -> tf.Tensor:
     """The seeds of an example's window and of its degradation: int32 [2, 2]."""
     return random_words([2, 2], [seed, index])
-
-
-def _for_training(task: Task | None, tokenizer) -> Callable[[dict], dict]:
-    return _only({"image", *(() if task is None else ("condition",)), *(() if tokenizer is None else ("prompt",))})
-
-
-def _only(wanted: set[str]) -> Callable[[dict], dict]:
-    def choose(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {name: value for name, value in features.items() if name in wanted}
-
-    return choose

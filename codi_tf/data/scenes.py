@@ -16,6 +16,7 @@ from codi_tf.scenes.rendering import render
 
 NAMES = NAME, UNSEEN = "scenes", "scenes:unseen"
 ENDLESS = 2**31 - 1  # what the length of a source says that never ends
+LABELS = ("count", "shape", "color", "size", "material", "floor", "light")
 SYNONYMS = 1  # stream of an example's seed
 
 
@@ -45,13 +46,18 @@ class _Endless:
 class Scenes(_Endless):
     """Scenes with captions and depth; a `pipeline.Source`. Images are not mirrored: captions name left before right.
 
+    "prompt" is a caption, in training with synonyms; "caption" is one without.
+
+    Examples also say what is true of the scene: LABELS are fields of `world.Scene`, and "objects", int32 [S, S], is the
+    index of the object that each pixel shows, MOST_OBJECTS or more for none.
+
     Args:
         split: "train" has none of the combinations in `drawing.HELD_OUT`; "heldout" and None have all combinations,
             in other scenes.
         unseen: only scenes with one of these combinations.
     """
 
-    provides = ("depth", "prompt")
+    provides = ("depth", "prompt", "caption", "objects", *LABELS)
 
     def __init__(self, split: str | None, *, unseen: bool = False):
         self.split, self.unseen = split, unseen
@@ -63,18 +69,23 @@ class Scenes(_Endless):
         elif self.split == "train":
             scene = without_held_out(scene)
         shown = render(scene, size)
-        text = caption(scene, fold_in(seed, SYNONYMS) if self.split == "train" else None)
-        return {"image": shown.image, "depth": shown.depth, "prompt": text}
+        plain = caption(scene)
+        text = caption(scene, fold_in(seed, SYNONYMS)) if self.split == "train" else plain
+        labels = {name: getattr(scene, name) for name in LABELS}
+        seen = {"image": shown.image, "depth": shown.depth, "objects": shown.objects}
+        return {**seen, "prompt": text, "caption": plain, **labels}
 
 
 class SceneEdits(_Endless):
     """Edits of scenes: "source" before, "image" after, "prompt" the instruction; a `pipeline.Source`.
 
+    "depth" and "caption" are those of the scene after the edit.
+
     Args:
         split: "train", "heldout" or None; each has scenes of its own.
     """
 
-    provides = ("source", "prompt")
+    provides = ("source", "prompt", "depth", "caption")
 
     def __init__(self, split: str | None):
         self.split = split
@@ -82,7 +93,8 @@ class SceneEdits(_Endless):
     def draw(self, seed: Tensor, size: int) -> dict[str, Tensor]:
         edit = draw_edit(seed)
         before, after = render(edit.before, size), render(edit.after, size)
-        return {"image": after.image, "source": before.image, "prompt": edit.instruction}
+        shown = {"image": after.image, "source": before.image, "depth": after.depth}
+        return {**shown, "prompt": edit.instruction, "caption": caption(edit.after)}
 
 
 def _salt(split: str | None) -> int:

@@ -46,13 +46,27 @@ def options() -> list[Option]:
     return list(dict.fromkeys(option for name in in_order(METRICS) if (option := METRICS[name].option) is not None))
 
 
-def load_metrics(arguments: Mapping[str, str | None], *, image_size: int, prompted: bool) -> dict[str, Metric]:
+def truth_keys(arguments: Mapping[str, str | None]) -> list[str]:
+    """What the metrics take of the source's examples besides images, prompts and conditions: their `Metric.truth`.
+
+    Args:
+        arguments: see `load_metrics`.
+    """
+    kinds = [METRICS[name] for name in in_order(METRICS)]
+    asked = [kind for kind in kinds if kind.option is None or arguments[kind.option.key] is not None]
+    return list(dict.fromkeys(key for kind in asked for key in kind.truth))
+
+
+def load_metrics(
+    arguments: Mapping[str, str | None], *, image_size: int, prompted: bool, instructed: bool = False
+) -> dict[str, Metric]:
     """Load the metrics that are always measured and those whose weights are named: name -> metric.
 
     Args:
         arguments: `Option.key` -> argument; None where it was not given.
         image_size: side of the images that the models were trained on.
         prompted: whether the images have prompts; if not, metrics that need prompts are left out.
+        instructed: whether the prompts are instructions; if not, metrics that need instructions are left out.
 
     Raises:
         UserError: weights that cannot be read.
@@ -60,7 +74,7 @@ def load_metrics(arguments: Mapping[str, str | None], *, image_size: int, prompt
     metrics = {}
     for name in in_order(METRICS):
         kind = METRICS[name]
-        if kind.needs_prompts and not prompted:
+        if (kind.needs_prompts and not prompted) or (kind.needs_instructions and not instructed):
             continue
         metric = kind.load(None if kind.option is None else arguments[kind.option.key], image_size)
         if metric is not None:

@@ -58,6 +58,10 @@ class Evaluator:
         prompts: the texts of the images, [N], for the metrics that need them.
         finish: what the task does to decoded images, (images, conditions) -> images.
         enlarged: whether conditions are small images, enlarged bicubically (`Task.has_low_resolution`).
+        truth: what else the source says of the images, see `Originals.truth`.
+
+    Raises:
+        UserError: images too small for SSIM.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Evaluator:
         prompts: Sequence[str] | None = None,
         finish: Callable | None = None,
         enlarged: bool = False,
+        truth: Mapping[str, np.ndarray] | None = None,
     ):
         import tensorflow as tf
 
@@ -80,7 +85,7 @@ class Evaluator:
         self.latents = self.encode(images)  # [N, h, w, 4]
         decoded = in_batches(tf.function(base.decode), batch)(self.latents)
         self.reconstructions = np.clip(decoded if finish is None else finish(decoded, conditions), -1, 1)
-        self._originals = Originals(images, self.latents, batch, self.reconstructions, prompts)
+        self._originals = Originals(images, self.latents, batch, self.reconstructions, prompts, truth or {})
         self._references = {name: metric.reference(self._originals) for name, metric in self.metrics.items()}
 
     def measure(self, images: np.ndarray, latents: np.ndarray) -> Measured:
@@ -158,7 +163,7 @@ def evaluate(
             clean latents [N, h, w, 4]); `samplers.model_sampler` makes one from a model.
         images, conditions, base, metrics: see `Evaluator`.
         report: called with the number of samplers done.
-        options: prompts, finish and enlarged, see `Evaluator`.
+        options: prompts, finish, enlarged and truth, see `Evaluator`.
 
     Returns:
         The rows of `measure`, each with every metric's figure and "..._interval"; PSNR is None where the images are

@@ -13,8 +13,8 @@ A metric is one class in one file. Tables, curves, JSON files and the options of
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
@@ -111,10 +111,12 @@ class Originals(ImageSet):
     Attributes:
         reconstructions: the originals through the autoencoder, float32 [N, H, W, 3] in [-1, 1].
         prompts: the prompts of the images, [N]; None without prompts.
+        truth: what else the source says of the images, N rows each: what metrics name in `Metric.truth`, if it has it.
     """
 
     reconstructions: np.ndarray
     prompts: Sequence[str] | None = None
+    truth: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Metric:
@@ -124,12 +126,16 @@ class Metric:
         column: the column in tables.
         option: the option that turns it on; None: it is always measured.
         needs_prompts: whether it compares images with prompts.
+        needs_instructions: whether it is for tasks whose prompts are instructions alone.
+        truth: what it takes of the source's examples besides the images, keys of `data.Source.provides`.
         per_image: whether it is a mean over values of single images, which reports then hold, too.
     """
 
     column: ClassVar[Column]
     option: ClassVar[Option | None] = None
     needs_prompts: ClassVar[bool] = False
+    needs_instructions: ClassVar[bool] = False
+    truth: ClassVar[tuple[str, ...]] = ()
     per_image: ClassVar[bool] = True
 
     @classmethod

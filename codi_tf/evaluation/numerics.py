@@ -5,6 +5,8 @@ NumPy only, in float64. Images are float [N, H, W, 3] in [0, 1].
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from codi_tf.core.errors import UserError
@@ -90,13 +92,27 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
 def frechet_interval(
     features_a: np.ndarray, features_b: np.ndarray, *, replicates: int = 100, level: float = 0.9, seed: int = 0
 ) -> tuple[float, float]:
-    """A bootstrap interval of the Frechet distance of two sets whose rows belong to the same N images.
+    """A bootstrap interval of the Frechet distance of two sets, see `distance_interval`."""
+    return distance_interval(frechet_distance, features_a, features_b, replicates=replicates, level=level, seed=seed)
+
+
+def distance_interval(
+    distance: Callable[[np.ndarray, np.ndarray], float],
+    features_a: np.ndarray,
+    features_b: np.ndarray,
+    *,
+    replicates: int = 100,
+    level: float = 0.9,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """A bootstrap interval of the distance of two sets whose rows belong to the same N images.
 
     Each replicate draws N images with replacement, the same ones of both sets; equal seeds draw equal images, so
     that the intervals of several samplers can be compared. Repeated images shift the replicates upwards: only their
     spread around their median is used, put around the distance itself.
 
     Args:
+        distance: of two sets, at least 0.
         features_a, features_b: float [N, D].
         replicates: resampled sets.
         level: share of the replicates inside.
@@ -106,15 +122,15 @@ def frechet_interval(
         (low, high), low at least 0.
 
     Raises:
-        ValueError: the shapes differ, or as in `frechet_distance`.
+        ValueError: the shapes differ, or as for the distance.
     """
     a, b = _pair(features_a, features_b)
-    distance = frechet_distance(a, b)
+    whole = distance(a, b)
     random = np.random.Generator(np.random.Philox(key=seed))
     drawn = [random.integers(0, len(a), len(a)) for _ in range(replicates)]
-    distances = [frechet_distance(a[rows], b[rows]) for rows in drawn]
+    distances = [distance(a[rows], b[rows]) for rows in drawn]
     low, middle, high = np.quantile(distances, [(1.0 - level) / 2.0, 0.5, (1.0 + level) / 2.0])
-    return float(max(distance + low - middle, 0.0)), float(distance + high - middle)
+    return float(max(whole + low - middle, 0.0)), float(whole + high - middle)
 
 
 def mean_interval(

@@ -41,6 +41,8 @@ class MethodSettings:
         task_use: "required": trains an adapted network on a task; "none": trains a network without a condition;
             "optional": either.
         examples: "latents": examples may come encoded, and with prompts; "images": images alone.
+        needs: what each example must have besides its image, as "depth": keys of `Source.provides`, which batches then
+            have, too. For methods whose examples are images.
         starts_from: the methods whose bundles this one continues, by name; (): starts from a base (or any bundle).
         boundary: whether the network is trained with the boundary scalings (Eq. 17), which it needs to generate, too.
         drop_condition: the share of examples that are trained without their condition. Above 0, the model can be
@@ -64,6 +66,7 @@ class MethodSettings:
     needs_base: ClassVar[bool] = True
     task_use: ClassVar[Literal["required", "optional", "none"]] = "required"
     examples: ClassVar[Literal["latents", "images"]] = "latents"
+    needs: ClassVar[tuple[str, ...]] = ()
     starts_from: ClassVar[tuple[str, ...]] = ()
     boundary: ClassVar[bool] = False
     drop_condition: ClassVar[float] = 0.0

@@ -196,7 +196,7 @@ def build_dataset(
     source, task = source or load_source(experiment, "train"), build_task(experiment)
     shared = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
     if experiment.method.examples == "images":
-        return data.batches(source, task, **batch, **shared)
+        return data.batches(source, task, keys=experiment.method.needs, **batch, **shared)
     shared["tokenizer"] = tokenizer_of(experiment, trainer.method.base)
     if not settings.encode_once:
         return data.batches(source, task, **batch, **shared)
