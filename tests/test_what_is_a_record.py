@@ -39,6 +39,7 @@ FILES = {  # records first
     ".cache/x.png": IMAGE[6],
     "__MACOSX/a.png": b"of macOS",
     "deep/Thumbs.db": b"of Windows",
+    "README.md": b"# of the folder",
 }
 RECORDS = ["Mr. Smith.PNG", "a.png", "b.png", "e.jfif", "shot_1_f1.8.png"]
 LEFT_OUT = ["a.mask.png", "c.heic", "notes.md", "without.txt"]
@@ -86,7 +87,12 @@ def test_the_same_files_are_records_everywhere(tmp_path, monkeypatch, kind):
     }
     assert len(source) == len(RECORDS) and pixels == expected
     assert len(said) == 1 and "files that are neither images nor companions of one are left out: 4 (" in said[0]
-    assert all(name in said[0] for name in LEFT_OUT) and "._a" not in said[0] and "Thumbs" not in said[0]
+    assert (
+        all(name in said[0] for name in LEFT_OUT)
+        and "._a" not in said[0]
+        and "Thumbs" not in said[0]
+        and "README" not in said[0]
+    )
     prompts = [
         example["prompt"].decode() for example in data.crops(source, image_size=S, seed=0).take(40).as_numpy_iterator()
     ]

@@ -30,6 +30,7 @@ COMMANDS = {  # `export` is named only here: codi_tf imports nothing of it
     "evaluate": Command("codi_tf.cli.evaluate", "measure and compare trained models, and write a report"),
     "cache": Command("codi_tf.cli.cache", "encode training examples once"),
     "scenes": Command("codi_tf.cli.scenes", "look at rendered scenes, or write them as a data set"),
+    "photos": Command("codi_tf.cli.photos", "fetch photos under free licenses, to train on"),
     "pairs": Command("codi_tf.cli.pairs", "write pairs of degraded and original images to evaluate on"),
     "depth": Command("codi_tf.cli.depth", "write depth maps next to images with a network of your own"),
     "convert": Command("codi_tf.cli.convert", "write a Stable Diffusion checkpoint as a diffusers folder"),

@@ -59,9 +59,6 @@ class Evaluator:
         finish: what the task does to decoded images, (images, conditions) -> images.
         enlarged: whether conditions are small images, enlarged bicubically (`Task.has_low_resolution`).
         truth: what else the source says of the images, see `Originals.truth`.
-
-    Raises:
-        UserError: images too small for SSIM.
     """
 
     def __init__(

@@ -7,12 +7,13 @@ import os
 from codi_tf.core.errors import UserError
 
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found")  # without a dot
+ABOUT = ("readme.md", "license.md", "licenses.md")  # texts on the folder, of no image
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a relative path, or a folder on it, is hidden: `.name`, and what macOS, Windows and disks add."""
+    """Whether a relative path, or a folder on it, does not count: `.name`, what systems add, and README.md."""
     parts = path.split("/")
-    return any(part.lower() in HIDDEN or part.startswith(".") and part not in (".", "..") for part in parts)
+    return any(part.lower() in (*HIDDEN, *ABOUT) or part.startswith(".") and part not in (".", "..") for part in parts)
 
 
 def files_below(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
