@@ -154,6 +154,7 @@ class TextToImage:
         """That of the prompts, of batch size B; with guidance 2 B, the negative prompt's first."""
         if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1.0):
             raise UserError(f"guidance is {guidance!r}: it must be a number from 1 (none) on")
+        self.base.warn_of_unknown_words([*prompts, negative_prompt])
         if guidance == 1.0:
             if negative_prompt:
                 raise UserError("a negative prompt has no effect with guidance 1: raise that or leave the prompt out")

@@ -80,6 +80,7 @@ RESULTS = Kind("result of a training", _of_result)  # of methods that make no bu
 CHECKPOINTS = Kind("checkpoint")  # a diffusers folder or a network
 PAIRS = Kind("folder of pairs")
 SCENES = Kind("folder of scenes")
+TOKENIZERS = Kind("tokenizer")
 
 
 def model_at(path: Path) -> Path:

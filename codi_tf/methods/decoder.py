@@ -14,6 +14,7 @@ from codi_tf.checkpoints.base import Base, check_decoder, make_network
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.checkpoints.tiny_decoder import save_decoder
 from codi_tf.core.errors import UserError
+from codi_tf.core.precision import current_compute
 from codi_tf.diffusion.losses import absolute_distance, latent_distance, perceptual_distance
 from codi_tf.io.weights import copy_weights
 from codi_tf.methods import METHODS
@@ -61,7 +62,8 @@ class Decoder(MethodSettings):
     def load(self, path: str) -> tuple[Base, TinyDecoder]:
         """The autoencoder, as a base without a UNet, and the new decoder."""
         decoder = make_network(TinyDecoder, self.network, "decoder")
-        base = dataclasses.replace(load_stable_diffusion(path), unet=None, text_encoder=None, tokenizer=None)
+        base = load_stable_diffusion(path, compute=current_compute())
+        base = dataclasses.replace(base, unet=None, text_encoder=None, tokenizer=None)
         try:
             check_decoder(decoder, base.vae)
         except UserError as error:

@@ -10,6 +10,7 @@ from keras import ops
 from codi_tf.models.attention import SpatialAttention
 from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, PointwiseConv2D, ResnetBlock, Upsample
 from codi_tf.models.numerics import EPSILON, check_numerics
+from codi_tf.models.recomputing import run_stage
 
 
 class Posterior(NamedTuple):
@@ -45,6 +46,7 @@ class Level(keras.layers.Layer):
             self.resampler = Downsample(channels, symmetric_padding=False, name="downsamplers.0")
         elif resample == "up":
             self.resampler = Upsample(channels, name="upsamplers.0")
+        self.recompute = False  # set by `AutoencoderKL.recompute_blocks`
 
     def build(self, input_shape=None):
         for layer in self.resnets:
@@ -54,7 +56,7 @@ class Level(keras.layers.Layer):
 
     def call(self, h):
         for resnet in self.resnets:
-            h = resnet(h)
+            h = run_stage(resnet.__call__, h, recompute=self.recompute)
         return h if self.resampler is None else self.resampler(h)
 
     def get_config(self):
@@ -198,6 +200,14 @@ class AutoencoderKL(keras.Model):
         self.decoder.build()
         self.quant_conv.build((None, None, None, 2 * self.latent_channels))
         self.post_quant_conv.build((None, None, None, self.latent_channels))
+
+    def recompute_blocks(self, recompute: bool = True) -> None:
+        """Gradient checkpointing: the backward pass recomputes the activations inside residual blocks.
+
+        Those of the middle blocks, which are few, are stored.
+        """
+        for level in (*self.encoder.levels, *self.decoder.levels):
+            level.recompute = recompute
 
     def encode(self, images) -> Posterior:
         """Images [B, f h, f w, 3] in [-1, 1] -> posterior with mean and log-variance [B, h, w, latent_channels]."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from codi_tf import config, data
 from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.stable_diffusion import check_parts
 from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.checkpoints.vocabulary import learn
 from codi_tf.core.errors import UserError
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.core.progress import Progress
-from codi_tf.data.cached import cached_batches, check_made_with, is_cache, made_with, read_cache, read_meta
+from codi_tf.data.cached import WORDS, cached_batches, check_made_with, is_cache, made_with, read_cache, read_meta
 from codi_tf.data.precompute import embed_once, encode_once, latent_batches
 from codi_tf.evaluation.features import load_features
 from codi_tf.evaluation.perception.lpips import load_lpips
@@ -28,6 +33,8 @@ from codi_tf.trainers.optimizers import FusedAdamW
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.folder import PROVENANCE
 from codi_tf.training.initialization import load_base_and_adapter
+
+LEARNT_FROM = 4096  # prompts of a new vocabulary
 
 
 def build_task(experiment: config.Experiment) -> Task | None:
@@ -45,8 +52,9 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
     keras.utils.set_random_seed(train.seed)
     shared = {"ema_decay": train.ema_decay, "seed": train.seed, "accumulate": train.accumulate}
     if task is None:
-        base, student = method.load(experiment.base)
-        trainer = Trainer(method.build(base, student, _perceptual(experiment)), **shared)
+        base, student = load_without_task(experiment)
+        scaled = experiment.memory.compute == "float16"
+        trainer = Trainer(method.build(base, student, _perceptual(experiment)), scaled=scaled, **shared)
     else:
         base, adapter = load_base_and_adapter(experiment, task)
         trainer = CoDi(
@@ -62,12 +70,38 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
             pretrained=adaptation.pretrained,
             copy=False,  # nobody else has what was just read
         )
-        trainer.student.recompute_blocks(experiment.memory.recompute)
+    if experiment.memory.recompute:
+        trainer.method.recompute_blocks()
     size, multiple = experiment.data.image_size, trainer.method.multiple
     if size % multiple:
         raise UserError(f"data.image_size is {size}: for these networks it must be a multiple of {multiple}")
     trainer.compile(optimizer=make_optimizer(train))
     return trainer
+
+
+def load_without_task(experiment: config.Experiment) -> tuple[Base | None, Any]:
+    """What a training without a task starts from, in the formats of `memory`: see `MethodSettings.load`.
+
+    A new text encoder gets its vocabulary: that of encoded examples, or one learnt from the first prompts of the data.
+
+    Raises:
+        UserError: the base does not hold what the method needs, or the data have no prompts.
+    """
+    method, source = experiment.method, experiment.data.source
+    with built_in(make_policy(experiment.memory.compute)):
+        base, student = method.load(experiment.base)
+    if method.learns_words:
+        assert base is not None and base.text_encoder is not None
+        if is_cache(source):
+            if not (Path(source) / WORDS).is_dir():
+                raise UserError(f"{source}: was encoded for another base; encode it with this config")
+            tokenizer = Tokenizer.load(Path(source) / WORDS)
+        else:
+            prompts = data.training_prompts(load_source(experiment, "train"), LEARNT_FROM)
+            tokenizer = learn(prompts, base.text_encoder.vocab_size)
+        base = dataclasses.replace(base, tokenizer=tokenizer)
+        check_parts(base)
+    return base, student
 
 
 def _perceptual(experiment: config.Experiment):
@@ -195,7 +229,7 @@ def build_dataset(
     latents = encode_once(
         base, images, count, progress.update, encode_condition=functools.partial(encode_condition, base, student)
     )
-    latents, contexts = embed_once(base, latents)
+    latents, contexts = (latents, None) if experiment.method.trains_text else embed_once(base, latents)
     return latent_batches(latents, seed=settings.seed, contexts=contexts, **batch)
 
 
@@ -217,7 +251,7 @@ def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.
         examples.pop("tokens", None)
     elif "tokens" not in examples:
         raise UserError(f"{settings.source}: was encoded without prompts; encode it with data.prompts=true")
-    examples, contexts = embed_once(base, examples)
+    examples, contexts = (examples, None) if experiment.method.trains_text else embed_once(base, examples)
     return cached_batches(examples, seed=settings.seed, contexts=contexts, **batch)
 
 
