@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import SCHEDULER, VAE
+from small_runs import metrics
 from tiny import UNET, randomize, tiny_base
 
 import codi_tf
@@ -20,6 +21,8 @@ from codi_tf.core.errors import UserError
 from codi_tf.io.images import write_png
 from codi_tf.methods.draws import Draws
 from codi_tf.training.experiment import build_dataset, build_trainer
+from codi_tf.training.monitor import heldout_examples
+from codi_tf.training.samples import make_samples
 
 NETWORK = {**UNET, "down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
 TEXT = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -34,8 +37,9 @@ def values(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     (folder / "vae").mkdir()
     save_base(dataclasses.replace(tiny_base(), unet=None), folder / "vae")
+    stripes = (np.arange(24, dtype=np.uint8) % 3 * 5)[:, None, None]
     for i, word in enumerate(WORDS * 2):
-        write_png(folder / "captioned" / f"{i}.png", np.full((24, 24, 3), 20 * i, np.uint8))
+        write_png(folder / "captioned" / f"{i}.png", np.full((24, 24, 3), 20 * i, np.uint8) + stripes)
         (folder / "captioned" / f"{i}.txt").write_text(f"a {word} wall", "utf-8")
     return {
         "method": METHOD,
@@ -230,18 +234,50 @@ def test_encoded_examples_keep_their_prompts(values, tmp_path, monkeypatch):
         build_trainer(experiment(values, data={"source": str(tmp_path / "bare")}))
 
 
+# --- samples
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "decoder"])
+def test_reconstructions_of_held_out_images_are_measured(values, name):
+    """Catches the network that is trained in place of its average, and figures of other images."""
+    run = autoencoder(values)
+    run["method"] = run["method"] if name == "autoencoder" else {"name": "decoder", "network": DECODER}
+    run = experiment({**run, "base": values["base"] if name == "decoder" else None}, train={"sample_every": 1})
+    trainer = build_trainer(run)
+    randomize(trainer.average.variables)
+    heldout = heldout_examples(run, trainer)
+    samples = make_samples(run, trainer, heldout)
+    average, image = trainer.average, heldout["image"]
+    made = average(image) if name == "autoencoder" else average(trainer.method.base.encode(image))
+    made, originals = (np.clip(np.asarray(one, "float64"), -1, 1) / 2 + 0.5 for one in (made, image))
+    expected = np.mean(-10 * np.log10(np.square(made - originals).mean((1, 2, 3))))
+    figures = samples.figures()
+    assert figures["heldout_psnr"] == pytest.approx(expected, abs=1e-3)
+    steps = [np.square(np.diff(one @ [0.299, 0.587, 0.114], axis=axis)) for one in (made, originals) for axis in (1, 2)]
+    energy = [step.mean() for step in steps]
+    assert figures["heldout_sharpness"] == pytest.approx((energy[0] + energy[1]) / (energy[2] + energy[3]), rel=1e-3)
+    assert samples.grid().shape[2] == 3
+    assert heldout_examples(experiment(autoencoder(values)), trainer) is None  # nothing is read for no samples
+
+
 # --- whole runs
 
 
 @pytest.mark.slow
-def test_a_run_resumes_as_if_it_had_not_stopped_and_ends_in_a_base_for_text_to_image(values, tmp_path):
+def test_a_run_resumes_as_if_it_had_not_stopped_and_ends_in_a_base_for_text_to_image(values, tmp_path, monkeypatch):
     """Catches a state without the text encoder, and a vocabulary of another order."""
-    run, half = experiment(values), experiment(values, train={"steps": 1})
+    options = {"log_every": 1, "sample_every": 1}
+    run, half = experiment(values, train=options), experiment(values, train={**options, "steps": 1})
     whole = train(run, tmp_path / "whole")
     train(half, tmp_path / "part")
+    monkeypatch.setattr("codi_tf.data.training_prompts", lambda *_: pytest.fail("the run has the vocabulary"))
     part = train(run, tmp_path / "part")
     for name in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "tokenizer/vocab.json"):
         assert (whole / name).read_bytes() == (part / name).read_bytes()
+    logs = [metrics(tmp_path / name) for name in ("whole", "part")]
+    assert logs[0] == logs[1] and all(line["heldout_loss"] > 0 for line in logs[0])
+    (first, second), resumed = (sorted((tmp_path / name / "samples").iterdir()) for name in ("whole", "part"))
+    assert first.read_bytes() != second.read_bytes() == resumed[1].read_bytes()
     base = codi_tf.load_stable_diffusion(whole)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -16,9 +16,7 @@ from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError, user_errors
 from codi_tf.core.signals import stop_noted
-from codi_tf.io.bundle_files import TOKENIZERS
 from codi_tf.io.files import check_growing_folder, check_settings, whole_file
-from codi_tf.io.folders import whole_folder
 from codi_tf.io.hashing import file_sha256
 from codi_tf.io.locks import only_one
 from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
@@ -179,7 +177,8 @@ def _encoder(experiment: config.Experiment, task):
 
 def _begin(out: Path, meta: Mapping, *, words: Tokenizer | None) -> None:
     """Write meta.json, or check that the existing one is equal; write a tokenizer that was learnt from the prompts."""
-    from codi_tf.data.cached import META, WORDS, read_meta
+    from codi_tf.data.cached import META, read_meta
+    from codi_tf.training.experiment import keep_words
 
     path = out / META
     if not path.is_file():
@@ -190,9 +189,8 @@ def _begin(out: Path, meta: Mapping, *, words: Tokenizer | None) -> None:
             partial.write_text(text, encoding="utf-8")
     else:
         check_settings(out, read_meta(out), meta)
-    if words is not None and not (out / WORDS).exists():
-        with whole_folder(out / WORDS, TOKENIZERS) as partial:
-            words.save(partial)
+    if words is not None:
+        keep_words(words, out)
 
 
 def _is_whole(path: Path, count: int) -> bool:

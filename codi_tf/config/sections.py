@@ -129,8 +129,8 @@ class Train:
         clip_norm: limit of the gradient's global norm.
         ema_decay: gamma of the moving average; for CoDi it is also the target network.
         seed: seed of initialization and of all draws of the loss.
-        log_every, sample_every, save_every: in updates; 0 turns sample images, with the loss and PSNR of held-out
-            examples, or saved states off (the last state is always saved).
+        log_every, sample_every, save_every: in updates; 0 turns sample images, with figures of held-out examples, or
+            saved states off (the last state is always saved).
         keep, keep_every: the states on disk: the newest `keep`, and those of every `keep_every`-th update, 0 for none.
         max_skipped: a run ends when this many updates in a row had a loss or gradient that was not finite.
         steps_per_call: updates in one call from Python, a loop on the device; a call ends where a run logs or saves.

@@ -27,7 +27,6 @@ from codi_tf.io.tensor_files import StoredTensor, read_header
 from codi_tf.tasks import Task, task_config
 
 META = "meta.json"
-WORDS = "tokenizer"  # the folder of a tokenizer that was learnt from the prompts
 SCHEMA = Record(
     {
         "examples": Whole(1, MAX_EXAMPLES),

@@ -48,6 +48,7 @@ class Decoder(MethodSettings):
 
     task_use: ClassVar = "none"
     examples: ClassVar = "images"
+    reconstructs: ClassVar = True
 
     def check(self) -> None:
         """Raises UserError for a negative weight, or one of weight and features without the other."""
@@ -120,6 +121,10 @@ class DecoderMethod(Method):
         if self.perceptual is not None:
             terms["perceptual"] = self.settings.perceptual_weight * self.perceptual(y, made)
         return terms
+
+    def reconstruct(self, average: TinyDecoder, images):
+        """Images [B, H, W, 3] in [-1, 1] -> what the decoder makes of their latents."""
+        return average(self.base.encode(images))
 
     def save(self, average: TinyDecoder, folder: Path, first_batch: Callable[[], dict]) -> None:
         """Write the decoder as diffusers' AutoencoderTiny."""

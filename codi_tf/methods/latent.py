@@ -49,9 +49,13 @@ class LatentMethod(Method):
         """The network that generates after training; it starts with the student's weights."""
         return copy_of(self.student, "average")
 
+    def result(self, average: AdaptedUNet) -> Base:
+        """The base with the trained UNet, the result of a training without a task."""
+        return dataclasses.replace(self.base, unet=average.unet)
+
     def save(self, average: AdaptedUNet, folder: Path, first_batch: Callable[[], dict]) -> None:
-        """Write the base with the trained UNet, in the diffusers layout."""
-        save_base(dataclasses.replace(self.base, unet=average.unet), folder)
+        """Write the result in the diffusers layout."""
+        save_base(self.result(average), folder)
 
 
 def load_unconditional(path: str) -> Base:

@@ -49,6 +49,7 @@ class MethodSettings:
         trains_text: whether a text encoder is trained: prompts are embedded in each update, and data must have them.
         learns_words: whether `load` gives a base with a new text encoder and no tokenizer. The run then learns a
             vocabulary of the text encoder's size from the prompts of the data.
+        reconstructs: whether the trained network reconstructs images, see `Method.reconstruct`.
         features: the folder of a feature network, or a file of LPIPS' weights, that `build` gets as `perceptual`.
         guidance_range: [lowest, highest] guidance of the condition that a network which takes it as an input is trained
             for; None for methods that do not train that input.
@@ -68,6 +69,7 @@ class MethodSettings:
     drop_prompt: ClassVar[float] = 0.0
     trains_text: ClassVar[bool] = False
     learns_words: ClassVar[bool] = False
+    reconstructs: ClassVar[bool] = False
     features: ClassVar[str | None] = None
     guidance_range: ClassVar[list | None] = None
     sampler: ClassVar[str] = "ddim"
@@ -146,6 +148,13 @@ class Method:
 
     def loss_terms(self, batch, draws: Draws) -> dict:
         """{term: float32 [B]} of a batch, a part of the global one; `draws` are the step's random numbers."""
+        raise NotImplementedError
+
+    def reconstruct(self, average, images):
+        """Images float32 [B, H, W, 3] in [-1, 1] -> what the trained network makes of them, about [-1, 1].
+
+        For methods whose settings say `reconstructs`.
+        """
         raise NotImplementedError
 
     def save(self, average, folder: Path, first_batch: Callable[[], dict]) -> None:

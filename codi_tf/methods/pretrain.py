@@ -12,7 +12,6 @@ import keras
 
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base, make_network, make_unet
-from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.kinds import TEXT_ENCODER
 from codi_tf.checkpoints.networks import check_numbers
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
@@ -45,7 +44,7 @@ class Pretrain(MethodSettings):
         network: the arguments of `models.unet.UNet` (the keys of a diffusers unet/config.json), with the channels of
             the base's latents; None: the base's UNet.
         scheduler: keys of a diffusers scheduler_config.json that replace the base's, as beta_schedule, prediction_type.
-        space: the space of the squared error.
+        space: the space of the squared error: noise, signal or velocity.
         text_encoder: the arguments of `models.text_encoder.TextEncoder` (the keys of a transformers CLIPTextConfig) for
             a new one, which is trained with the UNet; None: the base's, if it has one. Its vocabulary, of at most
             vocab_size tokens (1,024 unless it is given), is learnt from the prompts of the data.
@@ -79,7 +78,13 @@ class Pretrain(MethodSettings):
         return self.learns_words or self.train_text_encoder
 
     def load(self, path: str) -> tuple[Base, PromptedUNet]:
-        """The base with a new UNet, or its own one, possibly in another parametrization, and with a text encoder."""
+        """The base with a new UNet, or its own one, possibly in another parametrization, and with a text encoder.
+
+        Raises:
+            UserError: a folder that cannot be read; without a network, a bundle or a base without a UNet; with one,
+                invalid arguments or a width that is not the text encoder's; a schedule that is not supported; no text
+                encoder where one is to be trained.
+        """
         if self.network is None:
             base = load_unconditional(path)
             unet = base.unet
@@ -170,10 +175,6 @@ class PretrainMethod(LatentMethod):
         """The base with the trained networks."""
         text = self.base.text_encoder if average.text_encoder is None else average.text_encoder
         return dataclasses.replace(self.base, unet=average.unet, text_encoder=text)
-
-    def save(self, average: PromptedUNet, folder: Path, first_batch: Callable[[], dict]) -> None:
-        """Write the base with the trained networks, in the diffusers layout."""
-        save_base(self.result(average), folder)
 
 
 def _new_unet(config: dict, base: Base) -> UNet:

@@ -19,11 +19,11 @@ from codi_tf.checkpoints.vocabulary import learn
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.core.progress import Progress
-from codi_tf.data.cached import WORDS, cached_batches, check_made_with, is_cache, made_with, read_cache, read_meta
+from codi_tf.data.cached import cached_batches, check_made_with, is_cache, made_with, read_cache, read_meta
 from codi_tf.data.precompute import embed_once, encode_once, latent_batches
 from codi_tf.evaluation.features import load_features
 from codi_tf.evaluation.perception.lpips import load_lpips
-from codi_tf.io.bundle_files import BUNDLES, RESULTS
+from codi_tf.io.bundle_files import BUNDLES, RESULTS, TOKENIZERS, WORDS
 from codi_tf.io.folders import Kind, whole_folder
 from codi_tf.io.json_files import write_json
 from codi_tf.methods.networks import encode_condition
@@ -45,14 +45,14 @@ def build_task(experiment: config.Experiment) -> Task | None:
     return make_task(options.pop("name"), **options)
 
 
-def build_trainer(experiment: config.Experiment) -> Trainer:
-    """The compiled trainer of an experiment, with fresh or pre-trained weights."""
+def build_trainer(experiment: config.Experiment, run: Path | None = None) -> Trainer:
+    """The compiled trainer of an experiment, with fresh or pre-trained weights; `run`: see `load_without_task`."""
     method, train, adaptation = experiment.method, experiment.train, experiment.adaptation
     task = build_task(experiment)
     keras.utils.set_random_seed(train.seed)
     shared = {"ema_decay": train.ema_decay, "seed": train.seed, "accumulate": train.accumulate}
     if task is None:
-        base, student = load_without_task(experiment)
+        base, student = load_without_task(experiment, run)
         scaled = experiment.memory.compute == "float16"
         trainer = Trainer(method.build(base, student, _perceptual(experiment)), scaled=scaled, **shared)
     else:
@@ -79,29 +79,46 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
     return trainer
 
 
-def load_without_task(experiment: config.Experiment) -> tuple[Base | None, Any]:
+def load_without_task(experiment: config.Experiment, run: Path | None = None) -> tuple[Base | None, Any]:
     """What a training without a task starts from, in the formats of `memory`: see `MethodSettings.load`.
 
-    A new text encoder gets its vocabulary: that of encoded examples, or one learnt from the first prompts of the data.
+    A new text encoder gets its vocabulary: that which the run has, where it resumes; that of encoded examples; or one
+    that is learnt from the first prompts of the data.
+
+    Args:
+        experiment: the experiment.
+        run: the folder of the run; None where there is none.
 
     Raises:
         UserError: the base does not hold what the method needs, or the data have no prompts.
     """
-    method, source = experiment.method, experiment.data.source
+    method = experiment.method
     with built_in(make_policy(experiment.memory.compute)):
         base, student = method.load(experiment.base)
     if method.learns_words:
         assert base is not None and base.text_encoder is not None
-        if is_cache(source):
-            if not (Path(source) / WORDS).is_dir():
-                raise UserError(f"{source}: was encoded for another base; encode it with this config")
-            tokenizer = Tokenizer.load(Path(source) / WORDS)
-        else:
-            prompts = data.training_prompts(load_source(experiment, "train"), LEARNT_FROM)
-            tokenizer = learn(prompts, base.text_encoder.vocab_size)
-        base = dataclasses.replace(base, tokenizer=tokenizer)
+        base = dataclasses.replace(base, tokenizer=_words(experiment, run, base.text_encoder.vocab_size))
         check_parts(base)
     return base, student
+
+
+def _words(experiment: config.Experiment, run: Path | None, size: int) -> Tokenizer:
+    """The tokenizer of a new text encoder, see `load_without_task`; of at most `size` tokens where it is learnt."""
+    source = experiment.data.source
+    if run is not None and (run / WORDS).is_dir():
+        return Tokenizer.load(run / WORDS)
+    if not is_cache(source):
+        return learn(data.training_prompts(load_source(experiment, "train"), LEARNT_FROM), size)
+    if not (Path(source) / WORDS).is_dir():
+        raise UserError(f"{source}: was encoded for another base; encode it with this config")
+    return Tokenizer.load(Path(source) / WORDS)
+
+
+def keep_words(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the tokenizer of a new text encoder into the folder of a run, or of encoded examples; once."""
+    if not (folder / WORDS).exists():
+        with whole_folder(folder / WORDS, TOKENIZERS) as partial:
+            tokenizer.save(partial)
 
 
 def _perceptual(experiment: config.Experiment):
