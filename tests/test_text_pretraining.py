@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_the_text_encoder_s_own_words_and_prompts_are_droppe
 
 @pytest.mark.parametrize("learns", [False, True])
 def test_a_base_with_a_text_encoder_goes_on_with_it(values, tmp_path, learns):
-    """Catches a frozen text encoder that is trained, and a vocabulary that is learnt anew."""
+    """Catches a frozen text encoder that is trained, and a vocabulary that is learned anew."""
     trainer = build_trainer(experiment(values))
     randomize(trainer.average.variables)
     (tmp_path / "base").mkdir()

@@ -1,4 +1,4 @@
-"""Vocabularies that are learnt from texts: byte-pair encoding by hand, and transformers on the files that are saved."""
+"""Vocabularies that are learned from texts: by hand, and by transformers from the files that are saved."""
 
 from __future__ import annotations
 

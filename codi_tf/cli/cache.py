@@ -176,7 +176,7 @@ def _encoder(experiment: config.Experiment, task):
 
 
 def _begin(out: Path, meta: Mapping, *, words: Tokenizer | None) -> None:
-    """Write meta.json, or check that the existing one is equal; write a tokenizer that was learnt from the prompts."""
+    """Write meta.json, or check that the existing one is equal; write a tokenizer that was learned from the prompts."""
     from codi_tf.data.cached import META, read_meta
     from codi_tf.training.experiment import keep_words
 

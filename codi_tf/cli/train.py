@@ -30,7 +30,7 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0, finish:
     """Run an experiment, or resume the run in `out`. Returns the folder of the result.
 
     Writes config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (images), metrics.jsonl and result/; and tokenizer/,
-    where a vocabulary is learnt. If there are several workers, the first one writes; all must share the folder.
+    where a vocabulary is learned. If there are several workers, the first one writes; all must share the folder.
 
     Args:
         experiment: what to run. That of the run in `out`, if there is one; `train.steps` may be raised.

@@ -47,7 +47,7 @@ class Pretrain(MethodSettings):
         space: the space of the squared error: noise, signal or velocity.
         text_encoder: the arguments of `models.text_encoder.TextEncoder` (the keys of a transformers CLIPTextConfig) for
             a new one, which is trained with the UNet; None: the base's, if it has one. Its vocabulary, of at most
-            vocab_size tokens (1,024 unless it is given), is learnt from the prompts of the data.
+            vocab_size tokens (1,024 unless it is given), is learned from the prompts of the data.
         train_text_encoder: whether the base's text encoder is trained, too; otherwise it stays as it is.
         drop_prompt: the share of examples whose prompt is empty, for guidance by the prompt.
     """
@@ -147,7 +147,7 @@ class PretrainMethod(LatentMethod):
     terms = ("denoising",)
 
     def check_batch(self, batch) -> None:
-        """Raises UserError as `LatentMethod` does, and for a batch without the prompts that are to be learnt."""
+        """Raises UserError as `LatentMethod` does, and for a batch without the prompts that are to be learned."""
         super().check_batch(batch)
         if self.student.text_encoder is not None:
             require(batch, "tokens")

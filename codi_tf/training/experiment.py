@@ -34,7 +34,7 @@ from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.folder import PROVENANCE
 from codi_tf.training.initialization import load_base_and_adapter
 
-LEARNT_FROM = 4096  # prompts of a new vocabulary
+LEARNED_FROM = 4096  # prompts of a new vocabulary
 
 
 def build_task(experiment: config.Experiment) -> Task | None:
@@ -83,7 +83,7 @@ def load_without_task(experiment: config.Experiment, run: Path | None = None) ->
     """What a training without a task starts from, in the formats of `memory`: see `MethodSettings.load`.
 
     A new text encoder gets its vocabulary: that which the run has, where it resumes; that of encoded examples; or one
-    that is learnt from the first prompts of the data.
+    that is learned from the first prompts of the data.
 
     Args:
         experiment: the experiment.
@@ -103,12 +103,12 @@ def load_without_task(experiment: config.Experiment, run: Path | None = None) ->
 
 
 def _words(experiment: config.Experiment, run: Path | None, size: int) -> Tokenizer:
-    """The tokenizer of a new text encoder, see `load_without_task`; of at most `size` tokens where it is learnt."""
+    """The tokenizer of a new text encoder, see `load_without_task`; of at most `size` tokens where it is learned."""
     source = experiment.data.source
     if run is not None and (run / WORDS).is_dir():
         return Tokenizer.load(run / WORDS)
     if not is_cache(source):
-        return learn(data.training_prompts(load_source(experiment, "train"), LEARNT_FROM), size)
+        return learn(data.training_prompts(load_source(experiment, "train"), LEARNED_FROM), size)
     if not (Path(source) / WORDS).is_dir():
         raise UserError(f"{source}: was encoded for another base; encode it with this config")
     return Tokenizer.load(Path(source) / WORDS)
