@@ -266,7 +266,7 @@ def test_reconstructions_of_held_out_images_are_measured(values, name):
 @pytest.mark.slow
 def test_a_run_resumes_as_if_it_had_not_stopped_and_ends_in_a_base_for_text_to_image(values, tmp_path, monkeypatch):
     """Catches a state without the text encoder, and a vocabulary of another order."""
-    options = {"log_every": 1, "sample_every": 1}
+    options = {"log_every": 1, "sample_every": 1, "decay": "constant"}
     run, half = experiment(values, train=options), experiment(values, train={**options, "steps": 1})
     whole = train(run, tmp_path / "whole")
     train(half, tmp_path / "part")
