@@ -287,6 +287,8 @@ class CoDi(Trainer):
         prompts = as_prompts(prompt)
         if len(prompts) not in (1, count):
             raise UserError(f"{len(prompts)} prompts for {count} images: give one, or one per image")
+        if not self.task.prompted:  # a task's own prompts, as instructions, are no captions
+            self.base.warn_of_unknown_words(prompts)
         return self.base.conditioning(prompts)
 
     def check_batch(self, batch: dict) -> None:

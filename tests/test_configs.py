@@ -42,7 +42,7 @@ def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
     if whole.data.prompts:
         write_captioned(folder / "captioned")
         overrides.append(f"data.source={folder / 'captioned'}")
-    if takes_prompts(whole):
+    if takes_prompts(whole) and not whole.method.learns_words:
         overrides.append(f"text={tiny_text(folder, 8)}")
     if isinstance(whole.method, Decoder):
         base = autoencoder_for(whole.method, folder)

@@ -20,7 +20,7 @@ from codi_tf.methods.autoencoder import Autoencoder, AutoencoderMethod
 from codi_tf.methods.codi import CodiMethod, ConditionalDistillation
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.finetune import Finetune, FinetuneMethod
-from codi_tf.methods.pretrain import Pretrain
+from codi_tf.methods.pretrain import Pretrain, PretrainMethod, PromptedUNet
 from codi_tf.trainers.trainer import Trainer
 
 
@@ -316,7 +316,7 @@ def test_finetuning_is_the_error_of_the_velocity_at_one_time_per_example(untrain
 def test_pretraining_has_no_condition_and_moves_every_weight():
     base = tiny_base()
     settings = Pretrain(network=UNET, scheduler=SCHEDULER)
-    trainer = Trainer(FinetuneMethod(settings, base, AdaptedUNet(base.unet, name="student")), ema_decay=GAMMA)
+    trainer = Trainer(PretrainMethod(settings, base, PromptedUNet(base.unet, name="student")), ema_decay=GAMMA)
     trainer.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.0))
     before = values(base.unet.variables)
     trainer.train_step({"latent": latents()["latent"]})

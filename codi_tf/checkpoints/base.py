@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from keras import ops
 
 from codi_tf.core.arguments import as_prompts
 from codi_tf.core.errors import UserError
+from codi_tf.core.showing import clipped
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Schedule
 from codi_tf.diffusion.scheduler_config import make_schedule_of
@@ -93,6 +95,15 @@ class Base:
                 "(load_stable_diffusion(..., tokenizer=FOLDER))"
             )
         return self.embed_tokens(self.tokenizer(prompts))
+
+    def warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
+        """Name the words of prompts that the base was not trained with, where its tokenizer knows which it was."""
+        if self.tokenizer is None:
+            return
+        unknown = list(dict.fromkeys(word for prompt in prompts for word in self.tokenizer.unknown_words(prompt)))
+        if unknown:
+            names = clipped(", ".join(map(repr, unknown)), 200)
+            warnings.warn(f"the base was trained without these words of the prompt: {names}", stacklevel=3)
 
     @functools.cached_property
     def context(self) -> np.ndarray:

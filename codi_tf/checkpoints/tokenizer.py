@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY, MERGES, BOTH = "vocab.json", "merges.txt", "tokenizer.json"
 SETTINGS, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 ADDED = "added_tokens.json"
-_WORD_END = "</w>"
+KNOWN_WORDS = "known_words"  # key of ours in the settings
+WORD_END = "</w>"
 _WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"  # special tokens as text, and contractions
     r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # runs of letters, single numbers, runs of anything else
@@ -54,6 +55,8 @@ class Tokenizer:
             start, end and padding, in exactly their spelling.
         added: tokens that were added to the vocabulary, as by textual inversion. One that the vocabulary has keeps its
             id there.
+        known_words: all words of the captions that a base was trained with, as `words` gives them; None if there are
+            too many, or they are not known.
 
     Attributes:
         vocabulary: with the added tokens.
@@ -72,6 +75,7 @@ class Tokenizer:
         padding: str = END,
         special: Mapping[str, bool] | None = None,
         added: Sequence[AddedToken] = (),
+        known_words: Collection[str] | None = None,
     ):
         special = {START: False, END: False, padding: False} if special is None else special
         parts = (token for pair in merges for token in ("".join(pair), *pair))
@@ -87,6 +91,7 @@ class Tokenizer:
                 raise UserError(f"the added token {one.content!r} has the id {one.id}, which {holders[one.id]!r} has")
             self.vocabulary[one.content] = one.id
         self.merges = list(dict.fromkeys(merges))
+        self.known_words = None if known_words is None else frozenset(known_words)
         self._encoder = _encoder(self.vocabulary, self.merges, self.special, self.added)
         self._files: dict[str, bytes] = {}
 
@@ -127,7 +132,10 @@ class Tokenizer:
             named = _special_tokens({"pad_token": padding, **settings}, special)
             added = added_tokens(whole, settings, listed, vocabulary)
             named["special"] = _without(named["special"], added)
-            tokenizer = cls(vocabulary, _pairs(merges), **named, added=added)
+            known = settings.get(KNOWN_WORDS)
+            if known is not None and not (isinstance(known, list) and all(isinstance(word, str) for word in known)):
+                raise ValueError(f"{KNOWN_WORDS} must be a list of words")
+            tokenizer = cls(vocabulary, _pairs(merges), **named, added=added, known_words=known)
         except UserError as error:
             raise error if str(folder) in str(error) else UserError(f"{folder}: {error}") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -137,12 +145,15 @@ class Tokenizer:
         return tokenizer
 
     @classmethod
-    def from_merges(cls, merges: Sequence[tuple[str, str]], *, padding: str = END) -> Tokenizer:
+    def from_merges(
+        cls, merges: Sequence[tuple[str, str]], *, padding: str = END, known_words: Collection[str] | None = None
+    ) -> Tokenizer:
         """A tokenizer with CLIP's vocabulary: bytes, bytes at the end of a word, merged tokens, start and end."""
         letters = _byte_letters()
-        ends = [letter + _WORD_END for letter in letters]
+        ends = [letter + WORD_END for letter in letters]
         tokens = dict.fromkeys([*letters, *ends, *map("".join, merges), START, END])
-        return cls({token: i for i, token in enumerate(tokens)}, merges, padding=padding)
+        vocabulary = {token: i for i, token in enumerate(tokens)}
+        return cls(vocabulary, merges, padding=padding, known_words=known_words)
 
     def save(self, folder: str | Path) -> None:
         """Write the files into a folder, which is made if it is missing. Files that were read stay byte for byte."""
@@ -195,9 +206,21 @@ class Tokenizer:
             raise UserError(f"prompt: {text!r} is no text that UTF-8 can write; type it again") from None
         return self._encoder.encode(text, add_special_tokens=False).ids
 
+    def words(self, text: str) -> list[str]:
+        """The words of a text before they are split into tokens, each byte as its letter; no special tokens."""
+        normal = self._encoder.normalizer.normalize_str(text)
+        return [word for word, _ in self._encoder.pre_tokenizer.pre_tokenize_str(normal) if word not in self.special]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that are not among the `known_words`, in lower case; [] where these are None."""
+        if self.known_words is None:
+            return []
+        strange = [word for word in self.words(_beginning(text)) if word not in self.known_words]
+        return [self._encoder.decoder.decode([word]) for word in strange]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, in lower case, with a space after each word."""
-        return self._encoder.decode(list(ids), skip_special_tokens=False).replace(_WORD_END, " ").strip()
+        return self._encoder.decode(list(ids), skip_special_tokens=False).replace(WORD_END, " ").strip()
 
     def _new_files(self) -> dict[str, bytes]:
         merges = "".join(f"{first} {second}\n" for first, second in self.merges)
@@ -211,6 +234,7 @@ class Tokenizer:
         vocabulary = {token: number for token, number in self.vocabulary.items() if token not in names}
         roles = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": self.padding}
         settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, **roles}
+        settings |= {} if self.known_words is None else {KNOWN_WORDS: sorted(self.known_words)}
         return {
             VOCABULARY: json.dumps(vocabulary, ensure_ascii=False).encode("utf-8"),
             MERGES: ("#version: 0.2\n" + merges).encode("utf-8"),
@@ -225,7 +249,7 @@ def _encoder(
     added: Sequence[AddedToken],
 ) -> tokenizers.Tokenizer:
     """Byte-pair encoding as transformers' CLIPTokenizer sets it up; unknown bytes become the end token."""
-    model = models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=_WORD_END, unk_token=END, fuse_unk=False)
+    model = models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=WORD_END, unk_token=END, fuse_unk=False)
     encoder = tokenizers.Tokenizer(model)
     encoder.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Lowercase()]

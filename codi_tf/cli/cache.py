@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from codi_tf.io.files import check_growing_folder, check_settings, whole_file
 from codi_tf.io.hashing import file_sha256
 from codi_tf.io.locks import only_one
 from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
+
+if TYPE_CHECKING:
+    from codi_tf.checkpoints.tokenizer import Tokenizer
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
 SHARD = 1024
@@ -91,7 +95,7 @@ def encode(
         only_one(out / f".lock-{host}", f"encodes into {out}"),
         stop_noted("what is encoded is written after the batch under way") as stop,
     ):
-        _begin(out, meta)
+        _begin(out, meta, words=tokenizer if experiment.method.learns_words else None)
         missing = [number for number in mine if not _is_whole(paths[number], sizes[number])]
         for number in set(mine) - set(missing):
             _remove_begun(paths[number])
@@ -159,10 +163,11 @@ def _encoder(experiment: config.Experiment, task):
     """The base, the condition space of its adapter, and the function that encodes conditions (None without a task)."""
     from codi_tf.adapters import ADAPTERS
     from codi_tf.methods.networks import encode_in_space
+    from codi_tf.training.experiment import load_without_task
     from codi_tf.training.initialization import load_base_and_adapter
 
     if task is None:
-        base, _ = experiment.method.load(experiment.base)
+        base, _ = load_without_task(experiment)
         assert base is not None  # the method is trained on latents
         return base, "latent", None
     base, adapter = load_base_and_adapter(experiment, task)
@@ -170,9 +175,10 @@ def _encoder(experiment: config.Experiment, task):
     return base, space, functools.partial(encode_in_space, base, condition_space=space, has_mask=task.has_mask)
 
 
-def _begin(out: Path, meta: Mapping) -> None:
-    """Write meta.json, or check that the existing one is equal."""
+def _begin(out: Path, meta: Mapping, *, words: Tokenizer | None) -> None:
+    """Write meta.json, or check that the existing one is equal; write a tokenizer that was learned from the prompts."""
     from codi_tf.data.cached import META, read_meta
+    from codi_tf.training.experiment import keep_words
 
     path = out / META
     if not path.is_file():
@@ -181,8 +187,10 @@ def _begin(out: Path, meta: Mapping) -> None:
         text = json.dumps(meta, indent=2) + "\n"
         with whole_file(path) as partial:
             partial.write_text(text, encoding="utf-8")
-        return
-    check_settings(out, read_meta(out), meta)
+    else:
+        check_settings(out, read_meta(out), meta)
+    if words is not None:
+        keep_words(words, out)
 
 
 def _is_whole(path: Path, count: int) -> bool:

@@ -29,8 +29,8 @@ LOCK = ".lock"  # in the folder of a run
 def train(experiment: config.Experiment, out: Path, *, profile: int = 0, finish: bool = False) -> Path:
     """Run an experiment, or resume the run in `out`. Returns the folder of the result.
 
-    Writes config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (images), metrics.jsonl and result/. If there are
-    several workers, the first one writes; all must share the folder.
+    Writes config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (images), metrics.jsonl and result/; and tokenizer/,
+    where a vocabulary is learned. If there are several workers, the first one writes; all must share the folder.
 
     Args:
         experiment: what to run. That of the run in `out`, if there is one; `train.steps` may be raised.
@@ -70,6 +70,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
         build_trainer,
         check_batch,
         distributed_batches,
+        keep_words,
         load_source,
         result_kind,
         save_result,
@@ -82,7 +83,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
     settings, chief, result = experiment.train, strategy.extended.should_checkpoint, out / folder.RESULT
     check_batch(settings, strategy.num_replicas_in_sync)
     with strategy.scope():
-        trainer = build_trainer(experiment)
+        trainer = build_trainer(experiment, out)
     states = out / folder.STATES
     step = first = restore_newest(trainer, states)
 
@@ -106,6 +107,8 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
         batches = iter(distributed_batches(experiment, trainer, strategy, first, source=source))
     if chief:
         folder.write_settings(experiment, out)
+        if experiment.method.learns_words:
+            keep_words(trainer.method.base.tokenizer, out)
     if first:
         print(f"resuming {out} at step {first}")
     run = make_loop(trainer, strategy, jit_compile=settings.jit_compile)

@@ -55,7 +55,7 @@ class Experiment:
             for name, value in (("prompts", self.data.prompts), ("encode_once", self.data.encode_once)):
                 if value:
                     raise UserError(f"data.{name} is set, but method {self.method_name} uses images alone: remove it")
-        if self.memory.frozen_weights != "float32" and self.adaptation.train == "all":
+        if self.task is not None and self.memory.frozen_weights != "float32" and self.adaptation.train == "all":
             raise UserError(
                 f"memory.frozen_weights is {self.memory.frozen_weights!r}, but adaptation.train is 'all', which needs "
                 "float32: train the adapter alone, or remove it"
@@ -67,8 +67,13 @@ class Experiment:
     def _check_without_task(self) -> None:
         if self.text is not None:
             raise UserError(f"text is {self.text}, but this method trains without a task: remove text")
-        if self.memory != Memory():
-            raise UserError("memory is set, but without a task the whole network is trained in float32: remove memory")
+        if self.memory.frozen_weights != "float32":
+            raise UserError(
+                f"memory.frozen_weights is {self.memory.frozen_weights!r}, but a training without a task has float32 "
+                "weights: remove it"
+            )
+        if self.method.trains_text and not self.data.prompts:
+            raise UserError("the text encoder is to be trained, but no prompts are used: set data.prompts=true")
         if self.adaptation != Adaptation():
             raise UserError("adaptation is set, but a training without a task has no adapter: remove it, or set task")
 

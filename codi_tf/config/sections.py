@@ -141,8 +141,8 @@ class Train:
         result_decay: the decay of an average of its own that generates and is saved, for methods with a target network;
             it grows from 0 with the updates. 0: theta- is the result. None: 0.999 with a target network, else 0.
         seed: seed of initialization and of all draws of the loss.
-        log_every, sample_every, save_every: in updates; 0 turns sample images, with the loss and PSNR of held-out
-            examples, or saved states off (the last state is always saved).
+        log_every, sample_every, save_every: in updates; 0 turns sample images, with figures of held-out examples, or
+            saved states off (the last state is always saved).
         keep, keep_every: the states on disk: the newest `keep`, and those of every `keep_every`-th update, 0 for none.
         max_skipped: a run ends when this many updates in a row had a loss or gradient that was not finite.
         steps_per_call: updates in one call from Python, a loop on the device; a call ends where a run logs or saves.

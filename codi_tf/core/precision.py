@@ -41,6 +41,11 @@ class _Pair(keras.DTypePolicy):
         return {"compute": self.compute_dtype, "weights": self.variable_dtype}
 
 
+def current_compute() -> str:
+    """The format that networks compute in which are made now: that of the current policy."""
+    return keras.config.dtype_policy().compute_dtype
+
+
 @contextlib.contextmanager
 def built_in(policy: keras.DTypePolicy) -> Iterator[None]:
     """Give the policy to all layers that are made in this block."""

@@ -3,7 +3,7 @@
 from codi_tf.data.in_memory import Photos, recolored
 from codi_tf.data.pairs import is_pairs, read_pairs, write_pairs
 from codi_tf.data.photos import PHOTOS, load_photos
-from codi_tf.data.pipeline import ONE_HOST, Source, batches, crops, evaluation_set
+from codi_tf.data.pipeline import ONE_HOST, Source, batches, crops, evaluation_set, training_prompts
 from codi_tf.data.sources import load_source
 from codi_tf.io.image_files import EXTENSIONS
 
@@ -21,5 +21,6 @@ __all__ = [
     "load_source",
     "read_pairs",
     "recolored",
+    "training_prompts",
     "write_pairs",
 ]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from codi_tf.tasks import Task
 
 ONE_HOST = (0, 1)
+SMALLEST = 8  # the side of images that are not looked at
 
 
 class Source(Protocol):
@@ -150,6 +151,27 @@ def batches(
     options.threading.private_threadpool_size = num_threads
     options.threading.max_intra_op_parallelism = 1  # examples are small: parallel across, not within
     return dataset.prefetch(2).with_options(options)
+
+
+def training_prompts(source: Source | dict[str, np.ndarray], count: int) -> list[str]:
+    """The prompts of the first examples of a source, at most `count`, whatever seed a training has.
+
+    Raises:
+        UserError: the source has no prompts.
+    """
+    source = _as_source(source)
+    _check(source, None, prompts=True)
+    check_prompts(source.missing_prompts, len(source))
+    draw = source.drawer(image_size=SMALLEST, augment=False, recolor=False, prompts=True)
+
+    @tf.autograph.experimental.do_not_convert
+    def prompt(index: tf.Tensor) -> tf.Tensor:
+        return draw(index, _seeds(0, index)[0])["prompt"]  # what only the image needs is not computed
+
+    indices = tf.data.Dataset.range(min(count, len(source)))
+    with user_errors():
+        texts = list(indices.map(prompt, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).as_numpy_iterator())
+    return [text.decode("utf-8") for text in texts]
 
 
 def evaluation_set(

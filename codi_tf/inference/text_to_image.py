@@ -162,6 +162,7 @@ class TextToImage:
         """
         if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1.0):
             raise UserError(f"guidance is {guidance!r}: it must be a number from 1 (none) on")
+        self.base.warn_of_unknown_words([*prompts, negative_prompt])
         if guidance == 1.0:
             if negative_prompt:
                 raise UserError("a negative prompt has no effect with guidance 1: raise that or leave the prompt out")

@@ -81,6 +81,8 @@ CHECKPOINTS = Kind("checkpoint")  # a diffusers folder or a network
 PAIRS = Kind("folder of pairs")
 SCENES = Kind("folder of scenes")
 PHOTOS = Kind("folder of photos")
+TOKENIZERS = Kind("tokenizer")
+WORDS = "tokenizer"  # in the folder of a run, and of encoded examples: a tokenizer that was learned from their prompts
 
 
 def model_at(path: Path) -> Path:

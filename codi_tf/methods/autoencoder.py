@@ -35,6 +35,7 @@ class Autoencoder(MethodSettings):
     needs_base: ClassVar = False
     task_use: ClassVar = "none"
     examples: ClassVar = "images"
+    reconstructs: ClassVar = True
 
     def load(self, path: str | None) -> tuple[None, AutoencoderKL]:
         """A new autoencoder. Raises UserError for invalid arguments in `network`."""
@@ -75,6 +76,10 @@ class AutoencoderMethod(Method):
         reconstruction = absolute_distance(image, self.student.decode(posterior.mean))
         kl = 0.5 * (ops.square(posterior.mean) + ops.exp(posterior.logvar) - 1.0 - posterior.logvar)
         return {"reconstruction": reconstruction, "kl": self.settings.kl_weight * ops.mean(kl, axis=(1, 2, 3))}
+
+    def reconstruct(self, average: AutoencoderKL, images):
+        """Images [B, H, W, 3] in [-1, 1] -> the decoded means of their posteriors."""
+        return average.decode(average.encode(images).mean)
 
     def save(self, average: AutoencoderKL, folder: Path, first_batch: Callable[[], dict]) -> None:
         """Write a base without a UNet. Its scaling_factor gives the first batch's latents standard deviation 1."""

@@ -14,6 +14,7 @@ from codi_tf.checkpoints.base import Base, check_decoder, make_network
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.checkpoints.tiny_decoder import save_decoder
 from codi_tf.core.errors import UserError
+from codi_tf.core.precision import current_compute
 from codi_tf.diffusion.losses import absolute_distance, latent_distance, perceptual_distance
 from codi_tf.io.weights import copy_weights
 from codi_tf.methods import METHODS
@@ -47,6 +48,7 @@ class Decoder(MethodSettings):
 
     task_use: ClassVar = "none"
     examples: ClassVar = "images"
+    reconstructs: ClassVar = True
 
     def check(self) -> None:
         """Raises UserError for a negative weight, or one of weight and features without the other."""
@@ -65,7 +67,8 @@ class Decoder(MethodSettings):
             UserError: arguments of `network` that are invalid, or for other latents; a base that cannot be read.
         """
         decoder = make_network(TinyDecoder, self.network, "decoder")
-        base = dataclasses.replace(load_stable_diffusion(path), unet=None, text_encoder=None, tokenizer=None)
+        base = load_stable_diffusion(path, compute=current_compute())
+        base = dataclasses.replace(base, unet=None, text_encoder=None, tokenizer=None)
         try:
             check_decoder(decoder, base.vae)
         except UserError as error:
@@ -125,6 +128,10 @@ class DecoderMethod(Method):
         if self.perceptual is not None:
             terms["perceptual"] = self.settings.perceptual_weight * self.perceptual(y, made)
         return terms
+
+    def reconstruct(self, average: TinyDecoder, images):
+        """Images [B, H, W, 3] in [-1, 1] -> what the decoder makes of their latents."""
+        return average(self.base.encode(images))
 
     def save(self, average: TinyDecoder, folder: Path, first_batch: Callable[[], dict]) -> None:
         """Write the decoder as diffusers' AutoencoderTiny."""

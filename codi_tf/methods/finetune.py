@@ -44,7 +44,7 @@ class Finetune(MethodSettings):
 
 
 class FinetuneMethod(LatentMethod):
-    """||v - v_hat_theta(z_t, t, c)||^2 with one time per example; pre-training where the student has no adapter."""
+    """||v - v_hat_theta(z_t, t, c)||^2 with one time per example."""
 
     terms = ("denoising",)
 
@@ -52,11 +52,10 @@ class FinetuneMethod(LatentMethod):
         """{"denoising": float32 [B]} of a batch, see `losses.denoising`."""
         settings = self.settings
         x, c, conditioning = encoded(self.base, self.student, batch)
-        if c is not None:
-            u, without_c, without_prompt = draws.uniform(x, "drop"), settings.drop_condition, settings.drop_prompt
-            c = dropped(c, 0.0, u, 0.0, without_c)
-            first = without_c - min(without_c, without_prompt) / 2  # half of the smaller share loses both
-            conditioning = dropped(conditioning, self.base.conditioning(), u, first, first + without_prompt)
+        u, without_c, without_prompt = draws.uniform(x, "drop"), settings.drop_condition, settings.drop_prompt
+        c = dropped(c, 0.0, u, 0.0, without_c)
+        first = without_c - min(without_c, without_prompt) / 2  # half of the smaller share loses both
+        conditioning = dropped(conditioning, self.base.conditioning(), u, first, first + without_prompt)
         t = draws.times(x, low=0, high=self.base.schedule.num_steps, shared=False)
         eps = draws.noise(x)
         denoise = denoiser(self.base, self.student, c, conditioning)

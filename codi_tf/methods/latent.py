@@ -11,6 +11,7 @@ from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
+from codi_tf.core.precision import current_compute
 from codi_tf.io.bundle_files import is_bundle
 from codi_tf.methods.batches import check_images, check_prompts, require
 from codi_tf.methods.method import Method
@@ -48,16 +49,24 @@ class LatentMethod(Method):
         """The network that generates after training; it starts with the student's weights."""
         return copy_of(self.student, "average")
 
+    def result(self, average: AdaptedUNet) -> Base:
+        """The base with the trained UNet, the result of a training without a task."""
+        return dataclasses.replace(self.base, unet=average.unet)
+
     def save(self, average: AdaptedUNet, folder: Path, first_batch: Callable[[], dict]) -> None:
-        """Write the base with the trained UNet, in the diffusers layout. Raises UserError, see `save_base`."""
-        save_base(dataclasses.replace(self.base, unet=average.unet), folder)
+        """Write the result in the diffusers layout. Raises UserError, see `save_base`."""
+        save_base(self.result(average), folder)
 
 
 def load_unconditional(path: str) -> Base:
-    """A base whose UNet is trained without an adapter. Raises UserError for a bundle, or a base without a UNet."""
+    """A base whose UNet is trained without an adapter, in the current compute format.
+
+    Raises:
+        UserError: a bundle, or a base without a UNet.
+    """
     if is_bundle(path):
         raise UserError(f"base is {path}: a bundle's UNet needs its adapter; set task, or name the bundle's base")
-    base = load_stable_diffusion(path)
+    base = load_stable_diffusion(path, compute=current_compute())
     if base.unet is None:
         raise UserError(f"base is {path}: it has no UNet; name another one, or set method.network")
     return base

@@ -49,6 +49,10 @@ class MethodSettings:
             guided by the condition.
         drop_prompt: the share of examples that are trained with the empty prompt. Above 0, the model can be guided by
             the prompt.
+        trains_text: whether a text encoder is trained: prompts are embedded in each update, and data must have them.
+        learns_words: whether `load` gives a base with a new text encoder and no tokenizer. The run then learns a
+            vocabulary of the text encoder's size from the prompts of the data.
+        reconstructs: whether the trained network reconstructs images, see `Method.reconstruct`.
         features: the folder of a feature network, or a file of LPIPS' weights, that `build` gets as `perceptual`.
         guidance_range: [lowest, highest] guidance of the condition that a network which takes it as an input is trained
             for; None for methods that do not train that input.
@@ -71,6 +75,9 @@ class MethodSettings:
     boundary: ClassVar[bool] = False
     drop_condition: ClassVar[float] = 0.0
     drop_prompt: ClassVar[float] = 0.0
+    trains_text: ClassVar[bool] = False
+    learns_words: ClassVar[bool] = False
+    reconstructs: ClassVar[bool] = False
     features: ClassVar[str | None] = None
     guidance_range: ClassVar[list | None] = None
     sampler: ClassVar[str] = "ddim"
@@ -92,6 +99,8 @@ class MethodSettings:
 
     def load(self, path: str | None) -> tuple[Base | None, Any]:
         """What a training without a task starts from: (base, student). Not called where a task is required.
+
+        Networks are made in Keras' current dtype policy, whose weights are float32.
 
         Args:
             path: the folder of the model to start from; None where the method needs no base.
@@ -147,6 +156,12 @@ class Method:
     def begin_step(self, step) -> None:
         """Change the networks before update `step`, int [], inside the traced step. The default does nothing."""
 
+    def recompute_blocks(self) -> None:
+        """Turn on gradient checkpointing in the student. Raises UserError where it has none."""
+        if not hasattr(self.student, "recompute_blocks"):
+            raise UserError("memory.recompute is true: the network of this method has no gradient checkpointing")
+        self.student.recompute_blocks()
+
     def check_batch(self, batch) -> None:
         """Raises UserError for a batch of tensors that `loss_terms` cannot take; called when a step is traced."""
 
@@ -158,6 +173,13 @@ class Method:
                 encoded, "latent" float32 [B, h, w, 4] and "condition_latent"; with prompts, "tokens" int32 [B, 77] or
                 "context" float32 [B, 77, D].
             draws: the random numbers of the update.
+        """
+        raise NotImplementedError
+
+    def reconstruct(self, average, images):
+        """Images float32 [B, H, W, 3] in [-1, 1] -> what the trained network makes of them, about [-1, 1].
+
+        For methods whose settings say `reconstructs`.
         """
         raise NotImplementedError
 

@@ -12,6 +12,7 @@ from codi_tf.models.attention import SpatialAttention
 from codi_tf.models.cosine import cosine_transform
 from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, PointwiseConv2D, ResnetBlock, Upsample
 from codi_tf.models.numerics import EPSILON, check_numerics
+from codi_tf.models.recomputing import run_stage
 
 
 class Posterior(NamedTuple):
@@ -50,6 +51,7 @@ class Level(keras.layers.Layer):
             self.resampler = Downsample(channels, symmetric_padding=False, name="downsamplers.0")
         elif resample == "up":
             self.resampler = Upsample(channels, name="upsamplers.0")
+        self.recompute = False  # set by `AutoencoderKL.recompute_blocks`
 
     def build(self, input_shape=None):
         for layer in self.resnets:
@@ -59,7 +61,7 @@ class Level(keras.layers.Layer):
 
     def call(self, h):
         for resnet in self.resnets:
-            h = resnet(h)
+            h = run_stage(resnet.__call__, h, recompute=self.recompute)
         return h if self.resampler is None else self.resampler(h)
 
     def get_config(self):
@@ -227,6 +229,14 @@ class AutoencoderKL(keras.Model):
                 layer.kernel.assign(kernel[None, None])
             for network in (self.encoder, self.decoder):
                 network.conv_out.kernel.assign(ops.zeros_like(network.conv_out.kernel))
+
+    def recompute_blocks(self, recompute: bool = True) -> None:
+        """Gradient checkpointing: the backward pass recomputes the activations inside residual blocks.
+
+        Those of the middle blocks, which are few, are stored.
+        """
+        for level in (*self.encoder.levels, *self.decoder.levels):
+            level.recompute = recompute
 
     def encode(self, images) -> Posterior:
         """Images [B, f h, f w, 3] in [-1, 1] -> posterior with mean and log-variance [B, h, w, latent_channels]."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from codi_tf.core.errors import UserError
@@ -12,6 +11,7 @@ from codi_tf.models.attention import SpatialTransformer
 from codi_tf.models.embeddings import TimeEmbedding, guidance_features
 from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, ResnetBlock, Upsample
 from codi_tf.models.numerics import check_numerics
+from codi_tf.models.recomputing import run_stage
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
@@ -56,11 +56,8 @@ class Block(keras.layers.Layer):
             h = self.resnets[i](h, temb)
             return self.attentions[i](h, context) if i < self.transformers else h
 
-        if (self.recompute or self.variable_dtype != self.compute_dtype) and not tf.executing_eagerly():
-            # A function of its own. Without it TensorFlow merges the recomputation with the first computation and keeps
-            # the results, and it casts the weights of all blocks at once, because the casts depend on nothing.
-            run = tf.function(run, autograph=False, experimental_attributes={"_noinline": True})
-        return (keras.remat(run) if self.recompute else run)(h, temb, context)
+        separate = self.variable_dtype != self.compute_dtype
+        return run_stage(run, h, temb, context, recompute=self.recompute, separate=separate)
 
     def get_config(self):
         keys = ("channels_in", "channels", "time_channels", "groups", "transformers", "transformer")

@@ -267,6 +267,7 @@ class Trainer(KerasFit, TrainsPart):
         missing = [v.path for v, g in zip(self.updated_variables, gradients, strict=True) if g is None]
         if missing:
             raise ValueError(f"no gradient reaches {', '.join(missing)}")
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # that of an embedding is sparse
         return [gradient / scale for gradient in gradients] if self.scaled else gradients, means
 
     def _learn(self, gradients):

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from codi_tf import config, data
 from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.stable_diffusion import check_parts
 from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.checkpoints.vocabulary import learn
 from codi_tf.core.errors import UserError
+from codi_tf.core.precision import built_in, make_policy
 from codi_tf.core.progress import Progress
 from codi_tf.data.cached import cached_batches, check_made_with, is_cache, made_with, read_cache, read_meta
 from codi_tf.data.precompute import embed_once, encode_once, latent_batches
 from codi_tf.evaluation.features import load_features
 from codi_tf.evaluation.perception.lpips import load_lpips
-from codi_tf.io.bundle_files import BUNDLES, RESULTS
+from codi_tf.io.bundle_files import BUNDLES, RESULTS, TOKENIZERS, WORDS
 from codi_tf.io.folders import Kind, whole_folder
 from codi_tf.io.json_files import write_json
 from codi_tf.methods.networks import encode_condition
@@ -29,6 +34,8 @@ from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.folder import PROVENANCE
 from codi_tf.training.initialization import load_base_and_adapter
 
+LEARNED_FROM = 4096  # prompts of a new vocabulary
+
 
 def build_task(experiment: config.Experiment) -> Task | None:
     """The task of an experiment, None where there is no condition. Raises UserError, see `tasks.make_task`."""
@@ -38,8 +45,8 @@ def build_task(experiment: config.Experiment) -> Task | None:
     return make_task(options.pop("name"), **options)
 
 
-def build_trainer(experiment: config.Experiment) -> Trainer:
-    """The compiled trainer of an experiment, with fresh or pre-trained weights.
+def build_trainer(experiment: config.Experiment, run: Path | None = None) -> Trainer:
+    """The compiled trainer of an experiment, with fresh or pre-trained weights; `run`: see `load_without_task`.
 
     Raises:
         UserError: a model or the weights of a perceptual network cannot be read, or do not fit the experiment.
@@ -49,8 +56,9 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
     keras.utils.set_random_seed(train.seed)
     shared = {name: getattr(train, name) for name in ("ema_decay", "result_decay", "seed", "accumulate")}
     if task is None:
-        base, student = method.load(experiment.base)
-        trainer = Trainer(method.build(base, student, _perceptual(experiment)), **shared)
+        base, student = load_without_task(experiment, run)
+        scaled = experiment.memory.compute == "float16"
+        trainer = Trainer(method.build(base, student, _perceptual(experiment)), scaled=scaled, **shared)
     else:
         base, adapter = load_base_and_adapter(experiment, task)
         trainer = CoDi(
@@ -66,12 +74,55 @@ def build_trainer(experiment: config.Experiment) -> Trainer:
             pretrained=adaptation.pretrained,
             copy=False,  # no other model uses the networks that were just read
         )
-        trainer.student.recompute_blocks(experiment.memory.recompute)
+    if experiment.memory.recompute:
+        trainer.method.recompute_blocks()
     size, multiple = experiment.data.image_size, trainer.method.multiple
     if size % multiple:
         raise UserError(f"data.image_size is {size}: for these networks it must be a multiple of {multiple}")
     trainer.compile(optimizer=make_optimizer(train))
     return trainer
+
+
+def load_without_task(experiment: config.Experiment, run: Path | None = None) -> tuple[Base | None, Any]:
+    """What a training without a task starts from, in the formats of `memory`: see `MethodSettings.load`.
+
+    A new text encoder gets its vocabulary: that which the run has, where it resumes; that of encoded examples; or one
+    that is learned from the first prompts of the data.
+
+    Args:
+        experiment: the experiment.
+        run: the folder of the run; None where there is none.
+
+    Raises:
+        UserError: the base does not hold what the method needs, or the data have no prompts.
+    """
+    method = experiment.method
+    with built_in(make_policy(experiment.memory.compute)):
+        base, student = method.load(experiment.base)
+    if method.learns_words:
+        assert base is not None and base.text_encoder is not None
+        base = dataclasses.replace(base, tokenizer=_words(experiment, run, base.text_encoder.vocab_size))
+        check_parts(base)
+    return base, student
+
+
+def _words(experiment: config.Experiment, run: Path | None, size: int) -> Tokenizer:
+    """The tokenizer of a new text encoder, see `load_without_task`; of at most `size` tokens where it is learned."""
+    source = experiment.data.source
+    if run is not None and (run / WORDS).is_dir():
+        return Tokenizer.load(run / WORDS)
+    if not is_cache(source):
+        return learn(data.training_prompts(load_source(experiment, "train"), LEARNED_FROM), size)
+    if not (Path(source) / WORDS).is_dir():
+        raise UserError(f"{source}: was encoded for another base; encode it with this config")
+    return Tokenizer.load(Path(source) / WORDS)
+
+
+def keep_words(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the tokenizer of a new text encoder into the folder of a run, or of encoded examples; once."""
+    if not (folder / WORDS).exists():
+        with whole_folder(folder / WORDS, TOKENIZERS) as partial:
+            tokenizer.save(partial)
 
 
 def _perceptual(experiment: config.Experiment):
@@ -208,7 +259,7 @@ def build_dataset(
     latents = encode_once(
         base, images, count, progress.update, encode_condition=functools.partial(encode_condition, base, student)
     )
-    latents, contexts = embed_once(base, latents)
+    latents, contexts = (latents, None) if experiment.method.trains_text else embed_once(base, latents)
     return latent_batches(latents, seed=settings.seed, contexts=contexts, **batch)
 
 
@@ -230,7 +281,7 @@ def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.
         examples.pop("tokens", None)
     elif "tokens" not in examples:
         raise UserError(f"{settings.source}: was encoded without prompts; encode it with data.prompts=true")
-    examples, contexts = embed_once(base, examples)
+    examples, contexts = (examples, None) if experiment.method.trains_text else embed_once(base, examples)
     return cached_batches(examples, seed=settings.seed, contexts=contexts, **batch)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from codi_tf import config
 from codi_tf.core.errors import UserError
-from codi_tf.io.bundle_files import BUNDLE
+from codi_tf.io.bundle_files import BUNDLE, WORDS
 from codi_tf.io.files import check_growing_folder, check_settings, whole_file
 from codi_tf.io.json_files import parse_json, read_json
 from codi_tf.io.yaml_files import read_yaml, yaml_text
@@ -26,7 +26,7 @@ PROVENANCE = "provenance.json"  # of a result without a task; a bundle holds its
 def check_folder(out: Path) -> None:
     """Raises UserError where something lies in the way of a run in `out`, or its log is damaged."""
     check_growing_folder(out)
-    for name in (RESULT, STATES, LOGS, SAMPLES):
+    for name in (RESULT, STATES, LOGS, SAMPLES, WORDS):
         if (out / name).exists() and not (out / name).is_dir():
             raise UserError(f"{out / name}: is a file, and a run makes a folder of that name; move it away")
     for name in (SETTINGS, METRICS):
@@ -34,7 +34,7 @@ def check_folder(out: Path) -> None:
             raise UserError(f"{out / name}: is no file, and a run writes one of that name; move it away")
     read_metrics(out)
     if not (out / SETTINGS).exists():
-        for name in (METRICS, RESULT, STATES, LOGS, SAMPLES):
+        for name in (METRICS, RESULT, STATES, LOGS, SAMPLES, WORDS):
             if (out / name).exists():
                 raise UserError(f"{out}: holds {name}, but no {SETTINGS}: it is no run; choose another --out")
 

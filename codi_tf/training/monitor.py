@@ -24,6 +24,7 @@ from codi_tf.training.experiment import build_task, load_source, takes_prompts
 from codi_tf.training.folder import METRICS, read_metrics, settings_text
 from codi_tf.training.loop import WAITED
 from codi_tf.training.quality import Quality
+from codi_tf.training.samples import make_samples
 from codi_tf.training.stopwatch import Stopwatch
 
 SHOWN = 4  # held-out examples in a grid
@@ -67,11 +68,14 @@ class Monitor:
                 partial.write_text("".join(lines), encoding="utf-8")
         self._writer = tf.summary.create_file_writer(os.fsencode(out / "logs"))  # a name need not be UTF-8
         self._heldout = heldout
-        prompts = None if self._heldout is None else self._heldout.get("prompt")
-        self._conditioning = None if prompts is None else trainer.base.conditioning(list(prompts))
-        self._quality = None
-        if experiment.train.sample_every and isinstance(trainer, CoDi) and heldout is not None:
-            self._quality = Quality(trainer, heldout)
+        self._conditioning, self._quality, self._samples = None, None, None
+        if isinstance(trainer, CoDi):
+            prompts = None if heldout is None else heldout.get("prompt")
+            self._conditioning = None if prompts is None else trainer.base.conditioning(list(prompts))
+            if experiment.train.sample_every and heldout is not None:
+                self._quality = Quality(trainer, heldout)
+        elif heldout is not None:
+            self._quality = self._samples = make_samples(experiment, trainer, heldout)
         with self._writer.as_default(step=first):
             lines = settings_text(experiment).splitlines()
             tf.summary.text("config", "\n".join(f"    {line}" for line in lines))  # as code, in Markdown
@@ -127,7 +131,7 @@ class Monitor:
         self.note = note.replace("images_per_second", "images/s")
 
     def _write_samples(self, step: int) -> None:
-        grid = sample_grid(self.trainer, self._heldout)
+        grid = sample_grid(self.trainer, self._heldout) if self._samples is None else self._samples.grid()
         if grid is None:
             return
         images.write_png(self.out / "samples" / f"step-{step:08d}.png", grid)
@@ -171,15 +175,16 @@ def _memory() -> dict[str, float]:
 
 
 def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[str, np.ndarray] | None:
-    """The held-out examples for condition_use and sample images; None where there is no condition.
+    """The held-out examples for condition_use and sample images; None where there are none to show.
 
+    Without a condition they are read for sample images alone (`train.sample_every`) of methods that show some.
     It is None, too, where data.heldout_fraction is 0 and the source has no held-out images of its own. Training on
     encoded examples does not need their images: where these are missing, the result is None, with a warning.
 
     Raises:
         UserError: the source has no held-out images, or cannot be read.
     """
-    if not isinstance(trainer, CoDi):
+    if not isinstance(trainer, CoDi) and not (experiment.train.sample_every and _shows(experiment)):
         return None
     try:
         heldout = data.evaluation_set(
@@ -197,9 +202,14 @@ def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[st
     except UserError as error:
         if not is_cache(experiment.data.source):
             raise
-        warnings.warn(f"this run has no held-out images and no condition_use: {error}", stacklevel=2)
+        warnings.warn(f"this run has no held-out images, so no samples or condition_use: {error}", stacklevel=2)
         return None
     return heldout
+
+
+def _shows(experiment: config.Experiment) -> bool:
+    """Whether a training without a task has images to show: reconstructions, or images for prompts."""
+    return experiment.method.reconstructs or (experiment.method.examples == "latents" and experiment.data.prompts)
 
 
 def sample_grid(trainer: Trainer, heldout: dict[str, np.ndarray] | None) -> np.ndarray | None:

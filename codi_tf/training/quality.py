@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 from codi_tf.methods.draws import Draws
 from codi_tf.model import CoDi
+from codi_tf.trainers.trainer import Trainer
 
 DRAWS = 4  # of times and noise; with t shared by a batch, one draw is one time
 LAST = 2**31 - 1  # number of an update that no run has: draws of their own, and the last phase of a method with phases
@@ -26,20 +29,32 @@ class Quality:
         self.batch = {key: tf.constant(heldout[key]) for key in ("image", "condition")}
         if self.prompts is not None:
             self.batch["context"] = tf.constant(model.base.conditioning(self.prompts).context)
-        self._terms = tf.function(self._means, autograph=False)
+        self._loss = heldout_loss(model, self.batch)
 
     def figures(self) -> dict[str, float]:
         """The loss and its terms, means over the examples and the same draws each time; PSNR in dB, their mean."""
-        means = self._terms().numpy().tolist()
-        terms = {f"heldout_{name}": mean for name, mean in zip(self.model.method.terms, means, strict=True)}
+        loss = self._loss()
         made = self.model.generate((self.heldout["condition"] + 1) / 2, self.prompts)  # with the steps it is made for
         error = np.square(made / 255 - (self.heldout["image"] + 1) / 2).mean(axis=(1, 2, 3))
         psnr = -10 * np.log10(np.maximum(error, 1e-10))
-        return {"heldout_loss": sum(means), **terms, "heldout_psnr": float(psnr.mean())}
+        return {**loss, "heldout_psnr": float(psnr.mean())}
 
-    def _means(self):
-        method, sums = self.model.method, 0.0
+
+def heldout_loss(trainer: Trainer, batch: dict) -> Callable[[], dict[str, float]]:
+    """A function of nothing: the loss of a batch and its terms, means over the same draws each time it is called."""
+    method = trainer.method
+
+    @tf.function(autograph=False)
+    def means():
+        sums = 0.0
         for number in range(DRAWS):
-            terms = method.loss_terms(self.batch, Draws(self.model.seed, tf.constant(LAST - number, tf.int64)))
+            terms = method.loss_terms(batch, Draws(trainer.seed, tf.constant(LAST - number, tf.int64)))
             sums += tf.stack([tf.reduce_mean(terms[name]) for name in method.terms])
         return sums / DRAWS
+
+    def figures() -> dict[str, float]:
+        found = means().numpy().tolist()
+        terms = {f"heldout_{name}": mean for name, mean in zip(method.terms, found, strict=True)}
+        return {"heldout_loss": sum(found), **terms}
+
+    return figures
