@@ -11,6 +11,7 @@ from typing import NamedTuple
 from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
+from codi_tf.scenes.camera import camera_at
 from codi_tf.scenes.captions import TABLES
 from codi_tf.scenes.drawing import draw_scene, is_valid
 from codi_tf.scenes.world import MOST_OBJECTS, Scene
@@ -48,7 +49,8 @@ def draw_edit(seed: Tensor) -> Edit:
     u = tf.unstack(tf.random.stateless_uniform([4], seeds[1]))
     chosen = tf.cast(u[0] * tf.cast(full.count, tf.float32), tf.int32)
     grown = full._replace(size=_set(full.size, chosen, 1 - full.size[chosen]))
-    size_fits = is_valid(grown.count, grown.size, grown.x, grown.z, grown.yaw, grown.height)
+    camera = camera_at(full.yaw, full.height, full.distance)
+    size_fits = is_valid(grown.count, grown.size, grown.x, grown.z, camera)
     several = full.count > 1
     yes = tf.constant(True)
     possible = tf.stack([yes, yes, size_fits, yes, several, several, yes, yes])
