@@ -8,8 +8,7 @@ from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.core.tensors import Tensor
 from codi_tf.scenes.vectors import Vector, cross, normalized
 
-DISTANCE = 3.3  # from the middle of the scene, along the floor
-TARGET_HEIGHT = 0.55  # of the point in the middle of the image
+TARGET_HEIGHT = 0.58  # of the point in the middle of the image
 VIEW = 0.42  # tangent of half the angle of view
 
 
@@ -22,9 +21,9 @@ class Camera(NamedTuple):
     up: Vector
 
 
-def camera_at(yaw: Tensor, height: Tensor) -> Camera:
-    """The camera at an angle around the scene (float32 [], radians) and a height above the floor (float32 [])."""
-    eye = Vector(DISTANCE * tf.sin(yaw), height, -DISTANCE * tf.cos(yaw))
+def camera_at(yaw: Tensor, height: Tensor, distance: Tensor) -> Camera:
+    """The camera at an angle around the scene (radians), a height above the floor, and a distance along the floor."""
+    eye = Vector(distance * tf.sin(yaw), height, -distance * tf.cos(yaw))
     forward = normalized(Vector(-eye.x, TARGET_HEIGHT - eye.y, -eye.z))
     zero = tf.zeros_like(yaw)
     right = normalized(cross(Vector(zero, zero + 1, zero), forward))
@@ -50,3 +49,17 @@ def project(camera: Camera, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     along = dx * camera.forward.x + dy * camera.forward.y + dz * camera.forward.z
     across = dx * camera.right.x + dy * camera.right.y + dz * camera.right.z
     return across / (along * VIEW), along
+
+
+def distance_along(camera: Camera, away: Tensor) -> Tensor:
+    """The distance along the optical axis of points of the floor that are so far away, measured along the floor."""
+    f = camera.forward
+    return away * tf.sqrt(f.x * f.x + f.z * f.z) - camera.eye.y * f.y
+
+
+def on_floor(camera: Camera, place: Tensor, away: Tensor) -> tuple[Tensor, Tensor]:
+    """The points (x, z) of the floor that are seen at a place, so far away: the inverse of `project`."""
+    ahead = normalized(Vector(camera.forward.x, tf.zeros_like(camera.forward.y), camera.forward.z))
+    across = place * distance_along(camera, away) * VIEW
+    x = camera.eye.x + away * ahead.x + across * camera.right.x
+    return x, camera.eye.z + away * ahead.z + across * camera.right.z

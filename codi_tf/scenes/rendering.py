@@ -17,6 +17,9 @@ from codi_tf.scenes.world import COLORS, MOST_OBJECTS, Scene
 SAMPLES = 2  # rays a pixel, along each side
 SUN_SIZE = 0.055  # radius of the sun, in radians; shadows are soft by it
 EXPOSURE = 0.95
+GLINT = 1.7  # brightness of highlights
+DEEPER = 0.82  # factor of the own color of shiny objects
+BULGE = 0.9  # how far the faces of shiny objects reflect as if they were round, so that each shows a highlight
 
 
 class Rendering(NamedTuple):
@@ -37,7 +40,7 @@ class Rendering(NamedTuple):
 def render(scene: Scene, size: int) -> Rendering:
     """Render a scene as a square image of `size` x `size` pixels, with SAMPLES^2 rays a pixel."""
     side = size * SAMPLES
-    camera, objects, light = camera_at(scene.yaw, scene.height), solids(scene), light_of(scene.light)
+    camera, objects, light = camera_at(scene.yaw, scene.height, scene.distance), solids(scene), light_of(scene.light)
     directions = rays(camera, side)
     hits = trace(objects, camera.eye, directions)
     color = _shaded(scene, objects, light, camera.eye, directions, hits, _toward_sun(light, side))
@@ -45,7 +48,7 @@ def render(scene: Scene, size: int) -> Rendering:
     inverse = tf.where(hits.what == SKY, tf.zeros_like(inverse), inverse)
 
     def blocks(samples: Tensor) -> Tensor:  # [..., side^2] -> [..., size, size, SAMPLES^2]
-        lead = samples.shape[:-1].as_list()
+        lead = list(samples.shape[:-1])
         apart = tf.reshape(samples, [*lead, size, SAMPLES, size, SAMPLES])
         n = len(lead)
         return tf.reshape(
@@ -136,16 +139,28 @@ def _with_gloss(
     glossy = tf.concat([scene.material == 1, [False, False]], 0)
     where = tf.where(tf.gather(glossy, hits.what))[:, 0]
     d, n, p = taken(directions, where), taken(hits.normal, where), taken(point, where)
-    facing = -dot(d, n)
-    mirrored = plus(d, n, 2.0 * facing)
+    bent = _bent(objects, tf.gather(hits.what, where), p, n)
+    facing = -dot(d, bent)
+    mirrored = plus(d, bent, 2.0 * facing)
     start = plus(p, n, 2 * NEAREST)
     seen = trace(objects, start, mirrored)
     reflected = _shaded(scene, objects, light, start, mirrored, seen, None)
-    share = 0.06 + 0.60 * tf.pow(1.0 - tf.clip_by_value(facing, 0.0, 1.0), 3.0)
+    share = 0.16 + 0.45 * tf.pow(1.0 - tf.clip_by_value(facing, 0.0, 1.0), 3.0)
     highlight = tf.maximum(dot(mirrored, toward), 0.0)
-    for _ in range(5):
-        highlight *= highlight  # to the power of 32
+    for _ in range(4):
+        highlight *= highlight  # to the power of 16
     highlight = tf.where(tf.gather(lit, where) > 0, highlight, tf.zeros_like(highlight))
+    glint = GLINT * light.sun / tf.reduce_max(light.sun)
     own = tf.gather(color, where, axis=1)
-    glossy_color = own * (1 - share) + reflected * share + 0.9 * light.sun[:, None] * highlight
+    glossy_color = DEEPER * own * (1 - share) + reflected * share + glint[:, None] * highlight
     return tf.transpose(tf.tensor_scatter_nd_update(tf.transpose(color), where[:, None], tf.transpose(glossy_color)))
+
+
+def _bent(objects: list[Solid], what: Tensor, point: Vector, normal: Vector) -> Vector:
+    """Normals with which faces reflect as if they were a bit round."""
+    x, z, half = (
+        tf.gather(tf.stack(values), what)
+        for values in ([o.x for o in objects], [o.z for o in objects], [0.5 * o.height for o in objects])
+    )
+    out = Vector((point.x - x) / half, point.y / half - 1.0, (point.z - z) / half)
+    return normalized(plus(normal, out, BULGE))

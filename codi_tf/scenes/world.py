@@ -18,7 +18,7 @@ COLORS = {  # linear RGB
     "purple": (0.36, 0.06, 0.60),
     "orange": (0.92, 0.30, 0.02),
     "cyan": (0.04, 0.60, 0.66),
-    "white": (0.86, 0.86, 0.86),
+    "white": (0.76, 0.76, 0.76),
 }
 FLOORS = ("wooden", "tiled", "sandy", "grassy")
 LIGHTS = ("noon", "sunset", "night")
@@ -37,6 +37,7 @@ class Scene(NamedTuple):
         floor, light: int32 [].
         yaw: float32 [], the camera's angle around the scene, in radians.
         height: float32 [], of the camera above the floor.
+        distance: float32 [], of the camera from the scene's middle, along the floor.
         offset: float32 [2], of the floor's pattern.
     """
 
@@ -52,4 +53,5 @@ class Scene(NamedTuple):
     light: Tensor
     yaw: Tensor
     height: Tensor
+    distance: Tensor
     offset: Tensor
