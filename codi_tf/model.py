@@ -49,14 +49,12 @@ class CoDi(Trainer):
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are, and may be in half precision).
         method: options of a method: `ConditionalDistillation` (CoDi, the default), `Finetune` (the undistilled model),
             `Consistency` or `Guided`, which start from a fine-tuned adapter, or a registered method of your own.
-        task: what the condition is: a task from `codi_tf.tasks`, its name, or a registered task of your own. None:
-            super-resolution.
+        task: what the condition is: a task of `codi_tf.tasks` or your own, or its name; None: super-resolution.
         ema_decay: gamma of theta-, the target network; for methods without one, of the network that generates.
         result_decay: that of an average of its own that generates; 0: theta- does. None: 0.999 beside a target network.
         mu_rate: the learning rate of mu, as a multiple of that of the other weights.
         seed: seed of all draws of the loss.
-        accumulate: see `trainers.trainer.Trainer`.
-        scaled: see there; None: where the base computes in float16.
+        accumulate, scaled: see `trainers.trainer.Trainer`; scaled None: where the base computes in float16.
         image_size: side of the training crops; the default size of an export.
         perceptual: feature network of the perceptual distances, images in [-1, 1] -> list of feature maps.
         pretrained: whether the UNet keeps its weights; False: it starts from random ones.
