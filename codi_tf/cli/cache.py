@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import math
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf import config
+from codi_tf.config import places
 from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError, user_errors
@@ -170,19 +172,22 @@ def _encoder(experiment: config.Experiment, task):
     return base, space, functools.partial(encode_in_space, base, condition_space=space, has_mask=task.has_mask)
 
 
-def _begin(out: Path, meta: Mapping) -> None:
-    """Write meta.json, or check that the existing one is equal."""
+def _begin(out: Path, meta: dict) -> None:
+    """Write meta.json, in which a relative source counts from `out`, or check that the existing one is equal."""
     from codi_tf.data.cached import META, read_meta
 
     path = out / META
     if not path.is_file():
         if out.exists() and not (out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir())):
             raise UserError(f"{out}: already exists, without {META}; choose another --out")
-        text = json.dumps(meta, indent=2) + "\n"
+        written = copy.deepcopy(meta)
+        places.write_down(written, out)
         with whole_file(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         return
-    check_settings(out, read_meta(out), meta)
+    earlier = read_meta(out)
+    places.adopt(earlier, meta)
+    check_settings(out, earlier, meta)
 
 
 def _is_whole(path: Path, count: int) -> bool:
@@ -192,7 +197,7 @@ def _is_whole(path: Path, count: int) -> bool:
     try:
         tensors, _ = read_header(path)
         return all(tensor.shape[0] == count for tensor in tensors.values()) and is_intact(path)
-    except (UserError, OSError, IndexError, UnicodeDecodeError):
+    except (OSError, ValueError):  # a UserError is a ValueError
         return False
 
 

@@ -1,26 +1,41 @@
-"""Where the relative paths of a config file lead."""
+"""The paths of a config: where they lead, how a run writes them down, and whether they are those of before."""
 
 from __future__ import annotations
 
-import glob
-import os
-import re
+from collections.abc import Callable
 from pathlib import Path
 
+from codi_tf.io.places import is_data_set, is_same_place, resolved, seen_from
+
 PATHS = ("base", "text", "data.source", "adaptation.start", "method.features")
-_NO_PATH = re.compile(r"photos|scenes(:unseen)?|tfds:.*|")  # data sources that are none
 
 
 def resolve(values: dict, config: Path) -> None:
-    """Change the relative paths of a config, in place, so that they hold from the working directory.
+    """Change the relative paths of a config file's values, in place, so that they hold from the working directory.
 
-    A relative path is looked up beside the config file, then in the working directory, then in the folder above the
-    config's: for `configs/NAME.yaml` that is the project's. A path that leads nowhere stays as it is written.
+    For `configs/NAME.yaml` the folder above the config's, in which they are looked up last, is the project's.
 
     Args:
         values: what the file holds, not checked yet.
         config: the file.
     """
+    _change(values, lambda key, text: resolved(text, config.parent))
+
+
+def write_down(values: dict, folder: Path) -> None:
+    """Change the relative paths of values, in place, so that a file in `folder` can hold them."""
+    _change(values, lambda key, text: seen_from(text, folder))
+
+
+def adopt(earlier: dict, now: dict) -> None:
+    """Change the paths of earlier values, in place, to how they are written now, where both lead to the same."""
+    written = {}
+    _change(now, lambda key, text: written.setdefault(key, text))
+    _change(earlier, lambda key, text: written[key] if key in written and is_same_place(text, written[key]) else text)
+
+
+def _change(values: dict, change: Callable[[str, str], str]) -> None:
+    """Put `change(key, text)` in place of each path."""
     for key in PATHS:
         *sections, last = key.split(".")
         inside = values
@@ -28,33 +43,5 @@ def resolve(values: dict, config: Path) -> None:
             inside = inside.get(section)
             inside = inside if isinstance(inside, dict) else {}
         text = inside.get(last)
-        if isinstance(text, str) and not (key == "data.source" and _NO_PATH.fullmatch(text)):
-            inside[last] = _resolved(text, config.parent)
-
-
-def _resolved(text: str, folder: Path) -> str:
-    if not text or os.path.isabs(text):
-        return text
-    beside, above = folder.absolute(), folder.absolute().parent
-    if beside != Path.cwd() and _leads_somewhere(beside, text):
-        return _short(beside, text)
-    if not _leads_somewhere(Path(), text) and _leads_somewhere(above, text):
-        return _short(above, text)
-    return text
-
-
-def _leads_somewhere(folder: Path, text: str) -> bool:
-    """Whether a path, or a pattern of paths as `data.open_source` takes them, is found below a folder."""
-    name = re.sub(r"\?\w+=.*", "", text)  # the options after TFRecord files
-    if os.path.exists(os.path.join(folder, name)):
-        return True
-    pattern = os.path.join(glob.escape(str(folder)), re.sub(r"\{[^{}]*\}", "*", name))
-    return next(glob.iglob(pattern, recursive=True), None) is not None
-
-
-def _short(folder: Path, text: str) -> str:
-    """The path, relative below the working directory: it does not depend on how the command named its config."""
-    start = os.path.realpath(folder) if os.pardir in Path(text).parts else folder  # `..` of a link is its target's
-    path = os.path.abspath(os.path.join(start, text))
-    below = os.path.relpath(path)
-    return path if below.startswith(os.pardir) else below
+        if isinstance(text, str) and not (key == "data.source" and is_data_set(text)):
+            inside[last] = change(key, text)
