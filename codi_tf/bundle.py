@@ -21,7 +21,7 @@ from codi_tf.core.showing import clipped
 from codi_tf.io.bundle_files import BUNDLE, BUNDLES, FORMAT, check_is_folder, is_bundle, read_about
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import folder_sha256
-from codi_tf.io.json_files import write_json
+from codi_tf.io.json_files import check_plain, write_json
 from codi_tf.io.weights import CONFIG
 from codi_tf.methods import METHODS
 from codi_tf.methods.method import MethodSettings
@@ -87,17 +87,6 @@ def describe(
         except (TypeError, ValueError) as error:
             raise UserError(f"{what} {about[what]['name']}: cannot be made again from its options ({error})") from None
     return about
-
-
-def check_plain(what: str, options: dict) -> None:
-    """Raises UserError for options that are no plain data, and hence cannot be saved as JSON."""
-    for key, value in options.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
-            raise UserError(
-                f"{what}: {key} is {value!r}, which cannot be saved: use numbers, texts, lists and dictionaries"
-            ) from None
 
 
 def write_bundle(

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import AdaptedUNet, Adapter
-from codi_tf.bundle import Contents, check_plain, describe, read_bundle, write_bundle
+from codi_tf.bundle import Contents, describe, read_bundle, write_bundle
 from codi_tf.checkpoints.base import Base
 from codi_tf.config import Adaptation, Trained
 from codi_tf.core.arguments import as_prompts, whole_number
@@ -26,6 +26,7 @@ from codi_tf.diffusion.sampling import few_step
 from codi_tf.inference.generation import Generator, check_finite, number_of_steps
 from codi_tf.io import images
 from codi_tf.io.bundle_files import model_at
+from codi_tf.io.json_files import check_plain
 from codi_tf.methods.batches import check_condition
 from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.methods.method import MethodSettings, result_decay_of

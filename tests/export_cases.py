@@ -1,4 +1,4 @@
-"""Packages of the tiny bundle, exported once per format."""
+"""Packages of the tiny bundle, exported once per format; fixtures: `pytest_plugins = ["export_cases"]`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
 from commands import run_here
+from conftest import make_base, make_model
 
 from export import __main__ as export
 from export.build import make_package
+from export.emit.program import SamplerProgram
 from export.package import manifest as package
+from export.quantization import weights
 
-STEPS = 2
+STEPS = 2  # of packages and programs
 SIZES = {"saved_model": (16, 16), "tflite": (16, 24), "onnx": (16, 16)}  # height, width
 
 
@@ -34,3 +38,16 @@ def exported(bundle: Path, format: str) -> Path:
 
 def command(*arguments) -> subprocess.CompletedProcess:
     return run_here(export.main, *arguments)
+
+
+@pytest.fixture(scope="module")
+def program():
+    """A sampler of random weights."""
+    return SamplerProgram(make_model(make_base()), steps=STEPS, height=16, width=16)
+
+
+@pytest.fixture
+def small_kernels_too(monkeypatch):
+    """Kernels of tiny networks are small: let those of 256 numbers be quantized, products by four bits among them."""
+    monkeypatch.setattr(weights, "MIN_SIZE", 256)
+    monkeypatch.setattr(weights, "MIN_SIZE_INT4", 256)

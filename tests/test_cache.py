@@ -162,18 +162,18 @@ def test_killed_and_started_again(parts, tmp_path, optimized):
     """kill -9 while it works, in a process of its own."""
     path, killed, whole = tmp_path / "c.yaml", tmp_path / "killed", tmp_path / "whole"
     path.write_text(yaml.safe_dump(parts))
-    command = [sys.executable, "-m", "codi_tf.cache", path, "--out", killed, "--examples", "240", "--shard", "4"]
+    command = [sys.executable, "-m", "codi_tf.cache", path, "--out", killed, "--examples", "48", "--shard", "4"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     limit = time.monotonic() + 120
     while len(list(killed.glob("*.sha256"))) < 2 and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 2 <= len(list(killed.glob("*.sha256"))) < 60
+    assert 2 <= len(list(killed.glob("*.sha256"))) < 12
     with pytest.raises(UserError, match=r"shard-000\d\d.safetensors: does not exist yet; run the same"):
         read_cache(killed)
     for folder in (whole, killed):
-        assert cache.encode(experiment(parts), folder, examples=240, shard=4)
+        assert cache.encode(experiment(parts), folder, examples=48, shard=4)
     for file in killed.iterdir():
         if file.name.startswith("."):
             file.unlink()  # what was being written when it was killed
@@ -327,6 +327,10 @@ def test_damaged_caches_are_named(encoded, tmp_path):
         read_cache(cut)
     with pytest.raises(UserError, match=r"shard-00001\.safetensors: does not fit the other shards"):
         read_cache(folder_with("shard-00001.safetensors", whole["shard-00002.safetensors"]))
+    twice = folder_with("shard-00001.safetensors", whole["shard-00000.safetensors"])
+    (twice / "shard-00001.sha256").write_bytes(whole["shard-00000.sha256"])
+    with pytest.raises(UserError, match=r"shard-00001\.safetensors: is damaged"):
+        read_cache(twice)  # the same examples twice, with a hash that fits
     number = len(whole["shard-00001.safetensors"]) - 5
     flipped = bytes(byte ^ (i == number) for i, byte in enumerate(whole["shard-00001.safetensors"]))
     with pytest.raises(UserError, match=r"shard-00001\.safetensors: is damaged, .*\.sha256; delete it"):

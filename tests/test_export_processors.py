@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from conftest import make_base, make_model
 from emulated import EmulatedSampler, needs_qemu
 
 from export.build import write_package
 from export.emit import sampler
-from export.emit.program import SamplerProgram
 from export.formats import FORMATS
 from export.formats.onnx.graph import bodies
 from export.parity import gate
-from export.quantization import weights
 from export.quantization.weights import WeightFormats
 
-
-@pytest.fixture(scope="module")
-def program():
-    return SamplerProgram(make_model(make_base()), steps=2, height=16, width=16)
-
-
-@pytest.fixture(autouse=True)
-def small_kernels_too(monkeypatch):
-    """Kernels of tiny networks are small: let those of 256 numbers be quantized, products by four bits among them."""
-    monkeypatch.setattr(weights, "MIN_SIZE", 256)
-    monkeypatch.setattr(weights, "MIN_SIZE_INT4", 256)
-
+pytest_plugins = ["export_cases"]
+pytestmark = pytest.mark.usefixtures("small_kernels_too")
 
 INTEGER = {"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QGemm", "DynamicQuantizeMatMul"}
 

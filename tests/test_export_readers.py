@@ -8,27 +8,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import make_base, make_model
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from codi_tf.core.noise import gaussian_noise
 from export.emit import sampler
-from export.emit.program import SamplerProgram
 from export.formats import FORMATS
-from export.quantization import weights
 from export.quantization.weights import WeightFormats
 
-
-@pytest.fixture(scope="module")
-def program():
-    return SamplerProgram(make_model(make_base()), steps=2, height=16, width=16)
-
-
-@pytest.fixture(autouse=True)
-def small_kernels_too(monkeypatch):
-    """Kernels of tiny networks are small: let those of 256 numbers be quantized, products by four bits among them."""
-    monkeypatch.setattr(weights, "MIN_SIZE", 256)
-    monkeypatch.setattr(weights, "MIN_SIZE_INT4", 256)
+pytest_plugins = ["export_cases"]
+pytestmark = pytest.mark.usefixtures("small_kernels_too")
 
 
 @pytest.fixture(params=["float32", "float16", "int8", "int4"])

@@ -5,11 +5,9 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from conftest import make_base, make_model
 
 from codi_tf.core.errors import UserError
 from export.emit.counting import Counting
-from export.emit.program import SamplerProgram
 from export.emit.sampler import parts
 from export.formats import FORMATS
 from export.formats.onnx.graph import OnnxGraph
@@ -22,6 +20,8 @@ from export.quantization.weights import (
     is_quantized,
     quantize_int4,
 )
+
+pytest_plugins = ["export_cases"]
 
 
 @pytest.fixture
@@ -72,11 +72,6 @@ def test_small_kernels_keep_their_bits(kind, count, narrow):
     expected = {**dict.fromkeys(WEIGHT_FORMATS, "float32")} if narrow == {} else narrow or {}
     assert WeightFormats(kind)(kernel) == expected.get(kind, kind)
     assert WeightFormats(kind)(keras.Variable(np.zeros((1, count)), name="bias")) == "float32"
-
-
-@pytest.fixture(scope="module")
-def program():
-    return SamplerProgram(make_model(make_base()), steps=2, height=16, width=16)
 
 
 @pytest.fixture

@@ -5,15 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 from commands import run_here
-from shards import encoded, new_image
 from tiny import tiny_run
 
-from codi_tf import data
-from codi_tf.cli import train
+from codi_tf.cli import cache, train
 from codi_tf.config.sections import Data
 from codi_tf.core.errors import UserError
-from codi_tf.data import open_source as opening
-from codi_tf.tasks import make_task
 
 
 def test_nothing_held_out():
@@ -24,19 +20,8 @@ def test_nothing_held_out():
             Data(heldout_fraction=value)
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_one_image_gives_batches(tmp_path, monkeypatch, in_memory):
-    """Fault: the draw among images fails for one."""
-    (tmp_path / "a.png").write_bytes(encoded(new_image(0)))
-    if not in_memory:
-        monkeypatch.setattr(opening, "IN_MEMORY", 0)
-    source = data.load_source(str(tmp_path), "train", heldout_fraction=0.0)
-    batch = next(iter(data.batches(source, make_task("bicubic", scale=2), image_size=16, batch_size=4, seed=0)))
-    assert batch["image"].shape == (4, 16, 16, 3)
-
-
-def test_a_run_on_one_image(tmp_path):
-    """Fault: a run wants held-out images although none are to be held out."""
+def test_a_run_on_one_image(eager, tmp_path):
+    """Fault: a run wants held-out images although none are to be held out, by its config or when it was encoded."""
     values = tiny_run(tmp_path, steps=1, sample_every=1)
     for path in sorted((tmp_path / "photos").iterdir())[1:]:
         path.unlink()
@@ -47,4 +32,9 @@ def test_a_run_on_one_image(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "result" / "codi.json").is_file()
     done = run_here(train.main, path, "data.heldout_fraction=1e-9", "--out", tmp_path / "other")
-    assert done.returncode == 2 and "change the fraction" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "or take another fraction or split" in done.stderr.splitlines()[-1]
+    done = run_here(cache.main, path, "--out", tmp_path / "encoded", "--examples", 2)
+    assert done.returncode == 0, done.stderr
+    overrides = (f"data.source={tmp_path / 'encoded'}", "data.heldout_fraction=0.1")
+    done = run_here(train.main, path, *overrides, "--out", tmp_path / "of-encoded")
+    assert done.returncode == 0, done.stderr

@@ -55,7 +55,7 @@ def examples() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices({"latent": latents[0], "condition_latent": latents[1]}).batch(2)
 
 
-def test_it_is_trained_saved_loaded_and_generates(tmp_path):
+def test_it_is_trained_saved_loaded_and_generates(eager, tmp_path):
     """Catches a list of methods, or of their classes, that the registry does not know of."""
     model = make_model(tiny_base(), method=Weighted(weight=2.0))
     model.compile("adamw")
@@ -114,13 +114,6 @@ def test_options_that_could_not_be_saved_are_refused_before_training():
             codi_tf.CoDi(tiny_base(), **{name: value})
 
 
-def test_a_registered_task_of_ones_own_is_saved_and_read(tmp_path):
-    """Catches a task that is lost at save."""
-    model = codi_tf.CoDi(tiny_base(), task=Scaled(weights=[1, 2]), image_size=16)
-    model.save(tmp_path / "bundle")
-    assert codi_tf.load(tmp_path / "bundle").task == Scaled(weights=[1, 2])
-
-
 class Gray:
     """A task that nobody registered."""
 
@@ -128,6 +121,6 @@ class Gray:
 
 
 def test_a_task_that_could_not_be_saved_is_refused_before_training():
-    """Catches the same for tasks."""
+    """Catches a task that is no `Task`, with which the training ran and its result could not be written."""
     with pytest.raises(UserError, match="^task Gray is not registered"):
         codi_tf.CoDi(tiny_base(), task=Gray(), image_size=16)

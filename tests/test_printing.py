@@ -14,7 +14,7 @@ from tiny import tiny_run
 from codi_tf import data
 from codi_tf.cli import pairs, train
 from codi_tf.core.errors import Interrupted, UserError
-from codi_tf.core.printing import printable
+from codi_tf.core.showing import printable
 from codi_tf.io.images import read_image
 
 STRANGE = [b"caf\xe9", b"two\nlines", b"\x1b[31mred", b"\x07bell", "right\u202eto left".encode(), b"tab\there"]

@@ -22,7 +22,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.io.bundle_files import model_at
 from codi_tf.io.locks import only_one
 from codi_tf.training import monitor
-from codi_tf.training.folder import steps_of_result
+from codi_tf.training.folder import read_metrics, steps_of_result
 from codi_tf.training.quality import Quality
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -94,6 +94,16 @@ def test_a_line_of_metrics_that_a_crash_cut_off_is_tolerated(start, tmp_path, mo
         file.truncate()
     train(run, out)
     assert [line["step"] for line in metrics(out)] == [1, 2]
+
+
+def test_a_run_goes_on_after_a_figure_was_no_number(start, tmp_path, monkeypatch):
+    """Catches "metrics.jsonl: is damaged ('NaN' is no finite number)", of a line that the run itself wrote."""
+    run, out = experiment(start, **FINISHED), tmp_path / "run"
+    monkeypatch.setattr(Quality, "figures", lambda quality: {"heldout_psnr": np.inf, "heldout_loss": np.nan})
+    train(run, out)
+    assert [step for step, _ in read_metrics(out)] == [1]
+    (line,) = metrics(out)
+    assert line["heldout_psnr"] is None and line["heldout_loss"] is None and line["loss"] > 0
 
 
 @pytest.mark.slow

@@ -76,6 +76,15 @@ def test_a_seed_after_another_is_what_it_is_alone(tiny_study):
     assert result(1) == second
 
 
+def test_a_file_of_a_row_that_was_cut_off_is_none(tmp_path, monkeypatch):
+    """Catches a trace at the next start, after the process was killed while it wrote."""
+    monkeypatch.chdir(tmp_path)
+    for path in (pieces.metrics_of(ROW, TASK, 0), pieces.result_of(ROW, TASK, 0) / pieces.STAGES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"stages": [')
+    assert not pieces.is_trained(ROW, TASK, 0) and not pieces.is_measured(ROW, TASK, 0)
+
+
 @pytest.mark.slow
 def test_a_row_that_was_interrupted_goes_on(tiny_study, monkeypatch):
     """Ctrl-C lost the row. Its figures and weights are those of a row that nothing happened to."""

@@ -79,13 +79,20 @@ def test_mistakes_are_one_line(packages, runtime, tmp_path):
 
 
 def test_a_package_that_is_too_large_is_refused(packages, runtime, tmp_path):
+    """Catches advice that the package follows already."""
     large = shutil.copytree(packages(), tmp_path / "large")
     manifest = json.loads((large / "manifest.json").read_text())
     manifest["files"]["model.onnx.0.data"] = hashlib.sha256(b"").hexdigest()
-    (large / "manifest.json").write_text(json.dumps(manifest))
     (large / "model.onnx.0.data").write_bytes(b"")
-    with pytest.raises(UserError, match="is larger than a browser's memory; export with --weights float16 or int8"):
-        build_site(large, tmp_path / "site", runtime)
+    for weights, advice in {
+        "float32": "export with --weights float16 or int8 or int4",
+        "int8": "export with --weights int4",
+        "mixed": "export with --weights int4",
+        "int4": "export a smaller model",
+    }.items():
+        (large / "manifest.json").write_text(json.dumps({**manifest, "weights": weights}))
+        with pytest.raises(UserError, match=f"is larger than a browser's memory; {advice}$"):
+            build_site(large, tmp_path / "site", runtime)
 
 
 def test_what_is_large_comes_as_many_files_only(packages, runtime, tmp_path, monkeypatch):

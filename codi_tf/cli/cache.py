@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import math
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codi_tf import config
+from codi_tf.config import places
 from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError, user_errors
@@ -175,8 +177,11 @@ def _encoder(experiment: config.Experiment, task):
     return base, space, functools.partial(encode_in_space, base, condition_space=space, has_mask=task.has_mask)
 
 
-def _begin(out: Path, meta: Mapping, *, words: Tokenizer | None) -> None:
-    """Write meta.json, or check that the existing one is equal; write a tokenizer that was learned from the prompts."""
+def _begin(out: Path, meta: dict, *, words: Tokenizer | None) -> None:
+    """Write meta.json, in which a relative source counts from `out`, or check that the existing one is equal.
+
+    A tokenizer that was learned from the prompts is written beside it.
+    """
     from codi_tf.data.cached import META, read_meta
     from codi_tf.training.experiment import keep_words
 
@@ -184,11 +189,14 @@ def _begin(out: Path, meta: Mapping, *, words: Tokenizer | None) -> None:
     if not path.is_file():
         if out.exists() and not (out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir())):
             raise UserError(f"{out}: already exists, without {META}; choose another --out")
-        text = json.dumps(meta, indent=2) + "\n"
+        written = copy.deepcopy(meta)
+        places.write_down(written, out)
         with whole_file(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     else:
-        check_settings(out, read_meta(out), meta)
+        earlier = read_meta(out)
+        places.adopt(earlier, meta)
+        check_settings(out, earlier, meta)
     if words is not None:
         keep_words(words, out)
 
@@ -200,7 +208,7 @@ def _is_whole(path: Path, count: int) -> bool:
     try:
         tensors, _ = read_header(path)
         return all(tensor.shape[0] == count for tensor in tensors.values()) and is_intact(path)
-    except (UserError, OSError, IndexError, UnicodeDecodeError):
+    except (OSError, ValueError):  # a UserError is a ValueError
         return False
 
 

@@ -12,7 +12,7 @@ from codi_tf import config
 from codi_tf.core.arguments import integer, path_argument, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
-from codi_tf.core.printing import printable
+from codi_tf.core.showing import printable
 from codi_tf.io.bundle_files import PAIRS
 from codi_tf.io.folders import check_folder
 

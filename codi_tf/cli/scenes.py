@@ -11,7 +11,7 @@ from pathlib import Path
 
 from codi_tf.core.arguments import integer, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
-from codi_tf.core.printing import printable
+from codi_tf.core.showing import printable
 from codi_tf.io.bundle_files import SCENES
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.save_image import check_image_file, write_image

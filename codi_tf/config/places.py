@@ -1,27 +1,43 @@
-"""Where the relative paths of a config file lead."""
+"""The paths of a config: where they lead, how a run writes them down, and whether they are those of before."""
 
 from __future__ import annotations
 
-import glob
-import os
-import re
+from collections.abc import Callable
 from pathlib import Path
 
-PATHS = ("base", "text", "data.source", "adaptation.start", "method.features")
-_NO_PATH = re.compile(r"photos|scenes(:.*)?|tfds:.*|")  # data sources that are none
-_SIGN = " + "  # between data sources that take turns
+from codi_tf.io.places import is_data_set, is_same_place, resolved, seen_from
+
+SIGN = " + "  # between data sources that take turns
+SOURCE = "data.source"
+PATHS = ("base", "text", SOURCE, "adaptation.start", "method.features")
 
 
 def resolve(values: dict, config: Path) -> None:
-    """Change the relative paths of a config, in place, so that they hold from the working directory.
+    """Change the relative paths of a config file's values, in place, so that they hold from the working directory.
 
-    A relative path is looked up beside the config file, then in the working directory, then in the folder above the
-    config's: for `configs/NAME.yaml` that is the project's. A path that leads nowhere stays as it is written.
+    For `configs/NAME.yaml` the folder above the config's, in which they are looked up last, is the project's.
 
     Args:
         values: what the file holds, not checked yet.
         config: the file.
     """
+    _change(values, lambda key, text: _each(key, text, lambda path: resolved(path, config.parent)))
+
+
+def write_down(values: dict, folder: Path) -> None:
+    """Change the relative paths of values, in place, so that a file in `folder` can hold them."""
+    _change(values, lambda key, text: _each(key, text, lambda path: seen_from(path, folder)))
+
+
+def adopt(earlier: dict, now: dict) -> None:
+    """Change the paths of earlier values, in place, to how they are written now, where both lead to the same."""
+    written = {}
+    _change(now, lambda key, text: written.setdefault(key, text))
+    _change(earlier, lambda key, text: written[key] if key in written and _lead_to_same(text, written[key]) else text)
+
+
+def _change(values: dict, change: Callable[[str, str], str]) -> None:
+    """Put `change(key, text)` in place of each path."""
     for key in PATHS:
         *sections, last = key.split(".")
         inside = values
@@ -29,41 +45,18 @@ def resolve(values: dict, config: Path) -> None:
             inside = inside.get(section)
             inside = inside if isinstance(inside, dict) else {}
         text = inside.get(last)
-        if not isinstance(text, str):
-            continue
-        if key == "data.source":
-            inside[last] = _SIGN.join(_resolved_source(part, config.parent) for part in text.split(_SIGN))
-        else:
-            inside[last] = _resolved(text, config.parent)
+        if isinstance(text, str):
+            inside[last] = change(key, text)
 
 
-def _resolved_source(text: str, folder: Path) -> str:
-    return text if _NO_PATH.fullmatch(text) else _resolved(text, folder)
+def _each(key: str, text: str, change: Callable[[str], str]) -> str:
+    """The text with `change(path)` in place of each path; names of data sets stay."""
+    if key != SOURCE:
+        return change(text)
+    return SIGN.join(part if is_data_set(part) else change(part) for part in text.split(SIGN))
 
 
-def _resolved(text: str, folder: Path) -> str:
-    if not text or os.path.isabs(text):
-        return text
-    beside, above = folder.absolute(), folder.absolute().parent
-    if beside != Path.cwd() and _leads_somewhere(beside, text):
-        return _short(beside, text)
-    if not _leads_somewhere(Path(), text) and _leads_somewhere(above, text):
-        return _short(above, text)
-    return text
-
-
-def _leads_somewhere(folder: Path, text: str) -> bool:
-    """Whether a path, or a pattern of paths as `data.open_source` takes them, is found below a folder."""
-    name = re.sub(r"\?\w+=.*", "", text)  # the options after TFRecord files
-    if os.path.exists(os.path.join(folder, name)):
-        return True
-    pattern = os.path.join(glob.escape(str(folder)), re.sub(r"\{[^{}]*\}", "*", name))
-    return next(glob.iglob(pattern, recursive=True), None) is not None
-
-
-def _short(folder: Path, text: str) -> str:
-    """The path, relative below the working directory: it does not depend on how the command named its config."""
-    start = os.path.realpath(folder) if os.pardir in Path(text).parts else folder  # `..` of a link is its target's
-    path = os.path.abspath(os.path.join(start, text))
-    below = os.path.relpath(path)
-    return path if below.startswith(os.pardir) else below
+def _lead_to_same(text: str, other: str) -> bool:
+    parts, others = text.split(SIGN), other.split(SIGN)
+    pairs = zip(parts, others, strict=False)
+    return len(parts) == len(others) and all(a == b or is_same_place(a, b) for a, b in pairs)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TypeVar, overload
 
 from codi_tf.core.errors import Interrupted, UserError, explained, user_errors
-from codi_tf.core.printing import printable
 from codi_tf.core.quiet import quiet_import
-from codi_tf.core.termination import ended_by_signals
+from codi_tf.core.showing import printable
+from codi_tf.core.signals import ended_by_signals
 
 NO_READER = 141  # of a program that SIGPIPE ends
 T = TypeVar("T")

@@ -8,8 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from codi_tf.core.printing import printable
-from codi_tf.core.showing import clipped
+from codi_tf.core.showing import clipped, printable
 
 TRY_AGAIN = 75  # exit status EX_TEMPFAIL
 LONGEST = 2000  # characters of a message, whatever it quotes

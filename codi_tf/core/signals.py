@@ -1,4 +1,4 @@
-"""Signals that end long work without loss: they are recorded, and the work stops at its next safe point."""
+"""Signals that ask a command to end: it cleans up, and long work keeps what is done, before it does."""
 
 from __future__ import annotations
 
@@ -8,13 +8,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from codi_tf.core.errors import Interrupted
 
-NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+NAMES: dict[int, str] = {
+    getattr(signal, name): title  # Windows has no SIGHUP
+    for name, title in (("SIGINT", "Ctrl-C"), ("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGHUP"))
+    if hasattr(signal, name)
+}
 BY_USER = 130  # exit status after Ctrl-C, which asks no scheduler to try again
 ONE_PRESS = 0.5  # seconds within which two SIGINTs are one Ctrl-C: some launchers pass on what the terminal sent, too
+
+
+class Ended(SystemExit):
+    """A signal asked the process to end. The status is the one that shells give a process that the signal ended."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.name = NAMES[number]
 
 
 class Stop:
@@ -37,37 +49,80 @@ class Stop:
 
 
 @contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within the block, SIGTERM and SIGHUP raise Ended; further ones are ignored while the block cleans up.
+
+    Ctrl-C raises KeyboardInterrupt, as Python has it. See `_handling` for what is left as it is.
+    """
+    ending = NAMES.keys() - {signal.SIGINT}
+
+    def end(number: int) -> None:
+        for other in ending:
+            signal.signal(other, signal.SIG_IGN)
+        raise Ended(number)
+
+    try:
+        with _handling(ending, end):
+            yield
+    except Ended as ended:
+        _say(f"ended by {ended.name}")
+        raise
+
+
+@contextlib.contextmanager
 def stop_noted(what_follows: str) -> Iterator[Stop]:
     """Within the block Ctrl-C, SIGTERM and SIGHUP are noted; a second Ctrl-C ends the process at once.
 
-    A signal that the process ignores, as SIGHUP under nohup, stays ignored. Signals reach the main thread alone: in
-    another one the block changes nothing.
+    See `_handling` for what is left as it is.
 
     Args:
         what_follows: what the work does when a signal comes, in a few words; the user reads it then.
     """
     stop = Stop()
+
+    def note(number: int) -> None:
+        stop.name = stop.name or NAMES[number]
+
+    with _handling(NAMES, note) as heard, _watched(what_follows) if heard else contextlib.nullcontext():
+        yield stop
+
+
+@contextlib.contextmanager
+def _handling(numbers: Collection[int], act: Callable[[int], None]) -> Iterator[bool]:
+    """Within the block, signals call `act`; whether they do.
+
+    A signal that the process ignores, as SIGHUP under nohup, stays ignored. Signals reach the main thread alone: in
+    another one the block changes nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield False
         return
-
-    def note(number, frame) -> None:
-        stop.name = stop.name or NAMES[signal.Signals(number)]
-
-    heard = [number for number in NAMES if signal.getsignal(number) is not signal.SIG_IGN]
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    # Python calls a handler between two of its own instructions, which may be minutes apart; the pipe gets the signal
-    # at once.
-    watcher = threading.Thread(target=_watch, args=(reading, what_follows), name="signals", daemon=True)
-    watcher.start()
-    pipe_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    before = {number: signal.signal(number, note) for number in heard}
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, lambda number, frame: act(number))
     try:
-        yield stop
+        yield True
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _watched(what_follows: str) -> Iterator[None]:
+    """Within the block, a thread answers signals at once.
+
+    Python calls a handler between two of its own instructions, which may be minutes apart; the pipe gets the signal at
+    once.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    watcher = threading.Thread(target=_watch, args=(reading, what_follows), name="signals", daemon=True)
+    watcher.start()
+    pipe_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
         signal.set_wakeup_fd(pipe_before)
         os.close(writing)
         watcher.join()
@@ -82,16 +137,16 @@ def _watch(reading: int, what_follows: str) -> None:
         if name is None:
             continue
         if not said:
-            said = _say(f"{name}: {what_follows}; Ctrl-C twice ends at once")
+            _say(f"\n{name}: {what_follows}; Ctrl-C twice ends at once")
+            said = True
         if byte[0] == signal.SIGINT:
             if pressed is not None and now - pressed > ONE_PRESS:
-                _say("interrupted")
+                _say("\ninterrupted")
                 os._exit(BY_USER)
             pressed = pressed or now
 
 
-def _say(line: str) -> bool:
+def _say(line: str) -> None:
     """Print a line on standard error, which SIGHUP may have closed."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"\n{line}", file=sys.stderr, flush=True)
-    return True
+        print(line, file=sys.stderr, flush=True)

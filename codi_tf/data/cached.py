@@ -22,7 +22,8 @@ from codi_tf.data.pipeline import ONE_HOST
 from codi_tf.data.records import PATIENCE
 from codi_tf.io.hashing import arrays_sha256, file_sha256, text_sha256
 from codi_tf.io.json_files import read_json
-from codi_tf.io.schema import Anything, Keyed, Record, Whole
+from codi_tf.io.places import is_data_set, resolved
+from codi_tf.io.schema import Anything, Keyed, Number, Record, Text, Whole
 from codi_tf.io.tensor_files import StoredTensor, read_header
 from codi_tf.tasks import Task, task_config
 
@@ -32,7 +33,7 @@ SCHEMA = Record(
         "examples": Whole(1, MAX_EXAMPLES),
         "shard": Whole(1, MAX_EXAMPLES),
         "made_with": Keyed(Anything()),
-        "data": Keyed(Anything()),
+        "data": Record({"source": Text()}, {"heldout_fraction": Number(0, 1)}),
     }
 )
 MOST_SHARDS = 100_000
@@ -116,6 +117,8 @@ def read_meta(folder: str | os.PathLike[str]) -> dict:
             meta["made_with"]["condition_space"] = meta["made_with"].pop("sees")
         if "recolour" in meta["data"]:  # the name of 0.1.0
             meta["data"] = {"recolor" if key == "recolour" else key: value for key, value in meta["data"].items()}
+        if not is_data_set(meta["data"]["source"]):
+            meta["data"]["source"] = resolved(meta["data"]["source"], path.parent)
     except ValueError as error:
         raise UserError(f"{path}: not readable ({error}); encode the examples again") from None
     return meta
@@ -234,8 +237,9 @@ def checksum_file(shard: Path) -> Path:
 
 
 def is_intact(shard: Path) -> bool:
-    """Whether a shard has the bytes that were written. Raises OSError, IndexError, UnicodeDecodeError for no hash."""
-    return file_sha256(shard) == checksum_file(shard).read_text(encoding="utf-8").split()[0]
+    """Whether a shard has the bytes that were written for it. Raises OSError, ValueError for no hash."""
+    digest, name = checksum_file(shard).read_text(encoding="utf-8").split(maxsplit=1)
+    return (file_sha256(shard), shard.name) == (digest.lower(), name.strip())
 
 
 def _check_hashes(shards: Sequence[Path]) -> None:
@@ -247,7 +251,7 @@ def _check_hashes(shards: Sequence[Path]) -> None:
             return is_intact(shard)
         except FileNotFoundError:
             return None
-        except (OSError, IndexError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{checksum_file(shard)}: not readable ({error}); encode the examples again") from None
 
     with ThreadPoolExecutor(THREADS) as pool:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from codi_tf.core.printing import printable
+from codi_tf.core.showing import printable
 
 NAMED = 5  # names in a message
 FILES = "files that are neither images nor companions of one"

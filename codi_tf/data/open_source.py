@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.printing import printable
+from codi_tf.core.showing import printable
 from codi_tf.data.examples import with_features
 from codi_tf.data.in_memory import Photos
 from codi_tf.data.left_out import FILES, LeftOut, warn_of_left_out

@@ -24,7 +24,8 @@ def check_any(count: int, what: str, split: str | None, fraction: float) -> None
     if not count:
         kind = NothingHeldOut if split == "heldout" else UserError
         raise kind(
-            f"none of {what} falls in split {split!r} with heldout_fraction {fraction}; add some or change the fraction"
+            f"none of {what} falls in split {split!r} with heldout_fraction {fraction}; add some, or take another "
+            "fraction or split"
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.printing import printable
+from codi_tf.core.showing import printable
 from codi_tf.data.records import Damage, Unreadable
 
 JUDGED = 400  # records: as long as fewer were read, the share is one of this many

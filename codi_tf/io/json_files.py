@@ -69,8 +69,30 @@ def parse_value(content: bytes | str, name: object) -> Any:
     return value
 
 
+def check_plain(what: object, values: dict) -> None:
+    """Raise UserError for values that cannot be saved as JSON, as NaN; the message begins with `what`."""
+    for key, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{what}: {key} is {shown(value)}, which cannot be saved: use finite numbers, texts, lists and "
+                "dictionaries"
+            ) from None
+
+
+def without_nan(value: Any) -> Any:
+    """Measured figures as JSON can hold them: None, its null, in place of NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: dict) -> None:
-    """Write a JSON object. The file appears whole or not at all."""
+    """Write a JSON object. The file appears whole or not at all. Raises UserError as `check_plain`."""
+    check_plain(path, value)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from codi_tf import config
+from codi_tf.config import places
 from codi_tf.core.errors import UserError
 from codi_tf.io.bundle_files import BUNDLE, WORDS
 from codi_tf.io.files import check_growing_folder, check_settings, whole_file
@@ -52,6 +53,7 @@ def earlier_settings(out: Path) -> config.Experiment | None:
         values = read_yaml(path)
         if not isinstance(values, dict):
             raise UserError("it holds no settings")
+        places.resolve(values, path)
         return config.from_record(values)
     except UserError as error:
         raise UserError(
@@ -64,6 +66,8 @@ def check_same_settings(
 ) -> None:
     """Check that a run goes on with the settings that it was started with. `train.steps` may be raised.
 
+    A path may be written otherwise, as from another working directory, if it leads to the same.
+
     To finish a run, `train.steps` does not matter.
 
     Raises:
@@ -72,6 +76,7 @@ def check_same_settings(
     if earlier is None:
         return
     before, now = plain(earlier), plain(experiment)
+    places.adopt(before, now)
     steps, wanted = before["train"].pop("steps"), now["train"].pop("steps")
     del before["distribution"], now["distribution"]
     check_settings(out, before, now)
@@ -83,9 +88,11 @@ def check_same_settings(
 
 
 def write_settings(experiment: config.Experiment, out: Path) -> None:
-    """Write config.yaml. Raises UserError if it cannot be written."""
+    """Write config.yaml, whose relative paths count from `out`. Raises UserError if it cannot be written."""
+    values = plain(experiment)
+    places.write_down(values, out)
     with whole_file(out / SETTINGS) as partial:
-        partial.write_text(settings_text(experiment), encoding="utf-8")
+        partial.write_text(yaml_text(values), encoding="utf-8")
 
 
 def settings_text(experiment: config.Experiment) -> str:

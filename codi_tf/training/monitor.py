@@ -18,6 +18,7 @@ from codi_tf.data.cached import is_cache
 from codi_tf.data.splits import NothingHeldOut
 from codi_tf.io import images
 from codi_tf.io.files import whole_file
+from codi_tf.io.json_files import without_nan
 from codi_tf.model import CoDi
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.experiment import build_task, load_source, takes_prompts
@@ -125,7 +126,7 @@ class Monitor:
                 tf.summary.scalar(tag_of(name), value)
         self._writer.flush()
         with open(self._metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **scalars}) + "\n")
+            file.write(json.dumps({"step": step, **without_nan(scalars)}) + "\n")
         shown = {"loss": ".4f", "condition_use": ".4f", "images_per_second": ".1f", "heldout_psnr": ".2f"}
         note = "  ".join(f"{name} {scalars[name]:{form}}" for name, form in shown.items() if name in scalars)
         self.note = note.replace("images_per_second", "images/s")
@@ -178,8 +179,9 @@ def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[st
     """The held-out examples for condition_use and sample images; None where there are none to show.
 
     Without a condition they are read for sample images alone (`train.sample_every`) of methods that show some.
-    It is None, too, where data.heldout_fraction is 0 and the source has no held-out images of its own. Training on
-    encoded examples does not need their images: where these are missing, the result is None, with a warning.
+    It is None, too, where nothing was to be held out, by data.heldout_fraction or when examples were encoded, and the
+    source has no held-out images of its own. Training on encoded examples does not need their images: where these are
+    missing, the result is None, with a warning.
 
     Raises:
         UserError: the source has no held-out images, or cannot be read.
@@ -195,12 +197,11 @@ def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[st
             seed=experiment.data.seed + 1,
             prompts=takes_prompts(experiment),
         )
-    except NothingHeldOut:
-        if experiment.data.heldout_fraction:
-            raise
-        return None
     except UserError as error:
-        if not is_cache(experiment.data.source):
+        cached = is_cache(experiment.data.source)
+        if isinstance(error, NothingHeldOut) and (cached or not experiment.data.heldout_fraction):
+            return None
+        if not cached:
             raise
         warnings.warn(f"this run has no held-out images, so no samples or condition_use: {error}", stacklevel=2)
         return None

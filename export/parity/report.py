@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.markdown import plain
-from codi_tf.io.json_files import write_json
+from codi_tf.io.json_files import without_nan, write_json
 from export.emit import sampler
 from export.emit.counting import Counting
 from export.formats import FORMATS
@@ -36,7 +36,7 @@ def write(folder: Path, made: Sequence[tuple[SamplerProgram, Package, dict]]) ->
         UserError: the package does not run in that process.
     """
     first, *others = (_about(*size) for size in made)
-    write_json(folder / REPORTS[0], {**first, OTHERS: others} if others else first)
+    write_json(folder / REPORTS[0], without_nan({**first, OTHERS: others} if others else first))
     texts = (
         _markdown(program, package, about) for (program, package, _), about in zip(made, (first, *others), strict=True)
     )

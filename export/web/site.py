@@ -20,7 +20,9 @@ from pathlib import Path
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.io.folders import Kind, Names, check_folder, whole_folder
+from export.formats import FORMATS
 from export.package.manifest import MANIFEST, files_of, read_manifest, read_package
+from export.quantization.weights import stored_bytes
 
 SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web
 RUNTIME = "runtime/ort.wasm.bundle.min.js"  # the script's place in the page: not every server knows .mjs
@@ -91,7 +93,7 @@ def _package(folder: Path) -> Files:
     manifest = read_manifest(folder)
     assert manifest is not None
     if any(name.endswith(".data") for name in manifest["files"]):
-        raise UserError(f"{folder}: is larger than a browser's memory; export with --weights float16 or int8")
+        raise UserError(f"{folder}: is larger than a browser's memory; {_smaller(manifest['weights'])}")
     # Rules of the task that older manifests leave out are written down, so that the page need not know them.
     rules = {"condition_file": package.condition_file, "is_local": package.is_local}
     files = {MANIFEST: (json.dumps({**manifest, **rules}, indent=2) + "\n").encode()}
@@ -99,6 +101,13 @@ def _package(folder: Path) -> Files:
     if package.prompted:
         files[VOCABULARY] = _vocabulary(Tokenizer.load(folder / "tokenizer"))
     return files
+
+
+def _smaller(weights: str) -> str:
+    """What to do about a package with these weights that is too large."""
+    kinds = {stored_bytes((1024, 1024), kind): kind for kind in reversed(FORMATS["onnx"].weight_formats)}
+    smaller = [kind for size, kind in kinds.items() if size < stored_bytes((1024, 1024), weights)]
+    return f"export with --weights {' or '.join(reversed(smaller))}" if smaller else "export a smaller model"
 
 
 def _vocabulary(tokenizer: Tokenizer) -> bytes:

@@ -6,6 +6,7 @@ again, also on another machine, unless another row starts from it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -14,14 +15,15 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, data
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.core.signals import stop_noted
 from codi_tf.data.precompute import encode_once, latent_batches
@@ -29,6 +31,7 @@ from codi_tf.evaluation.features import load_features
 from codi_tf.evaluation.loading import metrics_with
 from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.samplers import model_sampler
+from codi_tf.io.files import whole_file
 from codi_tf.io.locks import Locked, only_one
 from codi_tf.methods.networks import encode_condition
 from codi_tf.tasks import make_task
@@ -103,26 +106,23 @@ def with_todays_defaults(stages: list[dict]) -> list[dict]:
 
 def is_trained(row: Row, task: str, seed: int) -> bool:
     """Whether a row has been trained here, with these settings."""
-    path = result_of(row, task, seed) / STAGES
-    if not path.is_file():
-        return False
-    return with_todays_defaults(json.loads(path.read_text("utf-8"))) == chain_of(row, task, seed)
+    stages = _read(result_of(row, task, seed) / STAGES)
+    return stages is not None and with_todays_defaults(stages) == chain_of(row, task, seed)
 
 
 def is_measured(row: Row, task: str, seed: int) -> bool:
     """Whether a row with these settings has been measured, here or elsewhere."""
-    path = metrics_of(row, task, seed)
-    if not path.is_file():
+    about = _read(metrics_of(row, task, seed))
+    if about is None:
         return False
-    about = json.loads(path.read_text("utf-8"))
     whole = all("replicates" in figures for figures in about["samples"].values())
     return whole and with_todays_defaults(about["stages"]) == chain_of(row, task, seed)
 
 
-@contextmanager
+@contextlib.contextmanager
 def claimed(row: Row, task: str) -> Iterator[bool]:
     """Lock a row for this process; yield whether it has the lock."""
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(only_one(RUNS / f"{task}-{row.name}.lock", f"works on {row.name} of {task}"))
             mine = True
@@ -170,10 +170,8 @@ def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") ->
                 "loss": float(logs["loss"]),
                 "samples": _measure(row, task, seed, trainer, split),
             }
-            path = metrics_of(row, task, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(as_json(about), "utf-8")
-        (result_of(row, task, seed) / STAGES).write_text(json.dumps(stages), "utf-8")
+            _write(metrics_of(row, task, seed), as_json(about))
+        _write(result_of(row, task, seed) / STAGES, json.dumps(stages))
         shutil.rmtree(state_of(row, task, seed), ignore_errors=True)
 
 
@@ -196,7 +194,7 @@ def _train(
             if stop and step < row.updates:
                 seconds = before + time.process_time() - began
                 write_state(folder / f"step-{step:08d}.safetensors", state_values(trainer))
-                (folder / STAGES).write_text(json.dumps({"stages": stages, "cpu_seconds": seconds}), "utf-8")
+                _write(folder / STAGES, json.dumps({"stages": stages, "cpu_seconds": seconds}))
                 raise stop.interrupted(
                     f"stopped by {{by}} at update {step} of {row.name} of {task}, seed {seed}; its state is saved: the "
                     "same command goes on"
@@ -206,14 +204,26 @@ def _train(
 
 def _resume(trainer, folder: Path, stages: list[dict]) -> tuple[int, float]:
     """The update that a row was interrupted at, to which the trainer is set, and the seconds so far; else (0, 0)."""
-    try:
-        about = json.loads((folder / STAGES).read_text("utf-8"))
-        if about["stages"] == stages:
+    about = _read(folder / STAGES)
+    with contextlib.suppress(UserError):  # no state that can be read
+        if about is not None and about["stages"] == stages:
             return restore_newest(trainer, folder), about["cpu_seconds"]
-    except (OSError, ValueError, KeyError, TypeError):  # a UserError is a ValueError
-        pass
     shutil.rmtree(folder, ignore_errors=True)
     return 0, 0.0
+
+
+def _read(path: Path) -> Any:
+    """The content of a JSON file that `_write` wrote; None if there is none, or a damaged one."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, "utf-8")
 
 
 def as_json(about: dict) -> str:

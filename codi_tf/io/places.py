@@ -1,0 +1,75 @@
+"""Relative paths in files that people or commands write: where they lead, and whether two of them lead to the same."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from pathlib import Path
+
+_DATA_SET = re.compile(r"photos|scenes(:.*)?|tfds:.*|")
+
+
+def is_data_set(source: str) -> bool:
+    """Whether a `data.source` is the name of a data set, and no path."""
+    return _DATA_SET.fullmatch(source) is not None
+
+
+def resolved(text: str, folder: Path) -> str:
+    """The path that a file in `folder` names, so that it holds from the working directory.
+
+    A relative path is looked up beside the file, then in the working directory, then in the folder above the file's.
+    One that leads nowhere stays as it is written. The result is relative if it lies below the working directory: it
+    does not depend on how `folder` is written.
+
+    Args:
+        text: a path, or a pattern of paths as `data.open_source` takes them.
+        folder: of the file.
+    """
+    if not text or os.path.isabs(text):
+        return text
+    beside, above = folder.absolute(), folder.absolute().parent
+    if beside != Path.cwd() and leads_somewhere(text, beside):
+        return _short(beside, text)
+    if not leads_somewhere(text) and leads_somewhere(text, above):
+        return _short(above, text)
+    return text
+
+
+def seen_from(text: str, folder: Path) -> str:
+    """A path that holds from the working directory, as a file in `folder` names it; see `resolved`."""
+    return text if not text or os.path.isabs(text) else _as_path(os.path.relpath(text, os.path.realpath(folder)))
+
+
+def leads_somewhere(text: str, folder: Path = Path()) -> bool:
+    """Whether a path, or a pattern of paths, is found below a folder."""
+    name = re.sub(r"\?\w+=.*", "", text)  # the options after TFRecord files
+    if os.path.exists(os.path.join(folder, name)):
+        return True
+    pattern = os.path.join(glob.escape(str(folder)), re.sub(r"\{[^{}]*\}", "*", name))
+    return next(glob.iglob(pattern, recursive=True), None) is not None
+
+
+def is_same_place(earlier: str, now: str) -> bool:
+    """Whether a path that was written down leads where another one leads now.
+
+    If it leads nowhere any more, because its file or the working directory is another one, the folders that it names
+    must be the last ones of the other path.
+    """
+    place = os.path.realpath(now)
+    if os.path.realpath(earlier) == place:
+        return True
+    names = [name for name in Path(earlier).parts if name != os.pardir]
+    return bool(names) and not leads_somewhere(earlier) and list(Path(place).parts[-len(names) :]) == names
+
+
+def _short(folder: Path, text: str) -> str:
+    start = os.path.realpath(folder) if os.pardir in Path(text).parts else folder  # `..` of a link is its target's
+    path = os.path.abspath(os.path.join(start, text))
+    below = os.path.relpath(path)
+    return path if below.startswith(os.pardir) else _as_path(below)
+
+
+def _as_path(text: str) -> str:
+    """A path that is not taken for the name of a data set."""
+    return os.path.join(os.curdir, text) if is_data_set(text) else text
