@@ -51,9 +51,9 @@ def weight_for_steps(steps: int, delta: int, schedule: Schedule) -> float:
 
 
 def default_delta(schedule: Schedule) -> int:
-    """T / 16: of two settings of one horizon the one with the larger delta has the larger margin of stability.
+    """T / 16, about the delta of the first trials. For 4 evaluations it is a quarter of the sampler's step.
 
-    At 4 evaluations that is a quarter of a step of the sampler, and lambda is 1/4.
+    Of two settings of one horizon the one with the larger delta has the larger margin of stability.
     """
     return max(schedule.num_steps // 16, 1)
 
@@ -98,9 +98,10 @@ def stability(
     """Whether an error that the network makes alike at t and s dies out, in signal space.
 
     With x_hat_t = truth + b_t, training follows b_t (1 + lambda) = g b_t + b_s. For data of variance 1, g is
-    (alpha_s - sigma_s alpha_t / sigma_t) alpha_s for a predicted z_s, alpha_s^2 for an own one, whose noise does not
-    answer for the error, and 0 for a frozen one. It is stable where g + b_s / b_t < 1 + lambda for every t. b follows
-    from what the network predicts: the same at all t for the signal, as sigma for velocity, as sigma / alpha for noise.
+    (alpha_s - sigma_s alpha_t / sigma_t) alpha_s for a predicted z_s, alpha_s^2 for an own one, whose noise is drawn
+    and does not change with the error, and 0 for a frozen one. It is stable where g + b_s / b_t < 1 + lambda for every
+    t. b follows from what the network predicts: the same at all t for the signal, as sigma for velocity, as
+    sigma / alpha for noise.
 
     Raises:
         UserError: an unknown prediction type.

@@ -114,7 +114,7 @@ def generate_tiled(
         UserError: for an unsuitable tile or overlap, and as `CoDi.generate`.
     """
     base, network, generator = model.base, model.network, model.generator
-    steps = model.steps_for(steps)
+    evaluations = model.steps_for(steps)
     _check_tile(tile, overlap, base.multiple)
     condition, (height, width) = _condition(model, image)  # [1, H, W, C], padded
     conditioning = _conditioning(base, prompt)
@@ -123,7 +123,7 @@ def generate_tiled(
         "text_guidance": model.check_text_guidance(text_guidance, prompted=prompt is not None),
     }
     shape = model.latent_shape(*condition.shape[:3])
-    grid = make_grid(model.sampler if sampler is None else sampler, base.schedule, steps)
+    grid = make_grid(model.sampler if sampler is None else sampler, base.schedule, evaluations)
 
     pixels = tiles(condition.shape[1], condition.shape[2], tile, overlap)
     latents = tiles(shape[1], shape[2], tile // base.vae.factor, overlap // base.vae.factor)
