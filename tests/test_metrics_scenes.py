@@ -87,7 +87,7 @@ def test_they_are_measured_where_a_reader_is_named(reader, monkeypatch):
     assert list(metrics) == [*OF_IMAGES[:5], "scene_variety", "scene_depth", "frechet_scenes"]
     assert "edit_success" in load_metrics(named, image_size=S, prompted=True, instructed=True)
     assert len({id(metrics[name].eye) for name in OF_IMAGES}) == 1
-    with pytest.raises(UserError, match="--reader is .*: the reader of scenes was trained on images of 32 pixels, not"):
+    with pytest.raises(UserError, match="--reader is .*: the reader of scenes was trained on images of 32x32"):
         load_metrics(named, image_size=64, prompted=False)
 
     examples = data.evaluation_set(

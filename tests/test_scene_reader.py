@@ -16,6 +16,7 @@ from codi_tf.cli import train as command
 from codi_tf.core.errors import UserError
 from codi_tf.data import batches, evaluation_set, load_source
 from codi_tf.data.scenes import LABELS, Scenes
+from codi_tf.evaluation.scenes import shared_eye
 from codi_tf.methods.reader import Reader as Settings
 from codi_tf.methods.reader import reading_losses, worsened
 from codi_tf.models.scene_reader import Reading, SceneReader, means
@@ -138,7 +139,9 @@ def test_training_falls_and_its_result_reads(tmp_path):
     command.train(config.from_dict(RUN), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert np.mean([line["loss"] for line in lines[-8:]]) < 0.9 * np.mean([line["loss"] for line in lines[:4]])
-    reader = load_reader(tmp_path / "run" / "result")
+    eye = shared_eye(str(tmp_path / "run"), S)  # the folder of a run stands for its result
+    assert eye is shared_eye(str(tmp_path / "run" / "result"), S)
+    reader = eye.reader
     seen = reader.read(scenes(3)["image"].numpy(), batch=2)
     assert len(seen.statements) == 3 and seen.nearness.shape == (3, S // 4, S // 4)
     assert all(set(one) == {"size", "material", "color", "shape"} for s in seen.statements for one in s.objects)
@@ -169,8 +172,10 @@ def test_it_comes_back_from_its_folder(folder):
 
 
 def test_other_sizes_and_other_folders_are_refused_in_one_line(folder, tmp_path):
-    with pytest.raises(UserError, match="was trained on images of 32 pixels, not of 64"):
+    with pytest.raises(UserError, match="was trained on images of 32x32 pixels, not 64x64"):
         load_reader(folder).read(np.zeros((1, 64, 64, 3), "float32"))
+    with pytest.raises(UserError, match="not 32x48"):
+        load_reader(folder).read(np.zeros((1, 32, 48, 3), "float32"))
     about = json.loads((folder / "config.json").read_text())
     for change, message in (
         ({"_class_name": "UNet"}, "holds no reader of scenes; name the folder of one"),

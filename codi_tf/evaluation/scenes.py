@@ -10,13 +10,22 @@ import numpy as np
 
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation.metric import ImageSet, Metric, Option, Originals
+from codi_tf.io.bundle_files import model_at
 from codi_tf.scenes.captions import Statements, parse
 from codi_tf.scenes.statements import is_caption
 
 if TYPE_CHECKING:
     from codi_tf.scenes.reading import Reader, Seen
 
-READER = Option(
+
+class _Reader(Option):
+    """--reader FOLDER: of a reader, or of the run that trained it."""
+
+    def path(self, argument: str) -> Path:
+        return model_at(Path(argument))
+
+
+READER = _Reader(
     "--reader",
     "folder of a reader of scenes, such as assets/scenes-reader; measures what rendered scenes show",
     "name that of a trained reader",
@@ -66,9 +75,10 @@ def shared_eye(folder: str, image_size: int) -> Eye:
     Raises:
         UserError: no reader, or one that was trained on images of another size.
     """
-    eye = _eye(Path(folder).resolve(), _changed(Path(folder)))
+    path = READER.path(folder).resolve()
+    eye = _eye(path, _changed(path))
     try:
-        eye.reader.check_size(image_size)
+        eye.reader.check_size(image_size, image_size)
     except UserError as error:
         raise UserError(f"{READER.flag} is {folder}: {error}; leave it out, or name another") from None
     return eye

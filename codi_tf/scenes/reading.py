@@ -13,7 +13,8 @@ from codi_tf.core.limits import MAX_SIDE, MAX_WIDTH
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.io.json_files import read_json
 from codi_tf.io.schema import Each, OneOf, Record, Text, Whole, check
-from codi_tf.io.weights import CONFIG, load_network, save_network
+from codi_tf.io.tensor_files import read_header
+from codi_tf.io.weights import CONFIG, WEIGHTS, make_from, save_network
 from codi_tf.models.scene_reader import SceneReader
 from codi_tf.scenes.captions import TABLES, Statements
 from codi_tf.scenes.world import MOST_OBJECTS
@@ -36,7 +37,7 @@ SCHEMA = Record(
         "scene": Record({name: Whole(1, 1000) for name in SCENE}),
         "stem": Whole(1, MAX_WIDTH),
         "widths": Each(Whole(1, MAX_WIDTH), 3, 3),
-        "blocks": Whole(0, 100),
+        "blocks": Whole(0, 16),
         "groups": Whole(1, MAX_WIDTH),
     }
 )
@@ -78,10 +79,11 @@ class Reader:
         self.network, self.image_size = network, image_size
         self._call, self._features = tf.function(network), tf.function(network.features)
 
-    def check_size(self, size: int) -> None:
+    def check_size(self, height: int, width: int) -> None:
         """Raises UserError for images of another size than those that the network was trained on."""
-        if size != self.image_size:
-            raise UserError(f"the reader of scenes was trained on images of {self.image_size} pixels, not of {size}")
+        side = self.image_size
+        if (height, width) != (side, side):
+            raise UserError(f"the reader of scenes was trained on images of {side}x{side} pixels, not {height}x{width}")
 
     def read(self, images: np.ndarray, batch: int = 32) -> Seen:
         """What is seen in images float32 [N, S, S, 3] in [-1, 1]; `batch` of them are read at a time.
@@ -89,7 +91,7 @@ class Reader:
         Raises:
             UserError: images of another size than those that the network was trained on.
         """
-        self.check_size(images.shape[1])
+        self.check_size(*images.shape[1:3])
         statements, nearness = [], []
         for start in range(0, len(images), batch):
             reading = self._call(tf.constant(images[start : start + batch]))
@@ -129,12 +131,17 @@ def load_reader(folder: str | Path) -> Reader:
     sizes = {key: config[key] for key in VOCABULARY}
     if config["words"] != _WORDS or sizes != VOCABULARY:
         raise UserError(f"{folder}: reads scenes of another world than codi_tf.scenes.world; train the reader again")
-    with built_in(make_policy()):
+    arguments = {key: config[key] for key in ("stem", "widths", "blocks", "groups")}
+
+    def make() -> SceneReader:
         try:
-            arguments = {key: config[key] for key in ("stem", "widths", "blocks", "groups")}
             network = SceneReader(name="reader", **VOCABULARY, **arguments)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise UserError(f"{folder / CONFIG}: not the configuration of a reader of scenes ({error})") from None
         network.build()
-    load_network(network, folder)
+        return network
+
+    path = folder / WEIGHTS
+    with built_in(make_policy()):
+        network = make_from(make, read_header(path)[0], path)
     return Reader(network, config["image_size"])
