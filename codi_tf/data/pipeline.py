@@ -161,7 +161,6 @@ def training_prompts(source: Source | dict[str, np.ndarray], count: int) -> list
     """
     source = _as_source(source)
     _check(source, None, prompts=True)
-    check_prompts(source.missing_prompts, len(source))
     draw = source.drawer(image_size=SMALLEST, augment=False, recolor=False, prompts=True)
 
     @tf.autograph.experimental.do_not_convert
