@@ -23,8 +23,8 @@ from codi_tf.core.arguments import integer, path_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_SIDE
-from codi_tf.core.showing import printable
 from codi_tf.core.progress import Progress
+from codi_tf.core.showing import printable
 from codi_tf.io.archives import read_members
 from codi_tf.io.bundle_files import PHOTOS
 from codi_tf.io.folders import check_folder, whole_folder
