@@ -59,8 +59,8 @@ class CoDi(Trainer):
         image_size: side of the training crops; the default size of an export.
         perceptual: feature network of the perceptual distances, images in [-1, 1] -> list of feature maps.
         pretrained: whether the UNet keeps its weights; False: it starts from random ones.
-        copy: whether what is trained is copied first. False saves the memory of a copy: the model trains the given
-            networks themselves, and no other model may use them.
+        copy: whether what is trained is copied first. False saves memory: the given networks themselves are trained,
+            and no other model may use them.
 
     Raises:
         UserError: an unknown option, a base without a UNet, or a task or method that is not registered and hence could
@@ -324,8 +324,7 @@ class CoDi(Trainer):
         eps = tf.random.stateless_normal(tf.shape(latent), (0, 0))
         z_t = float(schedule.alpha[t]) * latent + float(schedule.sigma[t]) * eps
         conditioning = (self.base.conditioning() if conditioning is None else conditioning).tensors()
-        guidance = tf.constant([self.lowest_guidance])
-        features = self.network.condition(c, conditioning)
+        guidance, features = tf.constant([self.lowest_guidance]), self.network.condition(c, conditioning)
         assert features is not None
         swapped = [tf.roll(feature, 1, axis=0) for feature in features]
         own, other = (
