@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +19,6 @@ from codi_tf.io.files import check_growing_folder, check_settings, whole_file
 from codi_tf.io.hashing import file_sha256
 from codi_tf.io.locks import only_one
 from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
-
-if TYPE_CHECKING:
-    from codi_tf.checkpoints.tokenizer import Tokenizer
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
 SHARD = 1024
@@ -68,7 +64,7 @@ def encode(
     from codi_tf.data.cached import is_cache, made_with, shard_paths, shard_sizes
     from codi_tf.data.precompute import encoder
     from codi_tf.data.stream import warn_of_unreadable
-    from codi_tf.training.experiment import build_task, load_source, tokenizer_of
+    from codi_tf.training.experiment import build_task, keep_words, load_source, tokenizer_of
 
     settings, task = experiment.data, build_task(experiment)
     if is_cache(settings.source):
@@ -95,7 +91,9 @@ def encode(
         only_one(out / f".lock-{host}", f"encodes into {out}"),
         stop_noted("what is encoded is written after the batch under way") as stop,
     ):
-        _begin(out, meta, words=tokenizer if experiment.method.learns_words else None)
+        _begin(out, meta)
+        if tokenizer is not None and experiment.method.learns_words:
+            keep_words(tokenizer, out)
         missing = [number for number in mine if not _is_whole(paths[number], sizes[number])]
         for number in set(mine) - set(missing):
             _remove_begun(paths[number])
@@ -175,10 +173,9 @@ def _encoder(experiment: config.Experiment, task):
     return base, space, functools.partial(encode_in_space, base, condition_space=space, has_mask=task.has_mask)
 
 
-def _begin(out: Path, meta: Mapping, *, words: Tokenizer | None) -> None:
-    """Write meta.json, or check that the existing one is equal; write a tokenizer that was learned from the prompts."""
+def _begin(out: Path, meta: Mapping) -> None:
+    """Write meta.json, or check that the existing one is equal."""
     from codi_tf.data.cached import META, read_meta
-    from codi_tf.training.experiment import keep_words
 
     path = out / META
     if not path.is_file():
@@ -187,10 +184,8 @@ def _begin(out: Path, meta: Mapping, *, words: Tokenizer | None) -> None:
         text = json.dumps(meta, indent=2) + "\n"
         with whole_file(path) as partial:
             partial.write_text(text, encoding="utf-8")
-    else:
-        check_settings(out, read_meta(out), meta)
-    if words is not None:
-        keep_words(words, out)
+        return
+    check_settings(out, read_meta(out), meta)
 
 
 def _is_whole(path: Path, count: int) -> bool:
