@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +21,6 @@ from codi_tf.io.files import check_growing_folder, check_settings, whole_file
 from codi_tf.io.hashing import file_sha256
 from codi_tf.io.locks import only_one
 from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
-
-if TYPE_CHECKING:
-    from codi_tf.checkpoints.tokenizer import Tokenizer
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
 SHARD = 1024
@@ -70,7 +66,7 @@ def encode(
     from codi_tf.data.cached import is_cache, made_with, shard_paths, shard_sizes
     from codi_tf.data.precompute import encoder
     from codi_tf.data.stream import warn_of_unreadable
-    from codi_tf.training.experiment import build_task, load_source, tokenizer_of
+    from codi_tf.training.experiment import build_task, keep_words, load_source, tokenizer_of
 
     settings, task = experiment.data, build_task(experiment)
     if is_cache(settings.source):
@@ -97,7 +93,9 @@ def encode(
         only_one(out / f".lock-{host}", f"encodes into {out}"),
         stop_noted("what is encoded is written after the batch under way") as stop,
     ):
-        _begin(out, meta, words=tokenizer if experiment.method.learns_words else None)
+        _begin(out, meta)
+        if tokenizer is not None and experiment.method.learns_words:
+            keep_words(tokenizer, out)
         missing = [number for number in mine if not _is_whole(paths[number], sizes[number])]
         for number in set(mine) - set(missing):
             _remove_begun(paths[number])
@@ -177,13 +175,9 @@ def _encoder(experiment: config.Experiment, task):
     return base, space, functools.partial(encode_in_space, base, condition_space=space, has_mask=task.has_mask)
 
 
-def _begin(out: Path, meta: dict, *, words: Tokenizer | None) -> None:
-    """Write meta.json, in which a relative source counts from `out`, or check that the existing one is equal.
-
-    A tokenizer that was learned from the prompts is written beside it.
-    """
+def _begin(out: Path, meta: dict) -> None:
+    """Write meta.json, in which a relative source counts from `out`, or check that the existing one is equal."""
     from codi_tf.data.cached import META, read_meta
-    from codi_tf.training.experiment import keep_words
 
     path = out / META
     if not path.is_file():
@@ -193,12 +187,10 @@ def _begin(out: Path, meta: dict, *, words: Tokenizer | None) -> None:
         places.write_down(written, out)
         with whole_file(path) as partial:
             partial.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    else:
-        earlier = read_meta(out)
-        places.adopt(earlier, meta)
-        check_settings(out, earlier, meta)
-    if words is not None:
-        keep_words(words, out)
+        return
+    earlier = read_meta(out)
+    places.adopt(earlier, meta)
+    check_settings(out, earlier, meta)
 
 
 def _is_whole(path: Path, count: int) -> bool:

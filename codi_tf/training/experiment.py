@@ -183,9 +183,10 @@ def tokenizer_of(experiment: config.Experiment, base: Base) -> Tokenizer | None:
     if not takes_prompts(experiment):
         return None
     if base.text_encoder is None or base.tokenizer is None:
+        new = "method.text_encoder" if experiment.task is None else "text to a folder with text_encoder/ and tokenizer/"
         raise UserError(
-            f"base is {experiment.base}: it has no text encoder, which these examples' prompts need; set text to a "
-            "folder with text_encoder/ and tokenizer/, or name another base"
+            f"base is {experiment.base}: it has no text encoder, which these examples' prompts need; set {new}, or "
+            "name another base"
         )
     return base.tokenizer
 

@@ -178,7 +178,6 @@ def _memory() -> dict[str, float]:
 def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[str, np.ndarray] | None:
     """The held-out examples for condition_use and sample images; None where there are none to show.
 
-    Without a condition they are read for sample images alone (`train.sample_every`) of methods that show some.
     It is None, too, where nothing was to be held out, by data.heldout_fraction or when examples were encoded, and the
     source has no held-out images of its own. Training on encoded examples does not need their images: where these are
     missing, the result is None, with a warning.
@@ -203,7 +202,7 @@ def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[st
             return None
         if not cached:
             raise
-        warnings.warn(f"this run has no held-out images, so no samples or condition_use: {error}", stacklevel=2)
+        warnings.warn(f"this run has no held-out images and no condition_use: {error}", stacklevel=2)
         return None
     return heldout
 
