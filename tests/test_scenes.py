@@ -11,7 +11,9 @@ from codi_tf.data import crops, evaluation_set, load_source
 from codi_tf.scenes import captions, drawing, edits, solids
 from codi_tf.scenes.camera import camera_at, project, rays
 from codi_tf.scenes.rendering import render
-from codi_tf.scenes.vectors import Vector
+from codi_tf.scenes.surfaces import light_of
+from codi_tf.scenes.vectors import Vector, plus
+from codi_tf.scenes.windows import window_of
 from codi_tf.scenes.world import COLORS, LIGHTS, MOST_OBJECTS, SHAPES, Scene
 from codi_tf.tasks import make_task
 
@@ -115,6 +117,29 @@ def test_objects_fill_a_third_of_the_image_and_stand_from_left_to_right(scenes):
         assert not seen[count:MOST_OBJECTS].any() and seen[MOST_OBJECTS + 1] > 0.03
         shares.append(seen[:count].sum())
     assert 0.28 < np.mean(shares) < 0.38
+
+
+def test_windows_leave_out_no_ray_that_meets_an_object(scenes):
+    """Catches a window that cuts off a part of an object or of its shadow: all rays are tried on all objects, too."""
+
+    @tf.function
+    def both(scene: Scene) -> list[tf.Tensor]:
+        camera = camera_at(scene.yaw, scene.height, scene.distance)
+        objects, rays_of_pixels, sun = solids.solids(scene), rays(camera, SIDE), light_of(scene.light).toward
+        once = Vector(*(tf.reshape(coordinate, [1]) for coordinate in sun))
+        seen = [window_of(solids.around(one), camera, SIDE) for one in objects]
+        shaded = [window_of(solids.around_shadow(one, once), camera, SIDE) for one in objects]
+        plain, hits = (solids.trace(objects, camera.eye, rays_of_pixels, windows) for windows in (None, seen))
+        distance = tf.minimum(plain.distance, 100.0)
+        points = plus(plus(camera.eye, rays_of_pixels, distance), plain.normal, 0.01)
+        sun = Vector(*(tf.fill(tf.shape(distance), coordinate) for coordinate in sun))
+        shadows = [solids.blocked(objects, points, sun, windows) for windows in (None, shaded)]
+        return [plain.what, hits.what, *(shadow & (plain.what != solids.SKY) for shadow in shadows)]
+
+    for scene in scenes[:60]:
+        what, what_in_windows, shadow, shadow_in_windows = both(Scene(*map(tf.constant, scene)))
+        assert np.array_equal(what, what_in_windows)
+        assert np.array_equal(shadow, shadow_in_windows)
 
 
 def test_what_is_drawn_is_drawn_evenly(scenes):
