@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 PATHS = ("base", "text", "data.source", "adaptation.start", "method.features")
-_NO_PATH = re.compile(r"photos|scenes(:unseen)?|tfds:.*|")  # data sources that are none
+_NO_PATH = re.compile(r"photos|scenes(:[a-z-]+)?|tfds:.*|")  # data sources that are none
 
 
 def resolve(values: dict, config: Path) -> None:
