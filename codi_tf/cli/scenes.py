@@ -1,8 +1,8 @@
 """codi scenes --out PATH: look at rendered scenes, or write them as a data set.
 
 With PATH.png, a contact sheet. With a folder, NAME.png, its depth map NAME.depth.png and its caption NAME.txt; with
---edits the image after an edit NAME.png, the image before it NAME.source.png and the instruction NAME.txt. Scene i is a
-function of the seed and i alone.
+--edits or --domain the image after an edit NAME.png, the image before it NAME.source.png and the instruction NAME.txt.
+Scene i is a function of the seed and i alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from codi_tf.core.showing import printable
 from codi_tf.io.bundle_files import SCENES
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.save_image import check_image_file, write_image
+from codi_tf.scenes.domains import TRANSFERS
 
 MAX_COUNT, COLUMNS = 10_000_000, 8
 
@@ -29,7 +30,11 @@ def main(arguments: list[str], prog: str = "codi scenes") -> None:
     )
     parser.add_argument("--seed", type=seed_number, default=0, help="of the scenes (default: 0)")
     parser.add_argument("--split", choices=("train", "heldout"), default="heldout", help="heldout (default) or train")
-    parser.add_argument("--edits", action="store_true", help="pairs of scenes and instructions")
+    pairs = parser.add_mutually_exclusive_group()
+    pairs.add_argument("--edits", action="store_true", help="pairs of scenes and instructions")
+    parser.add_argument(
+        "--domain", choices=tuple(TRANSFERS), help="pairs of a scene and its counterpart in another domain"
+    )
     options = parser.parse_args(arguments)
     sheet = options.out.suffix.lower() == ".png"
     if sheet:
@@ -41,7 +46,9 @@ def main(arguments: list[str], prog: str = "codi scenes") -> None:
     from codi_tf.data import crops
     from codi_tf.data.scenes import SceneEdits, Scenes
 
-    source = SceneEdits(options.split) if options.edits else Scenes(options.split)
+    transfer = TRANSFERS.get(options.domain)
+    edited = options.edits or transfer is not None
+    source = SceneEdits(options.split, transfer) if edited else Scenes(options.split)
     examples = crops(source, image_size=options.size, seed=options.seed, augment=False).take(options.count)
     report = Progress("rendering scenes", options.count).update
     write = _write_sheet if sheet else _write_folder

@@ -22,11 +22,11 @@ class BeforeEdit(Companion):
         from codi_tf.data.edits import Edits
         from codi_tf.data.in_memory import Photos
         from codi_tf.data.photos import EMBEDDED, embedded_photos
-        from codi_tf.data.scenes import NAMES, SceneEdits
+        from codi_tf.data.scenes import NAMES, PAIRS, SceneEdits
         from codi_tf.data.triplets import open_triplets
 
         if name in NAMES:
-            return SceneEdits(split)
+            return SceneEdits(split, PAIRS.get(name))
         if name == EMBEDDED:
             return Edits(Photos(embedded_photos(split)), wordings=split or "train")
         return open_triplets(name, split, **options)

@@ -10,11 +10,14 @@ from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
 from codi_tf.scenes.captions import caption
+from codi_tf.scenes.domains import TRANSFERS, Transfer, draw_transfer
 from codi_tf.scenes.drawing import draw_scene, with_held_out, without_held_out
 from codi_tf.scenes.edits import draw_edit
 from codi_tf.scenes.rendering import render
 
-NAMES = NAME, UNSEEN = "scenes", "scenes:unseen"
+NAME, UNSEEN = "scenes", "scenes:unseen"
+PAIRS = {f"{NAME}:{name}": transfer for name, transfer in TRANSFERS.items()}  # sources of edits alone
+NAMES = (NAME, UNSEEN, *PAIRS)
 ENDLESS = 2**31 - 1  # what the length of a source says that never ends
 LABELS = ("count", "shape", "color", "size", "material", "floor", "light")
 SYNONYMS = 1  # stream of an example's seed
@@ -83,15 +86,16 @@ class SceneEdits(_Endless):
 
     Args:
         split: "train", "heldout" or None; each has scenes of its own.
+        transfer: all edits are this transfer from one domain to another. None: they are of all kinds.
     """
 
     provides = ("source", "prompt", "depth", "caption")
 
-    def __init__(self, split: str | None):
-        self.split = split
+    def __init__(self, split: str | None, transfer: Transfer | None = None):
+        self.split, self.transfer = split, transfer
 
     def draw(self, seed: Tensor, size: int) -> dict[str, Tensor]:
-        edit = draw_edit(seed)
+        edit = draw_edit(seed) if self.transfer is None else draw_transfer(seed, self.transfer)
         before, after = render(edit.before, size), render(edit.after, size)
         shown = {"image": after.image, "source": before.image, "depth": after.depth}
         return {**shown, "prompt": edit.instruction, "caption": caption(edit.after)}

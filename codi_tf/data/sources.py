@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from codi_tf.core.errors import UserError
 from codi_tf.data import scenes
 from codi_tf.data.in_memory import Photos
 from codi_tf.data.mixed import SIGN, Mixed
@@ -31,8 +32,9 @@ def load_source(
     Args:
         name: "photos" for the embedded data: photos, a stereo pair with its disparity, or synthetic edits of photos,
             by the task; "scenes" for rendered scenes, "scenes:unseen" for those whose combinations are held out, see
-            `scenes.Scenes`; or a folder, shards or a TFDS name, see `open_source.open_source`, `depth_maps.open_depth`
-            and `triplets.open_triplets`; or several of these that take turns, as "scenes + photos".
+            `scenes.Scenes`, "scenes:noon-to-night" and the like for pairs, see `scenes.PAIRS`; or a folder, shards or
+            a TFDS name, see `open_source.open_source`, `depth_maps.open_depth` and `triplets.open_triplets`; or several
+            of these that take turns, as "scenes + photos".
         split: "train", "heldout" or None for all.
         task: its `condition_key` names the companion that the images must have.
         seed: of the order in which records are read from disk.
@@ -49,6 +51,8 @@ def load_source(
     source = companion(key).open(name, split, task, **options)
     if source is not None:
         return source
+    if name in scenes.PAIRS:
+        raise UserError(f"{name}: pairs of scenes, for a task whose condition is the image before an edit")
     if name in scenes.NAMES:
         return scenes.Scenes(split, unseen=name == scenes.UNSEEN)
     if name == EMBEDDED:

@@ -30,13 +30,24 @@ def camera_at(yaw: Tensor, height: Tensor, distance: Tensor) -> Camera:
     return Camera(eye, forward, right, cross(forward, right))
 
 
-def rays(camera: Camera, side: int) -> Vector:
-    """Unit directions through the centers of a square image's pixels, row by row from the top: float32 [side^2]."""
-    steps = (tf.range(side, dtype=tf.float32) + 0.5) * (2.0 * VIEW / side) - VIEW
-    across, down = (tf.reshape(grid, [-1]) for grid in tf.meshgrid(steps, steps))
+def rays(camera: Camera, size: int, samples: int = 1) -> Vector:
+    """Unit directions through the pixels of a square image, float32 [samples^2 * size^2].
+
+    Args:
+        camera: the camera.
+        size: side of the image in pixels.
+        samples: directions through each pixel, along each side. One after the other, each has size^2 directions, row by
+            row from the top.
+    """
+    side = size * samples
+    pixels = tf.range(size, dtype=tf.float32) * samples
+    steps = [(pixels + (i + 0.5)) * (2.0 * VIEW / side) - VIEW for i in range(samples)]
+    across = tf.stack(steps)[None, :, None, :]  # [samples, samples, size, size] with the next line
+    down = tf.stack(steps)[:, None, :, None]
+    inverse = tf.math.rsqrt((across * across + 1.0) + down * down)
     f, r, u = camera.forward, camera.right, camera.up
-    direction = Vector(*(a + across * b - down * c for a, b, c in zip(f, r, u, strict=True)))
-    return normalized(direction)
+    coordinates = (((a + across * b) - down * c) * inverse for a, b, c in zip(f, r, u, strict=True))
+    return Vector(*(tf.reshape(coordinate, [-1]) for coordinate in coordinates))
 
 
 def project(camera: Camera, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,10 @@ import numpy as np
 from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.core.tensors import Tensor
 from codi_tf.scenes.camera import camera_at, rays
-from codi_tf.scenes.solids import FLOOR, NEAREST, SKY, Hits, Solid, blocked, solids, trace
+from codi_tf.scenes.solids import FLOOR, NEAREST, SKY, Hits, Solid, around, around_shadow, blocked, solids, trace
 from codi_tf.scenes.surfaces import Light, floor_color, light_of, sky
-from codi_tf.scenes.vectors import Vector, cross, dot, normalized, plus, taken
+from codi_tf.scenes.vectors import Vector, chosen, cross, dot, mixed, normalized, plus, taken
+from codi_tf.scenes.windows import Window, window_of
 from codi_tf.scenes.world import COLORS, MOST_OBJECTS, Scene
 
 SAMPLES = 2  # rays a pixel, along each side
@@ -37,29 +38,29 @@ class Rendering(NamedTuple):
     objects: Tensor
 
 
+class Shadows(NamedTuple):
+    """What shadows are found with: a direction into the sun for each ray, [R], and the windows of objects' shadows."""
+
+    sun: Vector
+    windows: list[Window]
+
+
 def render(scene: Scene, size: int) -> Rendering:
     """Render a scene as a square image of `size` x `size` pixels, with SAMPLES^2 rays a pixel."""
-    side = size * SAMPLES
     camera, objects, light = camera_at(scene.yaw, scene.height, scene.distance), solids(scene), light_of(scene.light)
-    directions = rays(camera, side)
-    hits = trace(objects, camera.eye, directions)
-    color = _shaded(scene, objects, light, camera.eye, directions, hits, _toward_sun(light, side))
-    inverse = 1.0 / (hits.distance * dot(directions, camera.forward))
-    inverse = tf.where(hits.what == SKY, tf.zeros_like(inverse), inverse)
-
-    def blocks(samples: Tensor) -> Tensor:  # [..., side^2] -> [..., size, size, SAMPLES^2]
-        lead = list(samples.shape[:-1])
-        apart = tf.reshape(samples, [*lead, size, SAMPLES, size, SAMPLES])
-        n = len(lead)
-        return tf.reshape(
-            tf.transpose(apart, [*range(n), n, n + 2, n + 1, n + 3]), [*lead, size, size, SAMPLES * SAMPLES]
-        )
-
-    linear = tf.transpose(tf.reduce_mean(blocks(color), -1), [1, 2, 0])
-    depths = blocks(inverse)
-    nearest = tf.argmax(depths, -1, output_type=tf.int32)
-    shown = tf.gather(blocks(hits.what), nearest, batch_dims=2)
-    return Rendering(_developed(linear), tf.reduce_max(depths, -1, keepdims=True), shown)
+    directions, sun = rays(camera, size, SAMPLES), _toward_sun(light)
+    hits = trace(objects, camera.eye, directions, [window_of(around(solid), camera, size) for solid in objects])
+    shadows = Shadows(
+        Vector(*(tf.repeat(coordinate, size**2) for coordinate in sun)),
+        [window_of(around_shadow(solid, sun), camera, size) for solid in objects],
+    )
+    color = _shaded(scene, objects, light, camera.eye, directions, hits, shadows)
+    inverse = tf.where(hits.what == SKY, 0.0, 1.0 / (hits.distance * dot(directions, camera.forward)))
+    inverse, what = (tf.reshape(each, [SAMPLES**2, size, size]) for each in (inverse, hits.what))
+    linear = [tf.reduce_mean(tf.reshape(channel, [SAMPLES**2, size, size]), 0) for channel in color]
+    nearest = tf.reduce_max(inverse, 0)
+    shown = tf.reduce_max(tf.where(inverse == nearest, what, 0), 0)
+    return Rendering(_developed(tf.stack(linear, -1)), nearest[..., None], shown)
 
 
 def _developed(linear: Tensor) -> Tensor:
@@ -68,16 +69,14 @@ def _developed(linear: Tensor) -> Tensor:
     return 2.0 * tf.pow(tf.maximum(exposed, 1e-6), 1 / 2.2) - 1.0
 
 
-def _toward_sun(light: Light, side: int) -> Vector:
-    """A direction into the sun for each ray: the samples of a pixel point at different parts of it."""
-    toward = Vector(*tf.unstack(light.toward))
-    toward = normalized(toward)
+def _toward_sun(light: Light) -> Vector:
+    """Directions into the sun, [SAMPLES^2]: the samples of a pixel point at different parts of it."""
+    toward = normalized(light.toward)
     zero = tf.zeros([])
     across = normalized(cross(toward, Vector(zero, zero + 1, zero)))
     other = cross(toward, across)
-    points = np.array([[(0.9, 0.3), (-0.3, 0.9)], [(0.3, -0.9), (-0.9, -0.3)]], "float32")  # [y, x, 2]
-    tiled = np.tile(points, (side // SAMPLES, side // SAMPLES, 1)).reshape(-1, 2) * SUN_SIZE
-    return normalized(plus(plus(toward, across, tf.constant(tiled[:, 0])), other, tf.constant(tiled[:, 1])))
+    x, y = (SUN_SIZE * np.array([(0.9, 0.3), (-0.3, 0.9), (0.3, -0.9), (-0.9, -0.3)], "float32")).T
+    return normalized(plus(plus(toward, across, tf.constant(x)), other, tf.constant(y)))
 
 
 def _shaded(
@@ -87,40 +86,35 @@ def _shaded(
     origin: Vector,
     directions: Vector,
     hits: Hits,
-    sun: Vector | None,
-) -> Tensor:
-    """The light that rays bring, float32 [3, R].
+    shadows: Shadows | None,
+) -> Vector:
+    """The light that rays bring, float32 [R] each.
 
-    `sun` [R] points to what casts shadows. None: a reflection, with neither shadows nor reflections of its own.
+    Without shadows it is a reflection, which has no reflections of its own either.
     """
-    is_sky = hits.what == SKY
-    distance = tf.where(is_sky, tf.fill([], 1.0), hits.distance)
-    point, normal = plus(origin, directions, distance), hits.normal
-    surface = tf.where(
-        hits.what == FLOOR,
-        floor_color(scene.floor, scene.offset, point.x, point.z, distance),
-        _object_color(scene, hits.what),
-    )
-    toward = normalized(Vector(*tf.unstack(light.toward)))
+    is_sky, is_floor = hits.what == SKY, hits.what == FLOOR
+    distance = tf.where(is_sky, 1.0, hits.distance)
+    point, normal, toward = plus(origin, directions, distance), hits.normal, normalized(light.toward)
+    floor = floor_color(scene.floor, scene.offset, point.x, point.z, distance)
+    surface = chosen(is_floor, floor, _object_color(scene, hits.what))
     lit = tf.maximum(dot(normal, toward), 0.0)
-    if sun is not None:
-        shadow = blocked(objects, plus(point, normal, 2 * NEAREST), sun)
-        lit = tf.where(shadow, tf.zeros_like(lit), lit)
-    lifted = tf.where(hits.what == FLOOR, tf.fill([], 1.0), 1.0 - 0.45 * tf.exp(-5.0 * tf.maximum(point.y, 0.0)))
+    if shadows is not None:
+        shadow = blocked(objects, plus(point, normal, 2 * NEAREST), shadows.sun, shadows.windows)
+        lit = tf.where(shadow, 0.0, lit)
+    lifted = tf.where(is_floor, 1.0, 1.0 - 0.45 * tf.exp(-5.0 * tf.maximum(point.y, 0.0)))
     ambient = (0.65 + 0.35 * normal.y) * lifted
-    color = surface * (light.ambient[:, None] * ambient + light.sun[:, None] * lit)
-    if sun is not None:
+    color = Vector(*(s * (a * ambient + b * lit) for s, a, b in zip(surface, light.ambient, light.sun, strict=True)))
+    if shadows is not None:
         color = _with_gloss(scene, objects, light, directions, hits, point, toward, lit, color)
-    fog = tf.exp(-tf.maximum(distance - 5.5, 0.0) * 0.10)
-    color = light.horizon[:, None] + (color - light.horizon[:, None]) * fog
-    return tf.where(is_sky, sky(light, directions), color)
+    color = mixed(light.horizon, color, tf.exp(-tf.maximum(distance - 5.5, 0.0) * 0.10))
+    return chosen(is_sky, sky(light, directions), color)
 
 
-def _object_color(scene: Scene, what: Tensor) -> Tensor:
+def _object_color(scene: Scene, what: Tensor) -> Vector:
     table = tf.gather(tf.constant(np.array(list(COLORS.values()), "float32")), scene.color)  # [objects, 3]
-    color = table[0][:, None]
+    color = Vector(*tf.unstack(table[0]))
     for i in range(1, MOST_OBJECTS):
-        color = tf.where(what == i, table[i][:, None], color)
+        color = chosen(what == i, Vector(*tf.unstack(table[i])), color)
     return color
 
 
@@ -133,11 +127,13 @@ def _with_gloss(
     point: Vector,
     toward: Vector,
     lit: Tensor,
-    color: Tensor,
-) -> Tensor:
+    color: Vector,
+) -> Vector:
     """Highlight and reflection, computed for the rays that meet a shiny object alone."""
-    glossy = tf.concat([scene.material == 1, [False, False]], 0)
-    where = tf.where(tf.gather(glossy, hits.what))[:, 0]
+    glossy = tf.zeros_like(hits.what, tf.bool)
+    for i in range(MOST_OBJECTS):
+        glossy |= (hits.what == i) & (scene.material[i] == 1)
+    where = tf.where(glossy)[:, 0]
     d, n, p = taken(directions, where), taken(hits.normal, where), taken(point, where)
     bent = _bent(objects, tf.gather(hits.what, where), p, n)
     facing = -dot(d, bent)
@@ -149,11 +145,13 @@ def _with_gloss(
     highlight = tf.maximum(dot(mirrored, toward), 0.0)
     for _ in range(4):
         highlight *= highlight  # to the power of 16
-    highlight = tf.where(tf.gather(lit, where) > 0, highlight, tf.zeros_like(highlight))
-    glint = GLINT * light.sun / tf.reduce_max(light.sun)
-    own = tf.gather(color, where, axis=1)
-    glossy_color = DEEPER * own * (1 - share) + reflected * share + glint[:, None] * highlight
-    return tf.transpose(tf.tensor_scatter_nd_update(tf.transpose(color), where[:, None], tf.transpose(glossy_color)))
+    highlight = tf.where(tf.gather(lit, where) > 0, highlight, 0.0)
+    brightest = tf.reduce_max(tf.stack(light.sun))
+    glint = Vector(*(GLINT * channel / brightest for channel in light.sun))
+    own = Vector(*(DEEPER * channel for channel in taken(color, where)))
+    bright = plus(mixed(own, reflected, share), Vector(*(g * highlight for g in glint)))
+    pairs = zip(color, bright, strict=True)
+    return Vector(*(tf.tensor_scatter_nd_update(old, where[:, None], new) for old, new in pairs))
 
 
 def _bent(objects: list[Solid], what: Tensor, point: Vector, normal: Vector) -> Vector:

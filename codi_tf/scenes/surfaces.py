@@ -8,12 +8,12 @@ import numpy as np
 
 from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.core.tensors import Tensor
-from codi_tf.scenes.vectors import Vector
+from codi_tf.scenes.vectors import Vector, mixed
 from codi_tf.scenes.world import FLOORS, LIGHTS
 
 
 class Light(NamedTuple):
-    """A light. Each field is a triple of numbers, or float32 [3].
+    """A light. Each field is a triple of numbers, or a vector of scalars.
 
     Attributes:
         toward: the direction to the sun, of any length.
@@ -64,22 +64,28 @@ FLOOR_LOOK = {
 }
 LATTICE = 128  # side of the table of random numbers that noise is made of; it repeats
 _NUMBERS = np.random.RandomState(0).uniform(size=LATTICE * LATTICE).astype("float32")
+# for each cell of the table, what noise is made of there: value, slopes and twist
+_CELLS = [
+    _NUMBERS,
+    np.roll(_NUMBERS, -1) - _NUMBERS,
+    np.roll(_NUMBERS, -LATTICE) - _NUMBERS,
+    _NUMBERS - np.roll(_NUMBERS, -1) - np.roll(_NUMBERS, -LATTICE) + np.roll(_NUMBERS, -LATTICE - 1),
+]
 
 
 def light_of(index: Tensor) -> Light:
-    """The light of an index into LIGHTS, int32 []. Its fields are float32 [3]."""
+    """The light of an index into LIGHTS, its fields vectors of scalars."""
     table = np.array([LIGHT[name] for name in LIGHTS], "float32")  # [lights, fields, 3]
-    return Light(*tf.unstack(tf.gather(tf.constant(table), index)))
+    return Light(*(Vector(*tf.unstack(field)) for field in tf.unstack(tf.gather(tf.constant(table), index))))
 
 
-def sky(light: Light, direction: Vector) -> Tensor:
-    """The sky's color in unit directions [R]: float32 [3, R]."""
-    up = tf.sqrt(tf.clip_by_value(direction.y * 1.6, 0.0, 1.0))
-    return light.horizon[:, None] + (light.zenith - light.horizon)[:, None] * up
+def sky(light: Light, direction: Vector) -> Vector:
+    """The sky's color in unit directions [R]: float32 [R] each."""
+    return mixed(light.horizon, light.zenith, tf.sqrt(tf.clip_by_value(direction.y * 1.6, 0.0, 1.0)))
 
 
-def floor_color(index: Tensor, offset: Tensor, x: Tensor, z: Tensor, distance: Tensor) -> Tensor:
-    """The floor's color at points [R]: float32 [3, R].
+def floor_color(index: Tensor, offset: Tensor, x: Tensor, z: Tensor, distance: Tensor) -> Vector:
+    """The floor's color at points [R]: float32 [R] each.
 
     Args:
         index: int32 [], into FLOORS.
@@ -101,13 +107,14 @@ def floor_color(index: Tensor, offset: Tensor, x: Tensor, z: Tensor, distance: T
         fade = tf.clip_by_value(64.0 / (distance * tf.maximum(across, along)) - 0.35, 0.0, 1.0)
         tone += amount * fade * (_noise(x * across + 7.0 * row, z * along) - 0.5)
     shade = _number(tf.cast(row, tf.int32) * 7919) - 0.5
-    tone *= 1.0 + tf.where(plank > 0, tf.fill([], 0.5), tf.fill([], 0.0)) * shade
+    tone *= 1.0 + tf.where(plank > 0, 0.5, 0.0) * shade
     within = tf.abs(z / tf.maximum(plank, 1e-3) - row - 0.5)  # 0 in a plank's middle, 0.5 at its edge
-    gap = tf.where((plank > 0) & (within > 0.46), tf.fill([], 0.35), tf.fill([], 1.0))
+    gap = tf.where((plank > 0) & (within > 0.46), 0.35, 1.0)
     size = tf.maximum(check, 1e-3)
     odd = tf.where(check > 0, tf.math.floormod(tf.floor(x / size) + tf.floor(z / size), 2.0), tf.zeros_like(x))
-    first, second = entry([look.color for look in looks]), entry([look.other for look in looks])
-    return (first[:, None] + (second - first)[:, None] * odd) * (tone * gap)
+    colors = [Vector(*tf.unstack(entry([getattr(look, name) for look in looks]))) for name in ("color", "other")]
+    tone *= gap
+    return Vector(*(color * tone for color in mixed(*colors, odd)))
 
 
 def _number(index: Tensor) -> Tensor:
@@ -120,7 +127,6 @@ def _noise(x: Tensor, z: Tensor) -> Tensor:
     left, near = tf.floor(x), tf.floor(z)
     u, v = x - left, z - near
     u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
-    corner = tf.cast(near, tf.int32) * LATTICE + tf.cast(left, tf.int32)
-    a, b = _number(corner), _number(corner + 1)
-    c, d = _number(corner + LATTICE), _number(corner + LATTICE + 1)
-    return a + (b - a) * u + (c - a) * v + (a - b - c + d) * u * v
+    cell = tf.bitwise.bitwise_and(tf.cast(near * LATTICE + left, tf.int32), LATTICE * LATTICE - 1)
+    value, across, along, twist = (tf.gather(tf.constant(table), cell) for table in _CELLS)
+    return value + across * u + (along + twist * u) * v

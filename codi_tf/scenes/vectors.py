@@ -42,6 +42,11 @@ def chosen(condition: Tensor, a: Vector, b: Vector) -> Vector:
     return Vector(*(tf.where(condition, one, other) for one, other in zip(a, b, strict=True)))
 
 
+def mixed(a: Vector, b: Vector, share: Tensor) -> Vector:
+    """a, with a share of b in place of itself."""
+    return Vector(*(one + (other - one) * share for one, other in zip(a, b, strict=True)))
+
+
 def taken(a: Vector, indices: Tensor) -> Vector:
     """The vectors [N] at int indices, of vectors [R]."""
     return Vector(*(tf.gather(one, indices) for one in a))
