@@ -1,7 +1,8 @@
 """Real processes that are killed, told to stop, starved of disk, or left by another worker: nothing is lost.
 
-Each run is `python -m codi_tf.train` on a tiny model. Of the campaign of kills one is in the quick tier and three are
-in the other; `pytest -m campaign` does twenty (docs/reliability.md has its result).
+Each run is `python -m codi_tf.train` on a tiny model. Of the campaign of kills three are in the slow tier;
+`pytest -m campaign` does twenty (docs/reliability.md has its result). The quick tier kills the encoding of examples, in
+test_cache.py, and ends and resumes runs in its own process, in test_train_runs.py.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ def kill_at_random(settings, out, chance: random.Random) -> bool:
     return alive
 
 
+@pytest.mark.slow  # a process; test_run_folder.py looks at TensorBoard in the quick tier
 def test_tensorboard_is_given_scalars_and_a_profile(straight):
     (profile,) = straight.glob("logs/plugins/profile/*/*.xplane.pb")
     assert profile.stat().st_size > 10_000
@@ -129,7 +131,7 @@ def test_tensorboard_is_given_scalars_and_a_profile(straight):
 
 
 @pytest.mark.parametrize(
-    "kills", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.campaign)]
+    "kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.campaign)]
 )
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(settings, straight, tmp_path, kills):
     chance, done, folder, torn = random.Random(kills), 0, 0, 0

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.workers import local_cluster
 
-pytestmark = pytest.mark.slow  # test_faults keeps a run on two replicas in the quick tier
+pytestmark = pytest.mark.slow  # processes of their own
 
 HERE = Path(__file__).parent
 IN_PAIRS = "codi, accumulated, two steps in a call"
