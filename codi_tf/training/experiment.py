@@ -46,7 +46,15 @@ def build_task(experiment: config.Experiment) -> Task | None:
 
 
 def build_trainer(experiment: config.Experiment, run: Path | None = None) -> Trainer:
-    """The compiled trainer of an experiment, with fresh or pre-trained weights; `run`: see `load_without_task`."""
+    """The compiled trainer of an experiment, with fresh or pre-trained weights.
+
+    Args:
+        experiment: the experiment.
+        run: the folder of the run, see `load_without_task`.
+
+    Raises:
+        UserError: a model or the weights of a perceptual network cannot be read, or do not fit the experiment.
+    """
     method, train, adaptation = experiment.method, experiment.train, experiment.adaptation
     task = build_task(experiment)
     keras.utils.set_random_seed(train.seed)
@@ -68,7 +76,7 @@ def build_trainer(experiment: config.Experiment, run: Path | None = None) -> Tra
             image_size=experiment.data.image_size,
             perceptual=_perceptual(experiment),
             pretrained=adaptation.pretrained,
-            copy=False,  # nobody else has what was just read
+            copy=False,  # no other model uses the networks that were just read
         )
     if experiment.memory.recompute:
         trainer.method.recompute_blocks()
