@@ -46,7 +46,11 @@ def build_task(experiment: config.Experiment) -> Task | None:
 
 
 def build_trainer(experiment: config.Experiment, run: Path | None = None) -> Trainer:
-    """The compiled trainer of an experiment, with fresh or pre-trained weights; `run`: see `load_without_task`.
+    """The compiled trainer of an experiment, with fresh or pre-trained weights.
+
+    Args:
+        experiment: the experiment.
+        run: the folder of the run, see `load_without_task`.
 
     Raises:
         UserError: a model or the weights of a perceptual network cannot be read, or do not fit the experiment.
