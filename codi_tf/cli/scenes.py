@@ -21,6 +21,7 @@ MAX_COUNT, COLUMNS = 10_000_000, 8
 
 
 def main(arguments: list[str], prog: str = "codi scenes") -> None:
+    """Run `codi scenes`. Raises UserError if the result cannot be written there."""
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("--out", type=path_argument, required=True, help="a .png file, or a new folder")
     parser.add_argument("--count", type=integer(1, MAX_COUNT), default=24, help="scenes (default: 24)")

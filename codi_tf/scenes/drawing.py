@@ -25,7 +25,7 @@ HELD_OUT = (("purple", "cone", "night"), ("cyan", "cube", "sunset"), ("red", "cy
 
 
 def draw_scene(seed: Tensor) -> Scene:
-    """The scene of a seed, int32 [2]."""
+    """The scene of a seed, int32 [2]: the first valid one of CANDIDATES layouts, else one object in the middle."""
     u = tf.random.stateless_uniform([6], seed)
     count = 1 + tf.cast(u[0] >= COUNTS[0], tf.int32) + tf.cast(u[0] >= COUNTS[0] + COUNTS[1], tf.int32)
     seeds = [fold_in(seed, stream) for stream in range(3)]
@@ -96,7 +96,7 @@ def without_held_out(scene: Scene) -> Scene:
 
 
 def with_held_out(scene: Scene, u: Tensor) -> Scene:
-    """The scene, in which the first object and the light are a combination of HELD_OUT, chosen by u in [0, 1)."""
+    """The scene, in which the first object and the light are a combination of HELD_OUT, chosen by u, [] in [0, 1)."""
     table = [[list(COLORS).index(c), SHAPES.index(s), LIGHTS.index(light)] for c, s, light in HELD_OUT]
     color, shape, light = tf.unstack(tf.gather(tf.constant(table), _index(u, HELD_OUT)))
     return scene._replace(
@@ -110,8 +110,9 @@ def is_valid(count: Tensor, size: Tensor, x: Tensor, z: Tensor, camera: Camera) 
     """Whether all objects are in the image, none stands in another, and each can be seen beside those before it.
 
     Args:
-        count: int32 [].
-        size, x, z: [..., MOST_OBJECTS].
+        count: int32 [], the number of objects; further entries are ignored.
+        size: int32 [..., MOST_OBJECTS], indices into SIZES.
+        x, z: float32 [..., MOST_OBJECTS], where the objects stand.
         camera: of the scene.
 
     Returns:

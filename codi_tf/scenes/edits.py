@@ -54,7 +54,7 @@ def draw_edit(seed: Tensor) -> Edit:
 
     The combinations of `drawing.HELD_OUT` occur.
 
-    "size" and "shape" need room for the larger object, "remove" a second object, "add" a free place.
+    "size" needs room for the object in its other size; "remove" and "add" need a second object.
     """
     seeds = [fold_in(seed, stream) for stream in range(2)]
     full = draw_scene(seeds[0])

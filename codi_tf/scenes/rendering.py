@@ -46,7 +46,7 @@ class Shadows(NamedTuple):
 
 
 def render(scene: Scene, size: int) -> Rendering:
-    """Render a scene as a square image of `size` pixels, four rays a pixel."""
+    """Render a scene as a square image of `size` x `size` pixels, with SAMPLES^2 rays a pixel."""
     camera, objects, light = camera_at(scene.yaw, scene.height, scene.distance), solids(scene), light_of(scene.light)
     directions, sun = rays(camera, size, SAMPLES), _toward_sun(light)
     hits = trace(objects, camera.eye, directions, [window_of(around(solid), camera, size) for solid in objects])
@@ -60,7 +60,7 @@ def render(scene: Scene, size: int) -> Rendering:
     linear = [tf.reduce_mean(tf.reshape(channel, [SAMPLES**2, size, size]), 0) for channel in color]
     nearest = tf.reduce_max(inverse, 0)
     shown = tf.reduce_max(tf.where(inverse == nearest, what, 0), 0)
-    return Rendering(_developed(tf.stack(linear, -1)), nearest[..., None], shown)
+    return Rendering(_developed(tf.stack(linear, -1)), tf.expand_dims(nearest, -1), shown)
 
 
 def _developed(linear: Tensor) -> Tensor:

@@ -13,7 +13,13 @@ from codi_tf.scenes.world import FLOORS, LIGHTS
 
 
 class Light(NamedTuple):
-    """A light. Directions and colors are triples of numbers, or vectors of scalars."""
+    """A light. Each field is a triple of numbers, or a `Vector` of float32 [].
+
+    Attributes:
+        toward: the direction to the sun, of any length.
+        sun, ambient: the color of sunlight, and of the light that comes from everywhere.
+        zenith, horizon: the sky's color above, and at the horizon.
+    """
 
     toward: Any
     sun: Any
@@ -68,7 +74,7 @@ _CELLS = [
 
 
 def light_of(index: Tensor) -> Light:
-    """The light of an index into LIGHTS, its fields vectors of scalars."""
+    """The light of an index into LIGHTS, int32 []. Its fields are vectors of float32 []."""
     table = np.array([LIGHT[name] for name in LIGHTS], "float32")  # [lights, fields, 3]
     return Light(*(Vector(*tf.unstack(field)) for field in tf.unstack(tf.gather(tf.constant(table), index))))
 
@@ -84,8 +90,8 @@ def floor_color(index: Tensor, offset: Tensor, x: Tensor, z: Tensor, distance: T
     Args:
         index: int32 [], into FLOORS.
         offset: float32 [2], of the pattern.
-        x, z: the points.
-        distance: of the points from the eye; what is too fine for a pixel there fades.
+        x, z: float32 [R], the points.
+        distance: float32 [R], of the points from the eye; noise that is too fine for a pixel there fades.
     """
     looks = [FLOOR_LOOK[name] for name in FLOORS]
 
@@ -106,9 +112,9 @@ def floor_color(index: Tensor, offset: Tensor, x: Tensor, z: Tensor, distance: T
     gap = tf.where((plank > 0) & (within > 0.46), 0.35, 1.0)
     size = tf.maximum(check, 1e-3)
     odd = tf.where(check > 0, tf.math.floormod(tf.floor(x / size) + tf.floor(z / size), 2.0), tf.zeros_like(x))
-    colors = [Vector(*tf.unstack(entry([getattr(look, name) for look in looks]))) for name in ("color", "other")]
+    even, other = (Vector(*tf.unstack(entry([getattr(look, name) for look in looks]))) for name in ("color", "other"))
     tone *= gap
-    return Vector(*(color * tone for color in mixed(*colors, odd)))
+    return Vector(*(color * tone for color in mixed(even, other, odd)))
 
 
 def _number(index: Tensor) -> Tensor:

@@ -32,13 +32,13 @@ def cross(a: Vector, b: Vector) -> Vector:
 
 
 def normalized(a: Vector) -> Vector:
-    """The unit vector of the same direction."""
+    """The unit vectors of the same directions; 0 stays 0."""
     inverse = tf.math.rsqrt(dot(a, a) + 1e-12)
     return Vector(a.x * inverse, a.y * inverse, a.z * inverse)
 
 
 def chosen(condition: Tensor, a: Vector, b: Vector) -> Vector:
-    """a where the condition holds, else b."""
+    """a where the condition, a bool tensor, holds, else b."""
     return Vector(*(tf.where(condition, one, other) for one, other in zip(a, b, strict=True)))
 
 
@@ -48,5 +48,5 @@ def mixed(a: Vector, b: Vector, share: Tensor) -> Vector:
 
 
 def taken(a: Vector, indices: Tensor) -> Vector:
-    """Some of the vectors."""
+    """The vectors [N] at int indices, of vectors [R]."""
     return Vector(*(tf.gather(one, indices) for one in a))

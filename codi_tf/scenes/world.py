@@ -27,7 +27,7 @@ LIGHTS = ("noon", "sunset", "night")
 class Scene(NamedTuple):
     """One scene. Objects stand on the floor, y = 0, from left to right as the camera sees them.
 
-    Whole numbers of attributes are indices into the tables of this module.
+    Integers but `count` are indices into the tables of this module.
 
     Attributes:
         count: int32 [], the number of objects, 1 to MOST_OBJECTS; further entries of the objects' tensors are unused.
