@@ -22,7 +22,7 @@ class Camera(NamedTuple):
 
 
 def camera_at(yaw: Tensor, height: Tensor, distance: Tensor) -> Camera:
-    """The camera at an angle around the scene (radians), a height above the floor, and a distance along the floor."""
+    """The camera at an angle around the scene (radians), a height above the floor and a distance; float32 [] each."""
     eye = Vector(distance * tf.sin(yaw), height, -distance * tf.cos(yaw))
     forward = normalized(Vector(-eye.x, TARGET_HEIGHT - eye.y, -eye.z))
     zero = tf.zeros_like(yaw)
@@ -63,13 +63,13 @@ def project(camera: Camera, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distance_along(camera: Camera, away: Tensor) -> Tensor:
-    """The distance along the optical axis of points of the floor that are so far away, measured along the floor."""
+    """The distance along the optical axis of points of the floor; `away`: their distance ahead, along the floor."""
     f = camera.forward
     return away * tf.sqrt(f.x * f.x + f.z * f.z) - camera.eye.y * f.y
 
 
 def on_floor(camera: Camera, place: Tensor, away: Tensor) -> tuple[Tensor, Tensor]:
-    """The points (x, z) of the floor that are seen at a place, so far away: the inverse of `project`."""
+    """The points (x, z) of the floor that are seen at a place, `away` ahead along the floor; see `project`."""
     ahead = normalized(Vector(camera.forward.x, tf.zeros_like(camera.forward.y), camera.forward.z))
     across = place * distance_along(camera, away) * VIEW
     x = camera.eye.x + away * ahead.x + across * camera.right.x

@@ -193,7 +193,7 @@ def _mentioned(words: list[str]) -> tuple[list[dict[str, str]], list[str | None]
 
 
 def statements(scene: Scene) -> Statements:
-    """What is true of a scene, whose tensors are eager."""
+    """What is true of a scene. Its tensors must be eager."""
     count = int(scene.count)
     objects = tuple({kind: TABLES[kind][int(getattr(scene, kind)[i])] for kind in OBJECT} for i in range(count))
     _, along = project(camera_at(scene.yaw, scene.height, scene.distance), scene.x, scene.z)

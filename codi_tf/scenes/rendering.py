@@ -60,7 +60,7 @@ def render(scene: Scene, size: int) -> Rendering:
     linear = [tf.reduce_mean(tf.reshape(channel, [SAMPLES**2, size, size]), 0) for channel in color]
     nearest = tf.reduce_max(inverse, 0)
     shown = tf.reduce_max(tf.where(inverse == nearest, what, 0), 0)
-    return Rendering(_developed(tf.stack(linear, -1)), nearest[..., None], shown)
+    return Rendering(_developed(tf.stack(linear, -1)), tf.expand_dims(nearest, -1), shown)
 
 
 def _developed(linear: Tensor) -> Tensor:

@@ -22,14 +22,14 @@ TINY = 1e-9
 
 
 class Solid(NamedTuple):
-    """The coefficients of one object, scalars; see the head of this file.
+    """One object, float32 []; see the head of this file.
 
     Attributes:
-        exists: whether the scene has the object.
+        exists: bool [], false for an object that the scene does not have.
         x, z: where it stands on the floor.
         cos, sin: of its angle about the vertical.
         a, b, c, height, half: of the formula.
-        wide: half its width, however turned.
+        wide: half its width, however it is turned.
     """
 
     exists: Tensor
@@ -153,8 +153,8 @@ def _slab(origin: Tensor, direction: Tensor, half: Tensor) -> tuple[Tensor, Tens
 def blocked(objects: list[Solid], origin: Vector, direction: Vector, windows: list[Window] | None = None) -> Tensor:
     """bool [R]: whether a ray meets one of the objects. The arguments are those of `trace`."""
     hit = tf.zeros_like(direction.x, tf.bool)
-    for i, solid in enumerate(objects):
-        more = partial(_also_blocked, solid, origin, direction, windows and windows[i], hit)
+    for solid, window in zip(objects, windows or [None] * len(objects), strict=True):
+        more = partial(_also_blocked, solid, origin, direction, window, hit)
         hit = tf.cond(solid.exists, more, partial(tf.identity, hit))
     return hit
 
@@ -183,8 +183,8 @@ def trace(objects: list[Solid], origin: Vector, direction: Vector, windows: list
         normal=Vector(zero, zero + 1, zero),
         what=tf.where(down, FLOOR, SKY),
     )
-    for i, solid in enumerate(objects):
-        more = partial(_nearer, i, solid, origin, direction, windows and windows[i], hits)
+    for i, (solid, window) in enumerate(zip(objects, windows or [None] * len(objects), strict=True)):
+        more = partial(_nearer, i, solid, origin, direction, window, hits)
         hits = tf.cond(solid.exists, more, lambda hits=hits: hits)
     return hits
 

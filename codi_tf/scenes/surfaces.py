@@ -13,7 +13,7 @@ from codi_tf.scenes.world import FLOORS, LIGHTS
 
 
 class Light(NamedTuple):
-    """A light. Each field is a triple of numbers, or a vector of scalars.
+    """A light. Each field is a triple of numbers, or a `Vector` of float32 [].
 
     Attributes:
         toward: the direction to the sun, of any length.
@@ -74,7 +74,7 @@ _CELLS = [
 
 
 def light_of(index: Tensor) -> Light:
-    """The light of an index into LIGHTS, its fields vectors of scalars."""
+    """The light of an index into LIGHTS, int32 []. Its fields are vectors of float32 []."""
     table = np.array([LIGHT[name] for name in LIGHTS], "float32")  # [lights, fields, 3]
     return Light(*(Vector(*tf.unstack(field)) for field in tf.unstack(tf.gather(tf.constant(table), index))))
 
@@ -112,9 +112,9 @@ def floor_color(index: Tensor, offset: Tensor, x: Tensor, z: Tensor, distance: T
     gap = tf.where((plank > 0) & (within > 0.46), 0.35, 1.0)
     size = tf.maximum(check, 1e-3)
     odd = tf.where(check > 0, tf.math.floormod(tf.floor(x / size) + tf.floor(z / size), 2.0), tf.zeros_like(x))
-    colors = [Vector(*tf.unstack(entry([getattr(look, name) for look in looks]))) for name in ("color", "other")]
+    even, other = (Vector(*tf.unstack(entry([getattr(look, name) for look in looks]))) for name in ("color", "other"))
     tone *= gap
-    return Vector(*(color * tone for color in mixed(*colors, odd)))
+    return Vector(*(color * tone for color in mixed(even, other, odd)))
 
 
 def _number(index: Tensor) -> Tensor:
