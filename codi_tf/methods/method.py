@@ -150,6 +150,10 @@ class Method:
         """{term: float32 [B]} of a batch, a part of the global one; `draws` are the step's random numbers."""
         raise NotImplementedError
 
+    def result(self, average) -> Base:
+        """The base that a training without a task ends in, for methods whose examples are latents."""
+        raise NotImplementedError
+
     def reconstruct(self, average, images):
         """Images float32 [B, H, W, 3] in [-1, 1] -> what the trained network makes of them, about [-1, 1].
 
