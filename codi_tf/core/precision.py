@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import keras
 
-from codi_tf.core.formats import check_format
+from codi_tf.core.formats import FloatFormat, check_format
 from codi_tf.core.keras_internals import set_formats
 
 
@@ -41,9 +42,9 @@ class _Pair(keras.DTypePolicy):
         return {"compute": self.compute_dtype, "weights": self.variable_dtype}
 
 
-def current_compute() -> str:
+def current_compute() -> FloatFormat:
     """The format that networks compute in which are made now: that of the current policy."""
-    return keras.config.dtype_policy().compute_dtype
+    return cast(FloatFormat, keras.config.dtype_policy().compute_dtype)
 
 
 @contextlib.contextmanager

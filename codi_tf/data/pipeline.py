@@ -170,7 +170,7 @@ def training_prompts(source: Source | dict[str, np.ndarray], count: int) -> list
     indices = tf.data.Dataset.range(min(count, len(source)))
     with user_errors():
         texts = list(indices.map(prompt, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).as_numpy_iterator())
-    return [text.decode("utf-8") for text in texts]
+    return [text.decode("utf-8") for text in cast(list[bytes], texts)]
 
 
 def evaluation_set(

@@ -176,6 +176,10 @@ class Method:
         """
         raise NotImplementedError
 
+    def result(self, average) -> Base:
+        """The base that a training without a task ends in, for methods whose examples are latents."""
+        raise NotImplementedError
+
     def reconstruct(self, average, images):
         """Images float32 [B, H, W, 3] in [-1, 1] -> what the trained network makes of them, about [-1, 1].
 

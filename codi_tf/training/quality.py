@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -46,7 +47,7 @@ def heldout_loss(trainer: Trainer, batch: dict) -> Callable[[], dict[str, float]
 
     @tf.function(autograph=False)
     def means():
-        sums = 0.0
+        sums: Any = 0.0
         for number in range(DRAWS):
             terms = method.loss_terms(batch, Draws(trainer.seed, tf.constant(LAST - number, tf.int64)))
             sums += tf.stack([tf.reduce_mean(terms[name]) for name in method.terms])

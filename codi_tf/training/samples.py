@@ -34,7 +34,8 @@ def make_samples(experiment: config.Experiment, trainer: Trainer, heldout: dict[
     """The samples of a training without a task; None where its method has none to show."""
     if experiment.method.reconstructs:
         return Reconstructions(trainer, heldout)
-    return TextImages(trainer, heldout) if "prompt" in heldout else None
+    guidance = GUIDANCE if experiment.method.drop_prompt else 1.0
+    return TextImages(trainer, heldout, guidance) if "prompt" in heldout else None
 
 
 class Reconstructions:
@@ -61,17 +62,16 @@ class Reconstructions:
 
     def grid(self) -> np.ndarray:
         """Originals and their reconstructions."""
-        rows = list(zip(self.originals[:SHOWN], self.made()[:SHOWN], strict=True))
-        return images.grid(rows, ["original", "reconstruction"], zoom=2)
+        rows = zip(self.originals[:SHOWN], self.made()[:SHOWN], strict=True)
+        return images.grid([list(row) for row in rows], ["original", "reconstruction"], zoom=2)
 
 
 class TextImages:
     """Images that the moving average makes for the prompts of held-out examples, always from the same noise."""
 
-    def __init__(self, trainer: Trainer, heldout: dict[str, np.ndarray]):
-        self.trainer, self.heldout, self.prompts = trainer, heldout, list(heldout["prompt"])
+    def __init__(self, trainer: Trainer, heldout: dict[str, np.ndarray], guidance: float):
+        self.heldout, self.prompts, self.guidance = heldout, list(heldout["prompt"]), guidance
         base, average = trainer.method.base, trainer.average
-        self.guidance = GUIDANCE if trainer.method.settings.drop_prompt else 1.0
         self._text_to_image = TextToImage(trainer.method.result(average))
         batch = {
             "image": tf.constant(heldout["image"]),
@@ -90,4 +90,5 @@ class TextImages:
         made = self._text_to_image.generate(
             self.prompts[:SHOWN], steps=STEPS, guidance=self.guidance, height=height, width=width
         )
-        return images.grid(list(zip(originals, made, strict=True)), ["original", f"{STEPS} steps"], zoom=2)
+        rows = zip(originals, made, strict=True)
+        return images.grid([list(row) for row in rows], ["original", f"{STEPS} steps"], zoom=2)
