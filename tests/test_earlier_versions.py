@@ -78,7 +78,7 @@ def test_a_run_does_not_go_on_with_another_average(run):
         train(config.load(Path("run.yaml"), OF_0_1_0[:-1]), Path("run"))
 
 
-def test_a_run_goes_on_as_in_0_1_0(run):
+def test_a_run_goes_on_as_in_0_1_0(eager, run):
     """Its third update gives the weights that 0.1.0 gave, of the moving average and of the adapter."""
     assert train(run, Path("run")) == Path("run/result")
     for file in ("unet", "adapter", "vae"):

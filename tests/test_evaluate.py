@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import make_base, make_model
 from PIL import Image
 
@@ -66,7 +67,9 @@ def report(bundle, second_bundle, feature_folder, tmp_path_factory):
     """Two bundles, of which one takes the guidance, two samplers, two numbers of steps."""
     out = tmp_path_factory.mktemp("new") / "new" / "report"
     options = ["--steps", "1,3", "--samplers", "ddim,dpm++", "--count", "8", "--features", str(feature_folder)]
+    tf.config.run_functions_eagerly(True)  # tracing every sampler takes longer
     main([str(bundle), str(second_bundle), *options, "--seed", "7", "--guidance", "3", "--out", str(out)])
+    tf.config.run_functions_eagerly(False)
     return out
 
 

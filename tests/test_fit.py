@@ -9,7 +9,7 @@ import tensorflow as tf
 from training_steps import compiled, latents, values
 
 
-def test_fit_with_ordinary_callbacks_equals_the_plain_loop(tmp_path):
+def test_fit_with_ordinary_callbacks_equals_the_plain_loop(eager, tmp_path):
     batch = latents()
     model = compiled(train="adapter", learning_rate=1.0)
     weights, log = tmp_path / "best.weights.h5", tmp_path / "log.csv"

@@ -122,7 +122,7 @@ def test_what_stands_beside_a_batch_is_refused():
         assert "generate(condition" in line_of(lambda call=call: call(x))
 
 
-def test_evaluate_gives_the_methods_losses_by_draws_of_its_own():
+def test_evaluate_gives_the_methods_losses_by_draws_of_its_own(eager):
     """Catches an evaluation that fails, changes weights, or moves training's draws; val_loss for callbacks."""
     model, other = compiled(train="adapter"), compiled(train="adapter")
     stop = keras.callbacks.EarlyStopping("val_loss", patience=0, min_delta=1e9)

@@ -52,7 +52,7 @@ def parts(tmp_path_factory):
     }
 
 
-def test_shards_with_texts(parts, tmp_path):
+def test_shards_with_texts(eager, parts, tmp_path):
     experiment = config.from_dict(parts)
     splits = [load_source(experiment, split) for split in ("train", "heldout", None)]
     assert all(isinstance(source, Stream) for source in splits)

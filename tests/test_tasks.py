@@ -38,7 +38,9 @@ EVERY = [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_from_the_config_to_an_exported_image(name, files, tmp_path, monkeypatch, capsys):
+def test_from_the_config_to_an_exported_image(request, name, files, tmp_path, monkeypatch, capsys):
+    if name == QUICK:
+        request.getfixturevalue("eager")
     monkeypatch.chdir(ROOT)
     condition, mask, prompt = CASES[name]
     given = ["--condition", str(files / condition), *prompt]

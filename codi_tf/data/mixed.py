@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from codi_tf.core.tensors import Tensor
 from codi_tf.data.scenes import ENDLESS
 
 if TYPE_CHECKING:
@@ -38,13 +39,13 @@ class Mixed:
 
     def drawer(
         self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
-    ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, see `pipeline.Source`."""
         options = {"image_size": image_size, "augment": augment, "recolor": recolor, "prompts": prompts}
         draws = [source.drawer(**options) for source in self.sources]
         wanted = {"image", *self.provides}
 
-        def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        def draw(index: Tensor, seed: Tensor) -> dict[str, Tensor]:
             turn, count = index // len(draws), len(draws)
             branches = [lambda d=d: {k: v for k, v in d(turn, seed).items() if k in wanted} for d in draws]
             return tf.switch_case(tf.cast(index % count, tf.int32), branches)

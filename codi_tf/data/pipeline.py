@@ -160,7 +160,7 @@ def training_prompts(source: Source | dict[str, np.ndarray], count: int) -> list
         UserError: the source has no prompts.
     """
     source = _as_source(source)
-    _check(source, None, prompts=True)
+    _check(source, None, (), prompts=True)
     draw = source.drawer(image_size=SMALLEST, augment=False, recolor=False, prompts=True)
 
     @tf.autograph.experimental.do_not_convert

@@ -222,7 +222,7 @@ class AutoencoderKL(keras.Model):
         self.decoder.build()
         self.quant_conv.build((None, None, None, 2 * self.latent_channels))
         self.post_quant_conv.build((None, None, None, self.latent_channels))
-        if self.linear_shortcut:
+        if self.shortcut_in is not None and self.shortcut_out is not None:
             analysis, synthesis = cosine_transform(self.factor, self.latent_channels)
             for layer, kernel in ((self.shortcut_in, analysis), (self.shortcut_out, synthesis)):
                 layer.build((None, None, None, len(kernel)))
@@ -243,7 +243,7 @@ class AutoencoderKL(keras.Model):
         patches = images if self.patch_size == 1 else ops.space_to_depth(images, self.patch_size, "channels_last")
         moments = ops.cast(self.quant_conv(self.encoder(patches)), "float32")
         mean, logvar = ops.split(moments, 2, axis=-1)
-        if self.linear_shortcut:
+        if self.shortcut_in is not None:
             blocks = ops.space_to_depth(images, self.factor, "channels_last")
             mean = mean + ops.cast(self.shortcut_in(blocks), "float32")
         return Posterior(mean, ops.clip(logvar, -30.0, 20.0))
@@ -252,7 +252,7 @@ class AutoencoderKL(keras.Model):
         """Latents [B, h, w, latent_channels], unscaled -> images [B, f h, f w, 3], about [-1, 1], not clipped."""
         patches = ops.cast(self.decoder(self.post_quant_conv(latents)), "float32")
         images = patches if self.patch_size == 1 else ops.depth_to_space(patches, self.patch_size, "channels_last")
-        if self.linear_shortcut:
+        if self.shortcut_out is not None:
             blocks = ops.cast(self.shortcut_out(latents), "float32")
             images = images + ops.depth_to_space(blocks, self.factor, "channels_last")
         return images
