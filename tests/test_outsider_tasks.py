@@ -77,7 +77,7 @@ def trained(task) -> codi_tf.CoDi:
     return model
 
 
-def test_a_task_from_outside_is_trained_saved_loaded_and_sampled(tmp_path, monkeypatch):
+def test_a_task_from_outside_is_trained_saved_loaded_and_sampled(eager, tmp_path, monkeypatch):
     TASKS.register("brightness")(Brightness)
     model = trained(make_task("brightness", levels=4))
     model.save(tmp_path / "bundle")

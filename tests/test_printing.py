@@ -63,7 +63,7 @@ def test_names_that_hold_anything_are_read_and_shown_on_one_line(tmp_path, name,
     assert done.returncode == 0 and shown in done.stdout and os.path.isdir(out)
 
 
-def test_a_run_from_and_to_folders_whose_names_are_no_utf8(tmp_path):
+def test_a_run_from_and_to_folders_whose_names_are_no_utf8(eager, tmp_path):
     """Fault: TensorBoard's writer and the override refuse the name with a trace, or as no YAML."""
     values = tiny_run(tmp_path, steps=1)
     path = tmp_path / "config.yaml"

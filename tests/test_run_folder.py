@@ -99,11 +99,20 @@ def test_a_line_of_metrics_that_a_crash_cut_off_is_tolerated(start, tmp_path, mo
 def test_a_run_goes_on_after_a_figure_was_no_number(start, tmp_path, monkeypatch):
     """Catches "metrics.jsonl: is damaged ('NaN' is no finite number)", of a line that the run itself wrote."""
     run, out = experiment(start, **FINISHED), tmp_path / "run"
+    out.mkdir()
+    (out / "logs").symlink_to(tmp_path / "elsewhere" / "logs")  # which was a trace
     monkeypatch.setattr(Quality, "figures", lambda quality: {"heldout_psnr": np.inf, "heldout_loss": np.nan})
     train(run, out)
     assert [step for step, _ in read_metrics(out)] == [1]
     (line,) = metrics(out)
     assert line["heldout_psnr"] is None and line["heldout_loss"] is None and line["loss"] > 0
+    assert any((tmp_path / "elsewhere" / "logs").iterdir())
+
+
+def test_a_log_of_0_1_0_may_hold_nan(tmp_path):
+    """Catches a run that cannot be resumed with today's reader."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "condition_use": NaN}\n')
+    assert [step for step, _ in read_metrics(tmp_path)] == [1]
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from codi_tf.io.json_files import without_nan
 from codi_tf.model import CoDi
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.experiment import build_task, load_source, takes_prompts
-from codi_tf.training.folder import METRICS, read_metrics, settings_text
+from codi_tf.training.folder import LOGS, METRICS, read_metrics, settings_text
 from codi_tf.training.loop import WAITED
 from codi_tf.training.quality import Quality
 from codi_tf.training.samples import make_samples
@@ -67,7 +67,9 @@ class Monitor:
             lines = [line for step, line in read_metrics(out) if step <= first]
             with whole_file(self._metrics) as partial:
                 partial.write_text("".join(lines), encoding="utf-8")
-        self._writer = tf.summary.create_file_writer(os.fsencode(out / "logs"))  # a name need not be UTF-8
+        logs = os.path.realpath(out / LOGS)
+        os.makedirs(logs, exist_ok=True)  # also where a link leads to a folder that does not exist yet
+        self._writer = tf.summary.create_file_writer(os.fsencode(logs))  # a name need not be UTF-8
         self._heldout = heldout
         self._conditioning, self._quality, self._samples = None, None, None
         if isinstance(trainer, CoDi):
