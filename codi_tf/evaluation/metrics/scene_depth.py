@@ -33,7 +33,7 @@ class SceneDepth(SceneMetric):
             return np.asarray(originals.truth[DEPTH])[..., 0]
         return self.eye.seen(originals).nearness
 
-    def measure(self, made, originals, reference) -> np.ndarray:
+    def measure(self, made, originals, reference: np.ndarray) -> np.ndarray:
         return aligned_error(self.eye.seen(made).nearness, reference)
 
 
