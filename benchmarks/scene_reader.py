@@ -63,11 +63,14 @@ def measure(folder: Path, name: str, count: int, seed: int, *, worse: bool = Fal
                 total[kind] = total.get(kind, 0) + len(pairs)
     shares = {kind: right[kind] / total[kind] for kind in total}
     all_right = sum(right[group] for group in GROUPS) / sum(total[group] for group in GROUPS)
-    return {"statements": all_right, **shares, "images": np.mean(perfect), "depth": np.mean(np.concatenate(errors))}
+    means = {"images": float(np.mean(perfect)), "depth": float(np.mean(np.concatenate(errors)))}
+    return {"statements": all_right, **shares, **means}
 
 
 def main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m benchmarks.scene_reader", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(
+        prog="python -m benchmarks.scene_reader", description="How often a reader is right on true renderings."
+    )
     parser.add_argument("folder", type=path_argument, nargs="?", default=FOLDER, help="of the reader")
     parser.add_argument("--count", type=integer(BATCH, 100_000), default=1000, help="scenes a row (default: 1000)")
     parser.add_argument("--seed", type=seed_number, default=0)
