@@ -8,6 +8,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import scipy.fft
 import tensorflow as tf
 from battery import NetworkBattery
 from conftest import VAE
@@ -18,7 +19,9 @@ from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
 from codi_tf.io.layouts import key_of
+from codi_tf.methods.autoencoder import Autoencoder
 from codi_tf.models.autoencoder import AutoencoderKL
+from codi_tf.models.cosine import cosine_transform
 
 CONFIG = {**VAE, "mid_block_add_attention": True}
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 8, 3)).astype("float32")
@@ -135,6 +138,46 @@ def test_patches_survive_the_disk(tmp_path):
         assert ("patch_size" in json.loads((tmp_path / str(size) / "vae" / "config.json").read_text())) == (size == 2)
         read = load_stable_diffusion(tmp_path / str(size)).vae
         np.testing.assert_array_equal(read(IMAGES), vae(IMAGES))
+
+
+@pytest.mark.parametrize(("side", "count"), [(2, 5), (8, 16)])
+def test_the_cosine_transform_is_scipy_s(side, count):
+    """Catches cosines that are not orthogonal, or blocks in another order: brightness is taken apart as SciPy does."""
+    analysis, synthesis = cosine_transform(side, count)
+    np.testing.assert_allclose(synthesis @ analysis, np.eye(count), atol=1e-5)
+    gray = np.random.default_rng(0).random((side, side)).astype("float32")
+    found = gray[:, :, None].repeat(3, axis=-1).reshape(-1) @ analysis
+    expected = scipy.fft.dctn(gray, norm="ortho") * np.sqrt(3) / side
+    order = 1 / (1 + np.arange(side)[:, None] ** 2 + np.arange(side) ** 2) ** 0.25
+    lit = np.abs(analysis.reshape(side * side, 3, count).sum(1)).max(0) > 1e-5  # the others are differences of colors
+    chosen = np.argsort(-order.ravel(), kind="stable")[: lit.sum()]
+    np.testing.assert_allclose(found[lit], (expected / order).ravel()[chosen], atol=1e-4)
+    np.testing.assert_allclose(found[~lit], 0, atol=1e-5)
+
+
+def test_with_a_linear_shortcut_it_starts_as_the_cosine_transform():
+    """Catches a shortcut that is not used, a network that disturbs the start, and blocks of another size."""
+    vae = make_autoencoder({**CONFIG, "patch_size": 2, "linear_shortcut": True})
+    flat = np.full((1, 16, 16, 3), 0.7, np.float32)
+    np.testing.assert_allclose(vae(flat), flat, atol=1e-4)
+    ramp = np.broadcast_to(np.linspace(-0.5, 0.5, 16, dtype=np.float32)[:, None, None], (1, 16, 16, 3))
+    assert 0 < np.abs(np.asarray(vae(ramp)) - ramp).mean() < 0.05 < np.abs(ramp - ramp.mean()).mean()
+    randomize(vae.variables)
+    assert np.abs(np.asarray(vae(ramp)) - ramp).mean() > 0.05  # the networks add to it
+
+
+def test_training_goes_on_with_the_autoencoder_of_a_base(tmp_path):
+    """Catches a continued training that starts anew."""
+    vae = make_autoencoder(VAE)
+    randomize(vae.variables)
+    save_base(Base(None, vae, {"beta_schedule": "linear"}), tmp_path / "base")
+    method = Autoencoder()
+    assert method.needs_base and not Autoencoder(network=VAE).needs_base
+    _, student = method.load(str(tmp_path / "base"))
+    average = method.build(None, student).start_average()
+    np.testing.assert_array_equal(average(IMAGES), vae(IMAGES))
+    with pytest.raises(UserError, match="method.network makes a new autoencoder"):
+        Autoencoder(network=VAE).load(str(tmp_path / "base"))
 
 
 def test_the_measured_scale_makes_the_standard_deviation_1(vae):

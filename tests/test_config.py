@@ -181,7 +181,7 @@ def test_what_is_wrong_is_named(changes, message):
 
 def test_a_task_is_refused_where_there_is_no_condition():
     assert "remove task" in refusal(changed(AUTOENCODER, task={"name": "super_resolution"}))
-    assert "method.network is not set" in refusal(changed(AUTOENCODER, method__network=...))
+    assert "base is not set" in refusal(changed(AUTOENCODER, method__network=...))
 
 
 def test_numbers_are_read_as_they_are_meant():

@@ -58,6 +58,7 @@ def second_bundle(bundle, tmp_path_factory):
     save_network(other.student.adapter, folder / "adapter")
     about = json.loads((folder / "codi.json").read_text())
     about["method"] = {"name": "finetune", "space": "velocity", "drop_condition": 0.1}
+    about["result_decay"] = 0.0
     (folder / "codi.json").write_text(json.dumps(about))
     return folder
 

@@ -11,6 +11,9 @@ from keras import ops
 
 from codi_tf.checkpoints.base import Base, make_autoencoder, measure_scale
 from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.core.errors import UserError
+from codi_tf.core.precision import current_compute
 from codi_tf.diffusion.losses import absolute_distance
 from codi_tf.io.weights import copy_weights
 from codi_tf.methods import METHODS
@@ -25,20 +28,34 @@ class Autoencoder(MethodSettings):
     """Train an autoencoder: mean |image - reconstruction| + kl_weight * KL(posterior || N(0, I)).
 
     Attributes:
-        network: the arguments of `models.autoencoder.AutoencoderKL` (the keys of a diffusers vae/config.json).
+        network: the arguments of `models.autoencoder.AutoencoderKL` (the keys of a diffusers vae/config.json); None:
+            training continues the autoencoder of `base`.
         kl_weight: the weight of the KL term.
     """
 
-    network: dict
+    network: dict | None = None
     kl_weight: float = 1e-6
 
-    needs_base: ClassVar = False
     task_use: ClassVar = "none"
     examples: ClassVar = "images"
     reconstructs: ClassVar = True
 
+    @property
+    def needs_base(self) -> bool:
+        """Whether there is no network, so that `base` has to bring one."""
+        return self.network is None
+
     def load(self, path: str | None) -> tuple[None, AutoencoderKL]:
-        """A new autoencoder. Raises UserError for invalid arguments in `network`."""
+        """A new autoencoder, or that of the base.
+
+        Raises:
+            UserError: invalid arguments in `network`, or a base beside it; a base that cannot be read.
+        """
+        if self.network is None:
+            assert path is not None
+            return None, load_stable_diffusion(path, compute=current_compute()).vae
+        if path is not None:
+            raise UserError(f"base is {path}, but method.network makes a new autoencoder: set one of them")
         return None, make_autoencoder(self.network)
 
     def build(self, base: None, student: AutoencoderKL, perceptual: Callable | None = None) -> AutoencoderMethod:
@@ -57,7 +74,8 @@ class AutoencoderMethod(Method):
 
     def start_average(self) -> AutoencoderKL:
         """A second autoencoder with the student's weights."""
-        average = make_autoencoder(self.settings.network, name="average_vae")
+        arguments = {key: value for key, value in self.student.get_config().items() if key != "name"}
+        average = make_autoencoder(arguments, name="average_vae")
         copy_weights(self.student, average)
         return average
 
