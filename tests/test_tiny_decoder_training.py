@@ -182,7 +182,7 @@ def test_an_autoencoder_alone_will_do_as_a_base(vae_folder, tmp_path):
         ({"features": "somewhere"}, {}, "method.perceptual_weight is 0.0, method.features somewhere: set both"),
         ({}, {"base": None}, "base is not set: name the folder of the model"),
         ({}, {"task": {"name": "super_resolution"}}, "task is set, but this method trains without a condition"),
-        ({}, {"memory": {"recompute": True}}, "memory is set, but without a task the whole network"),
+        ({}, {"memory": {"recompute": True}}, "memory.recompute is true: the network of this method"),
         ({}, {"data": {"prompts": True}}, "data.prompts is set, but method decoder uses images alone: remove it"),
         ({}, {"data": {"encode_once": 8}}, "data.encode_once is set, but method decoder uses images alone: remove it"),
         ({"network": {"width": 3}}, {}, "not a configuration of TinyDecoder"),

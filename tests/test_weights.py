@@ -251,7 +251,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "about.json"
     write_json(path, {"a": [1, 2.5, None]})
     assert read_json(path) == {"a": [1, 2.5, None]}
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match="cannot be saved"):
         write_json(path, {"a": object()})
     assert read_json(path) == {"a": [1, 2.5, None]} and [p.name for p in tmp_path.iterdir()] == ["about.json"]
 
