@@ -223,6 +223,7 @@ def test_other_models_take_four_steps_and_any_number_without_a_word():
     assert halved.sampling_steps == 8 and codi_tf.Guided(stage=1).sampling_steps is None
 
 
+@pytest.mark.filterwarnings("default:steps is")
 def test_the_commands_take_the_steps_of_the_bundle(bundle, tmp_path):
     write_png(tmp_path / "in.png", IMAGE)
     words = [bundle, "--condition", tmp_path / "in.png", "--out"]

@@ -40,15 +40,18 @@ def heard():
 )
 def test_each_is_noted_and_said_and_ends_nothing(capfd, number, name, status):
     """Only SIGTERM was: Ctrl-C and a closed terminal lost what was not saved."""
-    before = signal.getsignal(number)
-    with stop_noted("the state is saved") as stop:
-        assert not stop
-        signal.raise_signal(number)
-        assert stop and stop.name == name
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.name == name  # the first one counts
-        error = stop.interrupted("stopped by {by}: go on")
-    assert signal.getsignal(number) is before
+    outside = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with stop_noted("the state is saved") as stop:
+            assert not stop
+            signal.raise_signal(number)
+            assert stop and stop.name == name
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.name == name  # the first one counts
+            error = stop.interrupted("stopped by {by}: go on")
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, outside)
     assert isinstance(error, Interrupted) and (str(error), error.status) == (f"stopped by {name}: go on", status)
     assert f"{name}: the state is saved; Ctrl-C twice ends at once" in capfd.readouterr().err
 

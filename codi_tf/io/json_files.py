@@ -36,22 +36,25 @@ def read_json_list(path: Path, *, most_bytes: int = MOST_BYTES) -> list:
     return value
 
 
-def parse_json(content: bytes | str, name: object) -> dict:
-    """A JSON object from a text, in UTF-8. Raises UserError for anything else; the message begins with `name`."""
-    value = parse_value(content, name)
+def parse_json(content: bytes | str, name: object, *, with_nan: bool = False) -> dict:
+    """A JSON object from a text, in UTF-8. Raises UserError for anything else; the message begins with `name`.
+
+    `with_nan`: whether NaN and Infinity, which are no JSON, are read, too.
+    """
+    value = parse_value(content, name, with_nan=with_nan)
     if not isinstance(value, dict):
         raise UserError(f"{name}: holds no JSON object; copy or make it again")
     return value
 
 
-def parse_value(content: bytes | str, name: object) -> Any:
-    """Any JSON value from a text, in UTF-8. Raises UserError for anything else; the message begins with `name`."""
+def parse_value(content: bytes | str, name: object, *, with_nan: bool = False) -> Any:
+    """Any JSON value from a text, in UTF-8. See `parse_json`."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         value = json.loads(
             text,
             object_pairs_hook=_without_repeats,
-            parse_constant=_finite,
+            parse_constant=float if with_nan else _finite,
             parse_float=lambda digits: float(_finite(digits)),
             parse_int=lambda digits: int(_finite(digits)),
         )

@@ -10,7 +10,7 @@ from codi_tf.config import places
 from codi_tf.core.errors import UserError
 from codi_tf.io.bundle_files import BUNDLE, WORDS
 from codi_tf.io.files import check_growing_folder, check_settings, whole_file
-from codi_tf.io.json_files import read_json
+from codi_tf.io.json_files import parse_json, read_json
 from codi_tf.io.yaml_files import read_yaml, yaml_text
 
 SETTINGS, METRICS, RESULT, STATES, LOGS, SAMPLES = (
@@ -116,13 +116,14 @@ def read_metrics(out: Path) -> list[tuple[int, str]]:
         return []
     try:
         lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last end of a line is empty, or was cut off
-        return [(_step_of(line), f"{line.decode()}\n") for line in lines]
+        return [(_step_of(line, path), f"{line.decode()}\n") for line in lines]
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: is damaged ({error!r}); move it away to resume without the log so far") from None
+        reason = "a line is no JSON" if isinstance(error, UserError) else repr(error)
+        raise UserError(f"{path}: is damaged ({reason}); move it away to resume without the log so far") from None
 
 
-def _step_of(line: bytes) -> int:
-    step = json.loads(line)["step"]  # not strictly: 0.1.0 wrote NaN
+def _step_of(line: bytes, path: Path) -> int:
+    step = parse_json(line, path, with_nan=True)["step"]  # 0.1.0 wrote NaN
     if not isinstance(step, int):
         raise ValueError(f"step is {step!r}")
     return step
