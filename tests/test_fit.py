@@ -56,7 +56,7 @@ def test_compiling_again_goes_on_with_the_same_average():
         np.testing.assert_array_equal(value, expected)
 
 
-def test_an_epoch_reports_the_mean_of_its_batches():
+def test_an_epoch_reports_the_mean_of_its_batches(eager):
     """Catches the last batch's loss in place of the epoch's, by which callbacks would judge noise."""
     batches = [latents(count) for count in (4, 4, 2)]
     dataset = tf.data.Dataset.from_generator(
@@ -73,7 +73,7 @@ def test_an_epoch_reports_the_mean_of_its_batches():
     assert history["skipped"] == [0.0]
 
 
-def test_skipped_updates_are_left_out_of_the_mean_and_warned_of():
+def test_skipped_updates_are_left_out_of_the_mean_and_warned_of(eager):
     """Catches NaN in an epoch's mean, and a loss of 0, the best of all, where every update was skipped."""
     good, bad = latents(), {key: value * np.nan for key, value in latents().items()}
 

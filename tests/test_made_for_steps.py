@@ -103,7 +103,7 @@ def test_a_training_that_cannot_work_says_so_once(kind, settings, said):
     assert len(found) == len(said) and all(part in line for part, line in zip(said, found, strict=True))
 
 
-def test_the_command_says_so_in_one_line_before_it_trains(tmp_path):
+def test_the_command_says_so_in_one_line_before_it_trains(eager, tmp_path):
     values = tiny_run(tmp_path, steps=1, save_every=0)
     values["method"] = {"name": "codi", **PAPER}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values), "utf-8")
@@ -135,7 +135,7 @@ def test_the_result_is_an_average_of_its_own_beside_the_target():
     assert max(np.abs(a - b).max() for a, b in zip(result, values(model.target.variables), strict=True)) > 1e-4
 
 
-def test_the_result_goes_on_after_another_compile_and_a_skipped_update():
+def test_the_result_goes_on_after_another_compile_and_a_skipped_update(eager):
     """Catches a warm-up that counts the optimizer's updates: a new optimizer would throw the average away."""
     model = compiled()
     for _ in range(3):
@@ -167,7 +167,7 @@ def test_no_copy_is_made_that_nothing_needs(train, networks):
     assert compiled(train=train, method=alone).target is None
 
 
-def test_without_an_average_of_its_own_the_result_is_that_of_0_1_0():
+def test_without_an_average_of_its_own_the_result_is_that_of_0_1_0(eager):
     """The same bits for theta-, with a second average or without."""
     two, one = compiled(), compiled(result_decay=0)
     for model in (two, one):
