@@ -37,6 +37,7 @@ from tiny import tiny_base, tiny_photos, tiny_text
 import codi_tf
 from codi_tf import config, data
 from codi_tf.adapters import ADAPTERS
+from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.cli import program
 from codi_tf.companions import COMPANIONS
@@ -44,6 +45,8 @@ from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation import METRICS
 from codi_tf.io.images import write_png
 from codi_tf.methods import METHODS
+from codi_tf.models.scene_reader import SceneReader
+from codi_tf.scenes.reading import VOCABULARY, save_reader
 from codi_tf.tasks import TASKS, make_task
 from export.formats import FORMATS
 
@@ -107,6 +110,10 @@ def models(tmp_path_factory):
     unet = folder / "sd" / "unet" / "config.json"
     unet.write_text(json.dumps({**json.loads(unet.read_text("utf-8")), "sample_size": 4}), "utf-8")
     tiny_text(folder / "sd", 8)
+    reader = make_network(
+        SceneReader, {**VOCABULARY, "stem": 4, "widths": [8, 8, 8], "blocks": 1, "groups": 4}, "reader"
+    )
+    save_reader(reader, folder / "reader", image_size=16)
     (folder / "tiny").mkdir()
     save_base(tiny_base(), folder / "tiny")
     for seed, name in enumerate("ab"):
@@ -122,6 +129,7 @@ def here(models, tmp_path, monkeypatch):
     (tmp_path / "models").symlink_to(models)
     shutil.copytree(ROOT / "configs", "configs")
     shutil.copytree(models / "tiny", Path("assets", "photos-base"))
+    shutil.copytree(models / "reader", Path("assets", "scenes-reader"))
     (tmp_path / "node_modules").symlink_to(ROOT / "node_modules")
     write_png("in.png", np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8"))
     tiny_photos(Path("folder"))
