@@ -103,7 +103,7 @@ def test_a_training_that_cannot_work_says_so_once(kind, settings, said):
     assert len(found) == len(said) and all(part in line for part, line in zip(said, found, strict=True))
 
 
-def test_the_command_says_so_in_one_line_before_it_trains(eager, tmp_path):
+def test_the_command_says_so_in_one_line_before_it_trains(tmp_path):
     values = tiny_run(tmp_path, steps=1, save_every=0)
     values["method"] = {"name": "codi", **PAPER}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values), "utf-8")
