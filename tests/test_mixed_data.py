@@ -49,12 +49,22 @@ def test_what_one_source_lacks_no_example_has():
         batches(mixed, None, image_size=SIDE, batch_size=2, seed=0, tokenizer=lambda texts: np.zeros((2, 3), np.int32))
 
 
+def test_texts_that_are_not_asked_for_no_source_gives(folder):
+    """Catches captions that one source gives in any case and the other one does not: the examples would not match."""
+    mixed = load_source(f"scenes + {folder}", None)
+    batch = next(iter(batches(mixed, None, image_size=SIDE, batch_size=4, seed=0)))
+    assert set(batch) == {"image"}
+
+
 def test_a_folder_may_have_the_sign_in_its_name(tmp_path):
     """Catches a path that is taken apart although it exists."""
     folder = tmp_path / "a + b"
     folder.mkdir()
     Image.new("RGB", (40, 40)).save(folder / "a.png")
     assert len(load_source(str(folder), None)) == 1
+    values = {"data": {"source": "a + b"}}
+    places.resolve(values, tmp_path / "own.yaml")
+    assert values["data"]["source"] == str(folder)
 
 
 def test_a_config_s_sources_are_resolved_one_by_one(folder, monkeypatch, tmp_path):

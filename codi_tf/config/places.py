@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from codi_tf.io.places import is_data_set, is_same_place, resolved, seen_from
+from codi_tf.io.places import is_same_place, resolved, seen_from, sources_of, with_paths
 
-SIGN = " + "  # between data sources that take turns
 SOURCE = "data.source"
 PATHS = ("base", "text", SOURCE, "adaptation.start", "method.features")
 
@@ -21,12 +20,12 @@ def resolve(values: dict, config: Path) -> None:
         values: what the file holds, not checked yet.
         config: the file.
     """
-    _change(values, lambda key, text: _each(key, text, lambda path: resolved(path, config.parent)))
+    _change_paths(values, lambda path: resolved(path, config.parent))
 
 
 def write_down(values: dict, folder: Path) -> None:
     """Change the relative paths of values, in place, so that a file in `folder` can hold them."""
-    _change(values, lambda key, text: _each(key, text, lambda path: seen_from(path, folder)))
+    _change_paths(values, lambda path: seen_from(path, folder))
 
 
 def adopt(earlier: dict, now: dict) -> None:
@@ -34,6 +33,11 @@ def adopt(earlier: dict, now: dict) -> None:
     written = {}
     _change(now, lambda key, text: written.setdefault(key, text))
     _change(earlier, lambda key, text: written[key] if key in written and _lead_to_same(text, written[key]) else text)
+
+
+def _change_paths(values: dict, change: Callable[[str], str]) -> None:
+    """Put `change(path)` in place of each path; a data source may hold several."""
+    _change(values, lambda key, text: with_paths(text, change) if key == SOURCE else change(text))
 
 
 def _change(values: dict, change: Callable[[str, str], str]) -> None:
@@ -49,14 +53,7 @@ def _change(values: dict, change: Callable[[str, str], str]) -> None:
             inside[last] = change(key, text)
 
 
-def _each(key: str, text: str, change: Callable[[str], str]) -> str:
-    """The text with `change(path)` in place of each path; names of data sets stay."""
-    if key != SOURCE:
-        return change(text)
-    return SIGN.join(part if is_data_set(part) else change(part) for part in text.split(SIGN))
-
-
 def _lead_to_same(text: str, other: str) -> bool:
-    parts, others = text.split(SIGN), other.split(SIGN)
-    pairs = zip(parts, others, strict=False)
-    return len(parts) == len(others) and all(a == b or is_same_place(a, b) for a, b in pairs)
+    parts, others = sources_of(text), sources_of(other)
+    same = [a == b or is_same_place(a, b) for a, b in zip(parts, others, strict=False)]
+    return len(parts) == len(others) and all(same)

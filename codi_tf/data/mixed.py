@@ -13,8 +13,6 @@ from codi_tf.data.scenes import ENDLESS
 if TYPE_CHECKING:
     from codi_tf.data.pipeline import Source
 
-SIGN = " + "  # between the names of sources
-
 
 class Mixed:
     """Sources that take turns: example i is example i // n of source i mod n; a `pipeline.Source`.
@@ -43,7 +41,7 @@ class Mixed:
         """(index int64 [], seed int32 [2]) -> an example, see `pipeline.Source`."""
         options = {"image_size": image_size, "augment": augment, "recolor": recolor, "prompts": prompts}
         draws = [source.drawer(**options) for source in self.sources]
-        wanted = {"image", *self.provides}
+        wanted = {"image", *self.provides} - ({"prompt"} if not prompts else set())
 
         def draw(index: Tensor, seed: Tensor) -> dict[str, Tensor]:
             turn, count = index // len(draws), len(draws)

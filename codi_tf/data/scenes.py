@@ -10,6 +10,7 @@ from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
 from codi_tf.scenes.captions import caption
+from codi_tf.scenes.classes import class_of
 from codi_tf.scenes.domains import TRANSFERS, Transfer, draw_transfer
 from codi_tf.scenes.drawing import draw_scene, with_held_out, without_held_out
 from codi_tf.scenes.edits import draw_edit
@@ -51,8 +52,9 @@ class Scenes(_Endless):
 
     "prompt" is a caption, in training with synonyms; "caption" is one without.
 
-    Examples also say what is true of the scene: LABELS are fields of `world.Scene`, and "objects", int32 [S, S], is the
-    index of the object that each pixel shows, MOST_OBJECTS or more for none.
+    Examples also say what is true of the scene: LABELS are fields of `world.Scene`, "class", int32 [], is that of
+    `classes.class_of`, and "objects", int32 [S, S], is the index of the object that each pixel shows, MOST_OBJECTS or
+    more for none.
 
     Args:
         split: "train" has none of the combinations in `drawing.HELD_OUT`; "heldout" and None have all combinations,
@@ -60,7 +62,7 @@ class Scenes(_Endless):
         unseen: only scenes with one of these combinations.
     """
 
-    provides = ("depth", "prompt", "caption", "objects", *LABELS)
+    provides = ("depth", "prompt", "caption", "objects", "class", *LABELS)
 
     def __init__(self, split: str | None, *, unseen: bool = False):
         self.split, self.unseen = split, unseen
@@ -74,7 +76,7 @@ class Scenes(_Endless):
         shown = render(scene, size)
         plain = caption(scene)
         text = caption(scene, fold_in(seed, SYNONYMS)) if self.split == "train" else plain
-        labels = {name: getattr(scene, name) for name in LABELS}
+        labels = {"class": class_of(scene)} | {name: getattr(scene, name) for name in LABELS}
         seen = {"image": shown.image, "depth": shown.depth, "objects": shown.objects}
         return {**seen, "prompt": text, "caption": plain, **labels}
 

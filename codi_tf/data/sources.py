@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from codi_tf.core.errors import UserError
 from codi_tf.data import scenes
 from codi_tf.data.in_memory import Photos
-from codi_tf.data.mixed import SIGN, Mixed
+from codi_tf.data.mixed import Mixed
 from codi_tf.data.open_source import open_source
 from codi_tf.data.photos import EMBEDDED, embedded_photos
 from codi_tf.data.pipeline import Source
 from codi_tf.io.companions import companion
+from codi_tf.io.places import sources_of
 
 if TYPE_CHECKING:
     from codi_tf.tasks import Task
@@ -45,8 +45,9 @@ def load_source(
         UserError: no such source, an empty one, or unreadable files; the task names an unknown companion.
     """
     options = {"seed": seed, "max_unreadable": max_unreadable, "heldout_fraction": heldout_fraction}
-    if SIGN in name and not os.path.exists(name):
-        return Mixed([load_source(part, split, task, **options) for part in name.split(SIGN)])
+    parts = sources_of(name)
+    if len(parts) > 1:
+        return Mixed([load_source(part, split, task, **options) for part in parts])
     key = "image" if task is None else task.condition_key
     source = companion(key).open(name, split, task, **options)
     if source is not None:

@@ -5,14 +5,28 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+SIGN = " + "  # between data sources that take turns
 _DATA_SET = re.compile(r"photos|scenes(:.*)?|tfds:.*|")
 
 
 def is_data_set(source: str) -> bool:
     """Whether a `data.source` is the name of a data set, and no path."""
     return _DATA_SET.fullmatch(source) is not None
+
+
+def sources_of(source: str) -> list[str]:
+    """The data sources that take turns in a `data.source`; a path that exists is one source, whatever its name."""
+    return [source] if leads_somewhere(source) else source.split(SIGN)
+
+
+def with_paths(source: str, change: Callable[[str], str]) -> str:
+    """A `data.source` with `change(path)` in place of each path; names of data sets stay."""
+    if SIGN in source and leads_somewhere(change(source)):
+        return change(source)
+    return SIGN.join(part if is_data_set(part) else change(part) for part in sources_of(source))
 
 
 def resolved(text: str, folder: Path) -> str:
