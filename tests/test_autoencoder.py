@@ -22,6 +22,7 @@ from codi_tf.io.layouts import key_of
 from codi_tf.methods.autoencoder import Autoencoder
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.cosine import cosine_transform
+from codi_tf.models.latent_channels import balance_channels
 
 CONFIG = {**VAE, "mid_block_add_attention": True}
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 8, 3)).astype("float32")
@@ -211,3 +212,19 @@ def test_bad_configs_are_refused_in_one_line(changes, message):
     with pytest.raises(UserError) as caught:
         make_autoencoder({**VAE, **changes})
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_balanced_channels_make_the_same_images(shortcut):
+    """Catches: a layer whose weights do not follow, log-variances of the old latents."""
+    vae = make_autoencoder({**VAE, "linear_shortcut": shortcut})
+    randomize(vae.variables)
+    images = np.random.default_rng(1).uniform(-1, 1, (3, 16, 16, 3)).astype("float32") * 0.5 + 0.2
+    before, made = vae.encode(images), vae(images)
+    balance_channels(vae, images, power=0.5)
+    after = vae.encode(images)
+    np.testing.assert_allclose(vae(images), made, atol=2e-4)
+    deviation = np.std(before.mean, axis=(0, 1, 2))
+    np.testing.assert_allclose(np.mean(after.mean, axis=(0, 1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(np.std(after.mean, axis=(0, 1, 2)), deviation**0.5, rtol=1e-3)
+    np.testing.assert_allclose(after.logvar, before.logvar - np.log(deviation), atol=1e-3)

@@ -344,3 +344,22 @@ def test_the_autoencoder_learns_reconstruction_and_kl():
         assert changed or "to_k/bias" in path, path  # the softmax does not see what is added to all keys
     for b, a, mean in zip(before, values(student.variables), values(trainer.average.variables), strict=True):
         np.testing.assert_allclose(mean, b + (1 - GAMMA) * (a - b), rtol=0, atol=1e-7)
+
+
+def test_a_decoder_trained_alone_leaves_the_latents_as_they_are():
+    """Catches: an encoder that moves, by gradient, weight decay or moving average; a shortcut that is forgotten."""
+    student = make_autoencoder({**VAE, "linear_shortcut": True})
+    settings = Autoencoder(train="decoder", perceptual_weight=0.5, features="unused")
+    method = AutoencoderMethod(settings, student, perceptual=lambda images: [images[:, ::2, ::2]])
+    trainer = Trainer(method, ema_decay=GAMMA)
+    trainer.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.1))
+    image = np.tanh(random(0, 2, 16, 16, 3))
+    terms = method.loss_terms({"image": tf.constant(image)}, Draws(0, 0))
+    assert tuple(terms) == method.terms == ("reconstruction", "perceptual")
+    before, posterior = values(student.variables), student.encode(image)
+    trainer.train_step({"image": tf.constant(image)})
+    for network in (student, trainer.average):
+        for kept, now in zip(posterior, network.encode(image), strict=True):
+            np.testing.assert_array_equal(now, kept)
+    moved = {path.split("/")[1] for path, changed in changes(before, student.variables).items() if changed}
+    assert moved == {"decoder", "post_quant_conv", "shortcut_out"}

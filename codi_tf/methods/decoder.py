@@ -19,7 +19,7 @@ from codi_tf.diffusion.losses import absolute_distance, latent_distance, percept
 from codi_tf.io.weights import copy_weights
 from codi_tf.methods import METHODS
 from codi_tf.methods.batches import check_images, require
-from codi_tf.methods.method import Method, MethodSettings
+from codi_tf.methods.method import Method, MethodSettings, check_perceptual
 from codi_tf.models.tiny_decoder import TinyDecoder
 
 DISTANCES = {"absolute": absolute_distance, "squared": latent_distance}
@@ -52,13 +52,7 @@ class Decoder(MethodSettings):
 
     def check(self) -> None:
         """Raises UserError for a negative weight, or one of weight and features without the other."""
-        if self.perceptual_weight < 0:
-            raise UserError(f"method.perceptual_weight is {self.perceptual_weight}: it must be at least 0")
-        if (self.perceptual_weight > 0) != (self.features is not None):
-            raise UserError(
-                f"method.perceptual_weight is {self.perceptual_weight}, method.features {self.features}: set both, or "
-                "neither"
-            )
+        check_perceptual(self.perceptual_weight, self.features)
 
     def load(self, path: str) -> tuple[Base, TinyDecoder]:
         """The autoencoder, as a base without a UNet, and the new decoder.

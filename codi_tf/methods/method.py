@@ -229,3 +229,11 @@ def check_features(name: str, distance: str, features: str | None) -> None:
     """Raises UserError for a perceptual distance without its feature network."""
     if distance == "perceptual" and features is None:
         raise UserError(f"{name} is 'perceptual': set method.features to the folder of a feature network")
+
+
+def check_perceptual(weight: float, features: str | None) -> None:
+    """Raises UserError for a negative weight of a perceptual term, or one of weight and features without the other."""
+    if weight < 0:
+        raise UserError(f"method.perceptual_weight is {weight}: it must be at least 0")
+    if (weight > 0) != (features is not None):
+        raise UserError(f"method.perceptual_weight is {weight}, method.features {features}: set both, or neither")
