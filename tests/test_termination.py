@@ -51,7 +51,10 @@ def test_what_nohup_ignores_stays_ignored():
 def test_an_export_leaves_nothing(bundle, tmp_path, number):
     """Catches a hidden folder of the model's size that stays beside the package."""
     command = [sys.executable, "-m", "export", bundle, "--format", "tflite", "--size", "64", "--steps", "8"]
-    process = subprocess.Popen([*command, "--out", tmp_path / "made" / "package"], stderr=subprocess.PIPE, text=True)
+    out = ["--out", tmp_path / "made" / "package"]
+    heard = signal.signal(number, signal.default_int_handler)  # where tests run under nohup, a child would ignore it
+    process = subprocess.Popen([*command, *out], stderr=subprocess.PIPE, text=True)
+    signal.signal(number, heard)
     while process.poll() is None and not list((tmp_path / "made").glob(".*/**/model.tflite")):
         time.sleep(0.05)
     process.send_signal(number)

@@ -94,12 +94,12 @@ def test_a_signal_ends_a_run_with_the_call_that_it_falls_into(start, tmp_path, m
     """Not with the one after it: a call may be fifty steps. Ctrl-C and SIGHUP lost everything since `save_every`."""
     run = experiment(start, train={**TRAIN, "steps": 5, "steps_per_call": 2, "log_every": 2, "save_every": 0})
     monkeypatch.setattr(monitor, "Monitor", interrupted_at(2, number))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
+    before = signal.signal(number, signal.default_int_handler)  # a process in the background may ignore it
     try:
         with pytest.raises(Interrupted, match=f"stopped at step 2 by {name}, its state is saved: the same") as caught:
             train(run, tmp_path / "run")
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
     assert caught.value.status == status
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002.safetensors"]
 
