@@ -80,9 +80,8 @@ def test_every_system_has_the_same_trials():
             trials = pieces.trials_of(row, task)
             assert [trial.rate for trial in trials] == list(world.rates)
             assert {updates_of(trial.row, trial.task) for trial in trials} == {round(world.updates / 4)}
-            assert {(trial.seed, TASKS[trial.task], trial.task in plan.ABLATED) for trial in trials} == {
-                (0, world, True)
-            }
+            assert {(trial.seed, TASKS[trial.task].name) for trial in trials} == {(0, world.name)}
+            assert {trial.task for trial in trials} <= set(plan.ABLATED)
     assert {row.name for row in ROWS if row.judged is None} == {"base_halved", "base_early"}
 
 
@@ -103,9 +102,8 @@ def test_claims_and_tables_name_samples_of_the_plan():
     assert {claim.letter for claim in CLAIMS} == set("abcdefghij")
     chosen = (report.TABLE_2, report.TABLE_3, report.HORIZONS, report.BASES, report.BUDGETS, report.FIG_2, report.FIG_7)
     assert {name for names in chosen for name in names} <= set(BY_NAME)
-    assert all(
-        report._own_sample(row) in {sample_name(*way) for way in BY_NAME[row].samples} for row in report.TABLE_2[:9]
-    )
+    for row in (*report.FAMILIES, *report.HORIZONS, "gd_2_stochastic", "codi_early"):
+        assert report._own_sample(row) in {sample_name(*way) for way in BY_NAME[row].samples}
 
 
 # --- intervals

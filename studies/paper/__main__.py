@@ -45,9 +45,6 @@ def _train(options: argparse.Namespace) -> None:
     while left := pieces.left(_wanted(options)):
         if not any(_made(piece, options, making) for piece in left if pieces.is_ready(piece)):
             time.sleep(PAUSE)
-    for task in options.tasks:
-        if not making.references_of(task).is_file():
-            making.make_references(task)
     print("done")
 
 

@@ -99,6 +99,8 @@ def _encode(piece: Piece) -> None:
 def _measure(piece: Piece) -> None:
     """Measure the samples of a piece, and write their figures, and the first images of some of them."""
     model, split = load(piece.result), "test" if piece.rate is None else "validation"
+    if split == "test" and not references_of(piece.task).is_file():
+        make_references(piece.task)
     originals, samples = evaluator(piece.task, split), {}
     for way in piece.row.samples:
         (sampler, steps, guidance), name = way, sample_name(*way)

@@ -156,7 +156,7 @@ def _task(results: Results, task: str) -> str:
         return ""
     title, link, folder = TITLES[task], Path(os.path.relpath(SHOWN, PAGE.parent)) / task, SHOWN / task
     measures = world_of(task).measures
-    notes = f"""Brackets hold {PERCENT} intervals over seeds and images.
+    notes = f"""Brackets hold {PERCENT} intervals over seeds and images. {world_of(task).note}
 
 {legend({"": dict.fromkeys(measures, 0.0)})}
 """
