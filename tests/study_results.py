@@ -1,64 +1,69 @@
-"""Results of the study in a folder, made up."""
+"""Results of the study, made up, below the working folder."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from conftest import make_base
 
-from codi_tf import data
-from codi_tf.evaluation.loading import metrics_with
-from codi_tf.evaluation.measuring import Evaluator, Measured
-from codi_tf.tasks import make_task
 from studies.paper import pieces
-from studies.paper.measures import FD, figures_of
-from studies.paper.plan import BY_NAME, SEEDS, TASKS
-from studies.paper.strips import write_strip
+from studies.paper.intervals import GROUPS
+from studies.paper.measures import SATURATION
+from studies.paper.pieces import Piece
+from studies.paper.plan import BY_NAME, SEEDS, chain, sample_name, world_of
+from studies.paper.results import references_of, strip_of, write_strip
 
-N, D, S = 24, 3, 16
+TASK = "super_resolution"
+FD = "frechet_photos"
 
 
-def put(
-    folder,
-    name: str,
-    offset: float,
-    evaluator,
-    *,
-    seeds=SEEDS,
-    error: float = 0.1,
-    sharpness: float = 0.5,
-    task=TASKS[0],
-):
-    """Results of a row: every sample's features are the reference's, shifted: FD-photos is 2 offset^2."""
+def figures(task: str, value: float, *, error: float = 0.1, sharpness: float = 0.5) -> dict[str, list]:
+    """Figures of a sample: its decisive measure is `value`, whatever group is left out."""
+    measures = world_of(task).measures
+    own = dict.fromkeys((*measures, SATURATION), 0.5) | {measures[0]: value}
+    own |= {"latent_error": error, "sharpness": sharpness}
+    return {name: [one, [one] * GROUPS] for name, one in own.items()}
+
+
+def tune(*rows: str, task: str = TASK, best: int = 0) -> None:
+    """The trials of rows and of what they start from: the rate at place `best` has the lowest measure."""
+    for row in (stage for name in rows for stage in reversed(chain(BY_NAME[name]))):
+        trials = pieces.trials_of(row, task)
+        for place, trial in enumerate(trials):
+            (way,) = trial.row.samples
+            samples = {sample_name(*way): figures(trial.task, float(place != best))}
+            write(trial, samples)
+
+
+def write(piece: Piece, samples: dict) -> None:
+    """The file of a piece."""
+    about = {"settings": pieces.settings_of(piece), "commit": "Some commit", "samples": samples, "cpu_seconds": 7}
+    pieces.write_json(piece.figures, about)
+
+
+def put(name: str, value: float, *, task: str = TASK, seeds=SEEDS, **options) -> None:
+    """Results of a row, tuned: every sample has the decisive measure `value`, in seed k more by k / 100."""
     row = BY_NAME[name]
-    references = evaluator.measure(evaluator.images, evaluator.latents).references
-    values = {"psnr": np.full(N, 20.0), "ssim": np.full(N, 0.5), "latent_error": np.full(N, error)}
-    values["sharpness"] = sharpness * references["sharpness"] / references["sharpness"].mean()
-    values[FD] = references[FD] + offset
-    measured = Measured(evaluator.metrics, values, references)
-    images = np.clip(evaluator.images * (1 - offset / 10), -1, 1)
-    samples = {pieces.sample_name(*way): figures_of(measured, images) for way in row.samples}
+    tune(name, task=task)
     for seed in seeds:
-        about = {"commit": "Some commit", "stages": pieces.chain_of(row, task, seed), "cpu_seconds": 7}
-        path = pieces.metrics_of(row, task, seed, folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(pieces.as_json({**about, "samples": samples}))
-    write_strip(pieces.strip_of(row, task, "ddim-4", folder), images)
+        own = figures(task, value + seed / 100, **options)
+        write(Piece(row, task, seed), {sample_name(*way): own for way in row.samples})
+    strip(strip_of(task, name, "ddim-4"))
 
 
-@pytest.fixture(scope="module")
-def evaluator():
-    examples = data.evaluation_set(
-        data.load_photos("heldout"), make_task("super_resolution"), image_size=S, count=N, seed=0
-    )
-
-    def first_pixels(images):
-        return images[:, 0, :2, 0]
-
-    return Evaluator(examples["image"], examples["condition"], make_base(), metrics_with(first_pixels))
+def put_references(task: str = TASK) -> None:
+    """References with an autoencoder whose sharpness is 0.5."""
+    row = {name: 0.5 for name in world_of(task).measures}
+    pieces.write_json(references_of(task), dict.fromkeys(("condition", "autoencoder", "original"), row))
+    for name in ("condition", "autoencoder", "original"):
+        strip(strip_of(task, name))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Where results lie."""
-    return tmp_path / "runs" / "study" / "metrics"
+def put_trained(piece: Piece) -> None:
+    """A piece that was trained here."""
+    piece.result.mkdir(parents=True)
+    state = {"settings": pieces.settings_of(piece), "trained": True, "cpu_seconds": 7.0}
+    pieces.write_json(piece.state, state)
+
+
+def strip(path) -> None:
+    """Two images of 64 pixels."""
+    write_strip(path, np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3)), 2)

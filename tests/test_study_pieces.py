@@ -1,97 +1,210 @@
-"""A piece of the study: its seeds share a graph and an optimizer, and know nothing of each other."""
+"""The pieces of the study: what is left to be made, and one made from its training to its figures."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
-from conftest import make_model
-from tiny import randomize, tiny_base
+from commands import run_here
+from study_results import TASK, put, put_trained, tune
+from tiny import tiny_base, tiny_photos
 
-import codi_tf
 from codi_tf.checkpoints.folder import save_base
+from codi_tf.cli import train as cli
 from codi_tf.core.errors import Interrupted
 from codi_tf.core.signals import Stop
-from codi_tf.evaluation.loading import metrics_with
-from codi_tf.evaluation.measuring import Evaluator
-from studies.paper import pieces
-from studies.paper.plan import Row
-
-TASK, SEEDS = "super_resolution", (0, 1)
-PARENT = Row("tuned", "tuned", {"name": "finetune"}, adaptation={"train": "adapter"})
-ROW = Row(
-    "distilled",
-    "distilled",
-    {"name": "consistency", "delta": 50},
-    updates=2,
-    parent="tuned",
-    adaptation={"train": "adapter"},
-    train={"warmup_steps": 0, "ema_decay": 0.5},
-    samples=(("ddim", 1, None),),
-)
+from codi_tf.evaluation import METRICS
+from codi_tf.evaluation.metrics.frechet_photos import FrechetPhotos
+from studies.paper import __main__ as study
+from studies.paper import making, pieces
+from studies.paper.pieces import Piece
+from studies.paper.plan import BY_NAME, PHOTOS, SEEDS, TASKS, WORLDS
+from studies.paper.results import read, strip_of
 
 
 @pytest.fixture
-def tiny_study(tmp_path, monkeypatch):
-    """A row on tiny networks, in a folder of the test's own; each seed goes on from a parent of its own."""
+def workplace(tmp_path, monkeypatch):
+    """The study's files lie below the working folder."""
     monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
-    (tmp_path / "base").mkdir()
-    save_base(tiny_base(), tmp_path / "base")
-    base = codi_tf.load_stable_diffusion(tmp_path / "base")
-    model = make_model(base, train="adapter", method=codi_tf.Finetune())
-    for seed in SEEDS:
-        randomize(model.student.adapter.variables, seed)
-        path = pieces.result_of(PARENT, TASK, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        model.save(path)
-    examples = {name: random.normal(size=(6, 4, 4, 4)).astype("float32") for name in ("latent", "condition_latent")}
-    np.savez(pieces.RUNS / f"latents-{TASK}-latent.npz", **examples)
-    images, conditions = random.uniform(-1, 1, (2, 4, 16, 16, 3)).astype("float32")
-    evaluator = Evaluator(images, conditions, base, metrics_with(lambda images: images[:, 0, :2, 0]))
-    monkeypatch.setattr(pieces, "BATCH", 2)
-    monkeypatch.setattr(pieces, "BY_NAME", {row.name: row for row in (PARENT, ROW)})
-    monkeypatch.setattr(pieces, "evaluator", lambda task, split: evaluator)
-    monkeypatch.setattr(pieces, "_commit", lambda: "Some commit")
+    return tmp_path
 
 
-def result(seed: int) -> dict:
-    """All that there is of a seed: its files, and its figures but for the time."""
-    assert pieces.is_trained(ROW, TASK, seed) and pieces.is_measured(ROW, TASK, seed)
-    folder = pieces.result_of(ROW, TASK, seed)
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    about = json.loads(pieces.metrics_of(ROW, TASK, seed).read_text("utf-8"))
-    return files | {name: value for name, value in about.items() if name != "cpu_seconds"}
+def left(*rows: str, seeds=SEEDS) -> list[str]:
+    return [piece.name for piece in pieces.left(pieces.pieces_of([TASK], [BY_NAME[row] for row in rows], seeds))]
 
 
-def test_a_seed_after_another_is_what_it_is_alone(tiny_study):
-    pieces.make(ROW, TASK, SEEDS)
-    first, second = map(result, SEEDS)
-    assert first["loss"] != second["loss"] and first["samples"] != second["samples"]
-    pieces.metrics_of(ROW, TASK, 1).unlink()
-    pieces.make(ROW, TASK, SEEDS[1:])
-    assert result(1) == second
+def with_seeds(row: str) -> list[str]:
+    return [f"{row}-seed{seed}" for seed in SEEDS]
 
 
-def test_a_file_of_a_row_that_was_cut_off_is_none(tmp_path, monkeypatch):
+def test_trials_come_before_what_they_choose_and_parents_before_what_starts_from_them(workplace):
+    """A trial starts from the parent of seed 0, which has trials of its own."""
+    expected = [*(f"ldm-rate{rate:g}" for rate in PHOTOS.rates), "ldm_half-seed0"]
+    assert left("cm_2", seeds=(0,)) == [*expected, *(f"cm_2-rate{rate:g}" for rate in PHOTOS.rates), "cm_2-seed0"]
+
+
+def test_what_was_measured_elsewhere_is_not_trained_again_unless_a_row_goes_on_from_it(workplace):
+    put("ldm_half", 1.0)
+    assert left("ldm_half") == []
+    put("cm_2", 1.0, seeds=(0, 2))
+    assert left("ldm_half", "cm_2") == ["ldm_half-seed1", "cm_2-seed1"]
+    put_trained(Piece(BY_NAME["ldm_half"], TASK, 1))
+    assert left("ldm_half", "cm_2") == ["cm_2-seed1"]
+
+
+def test_the_rate_is_that_of_the_best_trial(workplace):
+    """Also in the world's other task; without trials it is not known, and of all that diverged it is the middle one."""
+    own, other = Piece(BY_NAME["codi"], TASK, 0), Piece(BY_NAME["codi_half"], "inpainting", 1)
+    assert pieces.rate_of(own) is None and pieces.settings_of(own) is None
+    tune("codi", best=2)
+    assert pieces.rate_of(own) == pieces.rate_of(other) == PHOTOS.rates[2]
+    for trial in pieces.trials_of(own.row, TASK):
+        about = pieces.read_json(trial.figures)
+        pieces.write_json(trial.figures, {**about, "samples": {"ddim-4": None}})
+    assert pieces.rate_of(own) == PHOTOS.rates[1]
+
+
+def test_other_settings_are_made_again(workplace, monkeypatch):
+    """A row that the plan changes, another rate that the trials choose, a sample that is new."""
+    put("codi", 1.0)
+    assert left("codi") == []
+    tune("codi", best=1)
+    assert left("codi") == with_seeds("codi")
+    tune("codi", best=0)
+    monkeypatch.setitem(BY_NAME, "codi", dataclasses.replace(BY_NAME["codi"], train={"ema_decay": 0.9}))
+    assert left("codi") == with_seeds("codi")
+    monkeypatch.setitem(BY_NAME, "codi", dataclasses.replace(BY_NAME["codi"], train={}, samples=(("ddim", 3, None),)))
+    assert left("codi") == with_seeds("codi")
+
+
+def test_a_file_that_was_cut_off_is_none(workplace):
     """Catches a trace at the next start, after the process was killed while it wrote."""
-    monkeypatch.chdir(tmp_path)
-    for path in (pieces.metrics_of(ROW, TASK, 0), pieces.result_of(ROW, TASK, 0) / pieces.STAGES):
+    piece = Piece(BY_NAME["codi"], TASK, 0)
+    for path in (piece.figures, piece.state):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text('{"stages": [')
-    assert not pieces.is_trained(ROW, TASK, 0) and not pieces.is_measured(ROW, TASK, 0)
+        path.write_text('{"settings": [')
+    assert not pieces.is_trained(piece) and not pieces.is_measured(piece)
+
+
+def test_lists_of_numbers_are_lines_of_json(workplace):
+    about = {"a": [1.5, -2e-05, 3], "b": {"c": [["ddim", 4, None]], "d": "[1,\n2]"}}
+    pieces.write_json(workplace / "a.json", about)
+    text = (workplace / "a.json").read_text()
+    assert json.loads(text) == about and ' "a": [ 1.5, -2e-05, 3 ],\n' in text
+
+
+def test_one_process_works_on_a_piece(workplace):
+    piece = Piece(BY_NAME["codi"], TASK, 0)
+    with making.claimed(piece) as mine, making.claimed(piece) as other:
+        assert mine and not other
+    with making.claimed(piece) as mine:
+        assert mine
+
+
+def test_the_plan_of_one_row_is_printed(workplace):
+    """Three seeds of 1,000 updates with four passes, and their trials."""
+    done = run_here(study._main, "plan", "--tasks", TASK, "--rows", "codi")
+    assert done.returncode == 0 and done.stderr == ""
+    assert [line.split()[:5] for line in done.stdout.splitlines()[1:3]] == [
+        [TASK, "codi,", "trials", "250", "4"],
+        [TASK, "codi", "1000", "4", "3"],
+    ]
+    assert "core-hours: " in done.stdout
+
+
+@pytest.mark.parametrize(("option", "known"), [("--rows", "ldm_half"), ("--tasks", "depth")])
+def test_an_unknown_name_is_one_line(option, known):
+    done = run_here(study._main, "plan", option, "nothing")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{option} has nothing: use names of" in done.stderr and known in done.stderr
+
+
+# --- on tiny networks
+
+ROW = "codi"
+GROUPED = 32  # images of the test: two a group
+
+
+@pytest.fixture
+def tiny_world(workplace, monkeypatch):
+    """The world of photos, with tiny networks, photos and budgets."""
+    (workplace / "base").mkdir()
+    save_base(tiny_base(), workplace / "base")
+    world = dataclasses.replace(
+        PHOTOS,
+        base="base",
+        data={"source": str(tiny_photos(workplace / "photos")), "image_size": 16},
+        updates=4,
+        examples=32,
+        rates=(1e-3, 2e-3),
+        measures=("frechet_photos", "sharpness", "latent_error"),
+        weights={"features": "features"},
+        count=GROUPED,
+        shown=2,
+    )
+    monkeypatch.setitem(TASKS, TASK, world)
+    monkeypatch.setitem(WORLDS, "photos", world)
+    for module in (pieces, making):
+        monkeypatch.setattr(module, "BATCH", 2)
+    features = FrechetPhotos(lambda images: images[:, 0, :2, 0])
+    monkeypatch.setattr(METRICS["frechet_photos"], "load", classmethod(lambda *_: features))
+    monkeypatch.setattr(making, "_commit", lambda: "Some commit")
+    making.evaluator.cache_clear()
+    yield world
+    making.evaluator.cache_clear()
+
+
+def content(piece: Piece) -> dict:
+    """The file of a piece, but for the time."""
+    assert pieces.is_measured(piece)
+    return {name: value for name, value in pieces.read_json(piece.figures).items() if name != "cpu_seconds"}
+
+
+def test_a_trial_is_trained_and_measured(tiny_world):
+    """One update, one sample; its folder is gone, its examples stay."""
+    trial = pieces.trials_of(BY_NAME[ROW], TASK)[0]
+    making.make(trial)
+    assert set(content(trial)["samples"]) == {"ddim-4"}
+    figures = content(trial)["samples"]["ddim-4"]
+    assert set(figures) == {*tiny_world.measures, "saturation"}
+    assert all(np.isfinite([whole, *parts]).all() and len(parts) == 16 for whole, parts in figures.values())
+    assert not trial.run.exists() and pieces.examples_of(trial).is_dir()
+    assert pieces.rate_of(trial) == trial.rate and left(ROW)[0] == f"codi-rate{tiny_world.rates[1]:g}"
 
 
 @pytest.mark.slow
-def test_a_row_that_was_interrupted_goes_on(tiny_study, monkeypatch):
-    """Ctrl-C lost the row. Its figures and weights are those of a row that nothing happened to."""
-    pieces.make(ROW, TASK, SEEDS[:1])
-    expected = result(0)
-    pieces.metrics_of(ROW, TASK, 0).unlink()
-    shutil.rmtree(pieces.result_of(ROW, TASK, 0))
+def test_a_row_is_made_from_its_trials_to_its_figures(tiny_world):
+    """Two stages, two seeds, by the command; what is read back is what was measured, and nothing is left."""
+    arguments = ("train", "--tasks", TASK, "--rows", "cm_2,codi", "--seeds", "0,1")
+    done = run_here(study._main, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert left("cm_2", "codi", seeds=(0, 1)) == [] and "done" in done.stdout
+    results = read(seeds=(0, 1))
+    assert results.stale == [] and set(results.references[TASK]) == {"condition", "autoencoder", "original", "other"}
+    first, second = (content(Piece(BY_NAME["cm_2"], TASK, seed)) for seed in (0, 1))
+    assert first["samples"] != second["samples"]
+    assert strip_of(TASK, "cm_2", "consistency-4").is_file() and strip_of(TASK, "original").is_file()
+    trained = (Piece(BY_NAME[row], TASK, seed) for row in ("cm_2", "codi", "ldm_half") for seed in (0, 1))
+    assert {piece.name for piece in trained if piece.result.is_dir()} == {
+        "cm_2-seed0",
+        "codi-seed0",
+        "ldm_half-seed0",
+        "ldm_half-seed1",
+    }
+
+
+@pytest.mark.slow
+def test_a_piece_that_was_interrupted_goes_on(tiny_world, monkeypatch):
+    """Its figures are those of a piece that nothing happened to, and its time counts both parts."""
+    tune(ROW)
+    piece = Piece(BY_NAME[ROW], TASK, 0)
+    making.make(piece)
+    expected = content(piece)
+    piece.figures.unlink()
+    making.shutil.rmtree(piece.run)
 
     @contextlib.contextmanager
     def signalled(what_follows):
@@ -99,16 +212,11 @@ def test_a_row_that_was_interrupted_goes_on(tiny_study, monkeypatch):
         stop.name = "SIGTERM"
         yield stop
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="by SIGTERM at update 1 of distilled of"):
-        patch.setattr(pieces, "stop_noted", signalled)
-        pieces.make(ROW, TASK, SEEDS[:1])
-    assert pieces.state_of(ROW, TASK, 0).is_dir() and not pieces.is_trained(ROW, TASK, 0)
-    pieces.make(ROW, TASK, SEEDS[:1])
-    assert result(0) == expected and not pieces.state_of(ROW, TASK, 0).exists()
-
-
-def test_one_process_works_on_a_row(tiny_study):
-    with pieces.claimed(ROW, TASK) as mine, pieces.claimed(ROW, TASK) as other:
-        assert mine and not other
-    with pieces.claimed(ROW, TASK) as mine:
-        assert mine
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped at step 1 by SIGTERM"):
+        patch.setattr("codi_tf.core.signals.stop_noted", signalled)
+        patch.setattr(cli, "stop_noted", signalled)
+        making.make(piece)
+    begun = pieces.read_json(piece.state)
+    assert not begun["trained"] and not pieces.is_trained(piece)
+    making.make(piece)
+    assert content(piece) == expected and pieces.read_json(piece.state)["cpu_seconds"] > begun["cpu_seconds"] > 0

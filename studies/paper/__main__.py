@@ -1,78 +1,83 @@
-"""python -m studies.paper train|tune|report [--tasks ..] [--rows ..] [--seeds 0,1,2]
+"""python -m studies.paper plan|train|report [--tasks ..] [--rows ..] [--seeds 0,1,2]
 
-`train` makes the missing results, `tune` runs the trials that choose settings, `report` writes docs/results.md. `train`
-can be stopped and started again, and run in several processes: one process at a time works on a row.
+`plan` prints what is to be made and how long it takes, `train` makes it, and `report` writes docs/study.md from the
+results in the repository. `train` can be stopped and started again, and run in several processes, also on several
+machines: one process at a time works on a piece.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 from codi_tf.core.errors import UserError
-from studies.paper import costs
-from studies.paper.plan import BY_NAME, ROWS, SEEDS, TASKS, Row
+from studies.paper import costs, pieces
+from studies.paper.pieces import Piece
+from studies.paper.plan import BY_NAME, ROWS, SEEDS, TASKS, world_of
+
+PAUSE = 10  # seconds until a process looks again, while others work on what it waits for
+
+
+def _plan(options: argparse.Namespace) -> None:
+    """Print the pieces that are left with their costs, of each world."""
+    left = pieces.left(_wanted(options))
+    worlds = {world_of(task).name: task for task in reversed(options.tasks)}
+    for world, task in reversed(worlds.items()):
+        own = [piece for piece in left if world_of(piece.task).name == world]
+        print(costs.table(own, _seconds_of_a_pass(task) if options.measure else None) if own else f"{world}: done")
+
+
+def _seconds_of_a_pass(task: str) -> float:
+    start_tensorflow()
+    from studies.paper.making import seconds_of_a_pass
+
+    seconds = seconds_of_a_pass(task)
+    print(f"measured: a network pass on a batch of {task} takes {seconds:.3f} s")
+    return seconds
 
 
 def _train(options: argparse.Namespace) -> None:
     start_tensorflow()
-    from studies.paper import pieces
+    from studies.paper import making
 
-    while True:
-        left = _left(options)
-        for row, task, seeds in left:
-            parent = None if row.parent is None else BY_NAME[row.parent]
-            if parent is not None and not all(pieces.is_trained(parent, task, seed) for seed in seeds):
-                continue
-            with pieces.claimed(row, task) as mine:
-                if mine:
-                    pieces.make(row, task, seeds)
-                    break
-        else:
-            names = ", ".join(f"{row.name} of {task}" for row, task, _ in left)
-            return print(f"left for other processes, or until their parents are trained: {names}" if left else "done")
+    while left := pieces.left(_wanted(options)):
+        if not any(_made(piece, options, making) for piece in left if pieces.is_ready(piece)):
+            time.sleep(PAUSE)
+    print("done")
 
 
-def _left(options: argparse.Namespace) -> list[tuple[Row, str, tuple[int, ...]]]:
-    """The rows without figures and their seeds, each after the rows that it starts from."""
-    from studies.paper import pieces
-
-    left: dict[tuple[str, str], set[int]] = {}
-    for row, task in _chosen(options):
-        for seed in options.seeds:
-            if not pieces.is_measured(row, task, seed):
-                for stage in reversed(costs.chain(row)):
-                    if stage is row or not pieces.is_trained(stage, task, seed):
-                        left.setdefault((stage.name, "base" if stage.on_base else task), set()).add(seed)
-    return [(BY_NAME[name], task, tuple(sorted(seeds))) for (name, task), seeds in left.items()]
+def _made(piece: Piece, options: argparse.Namespace, making) -> bool:
+    """Make a piece, unless another process works on it or has made it meanwhile; return whether it is made."""
+    with making.claimed(piece) as mine:
+        if mine and piece.key in {one.key for one in pieces.left(_wanted(options))}:
+            making.make(piece)
+        return mine
 
 
-def _chosen(options: argparse.Namespace) -> list[tuple[Row, str]]:
+def _wanted(options: argparse.Namespace) -> list[Piece]:
     rows = ROWS if options.rows is None else [BY_NAME[name] for name in options.rows]
-    return [(row, task) for task in ("base", *options.tasks) for row in rows if task in row.tasks]
+    return list(pieces.pieces_of(options.tasks, rows, options.seeds))
 
 
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m studies.paper", description=__doc__)
-    parser.add_argument("what", choices=("train", "tune", "report"))
-    parser.add_argument("--tasks", type=_names, default=TASKS, help=f"some of {', '.join(TASKS)}")
+    parser.add_argument("what", choices=("plan", "train", "report"))
+    parser.add_argument("--tasks", type=_names, default=tuple(TASKS), help=f"some of {', '.join(TASKS)}")
     parser.add_argument("--rows", type=_names, help="rows by their names in studies/paper/plan.py (default: all)")
     parser.add_argument("--seeds", type=_numbers, default=SEEDS, help="with commas between them")
+    parser.add_argument("--measure", action="store_true", help="of plan: estimate from a step that is measured here")
     options = parser.parse_args(arguments)
     for flag, names, known in (("--rows", options.rows or (), BY_NAME), ("--tasks", options.tasks, TASKS)):
         for name in names:
             if name not in known:
                 raise UserError(f"{flag} has {name}: use names of {', '.join(known)}")
-    if options.what == "train":
+    if options.what == "plan":
+        _plan(options)
+    elif options.what == "train":
         _train(options)
-    elif options.what == "tune":
-        start_tensorflow()
-        from studies.paper.tuning import tune
-
-        tune(options.rows)
     else:
-        start_tensorflow()
         from studies.paper.report import write
 
         write()

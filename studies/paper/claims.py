@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from studies.paper.measures import FD, SATURATION
-from studies.paper.plan import BY_NAME, SEEDS, TASKS
-from studies.paper.results import Results, Sample
+from studies.paper.measures import SATURATION
+from studies.paper.plan import ABLATED, BY_NAME, SEEDS, TASKS, WEIGHT, world_of
+from studies.paper.results import Results
 
 REPRODUCED, CONTRARY, NOT_REPRODUCED, OPEN = "reproduced", "contrary", "not reproduced", "open"
 LOWER, HIGHER, NOT_HIGHER = "lower", "higher", "not higher"
-ALSO = ("latent_error", "sharpness")  # shown in addition, because grain can improve FD-photos
+Side = tuple[str, str]  # (name of a row, name of a sample)
 
 
 @dataclass(frozen=True)
@@ -20,17 +19,21 @@ class Comparison:
     """Two samples, and the claimed relation of a measure of both.
 
     Attributes:
-        left, right: (name of a row, name of a sample).
-        measure: the measure that decides.
+        left, right: the samples.
+        measure: what decides; None: the decisive measure of the task's world.
         side: the claim about the left one: LOWER, HIGHER, or NOT_HIGHER, which also holds without a difference.
         counts: whether the verdict on the claim depends on it; other comparisons are only shown.
     """
 
-    left: tuple[str, str]
-    right: tuple[str, str]
-    measure: str = FD
+    left: Side
+    right: Side
+    measure: str | None = None
     side: str = LOWER
     counts: bool = True
+
+    def measured_by(self, task: str) -> str:
+        """The measure that decides for a task."""
+        return self.measure or world_of(task).measures[0]
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,7 @@ class Claim:
     letter: str
     text: str
     comparisons: tuple[Comparison, ...]
-    tasks: tuple[str, ...] = TASKS
-
-    def comparisons_of(self, task: str) -> list[Comparison]:
-        """The comparisons whose rows the plan has for a task."""
-        return [one for one in self.comparisons if all(task in BY_NAME[row].tasks for row, _ in (one.left, one.right))]
+    tasks: tuple[str, ...] = tuple(TASKS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Judgment:
         verdict: REPRODUCED, CONTRARY, NOT_REPRODUCED or OPEN.
         seeds: the number of seeds that both sides have.
         figures: measure -> {"left", "right", "difference", "interval"}, the measure that decides first.
-        grain: whether the side with the better FD-photos has the higher latent error and is sharper than the
+        grain: whether the side with the better decisive measure has the higher latent error and is sharper than the
             autoencoder, so that its sharpness is no true detail.
     """
 
@@ -64,111 +63,139 @@ class Judgment:
     comparison: Comparison
     verdict: str
     seeds: int = 0
-    figures: dict[str, dict] = dataclasses.field(default_factory=dict)
+    figures: dict[str, dict] = field(default_factory=dict)
     grain: bool = False
 
 
-HALF_CODI = ("codi_half", "ddim-4")
-CODI, PE_CODI, LDM = ("codi", "ddim-4"), ("pe_codi", "ddim-4"), ("ldm", "ddim-4")
-TRAINED_STOCHASTIC = ("gd_2_stochastic", "stochastic-4")
-LDM_AT_50 = ("ldm", "ddim-50")
-DISTILLED = (  # each with the sampler that it was trained for
-    ("gd_2", "ddim-4"),
-    ("gd_1", "ddim-4"),
-    ("cm_2", "consistency-4"),
-    ("cm_2_frozen", "consistency-4"),
-)
-OTHERWISE = (  # the same, sampled or trained in another way
-    ("gd_2", "ddim-4-guidance-1.5"),
-    ("cm_2", "ddim-2"),
-    ("cm_2", "ddim-4"),
-    ("cm_2_frozen", "ddim-4"),
-)
+def _of(row: str, sample: str = "ddim-4") -> Side:
+    return row, sample
 
 
-def _ahead(left: tuple[str, str], *others: tuple[str, str], counts: bool = True) -> tuple[Comparison, ...]:
+def _ahead(left: Side, *others: Side, counts: bool = True) -> tuple[Comparison, ...]:
     return tuple(Comparison(left, right, counts=counts) for right in others)
 
 
-def _ahead_of_rows(*rows: str) -> tuple[Comparison, ...]:
-    """CoDi against itself with one thing changed, both at half of the budget."""
-    return _ahead(HALF_CODI, *((row, "ddim-4") for row in rows))
+def _not_behind(left: Side, *others: Side, counts: bool = True) -> tuple[Comparison, ...]:
+    return tuple(Comparison(left, right, side=NOT_HIGHER, counts=counts) for right in others)
 
+
+CODI, PE_CODI, LITERAL, HALF = _of("codi"), _of("pe_codi"), _of("codi_paper"), _of("codi_half")
+LDM, LDM_COMPUTE = _of("ldm", "ddim-50"), _of("ldm_compute", "ddim-50")
+DISTILLED = (_of("gd_2"), _of("gd_1"), _of("cm_2", "consistency-4"), _of("cm_2_frozen", "consistency-4"))
+OTHERWISE = (_of("gd_2", "ddim-4-guidance-1.5"), _of("cm_2", "ddim-2"), _of("cm_2"), _of("cm_2_frozen"))
+SOLVERS = (_of("ldm"), _of("ldm", "dpm-4"), _of("ldm", "dpm++-4"))
+STOCHASTIC = _of("gd_2_stochastic", "stochastic-4")
 
 CLAIMS = (
     Claim(
         "a",
         "CoDi at 4 evaluations is not behind the fine-tuned LDM at 50",
         (
-            Comparison(CODI, LDM_AT_50, side=NOT_HIGHER),
-            Comparison(PE_CODI, ("adapter", "ddim-50"), side=NOT_HIGHER, counts=False),
+            *_not_behind(CODI, LDM, LDM_COMPUTE),  # equal updates, equal compute
+            *_not_behind(PE_CODI, _of("adapter", "ddim-50"), _of("adapter_compute", "ddim-50"), counts=False),
+            *_not_behind(LITERAL, LDM, counts=False),
         ),
     ),
     Claim(
         "b",
         "CoDi at 4 is better than the LDM at 4 with DDIM, DPM-Solver and DPM-Solver++",
-        _ahead(CODI, LDM, ("ldm", "dpm-4"), ("ldm", "dpm++-4")),
+        (
+            *_ahead(CODI, *SOLVERS, _of("ldm_compute")),
+            *_ahead(LITERAL, *SOLVERS, counts=False),
+        ),
     ),
     Claim(
         "c",
         "CoDi at 4 is better than GD-II, GD-I, CM-II and CM-II (frozen) at 4",
-        (*_ahead(CODI, *DISTILLED), *_ahead(CODI, *OTHERWISE, counts=False)),
+        (
+            *_ahead(CODI, *DISTILLED),
+            *_ahead(CODI, *OTHERWISE, counts=False),
+            *_ahead(LITERAL, *DISTILLED, counts=False),
+        ),
     ),
     Claim(
         "d",
         "PE-CoDi at 4 lies between CoDi and the others",
         (
             *_ahead(CODI, PE_CODI),
-            *_ahead(PE_CODI, LDM, ("adapter", "ddim-4"), *DISTILLED),
+            *_ahead(PE_CODI, _of("ldm"), _of("adapter"), *DISTILLED),
             *_ahead(PE_CODI, *OTHERWISE, counts=False),
         ),
     ),
     Claim(
         "e",
         "One t for the whole batch is better than one for each sample",
-        _ahead_of_rows("codi_per_sample"),
-        TASKS[:1],
+        (*_ahead(HALF, _of("codi_per_sample")), *_ahead(HALF, _of("codi_per_sample_n8"), counts=False)),
+        ABLATED,
     ),
     Claim(
         "f",
-        "Without noise consistency it is worse; without guidance worse, and over-saturated",
+        "Without consistency it is worse; without guidance worse, and over-saturated",
         (
-            *_ahead_of_rows("codi_no_consistency", "codi_no_guidance"),
-            Comparison(("codi_no_guidance", "ddim-4"), HALF_CODI, measure=SATURATION, side=HIGHER),
+            *_ahead(HALF, _of("codi_no_consistency"), _of("codi_no_guidance")),
+            Comparison(_of("codi_no_guidance"), HALF, measure=SATURATION, side=HIGHER),
         ),
-        TASKS[:1],
+        ABLATED,
     ),
     Claim(
         "g",
-        "The student's own ODE is better than the frozen network's",
-        _ahead_of_rows("codi_frozen_ode"),
-        TASKS[:1],
+        "The student's own ODE is better than the frozen network's, at equal horizons",
+        (
+            *_ahead(HALF, _of("codi_frozen_ode")),
+            *(
+                Comparison(_of("codi_half", name), _of("codi_frozen_ode", name), counts=False)
+                for name in ("ddim-2", "ddim-8")
+            ),
+        ),
+        ABLATED,
     ),
-    Claim("h", "Pre-training is better than random initialization", _ahead_of_rows("codi_random"), TASKS[:1]),
+    Claim("h", "Pre-training is better than random initialization", _ahead(HALF, _of("codi_random")), ABLATED),
     Claim(
         "i",
         "Latent L2 guidance is the best of four at 4 steps",
-        _ahead_of_rows("codi_encoded", "codi_pixel", "codi_perceptual"),
-        TASKS[:1],
+        _ahead(HALF, _of("codi_encoded"), _of("codi_pixel"), _of("codi_perceptual")),
+        ABLATED,
     ),
     Claim(
         "j",
         "The stochastic sampler is better than the deterministic one at 4 (GD, unguided: Meng et al., Table 1)",
         (
-            *_ahead(TRAINED_STOCHASTIC, ("gd_2_longer", "ddim-4")),
-            *_ahead(TRAINED_STOCHASTIC, ("gd_2", "ddim-4"), ("gd_2_stochastic", "ddim-4"), counts=False),
-            *_ahead(("gd_2", "stochastic-4"), ("gd_2", "ddim-4"), counts=False),
-            *_ahead(("codi", "stochastic-4"), CODI, counts=False),
+            *_ahead(STOCHASTIC, _of("gd_2_longer")),
+            *_ahead(STOCHASTIC, _of("gd_2"), _of("gd_2_stochastic"), counts=False),
+            *_ahead(_of("gd_2", "stochastic-4"), _of("gd_2"), counts=False),
+            *_ahead(_of("codi", "stochastic-4"), CODI, counts=False),
         ),
+    ),
+)
+OURS = (  # what is claimed here of the horizon, beyond the paper
+    Claim(
+        "N",
+        "A model made for N evaluations is the best of 1, 2, 4 and 8 at N",
+        tuple(
+            Comparison(_of(own, f"ddim-{steps}"), _of(other, f"ddim-{steps}"))
+            for own, steps in {"codi_n1": 1, "codi_n2": 2, "codi_half": 4, "codi_n8": 8}.items()
+            for other in ("codi_n1", "codi_n2", "codi_half", "codi_n8")
+            if other != own
+        ),
+    ),
+    Claim(
+        "S",
+        f"Consistency in the signal is better than in the noise, with the weight {WEIGHT:g}, and than the paper's loss",
+        (*_ahead(HALF, _of("codi_noise"), _of("codi_0_1_0")), *_ahead(CODI, LITERAL)),
+        ABLATED,
+    ),
+    Claim(
+        "B",
+        "From a poor base, too, CoDi at 4 is not behind the LDM at 50",
+        _not_behind(_of("codi_early"), _of("ldm_early", "ddim-50")),
+        ABLATED,
     ),
 )
 
 
-def judge_all(
-    results: Results, *, claims: tuple[Claim, ...] = CLAIMS, seeds: int = len(SEEDS)
-) -> dict[str, list[Judgment]]:
-    """Letter -> judgments of every comparison, task by task. Both sides need at least `seeds` seeds."""
-    return {claim.letter: list(_judged(claim, results, seeds)) for claim in claims}
+def judge_all(results: Results, claims: tuple[Claim, ...] = (*CLAIMS, *OURS)) -> dict[str, list[Judgment]]:
+    """Letter -> judgments of every comparison, task by task."""
+    return {claim.letter: list(_judged(claim, results)) for claim in claims}
 
 
 def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = len(SEEDS)) -> Judgment:
@@ -176,13 +203,14 @@ def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = l
     left, right = (results.samples.get((task, *side)) for side in (comparison.left, comparison.right))
     if left is None or right is None:
         return Judgment(task, comparison, OPEN)
-    figures = {}
-    for measure in dict.fromkeys((comparison.measure, FD, *ALSO)):
+    world, figures, shared = world_of(task), {}, 0
+    for measure in dict.fromkeys((comparison.measured_by(task), world.measures[0], *world.also)):
         sides = left.spread(measure), right.spread(measure)
-        if None in sides or left.references is None:
+        if sides[0] is None or sides[1] is None:
             return Judgment(task, comparison, OPEN)
         difference = sides[0] - sides[1]
-        if not difference.seeds:
+        shared = len(difference.seeds)
+        if not shared:
             return Judgment(task, comparison, OPEN)
         figures[measure] = {
             "left": sides[0].mean(),
@@ -190,9 +218,10 @@ def judge(comparison: Comparison, task: str, results: Results, *, seeds: int = l
             "difference": difference.mean(),
             "interval": difference.interval(),
         }
-    shared = len(difference.seeds)
-    verdict = verdict_of(comparison.side, *figures[comparison.measure]["interval"]) if shared >= seeds else OPEN
-    return Judgment(task, comparison, verdict, shared, figures, _grain(figures, left))
+    interval = figures[comparison.measured_by(task)]["interval"]
+    verdict = verdict_of(comparison.side, *interval) if shared >= seeds else OPEN
+    ceiling = results.references.get(task, {}).get("autoencoder")
+    return Judgment(task, comparison, verdict, shared, figures, ceiling is not None and _grain(figures, task, ceiling))
 
 
 def verdict_of(side: str, low: float, high: float) -> str:
@@ -214,35 +243,20 @@ def summary(judgments: list[Judgment]) -> str:
 
 
 def hardest(judgments: list[Judgment]) -> Judgment | None:
-    """Among comparisons of FD-photos that count, the one whose left side is worst; None if there is none."""
-    made = [one for one in judgments if one.figures and one.comparison.measure == FD and one.comparison.counts]
-    return max(made, key=_above, default=None)
+    """Among the comparisons by the decisive measure that count, the one whose left side is worst; None without one."""
+    made = [one for one in judgments if one.figures and one.comparison.measure is None and one.comparison.counts]
+    return max(made, key=lambda one: one.figures[world_of(one.task).measures[0]]["difference"], default=None)
 
 
-def as_data(judgments: dict[str, list[Judgment]], claims: tuple[Claim, ...] = CLAIMS) -> dict[str, dict]:
-    """Claims and judgments as plain data for JSON."""
-    return {
-        claim.letter: {
-            "claim": claim.text,
-            "verdict": summary(judgments[claim.letter]),
-            "comparisons": [dataclasses.asdict(judgment) for judgment in judgments[claim.letter]],
-        }
-        for claim in claims
-    }
-
-
-def _above(judgment: Judgment) -> float:
-    return judgment.figures[FD]["difference"]
-
-
-def _judged(claim: Claim, results: Results, seeds: int) -> Iterator[Judgment]:
+def _judged(claim: Claim, results: Results) -> Iterator[Judgment]:
     for task in claim.tasks:
-        for comparison in claim.comparisons_of(task):
-            yield judge(comparison, task, results, seeds=seeds)
+        for one in claim.comparisons:
+            if all(task in BY_NAME[row].tasks for row, _ in (one.left, one.right)):
+                yield judge(one, task, results)
 
 
-def _grain(figures: dict[str, dict], sample: Sample) -> bool:
-    better, other = ("left", "right") if figures[FD]["difference"] < 0 else ("right", "left")
-    ceiling = sample.references.rows["autoencoder"]["sharpness"]
-    latent_error = figures["latent_error"]
-    return figures["sharpness"][better] > ceiling and latent_error[better] > latent_error[other]
+def _grain(figures: dict[str, dict], task: str, ceiling: dict) -> bool:
+    decisive = figures[world_of(task).measures[0]]
+    better, other = ("left", "right") if decisive["difference"] < 0 else ("right", "left")
+    error = figures["latent_error"]
+    return figures["sharpness"][better] > ceiling["sharpness"] and error[better] > error[other]

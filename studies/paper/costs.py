@@ -1,45 +1,82 @@
-"""The training cost of a row, with the rows that it starts from."""
+"""What a row costs: updates, network passes, and an estimate in core-hours.
+
+A pass is one forward evaluation of the network on a batch. The student, forward and backward, counts 3, and every other
+network of the loss 1. That the gradients of an adapter alone take less is not counted.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from studies.paper.plan import BATCH, BY_NAME, Row
+from studies.paper.pieces import Piece
+from studies.paper.plan import BATCH, EARLY_BATCH, Row, chain, updates_of, world_of
+
+START = 60.0  # seconds of one core: a training begins, its networks are traced, its result is written and loaded
 
 
-def chain(row: Row) -> list[Row]:
-    """A row and the rows that it starts from, the last stage first."""
-    return [row] if row.parent is None else [row, *chain(BY_NAME[row.parent])]
+def passes(row: Row) -> int:
+    """Network passes of an update of the row's last stage."""
+    method = row.method or {"name": "pretrain"}
+    if method["name"] == "codi":
+        return 3 + (method.get("consistency") != "none") + (method.get("z_s") == "frozen")
+    return 3 + {"finetune": 0, "pretrain": 0, "guided": 2, "consistency": 2}[method["name"]]
 
 
-def updates(row: Row) -> int:
-    """Optimizer updates of all stages."""
-    return sum(stage.updates for stage in chain(row))
+def budget_of(row: Row) -> tuple[float, float]:
+    """(updates, passes) of all stages on the task or for it, in units of the world's updates; early bases are given."""
+    stages = [stage for stage in chain(row) if stage.method is not None]
+    return sum(stage.share for stage in stages), sum(stage.share * passes(stage) for stage in stages)
 
 
-def evaluations(row: Row) -> int:
-    """Network evaluations of all stages; the student's forward and backward pass count as one."""
-    return sum(stage.updates * BATCH * (1 + stage.forwards) for stage in chain(row))
-
-
-def evaluations_per_example(row: Row) -> float:
-    """The mean over the training examples of all stages."""
-    return evaluations(row) / (updates(row) * BATCH)
-
-
-def evaluations_of_sampling(row: Row, steps: int, guidance: float | None) -> int:
+def evaluations(row: Row, steps: int, guidance: float | None) -> int:
     """Network evaluations per image: guidance needs two per step, unless the network was trained for the weight."""
-    return steps * (1 if guidance is None or row.method["name"] == "guided" else 2)
+    learned = row.method is not None and row.method["name"] == "guided"
+    return steps * (1 if guidance is None or learned else 2)
+
+
+def seconds_of(piece: Piece, of_pass: float | None = None) -> tuple[float, float]:
+    """An estimate of (training, measuring) a piece, in seconds of one core.
+
+    Args:
+        piece: the piece.
+        of_pass: seconds of a pass; None: those that the plan knows.
+    """
+    world, row = world_of(piece.task), piece.row
+    of_pass = world.seconds if of_pass is None else of_pass
+    batch = BATCH if row.method is not None else EARLY_BATCH
+    images = world.count if piece.rate is None else world.count // 2
+    sampled = sum(evaluations(row, steps, guidance) for _, steps, guidance in row.samples) * images
+    training = updates_of(row, piece.task) * passes(row) * batch / BATCH * of_pass
+    return training + START, sampled / BATCH * of_pass
 
 
 def cpu_seconds(about: dict[tuple[str, str], dict[int, dict]], row: Row, task: str) -> float | None:
-    """CPU seconds of all stages, the mean over the seeds; None if a stage is missing.
+    """Measured CPU seconds of the stages with figures, the mean over the seeds; None if the last one has none.
 
     Args:
         about: see `results.Results`.
         row, task: what was trained.
     """
-    stages = [about.get(("base" if stage.on_base else task, stage.name)) for stage in chain(row)]
-    if not all(stages):
+    stages = [about.get((task, stage.name)) for stage in chain(row)]
+    if not stages[0]:
         return None
-    return sum(float(np.mean([one["cpu_seconds"] for one in stage.values()])) for stage in stages)
+    return sum(float(np.mean([one["cpu_seconds"] for one in stage.values()])) for stage in stages if stage)
+
+
+def table(pieces: Iterable[Piece], of_pass: float | None = None) -> str:
+    """The rows of the pieces: updates, passes of an update, trainings, hours of training and of measuring."""
+    lines: dict[tuple[str, str], list] = {}
+    for piece in pieces:
+        training, measuring = seconds_of(piece, of_pass)
+        title = piece.row.name if piece.rate is None else f"{piece.row.tuned_as}, trials"
+        costs = [updates_of(piece.row, piece.task), passes(piece.row), 0, 0.0, 0.0]
+        line = lines.setdefault((piece.task, title), costs)
+        line[2], line[3], line[4] = line[2] + 1, line[3] + training / 3600, line[4] + measuring / 3600
+    text = [f"{'':52}{'updates':>8}{'passes':>7}{'runs':>5}{'train, h':>9}{'measure, h':>11}"]
+    for (task, title), (updates, of_update, runs, training, measuring) in lines.items():
+        text.append(f"{task:17}{title:35}{updates:8}{of_update:7}{runs:5}{training:9.2f}{measuring:11.2f}")
+    runs, training, measuring = (sum(line[i] for line in lines.values()) for i in (2, 3, 4))
+    text.append(f"{f'core-hours: {training + measuring:.1f}':67}{runs:5}{training:9.2f}{measuring:11.2f}")
+    return "\n".join(text)

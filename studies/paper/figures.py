@@ -1,20 +1,19 @@
-"""The figures of the study: curves of quality against evaluations and updates, and grids of generated images."""
+"""The figures of the study: curves of quality against evaluations, a trade-off, and grids of generated images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from codi_tf.evaluation.curves import COLORS, DPI, HEIGHT, STROKES, WIDTH, write_curves
 from codi_tf.io.images import grid, write_png
-from studies.paper.measures import FD
-from studies.paper.results import Results, Sample
-from studies.paper.strips import read_strip
+from studies.paper.claims import Side
+from studies.paper.measures import column_of
+from studies.paper.plan import world_of
+from studies.paper.results import Results, read_strip, strip_of
+from studies.paper.tables import is_plain
 
-CURVES = (FD, "sharpness", "latent_error")
-INPUTS = 6  # rows of a grid of images
-ZOOM = 2
+INPUTS = 6  # rows of a grid of images, at most
+SMALL = 128  # images with a smaller side are shown enlarged twice
 
 
 def curves(
@@ -24,78 +23,47 @@ def curves(
 
     Args:
         path: of the PNG.
-        results: the results on disk.
+        results: all results.
         task: one of `plan.TASKS`.
         rows: label -> name of a row.
         families: of the labels, see `evaluation.curves.write_curves`.
     """
-    series = {}
+    measures, series = world_of(task).measures, {}
     for label, row in rows.items():
-        samples = (
-            sample for sample in results.of_row(task, row) if (sample.sampler, sample.guidance) == ("ddim", None)
-        )
-        points = {sample.steps: sample.row_of_figures(CURVES) for sample in samples}
+        points = {one.steps: one.row_of_figures(measures) for one in results.of_row(task, row) if is_plain(one)}
+        points = {steps: figures for steps, figures in points.items() if figures}
         if len(points) > 1:
             series[label] = points
     if not series:
         return False
-    references = results.references.get(task)
-    levels = (
-        {} if references is None else {name: _chosen(references.rows[name]) for name in ("condition", "autoencoder")}
-    )
+    references = results.references.get(task, {})
+    levels = {
+        name: {measure: references[name][measure] for measure in measures}
+        for name in ("condition", "autoencoder")
+        if name in references
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_curves(path, series, levels, families=families)
     return True
 
 
-def budget_curves(path: Path, series: dict[str, dict[int, Sample]]) -> bool:
-    """Write FD-photos against updates, from `tables.budgets`; return False if no series has two points."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import StrMethodFormatter
+def tradeoff(path: Path, results: Results, task: str, rows: dict[str, str], families: dict[str, str]) -> bool:
+    """Write the decisive measure against that of fidelity, a line for each row; return False if there is none.
 
-    series = {label: samples for label, samples in series.items() if len(samples) > 1}
-    if not series:
-        return False
-    figure = Figure(figsize=(1.8 * WIDTH, 1.2 * HEIGHT), dpi=DPI, layout="constrained")
-    plot = figure.subplots()
-    for (label, samples), color, (line, marker) in zip(series.items(), COLORS, STROKES, strict=False):
-        counts, rows = list(samples), [sample.row_of_figures((FD,)) for sample in samples.values()]
-        means = [row[FD] for row in rows]
-        low, high = zip(*(row.get(f"{FD}_interval", (row[FD], row[FD])) for row in rows), strict=True)
-        plot.plot(counts, means, color=color, linestyle=line, marker=marker, markersize=4, linewidth=1.6, label=label)
-        plot.fill_between(counts, low, high, color=color, alpha=0.13, linewidth=0)
-    ticks = sorted({count for samples in series.values() for count in samples})
-    plot.set_xscale("log", base=2)
-    plot.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    plot.minorticks_off()
-    plot.set_ylim(bottom=0)
-    plot.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    plot.set_title("FD-photos \N{DOWNWARDS ARROW}", fontsize=10, loc="left")
-    plot.set_xlabel("updates", fontsize=9)
-    plot.tick_params(labelsize=9)
-    plot.grid(alpha=0.25, linewidth=0.6)
-    plot.spines[["top", "right"]].set_visible(False)
-    plot.legend(frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
-    return True
-
-
-def tradeoff(path: Path, series: dict[str, list[Sample]], families: dict[str, str]) -> bool:
-    """Write FD-photos against the latent error, a line for each series; return False if there is none.
-
-    Looking like photos and being close to the original are two goals (Blau and Michaeli 2018): a method is better if
-    its line is below and to the left of the others, wherever it ends.
+    Looking true and doing what the condition asks are two goals (Blau and Michaeli 2018): a method is better if its
+    line is below and to the left of the others, wherever it ends.
 
     Args:
-        path: of the PNG.
-        series: label -> samples in the order of their evaluations, which label the points.
+        path, results, task, rows: see `curves`.
         families: label -> family; one family, one color.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter
 
-    series = {label: samples for label, samples in series.items() if samples}
+    world = world_of(task)
+    across, up = world.also[0], world.measures[0]
+    series = {label: [one for one in results.of_row(task, row) if is_plain(one)] for label, row in rows.items()}
+    series = {label: found for label, samples in series.items() if (found := [one for one in samples if one.figures])}
     if not series:
         return False
     colors = dict(zip(dict.fromkeys(families[label] for label in series), COLORS, strict=False))
@@ -107,7 +75,8 @@ def tradeoff(path: Path, series: dict[str, list[Sample]], families: dict[str, st
         line, marker = STROKES[drawn[family] % len(STROKES)]
         drawn[family] += 1
         look = {"color": colors[family], "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.2}
-        points = [(sample.mean("latent_error"), sample.mean(FD)) for sample in samples]
+        figures = [one.row_of_figures((across, up)) for one in samples]
+        points = [(one[across], one[up]) for one in figures]
         plot.plot(*zip(*points, strict=True), label=label, **look)
         for sample, point in zip(samples, points, strict=True):
             plot.annotate(str(sample.steps), point, (3, 3), textcoords="offset points", fontsize=7, color=look["color"])
@@ -116,8 +85,8 @@ def tradeoff(path: Path, series: dict[str, list[Sample]], families: dict[str, st
     for axis in (plot.xaxis, plot.yaxis):
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-    plot.set_xlabel("latent error (how far from this photo)", fontsize=9)
-    plot.set_ylabel("FD-photos (how far from photos)", fontsize=9)
+    plot.set_xlabel(f"{column_of(across).title} (how far from what the condition asks for)", fontsize=9)
+    plot.set_ylabel(f"{column_of(up).title} (how far from true images)", fontsize=9)
     plot.tick_params(labelsize=9, which="both")
     plot.grid(alpha=0.25, linewidth=0.6, which="both")
     plot.spines[["top", "right"]].set_visible(False)
@@ -127,28 +96,23 @@ def tradeoff(path: Path, series: dict[str, list[Sample]], families: dict[str, st
     return True
 
 
-def image_grid(path: Path, results: Results, task: str, samples: dict[str, tuple[str, str]]) -> bool:
+def image_grid(path: Path, results: Results, task: str, samples: dict[str, Side]) -> bool:
     """Write a grid of the samples' images with condition, autoencoder and original; return False without samples.
 
     Args:
         path: of the PNG.
-        results: the results on disk.
+        results: all results.
         task: one of `plan.TASKS`.
         samples: title -> (name of a row, name of a sample).
     """
-    references = results.references.get(task)
-    found = {title: results.samples.get((task, *sample)) for title, sample in samples.items()}
-    found = {title: sample for title, sample in found.items() if sample is not None and sample.strip is not None}
-    if references is None or not found:
+    found = {title: results.samples.get((task, *side)) for title, side in samples.items()}
+    strips = {title: sample.strip for title, sample in found.items() if sample is not None and sample.strip.is_file()}
+    around = {name: strip_of(task, name) for name in ("condition", "autoencoder", "original")}
+    if not strips or not all(path.is_file() for path in around.values()):
         return False
-    columns = {"condition": references.images["condition"]}
-    columns |= {title: read_strip(sample.strip) for title, sample in found.items()}
-    columns |= {name: references.images[name] for name in ("autoencoder", "original")}
-    places = np.argsort(-references.images["original"].std(axis=(1, 2, 3)), kind="stable")[:INPUTS]
-    rows = [[images[place] for images in columns.values()] for place in sorted(places)]
-    write_png(path, grid(rows, list(columns), zoom=ZOOM))
+    first = {"condition": around.pop("condition")}
+    columns = {title: read_strip(strip) for title, strip in (first | strips | around).items()}
+    count = min(len(images) for images in columns.values())
+    rows = [[images[place] for images in columns.values()] for place in range(min(count, INPUTS))]
+    write_png(path, grid(rows, list(columns), zoom=2 if rows[0][0].shape[0] < SMALL else 1))
     return True
-
-
-def _chosen(row: dict) -> dict:
-    return {measure: row[measure] for measure in CURVES}

@@ -1,299 +1,262 @@
-"""Training and measuring one row of the study for one task, with every seed; one file for each result.
+"""The pieces of the study: one training with its figures each, the order they are made in, and the files they leave.
 
-Trained rows are saved below runs/study/, their figures below runs/study/metrics/. A row with figures is not trained
-again, also on another machine, unless another row starts from it.
+Needs no TensorFlow. A piece is a row with a task and a seed, or a trial: a row with one of the learning rates. Its
+figures are a small file below studies/results, which belongs to the repository; what was trained lies below runs/study.
+A piece whose figures exist, made with today's settings, is not trained again, unless another piece starts from it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import dataclasses
 import json
-import os
 import re
-import shutil
-import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
-from codi_tf import config, data
-from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
-from codi_tf.core.errors import UserError
-from codi_tf.core.progress import Progress
-from codi_tf.core.signals import stop_noted
-from codi_tf.data.precompute import encode_once, latent_batches
-from codi_tf.evaluation.features import load_features
-from codi_tf.evaluation.loading import metrics_with
-from codi_tf.evaluation.measuring import Evaluator
-from codi_tf.evaluation.samplers import model_sampler
+from codi_tf import config
+from codi_tf.adapters import ADAPTERS
 from codi_tf.io.files import whole_file
-from codi_tf.io.locks import Locked, only_one
-from codi_tf.methods.networks import encode_condition
-from codi_tf.tasks import make_task
-from codi_tf.training.experiment import build_trainer, save_result
-from codi_tf.training.states import restore_newest, state_values, write_state
-from studies.paper.measures import figures_of
-from studies.paper.plan import BATCH, BY_NAME, Row
-from studies.paper.strips import write_strip
+from studies.paper.plan import (
+    BATCH,
+    BY_NAME,
+    EARLY_BATCH,
+    ROWS,
+    SEEDS,
+    TASKS,
+    TRIAL,
+    Row,
+    sample_name,
+    updates_of,
+    world_of,
+)
 
-BASE = "assets/photos-base"
-RUNS, METRICS = Path("runs/study"), Path("runs/study/metrics")
-SHOWN_FOLDER = Path("docs/images/study")  # tables and images that docs/results.md links
-STAGES = "stages.json"  # the settings of a trained row, in its folder
-EXAMPLES = 8000  # encoded once per task
-CROPS = {"image_size": 64, "seed": 0, "recolor": True}
-COUNT = 384  # crops that are measured
-SHOWN = ("ddim-4", "ddim-50")  # samples whose first images are saved, for one seed
-SHOWN_SEED = 0
-VALIDATION = "coffee"  # the held-out photo that settings are chosen on; the others are the test
-SEEDS_OF_CROPS = {"test": 1, "validation": 2}
+RESULTS, RUNS = Path("studies/results"), Path("runs/study")
+SHOWN_SEED = 0  # whose images are kept, and whose bundle
 
 
-def experiment_of(row: Row, task: str, seed: int) -> config.Experiment:
-    """The config of a row, as `python -m codi_tf.train` would take it."""
-    train = {"steps": row.updates, "batch_size": BATCH, "learning_rate": row.rate, "warmup_steps": 50, "seed": seed}
+@dataclass(frozen=True)
+class Piece:
+    """One training of a row.
+
+    Attributes:
+        row: what is trained.
+        task: its task, or the name of a world for a row on the base.
+        seed: of the training.
+        rate: the learning rate of a trial; None: no trial, the row has the rate that its trials chose.
+    """
+
+    row: Row
+    task: str
+    seed: int
+    rate: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        return f"{self.row.name}-seed{self.seed}" if self.rate is None else f"{self.row.tuned_as}-rate{self.rate:g}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells pieces apart."""
+        return self.task, self.name
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        what = f"seed {self.seed}" if self.rate is None else f"trial of rate {self.rate:g}"
+        return f"{self.task}, {self.row.title}, {what}"
+
+    @property
+    def figures(self) -> Path:
+        """The file of its figures."""
+        return RESULTS / self.task / ("trials" if self.rate else ".") / f"{self.name}.json"
+
+    @property
+    def run(self) -> Path:
+        """The folder of its training."""
+        return RUNS / self.task / self.name
+
+    @property
+    def result(self) -> Path:
+        """The folder of what was trained."""
+        return self.run / "result"
+
+    @property
+    def state(self) -> Path:
+        """The file that says with which settings it is or was trained here, for how long, and whether to the end."""
+        return self.run.with_name(f"{self.name}.json")
+
+
+def parent_of(piece: Piece) -> Piece | None:
+    """The piece that it starts from; None for one that starts from its world's base."""
+    if piece.row.parent is None:
+        return None
+    parent = BY_NAME[piece.row.parent]
+    task = world_of(piece.task).name if parent.on_base else piece.task
+    return Piece(parent, task, 0 if parent.once else piece.seed)
+
+
+def trials_of(row: Row, task: str) -> list[Piece]:
+    """The trials of a row's system, in the first task of its world; [] for a row that has none."""
+    if row.judged is None:
+        return []
+    world = world_of(task)
+    first = next(one for one in ROWS if one.tuned_as == row.tuned_as)
+    trial = dataclasses.replace(first, share=TRIAL, samples=(first.judged,))
+    tuned_on = next(name for name, own in TASKS.items() if own is world)
+    return [Piece(trial, tuned_on, 0, rate) for rate in world.rates]
+
+
+def rate_of(piece: Piece) -> float | None:
+    """The learning rate of a piece; None as long as its trials are not done.
+
+    It is that of the trial with the lowest decisive measure. A trial without figures diverged. Without trials, or if
+    all diverged, it is the middle one.
+    """
+    if piece.rate is not None:
+        return piece.rate
+    rates, decisive = world_of(piece.task).rates, world_of(piece.task).measures[0]
+    found: dict[float, float] = {}
+    for trial in trials_of(piece.row, piece.task):
+        about = read_json(trial.figures)
+        if about is None or about["settings"] != settings_of(trial):
+            return None
+        (figures,) = about["samples"].values()
+        if figures is not None:
+            found[trial.rate] = figures[decisive][0]
+    return min(found, key=found.__getitem__) if found else rates[len(rates) // 2]
+
+
+def settings_of(piece: Piece) -> list[dict] | None:
+    """What the figures of a piece depend on, its stages in their order, as plain data; None if a rate is not known."""
+    parent, rate, row, world = parent_of(piece), rate_of(piece), piece.row, world_of(piece.task)
+    before = [] if parent is None else settings_of(parent)
+    if before is None or rate is None:
+        return None
+    own = {"row": row.name, "task": piece.task, "seed": piece.seed, "base": world.base}
+    if row.method is None:
+        own |= {"recipe": world.recipe, "updates": world.early_updates, "batch": EARLY_BATCH}
+    else:
+        own |= {"method": row.method, "adaptation": row.adaptation, "train": row.train, "rate": rate, "batch": BATCH}
+        own |= {"updates": updates_of(row, piece.task), "data": world.data, "examples": world.examples}
+    return json.loads(json.dumps([*before, own]))
+
+
+def examples_of(piece: Piece) -> Path:
+    """The folder of its encoded examples, which other pieces share."""
+    if piece.row.method is None:
+        return RUNS / "examples" / f"{piece.task}-early"
+    space = ADAPTERS[piece.row.adaptation.get("adapter", "mu")].condition_space
+    return RUNS / "examples" / (f"{piece.task}-base" if piece.row.on_base else f"{piece.task}-{space}")
+
+
+def experiment_of(piece: Piece, source: str | None = None) -> config.Experiment:
+    """The config of a piece, as `codi train` would take it, on its encoded examples, in an order of its seed.
+
+    Of another `source` it is the config by which examples are encoded, the same ones for all seeds.
+    """
+    row, world, parent = piece.row, world_of(piece.task), parent_of(piece)
+    data = {"source": str(examples_of(piece)), "seed": piece.seed} if source is None else {"source": source}
+    if row.method is None:
+        steps = world.early_updates
+        changes = {"base": world.base, "data.source": data["source"], "train.steps": steps}
+        changes |= {"train.warmup_steps": steps // 20, "train.batch_size": EARLY_BATCH}
+        changes |= {"train.sample_every": 0, "train.save_every": 0}
+        return config.load(world.recipe, [f"{key}={value}" for key, value in changes.items()])
+    updates, rate, method = updates_of(row, piece.task), rate_of(piece), dict(row.method)
+    if row.method.get("stage") == 2:
+        method["updates"] = updates // len(method["steps"])
+    train = {
+        "steps": updates,
+        "batch_size": BATCH,
+        "learning_rate": world.rates[0] if rate is None else rate,
+        "warmup_steps": updates // 20,
+        "ema_decay": 0.95,
+        "seed": piece.seed,
+        "log_every": updates,
+        "save_every": 0,
+        "max_skipped": updates,  # a training that diverges goes on, and its figures say so
+    }
     values = {
-        "method": row.method,
-        "train": {**train, **row.train},
-        "data": {"image_size": 64, "recolor": True, "encode_once": EXAMPLES},
+        "method": method,
+        "base": world.base if parent is None else str(parent.result),
+        "task": None if row.on_base else {"name": piece.task},
+        "data": {**world.data, **data},
         "adaptation": dict(row.adaptation),
-        "base": BASE if row.parent is None else str(result_of(BY_NAME[row.parent], task, seed)),
-        "task": None if row.on_base else {"name": task},
+        "train": {**train, **row.train},
     }
     return config.from_dict(values)
 
 
-def result_of(row: Row, task: str, seed: int) -> Path:
-    """The folder of a trained row."""
-    return RUNS / ("base" if row.on_base else task) / f"{row.name}-seed{seed}"
+def is_trained(piece: Piece) -> bool:
+    """Whether it has been trained here, with today's settings, and its result is still there."""
+    state = read_json(piece.state)
+    return state is not None and state["trained"] and piece.result.is_dir() and state["settings"] == settings_of(piece)
 
 
-def state_of(row: Row, task: str, seed: int) -> Path:
-    """The folder of the state of a row that was interrupted."""
-    return result_of(row, task, seed).with_name(f".{row.name}-seed{seed}.state")
-
-
-def metrics_of(row: Row, task: str, seed: int, metrics: Path = METRICS) -> Path:
-    """The file of its figures."""
-    return metrics / ("base" if row.on_base else task) / f"{row.name}-seed{seed}.json"
-
-
-def strip_of(row: Row, task: str, sample: str, metrics: Path = METRICS) -> Path:
-    """The file of the first images of a sample."""
-    return metrics / task / "images" / f"{row.name}-{sample}.png"
-
-
-def chain_of(row: Row, task: str, seed: int) -> list[dict]:
-    """The configs and samples of all stages of a row, as plain data."""
-    before = [] if row.parent is None else chain_of(BY_NAME[row.parent], task, seed)
-    experiment = experiment_of(row, task, seed).as_dict()
-    return json.loads(json.dumps([*before, {**experiment, "samples": row.samples}]))
-
-
-def with_todays_defaults(stages: list[dict]) -> list[dict]:
-    """Recorded stages in the form of `chain_of`, with the settings that did not exist then."""
-    known = []
-    for stage in stages:
-        settings = {key: value for key, value in stage.items() if key != "samples"}
-        known.append({**config.from_record(settings).as_dict(), "samples": stage["samples"]})
-    return json.loads(json.dumps(known))
-
-
-def is_trained(row: Row, task: str, seed: int) -> bool:
-    """Whether a row has been trained here, with these settings."""
-    stages = _read(result_of(row, task, seed) / STAGES)
-    return stages is not None and with_todays_defaults(stages) == chain_of(row, task, seed)
-
-
-def is_measured(row: Row, task: str, seed: int) -> bool:
-    """Whether a row with these settings has been measured, here or elsewhere."""
-    about = _read(metrics_of(row, task, seed))
-    if about is None:
+def is_measured(piece: Piece) -> bool:
+    """Whether all of its figures exist, made with today's settings, here or elsewhere."""
+    about = read_json(piece.figures)
+    if about is None or {sample_name(*way) for way in piece.row.samples} - set(about["samples"]):
         return False
-    whole = all("replicates" in figures for figures in about["samples"].values())
-    return whole and with_todays_defaults(about["stages"]) == chain_of(row, task, seed)
+    return about["settings"] == settings_of(piece)
 
 
-@contextlib.contextmanager
-def claimed(row: Row, task: str) -> Iterator[bool]:
-    """Lock a row for this process; yield whether it has the lock."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(only_one(RUNS / f"{task}-{row.name}.lock", f"works on {row.name} of {task}"))
-            mine = True
-        except Locked:
-            mine = False
-        yield mine
+def is_ready(piece: Piece) -> bool:
+    """Whether its rate is known, and what it starts from is trained."""
+    parent = parent_of(piece)
+    return rate_of(piece) is not None and (parent is None or is_trained(parent))
 
 
-def make(row: Row, task: str, seeds: tuple[int, ...], *, split: str = "test") -> None:
-    """Train a row with some seeds and measure what is not measured yet. The seeds share one traced trainer.
-
-    Raises:
-        Interrupted: Ctrl-C, SIGTERM or SIGHUP during a training, whose state is saved; the next call goes on with it.
-    """
-    trainer = train_step = None
-    for seed in seeds:
-        experiment = experiment_of(row, task, seed)
-        fresh = build_trainer(experiment)
-        latents = _latents(task, row, fresh)
-        if trainer is None:
-            trainer, draws = fresh, tf.Variable(seed)
-            trainer.seed = draws
-            batches = latent_batches(latents, batch_size=BATCH, seed=seed)
-            traced = tf.function(trainer.train_step, autograph=False)
-            train_step = traced.get_concrete_function(batches.element_spec)
-        else:
-            for variable, value in zip(_variables(trainer), _variables(fresh), strict=True):
-                variable.assign(value)
-            draws.assign(seed)
-        trainer.seed = seed
-        stages = chain_of(row, task, seed)
-        seconds, logs = _train(trainer, train_step, row, task, seed, latents, stages)
-        shutil.rmtree(result_of(row, task, seed), ignore_errors=True)  # of other settings
-        result_of(row, task, seed).parent.mkdir(parents=True, exist_ok=True)
-        save_result(experiment, trainer, result_of(row, task, seed), {"study": row.name, "seed": seed})
-        if not is_measured(row, task, seed):
-            about = {
-                "row": row.name,
-                "task": task,
-                "seed": seed,
-                "split": split,
-                "commit": _commit(),
-                "stages": stages,
-                "cpu_seconds": round(seconds),
-                "loss": float(logs["loss"]),
-                "samples": _measure(row, task, seed, trainer, split),
-            }
-            _write(metrics_of(row, task, seed), as_json(about))
-        _write(result_of(row, task, seed) / STAGES, json.dumps(stages))
-        shutil.rmtree(state_of(row, task, seed), ignore_errors=True)
+def pieces_of(tasks: Iterable[str], rows: Iterable[Row] = ROWS, seeds: Iterable[int] = SEEDS) -> Iterator[Piece]:
+    """The pieces with figures, task by task in the plan's order."""
+    for task in tasks:
+        for row in rows:
+            if task in row.tasks and row.samples:
+                yield from (Piece(row, task, seed) for seed in seeds)
 
 
-def _train(
-    trainer, train_step, row: Row, task: str, seed: int, latents: dict, stages: list[dict]
-) -> tuple[float, dict]:
-    """Train to the row's last update; return the seconds of the processor and the last logs.
+def left(wanted: Iterable[Piece]) -> list[Piece]:
+    """The wanted pieces without figures, each after its trials and what it starts from, as far as these are missing."""
+    found: dict[tuple[str, str], Piece] = {}
 
-    Raises Interrupted when a signal comes; the state is saved.
-    """
-    folder = state_of(row, task, seed)
-    first, before = _resume(trainer, folder, stages)
-    batches = latent_batches(latents, batch_size=BATCH, seed=seed, start_step=first)
-    progress, began, logs = Progress(f"{task}: {row.title}, seed {seed}", row.updates), time.process_time(), {}
-    with stop_noted("the state is saved after this update") as stop:
-        for step, batch in enumerate(batches.take(row.updates - first), start=first + 1):
-            logs = train_step(batch)
-            if step % 50 == 0 or step == row.updates:
-                progress.update(step, f"loss {float(logs['loss']):.4f}")
-            if stop and step < row.updates:
-                seconds = before + time.process_time() - began
-                write_state(folder / f"step-{step:08d}.safetensors", state_values(trainer))
-                _write(folder / STAGES, json.dumps({"stages": stages, "cpu_seconds": seconds}))
-                raise stop.interrupted(
-                    f"stopped by {{by}} at update {step} of {row.name} of {task}, seed {seed}; its state is saved: the "
-                    "same command goes on"
-                )
-    return before + time.process_time() - began, logs
+    def add(piece: Piece) -> None:
+        if piece.key in found:
+            return
+        parent = parent_of(piece)
+        if parent is not None and not is_trained(parent):
+            add(parent)
+        if piece.rate is None and rate_of(piece) is None:
+            for trial in trials_of(piece.row, piece.task):
+                if not is_measured(trial):
+                    add(trial)
+        found[piece.key] = piece
+
+    for piece in wanted:
+        if not is_measured(piece):
+            add(piece)
+    return list(found.values())
 
 
-def _resume(trainer, folder: Path, stages: list[dict]) -> tuple[int, float]:
-    """The update that a row was interrupted at, to which the trainer is set, and the seconds so far; else (0, 0)."""
-    about = _read(folder / STAGES)
-    with contextlib.suppress(UserError):  # no state that can be read
-        if about is not None and about["stages"] == stages:
-            return restore_newest(trainer, folder), about["cpu_seconds"]
-    shutil.rmtree(folder, ignore_errors=True)
-    return 0, 0.0
+def is_parent(piece: Piece) -> bool:
+    """Whether other pieces start from it."""
+    return piece.rate is None and any(row.parent == piece.row.name for row in ROWS)
 
 
-def _read(path: Path) -> Any:
-    """The content of a JSON file that `_write` wrote; None if there is none, or a damaged one."""
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None if there is none, or a damaged one."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all: indented, with lists of numbers on one line."""
+    text = json.dumps(content, indent=1)
+    text = re.sub(r"\[[-\d.e,+\s]*\]", lambda match: re.sub(r"\s+", " ", match[0]), text)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
-        partial.write_text(text, "utf-8")
-
-
-def as_json(about: dict) -> str:
-    """Indented JSON, with lists of numbers on one line."""
-    text = json.dumps(about, indent=1)
-    return re.sub(r"\[[-\d.e,+\s]*\]", lambda match: re.sub(r"\s+", " ", match[0]), text) + "\n"
-
-
-def _variables(trainer) -> list:
-    frozen = trainer.method.frozen
-    return [*trainer.variables, *trainer.optimizer.variables, *([] if frozen is None else frozen.variables)]
-
-
-def _latents(task: str, row: Row, trainer) -> dict[str, np.ndarray]:
-    """The encoded training examples of a task, from a file that is created if it is missing."""
-    base, student = trainer.method.base, trainer.student
-    path = RUNS / f"latents-{task}-{student.condition_space}.npz"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        photos, count = data.load_photos("train"), EXAMPLES
-        batches = data.batches(photos, None if row.on_base else make_task(task), batch_size=32, **CROPS)
-        progress = Progress(f"encoding examples ({task})", count)
-        latents = encode_once(
-            base, batches, count, progress.update, encode_condition=functools.partial(encode_condition, base, student)
-        )
-        partial = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez(partial, **latents)
-        partial.replace(path)
-    with np.load(path) as file:
-        return dict(file)
-
-
-def photos_of(split: str) -> dict[str, np.ndarray]:
-    """The held-out photo that settings are chosen on ("validation"), or the others ("test")."""
-    photos = data.load_photos("heldout")
-    return {name: photo for name, photo in photos.items() if (name == VALIDATION) == (split != "test")}
-
-
-@functools.cache
-def evaluator(task: str, split: str) -> Evaluator:
-    """The evaluator of a task on crops of the photos of a split."""
-    examples = data.evaluation_set(
-        photos_of(split), make_task(task), image_size=64, count=COUNT, seed=SEEDS_OF_CROPS[split]
-    )
-    metrics = metrics_with(load_features(Path(BASE) / "features").features)
-    base = load_stable_diffusion(BASE)
-    about = {"finish": make_task(task).finish, "enlarged": make_task(task).has_low_resolution}
-    return Evaluator(examples["image"], examples["condition"], base, metrics, **about)
-
-
-def _measure(row: Row, task: str, seed: int, model, split: str) -> dict[str, dict]:
-    """Sample -> figures. Saves the first images of some samples."""
-    figures = {}
-    for sampler, steps, guidance in row.samples:
-        originals, name = evaluator(task, split), sample_name(sampler, steps, guidance)
-        images, latents = model_sampler(model, steps, sampler=sampler, guidance=guidance)(originals.conditions)
-        figures[name] = figures_of(originals.measure(images, latents), images)
-        if split == "test" and seed == SHOWN_SEED and name in SHOWN:
-            write_strip(strip_of(row, task, name), images)
-    return figures
-
-
-def sample_name(sampler: str, steps: int, guidance: float | None) -> str:
-    """The name of a sample: ddim-4, or ddim-4-guidance-1.5."""
-    return f"{sampler}-{steps}" + ("" if guidance is None else f"-guidance-{guidance}")
-
-
-def _commit() -> str:
-    def git(*arguments):
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
-    return git("log", "-1", "--format=%s") + (" (with changes)" if changed else "")
+        partial.write_text(text + "\n", "utf-8")

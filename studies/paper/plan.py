@@ -1,27 +1,118 @@
-"""The plan of the study: all systems that it trains and measures, as data.
+"""The plan of the study, as data: its worlds, its rows and how each is tuned.
 
-Every system has the same budget of updates from the same base; with two stages, each gets half. A row that starts from
-the result of another row names it as its parent. `forwards` is the number of network evaluations per training example
-and update, in addition to the student's forward and backward pass. `TRIED` are the settings from which the trials of a
-family vary one at a time (`python -m studies.paper tune`). `CHOSEN` are the settings with the lowest FD-photos on the
-validation photo, at 4 evaluations, or at 50 for systems that are not distilled.
+A row is one system. Its budget is a share of its world's updates, all stages together; a row that starts from the
+result of another names it as its parent. CoDi has the defaults of `codi_tf.CoDi`, made for 4 evaluations; its variants
+change one thing each.
+
+Every row is tuned by one rule. Its last stage is trained with each of the world's three learning rates, for a quarter
+of the world's updates, with seed 0. The rate whose images of the validation set have the lowest decisive measure is the
+row's, in all tasks of the world. The rate of mu is 30 times that rate, so it moves along. Rows of one system, which
+differ in their number of updates or their base, share these trials.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
-UPDATES = 1000  # of a row, all stages together
-HALF, QUARTER = UPDATES // 2, UPDATES // 4
-BATCH = 24
-TASKS = ("super_resolution", "inpainting")
+BATCH, EARLY_BATCH = 24, 32
 SEEDS = (0, 1, 2)
+TRIAL = 0.25  # the share of the world's updates in a trial
+TIMES, DELTA, STEPS = 1000, 62, 4  # T of both bases; T / 16, CoDi's default; N of the paper's tables
+WEIGHT = DELTA * STEPS / TIMES  # of CoDi's guidance term, as method.steps gives it
 
 DDIM = tuple(("ddim", steps, None) for steps in (1, 2, 4, 8))
-AT_50 = (("ddim", 50, None),)
+FEW = DDIM[:3]
+AT_4 = ("ddim", 4, None)
+AT_50 = ("ddim", 50, None)
+UNDISTILLED = ("ddim", 20, None)  # what trials of undistilled systems are judged by
 SOLVERS = (("dpm", 4, None), ("dpm++", 4, None))
-RENOISING = (("consistency", 2, None), ("consistency", 4, None), ("stochastic", 4, None))
+RENOISING = (("consistency", 4, None), ("stochastic", 4, None))
+GUIDED = (("ddim", 4, 1.5),)
+
+
+@dataclass(frozen=True)
+class World:
+    """Data with a base, and what is measured on them.
+
+    Attributes:
+        name: of the world.
+        base: the folder of the base.
+        recipe: the config that trains the base.
+        early_updates: the updates of an early base, trained by that config with batches of EARLY_BATCH.
+        data: options of the data.
+        updates: the whole budget of a row.
+        examples: training examples, encoded once.
+        rates: the peaks of the learning rate that every row is tried with.
+        measures: metrics that the tables show; the first one decides.
+        also: metrics that comparisons show besides the decisive one; the first says how far an image is from what its
+            condition asks for.
+        weights: what metrics need, `Option.key` -> argument.
+        count: images of the test; the validation set has half as many.
+        validation: a held-out photo that settings are chosen on and the test leaves out; None: other scenes.
+        shown: images in a strip.
+        seconds: of one core for one network pass on a batch, measured; for the estimate alone.
+        note: what readers of its tables should know.
+    """
+
+    name: str
+    base: str
+    recipe: str
+    early_updates: int
+    data: dict
+    updates: int
+    examples: int
+    rates: tuple[float, ...]
+    measures: tuple[str, ...]
+    also: tuple[str, ...]
+    weights: dict[str, str]
+    count: int
+    validation: str | None
+    shown: int
+    seconds: float
+    note: str
+
+
+PHOTOS = World(
+    "photos",
+    "assets/photos-base",
+    "configs/photos_base.yaml",
+    900,  # of 9,000
+    {"source": "photos", "image_size": 64, "recolor": True},
+    updates=1000,
+    examples=8000,
+    rates=(1e-3, 2e-3, 4e-3),
+    measures=("frechet_photos", "sharpness", "latent_error", "psnr", "ssim"),
+    also=("latent_error", "sharpness"),
+    weights={"features": "assets/photos-base/features"},
+    count=384,
+    validation="coffee",
+    shown=8,
+    seconds=0.09,
+    note="Test images are overlapping crops of few photos; no interval includes the effect of other photos.",
+)
+SCENES = World(
+    "scenes",
+    "assets/scenes-base",
+    "configs/scenes_base.yaml",
+    1200,  # of 40,000
+    {"source": "scenes", "image_size": 128},
+    updates=216,
+    examples=6144,
+    rates=(3e-4, 6e-4, 1.2e-3),
+    measures=("frechet_scenes", "scene_variety", "scene_depth", "scene_accuracy", "sharpness", "latent_error"),
+    also=("scene_depth", "scene_variety", "latent_error", "sharpness"),
+    weights={"reader": "assets/scenes-reader"},
+    count=192,
+    validation=None,
+    shown=4,
+    seconds=0.75,
+    note="The depth map leaves colors, materials, floor and light open. So *statements* cannot come close to 1, and "
+    "*variety lost* tells whether all kinds are chosen.",
+)
+WORLDS = {world.name: world for world in (PHOTOS, SCENES)}
+TASKS = {"super_resolution": PHOTOS, "inpainting": PHOTOS, "depth": SCENES}  # scenes: without captions
+ABLATED = ("super_resolution", "depth")  # the first task of each world: its trials, and the ablations
 
 
 @dataclass(frozen=True)
@@ -31,262 +122,184 @@ class Row:
     Attributes:
         name: of the row and its files.
         title: in tables.
-        method: the config's section, `name` and options.
-        updates: of the last stage.
+        method: the config's section, `name` and options; None: the world's early base.
+        share: of the world's updates, for the last stage.
         parent: the row whose result it starts from; None: the base.
-        on_base: whether it trains the base alone, without task and adapter.
         adaptation, train: further options of these sections.
-        rate: peak of the learning rate.
         samples: (sampler, steps, guidance) of the samples to measure.
-        tasks: the tasks that it is trained for; "base" for a row that all tasks share.
-        forwards: of the last stage, see the module's docstring.
+        judged: the sample that it is for, by which its trials are judged; None: no trials, it has the middle rate.
+        tasks: the tasks that it is trained for. A row of a world's base alone has the world's name there.
+        system: rows of one system share their trials; "": its own name.
+        once: whether one seed serves all.
     """
 
     name: str
     title: str
-    method: dict
-    updates: int = UPDATES
+    method: dict[str, Any] | None
+    share: float = 1.0
     parent: str | None = None
-    on_base: bool = False
     adaptation: dict = field(default_factory=dict)
     train: dict = field(default_factory=dict)
-    rate: float = 2e-3
     samples: tuple = DDIM
-    tasks: tuple = TASKS
-    forwards: int = 0
+    judged: tuple | None = AT_4
+    tasks: tuple[str, ...] = tuple(TASKS)
+    system: str = ""
+    once: bool = False
+
+    @property
+    def on_base(self) -> bool:
+        """Whether it trains the base alone, without task and adapter."""
+        return self.tasks == tuple(WORLDS)
+
+    @property
+    def tuned_as(self) -> str:
+        """The name of its system."""
+        return self.system or self.name
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The settings that trials vary: options of the method and of train, and the peak of the learning rate."""
-
-    rate: float = 2e-3
-    method: dict = field(default_factory=dict)
-    train: dict = field(default_factory=dict)
+def world_of(task: str) -> World:
+    """The world of a task, or of a row on the base."""
+    return TASKS[task] if task in TASKS else WORLDS[task]
 
 
-TRIED = {
-    "ldm": Settings(),
-    "adapter": Settings(8e-3),
-    "codi": Settings(method={"delta": 30}),
-    "pe_codi": Settings(method={"delta": 30}),
-    "cm": Settings(method={"delta": 30}),
-    "cm_frozen": Settings(method={"delta": 30}),
-    "gd": Settings(),
-    "gd_1": Settings(),
-}
-CHOSEN = {
-    "ldm": Settings(method={"space": "signal"}),
-    "adapter": Settings(method={"space": "signal"}),
-    "codi": Settings(method={"delta": 60}),  # of 1,000 training times; 1, as in the paper, is inert at this scale
-    "pe_codi": Settings(method={"delta": 120}),
-    "cm": Settings(method={"delta": 60}),
-    "cm_frozen": Settings(method={"delta": 60}),
-    "gd": Settings(4e-3),
-    "gd_1": Settings(method={"space": "signal"}),
-}
-
-ADAPTER_ONLY = {"train": "adapter"}
-GUIDED = (("ddim", 4, 1.5),)
+ADAPTER = {"adaptation": {"train": "adapter"}}
+GUIDANCE = {"guidance": [1.0, 2.0]}
 
 
-def rows_of(settings: dict[str, Settings]) -> tuple[Row, ...]:
-    """All rows, each with the settings of its family."""
-
-    def finetune(name: str, title: str, family: str, updates: int = UPDATES, **options) -> Row:
-        method = {"name": "finetune", "drop_condition": 0.1}
-        return _row(name, title, settings[family], method, updates=updates, **options)
-
-    def codi(name: str, title: str, family: str = "codi", updates: int = UPDATES, **options) -> Row:
-        changes, options = options.pop("method", {}), {"forwards": 1, **options}
-        method = {"name": "codi", "z_s": "own", "consistency": "noise", "guidance_weight": 2.0, **changes}
-        return _row(name, title, settings[family], method, updates=updates, **options)
-
-    def ablation(name: str, title: str, method: dict | None = None, **options) -> Row:
-        return codi(name, title, updates=HALF, method=method or {}, tasks=TASKS[:1], **options)
-
-    def consistency(name: str, title: str, family: str, **options) -> Row:
-        method = {"name": "consistency"}
-        return _row(
-            name, title, settings[family], method, updates=HALF, samples=(*DDIM, *RENOISING), forwards=2, **options
-        )
-
-    def halving(name: str, title: str, updates: int, **options) -> Row:
-        method = {
-            "name": "guided",
-            "stage": 2,
-            "steps": [16, 8, 4],
-            "updates": updates // 3,
-            **options.pop("method", {}),
-        }
-        train = {"cycles": 3, "warmup_steps": 0}
-        return _row(name, title, settings["gd"], method, updates=updates, train=train, forwards=2, **options)
-
-    guidance = {"guidance": [1.0, 2.0]}
-    return (
-        # Starting points of later rows.
-        finetune("ldm_half", "LDM, half of the budget", "ldm", HALF, samples=(*DDIM, *AT_50)),
-        finetune("adapter_half", "adapter alone, half of the budget", "adapter", HALF, adaptation=ADAPTER_ONLY),
-        halving("base_halved", "base, distilled to 4 steps", HALF, on_base=True, samples=(), tasks=("base",)),
-        _row(
-            "guided_1",
-            "GD-II, stage 1",
-            dataclasses.replace(settings["ldm"], method={}),
-            {"name": "guided", "stage": 1, **guidance},
-            updates=HALF // 5,
-            parent="ldm_half",
-            forwards=2,
-        ),
-        # Table 2.
-        finetune("ldm", "LDM", "ldm", samples=(*DDIM, ("ddim", 20, None), *AT_50, *SOLVERS, *GUIDED)),
-        finetune("adapter", "adapter alone", "adapter", adaptation=ADAPTER_ONLY, samples=(*DDIM, *AT_50, *SOLVERS)),
-        codi("codi", "CoDi", samples=(*DDIM, *RENOISING)),
-        codi("pe_codi", "PE-CoDi", "pe_codi", adaptation=ADAPTER_ONLY, samples=(*DDIM, *RENOISING)),
-        halving(
-            "gd_2",
-            "GD-II",
-            HALF - HALF // 5,
-            method=guidance,
-            parent="guided_1",
-            samples=(*DDIM, *GUIDED, *RENOISING),
-        ),
-        finetune("gd_1", "GD-I", "gd_1", HALF, parent="base_halved"),
-        consistency("cm_2", "CM-II", "cm", parent="ldm_half"),
-        consistency("cm_2_frozen", "CM-II (frozen)", "cm_frozen", parent="adapter_half", adaptation=ADAPTER_ONLY),
-        _row(  # beyond the budget: it starts from the finished GD-II
-            "gd_2_stochastic",
-            "GD-II for the stochastic sampler",
-            dataclasses.replace(settings["ldm"], method={}),
-            {"name": "guided", "stage": 2, "steps": [4], "updates": 100, "stochastic": True, **guidance},
-            updates=100,
-            parent="gd_2",
-            samples=(("stochastic", 4, None), ("ddim", 4, None)),
-            forwards=2,
-        ),
-        _row(  # for comparison: as many updates, for the deterministic sampler
-            "gd_2_longer",
-            "GD-II, as many updates more",
-            dataclasses.replace(settings["ldm"], method={}),
-            {"name": "guided", "stage": 2, "steps": [4], "updates": 100, **guidance},
-            updates=100,
-            parent="gd_2",
-            samples=(("ddim", 4, None),),
-            forwards=2,
-        ),
-        # Table 3, Fig. 2, Fig. 7: CoDi with one change, all at half of the budget, to compare with "codi_half".
-        finetune(
-            "controlnet", "LDM with a ControlNet", "ldm", HALF, adaptation={"adapter": "controlnet"}, tasks=TASKS[:1]
-        ),
-        ablation("codi_per_sample", "t per sample", {"t": "per_sample"}),
-        ablation("codi_no_consistency", "no noise consistency", {"consistency": "none"}, forwards=0),
-        ablation("codi_frozen_ode", "ODE of the frozen network", {"z_s": "frozen"}, forwards=2),
-        ablation("codi_predicted", "ODE with the predicted noise (Algorithm 1)", {"z_s": "predicted"}),
-        ablation("codi_no_guidance", "no guidance", {"guidance": "none"}),
-        ablation("codi_random", "random initialization", adaptation={"pretrained": False}),
-        ablation("codi_encoded", "guidance in the encoded space", {"guidance": "encoded"}),
-        ablation("codi_pixel", "guidance in pixels", {"guidance": "pixel"}),
-        ablation(
-            "codi_perceptual",
-            "perceptual guidance",
-            {"guidance": "perceptual", "features": "assets/photos-base/features"},
-        ),
-        ablation("codi_t2i", "T2I-Adapter", adaptation={"adapter": "t2i"}),
-        codi(
-            "pe_codi_half",
-            "PE-CoDi, half of the budget",
-            "pe_codi",
-            updates=HALF,
-            adaptation=ADAPTER_ONLY,
-            tasks=TASKS[:1],
-        ),
-        # Budgets.
-        ablation("codi_half", "CoDi, half of the budget"),
-        codi("codi_quarter", "CoDi, a quarter of the budget", updates=QUARTER, tasks=TASKS[:1]),
-        finetune(
-            "ldm_quarter", "LDM, a quarter of the budget", "ldm", QUARTER, tasks=TASKS[:1], samples=(*DDIM, *AT_50)
-        ),
-    )
+def _finetune(name: str, title: str, share: float = 1.0, **options) -> Row:
+    method = {"name": "finetune", "drop_condition": 0.1}
+    return Row(name, title, method, share, **{"judged": UNDISTILLED, "samples": (*DDIM, AT_50), **options})
 
 
-def _row(name: str, title: str, settings: Settings, method: dict, *, train: dict | None = None, **options) -> Row:
+def _codi(name: str, title: str, changes: dict | None = None, share: float = 1.0, **options) -> Row:
+    method = {"name": "codi", "delta": DELTA, "steps": STEPS, **(changes or {})}
+    if "guidance_weight" in method:
+        del method["steps"]
+    return Row(name, title, method, share, **options)
+
+
+def _ablation(name: str, title: str, changes: dict | None = None, **options) -> Row:
+    """CoDi with one change, at half of the budget, to compare with "codi_half"."""
+    return _codi(name, title, changes, 0.5, **{"tasks": ABLATED, "samples": FEW, **options})
+
+
+def _weighted(name: str, title: str, changes: dict, **options) -> Row:
+    """An ablation whose loss has no `method.steps`: it has the weight that CoDi has."""
+    return _ablation(name, title, {"guidance_weight": WEIGHT, **changes}, **options)
+
+
+def _horizon(steps: int) -> Row:
+    samples = {"samples": DDIM, "judged": ("ddim", steps, None), "tasks": tuple(TASKS)}
+    return _ablation(f"codi_n{steps}", f"CoDi made for {steps}", {"steps": steps}, **samples)
+
+
+def _halving(name: str, title: str, share: float, **options) -> Row:
+    method = {"name": "guided", "stage": 2, "steps": [16, 8, 4], **options.pop("method", {})}
+    return Row(name, title, method, share, train={"cycles": 3, "warmup_steps": 0}, **options)
+
+
+def _last_phase(name: str, title: str, method: dict, **options) -> Row:
+    """GD-II, trained on for 4 steps beyond the budget."""
+    method = {"name": "guided", "stage": 2, "steps": [4], **GUIDANCE, **method}
+    return Row(name, title, method, 0.1, parent="gd_2", system="gd_2", **options)
+
+
+def _consistency(name: str, title: str, parent: str, **options) -> Row:
+    samples = (*DDIM, ("consistency", 2, None), *RENOISING)
+    judged = ("consistency", 4, None)
     return Row(
-        name,
-        title,
-        {**settings.method, **method},
-        rate=settings.rate,
-        train={"ema_decay": 0.95, "result_decay": 0.0, **settings.train, **(train or {})},
-        **options,
+        name, title, {"name": "consistency", "delta": DELTA}, 0.5, parent, samples=samples, judged=judged, **options
     )
 
 
-ROWS = rows_of(CHOSEN)
-
-
-def halved(row: Row) -> Row:
-    """A row with half of the updates in every stage, for the trials and their starting points."""
-    method = dict(row.method)
-    if "updates" in method:
-        method["updates"] //= 2
-    parent = None if row.parent is None else f"half_{row.parent}"
-    return dataclasses.replace(
-        row,
-        name=f"half_{row.name}",
-        title=f"{row.title}, half of it",
-        method=method,
-        updates=row.updates // 2,
-        parent=parent,
+LITERAL = {"z_s": "own", "consistency": "noise", "guidance_weight": 1.0, "delta": 1}
+ROWS = (
+    # Starting points of later rows.
+    _finetune("ldm_half", "LDM, half of the budget", 0.5, system="ldm"),
+    _finetune("adapter_half", "adapter alone, half of the budget", 0.5, system="adapter", samples=(AT_50,), **ADAPTER),
+    _halving("base_halved", "base, distilled to 4 steps", 0.5, samples=(), judged=None, tasks=tuple(WORLDS)),
+    Row("base_early", "early base", None, samples=(), judged=None, tasks=tuple(WORLDS), once=True),
+    Row(
+        "guided_1",
+        "GD-II, stage 1",
+        {"name": "guided", "stage": 1, **GUIDANCE},
+        0.1,
+        "ldm_half",
         samples=(),
-    )
-
-
-BY_NAME = {row.name: row for row in (*ROWS, *map(halved, rows_of(TRIED)))}
-
-
-AT_4 = (("ddim", 4, None),)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A setting to try on the validation photo, with one seed and half of the updates in every stage."""
-
-    row: str
-    name: str
-    method: dict = field(default_factory=dict)
-    train: dict = field(default_factory=dict)
-    rate: float = 2e-3
-    samples: tuple = AT_4
-
-
-def _trials(row: str, *others: Trial, samples: tuple = AT_4) -> tuple[Trial, ...]:
-    """The seven trials of a method: four learning rates and three other changes."""
-    rates = (Trial(row, f"rate_{rate:g}", rate=rate, samples=samples) for rate in (1e-3, 2e-3, 4e-3, 8e-3))
-    return (*rates, *(dataclasses.replace(trial, samples=samples) for trial in others))
-
-
-def _deltas(row: str) -> tuple[Trial, ...]:
-    return tuple(Trial(row, f"delta_{delta}", {"delta": delta}) for delta in (15, 60, 120))
-
-
-def _others(row: str) -> tuple[Trial, ...]:
-    """The other changes of methods without a delta."""
-    averages = (Trial(row, f"ema_{decay}", train={"ema_decay": decay}) for decay in (0.9, 0.98))
-    return (*averages, Trial(row, "error_of_signal", {"space": "signal"}))
-
-
-CONSISTENCY_AT_4 = (*AT_4, ("consistency", 4, None))
-AT_4_AND_50 = (*AT_4, ("ddim", 50, None))
-TRIALS = (
-    *_trials("ldm", *_others("ldm"), samples=AT_4_AND_50),
-    *_trials("adapter", *_others("adapter"), samples=AT_4_AND_50),
-    *_trials("codi", *_deltas("codi")),
-    *_trials("pe_codi", *_deltas("pe_codi")),
-    *_trials("cm_2", *_deltas("cm_2"), samples=CONSISTENCY_AT_4),
-    *_trials("cm_2_frozen", *_deltas("cm_2_frozen"), samples=CONSISTENCY_AT_4),
-    *_trials(
-        "gd_2",
-        Trial("gd_2", "two_phases", {"steps": [8, 4], "updates": HALF // 5}, {"cycles": 2}),
-        Trial("gd_2", "four_phases", {"steps": [32, 16, 8, 4], "updates": HALF // 10}, {"cycles": 4}),
-        Trial("gd_2", "ema_0.9", train={"ema_decay": 0.9}),
+        judged=UNDISTILLED,
     ),
-    *_trials("gd_1", *_others("gd_1")),
+    # Table 2, at equal updates.
+    _finetune("ldm", "LDM", samples=(*DDIM, AT_50, *SOLVERS, *GUIDED)),
+    _finetune("adapter", "adapter alone", samples=(*DDIM, AT_50, *SOLVERS), **ADAPTER),
+    _codi("codi", "CoDi", samples=(*DDIM, *RENOISING)),
+    _codi("pe_codi", "PE-CoDi", samples=DDIM, **ADAPTER),
+    _codi("codi_paper", "CoDi, the paper's literal loss", LITERAL, train={"result_decay": 0.0}),
+    _halving("gd_2", "GD-II", 0.4, method=GUIDANCE, parent="guided_1", samples=(*DDIM, *GUIDED, *RENOISING)),
+    _finetune("gd_1", "GD-I", 0.5, parent="base_halved", samples=DDIM, judged=AT_4),
+    _consistency("cm_2", "CM-II", "ldm_half"),
+    _consistency("cm_2_frozen", "CM-II (frozen)", "adapter_half", **ADAPTER),
+    # Equal compute: an update of CoDi takes 4 passes, one of fine-tuning 3. Systems of two stages have 4 on average.
+    _finetune("ldm_compute", "LDM, CoDi's compute", 4 / 3, system="ldm", samples=(AT_4, AT_50)),
+    _finetune("adapter_compute", "adapter alone, CoDi's compute", 4 / 3, system="adapter", samples=(AT_50,), **ADAPTER),
+    # Beyond the budget: they start from the finished GD-II.
+    _last_phase(
+        "gd_2_stochastic",
+        "GD-II for the stochastic sampler",
+        {"stochastic": True},
+        samples=(("stochastic", 4, None), AT_4),
+        judged=("stochastic", 4, None),
+    ),
+    _last_phase("gd_2_longer", "GD-II, as many updates more", {}, samples=(AT_4,)),
+    # Horizons.
+    *map(_horizon, (1, 2, 8)),
+    _ablation("codi_half", "CoDi, half of the budget", samples=DDIM, tasks=tuple(TASKS), system="codi"),
+    # Table 3, Fig. 2, Fig. 7.
+    _finetune(
+        "controlnet",
+        "LDM with a ControlNet",
+        0.5,
+        adaptation={"adapter": "controlnet"},
+        tasks=ABLATED,
+        samples=(*FEW, AT_50),
+    ),
+    _ablation("codi_per_sample", "t per sample", {"t": "per_sample"}, samples=DDIM),
+    _ablation("codi_per_sample_n8", "t per sample, made for 8", {"t": "per_sample", "steps": 8}, samples=DDIM),
+    _weighted("codi_no_consistency", "no consistency", {"consistency": "none"}),
+    _ablation("codi_frozen_ode", "ODE of the frozen network", {"z_s": "frozen"}, samples=DDIM),
+    _weighted("codi_noise", "consistency in the noise (Algorithm 1)", {"consistency": "noise"}, samples=DDIM),
+    _ablation(
+        "codi_0_1_0", "the loss of 0.1.0", {"z_s": "own", "consistency": "noise", "guidance_weight": 2.0, "delta": 60}
+    ),
+    _weighted("codi_no_guidance", "no guidance", {"guidance": "none"}),
+    _ablation("codi_random", "random initialization", adaptation={"pretrained": False}),
+    _weighted("codi_encoded", "guidance in the encoded space", {"guidance": "encoded"}),
+    _weighted("codi_pixel", "guidance in pixels", {"guidance": "pixel"}),
+    _weighted(
+        "codi_perceptual", "perceptual guidance", {"guidance": "perceptual", "features": "assets/photos-base/features"}
+    ),
+    _ablation("codi_t2i", "T2I-Adapter", adaptation={"adapter": "t2i"}),
+    _ablation("pe_codi_half", "PE-CoDi, half of the budget", system="pe_codi", **ADAPTER),
+    # Budgets.
+    _codi("codi_quarter", "CoDi, a quarter of the budget", None, 0.25, system="codi", tasks=ABLATED, samples=(AT_4,)),
+    _finetune("ldm_quarter", "LDM, a quarter of the budget", 0.25, system="ldm", tasks=ABLATED, samples=(AT_4, AT_50)),
+    # A poor base.
+    _ablation("codi_early", "CoDi from the early base", parent="base_early", system="codi", samples=DDIM),
+    _finetune("ldm_early", "LDM from the early base", 0.5, parent="base_early", system="ldm", tasks=ABLATED),
 )
+BY_NAME = {row.name: row for row in ROWS}
+
+
+def chain(row: Row) -> list[Row]:
+    """A row and the rows that it starts from, the last stage first."""
+    return [row] if row.parent is None else [row, *chain(BY_NAME[row.parent])]
+
+
+def updates_of(row: Row, task: str) -> int:
+    """The updates of the row's last stage."""
+    world = world_of(task)
+    return world.early_updates if row.method is None else max(round(row.share * world.updates), 1)
+
+
+def sample_name(sampler: str, steps: int, guidance: float | None = None) -> str:
+    """The name of a sample: ddim-4, or ddim-4-guidance-1.5."""
+    return f"{sampler}-{steps}" + ("" if guidance is None else f"-guidance-{guidance}")

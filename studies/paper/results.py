@@ -1,18 +1,22 @@
-"""Reading the results on disk: the figures of every sample and their replicates, from JSON files."""
+"""Reading the results: the figures of every sample, from the files of the repository. Needs no TensorFlow."""
 
 from __future__ import annotations
 
 import functools
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from codi_tf.core.errors import UserError
+from codi_tf.io.files import whole_file
+from codi_tf.io.images import read_image, to_uint8
 from studies.paper import pieces
-from studies.paper.bootstrap import Spread
-from studies.paper.plan import ROWS, SEEDS, TASKS, Row
-from studies.paper.references import References, read_references
+from studies.paper.intervals import Spread
+from studies.paper.pieces import Piece
+from studies.paper.plan import ROWS, SEEDS, TASKS, Row, sample_name
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,8 @@ class Sample:
     Attributes:
         row, task: what was trained.
         sampler, steps, guidance: how it was sampled.
-        figures: seed -> figures, see `measures.figures_of`.
-        references: of its task; None if they have not been made.
-        strip: the file of its images; None if they were not saved.
+        figures: seed -> figures, see `measures.figures_of`; without those of trainings that diverged.
+        diverged: the number of seeds without figures.
     """
 
     row: Row
@@ -33,89 +36,130 @@ class Sample:
     steps: int
     guidance: float | None
     figures: dict[int, dict]
-    references: References | None = None
-    strip: Path | None = None
+    diverged: int
 
     @property
     def name(self) -> str:
-        return pieces.sample_name(self.sampler, self.steps, self.guidance)
+        """See `plan.sample_name`."""
+        return sample_name(self.sampler, self.steps, self.guidance)
+
+    @property
+    def strip(self) -> Path:
+        """The file of its first images; it may be missing."""
+        return strip_of(self.task, self.row.name, self.name)
 
     def range(self, measure: str) -> tuple[float, float] | None:
-        """The least and the greatest figure of the seeds; None if there is no figure."""
-        figures = [of_seed[measure] for of_seed in self.figures.values() if of_seed.get(measure) is not None]
+        """The least and the greatest figure of the seeds; None without figures."""
+        figures = [of_seed[measure][0] for of_seed in self.figures.values()]
         return (min(figures), max(figures)) if figures else None
-
-    def mean(self, measure: str) -> float | None:
-        """The mean over the seeds; None if there is no figure."""
-        figures = [of_seed[measure] for of_seed in self.figures.values() if of_seed.get(measure) is not None]
-        return float(np.mean(figures)) if figures else None
 
     @functools.cached_property
     def _spreads(self) -> dict[str, Spread | None]:
         return {}
 
     def spread(self, measure: str) -> Spread | None:
-        """The spread of a measure over seeds and images; None if a seed has no replicates of it."""
+        """The spread of a measure over seeds and images; None if it has no figures."""
         if measure not in self._spreads:
-            self._spreads[measure] = self._spread(measure)
+            found = [of_seed[measure] for of_seed in self.figures.values() if measure in of_seed]
+            self._spreads[measure] = None
+            if found:
+                figures, left_out = zip(*found, strict=True)
+                self._spreads[measure] = Spread(tuple(self.figures), np.array(figures), np.array(left_out).T)
         return self._spreads[measure]
 
-    def _spread(self, measure: str) -> Spread | None:
-        drawn = [of_seed.get("replicates", {}).get(measure) for of_seed in self.figures.values()]
-        if not drawn or None in drawn:
-            return None
-        figures = np.array([of_seed[measure] for of_seed in self.figures.values()], np.float64)
-        return Spread(tuple(self.figures), figures, np.array(drawn, np.float64).T)
-
-    def row_of_figures(self, measures: tuple[str, ...]) -> dict:
-        """Means over the seeds, and "NAME_interval" where known: a row for `codi_tf.evaluation.tables`."""
+    def row_of_figures(self, measures: Iterable[str]) -> dict:
+        """Means over the seeds and "NAME_interval": a row for `codi_tf.evaluation.tables`."""
         row = {}
         for measure in measures:
-            if self.mean(measure) is None:
-                continue
-            row[measure] = self.mean(measure)
             spread = self.spread(measure)
             if spread is not None:
                 low, high = spread.interval()
+                row[measure] = spread.mean()
                 row[f"{measure}_interval"] = (max(low, 0.0), high)  # none of the measures is ever negative
         return row
 
 
 @dataclass(frozen=True)
 class Results:
-    """All results on disk.
+    """All results.
 
     Attributes:
         samples: (task, name of a row, name of a sample) -> sample.
         about: (task, name of a row) -> {seed: the content of its JSON file}.
-        references: task -> references.
+        trials: (task, name of a system) -> {rate: the content of its JSON file}.
+        references: task -> {one of "condition", "autoencoder", "original", "other": figures}.
+        stale: the pieces whose results were made with other settings than the plan's.
     """
 
     samples: dict[tuple[str, str, str], Sample]
     about: dict[tuple[str, str], dict[int, dict]]
-    references: dict[str, References]
+    trials: dict[tuple[str, str], dict[float, dict]]
+    references: dict[str, dict[str, dict]]
+    stale: list[Piece]
 
     def of_row(self, task: str, row: str) -> list[Sample]:
         """The samples of a row that exist, in the plan's order."""
         return [sample for (own_task, own_row, _), sample in self.samples.items() if (own_task, own_row) == (task, row)]
 
 
-def read(metrics: Path = pieces.METRICS, *, rows: tuple[Row, ...] = ROWS, seeds: tuple[int, ...] = SEEDS) -> Results:
-    """Read the results on disk; references are read, never made."""
-    references = {task: found for task in TASKS if (found := read_references(metrics, task)) is not None}
-    samples, about = {}, {}
+def read(*, rows: tuple[Row, ...] = ROWS, seeds: tuple[int, ...] = SEEDS) -> Results:
+    """Read all results.
+
+    Raises:
+        UserError: a file of results is damaged.
+    """
+    references = {task: found for task in TASKS if (found := _read(references_of(task))) is not None}
+    results = Results({}, {}, {}, references, [])
     for row in rows:
-        for task in row.tasks:
-            paths = {seed: pieces.metrics_of(row, task, seed, metrics) for seed in seeds}
-            of_seeds = {seed: json.loads(path.read_text("utf-8")) for seed, path in paths.items() if path.is_file()}
-            if of_seeds:
-                about[task, row.name] = of_seeds
-            for sampling in row.samples:
-                name = pieces.sample_name(*sampling)
-                figures = {seed: one["samples"][name] for seed, one in of_seeds.items() if name in one["samples"]}
-                if figures:
-                    strip = pieces.strip_of(row, task, name, metrics)
-                    samples[task, row.name, name] = Sample(
-                        row, task, *sampling, figures, references.get(task), strip if strip.is_file() else None
-                    )
-    return Results(samples, about, references)
+        for task in (name for name in row.tasks if name in TASKS):
+            _read_trials(results, row, task)
+            own = {seed: Piece(row, task, seed) for seed in seeds}
+            about = {seed: found for seed, piece in own.items() if (found := _read(piece.figures)) is not None}
+            if about:
+                results.about[task, row.name] = about
+            results.stale.extend(own[seed] for seed in about if not pieces.is_measured(own[seed]))
+            for way in row.samples:
+                name = sample_name(*way)
+                found = {seed: one["samples"][name] for seed, one in about.items() if name in one["samples"]}
+                figures = {seed: one for seed, one in found.items() if one is not None}
+                if found:
+                    diverged = len(found) - len(figures)
+                    results.samples[task, row.name, name] = Sample(row, task, *way, figures, diverged)
+    return results
+
+
+def _read_trials(results: Results, row: Row, task: str) -> None:
+    found = {trial.rate: one for trial in pieces.trials_of(row, task) if (one := _read(trial.figures)) is not None}
+    if found and task == pieces.trials_of(row, task)[0].task:
+        results.trials[task, row.tuned_as] = found
+
+
+def references_of(task: str) -> Path:
+    """The file of a task's references."""
+    return pieces.RESULTS / task / "references.json"
+
+
+def strip_of(task: str, row: str, sample: str = "") -> Path:
+    """The file of a sample's first images, side by side, or of a reference's."""
+    return pieces.RESULTS / task / "images" / (f"{row}-{sample}.jpg" if sample else f"{row}.jpg")
+
+
+def write_strip(path: Path, images: np.ndarray, count: int) -> None:
+    """Write the first images of [N, H, W, 3] in [-1, 1] side by side."""
+    shown = to_uint8(np.clip((np.asarray(images[:count], np.float32) + 1) / 2, 0, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial:
+        Image.fromarray(np.concatenate(list(shown), axis=1)).save(partial, format="JPEG", quality=90)
+
+
+def read_strip(path: Path) -> np.ndarray:
+    """Read the images of a strip, float32 [N, H, W, 3] in [0, 1]; they are square."""
+    strip = read_image(path)
+    return np.stack(np.split(strip, strip.shape[1] // strip.shape[0], axis=1))
+
+
+def _read(path: Path) -> dict | None:
+    content = pieces.read_json(path)
+    if content is None and path.exists():
+        raise UserError(f"{path}: is no JSON; get it back from the repository, or delete it and train again")
+    return content

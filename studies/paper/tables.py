@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
-from codi_tf.evaluation.tables import column
 from studies.paper import claims, costs, pieces
-from studies.paper.measures import FD, SATURATION
-from studies.paper.plan import BY_NAME, TASKS, TRIALS
-from studies.paper.results import Results, Sample, read
-from studies.paper.tuning import of_trial
+from studies.paper.measures import column_of
+from studies.paper.pieces import Piece
+from studies.paper.plan import BY_NAME, SEEDS, TASKS, chain, sample_name, updates_of, world_of
+from studies.paper.results import Results, Sample
 
-MEASURES = (FD, "sharpness", "latent_error", "psnr", "ssim")
 SAMPLERS = {
     "ddim": "DDIM",
     "dpm": "DPM-Solver-2",
@@ -20,20 +17,17 @@ SAMPLERS = {
     "consistency": "consistency",
     "stochastic": "stochastic",
 }
-TITLES = {"super_resolution": "super-resolution", "inpainting": "inpainting", "base": "both"}
-BEYOND = ("gd_2_stochastic", "gd_2_longer")  # not among the paper's systems
-TABLE_2 = ("ldm", "adapter", "codi", "pe_codi", "gd_2", "gd_1", "cm_2", "cm_2_frozen", *BEYOND)
-TABLE_3 = (
-    "ldm_half",
-    "controlnet",
-    "pe_codi_half",
-    "codi_half",
-    "codi_t2i",
-    "codi_frozen_ode",
-    "codi_predicted",
-    "codi_no_consistency",
-)
-REFERENCE_TITLES = {"condition": "condition", "autoencoder": "autoencoder (the ceiling)", "original": "original"}
+TITLES = {
+    "super_resolution": "super-resolution of photos",
+    "inpainting": "inpainting of photos",
+    "depth": "depth to scene",
+}
+REFERENCES = {
+    "condition": "condition",
+    "autoencoder": "autoencoder (the ceiling)",
+    "original": "original",
+    "other": "other true images",
+}
 NOTHING = "-"
 
 
@@ -44,141 +38,114 @@ def markdown(titles: tuple[str, ...], lines: Iterable[tuple[str, ...]], *, words
     return "".join(f"| {' | '.join(line)} |\n" for line in (titles, rule, *lines)) if lines else ""
 
 
-def table_2(results: Results, task: str, *, steps: tuple[int, ...] | None = None) -> str:
-    """Table 2: every method with every sampler, or only some numbers of steps, and the references."""
-    samples = [sample for row in TABLE_2 for sample in results.of_row(task, row)]
-    lines = [_quality(sample) for sample in samples if steps is None or sample.steps in steps]
+def quality(results: Results, task: str, rows: Iterable[str], *, steps: tuple[int, ...] | None = None) -> str:
+    """Every sample of some rows, or those with some numbers of steps, with all measures; and the references."""
+    measures = world_of(task).measures
+    samples = [sample for row in rows for sample in results.of_row(task, row)]
+    lines = [_quality(sample, measures) for sample in samples if steps is None or sample.steps in steps]
     if not lines:
         return ""
-    references = results.references.get(task)
-    for name, row in {} if references is None else references.rows.items():
-        lines.append((REFERENCE_TITLES[name], NOTHING, NOTHING, *(_cell(row, m) for m in MEASURES), NOTHING))
-    return markdown(_QUALITY, lines, words=2)
+    for name, row in results.references.get(task, {}).items():
+        cells = (_cell(row, measure) for measure in measures)
+        lines.append((REFERENCES[name], NOTHING, NOTHING, *cells, NOTHING))
+    decisive = column_of(measures[0]).title
+    titles = ("", "sampler", "evaluations", *(column_of(one).title for one in measures), f"{decisive} of the seeds")
+    return markdown(titles, lines, words=2)
 
 
-def table_3(results: Results) -> str:
-    """Table 3: architecture and process, CoDi with one change, at 4 evaluations."""
-    samples = [results.samples.get((TASKS[0], row, "ddim-4")) for row in TABLE_3]
-    return markdown(_QUALITY, (_quality(sample) for sample in samples if sample is not None), words=2)
+def by_steps(results: Results, task: str, rows: Iterable[str]) -> str:
+    """The decisive measure of some rows against the number of evaluations, with DDIM."""
+    measure = world_of(task).measures[0]
+    found = {row: {one.steps: one for one in results.of_row(task, row) if is_plain(one)} for row in rows}
+    counts = sorted({count for samples in found.values() for count in samples})
+    lines = (
+        (
+            BY_NAME[row].title,
+            f"{sum(updates_of(stage, task) for stage in chain(BY_NAME[row]) if stage.method is not None):,}",
+            *(_cell(samples[n].row_of_figures((measure,)), measure) if n in samples else NOTHING for n in counts),
+        )
+        for row, samples in found.items()
+        if samples
+    )
+    return markdown((column_of(measure).title, "updates", *(f"at {n}" for n in counts)), lines)
 
 
-def cost_table(results: Results, task: str) -> str:
-    """The training cost of the rows of Table 2, all stages."""
+def is_plain(sample: Sample) -> bool:
+    """Whether a sample is a point of its row's curve over the numbers of evaluations."""
+    return (sample.sampler, sample.guidance) == ("ddim", None)
+
+
+def cost(results: Results, task: str, rows: Iterable[str]) -> str:
+    """The training cost of some rows, all stages: equal updates and equal compute can be told from it."""
     lines = []
-    for row in (BY_NAME[name] for name in TABLE_2):
+    for row in (BY_NAME[name] for name in rows):
         if (task, row.name) in results.about:
+            stages = [stage for stage in reversed(chain(row)) if stage.method is not None]
+            updates, passes = (round(share * world_of(task).updates) for share in costs.budget_of(row))
             seconds = costs.cpu_seconds(results.about, row, task)
             lines.append(
                 (
                     row.title,
-                    " + ".join(f"{stage.updates:,}" for stage in reversed(costs.chain(row))),
-                    f"{costs.updates(row):,}",
-                    f"{costs.evaluations_per_example(row):.1f}",
-                    f"{costs.evaluations(row):,}",
+                    " + ".join(f"{updates_of(stage, task):,}" for stage in stages),
+                    f"{updates:,}",
+                    f"{passes:,}",
                     NOTHING if seconds is None else f"{seconds:,.0f}",
                     str(len(results.about[task, row.name])),
                 )
             )
-    titles = ("", "updates of the stages", "updates", "evaluations an example", "evaluations", "CPU seconds", "seeds")
-    return markdown(titles, lines)
+    titles = ("", "updates of the stages", "updates", "network passes", "CPU seconds", "seeds")
+    return markdown(titles, lines, words=2)
 
 
-def budgets(results: Results, task: str) -> dict[str, dict[int, Sample]]:
-    """Label -> {updates: sample}: the same training with other numbers of updates."""
-    wanted = {
-        "LDM, 4 evaluations": (("ldm_quarter", "ldm_half", "ldm"), "ddim-4"),
-        "LDM, 50 evaluations": (("ldm_quarter", "ldm_half", "ldm"), "ddim-50"),
-        "CoDi, 4 evaluations": (("codi_quarter", "codi_half", "codi"), "ddim-4"),
-    }
-    found = {
-        label: {costs.updates(BY_NAME[row]): results.samples.get((task, row, sample)) for row in rows}
-        for label, (rows, sample) in wanted.items()
-    }
-    found = {label: {n: one for n, one in series.items() if one is not None} for label, series in found.items()}
-    return {label: series for label, series in found.items() if series}
-
-
-def budget_table(results: Results, task: str) -> str:
-    """The FD-photos of `budgets`."""
-    series = budgets(results, task)
-    counts = sorted({count for samples in series.values() for count in samples})
-    lines = (
-        (label, *(_figures(samples[count], FD) if count in samples else NOTHING for count in counts))
-        for label, samples in series.items()
-    )
-    return markdown(("FD-photos", *(f"{count:,} updates" for count in counts)), lines)
-
-
-DECISIVE = {"ldm": 50, "adapter": 50}  # numbers of evaluations at which settings were chosen, if not 4
-
-
-def trials(metrics: Path) -> Results:
-    """The results of the trials, as rows."""
-    return read(metrics, rows=tuple(map(of_trial, TRIALS)), seeds=(0,))
-
-
-def tuning_table(metrics: Path) -> str:
-    """The trials on the validation photo, with marks on the best and the used setting of each method.
-
-    The best one has the lowest FD-photos at 4 evaluations, or at 50 for methods that are not distilled.
-    """
-    methods = {of_trial(trial).name: trial.row for trial in TRIALS}
-    results = trials(metrics)
-    best = {}
-    for (_, name, _), sample in results.samples.items():
-        method = methods[name]
-        if sample.steps == DECISIVE.get(method, 4) and (method not in best or sample.mean(FD) < best[method].mean(FD)):
-            best[method] = sample
+def tuning(results: Results) -> str:
+    """The trials of every system: the decisive measure with each rate, and the rate that is used."""
     lines = []
-    for (task, name, _), sample in results.samples.items():
-        row, setting = BY_NAME[methods[name]], _setting(results.about[task, name][0]["stages"][-1])
-        marks = ["**best**"] if best.get(row.name) is sample else []
-        marks += ["used"] if setting == _setting(pieces.experiment_of(row, task, 0).as_dict()) else []
-        figures = (_cell(sample.figures[0], measure) for measure in MEASURES[:3])
-        lines.append((row.title, setting, _sampling(sample), _evaluations(sample), *figures, ", ".join(marks)))
-    titles = ("", "setting", "sampler", "evaluations", *(column(measure).title for measure in MEASURES[:3]), "")
-    return markdown(titles, lines, words=3)
+    for (task, _), trials in results.trials.items():
+        row = next(iter(trials.values()))["settings"][-1]["row"]
+        used = pieces.rate_of(Piece(BY_NAME[row], task, SEEDS[0]))
+        measure, rates = world_of(task).measures[0], world_of(task).rates
+        figures = (_trial(trials.get(rate), measure) for rate in rates)
+        cells = (f"{rate:g}: {figure}" for rate, figure in zip(rates, figures, strict=True))
+        sampler, steps, guidance = BY_NAME[row].judged or ("", 0, None)
+        judged = f"{_sampler_title(sampler, guidance)}, {steps}"
+        lines.append((BY_NAME[row].title, TITLES[task], judged, *cells, NOTHING if used is None else f"{used:g}"))
+    return markdown(("", "task", "judged by", "", "", "", "used"), lines, words=3)
 
 
-def claims_table(judgments: dict[str, list[claims.Judgment]]) -> str:
+def claims_table(judgments: dict[str, list[claims.Judgment]], of: tuple[claims.Claim, ...] = claims.CLAIMS) -> str:
     """A line for each claim: for each task its verdict, and the difference that supports the claim least."""
     lines = []
-    for claim in claims.CLAIMS:
-        of_claim = judgments[claim.letter]
-        by_task = ([one for one in of_claim if one.task == task] for task in TASKS)
+    for claim in of:
+        by_task = ([one for one in judgments[claim.letter] if one.task == task] for task in TASKS)
         lines.append((f"({claim.letter})", claim.text, *(_verdict(one) if one else NOTHING for one in by_task)))
-    return markdown(("", "claim", *(TITLES[task] for task in TASKS)), lines, words=4)
+    return markdown(("", "claim", *(TITLES[task] for task in TASKS)), lines, words=2 + len(TASKS))
 
 
 def comparisons_table(judgments: dict[str, list[claims.Judgment]]) -> str:
-    """A line for each comparison: both sides, the difference and its interval, and the additional measures."""
-    lines = [
-        (
-            f"({letter})",
-            TITLES[one.task],
-            f"{_side(one.comparison.left)} {_SIGNS[one.comparison.side]} {_side(one.comparison.right)}",
-            _measure(one.comparison.measure),
-            *_difference(one.comparison.measure, one),
-            *_difference("latent_error", one)[1:],
-            _two("sharpness", one),
-            str(one.seeds),
-            (f"**{one.verdict}**" if one.comparison.counts else one.verdict) + (" (grain)" if one.grain else ""),
-        )
-        for letter, of_claim in judgments.items()
-        for one in of_claim
-        if one.figures
-    ]
-    titles = (
-        "",
-        "task",
-        "claimed",
-        "by",
-        "left, right",
-        "difference",
-        "latent error: difference",
-        "sharpness: left, right",
-    )
-    return markdown((*titles, "seeds", "verdict"), lines, words=4)
+    """A line for each comparison: both sides, the difference and its interval, and further measures of both."""
+    lines = []
+    for letter, of_claim in judgments.items():
+        for one in (judgment for judgment in of_claim if judgment.figures):
+            measure = one.comparison.measured_by(one.task)
+            also = "; ".join(f"{column_of(name).title} {_two(name, one)}" for name in one.figures if name != measure)
+            verdict = f"**{one.verdict}**" if one.comparison.counts else one.verdict
+            lines.append(
+                (
+                    f"({letter})",
+                    TITLES[one.task],
+                    f"{_side(one.comparison.left)} {_SIGNS[one.comparison.side]} {_side(one.comparison.right)}",
+                    f"{column_of(measure).title} {_two(measure, one)}",
+                    _difference(measure, one),
+                    also,
+                    str(one.seeds),
+                    verdict + (" (grain)" if one.grain else ""),
+                )
+            )
+    titles = ("", "task", "claimed", "left, right", "difference", "also: left, right", "seeds", "verdict")
+    return markdown(titles, lines, words=6)
+
+
+_SIGNS = {claims.LOWER: "below", claims.HIGHER: "above", claims.NOT_HIGHER: "not above"}
 
 
 def _verdict(judgments: list[claims.Judgment]) -> str:
@@ -186,69 +153,44 @@ def _verdict(judgments: list[claims.Judgment]) -> str:
     if hardest is None:
         return f"**{claims.summary(judgments)}**"
     sides = f"{_side(hardest.comparison.left)} - {_side(hardest.comparison.right)}"
-    return f"**{claims.summary(judgments)}**: {_difference(FD, hardest)[1]}, {sides}"
+    return f"**{claims.summary(judgments)}**: {_difference(world_of(hardest.task).measures[0], hardest)}, {sides}"
 
 
-_QUALITY = ("", "sampler", "evaluations", *(column(measure).title for measure in MEASURES), "FD-photos of the seeds")
-_SIGNS = {claims.LOWER: "below", claims.HIGHER: "above", claims.NOT_HIGHER: "not above"}
+def _quality(sample: Sample, measures: tuple[str, ...]) -> tuple[str, ...]:
+    figures, span = sample.row_of_figures(measures), sample.range(measures[0])
+    seeds = NOTHING if span is None else " to ".join(_figure(measures[0], end) for end in span)
+    if sample.diverged:
+        seeds += f", {sample.diverged} diverged"
+    cells = (_cell(figures, measure) for measure in measures)
+    count = str(costs.evaluations(sample.row, sample.steps, sample.guidance))
+    return sample.row.title, _sampler_title(sample.sampler, sample.guidance), count, *cells, seeds
 
 
-def _quality(sample: Sample) -> tuple[str, ...]:
-    figures = sample.row_of_figures(MEASURES)
-    low, high = (_figure(FD, figure) for figure in sample.range(FD))
-    seeds = f"{low} to {high}" if len(sample.figures) > 1 else "1 seed"
-    cells = (_cell(figures, measure) for measure in MEASURES)
-    return sample.row.title, _sampling(sample), _evaluations(sample), *cells, seeds
-
-
-def _sampling(sample: Sample) -> str:
-    return _sampler_title(sample.sampler, sample.guidance)
-
-
-def _evaluations(sample: Sample) -> str:
-    return str(costs.evaluations_of_sampling(sample.row, sample.steps, sample.guidance))
+def _trial(about: dict | None, measure: str) -> str:
+    if about is None:
+        return NOTHING
+    (figures,) = about["samples"].values()
+    return "diverged" if figures is None else _figure(measure, figures[measure][0])
 
 
 def _sampler_title(sampler: str, guidance: float | None) -> str:
     return SAMPLERS[sampler] + ("" if guidance is None else f", guidance {guidance:g}")
 
 
-def _side(side: tuple[str, str]) -> str:
+def _side(side: claims.Side) -> str:
     row, name = BY_NAME[side[0]], side[1]
-    sampler, steps, guidance = next(one for one in row.samples if pieces.sample_name(*one) == name)
-    evaluations = costs.evaluations_of_sampling(row, steps, guidance)
-    return f"{row.title} ({_sampler_title(sampler, guidance)}, {evaluations})"
+    sampler, steps, guidance = next(one for one in row.samples if sample_name(*one) == name)
+    return f"{row.title} ({_sampler_title(sampler, guidance)}, {costs.evaluations(row, steps, guidance)})"
 
 
-def _setting(config: dict) -> str:
-    """The settings of an experiment that trials vary, as text."""
-    method, train = config["method"], config["train"]
-    parts = [f"rate {train['learning_rate']:g}", f"EMA {train['ema_decay']:g}"]
-    parts += ["error of the signal"] if method.get("space") == "signal" else []
-    parts += [f"delta {method['delta']}"] if "delta" in method else []
-    steps = method.get("steps")  # of guided distillation those of its phases, of CoDi those that it is made for
-    if steps is not None:
-        parts.append(f"phases of {' '.join(map(str, steps))} steps" if isinstance(steps, list) else f"{steps} steps")
-    return ", ".join(parts)
-
-
-def _measure(name: str) -> str:
-    return name if name == SATURATION else column(name).title
-
-
-def _difference(measure: str, one: claims.Judgment) -> tuple[str, str]:
-    low, high = one.figures[measure]["interval"]
-    difference = one.figures[measure]["difference"]
-    signed = f"{_signed(measure, difference)} [{_signed(measure, low)}, {_signed(measure, high)}]"
-    return _two(measure, one), signed
+def _difference(measure: str, one: claims.Judgment) -> str:
+    figures = one.figures[measure]
+    difference, low, high = (_signed(measure, value) for value in (figures["difference"], *figures["interval"]))
+    return f"{difference} [{low}, {high}]"
 
 
 def _two(measure: str, one: claims.Judgment) -> str:
     return ", ".join(_figure(measure, one.figures[measure][side]) for side in ("left", "right"))
-
-
-def _figures(sample: Sample, measure: str) -> str:
-    return _cell(sample.row_of_figures((measure,)), measure)
 
 
 def _cell(row: dict, measure: str) -> str:
@@ -264,6 +206,5 @@ def _signed(measure: str, value: float) -> str:
 
 
 def _figure(measure: str, value: float) -> str:
-    figure = "{:.4f}" if measure == SATURATION else column(measure).format
-    text = figure.format(value)
+    text = column_of(measure).format.format(value)
     return f"{value:.0f}" if "e" in text else text

@@ -1,0 +1,193 @@
+"""Making a piece: training it and measuring what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from codi_tf import data
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
+from codi_tf.cli.cache import encode
+from codi_tf.cli.train import train
+from codi_tf.data.cached import is_cache, read_meta, shard_paths
+from codi_tf.evaluation import METRICS
+from codi_tf.evaluation.measuring import Evaluator
+from codi_tf.evaluation.samplers import model_sampler
+from codi_tf.io.locks import Locked, only_one
+from codi_tf.model import load
+from codi_tf.tasks import make_task
+from codi_tf.training.folder import METRICS as LOG
+from codi_tf.training.folder import STATES
+from studies.paper import pieces
+from studies.paper.costs import passes
+from studies.paper.measures import figures_of
+from studies.paper.pieces import Piece, experiment_of, write_json
+from studies.paper.plan import AT_4, AT_50, BATCH, BY_NAME, SEEDS, TASKS, World, sample_name, world_of
+from studies.paper.results import references_of, strip_of, write_strip
+
+SHOWN = (AT_4, AT_50)  # samples whose first images are kept, besides that by which trials are judged
+SEED_OF = {"test": 1, "validation": 2, "other": 3}  # of the images of a split
+TIMED = 8  # updates of a measured step
+
+
+@contextlib.contextmanager
+def claimed(piece: Piece) -> Iterator[bool]:
+    """Lock a piece for this process; yield whether it has the lock."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(only_one(piece.state.with_suffix(".lock"), f"works on {piece.name} of {piece.task}"))
+            mine = True
+        except Locked:
+            mine = False
+        yield mine
+
+
+def make(piece: Piece) -> None:
+    """Train a piece and measure it, as far as this is not done.
+
+    Raises:
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP during the training, whose state is saved; the next call goes on with it.
+    """
+    if not pieces.is_trained(piece):
+        _train(piece)
+    if piece.row.samples and not pieces.is_measured(piece):
+        _measure(piece)
+    if not pieces.is_parent(piece) and (piece.rate is not None or piece.seed != pieces.SHOWN_SEED):
+        shutil.rmtree(piece.run)
+    gc.collect()
+
+
+def _train(piece: Piece) -> None:
+    settings, state = pieces.settings_of(piece), pieces.read_json(piece.state)
+    if state is None or state["settings"] != settings or state["trained"]:  # other settings, or its result is gone
+        shutil.rmtree(piece.run, ignore_errors=True)
+        state = {"settings": settings, "trained": False, "cpu_seconds": 0.0}
+    _encode(piece)
+    print(piece.title, flush=True)
+    began = time.process_time()
+    try:
+        train(experiment_of(piece), piece.run)
+        state["trained"] = True
+    finally:
+        state["cpu_seconds"] += time.process_time() - began
+        write_json(piece.state, state)
+    shutil.rmtree(piece.run / STATES)
+
+
+def _encode(piece: Piece) -> None:
+    """Encode the examples of a piece, if that is not done; one process at a time does it, and others wait."""
+    experiment, folder = experiment_of(piece, world_of(piece.task).data["source"]), pieces.examples_of(piece)
+    count = experiment.data.encode_once or world_of(piece.task).examples
+    while not (is_cache(folder) and all(path.is_file() for path in shard_paths(folder, read_meta(folder)))):
+        try:
+            encode(experiment, folder, examples=count)
+        except Locked:
+            time.sleep(5)
+
+
+def _measure(piece: Piece) -> None:
+    """Measure the samples of a piece, and write their figures, and the first images of some of them."""
+    model, split = load(piece.result), "test" if piece.rate is None else "validation"
+    if split == "test" and not references_of(piece.task).is_file():
+        make_references(piece.task)
+    originals, samples = evaluator(piece.task, split), {}
+    for way in piece.row.samples:
+        (sampler, steps, guidance), name = way, sample_name(*way)
+        images, latents = model_sampler(model, steps, sampler=sampler, guidance=guidance)(originals.conditions)
+        finite = bool(np.isfinite(images).all() and np.isfinite(latents).all())
+        samples[name] = figures_of(originals.measure(images, latents), images) if finite else None
+        if finite and piece.rate is None and piece.seed == pieces.SHOWN_SEED and way in (*SHOWN, piece.row.judged):
+            write_strip(strip_of(piece.task, piece.row.name, name), images, world_of(piece.task).shown)
+    about = {"settings": pieces.settings_of(piece), "commit": _commit(), "samples": samples}
+    about["cpu_seconds"] = round(pieces.read_json(piece.state)["cpu_seconds"])
+    write_json(piece.figures, about)
+
+
+def make_references(task: str) -> None:
+    """Measure the references of a task on its test: the conditions, the autoencoder's images, the originals.
+
+    "other" are other true images, which tell how large a distance between two sets of true images is.
+    """
+    originals, world = evaluator(task, "test"), world_of(task)
+    other = _examples(task, "other")["image"]
+    made = {
+        "condition": (originals.conditions[..., :3], originals.encode(originals.conditions[..., :3])),
+        "autoencoder": (originals.reconstructions, originals.latents),
+        "original": (originals.images, originals.latents),
+        "other": (other, originals.encode(other)),
+    }
+    rows = {}
+    for name, (images, latents) in made.items():
+        row = originals.measure(images, latents).row()
+        of_sets = [measure for measure in world.measures if not originals.metrics[measure].per_image]
+        shown = of_sets if name == "other" else list(world.measures)
+        rows[name] = {measure: row[measure] for measure in shown}
+        if name != "other":
+            write_strip(strip_of(task, name), images, world.shown)
+    write_json(references_of(task), rows)
+
+
+@functools.lru_cache(maxsize=2)
+def evaluator(task: str, split: str) -> Evaluator:
+    """The evaluator of a task on the images of a split, "test" or "validation"."""
+    world, examples = TASKS[task], _examples(task, split)
+    about = make_task(task)
+    metrics = {}
+    for name in world.measures:
+        option = METRICS[name].option
+        argument = None if option is None else world.weights[option.key]
+        metrics[name] = METRICS[name].load(argument, world.data["image_size"])
+    truth = {key: examples[key] for key in _truth(world)}
+    base = load_stable_diffusion(world.base)
+    options = {"finish": about.finish, "enlarged": about.has_low_resolution, "truth": truth}
+    return Evaluator(examples["image"], examples["condition"], base, metrics, **options)
+
+
+def _examples(task: str, split: str) -> dict[str, np.ndarray]:
+    world, about = TASKS[task], make_task(task)
+    if world.validation is None:
+        source = data.load_source(world.data["source"], "heldout", about)
+    else:
+        photos = data.load_photos("heldout")
+        source = {name: one for name, one in photos.items() if (name == world.validation) == (split == "validation")}
+    count = world.count // 2 if split == "validation" else world.count
+    shared = {"image_size": world.data["image_size"], "count": count, "seed": SEED_OF[split]}
+    return data.evaluation_set(source, about, **shared, prompts=False, keys=_truth(world))
+
+
+def _truth(world: World) -> list[str]:
+    return list(dict.fromkeys(key for name in world.measures for key in METRICS[name].truth))
+
+
+def seconds_of_a_pass(task: str) -> float:
+    """Train CoDi for some updates in a folder that is removed; the wall time of one network pass on a batch."""
+    piece = Piece(BY_NAME["codi"], task, SEEDS[0])
+    with tempfile.TemporaryDirectory() as folder:
+        cache, out = Path(folder) / "examples", Path(folder) / "run"
+        encode(experiment_of(piece, TASKS[task].data["source"]), cache, examples=4 * BATCH)
+        experiment = experiment_of(piece, str(cache))
+        short = dataclasses.replace(experiment.train, steps=TIMED, log_every=TIMED // 2, warmup_steps=0)
+        train(dataclasses.replace(experiment, train=short), out)
+        last = json.loads((out / LOG).read_text("utf-8").splitlines()[-1])
+    return BATCH / last["images_per_second"] / passes(piece.row)
+
+
+def _commit() -> str:
+    """The subject of the commit that made the figures, and whether the code had changed since."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs", ":!studies/results")
+    return git("log", "-1", "--format=%s") + (" (with changes)" if changed else "")
