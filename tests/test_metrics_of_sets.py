@@ -160,6 +160,9 @@ def test_the_direction_is_that_of_transformers(tmp_path):
     assert np.ptp(expected) > 0.02
     np.testing.assert_allclose(metric.measure(real, real, reference), expected, atol=1e-4)
     np.testing.assert_array_equal(metric.measure(image_set(signed(before)), real, reference), 0)
+    truth["caption"][1] = " "
+    with pytest.raises(UserError, match="--clip: 1 of 3 edits have no caption before or after"):
+        metric.reference(real)
 
 
 def test_directions_need_captions_of_before_and_after(monkeypatch):

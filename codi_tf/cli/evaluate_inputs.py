@@ -14,6 +14,8 @@ from codi_tf.core.markdown import plain
 from codi_tf.evaluation.loading import truth_keys
 from codi_tf.io.places import folder_pair
 
+CAPTIONS = frozenset({"caption", "source_caption"})  # keys of examples, read along with their prompts
+
 
 class Inputs(NamedTuple):
     """What bundles are measured on.
@@ -54,8 +56,8 @@ def inputs_of(options: argparse.Namespace, model) -> Inputs:
         return Inputs(examples, images, f"{options.count} pairs of {size} pixels, {plain(options.data)}", names)
     source = data.load_source(options.data, "heldout" if options.split == "heldout" else None, model.task)
     shared = {"image_size": model.image_size, "count": options.count, "seed": options.seed}
-    shared["prompts"] = options.prompts or model.task.prompted
     shared["keys"] = [key for key in truth_keys(metric_arguments(options)) if key in source.provides]
+    shared["prompts"] = options.prompts or model.task.prompted or not CAPTIONS.isdisjoint(shared["keys"])
     examples = data.evaluation_set(source, model.task, **shared)
     crops = f"{options.count} crops of {model.image_size} pixels from {len(source)}"
     which = "held-out " if options.split == "heldout" else ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from codi_tf.core.errors import UserError
 from codi_tf.evaluation import METRICS, numerics
-from codi_tf.evaluation.clip import ClipMetric
+from codi_tf.evaluation.clip import CLIP, ClipMetric
 from codi_tf.evaluation.metric import Column, Originals
 from codi_tf.evaluation.samplers import in_batches
 from codi_tf.evaluation.scenes import CAPTION
@@ -33,9 +34,15 @@ class ClipDirection(ClipMetric):
     needs_truth = True
 
     def reference(self, originals: Originals) -> np.ndarray:
-        """E(y_0) and T(c) - T(c_0) of each image, [N, 2 D]."""
+        """E(y_0) and T(c) - T(c_0) of each image, [N, 2 D]. Raises UserError where a caption is empty."""
         truth = originals.truth
-        change = self.texts(truth[CAPTION].tolist()) - self.texts(truth[CAPTION_BEFORE].tolist())
+        after, before = (truth[key].tolist() for key in (CAPTION, CAPTION_BEFORE))
+        if missing := sum(not one.strip() or not other.strip() for one, other in zip(after, before, strict=True)):
+            raise UserError(
+                f"{CLIP.flag}: {missing} of {len(after)} edits have no caption before or after; complete them, or "
+                "remove all"
+            )
+        change = self.texts(after) - self.texts(before)
         return np.concatenate([in_batches(self.clip.images, originals.batch)(truth[BEFORE]), change], axis=1)
 
     def measure(self, made, originals, reference: np.ndarray) -> np.ndarray:
