@@ -31,7 +31,7 @@ def measure(folder: Path, name: str, count: int, seed: int, *, worse: bool = Fal
     import tensorflow as tf
 
     from codi_tf import data
-    from codi_tf.evaluation.metrics.scene_depth import aligned_error
+    from codi_tf.evaluation.numerics import aligned_error
     from codi_tf.methods.reader import worsened
     from codi_tf.scenes.captions import parse
     from codi_tf.scenes.reading import ATTRIBUTES, load_reader

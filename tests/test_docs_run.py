@@ -81,6 +81,8 @@ WORDS = {  # what a reader puts in place of a word, below the folder that comman
     "BUNDLE": "models/bundle",
     "BUNDLE_A": "models/a",
     "BUNDLE_B": "models/b",
+    "LOW:HIGH": "low:high",
+    "RESULTS": "high",
     "STABLE_DIFFUSION": "models/sd",
     "stable-diffusion-v1-5": "models/sd",
 }
@@ -133,6 +135,9 @@ def here(models, tmp_path, monkeypatch):
     (tmp_path / "node_modules").symlink_to(ROOT / "node_modules")
     write_png("in.png", np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8"))
     tiny_photos(Path("folder"))
+    for name in ("low", "high"):
+        for i in range(4):
+            write_png(f"{name}/{i}.png", np.random.default_rng(i).integers(0, 256, (16, 16, 3), "uint8"))
     return tmp_path
 
 

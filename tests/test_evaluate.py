@@ -18,7 +18,8 @@ from PIL import Image
 
 import codi_tf
 from codi_tf import data
-from codi_tf.cli.evaluate import PROCESS_STEPS, examples_of, main
+from codi_tf.cli.evaluate import PROCESS_STEPS, main
+from codi_tf.cli.evaluate_inputs import inputs_of
 from codi_tf.cli.evaluate_options import parse
 from codi_tf.core.errors import Interrupted, UserError
 from codi_tf.core.progress import Progress
@@ -227,7 +228,7 @@ def test_pairs_that_do_not_fit(bundle, model, tmp_path):
     def message(folder, one=model) -> str:
         options = parse([str(bundle), "--out", "report", "--data", str(folder), "--count", "4"], "codi evaluate")
         with pytest.raises(UserError) as caught:
-            examples_of(options, one)
+            inputs_of(options, one)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from codi_tf.evaluation import METRICS
-from codi_tf.evaluation.curves import COLORS, DPI, LEVEL_COLOR, STROKES, WIDTH, _draw, _looks, write_curves
+from codi_tf.evaluation.curves import COLORS, DPI, LEVEL_COLOR, STROKES, WIDTH, _draw, _lines, _looks, write_curves
 from codi_tf.evaluation.grids import comparison, name_of_steps, processes
 from codi_tf.evaluation.tables import column, columns_of, legend, markdown_table
 from codi_tf.io.images import to_uint8
@@ -86,9 +86,21 @@ def test_curves_are_drawn(tmp_path):
     assert shows(image, "white") > image[..., 0].size / 2
 
 
+def test_folders_of_images_are_lines_in_further_colors(tmp_path):
+    """In the third color, behind those of the two series, and in the legend; with an axis that reaches them."""
+    others = {"theirs": row(psnr=31.0, frechet_photos=3.0)}
+    write_curves(tmp_path / "curves.png", SERIES, LEVELS, results=others)
+    image = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
+    assert shows(image, COLORS[2]) > 200 and shows(image, COLORS[3]) == 0
+    plot = Figure().subplots()
+    _draw(plot, "frechet_photos", SERIES, _lines(LEVELS, others, 2), _looks(list(SERIES), None))
+    np.testing.assert_allclose(plot.lines[-1].get_ydata(), 3.0)
+    assert plot.get_ylim()[0] == pytest.approx(3 / 1.2)
+
+
 def drawn(name, series, levels=LEVELS):
     plot = Figure().subplots()
-    _draw(plot, name, series, levels, _looks(list(series), None))
+    _draw(plot, name, series, _lines(levels, {}, 0), _looks(list(series), None))
     return plot
 
 
@@ -181,6 +193,20 @@ def test_comparison_of_several_series():
             assert same(cell(grid, 0, place, rows=rows), image), (rows, place)
     one = comparison(series, conditions[:1], images[:1])
     np.testing.assert_array_equal(grid[: len(one)], one)  # the rows of the first input, with the titles
+
+
+def test_comparison_with_folders_of_images():
+    """Their columns stand before the original, once for each input; the rows of the other series are white there."""
+    conditions, images = (np.stack([plain(v), plain(v + 0.1)]) for v in (0.1, 0.3))
+    theirs, white = {"theirs": images - 0.2, "others": images - 0.4}, np.ones((S, S, 3), np.float32)
+    one = comparison({"codi": {1: images + 0.1}}, conditions, images, theirs)
+    for place, found in enumerate((conditions, images + 0.1, *theirs.values(), images), start=-5):
+        assert same(cell(one, 1, place, rows=2), found[1]), place
+    two = comparison({"codi": {1: images + 0.1}, "mine": {1: images + 0.2}}, conditions, images, theirs)
+    for place, found in enumerate((images + 0.1, conditions, *theirs.values(), images), start=-5):
+        assert same(cell(two, 0, place, rows=2), found[1]), place
+    assert same(cell(two, 1, -5, rows=2), images[1] + 0.2)
+    assert all(same(cell(two, 1, place, rows=2), white) for place in range(-4, 0))
 
 
 def test_processes_are_a_triangle():

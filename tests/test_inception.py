@@ -12,7 +12,7 @@ from keras.src.legacy.saving import legacy_h5_format
 from perception_peers import awaken, channels_first, random_images, torch
 
 from codi_tf.core.errors import UserError
-from codi_tf.evaluation.perception.inception import load_inception
+from codi_tf.evaluation.perception.inception import load_classifier, load_inception
 
 fid = pytest.importorskip("pytorch_fid.inception")
 fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
@@ -28,11 +28,17 @@ def state():
 
 
 @pytest.fixture(scope="module")
-def ours(state, tmp_path_factory):
-    """Our features, from the file that pytorch-fid's network makes."""
+def file(state, tmp_path_factory):
+    """The file that pytorch-fid's network makes."""
     path = tmp_path_factory.mktemp("inception") / "fid_inception.safetensors"
     safetensors_torch.save_file(state, path)
-    return load_inception(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ours(file):
+    """Our features, from that file."""
+    return load_inception(file)
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +65,21 @@ def test_the_features_are_those_of_pytorch_fid(ours, peer, size):
     assert near(found, expected)
 
 
-def test_the_features_are_those_of_torch_fidelity(ours, state, tmp_path):
-    """At 299 pixels, where nothing is resized: it has TensorFlow 1's resize. It takes 128 for the middle of bytes."""
+def test_features_and_logits_are_those_of_torch_fidelity(ours, file, state, tmp_path):
+    """At 299 pixels, where nothing is resized: it has TensorFlow 1's resize. It takes 128 for the middle of bytes.
+
+    Of its logits, those without bias are the Inception Score's.
+    """
     torch.save(state, tmp_path / "weights.pth")
     peer = fidelity.FeatureExtractorInceptionV3(
-        "inception", ["2048"], feature_extractor_weights_path=str(tmp_path / "weights.pth")
+        "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(tmp_path / "weights.pth")
     )
     levels = np.rint(127.5 + 127.5 * random_images(1, 299, 299)).astype("uint8")
     with torch.no_grad():
-        (expected,) = peer(channels_first(levels))
-    assert near(ours((levels.astype("float32") - 128) / 128), expected.numpy())
+        features, logits = peer(channels_first(levels))
+    found = ours((levels.astype("float32") - 128) / 128)
+    assert near(found, features.numpy())
+    assert near(found @ load_classifier(file).T, logits.numpy()) and logits.shape == (1, 1008)
 
 
 def test_files_that_do_not_fit_are_refused_in_one_line(state, tmp_path):
@@ -89,6 +100,11 @@ def test_files_that_do_not_fit_are_refused_in_one_line(state, tmp_path):
     assert "Mixed_5b.branch_pool.bn.bias (31,), wanted (32,)" in refused(
         {"Mixed_5b.branch_pool.bn.bias": torch.zeros(31)}
     )
+    safetensors_torch.save_file({**state, "fc.weight": torch.zeros(9, 7)}, path)
+    with pytest.raises(UserError, match=r"fc.weight is \(9, 7\), wanted \(classes, 2048\)"):
+        load_classifier(path)
+    safetensors_torch.save_file({key: value for key, value in state.items() if key != "fc.weight"}, path)
+    assert load_classifier(path) is None
     torch.save({}, tmp_path / "pt_inception.pth")
     with pytest.raises(UserError, match="pt_inception.pth: a pickle"):
         load_inception(tmp_path / "pt_inception.pth")

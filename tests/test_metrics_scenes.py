@@ -18,8 +18,8 @@ from codi_tf.core.errors import UserError
 from codi_tf.evaluation.features import FeatureNetwork, save_features
 from codi_tf.evaluation.loading import load_metrics, truth_keys
 from codi_tf.evaluation.measuring import Evaluator
-from codi_tf.evaluation.metrics.scene_depth import aligned_error
 from codi_tf.evaluation.metrics.scene_variety import variety_distance
+from codi_tf.evaluation.numerics import aligned_error
 from codi_tf.evaluation.scenes import true_statements
 from codi_tf.evaluation.tables import legend
 from codi_tf.scenes.captions import parse
@@ -27,7 +27,7 @@ from codi_tf.scenes.reading import save_reader
 from codi_tf.scenes.statements import occurrences
 from codi_tf.tasks import make_task
 
-NONE = dict.fromkeys(("features", "lpips", "clip", "inception", "reader"))
+NONE = dict.fromkeys(("features", "lpips", "clip", "inception", "reader", "depth_network"))
 OF_IMAGES = ["scene_accuracy", "scene_count", "scene_attributes", "scene_floor", "scene_light", "scene_depth"]
 
 
@@ -84,7 +84,8 @@ def test_they_are_measured_where_a_reader_is_named(reader, monkeypatch):
     named = NONE | {"reader": str(reader), "features": str(reader)}
     assert truth_keys(NONE) == [] and truth_keys(named) == ["caption", "depth"]
     metrics = {k: m for k, m in load_metrics(named, image_size=S, prompted=False).items() if "scene" in k}
-    assert list(metrics) == [*OF_IMAGES[:5], "scene_variety", "scene_depth", "frechet_scenes"]
+    of_sets = ["scene_variety", "scene_depth", "frechet_scenes", "scene_score", "scene_precision", "scene_recall"]
+    assert list(metrics) == [*OF_IMAGES[:5], *of_sets]
     assert "edit_success" in load_metrics(named, image_size=S, prompted=True, instructed=True)
     assert len({id(metrics[name].eye) for name in OF_IMAGES}) == 1
     with pytest.raises(UserError, match="--reader is .*: the reader of scenes was trained on images of 32x32"):

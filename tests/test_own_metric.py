@@ -96,6 +96,6 @@ def test_its_option_is_an_option_of_the_command(tmp_path):
 def test_metrics_that_were_not_asked_for_are_left_out(monkeypatch, tmp_path):
     monkeypatch.setattr("codi_tf.evaluation.features.load_features", lambda folder: SimpleNamespace(features=len))
     arguments = {"features": str(tmp_path), "lpips": None, "clip": None, "inception": None, "palette": None}
-    arguments["reader"] = None
+    arguments |= dict.fromkeys(("reader", "depth_network"))
     metrics = load_metrics(arguments, image_size=S, prompted=True)
     assert list(metrics) == ["psnr", "worst", "ssim", "frechet_photos", "sharpness", "latent_error"]

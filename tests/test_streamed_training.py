@@ -140,7 +140,7 @@ def test_edits(parts, tmp_path, layout):
     }
     experiment = config.from_dict(values)
     splits = [load_source(experiment, split) for split in ("train", "heldout")]
-    assert all(isinstance(split, Triplets) and split.provides == ("source", "prompt") for split in splits)
+    assert all(isinstance(split, Triplets) and split.provides[:2] == ("source", "prompt") for split in splits)
     assert (train(experiment, tmp_path / "run") / "codi.json").is_file()
     scalars = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert np.isfinite(scalars["loss"]) and "condition_use" in scalars

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -27,11 +28,25 @@ def expected(count):
 
 def test_prompt_folders(tmp_path):
     source = open_triplets(write_prompt_folders(tmp_path / "ip2p"))
-    assert set(source.provides) == {"source", "prompt"} and len(source) == 8
+    assert set(source.provides) == {"source", "prompt", "caption", "source_caption"} and len(source) == 8
     wanted = sorted((*triplet(i)[:2], EDITS[i // 2 % 4]) for i in range(8))
     near(sorted(examples(source, 8)), wanted)
     assert examples(source, 24)[8:16] != examples(source, 8)  # another order in another epoch
     near(sorted(examples(source, 24)[8:16]), wanted)
+
+
+def test_captions_of_prompt_folders(tmp_path):
+    """ "output" is the caption of the edited image, "input" that of the image before; only where the first has both."""
+    folder = write_prompt_folders(tmp_path / "ip2p")
+    options = {"image_size": S, "count": 3, "seed": 0, "keys": ("caption", "source_caption")}
+    found = data.evaluation_set(open_triplets(folder), Editing(), **options)
+    assert found["caption"].tolist() == ["b"] * 3 and found["source_caption"].tolist() == ["a"] * 3
+    without = data.evaluation_set(open_triplets(folder), Editing(), **{**options, "keys": (), "prompts": False})
+    assert set(without) == {"image", "condition"}
+    for file in sorted(folder.glob("*/prompt.json")):
+        about = json.loads(file.read_text())
+        file.write_text(json.dumps({"edit": about["edit"], "input": "a"}))
+    assert set(open_triplets(folder).provides) == {"source", "prompt"}
 
 
 @pytest.mark.parametrize("struct", [True, False])

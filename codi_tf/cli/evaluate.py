@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.cli.evaluate_options import flags_that_need_prompts, metric_arguments, needs_prompts, parse
+from codi_tf.cli.evaluate_inputs import check_prompts_used, inputs_of, prompts_of
+from codi_tf.cli.evaluate_options import metric_arguments, parse
 from codi_tf.core.command_line import start_tensorflow
-from codi_tf.core.errors import UserError
 from codi_tf.core.markdown import code, plain
 from codi_tf.core.signals import Stop, stop_noted
 from codi_tf.evaluation.entries import Entry, make_entries
@@ -20,6 +20,7 @@ from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.measuring import Evaluator, measure
 from codi_tf.evaluation.metric import LEVEL
 from codi_tf.evaluation.report import REPORTS, write_figures, write_images, write_page
+from codi_tf.evaluation.results import read_results, sampler_of
 from codi_tf.evaluation.samplers import BATCH, model_process, model_sampler
 from codi_tf.evaluation.tables import markdown_table
 from codi_tf.io.folders import whole_folder
@@ -46,9 +47,12 @@ def _report(options: argparse.Namespace, folder: Path, stop: Stop) -> str:
 
     models = load_models(options.bundles)
     model = next(iter(models.values()))
-    examples, names, count = examples_of(options, model)
-    images, conditions, prompts = examples["image"], examples["condition"], _prompts(options, model, examples)
-    _check_prompts_used(prompts, options, models)
+    inputs = inputs_of(options, model)
+    examples = inputs.examples
+    images, conditions, prompts = examples["image"], examples["condition"], prompts_of(options, model, examples)
+    check_prompts_used(prompts, options, models)
+    height, width = images.shape[1:3]
+    results = {label: read_results(path, inputs.names, height, width) for label, path in options.results.items()}
     chosen = {"guidance": options.guidance, "text_guidance": options.text_guidance, "prompts": prompts}
     entries = make_entries(models, options.samplers, **chosen)
     samplers = {
@@ -61,6 +65,7 @@ def _report(options: argparse.Namespace, folder: Path, stop: Stop) -> str:
         image_size=model.image_size,
         prompted=prompts is not None,
         instructed=model.task.prompted,
+        known=examples,
     )
     evaluator = Evaluator(
         images,
@@ -72,7 +77,8 @@ def _report(options: argparse.Namespace, folder: Path, stop: Stop) -> str:
         enlarged=model.task.has_low_resolution,
         truth={key: examples[key] for key in truth_keys(metric_arguments(options)) if key in examples},
     )
-    settings = _settings(options, models, names, images.shape[1])
+    samplers |= {label: sampler_of(found, evaluator.encode) for label, found in results.items()}
+    settings = _settings(options, models, inputs.images, images.shape)
     prompt_texts = [] if prompts is None else [np.array(prompts)]
     kept = Kept(options.out.with_name(f".{options.out.name}.measured"), settings, [images, conditions, *prompt_texts])
     progress = Progress("measuring", len(samplers))
@@ -84,7 +90,7 @@ def _report(options: argparse.Namespace, folder: Path, stop: Stop) -> str:
     measured = measure(samplers, evaluator, report=report, kept=kept)
     curves = {one.label: {one.cost * steps: one.row(steps) for steps in options.steps} for one in entries}
     families = {one.label: one.bundle for one in entries} if len(models) > 1 else None
-    rows = write_figures(folder, measured, curves, settings, families=families)
+    rows = write_figures(folder, measured, curves, settings, families=families, results=list(results))
 
     shown = _shown(images[:BATCH], min(IMAGES, max(2, ROWS_OF_IMAGES // len(entries))))
     made = {
@@ -103,8 +109,9 @@ def _report(options: argparse.Namespace, folder: Path, stop: Stop) -> str:
         }
         progress.update(done)
         _end_if(stop, "all samplers")
-    write_images(folder, made, processes, conditions[shown], images[shown])
-    about = _about(options, entries, count, images.shape[1])
+    others = {label: found[shown] for label, found in results.items()}
+    write_images(folder, made, processes, conditions[shown], images[shown], results=others)
+    about = _about(options, entries, inputs.about)
     write_page(folder, about, rows, [one.label for one in entries], max(PROCESS_STEPS))
     kept.remove()
     return markdown_table(rows)
@@ -115,81 +122,28 @@ def _end_if(stop: Stop, measured: str) -> None:
         raise stop.interrupted(f"stopped by {{by}}; figures of {measured} are kept: the same command goes on")
 
 
-def examples_of(options: argparse.Namespace, model) -> tuple[dict, Sequence[str], int]:
-    """Return (the examples to measure on, the names of their images if known, the number of those images).
-
-    The examples are those of `data.evaluation_set`, or of `data.read_pairs`.
-
-    Raises:
-        UserError: the data cannot be read, or do not fit the model's task or its networks.
-    """
-    from codi_tf import data
-
-    if data.is_pairs(options.data):
-        if not model.task.has_low_resolution:
-            raise UserError(
-                f"--data is {options.data}: pairs are for super-resolution; name other data for these bundles"
-            )
-        names = [f"{i:05}.png" for i in range(options.count)]
-        pairs = data.read_pairs(options.data, options.count, scale=model.task.scale)
-        side, multiple = pairs["image"].shape[1], model.base.multiple
-        if side % multiple:
-            raise UserError(f"{options.data}: pairs of {side} pixels; these networks take multiples of {multiple}")
-        return pairs, names, len(names)
-    source = data.load_source(options.data, "heldout" if options.split == "heldout" else None, model.task)
-    shared = {"image_size": model.image_size, "count": options.count, "seed": options.seed}
-    shared["prompts"] = options.prompts or model.task.prompted
-    shared["keys"] = [key for key in truth_keys(metric_arguments(options)) if key in source.provides]
-    return data.evaluation_set(source, model.task, **shared), source.names, len(source)
-
-
 def _shown(images: np.ndarray, count: int) -> np.ndarray:
     """The places of the images with the most contrast; flat images show little."""
     return np.argsort(-images.std(axis=(1, 2, 3)), kind="stable")[:count]
 
 
-def _prompts(options: argparse.Namespace, model, examples: dict) -> str | list[str] | None:
-    """The prompt for all images (--prompt), the prompts of the images, or None."""
-    if options.prompt is not None and model.task.prompted:
-        raise UserError("--prompt: each image has its own instruction, which the original follows; leave it out")
-    if options.prompt is not None:
-        return options.prompt
-    if options.prompts or model.task.prompted:
-        if "prompt" not in examples:
-            raise UserError(f"--data is {options.data}: its images have no prompts; give --prompt, or name other data")
-        return list(examples["prompt"])
-    if flags := flags_that_need_prompts(metric_arguments(options)):
-        raise UserError(f"{flags[0]} measures how well images fit a prompt; give --prompt or --prompts")
-    return None
-
-
-def _check_prompts_used(prompts: str | list[str] | None, options: argparse.Namespace, models: dict) -> None:
-    """Raise UserError for prompts that neither a model nor a metric takes."""
-    takes_text = any(model.base.text_encoder is not None for model in models.values())
-    if prompts is not None and not takes_text and not needs_prompts(metric_arguments(options)):
-        raise UserError("--prompt: no bundle has a text encoder; leave it out, or name a --clip to compare it with")
-
-
-def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image_size: int) -> str:
+def _about(options: argparse.Namespace, entries: list[Entry], examples: str) -> str:
     """The introduction of the report: what was measured, in Markdown."""
     names = options.samplers or list(dict.fromkeys(one.options["sampler"] for one in entries))
-    which = "held-out " if options.split == "heldout" else ""
-    lines = [
-        f"{options.count} crops of {image_size} pixels from {photos} {which}images of {plain(str(options.data))}, "
-        f"seed {options.seed}. {_plural('Sampler', names)}."
-    ]
+    lines = [f"{examples}, seed {options.seed}. {_plural('Sampler', names)}."]
     if options.prompt is not None:
         lines.append(f"Prompt: {plain(options.prompt)}")
     by_bundle = {one.bundle: one for one in entries}.values()
     lines.append("")
-    for one, path in zip(by_bundle, options.bundles, strict=True):
+    for one in by_bundle:
         names = {"guidance": "guidance", "text_guidance": "text guidance"}
         values = {name: one.options[key] for key, name in names.items()}
         note = "".join(f", {name} {value:g}" for name, value in values.items() if value is not None)
         if len(names) > 1 and options.samplers is None:
             note = f", sampler {one.options['sampler']}{note}"
         many = {1: "", 2: ", two evaluations a step", 3: ", three evaluations a step"}[one.cost]
-        lines.append(f"- {plain(one.bundle)}: {code(str(path))}{note}{many}")
+        lines.append(f"- {plain(one.bundle)}: {code(str(options.bundles[one.bundle]))}{note}{many}")
+    lines += [f"- {plain(label)}: images in {code(str(path))}" for label, path in options.results.items()]
     return "\n".join(lines)
 
 
@@ -197,17 +151,19 @@ def _plural(word: str, names: Sequence[str]) -> str:
     return f"{word}{'' if len(names) == 1 else 's'}: {', '.join(names)}"
 
 
-def _settings(options: argparse.Namespace, models: dict, names: Sequence[str], image_size: int) -> dict:
-    """The settings of the evaluation, for metrics.json."""
+def _settings(options: argparse.Namespace, models: dict, names: Sequence[str], shape: tuple[int, ...]) -> dict:
+    """The settings of the evaluation, for metrics.json; `shape` is that of the originals."""
     import codi_tf
 
-    bundles = zip(models.items(), options.bundles, strict=True)
+    height, width = shape[1:3]
+    bundles = options.bundles.items()
     return {
         "codi_tf": codi_tf.__version__,
-        "bundles": {label: {**_named(path), "task": model.task_config()} for (label, model), path in bundles},
+        "bundles": {label: {**_named(path), "task": models[label].task_config()} for label, path in bundles},
+        "results": {label: _named(path) for label, path in options.results.items()},
         "data": options.data,
         "photos": list(names),
-        "image_size": image_size,
+        "image_size": height if height == width else [height, width],
         "count": options.count,
         "seed": options.seed,
         "steps": options.steps,

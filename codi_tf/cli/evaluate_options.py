@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation import METRICS
+from codi_tf.evaluation.loading import labels
 from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.report import REPORTS
-from codi_tf.io.bundle_files import check_is_folder, is_bundle, model_at
+from codi_tf.io.bundle_files import check_is_folder, is_bundle, is_pairs, model_at
 from codi_tf.io.folders import check_folder
+from codi_tf.io.listing import files_below
+from codi_tf.io.naming import is_image
+from codi_tf.io.places import folder_pair
 
 SPLITS = ("heldout", "all")
 MAX_COUNT = 100_000
@@ -31,10 +36,19 @@ def make_parser(prog: str) -> ArgumentParser:
         "trained on the embedded photos (not FID), need nothing else. Other metrics are measured if their weights are "
         "named.",
     )
-    parser.add_argument("bundles", type=path_argument, nargs="+", metavar="BUNDLE", help="folder of a trained model")
+    parser.add_argument(
+        "bundles",
+        type=path_argument,
+        nargs="+",
+        metavar="BUNDLE",
+        help="folder of a trained model; or of another method's images, named as the inputs of --data",
+    )
     parser.add_argument("--out", type=path_argument, required=True, help="folder of the report")
     parser.add_argument(
-        "--data", type=text_argument, default="photos", help="photos (default), a folder, shards, a TFDS name, or pairs"
+        "--data",
+        type=text_argument,
+        default="photos",
+        help="photos (default), a folder, shards, a TFDS name, or pairs: a folder of codi pairs, or two, LOW:HIGH",
     )
     parser.add_argument(
         "--split",
@@ -64,11 +78,18 @@ def make_parser(prog: str) -> ArgumentParser:
 
 
 def parse(arguments: list[str], prog: str) -> argparse.Namespace:
-    """Parse and check the options; `steps` and `samplers`, if given, become lists. Raises UserError for bad options."""
+    """Parse and check the options. Raises UserError for bad ones.
+
+    `steps` and `samplers`, if given, become lists; `bundles`, and `results`, the folders of other methods' images,
+    become label -> folder.
+    """
     options = make_parser(prog).parse_args(arguments)
     options.steps, options.samplers = _steps(options.steps), _samplers(options.samplers)
-    options.bundles = [model_at(path) for path in options.bundles]
-    _check_bundles(options)
+    paths = [model_at(path) for path in options.bundles]
+    _check_paths(paths, options.data)
+    named = dict(zip(labels(paths), paths, strict=True))
+    options.results = {label: path for label, path in named.items() if _holds_images(path)}
+    options.bundles = {label: path for label, path in named.items() if label not in options.results}
     for option in metric_options():
         argument = getattr(options, option.key)
         if argument is not None:
@@ -116,13 +137,26 @@ def _samplers(text: str | None) -> list[str] | None:
     return names
 
 
-def _check_bundles(options: argparse.Namespace) -> None:
-    for path in options.bundles:
+def _check_paths(paths: Sequence[Path], source: str) -> None:
+    """Raise UserError for folders that hold neither a bundle nor images, and for images that nothing is matched to."""
+    results = [path for path in paths if _holds_images(path)]
+    for path in paths:
         check_is_folder(path)
-        if not is_bundle(path):
+        if path not in results and not is_bundle(path):
             raise UserError(f"{path}: no such bundle; train one or name another")
-    if len({path.resolve() for path in options.bundles}) < len(options.bundles):
+    if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a bundle is named twice; name each once")
+    if results == list(paths):
+        raise UserError(f"{paths[0]}: holds images; name a bundle, too, whose task and autoencoder measure them")
+    if results and not is_pairs(source) and folder_pair(source) is None:
+        raise UserError(
+            f"{results[0]}: images are matched by name to --data, and {source} has no pairs of names; give a folder of "
+            "codi pairs, or LOW:HIGH"
+        )
+
+
+def _holds_images(path: Path) -> bool:
+    return path.is_dir() and not is_bundle(path) and any(map(is_image, files_below(path)[0]))
 
 
 def _check_out(options: argparse.Namespace) -> None:
@@ -132,4 +166,4 @@ def _check_out(options: argparse.Namespace) -> None:
         path = None if argument is None else option.path(argument)
         if option.made and path is not None and options.out.resolve() in (path.resolve(), *path.resolve().parents):
             raise UserError(f"{option.flag} is {argument}: the report replaces {options.out}; name a folder elsewhere")
-    check_folder(options.out, REPORTS, inputs=options.bundles)
+    check_folder(options.out, REPORTS, inputs=[*options.bundles.values(), *options.results.values()])

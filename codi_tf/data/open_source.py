@@ -12,7 +12,6 @@ from codi_tf.core.showing import printable
 from codi_tf.data.examples import with_features
 from codi_tf.data.in_memory import Photos
 from codi_tf.data.left_out import FILES, LeftOut, warn_of_left_out
-from codi_tf.data.pairs import is_pairs
 from codi_tf.data.pipeline import Source
 from codi_tf.data.prompts import prompts_of
 from codi_tf.data.records import Records, index_files, index_tfrecord, index_webdataset
@@ -21,9 +20,11 @@ from codi_tf.data.stream import Stream
 from codi_tf.data.tfds import PREFIX, open_tfds
 from codi_tf.data.unreadable import read_all, warn_of_damage
 from codi_tf.io import images
+from codi_tf.io.bundle_files import is_pairs
 from codi_tf.io.image_files import EXTENSIONS, open_image
 from codi_tf.io.listing import files_below, is_hidden
 from codi_tf.io.naming import field_of, is_image
+from codi_tf.io.places import folder_pair
 
 IN_MEMORY = 2e9  # bytes of decoded images; a larger folder is read from disk, example by example
 MAX_NUMBERS = 1_000_000  # in {000..127}
@@ -81,8 +82,9 @@ def open_source(
         check_any(len(examples), f"the images of {text}", split, heldout_fraction)
         warn_of_damage(examples.records.damaged, len(examples.records.paths), max_unreadable)
         return Stream(examples, **streamed)
-    if is_pairs(name):
-        raise UserError(f"{name} holds pairs to evaluate on; to take its images alone, name {os.path.join(name, 'gt')}")
+    pair = (name, os.path.join(name, "gt")) if is_pairs(name) else folder_pair(name)
+    if pair is not None:
+        raise UserError(f"{name} holds pairs to evaluate on; to take its images alone, name {pair[1]}")
     kind, paths, others = _kind_of(name)
     if options and kind != "TFRecord":
         raise UserError(f"{text}: options after ? are for TFRecord files; leave them out")

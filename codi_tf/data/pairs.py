@@ -17,7 +17,7 @@ from codi_tf.io.images import read_image, resize, write_png
 from codi_tf.io.json_files import read_json
 from codi_tf.io.schema import Record, Whole, check
 
-PAIRS = "pairs.json"
+PAIRS = bundle_files.PAIRS_FILE
 SCHEMA = Record({"size": Whole(1, MAX_SIDE), "scale": Whole(1, MAX_SIDE), "count": Whole(0, MAX_EXAMPLES)})
 
 
@@ -56,11 +56,6 @@ def write_pairs(
             report(i + 1)
         settings = {"count": count, "size": size, "scale": task.scale, "seed": seed, **about}
         (partial / PAIRS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def is_pairs(folder: str | Path) -> bool:
-    """Whether a folder was written by `write_pairs`."""
-    return (Path(folder) / PAIRS).is_file()
 
 
 def read_pairs(folder: str | Path, count: int, *, scale: int | None = None) -> dict[str, np.ndarray]:

@@ -84,14 +84,14 @@ class Scenes(_Endless):
 class SceneEdits(_Endless):
     """Edits of scenes: "source" before, "image" after, "prompt" the instruction; a `pipeline.Source`.
 
-    "depth" and "caption" are those of the scene after the edit.
+    "depth" and "caption" are those of the scene after the edit, "source_caption" is that of the scene before.
 
     Args:
         split: "train", "heldout" or None; each has scenes of its own.
         transfer: all edits are this transfer from one domain to another. None: they are of all kinds.
     """
 
-    provides = ("source", "prompt", "depth", "caption")
+    provides = ("source", "prompt", "depth", "caption", "source_caption")
 
     def __init__(self, split: str | None, transfer: Transfer | None = None):
         self.split, self.transfer = split, transfer
@@ -100,7 +100,8 @@ class SceneEdits(_Endless):
         edit = draw_edit(seed) if self.transfer is None else draw_transfer(seed, self.transfer)
         before, after = render(edit.before, size), render(edit.after, size)
         shown = {"image": after.image, "source": before.image, "depth": after.depth}
-        return {**shown, "prompt": edit.instruction, "caption": caption(edit.after)}
+        captions = {"caption": caption(edit.after), "source_caption": caption(edit.before)}
+        return {**shown, **captions, "prompt": edit.instruction}
 
 
 def _salt(split: str | None) -> int:

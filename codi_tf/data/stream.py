@@ -18,6 +18,8 @@ from codi_tf.data.records import Readable, Unreadable
 from codi_tf.data.unreadable import first_of, refusal, too_many
 from codi_tf.io.companions import companion
 
+CAPTIONS = ("caption", "source_caption")  # fields of records: texts on the image, and on the one before an edit
+
 
 class Stream:
     """Square windows of images on disk, shrunk to the crop's size; a `pipeline.Source`.
@@ -33,6 +35,8 @@ class Stream:
         max_unreadable: the largest share of unreadable records among the different records read so far, counted as at
             least 400, or all records if there are fewer.
 
+    The examples have the windows, "prompt" if the records have texts, and CAPTIONS that they have.
+
     Attributes:
         unreadable: one line for each unreadable record in the order of reading: its name and the reason.
     """
@@ -43,7 +47,8 @@ class Stream:
         self._windows = tuple(
             dict.fromkeys(("image", condition_key) if condition_key in records.fields else ("image",))
         )
-        self.provides = (*self._windows[1:], *(("prompt",) if has_text else ()))
+        self._captions = tuple(key for key in CAPTIONS if key in records.fields)
+        self.provides = (*self._windows[1:], *(("prompt",) if has_text else ()), *self._captions)
         self.names = ()
         self._lock, self._bad, self._tried = threading.Lock(), {}, 0
 
@@ -71,23 +76,21 @@ class Stream:
 
         prompts = prompts and "prompt" in self.provides
         kinds = [companion(key) for key in self._windows]
-        dtypes = [*(tf.as_dtype(kind.dtype) for kind in kinds), tf.string]
+        texts = ("prompt", *self._captions) if prompts else ()
+        dtypes = [*(tf.as_dtype(kind.dtype) for kind in kinds), *(tf.string for _ in texts)]
 
         def read(index: np.ndarray, u: np.ndarray) -> list:
             example = self.example(int(index), u, image_size, prompts=prompts)
-            return [*(example[key] for key in self._windows), example["prompt"].encode("utf-8")]
+            return [*(example[key] for key in self._windows), *(example[key].encode("utf-8") for key in texts)]
 
         def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
             u = tf.random.stateless_uniform([5], seed)  # the first is unused: the index determines the image
-            *cut, prompt = tf.numpy_function(read, [index, u], dtypes)
+            found = dict(zip((*self._windows, *texts), tf.numpy_function(read, [index, u], dtypes), strict=True))
             example, colors = {}, seed if recolor else None
-            for key, kind, window in zip(self._windows, kinds, cut, strict=True):
-                window.set_shape([None, None, kind.channels])
-                example[key] = resized(kind, window, image_size, u[4] < 0.5 if augment else None, colors)
-            if prompts:
-                prompt.set_shape([])
-                example["prompt"] = prompt
-            return example
+            for key, kind in zip(self._windows, kinds, strict=True):
+                found[key].set_shape([None, None, kind.channels])
+                example[key] = resized(kind, found[key], image_size, u[4] < 0.5 if augment else None, colors)
+            return example | {key: tf.ensure_shape(found[key], []) for key in texts}
 
         return draw
 
@@ -101,12 +104,13 @@ class Stream:
             prompts: whether texts are read; otherwise the prompt is "".
 
         Returns:
-            {"image": uint8 [H, H, 3], "prompt": str}, and the companion, of its kind's `dtype` [H, H, channels].
+            {"image": uint8 [H, H, 3], "prompt": str}, the companion, of its kind's `dtype` [H, H, channels], and the
+            captions that the records have, str.
 
         Raises:
             UserError: too many records are unreadable.
         """
-        count, fields = len(self.records), {*self._windows, *(FIELDS if prompts else ())}
+        count, fields = len(self.records), {*self._windows, *((*FIELDS, *self._captions) if prompts else ())}
         epoch, start = divmod(index, count)
         for attempt in range(count):
             record = self.record_at((start + attempt) % count, epoch)
@@ -142,6 +146,7 @@ class Stream:
         side = self.window_side(float(u[1]), size, image_size)
         factor = side / image_size if len(opened) == 1 else 1.0  # several are not shrunk: their pixels must match
         example: dict[str, str | np.ndarray] = {"prompt": text_of(fields)}
+        example |= {key: fields.get(key, b"").decode("utf-8") for key in self._captions}
         for key, encoded in opened.items():
             image = encoded.shrunk(factor)
             width, height = image.size

@@ -26,6 +26,7 @@ from codi_tf.io.naming import field_of
 from codi_tf.io.plain_files import read_plain
 
 SEEDS, PROMPT = "seeds.json", "prompt.json"  # of InstructPix2Pix's data
+CAPTIONS = {"caption": "output", "source_caption": "input"}  # field -> entry of prompt.json, where there is one
 PARQUET = ".parquet"
 MOST_BYTES = 1 << 28  # of seeds.json
 
@@ -44,7 +45,8 @@ def open_triplets(
         name: one of
 
             a folder with seeds.json, as InstructPix2Pix's data come: PROMPT/SEED_0.jpg before, PROMPT/SEED_1.jpg after,
-            PROMPT/prompt.json with the instruction under "edit";
+            PROMPT/prompt.json with the instruction under "edit", and, if the first one has them, captions before and
+            after the edit under "input" and "output";
             a .parquet file, a folder or a pattern of them, with columns as in `examples.known_features`: images as the
             bytes of their files, directly or as "bytes" of a struct;
             a folder of NAME.source.jpg, NAME.jpg and NAME.txt;
@@ -112,10 +114,9 @@ class PromptFolders:
         pairs: (number of the prompt, seed) of each triplet.
     """
 
-    fields = ("image", "source", "text")
-
     def __init__(self, folder: Path, prompts: list[str], pairs: list[tuple[int, str]]):
         self.folder, self.prompts, self.pairs = folder, prompts, pairs
+        self.fields = ("image", "source", "text", *self._captions())
 
     @classmethod
     def listed(cls, folder: Path, split: str | None, heldout_fraction: float) -> PromptFolders:
@@ -154,7 +155,7 @@ class PromptFolders:
         return 0
 
     def read(self, i: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
-        """The fields of triplet i; the text is left out if `fields` does not name it.
+        """The fields of triplet i; the texts are left out if `fields` does not name "text".
 
         Raises:
             Unreadable: a file is missing, or the instruction is not a str.
@@ -167,14 +168,26 @@ class PromptFolders:
             before, after = (read_plain(path, MAX_FILE) for path in images)
             if not wanted:
                 return {"image": after, "source": before}
-            edit = parse_json(read_plain(about, MAX_FILE), PROMPT).get("edit")
+            texts = parse_json(read_plain(about, MAX_FILE), PROMPT)
         except OSError as error:
             raise Unreadable(f"{Path(error.filename).name}: {error.strerror or error}") from None
         except UserError as error:
             raise Unreadable(str(error)) from None
+        edit = texts.get("edit")
         if not isinstance(edit, str) or not edit.strip():
             raise Unreadable(f'{PROMPT}: "edit" is {shown(edit)}, not a text')
-        return {"image": after, "source": before, "text": edit.encode("utf-8", "replace")}
+        captions = {field: texts[entry] for field, entry in CAPTIONS.items() if isinstance(texts.get(entry), str)}
+        encoded = {field: text.encode("utf-8", "replace") for field, text in {"text": edit, **captions}.items()}
+        return {"image": after, "source": before, **encoded}
+
+    def _captions(self) -> tuple[str, ...]:
+        """The captions that the first triplet has: both or none."""
+        try:
+            first = named_file(self.folder, f"{self.prompts[0]}/{PROMPT}", SEEDS)
+            about = parse_json(read_plain(first, MAX_FILE), PROMPT)
+        except (OSError, UserError, IndexError):  # reading the triplet will report it
+            return ()
+        return tuple(CAPTIONS) if all(isinstance(about.get(entry), str) for entry in CAPTIONS.values()) else ()
 
     def name(self, i: int) -> str:
         """Folder and seed of triplet i."""

@@ -11,6 +11,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 STROKES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ((0, (5, 1, 1, 1, 1, 1)), "v"))
 LEVEL_STROKES = ((0, (5, 2)), (0, (1, 1.5)))
 LEVEL_COLOR = "0.45"
+RESULT_STROKE = (0, (8, 2, 1, 2))
 ACROSS = 3  # plots side by side
 WIDTH, HEIGHT, LEGEND_LINE = 3.7, 2.7, 0.22  # inches: a plot's, a line's
 LETTERS = 13  # of the legend, in an inch
@@ -21,7 +22,12 @@ Series = dict[str, dict[int, dict]]  # label -> number of evaluations -> row
 
 
 def write_curves(
-    path: Path, series: Series, levels: dict[str, dict], *, families: dict[str, str] | None = None
+    path: Path,
+    series: Series,
+    levels: dict[str, dict],
+    *,
+    families: dict[str, str] | None = None,
+    results: dict[str, dict] | None = None,
 ) -> None:
     """Write a PNG: every metric against the number of network evaluations, with a band for its interval.
 
@@ -33,6 +39,7 @@ def write_curves(
         levels: label -> row without evaluations, as "autoencoder": at most two horizontal lines, not at 0.
         families: label -> name; the series of one family share a color and differ in their strokes. None: every
             series has another color, as long as the colors last.
+        results: label -> row without evaluations, of a folder of images: horizontal lines in further colors.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -42,11 +49,9 @@ def write_curves(
     across = min(ACROSS, len(names))
     down = math.ceil(len(names) / across)
     looks = _looks(list(series), families)
+    lines = _lines(levels, results or {}, len({look["color"] for look in looks.values()}))
     entries = [Line2D([], [], label=_plain(label), **look) for label, look in looks.items()]
-    entries += [
-        Line2D([], [], label=_plain(label), color=LEVEL_COLOR, linestyle=stroke)
-        for label, stroke in zip(levels, LEVEL_STROKES, strict=False)
-    ]
+    entries += [Line2D([], [], label=_plain(label), **look) for label, (_, look) in lines.items()]
     longest = max(len(str(entry.get_label())) for entry in entries) + 6
     per_line = max(1, min(len(entries), int(across * WIDTH * LETTERS / longest)))
     footer = LEGEND_LINE * math.ceil(len(entries) / per_line) + 0.1
@@ -55,7 +60,7 @@ def write_curves(
     figure = Figure(figsize=(across * WIDTH, height), dpi=DPI, layout=layout)
     plots = figure.subplots(down, across, squeeze=False).ravel()
     for plot, name in zip(plots, names, strict=False):
-        _draw(plot, name, series, levels, looks)
+        _draw(plot, name, series, lines, looks)
     for plot in plots[len(names) :]:
         plot.set_axis_off()
     figure.legend(handles=entries, loc="lower center", ncols=per_line, frameon=False, fontsize=9)
@@ -67,18 +72,29 @@ def _plain(label: str) -> str:
     return f" {label}".replace("$", r"\$") if label.startswith("_") else label.replace("$", r"\$")
 
 
-def _draw(plot, name: str, series: Series, levels: dict[str, dict], looks: dict[str, dict]) -> None:
+def _lines(levels: dict[str, dict], results: dict[str, dict], colors: int) -> dict[str, tuple[dict, dict]]:
+    """label -> row and look of a horizontal line; the series have the first `colors` colors."""
+    lines = {
+        label: (row, {"color": LEVEL_COLOR, "linestyle": stroke, "linewidth": 1.2})
+        for (label, row), stroke in zip(levels.items(), LEVEL_STROKES, strict=False)
+    }
+    for i, (label, row) in enumerate(results.items(), start=colors):
+        lines[label] = (row, {"color": COLORS[i % len(COLORS)], "linestyle": RESULT_STROKE, "linewidth": 1.6})
+    return lines
+
+
+def _draw(plot, name: str, series: Series, lines: dict[str, tuple[dict, dict]], looks: dict[str, dict]) -> None:
     """One metric of all series."""
     points = {
         label: {steps: rows[steps] for steps in sorted(rows) if rows[steps].get(name) is not None}
         for label, rows in series.items()
     }
     # A level of 0 is trivial: it is the reference's distance to itself.
-    lines = {label: row[name] for label, row in levels.items() if (row.get(name) or 0.0) > NOTHING}
+    heights = {label: row[name] for label, (row, _) in lines.items() if (row.get(name) or 0.0) > NOTHING}
     values = [
         value for rows in points.values() for row in rows.values() for value in (row[name], *_interval(row, name))
     ]
-    values += lines.values()
+    values += heights.values()
     better = column(name).better
     sign = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}.get(better, f"({better})" if better else "")
     plot.set_title(f"{column(name).title} {sign}", fontsize=10, loc="left")
@@ -86,9 +102,8 @@ def _draw(plot, name: str, series: Series, levels: dict[str, dict], looks: dict[
         _log_axis_where_steep(plot, values)
     for label, rows in points.items():
         _draw_line(plot, rows, name, looks[label])
-    for label, stroke in zip(levels, LEVEL_STROKES, strict=False):
-        if label in lines:
-            plot.axhline(lines[label], color=LEVEL_COLOR, linestyle=stroke, linewidth=1.2, zorder=1)
+    for label, height in heights.items():
+        plot.axhline(height, zorder=1, **lines[label][1])
     ticks = sorted({steps for rows in points.values() for steps in rows})
     plot.set_xscale("log", base=2)
     plot.set_xticks(ticks, [str(tick) for tick in ticks])

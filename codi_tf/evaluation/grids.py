@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from codi_tf.io.images import grid
@@ -11,13 +13,16 @@ SMALLEST = 128  # pixels: smaller images are shown enlarged
 Series = dict[str, dict[int, np.ndarray]]  # label of a series -> number of evaluations -> images [N, H, W, 3]
 
 
-def comparison(series: Series, conditions: np.ndarray, images: np.ndarray) -> np.ndarray:
+def comparison(
+    series: Series, conditions: np.ndarray, images: np.ndarray, results: Mapping[str, np.ndarray] | None = None
+) -> np.ndarray:
     """A grid with a row for each input and series, and a column for each number of steps, condition and original.
 
     Args:
         series: label -> {steps: images}, float32 [N, H, W, 3] in [-1, 1].
         conditions: float32 [N, H, W, C] in [-1, 1], of which the first three channels are shown.
         images: the originals, float32 [N, H, W, 3] in [-1, 1].
+        results: label -> images of no number of steps, float32 [N, H, W, 3] in [-1, 1]: columns before the original.
 
     Returns:
         An image, float32 [H', W', 3] in [0, 1].
@@ -29,13 +34,16 @@ def comparison(series: Series, conditions: np.ndarray, images: np.ndarray) -> np
         for i in range(len(images))
     ]
     titles, shown = [name_of_steps(count) for count in steps], conditions[..., :3]
+    results = results or {}
+    ends = [[*(found[i] for found in results.values()), x] for i, x in enumerate(images)]
+    end_titles = [*results, "original"]
     if len(series) == 1:
-        framed = [[c, *row, x] for c, (row,), x in zip(shown, rows, images, strict=True)]
-        return _grid(framed, ["condition", *titles, "original"])
+        framed = [[c, *row, *end] for c, (row,), end in zip(shown, rows, ends, strict=True)]
+        return _grid(framed, ["condition", *titles, *end_titles])
     blocks = []
-    for c, (first, *others), x in zip(shown, rows, images, strict=True):
-        framed = [[*first, c, x], *([*row, blank, blank] for row in others)]
-        named = [*titles, "condition", "original"] if not blocks else [""] * (len(titles) + 2)
+    for c, (first, *others), end in zip(shown, rows, ends, strict=True):
+        framed = [[*first, c, *end], *([*row, blank, *[blank] * len(end)] for row in others)]
+        named = [*titles, "condition", *end_titles] if not blocks else [""] * len(framed[0])
         blocks.append(_grid(framed, named, list(series)))
     return np.concatenate(blocks)
 

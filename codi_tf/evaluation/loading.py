@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,14 @@ import numpy as np
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.metric import Extractor, Metric, Option
-from codi_tf.evaluation.tables import in_order
+from codi_tf.evaluation.tables import ROWS, in_order
 
 
-def load_models(paths: Sequence[Path]) -> dict:
+def load_models(bundles: Mapping[str, Path]) -> dict:
     """Load bundles that can be compared, with one task, image size and autoencoder: label -> model.
+
+    Args:
+        bundles: label -> folder.
 
     Raises:
         UserError: the bundles differ in one of these, or cannot be read.
@@ -22,8 +25,8 @@ def load_models(paths: Sequence[Path]) -> dict:
     from codi_tf.io.weights import state_dict
     from codi_tf.model import load
 
-    models = dict(zip(labels(paths), (load(path) for path in paths), strict=True))
-    (first_path, first), *others = zip(paths, models.values(), strict=True)
+    models = {label: load(path) for label, path in bundles.items()}
+    (first_path, first), *others = zip(bundles.values(), models.values(), strict=True)
     weights = state_dict(first.base.vae)
     for path, model in others:
         for name in ("task", "image_size"):
@@ -36,9 +39,11 @@ def load_models(paths: Sequence[Path]) -> dict:
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """Short names: runs/NAME/result is NAME; the whole paths where these names are not unique."""
+    """Short names: runs/NAME/result is NAME; the whole paths where these names are not unique, or are those of ROWS."""
     names = [path.parent.name if path.name == "result" else path.name for path in map(Path.resolve, paths)]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    if len({*names, *ROWS}) == len(names) + len(ROWS):
+        return names
+    return [f"./{path}" if str(path) in ROWS else str(path) for path in paths]
 
 
 def options() -> list[Option]:
@@ -58,7 +63,12 @@ def truth_keys(arguments: Mapping[str, str | None]) -> list[str]:
 
 
 def load_metrics(
-    arguments: Mapping[str, str | None], *, image_size: int, prompted: bool, instructed: bool = False
+    arguments: Mapping[str, str | None],
+    *,
+    image_size: int,
+    prompted: bool,
+    instructed: bool = False,
+    known: Collection[str] = (),
 ) -> dict[str, Metric]:
     """Load the metrics that are always measured and those whose weights are named: name -> metric.
 
@@ -67,6 +77,7 @@ def load_metrics(
         image_size: side of the images that the models were trained on.
         prompted: whether the images have prompts; if not, metrics that need prompts are left out.
         instructed: whether the prompts are instructions; if not, metrics that need instructions are left out.
+        known: what else is known of the images, keys of `Originals.truth`; metrics that need more are left out.
 
     Raises:
         UserError: weights that cannot be read.
@@ -75,6 +86,8 @@ def load_metrics(
     for name in in_order(METRICS):
         kind = METRICS[name]
         if (kind.needs_prompts and not prompted) or (kind.needs_instructions and not instructed):
+            continue
+        if kind.needs_truth and not set(kind.truth) <= set(known):
             continue
         metric = kind.load(None if kind.option is None else arguments[kind.option.key], image_size)
         if metric is not None:

@@ -97,11 +97,22 @@ class ImageSet:
     images: np.ndarray
     latents: np.ndarray
     batch: int
+    _features: dict[Extractor, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @functools.cached_property
     def unit(self) -> np.ndarray:
         """The images in [0, 1], [N, H, W, 3]."""
         return (np.asarray(self.images) + 1) / 2
+
+    def features(self, extractor: Extractor) -> np.ndarray:
+        """The images' features, [N, D]: computed once, whichever metrics ask for them.
+
+        Args:
+            extractor: images float32 [B, H, W, 3] in [-1, 1] -> features [B, D].
+        """
+        if extractor not in self._features:
+            self._features[extractor] = in_batches(extractor, self.batch)(self.images)
+        return self._features[extractor]
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,7 @@ class Metric:
         needs_prompts: whether it compares images with prompts.
         needs_instructions: whether it is for tasks whose prompts are instructions alone.
         truth: what it takes of the source's examples besides the images, keys of `data.Source.provides`.
+        needs_truth: whether it is left out where the source lacks one of these.
         per_image: whether it is a mean over values of single images, which reports then hold, too.
     """
 
@@ -136,6 +148,7 @@ class Metric:
     needs_prompts: ClassVar[bool] = False
     needs_instructions: ClassVar[bool] = False
     truth: ClassVar[tuple[str, ...]] = ()
+    needs_truth: ClassVar[bool] = False
     per_image: ClassVar[bool] = True
 
     @classmethod
@@ -185,14 +198,10 @@ class FrechetDistance(Metric):
         self.extractor = extractor
 
     def reference(self, originals: Originals) -> np.ndarray:
-        return self.features(originals.images, originals.batch)
+        return originals.features(self.extractor)
 
     def measure(self, made: ImageSet, originals: Originals, reference: np.ndarray | None) -> np.ndarray:
-        return self.features(made.images, made.batch)
-
-    def features(self, images: np.ndarray, batch: int) -> np.ndarray:
-        """Features [N, D] of images [N, H, W, 3] in [-1, 1]."""
-        return in_batches(self.extractor, batch)(images)
+        return made.features(self.extractor)
 
     def aggregate(self, values: np.ndarray, reference: np.ndarray) -> float:
         return numerics.frechet_distance(values, reference)

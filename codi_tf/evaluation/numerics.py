@@ -5,7 +5,7 @@ NumPy only, in float64. Images are float [N, H, W, 3] in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from codi_tf.core.errors import UserError
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 SSIM_RADIUS, SSIM_SIGMA = 5, 1.5  # a window of 11 x 11
 K_1, K_2 = 0.01, 0.03
+ROWS = 1024  # of a matrix of distances, at a time
+TINY = 1e-12  # in place of a divisor of 0
+ROUNDING = 1e-12  # of squared distances, relative to squared lengths
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -92,28 +95,26 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
 def frechet_interval(
     features_a: np.ndarray, features_b: np.ndarray, *, replicates: int = 100, level: float = 0.9, seed: int = 0
 ) -> tuple[float, float]:
-    """A bootstrap interval of the Frechet distance of two sets, see `distance_interval`."""
-    return distance_interval(frechet_distance, features_a, features_b, replicates=replicates, level=level, seed=seed)
+    """A bootstrap interval of the Frechet distance of two sets, see `set_interval`."""
+    return set_interval(frechet_distance, features_a, features_b, replicates=replicates, level=level, seed=seed)
 
 
-def distance_interval(
-    distance: Callable[[np.ndarray, np.ndarray], float],
-    features_a: np.ndarray,
-    features_b: np.ndarray,
-    *,
+def set_interval(
+    figure: Callable[..., float],
+    *sets: np.ndarray,
     replicates: int = 100,
     level: float = 0.9,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """A bootstrap interval of the distance of two sets whose rows belong to the same N images.
+    """A bootstrap interval of a figure of one or more sets whose rows belong to the same N images.
 
-    Each replicate draws N images with replacement, the same ones of both sets; equal seeds draw equal images, so
-    that the intervals of several samplers can be compared. Repeated images shift the replicates upwards: only their
-    spread around their median is used, put around the distance itself.
+    Each replicate draws N images with replacement, the same ones of all sets; equal seeds draw equal images, so
+    that the intervals of several samplers can be compared. Repeated images shift the replicates: only their spread
+    around their median is used, put around the figure itself.
 
     Args:
-        distance: of two sets, at least 0.
-        features_a, features_b: float [N, D].
+        figure: of the sets, at least 0.
+        sets: float [N, D] each.
         replicates: resampled sets.
         level: share of the replicates inside.
         seed: of the draws.
@@ -122,15 +123,98 @@ def distance_interval(
         (low, high), low at least 0.
 
     Raises:
-        ValueError: the shapes differ, or as for the distance.
+        ValueError: the shapes differ, or as for the figure.
     """
-    a, b = _pair(features_a, features_b)
-    whole = distance(a, b)
+    sets = tuple(np.asarray(one, np.float64) for one in sets)
+    if len({one.shape for one in sets}) > 1:
+        raise ValueError(f"the sets differ in shape: {' and '.join(str(one.shape) for one in sets)}")
+    whole, count = figure(*sets), len(sets[0])
     random = np.random.Generator(np.random.Philox(key=seed))
-    drawn = [random.integers(0, len(a), len(a)) for _ in range(replicates)]
-    distances = [distance(a[rows], b[rows]) for rows in drawn]
-    low, middle, high = np.quantile(distances, [(1.0 - level) / 2.0, 0.5, (1.0 + level) / 2.0])
+    drawn = [random.integers(0, count, count) for _ in range(replicates)]
+    figures = [figure(*(one[rows] for one in sets)) for rows in drawn]
+    low, middle, high = np.quantile(figures, [(1.0 - level) / 2.0, 0.5, (1.0 + level) / 2.0])
     return float(max(whole + low - middle, 0.0)), float(whole + high - middle)
+
+
+def inception_score(logits: np.ndarray) -> float:
+    """exp(E_x KL(p(y | x) || p(y))), p(y) the mean of p(y | x) over the images (Salimans et al. 2016, section 4).
+
+    From 1, where the classifier answers the same for all images, to the number of classes. Few images lower it: compare
+    equal counts only.
+
+    Args:
+        logits: of the classes, float [N, C].
+
+    Raises:
+        ValueError: another shape, or logits that are not finite.
+    """
+    logits = np.asarray(logits, np.float64)
+    if logits.ndim != 2 or 0 in logits.shape or not np.isfinite(logits).all():
+        raise ValueError(f"logits must be finite, [N, C], N at least 1; these are {logits.shape}")
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # log p(y | x), [N, C]
+    p = np.exp(log_p)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = p * (log_p - np.log(p.mean(axis=0)))
+    return float(np.exp(np.where(p > 0, terms, 0.0).sum(axis=1).mean()))
+
+
+def inside(points: np.ndarray, manifold: np.ndarray, neighbors: int = 3) -> np.ndarray:
+    """max_m [|p - m| <= r(m)]: whether each point lies in the manifold of a set (Kynkaanniemi et al. 2019, Eq. 1).
+
+    r(m) is the distance of m to its k-th nearest neighbor in the set. The mean over generated images in the originals'
+    manifold is improved precision, that over originals in the generated images' manifold improved recall (Eq. 2).
+
+    Args:
+        points: features, float [N, D].
+        manifold: features, float [M, D], M at least 2.
+        neighbors: k; at most M - 1 of them are there.
+
+    Returns:
+        float64 [N], 1 inside and 0 outside.
+
+    Raises:
+        ValueError: other shapes, or features that are not finite.
+    """
+    a, b = np.asarray(points, np.float64), np.asarray(manifold, np.float64)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or len(b) < 2:
+        raise ValueError(f"features must be [N, D] and [M, D] with M at least 2, not {a.shape} and {b.shape}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("features must be finite, these hold NaN or infinity")
+    k = min(neighbors, len(b) - 1)
+    radii = np.concatenate([np.partition(d, k, axis=1)[:, k] for d in _squared_distances(b, b)])  # 0 is itself
+    slack = ROUNDING * np.max(np.square(b).sum(axis=1))  # equal points may seem a little apart
+    return np.concatenate([(d <= radii + slack).any(axis=1) for d in _squared_distances(a, b)]).astype(np.float64)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a . b / (|a| |b|) of the rows of [N, D], float64 [N]; 0 where one of them is 0.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    a, b = _pair(a, b)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return (a * b).sum(axis=1) / np.maximum(lengths, TINY)
+
+
+def aligned_error(read: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """min over a, b of the root mean square of a * read + b - true, in units of the range of `true`: float64 [N].
+
+    Of depth maps, whose scale and shift are unknown (Ranftl et al. 2020, section 5).
+
+    Args:
+        read: [N, h, w].
+        true: [N, H, W], multiples of h and w; averaged to that size.
+    """
+    count, height, width = read.shape
+    blocks = np.reshape(true, (count, height, true.shape[1] // height, width, true.shape[2] // width))
+    y = np.reshape(blocks.mean(axis=(2, 4), dtype=np.float64), (count, -1))
+    x = np.reshape(read, (count, -1)).astype(np.float64)
+    x, centered = (one - one.mean(axis=1, keepdims=True) for one in (x, y))
+    scale = (x * centered).sum(axis=1, keepdims=True) / np.maximum((x * x).sum(axis=1, keepdims=True), TINY)
+    error = np.sqrt(np.mean(np.square(scale * x - centered), axis=1))
+    return error / np.maximum(np.ptp(y, axis=1), TINY)
 
 
 def mean_interval(
@@ -187,6 +271,14 @@ def _windowed(image: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
         image = np.lib.stride_tricks.sliding_window_view(image, weights.size, axis=axis) @ weights
     return image
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
+    """|a_i - b_j|^2 of [N, D] and [M, D]: [ROWS, M] at a time."""
+    squares = np.square(b).sum(axis=1)
+    for start in range(0, len(a), ROWS):
+        rows = a[start : start + ROWS]
+        yield np.square(rows).sum(axis=1, keepdims=True) + squares - 2.0 * (rows @ b.T)
 
 
 def _covariance_factor(features: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def write_figures(
     settings: dict,
     *,
     families: dict[str, str] | None = None,
+    results: Sequence[str] = (),
 ) -> dict[str, dict]:
     """Write metrics.json (settings, means, intervals), metrics.npz (values of every image) and curves.png.
 
@@ -53,6 +55,7 @@ def write_figures(
         series: label of a curve -> {number of evaluations: name of a row}.
         settings: anything that JSON can hold.
         families: of the curves, see `curves.write_curves`.
+        results: names of rows that belong to no number of evaluations: horizontal lines of the curves.
 
     Returns:
         The rows: means and intervals.
@@ -65,7 +68,7 @@ def write_figures(
     np.savez_compressed(folder / "metrics.npz", **arrays)
     points = {label: {steps: rows[name] for steps, name in names.items()} for label, names in series.items()}
     levels = {name: rows[name] for name in LEVELS if name in rows}
-    write_curves(folder / "curves.png", points, levels, families=families)
+    write_curves(folder / "curves.png", points, levels, families=families, results={n: rows[n] for n in results})
     return rows
 
 
@@ -75,6 +78,8 @@ def write_images(
     predictions: dict[str, dict[int, np.ndarray]],
     conditions: np.ndarray,
     images: np.ndarray,
+    *,
+    results: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write grid.png and process-1.png, process-2.png, ...: see `grids.comparison` and `grids.processes`.
 
@@ -83,8 +88,9 @@ def write_images(
         series: label -> {number of steps: images of the shown inputs [N, H, W, 3]}.
         predictions: label -> {number of steps: x_hat of the first input after each of them}.
         conditions, images: the shown inputs and their originals.
+        results: label -> other images of the shown inputs, see `grids.comparison`.
     """
-    write_png(folder / "grid.png", comparison(series, conditions, images))
+    write_png(folder / "grid.png", comparison(series, conditions, images, results))
     for number, of_label in enumerate(predictions.values(), start=1):
         write_png(folder / f"process-{number}.png", processes(of_label, conditions[0], images[0]))
 
@@ -117,7 +123,7 @@ uncertainty for crops of these images, not for other images.
 
 ## Quality against network evaluations
 
-Lines: the figures; bands: the intervals above; gray: {levels}.
+Lines: the figures; bands: the intervals above; gray: {levels}; other horizontal lines: folders of images.
 
 ![{", ".join(columns_of(rows.values()))} against network evaluations](curves.png)
 

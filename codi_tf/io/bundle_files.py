@@ -51,6 +51,11 @@ def is_bundle(path: str | Path) -> bool:
     return (Path(path) / BUNDLE).is_file()
 
 
+def is_pairs(folder: str | Path) -> bool:
+    """Whether a folder was written by `codi pairs`."""
+    return (Path(folder) / PAIRS_FILE).is_file()
+
+
 def read_about(folder: Path) -> dict:
     """The contents of a bundle's codi.json. Raises UserError for a file that is missing or broken, or other values."""
     path = folder / BUNDLE
@@ -79,6 +84,7 @@ BUNDLES = Kind("bundle", _of_bundle)
 RESULTS = Kind("result of a training", _of_result)  # of methods that make no bundle: a base, a decoder
 CHECKPOINTS = Kind("checkpoint")  # a diffusers folder or a network
 PAIRS = Kind("folder of pairs")
+PAIRS_FILE = "pairs.json"
 SCENES = Kind("folder of scenes")
 PHOTOS = Kind("folder of photos")
 TOKENIZERS = Kind("tokenizer")

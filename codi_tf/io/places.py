@@ -22,6 +22,22 @@ def sources_of(source: str) -> list[str]:
     return [source] if leads_somewhere(source) else source.split(SIGN)
 
 
+def folder_pair(text: str) -> tuple[str, str] | None:
+    """LOW and HIGH of LOW:HIGH, two folders, at least one of which exists; None for any other text.
+
+    A path that exists and the name of a data set are no pair, whatever signs they have.
+    """
+    if is_data_set(text) or leads_somewhere(text):
+        return None
+    parted = [(text[:i], text[i + 1 :]) for i, sign in enumerate(text) if sign == ":"]
+    best = max(parted, key=_folders, default=None)
+    return best if best is not None and _folders(best) else None
+
+
+def _folders(paths: tuple[str, str]) -> int:
+    return sum(map(os.path.isdir, paths))
+
+
 def with_paths(source: str, change: Callable[[str], str]) -> str:
     """A `data.source` with `change(path)` in place of each path; names of data sets stay."""
     if SIGN in source and leads_somewhere(change(source)):

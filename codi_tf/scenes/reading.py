@@ -61,10 +61,12 @@ class Seen(NamedTuple):
     Attributes:
         statements: of each image, [N].
         nearness: inverse distance, float32 [N, S / 4, S / 4].
+        classes: logits of the classes of objects, see `classes.class_names`, float32 [N, 32].
     """
 
     statements: list[Statements]
     nearness: np.ndarray
+    classes: np.ndarray
 
 
 class Reader:
@@ -92,14 +94,16 @@ class Reader:
             UserError: images of another size than those that the network was trained on.
         """
         self.check_size(*images.shape[1:3])
-        statements, nearness = [], []
+        statements, nearness, classes = [], [], []
         for start in range(0, len(images), batch):
             reading = self._call(tf.constant(images[start : start + batch]))
             statements += _statements(
                 {name: np.argmax(logits, -1) for name, logits in (reading.attributes | reading.scene).items()}
             )
             nearness.append(np.asarray(reading.nearness)[..., 0])
-        return Seen(statements, np.concatenate(nearness))
+            color, shape = (np.asarray(reading.attributes[name])[:, 0] for name in ("color", "shape"))  # leftmost
+            classes.append(np.reshape(color[:, :, np.newaxis] + shape[:, np.newaxis], (len(color), -1)))
+        return Seen(statements, np.concatenate(nearness), np.concatenate(classes))
 
     def features(self, images) -> tf.Tensor:
         """Features float32 [B, D] of images [B, S, S, 3] in [-1, 1], from which the network reads the whole scene."""

@@ -2,32 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from codi_tf.evaluation import METRICS
-from codi_tf.evaluation.metric import Column, FrechetDistance, Option
-
-KERAS = "keras"  # of --inception: Keras' InceptionV3 with weights that Keras downloads, or those of keras:FILE
-FEW_IMAGES = "few images raise it: compare equal counts only"
-
-
-class Inception(Option):
-    """--inception FILE, keras or keras:FILE."""
-
-    def path(self, argument: str) -> Path | None:
-        return None if argument == KERAS else Path(argument.removeprefix(f"{KERAS}:"))
-
-
-INCEPTION = Inception(
-    "--inception",
-    "weights of the original FID network; or keras, or keras:FILE",
-    f"name FID's weights, or {KERAS}",
-)
-
-
-def of_keras(argument: str) -> bool:
-    """Whether --inception names Keras' network."""
-    return argument == KERAS or argument.startswith(f"{KERAS}:")
+from codi_tf.evaluation.inception import FEW_IMAGES, INCEPTION, of_keras, shared_inception
+from codi_tf.evaluation.metric import Column, FrechetDistance
 
 
 @METRICS.register("fid")
@@ -45,7 +22,7 @@ class Fid(FrechetDistance):
 
     @classmethod
     def load(cls, argument: str | None, image_size: int) -> Fid | None:
-        return None if argument is None or of_keras(argument) else cls(_features(argument))
+        return None if argument is None or of_keras(argument) else cls(shared_inception(argument))
 
 
 @METRICS.register("fid_keras")
@@ -64,10 +41,4 @@ class FidKeras(FrechetDistance):
 
     @classmethod
     def load(cls, argument: str | None, image_size: int) -> FidKeras | None:
-        return cls(_features(argument)) if argument is not None and of_keras(argument) else None
-
-
-def _features(argument: str):
-    from codi_tf.evaluation.perception.inception import load_inception
-
-    return load_inception(argument)
+        return cls(shared_inception(argument)) if argument is not None and of_keras(argument) else None

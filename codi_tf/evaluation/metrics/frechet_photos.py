@@ -9,6 +9,7 @@ import numpy as np
 
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.metric import Column, Extractor, FrechetDistance, Option
+from codi_tf.evaluation.samplers import in_batches
 
 
 @METRICS.register("frechet_photos")
@@ -54,4 +55,4 @@ class FrechetPhotos(FrechetDistance):
         return cls(load_or_train(None if argument is None else Path(argument), image_size).features)
 
     def reference(self, originals) -> np.ndarray:
-        return self.features(originals.reconstructions, originals.batch)
+        return in_batches(self.extractor, originals.batch)(originals.reconstructions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from codi_tf.evaluation import METRICS
+from codi_tf.evaluation import METRICS, numerics
 from codi_tf.evaluation.metric import Column
 from codi_tf.evaluation.scenes import DEPTH, SceneMetric
 
@@ -34,21 +34,4 @@ class SceneDepth(SceneMetric):
         return self.eye.seen(originals).nearness
 
     def measure(self, made, originals, reference: np.ndarray) -> np.ndarray:
-        return aligned_error(self.eye.seen(made).nearness, reference)
-
-
-def aligned_error(read: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """min over a, b of the root mean square of a * read + b - true, in units of the range of `true`: float64 [N].
-
-    Args:
-        read: [N, h, w].
-        true: [N, H, W], multiples of h and w; averaged to that size.
-    """
-    count, height, width = read.shape
-    blocks = np.reshape(true, (count, height, true.shape[1] // height, width, true.shape[2] // width))
-    y = np.reshape(blocks.mean(axis=(2, 4), dtype=np.float64), (count, -1))
-    x = np.reshape(read, (count, -1)).astype(np.float64)
-    x, centered = (one - one.mean(axis=1, keepdims=True) for one in (x, y))
-    scale = (x * centered).sum(axis=1, keepdims=True) / np.maximum((x * x).sum(axis=1, keepdims=True), 1e-12)
-    error = np.sqrt(np.mean(np.square(scale * x - centered), axis=1))
-    return error / np.maximum(np.ptp(y, axis=1), 1e-12)
+        return numerics.aligned_error(self.eye.seen(made).nearness, reference)

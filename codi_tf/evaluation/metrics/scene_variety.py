@@ -38,7 +38,7 @@ class SceneVariety(SceneMetric):
         return variety_distance(values, reference)
 
     def interval(self, values: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-        return numerics.distance_interval(variety_distance, values, reference, level=LEVEL)
+        return numerics.set_interval(variety_distance, values, reference, level=LEVEL)
 
 
 def _table(statements) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,17 +201,60 @@ class Preprocessing:
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
 
-def load_clip(folder: str | Path) -> Callable[[np.ndarray, str | Sequence[str]], tf.Tensor]:
+class Embedder:
+    """CLIP with its preprocessing and tokenizer. Embeddings have unit length.
+
+    Args:
+        network: a built `Clip`.
+        preprocess: of images.
+        tokenizer: of prompts.
+    """
+
+    def __init__(self, network: Clip, preprocess: Preprocessing, tokenizer: Tokenizer):
+        self.preprocess, self.tokenizer = preprocess, tokenizer
+        side = preprocess.size
+        self._images = tf.function(
+            lambda images: ops.normalize(network.embed_images(images), axis=-1),
+            input_signature=[tf.TensorSpec([None, side, side, 3], "float32")],
+        )
+        self._texts = tf.function(
+            lambda ids, ends: ops.normalize(network.embed_texts(ids, ends), axis=-1),
+            input_signature=[tf.TensorSpec([None, LENGTH], "int32"), tf.TensorSpec([None], "int32")],
+        )
+
+    def images(self, images) -> tf.Tensor:
+        """Images [B, H, W, 3] in [-1, 1] -> float32 [B, D]."""
+        return self._images(self.preprocess(np.asarray(images)))
+
+    def texts(self, prompts: str | Sequence[str]) -> tf.Tensor:
+        """Prompts -> float32 [B, D]. Raises UserError for prompts that are no str."""
+        ids = self.tokenizer(as_prompts(prompts))
+        ends = np.argmax(ids == self.tokenizer.vocabulary[END], axis=1).astype("int32")  # the first of them
+        return self._texts(ids, ends)
+
+    def __call__(self, images, prompts: str | Sequence[str]) -> tf.Tensor:
+        """The cosine of image and text, float32 [B], in [-1, 1].
+
+        In other work "CLIP score" can be 100 or 2.5 times this value, and is clipped at 0.
+
+        Args:
+            images: [B, H, W, 3] in [-1, 1].
+            prompts: one for each image, or one for all.
+
+        Raises:
+            UserError: prompts that are no str, or another number of prompts than images.
+        """
+        prompts = as_prompts(prompts)
+        if len(prompts) not in (1, len(images)):
+            raise UserError(f"{len(prompts)} prompts for {len(images)} images: give one, or one for each")
+        return tf.reduce_sum(self.images(images) * self.texts(prompts), axis=-1)
+
+
+def load_clip(folder: str | Path) -> Embedder:
     """Read a folder of a transformers CLIPModel: config.json, model.safetensors and the tokenizer's files.
 
-    Returns:
-        score(images [B, H, W, 3] in [-1, 1], prompts): the cosine of image and text, float32 [B], in [-1, 1]. There
-        is one prompt for each image, or one for all. (In other work "CLIP score" can be 100 or 2.5 times this value,
-        and is clipped at 0.)
-
     Raises:
-        UserError: a part is missing, truncated, of another model, or not supported; from `score`: prompts that are no
-            str, or another number of prompts than images.
+        UserError: a part is missing, truncated, of another model, or not supported.
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
@@ -228,24 +271,7 @@ def load_clip(folder: str | Path) -> Callable[[np.ndarray, str | Sequence[str]],
     with built_in(make_policy()):
         network = make_from(lambda: make_network(Clip, config, "clip"), stored, path, Origin)
     network.trainable = False
-    compiled = tf.function(
-        network.call,
-        input_signature=[
-            tf.TensorSpec([None, preprocess.size, preprocess.size, 3], "float32"),
-            tf.TensorSpec([None, LENGTH], "int32"),
-            tf.TensorSpec([None], "int32"),
-        ],
-    )
-
-    def score(images, prompts):
-        prompts = as_prompts(prompts)
-        if len(prompts) not in (1, len(images)):
-            raise UserError(f"{len(prompts)} prompts for {len(images)} images: give one, or one for each")
-        ids = tokenizer(prompts * (len(images) if len(prompts) == 1 else 1))
-        ends = np.argmax(ids == tokenizer.vocabulary[END], axis=1).astype("int32")  # the first of them
-        return compiled(preprocess(images), ids, ends)
-
-    return score
+    return Embedder(network, preprocess, tokenizer)
 
 
 def _read_config(path: Path) -> dict:

@@ -1,4 +1,4 @@
-"""Inception's 2048 features, whose Frechet distance is FID (Heusel et al. 2017).
+"""Inception's 2048 features, whose Frechet distance is FID (Heusel et al. 2017), and the classifier behind them.
 
 Two networks, whose distances must not be mixed: the original one of FID, in the layout of pytorch-fid, and the one of
 Keras Applications, which was trained later and pools otherwise.
@@ -26,7 +26,9 @@ from codi_tf.io.tensor_files import read_header
 from codi_tf.io.weights import make_from
 
 SIDE = 299
+FEATURES = 2048
 KERAS = "keras"
+CLASSIFIER = "fc.weight"
 UNUSED = r"(^fc\.|\.num_batches_tracked$)"  # the classifier, and a counter of training steps
 
 
@@ -245,6 +247,28 @@ def load_inception(source: str | Path) -> Callable[[np.ndarray], tf.Tensor]:
         return network(tf.image.resize(images, (SIDE, SIDE), "bilinear", antialias=False), training=False)
 
     return features
+
+
+def load_classifier(source: str | Path) -> np.ndarray | None:
+    """The weights W [classes, 2048] of the classifier behind the features, float32; None if the file has none.
+
+    The Inception Score's logits are W f for the features f: the original program leaves the bias out.
+
+    Args:
+        source: FID's network, see `load_inception`.
+
+    Raises:
+        UserError: see `load_inception`; weights of another shape.
+    """
+    path = Path(source)
+    refuse_pickles(path)
+    tensors, _ = read_header(path)
+    if CLASSIFIER not in tensors:
+        return None
+    stored = tensors[CLASSIFIER]
+    if len(stored.shape) != 2 or stored.shape[1] != FEATURES:
+        raise UserError(f"{path}: {CLASSIFIER} is {tuple(stored.shape)}, wanted (classes, {FEATURES}); write it again")
+    return np.asarray(stored.read(), np.float32)
 
 
 def _fid_network(path: Path) -> Inception:

@@ -1,0 +1,48 @@
+"""What the metrics in Inception's features share: the option that names the network, and the network itself."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from codi_tf.evaluation.metric import Extractor, Option
+
+KERAS = "keras"  # of --inception: Keras' InceptionV3 with weights that Keras downloads, or those of keras:FILE
+FEW_IMAGES = "few images raise it: compare equal counts only"
+
+
+class _Inception(Option):
+    """--inception FILE, keras or keras:FILE."""
+
+    def path(self, argument: str) -> Path | None:
+        return None if argument == KERAS else Path(argument.removeprefix(f"{KERAS}:"))
+
+
+INCEPTION = _Inception(
+    "--inception",
+    "weights of the original FID network; or keras, or keras:FILE",
+    f"name FID's weights, or {KERAS}",
+)
+
+
+def of_keras(argument: str) -> bool:
+    """Whether --inception names Keras' network."""
+    return argument == KERAS or argument.startswith(f"{KERAS}:")
+
+
+def shared_inception(argument: str) -> Extractor:
+    """The network's features, one function for all metrics of an evaluation, see `perception.inception.load_inception`.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    path = INCEPTION.path(argument)
+    return _inception(argument, None if path is None else path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _inception(argument: str, changed: int | None) -> Extractor:
+    """`changed`: when the file was; the network of a file that has changed is loaded again."""
+    from codi_tf.evaluation.perception.inception import load_inception
+
+    return load_inception(argument)
