@@ -74,6 +74,12 @@ class Experiment:
             )
         if self.method.trains_text and not self.data.prompts:
             raise UserError("the text encoder is to be trained, but no prompts are used: set data.prompts=true")
+        guidance = self.method.guidance_range
+        if guidance not in (None, [1.0, 1.0]) and not self.data.prompts:
+            raise UserError(
+                f"method.guidance is {guidance}, which without a task guides the prompt, but no prompts are used: set "
+                "data.prompts=true, or use [1.0, 1.0]"
+            )
         if self.adaptation != Adaptation():
             raise UserError("adaptation is set, but a training without a task has no adapter: remove it, or set task")
 

@@ -1,10 +1,8 @@
-"""Stable Diffusion unchanged: images from prompts, or from an image and a prompt, with classifier-free guidance."""
+"""Images from prompts, or from an image and a prompt: Stable Diffusion, unchanged or by guided distillation."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +21,10 @@ from codi_tf.io.images import as_batch, to_uint8
 
 
 class TextToImage:
-    """Generates images with an unchanged base. Compiled once for each shape, for any number of steps.
+    """Generates images with a base. Compiled once for each shape, for any number of steps.
+
+    A network that takes the guidance as an input (guided distillation, latent consistency models) is evaluated once a
+    step, any other with guidance on a doubled batch.
 
     Args:
         base: with a UNet, a text encoder and a tokenizer.
@@ -53,9 +54,9 @@ class TextToImage:
         prompts: str | Sequence[str],
         *,
         negative_prompt: str = "",
-        sampler: str = "dpm++",
-        steps: int = 20,
-        guidance: float = 7.5,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
         seed: int = 0,
         height: int | None = None,
         width: int | None = None,
@@ -70,10 +71,13 @@ class TextToImage:
 
         Args:
             prompts: B of them, or one.
-            negative_prompt: replaces the empty prompt, which guidance leads away from.
-            sampler: "dpm++", "dpm" or "ddim", with the checkpoint's time grid (`sampling.make_checkpoint_grid`).
-            steps: of the whole grid; each evaluates the network once, on a doubled batch with guidance.
-            guidance: diffusers' guidance_scale, at least 1; 1 is none (`sampling.guided`).
+            negative_prompt: replaces the empty prompt, which guidance leads away from; not for networks that take the
+                guidance as an input.
+            sampler: "dpm++", "dpm", "ddim" or "stochastic", with the checkpoint's time grid
+                (`sampling.make_checkpoint_grid`). None: the one that the base is made for, "dpm++" unless distilled.
+            steps: of the whole grid; each evaluates the network once. None: those that the base is made for, or 20.
+            guidance: diffusers' guidance_scale, at least 1; 1 is none (`sampling.guided`). None: 7.5, or the nearest
+                that a distilled network was trained for.
             seed: the same seed gives the same noise everywhere.
             height, width: multiples of `base.multiple`; by default those that the checkpoint was trained on. An image
                 has its own.
@@ -87,8 +91,10 @@ class TextToImage:
         Raises:
             UserError: for an unsuitable argument; a result that is not finite.
         """
-        prompts = as_prompts(prompts)
-        grid = self.grid(sampler, steps)
+        prompts, made_for = as_prompts(prompts), self.base.made_for
+        sampler = made_for.sampler if sampler is None else sampler
+        grid = self.grid(sampler, made_for.steps if steps is None else steps)
+        guidance = made_for.check_guidance(guidance)
         if image is None:
             height, width = self.size(height, width)
         else:
@@ -110,7 +116,8 @@ class TextToImage:
         if image is not None:
             x = self.encode(tf.constant(2.0 * image - 1.0, tf.float32))
             z = sdedit_start(x, noise, grid)
-        z = self.latents(z, conditioning, grid, guidance=guidance, report=report)
+        fresh = (gaussian_noise(seed, shape, stream=i + 1) for i in range(grid.draws))
+        z = self.latents(z, conditioning, grid, guidance=guidance, noise=fresh, report=report)
         # One by one: decoding takes the most memory, and a batch is no faster.
         check_finite(z)
         images = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(len(prompts))])
@@ -154,24 +161,44 @@ class TextToImage:
             raise UserError(f"{name} is {side}: it must be a multiple of {multiple}; nearest: {near}")
         return side
 
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance is an input of the network."""
+        return self._unet.time_cond_proj_dim is not None
+
+    def check_negative_prompt(self, prompt: str, guidance: float) -> None:
+        """Raises UserError for a negative prompt that would have no effect."""
+        if prompt and self.takes_guidance:
+            raise UserError(
+                "a negative prompt has no effect: this model takes the guidance as an input, trained with the empty "
+                "prompt; leave it out"
+            )
+        if prompt and guidance == 1.0:
+            raise UserError("a negative prompt has no effect with guidance 1: raise that or leave the prompt out")
+
     def conditioning(self, prompts: Sequence[str], *, negative_prompt: str = "", guidance: float) -> Conditioning:
-        """That of the prompts, of batch size B; with guidance 2 B, the negative prompt's first.
+        """That of the prompts, of batch size B; where guidance doubles the batch 2 B, the negative prompt's first.
 
         Raises:
-            UserError: a guidance below 1, a negative prompt without guidance, or see `Base.embed`.
+            UserError: a guidance that the model does not take, a negative prompt without effect, or see `Base.embed`.
         """
-        if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1.0):
-            raise UserError(f"guidance is {guidance!r}: it must be a number from 1 (none) on")
+        guidance = self.base.made_for.check_guidance(guidance)
         self.base.warn_of_unknown_words([*prompts, negative_prompt])
-        if guidance == 1.0:
-            if negative_prompt:
-                raise UserError("a negative prompt has no effect with guidance 1: raise that or leave the prompt out")
+        self.check_negative_prompt(negative_prompt, guidance)
+        if guidance == 1.0 or self.takes_guidance:
             return self.base.conditioning(prompts)
         count = len(prompts)
         return self.base.conditioning([negative_prompt, *prompts]).rows([0] * count + list(range(1, count + 1)))
 
     def latents(
-        self, z, conditioning: Conditioning, grid: Grid, *, guidance: float, report: Callable[[int], None] | None = None
+        self,
+        z,
+        conditioning: Conditioning,
+        grid: Grid,
+        *,
+        guidance: float,
+        noise: Iterable = (),
+        report: Callable[[int], None] | None = None,
     ) -> tf.Tensor:
         """Latents z float32 [B, h, w, 4] at the grid's first time -> clean latents; one network evaluation per step.
 
@@ -180,16 +207,19 @@ class TextToImage:
             conditioning: from `conditioning`, with the same guidance.
             grid: from `grid`.
             guidance: see `generate`.
+            noise: `grid.draws` tensors of the shape of z, for the stochastic sampler.
             report: is called with the number of steps that are done.
         """
         conditioning, scale = conditioning.tensors(), tf.constant(guidance, tf.float32)
 
         def denoise(z_t, t):
+            if self.takes_guidance:
+                return self.denoise(z_t, t, conditioning, scale)
             if guidance == 1.0:
                 return self.denoise(z_t, t, conditioning)
             return self.denoise_guided(z_t, t, conditioning, scale)
 
-        for done, (_, z_s) in enumerate(trajectory(denoise, z, grid), start=1):
+        for done, (_, z_s) in enumerate(trajectory(denoise, z, grid, noise), start=1):
             latents = z_s
             if report is not None:
                 report(done)
@@ -201,8 +231,9 @@ class TextToImage:
     def _decode(self, latents):
         return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
 
-    def _denoise(self, z_t, t, conditioning):
-        return self._predict(self._unet(z_t, t[None], conditioning.context), z_t, t)
+    def _denoise(self, z_t, t, conditioning, scale=None):
+        taken = None if scale is None else scale[None]
+        return self._predict(self._unet(z_t, t[None], conditioning.context, taken), z_t, t)
 
     def _denoise_guided(self, z_t, t, conditioning, scale):
         outputs = self._unet(tf.concat([z_t, z_t], axis=0), t[None], conditioning.context)  # [2 B, h, w, 4]

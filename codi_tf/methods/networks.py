@@ -10,6 +10,7 @@ from keras import ops
 
 from codi_tf.adapters.adapted import AdaptedUNet, Adapter
 from codi_tf.checkpoints.base import Base, make_unet
+from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.core import replicas
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in
@@ -149,8 +150,8 @@ def networks_of(base: Base, adapter: Adapter | None, train: str, *, copy: bool) 
         adapter = clone_adapter(adapter, adapter.name)
     if copy if train == "all" else is_trained(base.unet):
         base = dataclasses.replace(base, unet=clone_unet(base.unet, base.unet.name), path=None)
-    elif train == "all":
-        base = dataclasses.replace(base, path=None)  # training changes what was read from there
+    if train == "all":  # training changes what was read from there
+        base = dataclasses.replace(base, path=None, made_for=MadeFor())
     return base, adapter
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from codi_tf.io.json_files import write_json
 from codi_tf.methods.networks import encode_condition
 from codi_tf.model import CoDi
 from codi_tf.tasks import Task, make_task
-from codi_tf.trainers.optimizers import FusedAdamW
+from codi_tf.trainers.optimizers import CosinePhases, FusedAdamW
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.folder import PROVENANCE
 from codi_tf.training.initialization import load_base_and_adapter
@@ -83,7 +84,7 @@ def build_trainer(experiment: config.Experiment, run: Path | None = None) -> Tra
     size, multiple = experiment.data.image_size, trainer.method.multiple
     if size % multiple:
         raise UserError(f"data.image_size is {size}: for these networks it must be a multiple of {multiple}")
-    trainer.compile(optimizer=make_optimizer(train))
+    trainer.compile(optimizer=make_optimizer(train, method.phase_lengths(train.steps)))
     return trainer
 
 
@@ -142,9 +143,16 @@ def _perceptual(experiment: config.Experiment):
     return lpips.maps
 
 
-def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:
-    """AdamW with the learning rate, decay and clipping of the config."""
-    if train.decay == "cosine" and train.cycles > 1:
+def make_optimizer(train: config.Train, phases: Sequence[int] = ()) -> keras.optimizers.Optimizer:
+    """AdamW with the learning rate, decay and clipping of the config.
+
+    Args:
+        train: the config's section.
+        phases: the updates of each phase of the method, `MethodSettings.phase_lengths`, for `train.cycles` 0.
+    """
+    if train.cycles == 0:
+        rate = CosinePhases(train.learning_rate, phases or (train.steps,))
+    elif train.decay == "cosine" and train.cycles > 1:
         rate = keras.optimizers.schedules.CosineDecayRestarts(
             train.learning_rate, math.ceil(train.steps / train.cycles), t_mul=1.0
         )
