@@ -12,6 +12,7 @@ import sys
 from codi_tf.core.arguments import finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_WIDTH
 from export.build import make_adapter, make_package
 from export.emit.limits import MAX_STEPS
 from export.formats import FORMATS
@@ -48,6 +49,11 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
         help="of every image, for a model that takes it as an input (default: as codi restore and codi text2image)",
     )
     parser.add_argument(
+        "--label",
+        type=integer(0, MAX_WIDTH),
+        help="the class of every image, for a model that takes classes (default: the null class, none)",
+    )
+    parser.add_argument(
         "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
     parser.add_argument("--license", help="license of the base, for the manifest")
@@ -57,7 +63,7 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     )
     parser.add_argument("--out", required=True, type=path_argument, help="folder of the package")
     options = parser.parse_args(arguments)
-    names = ("format", "layout", "weights", "steps", "prompt", "sampler", "guidance")
+    names = ("format", "layout", "weights", "steps", "prompt", "sampler", "guidance", "label")
     asked = {name: getattr(options, name) for name in names}
     asked["target"] = parse_target(options.target_size, options.min_psnr)
     asked["sizes"] = None if options.size is None else [parse_size(size) for size in options.size.split(",")]

@@ -55,6 +55,7 @@ def make_package(
     prompt: str | None = None,
     sampler: str | None = None,
     guidance: float | None = None,
+    label: int | None = None,
     decoder: Path | None = None,
     license: str | None = None,
     report: bool = True,
@@ -75,6 +76,7 @@ def make_package(
         sampler: a registered sampler whose steps are deterministic and of first order; None: the one that the model is
             trained for.
         guidance: of every image, for networks that take it as an input; None: the model's default.
+        label: the class of every image, for networks with classes; None: the null class.
         decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         license: of the base, for the manifest.
         report: whether to measure speed and memory in another process, and write report.json and report.md.
@@ -105,7 +107,8 @@ def make_package(
         small = None if decoder is None else codi_tf.load_decoder(decoder)
         model = codi_tf.load(bundle, decoder=small) if is_bundle(bundle) else _text_model(bundle, small)
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
-        options = {"steps": model.steps_for(steps), "prompt": prompt, "sampler": sampler, "guidance": guidance}
+        options = {"steps": model.steps_for(steps), "prompt": prompt, "sampler": sampler}
+        options |= {"guidance": guidance, "label": label}
         program = SamplerProgram(model, height=height, width=width, **options)
         programs = [program, *(program.at(*size) for size in others)]
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "license": license}
@@ -343,6 +346,7 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
         "prompt": program.prompt,
         **({"guidance": program.guidance} if model.network.takes_guidance else {}),
+        **({"label": program.asked_label} if program.asked_label is not None else {}),
         **({"task": {"name": TEXT_TO_IMAGE}} if task is None else _facts_of_task(task)),
         "scheduler": model.base.scheduler,
         "made_with": {name: importlib.import_module(name).__version__ for name in FORMATS[format].makers},

@@ -40,6 +40,7 @@ REFUSED = {
         "--prompt": [(PLUG, "a cat", "--prompt is a cat, but .* was made with none")],
         "--sampler": [(PLUG, "consistency", "--sampler is consistency, but .* was made with ddim")],
         "--guidance": [(PLUG, "2", "--guidance is 2.0, but .* was made with none"), (WHOLE, "nan", "--guidance")],
+        "--label": [(PLUG, "2", "--label is 2, but .* was made with none"), (WHOLE, "-1", "--label")],
         "--target-size": [
             (PLUG, "1MB", "has no mixed weights: leave out --target-size"),
             (WHOLE, "1MB", "need --weights mixed"),

@@ -18,6 +18,7 @@ from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.checkpoints.stable_diffusion import save_stable_diffusion, with_text
 from codi_tf.cli import text2image
 from codi_tf.core.errors import UserError
+from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.process import coefficients, predict
 from codi_tf.inference.text_to_image import TextToImage
 from codi_tf.methods.draws import Draws
@@ -136,7 +137,7 @@ def test_a_step_is_one_evaluation_whatever_the_guidance(distilled, monkeypatch):
     assert not np.array_equal(images[3.0], images[15.0])
     # By hand: two DDIM steps of the UNet with the features of w = 2, at the trained times.
     base, schedule = model.base, model.base.schedule
-    z = codi_tf.core.noise.gaussian_noise(0, (2, 4, 4, 4))
+    z = gaussian_noise(0, (2, 4, 4, 4))
     for t, s in ((999, 499), (499, None)):
         alpha_t, sigma_t = (np.float32(a[t]) for a in schedule)
         output = base.unet(z, np.array([t]), base.embed(PROMPTS[:2]), np.array([3.0], "float32"))

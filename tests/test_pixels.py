@@ -106,7 +106,7 @@ def test_a_broken_folder_is_refused_in_one_line(tmp_path, values, message):
 def test_methods_train_and_generate_in_pixels(method, task):
     """Catches code that takes latents of four channels, eight times smaller, for granted."""
     model = codi_tf.CoDi(pixel_base(), method=method, task=task, image_size=16)
-    model.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.0), run_eagerly=True)
+    model.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.0))
     image = drawn(2, 16, 16, 3)
     mask = np.zeros((2, 16, 16, 1), "float32")
     mask[:, 4:9] = 1

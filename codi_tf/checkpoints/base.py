@@ -122,13 +122,42 @@ class Base:
             return np.zeros((1, PROMPT_LENGTH, self.unet.cross_attention_dim), "float32")
         return self.embed([""])
 
-    def conditioning(self, prompts: str | Sequence[str] | None = None) -> Conditioning:
-        """What the networks take of prompts, NumPy arrays [B, ...]; None: of the empty prompt, [1, ...].
+    def conditioning(
+        self, prompts: str | Sequence[str] | None = None, labels: int | Sequence[int] | None = None
+    ) -> Conditioning:
+        """What the networks take of prompts and classes, NumPy arrays [B, ...].
+
+        None is the empty prompt or the null class, [1, ...].
 
         Raises:
-            UserError: see `embed`.
+            UserError: see `embed` and `class_labels`.
         """
-        return Conditioning(self.context if prompts is None else self.embed(prompts))
+        return Conditioning(self.context if prompts is None else self.embed(prompts), self.class_labels(labels))
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that the UNet is conditioned on, without the null class; 0 for none."""
+        return 0 if self.unet is None else max((self.unet.num_class_embeds or 0) - 1, 0)
+
+    def class_labels(self, labels: int | Sequence[int] | None) -> np.ndarray | None:
+        """Labels as the networks take them, int32 [B]; None: the null class, [1], or None without classes.
+
+        Raises:
+            UserError: a label of a base without classes, or one that is no whole number in their range.
+        """
+        if not self.num_classes:
+            if labels is not None:
+                raise UserError(f"labels is {clipped(str(labels), 60)}: this model has no classes; leave it out")
+            return None
+        if labels is None:
+            return np.array([self.num_classes], np.int32)
+        array = np.atleast_1d(np.asarray(labels))
+        whole = array.ndim == 1 and array.dtype.kind in "iu" and array.size
+        if not whole or array.min() < 0 or array.max() >= self.num_classes:
+            raise UserError(
+                f"labels is {clipped(str(labels), 60)}: this model has the classes 0 to {self.num_classes - 1}"
+            )
+        return array.astype(np.int32)
 
     @property
     def multiple(self) -> int:

@@ -90,6 +90,7 @@ UNET = Kind(
         "out_channels": 4,
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         "time_cond_proj_dim": None,
+        "num_class_embeds": None,
     },
     fixed={
         **ENCODER_FIXED,
@@ -104,7 +105,13 @@ UNET = Kind(
         "mid_block_only_cross_attention": (None, False),
     },
     inert=frozenset(("dropout", "class_embeddings_concat", "addition_embed_type_num_heads")),
-    positive={**ENCODER_POSITIVE, "sample_size": int, "out_channels": int, "time_cond_proj_dim": int},
+    positive={
+        **ENCODER_POSITIVE,
+        "sample_size": int,
+        "out_channels": int,
+        "time_cond_proj_dim": int,
+        "num_class_embeds": int,
+    },
 )
 
 AUTOENCODER = Kind(

@@ -26,6 +26,7 @@ from codi_tf.cli.sampling_options import (
 from codi_tf.core.arguments import integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_WIDTH
 from codi_tf.diffusion.samplers import CHECKPOINT_SAMPLERS
 from codi_tf.inference.rendering import MAX_SIDE
 from codi_tf.io.bundle_files import is_bundle
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from codi_tf.inference.text_to_image import TextToImage
 
 DEFAULTS = {  # of the options of this program; shared ones have theirs in the parser, None is as the model is made for
+    "label": None,
     "negative_prompt": "",
     "sampler": None,
     "steps": None,
@@ -53,6 +55,7 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
 def add_own_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that only checkpoints take."""
     parser.add_argument("--negative-prompt", help="what not to show")
+    parser.add_argument("--label", type=integer(0, MAX_WIDTH), help="the class, for a model that takes classes")
     side = integer(1, MAX_SIDE)
     parser.add_argument("--height", type=side, help="of the result (default: as in the checkpoint's training)")
     parser.add_argument("--width", type=side, help="of the result (default: as in the checkpoint's training)")
@@ -93,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> np.ndarray:
-    if options.prompt is None:
+    if options.prompt is None and options.label is None:
         raise UserError(f"--prompt is missing: {options.model} makes an image from a prompt")
     made_for = read_made_for(options.model)
     fill_in(options, {"sampler": made_for.sampler, "steps": made_for.steps, "guidance": made_for.default_guidance})
@@ -127,7 +130,8 @@ def _generate(options: argparse.Namespace) -> np.ndarray:
     )
     model = TextToImage(dataclasses.replace(base, decoder=decoder))
     _check_fit(options, model, source.get("image"))
-    chosen = {name: getattr(options, name) for name in ("negative_prompt", "sampler", "steps", "guidance", "seed")}
+    names = ("negative_prompt", "sampler", "steps", "guidance", "seed")
+    chosen = {"labels": options.label, **{name: getattr(options, name) for name in names}}
     return model.generate(options.prompt, report=progress("step", evaluations), **source, **chosen)[0]
 
 
@@ -139,6 +143,7 @@ def _check_fit(options: argparse.Namespace, model: TextToImage, image: np.ndarra
         remedy = "" if options.sampler == "ddim" else "; use --sampler ddim"
         raise UserError(f"{options.model}: its scheduler_config.json: {error}{remedy}") from None
     model.grid(options.sampler, options.steps)
+    model.count(options.prompt, options.label)
     if options.negative_prompt and model.takes_guidance:
         raise UserError(f"--negative-prompt: {options.model} takes the guidance as an input; leave it out")
     if image is None:

@@ -40,6 +40,7 @@ class Data:
         seed: seed of crops and degradations.
         max_unreadable: the share of unreadable records that a run tolerates, see `data.stream.Stream`.
         prompts: whether the images' prompts are used; False: the empty prompt, except for tasks that need one.
+        classes: whether the images' classes are used, which scenes have; False: the null class.
 
     Raises:
         UserError: a value out of its range.
@@ -54,6 +55,7 @@ class Data:
     seed: int = 0
     max_unreadable: float = 0.01
     prompts: bool = False
+    classes: bool = False
 
     def __post_init__(self):
         if self.image_size < 8 or self.image_size % 8:

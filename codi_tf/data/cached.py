@@ -81,7 +81,8 @@ def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
     one is named in a warning.
 
     Returns:
-        {"latent": float32 [N, h, w, 4]} and, if they are there, "condition_latent" [N, ...], "tokens" int32 [N, M].
+        {"latent": float32 [N, h, w, 4]} and, if they are there, "condition_latent" [N, ...], "tokens" int32 [N, M],
+        "class" int32 [N].
 
     Raises:
         UserError: no such folder; a shard is missing or damaged, or does not fit the others.

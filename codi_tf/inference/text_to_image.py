@@ -27,14 +27,14 @@ class TextToImage:
     step, any other with guidance on a doubled batch.
 
     Args:
-        base: with a UNet, a text encoder and a tokenizer.
+        base: with a UNet, a text encoder and a tokenizer; or with a UNet that is conditioned on classes.
 
     Raises:
         UserError: for a base without them, or whose UNet takes more than the latents (inpainting, InstructPix2Pix).
     """
 
     def __init__(self, base: Base):
-        if base.unet is None or base.text_encoder is None:
+        if base.unet is None or (base.text_encoder is None and not base.num_classes):
             missing = "UNet" if base.unet is None else "text encoder"
             raise UserError(f"this model has no {missing}: it makes no images from prompts")
         channels, wanted = base.unet.in_channels, base.vae.latent_channels
@@ -51,8 +51,9 @@ class TextToImage:
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[str] | None = None,
         *,
+        labels: int | Sequence[int] | None = None,
         negative_prompt: str = "",
         sampler: str | None = None,
         steps: int | None = None,
@@ -64,13 +65,14 @@ class TextToImage:
         strength: float = 0.8,
         report: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Images for prompts.
+        """Images for prompts, or for classes.
 
         With `image`, SDEdit (Meng et al. 2022; guided distillation, section 4.2.3): the image's latent is noised to
         the time that `strength` selects, and int(steps * strength) steps follow from there.
 
         Args:
-            prompts: B of them, or one.
+            prompts: B of them, or one; None for a base that is conditioned on classes alone.
+            labels: the classes, B of them, or one; None: the null class.
             negative_prompt: replaces the empty prompt, which guidance leads away from; not for networks that take the
                 guidance as an input.
             sampler: "dpm++", "dpm", "ddim" or "stochastic", with the checkpoint's time grid
@@ -91,7 +93,7 @@ class TextToImage:
         Raises:
             UserError: for an unsuitable argument; a result that is not finite.
         """
-        prompts, made_for = as_prompts(prompts), self.base.made_for
+        made_for, count = self.base.made_for, self.count(prompts, labels)
         sampler = made_for.sampler if sampler is None else sampler
         grid = self.grid(sampler, made_for.steps if steps is None else steps)
         guidance = made_for.check_guidance(guidance)
@@ -101,18 +103,19 @@ class TextToImage:
             if height is not None or width is not None:
                 raise UserError("the image has its own height and width: leave these out, or resize the image")
             image = as_batch("image", image)
-            if len(image) not in (1, len(prompts)):
-                raise UserError(f"there are {len(image)} images for {len(prompts)} prompts: give one, or one a prompt")
+            if len(image) not in (1, count):
+                raise UserError(f"there are {len(image)} images for {count} prompts: give one, or one a prompt")
             try:
                 height, width = self.size(*image.shape[1:3])
             except UserError as error:
                 raise UserError(f"image: {error}; resize it") from None
-            image = np.broadcast_to(image, (len(prompts), height, width, 3))
+            image = np.broadcast_to(image, (count, height, width, 3))
             grid = sdedit_grid(grid, strength)
         factor = self.base.vae.factor
-        shape = (len(prompts), height // factor, width // factor, self.base.vae.latent_channels)
+        shape = (count, height // factor, width // factor, self.base.vae.latent_channels)
         z = noise = tf.constant(gaussian_noise(seed, shape))
-        conditioning = self.conditioning(prompts, negative_prompt=negative_prompt, guidance=guidance)
+        asked = {"labels": labels, "negative_prompt": negative_prompt}
+        conditioning = self.conditioning(prompts, guidance=guidance, **asked)
         if image is not None:
             x = self.encode(tf.constant(2.0 * image - 1.0, tf.float32))
             z = sdedit_start(x, noise, grid)
@@ -120,7 +123,7 @@ class TextToImage:
         z = self.latents(z, conditioning, grid, guidance=guidance, noise=fresh, report=report)
         # One by one: decoding takes the most memory, and a batch is no faster.
         check_finite(z)
-        images = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(len(prompts))])
+        images = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(count)])
         return to_uint8((images + 1.0) / 2.0)
 
     def grid(self, sampler: str, steps: int) -> Grid:
@@ -168,6 +171,8 @@ class TextToImage:
 
     def check_negative_prompt(self, prompt: str, guidance: float) -> None:
         """Raises UserError for a negative prompt that would have no effect."""
+        if prompt and self.base.text_encoder is None:
+            raise UserError("this model has no text encoder: leave the negative prompt out")
         if prompt and self.takes_guidance:
             raise UserError(
                 "a negative prompt has no effect: this model takes the guidance as an input, trained with the empty "
@@ -176,19 +181,48 @@ class TextToImage:
         if prompt and guidance == 1.0:
             raise UserError("a negative prompt has no effect with guidance 1: raise that or leave the prompt out")
 
-    def conditioning(self, prompts: Sequence[str], *, negative_prompt: str = "", guidance: float) -> Conditioning:
-        """That of the prompts, of batch size B; where guidance doubles the batch 2 B, the negative prompt's first.
+    def count(self, prompts: str | Sequence[str] | None, labels: int | Sequence[int] | None) -> int:
+        """B, the number of images. Raises UserError for prompts and labels that are not as many, or neither."""
+        if prompts is None and (labels is None or not self.base.num_classes):
+            raise UserError(
+                "there is no prompt: give one"
+                if not self.base.num_classes
+                else f"there is no label: give one, from 0 to {self.base.num_classes - 1}"
+            )
+        known, texts = self.base.class_labels(labels), 1 if prompts is None else len(as_prompts(prompts))
+        classes = 1 if labels is None or known is None else len(known)
+        if 1 not in (classes, texts) and classes != texts:
+            raise UserError(f"there are {classes} labels for {texts} prompts: give one, or as many")
+        return max(classes, texts)
+
+    def conditioning(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        labels: int | Sequence[int] | None = None,
+        negative_prompt: str = "",
+        guidance: float,
+    ) -> Conditioning:
+        """That of the prompts and classes, of batch size B.
+
+        Where guidance doubles the batch it is 2 B, first B times that of the negative prompt and the null class.
 
         Raises:
-            UserError: a guidance that the model does not take, a negative prompt without effect, or see `Base.embed`.
+            UserError: a guidance that the model does not take, a negative prompt without effect, or see `Base.embed`
+                and `Base.class_labels`.
         """
-        guidance = self.base.made_for.check_guidance(guidance)
-        self.base.warn_of_unknown_words([*prompts, negative_prompt])
+        guidance, count = self.base.made_for.check_guidance(guidance), self.count(prompts, labels)
+        texts = [] if prompts is None else as_prompts(prompts)
+        self.base.warn_of_unknown_words([*texts, negative_prompt])
         self.check_negative_prompt(negative_prompt, guidance)
+        given = self.base.class_labels(labels)
         if guidance == 1.0 or self.takes_guidance:
-            return self.base.conditioning(prompts)
-        count = len(prompts)
-        return self.base.conditioning([negative_prompt, *prompts]).rows([0] * count + list(range(1, count + 1)))
+            return Conditioning(self.base.conditioning(texts or None).context, given)
+        places = [0] * count + [1 + i % len(texts) for i in range(count)] if texts else [0]
+        context = self.base.conditioning([negative_prompt, *texts] if texts else None).context[places]
+        if given is not None:
+            given = np.concatenate([np.repeat(self.base.class_labels(None), count), np.resize(given, count)])
+        return Conditioning(context, given)
 
     def latents(
         self,
@@ -233,10 +267,11 @@ class TextToImage:
 
     def _denoise(self, z_t, t, conditioning, scale=None):
         taken = None if scale is None else scale[None]
-        return self._predict(self._unet(z_t, t[None], conditioning.context, taken), z_t, t)
+        return self._predict(self._unet(z_t, t[None], conditioning.context, taken, conditioning.labels), z_t, t)
 
     def _denoise_guided(self, z_t, t, conditioning, scale):
-        outputs = self._unet(tf.concat([z_t, z_t], axis=0), t[None], conditioning.context)  # [2 B, h, w, 4]
+        context, labels = conditioning
+        outputs = self._unet(tf.concat([z_t, z_t], axis=0), t[None], context, None, labels)  # [2 B, h, w, 4]
         unconditional, conditional = tf.split(outputs, 2, axis=0)
         return self._predict(guided(unconditional, conditional, scale), z_t, t)
 

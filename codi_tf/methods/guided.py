@@ -33,9 +33,9 @@ class Guided(MethodSettings):
 
     Stage 1 makes the guidance an input of the network (Eq. 3); stage 2 halves the number of sampling steps again and
     again. With a task, stage 1 starts from a fine-tuned bundle, stage 2 from that or from a bundle of stage 1: GD-II;
-    the condition is what is guided. Without a task they distill the base itself: the prompt is what is guided, and
-    stage 2 starts from the result of stage 1 (section 4.2.2) or from a base without guidance. Fine-tuning the latter
-    makes GD-I.
+    the condition is what is guided. Without a task they distill the base itself: the prompt, or the class, is what is
+    guided, and stage 2 starts from the result of stage 1 (section 4.2.2) or from a base without guidance. Fine-tuning
+    the latter makes GD-I.
 
     Attributes:
         stage: 1 or 2.
@@ -136,10 +136,10 @@ class Guided(MethodSettings):
                 f"base is {path}: its UNet takes {unet.in_channels} channels, a latent has {base.vae.latent_channels}; "
                 "without a task, name a text-to-image model"
             )
-        if self.guidance != NO_GUIDANCE and base.text_encoder is None:
+        if self.guidance != NO_GUIDANCE and base.text_encoder is None and not base.num_classes:
             raise UserError(
-                f"method.guidance is {self.guidance}: {path} has no text encoder, and without a task the prompt is "
-                "guided; use [1.0, 1.0], or set task"
+                f"method.guidance is {self.guidance}: {path} has no text encoder and no classes, and without a task "
+                "the prompt or the class is guided; use [1.0, 1.0], or set task"
             )
         if unet.time_cond_proj_dim is not None:
             self._check_range(base.made_for.guidance or (1.0, float("inf")), path, "stay within")
@@ -176,15 +176,15 @@ class Guided(MethodSettings):
 
 
 class GuidedMethod(LatentMethod):
-    """What both stages share. Without an adapter, a base is distilled, and the prompt is what is guided."""
+    """What both stages share. Without an adapter, a base is distilled, and the prompt or class is what is guided."""
 
     settings: Guided
 
     def check_batch(self, batch) -> None:
-        """Raises UserError as `LatentMethod` does, and for a batch without the prompts that are to be guided."""
+        """Raises UserError as `LatentMethod` does, and for a batch without prompts or classes that are to be guided."""
         super().check_batch(batch)
         if self.student.adapter is None and self.settings.guidance != NO_GUIDANCE:
-            require(batch, "tokens", "context")
+            require(batch, *(["class"] if self.base.num_classes else []), "tokens", "context")
 
     def draw_guidance(self, x, draws):
         """Guidance uniform in its range, float32 [B]."""
@@ -209,8 +209,8 @@ class GuidanceMethod(GuidedMethod):
         base: the fine-tuned model, or the base to distill; its UNet is the student's.
         student: the network that takes the guidance.
         frozen: the teacher, which takes no guidance: it is evaluated with and without the condition (c = 0), or, where
-            there is none, with and without the prompt. None for a model that takes the guidance already, and hence
-            cannot be trained in this stage.
+            there is none, with and without prompt and class. None for a model that takes the guidance already, and
+            hence cannot be trained in this stage.
     """
 
     terms = ("guidance_matching",)

@@ -46,7 +46,8 @@ class Pretrain(MethodSettings):
 
     Attributes:
         network: the arguments of `models.unet.UNet` (the keys of a diffusers unet/config.json), with the channels of
-            the base's latents; None: the base's UNet.
+            the base's latents; None: the base's UNet. With `num_class_embeds`, one more than there are classes, it is
+            conditioned on classes (`data.classes`).
         scheduler: keys of a diffusers scheduler_config.json that replace the base's, as beta_schedule, prediction_type.
         autoencoder: the arguments of `models.pixels.PixelFolding` for a model in pixel space, as {"patch_size": 4}, in
             place of `base`; None: the autoencoder of `base`. With a patch size above 1 let the network predict the
@@ -58,7 +59,7 @@ class Pretrain(MethodSettings):
             a new one, which is trained with the UNet; None: the base's, if it has one. Its vocabulary, of at most
             vocab_size tokens (1,024 unless it is given), is learned from the prompts of the data.
         train_text_encoder: whether the base's text encoder is trained, too; otherwise it stays as it is.
-        drop_prompt: the share of examples whose prompt is empty, for guidance by the prompt.
+        drop_prompt: the share of examples whose prompt is empty, and whose class is the null class, for guidance.
     """
 
     network: dict | None = None
@@ -186,7 +187,7 @@ class PretrainMethod(LatentMethod):
             empty = base.conditioning()
         else:
             batch = {**batch, "context": text(batch["tokens"])}
-            empty = Conditioning(text(base.tokenizer([""])))
+            empty = Conditioning(text(base.tokenizer([""])), base.class_labels(None))
         x, _, conditioning = encoded(base, self.student, batch)
         conditioning = dropped(conditioning, empty, draws.uniform(x, "drop"), 0.0, settings.drop_prompt)
         t = draws.times(x, low=0, high=base.schedule.num_steps, shared=False)

@@ -36,6 +36,7 @@ class SamplerProgram(tf.Module):
         sampler: a registered sampler whose steps are deterministic and of first order; None: the one that the model is
             trained for.
         guidance: of every image, for networks that take it as an input; None: the model's default.
+        label: the class of every image, for networks with classes; None: the null class.
 
     Attributes:
         grid: the sampler's steps.
@@ -59,6 +60,7 @@ class SamplerProgram(tf.Module):
         prompt: str | None = None,
         sampler: str | None = None,
         guidance: float | None = None,
+        label: int | None = None,
     ):
         super().__init__(name="sampler")
         check_steps(steps)
@@ -68,21 +70,28 @@ class SamplerProgram(tf.Module):
         self.steps, self.height, self.width, self.prompt = steps, height, width, prompt
         self.sampler = model.sampler if sampler is None else sampler
         object.__setattr__(self, "grid", first_order_grid(model, self.sampler, steps))  # tf.Module would unpack it
-        self.guidance = guidance_of(model, guidance)
+        self.guidance, self.asked_label = guidance_of(model, guidance), label
+        labels = model.base.class_labels(label)
+        self.label = None if labels is None else int(labels[0])
         self.latent_shape = model.latent_shape(1, height, width)
         self.time_channels = model.network.unet.time_embedding.channels
         self.context_shape = model.base.context.shape[1:]
         if prompt is None:
-            taken = model.task is None or model.task.prompted
+            taken = model.base.text_encoder is not None if model.task is None else model.task.prompted
             self.context = None if taken else np.asarray(model.base.context)[0]
         else:
             self.context = np.asarray(model.base.embed(prompt))[0]
         object.__setattr__(self, "model", model)  # tf.Module would save the whole trainer
         # TensorFlow's variables: Keras' are not tracked by a module, and converters lose them without an error.
-        self.weights = [variable.value for variable in self.variables_in_use()]
+        self.weights = [variable.value for variable in self._variables()]
 
     def variables_in_use(self) -> tuple[keras.Variable, ...]:
-        """All weights that the image depends on, each once."""
+        """All weights that the image depends on, each once; of the table of classes one row is a constant."""
+        table = self.model.network.unet.class_embedding
+        unused = set() if table is None else set(map(id, table.variables))
+        return tuple(variable for variable in self._variables() if id(variable) not in unused)
+
+    def _variables(self) -> tuple[keras.Variable, ...]:
         base, network = self.model.base, self.model.network
         coders = [network]
         if network.adapter is not None and network.condition_space == "latent":
@@ -104,10 +113,11 @@ class SamplerProgram(tf.Module):
 
     def conditioning(self, ids=None) -> Conditioning:
         """Of the prompt: the fixed one, or that of tokens `ids`, int32 [77], where the prompt is an input."""
+        labels = None if self.label is None else np.array([self.label], np.int32)
         if self.context is not None:
-            return Conditioning(self.context[None])
+            return Conditioning(self.context[None], labels)
         assert ids is not None and self.model.base.text_encoder is not None
-        return Conditioning(self.model.base.text_encoder(ids[None]))
+        return Conditioning(self.model.base.text_encoder(ids[None]), labels)
 
     def denoiser(self, c, conditioning: Conditioning) -> Denoise:
         """The model as a function (z_t, t) -> Prediction; c is of `CoDi.encode_condition`, None without a task."""
@@ -150,6 +160,7 @@ class SamplerProgram(tf.Module):
     def at(self, height: int, width: int) -> SamplerProgram:
         """The same program at another size. Raises UserError for a side that is no positive multiple."""
         options = {name: getattr(self, name) for name in ("steps", "prompt", "sampler", "guidance")}
+        options["label"] = self.asked_label
         return SamplerProgram(self.model, height=height, width=width, **options)
 
 

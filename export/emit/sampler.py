@@ -176,8 +176,8 @@ def _condition_feature_inputs(g: Graph, program: SamplerProgram) -> list[Value]:
 def _features(
     g: Graph, program: SamplerProgram, z: Value, time: Value, condition_features: list[Value], prompt: Value
 ) -> dict:
-    guidance = _guidance(g, program)
-    features, temb = adapted.first_half(g, program.model.network, z, time, condition_features, prompt, guidance)
+    given = _given(g, program)
+    features, temb = adapted.first_half(g, program.model.network, z, time, condition_features, prompt, **given)
     return {**{f"feature_{i}": value for i, value in enumerate(features)}, "temb": temb}
 
 
@@ -198,8 +198,8 @@ def step(
     prompt: Value,
 ) -> Value:
     """z_t -> a z_t + b w_theta."""
-    guidance = _guidance(g, program)
-    output = adapted.evaluation(g, program.model.network, z, time, condition_features, prompt, guidance=guidance)
+    given = _given(g, program)
+    output = adapted.evaluation(g, program.model.network, z, time, condition_features, prompt, **given)
     return _next(g, z, output, scales)
 
 
@@ -215,6 +215,13 @@ def _guidance(g: Graph, program: SamplerProgram) -> Value | None:
         return None
     weight = np.array([program.guidance - 1.0], "float32")
     return g.constant(ops.convert_to_numpy(guidance_features(weight, channels))[0])
+
+
+def _given(g: Graph, program: SamplerProgram) -> dict[str, Value | None]:
+    """What a package is made for: the guidance, as features of its weight, and the class, as its embedding."""
+    table = program.model.network.unet.class_embedding
+    row = None if table is None else g.constant(ops.convert_to_numpy(table.embeddings)[program.label])
+    return {"guidance": _guidance(g, program), "label": row}
 
 
 def decode(g: Graph, model: CoDi | TextModel, z: Value) -> Value:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
+from codi_tf.core.arguments import whole_number
 from codi_tf.core.errors import UserError
-from codi_tf.inference.generation import number_of_steps
 from codi_tf.inference.text_to_image import TextToImage
 
 
@@ -40,8 +40,14 @@ class TextModel:
         return self.text_to_image.size()[0]
 
     def steps_for(self, steps: int | None) -> int:
-        """The number of network evaluations, see `number_of_steps`."""
-        return number_of_steps(steps, self.base.made_for.steps, self.base.schedule.num_steps)
+        """The number of network evaluations; None: the one that the base is made for.
+
+        Raises:
+            UserError: it is no whole number from 1 to the number of training times.
+        """
+        if steps is None:
+            return self.base.made_for.steps
+        return whole_number("steps", steps, 1, self.base.schedule.num_steps)
 
     def latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
         """The shape of the latents of `count` images of `height` x `width` pixels."""

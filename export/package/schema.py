@@ -57,6 +57,7 @@ _WHOLE = Record(
         "layout": OneOf(("whole", "parts")),
         "weights": Text(100),
         "guidance": _NUMBER,
+        "label": Whole(0, MOST_NUMBERS),
         "condition_file": OneOf(typing.get_args(ConditionFile)),
         "is_local": FLAG,
         "keeps_colors": FLAG,
