@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,8 @@ from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise
 from codi_tf.diffusion.sampling import few_step
-from codi_tf.inference.generation import Generator, check_finite, number_of_steps
+from codi_tf.inference.generation import Generator, check_finite, number_of_steps, start_images
+from codi_tf.inference.guidance import check_guidance, check_text_guidance
 from codi_tf.io import images
 from codi_tf.io.bundle_files import model_at
 from codi_tf.io.json_files import check_plain
@@ -211,9 +210,11 @@ class CoDi(Trainer):
         sampler: str | None = None,
         guidance: float | None = None,
         text_guidance: float | None = None,
+        image: np.ndarray | None = None,
+        strength: float = 0.8,
         report: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Images for condition images.
+        """Images for condition images. With `image`, SDEdit: sampling starts from it, noised, in place of noise.
 
         Args:
             condition: uint8, or float in [0, 1], [B, H, W, C] or [H, W, C], C the task's `condition_channels`; of any
@@ -228,6 +229,8 @@ class CoDi(Trainer):
                 fine-tuned with `drop_condition`, which then need two evaluations per step.
             text_guidance: by the prompt; 1, the default, is none. For models that were fine-tuned with `drop_prompt`:
                 one more evaluation per step.
+            image: where SDEdit starts, [H, W, 3] for all or [B, H, W, 3], of the condition's size; None: noise.
+            strength: above 0 and at most 1: the share of the steps that is left, see `grid.sdedit_grid`.
             report: is called with the number of steps done.
 
         Returns:
@@ -248,6 +251,9 @@ class CoDi(Trainer):
         sampler = self.sampler if sampler is None else sampler
         options = {"steps": steps, "sampler": sampler, "guidance": self.check_guidance(guidance), "seed": seed}
         options["text_guidance"] = self.check_text_guidance(text_guidance, prompted=prompt is not None)
+        if image is not None:
+            start = start_images(image, batch.shape, self.base.multiple)
+            options |= {"image": start, "strength": strength}
         z = self.generator.latents(tf.constant(inputs), tf.constant(noise), conditioning, report=report, **options)
         check_finite(z)
         outputs = np.asarray(self.task.finish(check_finite(self.generator.decode(z)), inputs))
@@ -257,30 +263,11 @@ class CoDi(Trainer):
 
     def check_guidance(self, guidance: float | None) -> float | None:
         """The guidance as the generator takes it. Raises UserError for one that the model was not trained for."""
-        if guidance is None:
-            return None
-        if not isinstance(guidance, Real) or not math.isfinite(guidance):
-            raise UserError(f"guidance is {guidance!r}: it must be a number, 1 for none")
-        if self.guidance_range is not None:
-            low, high = self.guidance_range
-            if not low <= guidance <= high:
-                raise UserError(f"guidance is {guidance}: this model was trained for {low} to {high}")
-        elif guidance != 1.0 and not self.can_be_guided:
-            raise UserError(f"guidance is {guidance}: this model was trained without; use 1 or leave it out")
-        return float(guidance)
+        return check_guidance(guidance, self.guidance_range, can_be_guided=self.can_be_guided)
 
     def check_text_guidance(self, guidance: float | None, *, prompted: bool) -> float | None:
         """The guidance by the prompt as the generator takes it, None for none. Raises UserError if it has no effect."""
-        trained = self.settings.drop_prompt > 0.0
-        if guidance is None:
-            return 1.0 if trained and prompted else None
-        if not isinstance(guidance, Real) or not math.isfinite(guidance):
-            raise UserError(f"text_guidance is {guidance!r}: it must be a number, 1 for none")
-        if guidance != 1.0 and not prompted:
-            raise UserError(f"text_guidance is {guidance}: there is no prompt; give one or use 1")
-        if guidance != 1.0 and not trained:
-            raise UserError(f"text_guidance is {guidance}: this model was trained without (method.drop_prompt); use 1")
-        return float(guidance) if trained and prompted else None
+        return check_text_guidance(guidance, trained=self.settings.drop_prompt > 0.0, prompted=prompted)
 
     def _conditioning(self, prompt: str | Sequence[str], count: int) -> Conditioning:
         prompts = as_prompts(prompt)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from codi_tf.core.arguments import integer, path_argument
+from codi_tf.core.arguments import finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_WIDTH
 from export.build import make_adapter, make_package
 from export.emit.limits import MAX_STEPS
 from export.formats import FORMATS
@@ -22,7 +23,9 @@ from export.quantization.targets import parse_target
 def main(arguments: list[str], prog: str = "python -m export") -> None:
     """Run `codi export`. Raises UserError, see `make_package` and `make_adapter`."""
     parser = ArgumentParser(prog=prog, description="Export a trained model. " + (__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("bundle", type=path_argument, help="folder of a trained model")
+    parser.add_argument(
+        "bundle", type=path_argument, help="folder of a trained model, or of a distilled text-to-image model"
+    )
     parser.add_argument("--format", help=f"one of {', '.join(FORMATS)}")
     parser.add_argument("--layout", help="whole: one graph (default); parts: one graph each for encoder, step, decoder")
     offers = "; ".join(f"{name}: {', '.join(FORMATS[name].weight_choices())}" for name in FORMATS)
@@ -35,10 +38,20 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
         help="64, or height and width, 64x96; several with commas between (default: that of the training crops)",
     )
     parser.add_argument(
-        "--prompt", help="the prompt of every image (default: an input if the task needs prompts, else the empty one)"
+        "--prompt", help="the prompt of every image (default: an input if it needs prompts, else the empty one)"
     )
     parser.add_argument(
         "--sampler", help="a sampler with deterministic steps (default: the one that the model is trained for)"
+    )
+    parser.add_argument(
+        "--guidance",
+        type=finite_number(),
+        help="of every image, for a model that takes it as an input (default: as codi restore and codi text2image)",
+    )
+    parser.add_argument(
+        "--label",
+        type=integer(0, MAX_WIDTH),
+        help="the class of every image, for a model that takes classes (default: the null class, none)",
     )
     parser.add_argument(
         "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
@@ -50,7 +63,8 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     )
     parser.add_argument("--out", required=True, type=path_argument, help="folder of the package")
     options = parser.parse_args(arguments)
-    asked = {name: getattr(options, name) for name in ("format", "layout", "weights", "steps", "prompt", "sampler")}
+    names = ("format", "layout", "weights", "steps", "prompt", "sampler", "guidance", "label")
+    asked = {name: getattr(options, name) for name in names}
     asked["target"] = parse_target(options.target_size, options.min_psnr)
     asked["sizes"] = None if options.size is None else [parse_size(size) for size in options.size.split(",")]
     asked = {name: value for name, value in asked.items() if value is not None}
@@ -62,12 +76,15 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     else:
         made = make_package(options.bundle, options.out, **asked, **origin)
     for figures in made:
-        keras, exported = figures["condition_sensitivity"].values()
-        print(
+        line = (
             f"{'x'.join(map(str, figures['size']))}: on {figures['cases']} inputs from {figures['conditions']}: "
-            f"max error {figures['max_error']:.1e}, PSNR {figures['psnr_db']:.0f} dB; "
-            f"swapping conditions moves the image by {exported:.4f} (Keras {keras:.4f})"
+            f"max error {figures['max_error']:.1e}, PSNR {figures['psnr_db']:.0f} dB"
         )
+        for what in ("condition", "prompt"):
+            if moved := figures.get(f"{what}_sensitivity"):
+                line += f"; swapping {what}s moves the image by {moved['export']:.4f} (Keras {moved['keras']:.4f})"
+                break
+        print(line)
     print(
         f"{made[0]['stored_bytes'] / 1e6:.1f} MB for {made[0]['weight_bytes'] / 1e6:.1f} MB of weights: {options.out}"
     )

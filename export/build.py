@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import shutil
@@ -19,16 +20,19 @@ from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle, model_at
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import file_sha256, folder_sha256
 from codi_tf.io.json_files import write_json
+from codi_tf.tasks import Task, task_config
 from export.emit.limits import check_steps
 from export.formats import FORMATS
 from export.formats.format import MIXED
 from export.package import adapters
 from export.package.manifest import MANIFEST, PACKAGES, check_options, read_manifest, read_package
-from export.package.schema import KIND, OTHERS, VERSION
+from export.package.schema import KIND, OTHERS, TEXT_TO_IMAGE, VERSION
 from export.quantization.targets import check_target
 
 if TYPE_CHECKING:
+    from codi_tf.models.tiny_decoder import TinyDecoder
     from export.emit.program import SamplerProgram
+    from export.emit.text_model import TextModel
     from export.quantization.weights import WeightFormats
 
 TOKENIZER = "tokenizer"
@@ -50,14 +54,16 @@ def make_package(
     sizes: Sequence[tuple[int, int]] | None = None,
     prompt: str | None = None,
     sampler: str | None = None,
+    guidance: float | None = None,
+    label: int | None = None,
     decoder: Path | None = None,
     license: str | None = None,
     report: bool = True,
 ) -> list[dict]:
-    """Export a bundle as a package.
+    """Export a bundle, or a distilled text-to-image model, as a package.
 
     Args:
-        bundle: folder of a trained model.
+        bundle: folder of a trained model, or of a text-to-image model in the diffusers layout.
         out: folder of the package; an existing package is replaced.
         format: a name of `FORMATS`.
         layout: "whole", one graph, or "parts", for hosts that run the steps themselves.
@@ -65,9 +71,12 @@ def make_package(
         target: for mixed weights: {"size": bytes} or {"psnr": dB}.
         steps: network evaluations, 1 to `limits.MAX_STEPS`; None: the number that the model is made for.
         sizes: (height, width) of one or several sizes, which share the weights; the bundle's image_size unless given.
-        prompt: the prompt of every image; None: the empty one, or an input for tasks with prompts.
+        prompt: the prompt of every image; None: the empty one, or an input for tasks with prompts and for
+            text-to-image.
         sampler: a registered sampler whose steps are deterministic and of first order; None: the one that the model is
             trained for.
+        guidance: of every image, for networks that take it as an input; None: the model's default.
+        label: the class of every image, for networks with classes; None: the null class.
         decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         license: of the base, for the manifest.
         report: whether to measure speed and memory in another process, and write report.json and report.md.
@@ -76,7 +85,7 @@ def make_package(
         The figures of the gate for every size, see `parity.gate.check`.
 
     Raises:
-        UserError: no bundle, an option out of its range, or an `out` that exists and is no package.
+        UserError: no model, an option out of its range, or an `out` that exists and is no package.
         ParityError: the package differs from the Keras model; nothing is left behind.
     """
     # Check before loading TensorFlow, which takes seconds.
@@ -87,7 +96,7 @@ def make_package(
         raise UserError(SAMPLERS.unknown(sampler))
     check_is_folder(bundle)
     bundle = model_at(bundle)
-    if not is_bundle(bundle):
+    if not is_bundle(bundle) and not (bundle / "unet").is_dir():
         raise UserError(f"{bundle}: no bundle (there is no {BUNDLE} in it); train one or name another")
     if decoder is not None and not decoder.is_dir():
         raise UserError(f"--decoder is {decoder}: no such folder; name that of a small decoder")
@@ -96,9 +105,10 @@ def make_package(
         from export.emit.program import SamplerProgram
 
         small = None if decoder is None else codi_tf.load_decoder(decoder)
-        model = codi_tf.load(bundle, decoder=small)
+        model = codi_tf.load(bundle, decoder=small) if is_bundle(bundle) else _text_model(bundle, small)
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
         options = {"steps": model.steps_for(steps), "prompt": prompt, "sampler": sampler}
+        options |= {"guidance": guidance, "label": label}
         program = SamplerProgram(model, height=height, width=width, **options)
         programs = [program, *(program.at(*size) for size in others)]
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "license": license}
@@ -106,6 +116,13 @@ def make_package(
             origin["decoder"] = {"name": decoder.resolve().name, "sha256": folder_sha256(decoder)}
     stored = {"format": format, "layout": layout, "weights": weights, "target": target}
     return write_package(programs, out, **stored, origin=origin, report=report)
+
+
+def _text_model(folder: Path, decoder: TinyDecoder | None) -> TextModel:
+    from codi_tf import load_stable_diffusion
+    from export.emit.text_model import TextModel
+
+    return TextModel(dataclasses.replace(load_stable_diffusion(folder), decoder=decoder))
 
 
 def make_adapter(
@@ -301,14 +318,15 @@ def _redirected(log) -> Iterator[None]:
 def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:
     size = [program.height, program.width]
     image = {"shape": [1, *size, 3], "dtype": "float32", "range": [0, 1], "layout": "NHWC, RGB"}
-    task = program.model.task
-    masked = image | {"shape": [1, *size, task.condition_channels], "layout": "NHWC, RGB and mask"}
-    condition = masked if task.has_mask else image
+    task, inputs = program.model.task, {}
+    if task is not None:
+        masked = image | {"shape": [1, *size, task.condition_channels], "layout": "NHWC, RGB and mask"}
+        inputs["condition"] = masked if task.has_mask else image
     noise = {"shape": list(program.latent_shape), "dtype": "float32", "distribution": "standard normal (docs/noise.md)"}
     ids = {"shape": list(program.context_shape[:1]), "dtype": "int32", "tokenizer": TOKENIZER}
     return {
         "image_size": size,
-        "inputs": {"condition": condition, "noise": noise, **({"ids": ids} if program.context is None else {})},
+        "inputs": {**inputs, "noise": noise, **({"ids": ids} if program.context is None else {})},
         "outputs": {"image": image},
         "graphs": graphs,
     }
@@ -317,7 +335,8 @@ def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:
 def _facts(program: SamplerProgram, format: str) -> dict:
     from export.emit import sampler
 
-    times = zip(sampler.step_numbers(program.model, program.grid), sampler.tables(program)[0], strict=True)
+    model, task = program.model, program.model.task
+    times = zip(sampler.step_numbers(model, program.grid), sampler.tables(program)[0], strict=True)
     return {
         "kind": KIND,
         "version": VERSION,
@@ -326,13 +345,17 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         "steps": program.steps,
         "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
         "prompt": program.prompt,
-        "task": program.model.task_config(),
-        "condition_file": program.model.task.condition_file,
-        "keeps_colors": program.model.task.keeps_colors,
-        "is_local": program.model.task.is_local,
-        "scheduler": program.model.base.scheduler,
+        **({"guidance": program.guidance} if model.network.takes_guidance else {}),
+        **({"label": program.asked_label} if program.asked_label is not None else {}),
+        **({"task": {"name": TEXT_TO_IMAGE}} if task is None else _facts_of_task(task)),
+        "scheduler": model.base.scheduler,
         "made_with": {name: importlib.import_module(name).__version__ for name in FORMATS[format].makers},
     }
+
+
+def _facts_of_task(task: Task) -> dict:
+    facts = {name: getattr(task, name) for name in ("condition_file", "keeps_colors", "is_local")}
+    return {"task": task_config(task), **facts}
 
 
 def _files(folder: Path) -> dict[str, str]:

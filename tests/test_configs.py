@@ -16,7 +16,10 @@ from benchmarks.recipes import small_overrides, write_captioned
 from codi_tf import config
 from codi_tf.checkpoints.base import Base, make_autoencoder
 from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion, with_text
 from codi_tf.methods.decoder import Decoder
+from codi_tf.methods.guided import Guided
+from codi_tf.methods.networks import with_guidance
 from codi_tf.tasks.real_world import RealWorld
 from codi_tf.training.experiment import build_dataset, build_task, build_trainer, make_optimizer, takes_prompts
 
@@ -31,6 +34,16 @@ def autoencoder_for(decoder: Decoder, folder: Path) -> Path:
     return folder
 
 
+def prompted(folder: Path, base: Path, *, guided: bool) -> Path:
+    """The tests' base with a text encoder and, where the guidance is to be one, that input."""
+    made = with_text(load_stable_diffusion(base), tiny_text(folder / "text", 8))
+    if guided:
+        made = dataclasses.replace(made, unet=with_guidance(made.unet, "unet"))
+    (folder / "prompted").mkdir()
+    save_base(made, folder / "prompted")
+    return folder / "prompted"
+
+
 def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
     """Overrides of a config: a small batch, the tests' own base in place of a trained one, a text encoder where there
     are prompts, and small images in place of data that is not here; `folder` takes what has to be made."""
@@ -42,12 +55,16 @@ def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
     if whole.data.prompts:
         write_captioned(folder / "captioned")
         overrides.append(f"data.source={folder / 'captioned'}")
-    if takes_prompts(whole) and not whole.method.learns_words:
+    if isinstance(whole.method, Guided) and whole.task is None:
+        base = bundle = prompted(folder, base, guided=whole.method.stage == 2)
+    elif takes_prompts(whole) and not whole.method.learns_words:
         overrides.append(f"text={tiny_text(folder, 8)}")
     if isinstance(whole.method, Decoder):
         base = autoencoder_for(whole.method, folder)
     if whole.base is not None:
         overrides.append(f"base={bundle if whole.method.starts_from else base}")
+    if whole.train.accumulate > 1:
+        overrides.append("train.accumulate=1")
     if whole.data.encode_once:
         overrides.append("data.encode_once=2")
     return overrides

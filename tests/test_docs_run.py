@@ -66,6 +66,7 @@ SHORTER_COMMANDS = {  # words after a command's own
 NOT_RUN = {  # pages whose commands are read and checked, but not run
     "CONTRIBUTING.md": "make and git",
     "docs/command_line.md": "a list of options, with brackets",
+    "docs/methods.md": "trainings of days",
     "docs/pretraining.md": "trainings of hours",
     "docs/photos.md": "fetches packages",
     "docs/results.md": "trainings of minutes; the other pages run the same commands",

@@ -39,6 +39,8 @@ REFUSED = {
         ],
         "--prompt": [(PLUG, "a cat", "--prompt is a cat, but .* was made with none")],
         "--sampler": [(PLUG, "consistency", "--sampler is consistency, but .* was made with ddim")],
+        "--guidance": [(PLUG, "2", "--guidance is 2.0, but .* was made with none"), (WHOLE, "nan", "--guidance")],
+        "--label": [(PLUG, "2", "--label is 2, but .* was made with none"), (WHOLE, "-1", "--label")],
         "--target-size": [
             (PLUG, "1MB", "has no mixed weights: leave out --target-size"),
             (WHOLE, "1MB", "need --weights mixed"),
@@ -58,6 +60,7 @@ REFUSED = {
         "--mask": [(RUN, "MASK", "--mask: .* takes no mask; leave it out")],
         "--prompt": [(RUN, "a cat", "--prompt: .* takes no prompt; leave it out")],
         "--adapter": [(RUN, PACKAGE, "no exported adapter")],
+        "--size": [(RUN, "16", "--size: .* takes the size of the condition; leave it out")],
         "--threads": [(RUN, "0", "threads is 0"), (RUN, "nan", "--threads")],
         "--seed": [(RUN, "-1", "seed is -1"), (RUN, "nan", "--seed")],
         "--color": [(RUN, "sepia", "--color")],

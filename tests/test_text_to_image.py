@@ -99,6 +99,37 @@ def test_image_to_image_latents_are_diffusers(pair, sampler):
     assert_close(got, to_numpy(expected))
 
 
+@pytest.fixture(scope="module")
+def distilled_pair(tmp_path_factory):
+    """(diffusers' pipeline, ours) of a checkpoint whose UNet takes the guidance as an input."""
+    folder = save_pipeline(tmp_path_factory.mktemp("distilled") / "checkpoint", "2.x", time_cond_proj_dim=16)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)
+    return pipeline, TextToImage(codi_tf.load_stable_diffusion(folder))
+
+
+@pytest.mark.parametrize("strength", [None, 0.5])
+def test_guidance_as_an_input_is_diffusers(distilled_pair, strength):
+    """From noise, and from an image (SDEdit). Catches a doubled batch, and features of another w."""
+    pipeline, ours = distilled_pair
+    noise, x = to_numpy(torch.randn((2, 4, 8, 8), generator=torch.manual_seed(0))), gaussian_noise(5, (2, 8, 8, 4))
+    kind, grid, z = diffusers.StableDiffusionPipeline, ours.grid("ddim", 4), noise
+    source = {"latents": to_torch(noise), "height": 16, "width": 16}
+    if strength is not None:
+        kind, grid = diffusers.StableDiffusionImg2ImgPipeline, sdedit_grid(grid, strength)
+        source, z = {"image": to_torch(x), "strength": strength}, sdedit_start(tf.constant(x), tf.constant(noise), grid)
+    expected = with_solver(pipeline, "ddim", kind)(
+        PROMPTS,
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        generator=torch.manual_seed(0),
+        output_type="latent",
+        **source,
+    ).images
+    prompts = ours.conditioning(PROMPTS, guidance=5.0)
+    assert prompts.batch_size == 2
+    assert_close(ours.latents(tf.constant(z), prompts, grid, guidance=5.0), to_numpy(expected))
+
+
 def test_images_are_diffusers(pair):
     """The whole way from prompts and seed to pixels: at most one level beside, where a value lies between two."""
     pipeline, ours = pair
@@ -192,7 +223,6 @@ def test_what_prompts_seeds_and_guidance_do(pair):
             {"height": 4000, "width": 2000},
             "takes too much memory: the largest of this shape is height [0-9]+, width [0-9]+$",
         ),
-        ({"guidance": None}, "guidance is None"),
         ({"guidance": "7.5"}, "guidance is '7.5'"),
         ({"negative_prompt": None}, "a prompt is None: it must be text"),
         ({"negative_prompt": ["x"]}, r"a prompt is \['x'\]: it must be text"),

@@ -199,16 +199,16 @@ class AdaptedUNet(TrainsPart):
             z_t: [B, h, w, C].
             t: int [B] or [1].
             condition_features: from `condition`.
-            conditioning: the prompt's, of batch size 1 or B.
+            conditioning: of prompts and classes, of batch size 1 or B.
             guidance: float [B] or [1], for networks that take it; 1 or None for none.
 
         Returns:
             float32 [B, h, w, out_channels].
         """
-        context = conditioning.context
+        context, labels = conditioning
         if self.adapter is None:
-            return self.unet(z_t, t, context, guidance)
-        temb = self.unet.embed_time(t, guidance)
+            return self.unet(z_t, t, context, guidance, labels)
+        temb = self.unet.embed_time(t, guidance, labels)
         skips = self.unet.encode(z_t, temb, context, residuals=self.adapter.residuals(condition_features))
         features = [*skips, self.unet.middle(skips[-1], temb, context)]
         *skips, middle = self.adapter.adapt(features, condition_features, z_t, t, conditioning)

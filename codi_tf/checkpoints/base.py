@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.core.arguments import as_prompts
 from codi_tf.core.errors import UserError
 from codi_tf.core.showing import clipped
@@ -21,6 +22,7 @@ from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Schedule
 from codi_tf.diffusion.scheduler_config import make_schedule_of
 from codi_tf.models.autoencoder import AutoencoderKL
+from codi_tf.models.pixels import PixelFolding
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.models.unet import UNet
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from codi_tf.checkpoints.tokenizer import Tokenizer
     from codi_tf.models.text_encoder import TextEncoder
 
+Autoencoder: TypeAlias = AutoencoderKL | PixelFolding
 PROMPT_LENGTH = 77  # CLIP's
 SCHEDULER = ("scheduler", "scheduler_config.json")
 
@@ -39,24 +42,26 @@ class Base:
     Attributes:
         unet: z_t [B, h, w, C], t int [B], context [B, M, D] -> [B, h, w, 4], in the checkpoint's parametrization; None
             for an autoencoder alone.
-        vae: images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], unscaled.
+        vae: images [B, f h, f w, 3] in [-1, 1] <-> latents [B, h, w, 4], unscaled; a `PixelFolding` in pixel space.
         scheduler: the contents of the checkpoint's scheduler_config.json.
         path: the diffusers folder that it was read from unchanged; None for other sources, or if options changed it.
         text_encoder: token ids int32 [B, 77] -> [B, 77, D]; None for a base without prompts.
         tokenizer: list[str] -> token ids int32 [B, 77]; None if it is unknown.
         decoder: a small decoder in place of the autoencoder's; it is not saved with the base.
+        made_for: how it makes images from prompts unless told otherwise.
 
     Raises:
         UserError: the scheduler is not supported, or the decoder is for other latents.
     """
 
     unet: UNet | None
-    vae: AutoencoderKL
+    vae: Autoencoder
     scheduler: dict
     path: Path | None = None
     text_encoder: TextEncoder | None = None
     tokenizer: Tokenizer | None = None
     decoder: TinyDecoder | None = None
+    made_for: MadeFor = MadeFor()
 
     def __post_init__(self):
         if self.decoder is not None:
@@ -117,13 +122,42 @@ class Base:
             return np.zeros((1, PROMPT_LENGTH, self.unet.cross_attention_dim), "float32")
         return self.embed([""])
 
-    def conditioning(self, prompts: str | Sequence[str] | None = None) -> Conditioning:
-        """What the networks take of prompts, NumPy arrays [B, ...]; None: of the empty prompt, [1, ...].
+    def conditioning(
+        self, prompts: str | Sequence[str] | None = None, labels: int | Sequence[int] | None = None
+    ) -> Conditioning:
+        """What the networks take of prompts and classes, NumPy arrays [B, ...].
+
+        None is the empty prompt or the null class, [1, ...].
 
         Raises:
-            UserError: see `embed`.
+            UserError: see `embed` and `class_labels`.
         """
-        return Conditioning(self.context if prompts is None else self.embed(prompts))
+        return Conditioning(self.context if prompts is None else self.embed(prompts), self.class_labels(labels))
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that the UNet is conditioned on, without the null class; 0 for none."""
+        return 0 if self.unet is None else max((self.unet.num_class_embeds or 0) - 1, 0)
+
+    def class_labels(self, labels: int | Sequence[int] | None) -> np.ndarray | None:
+        """Labels as the networks take them, int32 [B]; None: the null class, [1], or None without classes.
+
+        Raises:
+            UserError: a label of a base without classes, or one that is no whole number in their range.
+        """
+        if not self.num_classes:
+            if labels is not None:
+                raise UserError(f"labels is {clipped(str(labels), 60)}: this model has no classes; leave it out")
+            return None
+        if labels is None:
+            return np.array([self.num_classes], np.int32)
+        array = np.atleast_1d(np.asarray(labels))
+        whole = array.ndim == 1 and array.dtype.kind in "iu" and array.size
+        if not whole or array.min() < 0 or array.max() >= self.num_classes:
+            raise UserError(
+                f"labels is {clipped(str(labels), 60)}: this model has the classes 0 to {self.num_classes - 1}"
+            )
+        return array.astype(np.int32)
 
     @property
     def multiple(self) -> int:
@@ -132,7 +166,7 @@ class Base:
         return self.vae.factor * 2 ** (levels - 1)
 
 
-def check_decoder(decoder: TinyDecoder, vae: AutoencoderKL) -> None:
+def check_decoder(decoder: TinyDecoder, vae: Autoencoder) -> None:
     """Raises UserError for a small decoder that does not fit the latents of an autoencoder."""
     for what, theirs, ours in (
         ("latents have {} channels", decoder.latent_channels, vae.latent_channels),

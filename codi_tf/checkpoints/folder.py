@@ -6,8 +6,10 @@ import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from codi_tf.checkpoints.autoencoders import read_autoencoder, write_autoencoder
 from codi_tf.checkpoints.base import SCHEDULER, Base
 from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
+from codi_tf.checkpoints.made_for import read_made_for, write_made_for
 from codi_tf.checkpoints.networks import read_network, refuse_pickles, write_network
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
@@ -67,13 +69,13 @@ def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | No
         words, text_encoder = read_text(path, tokenizer=tokenizer, numerics=numerics)
     elif tokenizer is not None:
         raise UserError(f"tokenizer is {tokenizer}: {path} has no text encoder; leave it out")
-    vae = read_network(AUTOENCODER, path / "vae", name="vae", numerics=numerics)
+    vae = read_autoencoder(path / "vae", numerics=numerics)
     unet = read_network(UNET, path / "unet", name="unet", numerics=numerics) if (path / "unet").is_dir() else None
-    scheduler = path.joinpath(*SCHEDULER)
+    scheduler, made_for = path.joinpath(*SCHEDULER), read_made_for(path)
     # An autoencoder alone has no schedule; this one is never used.
     config = read_json(scheduler) if unet is not None else {"beta_schedule": "squaredcos_cap_v2"}
     try:
-        return Base(unet, vae, config, path, text_encoder, words)
+        return Base(unet, vae, config, path, text_encoder, words, made_for=made_for)
     except UserError as error:
         raise UserError(f"{scheduler}: {error}") from None
 
@@ -104,7 +106,9 @@ def save_base(
         write_network(kind, network, path / name, dtype=dtype, extra_config=extra_config, report=said)
 
     side = getattr(base.unet, "sample_size", None)
-    write(AUTOENCODER, base.vae, "vae", extra_config=side and {"sample_size": side * base.vae.factor})
+    sized = side and {"sample_size": side * base.vae.factor}
+    said = None if report is None else functools.partial(report, "vae")
+    write_autoencoder(base.vae, path / "vae", dtype=dtype, extra_config=sized, report=said)
     if base.unet is not None:
         write(UNET, base.unet, "unet")
         path.joinpath(SCHEDULER[0]).mkdir(exist_ok=True)
@@ -112,6 +116,7 @@ def save_base(
     if base.text_encoder is not None and base.tokenizer is not None:
         write(TEXT_ENCODER, base.text_encoder, "text_encoder", extra_config={"dtype": dtype})
         base.tokenizer.save(path / "tokenizer")
+    write_made_for(base.made_for, path)
 
 
 def bytes_of(base: Base, dtype: str) -> int:

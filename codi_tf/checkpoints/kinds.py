@@ -12,6 +12,7 @@ import keras
 
 from codi_tf.checkpoints.rules import OLD_ATTENTION, TEXT_MODEL, Renaming
 from codi_tf.models.autoencoder import AutoencoderKL
+from codi_tf.models.pixels import PixelFolding
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.unet import UNet
 
@@ -23,7 +24,7 @@ class Kind:
     Attributes:
         peer: the name of its class in diffusers or transformers.
         network: our class.
-        file: the name of its weight file, without `.safetensors`.
+        file: the name of its weight file, without `.safetensors`; "" for a network without weights.
         ours: the arguments of our class, with the defaults of missing keys.
         fixed: key -> the values that our class supports. The first value is written, and is the default of the peer.
         inert: keys without effect on the results.
@@ -89,6 +90,7 @@ UNET = Kind(
         "out_channels": 4,
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         "time_cond_proj_dim": None,
+        "num_class_embeds": None,
     },
     fixed={
         **ENCODER_FIXED,
@@ -103,7 +105,13 @@ UNET = Kind(
         "mid_block_only_cross_attention": (None, False),
     },
     inert=frozenset(("dropout", "class_embeddings_concat", "addition_embed_type_num_heads")),
-    positive={**ENCODER_POSITIVE, "sample_size": int, "out_channels": int, "time_cond_proj_dim": int},
+    positive={
+        **ENCODER_POSITIVE,
+        "sample_size": int,
+        "out_channels": int,
+        "time_cond_proj_dim": int,
+        "num_class_embeds": int,
+    },
 )
 
 AUTOENCODER = Kind(
@@ -138,6 +146,16 @@ AUTOENCODER = Kind(
         "patch_size": int,
         "scaling_factor": float,
     },
+)
+
+PIXELS = Kind(
+    peer="PixelFolding",  # our own: diffusers has none
+    network=PixelFolding,
+    file="",
+    ours={"patch_size": 1, "scaling_factor": 1.0},
+    fixed={},
+    inert=frozenset(("sample_size",)),
+    positive={"patch_size": int, "scaling_factor": float},
 )
 
 TEXT_ENCODER = Kind(

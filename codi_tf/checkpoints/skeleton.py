@@ -6,8 +6,10 @@ from pathlib import Path
 
 import keras
 
+from codi_tf.checkpoints.autoencoders import autoencoder_kind
 from codi_tf.checkpoints.base import SCHEDULER, Base
-from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET, Kind
+from codi_tf.checkpoints.kinds import TEXT_ENCODER, UNET, Kind
+from codi_tf.checkpoints.made_for import read_made_for
 from codi_tf.checkpoints.networks import read_config
 from codi_tf.checkpoints.stable_diffusion import check_parts
 from codi_tf.core.errors import UserError
@@ -26,9 +28,10 @@ def read_skeleton(folder: Path) -> Base:
         _network(kind, folder / part) if (folder / part).is_dir() else None
         for kind, part in ((UNET, "unet"), (TEXT_ENCODER, "text_encoder"))
     )
-    config = {} if unet is None else read_json(scheduler)
+    config, made_for = {} if unet is None else read_json(scheduler), read_made_for(folder)
     try:
-        base = Base(unet, _network(AUTOENCODER, folder / "vae"), config, folder, text_encoder)
+        vae = _network(autoencoder_kind(folder / "vae"), folder / "vae")
+        base = Base(unet, vae, config, folder, text_encoder, made_for=made_for)
     except UserError as error:
         raise UserError(f"{scheduler}: {error}") from None
     check_parts(base)

@@ -18,6 +18,7 @@ from codi_tf.diffusion.process import PREDICTION_TYPES
 from codi_tf.io.bundle_files import BUNDLE, CHECKPOINTS, is_bundle
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.models.numerics import Numerics, check_numerics
+from codi_tf.models.pixels import PixelFolding
 
 
 def load_stable_diffusion(
@@ -110,7 +111,8 @@ def save_stable_diffusion(
     base = dataclasses.replace(base, scheduler=complete_scheduler(base.scheduler))
     with whole_folder(folder, CHECKPOINTS, replace=False) as partial:
         save_base(base, partial, dtype=dtype, report=report)
-        if base.unet is not None and base.text_encoder is not None:
+        # diffusers has no autoencoder of pixels, and so no pipeline for them.
+        if base.unet is not None and base.text_encoder is not None and not isinstance(base.vae, PixelFolding):
             extra = base.unet.in_channels - base.vae.latent_channels
             write_index(partial, extra_channels=extra, scheduler=base.scheduler["_class_name"])
 
@@ -151,7 +153,9 @@ def describe(base: Base) -> str:
     unet, family = base.unet, "latent diffusion"
     if base.text_encoder is not None and unet is not None:
         family = f"Stable Diffusion {'2.x' if unet.use_linear_projection else '1.x'}"
-    parts = {"UNet": unet, "VAE": base.vae, "text encoder": base.text_encoder}
+    pixels = isinstance(base.vae, PixelFolding)
+    family = "pixel diffusion" if pixels and base.text_encoder is None else family
+    parts = {"UNet": unet, "VAE": None if pixels else base.vae, "text encoder": base.text_encoder}
     counts = ", ".join(f"{name} {part.count_params() / 1e6:.1f}M" for name, part in parts.items() if part is not None)
     channels = "" if unet is None else f", {unet.in_channels} input channels, {base.prediction_type} prediction"
     return f"{family}{channels}: {counts} parameters"

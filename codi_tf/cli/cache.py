@@ -66,14 +66,15 @@ def encode(
     from codi_tf.data.cached import is_cache, made_with, shard_paths, shard_sizes
     from codi_tf.data.precompute import encoder
     from codi_tf.data.stream import warn_of_unreadable
-    from codi_tf.training.experiment import build_task, keep_words, load_source, tokenizer_of
+    from codi_tf.training.experiment import build_task, class_keys, keep_words, load_source, tokenizer_of
 
     settings, task = experiment.data, build_task(experiment)
     if is_cache(settings.source):
         raise UserError(f"data.source is {settings.source}: these examples are encoded already; name the images")
     base, condition_space, encode_condition = _encoder(experiment, task)
     tokenizer = tokenizer_of(experiment, base)
-    used = ("source", "heldout_fraction", "image_size", "augment", "recolor", "seed", "prompts")
+    used = ["source", "heldout_fraction", "image_size", "augment", "recolor", "seed", "prompts"]
+    used += ["classes"] if settings.classes else []  # earlier versions had none
     meta = {
         "examples": examples,
         "shard": shard,
@@ -87,6 +88,7 @@ def encode(
     mine = range(host, len(paths), hosts)
     batch = math.gcd(shard, ENCODED)
     options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
+    options["keys"] = class_keys(experiment, base, source)
     batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
     encode_batch, batches, at = encoder(base, encode_condition), iter(()), None  # at: the next batch of the iterator
     with (

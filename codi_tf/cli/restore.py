@@ -17,7 +17,9 @@ import numpy as np
 from codi_tf.cli.sampling_options import (
     add_sampling,
     add_shared_options,
+    add_start,
     check_shared_options,
+    check_start,
     fill_in,
     load_small_decoder,
     progress,
@@ -30,6 +32,7 @@ from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.color import ALIGNMENTS
 from codi_tf.io.conditions import read_condition
+from codi_tf.io.images import read_image
 from codi_tf.io.json_files import read_json
 from codi_tf.io.outputs import check_not_read
 from codi_tf.io.save_image import check_image_file, write_image
@@ -46,6 +49,8 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
     "text_guidance": None,
     "tile": None,
     "color": "none",
+    "image": None,
+    "strength": None,
 }
 
 
@@ -95,6 +100,7 @@ def main(arguments: list[str], prog: str = "codi restore") -> None:
         guidance="as the model was trained",
     )
     add_own_options(parser)
+    add_start(parser, size="resized to the result's")
     options = parser.parse_args(arguments)
     check_shared_options(options)
     if not is_bundle(options.model):
@@ -105,7 +111,8 @@ def main(arguments: list[str], prog: str = "codi restore") -> None:
 def run(options: argparse.Namespace) -> None:
     """Make and write the image. Raises UserError for options that do not fit the bundle or each other."""
     fill_in(options, DEFAULTS)
-    check_not_read(options.out, {"--condition": options.condition, "--mask": options.mask})
+    read = {"--condition": options.condition, "--mask": options.mask, "--image": options.image}
+    check_not_read(options.out, read)
     write_image(options.out, _restore(options))
     note = ""
     if options.mask is not None:
@@ -120,7 +127,10 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     task = _task(options.model)
     if task is not None:
         _check_task(options, task)
+    if options.image is None and options.strength is not None:
+        check_start(options, 1)
     condition = _condition(options, task)
+    image = None if options.image is None else read_image(options.image)
     height, width = (options.upscale * side for side in condition.shape[:2])
     size = f"{options.condition}: the result of {width}x{height}"
     if height * width > MAX_RESULT_PIXELS:
@@ -142,9 +152,11 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     elif made.working != (height, width):
         say(f"{size} is made at {made.working[1]}x{made.working[0]} and enlarged, to save memory{_why(options, model)}")
     options.steps = model.steps_for(options.steps)
-    report = progress("tile" if made.tile else "step", options.steps * made.pieces)
+    strength, steps = check_start(options, options.steps)
+    start = {} if image is None else {"image": image, "strength": strength}
+    report = progress("tile" if made.tile else "step", steps * made.pieces)
     names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "color")
-    return render(model, condition, report=report, **{name: getattr(options, name) for name in names})
+    return render(model, condition, report=report, **start, **{name: getattr(options, name) for name in names})
 
 
 def _why(options: argparse.Namespace, model) -> str:

@@ -9,6 +9,7 @@ from codi_tf.cli import restore, text2image
 from codi_tf.cli.sampling_options import (
     add_sampling,
     add_shared_options,
+    add_start,
     check_shared_options,
     flag,
 )
@@ -32,6 +33,7 @@ def _parser(prog: str) -> ArgumentParser:
         sampler="the trained model's, for a checkpoint dpm++",
         guidance="7.5 for a checkpoint, else as the model was trained",
     )
+    add_start(parser, size="resized to --height and --width, or for a trained model to the result's")
     restore.add_own_options(parser.add_argument_group("trained models"))
     text2image.add_own_options(parser.add_argument_group("Stable Diffusion checkpoints"))
     return parser

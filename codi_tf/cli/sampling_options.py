@@ -18,6 +18,7 @@ from codi_tf.io.save_image import check_image_file
 if TYPE_CHECKING:
     from codi_tf.models.tiny_decoder import TinyDecoder
 
+STRENGTH = 0.8
 COMPUTE = ("float32", "bfloat16", "float16")
 
 
@@ -44,6 +45,32 @@ def add_sampling(parser: ArgumentParser, samplers: Iterable[str], *, steps: str,
     parser.add_argument("--steps", type=integer(1, 1000), help=f"network evaluations (default: {steps})")
     parser.add_argument("--sampler", choices=tuple(samplers), help=f"(default: {sampler})")
     parser.add_argument("--guidance", type=finite_number(), help=f"1 is none (default: {guidance})")
+
+
+def add_start(parser: argparse._ActionsContainer, *, size: str) -> None:
+    """Add --image and --strength, SDEdit's; `size` says in the help what becomes of an image of another size."""
+    parser.add_argument("--image", type=path_argument, help=f"an image to start from in place of noise; {size}")
+    parser.add_argument(
+        "--strength",
+        type=finite_number(0, 1, above=True),
+        help=f"how much --image changes, above 0 and at most 1 (default: {STRENGTH})",
+    )
+
+
+def check_start(options: argparse.Namespace, steps: int) -> tuple[float, int]:
+    """The strength, and the number of `steps` that are left; without an image (1.0, steps).
+
+    Raises:
+        UserError: a strength without an image, or one that leaves no step.
+    """
+    if options.image is None:
+        if options.strength is not None:
+            raise UserError("--strength: there is no --image to start from; give one or leave it out")
+        return 1.0, steps
+    strength = STRENGTH if options.strength is None else options.strength
+    if int(steps * strength) == 0:
+        raise UserError(f"--strength {strength} of --steps {steps} leaves no step; raise one of them")
+    return strength, int(steps * strength)
 
 
 def fill_in(options: argparse.Namespace, defaults: Mapping[str, object]) -> None:

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from codi_tf.checkpoints.made_for import MAX_GUIDANCE, read_made_for
 from codi_tf.cli.sampling_options import (
     add_sampling,
     add_shared_options,
+    add_start,
     check_shared_options,
+    check_start,
     fill_in,
     load_small_decoder,
     progress,
     say,
 )
-from codi_tf.core.arguments import finite_number, integer, path_argument
+from codi_tf.core.arguments import integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_WIDTH
 from codi_tf.diffusion.samplers import CHECKPOINT_SAMPLERS
 from codi_tf.inference.rendering import MAX_SIDE
 from codi_tf.io.bundle_files import is_bundle
@@ -33,13 +37,12 @@ from codi_tf.io.save_image import write_image
 if TYPE_CHECKING:
     from codi_tf.inference.text_to_image import TextToImage
 
-STRENGTH = 0.8
-MAX_GUIDANCE = 1000
-DEFAULTS = {  # of the options of this program; shared ones have theirs in the parser
+DEFAULTS = {  # of the options of this program; shared ones have theirs in the parser, None is as the model is made for
+    "label": None,
     "negative_prompt": "",
-    "sampler": "dpm++",
-    "steps": 20,
-    "guidance": 7.5,
+    "sampler": None,
+    "steps": None,
+    "guidance": None,
     "height": None,
     "width": None,
     "image": None,
@@ -52,15 +55,10 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
 def add_own_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that only checkpoints take."""
     parser.add_argument("--negative-prompt", help="what not to show")
+    parser.add_argument("--label", type=integer(0, MAX_WIDTH), help="the class, for a model that takes classes")
     side = integer(1, MAX_SIDE)
     parser.add_argument("--height", type=side, help="of the result (default: as in the checkpoint's training)")
     parser.add_argument("--width", type=side, help="of the result (default: as in the checkpoint's training)")
-    parser.add_argument("--image", type=path_argument, help="an image to start from; --height and --width resize it")
-    parser.add_argument(
-        "--strength",
-        type=finite_number(0, 1, above=True),
-        help=f"how much --image changes, above 0 and at most 1 (default: {STRENGTH})",
-    )
     parser.add_argument(
         "--tokenizer",
         type=path_argument,
@@ -73,8 +71,15 @@ def main(arguments: list[str], prog: str = "codi text2image") -> None:
     """Run `codi text2image`. Raises UserError, see `run`."""
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
     add_shared_options(parser, model="a Stable Diffusion checkpoint: a folder or a file", prompt="what to show")
-    add_sampling(parser, CHECKPOINT_SAMPLERS, steps="20", sampler="dpm++", guidance="7.5")
+    add_sampling(
+        parser,
+        CHECKPOINT_SAMPLERS,
+        steps="20, or as a distilled model is made for",
+        sampler="dpm++, or a distilled model's",
+        guidance="7.5, or the nearest that a distilled model was trained for",
+    )
     add_own_options(parser)
+    add_start(parser, size="--height and --width resize it")
     options = parser.parse_args(arguments)
     check_shared_options(options)
     if is_bundle(options.model):
@@ -91,23 +96,22 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> np.ndarray:
-    if options.prompt is None:
+    if options.prompt is None and options.label is None:
         raise UserError(f"--prompt is missing: {options.model} makes an image from a prompt")
+    made_for = read_made_for(options.model)
+    fill_in(options, {"sampler": made_for.sampler, "steps": made_for.steps, "guidance": made_for.default_guidance})
     if options.sampler not in CHECKPOINT_SAMPLERS:
         raise UserError(f"--sampler is {options.sampler}: a checkpoint has {', '.join(CHECKPOINT_SAMPLERS)}")
     if not 1 <= options.guidance <= MAX_GUIDANCE:
         raise UserError(f"--guidance is {options.guidance}: it must be from 1, none, to {MAX_GUIDANCE}")
+    made_for.check_guidance(options.guidance, "--guidance")
     if options.guidance == 1 and options.negative_prompt:
         raise UserError("--negative-prompt has no effect with --guidance 1: raise that or leave the prompt out")
+    strength, evaluations = check_start(options, options.steps)
     if options.image is None:
-        if options.strength is not None:
-            raise UserError("--strength: there is no --image to start from; give one or leave it out")
-        evaluations, source = options.steps, {"height": options.height, "width": options.width}
+        source = {"height": options.height, "width": options.width}
     else:
-        strength = STRENGTH if options.strength is None else options.strength
-        evaluations, source = int(options.steps * strength), {"image": _image(options), "strength": strength}
-        if evaluations == 0:
-            raise UserError(f"--strength {strength} of --steps {options.steps} leaves no step; raise one of them")
+        source = {"image": _image(options), "strength": strength}
 
     start_tensorflow()
     from codi_tf import load_stable_diffusion
@@ -126,7 +130,8 @@ def _generate(options: argparse.Namespace) -> np.ndarray:
     )
     model = TextToImage(dataclasses.replace(base, decoder=decoder))
     _check_fit(options, model, source.get("image"))
-    chosen = {name: getattr(options, name) for name in ("negative_prompt", "sampler", "steps", "guidance", "seed")}
+    names = ("negative_prompt", "sampler", "steps", "guidance", "seed")
+    chosen = {"labels": options.label, **{name: getattr(options, name) for name in names}}
     return model.generate(options.prompt, report=progress("step", evaluations), **source, **chosen)[0]
 
 
@@ -138,6 +143,9 @@ def _check_fit(options: argparse.Namespace, model: TextToImage, image: np.ndarra
         remedy = "" if options.sampler == "ddim" else "; use --sampler ddim"
         raise UserError(f"{options.model}: its scheduler_config.json: {error}{remedy}") from None
     model.grid(options.sampler, options.steps)
+    model.count(options.prompt, options.label)
+    if options.negative_prompt and model.takes_guidance:
+        raise UserError(f"--negative-prompt: {options.model} takes the guidance as an input; leave it out")
     if image is None:
         model.size(options.height, options.width)
         return

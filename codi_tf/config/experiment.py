@@ -52,8 +52,8 @@ class Experiment:
         elif self.task["name"] not in TASKS:
             raise UserError(TASKS.unknown(self.task["name"]))
         if method.examples == "images":
-            for name, value in (("prompts", self.data.prompts), ("encode_once", self.data.encode_once)):
-                if value:
+            for name in ("prompts", "classes", "encode_once"):
+                if getattr(self.data, name):
                     raise UserError(f"data.{name} is set, but method {self.method_name} uses images alone: remove it")
         if self.task is not None and self.memory.frozen_weights != "float32" and self.adaptation.train == "all":
             raise UserError(
@@ -74,6 +74,12 @@ class Experiment:
             )
         if self.method.trains_text and not self.data.prompts:
             raise UserError("the text encoder is to be trained, but no prompts are used: set data.prompts=true")
+        guidance = self.method.guidance_range
+        if guidance not in (None, [1.0, 1.0]) and not (self.data.prompts or self.data.classes):
+            raise UserError(
+                f"method.guidance is {guidance}, which without a task guides the prompt, but no prompts are used: set "
+                "data.prompts=true (or data.classes=true), or use [1.0, 1.0]"
+            )
         if self.adaptation != Adaptation():
             raise UserError("adaptation is set, but a training without a task has no adapter: remove it, or set task")
 

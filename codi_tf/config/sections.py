@@ -40,6 +40,7 @@ class Data:
         seed: seed of crops and degradations.
         max_unreadable: the share of unreadable records that a run tolerates, see `data.stream.Stream`.
         prompts: whether the images' prompts are used; False: the empty prompt, except for tasks that need one.
+        classes: whether the images' classes are used, which scenes have; False: the null class.
 
     Raises:
         UserError: a value out of its range.
@@ -54,6 +55,7 @@ class Data:
     seed: int = 0
     max_unreadable: float = 0.01
     prompts: bool = False
+    classes: bool = False
 
     def __post_init__(self):
         if self.image_size < 8 or self.image_size % 8:
@@ -133,8 +135,8 @@ class Train:
         learning_rate: the peak.
         warmup_steps: updates of the linear warm-up.
         decay: "cosine" or "constant".
-        cycles: how many times the cosine runs from the peak to 0; more than once without a warm-up. For guided
-            distillation, once per phase.
+        cycles: how many times the cosine runs from the peak to 0; more than once without a warm-up. 0: once for each
+            phase of the method, however long it is (guided distillation, stage 2).
         weight_decay: lambda of AdamW.
         clip_norm: limit of the gradient's global norm.
         ema_decay: gamma of the moving average: theta-, the target network; for methods without one, the result.
@@ -175,20 +177,20 @@ class Train:
 
     def __post_init__(self):
         check_choices(self, "train.")
-        counts = ("steps", "batch_size", "accumulate", "cycles", "log_every", "keep", "max_skipped", "steps_per_call")
+        counts = ("steps", "batch_size", "accumulate", "log_every", "keep", "max_skipped", "steps_per_call")
         for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be at least 1")
         if self.batch_size % self.accumulate:
             raise UserError(f"train.accumulate is {self.accumulate}: it must divide train.batch_size {self.batch_size}")
         check_most(self, "train.", steps=MAX_STEPS, batch_size=MAX_BATCH, steps_per_call=MAX_STEPS)
-        for name in ("warmup_steps", "sample_every", "save_every", "keep_every", "weight_decay"):
+        for name in ("warmup_steps", "cycles", "sample_every", "save_every", "keep_every", "weight_decay"):
             if getattr(self, name) < 0:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must not be negative")
         for name in ("learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise UserError(f"train.{name} is {getattr(self, name)}: it must be positive")
-        if self.cycles > 1 and (self.warmup_steps or self.decay != "cosine"):
+        if self.cycles != 1 and (self.warmup_steps or self.decay != "cosine"):
             raise UserError(f"train.cycles is {self.cycles}: it needs decay cosine and warmup_steps 0")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"train.seed is {self.seed}: it must be from 0 to 2**31 - 1")

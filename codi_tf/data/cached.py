@@ -81,7 +81,8 @@ def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
     one is named in a warning.
 
     Returns:
-        {"latent": float32 [N, h, w, 4]} and, if they are there, "condition_latent" [N, ...], "tokens" int32 [N, M].
+        {"latent": float32 [N, h, w, 4]} and, if they are there, "condition_latent" [N, ...], "tokens" int32 [N, M],
+        "class" int32 [N].
 
     Raises:
         UserError: no such folder; a shard is missing or damaged, or does not fit the others.
@@ -150,6 +151,8 @@ def made_with(
     digest = arrays_sha256(variable.numpy() for variable in base.vae.variables)
     autoencoder = {"sha256": digest, "scaling_factor": float(base.vae.scaling_factor)}
     autoencoder["compute"] = base.vae.compute_dtype
+    if not base.vae.variables:  # of pixels: it has no weights that would tell it from another
+        autoencoder["patch_size"] = base.vae.patch_size
     options = None if task is None else task_config(task)
     made = {"image_size": image_size, "task": options, "condition_space": condition_space, "autoencoder": autoencoder}
     made["tokenizer"] = None if tokenizer is None else {"sha256": _sha256_of(tokenizer)}

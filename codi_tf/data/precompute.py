@@ -33,7 +33,7 @@ def encode_once(
 
     Returns:
         {"latent": float32 [N, h, w, 4], scaled; "condition_latent": c, float32 [N, ...]}, and the batches' "tokens",
-        int32 [N, M].
+        int32 [N, M], and "class", int32 [N].
 
     Raises:
         UserError: of the dataset: an example cannot be read.
@@ -55,7 +55,8 @@ def encoder(base, encode_condition: Callable | None) -> Callable[[dict], dict]:
 
     @tf.function
     def encode(batch):
-        encoded = {"latent": base.encode(batch["image"])} | {key: batch[key] for key in ("tokens",) if key in batch}
+        kept = {key: batch[key] for key in ("tokens", "class") if key in batch}
+        encoded = {"latent": base.encode(batch["image"])} | kept
         if encode_condition is not None and "condition" in batch:
             encoded["condition_latent"] = encode_condition(batch["condition"])
         return encoded

@@ -10,7 +10,7 @@ from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
 from codi_tf.scenes.captions import caption
-from codi_tf.scenes.classes import class_of
+from codi_tf.scenes.classes import class_names, class_of
 from codi_tf.scenes.domains import TRANSFERS, Transfer, draw_transfer
 from codi_tf.scenes.drawing import draw_scene, with_held_out, without_held_out
 from codi_tf.scenes.edits import draw_edit
@@ -63,6 +63,7 @@ class Scenes(_Endless):
     """
 
     provides = ("depth", "prompt", "caption", "objects", "class", *LABELS)
+    num_classes = len(class_names())
 
     def __init__(self, split: str | None, *, unseen: bool = False):
         self.split, self.unseen = split, unseen

@@ -164,12 +164,20 @@ def conditional_consistency(
 
 
 def denoising(
-    student: Denoise, schedule: Schedule, x: Tensor, eps: Tensor, t: Tensor, *, space: str = "velocity"
+    student: Denoise,
+    schedule: Schedule,
+    x: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    *,
+    space: str = "velocity",
+    max_weight: float | None = None,
 ) -> Tensor:
     """||v - v_hat_theta(z_t, t)||^2, v = alpha_t eps - sigma_t x: the diffusion loss (Salimans & Ho 2022, section 4).
 
-    For pre-training and fine-tuning. `space` "noise" compares eps (Ho et al. 2020), "signal" x. Arguments as in
-    `conditional_consistency`.
+    For pre-training and fine-tuning. `space` "noise" compares eps (Ho et al. 2020), "signal" x. `max_weight` limits the
+    weight of the signal's squared error, which is 1 / sigma_t^2 in v, alpha_t^2 / sigma_t^2 in eps and 1 in x. Other
+    arguments as in `conditional_consistency`.
 
     Returns:
         float32 [B].
@@ -182,7 +190,19 @@ def denoising(
     alpha_t, sigma_t = coefficients(schedule, t, len(x.shape))
     truth = Prediction(x, eps, velocity(x, eps, alpha_t, sigma_t))
     prediction = student(q_sample(x, eps, alpha_t, sigma_t), t)
-    return latent_distance(getattr(truth, SPACES[space]), getattr(prediction, SPACES[space]))
+    error = latent_distance(getattr(truth, SPACES[space]), getattr(prediction, SPACES[space]))
+    if max_weight is None:
+        return error
+    levels = (ops.reshape(level, (-1,)) for level in (alpha_t, sigma_t))
+    weight = _weight_of_signal(space, *levels)  # [B] or [1]
+    return error * ops.minimum(1.0, max_weight / weight)
+
+
+def _weight_of_signal(space: str, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
+    """The weight of the signal's squared error in the squared error of a space."""
+    if space == "signal":
+        return ops.ones_like(sigma_t)
+    return (ops.square(alpha_t) if space == "noise" else 1.0) / ops.square(sigma_t)
 
 
 def guidance_matching(

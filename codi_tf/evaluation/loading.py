@@ -32,8 +32,9 @@ def load_models(bundles: Mapping[str, Path]) -> dict:
         for name in ("task", "image_size"):
             if getattr(model, name) != getattr(first, name):
                 raise UserError(f"{path} and {first_path} differ in their {name}: evaluate them one by one")
-        theirs = state_dict(model.base.vae)
-        if theirs.keys() != weights.keys() or not all(np.array_equal(theirs[key], weights[key]) for key in weights):
+        theirs, same = state_dict(model.base.vae), model.base.vae.factor == first.base.vae.factor
+        same = same and theirs.keys() == weights.keys()
+        if not same or not all(np.array_equal(theirs[key], weights[key]) for key in weights):
             raise UserError(f"{path} and {first_path} differ in their autoencoder: evaluate them one by one")
     return models
 

@@ -123,9 +123,11 @@ def _in_batches(function: Callable, batch: int, *, numbered: bool) -> Callable:
         for start in range(0, count, batch):
             rows = np.minimum(np.arange(start, start + batch), count - 1)  # the last batch repeats the last image
             number = (start // batch,) if numbered else ()
-            result = function(
-                *tf.nest.map_structure(lambda array, rows=rows: tf.constant(array[rows]), arrays), *number
-            )
+
+            def own(array, rows=rows):  # of a conditioning, what is one for all images stays
+                return array if array is None or len(array) < count else tf.constant(array[rows])
+
+            result = function(*tf.nest.map_structure(own, arrays), *number)
             parts.append(tf.nest.map_structure(np.asarray, result))
         return tf.nest.map_structure(lambda *batches: np.concatenate(batches)[:count], *parts)
 

@@ -17,8 +17,10 @@ from codi_tf.core.arguments import whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.conditioning import Conditioning
+from codi_tf.diffusion.grid import sdedit_grid, sdedit_start
 from codi_tf.diffusion.process import Denoise, Prediction
 from codi_tf.diffusion.sampling import make_grid, trajectory
+from codi_tf.io import images
 from codi_tf.methods.networks import denoiser_with, encode_condition
 
 STEPS = 4  # of models that are made for no particular number
@@ -37,6 +39,7 @@ class Generator:
     def __init__(self, base: Base, network: AdaptedUNet, *, boundary: bool, guidance: float = 1.0):
         self.base, self.network, self.boundary, self.guidance = base, network, boundary, guidance
         self.encode = tf.function(self._encode, autograph=False)
+        self.encode_image = tf.function(base.encode, autograph=False)
         self.encode_nothing = tf.function(self._encode_nothing, autograph=False)
         self.denoise = tf.function(self._denoise, autograph=False)
         self.decode = tf.function(self._decode, autograph=False)
@@ -52,6 +55,8 @@ class Generator:
         guidance: float | None = None,
         text_guidance: float | None = None,
         seed: int = 0,
+        image=None,
+        strength: float = 0.8,
     ) -> Iterator[Prediction]:
         """The network's prediction in each of `steps` steps, noisiest first; the last x_hat is the result.
 
@@ -65,12 +70,18 @@ class Generator:
             sampler: a name in `diffusion.samplers.SAMPLERS`.
             guidance, text_guidance: see `denoiser`.
             seed: of the noise that stochastic samplers add.
+            image: [B, H, W, 3] in [-1, 1], where SDEdit starts; None: pure noise.
+            strength: of SDEdit, see `grid.sdedit_grid`.
 
         Raises:
-            UserError: an unknown sampler, a number of steps out of its range; a bad seed, when its noise is drawn.
+            UserError: an unknown sampler, a number of steps or a strength out of its range; a bad seed, when its noise
+                is drawn.
         """
         denoise = self.denoiser(condition, conditioning, guidance=guidance, text_guidance=text_guidance)
         grid = make_grid(sampler, self.base.schedule, steps)
+        if image is not None:
+            grid = sdedit_grid(grid, strength)
+            noise = sdedit_start(self.encode_image(image), noise, grid)
         fresh = (gaussian_noise(seed, tuple(noise.shape), stream=i + 1) for i in range(grid.draws))
         return (prediction for prediction, _ in trajectory(denoise, noise, grid, fresh))
 
@@ -155,6 +166,27 @@ def number_of_steps(steps: int | None, made_for: int | None, longest: int) -> in
     if made_for not in (steps, None):
         warnings.warn(f"steps is {steps}: this model is made for {made_for}", stacklevel=4)
     return steps
+
+
+def start_images(image: np.ndarray, shape: tuple, multiple: int) -> tf.Tensor:
+    """The images that SDEdit starts from, float32 [B, H', W', 3] in [-1, 1], padded to the networks' multiple.
+
+    Args:
+        image: uint8, or float in [0, 1], [H, W, 3] for all, or [B, H, W, 3].
+        shape: (B, H, W, ..) of the conditions.
+        multiple: H' and W' are multiples of it.
+
+    Raises:
+        UserError: another shape or type.
+    """
+    batch = images.as_batch("image", image)
+    if batch.shape[1:3] != tuple(shape[1:3]):
+        sizes = (f"{height}x{width}" for height, width in (batch.shape[1:3], shape[1:3]))
+        raise UserError("image is {}, the condition {}: resize it".format(*sizes))
+    if len(batch) not in (1, shape[0]):
+        raise UserError(f"there are {len(batch)} images for {shape[0]} conditions: give one, or one a condition")
+    padded = np.stack([images.pad_to_multiple(one, multiple)[0] for one in batch])
+    return tf.constant(np.broadcast_to(2.0 * padded - 1.0, (shape[0], *padded.shape[1:])), tf.float32)
 
 
 def guidance_weights(by_condition: float, by_prompt: float | None) -> tuple[float, float, float]:

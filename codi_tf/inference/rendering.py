@@ -31,7 +31,14 @@ class Plan(NamedTuple):
 
 
 def render(
-    model, condition: np.ndarray, *, upscale: int = 1, tile: int | None = None, color: str = "none", **options
+    model,
+    condition: np.ndarray,
+    *,
+    upscale: int = 1,
+    tile: int | None = None,
+    color: str = "none",
+    image: np.ndarray | None = None,
+    **options,
 ) -> np.ndarray:
     """The image that a model generates for a condition of any size.
 
@@ -48,34 +55,39 @@ def render(
         color: "wavelet" or "adain" aligns the image's colors with the condition's (see `io.color`), for tasks that keep
             colors. Both also adopt colors that noise and compression have changed, so "none" is the default.
             "wavelet" also evens out tones that differ from tile to tile.
-        options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, text_guidance, report. With tiles,
-            `report` counts each tile in each step.
+        image: where SDEdit starts, float RGB [h, w, 3] in [0, 1] of any size; not with tiles.
+        options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, text_guidance, strength, report. With
+            tiles, `report` counts each tile in each step.
 
     Returns:
         uint8 RGB [K H, K W, 3].
 
     Raises:
-        UserError: for an unsuitable tile or color, and as `CoDi.generate`.
+        UserError: for an unsuitable tile or color, an image where tiles are needed, and as `CoDi.generate`.
     """
     made = plan(model, condition, upscale=upscale, tile=tile)
     _check_color(model, color)
     has_mask = model.task.has_mask
     resized = resize_condition(condition, *made.working, has_mask=has_mask)
+    if image is not None:
+        if made.tile:
+            raise UserError("image: a result of this size is made in tiles, which start from noise; use tile 0")
+        options["image"] = resize(image, *made.working)
     if made.tile:
         from codi_tf.inference.tiling import generate_tiled
 
-        image = generate_tiled(model, resized, tile=made.tile, overlap=made.overlap, **options)
+        result = generate_tiled(model, resized, tile=made.tile, overlap=made.overlap, **options)
     else:
-        image = model.generate(resized, **options)
+        result = model.generate(resized, **options)
     height, width = made.height, made.width
     if made.working != (height, width):
-        image = to_uint8(resize(image / np.float32(255), height, width))
+        result = to_uint8(resize(result / np.float32(255), height, width))
         if has_mask:
-            image = _with_known(image, resize_condition(condition, height, width, has_mask=True))
+            result = _with_known(result, resize_condition(condition, height, width, has_mask=True))
     if color == "none":
-        return image
+        return result
     reference = resize_condition(condition, height, width, has_mask=has_mask)
-    return to_uint8(ALIGNMENTS[color](image / np.float32(255), reference))
+    return to_uint8(ALIGNMENTS[color](result / np.float32(255), reference))
 
 
 def plan(model, condition: np.ndarray, *, upscale: int = 1, tile: int | None = None) -> Plan:

@@ -1,10 +1,8 @@
-"""Stable Diffusion unchanged: images from prompts, or from an image and a prompt, with classifier-free guidance."""
+"""Images from prompts, or from an image and a prompt: Stable Diffusion, unchanged or by guided distillation."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -23,17 +21,20 @@ from codi_tf.io.images import as_batch, to_uint8
 
 
 class TextToImage:
-    """Generates images with an unchanged base. Compiled once for each shape, for any number of steps.
+    """Generates images with a base. Compiled once for each shape, for any number of steps.
+
+    A network that takes the guidance as an input (guided distillation, latent consistency models) is evaluated once a
+    step, any other with guidance on a doubled batch.
 
     Args:
-        base: with a UNet, a text encoder and a tokenizer.
+        base: with a UNet, a text encoder and a tokenizer; or with a UNet that is conditioned on classes.
 
     Raises:
         UserError: for a base without them, or whose UNet takes more than the latents (inpainting, InstructPix2Pix).
     """
 
     def __init__(self, base: Base):
-        if base.unet is None or base.text_encoder is None:
+        if base.unet is None or (base.text_encoder is None and not base.num_classes):
             missing = "UNet" if base.unet is None else "text encoder"
             raise UserError(f"this model has no {missing}: it makes no images from prompts")
         channels, wanted = base.unet.in_channels, base.vae.latent_channels
@@ -50,12 +51,13 @@ class TextToImage:
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[str] | None = None,
         *,
+        labels: int | Sequence[int] | None = None,
         negative_prompt: str = "",
-        sampler: str = "dpm++",
-        steps: int = 20,
-        guidance: float = 7.5,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
         seed: int = 0,
         height: int | None = None,
         width: int | None = None,
@@ -63,17 +65,21 @@ class TextToImage:
         strength: float = 0.8,
         report: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Images for prompts.
+        """Images for prompts, or for classes.
 
         With `image`, SDEdit (Meng et al. 2022; guided distillation, section 4.2.3): the image's latent is noised to
         the time that `strength` selects, and int(steps * strength) steps follow from there.
 
         Args:
-            prompts: B of them, or one.
-            negative_prompt: replaces the empty prompt, which guidance leads away from.
-            sampler: "dpm++", "dpm" or "ddim", with the checkpoint's time grid (`sampling.make_checkpoint_grid`).
-            steps: of the whole grid; each evaluates the network once, on a doubled batch with guidance.
-            guidance: diffusers' guidance_scale, at least 1; 1 is none (`sampling.guided`).
+            prompts: B of them, or one; None for a base that is conditioned on classes alone.
+            labels: the classes, B of them, or one; None: the null class.
+            negative_prompt: replaces the empty prompt, which guidance leads away from; not for networks that take the
+                guidance as an input.
+            sampler: "dpm++", "dpm", "ddim" or "stochastic", with the checkpoint's time grid
+                (`sampling.make_checkpoint_grid`). None: the one that the base is made for, "dpm++" unless distilled.
+            steps: of the whole grid; each evaluates the network once. None: those that the base is made for, or 20.
+            guidance: diffusers' guidance_scale, at least 1; 1 is none (`sampling.guided`). None: 7.5, or the nearest
+                that a distilled network was trained for.
             seed: the same seed gives the same noise everywhere.
             height, width: multiples of `base.multiple`; by default those that the checkpoint was trained on. An image
                 has its own.
@@ -87,33 +93,37 @@ class TextToImage:
         Raises:
             UserError: for an unsuitable argument; a result that is not finite.
         """
-        prompts = as_prompts(prompts)
-        grid = self.grid(sampler, steps)
+        made_for, count = self.base.made_for, self.count(prompts, labels)
+        sampler = made_for.sampler if sampler is None else sampler
+        grid = self.grid(sampler, made_for.steps if steps is None else steps)
+        guidance = made_for.check_guidance(guidance)
         if image is None:
             height, width = self.size(height, width)
         else:
             if height is not None or width is not None:
                 raise UserError("the image has its own height and width: leave these out, or resize the image")
             image = as_batch("image", image)
-            if len(image) not in (1, len(prompts)):
-                raise UserError(f"there are {len(image)} images for {len(prompts)} prompts: give one, or one a prompt")
+            if len(image) not in (1, count):
+                raise UserError(f"there are {len(image)} images for {count} prompts: give one, or one a prompt")
             try:
                 height, width = self.size(*image.shape[1:3])
             except UserError as error:
                 raise UserError(f"image: {error}; resize it") from None
-            image = np.broadcast_to(image, (len(prompts), height, width, 3))
+            image = np.broadcast_to(image, (count, height, width, 3))
             grid = sdedit_grid(grid, strength)
         factor = self.base.vae.factor
-        shape = (len(prompts), height // factor, width // factor, self.base.vae.latent_channels)
+        shape = (count, height // factor, width // factor, self.base.vae.latent_channels)
         z = noise = tf.constant(gaussian_noise(seed, shape))
-        conditioning = self.conditioning(prompts, negative_prompt=negative_prompt, guidance=guidance)
+        asked = {"labels": labels, "negative_prompt": negative_prompt}
+        conditioning = self.conditioning(prompts, guidance=guidance, **asked)
         if image is not None:
             x = self.encode(tf.constant(2.0 * image - 1.0, tf.float32))
             z = sdedit_start(x, noise, grid)
-        z = self.latents(z, conditioning, grid, guidance=guidance, report=report)
+        fresh = (gaussian_noise(seed, shape, stream=i + 1) for i in range(grid.draws))
+        z = self.latents(z, conditioning, grid, guidance=guidance, noise=fresh, report=report)
         # One by one: decoding takes the most memory, and a batch is no faster.
         check_finite(z)
-        images = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(len(prompts))])
+        images = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(count)])
         return to_uint8((images + 1.0) / 2.0)
 
     def grid(self, sampler: str, steps: int) -> Grid:
@@ -154,24 +164,75 @@ class TextToImage:
             raise UserError(f"{name} is {side}: it must be a multiple of {multiple}; nearest: {near}")
         return side
 
-    def conditioning(self, prompts: Sequence[str], *, negative_prompt: str = "", guidance: float) -> Conditioning:
-        """That of the prompts, of batch size B; with guidance 2 B, the negative prompt's first.
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance is an input of the network."""
+        return self._unet.time_cond_proj_dim is not None
+
+    def check_negative_prompt(self, prompt: str, guidance: float) -> None:
+        """Raises UserError for a negative prompt that would have no effect."""
+        if prompt and self.base.text_encoder is None:
+            raise UserError("this model has no text encoder: leave the negative prompt out")
+        if prompt and self.takes_guidance:
+            raise UserError(
+                "a negative prompt has no effect: this model takes the guidance as an input, trained with the empty "
+                "prompt; leave it out"
+            )
+        if prompt and guidance == 1.0:
+            raise UserError("a negative prompt has no effect with guidance 1: raise that or leave the prompt out")
+
+    def count(self, prompts: str | Sequence[str] | None, labels: int | Sequence[int] | None) -> int:
+        """B, the number of images. Raises UserError for prompts and labels that are not as many, or neither."""
+        if prompts is None and (labels is None or not self.base.num_classes):
+            raise UserError(
+                "there is no prompt: give one"
+                if not self.base.num_classes
+                else f"there is no label: give one, from 0 to {self.base.num_classes - 1}"
+            )
+        known, texts = self.base.class_labels(labels), 1 if prompts is None else len(as_prompts(prompts))
+        classes = 1 if labels is None or known is None else len(known)
+        if 1 not in (classes, texts) and classes != texts:
+            raise UserError(f"there are {classes} labels for {texts} prompts: give one, or as many")
+        return max(classes, texts)
+
+    def conditioning(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        labels: int | Sequence[int] | None = None,
+        negative_prompt: str = "",
+        guidance: float,
+    ) -> Conditioning:
+        """That of the prompts and classes, of batch size B.
+
+        Where guidance doubles the batch it is 2 B, first B times that of the negative prompt and the null class.
 
         Raises:
-            UserError: a guidance below 1, a negative prompt without guidance, or see `Base.embed`.
+            UserError: a guidance that the model does not take, a negative prompt without effect, or see `Base.embed`
+                and `Base.class_labels`.
         """
-        if not (isinstance(guidance, Real) and math.isfinite(guidance) and guidance >= 1.0):
-            raise UserError(f"guidance is {guidance!r}: it must be a number from 1 (none) on")
-        self.base.warn_of_unknown_words([*prompts, negative_prompt])
-        if guidance == 1.0:
-            if negative_prompt:
-                raise UserError("a negative prompt has no effect with guidance 1: raise that or leave the prompt out")
-            return self.base.conditioning(prompts)
-        count = len(prompts)
-        return self.base.conditioning([negative_prompt, *prompts]).rows([0] * count + list(range(1, count + 1)))
+        guidance, count = self.base.made_for.check_guidance(guidance), self.count(prompts, labels)
+        texts = [] if prompts is None else as_prompts(prompts)
+        self.base.warn_of_unknown_words([*texts, negative_prompt])
+        self.check_negative_prompt(negative_prompt, guidance)
+        given = self.base.class_labels(labels)
+        if guidance == 1.0 or self.takes_guidance:
+            return Conditioning(self.base.conditioning(texts or None).context, given)
+        places = [0] * count + [1 + i % len(texts) for i in range(count)] if texts else [0]
+        context = self.base.conditioning([negative_prompt, *texts] if texts else None).context[places]
+        if given is not None:
+            given = np.concatenate([np.repeat(self.base.class_labels(None), count), np.resize(given, count)])
+        return Conditioning(context, given)
 
     def latents(
-        self, z, conditioning: Conditioning, grid: Grid, *, guidance: float, report: Callable[[int], None] | None = None
+        self,
+        z,
+        conditioning: Conditioning,
+        grid: Grid,
+        *,
+        guidance: float,
+        noise: Iterable = (),
+        report: Callable[[int], None] | None = None,
     ) -> tf.Tensor:
         """Latents z float32 [B, h, w, 4] at the grid's first time -> clean latents; one network evaluation per step.
 
@@ -180,16 +241,19 @@ class TextToImage:
             conditioning: from `conditioning`, with the same guidance.
             grid: from `grid`.
             guidance: see `generate`.
+            noise: `grid.draws` tensors of the shape of z, for the stochastic sampler.
             report: is called with the number of steps that are done.
         """
         conditioning, scale = conditioning.tensors(), tf.constant(guidance, tf.float32)
 
         def denoise(z_t, t):
+            if self.takes_guidance:
+                return self.denoise(z_t, t, conditioning, scale)
             if guidance == 1.0:
                 return self.denoise(z_t, t, conditioning)
             return self.denoise_guided(z_t, t, conditioning, scale)
 
-        for done, (_, z_s) in enumerate(trajectory(denoise, z, grid), start=1):
+        for done, (_, z_s) in enumerate(trajectory(denoise, z, grid, noise), start=1):
             latents = z_s
             if report is not None:
                 report(done)
@@ -201,11 +265,13 @@ class TextToImage:
     def _decode(self, latents):
         return tf.clip_by_value(self.base.decode(latents), -1.0, 1.0)
 
-    def _denoise(self, z_t, t, conditioning):
-        return self._predict(self._unet(z_t, t[None], conditioning.context), z_t, t)
+    def _denoise(self, z_t, t, conditioning, scale=None):
+        taken = None if scale is None else scale[None]
+        return self._predict(self._unet(z_t, t[None], conditioning.context, taken, conditioning.labels), z_t, t)
 
     def _denoise_guided(self, z_t, t, conditioning, scale):
-        outputs = self._unet(tf.concat([z_t, z_t], axis=0), t[None], conditioning.context)  # [2 B, h, w, 4]
+        context, labels = conditioning
+        outputs = self._unet(tf.concat([z_t, z_t], axis=0), t[None], context, None, labels)  # [2 B, h, w, 4]
         unconditional, conditional = tf.split(outputs, 2, axis=0)
         return self._predict(guided(unconditional, conditional, scale), z_t, t)
 

@@ -21,6 +21,7 @@ from codi_tf.methods.batches import check_images, require
 from codi_tf.methods.method import Method, MethodSettings, check_perceptual
 from codi_tf.models.autoencoder import AutoencoderKL
 from codi_tf.models.latent_channels import balance_channels
+from codi_tf.models.pixels import PixelFolding
 
 
 @METHODS.register("autoencoder")
@@ -75,7 +76,10 @@ class Autoencoder(MethodSettings):
         """
         if self.network is None:
             assert path is not None
-            return None, load_stable_diffusion(path, compute=current_compute()).vae
+            vae = load_stable_diffusion(path, compute=current_compute()).vae
+            if isinstance(vae, PixelFolding):
+                raise UserError(f"base is {path}: it works on pixels and has no autoencoder; set method.network")
+            return None, vae
         if path is not None:
             raise UserError(f"base is {path}, but method.network makes a new autoencoder: set one of them")
         return None, make_autoencoder(self.network)

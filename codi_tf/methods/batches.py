@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from codi_tf.core.errors import UserError
 
-IMAGES, NUMBERS = ("image", "condition", "latent", "condition_latent", "context"), ("tokens",)
+IMAGES, NUMBERS = ("image", "condition", "latent", "condition_latent", "context"), ("tokens", "class")
 TEXTS = ("prompt", "prompts", "caption", "captions", "text", "texts", "token", "ids")
 TOLERANCE = 0.05  # beyond [-1, 1]: a resized image may overshoot
 UNIT = "fit takes [-1, 1], 2 * x - 1 of an image in [0, 1]; generate alone takes [0, 1]"
@@ -37,7 +37,8 @@ def _as_tensor(name: str, value: Any):
         return value
     tensor = tf.convert_to_tensor(value)
     if name in NUMBERS and not tensor.dtype.is_integer:
-        raise UserError(f"{name} is of type {tensor.dtype.name}: it must be int32, of base.tokenizer(prompts)")
+        source = "labels" if name == "class" else "of base.tokenizer(prompts)"
+        raise UserError(f"{name} is of type {tensor.dtype.name}: it must be int32, {source}")
     if name in IMAGES and not tensor.dtype.is_floating:
         remedy = "; x / 127.5 - 1 of an image in [0, 255]" if tensor.dtype == tf.uint8 else ""
         raise UserError(f"{name} is of type {tensor.dtype.name}: it must be float32, images in [-1, 1]{remedy}")

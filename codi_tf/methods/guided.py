@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -14,13 +13,17 @@ from keras import ops
 
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import losses
 from codi_tf.diffusion.halving import Halving, halving_steps
-from codi_tf.methods import METHODS
+from codi_tf.methods import METHODS, phases
+from codi_tf.methods.batches import require
 from codi_tf.methods.latent import LatentMethod, load_unconditional
 from codi_tf.methods.method import MethodSettings, Space
 from codi_tf.methods.networks import assign_network, clone_adapter, copy_of, denoiser, encoded, with_guidance
+
+NO_GUIDANCE = [1.0, 1.0]
 
 
 @METHODS.register("guided")
@@ -29,30 +32,30 @@ class Guided(MethodSettings):
     """Guided distillation (Meng et al. 2023) of the model in `base`.
 
     Stage 1 makes the guidance an input of the network (Eq. 3); stage 2 halves the number of sampling steps again and
-    again. Stage 1 starts from a fine-tuned bundle, stage 2 from that or from a bundle of stage 1: GD-II. Without a
-    task, stage 2 distills the base itself; fine-tuning the result makes GD-I.
+    again. With a task, stage 1 starts from a fine-tuned bundle, stage 2 from that or from a bundle of stage 1: GD-II;
+    the condition is what is guided. Without a task they distill the base itself: the prompt, or the class, is what is
+    guided, and stage 2 starts from the result of stage 1 (section 4.2.2) or from a base without guidance. Fine-tuning
+    the latter makes GD-I.
 
     Attributes:
         stage: 1 or 2.
         guidance: [lowest, highest] guidance that is trained, 1 for none: the paper's w is guidance - 1.
-        steps: of stage 2, the student's numbers of sampling steps, each half of the one before. The result of a phase
-            is the next one's teacher.
-        updates: of stage 2, the number of updates of a phase; the last phase takes the rest of train.steps, too.
+        steps: of stage 2, the student's numbers of sampling steps, each half of the one before, or a plan for them:
+            {"from": 512, "to": 4}, see `phases.planned_steps`. The result of a phase is the next one's teacher.
+        updates: of stage 2, the number of updates of a phase, or a list whose numbers are those of the last phases, see
+            `phases.phase_updates`; the last phase takes the rest of train.steps, too.
         stochastic: of stage 2, train for the stochastic sampler (Eq. 4 to 7): steps of twice the length.
         space: the space of the squared error.
     """
 
     stage: Literal[1, 2]
-    guidance: list = field(default_factory=lambda: [1.0, 1.0])
-    steps: list = field(default_factory=list)
-    updates: int = 0
+    guidance: list = field(default_factory=lambda: list(NO_GUIDANCE))
+    steps: list | dict = field(default_factory=list)
+    updates: int | list = 0
     stochastic: bool = False
     space: Space = "velocity"
 
-    @property
-    def task_use(self) -> Literal["required", "optional"]:
-        """Stage 2 works on a base alone as well."""
-        return "required" if self.stage == 1 else "optional"
+    task_use: ClassVar = "optional"
 
     @property
     def starts_from(self) -> tuple[str, ...]:
@@ -82,38 +85,69 @@ class Guided(MethodSettings):
         if self.stage == 1 and (self.steps or self.updates or self.stochastic):
             raise UserError("method.steps, method.updates and method.stochastic belong to stage 2: leave them out")
         if self.stage == 2:
-            whole = all(isinstance(n, int) and n >= 1 for n in self.steps)
-            if not self.steps or not whole or any(a != 2 * b for a, b in itertools.pairwise(self.steps)):
-                raise UserError(f"method.steps is {self.steps}: each must be half of the one before, as [16, 8, 4]")
-            if self.updates < 1:
-                raise UserError(f"method.updates is {self.updates}: it must be the optimizer steps of a phase")
+            object.__setattr__(self, "steps", phases.planned_steps(self.steps))  # runs write down what a plan means
+            phases.phase_updates(self.updates, len(self.steps))
+
+    @property
+    def phase_updates(self) -> list[int]:
+        """The updates of each phase of stage 2, without the rest that the last one takes."""
+        return phases.phase_updates(self.updates, len(self.steps))
 
     def check_steps(self, steps: int) -> None:
         """Raises UserError where the phases do not fit into the run."""
-        if steps < len(self.steps) * self.updates:
+        if self.stage == 2 and steps < sum(self.phase_updates):
             raise UserError(
                 f"train.steps is {steps}: {len(self.steps)} phases of method.updates {self.updates} are more; lower "
                 "method.updates"
             )
 
+    def phase_lengths(self, steps: int) -> tuple[int, ...]:
+        """The updates of each phase of a run, whose last one takes the rest."""
+        return phases.phase_lengths(self.phase_updates, steps) if self.stage == 2 else (steps,)
+
     def check_bundle(self, bundle: Any, path: str) -> None:
         """Raises UserError where the bundle was not trained for the guidance that is to be distilled."""
-        low, high = self.guidance
         if bundle.settings.guidance_range is not None:
-            known, remedy = bundle.settings.guidance_range, "stay within"
+            self._check_range(bundle.settings.guidance_range, path, "stay within")
         elif self.stage == 2:
-            known, remedy = [1.0, 1.0], "distill it with stage 1 first, or use [1.0, 1.0]"
+            self._check_range(NO_GUIDANCE, path, "distill it with stage 1 first, or use [1.0, 1.0]")
         else:
-            known = [1.0, float("inf")] if bundle.can_be_guided else [1.0, 1.0]
+            known = [1.0, float("inf")] if bundle.can_be_guided else NO_GUIDANCE
             remedy = "fine-tune it with method.drop_condition=0.1 first, or use [1.0, 1.0]"
+            self._check_range(known, path, remedy)
+
+    def _check_range(self, known: Sequence[float], path: str, remedy: str) -> None:
+        low, high = self.guidance
         if not known[0] <= low <= high <= known[1]:
-            raise UserError(f"method.guidance is {self.guidance}, {path} was trained for {known}: {remedy}")
+            raise UserError(f"method.guidance is {self.guidance}, {path} was trained for {list(known)}: {remedy}")
 
     def load(self, path: str) -> tuple[Base, AdaptedUNet]:
-        """A base to distill without a task. Raises UserError, see `load_unconditional`."""
+        """A base to distill without a task.
+
+        Raises:
+            UserError: see `load_unconditional`; a UNet that takes more than latents; a guidance that the base was not
+                trained for, or of prompts that it does not take.
+        """
         base = load_unconditional(path)
-        assert base.unet is not None
-        return base, AdaptedUNet(base.unet, name="student")
+        unet = base.unet
+        assert unet is not None
+        if unet.in_channels != base.vae.latent_channels:
+            raise UserError(
+                f"base is {path}: its UNet takes {unet.in_channels} channels, a latent has {base.vae.latent_channels}; "
+                "without a task, name a text-to-image model"
+            )
+        if self.guidance != NO_GUIDANCE and base.text_encoder is None and not base.num_classes:
+            raise UserError(
+                f"method.guidance is {self.guidance}: {path} has no text encoder and no classes, and without a task "
+                "the prompt or the class is guided; use [1.0, 1.0], or set task"
+            )
+        if unet.time_cond_proj_dim is not None:
+            self._check_range(base.made_for.guidance or (1.0, float("inf")), path, "stay within")
+        elif self.stage == 2:
+            self._check_range(NO_GUIDANCE, path, "distill it with stage 1 first, or use [1.0, 1.0]")
+        else:
+            self._check_range((1.0, float("inf")), path, "a guidance is at least 1, none")
+        return base, AdaptedUNet(unet, name="student")
 
     def build(self, base: Base, student: AdaptedUNet, perceptual: Callable | None = None) -> LatentMethod:
         """The method of the stage. Stage 1 puts a UNet that takes the guidance into the base.
@@ -122,7 +156,7 @@ class Guided(MethodSettings):
             UserError: a guidance other than 1 for a network that does not take it, or a stage 1 on a frozen UNet.
         """
         if self.stage == 2:
-            if list(self.guidance) != [1.0, 1.0] and not student.takes_guidance:
+            if self.guidance != NO_GUIDANCE and not student.takes_guidance:
                 raise UserError(
                     f"method.guidance is {self.guidance}: this model takes none; distill it with stage 1 first"
                 )
@@ -132,23 +166,51 @@ class Guided(MethodSettings):
         if student.train != "all":
             raise UserError("method guided, stage 1, gives the UNet a new input: it needs train 'all'")
         # The given UNet stays as it is from here on: it is the teacher's.
-        has_mask, frozen = student.has_mask, clone_adapter(student.adapter, "frozen_adapter")
+        has_mask, adapter = student.has_mask, student.adapter
+        frozen = None if adapter is None else clone_adapter(adapter, "frozen_adapter")
         teacher = AdaptedUNet(student.unet, frozen, has_mask=has_mask, name="frozen")
         unet = with_guidance(student.unet, "unet")
-        base = dataclasses.replace(base, unet=unet)
-        student = AdaptedUNet(unet, student.adapter, has_mask=has_mask, name="student")
+        base = dataclasses.replace(base, unet=unet, path=None)
+        student = AdaptedUNet(unet, adapter, has_mask=has_mask, name="student")
         return GuidanceMethod(self, base, student, teacher)
 
 
-class GuidanceMethod(LatentMethod):
+class GuidedMethod(LatentMethod):
+    """What both stages share. Without an adapter, a base is distilled, and the prompt or class is what is guided."""
+
+    settings: Guided
+
+    def check_batch(self, batch) -> None:
+        """Raises UserError as `LatentMethod` does, and for a batch without prompts or classes that are to be guided."""
+        super().check_batch(batch)
+        if self.student.adapter is None and self.settings.guidance != NO_GUIDANCE:
+            require(batch, *(["class"] if self.base.num_classes else []), "tokens", "context")
+
+    def draw_guidance(self, x, draws):
+        """Guidance uniform in its range, float32 [B]."""
+        low, high = self.settings.guidance
+        return low + (high - low) * draws.uniform(x, "guidance")
+
+    def result(self, average: AdaptedUNet) -> Base:
+        """The distilled base, the result of a training without a task."""
+        return dataclasses.replace(super().result(average), path=None, made_for=self.made_for(average))
+
+    def made_for(self, average: AdaptedUNet) -> MadeFor:
+        """How the distilled base is to be sampled."""
+        low, high = map(float, self.settings.guidance)
+        return dataclasses.replace(self.base.made_for, guidance=(low, high) if average.takes_guidance else None)
+
+
+class GuidanceMethod(GuidedMethod):
     """Stage one, Eq. 3: a student that takes the guidance as an input learns the guided prediction of its teacher.
 
     Args:
         settings: range of the guidance and space of the error.
-        base: the fine-tuned model; its UNet is the student's.
+        base: the fine-tuned model, or the base to distill; its UNet is the student's.
         student: the network that takes the guidance.
-        frozen: the teacher, which takes no guidance: it is evaluated with and without (c = 0) the condition. None for a
-            model that takes the guidance already, and hence cannot be trained in this stage.
+        frozen: the teacher, which takes no guidance: it is evaluated with and without the condition (c = 0), or, where
+            there is none, with and without prompt and class. None for a model that takes the guidance already, and
+            hence cannot be trained in this stage.
     """
 
     terms = ("guidance_matching",)
@@ -167,11 +229,12 @@ class GuidanceMethod(LatentMethod):
         """{"guidance_matching": float32 [B]} of a batch (Eq. 3)."""
         base = self.base
         x, c, conditioning = encoded(base, self.student, batch)
-        guidance = _draw_guidance(self.settings, x, draws)
+        guidance = self.draw_guidance(x, draws)
+        without = (None, base.conditioning()) if c is None else (ops.zeros_like(c), conditioning)
         loss = losses.guidance_matching(
             denoiser(base, self.student, c, conditioning, guidance=guidance),
             denoiser(base, self.frozen, c, conditioning),
-            denoiser(base, self.frozen, ops.zeros_like(c), conditioning),
+            denoiser(base, self.frozen, *without),
             base.schedule,
             x,
             draws.noise(x),
@@ -192,11 +255,11 @@ def trailing_scheduler(config: dict) -> dict:
     return {**config, "timestep_spacing": "trailing", **{key: clean[key] for key in clean if key in config}}
 
 
-class HalvingMethod(LatentMethod):
+class HalvingMethod(GuidedMethod):
     """Stage two, progressive distillation: the student learns to take one step for two of its teacher.
 
     When a phase ends, teacher and student take the weights of the moving average, and the number of steps is halved.
-    Works on a conditional model as well as on a base alone.
+    Works on a conditional model as well as on a base alone, with or without prompts and guidance.
 
     If the UNet is trained, the base's scheduler names the times that are trained, see `trailing_scheduler`.
 
@@ -221,6 +284,7 @@ class HalvingMethod(LatentMethod):
         if settings.steps[0] > base.schedule.num_steps // 2:
             raise UserError(f"method.steps begins with {settings.steps[0]}: at most {base.schedule.num_steps // 2}")
         grids = [halving_steps(base.schedule, n, stochastic=settings.stochastic) for n in settings.steps]
+        self._starts = np.cumsum([0, *settings.phase_updates[:-1]])  # the first update of each phase
         # All phases in one table: the steps of phase p begin at offset p.
         self._table = [np.array(column) for column in zip(*(step for grid in grids for step in grid), strict=True)]
         self._counts = np.array(settings.steps, np.int32)
@@ -233,20 +297,19 @@ class HalvingMethod(LatentMethod):
 
     def begin_step(self, step) -> None:
         """Teacher and student <- moving average, at the start of every phase but the first."""
-        phase, place = step // self.settings.updates, step % self.settings.updates
 
         def refresh():
             assign_network(self.average, self.teacher)
             assign_network(self.average, self.student)
             return True
 
-        tf.cond((place == 0) & (phase > 0) & (phase < len(self._counts)), refresh, lambda: False)
+        tf.cond(tf.reduce_any(tf.cast(step, tf.int64) == self._starts[1:]), refresh, lambda: False)
 
     def loss_terms(self, batch, draws):
         """{"halving": float32 [B]} of a batch, see `losses.halving`."""
         base = self.base
         x, c, conditioning = encoded(base, self.student, batch)
-        guidance = _draw_guidance(self.settings, x, draws) if self.student.takes_guidance else None
+        guidance = self.draw_guidance(x, draws) if self.student.takes_guidance else None
         loss = losses.halving(
             denoiser(base, self.student, c, conditioning, guidance=guidance),
             denoiser(base, self.teacher, c, conditioning, guidance=guidance),
@@ -257,9 +320,14 @@ class HalvingMethod(LatentMethod):
         )
         return {"halving": loss}
 
+    def made_for(self, average: AdaptedUNet) -> MadeFor:
+        """See `GuidedMethod`; also the sampler and the number of steps that were trained."""
+        own = {"sampler": self.settings.sampler, "steps": self.settings.steps[-1]}
+        return dataclasses.replace(super().made_for(average), **own)
+
     def _draw_steps(self, x, draws) -> Halving:
         """One of the phase's N steps for each example, uniformly."""
-        phase = tf.minimum(tf.cast(draws.step // self.settings.updates, tf.int32), len(self._counts) - 1)
+        phase = tf.reduce_sum(tf.cast(tf.cast(draws.step, tf.int64) >= self._starts[1:], tf.int32))
         count, offset = tf.gather(self._counts, phase), tf.gather(self._offsets, phase)
         u = draws.uniform(x, "step")  # [B]
         place = offset + tf.minimum(tf.cast(u * tf.cast(count, tf.float32), tf.int32), count - 1)
@@ -271,9 +339,3 @@ class HalvingMethod(LatentMethod):
                 levels = tf.gather(column.astype(np.float32), place)
                 fields.append(tf.reshape(levels, (-1,) + (1,) * (len(x.shape) - 1)))
         return Halving(*fields)
-
-
-def _draw_guidance(settings: Guided, x, draws):
-    """Guidance uniform in its range, float32 [B]."""
-    low, high = settings.guidance
-    return low + (high - low) * draws.uniform(x, "guidance")

@@ -44,6 +44,8 @@ class LatentMethod(Method):
         if "latent" in batch:
             check_images(batch, "latent", channels=channels, multiple=self.multiple // factor)
         check_prompts(batch, self.base)
+        if "class" in batch and not self.base.num_classes:
+            raise UserError("a batch has classes, and this base has none: leave them out, or train a UNet with classes")
 
     def start_average(self) -> AdaptedUNet:
         """The network that generates after training; it starts with the student's weights."""

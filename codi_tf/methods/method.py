@@ -54,8 +54,8 @@ class MethodSettings:
             vocabulary of the text encoder's size from the prompts of the data.
         reconstructs: whether the trained network reconstructs images, see `Method.reconstruct`.
         features: the folder of a feature network, or a file of LPIPS' weights, that `build` gets as `perceptual`.
-        guidance_range: [lowest, highest] guidance of the condition that a network which takes it as an input is trained
-            for; None for methods that do not train that input.
+        guidance_range: [lowest, highest] guidance, of the condition or, without a task, of the prompt, that a network
+            which takes it as an input is trained for; None for methods that do not train that input.
         sampler: the sampler that the model is trained for, of `diffusion.samplers.SAMPLERS`, which generates unless
             another is named.
         sampling_steps: N, the number of network evaluations that the model is made for, which generates unless another
@@ -93,6 +93,10 @@ class MethodSettings:
 
     def check_steps(self, steps: int) -> None:
         """Raises UserError where the method needs more updates than `steps`, the number of the run's."""
+
+    def phase_lengths(self, steps: int) -> tuple[int, ...]:
+        """The updates of each phase of a run of `steps` updates, for `train.cycles` 0; one phase by default."""
+        return (steps,)
 
     def check_bundle(self, bundle: Any, path: str) -> None:
         """Raises UserError for a bundle, a `CoDi`, that training cannot start from. `starts_from` holds already."""

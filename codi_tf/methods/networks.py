@@ -10,6 +10,7 @@ from keras import ops
 
 from codi_tf.adapters.adapted import AdaptedUNet, Adapter
 from codi_tf.checkpoints.base import Base, make_unet
+from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.core import replicas
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in
@@ -149,8 +150,8 @@ def networks_of(base: Base, adapter: Adapter | None, train: str, *, copy: bool) 
         adapter = clone_adapter(adapter, adapter.name)
     if copy if train == "all" else is_trained(base.unet):
         base = dataclasses.replace(base, unet=clone_unet(base.unet, base.unet.name), path=None)
-    elif train == "all":
-        base = dataclasses.replace(base, path=None)  # training changes what was read from there
+    if train == "all":  # training changes what was read from there
+        base = dataclasses.replace(base, path=None, made_for=MadeFor())
     return base, adapter
 
 
@@ -174,7 +175,7 @@ def encoded(base: Base, network: AdaptedUNet, batch) -> tuple[Any, Any, Conditio
     """(x, c, conditioning) of a batch: as the batch has them, or encoded here by the frozen networks of the base.
 
     x are scaled latents [B, h, w, 4]. c is a condition, see `encode_condition`, or None without one. Without prompts,
-    conditioning is that of the empty prompt, of batch size 1.
+    conditioning is that of the empty prompt, of batch size 1; without classes in the batch, that of the null class.
     """
     x = batch["latent"] if "latent" in batch else tf.stop_gradient(base.encode(batch["image"]))
     c = batch.get("condition_latent")
@@ -187,7 +188,8 @@ def encoded(base: Base, network: AdaptedUNet, batch) -> tuple[Any, Any, Conditio
             context = tf.stop_gradient(base.text_encoder(batch["tokens"]))
         else:
             context = base.context
-    return x, c, Conditioning(tf.cast(context, tf.float32))
+    labels = batch.get("class", base.class_labels(None))
+    return x, c, Conditioning(tf.cast(context, tf.float32), labels)
 
 
 def dropped(values, empty, u, low: float, high: float):
@@ -204,6 +206,8 @@ def dropped(values, empty, u, low: float, high: float):
     gone = (u >= low) & (u < high)  # [B]
 
     def without(value, nothing):
+        if value is None:  # a network without classes
+            return None
         return tf.where(tf.reshape(gone, (-1,) + (1,) * (len(value.shape) - 1)), nothing, value)
 
     return tf.nest.map_structure(without, values, empty)

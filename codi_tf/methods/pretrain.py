@@ -12,7 +12,8 @@ import keras
 
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base, make_network, make_unet
-from codi_tf.checkpoints.kinds import TEXT_ENCODER
+from codi_tf.checkpoints.kinds import PIXELS, TEXT_ENCODER
+from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.checkpoints.networks import check_numbers
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.checkpoints.tokenizer import LENGTH
@@ -26,6 +27,7 @@ from codi_tf.methods.batches import require
 from codi_tf.methods.latent import LatentMethod, load_unconditional
 from codi_tf.methods.method import MethodSettings, Space, check_share
 from codi_tf.methods.networks import clone_unet, denoiser, dropped, encoded
+from codi_tf.models.pixels import PixelFolding
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.unet import UNet
 
@@ -40,21 +42,31 @@ class Pretrain(MethodSettings):
     Without a network, training continues the UNet of `base`. With another prediction_type that is the conversion of
     guided distillation (Meng et al. 2023, section 4.2): epsilon to v.
 
+    With `autoencoder` it is trained on pixels instead, without a base.
+
     Attributes:
         network: the arguments of `models.unet.UNet` (the keys of a diffusers unet/config.json), with the channels of
-            the base's latents; None: the base's UNet.
+            the base's latents; None: the base's UNet. With `num_class_embeds`, one more than there are classes, it is
+            conditioned on classes (`data.classes`).
         scheduler: keys of a diffusers scheduler_config.json that replace the base's, as beta_schedule, prediction_type.
+        autoencoder: the arguments of `models.pixels.PixelFolding` for a model in pixel space, as {"patch_size": 4}, in
+            place of `base`; None: the autoencoder of `base`. With a patch size above 1 let the network predict the
+            signal (`scheduler.prediction_type: sample`).
         space: the space of the squared error: noise, signal or velocity.
+        max_weight: the largest weight of the signal's squared error, for networks that predict the signal: the error in
+            v weighs it by 1 / sigma_t^2, which is endless where t is near 0. None: as it is.
         text_encoder: the arguments of `models.text_encoder.TextEncoder` (the keys of a transformers CLIPTextConfig) for
             a new one, which is trained with the UNet; None: the base's, if it has one. Its vocabulary, of at most
             vocab_size tokens (1,024 unless it is given), is learned from the prompts of the data.
         train_text_encoder: whether the base's text encoder is trained, too; otherwise it stays as it is.
-        drop_prompt: the share of examples whose prompt is empty, for guidance by the prompt.
+        drop_prompt: the share of examples whose prompt is empty, and whose class is the null class, for guidance.
     """
 
     network: dict | None = None
     scheduler: dict = field(default_factory=dict)
+    autoencoder: dict | None = None
     space: Space = "velocity"
+    max_weight: float | None = None
     text_encoder: dict | None = None
     train_text_encoder: bool = False
     drop_prompt: float = 0.0
@@ -66,6 +78,15 @@ class Pretrain(MethodSettings):
         if self.network is not None and "beta_schedule" not in self.scheduler:
             raise UserError("method.scheduler.beta_schedule is not set, for example squaredcos_cap_v2")
         check_share("method.drop_prompt", self.drop_prompt)
+        if self.autoencoder is not None and self.network is None:
+            raise UserError("method.network is not set: a model in pixel space needs a new one")
+        if self.max_weight is not None and self.max_weight <= 0:
+            raise UserError(f"method.max_weight is {self.max_weight}: it must be positive")
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the autoencoder comes from `base`."""
+        return self.autoencoder is None
 
     @property
     def learns_words(self) -> bool:
@@ -77,15 +98,21 @@ class Pretrain(MethodSettings):
         """Whether a text encoder is trained, so that embeddings of prompts do not stay as they are."""
         return self.learns_words or self.train_text_encoder
 
-    def load(self, path: str) -> tuple[Base, PromptedUNet]:
+    def load(self, path: str | None) -> tuple[Base, PromptedUNet]:
         """The base with a new UNet, or its own one, possibly in another parametrization, and with a text encoder.
 
         Raises:
-            UserError: a folder that cannot be read; without a network, a bundle or a base without a UNet; with one,
-                invalid arguments or a width that is not the text encoder's; a schedule that is not supported; no text
-                encoder where one is to be trained.
+            UserError: a folder that cannot be read; a base beside `autoencoder`, or invalid arguments in it; without a
+                network, a bundle or a base without a UNet; with one, invalid arguments or a width that is not the text
+                encoder's; a schedule that is not supported; no text encoder where one is to be trained.
         """
-        if self.network is None:
+        if self.autoencoder is not None:
+            if path is not None:
+                raise UserError(f"base is {path}, but method.autoencoder is a model's of pixels: set one of them")
+            base = Base(None, make_pixels(self.autoencoder), {"beta_schedule": "squaredcos_cap_v2"})
+            unet = _new_unet(self.network or {}, base)
+        elif self.network is None:
+            assert path is not None
             base = load_unconditional(path)
             unet = base.unet
             assert unet is not None
@@ -106,7 +133,8 @@ class Pretrain(MethodSettings):
                 f"method.network.cross_attention_dim is {unet.cross_attention_dim}: {whose} gives {text.hidden_size}; "
                 "use that"
             )
-        base = dataclasses.replace(base, unet=unet, scheduler={**base.scheduler, **self.scheduler}, path=None)
+        scheduler = {**base.scheduler, **self.scheduler}
+        base = dataclasses.replace(base, unet=unet, scheduler=scheduler, path=None, made_for=MadeFor())
         return base, PromptedUNet(unet, text if self.trains_text else None, name="student")
 
     def build(self, base: Base, student: PromptedUNet, perceptual: Callable | None = None) -> PretrainMethod:
@@ -159,13 +187,14 @@ class PretrainMethod(LatentMethod):
             empty = base.conditioning()
         else:
             batch = {**batch, "context": text(batch["tokens"])}
-            empty = Conditioning(text(base.tokenizer([""])))
+            empty = Conditioning(text(base.tokenizer([""])), base.class_labels(None))
         x, _, conditioning = encoded(base, self.student, batch)
         conditioning = dropped(conditioning, empty, draws.uniform(x, "drop"), 0.0, settings.drop_prompt)
         t = draws.times(x, low=0, high=base.schedule.num_steps, shared=False)
         eps = draws.noise(x)
         denoise = denoiser(base, self.student, None, conditioning)
-        return {"denoising": losses.denoising(denoise, base.schedule, x, eps, t, space=settings.space)}
+        options = {"space": settings.space, "max_weight": settings.max_weight}
+        return {"denoising": losses.denoising(denoise, base.schedule, x, eps, t, **options)}
 
     def start_average(self) -> PromptedUNet:
         """The networks that generate after training; they start with the student's weights."""
@@ -184,6 +213,12 @@ def _new_unet(config: dict, base: Base) -> UNet:
         if config.get(name, count) != count:
             raise UserError(f"method.network.{name} is {config[name]}: latents of the base have {count} channels")
     return make_unet({**channels, **config})
+
+
+def make_pixels(config: dict) -> PixelFolding:
+    """The autoencoder of `method.autoencoder`. Raises UserError for invalid arguments."""
+    check_numbers(PIXELS, config, Path("method.autoencoder"))
+    return make_network(PixelFolding, config, "vae")
 
 
 def make_text_encoder(config: dict) -> TextEncoder:

@@ -235,6 +235,16 @@ class AutoencoderKL(keras.Model):
             for network in (self.encoder, self.decoder):
                 network.conv_out.kernel.assign(ops.zeros_like(network.conv_out.kernel))
 
+    @property
+    def encoder_parts(self) -> list[keras.layers.Layer]:
+        """The layers that encode."""
+        return [self.encoder, self.quant_conv, *([] if self.shortcut_in is None else [self.shortcut_in])]
+
+    @property
+    def decoder_parts(self) -> list[keras.layers.Layer]:
+        """The layers that decode."""
+        return [self.decoder, self.post_quant_conv, *([] if self.shortcut_out is None else [self.shortcut_out])]
+
     def recompute_blocks(self, recompute: bool = True) -> None:
         """Gradient checkpointing: the backward pass recomputes the activations inside residual blocks.
 

@@ -298,7 +298,8 @@ class UNet(UNetEncoder):
 
     The checkpoint decides what the output is: noise, velocity or signal. h and w must be multiples of
     2 ** (levels - 1); `sample_size` is the side of the latents that the checkpoint was trained for, if known. A network
-    with `time_cond_proj_dim` takes the guidance, float [B] or [1], as its last argument; 1 means no guidance.
+    with `time_cond_proj_dim` takes the guidance, float [B] or [1]; 1 means no guidance. One with `num_class_embeds`
+    takes labels, int [B] or [1]; the last is the null class, no class.
 
     Raises:
         UserError: see `UNetEncoder`; also for the up blocks.
@@ -310,6 +311,7 @@ class UNet(UNetEncoder):
         sample_size: int | None = None,
         out_channels: int = 4,
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        num_class_embeds: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -321,6 +323,10 @@ class UNet(UNetEncoder):
                 raise UserError(f"unet: unknown up block {kind!r}: use one of {', '.join(UP_BLOCKS)}")
         self.sample_size, self.out_channels, self.up_block_types = sample_size, out_channels, tuple(up_block_types)
 
+        self.num_class_embeds, self.class_embedding = num_class_embeds, None
+        if num_class_embeds:
+            width = 4 * self.block_out_channels[0]
+            self.class_embedding = keras.layers.Embedding(num_class_embeds, width, name="class_embedding")
         skip_channels = self.skip_channels
         self.up_blocks = []
         channels = self.block_out_channels[-1]
@@ -344,7 +350,7 @@ class UNet(UNetEncoder):
 
     def build(self, input_shape=None):
         super().build()
-        for layer in self.up_blocks:
+        for layer in (*self.up_blocks, *([self.class_embedding] if self.class_embedding is not None else [])):
             layer.build()
         self.conv_norm_out.build((None, None, None, self.block_out_channels[0]))
         self.conv_out.build((None, None, None, self.block_out_channels[0]))
@@ -361,23 +367,28 @@ class UNet(UNetEncoder):
             h = block(h, taken, temb, context)
         return ops.cast(self.conv_out(ops.silu(self.conv_norm_out(h))), "float32")
 
-    def embed_time(self, t, guidance=None):
-        """Times int [B] or [1], and the guidance float [B] or [1] if the network takes it -> time embedding.
+    def embed_time(self, t, guidance=None, labels=None):
+        """Times int [B] or [1], guidance float and labels int, [B] or [1], if the network takes them -> time embedding.
 
         It is [B or 1, 4 C], C the channels of the first level.
         """
-        if self.time_cond_proj_dim is None:
-            return self.time_embedding(t)
-        weight = ops.zeros((1,), "float32") if guidance is None else guidance - 1.0
-        return self.time_embedding(t, guidance_features(weight, self.time_cond_proj_dim))
+        features = None
+        if self.time_cond_proj_dim is not None:
+            weight = ops.zeros((1,), "float32") if guidance is None else guidance - 1.0
+            features = guidance_features(weight, self.time_cond_proj_dim)
+        temb = self.time_embedding(t, features)
+        if self.class_embedding is None:
+            return temb
+        return temb + self.class_embedding(np.array([self.num_class_embeds - 1]) if labels is None else labels)
 
-    def call(self, z_t, t, context, guidance=None):
-        temb = self.embed_time(t, guidance)
+    def call(self, z_t, t, context, guidance=None, labels=None):
+        temb = self.embed_time(t, guidance, labels)
         skips = self.encode(z_t, temb, context)
         return self.decode(self.middle(skips[-1], temb, context), skips, temb, context)
 
     def get_config(self):
         keys = ("sample_size", "out_channels", "up_block_types", "time_cond_proj_dim")
+        keys += ("num_class_embeds",) if self.num_class_embeds else ()
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 

@@ -1,8 +1,15 @@
-"""AdamW in one pass over memory. With hundreds of small variables, the number of operations limits the speed."""
+"""AdamW in one pass over memory, and a learning rate for trainings of several phases.
+
+With hundreds of small variables, the number of operations limits the speed.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from codi_tf.core import replicas
@@ -62,3 +69,30 @@ class FusedAdamW(keras.optimizers.Adam):
             epsilon=tf.constant(self.epsilon, kind),
             grad=tf.cast(gradient, kind),
         )
+
+
+class CosinePhases(keras.optimizers.schedules.LearningRateSchedule):
+    """peak / 2 (1 + cos(pi k / K)) at update k of a phase of K updates: from the peak to 0, once in each phase.
+
+    Every phase begins at its own update, so the restarts do not drift, however long the phases are. After the last one
+    the rate is 0.
+
+    Args:
+        peak: the rate at the first update of a phase.
+        lengths: K of each phase, at least 1.
+    """
+
+    def __init__(self, peak: float, lengths: Sequence[int]):
+        super().__init__()
+        self.peak, self.lengths = peak, tuple(lengths)
+
+    def __call__(self, step):
+        """The learning rate of an update, float32 []."""
+        step, starts = tf.cast(step, tf.float32), np.cumsum([0, *self.lengths[:-1]]).astype("float32")
+        phase = tf.reduce_sum(tf.cast(step >= starts[1:], tf.int32))
+        done = (step - tf.gather(starts, phase)) / tf.gather(np.array(self.lengths, "float32"), phase)
+        return self.peak / 2 * (1.0 + tf.cos(math.pi * tf.minimum(done, 1.0)))
+
+    def get_config(self):
+        """The arguments."""
+        return {"peak": self.peak, "lengths": list(self.lengths)}

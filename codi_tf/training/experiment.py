@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from codi_tf import config, data
@@ -29,7 +31,7 @@ from codi_tf.io.json_files import write_json
 from codi_tf.methods.networks import encode_condition
 from codi_tf.model import CoDi
 from codi_tf.tasks import Task, make_task
-from codi_tf.trainers.optimizers import FusedAdamW
+from codi_tf.trainers.optimizers import CosinePhases, FusedAdamW
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.folder import PROVENANCE
 from codi_tf.training.initialization import load_base_and_adapter
@@ -83,7 +85,7 @@ def build_trainer(experiment: config.Experiment, run: Path | None = None) -> Tra
     size, multiple = experiment.data.image_size, trainer.method.multiple
     if size % multiple:
         raise UserError(f"data.image_size is {size}: for these networks it must be a multiple of {multiple}")
-    trainer.compile(optimizer=make_optimizer(train))
+    trainer.compile(optimizer=make_optimizer(train, method.phase_lengths(train.steps)))
     return trainer
 
 
@@ -142,9 +144,16 @@ def _perceptual(experiment: config.Experiment):
     return lpips.maps
 
 
-def make_optimizer(train: config.Train) -> keras.optimizers.Optimizer:
-    """AdamW with the learning rate, decay and clipping of the config."""
-    if train.decay == "cosine" and train.cycles > 1:
+def make_optimizer(train: config.Train, phases: Sequence[int] = ()) -> keras.optimizers.Optimizer:
+    """AdamW with the learning rate, decay and clipping of the config.
+
+    Args:
+        train: the config's section.
+        phases: the updates of each phase of the method, `MethodSettings.phase_lengths`, for `train.cycles` 0.
+    """
+    if train.cycles == 0:
+        rate = CosinePhases(train.learning_rate, phases or (train.steps,))
+    elif train.decay == "cosine" and train.cycles > 1:
         rate = keras.optimizers.schedules.CosineDecayRestarts(
             train.learning_rate, math.ceil(train.steps / train.cycles), t_mul=1.0
         )
@@ -193,6 +202,25 @@ def tokenizer_of(experiment: config.Experiment, base: Base) -> Tokenizer | None:
             "name another base"
         )
     return base.tokenizer
+
+
+def class_keys(experiment: config.Experiment, base: Base, source: data.Source) -> tuple[str, ...]:
+    """("class",) where the examples' classes are used, else (). Raises UserError, see `check_classes`."""
+    if not experiment.data.classes:
+        return ()
+    check_classes(experiment, base, getattr(source, "num_classes", 0))
+    return ("class",)
+
+
+def check_classes(experiment: config.Experiment, base: Base, count: int) -> None:
+    """Raises UserError for a base without classes, or with fewer than the examples have."""
+    if not base.num_classes or base.num_classes < count:
+        has = f"has {base.num_classes} classes, the examples have {count}" if base.num_classes else "has no classes"
+        wanted = count + 1 if count else "one more than there are classes"
+        raise UserError(
+            f"data.classes is true, but the UNet {has}: set method.network.num_class_embeds to {wanted}, for these and "
+            "the null class, or name another base"
+        )
 
 
 def check_batch(train: config.Train, replicas: int) -> None:
@@ -244,7 +272,7 @@ def build_dataset(
     """
     settings, train = experiment.data, experiment.train
     share = experiment.method.drop_prompt
-    if share and not takes_prompts(experiment):
+    if share and not (takes_prompts(experiment) or settings.classes):
         raise UserError(f"method.drop_prompt is {share}, but no prompts are used: set data.prompts=true, or make it 0")
     batch = {"batch_size": train.batch_size // shard[1], "shard": shard, "start_step": start_step}
     if is_cache(settings.source):
@@ -254,6 +282,7 @@ def build_dataset(
     if experiment.method.examples == "images":
         return data.batches(source, task, keys=experiment.method.needs, **batch, **shared)
     shared["tokenizer"] = tokenizer_of(experiment, trainer.method.base)
+    shared["keys"] = class_keys(experiment, trainer.method.base, source)
     if not settings.encode_once:
         return data.batches(source, task, **batch, **shared)
     if settings.encode_once < train.batch_size:
@@ -286,6 +315,12 @@ def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.
         examples.pop("tokens", None)
     elif "tokens" not in examples:
         raise UserError(f"{settings.source}: was encoded without prompts; encode it with data.prompts=true")
+    if not settings.classes:
+        examples.pop("class", None)
+    elif "class" not in examples:
+        raise UserError(f"{settings.source}: was encoded without classes; encode it with data.classes=true")
+    else:
+        check_classes(experiment, base, int(np.max(examples["class"])) + 1)
     examples, contexts = (examples, None) if experiment.method.trains_text else embed_once(base, examples)
     return cached_batches(examples, seed=settings.seed, contexts=contexts, **batch)
 

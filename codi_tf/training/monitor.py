@@ -197,6 +197,7 @@ def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[st
             count=PROBED,
             seed=experiment.data.seed + 1,
             prompts=takes_prompts(experiment),
+            keys=("class",) if experiment.data.classes else (),
         )
     except UserError as error:
         cached = is_cache(experiment.data.source)
@@ -210,8 +211,9 @@ def heldout_examples(experiment: config.Experiment, trainer: Trainer) -> dict[st
 
 
 def _shows(experiment: config.Experiment) -> bool:
-    """Whether a training without a task has images to show: reconstructions, or images for prompts."""
-    return experiment.method.reconstructs or (experiment.method.examples == "latents" and experiment.data.prompts)
+    """Whether a training without a task has images to show: reconstructions, or images for prompts or classes."""
+    asked = experiment.data.prompts or experiment.data.classes
+    return experiment.method.reconstructs or (experiment.method.examples == "latents" and asked)
 
 
 def sample_grid(trainer: Trainer, heldout: dict[str, np.ndarray] | None) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""What a training without a task shows of held-out examples: their reconstructions, or images for their prompts."""
+"""What a training without a task shows of held-out examples: reconstructions, or images for prompts and classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.quality import heldout_loss
 
 SHOWN = 4  # held-out examples in a grid
-STEPS, GUIDANCE = 20, 2.5  # of images for prompts; without dropped prompts there is no guidance
+GUIDANCE = 2.5  # of images for prompts; without dropped prompts there is none, or what a distilled model is made for
 
 
 class Samples(Protocol):
@@ -34,8 +34,8 @@ def make_samples(experiment: config.Experiment, trainer: Trainer, heldout: dict[
     """The samples of a training without a task; None where its method has none to show."""
     if experiment.method.reconstructs:
         return Reconstructions(trainer, heldout)
-    guidance = GUIDANCE if experiment.method.drop_prompt else 1.0
-    return TextImages(trainer, heldout, guidance) if "prompt" in heldout else None
+    guidance = GUIDANCE if experiment.method.drop_prompt else None
+    return Asked(trainer, heldout, guidance) if {"prompt", "class"} & heldout.keys() else None
 
 
 class Reconstructions:
@@ -66,17 +66,24 @@ class Reconstructions:
         return images.grid([list(row) for row in rows], ["original", "reconstruction"], zoom=2)
 
 
-class TextImages:
-    """Images that the moving average makes for the prompts of held-out examples, always from the same noise."""
+class Asked:
+    """Images that the moving average makes for prompts or classes of held-out examples, always from the same noise."""
 
-    def __init__(self, trainer: Trainer, heldout: dict[str, np.ndarray], guidance: float):
-        self.heldout, self.prompts, self.guidance = heldout, list(heldout["prompt"]), guidance
+    def __init__(self, trainer: Trainer, heldout: dict[str, np.ndarray], guidance: float | None):
+        self.heldout, self.asked = heldout, {}
         base, average = trainer.method.base, trainer.average
         self._text_to_image = TextToImage(trainer.method.result(average))
-        batch = {
-            "image": tf.constant(heldout["image"]),
-            "tokens": tf.constant(base.tokenizer.tokenize(self.prompts)[0]),
-        }
+        made_for = self._text_to_image.base.made_for
+        taken = made_for.default_guidance if self._text_to_image.takes_guidance else 1.0
+        self.steps, self.guidance = made_for.steps, taken if guidance is None else guidance
+        batch = {"image": tf.constant(heldout["image"])}
+        if "prompt" in heldout:
+            prompts = list(heldout["prompt"])
+            self.asked["prompts"] = prompts[:SHOWN]
+            batch["tokens"] = tf.constant(base.tokenizer.tokenize(prompts)[0])
+        if "class" in heldout:
+            self.asked["labels"] = heldout["class"][:SHOWN]
+            batch["class"] = tf.constant(heldout["class"])
         self._loss = heldout_loss(trainer, batch)
 
     def figures(self) -> dict[str, float]:
@@ -84,11 +91,10 @@ class TextImages:
         return self._loss()
 
     def grid(self) -> np.ndarray:
-        """Images for prompts, beside the examples that the prompts are of."""
+        """Images for prompts or classes, beside the examples that these are of."""
         originals = (self.heldout["image"][:SHOWN] + 1) / 2
         height, width = originals.shape[1:3]
-        made = self._text_to_image.generate(
-            self.prompts[:SHOWN], steps=STEPS, guidance=self.guidance, height=height, width=width
-        )
+        how = {"steps": self.steps, "guidance": self.guidance, "height": height, "width": width}
+        made = self._text_to_image.generate(**self.asked, **how)
         rows = zip(originals, made, strict=True)
-        return images.grid([list(row) for row in rows], ["original", f"{STEPS} steps"], zoom=2)
+        return images.grid([list(row) for row in rows], ["original", f"{self.steps} steps"], zoom=2)

@@ -28,13 +28,15 @@ def first_half(
     condition_features: list[Value],
     context: Value,
     guidance: Value | None = None,
+    label: Value | None = None,
 ) -> tuple[list[Value], Value]:
     """The first half of an evaluation: (the adapted skips and, last, the middle; the time embedding).
 
-    `time` and `guidance` are the features of a time and of a guidance weight.
+    `time` and `guidance` are the features of a time and of a guidance weight, `label` is the embedding of a class.
     """
     unet, adapter = net.unet, net.adapter
     temb = networks.time_embedding(g, unet.time_embedding, time, guidance)
+    temb = temb if label is None else g.add(temb, label)
     residuals = None if adapter is None else adapter.emit_residuals(condition_features)
     skips = networks.encode(g, unet, z, temb, context, residuals=residuals)
     features = [*skips, networks.middle(g, unet, skips[-1], temb, context)]

@@ -9,6 +9,7 @@ from codi_tf.models.attention import Attention, SpatialAttention, SpatialTransfo
 from codi_tf.models.autoencoder import AutoencoderKL, Coder, Level
 from codi_tf.models.embeddings import TimeEmbedding, time_features
 from codi_tf.models.layers import ResnetBlock
+from codi_tf.models.pixels import PixelFolding
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.tiny_decoder import BOUND, TinyBlock, TinyDecoder
 from codi_tf.models.unet import Block, UNet, UNetEncoder
@@ -140,20 +141,23 @@ def _vae_middle(g: Graph, part, h: Value) -> Value:
     return resnet_block(g, part.resnets[1], h)
 
 
-def autoencoder_encode(g: Graph, net: AutoencoderKL, images: Value) -> Value:
-    """The mean of `AutoencoderKL.encode`'s posterior: (f h, f w, 3) -> (h, w, C)."""
+def autoencoder_encode(g: Graph, net: AutoencoderKL | PixelFolding, images: Value) -> Value:
+    """The mean of the posterior of `AutoencoderKL.encode`, `PixelFolding.encode`: (f h, f w, 3) -> (h, w, C)."""
     patches = images if net.patch_size == 1 else g.space_to_depth(images, net.patch_size)
+    if isinstance(net, PixelFolding):
+        return patches
     mean = g.channels(g.conv(coder(g, net.encoder, patches), net.quant_conv), 0, net.latent_channels)
     if net.shortcut_in is None:
         return mean
     return g.add(mean, g.conv(g.space_to_depth(images, net.factor), net.shortcut_in))
 
 
-def autoencoder_decode(g: Graph, net: AutoencoderKL, latents: Value) -> Value:
-    """`AutoencoderKL.decode`: (h, w, C) -> (f h, f w, 3)."""
-    patches = coder(g, net.decoder, g.conv(latents, net.post_quant_conv))
+def autoencoder_decode(g: Graph, net: AutoencoderKL | PixelFolding, latents: Value) -> Value:
+    """`AutoencoderKL.decode`, `PixelFolding.decode`: (h, w, C) -> (f h, f w, 3)."""
+    pixels = isinstance(net, PixelFolding)
+    patches = latents if pixels else coder(g, net.decoder, g.conv(latents, net.post_quant_conv))
     images = patches if net.patch_size == 1 else g.depth_to_space(patches, net.patch_size)
-    if net.shortcut_out is None:
+    if pixels or net.shortcut_out is None:
         return images
     return g.add(images, g.depth_to_space(g.conv(latents, net.shortcut_out), net.factor))
 

@@ -9,43 +9,58 @@ import tensorflow as tf
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import Grid
-from codi_tf.diffusion.sampling import make_grid, sample
+from codi_tf.diffusion.process import Denoise
+from codi_tf.diffusion.sampling import make_checkpoint_grid, make_grid, sample
+from codi_tf.methods.networks import denoiser_with
 from codi_tf.model import CoDi
 from codi_tf.models.convolution import plain_convolutions
 from export.emit.limits import check_steps
+from export.emit.text_model import TextModel
 
 
 class SamplerProgram(tf.Module):
     """image = decode(x_hat), with x_hat from the noise by `steps` network evaluations (CoDi, Eq. 7).
 
     The condition is encoded and its features are computed once; all steps share the same weights. The task's
-    `condition_from_image` and `finish` are part of the program.
+    `condition_from_image` and `finish` are part of the program. A text-to-image model has neither condition nor task.
 
-    Inputs, of fixed shapes: condition float32 [1, H, W, C] in [0, 1], C 3, or 4 with a mask (1 is unknown, 0 known);
-    noise float32 [1, h, w, 4], standard normal; and ids int32 [77], the prompt's tokens, if the task has prompts and
-    `prompt` is None. Output: image float32 [1, H, W, 3] in [0, 1].
+    Inputs, of fixed shapes: condition float32 [1, H, W, C] in [0, 1], C 3, or 4 with a mask (1 is unknown, 0 known), if
+    there is a task; noise float32 [1, h, w, 4], standard normal; and ids int32 [77], the prompt's tokens, if the task
+    has prompts or there is none, and `prompt` is None. Output: image float32 [1, H, W, 3] in [0, 1].
 
     Args:
         model: the model that generates.
         steps: network evaluations, 1 to `limits.MAX_STEPS`.
         height, width: H and W, positive multiples of `model.base.multiple`.
-        prompt: the prompt of every image. None: the empty one, or, for a task with prompts, an input.
+        prompt: the prompt of every image. None: the empty one; an input for a task with prompts, and without a task.
         sampler: a registered sampler whose steps are deterministic and of first order; None: the one that the model is
             trained for.
+        guidance: of every image, for networks that take it as an input; None: the model's default.
+        label: the class of every image, for networks with classes; None: the null class.
 
     Attributes:
         grid: the sampler's steps.
         context: the embedded prompt, float32 [77, D]; None where it is an input.
 
     Raises:
-        UserError: steps or a side out of these bounds; another sampler; a prompt that the model cannot take.
+        UserError: steps or a side out of these bounds; another sampler; a prompt or a guidance that the model cannot
+            take.
     """
 
-    model: CoDi
+    model: CoDi | TextModel
     grid: Grid
 
     def __init__(
-        self, model: CoDi, *, steps: int, height: int, width: int, prompt: str | None = None, sampler: str | None = None
+        self,
+        model: CoDi | TextModel,
+        *,
+        steps: int,
+        height: int,
+        width: int,
+        prompt: str | None = None,
+        sampler: str | None = None,
+        guidance: float | None = None,
+        label: int | None = None,
     ):
         super().__init__(name="sampler")
         check_steps(steps)
@@ -55,73 +70,124 @@ class SamplerProgram(tf.Module):
         self.steps, self.height, self.width, self.prompt = steps, height, width, prompt
         self.sampler = model.sampler if sampler is None else sampler
         object.__setattr__(self, "grid", first_order_grid(model, self.sampler, steps))  # tf.Module would unpack it
+        self.guidance, self.asked_label = guidance_of(model, guidance), label
+        labels = model.base.class_labels(label)
+        self.label = None if labels is None else int(labels[0])
         self.latent_shape = model.latent_shape(1, height, width)
         self.time_channels = model.network.unet.time_embedding.channels
         self.context_shape = model.base.context.shape[1:]
         if prompt is None:
-            self.context = None if model.task.prompted else np.asarray(model.base.context)[0]
+            taken = model.base.text_encoder is not None if model.task is None else model.task.prompted
+            self.context = None if taken else np.asarray(model.base.context)[0]
         else:
             self.context = np.asarray(model.base.embed(prompt))[0]
         object.__setattr__(self, "model", model)  # tf.Module would save the whole trainer
         # TensorFlow's variables: Keras' are not tracked by a module, and converters lose them without an error.
-        self.weights = [variable.value for variable in self.variables_in_use()]
+        self.weights = [variable.value for variable in self._variables()]
 
     def variables_in_use(self) -> tuple[keras.Variable, ...]:
-        """All weights that the image depends on, each once."""
+        """All weights that the image depends on, each once; of the table of classes one row is a constant."""
+        table = self.model.network.unet.class_embedding
+        unused = set() if table is None else set(map(id, table.variables))
+        return tuple(variable for variable in self._variables() if id(variable) not in unused)
+
+    def _variables(self) -> tuple[keras.Variable, ...]:
         base, network = self.model.base, self.model.network
         coders = [network]
         if network.adapter is not None and network.condition_space == "latent":
-            coders += [base.vae.encoder, base.vae.quant_conv]
-        coders += [base.vae.decoder, base.vae.post_quant_conv] if base.decoder is None else [base.decoder]
+            coders += base.vae.encoder_parts
+        coders += base.vae.decoder_parts if base.decoder is None else [base.decoder]
         coders += [] if self.context is not None else [base.text_encoder]
         return tuple(variable for part in coders for variable in part.variables)
 
     def inputs(self) -> dict[str, tf.TensorSpec]:
         """The specifications of the inputs, by name."""
-        condition = (1, self.height, self.width, self.model.task.condition_channels)
-        specs = {
-            "condition": tf.TensorSpec(condition, tf.float32, name="condition"),
-            "noise": tf.TensorSpec(self.latent_shape, tf.float32, name="noise"),
-        }
+        specs = {}
+        if self.model.task is not None:
+            condition = (1, self.height, self.width, self.model.task.condition_channels)
+            specs["condition"] = tf.TensorSpec(condition, tf.float32, name="condition")
+        specs["noise"] = tf.TensorSpec(self.latent_shape, tf.float32, name="noise")
         if self.context is None:
             specs["ids"] = tf.TensorSpec(self.context_shape[:1], tf.int32, name="ids")
         return specs
 
     def conditioning(self, ids=None) -> Conditioning:
         """Of the prompt: the fixed one, or that of tokens `ids`, int32 [77], where the prompt is an input."""
+        labels = None if self.label is None else np.array([self.label], np.int32)
         if self.context is not None:
-            return Conditioning(self.context[None])
+            return Conditioning(self.context[None], labels)
         assert ids is not None and self.model.base.text_encoder is not None
-        return Conditioning(self.model.base.text_encoder(ids[None]))
+        return Conditioning(self.model.base.text_encoder(ids[None]), labels)
 
-    def image(self, condition: tf.Tensor, noise: tf.Tensor, ids: tf.Tensor | None = None) -> tf.Tensor:
+    def denoiser(self, c, conditioning: Conditioning) -> Denoise:
+        """The model as a function (z_t, t) -> Prediction; c is of `CoDi.encode_condition`, None without a task."""
+        model = self.model
+        features = model.network.condition(c, conditioning)
+        options = {"guidance": self.guidance, "boundary": model.boundary}
+        return denoiser_with(model.base, model.network, features, conditioning, **options)
+
+    def image(self, condition: tf.Tensor | None, noise: tf.Tensor, ids: tf.Tensor | None = None) -> tf.Tensor:
         """Run the program; inputs and output as in the class docstring."""
         with plain_convolutions():
-            model, task = self.model, self.model.task
-            condition = task.condition_from_image(2.0 * condition - 1.0)
-            c = model.encode_condition(condition)
-            latents = sample(model.denoiser(c, self.conditioning(ids)), noise, self.grid)
-            image = task.finish(tf.clip_by_value(model.base.decode(latents), -1.0, 1.0), condition)
-            return (image + 1.0) / 2.0
+            condition, c = self.encoded(condition)
+            latents = sample(self.denoiser(c, self.conditioning(ids)), noise, self.grid)
+            return self.finished(tf.clip_by_value(self.model.base.decode(latents), -1.0, 1.0), condition)
+
+    def encoded(self, condition):
+        """(The condition in [-1, 1], and encoded) of a condition in [0, 1]; (None, None) without a task."""
+        if isinstance(self.model, TextModel):
+            return None, None
+        condition = self.model.task.condition_from_image(2.0 * condition - 1.0)
+        return condition, self.model.encode_condition(condition)
+
+    def finished(self, image, condition):
+        """The image in [0, 1] of a decoded one in [-1, 1]; `condition` is in [-1, 1]."""
+        task = self.model.task
+        return ((image if task is None else task.finish(image, condition)) + 1.0) / 2.0
 
     def trace(self):
-        """A ConcreteFunction (condition, noise[, ids]) -> {"image"} whose variables are `weights`."""
+        """A ConcreteFunction ([condition,] noise[, ids]) -> {"image"} whose variables are `weights`."""
 
         def named(condition, noise, ids=None):
             return {"image": self.image(condition, noise, ids)}
 
-        signature = list(self.inputs().values())
-        return tf.function(named, input_signature=signature, autograph=False).get_concrete_function()
+        def without_condition(noise, ids=None):
+            return {"image": self.image(None, noise, ids)}
+
+        signature, function = list(self.inputs().values()), without_condition if self.model.task is None else named
+        return tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
 
     def at(self, height: int, width: int) -> SamplerProgram:
         """The same program at another size. Raises UserError for a side that is no positive multiple."""
-        options = {"steps": self.steps, "prompt": self.prompt, "sampler": self.sampler}
+        options = {name: getattr(self, name) for name in ("steps", "prompt", "sampler", "guidance")}
+        options["label"] = self.asked_label
         return SamplerProgram(self.model, height=height, width=width, **options)
 
 
-def first_order_grid(model: CoDi, sampler: str, steps: int) -> Grid:
+def guidance_of(model: CoDi | TextModel, guidance: float | None) -> float:
+    """The guidance of a program, 1 for none; None: the model's default.
+
+    Raises:
+        UserError: the model was not trained for it, or needs further evaluations for it.
+    """
+    if isinstance(model, TextModel):
+        return model.check_guidance(guidance)
+    if guidance is not None and guidance != 1.0 and not model.network.takes_guidance:
+        raise UserError(
+            f"guidance is {guidance:g}: a step of an export is one evaluation, and this model does not take the "
+            "guidance as an input; distill it (method guided), or use 1"
+        )
+    taken = model.check_guidance(guidance)
+    return model.lowest_guidance if taken is None else taken
+
+
+def first_order_grid(model: CoDi | TextModel, sampler: str, steps: int) -> Grid:
     """The steps of a sampler, z_s = alpha_s x_hat + sigma_s eps_hat. Raises UserError for other steps."""
-    grid = make_grid(sampler, model.base.schedule, steps)
+    base = model.base
+    if model.task is None:
+        grid = make_checkpoint_grid(sampler, base.scheduler, base.schedule, steps)
+    else:
+        grid = make_grid(sampler, base.schedule, steps)
     if any(step.noise or step.ratio for step in grid.steps):
         trained = " (this model is trained for it: with 1 step it can be exported)" if sampler == model.sampler else ""
         raise UserError(

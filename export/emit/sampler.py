@@ -19,6 +19,7 @@ from codi_tf.models.embeddings import guidance_features
 from codi_tf.tasks import Task
 from export.emit import adapted, networks
 from export.emit.graph import Graph, Value
+from export.emit.text_model import TextModel
 
 if TYPE_CHECKING:
     from export.emit.program import SamplerProgram
@@ -32,7 +33,7 @@ class StepNumbers(NamedTuple):
     b: float
 
 
-def step_numbers(model: CoDi, grid: Grid) -> list[StepNumbers]:
+def step_numbers(model: CoDi | TextModel, grid: Grid) -> list[StepNumbers]:
     """The numbers of a sampler's steps, computed with the functions that the Keras model samples with."""
     schedule, numbers = model.base.schedule, []
     for step in grid.steps:
@@ -53,7 +54,7 @@ def step_numbers(model: CoDi, grid: Grid) -> list[StepNumbers]:
 def whole(g: Graph, program: SamplerProgram) -> None:
     """The whole sampler: "condition" (H, W, 3 or 4) in [0, 1] and "noise" (h, w, 4) to "image" (H, W, 3) in [0, 1].
 
-    If the prompt is an input, its tokens, int32 [77], are the input "ids".
+    If the prompt is an input, its tokens, int32 [77], are the input "ids". Without a task there is no condition.
     """
     model = program.model
     condition, z = _condition(g, program), g.input("noise", program.latent_shape[1:])
@@ -61,7 +62,7 @@ def whole(g: Graph, program: SamplerProgram) -> None:
     condition_features = encode(g, model, condition, prompt)
 
     def next_z(z: Value, time: Value, scales: Value) -> Value:
-        return step(g, model, z, time, scales, condition_features, prompt)
+        return step(g, program, z, time, scales, condition_features, prompt)
 
     z = g.repeat(z, list(tables(program)), next_z)
     g.output("image", finish(g, model.task, decode(g, model, z), condition))
@@ -82,7 +83,7 @@ def denoiser(g: Graph, program: SamplerProgram) -> None:
     """A step: "z", "time" (features of t), "scales" (a, b), "condition_features_0", ..., "context" -> "z_next"."""
     condition_features, prompt = _condition_feature_inputs(g, program), _prompt(g, program)
     z, time, scales = _z(g, program), g.input("time", (program.time_channels,)), g.input("scales", (2,))
-    g.output("z_next", step(g, program.model, z, time, scales, condition_features, prompt))
+    g.output("z_next", step(g, program, z, time, scales, condition_features, prompt))
 
 
 def first_half(g: Graph, program: SamplerProgram) -> None:
@@ -110,7 +111,7 @@ def second_half(g: Graph, program: SamplerProgram) -> None:
 def decoder(g: Graph, program: SamplerProgram) -> None:
     """The last part: "z" and, if the task's `finish` uses it, "condition" -> "image"."""
     task, z = program.model.task, _z(g, program)
-    condition = _condition(g, program) if task.uses_condition_at_end else z
+    condition = _condition(g, program) if task is not None and task.uses_condition_at_end else z
     g.output("image", finish(g, task, decode(g, program.model, z), condition))
 
 
@@ -138,9 +139,11 @@ def tables(program: SamplerProgram) -> tuple[np.ndarray, np.ndarray]:
 # Within the parts
 
 
-def _condition(g: Graph, program: SamplerProgram) -> Value:
-    """The input "condition", converted to the model's condition in [-1, 1]."""
+def _condition(g: Graph, program: SamplerProgram) -> Value | None:
+    """The input "condition", converted to the model's condition in [-1, 1]; None without a task."""
     task = program.model.task
+    if task is None:
+        return None
     return condition_of(g, task, g.input("condition", (program.height, program.width, task.condition_channels)))
 
 
@@ -173,24 +176,30 @@ def _condition_feature_inputs(g: Graph, program: SamplerProgram) -> list[Value]:
 def _features(
     g: Graph, program: SamplerProgram, z: Value, time: Value, condition_features: list[Value], prompt: Value
 ) -> dict:
-    guidance = _guidance(g, program.model)
-    features, temb = adapted.first_half(g, program.model.network, z, time, condition_features, prompt, guidance)
+    given = _given(g, program)
+    features, temb = adapted.first_half(g, program.model.network, z, time, condition_features, prompt, **given)
     return {**{f"feature_{i}": value for i, value in enumerate(features)}, "temb": temb}
 
 
-def encode(g: Graph, model: CoDi, condition: Value, prompt: Value | None) -> list[Value]:
-    """The condition (H, W, 3 or 4) in [-1, 1] -> the condition features, which all steps take."""
-    if model.network.adapter is None:
+def encode(g: Graph, model: CoDi | TextModel, condition: Value | None, prompt: Value | None) -> list[Value]:
+    """The condition (H, W, 3 or 4) in [-1, 1] -> the condition features, which all steps take; [] without a task."""
+    if model.network.adapter is None or condition is None:
         return []
     return adapted.condition_features(g, model.network, encode_condition(g, model, condition), prompt)
 
 
 def step(
-    g: Graph, model: CoDi, z: Value, time: Value, scales: Value, condition_features: list[Value], prompt: Value
+    g: Graph,
+    program: SamplerProgram,
+    z: Value,
+    time: Value,
+    scales: Value,
+    condition_features: list[Value],
+    prompt: Value,
 ) -> Value:
     """z_t -> a z_t + b w_theta."""
-    guidance = _guidance(g, model)
-    output = adapted.evaluation(g, model.network, z, time, condition_features, prompt, guidance=guidance)
+    given = _given(g, program)
+    output = adapted.evaluation(g, program.model.network, z, time, condition_features, prompt, **given)
     return _next(g, z, output, scales)
 
 
@@ -199,16 +208,23 @@ def _next(g: Graph, z: Value, output: Value, scales: Value) -> Value:
     return g.add(g.multiply(z, a), g.multiply(output, b))
 
 
-def _guidance(g: Graph, model: CoDi) -> Value | None:
+def _guidance(g: Graph, program: SamplerProgram) -> Value | None:
     """The features of the guidance weight; None for networks that take no weight."""
-    channels = model.network.unet.time_cond_proj_dim
+    channels = program.model.network.unet.time_cond_proj_dim
     if channels is None:
         return None
-    weight = np.array([model.lowest_guidance - 1.0], "float32")
+    weight = np.array([program.guidance - 1.0], "float32")
     return g.constant(ops.convert_to_numpy(guidance_features(weight, channels))[0])
 
 
-def decode(g: Graph, model: CoDi, z: Value) -> Value:
+def _given(g: Graph, program: SamplerProgram) -> dict[str, Value | None]:
+    """What a package is made for: the guidance, as features of its weight, and the class, as its embedding."""
+    table = program.model.network.unet.class_embedding
+    row = None if table is None else g.constant(ops.convert_to_numpy(table.embeddings)[program.label])
+    return {"guidance": _guidance(g, program), "label": row}
+
+
+def decode(g: Graph, model: CoDi | TextModel, z: Value) -> Value:
     """Scaled latents -> the image (H, W, 3) in [-1, 1]: `Base.decode`."""
     if model.base.decoder is not None:
         return g.clip(networks.tiny_decoder(g, model.base.decoder, z), -1.0, 1.0)
@@ -217,7 +233,7 @@ def decode(g: Graph, model: CoDi, z: Value) -> Value:
     return g.clip(image, -1.0, 1.0)
 
 
-def encode_condition(g: Graph, model: CoDi, condition: Value) -> Value:
+def encode_condition(g: Graph, model: CoDi | TextModel, condition: Value) -> Value:
     """`CoDi.encode_condition`."""
     vae = model.base.vae
     if model.network.condition_space == "image":
@@ -238,6 +254,8 @@ def condition_of(g: Graph, task: Task, image: Value) -> Value:
     return task.emit_condition(g, g.affine(image, 2.0, -1.0))
 
 
-def finish(g: Graph, task: Task, image: Value, condition: Value) -> Value:
-    """The generated image in [-1, 1] -> the final one in [0, 1]: the task's `finish`."""
-    return g.affine(task.emit_finish(g, image, condition), 0.5, 0.5)
+def finish(g: Graph, task: Task | None, image: Value, condition: Value | None) -> Value:
+    """The generated image in [-1, 1] -> the final one in [0, 1]: the task's `finish`, where there is a task."""
+    if task is not None and condition is not None:
+        image = task.emit_finish(g, image, condition)
+    return g.affine(image, 0.5, 0.5)

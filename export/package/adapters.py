@@ -101,4 +101,5 @@ def options_of(folder: Path) -> dict:
     if any(key not in manifest for key in needed):
         raise UserError(f"{folder}: its manifest does not say how it was made ({', '.join(needed)}); export again")
     options = {key: manifest[key] for key in needed}
-    return {**options, "sizes": sizes, "sampler": manifest.get("sampler", "ddim")}  # version 2 has none
+    own = {"sampler": manifest.get("sampler", "ddim")}  # version 2 has none
+    return {**options, "sizes": sizes, **own, **{key: manifest.get(key) for key in ("guidance", "label")}}

@@ -36,7 +36,7 @@ class Package:
         graphs: one graph, "sampler", or the parts: "text" and "encoder" (both optional), "step" (or "step_1" and
             "step_2") and "decoder".
         schedule: for every step "t", the features "time", and the numbers "a" and "b".
-        channels: of the condition image, 4 with a mask.
+        channels: of the condition image, 4 with a mask; 0 for text-to-image, which takes none.
         task: the task's name.
         condition_file: the kind of file that holds a condition, see `codi_tf.io.conditions.read_condition`.
         keeps_colors: whether the image has the condition's colors.
@@ -164,7 +164,7 @@ def _package(folder: Path, manifest: dict) -> Package:
         latent_shape=tuple(inputs["noise"]["shape"]),
         graphs=graphs,
         schedule=schedule,
-        channels=inputs["condition"]["shape"][-1],
+        channels=inputs["condition"]["shape"][-1] if "condition" in inputs else 0,
         task=task["name"],
         condition_file=manifest.get("condition_file") or _condition_file(task),
         keeps_colors=manifest.get("keeps_colors" if manifest["version"] > 2 else "keeps_colours", False),

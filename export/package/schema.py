@@ -22,6 +22,7 @@ VERSIONS = (2, VERSION)  # that are read; 0.1.0 wrote 2
 BASE = "base_files"  # key of an adapter's manifest: the files of the other parts, and their SHA-256
 PLUG = "encoder"  # the graph of an adapter
 OTHERS = "other_sizes"  # key of a manifest and of report.json: the entries that differ at the other sizes
+TEXT_TO_IMAGE = "text_to_image"  # the name of the task of packages that take no condition
 PARTS = ("text", "encoder", "step", "step_1", "step_2", "decoder")
 MOST_NUMBERS = 1 << 31  # in a tensor
 
@@ -33,7 +34,7 @@ _GRAPH = Record(
 _SIZE = Record(
     {
         "image_size": Each(Whole(1, MAX_SIDE), 2, 2),
-        "inputs": Record({"condition": _TENSOR, "noise": _TENSOR}, {"ids": _TENSOR}),
+        "inputs": Record({"noise": _TENSOR}, {"condition": _TENSOR, "ids": _TENSOR}),
         "graphs": Keyed(_GRAPH, 1, len(PARTS)),
     },
     {"outputs": Record({"image": _TENSOR})},
@@ -55,6 +56,8 @@ _WHOLE = Record(
         **_SIZE.optional,
         "layout": OneOf(("whole", "parts")),
         "weights": Text(100),
+        "guidance": _NUMBER,
+        "label": Whole(0, MOST_NUMBERS),
         "condition_file": OneOf(typing.get_args(ConditionFile)),
         "is_local": FLAG,
         "keeps_colors": FLAG,
@@ -89,8 +92,11 @@ def sizes_of(manifest: dict) -> list[dict]:
 
 def _check_size(size: dict, manifest: dict) -> None:
     inputs, (height, width) = size["inputs"], size["image_size"]
-    condition, noise = (inputs[name]["shape"] for name in ("condition", "noise"))
-    if condition not in ([1, height, width, 3], [1, height, width, 4]):
+    noise, without = inputs["noise"]["shape"], manifest["task"]["name"] == TEXT_TO_IMAGE
+    if ("condition" in inputs) == without:
+        raise Misfit(f"task.name is {shown(manifest['task']['name'])}: only {TEXT_TO_IMAGE} has no inputs.condition")
+    condition = None if without else inputs["condition"]["shape"]
+    if not without and condition not in ([1, height, width, 3], [1, height, width, 4]):
         raise Misfit(f"inputs.condition.shape is {condition}: image_size is {height}, {width}")
     factor = height // noise[1] if len(noise) == 4 else 0
     if len(noise) != 4 or noise[0] != 1 or factor < 1 or [factor * side for side in noise[1:3]] != [height, width]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from export.emit.conditions import conditions_for
 from export.emit.program import SamplerProgram
+from export.emit.text_model import TextModel
 from export.formats import FORMATS
 from export.package.manifest import Package
 from export.parity.reference import examples
@@ -61,9 +62,9 @@ class ParityError(UserError):
 
 
 class Case(NamedTuple):
-    """An input of a sampler: condition [1, H, W, C] in [0, 1], noise [1, h, w, 4], ids [77] or None."""
+    """An input of a sampler: condition [1, H, W, C] in [0, 1] or None, noise [1, h, w, 4], ids [77] or None."""
 
-    condition: np.ndarray
+    condition: np.ndarray | None
     noise: np.ndarray
     ids: np.ndarray | None = None
 
@@ -79,7 +80,8 @@ def check(
     """Run a package and the Keras model on the same inputs, count its bytes, and return the figures.
 
     The inputs are held-out photos as the task degrades them (random images where a photo is too small), each once with
-    its own condition, once with another's and, where prompts are inputs, once with another's prompt.
+    its own condition, once with another's and, where prompts are inputs, once with another's prompt. Without a task
+    they are noise and prompts.
 
     Args:
         program: what was exported.
@@ -92,7 +94,7 @@ def check(
         ParityError: a figure is out of its bounds, or the runtime refuses a file.
     """
     conditions, source = conditions_for(program.model, program.height, program.width)
-    cases = _cases(program, conditions)
+    cases, swapped = _cases(program, conditions)
     with _plain_tensorflow():
         expected = np.concatenate([_keras_output(program, case) for case in cases])
         calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
@@ -113,7 +115,7 @@ def check(
     figures = {
         "size": [program.height, program.width],
         "conditions": source,
-        **compare(expected, outputs, len(conditions)),
+        **compare(expected, outputs, len(conditions), swapped),
         "part_errors": parts,
         **weigh(program, constants, weight_formats, sizes * len(package.graphs)),
         "bounds": bounds._asdict(),
@@ -122,13 +124,16 @@ def check(
     return figures
 
 
-def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:
+def compare(
+    expected: np.ndarray, outputs: np.ndarray, count: int, swapped: Sequence[str] = ("condition", "prompt")
+) -> dict:
     """Compare outputs with expected images: errors, and the change of both when conditions or prompts are swapped.
 
     Args:
-        expected, outputs: [2 N or 3 N, H, W, 3] in [0, 1]; image i + N differs from image i in its condition alone, and
-            image i + 2 N in its prompt.
+        expected, outputs: [N, 2 N or 3 N, H, W, 3] in [0, 1]; image i + N differs from image i in the first of
+            `swapped` alone, and image i + 2 N in the second.
         count: N.
+        swapped: the names of the inputs that are swapped.
     """
     error = np.abs(outputs - expected)
     figures = {
@@ -139,7 +144,7 @@ def compare(expected: np.ndarray, outputs: np.ndarray, count: int) -> dict:
         "color_shift": float(np.abs((outputs - expected).mean(axis=(1, 2))).max()),
         "saturated": {name: _saturated(images) for name, images in (("keras", expected), ("export", outputs))},
     }
-    for place, name in enumerate(("condition", "prompt")[: len(outputs) // count - 1], start=1):
+    for place, name in enumerate(swapped[: len(outputs) // count - 1], start=1):
         figures[f"{name}_sensitivity"] = {
             who: float(np.mean(np.abs(images[place * count : (place + 1) * count] - images[:count])))
             for who, images in (("keras", expected), ("export", outputs))
@@ -214,27 +219,37 @@ def _errors_of_parts(sampler: Sampler, calls: list) -> dict[str, float]:
     return errors
 
 
-def _cases(program: SamplerProgram, conditions: np.ndarray) -> list[Case]:
-    """The inputs: every condition; the same with another condition; and, if prompts are inputs, with another prompt."""
-    count = len(conditions)
+def _cases(program: SamplerProgram, conditions: list) -> tuple[list[Case], list[str]]:
+    """The inputs, and the names of those that are swapped.
+
+    They are every condition; the same with another condition; and, if prompts are inputs, with another prompt.
+    """
+    count, swapped = len(conditions), []
     noise = [gaussian_noise(i, program.latent_shape) for i in range(count)]
     ids = [None] * count
     if program.context is None:
         ids = list(program.model.base.tokenizer(PROMPTS[:count]))
     places = range(count)
-    cases = [Case(conditions[i][None], noise[i], ids[i]) for i in places]
-    cases += [Case(conditions[(i + 1) % count][None], noise[i], ids[i]) for i in places]
+    cases = [Case(conditions[i], noise[i], ids[i]) for i in places]
+    if program.model.task is not None:
+        swapped.append("condition")
+        cases += [Case(conditions[(i + 1) % count], noise[i], ids[i]) for i in places]
     if program.context is None:
-        cases += [Case(conditions[i][None], noise[i], ids[(i + 1) % count]) for i in places]
-    return cases
+        swapped.append("prompt")
+        cases += [Case(conditions[i], noise[i], ids[(i + 1) % count]) for i in places]
+    return cases, swapped
 
 
 def _keras_output(program: SamplerProgram, case: Case) -> np.ndarray:
-    model = program.model
+    model, noise, conditioning = program.model, tf.constant(case.noise), program.conditioning(case.ids)
+    if isinstance(model, TextModel):
+        runs = model.text_to_image
+        latents = runs.latents(noise, conditioning, program.grid, guidance=program.guidance)
+        return np.asarray(program.finished(runs.decode(latents), None))
     condition = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
-    options = {"steps": program.steps, "sampler": program.sampler}
-    latents = model.generator.latents(condition, tf.constant(case.noise), program.conditioning(case.ids), **options)
-    return (np.asarray(model.task.finish(model.generator.decode(latents), condition)) + 1.0) / 2.0
+    options = {"steps": program.steps, "sampler": program.sampler, "guidance": program.guidance}
+    latents = model.generator.latents(condition, noise, conditioning, **options)
+    return np.asarray(program.finished(model.generator.decode(latents), condition))
 
 
 @contextlib.contextmanager

@@ -39,7 +39,8 @@ def main(arguments: list[str]) -> None:
     package = read_package(options.package)
     if options.size is not None:
         package = package.at(*parse_size(options.size))
-    condition = np.full((1, package.height, package.width, package.channels), 0.5, np.float32)
+    shape = (1, package.height, package.width, package.channels)
+    condition = np.full(shape, 0.5, np.float32) if package.channels else None
     noise = gaussian_noise(0, package.latent_shape)
     ids = np.zeros(77, np.int32) if package.prompted else None
     began = time.perf_counter()

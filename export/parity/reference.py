@@ -23,23 +23,22 @@ class Example(NamedTuple):
 
 
 def examples(
-    program: SamplerProgram, condition: np.ndarray, noise: np.ndarray, ids: np.ndarray | None
+    program: SamplerProgram, condition: np.ndarray | None, noise: np.ndarray, ids: np.ndarray | None
 ) -> list[Example]:
     """Calls of all parts in their order, with one call of "step" for each step.
 
     The inputs of a part are computed with Keras, so they do not contain the errors of earlier parts. `condition`,
-    `noise` and `ids` are inputs of the program, as NumPy arrays.
+    `noise` and `ids` are inputs of the program, as NumPy arrays; None for an input that it does not take.
     """
     model, network = program.model, program.model.network
-    pool, made = {"condition": condition}, []
+    pool, made = {} if condition is None else {"condition": condition}, []
     with plain_convolutions():
         conditioning = program.conditioning(ids)
         if ids is not None:
             pool["ids"] = ids
             made.append(Example("text", {"ids": ids}, {"context": ops.convert_to_numpy(conditioning.context)}))
             pool["context"] = made[-1].outputs["context"]
-        condition = model.task.condition_from_image(tf.constant(2.0 * condition - 1.0))
-        c = model.encode_condition(condition)
+        encoded, c = program.encoded(None if condition is None else tf.constant(condition))
         if network.adapter is not None:
             features = [ops.convert_to_numpy(h) for h in network.condition(c, conditioning)]
             condition_features = network.adapter.emitted_features(features)
@@ -51,12 +50,12 @@ def examples(
                 )
             )
             pool.update(made[-1].outputs)
-        z, denoise = noise, model.denoiser(c, conditioning)
+        z, denoise = noise, program.denoiser(c, conditioning)
         steps = trajectory(denoise, tf.constant(noise), program.grid)
         for time, scales, (_, z_next) in zip(*sampler.tables(program), steps, strict=True):
             z_next = ops.convert_to_numpy(z_next)
             made.append(Example("step", {**pool, "z": z, "time": time, "scales": scales}, {"z_next": z_next}))
             z = z_next
         decoded = tf.clip_by_value(model.base.decode(tf.constant(z)), -1.0, 1.0)
-        image = (model.task.finish(decoded, condition) + 1.0) / 2.0
+        image = program.finished(decoded, encoded)
     return [*made, Example("decoder", {**pool, "z": z}, {"image": ops.convert_to_numpy(image)})]

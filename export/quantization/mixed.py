@@ -113,7 +113,8 @@ class _Images:
     def __init__(self, program: SamplerProgram):
         conditions, _ = conditions_for(program.model, program.height, program.width)
         self._cases = [
-            (tf.constant(condition[None]), tf.constant(gaussian_noise(i, program.latent_shape)))
+            tuple(map(tf.constant, [] if condition is None else [condition]))
+            + (tf.constant(gaussian_noise(i, program.latent_shape)),)
             for i, condition in enumerate(conditions[:IMAGES])
         ]
         self._ids = () if program.context is not None else (tf.constant(program.model.base.tokenizer([""])[0]),)

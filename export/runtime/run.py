@@ -1,7 +1,8 @@
 """codi run PACKAGE --condition in.png --out out.png: make an image with an exported model, without TensorFlow.
 
 Needs NumPy, Pillow and the package's runtime (onnxruntime or ai-edge-litert), and tokenizers for prompts. The condition
-may be of any size; a package for inpainting also takes a mask, one with prompts a prompt.
+may be of any size; a package for inpainting also takes a mask, one with prompts a prompt. A package of a text-to-image
+model takes the prompt alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from codi_tf.io.outputs import check_not_read
 from codi_tf.io.save_image import check_image_file, write_image
 from export.formats import FORMATS
 from export.package.adapters import with_adapter
-from export.package.manifest import Package, read_manifest, read_package
+from export.package.manifest import Package, parse_size, read_manifest, read_package
 from export.runtime.plan import Plan, make_plan
 from export.runtime.sampler import MAX_THREADS, Sampler, load_any
 from export.runtime.tiling import Report, generate_tiled
@@ -114,6 +115,20 @@ def generate(
     return np.where(image[..., 3:] > 0.5, output, image[..., :3]) if package.has_mask else output
 
 
+def from_prompt(sampler: Sampler, *, seed: int, ids: np.ndarray | None) -> np.ndarray:
+    """The image of a text-to-image package, float32 [H, W, 3] in [0, 1]; the noise is that of `codi text2image`.
+
+    Args:
+        sampler: from `load`.
+        seed: of the noise.
+        ids: the prompt's tokens; None for a package that was made for one prompt.
+
+    Raises:
+        UserError: the seed is out of range.
+    """
+    return sampler(None, gaussian_noise(seed, sampler.package.latent_shape), ids)[0]
+
+
 def _mirrored(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The image, mirrored to be at least height x width."""
     return np.pad(image, [(0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)], "reflect")
@@ -161,7 +176,9 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         prog=prog, description="Make an image with an exported model. " + (__doc__ or "").partition("\n\n")[2]
     )
     parser.add_argument("package", type=path_argument, help="folder of an exported model")
-    parser.add_argument("--condition", required=True, type=path_argument, help="image file of any size")
+    parser.add_argument(
+        "--condition", type=path_argument, help="image file of any size, which all but text-to-image packages take"
+    )
     parser.add_argument(
         "--mask", type=path_argument, help="for inpainting: an image of the condition's size, white where to fill"
     )
@@ -172,6 +189,7 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         type=path_argument,
         help="image file to write, of the condition's size: .png, .jpg, .webp, .tif, ...",
     )
+    parser.add_argument("--size", help="for text-to-image: which of the package's sizes, as 64x96 (default: its first)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of the noise (default: 0)")
     parser.add_argument(
         "--tile",
@@ -198,6 +216,13 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     package = read_package(options.package)
     if options.adapter is not None:
         package = with_adapter(package, options.adapter)
+    if not package.channels:
+        _run_without_condition(package, options)
+        return
+    if options.size is not None:
+        raise UserError(f"--size: {package.folder} takes the size of the condition; leave it out")
+    if options.condition is None:
+        raise UserError(f"--condition is missing: {package.folder} makes an image from a condition")
     ids = token_ids(package, options.prompt)
     image = _condition(package, options.condition, options.mask)
     check_image_file(options.out, image.shape[:2])
@@ -209,3 +234,18 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     print(f"{options.out}: {_said(package, plan, *image.shape[:2])}")
     if options.mask is not None:
         print(f"where {options.mask} is not white, its pixels are those of {options.condition}")
+
+
+def _run_without_condition(package: Package, options: argparse.Namespace) -> None:
+    """Make the image of a text-to-image package. Raises UserError for options that it does not take."""
+    for name in ("condition", "mask", "tile"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name}: {package.folder} makes images from prompts alone; leave it out")
+    if options.color != "none":
+        raise UserError(f"--color: {package.folder} makes images from prompts alone; leave it out")
+    ids = token_ids(package, options.prompt)
+    package = package if options.size is None else package.at(*parse_size(options.size))
+    check_image_file(options.out, (package.height, package.width))
+    write_image(options.out, from_prompt(load(package, options.threads), seed=options.seed, ids=ids))
+    steps = f"{package.steps} step{'' if package.steps == 1 else 's'}"
+    print(f"{options.out}: {package.width}x{package.height}, in {steps}")

@@ -26,15 +26,17 @@ class RunError(UserError):
 class Sampler:
     """A package's graphs in their runtime, as a function (condition, noise[, ids]) -> image.
 
-    condition float32 [1, H, W, C] in [0, 1], noise float32 [1, h, w, 4], ids int32 [77], image float32 [1, H, W, 3] in
-    [0, 1]. A graph's inputs are the outputs of other graphs with the same names. Threads may share a sampler.
+    condition float32 [1, H, W, C] in [0, 1], None for text-to-image, noise float32 [1, h, w, 4], ids int32 [77], image
+    float32 [1, H, W, 3] in [0, 1]. A graph's inputs are the outputs of other graphs with the same names. Threads may
+    share a sampler.
     """
 
     package: Package
     graphs: dict[str, Run]
 
-    def __call__(self, condition: np.ndarray, noise: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
-        inputs = {"condition": condition, **({} if ids is None else {"ids": ids})}
+    def __call__(self, condition: np.ndarray | None, noise: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
+        given = {"condition": condition, "ids": ids}
+        inputs = {name: value for name, value in given.items() if value is not None}
         if "sampler" in self.graphs:
             return self.graphs["sampler"]({**inputs, "noise": noise})["image"]
         pool = self.read(inputs)

@@ -88,6 +88,8 @@ def _package(folder: Path) -> Files:
     package = read_package(folder)
     if package.format != "onnx":
         raise UserError(f"{folder}: is a {package.format} package, a page runs ONNX; export with --format onnx")
+    if not package.channels:
+        raise UserError(f"{folder}: makes images from prompts alone, a page from a condition; use codi run")
     if package.others:
         raise UserError(f"{folder}: is made for several sizes, a page for one; export with a single --size")
     manifest = read_manifest(folder)

@@ -6,7 +6,7 @@ import math
 
 from codi_tf.diffusion.grid import CLEAN, Grid, first_order_steps, levels_after
 from codi_tf.diffusion.process import Schedule, trailing_times
-from codi_tf.diffusion.samplers import SAMPLERS
+from codi_tf.diffusion.samplers import CHECKPOINT_SAMPLERS, SAMPLERS
 
 
 @SAMPLERS.register("stochastic")
@@ -27,3 +27,9 @@ def stochastic_grid(schedule: Schedule, num_steps: int) -> Grid:
         kept = step.alpha_s / alpha_k * sigma_k  # of eps_hat
         steps.append(step._replace(sigma_s=kept, noise=math.sqrt(step.sigma_s**2 - kept**2)))
     return Grid(tuple(steps))
+
+
+@CHECKPOINT_SAMPLERS.register("stochastic")
+def checkpoint_stochastic_grid(config: dict, schedule: Schedule, num_steps: int) -> Grid:
+    """`stochastic_grid`, whatever times a scheduler_config.json names: only distilled models are trained for it."""
+    return stochastic_grid(schedule, num_steps)
