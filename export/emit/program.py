@@ -70,7 +70,7 @@ class SamplerProgram(tf.Module):
         """All weights that the image depends on, each once."""
         base, network = self.model.base, self.model.network
         coders = [network]
-        if network.adapter is not None and network.condition_space == "latent":
+        if network.adapter is not None and network.condition_space != "image":
             coders += [base.vae.encoder, base.vae.quant_conv]
         coders += [base.vae.decoder, base.vae.post_quant_conv] if base.decoder is None else [base.decoder]
         coders += [] if self.context is not None else [base.text_encoder]
