@@ -9,8 +9,11 @@ from pathlib import Path
 
 from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import Adapter
+from codi_tf.adapters.concat import separated
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.folder import bytes_of, save_base
+from codi_tf.checkpoints.kinds import AUTOENCODER, UNET
+from codi_tf.checkpoints.networks import read_config
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.config import Adaptation
 from codi_tf.config.reading import arguments_of
@@ -28,6 +31,8 @@ from codi_tf.methods.method import MethodSettings
 from codi_tf.methods.networks import check_adaptable
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.tasks import Task, make_task, task_config
+
+SPACES = {"epsilon": "noise", "v_prediction": "velocity", "sample": "signal"}  # prediction type -> space of a loss
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,8 @@ def write_bundle(
 def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decoder: TinyDecoder | None) -> Contents:
     """Read a bundle: safetensors and JSON, no code. See `codi_tf.load`.
 
+    Of a diffusers folder whose UNet takes the condition beside the latents: `from_checkpoint`.
+
     Raises:
         UserError: no bundle, or a missing, truncated or foreign part; an unknown format; a decoder of other latents; a
             task or method that is not registered.
@@ -149,6 +156,9 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
     check_is_folder(path)
     if not is_bundle(path) and not path.is_dir():
         raise UserError(f"{path}: no such bundle; train one or name another")
+    if not is_bundle(path) and _takes_condition(path):
+        base = load_stable_diffusion(path, compute=compute, weights=weights)
+        return from_checkpoint(dataclasses.replace(base, decoder=decoder))
     about = read_about(path)
     try:
         settings, task, adaptation = _settings(about)
@@ -164,6 +174,64 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
     check_adaptable(base, adaptation.train)
     adapter = ADAPTERS[adaptation.adapter].read(path / "adapter", base, task.condition_channels)
     return Contents(base, adapter, settings, task, adaptation, **kept)
+
+
+def from_checkpoint(base: Base, task: Task | None = None) -> Contents:
+    """What a bundle of a checkpoint holds whose UNet takes the condition beside the latents, as adapter "concat" does.
+
+    Args:
+        base: Stable Diffusion inpainting, with 9 input channels, or InstructPix2Pix, with 8. The prompt can guide both
+            of them, the condition the second.
+        task: what the condition is; None: inpainting where the UNet takes a mask, editing where it takes none.
+
+    Raises:
+        UserError: the UNet takes something else, or the task has a mask and the UNet takes none, or the reverse.
+    """
+    assert base.unet is not None
+    channels, image_size = base.unet.in_channels, (base.unet.sample_size or 64) * base.vae.factor
+    base, adapter = separated(base)
+    takes_mask = adapter.in_channels > base.vae.latent_channels
+    task = task or make_task("inpainting" if takes_mask else "editing")
+    if task.has_mask != takes_mask:
+        has, takes = ("a mask" if one else "no mask" for one in (task.has_mask, takes_mask))
+        raise UserError(
+            f"task {task.name} has {has}, but a UNet of {channels} input channels takes {takes}: use a task with "
+            f"{takes}, as {'inpainting' if takes_mask else 'editing'}"
+        )
+    settings = METHODS["finetune"](
+        space=SPACES[base.prediction_type], drop_condition=0.0 if takes_mask else 0.1, drop_prompt=0.1
+    )
+    return Contents(
+        base=base,
+        adapter=adapter,
+        settings=settings,
+        task=task,
+        adaptation=Adaptation(adapter="concat"),
+        ema_decay=0.999,
+        result_decay=0.0,
+        seed=0,
+        image_size=image_size,
+    )
+
+
+def merged_base(path: Path) -> Base | None:
+    """The base of a bundle with the adapter as a part of its UNet; None for an adapter that does not merge.
+
+    Raises:
+        UserError: see `read_bundle`.
+    """
+    if not ADAPTERS[read_about(path)["adaptation"]["adapter"]].merges:
+        return None
+    contents = read_bundle(path, compute="float32", weights="float32", decoder=None)
+    return contents.adapter.merged(contents.base)
+
+
+def _takes_condition(path: Path) -> bool:
+    """Whether a diffusers folder has a UNet with more input channels than its latents have."""
+    unet, vae = path / "unet" / CONFIG, path / "vae" / CONFIG
+    if not unet.is_file() or not vae.is_file():
+        return False
+    return read_config(UNET, unet)["in_channels"] != read_config(AUTOENCODER, vae)["latent_channels"]
 
 
 def _settings(about: dict) -> tuple[MethodSettings, Task, Adaptation]:

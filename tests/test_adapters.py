@@ -1,4 +1,4 @@
-"""The three adapters by their names: they start asleep, come back from disk, and are refused where they do not fit."""
+"""The adapters by their names: they start asleep, come back from disk, and are refused where they do not fit."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_experiments_cannot_be_changed():
         ({"data__image_size": 12}, "data.image_size is 12: it must be a positive multiple of 8"),
         ({"data__image_size": 0}, "data.image_size is 0"),
         ({"data__encode_once": -1}, "data.encode_once is -1"),
-        ({"adaptation__adapter": "lora"}, "adaptation.adapter is 'lora': use one of controlnet, mu, t2i"),
+        ({"adaptation__adapter": "lora"}, "adaptation.adapter is 'lora': use one of concat, controlnet, mu, t2i"),
         ({"task__name": "superresolution"}, "unknown task 'superresolution': did you mean 'super_resolution'?"),
         ({"task__name": ...}, "task.name is not set, for example {name: super_resolution}"),
         ({"adaptation__train": "x"}, "adaptation.train is 'x': use one of all, adapter"),

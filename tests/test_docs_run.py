@@ -37,8 +37,10 @@ from tiny import tiny_base, tiny_photos, tiny_text
 import codi_tf
 from codi_tf import config, data
 from codi_tf.adapters import ADAPTERS
+from codi_tf.adapters.concat import Concat
 from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.folder import save_base
+from codi_tf.checkpoints.stable_diffusion import save_stable_diffusion, with_text
 from codi_tf.cli import program
 from codi_tf.companions import COMPANIONS
 from codi_tf.diffusion.samplers import SAMPLERS
@@ -86,6 +88,8 @@ WORDS = {  # what a reader puts in place of a word, below the folder that comman
     "RESULTS": "high",
     "STABLE_DIFFUSION": "models/sd",
     "stable-diffusion-v1-5": "models/sd",
+    "stable-diffusion-inpainting": "models/inpainting",
+    "instruct-pix2pix": "models/pix2pix",
 }
 INPUTS = ("in.png", "mask.png", "in.ppm")
 EXAMPLE = {"method": {"name": "codi"}, "base": "base", "task": {"name": "super_resolution"}, "train": {"steps": 1}}
@@ -113,6 +117,9 @@ def models(tmp_path_factory):
     unet = folder / "sd" / "unet" / "config.json"
     unet.write_text(json.dumps({**json.loads(unet.read_text("utf-8")), "sample_size": 4}), "utf-8")
     tiny_text(folder / "sd", 8)
+    for name, channels in (("inpainting", 4), ("pix2pix", 3)):
+        prompted = with_text(base, folder / "sd")
+        save_stable_diffusion(Concat.for_base(prompted, channels).merged(prompted), folder / name)
     reader = make_network(
         SceneReader, {**VOCABULARY, "stem": 4, "widths": [8, 8, 8], "blocks": 1, "groups": 4}, "reader"
     )
@@ -134,7 +141,8 @@ def here(models, tmp_path, monkeypatch):
     shutil.copytree(models / "tiny", Path("assets", "photos-base"))
     shutil.copytree(models / "reader", Path("assets", "scenes-reader"))
     (tmp_path / "node_modules").symlink_to(ROOT / "node_modules")
-    write_png("in.png", np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8"))
+    for name in ("in.png", "mask.png"):
+        write_png(name, np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8"))
     tiny_photos(Path("folder"))
     for name in ("low", "high"):
         for i in range(4):

@@ -86,7 +86,7 @@ def test_distillation_starts_from_a_bundle(base, method):
         build_trainer(experiment(base, method))
 
 
-@pytest.mark.parametrize("adapter", ["mu", "controlnet", "t2i"])
+@pytest.mark.parametrize("adapter", ["mu", "controlnet", "t2i", "concat"])
 @pytest.mark.parametrize("task", ["super_resolution", "inpainting"])
 def test_every_adapter_learns_every_task(base, adapter, task):
     trainer = build_trainer(experiment(base, {"name": "codi"}, task, adaptation={"adapter": adapter}))

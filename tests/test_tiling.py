@@ -105,7 +105,7 @@ def models():
     guided = codi_tf.CoDi(tuned.base, tuned.student.adapter, method=stage_1)
     randomize(guided.student.unet.time_embedding.cond_proj.variables)
     yield "mu", make_model(make_base()), {}
-    for adapter in ("controlnet", "t2i"):
+    for adapter in ("controlnet", "t2i", "concat"):
         model = codi_tf.CoDi(tiny_base(), adapter=adapter, task="inpainting")
         randomize(model.student.adapter.variables)
         yield adapter, model, {}
@@ -150,7 +150,7 @@ def test_a_step_of_many_tiles_is_their_blend(name):
             total[x // factor : (x + tile) // factor] += weight
         return (field / total).astype(np.float32)
 
-    if model.network.condition_space == "latent":
+    if model.network.condition_space != "image":
         c, factor = mean([model.encode_condition(condition[:, :, x : x + tile]) for x in columns], 4), 4
     else:
         c, factor = condition, 1

@@ -21,25 +21,30 @@ Graph: TypeAlias = Any
 Value: TypeAlias = Any
 Networks: TypeAlias = Any
 
+ConditionSpace: TypeAlias = Literal["latent", "latent_nearest", "image"]
+
 
 class Adapter(keras.Model):
     """Base class of adapters.
 
-    A subclass defines `for_base`, `condition`, `get_config`, one of `residuals` and `adapt`, and, to be exported,
-    `emit_condition` and the counterpart of `residuals` or `adapt`. The other methods have defaults.
+    A subclass defines `for_base`, `condition`, `get_config`, one of `first_residual`, `residuals` and `adapt`, and, to
+    be exported, `emit_condition` and the counterpart of that one. The other methods have defaults.
 
     Until it is trained, a new adapter must not change the output of the base.
 
     Attributes:
         condition_space: what `condition` takes of a condition image: its "latent", with the mask as one more channel
-            where there is one, or the "image" itself.
+            where there is one, the mean over a position's pixels; "latent_nearest", the same with the mask at the
+            nearest pixel; or the "image" itself.
         starts_from_folder: whether a training may start from the weights of a folder (`adaptation.start`).
         condition_takes_prompt: whether `condition` depends on the prompt.
+        merges: whether the adapter can become a part of the UNet, as diffusers' pipelines have it: `merged`.
     """
 
-    condition_space: ClassVar[Literal["latent", "image"]] = "latent"
+    condition_space: ClassVar[ConditionSpace] = "latent"
     starts_from_folder: ClassVar[bool] = False
     condition_takes_prompt: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
 
     # Making, reading, writing
 
@@ -65,7 +70,11 @@ class Adapter(keras.Model):
     @classmethod
     def input_channels(cls, base: Base, condition_channels: int) -> int:
         """The channels of c, which `condition` takes: those of the image, or of its latent and the mask."""
-        return condition_channels + (base.vae.latent_channels - 3 if cls.condition_space == "latent" else 0)
+        return condition_channels + (0 if cls.condition_space == "image" else base.vae.latent_channels - 3)
+
+    def merged(self, base: Base) -> Base:
+        """The base with this adapter as a part of its UNet, for adapters that merge."""
+        raise NotImplementedError
 
     # The network
 
@@ -78,6 +87,10 @@ class Adapter(keras.Model):
             conditioning: that of the prompts, of batch size 1 or B.
         """
         raise NotImplementedError
+
+    def first_residual(self, condition_features) -> Any | None:
+        """A tensor added to the output of the UNet's first convolution; None for none."""
+        return None
 
     def residuals(self, condition_features) -> list | None:
         """One tensor for each level of the UNet's encoder, added after its last residual block; None for none."""
@@ -120,6 +133,10 @@ class Adapter(keras.Model):
             UserError: the adapter does not define it, and so cannot be exported.
         """
         raise UserError(f"{type(self).__name__} cannot be exported: it does not define emit_condition")
+
+    def emit_first_residual(self, condition_features: list[Value]) -> Value | None:
+        """`first_residual` of emitted features."""
+        return None
 
     def emit_residuals(self, condition_features: list[Value]) -> list[Value] | None:
         """`residuals` of emitted features."""
@@ -179,8 +196,8 @@ class AdaptedUNet(TrainsPart):
             self.adapter.recompute_blocks(recompute)
 
     @property
-    def condition_space(self) -> Literal["latent", "image"]:
-        """What `condition` takes of a condition image: its "latent" or the "image" itself."""
+    def condition_space(self) -> ConditionSpace:
+        """What `condition` takes of a condition image, see `Adapter`."""
         return "latent" if self.adapter is None else self.adapter.condition_space
 
     def condition(self, c, conditioning: Conditioning):
@@ -208,10 +225,11 @@ class AdaptedUNet(TrainsPart):
         context, labels = conditioning
         if self.adapter is None:
             return self.unet(z_t, t, context, guidance, labels)
-        temb = self.unet.embed_time(t, guidance, labels)
-        skips = self.unet.encode(z_t, temb, context, residuals=self.adapter.residuals(condition_features))
+        temb, adapter = self.unet.embed_time(t, guidance, labels), self.adapter
+        first, residuals = adapter.first_residual(condition_features), adapter.residuals(condition_features)
+        skips = self.unet.encode(z_t, temb, context, first, residuals)
         features = [*skips, self.unet.middle(skips[-1], temb, context)]
-        *skips, middle = self.adapter.adapt(features, condition_features, z_t, t, conditioning)
+        *skips, middle = adapter.adapt(features, condition_features, z_t, t, conditioning)
         return self.unet.decode(middle, skips, temb, context)
 
     def get_config(self):

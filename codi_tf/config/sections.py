@@ -76,8 +76,8 @@ class Adaptation:
     """How a base becomes conditional.
 
     Attributes:
-        adapter: a name of `adapters.ADAPTERS`: "mu" (Eq. 12), "controlnet" or "t2i" (a T2I-Adapter, light where the
-            base's widths allow), or an adapter of your own.
+        adapter: a name of `adapters.ADAPTERS`: "mu" (Eq. 12), "controlnet", "t2i" (a T2I-Adapter, light where the
+            base's widths allow) or "concat" (the condition's latent beside z_t), or an adapter of your own.
         train: "all" (CoDi) or "adapter" (PE-CoDi: the base's weights stay as they are).
         pretrained: whether the base's UNet keeps its weights, or starts from random ones (the paper's Fig. 7).
         mu_rate: the learning rate of mu, as a multiple of that of the other weights.

@@ -145,7 +145,7 @@ def made_with(
         base: a `codi_tf.checkpoints.base.Base`.
         task: of the conditions, if there are any.
         image_size: S.
-        condition_space: "latent" or "image", in which the adapter takes conditions.
+        condition_space: in which the adapter takes conditions, see `adapters.adapted.Adapter`.
         tokenizer: of the prompts, if they are used.
     """
     digest = arrays_sha256(variable.numpy() for variable in base.vae.variables)

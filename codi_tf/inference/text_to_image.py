@@ -40,8 +40,8 @@ class TextToImage:
         channels, wanted = base.unet.in_channels, base.vae.latent_channels
         if channels != wanted:
             raise UserError(
-                f"this model's UNet takes {channels} channels: it is for inpainting or editing; "
-                f"text-to-image needs one of {wanted} channels"
+                f"this model's UNet takes {channels} channels: it is for inpainting or editing, by a bundle that "
+                f"codi convert --task makes of it; text-to-image needs one of {wanted} channels"
             )
         self.base, self._unet = base, base.unet
         self.encode = tf.function(self._encode, autograph=False)

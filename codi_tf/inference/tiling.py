@@ -128,7 +128,7 @@ def generate_tiled(
     pixels = tiles(condition.shape[1], condition.shape[2], tile, overlap)
     latents = tiles(shape[1], shape[2], tile // base.vae.factor, overlap // base.vae.factor)
     c, of_c = condition, pixels
-    if network.condition_space == "latent":
+    if network.condition_space != "image":
         encode = tf.function(functools.partial(encode_condition, base, network), autograph=False)
         channels = shape[3] + model.task.has_mask  # the mask follows the latents
         parts = (

@@ -157,18 +157,22 @@ def match(
     return found
 
 
-def make_copy(make: Callable[[], keras.Model], source: keras.Model) -> keras.Model:
-    """Make a network whose variables are initialized with those of another network with the same keys."""
-    values = {key_of(variable, source): variable for variable in source.variables}
+def make_copy(
+    make: Callable[[], keras.Model], source: keras.Model, replaced: Mapping[str, tf.Tensor] | None = None
+) -> keras.Model:
+    """Make a network whose variables are initialized with those of another network with the same keys.
 
-    def initialize(shape, dtype, *, original: keras.Variable):
-        return tf.identity(original.value)
+    `replaced`: key -> value, in our layout, of variables that differ.
+    """
+    values, others = {key_of(variable, source): variable for variable in source.variables}, replaced or {}
+
+    def initialize(shape, dtype, *, key: str):
+        return tf.cast(others[key], dtype) if key in others else tf.identity(values[key].value)
 
     with keras.StatelessScope():  # Keras calls the initializers at the end of the block
         network = make()
         for variable in network.variables:
-            original = values[key_of(variable, network)]
-            set_initializer(variable, functools.partial(initialize, original=original))
+            set_initializer(variable, functools.partial(initialize, key=key_of(variable, network)))
     return network
 
 

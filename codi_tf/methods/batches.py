@@ -112,7 +112,7 @@ def check_condition(batch: Mapping, *, channels: int, adapter_channels: int, spa
         batch: the batch, whose image or latent is checked.
         channels: of the task's conditions.
         adapter_channels: of what the adapter takes.
-        space: in which the adapter takes it, "latent" or "image".
+        space: in which the adapter takes it, see `adapters.adapted.Adapter`.
         factor: how many times smaller than images latents are.
 
     Raises:
@@ -123,7 +123,7 @@ def check_condition(batch: Mapping, *, channels: int, adapter_channels: int, spa
     if require(batch, "condition", "condition_latent") == "condition":
         check_images(batch, "condition", channels=channels, size=size)
     if "condition_latent" in batch:
-        made = tuple(n // (factor if space == "latent" else 1) for n in size)
+        made = tuple(n // (1 if space == "image" else factor) for n in size)
         check_images(batch, "condition_latent", channels=adapter_channels, size=made)
 
 

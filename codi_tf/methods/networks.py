@@ -30,12 +30,13 @@ def encode_condition(base: Base, network: AdaptedUNet, images):
 def encode_in_space(base: Base, images, condition_space: str, *, has_mask: bool):
     """Condition images in an adapter's `condition_space`: their latents, or the images as they are.
 
-    A mask, the channel after RGB, is averaged down to the size of the latents and appended to them.
+    A mask, the channel after RGB, is reduced to the size of the latents and appended to them: by its mean in "latent",
+    by its nearest pixel, as diffusers does, in "latent_nearest".
 
     Args:
         base: encodes the images.
         images: float [B, H, W, 3], or 4 with a mask, in [-1, 1].
-        condition_space: "latent" or "image".
+        condition_space: "latent", "latent_nearest" or "image".
         has_mask: what the task states, `Task.has_mask`.
 
     Returns:
@@ -45,10 +46,12 @@ def encode_in_space(base: Base, images, condition_space: str, *, has_mask: bool)
         return images
     if not has_mask:
         return base.encode(images)
-    latents = base.encode(images[..., :3])
-    # [B, h, w, 1], a share of pixels
-    mask = ops.average_pool(images[..., 3:], base.vae.factor, padding="valid", data_format="channels_last")
-    return ops.concatenate([latents, mask], axis=-1)
+    latents, mask, factor = base.encode(images[..., :3]), images[..., 3:], base.vae.factor
+    if condition_space == "latent_nearest":
+        mask = mask[:, ::factor, ::factor]
+    else:  # a share of pixels
+        mask = ops.average_pool(mask, factor, padding="valid", data_format="channels_last")
+    return ops.concatenate([latents, mask], axis=-1)  # the mask is [B, h, w, 1]
 
 
 def denoiser(base: Base, network: AdaptedUNet, c, conditioning: Conditioning, *, guidance=None) -> Denoise:
@@ -88,7 +91,8 @@ def check_adaptable(base: Base, train: str) -> None:
     if base.unet.in_channels != base.vae.latent_channels:
         raise UserError(
             f"the base's UNet takes {base.unet.in_channels} channels, a latent has {base.vae.latent_channels}: "
-            "start from a text-to-image model; its adapter brings the condition"
+            "start from a text-to-image model, whose adapter brings the condition, or from the bundle that "
+            "codi convert BASE BUNDLE --task NAME makes"
         )
     if train == "all" and base.unet.variable_dtype != "float32":
         raise UserError(

@@ -37,8 +37,9 @@ def first_half(
     unet, adapter = net.unet, net.adapter
     temb = networks.time_embedding(g, unet.time_embedding, time, guidance)
     temb = temb if label is None else g.add(temb, label)
+    first = None if adapter is None else adapter.emit_first_residual(condition_features)
     residuals = None if adapter is None else adapter.emit_residuals(condition_features)
-    skips = networks.encode(g, unet, z, temb, context, residuals=residuals)
+    skips = networks.encode(g, unet, z, temb, context, hint=first, residuals=residuals)
     features = [*skips, networks.middle(g, unet, skips[-1], temb, context)]
     if adapter is not None:
         features = adapter.emit_adapt(g, networks, features, condition_features, z, time, context)

@@ -94,7 +94,7 @@ class SamplerProgram(tf.Module):
     def _variables(self) -> tuple[keras.Variable, ...]:
         base, network = self.model.base, self.model.network
         coders = [network]
-        if network.adapter is not None and network.condition_space == "latent":
+        if network.adapter is not None and network.condition_space != "image":
             coders += base.vae.encoder_parts
         coders += base.vae.decoder_parts if base.decoder is None else [base.decoder]
         coders += [] if self.context is not None else [base.text_encoder]

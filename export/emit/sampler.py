@@ -235,15 +235,17 @@ def decode(g: Graph, model: CoDi | TextModel, z: Value) -> Value:
 
 def encode_condition(g: Graph, model: CoDi | TextModel, condition: Value) -> Value:
     """`CoDi.encode_condition`."""
-    vae = model.base.vae
-    if model.network.condition_space == "image":
+    vae, space, has_mask = model.base.vae, model.network.condition_space, model.network.has_mask
+    if space == "image":
         return condition
-    has_mask = model.network.has_mask
     rgb = g.channels(condition, 0, 3) if has_mask else condition
     latents = g.affine(networks.autoencoder_encode(g, vae, rgb), vae.scaling_factor, 0.0)
     if not has_mask:
         return latents
-    return g.concatenate(latents, g.average_pool(g.channels(condition, 3, 4), vae.factor))
+    mask = g.channels(condition, 3, 4)
+    if space == "latent_nearest":  # the first pixel of each block
+        return g.concatenate(latents, g.channels(g.space_to_depth(mask, vae.factor), 0, 1))
+    return g.concatenate(latents, g.average_pool(mask, vae.factor))
 
 
 # The tasks
