@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 
 import numpy as np
@@ -29,7 +29,8 @@ class TextToImage:
         base: with a UNet, a text encoder and a tokenizer.
 
     Raises:
-        UserError: for a base without them, or whose UNet takes more than the latents (inpainting, InstructPix2Pix).
+        UserError: for a base without them, whose UNet takes more than the latents (inpainting, InstructPix2Pix), or
+            that leads from images to noise.
     """
 
     def __init__(self, base: Base):
@@ -71,7 +72,8 @@ class TextToImage:
         Args:
             prompts: B of them, or one.
             negative_prompt: replaces the empty prompt, which guidance leads away from.
-            sampler: "dpm++", "dpm" or "ddim", with the checkpoint's time grid (`sampling.make_checkpoint_grid`).
+            sampler: "dpm++", "dpm", "ddim" or "ddpm", with the checkpoint's time grid
+                (`sampling.make_checkpoint_grid`).
             steps: of the whole grid; each evaluates the network once, on a doubled batch with guidance.
             guidance: diffusers' guidance_scale, at least 1; 1 is none (`sampling.guided`).
             seed: the same seed gives the same noise everywhere.
@@ -110,7 +112,8 @@ class TextToImage:
         if image is not None:
             x = self.encode(tf.constant(2.0 * image - 1.0, tf.float32))
             z = sdedit_start(x, noise, grid)
-        z = self.latents(z, conditioning, grid, guidance=guidance, report=report)
+        fresh = (gaussian_noise(seed, shape, stream=i + 1) for i in range(grid.draws))
+        z = self.latents(z, conditioning, grid, guidance=guidance, noise=fresh, report=report)
         # One by one: decoding takes the most memory, and a batch is no faster.
         check_finite(z)
         images = np.concatenate([check_finite(self.decode(z[i : i + 1])) for i in range(len(prompts))])
@@ -171,7 +174,14 @@ class TextToImage:
         return self.base.conditioning([negative_prompt, *prompts]).rows([0] * count + list(range(1, count + 1)))
 
     def latents(
-        self, z, conditioning: Conditioning, grid: Grid, *, guidance: float, report: Callable[[int], None] | None = None
+        self,
+        z,
+        conditioning: Conditioning,
+        grid: Grid,
+        *,
+        guidance: float,
+        noise: Iterable = (),
+        report: Callable[[int], None] | None = None,
     ) -> tf.Tensor:
         """Latents z float32 [B, h, w, 4] at the grid's first time -> clean latents; one network evaluation per step.
 
@@ -183,13 +193,14 @@ class TextToImage:
             report: is called with the number of steps that are done.
         """
         conditioning, scale = conditioning.tensors(), tf.constant(guidance, tf.float32)
+            noise: `grid.draws` tensors of the shape of z, for a stochastic sampler.
 
         def denoise(z_t, t):
             if guidance == 1.0:
                 return self.denoise(z_t, t, conditioning)
             return self.denoise_guided(z_t, t, conditioning, scale)
 
-        for done, (_, z_s) in enumerate(trajectory(denoise, z, grid), start=1):
+        for done, (_, z_s) in enumerate(trajectory(denoise, z, grid, noise), start=1):
             latents = z_s
             if report is not None:
                 report(done)

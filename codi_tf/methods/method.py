@@ -44,7 +44,8 @@ class MethodSettings:
         needs: what each example must have besides its image, as "depth": keys of `Source.provides`, which batches then
             have, too. For methods whose examples are images.
         starts_from: the methods whose bundles this one continues, by name; (): starts from a base (or any bundle).
-        boundary: whether the network is trained with the boundary scalings (Eq. 17), which it needs to generate, too.
+        boundary: the boundary scalings (Eq. 17) that the network is trained with, and needs to generate, too: False,
+            True or "noise", see `diffusion.process.bounded`.
         drop_condition: the share of examples that are trained without their condition. Above 0, the model can be
             guided by the condition.
         drop_prompt: the share of examples that are trained with the empty prompt. Above 0, the model can be guided by
@@ -72,7 +73,7 @@ class MethodSettings:
     examples: ClassVar[Literal["latents", "images"]] = "latents"
     needs: ClassVar[tuple[str, ...]] = ()
     starts_from: ClassVar[tuple[str, ...]] = ()
-    boundary: ClassVar[bool] = False
+    boundary: ClassVar[Literal[False, True, "noise"]] = False
     drop_condition: ClassVar[float] = 0.0
     drop_prompt: ClassVar[float] = 0.0
     trains_text: ClassVar[bool] = False
