@@ -17,6 +17,7 @@ from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import Grid, sdedit_grid, sdedit_start
 from codi_tf.diffusion.process import coefficients, predict
 from codi_tf.diffusion.sampling import guided, make_checkpoint_grid, trajectory
+from codi_tf.diffusion.scheduler_config import is_reverse
 from codi_tf.inference.generation import check_finite
 from codi_tf.inference.rendering import MAX_SIDE, pixel_limit, working_size
 from codi_tf.io.images import as_batch, to_uint8
@@ -43,6 +44,8 @@ class TextToImage:
                 f"this model's UNet takes {channels} channels: it is for inpainting or editing; "
                 f"text-to-image needs one of {wanted} channels"
             )
+        if is_reverse(base.scheduler):
+            raise UserError("this model leads from images to noise, and makes none: use codi transfer")
         self.base, self._unet = base, base.unet
         self.encode = tf.function(self._encode, autograph=False)
         self.decode = tf.function(self._decode, autograph=False)
@@ -190,10 +193,10 @@ class TextToImage:
             conditioning: from `conditioning`, with the same guidance.
             grid: from `grid`.
             guidance: see `generate`.
+            noise: `grid.draws` tensors of the shape of z, for a stochastic sampler.
             report: is called with the number of steps that are done.
         """
         conditioning, scale = conditioning.tensors(), tf.constant(guidance, tf.float32)
-            noise: `grid.draws` tensors of the shape of z, for a stochastic sampler.
 
         def denoise(z_t, t):
             if guidance == 1.0:

@@ -61,6 +61,7 @@ class MethodSettings:
             another is named.
         sampling_steps: N, the number of network evaluations that the model is made for, which generates unless another
             is named; None: no particular one.
+        reverse: whether the result leads from images to noise (`samplers.ddim.reverse_grid`), and so generates nothing.
         has_target: whether the loss compares the student with a moving average of it, theta-. Then the network that
             generates may have an average of its own.
 
@@ -83,6 +84,7 @@ class MethodSettings:
     guidance_range: ClassVar[list | None] = None
     sampler: ClassVar[str] = "ddim"
     sampling_steps: ClassVar[int | None] = None
+    reverse: ClassVar[bool] = False
     has_target: ClassVar[bool] = False
 
     def __post_init__(self):

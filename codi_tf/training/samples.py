@@ -34,8 +34,9 @@ def make_samples(experiment: config.Experiment, trainer: Trainer, heldout: dict[
     """The samples of a training without a task; None where its method has none to show."""
     if experiment.method.reconstructs:
         return Reconstructions(trainer, heldout)
-    guidance = GUIDANCE if experiment.method.drop_prompt else 1.0
-    return TextImages(trainer, heldout, guidance) if "prompt" in heldout else None
+    if "prompt" not in heldout or experiment.method.reverse:
+        return None
+    return TextImages(trainer, heldout, GUIDANCE if experiment.method.drop_prompt else 1.0)
 
 
 class Reconstructions:
