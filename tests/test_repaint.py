@@ -216,6 +216,28 @@ def test_the_command_writes_what_fill_makes(folder, model):
 
 
 @pytest.mark.usefixtures("eager")
+def test_folders_of_images_and_masks(folder, tmp_path):
+    """Catches an image that gets another's mask."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    images = {"one": picture(1), "two": picture(2)[:, ::-1]}
+    for name, image in images.items():
+        write_png(tmp_path / "images" / f"{name}.png", image[..., :3])
+        write_png(tmp_path / "masks" / f"{name}.png", np.repeat(image[..., 3:], 3, axis=-1))
+    files = ("--image", tmp_path / "images", "--mask", tmp_path / "masks", "--out", tmp_path / "filled")
+    few = ("--steps", 2, "--resamplings", 1)
+    done = run_here(command.main, folder / "base", *files, *few)
+    assert done.returncode == 0, done.stderr
+    for name, image in images.items():
+        made, known = read_image(tmp_path / "filled" / f"{name}.png"), image[..., 3] == 0
+        np.testing.assert_allclose(made[known], image[known, :3], atol=0.51 / 255)
+        assert np.abs(made - image[..., :3])[~known].mean() > 0.05
+    (tmp_path / "masks" / "two.png").unlink()
+    done = run_here(command.main, folder / "base", *files[:-1], tmp_path / "again", *few)
+    assert done.returncode == 2 and "it has no two.png" in done.stderr and not (tmp_path / "again").exists()
+
+
+@pytest.mark.usefixtures("eager")
 def test_mistakes_are_one_line(folder, bundle):
     (folder / "out.png").unlink(missing_ok=True)
     for arguments, message in (
@@ -228,5 +250,5 @@ def test_mistakes_are_one_line(folder, bundle):
         assert result.returncode == 2 and message in result.stderr.splitlines()[-1], result.stderr
     files = ("--image", folder / "in.png", "--mask", folder / "mask.png", "--out", folder / "out.png")
     result = run_here(command.main, bundle, *files)
-    assert result.returncode == 2 and "name its base" in result.stderr
+    assert result.returncode == 2 and "name a base, which needs none" in result.stderr
     assert not (folder / "out.png").exists()

@@ -11,19 +11,15 @@ import argparse
 import re
 from pathlib import Path
 
+from codi_tf.cli.images import base_folder, images_of, write_images_of
 from codi_tf.cli.sampling_options import COMPUTE, progress, say
 from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation.report import REPORTS
-from codi_tf.io.bundle_files import check_is_folder, is_bundle, model_at
-from codi_tf.io.folders import Kind, check_folder, recover, whole_folder
+from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.images import read_image
-from codi_tf.io.listing import files_below
-from codi_tf.io.outputs import check_not_read
-from codi_tf.io.save_image import check_image_file, write_image
 
-IMAGES = Kind("folder of images")
 MAX_COUNT = 100_000
 OF_IMAGES = ("prompt", "reverse_prompt")  # options that --data does not take
 OF_DATA = ("count", "seed", "size", "prompts", "undistilled", "reader")  # and those that --image does not take
@@ -36,32 +32,18 @@ def main(arguments: list[str], prog: str = "codi transfer") -> None:
     if options.data is not None:
         from codi_tf.cli.transfer_report import measure_transfers
 
-        check_folder(options.out, REPORTS, inputs=_models(options))
+        check_folder(options.out, REPORTS, inputs=[*options.models, *(options.undistilled or ())])
         start_tensorflow()
         with whole_folder(options.out, REPORTS) as folder:
             table = measure_transfers(options, folder, load_pair)
         print(f"{table}\n{options.out}")
-    elif options.image.is_dir():
-        check_folder(options.out, IMAGES, replace=False, inputs=[options.image, *_models(options)])
-        files = [Path(file) for file in files_below(options.image)[0]]
-        if not files:
-            raise UserError(f"--image is {options.image}: the folder has no images")
-        start_tensorflow()
-        pair = load_pair(options.models, options.compute)
-        with whole_folder(options.out, IMAGES, replace=False) as folder:
-            for i, file in enumerate(files, start=1):
-                say(f"{i} of {len(files)}: {file}")
-                target = (folder / file.relative_to(options.image)).with_suffix(".png")
-                write_image(target, _transferred(pair, file, options))
-        print(options.out)
-    else:
-        check_image_file(options.out)
-        check_not_read(options.out, {"--image": options.image})
-        read_image(options.image)  # a mistake is told before the models are read
-        start_tensorflow()
-        pair = load_pair(options.models, options.compute)
-        write_image(options.out, _transferred(pair, options.image, options))
-        print(options.out)
+        return
+    files = images_of(options.image, options.out, models=options.models, inputs={})
+    read_image(files[0])  # a mistake is told before the models are read
+    start_tensorflow()
+    pair = load_pair(options.models, options.compute)
+    write_images_of(options.image, files, options.out, lambda file: _transferred(pair, file, options))
+    print(options.out)
 
 
 def load_pair(models: tuple[Path, Path], compute: str):
@@ -93,10 +75,6 @@ def _transferred(pair, file: Path, options: argparse.Namespace):
         reverse_guidance=options.reverse_guidance,
         report=progress("step", 2 * steps),
     )
-
-
-def _models(options: argparse.Namespace) -> list[Path]:
-    return [*options.models, *(options.undistilled or ())]
 
 
 def _parser(prog: str) -> ArgumentParser:
@@ -142,23 +120,9 @@ def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
     options.guidance = _numbers("--guidance", options.guidance, finite_number())
     if not with_data and (len(options.steps) > 1 or len(options.guidance) > 1):
         raise UserError("--image takes one number of --steps and one --guidance: several need --data")
-    options.models = tuple(map(_folder, options.models))
-    options.undistilled = None if options.undistilled is None else tuple(map(_folder, options.undistilled))
-    if options.image is not None and not options.image.exists():
-        raise UserError(f"--image is {options.image}: no such file or folder")
+    options.models = tuple(map(base_folder, options.models))
+    options.undistilled = None if options.undistilled is None else tuple(map(base_folder, options.undistilled))
     return options
-
-
-def _folder(path: Path) -> Path:
-    """The folder of a base. Raises UserError for one that is missing, or for a bundle."""
-    recover(path)
-    check_is_folder(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such model; train one or name another")
-    path = model_at(path)
-    if is_bundle(path):
-        raise UserError(f"{path} is a trained model that needs a condition image: name a base, which needs none")
-    return path
 
 
 def _numbers(flag: str, text: str, parse) -> list:
