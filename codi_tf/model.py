@@ -19,7 +19,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.conditioning import Conditioning
-from codi_tf.diffusion.process import Denoise
+from codi_tf.diffusion.process import Boundary, Denoise
 from codi_tf.diffusion.sampling import few_step
 from codi_tf.inference.generation import Generator, check_finite, number_of_steps, start_images
 from codi_tf.inference.guidance import check_guidance, check_text_guidance
@@ -136,8 +136,8 @@ class CoDi(Trainer):
         return self.student.adapter.scaled_parameters
 
     @property
-    def boundary(self) -> bool:
-        """Whether the network carries the boundary scalings (Eq. 17)."""
+    def boundary(self) -> Boundary:
+        """The boundary scalings that the network carries (Eq. 17), see `process.bounded`."""
         return self.settings.boundary
 
     @property
@@ -222,7 +222,7 @@ class CoDi(Trainer):
             prompt: one for all images, or one per image; only for a base with a text encoder.
             steps: network evaluations, 1 to the number of training times; None: those that the model is made for.
             seed: the same seed gives the same noise in every runtime.
-            sampler: "ddim" (Eq. 7), "dpm", "dpm++", "stochastic", "consistency", or another that is registered in
+            sampler: "ddim" (Eq. 7), "dpm", "dpm++", "ddpm", "stochastic", "consistency", or another of
                 `diffusion.samplers.SAMPLERS`. None: the one that the model is trained for (`sampler`), which is "ddim"
                 but for consistency distillation and for stochastic guided distillation.
             guidance: by the condition; 1 is none. For models of guided distillation, and for models that were

@@ -162,6 +162,25 @@ def test_bounded_scales_signal_and_noise():
     np.testing.assert_allclose(v_hat, alpha * eps_hat - sigma * x_hat, atol=1e-6)
 
 
+def test_scalings_of_the_noise_alone_leave_the_signal_to_follow():
+    """Catches a signal that is scaled, too, or that no longer makes up z_t with the noise."""
+    schedule, z_t = diffusion.make_schedule("scaled_linear"), draw(0)
+
+    def denoise(z_t, t):
+        return diffusion.predict(3.0 * z_t, z_t, *diffusion.coefficients(schedule, t), "epsilon")
+
+    x_hat, eps_hat, v_hat = diffusion.bounded(denoise, schedule, "noise")(z_t, TIMES)
+    tau = TIMES.reshape(3, 1, 1, 1) / 999
+    alpha, sigma = (np.float64(table[TIMES].reshape(3, 1, 1, 1)) for table in schedule)
+    expected = (0.25 / (tau**2 + 0.25) + 3 * tau / np.sqrt(tau**2 + 0.25)) * z_t
+    np.testing.assert_array_equal(eps_hat[0], z_t[0])  # eps_hat(z_0, 0) = z_0
+    np.testing.assert_allclose(eps_hat, expected, rtol=1e-6)
+    np.testing.assert_allclose(x_hat, (z_t - sigma * expected) / alpha, rtol=1e-5)
+    np.testing.assert_allclose(alpha * x_hat + sigma * eps_hat, z_t, atol=2e-6)
+    np.testing.assert_allclose(v_hat, alpha * eps_hat - sigma * x_hat, atol=1e-5)
+    assert diffusion.bounded(denoise, schedule, False) is denoise
+
+
 def test_trailing_times():
     assert diffusion.trailing_times(1, 1000) == (999,)
     assert diffusion.trailing_times(2, 1000) == (999, 499)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from conftest import make_base, make_model
+from tiny import tiny_base
 
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.grid import Grid, first_order_steps, levels_after
 from codi_tf.diffusion.process import trailing_times
 from codi_tf.diffusion.samplers import SAMPLERS
+from codi_tf.methods.codi import ConditionalDistillation
 from export.build import write_package
 from export.emit.program import SamplerProgram
+from export.emit.sampler import step_numbers
 from export.package.manifest import read_package
 from export.runtime import run
 
@@ -50,7 +54,19 @@ def test_a_package_takes_the_steps_of_its_sampler(model, tmp_path, format, layou
     assert np.abs(expected - others).max() > 4 / 255
 
 
-@pytest.mark.parametrize("sampler", ["stochastic", "consistency", "dpm", "dpm++"])
+def test_boundary_scalings_of_the_noise_alone_are_exported(tmp_path):
+    """Catches a package whose steps scale the signal, too: the gate would refuse it."""
+    scheduler = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
+    base = dataclasses.replace(tiny_base(), scheduler=scheduler)
+    models = [make_model(base, method=ConditionalDistillation(boundary=kind)) for kind in ("noise", True)]
+    program, other = (SamplerProgram(model, steps=2, height=16, width=16) for model in models)
+    (figures,) = write_package([program], tmp_path / "package", format="onnx", layout="whole", report=False)
+    assert figures["psnr_db"] > 60
+    pairs = zip(step_numbers(models[0], program.grid), step_numbers(models[1], other.grid), strict=True)
+    assert all(abs(ours.b - both.b) > 1e-3 for ours, both in pairs)
+
+
+@pytest.mark.parametrize("sampler", ["stochastic", "consistency", "ddpm", "dpm", "dpm++"])
 def test_other_steps_are_refused_in_one_line(model, sampler):
     options = {"height": 16, "width": 16, "sampler": sampler}
     with pytest.raises(UserError, match="sampler is '.*': exported steps are deterministic and of first order"):

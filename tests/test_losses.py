@@ -61,6 +61,7 @@ def reference(t, delta, z_s, space, boundary):
             tau = time / 999
             c_skip, c_out = 0.5**2 / (tau**2 + 0.5**2), tau / np.sqrt(tau**2 + 0.5**2)
             x, eps = c_skip * z + c_out * x, c_skip * z + c_out * eps
+            x = (z - SIGMA[time] * eps) / ALPHA[time] if bounded == "noise" else x
         return {"signal": x, "noise": eps, "velocity": ALPHA[time] * eps - SIGMA[time] * x}
 
     z_t = ALPHA[t] * X + SIGMA[t] * EPS
@@ -81,7 +82,7 @@ def loss(t=600, student=None, target=None, **options):
     return losses.conditional_consistency(student, target, SCHEDULE, X, EPS, t, **options)
 
 
-@pytest.mark.parametrize("boundary", [False, True])
+@pytest.mark.parametrize("boundary", [False, True, "noise"])
 @pytest.mark.parametrize("space", list(losses.SPACES))
 @pytest.mark.parametrize("z_s", losses.Z_S)
 @pytest.mark.parametrize("t", TIMES.values(), ids=TIMES.keys())
@@ -371,7 +372,7 @@ def test_denoising_refuses_an_unknown_space():
 def test_traced_equals_eager(t, jit_compile):
     def terms(x, eps, t):
         values = {}
-        for z_s, boundary in itertools.product(losses.Z_S, (False, True)):
+        for z_s, boundary in itertools.product(losses.Z_S, (False, True, "noise")):
             terms = losses.conditional_consistency(
                 denoiser(STUDENT),
                 denoiser(TARGET),

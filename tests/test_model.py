@@ -105,6 +105,10 @@ def test_a_model_trained_with_boundary_scalings_samples_with_them(model):
     c_skip, c_out = 0.25 / ((500 / 999) ** 2 + 0.25), (500 / 999) / ((500 / 999) ** 2 + 0.25) ** 0.5
     expected = c_skip * z + c_out * plain.denoiser(latents(0))(z, t).x_hat
     np.testing.assert_allclose(bounded.denoiser(latents(0))(z, t).x_hat, expected, atol=1e-5)
+    literal = CoDi(model.base, method=ConditionalDistillation(boundary="noise"))
+    literal.student = model.student
+    expected = c_skip * z + c_out * plain.denoiser(latents(0))(z, t).eps_hat
+    np.testing.assert_allclose(literal.denoiser(latents(0))(z, t).eps_hat, expected, atol=1e-5)
 
 
 def test_generate_is_encoding_sampling_decoding(model):

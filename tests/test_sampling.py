@@ -232,7 +232,7 @@ def test_solvers_are_exact_for_a_point_mass():
 def test_every_sampler_starts_at_the_last_time_and_ends_clean(sampler, num_steps):
     grid = make_grid(sampler, SCHEDULE, num_steps)
     assert [step.t for step in grid.steps] == list(range(999, -1, -1000 // num_steps))
-    assert grid.draws == (num_steps - 1 if sampler in ("stochastic", "consistency") else 0)
+    assert grid.draws == (num_steps - 1 if sampler in ("ddpm", "stochastic", "consistency") else 0)
     recorder, eps = Recorder(gaussian_denoiser()), [noise()] * grid.draws
     end = sample(recorder, tf.constant(noise()), grid, eps)
     assert len(recorder.calls) == num_steps
@@ -269,7 +269,7 @@ def test_samplers_have_their_names():
     for name in SAMPLERS:
         with pytest.raises(UserError, match="num_steps is 1001"):
             make_grid(name, SCHEDULE, 1001)
-    with pytest.raises(UserError, match="unknown sampler 'euler': known are consistency, ddim, dpm, dpm"):
+    with pytest.raises(UserError, match="unknown sampler 'euler': known are consistency, ddim, ddpm, dpm, dpm"):
         make_grid("euler", SCHEDULE, 4)
 
 

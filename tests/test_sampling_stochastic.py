@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from gaussian_data import MEAN, SCHEDULE, SHAPE, STD, Recorder, gaussian_denoiser, level, noise
+from gaussian_data import MEAN, SCHEDULE, SHAPE, STD, Recorder, gaussian_denoiser, level, mean_and_std, noise
 
 from codi_tf.diffusion import process as diffusion
 from codi_tf.diffusion.samplers.consistency import consistency_grid
@@ -35,22 +35,6 @@ def perfect(ends: dict[int, int | None]):
         return diffusion.predict(x_tilde, z_t, alpha_t, sigma_t, "sample")
 
     return denoise
-
-
-def mean_and_std(denoise, grid, mean: float, std: float) -> list[tuple[float, float]]:
-    """Mean and standard deviation of z after every step, from z ~ N(mean, std^2) at the first.
-
-    Each step is affine in z and in the noise, so that one entry of the batch gives the constant, and one for z and for
-    each of the draws its coefficient. Nothing is sampled.
-    """
-    inputs = np.eye(grid.draws + 2, grid.draws + 1, k=-1, dtype=np.float32)  # row 0: all 0
-    z, *eps = (tf.constant(column[:, None]) for column in inputs.T)
-    moments = []
-    for _, z_s in trajectory(denoise, z, grid, eps):
-        constant, *of_z_and_eps = np.float64(z_s)[:, 0]
-        of_z, *of_eps = np.array(of_z_and_eps) - constant
-        moments.append((constant + of_z * mean, np.sqrt((of_z * std) ** 2 + np.sum(np.square(of_eps)))))
-    return moments
 
 
 FOUR = {"stochastic": {999: 499, 749: 249, 499: None, 249: None}, "consistency": dict.fromkeys((999, 749, 499, 249))}

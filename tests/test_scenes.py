@@ -225,6 +225,18 @@ def test_counterparts_differ_in_their_domain_alone(scenes, name):
             assert (before.floor, before.light) == (after.floor, after.light)
 
 
+@pytest.mark.parametrize("name", domains.DOMAINS)
+def test_a_domain_has_scenes_of_its_own_alone(name):
+    """Catches a domain that is only in some scenes, and training scenes of combinations that are held out."""
+    source, attribute = load_source(f"scenes:{name}", "train"), domains.DOMAINS[name]
+    shown = evaluation_set(source, None, image_size=16, count=12, seed=0, keys=["caption"])
+    for text in shown["caption"]:
+        said = captions.parse(text)
+        of_objects = {one[attribute] for one in said.objects} if attribute == "material" else {getattr(said, attribute)}
+        assert of_objects == {name}
+        assert not {(one["color"], one["shape"], said.light) for one in said.objects} & set(drawing.HELD_OUT)
+
+
 def test_the_source_gives_what_tasks_need():
     shared = {"image_size": 32, "count": 2, "seed": 0}
     depth = make_task("depth")

@@ -11,7 +11,7 @@ from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
 from codi_tf.scenes.captions import caption
 from codi_tf.scenes.classes import class_names, class_of
-from codi_tf.scenes.domains import TRANSFERS, Transfer, draw_transfer
+from codi_tf.scenes.domains import DOMAINS, TRANSFERS, Transfer, draw_transfer, in_domain
 from codi_tf.scenes.drawing import draw_scene, with_held_out, without_held_out
 from codi_tf.scenes.edits import draw_edit
 from codi_tf.scenes.rendering import render
@@ -19,6 +19,7 @@ from codi_tf.scenes.rendering import render
 NAME, UNSEEN = "scenes", "scenes:unseen"
 PAIRS = {f"{NAME}:{name}": transfer for name, transfer in TRANSFERS.items()}  # sources of edits alone
 NAMES = (NAME, UNSEEN, *PAIRS)
+SINGLE = {f"{NAME}:{name}": name for name in DOMAINS}  # sources of scenes of one domain
 ENDLESS = 2**31 - 1  # what the length of a source says that never ends
 LABELS = ("count", "shape", "color", "size", "material", "floor", "light")
 SYNONYMS = 1  # stream of an example's seed
@@ -60,16 +61,19 @@ class Scenes(_Endless):
         split: "train" has none of the combinations in `drawing.HELD_OUT`; "heldout" and None have all combinations,
             in other scenes.
         unseen: only scenes with one of these combinations.
+        domain: only scenes of this domain, of `domains.DOMAINS`.
     """
 
     provides = ("depth", "prompt", "caption", "objects", "class", *LABELS)
     num_classes = len(class_names())
 
-    def __init__(self, split: str | None, *, unseen: bool = False):
-        self.split, self.unseen = split, unseen
+    def __init__(self, split: str | None, *, unseen: bool = False, domain: str | None = None):
+        self.split, self.unseen, self.domain = split, unseen, domain
 
     def draw(self, seed: Tensor, size: int) -> dict[str, Tensor]:
         scene = draw_scene(seed)
+        if self.domain is not None:
+            scene = in_domain(scene, self.domain)
         if self.unseen:
             scene = with_held_out(scene, tf.random.stateless_uniform([], fold_in(seed, 2)))
         elif self.split == "train":

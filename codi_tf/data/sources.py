@@ -32,9 +32,10 @@ def load_source(
     Args:
         name: "photos" for the embedded data: photos, a stereo pair with its disparity, or synthetic edits of photos,
             by the task; "scenes" for rendered scenes, "scenes:unseen" for those whose combinations are held out, see
-            `scenes.Scenes`, "scenes:noon-to-night" and the like for pairs, see `scenes.PAIRS`; or a folder, shards or
-            a TFDS name, see `open_source.open_source`, `depth_maps.open_depth` and `triplets.open_triplets`; or several
-            of these that take turns, as "scenes + photos".
+            `scenes.Scenes`, "scenes:noon" and the like for those of one domain, see `scenes.SINGLE`,
+            "scenes:noon-to-night" and the like for pairs, see `scenes.PAIRS`; or a folder, shards or a TFDS name, see
+            `open_source.open_source`, `depth_maps.open_depth` and `triplets.open_triplets`; or several of these that
+            take turns, as "scenes + photos".
         split: "train", "heldout" or None for all.
         task: its `condition_key` names the companion that the images must have.
         seed: of the order in which records are read from disk.
@@ -56,6 +57,8 @@ def load_source(
         raise UserError(f"{name}: pairs of scenes, for a task whose condition is the image before an edit")
     if name in scenes.NAMES:
         return scenes.Scenes(split, unseen=name == scenes.UNSEEN)
+    if name in scenes.SINGLE:
+        return scenes.Scenes(split, domain=scenes.SINGLE[name])
     if name == EMBEDDED:
         return Photos(embedded_photos(split))
     return open_source(name, split, condition_key=key, **options)

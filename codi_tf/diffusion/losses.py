@@ -13,6 +13,7 @@ from keras import ops
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.halving import Halving
 from codi_tf.diffusion.process import (
+    Boundary,
     Denoise,
     Prediction,
     Schedule,
@@ -95,7 +96,7 @@ def conditional_consistency(
     distance: Distance = latent_distance,
     guidance: Distance | None = latent_distance,
     guidance_weight: float = 1.0,
-    boundary: bool = False,
+    boundary: Boundary = False,
     frozen: Denoise | None = None,
 ) -> dict[str, Tensor]:
     """d_eps(eps_hat_{theta-}(z_s, s, c), eps_hat_theta(z_t, t, c)) + d_x(x, x_hat_theta(z_t, t, c)) (CoDi, Eq. 15).
@@ -118,7 +119,7 @@ def conditional_consistency(
         distance: d_eps, between the target's prediction and the student's.
         guidance: d_x, one of the distances above; None for consistency alone.
         guidance_weight: factor on d_x.
-        boundary: whether student and target carry the boundary scalings (`process.bounded`).
+        boundary: which predictions of student and target carry the boundary scalings (`process.bounded`).
         frozen: the network before training; needed for z_s "frozen" only.
 
     Returns:
@@ -136,8 +137,7 @@ def conditional_consistency(
         raise UserError(f"delta is {delta}; s = t - delta must be less noisy than t, so choose 1 or more")
     if z_s == "frozen" and frozen is None:
         raise UserError("z_s 'frozen' follows the ODE of the frozen network; pass it as frozen=")
-    if boundary:
-        student, target = bounded(student, schedule), bounded(target, schedule)
+    student, target = (bounded(network, schedule, boundary) for network in (student, target))
     ndim = len(x.shape)
     x, eps, t = ops.cast(x, "float32"), ops.cast(eps, "float32"), ops.convert_to_tensor(t, "int32")
 

@@ -9,7 +9,7 @@ tensors that broadcast against the latents [B, ...], as `coefficients` gives the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -18,6 +18,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_TIMES
 
 Tensor = Any  # a tensor of Keras' backend, or a NumPy array
+Boundary = Literal[False, True, "noise"]  # which predictions carry the boundary scalings, see `bounded`
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -158,19 +159,31 @@ def boundary_scalings(t: Tensor, num_steps: int, sigma_data: float = 0.5, ndim: 
     return sigma_data**2 / norm, tau / ops.sqrt(norm)
 
 
-def bounded(denoise: Denoise, schedule: Schedule, sigma_data: float = 0.5) -> Denoise:
-    """F(z_t, t) = c_skip(t) z_t + c_out(t) f(z_t, t), for f = x_hat and f = eps_hat (CoDi, Eq. 11 and 17).
+def bounded(denoise: Denoise, schedule: Schedule, boundary: Boundary = True, sigma_data: float = 0.5) -> Denoise:
+    """F(z_t, t) = c_skip(t) z_t + c_out(t) f(z_t, t) (CoDi, Eq. 11 and 17).
 
     Eq. 11 and 17 print c_skip * x where z_t is meant. A model trained with the boundary scalings must be sampled with
-    them: give `bounded(denoise, schedule)` to the sampler.
+    them: give `bounded(denoise, schedule, boundary)` to the sampler.
+
+    Args:
+        denoise: predicts f.
+        schedule: of T training times.
+        boundary: True: F for f = x_hat and for f = eps_hat. "noise": for f = eps_hat alone, as section 4.2 says, and
+            x_hat = (z_t - sigma_t F) / alpha_t, so that signal and noise still make up z_t. False: `denoise` as it is.
+        sigma_data: see `boundary_scalings`.
     """
+    if not boundary:
+        return denoise
 
     def bounded_denoise(z_t: Tensor, t: Tensor) -> Prediction:
         z_t, ndim = _float32(z_t), len(z_t.shape)
         f = denoise(z_t, t)
         c_skip, c_out = boundary_scalings(t, schedule.num_steps, sigma_data, ndim)
-        x_hat, eps_hat = c_skip * z_t + c_out * f.x_hat, c_skip * z_t + c_out * f.eps_hat
-        return Prediction(x_hat, eps_hat, velocity(x_hat, eps_hat, *coefficients(schedule, t, ndim)))
+        eps_hat, levels = c_skip * z_t + c_out * f.eps_hat, coefficients(schedule, t, ndim)
+        if boundary == "noise":
+            return predict(eps_hat, z_t, *levels, "epsilon")
+        x_hat = c_skip * z_t + c_out * f.x_hat
+        return Prediction(x_hat, eps_hat, velocity(x_hat, eps_hat, *levels))
 
     return bounded_denoise
 

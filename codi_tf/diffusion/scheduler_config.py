@@ -12,6 +12,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.showing import shown
 from codi_tf.diffusion.process import PREDICTION_TYPES, TIMESTEP_SPACINGS, Schedule, make_schedule
 
+REVERSE = "DDIMInverseScheduler"  # of a base that leads from images to noise
 STEPS_OFFSET = 1  # StableDiffusionPipeline uses it whatever the file says
 
 # Values of keys that change nothing here; others are refused. A missing key is fine.
@@ -28,6 +29,7 @@ DIFFUSION = {
 # The schedulers of discrete, variance-preserving diffusion: all of them describe the process by the same keys.
 SCHEDULERS = (
     "DDIMScheduler",
+    REVERSE,
     "DDPMScheduler",
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
@@ -58,6 +60,11 @@ def check_scheduler(config: dict) -> None:
             f"_class_name is {shown(name)}: only discrete variance-preserving diffusion (DDIM's) is built here"
         )
     check_values(config, DIFFUSION)
+
+
+def is_reverse(config: dict) -> bool:
+    """Whether a base was distilled to lead from images to noise, so that it generates nothing."""
+    return config.get("_class_name") == REVERSE
 
 
 def make_schedule_of(config: dict) -> Schedule:

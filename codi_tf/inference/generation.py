@@ -18,7 +18,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import sdedit_grid, sdedit_start
-from codi_tf.diffusion.process import Denoise, Prediction
+from codi_tf.diffusion.process import Boundary, Denoise, Prediction
 from codi_tf.diffusion.sampling import make_grid, trajectory
 from codi_tf.io import images
 from codi_tf.methods.networks import denoiser_with, encode_condition
@@ -32,11 +32,11 @@ class Generator:
     Args:
         base: the autoencoder and the schedule.
         network: the network that generates.
-        boundary: whether the network was trained with the boundary scalings.
+        boundary: the boundary scalings that the network was trained with, see `process.bounded`.
         guidance: the default of a network that takes the guidance as an input.
     """
 
-    def __init__(self, base: Base, network: AdaptedUNet, *, boundary: bool, guidance: float = 1.0):
+    def __init__(self, base: Base, network: AdaptedUNet, *, boundary: Boundary, guidance: float = 1.0):
         self.base, self.network, self.boundary, self.guidance = base, network, boundary, guidance
         self.encode = tf.function(self._encode, autograph=False)
         self.encode_image = tf.function(base.encode, autograph=False)

@@ -15,6 +15,7 @@ from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import Grid, sdedit_grid, sdedit_start
 from codi_tf.diffusion.process import coefficients, predict
 from codi_tf.diffusion.sampling import guided, make_checkpoint_grid, trajectory
+from codi_tf.diffusion.scheduler_config import is_reverse
 from codi_tf.inference.generation import check_finite
 from codi_tf.inference.rendering import MAX_SIDE, pixel_limit, working_size
 from codi_tf.io.images import as_batch, to_uint8
@@ -30,7 +31,8 @@ class TextToImage:
         base: with a UNet, a text encoder and a tokenizer; or with a UNet that is conditioned on classes.
 
     Raises:
-        UserError: for a base without them, or whose UNet takes more than the latents (inpainting, InstructPix2Pix).
+        UserError: for a base without them, whose UNet takes more than the latents (inpainting, InstructPix2Pix), or
+            that leads from images to noise.
     """
 
     def __init__(self, base: Base):
@@ -43,6 +45,8 @@ class TextToImage:
                 f"this model's UNet takes {channels} channels: it is for inpainting or editing, by a bundle that "
                 f"codi convert --task makes of it; text-to-image needs one of {wanted} channels"
             )
+        if is_reverse(base.scheduler):
+            raise UserError("this model leads from images to noise, and makes none: use codi transfer")
         self.base, self._unet = base, base.unet
         self.encode = tf.function(self._encode, autograph=False)
         self.decode = tf.function(self._decode, autograph=False)
@@ -75,7 +79,7 @@ class TextToImage:
             labels: the classes, B of them, or one; None: the null class.
             negative_prompt: replaces the empty prompt, which guidance leads away from; not for networks that take the
                 guidance as an input.
-            sampler: "dpm++", "dpm", "ddim" or "stochastic", with the checkpoint's time grid
+            sampler: "dpm++", "dpm", "ddim", "ddpm" or "stochastic", with the checkpoint's time grid
                 (`sampling.make_checkpoint_grid`). None: the one that the base is made for, "dpm++" unless distilled.
             steps: of the whole grid; each evaluates the network once. None: those that the base is made for, or 20.
             guidance: diffusers' guidance_scale, at least 1; 1 is none (`sampling.guided`). None: 7.5, or the nearest
@@ -241,7 +245,7 @@ class TextToImage:
             conditioning: from `conditioning`, with the same guidance.
             grid: from `grid`.
             guidance: see `generate`.
-            noise: `grid.draws` tensors of the shape of z, for the stochastic sampler.
+            noise: `grid.draws` tensors of the shape of z, for a stochastic sampler.
             report: is called with the number of steps that are done.
         """
         conditioning, scale = conditioning.tensors(), tf.constant(guidance, tf.float32)

@@ -11,7 +11,7 @@ from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import horizon, losses
-from codi_tf.diffusion.process import coefficients
+from codi_tf.diffusion.process import Boundary, coefficients
 from codi_tf.methods import METHODS
 from codi_tf.methods.latent import LatentMethod
 from codi_tf.methods.method import MethodSettings, check_delta, check_features, check_share
@@ -39,7 +39,8 @@ class ConditionalDistillation(MethodSettings):
         guidance_weight: the weight of the guidance term, at least 0, in place of steps: Eq. 15 as it is printed.
         t: shared (one t for the whole global batch, Fig. 7) or per_sample.
         delta: t - s in training times; s = max(t - delta, 0). None: T / 16.
-        boundary: boundary scalings on the predicted noise and signal (Eq. 11, 17, 18).
+        boundary: boundary scalings (Eq. 11, 17, 18): false, true (on the predicted noise and signal) or noise (on the
+            noise alone, from which the signal follows: section 4.2).
         features: of the perceptual distance: folder of a feature network, or a file of LPIPS' weights.
         drop_prompt: the share of examples whose prompt is empty.
     """
@@ -51,7 +52,7 @@ class ConditionalDistillation(MethodSettings):
     guidance_weight: float | None = None
     t: Literal["shared", "per_sample"] = "shared"
     delta: int | None = None
-    boundary: bool = False
+    boundary: Boundary = False
     features: str | None = None
     drop_prompt: float = 0.0
 

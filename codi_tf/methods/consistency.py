@@ -10,6 +10,7 @@ from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import losses
+from codi_tf.diffusion.process import Boundary
 from codi_tf.methods import METHODS
 from codi_tf.methods.latent import LatentMethod
 from codi_tf.methods.method import MethodSettings, check_delta, check_features
@@ -27,14 +28,15 @@ class Consistency(MethodSettings):
         distance: latent (squared error) or perceptual.
         delta: t - s in training times: the length of the teacher's DDIM step.
         t: per_sample (as in the literature) or shared.
-        boundary: scalings that make the model the identity at t = 0. A model that predicts v nearly is without them.
+        boundary: scalings that make the model the identity at t = 0, as those of CoDi: false, true or noise. A model
+            that predicts v nearly is without them.
         features: of the perceptual distance: folder of a feature network, or a file of LPIPS' weights.
     """
 
     distance: Literal["latent", "perceptual"] = "latent"
     delta: int = 1
     t: Literal["per_sample", "shared"] = "per_sample"
-    boundary: bool = False
+    boundary: Boundary = False
     features: str | None = None
 
     starts_from: ClassVar = ("finetune",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +17,7 @@ from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion import losses
 from codi_tf.diffusion.halving import Halving, halving_steps
+from codi_tf.diffusion.scheduler_config import REVERSE
 from codi_tf.methods import METHODS, phases
 from codi_tf.methods.batches import require
 from codi_tf.methods.latent import LatentMethod, load_unconditional
@@ -45,6 +46,7 @@ class Guided(MethodSettings):
         updates: of stage 2, the number of updates of a phase, or a list whose numbers are those of the last phases, see
             `phases.phase_updates`; the last phase takes the rest of train.steps, too.
         stochastic: of stage 2, train for the stochastic sampler (Eq. 4 to 7): steps of twice the length.
+        reverse: of stage 2, distill the reverse sampler, from an image to noise (section 4.3), of a base alone.
         space: the space of the squared error.
     """
 
@@ -53,13 +55,19 @@ class Guided(MethodSettings):
     steps: list | dict = field(default_factory=list)
     updates: int | list = 0
     stochastic: bool = False
+    reverse: bool = False
     space: Space = "velocity"
 
-    task_use: ClassVar = "optional"
+    @property
+    def task_use(self) -> Literal["optional", "none"]:
+        """Both stages work on a base alone as well; the reverse sampler is a base's."""
+        return "none" if self.reverse else "optional"
 
     @property
     def starts_from(self) -> tuple[str, ...]:
-        """Stage 2 also continues stage 1, or an earlier stage 2."""
+        """Stage 2 also continues stage 1, or an earlier stage 2; the reverse sampler is that of a base."""
+        if self.reverse:
+            return ()
         return ("finetune",) if self.stage == 1 else ("finetune", "guided")
 
     @property
@@ -82,8 +90,12 @@ class Guided(MethodSettings):
         low_high = self.guidance
         if len(low_high) != 2 or not all(isinstance(g, int | float) for g in low_high) or low_high[0] > low_high[1]:
             raise UserError(f"method.guidance is {low_high}: give [lowest, highest], for example [1.0, 3.0]")
-        if self.stage == 1 and (self.steps or self.updates or self.stochastic):
-            raise UserError("method.steps, method.updates and method.stochastic belong to stage 2: leave them out")
+        if self.stage == 1 and (self.steps or self.updates or self.stochastic or self.reverse):
+            raise UserError(
+                "method.steps, method.updates, method.stochastic and method.reverse belong to stage 2: leave them out"
+            )
+        if self.stochastic and self.reverse:
+            raise UserError("method.stochastic and method.reverse are both true: the way back draws no noise")
         if self.stage == 2:
             object.__setattr__(self, "steps", phases.planned_steps(self.steps))  # runs write down what a plan means
             phases.phase_updates(self.updates, len(self.steps))
@@ -128,7 +140,7 @@ class Guided(MethodSettings):
             UserError: see `load_unconditional`; a UNet that takes more than latents; a guidance that the base was not
                 trained for, or of prompts that it does not take.
         """
-        base = load_unconditional(path)
+        base = load_unconditional(path, reverse=self.reverse)
         unet = base.unet
         assert unet is not None
         if unet.in_channels != base.vae.latent_channels:
@@ -255,13 +267,19 @@ def trailing_scheduler(config: dict) -> dict:
     return {**config, "timestep_spacing": "trailing", **{key: clean[key] for key in clean if key in config}}
 
 
+def reverse_scheduler(config: dict) -> dict:
+    """A scheduler_config.json that says that a base leads from images to noise. The data are z_0 in diffusers, too."""
+    return {**config, "_class_name": REVERSE, "timestep_spacing": "trailing", "set_alpha_to_one": False}
+
+
 class HalvingMethod(GuidedMethod):
     """Stage two, progressive distillation: the student learns to take one step for two of its teacher.
 
     When a phase ends, teacher and student take the weights of the moving average, and the number of steps is halved.
     Works on a conditional model as well as on a base alone, with or without prompts and guidance.
 
-    If the UNet is trained, the base's scheduler names the times that are trained, see `trailing_scheduler`.
+    If the UNet is trained, the base's scheduler names the times that are trained, see `trailing_scheduler` and
+    `reverse_scheduler`.
 
     Args:
         settings: the numbers of steps, the updates of a phase, range of the guidance and space of the error.
@@ -279,11 +297,13 @@ class HalvingMethod(GuidedMethod):
     def __init__(self, settings: Guided, base: Base, student: AdaptedUNet):
         trained = set(map(id, student.trainable_variables))
         if any(id(variable) in trained for variable in student.unet.variables):
-            base = dataclasses.replace(base, scheduler=trailing_scheduler(base.scheduler), path=None)
+            change = reverse_scheduler if settings.reverse else trailing_scheduler
+            base = dataclasses.replace(base, scheduler=change(base.scheduler), path=None)
         super().__init__(settings, base, student)
         if settings.steps[0] > base.schedule.num_steps // 2:
             raise UserError(f"method.steps begins with {settings.steps[0]}: at most {base.schedule.num_steps // 2}")
-        grids = [halving_steps(base.schedule, n, stochastic=settings.stochastic) for n in settings.steps]
+        kind = {"stochastic": settings.stochastic, "reverse": settings.reverse}
+        grids = [halving_steps(base.schedule, n, **kind) for n in settings.steps]
         self._starts = np.cumsum([0, *settings.phase_updates[:-1]])  # the first update of each phase
         # All phases in one table: the steps of phase p begin at offset p.
         self._table = [np.array(column) for column in zip(*(step for grid in grids for step in grid), strict=True)]

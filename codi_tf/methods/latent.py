@@ -12,6 +12,7 @@ from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import current_compute
+from codi_tf.diffusion.scheduler_config import is_reverse
 from codi_tf.io.bundle_files import is_bundle
 from codi_tf.methods.batches import check_images, check_prompts, require
 from codi_tf.methods.method import Method
@@ -60,15 +61,21 @@ class LatentMethod(Method):
         save_base(self.result(average), folder)
 
 
-def load_unconditional(path: str) -> Base:
+def load_unconditional(path: str, *, reverse: bool = False) -> Base:
     """A base whose UNet is trained without an adapter, in the current compute format.
 
+    Args:
+        path: its folder.
+        reverse: whether the training goes from images to noise, and may continue a base that does.
+
     Raises:
-        UserError: a bundle, or a base without a UNet.
+        UserError: a bundle, a base without a UNet, or one that leads from images to noise.
     """
     if is_bundle(path):
         raise UserError(f"base is {path}: a bundle's UNet needs its adapter; set task, or name the bundle's base")
     base = load_stable_diffusion(path, compute=current_compute())
     if base.unet is None:
         raise UserError(f"base is {path}: it has no UNet; name another one, or set method.network")
+    if is_reverse(base.scheduler) and not reverse:
+        raise UserError(f"base is {path}: it leads from images to noise; name the base that it was distilled from")
     return base

@@ -44,7 +44,8 @@ class MethodSettings:
         needs: what each example must have besides its image, as "depth": keys of `Source.provides`, which batches then
             have, too. For methods whose examples are images.
         starts_from: the methods whose bundles this one continues, by name; (): starts from a base (or any bundle).
-        boundary: whether the network is trained with the boundary scalings (Eq. 17), which it needs to generate, too.
+        boundary: the boundary scalings (Eq. 17) that the network is trained with, and needs to generate, too: False,
+            True or "noise", see `diffusion.process.bounded`.
         drop_condition: the share of examples that are trained without their condition. Above 0, the model can be
             guided by the condition.
         drop_prompt: the share of examples that are trained with the empty prompt. Above 0, the model can be guided by
@@ -60,6 +61,7 @@ class MethodSettings:
             another is named.
         sampling_steps: N, the number of network evaluations that the model is made for, which generates unless another
             is named; None: no particular one.
+        reverse: whether the result leads from images to noise (`samplers.ddim.reverse_grid`), and so generates nothing.
         has_target: whether the loss compares the student with a moving average of it, theta-. Then the network that
             generates may have an average of its own.
 
@@ -72,7 +74,7 @@ class MethodSettings:
     examples: ClassVar[Literal["latents", "images"]] = "latents"
     needs: ClassVar[tuple[str, ...]] = ()
     starts_from: ClassVar[tuple[str, ...]] = ()
-    boundary: ClassVar[bool] = False
+    boundary: ClassVar[Literal[False, True, "noise"]] = False
     drop_condition: ClassVar[float] = 0.0
     drop_prompt: ClassVar[float] = 0.0
     trains_text: ClassVar[bool] = False
@@ -82,6 +84,7 @@ class MethodSettings:
     guidance_range: ClassVar[list | None] = None
     sampler: ClassVar[str] = "ddim"
     sampling_steps: ClassVar[int | None] = None
+    reverse: ClassVar[bool] = False
     has_target: ClassVar[bool] = False
 
     def __post_init__(self):

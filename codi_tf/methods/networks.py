@@ -15,7 +15,8 @@ from codi_tf.core import replicas
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in
 from codi_tf.diffusion.conditioning import Conditioning
-from codi_tf.diffusion.process import Denoise, bounded, coefficients, predict
+from codi_tf.diffusion.process import Boundary, Denoise, bounded, coefficients, predict
+from codi_tf.diffusion.scheduler_config import is_reverse
 from codi_tf.io.weights import copy_weights, key_of, make_copy
 from codi_tf.methods.sharing import is_trained, is_used
 
@@ -64,12 +65,12 @@ def denoiser(base: Base, network: AdaptedUNet, c, conditioning: Conditioning, *,
 
 
 def denoiser_with(
-    base: Base, network: AdaptedUNet, features, conditioning: Conditioning, *, guidance=None, boundary: bool = False
+    base: Base, network: AdaptedUNet, features, conditioning: Conditioning, *, guidance=None, boundary: Boundary = False
 ) -> Denoise:
     """The network as a function (z_t, t) -> Prediction, for given features of the condition.
 
     `guidance`, a number or float [B], is for networks that take it as an input; None is 1, no guidance. `boundary`
-    applies the boundary scalings (Eq. 17) that the network was trained with; losses apply them themselves.
+    are the boundary scalings (Eq. 17) that the network was trained with; losses apply them themselves.
     """
 
     taken = None
@@ -81,7 +82,7 @@ def denoiser_with(
         output = network(z_t, ops.reshape(t, (-1,)), features, conditioning, taken)
         return predict(output, z_t, alpha_t, sigma_t, base.prediction_type)
 
-    return bounded(denoise, base.schedule) if boundary else denoise
+    return bounded(denoise, base.schedule, boundary)
 
 
 def check_adaptable(base: Base, train: str) -> None:
@@ -94,6 +95,8 @@ def check_adaptable(base: Base, train: str) -> None:
             "start from a text-to-image model, whose adapter brings the condition, or from the bundle that "
             "codi convert BASE BUNDLE --task NAME makes"
         )
+    if is_reverse(base.scheduler):
+        raise UserError("the base leads from images to noise: start from the base that it was distilled from")
     if train == "all" and base.unet.variable_dtype != "float32":
         raise UserError(
             f"the base's weights are {base.unet.variable_dtype}: load it with weights='float32' to train it, "

@@ -28,6 +28,14 @@ TRANSFERS = {
 }
 
 
+DOMAINS = {name: one.attribute for one in TRANSFERS.values() for name in (one.before, one.after)}
+
+
+def in_domain(scene: Scene, name: str) -> Scene:
+    """The scene with the attribute that makes it one of a domain of DOMAINS."""
+    return _with(scene, DOMAINS[name], name)
+
+
 def draw_transfer(seed: Tensor, transfer: Transfer) -> Edit:
     """The edit of a seed, int32 [2], that takes a scene from one domain to the other."""
     before, after = counterparts(draw_scene(seed), transfer)

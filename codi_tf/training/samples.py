@@ -35,7 +35,8 @@ def make_samples(experiment: config.Experiment, trainer: Trainer, heldout: dict[
     if experiment.method.reconstructs:
         return Reconstructions(trainer, heldout)
     guidance = GUIDANCE if experiment.method.drop_prompt else None
-    return Asked(trainer, heldout, guidance) if {"prompt", "class"} & heldout.keys() else None
+    shown = {"prompt", "class"} & heldout.keys() and not experiment.method.reverse
+    return Asked(trainer, heldout, guidance) if shown else None
 
 
 class Reconstructions:

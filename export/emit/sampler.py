@@ -43,7 +43,7 @@ def step_numbers(model: CoDi | TextModel, grid: Grid) -> list[StepNumbers]:
                 alpha_t, sigma_t = coefficients(schedule, t, 1)
                 return predict(np.array([output], "float32"), z_t, alpha_t, sigma_t, model.base.prediction_type)
 
-            denoise = bounded(unbounded, schedule) if model.boundary else unbounded
+            denoise = bounded(unbounded, schedule, model.boundary)
             now = denoise(ops.convert_to_tensor([z], "float32"), ops.convert_to_tensor(step.t, "int32"))
             return float(step.alpha_s * now.x_hat[0] + step.sigma_s * now.eps_hat[0])
 

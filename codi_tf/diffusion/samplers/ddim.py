@@ -19,6 +19,20 @@ def few_step_grid(schedule: Schedule, num_steps: int) -> Grid:
     return Grid(first_order_steps(schedule, times, levels_after(schedule, times)))
 
 
+def reverse_grid(schedule: Schedule, num_steps: int) -> Grid:
+    """The way back of `few_step_grid`, from the data to its first time: z_t = alpha_t x_hat + sigma_t eps_hat, t > s.
+
+    DDIM reversed (Song et al. 2021, section 4.3; Meng et al. 2023, section 4.3). A step is evaluated where it starts:
+    at z_s. The data are taken as z_0, the cleanest of the schedule. It is not in SAMPLERS, because it generates
+    nothing: `sampling.sample` runs it on the latents of an image.
+
+    Raises:
+        UserError: for num_steps that is not an int in 1..T.
+    """
+    ends = trailing_times(num_steps, schedule.num_steps)[::-1]
+    return Grid(first_order_steps(schedule, (0, *ends[:-1]), (level(schedule, t) for t in ends)))
+
+
 @CHECKPOINT_SAMPLERS.register("ddim")
 def checkpoint_grid(config: dict, schedule: Schedule, num_steps: int) -> Grid:
     """`ddim_grid` with the arguments of a scheduler_config.json. Raises UserError as it does."""

@@ -1,0 +1,104 @@
+"""codi repaint BASE --image in.png --mask mask.png --out out.png: fill an image with a base, without training.
+
+RePaint (Lugmayr et al. 2022) with any base, unconditional or text-to-image. White pixels of the mask are filled, all
+others stay. --image takes a folder, too, with one mask for all or a folder of masks of the same names. It evaluates the
+network thousands of times: a model that was trained for inpainting (codi restore) needs one to four evaluations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from codi_tf.cli.images import base_folder, images_of, write_images_of
+from codi_tf.cli.sampling_options import add_shared_options, load_small_decoder, progress, say
+from codi_tf.core.arguments import finite_number, integer, path_argument
+from codi_tf.core.command_line import ArgumentParser, start_tensorflow
+from codi_tf.core.errors import UserError
+from codi_tf.diffusion.samplers import SAMPLERS
+from codi_tf.io.images import read_image_and_mask
+
+if TYPE_CHECKING:
+    from codi_tf.inference.base_model import BaseModel
+
+STEPS, JUMP_LENGTH, RESAMPLINGS, SAMPLER = 250, 10, 10, "ddpm"
+
+
+def main(arguments: list[str], prog: str = "codi repaint") -> None:
+    """Run `codi repaint`. Raises UserError for options that do not fit the base or each other."""
+    options = _parser(prog).parse_args(arguments)
+    options.model = base_folder(options.model)
+    files = images_of(options.image, options.out, models=[options.model], inputs={"--mask": options.mask})
+    masks = {file: _mask_of(file, options) for file in files}
+    read_image_and_mask(files[0], masks[files[0]])  # a mistake is told before the model is read
+    model = _load(options)
+    write_images_of(options.image, files, options.out, lambda file: _filled(model, file, masks[file], options))
+    print(f"{options.out}: where {options.mask} is not white, its pixels are those of {options.image}")
+
+
+def _parser(prog: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
+    add_shared_options(parser, model="folder of a base, or a Stable Diffusion checkpoint", prompt="what to show")
+    parser.add_argument("--image", type=path_argument, required=True, help="the image to fill, or a folder")
+    parser.add_argument(
+        "--mask", type=path_argument, required=True, help="white where to fill, of the image's size, or a folder"
+    )
+    parser.add_argument(
+        "--steps", type=integer(1, 1000), default=STEPS, help=f"of the sampler, without jumps (default: {STEPS})"
+    )
+    parser.add_argument(
+        "--jump-length", type=integer(1, 999), default=JUMP_LENGTH, help=f"steps of a jump (default: {JUMP_LENGTH})"
+    )
+    parser.add_argument(
+        "--resamplings",
+        type=integer(1, 1000),
+        default=RESAMPLINGS,
+        help=f"how often the steps of a jump are taken; 1: no jumps (default: {RESAMPLINGS})",
+    )
+    parser.add_argument("--sampler", choices=tuple(SAMPLERS), default=SAMPLER, help=f"(default: {SAMPLER})")
+    parser.add_argument(
+        "--guidance", type=finite_number(), default=1.0, help="guidance by the prompt (default: 1, none)"
+    )
+    return parser
+
+
+def _mask_of(file: Path, options: argparse.Namespace) -> Path:
+    """The mask of an image: --mask, or the file of its name in that folder. Raises UserError if there is none."""
+    if not options.mask.is_dir():
+        return options.mask
+    name = file.relative_to(options.image) if options.image.is_dir() else Path(file.name)
+    found = [path for path in (options.mask / name, (options.mask / name).with_suffix(".png")) if path.is_file()]
+    if not found:
+        raise UserError(f"--mask is {options.mask}: it has no {name}; give each image a mask of its name")
+    return found[0]
+
+
+def _load(options: argparse.Namespace) -> BaseModel:
+    start_tensorflow()
+    from codi_tf import load_stable_diffusion
+    from codi_tf.inference.base_model import BaseModel
+    from codi_tf.inference.repaint import make_plan
+
+    decoder = load_small_decoder(options)
+    say(f"loading {options.model}")
+    base = load_stable_diffusion(options.model, compute=options.compute)
+    model = BaseModel(dataclasses.replace(base, decoder=decoder))
+    evaluations = make_plan(model, **_chosen(options)).evaluations
+    say(f"{evaluations} steps, {options.steps} of them without the jumps")
+    return model
+
+
+def _filled(model: BaseModel, file: Path, mask: Path, options: argparse.Namespace) -> np.ndarray:
+    from codi_tf.inference.repaint import fill, make_plan
+
+    shared = {"guidance": options.guidance, "seed": options.seed, **_chosen(options)}
+    report = progress("step", make_plan(model, **_chosen(options)).evaluations)
+    return fill(model, read_image_and_mask(file, mask), options.prompt, report=report, **shared)
+
+
+def _chosen(options: argparse.Namespace) -> dict:
+    return {name: getattr(options, name) for name in ("steps", "jump_length", "resamplings", "sampler")}
