@@ -51,7 +51,13 @@ def images_of(package, guidance, distilled, folder):
     return np.stack(ours), np.stack(keras)
 
 
-@pytest.mark.parametrize(("format", "layout"), [("onnx", "whole"), ("onnx", "parts"), ("tflite", "parts")])
+@pytest.mark.parametrize(
+    ("format", "layout"),
+    [
+        ("onnx", "whole"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("onnx", "parts"), ("tflite", "parts"))),
+    ],
+)
 def test_a_package_makes_the_images_of_the_model(distilled, tmp_path, format, layout):
     """Catches the guidance of another w, another grid than text2image's, and a prompt that has no effect."""
     (figures,) = make_package(distilled, tmp_path / "out", format=format, layout=layout, guidance=4.0, report=False)

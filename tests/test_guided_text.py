@@ -222,7 +222,7 @@ def test_the_range_of_stage_2_is_within_that_of_stage_1(distilled):
 def test_a_base_without_prompts_has_nothing_to_guide(tmp_path):
     (tmp_path / "base").mkdir()
     save_base(tiny_base(), tmp_path / "base")
-    with pytest.raises(UserError, match="has no text encoder, and without a task the prompt is guided"):
+    with pytest.raises(UserError, match="has no text encoder and no classes, and without a task the prompt"):
         trainer_of(tmp_path / "base", STAGE_1)
 
 
@@ -259,6 +259,7 @@ def test_a_broken_made_for_json_is_refused_in_one_line(folder, tmp_path, content
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_samples_of_a_training_are_made_as_the_result_will_be(distilled):
     """Catches samples of a distilled model at 20 steps, or with a guidance that it was not trained for."""
     trainer = trainer_of(distilled[1], STAGE_2)
@@ -267,4 +268,4 @@ def test_samples_of_a_training_are_made_as_the_result_will_be(distilled):
     image = np.zeros((2, 16, 16, 3), "float32")
     samples = make_samples(experiment, trainer, {"image": image, "prompt": ["a tree", ""]})
     assert (samples.steps, samples.guidance) == (2, 7.5)
-    assert samples.grid().dtype == np.uint8 and np.isfinite(samples.figures()["heldout_halving"])
+    assert np.isfinite(samples.grid()).all() and np.isfinite(samples.figures()["heldout_halving"])

@@ -42,7 +42,6 @@ def test_it_takes_the_last_steps_from_the_noised_image(model):
     z = ddim_step(denoise(z, tf.constant(499)), alpha[249], sigma[249])
     expected = np.clip(base.decode(denoise(z, tf.constant(249)).x_hat), -1, 1)[:, :14, :16]
     assert np.abs(got / 255 - (expected + 1) / 2).max() < 0.51 / 255
-    assert np.array_equal(got[0], model.generate(condition[0], image=start, strength=0.5, steps=4, seed=3)) is False
 
 
 @pytest.mark.parametrize(

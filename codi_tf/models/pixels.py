@@ -34,6 +34,7 @@ class PixelFolding(keras.Model):
             raise UserError(f"vae: patch_size is {patch_size}: it must be at least 1")
         self.patch_size, self.scaling_factor = patch_size, scaling_factor
         self.latent_channels = self.in_channels * patch_size**2
+        self.built = True  # there is nothing to build
 
     @property
     def factor(self) -> int:
@@ -49,9 +50,6 @@ class PixelFolding(keras.Model):
     def decoder_parts(self) -> list[keras.layers.Layer]:
         """The layers that decode: none."""
         return []
-
-    def build(self, input_shape=None):
-        """There is nothing to build."""
 
     def encode(self, images) -> Posterior:
         """Images [B, p h, p w, 3] -> posterior [B, h, w, 3 p p] whose mean are the folded pixels."""
