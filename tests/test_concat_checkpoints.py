@@ -77,7 +77,7 @@ def theirs(pipeline, images, noise, *, guidance: float, text_guidance: float) ->
     return np.moveaxis(kept[-1].numpy(), 1, -1), made
 
 
-@pytest.mark.parametrize("text_guidance", [7.5, 1.0])
+@pytest.mark.parametrize("text_guidance", [7.5, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_images_are_diffusers(pipeline, text_guidance):
     """The same noise and checkpoint: the same latents, by as many evaluations a step, and the same image."""
     channels = pipeline.unet.config.in_channels
