@@ -48,9 +48,9 @@ class MadeFor:
         """
         if guidance is None:
             return self.default_guidance
-        if not isinstance(guidance, Real) or not math.isfinite(guidance) or guidance < 1.0:
+        if not isinstance(guidance, Real) or not math.isfinite(guidance) or float(guidance) < 1.0:
             raise UserError(f"{name} is {guidance!r}: it must be a number from 1 (none) on")
-        if self.guidance is not None and not self.guidance[0] <= guidance <= self.guidance[1]:
+        if self.guidance is not None and not self.guidance[0] <= float(guidance) <= self.guidance[1]:
             low, high = self.guidance
             raise UserError(f"{name} is {guidance}: this model was trained for {low:g} to {high:g}")
         return float(guidance)

@@ -26,7 +26,7 @@ def check_guidance(guidance: object, trained: Sequence[float] | None, *, can_be_
         raise UserError(f"guidance is {guidance!r}: it must be a number, 1 for none")
     if trained is not None:
         low, high = trained
-        if not low <= guidance <= high:
+        if not low <= float(guidance) <= high:
             raise UserError(f"guidance is {guidance}: this model was trained for {low} to {high}")
     elif guidance != 1.0 and not can_be_guided:
         raise UserError(f"guidance is {guidance}: this model was trained without; use 1 or leave it out")

@@ -225,7 +225,7 @@ class TextToImage:
         places = [0] * count + [1 + i % len(texts) for i in range(count)] if texts else [0]
         context = self.base.conditioning([negative_prompt, *texts] if texts else None).context[places]
         if given is not None:
-            given = np.concatenate([np.repeat(self.base.class_labels(None), count), np.resize(given, count)])
+            given = np.concatenate([np.full(count, self.base.num_classes, np.int32), np.resize(given, count)])
         return Conditioning(context, given)
 
     def latents(

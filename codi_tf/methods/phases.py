@@ -28,10 +28,9 @@ def planned_steps(steps: list | dict) -> list[int]:
 
 
 def _halved(plan: dict) -> list[int]:
-    first, last = plan.get("from"), plan.get("to")
-    if set(plan) != {"from", "to"} or not (_is_count(first) and _is_count(last)):
+    if set(plan) != {"from", "to"} or not all(map(_is_count, plan.values())):
         raise UserError(f"method.steps is {plan}: give the teacher's and the last student's, as {{from: 512, to: 4}}")
-    steps = []
+    steps, first, last = [], plan["from"], plan["to"]
     while first > last and first % 2 == 0:
         first //= 2
         steps.append(first)

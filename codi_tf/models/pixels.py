@@ -51,6 +51,9 @@ class PixelFolding(keras.Model):
         """The layers that decode: none."""
         return []
 
+    def build(self, input_shape=None):
+        """There is nothing to build."""
+
     def encode(self, images) -> Posterior:
         """Images [B, p h, p w, 3] -> posterior [B, h, w, 3 p p] whose mean are the folded pixels."""
         images = ops.cast(images, "float32")

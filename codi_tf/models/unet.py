@@ -377,7 +377,7 @@ class UNet(UNetEncoder):
             weight = ops.zeros((1,), "float32") if guidance is None else guidance - 1.0
             features = guidance_features(weight, self.time_cond_proj_dim)
         temb = self.time_embedding(t, features)
-        if self.class_embedding is None:
+        if self.class_embedding is None or self.num_class_embeds is None:
             return temb
         return temb + self.class_embedding(np.array([self.num_class_embeds - 1]) if labels is None else labels)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -164,13 +166,13 @@ class SamplerProgram(tf.Module):
         return SamplerProgram(self.model, height=height, width=width, **options)
 
 
-def guidance_of(model: CoDi | TextModel, guidance: float | None) -> float:
+def guidance_of(model: Any, guidance: float | None) -> float:
     """The guidance of a program, 1 for none; None: the model's default.
 
     Raises:
         UserError: the model was not trained for it, or needs further evaluations for it.
     """
-    if isinstance(model, TextModel):
+    if model.task is None:
         return model.check_guidance(guidance)
     if guidance is not None and guidance != 1.0 and not model.network.takes_guidance:
         raise UserError(

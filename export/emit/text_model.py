@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import Base
 from codi_tf.core.arguments import whole_number
@@ -31,7 +33,8 @@ class TextModel:
     def __init__(self, base: Base):
         self.text_to_image = TextToImage(base)
         assert base.unet is not None
-        self.base, self.network = base, AdaptedUNet(base.unet, name="network")
+        self.base: Any = base  # with its text encoder and tokenizer where a program takes prompts
+        self.network = AdaptedUNet(base.unet, name="network")
         self.sampler = base.made_for.sampler
 
     @property

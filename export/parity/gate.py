@@ -246,6 +246,7 @@ def _keras_output(program: SamplerProgram, case: Case) -> np.ndarray:
         runs = model.text_to_image
         latents = runs.latents(noise, conditioning, program.grid, guidance=program.guidance)
         return np.asarray(program.finished(runs.decode(latents), None))
+    assert case.condition is not None  # there is a task
     condition = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
     options = {"steps": program.steps, "sampler": program.sampler, "guidance": program.guidance}
     latents = model.generator.latents(condition, noise, conditioning, **options)
