@@ -63,7 +63,7 @@ def test_boundary_scalings_of_the_noise_alone_are_exported(tmp_path):
     (figures,) = write_package([program], tmp_path / "package", format="onnx", layout="whole", report=False)
     assert figures["psnr_db"] > 60
     pairs = zip(step_numbers(models[0], program.grid), step_numbers(models[1], other.grid), strict=True)
-    assert all(abs(ours.b - both.b) > 1e-3 for ours, both in pairs)
+    assert all(abs(ours.a - both.a) > 1e-3 for ours, both in pairs)
 
 
 @pytest.mark.parametrize("sampler", ["stochastic", "consistency", "ddpm", "dpm", "dpm++"])
@@ -75,5 +75,5 @@ def test_other_steps_are_refused_in_one_line(model, sampler):
 
 
 def test_an_unknown_sampler_is_refused(model):
-    with pytest.raises(UserError, match="unknown sampler 'ddmi': did you mean 'ddim'"):
-        SamplerProgram(model, steps=2, height=16, width=16, sampler="ddmi")
+    with pytest.raises(UserError, match="unknown sampler 'ddimm': did you mean 'ddim'"):
+        SamplerProgram(model, steps=2, height=16, width=16, sampler="ddimm")

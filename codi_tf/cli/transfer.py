@@ -1,4 +1,4 @@
-"""codi transfer A B --image in.png --out out.png: an image of A's domain as one of B's.
+"""codi transfer BASE_A BASE_B --image in.png --out out.png: an image of A's domain as one of B's.
 
 A's model leads from the image to noise (DDIM reversed), B's from that noise to an image. Both are bases with one
 autoencoder, undistilled or distilled: A by guided distillation with method.reverse, B without. --image takes a folder,
@@ -79,7 +79,8 @@ def _transferred(pair, file: Path, options: argparse.Namespace):
 
 def _parser(prog: str) -> ArgumentParser:
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("models", type=path_argument, nargs=2, metavar=("A", "B"), help="folders of the two bases")
+    parser.add_argument("base_a", type=path_argument, metavar="BASE_A", help="folder of the base of the images' domain")
+    parser.add_argument("base_b", type=path_argument, metavar="BASE_B", help="folder of the base of the other domain")
     parser.add_argument("--out", type=path_argument, required=True, help="an image, a new folder, or a report")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", type=path_argument, help="an image of A's domain, or a folder of them")
@@ -99,7 +100,7 @@ def _parser(prog: str) -> ArgumentParser:
         "--prompts", action="store_const", const=True, help="use the captions of both images of a pair as prompts"
     )
     of_data.add_argument(
-        "--undistilled", type=path_argument, nargs=2, metavar=("A", "B"), help="bases to measure beside the two"
+        "--undistilled", type=path_argument, nargs=2, metavar=("BASE_A", "BASE_B"), help="bases to measure as well"
     )
     of_data.add_argument("--reader", type=text_argument, help="folder of a reader of scenes")
     return parser
@@ -120,7 +121,7 @@ def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
     options.guidance = _numbers("--guidance", options.guidance, finite_number())
     if not with_data and (len(options.steps) > 1 or len(options.guidance) > 1):
         raise UserError("--image takes one number of --steps and one --guidance: several need --data")
-    options.models = tuple(map(base_folder, options.models))
+    options.models = base_folder(options.base_a), base_folder(options.base_b)
     options.undistilled = None if options.undistilled is None else tuple(map(base_folder, options.undistilled))
     return options
 
