@@ -23,6 +23,7 @@ from codi_tf.evaluation.numerics import aligned_error
 from codi_tf.evaluation.scenes import true_statements
 from codi_tf.evaluation.tables import legend
 from codi_tf.scenes.captions import parse
+from codi_tf.scenes.classes import class_names
 from codi_tf.scenes.reading import save_reader
 from codi_tf.scenes.statements import occurrences
 from codi_tf.tasks import make_task
@@ -98,11 +99,15 @@ def test_they_are_measured_where_a_reader_is_named(reader, monkeypatch):
     evaluator = Evaluator(examples["image"], examples["image"], make_base(), metrics, truth=truth)
     measured = evaluator.measure(evaluator.images, evaluator.latents)
     eye = metrics["scene_accuracy"].eye
-    seen = eye.reader.read(examples["image"]).statements
+    read = eye.reader.read(examples["image"])
+    seen, classes = read.statements, class_names()
+    leftmost = [one.objects[0] for one in seen]
+    assert [classes[i] for i in read.classes.argmax(-1)] == [f"{one['color']} {one['shape']}" for one in leftmost]
     count = np.mean([len(a.objects) == len(parse(b).objects) for a, b in zip(seen, examples["caption"], strict=True)])
     row = measured.row()
     assert row["scene_count"] == count and 0 < row["scene_accuracy"] < 1 and row["frechet_scenes"] < 1e-3
     assert 0 < row["scene_depth"] < 1 and row["scene_variety_interval"][0] <= row["scene_variety"]
+    assert row["scene_precision"] == row["scene_recall"] == 1 and 1 <= row["scene_score"] <= len(classes)
     assert eye.seen(evaluator._originals) is eye.seen(evaluator._originals)
     assert "- **statements** (higher is better): share of the caption's statements" in legend({"original": row})
 

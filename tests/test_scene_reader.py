@@ -55,13 +55,16 @@ def test_batches_have_the_keys_that_are_named_and_no_others():
         batches({"a": np.zeros((S, S, 3), "uint8")}, None, image_size=S, batch_size=1, seed=0, keys=("objects",))
 
 
-def test_the_caption_of_an_edit_is_that_of_the_scene_after_it():
+def test_captions_of_an_edit_are_those_of_the_scenes_before_and_after_it():
     source = load_source("scenes", "heldout", make_task("editing"))
-    drawn = evaluation_set(source, None, image_size=16, count=24, seed=0, keys=("caption",))
-    pairs = list(zip(drawn["prompt"], map(parse, drawn["caption"]), strict=True))
-    assert not any(is_caption(text) for text, _ in pairs)
-    floors = [(text.split()[-1], after.floor) for text, after in pairs if text.startswith("make the floor")]
-    assert floors and all(word == floor for word, floor in floors)
+    drawn = evaluation_set(source, None, image_size=16, count=24, seed=0, keys=("caption", "source_caption"))
+    stated = (map(parse, drawn[key]) for key in ("source_caption", "caption"))
+    edits = list(zip(drawn["prompt"], *stated, strict=True))
+    assert not any(is_caption(text) for text, *_ in edits)
+    floors = [(text.split()[-1], b.floor, a.floor) for text, b, a in edits if text.startswith("make the floor")]
+    assert floors and all(word == after != before for word, before, after in floors)
+    others = [(before, after) for text, before, after in edits if "floor" not in text]
+    assert others and all(before.floor == after.floor and before != after for before, after in others)
 
 
 def test_means_are_weighted_by_the_shares_of_each_object():
