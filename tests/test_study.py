@@ -44,12 +44,12 @@ def test_every_row_and_every_trial_is_a_valid_experiment(row):
     """Catches an option that does not exist any more, and phases of halving that do not fit the updates."""
     for task in row.tasks:
         for piece in (Piece(row, task, 1), *pieces.trials_of(row, task)):
-            settings = pieces.experiment_of(piece)
-            if row.method is not None:
+            settings, method = pieces.experiment_of(piece), piece.row.method
+            if method is not None:
                 assert settings.train.steps == updates_of(piece.row, task) and settings.train.seed == piece.seed
-            if row.method is not None and row.method.get("stage") == 2:
-                phases = settings.method.updates * len(row.method["steps"])
-                assert settings.train.steps - len(row.method["steps"]) < phases <= settings.train.steps
+            if method is not None and method.get("stage") == 2:
+                phases = settings.method.updates * len(method["steps"])
+                assert settings.train.steps - len(method["steps"]) < phases <= settings.train.steps
 
 
 def test_rows_have_equal_updates_and_those_of_equal_compute_equal_passes():
