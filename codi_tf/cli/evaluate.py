@@ -173,9 +173,11 @@ def _check_prompts_used(prompts: str | list[str] | None, options: argparse.Names
 def _about(options: argparse.Namespace, entries: list[Entry], photos: int, image_size: int) -> str:
     """The introduction of the report: what was measured, in Markdown."""
     names = options.samplers or list(dict.fromkeys(one.options["sampler"] for one in entries))
-    which = "held-out " if options.split == "heldout" else ""
+    from codi_tf.data.scenes import ENDLESS
+
+    which = ("" if photos == ENDLESS else f"{photos} ") + ("held-out " if options.split == "heldout" else "")
     lines = [
-        f"{options.count} crops of {image_size} pixels from {photos} {which}images of {plain(str(options.data))}, "
+        f"{options.count} crops of {image_size} pixels from {which}images of {plain(str(options.data))}, "
         f"seed {options.seed}. {_plural('Sampler', names)}."
     ]
     if options.prompt is not None:
