@@ -116,12 +116,12 @@ PHOTOS = World(
 SCENES = World(
     name="scenes",
     config="scenes_depth",
-    overrides=("train.steps=200", "train.warmup_steps=20", "train.sample_every=0", "data.encode_once=2048"),
+    overrides=("train.steps=130", "train.warmup_steps=20", "train.sample_every=0", "data.encode_once=1536"),
     finetuned=("method={name: finetune, drop_prompt: 0.5}",),
     captions=True,
     metrics=("psnr", "sharpness", "latent_error", "scene_accuracy", "scene_variety", "scene_depth", "frechet_scenes"),
     weights=ASSETS / "scenes-reader",
-    count=64,
+    count=48,
     threads=2,
     shown=(
         "fine-tuned, 4 steps",
@@ -192,8 +192,9 @@ def demo(out: Path, world: World, *, count: int, overrides: list[str]) -> None:
 
     _say(began, f"1/4  Distilling with CoDi from {world.base.name}{' and fine-tuning' if finetuning else ''}")
     _train(settings, finetuning, out)
-    model = codi_tf.load(out / "bundle")
-    finetuned = codi_tf.load(out / "finetuning" / "result" if finetuning else world.finetuned)
+    options = {"compute": settings.memory.compute}  # as in training: what is measured takes thousands of evaluations
+    model = codi_tf.load(out / "bundle", **options)
+    finetuned = codi_tf.load(out / "finetuning" if finetuning else world.finetuned, **options)
 
     _say(began, f"2/4  Measuring on {count} held-out {world.name}")
     source, task, size = load_source(settings, "heldout"), model.task, settings.data.image_size
@@ -226,7 +227,7 @@ def demo(out: Path, world: World, *, count: int, overrides: list[str]) -> None:
     from export.build import make_package
 
     parity = {name: make_package(out / "bundle", out / "exports" / name, format=name, steps=4)[0] for name in FORMATS}
-    write_png(out / "exported.png", _exported(model, out / "exports", examples))
+    write_png(out / "exported.png", _exported(codi_tf.load(out / "bundle"), out / "exports", examples))
 
     _say(began, "4/4  Reporting")
     x, c = (model.base.encode(examples[key][:64]) for key in ("image", "condition"))
