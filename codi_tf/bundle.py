@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat, check_format
 from codi_tf.core.settings import named
 from codi_tf.core.showing import clipped
-from codi_tf.io.bundle_files import BUNDLE, BUNDLES, FORMAT, check_is_folder, is_bundle, read_about
+from codi_tf.io.bundle_files import BUNDLE, BUNDLES, FORMAT, check_is_folder, is_bundle, model_at, read_about
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import folder_sha256
 from codi_tf.io.json_files import check_plain, write_json
@@ -132,7 +133,7 @@ def write_bundle(
         seed=contents.seed,
         image_size=contents.image_size,
     )
-    about["base"] = None if named_base is None else _reference(named_base)
+    about["base"] = None if named_base is None else _reference(named_base, path)
     about["provenance"] = provenance or {}
     size = 0 if named_base is not None else bytes_of(base, dtype)
     check_folder(path, BUNDLES, inputs=[named_base], size=size)
@@ -175,6 +176,22 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
     check_adaptable(base, adaptation.train)
     adapter = ADAPTERS[adaptation.adapter].read(path / "adapter", base, task.condition_channels)
     return Contents(base, adapter, settings, task, adaptation, **kept)
+
+
+def copy_bundle(source: str | Path, target: str | Path, *, dtype: FloatFormat = "float32") -> None:
+    """Write a bundle again, with the weights in another format and the same notes on how it was made.
+
+    Args:
+        source: the folder of a bundle, or of the run whose result it is.
+        target: the new folder; a bundle that is there is replaced.
+        dtype: "float32", "float16" or "bfloat16", of the weights on disk.
+
+    Raises:
+        UserError: see `read_bundle` and `write_bundle`.
+    """
+    path = model_at(Path(source))
+    contents = read_bundle(path, compute="float32", weights="float32", decoder=None)
+    write_bundle(contents, Path(target), dtype=dtype, provenance=read_about(path).get("provenance"))
 
 
 def from_checkpoint(base: Base, task: Task | None = None) -> Contents:
@@ -243,8 +260,11 @@ def _settings(about: dict) -> tuple[MethodSettings, Task, Adaptation]:
     return method(**arguments_of(method, options, "method")), make_task(about["task"]["name"], **task), adaptation
 
 
-def _reference(path: Path) -> dict:
-    return {"path": str(path.resolve()), "sha256": folder_sha256(path)}
+def _reference(base: Path, bundle: Path) -> dict:
+    """The base that a bundle names: by "../NAME" where it lies beside the bundle, so that both can move together."""
+    base, bundle = base.resolve(), bundle.resolve()
+    path = Path("..", base.name) if base.parent == bundle.parent else base
+    return {"path": str(path), "sha256": folder_sha256(base)}
 
 
 def _referenced(bundle: Path, reference: dict) -> Path:
@@ -252,7 +272,7 @@ def _referenced(bundle: Path, reference: dict) -> Path:
 
     What is there must be a model before it is hashed: a path such as / would be read as a whole.
     """
-    source = bundle / reference["path"]
+    source = Path(os.path.normpath(bundle.resolve() / reference["path"]))
     if not source.is_dir():
         raise UserError(
             f"{bundle}: needs its base, and {clipped(str(source), 400)} is missing; put it back or edit base.path in "

@@ -52,7 +52,7 @@ def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
         overrides += ["data.image_size=32"]
     elif whole.data.source != "photos":
         overrides += ["data.source=photos", "data.image_size=64"]
-    if whole.data.prompts:
+    if whole.data.prompts and whole.data.source != "scenes":  # which have captions
         write_captioned(folder / "captioned")
         overrides.append(f"data.source={folder / 'captioned'}")
     if isinstance(whole.method, Guided) and whole.task is None:

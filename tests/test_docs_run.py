@@ -67,6 +67,7 @@ SHORTER_COMMANDS = {  # words after a command's own
 }
 NOT_RUN = {  # pages whose commands are read and checked, but not run
     "CONTRIBUTING.md": "make and git",
+    "docs/bundles.md": "trainings of hours, on a base that takes longer",
     "docs/command_line.md": "a list of options, with brackets",
     "docs/methods.md": "trainings of days",
     "docs/pretraining.md": "trainings of hours",
@@ -255,7 +256,8 @@ def check_paths(options: argparse.Namespace, made: set[str]) -> None:
             left_to_the_reader = re.search(r"\b[A-Z][A-Z_]{2,}\b|[A-Z]{4}", text) or text in (*INPUTS, *WORDS)
             of_a_config = re.fullmatch(r"runs/(\w+)/result", text)
             is_there = (ROOT / text).exists() or (of_a_config and (ROOT / f"configs/{of_a_config[1]}.yaml").is_file())
-            assert left_to_the_reader or text in made or is_there or text == ".", f"{key}: {text}"
+            comes_along = (ROOT / "assets" / text).exists()
+            assert left_to_the_reader or text in made or is_there or comes_along or text == ".", f"{key}: {text}"
 
 
 def register_of(page: str) -> None:

@@ -15,7 +15,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat, check_format
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.diffusion.process import PREDICTION_TYPES
-from codi_tf.io.bundle_files import BUNDLE, CHECKPOINTS, is_bundle
+from codi_tf.io.bundle_files import BUNDLE, CHECKPOINTS, is_bundle, model_at
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.models.numerics import Numerics, check_numerics
 from codi_tf.models.pixels import PixelFolding
@@ -35,7 +35,8 @@ def load_stable_diffusion(
 
     Args:
         source: a folder in the diffusers layout (as a bundle is), a single `.safetensors` file in the original
-            layout (Stable Diffusion 1.x or 2.x), a KerasCV model, or a folder of its `.h5` files or one of them.
+            layout (Stable Diffusion 1.x or 2.x), a KerasCV model, or a folder of its `.h5` files or one of them; also
+            the folder of the run that made it, or the name of a model that comes with codi_tf.
         tokenizer: the folder of `vocab.json` and `merges.txt`; None: that of a diffusers folder.
         prediction_type: "epsilon", "v_prediction" or "sample"; None: what the checkpoint says.
         compute: the format of activations: "float32", "bfloat16" or "float16".
@@ -162,7 +163,7 @@ def describe(base: Base) -> str:
 
 
 def _read(source, tokenizer, prediction_type, numerics, architecture) -> Base:
-    path = Path(source) if isinstance(source, (str, Path)) else None
+    path = model_at(Path(source)) if isinstance(source, (str, Path)) else None
     if path is None or _is_keras_cv(path):
         from codi_tf.checkpoints import keras_cv
 

@@ -40,6 +40,7 @@ def inputs_of(options: argparse.Namespace, model) -> Inputs:
         UserError: the data cannot be read, or do not fit the task or the networks.
     """
     from codi_tf import data
+    from codi_tf.data.scenes import ENDLESS
 
     pair = folder_pair(options.data)
     if pair is not None or data.is_pairs(options.data):
@@ -59,9 +60,10 @@ def inputs_of(options: argparse.Namespace, model) -> Inputs:
     shared["keys"] = [key for key in truth_keys(metric_arguments(options)) if key in source.provides]
     shared["prompts"] = options.prompts or model.task.prompted or not CAPTIONS.isdisjoint(shared["keys"])
     examples = data.evaluation_set(source, model.task, **shared)
-    crops = f"{options.count} crops of {model.image_size} pixels from {len(source)}"
-    which = "held-out " if options.split == "heldout" else ""
-    return Inputs(examples, source.names, f"{crops} {which}images of {plain(options.data)}")
+    number = "" if len(source) == ENDLESS else f"{len(source)} "
+    which = number + ("held-out " if options.split == "heldout" else "")
+    crops = f"{options.count} crops of {model.image_size} pixels"
+    return Inputs(examples, source.names, f"{crops} from {which}images of {plain(options.data)}")
 
 
 def prompts_of(options: argparse.Namespace, model, examples: dict) -> str | list[str] | None:

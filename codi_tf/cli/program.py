@@ -26,6 +26,7 @@ class Command(NamedTuple):
 COMMANDS = {  # `export` is named only here: codi_tf imports nothing of it
     "train": Command("codi_tf.cli.train", "train a model from a config; the same command resumes"),
     "restore": Command("codi_tf.cli.restore", "make an image from a condition with a trained model"),
+    "edit": Command("codi_tf.cli.edit", "change an image as an instruction says, with a trained model"),
     "text2image": Command("codi_tf.cli.text2image", "make an image from a prompt with a Stable Diffusion checkpoint"),
     "repaint": Command("codi_tf.cli.repaint", "fill a part of an image with a base that was not trained for it"),
     "transfer": Command("codi_tf.cli.transfer", "turn images of one domain into images of another, with two bases"),

@@ -59,11 +59,7 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--condition", type=path_argument, help="the image to restore, of any size and mode, or the depth map"
     )
-    parser.add_argument(
-        "--text-guidance",
-        type=finite_number(),
-        help="guidance by the prompt, for models fine-tuned with drop_prompt (default: 1, none)",
-    )
+    add_text_guidance(parser)
     parser.add_argument(
         "--mask",
         type=path_argument,
@@ -86,12 +82,19 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--colour", choices=colors, dest="color", help=argparse.SUPPRESS)
 
 
-def main(arguments: list[str], prog: str = "codi restore") -> None:
-    """Run `codi restore`. Raises UserError, see `run`."""
-    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
-    add_shared_options(
-        parser, model="folder of a trained model", prompt="what to show, for a model whose base has a text encoder"
+def add_text_guidance(parser: argparse._ActionsContainer) -> None:
+    """Add --text-guidance."""
+    parser.add_argument(
+        "--text-guidance",
+        type=finite_number(),
+        help="guidance by the prompt, for models fine-tuned with drop_prompt (default: 1, none)",
     )
+
+
+def make_parser(prog: str, description: str, *, model: str, prompt: str) -> ArgumentParser:
+    """A parser with the options that every trained model takes; `model` and `prompt` are their lines in the help."""
+    parser = ArgumentParser(prog=prog, description=description)
+    add_shared_options(parser, model=model, prompt=prompt)
     add_sampling(
         parser,
         SAMPLERS,
@@ -99,20 +102,40 @@ def main(arguments: list[str], prog: str = "codi restore") -> None:
         sampler="the model's",
         guidance="as the model was trained",
     )
+    return parser
+
+
+def main(arguments: list[str], prog: str = "codi restore") -> None:
+    """Run `codi restore`. Raises UserError, see `run`."""
+    parser = make_parser(
+        prog,
+        (__doc__ or "").partition("\n\n")[2],
+        model="a trained model: its folder, or the name of one that comes with codi_tf",
+        prompt="what to show, for a model whose base has a text encoder",
+    )
     add_own_options(parser)
     add_start(parser, size="resized to the result's")
     options = parser.parse_args(arguments)
     check_shared_options(options)
-    if not is_bundle(options.model):
-        raise UserError(f"{options.model} is no trained model (it has no {BUNDLE}); for a checkpoint: codi text2image")
+    check_is_bundle(options.model)
     run(options)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Make and write the image. Raises UserError for options that do not fit the bundle or each other."""
+def check_is_bundle(model: Path) -> None:
+    """Raise UserError for a folder that holds no trained model."""
+    if not is_bundle(model):
+        raise UserError(f"{model} is no trained model (it has no {BUNDLE}); for a checkpoint: codi text2image")
+
+
+def run(options: argparse.Namespace, condition: str = "--condition") -> None:
+    """Make and write the image. Raises UserError for options that do not fit the bundle or each other.
+
+    `condition` is the flag of the option that names the condition.
+    """
     fill_in(options, DEFAULTS)
-    read = {"--condition": options.condition, "--mask": options.mask, "--image": options.image}
-    check_not_read(options.out, read)
+    if options.condition is None:
+        raise UserError(f"{condition} is missing: {options.model} makes an image from a condition")
+    check_not_read(options.out, {condition: options.condition, "--mask": options.mask, "--image": options.image})
     write_image(options.out, _restore(options))
     note = ""
     if options.mask is not None:
@@ -122,9 +145,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _restore(options: argparse.Namespace) -> np.ndarray:
-    if options.condition is None:
-        raise UserError(f"--condition is missing: {options.model} makes an image from a condition")
-    task = _task(options.model)
+    task = task_of(options.model)
     if task is not None:
         _check_task(options, task)
     if options.image is None and options.strength is not None:
@@ -175,7 +196,7 @@ def _condition(options: argparse.Namespace, task: Task | None) -> np.ndarray:
     return read_condition(options.condition, "image" if options.mask is None else "masked_image", options.mask)
 
 
-def _task(bundle: Path) -> Task | None:
+def task_of(bundle: Path) -> Task | None:
     """The task of a bundle; None if it cannot be read (loading the bundle then reports why)."""
     try:
         return make_task(**read_json(bundle / BUNDLE)["task"])

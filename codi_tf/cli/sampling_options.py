@@ -12,7 +12,6 @@ from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.io.bundle_files import check_is_folder, model_at
-from codi_tf.io.folders import recover
 from codi_tf.io.save_image import check_image_file
 
 if TYPE_CHECKING:
@@ -74,19 +73,20 @@ def check_start(options: argparse.Namespace, steps: int) -> tuple[float, int]:
 
 
 def fill_in(options: argparse.Namespace, defaults: Mapping[str, object]) -> None:
-    """Set the options that were not given to their defaults."""
+    """Set the options that were not given, or that the program does not have, to their defaults."""
     for name, default in defaults.items():
-        if getattr(options, name) is None:
+        if getattr(options, name, None) is None:
             setattr(options, name, default)
 
 
 def check_shared_options(options: argparse.Namespace) -> None:
     """Raise UserError for a model that is missing, or a result that cannot be written."""
-    recover(options.model)
+    options.model = model_at(options.model)
     check_is_folder(options.model)
     if not options.model.exists():
-        raise UserError(f"{options.model}: no such model; train one or name another")
-    options.model = model_at(options.model)
+        raise UserError(
+            f"{options.model}: no such model, here or among those that come with codi_tf; train one or name another"
+        )
     check_image_file(options.out)
     if options.decoder is not None and not options.decoder.is_dir():
         raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")

@@ -70,7 +70,11 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
 def main(arguments: list[str], prog: str = "codi text2image") -> None:
     """Run `codi text2image`. Raises UserError, see `run`."""
     parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
-    add_shared_options(parser, model="a Stable Diffusion checkpoint: a folder or a file", prompt="what to show")
+    add_shared_options(
+        parser,
+        model="a Stable Diffusion checkpoint: a folder, a file, or the name of one that comes with codi_tf",
+        prompt="what to show",
+    )
     add_sampling(
         parser,
         CHECKPOINT_SAMPLERS,

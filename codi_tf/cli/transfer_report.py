@@ -100,11 +100,11 @@ def _examples(options: argparse.Namespace, size: int, keys: list[str]) -> dict:
 
 
 def _metrics(reader: str | None, size: int) -> dict[str, Metric]:
-    metrics = {name: METRICS[name].load(None, size) for name in FREE}
+    loaded = {name: METRICS[name].load(None, size) for name in FREE}
     if reader is not None:
         READER.check(reader)
-        metrics |= {name: METRICS[name].load(reader, size) for name in METRICS if METRICS[name].option is READER}
-    return {name: metrics[name] for name in in_order(metrics)}
+        loaded |= {name: METRICS[name].load(reader, size) for name in METRICS if METRICS[name].option is READER}
+    return {name: metric for name in in_order(loaded) if (metric := loaded[name]) is not None}
 
 
 def _trained_size(base) -> int:

@@ -90,4 +90,4 @@ def unknown_latents(hidden: np.ndarray, factor: int) -> np.ndarray:
     """Unknown pixels, bool [B, f h, f w, 1] -> float32 [B, h, w, 1]: 1 where any of a latent's pixels is unknown."""
     count, height, width, _ = hidden.shape
     cells = hidden.reshape(count, height // factor, factor, width // factor, factor)
-    return cells.any(axis=(2, 4))[..., np.newaxis].astype(np.float32)
+    return cells.max(axis=(2, 4))[..., np.newaxis].astype(np.float32)

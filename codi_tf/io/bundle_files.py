@@ -14,6 +14,7 @@ from codi_tf.core.showing import shown
 from codi_tf.io.folders import Kind, Names, recover
 from codi_tf.io.json_files import read_json
 from codi_tf.io.schema import FLAG, SHA256, Anything, Keyed, Nullable, Number, OneOf, Record, Text, Whole, check
+from codi_tf.io.starter import shipped_model
 
 BUNDLE = "codi.json"
 FORMAT = 1
@@ -94,9 +95,14 @@ WORDS = "tokenizer"  # in the folder of a run, and of encoded examples: a tokeni
 def model_at(path: Path) -> Path:
     """The folder of a model: for the folder of a run, that of its result; other paths as they are.
 
+    Where nothing is at the path, it may be the name of a model that comes with codi_tf, see `starter.shipped_model`.
+
     Raises:
         UserError: the run has no result yet.
     """
+    if not path.exists():
+        recover(path)
+        path = path if path.exists() else shipped_model(path.as_posix()) or path
     is_run = (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()
     if not is_run or is_bundle(path):
         return path

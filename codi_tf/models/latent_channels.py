@@ -38,13 +38,15 @@ def map_channels(vae: AutoencoderKL, offset: np.ndarray, scale: np.ndarray) -> N
     channels = vae.latent_channels
     twice = np.concatenate([scale, np.ones(channels)])  # means, and log-variances
     shift = np.concatenate([-offset * scale, 2 * np.log(scale)])
-    _set(vae.quant_conv, *(value * twice for value in _arguments(vae.quant_conv)), shift)
+    kernel, bias = _arguments(vae.quant_conv)
+    _set(vae.quant_conv, kernel * twice, bias * twice + shift)
     if vae.shortcut_in is not None:
-        _set(vae.shortcut_in, *(value * scale for value in _arguments(vae.shortcut_in)))
+        kernel, bias = _arguments(vae.shortcut_in)
+        _set(vae.shortcut_in, kernel * scale, bias * scale)
     for layer in (vae.post_quant_conv, vae.shortcut_out):
         if layer is not None:
             kernel, bias = _arguments(layer)
-            _set(layer, kernel / scale[:, None], bias, offset @ kernel[0, 0])
+            _set(layer, kernel / scale[:, None], bias + offset @ kernel[0, 0])
 
 
 def _arguments(layer: PointwiseConv2D) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +55,6 @@ def _arguments(layer: PointwiseConv2D) -> tuple[np.ndarray, np.ndarray]:
     return kernel, bias
 
 
-def _set(layer: PointwiseConv2D, kernel: np.ndarray, bias: np.ndarray, shift=0.0) -> None:
+def _set(layer: PointwiseConv2D, kernel: np.ndarray, bias: np.ndarray) -> None:
     layer.kernel.assign(kernel.astype("float32"))
-    layer.bias.assign((bias + shift).astype("float32"))
+    layer.bias.assign(bias.astype("float32"))

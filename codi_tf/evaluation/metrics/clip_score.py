@@ -17,6 +17,7 @@ class ClipScore(ClipMetric):
 
     def reference(self, originals) -> np.ndarray:
         """The embeddings of the prompts, [N, D]."""
+        assert originals.prompts is not None  # asked for only with prompts
         return self.texts(originals.prompts)
 
     def measure(self, made, originals, reference: np.ndarray) -> np.ndarray:
