@@ -211,9 +211,10 @@ def from_checkpoint(base: Base, task: Task | None = None) -> Contents:
     task = task or make_task("inpainting" if takes_mask else "editing")
     if task.has_mask != takes_mask:
         has, takes = ("a mask" if one else "no mask" for one in (task.has_mask, takes_mask))
+        channels = base.unet.in_channels + adapter.in_channels
         raise UserError(
-            f"task {task.name} has {has}, but a UNet of {base.unet.in_channels + adapter.in_channels} input channels takes "
-            f"{takes}: use a task with {takes}, as {'inpainting' if takes_mask else 'editing'}"
+            f"task {task.name} has {has}, but a UNet of {channels} input channels takes {takes}: use a task with "
+            f"{takes}, as {'inpainting' if takes_mask else 'editing'}"
         )
     drop_condition = 0.0 if takes_mask else 0.1
     settings = Finetune(space=SPACES[base.prediction_type], drop_condition=drop_condition, drop_prompt=0.1)

@@ -360,8 +360,8 @@ def load(
     """Read a bundle: safetensors and JSON, no code.
 
     Args:
-        path: the folder; that of the run whose result it is; the name of a bundle that comes with codi_tf; or a diffusers
-            folder, see `bundle.from_checkpoint`.
+        path: the folder; that of the run whose result it is; the name of a bundle that comes with codi_tf; or a folder
+            of diffusers, see `bundle.from_checkpoint`.
         compute: the format of activations, "float32", "bfloat16" or "float16".
         weights: the format of the base's weights; below float32 only if the adapter alone is trained.
         decoder: from `load_decoder`, takes the place of the autoencoder's decoder.
