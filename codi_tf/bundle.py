@@ -27,12 +27,13 @@ from codi_tf.io.hashing import folder_sha256
 from codi_tf.io.json_files import check_plain, write_json
 from codi_tf.io.weights import CONFIG
 from codi_tf.methods import METHODS
-from codi_tf.methods.method import MethodSettings
+from codi_tf.methods.finetune import Finetune
+from codi_tf.methods.method import MethodSettings, Space
 from codi_tf.methods.networks import check_adaptable
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.tasks import Task, make_task, task_config
 
-SPACES = {"epsilon": "noise", "v_prediction": "velocity", "sample": "signal"}  # prediction type -> space of a loss
+SPACES: dict[str, Space] = {"epsilon": "noise", "v_prediction": "velocity", "sample": "signal"}  # of a prediction type
 
 
 @dataclass(frozen=True)
@@ -187,20 +188,19 @@ def from_checkpoint(base: Base, task: Task | None = None) -> Contents:
     Raises:
         UserError: the UNet takes something else, or the task has a mask and the UNet takes none, or the reverse.
     """
-    assert base.unet is not None
-    channels, image_size = base.unet.in_channels, (base.unet.sample_size or 64) * base.vae.factor
     base, adapter = separated(base)
+    assert base.unet is not None  # `separated` refuses a base without one
     takes_mask = adapter.in_channels > base.vae.latent_channels
     task = task or make_task("inpainting" if takes_mask else "editing")
     if task.has_mask != takes_mask:
+        channels = base.unet.in_channels + adapter.in_channels
         has, takes = ("a mask" if one else "no mask" for one in (task.has_mask, takes_mask))
         raise UserError(
             f"task {task.name} has {has}, but a UNet of {channels} input channels takes {takes}: use a task with "
             f"{takes}, as {'inpainting' if takes_mask else 'editing'}"
         )
-    settings = METHODS["finetune"](
-        space=SPACES[base.prediction_type], drop_condition=0.0 if takes_mask else 0.1, drop_prompt=0.1
-    )
+    drop_condition = 0.0 if takes_mask else 0.1
+    settings = Finetune(space=SPACES[base.prediction_type], drop_condition=drop_condition, drop_prompt=0.1)
     return Contents(
         base=base,
         adapter=adapter,
@@ -210,7 +210,7 @@ def from_checkpoint(base: Base, task: Task | None = None) -> Contents:
         ema_decay=0.999,
         result_decay=0.0,
         seed=0,
-        image_size=image_size,
+        image_size=(base.unet.sample_size or 64) * base.vae.factor,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +14,7 @@ import codi_tf
 from codi_tf import config
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.adapters.concat import Concat, separated
+from codi_tf.bundle import from_checkpoint
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import with_text
 from codi_tf.cli import sample
@@ -215,5 +218,7 @@ def test_one_of_other_channels_or_of_another_base_is_refused():
     base = tiny_base()
     with pytest.raises(UserError, match="gives 16 channels, the base's first level has 8"):
         Concat(4, 16, name="adapter").check(base, 3)
+    with pytest.raises(UserError, match="^there is no UNet: "):
+        from_checkpoint(dataclasses.replace(base, unet=None))
     with pytest.raises(UserError, match="^the UNet takes 4 channels: .* makes them 8, and 9 with a mask$"):
         separated(base)
