@@ -210,6 +210,7 @@ def from_checkpoint(base: Base, task: Task | None = None) -> Contents:
     takes_mask = adapter.in_channels > base.vae.latent_channels
     task = task or make_task("inpainting" if takes_mask else "editing")
     if task.has_mask != takes_mask:
+        channels = base.unet.in_channels + adapter.in_channels
         has, takes = ("a mask" if one else "no mask" for one in (task.has_mask, takes_mask))
         channels = base.unet.in_channels + adapter.in_channels
         raise UserError(
