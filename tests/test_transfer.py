@@ -293,7 +293,7 @@ def test_pairs_are_measured_against_their_counterparts(folders, tmp_path):
 @pytest.mark.usefixtures("eager")
 def test_pairs_are_measured_with_prompts_and_guidance(folders, tmp_path):
     """Catches captions that no base takes, or that only one of the two gets."""
-    arguments = (*PAIRS, "--steps", "2,1", "--guidance", "1,2", "--prompts", "--out", tmp_path / "report")
+    arguments = (*PAIRS, "--steps", 1, "--guidance", "1,2", "--prompts", "--out", tmp_path / "report")
     done = call(folders, "text", "text", *arguments)
     assert done.returncode == 0 and "transfer, guidance 2, 1 step each way" in done.stdout, done.stderr
     done = call(folders, "a", "b", *arguments)

@@ -100,11 +100,12 @@ def _examples(options: argparse.Namespace, size: int, keys: list[str]) -> dict:
 
 
 def _metrics(reader: str | None, size: int) -> dict[str, Metric]:
-    loaded = {name: METRICS[name].load(None, size) for name in FREE}
+    arguments: dict[str, str | None] = dict.fromkeys(FREE)
     if reader is not None:
         READER.check(reader)
-        loaded |= {name: METRICS[name].load(reader, size) for name in METRICS if METRICS[name].option is READER}
-    return {name: metric for name in in_order(loaded) if (metric := loaded[name]) is not None}
+        arguments |= {name: reader for name in METRICS if METRICS[name].option is READER}
+    loaded = {name: METRICS[name].load(arguments[name], size) for name in in_order(arguments)}
+    return {name: metric for name, metric in loaded.items() if metric is not None}
 
 
 def _trained_size(base) -> int:
