@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from codi_tf.models import activations
-from codi_tf.models.layers import GroupNorm, PointwiseConv2D, built_for_maps
+from codi_tf.models import activations, fused
+from codi_tf.models.layers import Dense, GroupNorm, LayerNorm, PointwiseConv2D, built_for_maps
 from codi_tf.models.numerics import EPSILON
 
 
@@ -25,10 +25,10 @@ class Attention(keras.layers.Layer):
             raise ValueError(f"Attention: {channels} channels cannot be split into {heads} heads")
         self.channels, self.heads, self.context_channels = channels, heads, context_channels
         self.qkv_bias, self.upcast = qkv_bias, upcast
-        self.to_q = keras.layers.Dense(channels, use_bias=qkv_bias, name="to_q")
-        self.to_k = keras.layers.Dense(channels, use_bias=qkv_bias, name="to_k")
-        self.to_v = keras.layers.Dense(channels, use_bias=qkv_bias, name="to_v")
-        self.to_out = keras.layers.Dense(channels, name="to_out.0")
+        self.to_q = Dense(channels, use_bias=qkv_bias, name="to_q")
+        self.to_k = Dense(channels, use_bias=qkv_bias, name="to_k")
+        self.to_v = Dense(channels, use_bias=qkv_bias, name="to_v")
+        self.to_out = Dense(channels, name="to_out.0")
 
     def build(self, input_shape=None):
         self.to_q.build((None, None, self.channels))
@@ -46,8 +46,7 @@ class Attention(keras.layers.Layer):
         k, v = self._split(self.to_k(context)), self._split(self.to_v(context))
         if self.upcast:
             q, k = ops.cast(q, "float32"), ops.cast(k, "float32")
-        weights = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), axis=-1)  # [B, heads, N, M]
-        out = ops.transpose(ops.matmul(ops.cast(weights, v.dtype), v), (0, 2, 1, 3))  # [B, N, heads, C / heads]
+        out = ops.transpose(fused.attend(q, k, v), (0, 2, 1, 3))  # [B, N, heads, C / heads]
         return self.to_out(ops.reshape(out, (-1, x.shape[1], self.channels)))
 
     def get_config(self):
@@ -93,8 +92,8 @@ class FeedForward(keras.layers.Layer):
     def __init__(self, channels: int, *, tanh_gelu: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.channels, self.tanh_gelu = channels, tanh_gelu
-        self.proj = keras.layers.Dense(8 * channels, name="net.0.proj")
-        self.out = keras.layers.Dense(channels, name="net.2")
+        self.proj = Dense(8 * channels, name="net.0.proj")
+        self.out = Dense(channels, name="net.2")
 
     def build(self, input_shape=None):
         self.proj.build((None, None, self.channels))
@@ -102,7 +101,7 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, x):
         value, gate = ops.split(self.proj(x), 2, axis=-1)
-        return self.out(value * (activations.tanh_gelu(gate) if self.tanh_gelu else activations.gelu(gate)))
+        return self.out(value * activations.tanh_gelu(gate) if self.tanh_gelu else fused.geglu(value, gate))
 
     def get_config(self):
         return {**super().get_config(), "channels": self.channels, "tanh_gelu": self.tanh_gelu}
@@ -118,13 +117,13 @@ class TransformerBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         self.channels, self.heads, self.context_channels = channels, heads, context_channels
         self.upcast_attention, self.tanh_gelu = upcast_attention, tanh_gelu
-        self.norm1 = keras.layers.LayerNormalization(epsilon=1e-5, name="norm1")
+        self.norm1 = LayerNorm(epsilon=1e-5, name="norm1")
         self.attn1 = Attention(channels, heads, upcast=upcast_attention, name="attn1")
-        self.norm2 = keras.layers.LayerNormalization(epsilon=1e-5, name="norm2")
+        self.norm2 = LayerNorm(epsilon=1e-5, name="norm2")
         self.attn2 = Attention(
             channels, heads, context_channels=context_channels, upcast=upcast_attention, name="attn2"
         )
-        self.norm3 = keras.layers.LayerNormalization(epsilon=1e-5, name="norm3")
+        self.norm3 = LayerNorm(epsilon=1e-5, name="norm3")
         self.ff = FeedForward(channels, tanh_gelu=tanh_gelu, name="ff")
 
     def build(self, input_shape=None):
@@ -168,7 +167,7 @@ class SpatialTransformer(keras.layers.Layer):
         self.groups, self.linear_projection = groups, linear_projection
         self.upcast_attention, self.numerics = upcast_attention, numerics
         self.norm = GroupNorm(channels, groups, EPSILON[numerics], name="norm")
-        projection = keras.layers.Dense if linear_projection else PointwiseConv2D
+        projection = Dense if linear_projection else PointwiseConv2D
         self.proj_in = projection(channels, name="proj_in")
         self.block = TransformerBlock(
             channels,

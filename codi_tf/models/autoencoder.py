@@ -138,7 +138,7 @@ class Coder(keras.layers.Layer):
         h = self.conv_in(h)
         for layer in (self.mid_block, *self.levels) if self.up else (*self.levels, self.mid_block):
             h = layer(h)
-        return self.conv_out(ops.silu(self.conv_norm_out(h)))
+        return self.conv_out(self.conv_norm_out(h, silu=True))
 
     def get_config(self):
         keys = ("channels_in", "channels_out", "widths", "layers_per_block", "groups", "epsilon", "attention", "up")

@@ -31,7 +31,8 @@ def plain_convolutions() -> Iterator[None]:
         _plain.reset(token)
 
 
-def _on_processor() -> bool:
+def on_processor() -> bool:
+    """Whether a graph that is traced now runs on a processor, and is not for an export."""
     return not _plain.get() and not tf.config.list_logical_devices("GPU") and not tf.config.list_logical_devices("TPU")
 
 
@@ -39,7 +40,7 @@ def prefers_product(x, kernel) -> bool:
     """Whether a stride-1 convolution of x [B, H, W, C] is fastest as a matrix product."""
     small = x.shape[1] is not None and x.shape[2] is not None and x.shape[1] * x.shape[2] <= SMALL_MAP
     large = kernel.shape[0] == 3 and math.prod(kernel.shape) >= LARGE_KERNEL
-    return small and large and _on_processor()
+    return small and large and on_processor()
 
 
 def product_convolution(x, kernel, bias):
@@ -58,7 +59,7 @@ def product_convolution(x, kernel, bias):
 
 def prefers_phases(x, kernel) -> bool:
     """Whether a convolution of x [B, H, W, C] after upsampling by 2 is fastest in four phases."""
-    return x.shape[1] * x.shape[2] >= SMALL_MAP and kernel.shape[3] >= WIDE and _on_processor()
+    return x.shape[1] * x.shape[2] >= SMALL_MAP and kernel.shape[3] >= WIDE and on_processor()
 
 
 def doubled_convolution(x, kernel, bias):

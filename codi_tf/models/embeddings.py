@@ -7,6 +7,8 @@ import math
 import keras
 from keras import ops
 
+from codi_tf.models.layers import Dense
+
 
 class TimeEmbedding(keras.layers.Layer):
     """Sinusoidal features of the time index, then two dense layers.
@@ -20,9 +22,9 @@ class TimeEmbedding(keras.layers.Layer):
         self.channels, self.condition_channels = channels, condition_channels
         self.cond_proj = None
         if condition_channels:  # zero: a new network starts out independent of the guidance
-            self.cond_proj = keras.layers.Dense(channels, use_bias=False, kernel_initializer="zeros", name="cond_proj")
-        self.linear_1 = keras.layers.Dense(4 * channels, name="linear_1")
-        self.linear_2 = keras.layers.Dense(4 * channels, name="linear_2")
+            self.cond_proj = Dense(channels, use_bias=False, kernel_initializer="zeros", name="cond_proj")
+        self.linear_1 = Dense(4 * channels, name="linear_1")
+        self.linear_2 = Dense(4 * channels, name="linear_2")
 
     def build(self, input_shape=None):
         self.linear_1.build((None, self.channels))

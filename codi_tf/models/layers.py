@@ -10,6 +10,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from codi_tf.models import fused
 from codi_tf.models.convolution import doubled_convolution, prefers_phases, prefers_product, product_convolution
 
 
@@ -56,10 +57,8 @@ class PointwiseConv2D(Conv2D):
 class GroupNorm(keras.layers.Layer):
     """Group normalization (Wu & He 2018) over space and the channels of a group, in float32 with any dtype policy.
 
-    Means go over columns, rows and the channels of a group, one after the other. Each reduction then runs along
-    contiguous memory and adds few numbers, and no tensor has more than four dimensions.
-
-    Input and output: [B, H, W, C].
+    Input and output: [B, H, W, C]. With `shift`, [B or 1, 1, 1, C], it normalizes input + shift; with `silu` it is
+    followed by x sigmoid(x).
 
     Raises:
         ValueError: the groups do not divide the channels.
@@ -75,21 +74,30 @@ class GroupNorm(keras.layers.Layer):
         self.gamma = self.add_weight(name="gamma", shape=(self.channels,), initializer="ones")
         self.beta = self.add_weight(name="beta", shape=(self.channels,), initializer="zeros")
 
-    def _group_mean(self, x):  # [B, H, W, C] -> [B, 1, 1, C], the mean of each channel's group
-        per_channel = ops.mean(ops.mean(x, axis=2), axis=1)  # [B, C]
-        grouped = ops.reshape(per_channel, (-1, self.groups, self.channels // self.groups))
-        per_group = ops.mean(grouped, axis=-1, keepdims=True)  # [B, G, 1]
-        spread = per_group + ops.zeros((1, 1, self.channels // self.groups), "float32")  # static shapes
-        return ops.reshape(spread, (-1, 1, 1, self.channels))
-
-    def call(self, inputs):
-        x = ops.cast(inputs, "float32")
-        x = x - self._group_mean(x)
-        scale = ops.rsqrt(self._group_mean(ops.square(x)) + self.epsilon) * ops.cast(self.gamma, "float32")
-        return ops.cast(x * scale + ops.cast(self.beta, "float32"), self.compute_dtype)
+    def call(self, inputs, shift=None, silu=False):
+        options = {"groups": self.groups, "epsilon": self.epsilon, "silu": silu}
+        return fused.group_norm(ops.cast(inputs, self.compute_dtype), self.gamma, self.beta, shift, **options)
 
     def get_config(self):
         return {**super().get_config(), "channels": self.channels, "groups": self.groups, "epsilon": self.epsilon}
+
+
+class Dense(keras.layers.Dense):
+    """A dense layer over the last axis, as one product of rows: TensorFlow then adds the bias within the product.
+
+    [..., C] -> [..., units]; all axes but the first are static.
+    """
+
+    def call(self, inputs):
+        rows = super().call(ops.reshape(inputs, (-1, inputs.shape[-1])))
+        return ops.reshape(rows, (-1, *inputs.shape[1:-1], self.units))
+
+
+class LayerNorm(keras.layers.LayerNormalization):
+    """Layer normalization over the last axis."""
+
+    def call(self, inputs):
+        return fused.layer_norm(ops.cast(inputs, self.compute_dtype), self.gamma, self.beta, epsilon=self.epsilon)
 
 
 class ResnetBlock(keras.layers.Layer):
@@ -104,7 +112,7 @@ class ResnetBlock(keras.layers.Layer):
         self.groups, self.epsilon = groups, epsilon
         self.norm1 = GroupNorm(in_channels, groups, epsilon, name="norm1")
         self.conv1 = Conv2D(out_channels, name="conv1")
-        self.time_emb_proj = keras.layers.Dense(out_channels, name="time_emb_proj") if time_channels else None
+        self.time_emb_proj = Dense(out_channels, name="time_emb_proj") if time_channels else None
         self.norm2 = GroupNorm(out_channels, groups, epsilon, name="norm2")
         self.conv2 = Conv2D(out_channels, name="conv2")
         self.conv_shortcut = Conv2D(out_channels, 1, name="conv_shortcut") if in_channels != out_channels else None
@@ -120,10 +128,11 @@ class ResnetBlock(keras.layers.Layer):
             built_for_maps(self.conv_shortcut, self.in_channels)
 
     def call(self, x, temb=None):
-        h = self.conv1(ops.silu(self.norm1(x)))
+        h = self.conv1(self.norm1(x, silu=True))
+        shift = None
         if self.time_emb_proj is not None:
-            h = h + ops.reshape(self.time_emb_proj(ops.silu(temb)), (-1, 1, 1, self.out_channels))
-        h = self.conv2(ops.silu(self.norm2(h)))
+            shift = ops.reshape(self.time_emb_proj(ops.silu(temb)), (-1, 1, 1, self.out_channels))
+        h = self.conv2(self.norm2(h, shift, silu=True))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
     def get_config(self):

@@ -105,7 +105,7 @@ class SceneReader(keras.Model):
         x = maps[-1] + ops.reshape(self.spread(whole), (-1, 1, 1, self.widths[-1]))
         for i in reversed(range(len(self.up))):
             x = self.up[i](maps[i] + upsample_nearest(self.narrow[i](x)))
-        of_cells = ops.cast(self.cell_head(ops.silu(self.norm(x))), "float32")  # [B, h, w, .]
+        of_cells = ops.cast(self.cell_head(self.norm(x, silu=True)), "float32")  # [B, h, w, .]
         objects, nearness, *values = _divided(of_cells, [self.objects + 1, 1, *self.attributes.values()])
         cells = dict(zip(self.attributes, values, strict=True))
         shares = ops.softmax(objects, axis=-1)[..., :-1]
@@ -136,7 +136,7 @@ class SceneReader(keras.Model):
 
     def _whole(self, deepest):
         """Mean and maximum of the smallest map: [B, 2 C]."""
-        x = ops.silu(self.whole_norm(deepest))
+        x = self.whole_norm(deepest, silu=True)
         return ops.concatenate([ops.mean(x, axis=(1, 2)), ops.max(x, axis=(1, 2))], axis=-1)
 
     def get_config(self):

@@ -11,6 +11,7 @@ from keras import ops
 
 from codi_tf.core.errors import UserError
 from codi_tf.models.activations import ACTIVATIONS
+from codi_tf.models.layers import Dense, LayerNorm
 
 MASKED = -1e9  # added to a score in float32: its weight becomes 0, and the sum of a row stays finite
 
@@ -24,10 +25,10 @@ class SelfAttention(keras.layers.Layer):
     def __init__(self, channels: int, heads: int, *, causal: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.channels, self.heads, self.causal = channels, heads, causal
-        self.q_proj = keras.layers.Dense(channels, name="q_proj")
-        self.k_proj = keras.layers.Dense(channels, name="k_proj")
-        self.v_proj = keras.layers.Dense(channels, name="v_proj")
-        self.out_proj = keras.layers.Dense(channels, name="out_proj")
+        self.q_proj = Dense(channels, name="q_proj")
+        self.k_proj = Dense(channels, name="k_proj")
+        self.v_proj = Dense(channels, name="v_proj")
+        self.out_proj = Dense(channels, name="out_proj")
 
     def build(self, input_shape=None):
         for layer in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
@@ -69,11 +70,11 @@ class EncoderLayer(keras.layers.Layer):
         super().__init__(**kwargs)
         self.channels, self.heads, self.hidden = channels, heads, hidden
         self.activation, self.epsilon, self.causal = activation, epsilon, causal
-        self.layer_norm1 = keras.layers.LayerNormalization(epsilon=epsilon, name="layer_norm1")
+        self.layer_norm1 = LayerNorm(epsilon=epsilon, name="layer_norm1")
         self.self_attn = SelfAttention(channels, heads, causal=causal, name="self_attn")
-        self.layer_norm2 = keras.layers.LayerNormalization(epsilon=epsilon, name="layer_norm2")
-        self.fc1 = keras.layers.Dense(hidden, name="mlp.fc1")
-        self.fc2 = keras.layers.Dense(channels, name="mlp.fc2")
+        self.layer_norm2 = LayerNorm(epsilon=epsilon, name="layer_norm2")
+        self.fc1 = Dense(hidden, name="mlp.fc1")
+        self.fc2 = Dense(channels, name="mlp.fc2")
 
     def build(self, input_shape=None):
         for layer in (self.layer_norm1, self.layer_norm2, self.fc1):
@@ -144,7 +145,7 @@ class TextEncoder(keras.Model):
             )
             for i in range(num_hidden_layers)
         ]
-        self.final_layer_norm = keras.layers.LayerNormalization(epsilon=layer_norm_eps, name="final_layer_norm")
+        self.final_layer_norm = LayerNorm(epsilon=layer_norm_eps, name="final_layer_norm")
 
     def build(self, input_shape=None):
         self.token_embedding.build()

@@ -365,7 +365,7 @@ class UNet(UNetEncoder):
         for block in self.up_blocks:
             taken = [skips.pop() for _ in block.resnets]
             h = block(h, taken, temb, context)
-        return ops.cast(self.conv_out(ops.silu(self.conv_norm_out(h))), "float32")
+        return ops.cast(self.conv_out(self.conv_norm_out(h, silu=True)), "float32")
 
     def embed_time(self, t, guidance=None, labels=None):
         """Times int [B] or [1], guidance float and labels int, [B] or [1], if the network takes them -> time embedding.
