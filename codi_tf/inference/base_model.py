@@ -54,8 +54,9 @@ class BaseModel:
             guidance: 1 is none.
 
         Raises:
-            UserError: guidance without a prompt to be guided by.
+            UserError: guidance without a prompt to be guided by, or one that the base was not trained for.
         """
+        guidance = self.base.made_for.check_guidance(guidance)
         empty, scale = self.base.conditioning().tensors(), tf.constant([guidance], tf.float32)
         given = empty if conditioning is None else conditioning.tensors()
         if self.evaluations(guidance) == 1:
