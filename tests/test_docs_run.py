@@ -257,7 +257,8 @@ def check_paths(options: argparse.Namespace, made: set[str]) -> None:
             of_a_config = re.fullmatch(r"runs/(\w+)/result", text)
             is_there = (ROOT / text).exists() or (of_a_config and (ROOT / f"configs/{of_a_config[1]}.yaml").is_file())
             comes_along = (ROOT / "assets" / text).exists()
-            assert left_to_the_reader or text in made or is_there or comes_along or text == ".", f"{key}: {text}"
+            is_made = text in made or any(text.startswith(f"{folder}/") for folder in made)
+            assert left_to_the_reader or is_made or is_there or comes_along or text == ".", f"{key}: {text}"
 
 
 def register_of(page: str) -> None:

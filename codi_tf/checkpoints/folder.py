@@ -14,6 +14,7 @@ from codi_tf.checkpoints.networks import read_network, refuse_pickles, write_net
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import numpy_dtype
+from codi_tf.diffusion.scheduler_config import REVERSE
 from codi_tf.io.json_files import read_json, write_json
 from codi_tf.io.weights import CONFIG
 from codi_tf.models.text_encoder import TextEncoder
@@ -34,6 +35,7 @@ _PARTS = {  # part of a pipeline -> library and class, for diffusers
 DDIM = "DDIMScheduler"
 CLIPPING = (
     DDIM,
+    REVERSE,
     "DDPMScheduler",
     "HeunDiscreteScheduler",
     "LCMScheduler",
