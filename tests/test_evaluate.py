@@ -276,7 +276,7 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
         (["--steps", "1,1"], "at least 1 and differ"),
         (["--steps", "1,x"], "write whole numbers"),
         (["--steps", "1001"], "from 1 to 1000"),
-        (["--samplers", "euler"], "choose some of .*ddim,ddpm,dpm\\+\\+"),
+        (["--samplers", "euler"], "choose some of .*ddim,ddpm,dpm,dpm\\+\\+"),
         (["--samplers", "ddim,ddim"], "each once"),
         (["--guidance", "nan"], "must be a finite number"),
         (["--guidance", "2"], "no bundle was trained to take one"),
