@@ -166,5 +166,5 @@ def test_a_base_without_a_text_encoder_takes_no_prompt(base_folder, tmp_path):
 
 
 def test_a_checkpoint_has_no_sampler_of_bundles(base_folder, tmp_path):
-    with pytest.raises(UserError, match="--sampler is consistency: a checkpoint has ddim, dpm, dpm"):
+    with pytest.raises(UserError, match="--sampler is consistency: a checkpoint has ddim, ddpm, dpm, dpm"):
         from_prompt(base_folder, tmp_path / "out.png", "--prompt", "x", "--sampler", "consistency")
