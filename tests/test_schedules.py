@@ -242,7 +242,7 @@ def test_refuses_other_solvers_only_where_they_matter(change, message):
 
 def test_refuses_unknown_samplers_and_too_many_steps():
     schedule = make_schedule_of(STABLE_DIFFUSION)
-    with pytest.raises(UserError, match="unknown sampler 'euler': known are ddim, dpm, dpm"):
+    with pytest.raises(UserError, match="unknown sampler 'euler': known are ddim, ddpm, dpm, dpm"):
         make_checkpoint_grid("euler", STABLE_DIFFUSION, schedule, 4)
     for sampler, num_steps in (
         ("ddim", 1000),

@@ -80,10 +80,10 @@ def test_an_evaluation_takes_the_sampler_of_each_bundle(bundle, model, tmp_path)
     assert [(one.label, one.options["sampler"]) for one in entries] == [("cm", "consistency"), ("codi", "ddim")]
     options = parse([str(bundle), "--out", str(tmp_path / "report")], "evaluate")
     assert options.samplers is None
-    options.bundles = [bundle, bundle]
-    about = evaluate._about(options, entries, 4, 16)
+    options.bundles = {"cm": bundle, "codi": bundle}
+    about = evaluate._about(options, entries, "4 crops")
     assert "Samplers: consistency, ddim." in about and f"`{bundle}`, sampler consistency" in about
-    assert evaluate._settings(options, models, [], 16)["samplers"] == ["consistency", "ddim"]
+    assert evaluate._settings(options, models, [], (4, 16, 16, 3))["samplers"] == ["consistency", "ddim"]
 
 
 def test_an_export_takes_it_too_or_says_why_not(model):

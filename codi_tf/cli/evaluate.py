@@ -136,8 +136,8 @@ def _about(options: argparse.Namespace, entries: list[Entry], examples: str) -> 
     by_bundle = {one.bundle: one for one in entries}.values()
     lines.append("")
     for one in by_bundle:
-        names = {"guidance": "guidance", "text_guidance": "text guidance"}
-        values = {name: one.options[key] for key, name in names.items()}
+        guided = {"guidance": "guidance", "text_guidance": "text guidance"}
+        values = {name: one.options[key] for key, name in guided.items()}
         note = "".join(f", {name} {value:g}" for name, value in values.items() if value is not None)
         if len(names) > 1 and options.samplers is None:
             note = f", sampler {one.options['sampler']}{note}"

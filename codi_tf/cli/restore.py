@@ -135,7 +135,7 @@ def run(options: argparse.Namespace, condition: str = "--condition") -> None:
     fill_in(options, DEFAULTS)
     if options.condition is None:
         raise UserError(f"{condition} is missing: {options.model} makes an image from a condition")
-    check_not_read(options.out, {condition: options.condition, "--mask": options.mask, "--image": options.image})
+    check_not_read(options.out, {"--image": options.image, "--mask": options.mask, condition: options.condition})
     write_image(options.out, _restore(options))
     note = ""
     if options.mask is not None:
