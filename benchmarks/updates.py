@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,34 +19,20 @@ ROOT = Path(__file__).parents[1]
 
 
 class Version:
-    """A process that makes one update each time it is called."""
+    """A version of this project in a process, which makes one update each time it is called."""
 
     def __init__(self, folder: Path, config: str, overrides: list[str]):
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", __file__, "--worker", config, *overrides],
-            env={**os.environ, "PYTHONPATH": str(folder)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.updates: list[dict] = []
+        from benchmarks.worker import Process
+
+        command = [sys.executable, "-P", __file__, "--worker", config, *overrides]
+        self.process, self.updates = Process(command, PYTHONPATH=str(folder)), []
 
     def __call__(self) -> None:
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(map(str, self.process.args))} ended")
-        self.updates.append(json.loads(line))
+        self.updates.append(self.process.answer())
 
     def median(self, key: str, after: int) -> float:
         """The median of a figure over the updates after the first ones."""
         return statistics.median(update[key] for update in self.updates[after:])
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def _worker(config: str, *overrides: str) -> None:
@@ -93,7 +77,7 @@ def _main(arguments: list[str]) -> None:
         for version in versions.values():
             version()
     for version in versions.values():
-        version.close()
+        version.process.close()
     print("| | ms of the processor an update | ms an update | images/s | peak, GiB |\n|---|---:|---:|---:|---:|")
     for name, version in versions.items():
         processor, seconds = version.median("processor", 2), version.median("seconds", 2)

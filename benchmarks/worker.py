@@ -14,34 +14,51 @@ import sys
 import time
 
 
-class Worker:
-    """A process that does a candidate's work when it is called, and is idle otherwise."""
+class Process:
+    """A process that does its work once for each line that it reads, answers with a line of JSON, and is idle between.
 
-    def __init__(self, name: str, dtype: str):
+    Args:
+        command: the program and its arguments.
+        variables: of the environment, besides those of this process.
+    """
+
+    def __init__(self, command: list[str], **variables: str):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", name, dtype],
+            command,
+            env={**os.environ, **variables},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if "VERBOSE" not in os.environ else None,
             text=True,
         )
-        self.peak = 0
 
-    def __call__(self) -> float:
-        """Do the work once; return its seconds."""
+    def answer(self) -> dict:
+        """Do the work once. Raises RuntimeError if the process has ended."""
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{' '.join(self.process.args[3:])} ended; run it by hand: VERBOSE=1 shows why")
-        answer = json.loads(line)
-        self.peak = answer["peak"]
-        return answer["seconds"]
+            raise RuntimeError(f"{' '.join(self.process.args[2:])} ended; VERBOSE=1 shows why")
+        return json.loads(line)
 
     def close(self) -> None:
         """End the process."""
         self.process.stdin.close()
         self.process.wait()
+
+
+class Worker(Process):
+    """A process that does a candidate's work when it is called."""
+
+    def __init__(self, name: str, dtype: str):
+        super().__init__([sys.executable, "-m", "benchmarks.worker", name, dtype])
+        self.peak = 0
+
+    def __call__(self) -> float:
+        """Do the work once; return its seconds."""
+        answer = self.answer()
+        self.peak = answer["peak"]
+        return answer["seconds"]
 
 
 def _main(name: str, dtype: str) -> None:

@@ -26,6 +26,7 @@ from codi_tf.checkpoints.folder import save_base
 from codi_tf.companions import COMPANIONS
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation import METRICS
+from codi_tf.evaluation.features import FeatureNetwork, save_features
 from codi_tf.methods import METHODS
 from codi_tf.tasks import TASKS
 from export.formats import FORMATS
@@ -65,6 +66,17 @@ def make_model(base: Base, **options) -> codi_tf.CoDi:
     adapter = model.student.adapter
     adapter.mu.assign(np.linspace(-0.3, 0.6, adapter.mu.shape[0]).astype("float32"))
     return model
+
+
+@pytest.fixture(scope="session")
+def feature_folder(tmp_path_factory):
+    """The folder of FD-photos' network, with random weights."""
+    keras.utils.set_random_seed(0)
+    network = FeatureNetwork(num_photos=4, name="features")
+    network.build()
+    folder = tmp_path_factory.mktemp("features") / "features"
+    save_features(network, folder)
+    return folder
 
 
 def give_memory_back():

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,7 +23,7 @@ from codi_tf.cli.evaluate_options import parse
 from codi_tf.core.errors import Interrupted, UserError
 from codi_tf.core.progress import Progress
 from codi_tf.evaluation.curves import COLORS
-from codi_tf.evaluation.features import FeatureNetwork, load_or_train, save_features
+from codi_tf.evaluation.features import load_or_train
 from codi_tf.evaluation.loading import labels
 from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.samplers import model_process, model_sampler
@@ -37,16 +36,6 @@ from codi_tf.tasks import make_task
 
 S, CELL = 16, 128  # the grids show each pixel eight times
 ROOT = Path(codi_tf.__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def feature_folder(tmp_path_factory):
-    keras.utils.set_random_seed(0)
-    network = FeatureNetwork(num_photos=4, name="features")
-    network.build()
-    folder = tmp_path_factory.mktemp("features") / "features"
-    save_features(network, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,7 +15,6 @@ from codi_tf.cli.evaluate import main
 from codi_tf.cli.evaluate_inputs import inputs_of
 from codi_tf.cli.evaluate_options import parse
 from codi_tf.core.errors import UserError
-from codi_tf.evaluation.features import FeatureNetwork, save_features
 from codi_tf.evaluation.results import read_results
 from codi_tf.io.images import resize, write_png
 from codi_tf.io.places import folder_pair
@@ -159,17 +157,7 @@ def test_results_are_read_by_name(tmp_path):
         read_results(folder, NAMES, S, S)
 
 
-@pytest.fixture(scope="module")
-def features(tmp_path_factory):
-    keras.utils.set_random_seed(0)
-    network = FeatureNetwork(num_photos=4, name="features")
-    network.build()
-    folder = tmp_path_factory.mktemp("features") / "features"
-    save_features(network, folder)
-    return folder
-
-
-def test_they_stand_in_the_table_beside_a_bundle(bundle, features, pair, tmp_path, monkeypatch):
+def test_they_stand_in_the_table_beside_a_bundle(bundle, feature_folder, pair, tmp_path, monkeypatch):
     """The originals as results are the row of the originals, the enlarged inputs that of the condition; to a byte."""
     monkeypatch.setattr("codi_tf.cli.evaluate.PROCESS_STEPS", (1,))
     examples, _ = data.read_folder_pair(*folder_pair(pair), make_task("super_resolution"), N)
@@ -177,7 +165,8 @@ def test_they_stand_in_the_table_beside_a_bundle(bundle, features, pair, tmp_pat
     write(tmp_path / "bicubic", (examples["condition"] + 1) / 2)  # a name that the report has
     out = tmp_path / "report"
     tf.config.run_functions_eagerly(True)
-    words = [bundle, tmp_path / "perfect", tmp_path / "bicubic", "--data", pair, "--features", features, "--out", out]
+    words = [bundle, tmp_path / "perfect", tmp_path / "bicubic", "--data", pair]
+    words += ["--features", feature_folder, "--out", out]
     try:
         main([*map(str, words), "--steps", "1", "--count", str(N)])
     finally:

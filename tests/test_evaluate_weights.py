@@ -13,7 +13,6 @@ from tiny_pipeline import save_pipeline
 import codi_tf
 from codi_tf import data
 from codi_tf.cli.evaluate import main
-from codi_tf.evaluation.features import FeatureNetwork, save_features
 from codi_tf.evaluation.perception.clip import load_clip
 from codi_tf.evaluation.perception.lpips import Lpips, load_lpips
 from codi_tf.evaluation.samplers import model_sampler
@@ -35,19 +34,16 @@ def save_lpips(folder):
     return folder / "diffusion_pytorch_model.safetensors"
 
 
-def test_weights_of_the_user(tmp_path, monkeypatch):
+def test_weights_of_the_user(feature_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("codi_tf.cli.evaluate.PROCESS_STEPS", (1, 2))  # ten images of a process take 55 evaluations
     keras.utils.set_random_seed(0)
     base = codi_tf.load_stable_diffusion(save_pipeline(tmp_path / "sd", "1.x"))
     model = codi_tf.CoDi(base, image_size=S)
     model.save(tmp_path / "bundle")
-    network = FeatureNetwork(num_photos=4, name="features")
-    network.build()
-    save_features(network, tmp_path / "features")
     weights = save_lpips(tmp_path / "lpips")
     save_clip(tmp_path / "clip")
 
-    folders = {"features": "features", "lpips": weights.relative_to(tmp_path), "clip": "clip", "out": "report"}
+    folders = {"features": feature_folder, "lpips": weights.relative_to(tmp_path), "clip": "clip", "out": "report"}
     options = [part for name, path in folders.items() for part in (f"--{name}", str(tmp_path / path))]
     main([str(tmp_path / "bundle"), "--steps", "2", "--count", str(COUNT), "--prompt", PROMPT, *options])
 

@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 from commands import run_here
 from PIL import Image
-from tiny import randomize, tiny_base, tiny_text
+from tiny import UNET, randomize, tiny_base, tiny_text
 
 import codi_tf
 from codi_tf import config
+from codi_tf.checkpoints.base import make_unet
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.checkpoints.stable_diffusion import save_stable_diffusion, with_text
@@ -269,3 +270,11 @@ def test_samples_of_a_training_are_made_as_the_result_will_be(distilled):
     samples = make_samples(experiment, trainer, {"image": image, "prompt": ["a tree", ""]})
     assert (samples.steps, samples.guidance) == (2, 7.5)
     assert np.isfinite(samples.grid()).all() and np.isfinite(samples.figures()["heldout_halving"])
+
+
+@pytest.mark.parametrize("method", [STAGE_1, {"name": "pretrain"}], ids=["guided", "pretrain"])
+def test_a_unet_that_takes_a_condition_is_refused_without_a_task(method, tmp_path):
+    """Catches: a convolution that fails in the first update; pre-training was not checked."""
+    save_base(dataclasses.replace(tiny_base(), unet=make_unet({**UNET, "in_channels": 9})), tmp_path)
+    with pytest.raises(UserError, match="its UNet takes 9 channels, a latent has 4: without a task, name a model"):
+        trainer_of(tmp_path, method)

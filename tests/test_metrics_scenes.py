@@ -15,7 +15,6 @@ import codi_tf
 from codi_tf import data
 from codi_tf.cli.evaluate import main
 from codi_tf.core.errors import UserError
-from codi_tf.evaluation.features import FeatureNetwork, save_features
 from codi_tf.evaluation.loading import load_metrics, truth_keys
 from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.metrics.scene_variety import variety_distance
@@ -114,15 +113,12 @@ def test_they_are_measured_where_a_reader_is_named(reader, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["super_resolution", "editing"])
-def test_the_command(task, reader, tmp_path, monkeypatch):
+def test_the_command(task, reader, feature_folder, tmp_path, monkeypatch):
     """The exact truth of rendered scenes, without --prompts; the reader's own error is the row of the originals."""
     monkeypatch.setattr("codi_tf.cli.evaluate.PROCESS_STEPS", (1, 2))
     base = codi_tf.load_stable_diffusion(save_pipeline(tmp_path / "sd", "1.x"))
     codi_tf.CoDi(base, image_size=S, task=make_task(task)).save(tmp_path / "bundle")
-    network = FeatureNetwork(num_photos=4, name="features")
-    network.build()
-    save_features(network, tmp_path / "features")
-    options = ["--features", str(tmp_path / "features"), "--data", "scenes", "--count", "4", "--steps", "1"]
+    options = ["--features", str(feature_folder), "--data", "scenes", "--count", "4", "--steps", "1"]
     main([str(tmp_path / "bundle"), "--out", str(tmp_path / "report"), *options, "--reader", str(reader)])
     written = json.loads((tmp_path / "report" / "metrics.json").read_text())
     row = written["rows"]["original"]

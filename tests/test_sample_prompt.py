@@ -132,7 +132,7 @@ def change(path, **keys):
     [
         (["--height", "18"], None, {}, "height is 18: it must be a multiple of 4"),
         (["--sampler", "ddim", "--steps", "1000"], None, {}, "that is too many"),
-        ([], "unet/config.json", {"in_channels": 9}, "takes 9 channels: it is for inpainting"),
+        ([], "unet/config.json", {"in_channels": 9}, "takes 9 channels, a latent has 4: make a bundle of it"),
         ([], "unet/config.json", {"cross_attention_dim": 8}, "do not belong together"),
         ([], "unet/config.json", {"norm_num_groups": 0}, "norm_num_groups is 0"),
         ([], "unet/config.json", {"block_out_channels": 8}, "unet/config.json: not a configuration of UNet"),

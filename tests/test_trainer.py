@@ -13,6 +13,7 @@ from conftest import SCHEDULER, VAE, make_model
 from tiny import UNET, tiny_base
 from training_steps import GAMMA, compiled, latents, random, values
 
+import codi_tf
 from codi_tf.adapters.adapted import AdaptedUNet
 from codi_tf.checkpoints.base import make_autoencoder
 from codi_tf.diffusion.process import coefficients, predict
@@ -346,9 +347,10 @@ def test_the_autoencoder_learns_reconstruction_and_kl():
         np.testing.assert_allclose(mean, b + (1 - GAMMA) * (a - b), rtol=0, atol=1e-7)
 
 
-def test_a_decoder_trained_alone_leaves_the_latents_as_they_are():
-    """Catches: an encoder that moves, by gradient, weight decay or moving average; a shortcut that is forgotten."""
-    student = make_autoencoder({**VAE, "linear_shortcut": True})
+def test_a_decoder_trained_alone_leaves_the_latents_as_they_are(tmp_path):
+    """Catches: an encoder that moves, by gradient, weight decay or moving average; a shortcut that is forgotten; a
+    result with another scaling_factor, at which models of these latents fail."""
+    student = make_autoencoder({**VAE, "linear_shortcut": True, "scaling_factor": 1.7})
     settings = Autoencoder(train="decoder", perceptual_weight=0.5, features="unused")
     method = AutoencoderMethod(settings, student, perceptual=lambda images: [images[:, ::2, ::2]])
     trainer = Trainer(method, ema_decay=GAMMA)
@@ -363,3 +365,7 @@ def test_a_decoder_trained_alone_leaves_the_latents_as_they_are():
             np.testing.assert_array_equal(now, kept)
     moved = {path.split("/")[1] for path, changed in changes(before, student.variables).items() if changed}
     assert moved == {"decoder", "post_quant_conv", "shortcut_out"}
+    method.save(trainer.average, tmp_path, lambda: {"image": image})
+    saved = codi_tf.load_stable_diffusion(tmp_path).vae
+    assert saved.scaling_factor == 1.7
+    np.testing.assert_array_equal(saved(image), trainer.average(image))

@@ -166,6 +166,13 @@ class Base:
         return self.vae.factor * 2 ** (levels - 1)
 
 
+def check_takes_latents(base: Base, whose: str, remedy: str) -> None:
+    """Raises UserError for a UNet whose input is more than the latents; `remedy` ends the line."""
+    channels, latents = base.unet and base.unet.in_channels, base.vae.latent_channels
+    if channels is not None and channels != latents:
+        raise UserError(f"{whose} UNet takes {channels} channels, a latent has {latents}: {remedy}")
+
+
 def check_decoder(decoder: TinyDecoder, vae: Autoencoder) -> None:
     """Raises UserError for a small decoder that does not fit the latents of an autoencoder."""
     for what, theirs, ours in (

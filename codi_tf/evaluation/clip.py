@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codi_tf.evaluation.metric import Metric, Option
+from codi_tf.evaluation.samplers import BATCH
+from codi_tf.evaluation.sharing import changed
 
 if TYPE_CHECKING:
     from codi_tf.evaluation.perception.clip import Embedder
@@ -42,7 +44,8 @@ class ClipMetric(Metric):
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """The embeddings of texts, float32 [N, D], of unit length; each different text is embedded once."""
         different, places = np.unique(np.array(texts, str), return_inverse=True)
-        return np.asarray(self.clip.texts(different.tolist()))[places]
+        parts = [different[i : i + BATCH].tolist() for i in range(0, len(different), BATCH)]
+        return np.concatenate([np.asarray(self.clip.texts(part)) for part in parts])[places]
 
 
 def shared_clip(argument: str) -> Embedder:
@@ -52,12 +55,12 @@ def shared_clip(argument: str) -> Embedder:
         UserError: see `perception.clip.load_clip`.
     """
     folder = Path(argument)
-    return _clip(folder, tuple(sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())))
+    return _clip(folder, changed(folder))
 
 
 @functools.lru_cache(maxsize=1)
-def _clip(folder: Path, changed: tuple) -> Embedder:
-    """`changed`: when the files of the folder were; the model of a folder that has changed is loaded again."""
+def _clip(folder: Path, when: tuple) -> Embedder:
+    """The model of a folder whose files are of that time."""
     from codi_tf.evaluation.perception.clip import load_clip
 
     return load_clip(folder)

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 from codi_tf.evaluation.metric import Extractor, Option
+from codi_tf.evaluation.sharing import changed
 
 KERAS = "keras"  # of --inception: Keras' InceptionV3 with weights that Keras downloads, or those of keras:FILE
 FEW_IMAGES = "few images raise it: compare equal counts only"
@@ -37,12 +38,12 @@ def shared_inception(argument: str) -> Extractor:
         UserError: a file that cannot be read.
     """
     path = INCEPTION.path(argument)
-    return _inception(argument, None if path is None else path.stat().st_mtime_ns)
+    return _inception(argument, () if path is None else changed(path))
 
 
 @functools.lru_cache(maxsize=1)
-def _inception(argument: str, changed: int | None) -> Extractor:
-    """`changed`: when the file was; the network of a file that has changed is loaded again."""
+def _inception(argument: str, when: tuple) -> Extractor:
+    """The network of a file of that time."""
     from codi_tf.evaluation.perception.inception import load_inception
 
     return load_inception(argument)

@@ -10,6 +10,7 @@ import numpy as np
 
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation.metric import ImageSet, Metric, Option, Originals
+from codi_tf.evaluation.sharing import changed
 from codi_tf.io.bundle_files import model_at
 from codi_tf.scenes.captions import Statements, parse
 from codi_tf.scenes.statements import is_caption
@@ -76,7 +77,7 @@ def shared_eye(folder: str, image_size: int) -> Eye:
         UserError: no reader, or one that was trained on images of another size.
     """
     path = READER.path(folder).resolve()
-    eye = _eye(path, _changed(path))
+    eye = _eye(path, changed(path))
     try:
         eye.reader.check_size(image_size, image_size)
     except UserError as error:
@@ -85,15 +86,11 @@ def shared_eye(folder: str, image_size: int) -> Eye:
 
 
 @functools.lru_cache(maxsize=1)
-def _eye(folder: Path, changed: tuple) -> Eye:
-    """`changed`: when the files of the folder were; the reader of a folder that has changed is loaded again."""
+def _eye(folder: Path, when: tuple) -> Eye:
+    """The reader of a folder whose files are of that time."""
     from codi_tf.scenes.reading import load_reader
 
     return Eye(load_reader(folder))
-
-
-def _changed(folder: Path) -> tuple:
-    return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in folder.iterdir()))
 
 
 def true_statements(originals: Originals) -> list[Statements]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from codi_tf.adapters.adapted import AdaptedUNet
-from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.base import Base, check_takes_latents
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise, Prediction
@@ -28,11 +28,7 @@ class BaseModel:
     def __init__(self, base: Base):
         if base.unet is None:
             raise UserError("this model has no UNet: it is an autoencoder alone; name a base that was trained")
-        if base.unet.in_channels != base.vae.latent_channels:
-            raise UserError(
-                f"this model's UNet takes {base.unet.in_channels} channels, a latent has {base.vae.latent_channels}: "
-                "name a base that takes no condition image"
-            )
+        check_takes_latents(base, "this model's", "name a base that takes no condition image")
         self.base, self.network = base, AdaptedUNet(base.unet, name="base")
         self.encode = tf.function(base.encode, autograph=False)
         self.decode = tf.function(self._decode, autograph=False)

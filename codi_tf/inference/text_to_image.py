@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.base import Base, check_takes_latents
 from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
@@ -39,12 +39,7 @@ class TextToImage:
         if base.unet is None or (base.text_encoder is None and not base.num_classes):
             missing = "UNet" if base.unet is None else "text encoder"
             raise UserError(f"this model has no {missing}: it makes no images from prompts")
-        channels, wanted = base.unet.in_channels, base.vae.latent_channels
-        if channels != wanted:
-            raise UserError(
-                f"this model's UNet takes {channels} channels: it is for inpainting or editing, by a bundle that "
-                f"codi convert --task makes of it; text-to-image needs one of {wanted} channels"
-            )
+        check_takes_latents(base, "this model's", "make a bundle of it by codi convert --task, or name another model")
         if is_reverse(base.scheduler):
             raise UserError("this model leads from images to noise, and makes none: use codi transfer")
         self.base, self._unet = base, base.unet

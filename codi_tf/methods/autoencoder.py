@@ -15,7 +15,7 @@ from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import current_compute
 from codi_tf.diffusion.losses import absolute_distance, perceptual_distance
-from codi_tf.io.weights import copy_weights
+from codi_tf.io.weights import make_copy
 from codi_tf.methods import METHODS
 from codi_tf.methods.batches import check_images, require
 from codi_tf.methods.method import Method, MethodSettings, check_perceptual
@@ -106,7 +106,7 @@ class AutoencoderMethod(Method):
             assert perceptual is not None  # the options go together
             self.perceptual = perceptual_distance(lambda images: images, perceptual)
         if settings.train == "decoder":
-            for layer in student.encoding_layers:
+            for layer in student.encoder_parts:
                 layer.trainable = False
 
     @property
@@ -145,16 +145,19 @@ class AutoencoderMethod(Method):
         return average.decode(average.encode(images).mean)
 
     def save(self, average: AutoencoderKL, folder: Path, first_batch: Callable[[], dict]) -> None:
-        """Write a base without a UNet. Its scaling_factor gives the first batch's latents standard deviation 1."""
-        images, result = first_batch()["image"], _copy(average)
-        if self.settings.balance:
-            balance_channels(result, images, self.settings.balance)
-        result.scaling_factor = measure_scale(result, images)
+        """Write a base without a UNet. Its scaling_factor gives the first batch's latents standard deviation 1.
+
+        Where the decoder alone is trained the scaling_factor stays, as the latents do.
+        """
+        result = _copy(average)
+        if self.settings.train == "all":
+            images = first_batch()["image"]
+            if self.settings.balance:
+                balance_channels(result, images, self.settings.balance)
+            result.scaling_factor = measure_scale(result, images)
         save_base(Base(None, result, {"beta_schedule": "squaredcos_cap_v2"}), folder)
 
 
 def _copy(network: AutoencoderKL) -> AutoencoderKL:
     arguments = {key: value for key, value in network.get_config().items() if key != "name"}
-    copy = make_autoencoder(arguments, name="average_vae")
-    copy_weights(network, copy)
-    return copy
+    return make_copy(lambda: make_autoencoder(arguments, "average_vae"), network)

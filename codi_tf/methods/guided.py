@@ -137,17 +137,12 @@ class Guided(MethodSettings):
         """A base to distill without a task.
 
         Raises:
-            UserError: see `load_unconditional`; a UNet that takes more than latents; a guidance that the base was not
-                trained for, or of prompts that it does not take.
+            UserError: see `load_unconditional`; a guidance that the base was not trained for, or of prompts that it
+                does not take.
         """
         base = load_unconditional(path, reverse=self.reverse)
         unet = base.unet
         assert unet is not None
-        if unet.in_channels != base.vae.latent_channels:
-            raise UserError(
-                f"base is {path}: its UNet takes {unet.in_channels} channels, a latent has {base.vae.latent_channels}; "
-                "without a task, name a text-to-image model"
-            )
         if self.guidance != NO_GUIDANCE and base.text_encoder is None and not base.num_classes:
             raise UserError(
                 f"method.guidance is {self.guidance}: {path} has no text encoder and no classes, and without a task "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codi_tf.adapters.adapted import AdaptedUNet
-from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.base import Base, check_takes_latents
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
@@ -69,13 +69,14 @@ def load_unconditional(path: str, *, reverse: bool = False) -> Base:
         reverse: whether the training goes from images to noise, and may continue a base that does.
 
     Raises:
-        UserError: a bundle, a base without a UNet, or one that leads from images to noise.
+        UserError: a bundle, or a base without a UNet, whose UNet takes a condition, or that leads from images to noise.
     """
     if is_bundle(path):
         raise UserError(f"base is {path}: a bundle's UNet needs its adapter; set task, or name the bundle's base")
     base = load_stable_diffusion(path, compute=current_compute())
     if base.unet is None:
         raise UserError(f"base is {path}: it has no UNet; name another one, or set method.network")
+    check_takes_latents(base, f"base is {path}: its", "without a task, name a model that takes no condition")
     if is_reverse(base.scheduler) and not reverse:
         raise UserError(f"base is {path}: it leads from images to noise; name the base that it was distilled from")
     return base

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from codi_tf.adapters.adapted import AdaptedUNet, Adapter
-from codi_tf.checkpoints.base import Base, make_unet
+from codi_tf.checkpoints.base import Base, check_takes_latents, make_unet
 from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.core import replicas
 from codi_tf.core.errors import UserError
@@ -89,12 +89,8 @@ def check_adaptable(base: Base, train: str) -> None:
     """Raises UserError for a base that cannot be adapted; `train` is "all" or "adapter"."""
     if base.unet is None:
         raise UserError("the base has an autoencoder but no UNet: pre-train one first, or name another base")
-    if base.unet.in_channels != base.vae.latent_channels:
-        raise UserError(
-            f"the base's UNet takes {base.unet.in_channels} channels, a latent has {base.vae.latent_channels}: "
-            "start from a text-to-image model, whose adapter brings the condition, or from the bundle that "
-            "codi convert BASE BUNDLE --task NAME makes"
-        )
+    remedy = "start from a text-to-image model, whose adapter brings the condition, or from the bundle that "
+    check_takes_latents(base, "the base's", remedy + "codi convert BASE BUNDLE --task NAME makes")
     if is_reverse(base.scheduler):
         raise UserError("the base leads from images to noise: start from the base that it was distilled from")
     if train == "all" and base.unet.variable_dtype != "float32":

@@ -217,11 +217,6 @@ class AutoencoderKL(keras.Model):
         """Pixels per latent position along each side."""
         return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
 
-    @property
-    def encoding_layers(self) -> list[keras.layers.Layer]:
-        """What makes latents of images; all other layers make images of latents."""
-        return [layer for layer in (self.encoder, self.quant_conv, self.shortcut_in) if layer is not None]
-
     def build(self, input_shape=None):
         self.encoder.build()
         self.decoder.build()

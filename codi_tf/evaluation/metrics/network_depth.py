@@ -8,10 +8,8 @@ import numpy as np
 
 from codi_tf.evaluation import METRICS, numerics
 from codi_tf.evaluation.metric import Column, ImageSet, Metric, Option
-from codi_tf.evaluation.perception.depth import MULTIPLE, SIZE, Network, OnnxNetwork, seen, size_for
+from codi_tf.evaluation.perception.depth import MULTIPLE, SIZE, Network, OnnxNetwork, of_image, seen, size_for
 from codi_tf.evaluation.scenes import DEPTH
-from codi_tf.io import depth_files
-from codi_tf.io.images import resize
 
 DISTANCES = "depth:"  # before the file of a network that gives distances
 
@@ -73,17 +71,20 @@ class NetworkDepth(Metric):
         return numerics.aligned_error(self.maps(made), reference)
 
     def maps(self, images: ImageSet) -> np.ndarray:
-        """What the network sees, float32 [N, H, W] in [0, 1]; 0 where all of an image is equally near.
+        """What the network sees, float32 [N, H, W] in [0, 1].
+
+        Where the map is unknown, it is filled (`depth_files.fill_holes`). 0 for an image whose map is unknown or the
+        same everywhere: one such image is no reason to end an evaluation.
 
         Raises:
-            UserError: the network fails, or its map is unknown somewhere.
+            UserError: the network fails.
         """
         return np.stack([self._map(image) for image in images.unit])
 
     def _map(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
         near = seen(image, self.network, self.size or size_for(height, width, SIZE, MULTIPLE), kind=self.kind)
-        if np.ptp(near) == 0:  # not so where it is unknown: NaN
+        known = near[~np.isnan(near)]
+        if known.size == 0 or np.ptp(known) == 0:
             return np.zeros((height, width), np.float32)
-        near = depth_files.checked_nearness("the network's map", near)
-        return resize(depth_files.as_gray_image(near)[..., :1], height, width)[..., 0]
+        return of_image(near, height, width, fill=True)

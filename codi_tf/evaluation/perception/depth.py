@@ -19,31 +19,6 @@ SIZE, MULTIPLE = 518, 14  # of Depth Anything; DPT and MiDaS: 384 and 32
 INPUTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-def estimate(
-    image: np.ndarray,
-    network: Network,
-    size: tuple[int, int],
-    *,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    kind: str = "disparity",
-) -> np.ndarray:
-    """Estimate the nearness of each pixel with a network: float32 [H, W] in [0, 1], 1 the nearest.
-
-    Args:
-        image: float32 RGB [H, W, 3] in [0, 1].
-        network: float32 [1, 3, h, w], (RGB - mean) / std -> its map, [h', w'] with any axes of size 1 around.
-        size: (h, w), what the image is resized to for the network; the map is resized back.
-        mean, std: of the network's training images, per channel.
-        kind: the network's output: "disparity", larger is nearer, or "depth", distances.
-
-    Raises:
-        UserError: the network's output is no map, constant, or not finite.
-    """
-    near = depth_files.checked_nearness("the network's map", seen(image, network, size, mean=mean, std=std, kind=kind))
-    return resize(depth_files.as_gray_image(near)[..., :1], *image.shape[:2])[..., 0]
-
-
 def seen(
     image: np.ndarray,
     network: Network,
@@ -55,7 +30,12 @@ def seen(
 ) -> np.ndarray:
     """What a network sees in an image: nearness in its own unit, float32 [h', w'], NaN where it is unknown.
 
-    The arguments are those of `estimate`.
+    Args:
+        image: float32 RGB [H, W, 3] in [0, 1].
+        network: float32 [1, 3, h, w], (RGB - mean) / std -> its map, [h', w'] with any axes of size 1 around.
+        size: (h, w), what the image is resized to for the network.
+        mean, std: of the network's training images, per channel.
+        kind: the network's output: "disparity", larger is nearer, or "depth", distances.
 
     Raises:
         UserError: the network's output is no map.
@@ -63,6 +43,20 @@ def seen(
     pixels = (resize(image, *size) - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)  # [h, w, 3]
     depth = as_map(network(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])))
     return depth_files.nearness(depth, kind)
+
+
+def of_image(near: np.ndarray, height: int, width: int, *, fill: bool = False) -> np.ndarray:
+    """What `seen` gives, at the size of the image and in [0, 1], 1 the nearest: float32 [H, W].
+
+    Arguments and errors: see `io.depth_files.checked_nearness`.
+    """
+    near = depth_files.as_gray_image(depth_files.checked_nearness("the network's map", near, fill=fill))
+    return resize(near[..., :1], height, width)[..., 0]
+
+
+def estimate(image: np.ndarray, network: Network, size: tuple[int, int], **options) -> np.ndarray:
+    """The nearness of each pixel, `of_image` of what is `seen`, with the same arguments and errors."""
+    return of_image(seen(image, network, size, **options), *image.shape[:2])
 
 
 def size_for(height: int, width: int, shorter: int, multiple: int) -> tuple[int, int]:
