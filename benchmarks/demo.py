@@ -24,10 +24,10 @@ def trainer_and_batch(path: str | Path = CONFIG, overrides: Sequence[str] = ()) 
     shapes = {"latent": latent}
     if settings.task is not None:
         adapter, channels = trainer.student.adapter, trainer.task.condition_channels
-        if adapter.condition_space == "latent":
-            shapes["condition_latent"] = (*latent[:3], adapter.input_channels(base, channels))
-        else:
+        if adapter.condition_space == "image":
             shapes["condition"] = (count, size, size, channels)
+        else:
+            shapes["condition_latent"] = (*latent[:3], adapter.input_channels(base, channels))
     batch = {name: tf.random.stateless_normal(shape, (0, i)) for i, (name, shape) in enumerate(shapes.items())}
     if takes_prompts(settings):
         highest = base.text_encoder.vocab_size

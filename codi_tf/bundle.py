@@ -13,8 +13,7 @@ from codi_tf.adapters.adapted import Adapter
 from codi_tf.adapters.concat import separated
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.folder import bytes_of, save_base
-from codi_tf.checkpoints.kinds import AUTOENCODER, UNET
-from codi_tf.checkpoints.networks import read_config
+from codi_tf.checkpoints.skeleton import read_skeleton
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.config import Adaptation
 from codi_tf.config.reading import arguments_of
@@ -212,7 +211,6 @@ def from_checkpoint(base: Base, task: Task | None = None) -> Contents:
     if task.has_mask != takes_mask:
         channels = base.unet.in_channels + adapter.in_channels
         has, takes = ("a mask" if one else "no mask" for one in (task.has_mask, takes_mask))
-        channels = base.unet.in_channels + adapter.in_channels
         raise UserError(
             f"task {task.name} has {has}, but a UNet of {channels} input channels takes {takes}: use a task with "
             f"{takes}, as {'inpainting' if takes_mask else 'editing'}"
@@ -246,10 +244,11 @@ def merged_base(path: Path) -> Base | None:
 
 def _takes_condition(path: Path) -> bool:
     """Whether a diffusers folder has a UNet with more input channels than its latents have."""
-    unet, vae = path / "unet" / CONFIG, path / "vae" / CONFIG
-    if not unet.is_file() or not vae.is_file():
+    if not (path / "unet" / CONFIG).is_file() or not (path / "vae" / CONFIG).is_file():
         return False
-    return read_config(UNET, unet)["in_channels"] != read_config(AUTOENCODER, vae)["latent_channels"]
+    base = read_skeleton(path)
+    assert base.unet is not None  # its config.json is there
+    return base.unet.in_channels != base.vae.latent_channels
 
 
 def _settings(about: dict) -> tuple[MethodSettings, Task, Adaptation]:

@@ -14,7 +14,7 @@ from codi_tf.adapters.adapted import AdaptedUNet, Adapter
 from codi_tf.bundle import Contents, describe, read_bundle, write_bundle
 from codi_tf.checkpoints.base import Base
 from codi_tf.config import Adaptation, Trained
-from codi_tf.core.arguments import as_prompts, whole_number
+from codi_tf.core.arguments import prompts_for, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat
 from codi_tf.core.noise import gaussian_noise
@@ -270,9 +270,7 @@ class CoDi(Trainer):
         return check_text_guidance(guidance, trained=self.settings.drop_prompt > 0.0, prompted=prompted)
 
     def _conditioning(self, prompt: str | Sequence[str], count: int) -> Conditioning:
-        prompts = as_prompts(prompt)
-        if len(prompts) not in (1, count):
-            raise UserError(f"{len(prompts)} prompts for {count} images: give one, or one per image")
+        prompts = prompts_for(count, prompt)
         if not self.task.prompted:  # a task's own prompts, as instructions, are no captions
             self.base.warn_of_unknown_words(prompts)
         return self.base.conditioning(prompts)

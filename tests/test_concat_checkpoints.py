@@ -18,6 +18,7 @@ from codi_tf.cli import convert, sample, text2image
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.io.images import write_png
+from codi_tf.methods.latent import load_unconditional
 
 RANDOM = np.random.default_rng(0)
 PROMPTS = ["the cat sat", "a hat!"]
@@ -174,13 +175,18 @@ def test_a_task_that_does_not_fit_is_one_line(folders, tmp_path, channels, task,
 
 def test_what_convert_does_not_take(folders, tmp_path):
     """--task is for checkpoints; what a bundle says itself is not said again."""
-    codi_tf.load(folders[9]).save(tmp_path / "bundle")
-    for options, said in (
-        (["--task", "inpainting"], "is a bundle already"),
-        (["--prediction-type", "v_prediction"], "--prediction-type: .* is a bundle"),
-    ):
-        made = run_here(convert.main, tmp_path / "bundle", tmp_path / "x", *options)
-        assert made.returncode == 2 and made.stderr.count("\n") == 1
-        assert re.search(said, made.stderr)
+    codi_tf.load(folders[9]).save(tmp_path / "run" / "result")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    for source in ("run/result", "run"):  # catches an adapter that is lost without a word where the run is named
+        for options, said in (
+            (["--task", "inpainting"], "is a bundle already"),
+            (["--prediction-type", "v_prediction"], "--prediction-type: .* is a bundle"),
+        ):
+            made = run_here(convert.main, tmp_path / source, tmp_path / "x", *options)
+            assert made.returncode == 2 and made.stderr.count("\n") == 1
+            assert re.search(said, made.stderr)
+        with pytest.raises(UserError, match="a bundle's UNet needs its adapter"):
+            load_unconditional(str(tmp_path / source))
     with pytest.raises(UserError, match="codi.json: no such file"):
         codi_tf.load(folders[4])

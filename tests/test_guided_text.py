@@ -278,3 +278,12 @@ def test_a_unet_that_takes_a_condition_is_refused_without_a_task(method, tmp_pat
     save_base(dataclasses.replace(tiny_base(), unet=make_unet({**UNET, "in_channels": 9})), tmp_path)
     with pytest.raises(UserError, match="its UNet takes 9 channels, a latent has 4: without a task, name a model"):
         trainer_of(tmp_path, method)
+
+
+def test_a_base_that_was_distilled_without_guidance_is_sampled_without(folder):
+    """Catches the default of 7.5: a doubled batch, and images of a network that never saw any."""
+    trainer = trainer_of(folder, {**STAGE_2, "guidance": [1.0, 1.0]})
+    base = trainer.method.result(trainer.method.start_average())
+    assert base.made_for.check_guidance(None) == 1.0
+    with pytest.raises(UserError, match="this model was trained for 1 to 1"):
+        base.made_for.check_guidance(7.5)

@@ -168,6 +168,10 @@ def test_a_model_of_pixels_is_exported(tmp_path, format, layout):
 
 def test_a_bundle_of_pixels_is_read_again(tmp_path):
     model = codi_tf.CoDi(pixel_base(4), image_size=16)
+    with pytest.raises(UserError, match="codi.json: no such file"):  # a base is no bundle, nor one for inpainting
+        (tmp_path / "base").mkdir()
+        save_base(model.base, tmp_path / "base")
+        codi_tf.load(tmp_path / "base")
     randomize(model.student.adapter.variables)
     model.save(tmp_path / "bundle")
     condition = np.random.default_rng(1).random((16, 16, 3)).astype("float32")

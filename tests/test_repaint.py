@@ -217,13 +217,14 @@ def test_the_command_writes_what_fill_makes(folder, model):
 
 @pytest.mark.usefixtures("eager")
 def test_folders_of_images_and_masks(folder, tmp_path):
-    """Catches an image that gets another's mask."""
+    """Catches an image that gets another's mask, a text that is taken for an image, and results of one name."""
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     images = {"one": picture(1), "two": picture(2)[:, ::-1]}
     for name, image in images.items():
         write_png(tmp_path / "images" / f"{name}.png", image[..., :3])
         write_png(tmp_path / "masks" / f"{name}.png", np.repeat(image[..., 3:], 3, axis=-1))
+    (tmp_path / "images" / "one.txt").write_text("a caption")
     files = ("--image", tmp_path / "images", "--mask", tmp_path / "masks", "--out", tmp_path / "filled")
     few = ("--steps", 2, "--resamplings", 1)
     done = run_here(command.main, folder / "base", *files, *few)
@@ -235,6 +236,9 @@ def test_folders_of_images_and_masks(folder, tmp_path):
     (tmp_path / "masks" / "two.png").unlink()
     done = run_here(command.main, folder / "base", *files[:-1], tmp_path / "again", *few)
     assert done.returncode == 2 and "it has no two.png" in done.stderr and not (tmp_path / "again").exists()
+    (tmp_path / "images" / "two.png").rename(tmp_path / "images" / "one.jpg")
+    done = run_here(command.main, folder / "base", *files[:-1], tmp_path / "again", *few)
+    assert done.returncode == 2 and "one.jpg" in done.stderr and not (tmp_path / "again").exists()
 
 
 @pytest.mark.usefixtures("eager")

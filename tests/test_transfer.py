@@ -224,6 +224,8 @@ def test_a_transfer_is_both_samplers_one_after_the_other(models):
     options = {"steps": 2, "guidance": 3.0, "reverse_guidance": 1.5}
     got = Transfer(text, text).generate(image, "night", "noon", **options)
     assert np.abs(got / 255 - (made + 1) / 2).max() < 0.5 / 255 + 1e-3
+    with pytest.raises(UserError, match="2 prompts for 3 images: give one, or one per image"):
+        Transfer(text, text).generate(np.zeros((3, 16, 16, 3)), ["day", "night"], **options)
 
 
 def test_a_model_with_itself_gives_the_image_back(models):

@@ -26,8 +26,8 @@ class MadeFor:
     Attributes:
         sampler: a name of `diffusion.samplers.CHECKPOINT_SAMPLERS`.
         steps: network evaluations.
-        guidance: (lowest, highest) guidance of a network that takes it as an input (guided distillation), diffusers'
-            guidance_scale: the paper's w is guidance - 1. None: it takes none, or the range is not known.
+        guidance: (lowest, highest) guidance that guided distillation trained, diffusers' guidance_scale: the paper's w
+            is guidance - 1; (1, 1) is none. None: any.
     """
 
     sampler: str = "dpm++"

@@ -10,7 +10,7 @@ from codi_tf.core.arguments import path_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FORMATS
-from codi_tf.io.bundle_files import BUNDLES, CHECKPOINTS, is_bundle
+from codi_tf.io.bundle_files import BUNDLES, CHECKPOINTS, is_bundle, model_at
 from codi_tf.io.folders import check_folder
 from codi_tf.tasks import make_task
 
@@ -37,6 +37,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.convert") -> None:
         "--task", help="write a bundle for this task, of a UNet with 9 input channels (inpainting) or 8 (editing)"
     )
     options = parser.parse_args(arguments)
+    options.source = model_at(options.source)
     if not options.source.exists():
         raise UserError(f"{options.source}: no such checkpoint; name a folder or a file")
     task = None if options.task is None else make_task(options.task)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.cli.sampling_options import say
+from codi_tf.cli.sampling_options import existing_model, say
 from codi_tf.core.errors import UserError
-from codi_tf.io.bundle_files import check_is_folder, is_bundle, model_at
-from codi_tf.io.folders import Kind, check_folder, recover, whole_folder
-from codi_tf.io.listing import files_below
+from codi_tf.io.bundle_files import is_bundle
+from codi_tf.io.depth_files import photo_files
+from codi_tf.io.folders import Kind, check_folder, whole_folder
 from codi_tf.io.outputs import check_not_read
 from codi_tf.io.save_image import check_image_file, write_image
 
@@ -19,23 +19,19 @@ IMAGES = Kind("folder of images")
 
 
 def base_folder(path: Path) -> Path:
-    """The folder or file of a base; for the folder of a run, that of its result.
+    """The folder or file of a base, see `existing_model`.
 
     Raises:
         UserError: it is missing, or a bundle.
     """
-    recover(path)
-    check_is_folder(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such model; train one or name another")
-    path = model_at(path)
+    path = existing_model(path)
     if is_bundle(path):
         raise UserError(f"{path} is a trained model, which needs a condition image: name a base, which needs none")
     return path
 
 
-def images_of(image: Path, out: Path, *, models: Iterable[Path], inputs: Mapping[str, Path | None]) -> list[Path]:
-    """The image, or the files of the folder; checks, before any work, that the results can be written.
+def images_of(image: Path, out: Path, *, models: Iterable[Path], inputs: Mapping[str, Path | None]) -> dict[str, Path]:
+    """NAME -> file of the image, or of those in the folder; checks, before any work, that the results can be written.
 
     Args:
         image: a file or a folder.
@@ -44,30 +40,27 @@ def images_of(image: Path, out: Path, *, models: Iterable[Path], inputs: Mapping
         inputs: option -> another file that is read.
 
     Raises:
-        UserError: no such image, a folder without any, or a result that cannot be written.
+        UserError: no such image, a folder without any or with two of one name, or a result that cannot be written.
     """
     if not image.exists():
         raise UserError(f"--image is {image}: no such file or folder")
     if not image.is_dir():
         check_image_file(out)
         check_not_read(out, {"--image": image, **inputs})
-        return [image]
+        return {image.stem: image}
     check_folder(out, IMAGES, replace=False, inputs=[image, *models])
-    files = [Path(file) for file in files_below(image)[0]]
-    if not files:
-        raise UserError(f"--image is {image}: the folder has no images")
-    return files
+    return photo_files(image)
 
 
-def write_images_of(image: Path, files: list[Path], out: Path, make: Callable[[Path], np.ndarray]) -> None:
-    """Write what `make` makes of each file: as `out`, or under the files' names, as .png, in the folder `out`.
+def write_images_of(image: Path, files: dict[str, Path], out: Path, make: Callable[[str], np.ndarray]) -> None:
+    """Write what `make` makes of each NAME: as `out`, or as NAME.png in the folder `out`.
 
     The folder appears whole or not at all.
     """
     if not image.is_dir():
-        write_image(out, make(image))
+        write_image(out, make(image.stem))
         return
     with whole_folder(out, IMAGES, replace=False) as folder:
-        for i, file in enumerate(files, start=1):
+        for i, (name, file) in enumerate(files.items(), start=1):
             say(f"{i} of {len(files)}: {file}")
-            write_image((folder / file.relative_to(image)).with_suffix(".png"), make(file))
+            write_image(folder / f"{name}.png", make(name))

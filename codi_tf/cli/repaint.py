@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from codi_tf.core.arguments import finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
+from codi_tf.io.depth_files import photo_files
 from codi_tf.io.images import read_image_and_mask
 
 if TYPE_CHECKING:
@@ -33,10 +35,11 @@ def main(arguments: list[str], prog: str = "codi repaint") -> None:
     options = _parser(prog).parse_args(arguments)
     options.model = base_folder(options.model)
     files = images_of(options.image, options.out, models=[options.model], inputs={"--mask": options.mask})
-    masks = {file: _mask_of(file, options) for file in files}
-    read_image_and_mask(files[0], masks[files[0]])  # a mistake is told before the model is read
+    masks = _masks_of(files, options.mask)
+    for name, file in files.items():
+        read_image_and_mask(file, masks[name])  # a mistake is told before the model is read
     model = _load(options)
-    write_images_of(options.image, files, options.out, lambda file: _filled(model, file, masks[file], options))
+    write_images_of(options.image, files, options.out, lambda name: _filled(model, files[name], masks[name], options))
     print(f"{options.out}: where {options.mask} is not white, its pixels are those of {options.image}")
 
 
@@ -66,15 +69,15 @@ def _parser(prog: str) -> ArgumentParser:
     return parser
 
 
-def _mask_of(file: Path, options: argparse.Namespace) -> Path:
-    """The mask of an image: --mask, or the file of its name in that folder. Raises UserError if there is none."""
-    if not options.mask.is_dir():
-        return options.mask
-    name = file.relative_to(options.image) if options.image.is_dir() else Path(file.name)
-    found = [path for path in (options.mask / name, (options.mask / name).with_suffix(".png")) if path.is_file()]
-    if not found:
-        raise UserError(f"--mask is {options.mask}: it has no {name}; give each image a mask of its name")
-    return found[0]
+def _masks_of(names: Iterable[str], mask: Path) -> dict[str, Path]:
+    """NAME -> its mask: --mask, or the file of that name in that folder. Raises UserError where there is none."""
+    if not mask.is_dir():
+        return dict.fromkeys(names, mask)
+    found = photo_files(mask)
+    for name in names:
+        if name not in found:
+            raise UserError(f"--mask is {mask}: it has no {name}.png; give each image a mask of its name")
+    return found
 
 
 def _load(options: argparse.Namespace) -> BaseModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number
@@ -79,14 +80,18 @@ def fill_in(options: argparse.Namespace, defaults: Mapping[str, object]) -> None
             setattr(options, name, default)
 
 
+def existing_model(path: Path) -> Path:
+    """The folder or file of a model, see `bundle_files.model_at`. Raises UserError if there is none."""
+    path = model_at(path)
+    check_is_folder(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such model, here or among those that come with codi_tf; train one or name another")
+    return path
+
+
 def check_shared_options(options: argparse.Namespace) -> None:
     """Raise UserError for a model that is missing, or a result that cannot be written."""
-    options.model = model_at(options.model)
-    check_is_folder(options.model)
-    if not options.model.exists():
-        raise UserError(
-            f"{options.model}: no such model, here or among those that come with codi_tf; train one or name another"
-        )
+    options.model = existing_model(options.model)
     check_image_file(options.out)
     if options.decoder is not None and not options.decoder.is_dir():
         raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")

@@ -39,10 +39,11 @@ def main(arguments: list[str], prog: str = "codi transfer") -> None:
         print(f"{table}\n{options.out}")
         return
     files = images_of(options.image, options.out, models=options.models, inputs={})
-    read_image(files[0])  # a mistake is told before the models are read
+    for file in files.values():
+        read_image(file)  # a mistake is told before the models are read
     start_tensorflow()
     pair = load_pair(options.models, options.compute)
-    write_images_of(options.image, files, options.out, lambda file: _transferred(pair, file, options))
+    write_images_of(options.image, files, options.out, lambda name: _transferred(pair, files[name], options))
     print(options.out)
 
 

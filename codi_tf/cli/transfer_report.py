@@ -64,7 +64,7 @@ def measure_transfers(options: argparse.Namespace, folder: Path, load_pair: Call
     shown = {label: {} for label in curves}
     for label, names in curves.items():
         for steps, row in zip(options.steps, names.values(), strict=True):
-            shown[label][steps] = samplers[row](sources)[0][:SHOWN]
+            shown[label][steps] = samplers[row](sources[:SHOWN])[0]
     write_png(folder / "grid.png", comparison(shown, sources[:SHOWN], truths[:SHOWN]))
     (folder / "report.md").write_text(_page(options, rows, size), encoding="utf-8")
     return markdown_table(rows)

@@ -81,6 +81,14 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
     return number
 
 
+def prompts_for(count: int, prompts: str | Sequence[str]) -> list[str]:
+    """One prompt, or one for each of `count` images. Raises UserError for another number, and see `as_prompts`."""
+    prompts = as_prompts(prompts)
+    if len(prompts) not in (1, count):
+        raise UserError(f"{len(prompts)} prompts for {count} images: give one, or one per image")
+    return prompts
+
+
 def as_prompts(prompts: str | Sequence[str]) -> list[str]:
     """One prompt or several, as a list. Raises UserError for no prompt, or one that is not a str."""
     several: list[Any] = [prompts] if isinstance(prompts, str) or not hasattr(prompts, "__iter__") else list(prompts)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from codi_tf.core.arguments import whole_number
+from codi_tf.core.arguments import prompts_for, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.repaint import Plan, repaint, repaint_plan
@@ -73,7 +73,7 @@ def fill(
     shape = tuple(x.shape)
     noise = (tf.constant(gaussian_noise(seed, shape, stream=i + 1)) for i in range(plan.draws))
     z = tf.constant(gaussian_noise(seed, shape))
-    conditioning = None if prompts is None else model.base.conditioning(prompts)
+    conditioning = None if prompts is None else model.base.conditioning(prompts_for(len(batch), prompts))
     denoise = model.denoiser(conditioning, guidance=guidance)
     for done, z_s in enumerate(repaint(denoise, z, plan, x, tf.constant(unknown), noise), start=1):
         z = z_s

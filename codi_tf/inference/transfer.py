@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from codi_tf.core.arguments import whole_number
+from codi_tf.core.arguments import prompts_for, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.samplers.ddim import few_step_grid, reverse_grid
@@ -102,11 +102,12 @@ class Transfer:
         """
         batch = as_batch("image", images)
         height, width = batch.shape[1:3]
-        self.a.check_size(height, width)
+        for model in (self.a, self.b):
+            model.check_size(height, width)
         multiple = max(self.a.base.multiple, self.b.base.multiple)
         padded = np.stack([pad_to_multiple(image, multiple)[0] for image in batch])
         given = [
-            None if texts is None else model.base.conditioning(texts)
+            None if texts is None else model.base.conditioning(prompts_for(len(batch), texts))
             for texts, model in ((prompts, self.b), (reverse_prompts, self.a))
         ]
         z = self.carry(self.a.encode(tf.constant(2.0 * padded - 1.0, tf.float32)), *given, **options)

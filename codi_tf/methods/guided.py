@@ -200,12 +200,12 @@ class GuidedMethod(LatentMethod):
 
     def result(self, average: AdaptedUNet) -> Base:
         """The distilled base, the result of a training without a task."""
-        return dataclasses.replace(super().result(average), path=None, made_for=self.made_for(average))
+        return dataclasses.replace(super().result(average), path=None, made_for=self.made_for())
 
-    def made_for(self, average: AdaptedUNet) -> MadeFor:
+    def made_for(self) -> MadeFor:
         """How the distilled base is to be sampled."""
         low, high = map(float, self.settings.guidance)
-        return dataclasses.replace(self.base.made_for, guidance=(low, high) if average.takes_guidance else None)
+        return dataclasses.replace(self.base.made_for, guidance=(low, high))
 
 
 class GuidanceMethod(GuidedMethod):
@@ -335,10 +335,10 @@ class HalvingMethod(GuidedMethod):
         )
         return {"halving": loss}
 
-    def made_for(self, average: AdaptedUNet) -> MadeFor:
+    def made_for(self) -> MadeFor:
         """See `GuidedMethod`; also the sampler and the number of steps that were trained."""
         own = {"sampler": self.settings.sampler, "steps": self.settings.steps[-1]}
-        return dataclasses.replace(super().made_for(average), **own)
+        return dataclasses.replace(super().made_for(), **own)
 
     def _draw_steps(self, x, draws) -> Halving:
         """One of the phase's N steps for each example, uniformly."""

@@ -13,7 +13,7 @@ from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import current_compute
 from codi_tf.diffusion.scheduler_config import is_reverse
-from codi_tf.io.bundle_files import is_bundle
+from codi_tf.io.bundle_files import is_bundle, model_at
 from codi_tf.methods.batches import check_images, check_prompts, require
 from codi_tf.methods.method import Method
 from codi_tf.methods.networks import copy_of
@@ -65,13 +65,13 @@ def load_unconditional(path: str, *, reverse: bool = False) -> Base:
     """A base whose UNet is trained without an adapter, in the current compute format.
 
     Args:
-        path: its folder.
+        path: its folder, or that of the run that made it, or the name of one that comes with codi_tf.
         reverse: whether the training goes from images to noise, and may continue a base that does.
 
     Raises:
         UserError: a bundle, or a base without a UNet, whose UNet takes a condition, or that leads from images to noise.
     """
-    if is_bundle(path):
+    if is_bundle(model_at(Path(path))):
         raise UserError(f"base is {path}: a bundle's UNet needs its adapter; set task, or name the bundle's base")
     base = load_stable_diffusion(path, compute=current_compute())
     if base.unet is None:

@@ -75,7 +75,7 @@ class Asked:
         base, average = trainer.method.base, trainer.average
         self._text_to_image = TextToImage(trainer.method.result(average))
         made_for = self._text_to_image.base.made_for
-        taken = made_for.default_guidance if self._text_to_image.takes_guidance else 1.0
+        taken = 1.0 if made_for.guidance is None else made_for.default_guidance
         self.steps, self.guidance = made_for.steps, taken if guidance is None else guidance
         batch = {"image": tf.constant(heldout["image"])}
         if "prompt" in heldout:

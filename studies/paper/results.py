@@ -50,7 +50,7 @@ class Sample:
 
     def range(self, measure: str) -> tuple[float, float] | None:
         """The least and the greatest figure of the seeds; None without figures."""
-        figures = [of_seed[measure][0] for of_seed in self.figures.values()]
+        figures = [of_seed[measure][0] for of_seed in self.figures.values() if measure in of_seed]
         return (min(figures), max(figures)) if figures else None
 
     @functools.cached_property
@@ -60,11 +60,11 @@ class Sample:
     def spread(self, measure: str) -> Spread | None:
         """The spread of a measure over seeds and images; None if it has no figures."""
         if measure not in self._spreads:
-            found = [of_seed[measure] for of_seed in self.figures.values() if measure in of_seed]
+            found = {seed: of_seed[measure] for seed, of_seed in self.figures.items() if measure in of_seed}
             self._spreads[measure] = None
             if found:
-                figures, left_out = zip(*found, strict=True)
-                self._spreads[measure] = Spread(tuple(self.figures), np.array(figures), np.array(left_out).T)
+                figures, left_out = zip(*found.values(), strict=True)
+                self._spreads[measure] = Spread(tuple(found), np.array(figures), np.array(left_out).T)
         return self._spreads[measure]
 
     def row_of_figures(self, measures: Iterable[str]) -> dict:
