@@ -59,8 +59,10 @@ def report(bundle, second_bundle, feature_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("new") / "new" / "report"
     options = ["--steps", "1,3", "--samplers", "ddim,dpm++", "--count", "8", "--features", str(feature_folder)]
     tf.config.run_functions_eagerly(True)  # tracing every sampler takes longer
-    main([str(bundle), str(second_bundle), *options, "--seed", "7", "--guidance", "3", "--out", str(out)])
-    tf.config.run_functions_eagerly(False)
+    try:
+        main([str(bundle), str(second_bundle), *options, "--seed", "7", "--guidance", "3", "--out", str(out)])
+    finally:
+        tf.config.run_functions_eagerly(False)
     return out
 
 

@@ -154,14 +154,16 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reverse(folders, tmp_path_factory):
     """A base that two updates have distilled to lead to noise."""
-    tf.config.run_functions_eagerly(True)
     settings = experiment(folders / "a")
     trainer = build_trainer(settings)
     batch = {"latent": tf.constant(np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype("float32"))}
-    for _ in range(2):
-        logs = trainer.train_step(batch)
-        assert float(logs["skipped"]) == 0 and float(logs["gradient_norm"]) > 0 and float(logs["halving"]) > 0
-    tf.config.run_functions_eagerly(False)
+    tf.config.run_functions_eagerly(True)
+    try:
+        for _ in range(2):
+            logs = trainer.train_step(batch)
+            assert float(logs["skipped"]) == 0 and float(logs["gradient_norm"]) > 0 and float(logs["halving"]) > 0
+    finally:
+        tf.config.run_functions_eagerly(False)
     folder = tmp_path_factory.mktemp("run") / "reverse"
     save_result(settings, trainer, folder, {})
     return folder
