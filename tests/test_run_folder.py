@@ -22,7 +22,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.io.bundle_files import model_at
 from codi_tf.io.locks import only_one
 from codi_tf.training import monitor
-from codi_tf.training.folder import read_metrics, steps_of_result
+from codi_tf.training.folder import read_metrics, steps_of_result, write_settings
 from codi_tf.training.quality import Quality
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -138,8 +138,23 @@ def test_a_run_can_be_lengthened(start, tmp_path, capsys):
     kept.rename(out / "result")
     train(long, out)
     assert steps_of_result(out) == 3
-    with pytest.raises(UserError, match="started with train.steps = 3, now it is 1: it can be raised, not lowered"):
+    with pytest.raises(UserError, match="has done 3 updates, and train.steps is 1: set at least 3"):
         train(short, out)
+
+
+def test_a_run_can_be_ended_early(start, tmp_path):
+    """With a lower `train.steps` it ends as a run of that length, where the rate does not depend on it."""
+    long, short = (experiment(start, train={**TRAIN, "steps": n, "decay": "constant"}) for n in (3, 2))
+    straight, out = tmp_path / "straight", tmp_path / "run"
+    train(short, straight)
+    one = experiment(start, train={**TRAIN, "steps": 1, "decay": "constant"})
+    train(one, out)
+    write_settings(long, out)  # as if the run of three had been stopped after one
+    train(short, out)
+    expected, values = (load_file(one / "checkpoints/step-00000002.safetensors") for one in (straight, out))
+    for key in expected:
+        np.testing.assert_array_equal(values[key], expected[key], err_msg=key)
+    assert steps_of_result(out) == 2
 
 
 def test_a_result_can_be_made_of_a_state(start, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0, finish:
     where a vocabulary is learned. If there are several workers, the first one writes; all must share the folder.
 
     Args:
-        experiment: what to run. That of the run in `out`, if there is one; `train.steps` may be raised.
+        experiment: what to run. That of the run in `out`, if there is one; `train.steps` may change.
         out: the folder of the run.
         profile: number of updates to record, after the first ones, for TensorBoard's profiler.
         finish: make the result of the newest state, without any more updates.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from codi_tf import config
@@ -21,6 +22,7 @@ SETTINGS, METRICS, RESULT, STATES, LOGS, SAMPLES = (
     "logs",
     "samples",
 )
+_STATE = re.compile(r"step-(\d{8})\.safetensors")
 PROVENANCE = "provenance.json"  # of a result without a task; a bundle holds its own
 
 
@@ -64,27 +66,38 @@ def earlier_settings(out: Path) -> config.Experiment | None:
 def check_same_settings(
     earlier: config.Experiment | None, experiment: config.Experiment, out: Path, *, finish: bool = False
 ) -> None:
-    """Check that a run goes on with the settings that it was started with. `train.steps` may be raised.
+    """Check that a run goes on with the settings that it was started with.
+
+    `train.steps` may be raised, and lowered to the updates that are done.
 
     A path may be written otherwise, as from another working directory, if it leads to the same.
 
     To finish a run, `train.steps` does not matter.
 
     Raises:
-        UserError: another setting differs, or `train.steps` is lowered; names it.
+        UserError: another setting differs, or `train.steps` is less than what is done; names it.
     """
     if earlier is None:
         return
     before, now = plain(earlier), plain(experiment)
     places.adopt(before, now)
-    steps, wanted = before["train"].pop("steps"), now["train"].pop("steps")
+    wanted = now["train"].pop("steps")
+    del before["train"]["steps"]
     del before["distribution"], now["distribution"]
     check_settings(out, before, now)
-    if wanted < steps and not finish:
+    done = max(states_in(out / STATES), default=0)
+    if wanted < done and not finish:
         raise UserError(
-            f"{out}: was started with train.steps = {steps}, now it is {wanted}: it can be raised, not lowered; "
+            f"{out}: has done {done} updates, and train.steps is {wanted}: set at least {done}; "
             "--finish makes a result of the newest state"
         )
+
+
+def states_in(states: Path) -> dict[int, Path]:
+    """The files of states in a folder, by their update; none where there is no folder."""
+    if not states.is_dir():
+        return {}
+    return {int(match[1]): path for path in states.iterdir() if (match := _STATE.fullmatch(path.name))}
 
 
 def write_settings(experiment: config.Experiment, out: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import warnings
 from pathlib import Path
@@ -17,8 +16,8 @@ from codi_tf.io.files import whole_file
 from codi_tf.io.hashing import arrays_sha256
 from codi_tf.io.plain_files import check_plain
 from codi_tf.trainers.trainer import Trainer
+from codi_tf.training.folder import states_in
 
-_NAME = re.compile(r"step-(\d{8})\.safetensors")
 DIGEST = "sha256"  # key in a file's header: the digest of the tensors' bytes, in the order of their names
 
 
@@ -70,7 +69,7 @@ class StateWriter:
             self._error = error
 
     def _remove_old(self) -> None:
-        steps = _steps(self.folder)
+        steps = states_in(self.folder)
         for step in sorted(steps)[: -self.keep]:
             if not self.keep_every or step % self.keep_every:
                 steps[step].unlink(missing_ok=True)
@@ -125,7 +124,7 @@ def restore_newest(trainer: Trainer, folder: Path) -> int:
     """
     for left in folder.glob(".step-*") if folder.is_dir() else ():  # see `files.whole_file`
         left.unlink(missing_ok=True)
-    steps = _steps(folder)
+    steps = states_in(folder)
     for step in sorted(steps, reverse=True):
         try:
             values = read_state(steps[step])
@@ -158,12 +157,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _steps(folder: Path) -> dict[int, Path]:
-    if not folder.is_dir():
-        return {}
-    return {int(match[1]): path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
 
 
 def _variables(trainer: Trainer) -> dict:
