@@ -101,7 +101,12 @@ class ControlNet(UNetEncoder, DiffusersAdapter):
             factor: of the autoencoder, 2, 4 or 8, by which the hint network reduces the image.
             condition_channels: of the condition image.
             name: of the adapter.
+
+        Raises:
+            UserError: the UNet takes no prompts, as ControlNets do.
         """
+        if unet.cross_attention_dim is None:
+            raise UserError("adapter controlnet: ControlNets take prompts, and this base takes none; use adapter mu")
         widths = HINT_WIDTHS[: factor.bit_length()]
         with built_in(make_policy(unet.compute_dtype)):
             adapter = cls(

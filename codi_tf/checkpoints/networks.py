@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from codi_tf.checkpoints.base import make_network
-from codi_tf.checkpoints.kinds import HIDDEN_ACTS, Kind
+from codi_tf.checkpoints.kinds import HIDDEN_ACTS, UNET, Kind
 from codi_tf.checkpoints.rules import POSITIONS, Renaming
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_BLOCKS, MAX_LAYERS, MAX_LEVELS, MAX_WIDTH, MAX_WORDS
@@ -83,6 +83,7 @@ def write_network(
         extra_config={**peer_config(kind, levels), **(extra_config or {})},
         file=f"{kind.file}.safetensors",
         prefix=kind.prefix,
+        implied=kind.implied,
         zeros=zeros,
         report=report,
     )
@@ -101,11 +102,12 @@ def read_config(kind: Kind, path: Path) -> dict:
     Raises:
         UserError: the file is missing, broken or of another class, or a value is not supported.
     """
-    config = _corrected(read_json(path))
+    config = read_json(path)
+    config = _corrected(config) if kind is UNET else config
     found = config.get("_class_name", kind.peer)
     if found != kind.peer:
         raise UserError(f"{path}: describes a {bare(found)}, expected a {kind.peer}; name another checkpoint")
-    arguments = dict(kind.ours)
+    arguments = {**kind.ours, **kind.implied}
     for key, value in config.items():
         if key.startswith("_") or key in kind.inert:
             continue

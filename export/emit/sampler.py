@@ -132,7 +132,8 @@ def parts(program: SamplerProgram, *, halves: bool = False) -> dict[str, Callabl
 def tables(program: SamplerProgram) -> tuple[np.ndarray, np.ndarray]:
     """For every step the features of its time, float32 [N, C], and a and b, float32 [N, 2]."""
     numbers = step_numbers(program.model, program.grid)
-    times = np.stack([networks.of_time(step.t, program.time_channels) for step in numbers])
+    embedding = program.model.network.unet.time_embedding
+    times = np.stack([networks.of_time(step.t, embedding) for step in numbers])
     return times, np.array([[step.a, step.b] for step in numbers], "float32")
 
 
