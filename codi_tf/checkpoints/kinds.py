@@ -33,6 +33,7 @@ class Kind:
         prefix: the beginning of every key in the weight file that is written.
         spellings: other names of the weights in files.
         positive: argument -> the type of a number above 0; null is allowed where it is the default.
+        lists: those of them that may be lists, with one entry for each level.
         unread: beginnings of the keys of tensors that are skipped.
     """
 
@@ -47,6 +48,7 @@ class Kind:
     prefix: str = ""
     spellings: tuple[Renaming, ...] = ()
     positive: dict[str, type] = field(default_factory=dict)
+    lists: frozenset[str] = frozenset()
     unread: tuple[str, ...] = ()
 
 
@@ -57,6 +59,7 @@ HIDDEN_ACTS = {"diffusers": {"gelu_pytorch_tanh": "gelu"}, "keras_cv": {"gelu": 
 ENCODER = {
     "in_channels": 4,
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
     "block_out_channels": (320, 640, 1280, 1280),
     "layers_per_block": 2,
     "norm_num_groups": 32,
@@ -69,7 +72,6 @@ ENCODER = {
 ENCODER_FIXED = {
     "flip_sin_to_cos": (True,),
     "freq_shift": (0,),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "only_cross_attention": (False,),
     "downsample_padding": (1,),
     "mid_block_scale_factor": (1,),
@@ -78,6 +80,7 @@ ENCODER_FIXED = {
     "transformer_layers_per_block": (1,),
     "resnet_time_scale_shift": ("default",),
 }
+ENCODER_LISTS = frozenset(("layers_per_block",))
 ENCODER_POSITIVE = dict.fromkeys(("in_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim"), int)
 
 UNET = Kind(
@@ -105,6 +108,7 @@ UNET = Kind(
         "mid_block_only_cross_attention": (None, False),
     },
     inert=frozenset(("dropout", "class_embeddings_concat", "addition_embed_type_num_heads")),
+    lists=ENCODER_LISTS,
     positive={
         **ENCODER_POSITIVE,
         "sample_size": int,

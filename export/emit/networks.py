@@ -12,7 +12,8 @@ from codi_tf.models.layers import ResnetBlock
 from codi_tf.models.pixels import PixelFolding
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.tiny_decoder import BOUND, TinyBlock, TinyDecoder
-from codi_tf.models.unet import Block, UNet, UNetEncoder
+from codi_tf.models.unet import UNet, UNetEncoder
+from codi_tf.models.unet_blocks import Block
 from export.emit.graph import Graph, Value
 
 # Layers
@@ -101,7 +102,11 @@ def encode(
 
 def middle(g: Graph, net: UNetEncoder, h: Value, temb: Value, context: Value) -> Value:
     """`UNetEncoder.middle`."""
-    return stage(g, net.mid_block, 1, stage(g, net.mid_block, 0, h, temb, context), temb, context)
+    if net.mid_block is None:
+        return h
+    for i in range(len(net.mid_block.resnets)):
+        h = stage(g, net.mid_block, i, h, temb, context)
+    return h
 
 
 def decode(g: Graph, net: UNet, h: Value, skips: list[Value], temb: Value, context: Value) -> Value:
