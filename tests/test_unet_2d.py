@@ -40,6 +40,7 @@ VARIANTS = {
              "attention_head_dim": None},
     "heads": {"attention_head_dim": 4, "layers_per_block": 2},
     "classes": {"attention_head_dim": 8, "num_class_embeds": 5},
+    "no middle": {"mid_block_type": None},
     "plain": {"add_attention": False, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2},
 }  # fmt: skip
 RANDOM = np.random.default_rng(0)

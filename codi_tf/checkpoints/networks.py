@@ -128,8 +128,9 @@ def check_numbers(kind: Kind, arguments: Mapping[str, Any], path: Path) -> None:
     """Raises UserError for arguments of our class that must be positive numbers, true or false, or lists."""
     for key, wanted in kind.positive.items():
         value = arguments.get(key, kind.ours[key])
-        number = type(value) in (int, wanted) and 0 < value < math.inf
-        if not number and not (value is None and kind.ours[key] is None):
+        numbers = value if key in kind.lists and isinstance(value, list | tuple) else [value]
+        valid = all(type(number) in (int, wanted) and 0 < number < math.inf for number in numbers)
+        if not valid and not (value is None and kind.ours[key] is None):
             raise UserError(f"{path}: {key} is {shown(value)}: it must be {NUMBERS[wanted]} above 0")
     for key, default in kind.ours.items():
         if isinstance(default, bool) and not isinstance(arguments.get(key, default), bool | None):  # null means false

@@ -11,21 +11,30 @@ from codi_tf.models.embeddings import TimeEmbedding, guidance_features
 from codi_tf.models.layers import Conv2D, GroupNorm
 from codi_tf.models.numerics import check_numerics
 from codi_tf.models.unet_blocks import Block, DownBlock, MiddleBlock, UpBlock
-from codi_tf.models.unet_options import OPTIONS, check_block_types, check_options, heads_of_levels
+from codi_tf.models.unet_options import (
+    OPTIONS,
+    check_block_types,
+    check_options,
+    heads_of_levels,
+    middle_of,
+    per_level,
+)
 
 
 class UNetEncoder(keras.Model):
     """The part of the UNet that CoDi duplicates: time embedding, encoder and middle block.
 
-    The arguments are the keys of a diffusers `unet/config.json`, with the same meaning; `attention_head_dim` is, as
-    there, the number of heads (one number, or one per level). `numerics` is our own: see `SpatialTransformer`.
+    The arguments are the keys of a diffusers `unet/config.json`, with the same meaning. `attention_head_dim` is, as
+    there, the number of heads; it and `layers_per_block`, the encoder's residual blocks of a level, are one number, or
+    one per level. `mid_block_type` is None for no middle block. `numerics` is our own: see `SpatialTransformer`.
 
     With a `cross_attention_dim` of None the network takes no prompts, and is diffusers' UNet2DModel: self-attention in
     place of transformers, and `attention_head_dim` is the channels of a head, None for one head. `add_attention`: in
     the middle block.
 
     Raises:
-        UserError: lists of different lengths, an unknown kind of block, or an option out of its range.
+        UserError: lists of different lengths, a level without a residual block, an unknown kind of block, or an option
+            out of its range.
     """
 
     def __init__(
@@ -34,7 +43,8 @@ class UNetEncoder(keras.Model):
         in_channels: int = 4,
         block_out_channels=(320, 640, 1280, 1280),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        layers_per_block: int = 2,
+        mid_block_type: str | None = "UNetMidBlock2DCrossAttn",
+        layers_per_block=2,
         attention_head_dim=8,
         cross_attention_dim: int | None = 768,
         norm_num_groups: int = 32,
@@ -52,15 +62,20 @@ class UNetEncoder(keras.Model):
         super().__init__(**kwargs)
         levels, prompted = len(block_out_channels), cross_attention_dim is not None
         heads = heads_of_levels(attention_head_dim, block_out_channels, prompted=prompted)
-        if len(down_block_types) != levels or len(heads) != levels:
+        layers = per_level(layers_per_block, levels)
+        if len(down_block_types) != levels or len(heads) != levels or len(layers) != levels:
             raise UserError(
-                f"unet: block_out_channels has {levels} levels, but down_block_types {len(down_block_types)} "
-                f"and attention_head_dim {len(heads)}: give one entry per level"
+                f"unet: block_out_channels has {levels} levels, but down_block_types {len(down_block_types)}, "
+                f"attention_head_dim {len(heads)} and layers_per_block {len(layers)}: give one entry per level"
             )
+        if min(layers) < 1:
+            raise UserError(f"unet: layers_per_block is {layers_per_block}: every level needs at least 1")
         check_block_types("down", down_block_types, prompted=prompted)
+        mid_block_type, middle = middle_of(mid_block_type, add_attention, prompted=prompted)
         check_numerics("unet: numerics", numerics)
         self.in_channels, self.block_out_channels = in_channels, tuple(block_out_channels)
-        self.down_block_types, self.layers_per_block = tuple(down_block_types), layers_per_block
+        self.down_block_types, self.mid_block_type = tuple(down_block_types), mid_block_type
+        self.layers_per_block = layers[0] if len(set(layers)) == 1 else tuple(layers)
         self.attention_head_dim, self.cross_attention_dim = attention_head_dim, cross_attention_dim
         self.norm_num_groups, self.use_linear_projection = norm_num_groups, use_linear_projection
         self.upcast_attention, self.numerics = upcast_attention, numerics
@@ -68,19 +83,19 @@ class UNetEncoder(keras.Model):
         self.downsample_padding, self.norm_eps, self.add_attention = downsample_padding, norm_eps, add_attention
         self.flip_sin_to_cos, self.freq_shift = flip_sin_to_cos, freq_shift
         check_options({name: getattr(self, name) for name in OPTIONS}, prompted=prompted)
-        self.heads = heads
+        self.heads, self.layers_of_levels = heads, layers
 
         self.conv_in = Conv2D(block_out_channels[0], name="conv_in")
         times = {"flip_sin_to_cos": flip_sin_to_cos, "freq_shift": freq_shift}
         self.time_embedding = TimeEmbedding(block_out_channels[0], time_cond_proj_dim, name="time_embedding", **times)
         self.down_blocks = []
         channels = block_out_channels[0]
-        for i, (kind, out) in enumerate(zip(down_block_types, block_out_channels, strict=True)):
+        for i, (kind, out, count) in enumerate(zip(down_block_types, block_out_channels, layers, strict=True)):
             self.down_blocks.append(
                 DownBlock(
-                    [channels] + [out] * (layers_per_block - 1),
+                    [channels] + [out] * (count - 1),
                     out,
-                    transformers=layers_per_block if "Attn" in kind else 0,
+                    transformers=count if "Attn" in kind else 0,
                     downsample=i + 1 < levels,
                     symmetric_padding=downsample_padding == 1,
                     name=f"down_blocks.{i}",
@@ -88,9 +103,11 @@ class UNetEncoder(keras.Model):
                 )
             )
             channels = out
-        self.mid_block = MiddleBlock(
-            [channels] * 2, channels, transformers=int(add_attention), name="mid_block", **self._block(heads[-1])
-        )
+        self.mid_block = None
+        if mid_block_type is not None:
+            count, transformers = middle
+            options = {"transformers": transformers, **self._block(heads[-1])}
+            self.mid_block = MiddleBlock([channels] * count, channels, name="mid_block", **options)
 
     def _block(self, heads: int) -> dict:
         """The common arguments of blocks with this number of heads."""
@@ -110,19 +127,19 @@ class UNetEncoder(keras.Model):
     @property
     def blocks(self) -> list[Block]:
         """All blocks, in the order of the forward pass."""
-        return [*self.down_blocks, self.mid_block]
+        return [*self.down_blocks, *([] if self.mid_block is None else [self.mid_block])]
 
     @property
     def skip_channels(self) -> list[int]:
         """The channels of the skips, in the order of the forward pass."""
         widths = [self.block_out_channels[0]]
         for block in self.down_blocks:
-            widths += [block.channels] * (self.layers_per_block + int(block.downsample))
+            widths += [block.channels] * (len(block.resnets) + int(block.downsample))
         return widths
 
     @property
     def feature_count(self) -> int:
-        """The number of encoder features: all skips and the output of the middle block."""
+        """The number of encoder features: all skips, and the decoder's input (the middle block's output)."""
         return len(self.skip_channels) + 1
 
     def copy_encoder(self, unet: UNet) -> None:
@@ -144,7 +161,7 @@ class UNetEncoder(keras.Model):
 
     def build(self, input_shape=None):
         self.conv_in.build((None, None, None, self.in_channels))
-        for layer in (self.time_embedding, *self.down_blocks, self.mid_block):
+        for layer in (self.time_embedding, *self.blocks):
             layer.build()
 
     def recompute_blocks(self, recompute: bool = True) -> None:
@@ -168,8 +185,13 @@ class UNetEncoder(keras.Model):
         return skips
 
     def middle(self, h, temb, context):
-        """The last skip -> the middle block's output, of the same shape."""
-        return self.mid_block(h, temb, context)
+        """The last skip -> the middle block's output, of the same shape; without a middle block, the skip itself."""
+        return h if self.mid_block is None else self.mid_block(h, temb, context)
+
+    def ends_of_levels(self, skips) -> list:
+        """Of all skips, the outputs of each level's last stage: one for each level, before it is made smaller."""
+        places = np.cumsum([len(block.resnets) + int(block.downsample) for block in self.down_blocks])
+        return [skips[place - int(block.downsample)] for place, block in zip(places, self.down_blocks, strict=True)]
 
     def call(self, z_t, t, context):
         """z_t [B, h, w, C], t int [B] or [1], context [B, M, D] -> the skips and, last, the middle block's output."""
@@ -186,6 +208,7 @@ class UNetEncoder(keras.Model):
             "in_channels",
             "block_out_channels",
             "down_block_types",
+            "mid_block_type",
             "layers_per_block",
             "attention_head_dim",
             "cross_attention_dim",
@@ -238,7 +261,7 @@ class UNet(UNetEncoder):
         channels = self.block_out_channels[-1]
         for i, (kind, out) in enumerate(zip(up_block_types, reversed(self.block_out_channels), strict=True)):
             channels_in = []
-            for _ in range(self.layers_per_block + 1):
+            for _ in range(self.layers_of_levels[-1 - i] + 1):
                 channels_in.append(channels + skip_channels.pop())
                 channels = out
             self.up_blocks.append(
@@ -256,8 +279,8 @@ class UNet(UNetEncoder):
 
     def build(self, input_shape=None):
         super().build()
-        for layer in (*self.up_blocks, *([self.class_embedding] if self.class_embedding is not None else [])):
-            layer.build()
+        if self.class_embedding is not None:
+            self.class_embedding.build()
         self.conv_norm_out.build((None, None, None, self.block_out_channels[0]))
         self.conv_out.build((None, None, None, self.block_out_channels[0]))
 
@@ -267,10 +290,21 @@ class UNet(UNetEncoder):
 
     def decode(self, h, skips, temb, context):
         """The middle block's output and the skips -> the network's output [B, h, w, out_channels], float32."""
-        skips = list(skips)
+        return self._output(self._levels(h, skips, temb, context)[-1])
+
+    def _levels(self, h, skips, temb, context) -> list:
+        """The middle block's output and the skips -> the output of each level of the decoder, lowest resolution first.
+
+        All but the last are as large as the next level's maps.
+        """
+        skips, outputs = list(skips), []
         for block in self.up_blocks:
             taken = [skips.pop() for _ in block.resnets]
             h = block(h, taken, temb, context)
+            outputs.append(h)
+        return outputs
+
+    def _output(self, h):
         return ops.cast(self.conv_out(self.conv_norm_out(h, silu=True)), "float32")
 
     def embed_time(self, t, guidance=None, labels=None):
@@ -291,6 +325,16 @@ class UNet(UNetEncoder):
         temb = self.embed_time(t, guidance, labels)
         skips = self.encode(z_t, temb, context)
         return self.decode(self.middle(skips[-1], temb, context), skips, temb, context)
+
+    def with_features(self, z_t, t, context, labels=None):
+        """The output, and what it comes from: the maps at the end of each level, of the encoder, then of the decoder.
+
+        Arguments as of a call; for networks that take no guidance. Maps are [B, height, width, channels].
+        """
+        temb = self.embed_time(t, None, labels)
+        skips = self.encode(z_t, temb, context)
+        levels = self._levels(self.middle(skips[-1], temb, context), skips, temb, context)
+        return self._output(levels[-1]), [*self.ends_of_levels(skips), *levels]
 
     def get_config(self):
         keys = ("sample_size", "out_channels", "up_block_types")

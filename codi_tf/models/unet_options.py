@@ -16,6 +16,14 @@ OPTIONS = {  # of UNet2DModel -> what Stable Diffusion's networks have, and the 
 ATTENTION = {True: "CrossAttn", False: "Attn"}  # whether a network takes prompts -> the beginning of a block's kind
 
 
+MIDDLE_BLOCKS = {"UNetMidBlock2DCrossAttn": (2, 1), "UNetMidBlock2D": (1, 0)}  # (residual blocks, transformers)
+
+
+def per_level(value, levels: int) -> list:
+    """One entry for each level: those that are given, or the one that is."""
+    return [value] * levels if isinstance(value, int) else list(value)
+
+
 def heads_of_levels(head_dim, channels: Sequence[int], *, prompted: bool) -> list[int]:
     """The number of heads of each level, from diffusers' `attention_head_dim`.
 
@@ -26,10 +34,28 @@ def heads_of_levels(head_dim, channels: Sequence[int], *, prompted: bool) -> lis
         UserError: without prompts, channels that such heads do not divide.
     """
     if prompted:
-        return [head_dim] * len(channels) if isinstance(head_dim, int) else list(head_dim)
+        return per_level(head_dim, len(channels))
     if head_dim is not None and (head_dim < 1 or any(width % head_dim for width in channels)):
         raise UserError(f"unet: attention_head_dim is {head_dim}: it must divide {', '.join(map(str, channels))}")
     return [1 if head_dim is None else width // head_dim for width in channels]
+
+
+def middle_of(kind: str | None, add_attention: bool, *, prompted: bool) -> tuple[str | None, tuple[int, int]]:
+    """The kind of a middle block, None for none, and the numbers of its residual blocks and of its attentions.
+
+    Without prompts, diffusers has one kind, whatever its name: two residual blocks, and self-attention between them or
+    not.
+
+    Raises:
+        UserError: with prompts, an unknown kind.
+    """
+    if kind is None:
+        return None, (0, 0)
+    if not prompted:
+        return "UNetMidBlock2D", (2, int(add_attention))
+    if kind not in MIDDLE_BLOCKS:
+        raise UserError(f"unet: unknown middle block {kind!r}: use one of {', '.join(MIDDLE_BLOCKS)}")
+    return kind, MIDDLE_BLOCKS[kind]
 
 
 def check_block_types(side: str, kinds: Sequence[str], *, prompted: bool) -> None:

@@ -107,7 +107,11 @@ def encode(
 
 def middle(g: Graph, net: UNetEncoder, h: Value, temb: Value, context: Value) -> Value:
     """`UNetEncoder.middle`."""
-    return stage(g, net.mid_block, 1, stage(g, net.mid_block, 0, h, temb, context), temb, context)
+    if net.mid_block is None:
+        return h
+    for i in range(len(net.mid_block.resnets)):
+        h = stage(g, net.mid_block, i, h, temb, context)
+    return h
 
 
 def decode(g: Graph, net: UNet, h: Value, skips: list[Value], temb: Value, context: Value) -> Value:
