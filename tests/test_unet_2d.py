@@ -44,6 +44,7 @@ VARIANTS = {
     "plain": {"add_attention": False, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2},
 }  # fmt: skip
 RANDOM = np.random.default_rng(0)
+SLOW = pytest.mark.slow  # of cases of which the quick tier has another
 
 
 def theirs(variant: str):
@@ -150,7 +151,7 @@ def test_an_image_of_nothing(tmp_path):
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("method", ["pretrain", "guided 1", "guided 2"])
+@pytest.mark.parametrize("method", ["guided 1", *(pytest.param(one, marks=SLOW) for one in ("pretrain", "guided 2"))])
 def test_the_methods_train_it(method, tmp_path):
     """With classes, to a base that samples. Catches copies of the network that ask for a prompt."""
     folder = saved(tmp_path / "base", num_class_embeds=5)
@@ -195,11 +196,9 @@ def test_codi_adapts_it(tmp_path):
     ("format", "layout", "classes"),
     [
         ("onnx", "parts", False),
-        ("tflite", "whole", True),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("saved_model", "whole", True),
-                                                                   ("onnx", "whole", True))),
+        *(pytest.param(format, "whole", True, marks=SLOW) for format in ("tflite", "saved_model", "onnx")),
     ],
-)  # fmt: skip
+)
 def test_a_package_makes_the_same_image(format, layout, classes, tmp_path):
     """Catches a head too few, other features of time, and a padding on the other side."""
     options = {"norm_eps": 1e-3, "freq_shift": 1, "flip_sin_to_cos": False, "downsample_padding": 0}

@@ -73,5 +73,7 @@ def check_options(values: Mapping[str, object], *, prompted: bool) -> None:
         value = values[name]
         if prompted and value != default:
             raise UserError(f"unet: {name} is {value!r}: with prompts, only {default!r} is built here")
+        if name == "norm_eps" and not (isinstance(value, int | float) and value > 0):
+            raise UserError(f"unet: norm_eps is {value!r}: it must be a number above 0")
         if name in ("downsample_padding", "freq_shift") and value not in (0, 1):
             raise UserError(f"unet: {name} is {value!r}: only 0 or 1 is built here")
