@@ -225,8 +225,9 @@ class CoDi(Trainer):
             sampler: "ddim" (Eq. 7), "dpm", "dpm++", "ddpm", "stochastic", "consistency", or another of
                 `diffusion.samplers.SAMPLERS`. None: the one that the model is trained for (`sampler`), which is "ddim"
                 but for consistency distillation and for stochastic guided distillation.
-            guidance: by the condition; 1 is none. For models of guided distillation, and for models that were
-                fine-tuned with `drop_condition`, which then need two evaluations per step.
+            guidance: by the condition; 1 is none. For models of guided distillation (by the prompt, if that is what
+                they were distilled for), and for models that were fine-tuned with `drop_condition`, which then need two
+                evaluations per step.
             text_guidance: by the prompt; 1, the default, is none. For models that were fine-tuned with `drop_prompt`:
                 one more evaluation per step.
             image: where SDEdit starts, [H, W, 3] for all or [B, H, W, 3], of the condition's size; None: noise.
@@ -267,7 +268,9 @@ class CoDi(Trainer):
 
     def check_text_guidance(self, guidance: float | None, *, prompted: bool) -> float | None:
         """The guidance by the prompt as the generator takes it, None for none. Raises UserError if it has no effect."""
-        return check_text_guidance(guidance, trained=self.settings.drop_prompt > 0.0, prompted=prompted)
+        as_input = self.network.takes_guidance and self.settings.guided == "prompt"
+        trained = self.settings.drop_prompt > 0.0
+        return check_text_guidance(guidance, trained=trained, prompted=prompted, as_input=as_input)
 
     def _conditioning(self, prompt: str | Sequence[str], count: int) -> Conditioning:
         prompts = prompts_for(count, prompt)

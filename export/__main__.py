@@ -32,7 +32,7 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser.add_argument("--weights", help=f"format of the weights (default: float32). {offers}")
     parser.add_argument("--target-size", help="for mixed weights: their size, for example 700MB")
     parser.add_argument("--min-psnr", help="for mixed weights: the lowest PSNR of images, dB")
-    parser.add_argument("--steps", type=integer(1, MAX_STEPS), help="network evaluations (default: as it is made for)")
+    parser.add_argument("--steps", type=integer(1, MAX_STEPS), help="of the sampler (default: as it is made for)")
     parser.add_argument(
         "--size",
         help="64, or height and width, 64x96; several with commas between (default: that of the training crops)",
@@ -46,7 +46,10 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser.add_argument(
         "--guidance",
         type=finite_number(),
-        help="of every image, for a model that takes it as an input (default: as codi restore and codi text2image)",
+        help="of every image, as in codi restore and codi text2image, which also have the default",
+    )
+    parser.add_argument(
+        "--text-guidance", type=finite_number(), help="of every image, by the prompt (default: 1, none)"
     )
     parser.add_argument(
         "--label",
@@ -63,7 +66,7 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     )
     parser.add_argument("--out", required=True, type=path_argument, help="folder of the package")
     options = parser.parse_args(arguments)
-    names = ("format", "layout", "weights", "steps", "prompt", "sampler", "guidance", "label")
+    names = ("format", "layout", "weights", "steps", "prompt", "sampler", "guidance", "text_guidance", "label")
     asked = {name: getattr(options, name) for name in names}
     asked["target"] = parse_target(options.target_size, options.min_psnr)
     asked["sizes"] = None if options.size is None else [parse_size(size) for size in options.size.split(",")]

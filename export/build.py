@@ -55,6 +55,7 @@ def make_package(
     prompt: str | None = None,
     sampler: str | None = None,
     guidance: float | None = None,
+    text_guidance: float | None = None,
     label: int | None = None,
     decoder: Path | None = None,
     license: str | None = None,
@@ -69,13 +70,14 @@ def make_package(
         layout: "whole", one graph, or "parts", for hosts that run the steps themselves.
         weights: the number format of kernels, one of those that the format offers.
         target: for mixed weights: {"size": bytes} or {"psnr": dB}.
-        steps: network evaluations, 1 to `limits.MAX_STEPS`; None: the number that the model is made for.
+        steps: 1 to `limits.MAX_STEPS`; None: the number that the model is made for.
         sizes: (height, width) of one or several sizes, which share the weights; the bundle's image_size unless given.
         prompt: the prompt of every image; None: the empty one, or an input for tasks with prompts and for
             text-to-image.
         sampler: a registered sampler whose steps are deterministic and of first order; None: the one that the model is
             trained for.
-        guidance: of every image, for networks that take it as an input; None: the model's default.
+        guidance, text_guidance: of every image, see `CoDi.generate`; None: the model's default. What is no input of the
+            network takes further evaluations in every step.
         label: the class of every image, for networks with classes; None: the null class.
         decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         license: of the base, for the manifest.
@@ -108,7 +110,7 @@ def make_package(
         model = codi_tf.load(bundle, decoder=small) if is_bundle(bundle) else _text_model(bundle, small)
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
         options = {"steps": model.steps_for(steps), "prompt": prompt, "sampler": sampler}
-        options |= {"guidance": guidance, "label": label}
+        options |= {"guidance": guidance, "text_guidance": text_guidance, "label": label}
         program = SamplerProgram(model, height=height, width=width, **options)
         programs = [program, *(program.at(*size) for size in others)]
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "license": license}
@@ -345,7 +347,9 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         "steps": program.steps,
         "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
         "prompt": program.prompt,
-        **({"guidance": program.guidance} if model.network.takes_guidance else {}),
+        **({"guidance": program.guidance} if model.network.takes_guidance or program.guidance != 1.0 else {}),
+        **({"text_guidance": program.text_guidance} if program.text_guidance not in (None, 1.0) else {}),
+        **({"evaluations": len(program.terms)} if len(program.terms) > 1 else {}),
         **({"label": program.asked_label} if program.asked_label is not None else {}),
         **({"task": {"name": TEXT_TO_IMAGE}} if task is None else _facts_of_task(task)),
         "scheduler": model.base.scheduler,

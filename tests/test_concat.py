@@ -98,7 +98,8 @@ def test_a_step_multiplies_no_more_than_a_step_of_the_base():
         g = Counting(blank)
         c = blank.input("c", (4, 4, 5))
         features = adapted.condition_features(blank, network, c, None)
-        context, time = g.constant(model.base.context[0]), g.constant(networks.of_time(500, 8))
+        time = g.constant(networks.of_time(500, network.unet.time_embedding))
+        context = g.constant(model.base.context[0])
         adapted.evaluation(g, network, g.input("z", (4, 4, 4)), time, features, context)
         counts.append(g.multiply_adds)
     assert counts[0] == counts[1] > 0

@@ -27,7 +27,7 @@ from tiny_pipeline import save_pipeline
 import codi_tf
 from codi_tf.adapters.controlnet import CONTROLNET
 from codi_tf.checkpoints.folder import complete_scheduler
-from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
+from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET, UNET_2D
 from codi_tf.checkpoints.networks import read_config, read_network, write_network
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.scheduler_config import SCHEDULERS
@@ -277,6 +277,7 @@ def test_every_variable_is_set_once_from_a_tensor_of_its_own(folder, monkeypatch
     ("kind", "peer"),
     [
         (UNET, diffusers.UNet2DConditionModel),
+        (UNET_2D, diffusers.UNet2DModel),
         (AUTOENCODER, diffusers.AutoencoderKL),
         (CONTROLNET, diffusers.ControlNetModel),
         (TEXT_ENCODER, transformers.CLIPTextConfig),
@@ -289,6 +290,7 @@ def test_the_tables_know_every_key_of_the_peer_and_its_default(kind, peer):
         parameters = list(inspect.signature(peer.__init__).parameters.values())[1:]
         defaults = {p.name: p.default for p in parameters}
     own = {"numerics", "patch_size", "linear_shortcut"}  # no keys of diffusers
+    own |= {"time_cond_proj_dim"} if kind is UNET_2D else set()
     assert kind.ours.keys() - own <= defaults.keys() and kind.fixed.keys() <= defaults.keys()
     assert not kind.ours.keys() & kind.fixed.keys() and not kind.inert & (kind.ours.keys() | kind.fixed.keys())
     for key, value in defaults.items():

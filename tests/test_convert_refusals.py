@@ -160,10 +160,21 @@ REFUSALS = {
         lambda f: edited(f / UNET_CONFIG, flip_sin_to_cos=1),
         "flip_sin_to_cos is 1, which is not supported: only True is",
     ),
-    "no middle": (lambda f: edited(f / UNET_CONFIG, mid_block_type=None), "mid_block_type is None"),
-    "levels that differ": (
-        lambda f: edited(f / UNET_CONFIG, layers_per_block=[1, 2]),
-        "unet/config.json: layers_per_block is [1, 2]: it must be a whole number above 0",
+    "no middle": (
+        lambda f: edited(f / UNET_CONFIG, mid_block_type=None),
+        "weights left over: mid_block.attentions.0.",
+    ),
+    "another middle": (
+        lambda f: edited(f / UNET_CONFIG, mid_block_type="UNetMidBlock2DSimpleCrossAttn"),
+        "unknown middle block 'UNetMidBlock2DSimpleCrossAttn': use one of UNetMidBlock2DCrossAttn, UNetMidBlock2D",
+    ),
+    "layers of other levels": (
+        lambda f: edited(f / UNET_CONFIG, layers_per_block=[2, 1, 2, 1, 2]),
+        "and layers_per_block 5: give one entry per level",
+    ),
+    "a level of no layers": (
+        lambda f: edited(f / UNET_CONFIG, layers_per_block=[2, 0]),
+        "unet/config.json: layers_per_block is [2, 0]: it must be a whole number above 0",
     ),
     "side as a text": (
         lambda f: edited(f / UNET_CONFIG, sample_size="8"),

@@ -29,16 +29,16 @@ import tensorflow as tf
 import yaml
 from chromium import require
 from commands import run_here
-from conftest import make_base, make_model
+from conftest import SCHEDULER, make_base, make_model
 from doc_blocks import ALL, PAGES, ROOT, Block, commands, inline_code, of_language
 from doc_commands import parsed, parser_of, required, subcommand
-from tiny import tiny_base, tiny_photos, tiny_text
+from tiny import UNET, randomize, tiny_base, tiny_photos, tiny_text
 
 import codi_tf
 from codi_tf import config, data
 from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.concat import Concat
-from codi_tf.checkpoints.base import make_network
+from codi_tf.checkpoints.base import Base, make_network, make_unet
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import save_stable_diffusion, with_text
 from codi_tf.cli import program
@@ -47,6 +47,7 @@ from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.evaluation import METRICS
 from codi_tf.io.images import write_png
 from codi_tf.methods import METHODS
+from codi_tf.models.pixels import PixelFolding
 from codi_tf.models.scene_reader import SceneReader
 from codi_tf.scenes.reading import VOCABULARY, save_reader
 from codi_tf.tasks import TASKS, make_task
@@ -91,6 +92,7 @@ WORDS = {  # what a reader puts in place of a word, below the folder that comman
     "stable-diffusion-v1-5": "models/sd",
     "stable-diffusion-inpainting": "models/inpainting",
     "instruct-pix2pix": "models/pix2pix",
+    "ddpm-cat-256": "models/pixels",
 }
 INPUTS = ("in.png", "mask.png", "in.ppm")
 EXAMPLE = {"method": {"name": "codi"}, "base": "base", "task": {"name": "super_resolution"}, "train": {"steps": 1}}
@@ -121,6 +123,9 @@ def models(tmp_path_factory):
     for name, channels in (("inpainting", 4), ("pix2pix", 3)):
         prompted = with_text(base, folder / "sd")
         save_stable_diffusion(Concat.for_base(prompted, channels).merged(prompted), folder / name)
+    unet = make_unet({**UNET, "in_channels": 3, "out_channels": 3, "cross_attention_dim": None, "sample_size": 16})
+    randomize(unet.variables)
+    save_stable_diffusion(Base(unet, PixelFolding(name="vae"), dict(SCHEDULER)), folder / "pixels")
     reader = make_network(
         SceneReader, {**VOCABULARY, "stem": 4, "widths": [8, 8, 8], "blocks": 1, "groups": 4}, "reader"
     )

@@ -92,7 +92,7 @@ def test_unet(format, variant, tmp_path, random):
     def build(g):
         inputs = (
             g.input("z", (H, W, 4)),
-            g.constant(networks.of_time(700, unet.time_embedding.channels)),
+            g.constant(networks.of_time(700, unet.time_embedding)),
             [],
             g.input("context", (77, D)),
         )

@@ -12,7 +12,7 @@ from tiny import randomize
 
 from codi_tf.models import attention, embeddings, layers
 from codi_tf.models.autoencoder import Coder, Level, Middle
-from codi_tf.models.unet import DownBlock, MiddleBlock, UpBlock
+from codi_tf.models.unet_blocks import DownBlock, MiddleBlock, UpBlock
 
 
 def random(seed, *shape):

@@ -11,14 +11,21 @@ from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import check_image_adapter
 from codi_tf.adapters.diffusers_form import DiffusersAdapter
 from codi_tf.checkpoints.base import Base
-from codi_tf.checkpoints.kinds import ENCODER, ENCODER_FIXED, ENCODER_POSITIVE, Kind
+from codi_tf.checkpoints.kinds import ENCODER, ENCODER_FIXED, ENCODER_LISTS, ENCODER_POSITIVE, Kind
 from codi_tf.core.errors import UserError
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.models.layers import Conv2D, PointwiseConv2D
 from codi_tf.models.unet import UNet, UNetEncoder
 
 HINT_WIDTHS = (16, 32, 96, 256)
-SHARED = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")  # UNet's
+SHARED = (  # UNet's
+    "in_channels",
+    "block_out_channels",
+    "down_block_types",
+    "mid_block_type",
+    "layers_per_block",
+    "cross_attention_dim",
+)
 
 
 class HintNetwork(keras.layers.Layer):
@@ -101,7 +108,12 @@ class ControlNet(UNetEncoder, DiffusersAdapter):
             factor: of the autoencoder, 2, 4 or 8, by which the hint network reduces the image.
             condition_channels: of the condition image.
             name: of the adapter.
+
+        Raises:
+            UserError: the UNet takes no prompts, as ControlNets do.
         """
+        if unet.cross_attention_dim is None:
+            raise UserError("adapter controlnet: ControlNets take prompts, and this base takes none; use adapter mu")
         widths = HINT_WIDTHS[: factor.bit_length()]
         with built_in(make_policy(unet.compute_dtype)):
             adapter = cls(
@@ -167,6 +179,7 @@ CONTROLNET = Kind(
     ours={**ENCODER, "conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256)},
     fixed={**ENCODER_FIXED, "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,)},
     inert=frozenset(("addition_embed_type_num_heads", "sample_size")),
+    lists=ENCODER_LISTS,
     positive={**ENCODER_POSITIVE, "conditioning_channels": int},
 )
 

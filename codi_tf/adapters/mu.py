@@ -103,7 +103,7 @@ class MuAdapter(Adapter):
         Another adapter of the same base therefore differs in this part alone (`export.package.adapters`).
         """
         encoder = self.encoder
-        time = g.constant(nets.of_time(0, encoder.time_embedding.channels))
+        time = g.constant(nets.of_time(0, encoder.time_embedding))
         temb = nets.time_embedding(g, encoder.time_embedding, time)
         skips = nets.encode(g, encoder, c, temb, context)
         mu = g.weight(self.mu)

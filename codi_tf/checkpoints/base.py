@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from codi_tf.checkpoints.made_for import MadeFor
+from codi_tf.checkpoints.made_for import NO_GUIDANCE, MadeFor
 from codi_tf.core.arguments import as_prompts
 from codi_tf.core.errors import UserError
 from codi_tf.core.showing import clipped
@@ -66,6 +67,8 @@ class Base:
     def __post_init__(self):
         if self.decoder is not None:
             check_decoder(self.decoder, self.vae)
+        if self.unconditional and self.made_for.guidance is None:  # there is nothing to be guided by
+            self.made_for = dataclasses.replace(self.made_for, guidance=NO_GUIDANCE)
         self.schedule: Schedule = make_schedule_of(self.scheduler)
         self.prediction_type: str = self.scheduler.get("prediction_type", "epsilon")
 
@@ -119,7 +122,7 @@ class Base:
         """
         if self.text_encoder is None:
             assert self.unet is not None
-            return np.zeros((1, PROMPT_LENGTH, self.unet.cross_attention_dim), "float32")
+            return np.zeros((1, PROMPT_LENGTH, self.unet.cross_attention_dim or 1), "float32")
         return self.embed([""])
 
     def conditioning(
@@ -133,6 +136,11 @@ class Base:
             UserError: see `embed` and `class_labels`.
         """
         return Conditioning(self.context if prompts is None else self.embed(prompts), self.class_labels(labels))
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether the UNet takes neither prompts nor classes."""
+        return self.unet is not None and self.unet.cross_attention_dim is None and not self.num_classes
 
     @property
     def num_classes(self) -> int:

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from codi_tf.checkpoints.autoencoders import read_autoencoder, write_autoencoder
 from codi_tf.checkpoints.base import SCHEDULER, Base
-from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET
+from codi_tf.checkpoints.kinds import AUTOENCODER, TEXT_ENCODER, UNET, UNET_2D
 from codi_tf.checkpoints.made_for import read_made_for, write_made_for
 from codi_tf.checkpoints.networks import read_network, refuse_pickles, write_network
+from codi_tf.checkpoints.pixel_pipelines import PIPELINE, find_parts
 from codi_tf.checkpoints.tokenizer import Tokenizer
+from codi_tf.checkpoints.unets import read_unet, write_unet
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import numpy_dtype
 from codi_tf.diffusion.scheduler_config import REVERSE
 from codi_tf.io.json_files import read_json, write_json
 from codi_tf.io.weights import CONFIG
+from codi_tf.models.pixels import PixelFolding
 from codi_tf.models.text_encoder import TextEncoder
 
 INDEX = "model_index.json"
@@ -46,7 +49,8 @@ CLIPPING = (
 def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | None = None) -> Base:
     """A base from a diffusers folder, with the current dtype policy.
 
-    The text encoder may be missing, for a base without prompts, and so may everything but the autoencoder.
+    The text encoder may be missing, for a base without prompts, and so may everything but the autoencoder. A folder of
+    DDPMPipeline, a UNet2DModel of pixels, has no autoencoder: it gets a `PixelFolding` that changes nothing.
 
     Args:
         path: the folder.
@@ -57,12 +61,13 @@ def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | No
         UserError: a part is missing, truncated or of another network, or the parts do not belong together.
     """
     index = read_json(path / INDEX) if (path / INDEX).exists() else {}
+    pixels = find_parts(path)
     for part in _PARTS:
-        named = isinstance(index.get(part), list) and any(index[part])
+        named = isinstance(index.get(part), list) and any(index[part]) and pixels is None
         given = part == "tokenizer" and tokenizer is not None
         if named and not given and not (path / part).is_dir():
             raise UserError(f"{path}: its {INDEX} names {part}, and the folder {part} is missing; copy it again")
-    if not (path / "vae").is_dir():
+    if pixels is None and not (path / "vae").is_dir():
         _refuse_network(path)
         refuse_pickles(path)
     # The small parts come first, so that their errors appear before the large part is read.
@@ -71,9 +76,10 @@ def read_folder(path: Path, *, tokenizer: Path | None = None, numerics: str | No
         words, text_encoder = read_text(path, tokenizer=tokenizer, numerics=numerics)
     elif tokenizer is not None:
         raise UserError(f"tokenizer is {tokenizer}: {path} has no text encoder; leave it out")
-    vae = read_autoencoder(path / "vae", numerics=numerics)
-    unet = read_network(UNET, path / "unet", name="unet", numerics=numerics) if (path / "unet").is_dir() else None
-    scheduler, made_for = path.joinpath(*SCHEDULER), read_made_for(path)
+    vae = PixelFolding(name="vae") if pixels else read_autoencoder(path / "vae", numerics=numerics)
+    place, scheduler = pixels or (path / "unet", path.joinpath(*SCHEDULER))
+    unet = read_unet(place, numerics=numerics) if place.is_dir() else None
+    made_for = read_made_for(path)
     # An autoencoder alone has no schedule; this one is never used.
     config = read_json(scheduler) if unet is not None else {"beta_schedule": "squaredcos_cap_v2"}
     try:
@@ -112,7 +118,8 @@ def save_base(
     said = None if report is None else functools.partial(report, "vae")
     write_autoencoder(base.vae, path / "vae", dtype=dtype, extra_config=sized, report=said)
     if base.unet is not None:
-        write(UNET, base.unet, "unet")
+        said = None if report is None else functools.partial(report, "unet")
+        write_unet(base.unet, path / "unet", dtype=dtype, report=said)
         path.joinpath(SCHEDULER[0]).mkdir(exist_ok=True)
         write_json(path.joinpath(*SCHEDULER), {"_class_name": "DDIMScheduler", **base.scheduler})
     if base.text_encoder is not None and base.tokenizer is not None:
@@ -150,6 +157,12 @@ def write_index(path: Path, *, extra_channels: int, scheduler: str) -> None:
             "requires_safety_checker": False,
         },
     )
+
+
+def write_pixel_index(path: Path, scheduler: str) -> None:
+    """Write `model_index.json` with the pipeline of pixels in diffusers; `scheduler` is a class of its."""
+    parts = {"scheduler": ["diffusers", scheduler], "unet": ["diffusers", UNET_2D.peer]}
+    write_json(path / INDEX, {"_class_name": PIPELINE, "_diffusers_version": "0.30.0", **parts})
 
 
 def complete_scheduler(config: Mapping[str, object]) -> dict:

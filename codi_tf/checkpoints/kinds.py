@@ -26,6 +26,7 @@ class Kind:
         network: our class.
         file: the name of its weight file, without `.safetensors`; "" for a network without weights.
         ours: the arguments of our class, with the defaults of missing keys.
+        implied: further arguments of our class, which the peer's class implies and its config.json does not state.
         fixed: key -> the values that our class supports. The first value is written, and is the default of the peer.
         inert: keys without effect on the results.
         written: further entries of the config.json that is written.
@@ -33,6 +34,7 @@ class Kind:
         prefix: the beginning of every key in the weight file that is written.
         spellings: other names of the weights in files.
         positive: argument -> the type of a number above 0; null is allowed where it is the default.
+        lists: those of them that may be lists, with one entry for each level.
         unread: beginnings of the keys of tensors that are skipped.
     """
 
@@ -42,11 +44,13 @@ class Kind:
     ours: dict[str, object]
     fixed: dict[str, tuple]
     inert: frozenset[str]
+    implied: dict[str, object] = field(default_factory=dict)
     written: dict[str, object] = field(default_factory=dict)
     per_level: frozenset[str] = frozenset()
     prefix: str = ""
     spellings: tuple[Renaming, ...] = ()
     positive: dict[str, type] = field(default_factory=dict)
+    lists: frozenset[str] = frozenset()
     unread: tuple[str, ...] = ()
 
 
@@ -57,6 +61,7 @@ HIDDEN_ACTS = {"diffusers": {"gelu_pytorch_tanh": "gelu"}, "keras_cv": {"gelu": 
 ENCODER = {
     "in_channels": 4,
     "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
     "block_out_channels": (320, 640, 1280, 1280),
     "layers_per_block": 2,
     "norm_num_groups": 32,
@@ -69,7 +74,6 @@ ENCODER = {
 ENCODER_FIXED = {
     "flip_sin_to_cos": (True,),
     "freq_shift": (0,),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "only_cross_attention": (False,),
     "downsample_padding": (1,),
     "mid_block_scale_factor": (1,),
@@ -78,6 +82,7 @@ ENCODER_FIXED = {
     "transformer_layers_per_block": (1,),
     "resnet_time_scale_shift": ("default",),
 }
+ENCODER_LISTS = frozenset(("layers_per_block",))
 ENCODER_POSITIVE = dict.fromkeys(("in_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim"), int)
 
 UNET = Kind(
@@ -105,12 +110,58 @@ UNET = Kind(
         "mid_block_only_cross_attention": (None, False),
     },
     inert=frozenset(("dropout", "class_embeddings_concat", "addition_embed_type_num_heads")),
+    lists=ENCODER_LISTS,
     positive={
         **ENCODER_POSITIVE,
         "sample_size": int,
         "out_channels": int,
         "time_cond_proj_dim": int,
         "num_class_embeds": int,
+    },
+)
+
+UNET_2D = Kind(
+    peer="UNet2DModel",
+    network=UNet,
+    file="diffusion_pytorch_model",
+    ours={
+        "sample_size": None,
+        "in_channels": 3,
+        "out_channels": 3,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        "mid_block_type": "UNetMidBlock2D",
+        "block_out_channels": (224, 448, 672, 896),
+        "layers_per_block": 2,
+        "downsample_padding": 1,
+        "attention_head_dim": 8,
+        "norm_num_groups": 32,
+        "norm_eps": 1e-5,
+        "add_attention": True,
+        "num_class_embeds": None,
+        "time_cond_proj_dim": None,  # our own: diffusers' class takes no guidance
+        "numerics": "diffusers",
+    },
+    implied={"cross_attention_dim": None},
+    fixed={
+        "center_input_sample": (False,),
+        "time_embedding_type": ("positional",),
+        "mid_block_scale_factor": (1,),
+        "downsample_type": ("conv",),
+        "upsample_type": ("conv",),
+        "act_fn": ("silu", "swish"),
+        "resnet_time_scale_shift": ("default",),
+    },
+    inert=frozenset(("dropout", "num_train_timesteps")),
+    spellings=(OLD_ATTENTION,),
+    lists=ENCODER_LISTS,
+    positive={
+        **dict.fromkeys(("in_channels", "out_channels", "layers_per_block", "norm_num_groups", "sample_size"), int),
+        "norm_eps": float,
+        "num_class_embeds": int,
+        "time_cond_proj_dim": int,
     },
 )
 

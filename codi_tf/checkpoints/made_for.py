@@ -16,6 +16,7 @@ from codi_tf.io.schema import Each, Nullable, Number, OneOf, Record, Whole, chec
 FILE = "made_for.json"  # in a diffusers folder, which diffusers passes over
 GUIDANCE = 7.5  # unless a model was trained for others
 MAX_GUIDANCE = 1000
+NO_GUIDANCE = (1.0, 1.0)
 UNKNOWN = "incomplete or of another version: copy or make the model again"
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from codi_tf.checkpoints.base import make_network
-from codi_tf.checkpoints.kinds import HIDDEN_ACTS, Kind
+from codi_tf.checkpoints.kinds import HIDDEN_ACTS, UNET, Kind
 from codi_tf.checkpoints.rules import POSITIONS, Renaming
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_BLOCKS, MAX_LAYERS, MAX_LEVELS, MAX_WIDTH, MAX_WORDS
@@ -83,6 +83,7 @@ def write_network(
         extra_config={**peer_config(kind, levels), **(extra_config or {})},
         file=f"{kind.file}.safetensors",
         prefix=kind.prefix,
+        implied=kind.implied,
         zeros=zeros,
         report=report,
     )
@@ -101,11 +102,12 @@ def read_config(kind: Kind, path: Path) -> dict:
     Raises:
         UserError: the file is missing, broken or of another class, or a value is not supported.
     """
-    config = _corrected(read_json(path))
+    config = read_json(path)
+    config = _corrected(config) if kind is UNET else config
     found = config.get("_class_name", kind.peer)
     if found != kind.peer:
         raise UserError(f"{path}: describes a {bare(found)}, expected a {kind.peer}; name another checkpoint")
-    arguments = dict(kind.ours)
+    arguments = {**kind.ours, **kind.implied}
     for key, value in config.items():
         if key.startswith("_") or key in kind.inert:
             continue
@@ -126,8 +128,9 @@ def check_numbers(kind: Kind, arguments: Mapping[str, Any], path: Path) -> None:
     """Raises UserError for arguments of our class that must be positive numbers, true or false, or lists."""
     for key, wanted in kind.positive.items():
         value = arguments.get(key, kind.ours[key])
-        number = type(value) in (int, wanted) and 0 < value < math.inf
-        if not number and not (value is None and kind.ours[key] is None):
+        numbers = value if key in kind.lists and isinstance(value, list | tuple) else [value]
+        valid = all(type(number) in (int, wanted) and 0 < number < math.inf for number in numbers)
+        if not valid and not (value is None and kind.ours[key] is None):
             raise UserError(f"{path}: {key} is {shown(value)}: it must be {NUMBERS[wanted]} above 0")
     for key, default in kind.ours.items():
         if isinstance(default, bool) and not isinstance(arguments.get(key, default), bool | None):  # null means false

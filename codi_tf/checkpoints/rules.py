@@ -41,16 +41,16 @@ class Renaming:
         return (numbers[0], len(self.fused)) if numbers else (0, 1)
 
 
-# The folders of the first Stable Diffusion releases.
+# The folders of the first releases of diffusers.
 OLD_ATTENTION = Renaming(
-    sign=r"\.attentions\.0\.query\.",
+    sign=r"\.attentions\.\d+\.query\.",
     names=(
         (r"\.to_q\.", ".query."),
         (r"\.to_k\.", ".key."),
         (r"\.to_v\.", ".value."),
         (r"\.to_out\.0\.", ".proj_attn."),
     ),
-    pointwise=r"\.attentions\.0\.to_",
+    pointwise=r"\.attentions\.\d+\.to_",
 )
 # transformers before version 5.
 TEXT_MODEL = Renaming(sign=r"^text_model\.", names=((r"^", "text_model."),))

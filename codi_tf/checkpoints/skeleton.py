@@ -8,10 +8,11 @@ import keras
 
 from codi_tf.checkpoints.autoencoders import autoencoder_kind
 from codi_tf.checkpoints.base import SCHEDULER, Base
-from codi_tf.checkpoints.kinds import TEXT_ENCODER, UNET, Kind
+from codi_tf.checkpoints.kinds import TEXT_ENCODER, Kind
 from codi_tf.checkpoints.made_for import read_made_for
 from codi_tf.checkpoints.networks import read_config
 from codi_tf.checkpoints.stable_diffusion import check_parts
+from codi_tf.checkpoints.unets import unet_kind
 from codi_tf.core.errors import UserError
 from codi_tf.io.json_files import read_json
 from codi_tf.io.weights import CONFIG
@@ -25,8 +26,8 @@ def read_skeleton(folder: Path) -> Base:
     """
     scheduler = folder.joinpath(*SCHEDULER)
     unet, text_encoder = (
-        _network(kind, folder / part) if (folder / part).is_dir() else None
-        for kind, part in ((UNET, "unet"), (TEXT_ENCODER, "text_encoder"))
+        _network(kind_of(folder / part), folder / part) if (folder / part).is_dir() else None
+        for kind_of, part in ((unet_kind, "unet"), (lambda _: TEXT_ENCODER, "text_encoder"))
     )
     config, made_for = {} if unet is None else read_json(scheduler), read_made_for(folder)
     try:

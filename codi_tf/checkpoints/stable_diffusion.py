@@ -9,8 +9,17 @@ from pathlib import Path
 
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.compvis import read_single_file
-from codi_tf.checkpoints.folder import bytes_of, complete_scheduler, read_folder, read_text, save_base, write_index
+from codi_tf.checkpoints.folder import (
+    bytes_of,
+    complete_scheduler,
+    read_folder,
+    read_text,
+    save_base,
+    write_index,
+    write_pixel_index,
+)
 from codi_tf.checkpoints.networks import PICKLES, refuse_pickles
+from codi_tf.checkpoints.pixel_pipelines import is_pixel_pipeline
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat, check_format
 from codi_tf.core.precision import built_in, make_policy
@@ -109,13 +118,18 @@ def save_stable_diffusion(
             "a little; load the checkpoint with numerics='diffusers' to compare",
             stacklevel=2,
         )
-    base = dataclasses.replace(base, scheduler=complete_scheduler(base.scheduler))
+    completed, of_pixels = complete_scheduler(base.scheduler), is_pixel_pipeline(base)
+    if of_pixels and "clip_sample" in base.scheduler:  # the pipeline of pixels does what its file says
+        completed["clip_sample"] = base.scheduler["clip_sample"]
+    base = dataclasses.replace(base, scheduler=completed)
     with whole_folder(folder, CHECKPOINTS, replace=False) as partial:
         save_base(base, partial, dtype=dtype, report=report)
-        # diffusers has no autoencoder of pixels, and so no pipeline for them.
-        if base.unet is not None and base.text_encoder is not None and not isinstance(base.vae, PixelFolding):
+        # diffusers has no autoencoder of pixels, and so no pipeline of prompts for them.
+        if of_pixels:
+            write_pixel_index(partial, completed["_class_name"])
+        elif base.unet is not None and base.text_encoder is not None and not isinstance(base.vae, PixelFolding):
             extra = base.unet.in_channels - base.vae.latent_channels
-            write_index(partial, extra_channels=extra, scheduler=base.scheduler["_class_name"])
+            write_index(partial, extra_channels=extra, scheduler=completed["_class_name"])
 
 
 def check_parts(base: Base) -> None:
@@ -123,6 +137,10 @@ def check_parts(base: Base) -> None:
     unet, vae, text = base.unet, base.vae, base.text_encoder
     if unet is None:
         return
+    if text is not None and unet.cross_attention_dim is None:
+        raise UserError(
+            f"{base.path}: the UNet takes no prompts, and there is a text encoder; they do not belong together"
+        )
     if text is not None and unet.cross_attention_dim != text.hidden_size:
         raise UserError(
             f"{base.path}: the UNet takes prompts of {unet.cross_attention_dim} channels (768 in 1.x, 1024 in 2.x), "
@@ -142,6 +160,11 @@ def check_parts(base: Base) -> None:
                 f"{base.path}: the tokenizer gives {base.tokenizer.length} ids up to {largest}, the text encoder takes "
                 f"{longest} below {text.vocab_size}; they do not belong together"
             )
+    if isinstance(vae, PixelFolding) and vae.latent_channels != unet.out_channels:
+        raise UserError(
+            f"{base.path}: the UNet makes {unet.out_channels} channels, images of RGB in pieces of {vae.patch_size} x "
+            f"{vae.patch_size} pixels have {vae.latent_channels}; that is not built here"
+        )
     if vae.latent_channels != unet.out_channels:
         raise UserError(
             f"{base.path}: the UNet makes latents of {unet.out_channels} channels, the autoencoder takes "

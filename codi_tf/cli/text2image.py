@@ -100,16 +100,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> np.ndarray:
-    if options.prompt is None and options.label is None:
+    prompted = not options.model.is_dir() or (options.model / "text_encoder").is_dir()
+    if options.prompt is None and options.label is None and prompted:
         raise UserError(f"--prompt is missing: {options.model} makes an image from a prompt")
     made_for = read_made_for(options.model)
-    fill_in(options, {"sampler": made_for.sampler, "steps": made_for.steps, "guidance": made_for.default_guidance})
+    fill_in(options, {"sampler": made_for.sampler, "steps": made_for.steps})
     if options.sampler not in CHECKPOINT_SAMPLERS:
         raise UserError(f"--sampler is {options.sampler}: a checkpoint has {', '.join(CHECKPOINT_SAMPLERS)}")
-    if not 1 <= options.guidance <= MAX_GUIDANCE:
+    if options.guidance is not None and not 1 <= options.guidance <= MAX_GUIDANCE:
         raise UserError(f"--guidance is {options.guidance}: it must be from 1, none, to {MAX_GUIDANCE}")
-    made_for.check_guidance(options.guidance, "--guidance")
-    if options.guidance == 1 and options.negative_prompt:
+    if made_for.check_guidance(options.guidance, "--guidance") == 1 and options.negative_prompt:
         raise UserError("--negative-prompt has no effect with --guidance 1: raise that or leave the prompt out")
     strength, evaluations = check_start(options, options.steps)
     if options.image is None:

@@ -6,7 +6,7 @@ Another number of steps needs no new trace.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -117,8 +117,7 @@ class Generator:
             predictions = [self.denoise(z_t, t, features, prompt, scale) for _, features, prompt in evaluated]
             if len(predictions) == 1:
                 return predictions[0]
-            weights = [weight for weight, _, _ in evaluated]
-            return Prediction(*(_weighted(parts, weights) for parts in zip(*predictions, strict=True)))
+            return weighted(predictions, [weight for weight, _, _ in evaluated])
 
         return denoise
 
@@ -198,8 +197,13 @@ def guidance_weights(by_condition: float, by_prompt: float | None) -> tuple[floa
     return by_prompt, by_condition - by_prompt, 1.0 - by_condition
 
 
-def _weighted(parts, weights):
-    return tf.add_n([weight * part for part, weight in zip(parts, weights, strict=True)])
+def weighted(predictions: Sequence[Prediction], weights: Sequence[float]) -> Prediction:
+    """The sum of predictions with these weights, which add up to 1."""
+
+    def added(parts):
+        return tf.add_n([weight * part for part, weight in zip(parts, weights, strict=True)])
+
+    return Prediction(*map(added, zip(*predictions, strict=True)))
 
 
 def check_finite(result: tf.Tensor) -> np.ndarray:

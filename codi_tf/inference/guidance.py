@@ -33,17 +33,22 @@ def check_guidance(guidance: object, trained: Sequence[float] | None, *, can_be_
     return float(guidance)
 
 
-def check_text_guidance(guidance: object, *, trained: bool, prompted: bool) -> float | None:
+def check_text_guidance(guidance: object, *, trained: bool, prompted: bool, as_input: bool = False) -> float | None:
     """A guidance by the prompt as the generator takes it, None for none.
 
     Args:
         guidance: 1 for none; None: the default.
         trained: whether prompts were dropped in training.
         prompted: whether there is a prompt.
+        as_input: whether the guidance that the network takes as an input is that by the prompt.
 
     Raises:
         UserError: it is no number, or it has no effect.
     """
+    if as_input and guidance not in (None, 1.0):
+        raise UserError(
+            f"text_guidance is {guidance}: this model takes the prompt's guidance as an input; use guidance"
+        )
     if guidance is None:
         return 1.0 if trained and prompted else None
     if not isinstance(guidance, Real) or not math.isfinite(guidance):

@@ -28,7 +28,8 @@ class TextToImage:
     step, any other with guidance on a doubled batch.
 
     Args:
-        base: with a UNet, a text encoder and a tokenizer; or with a UNet that is conditioned on classes.
+        base: with a UNet, a text encoder and a tokenizer; or with a UNet that is conditioned on classes, or that takes
+            no prompts at all (`Base.unconditional`).
 
     Raises:
         UserError: for a base without them, whose UNet takes more than the latents (inpainting, InstructPix2Pix), or
@@ -36,7 +37,7 @@ class TextToImage:
     """
 
     def __init__(self, base: Base):
-        if base.unet is None or (base.text_encoder is None and not base.num_classes):
+        if base.unet is None or (base.text_encoder is None and not base.num_classes and not base.unconditional):
             missing = "UNet" if base.unet is None else "text encoder"
             raise UserError(f"this model has no {missing}: it makes no images from prompts")
         check_takes_latents(base, "this model's", "make a bundle of it by codi convert --task, or name another model")
@@ -70,7 +71,7 @@ class TextToImage:
         the time that `strength` selects, and int(steps * strength) steps follow from there.
 
         Args:
-            prompts: B of them, or one; None for a base that is conditioned on classes alone.
+            prompts: B of them, or one; None for a base that is conditioned on classes alone, or on nothing.
             labels: the classes, B of them, or one; None: the null class.
             negative_prompt: replaces the empty prompt, which guidance leads away from; not for networks that take the
                 guidance as an input.
@@ -182,6 +183,8 @@ class TextToImage:
 
     def count(self, prompts: str | Sequence[str] | None, labels: int | Sequence[int] | None) -> int:
         """B, the number of images. Raises UserError for prompts and labels that are not as many, or neither."""
+        if prompts is None and labels is None and self.base.unconditional:
+            return 1
         if prompts is None and (labels is None or not self.base.num_classes):
             raise UserError(
                 "there is no prompt: give one"

@@ -7,7 +7,7 @@ time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import keras
@@ -39,6 +39,7 @@ def save_network(
     extra_config: dict | None = None,
     file: str = WEIGHTS,
     prefix: str = "",
+    implied: Collection[str] = (),
     zeros: Mapping[str, tuple[int, ...]] | None = None,
     report: Callable[[int], None] | None = None,
 ) -> None:
@@ -51,6 +52,7 @@ def save_network(
         extra_config: further entries of config.json.
         file: the name of the weight file.
         prefix: the beginning of every key.
+        implied: entries of the network's configuration that are left out of config.json.
         zeros: key -> shape of further tensors, which are zero.
         report: called with the number of bytes written so far.
 
@@ -58,7 +60,7 @@ def save_network(
         UserError: an unknown format, or a value that it cannot hold.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = {key: value for key, value in network.get_config().items() if key != "name"}
+    config = {key: value for key, value in network.get_config().items() if key not in ("name", *implied)}
     write_json(folder / CONFIG, {**(extra_config or {}), **config})
     tensors = {prefix + key: tensor for key, tensor in _tensors_of(network, dtype).items()}
     for key, shape in (zeros or {}).items():

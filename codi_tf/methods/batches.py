@@ -137,6 +137,8 @@ def check_prompts(batch: Mapping, base: Any) -> None:
             raise UserError("a batch has tokens, but the base has no text encoder: leave them out")
         if batch["tokens"].shape.rank != 2:
             raise UserError(f"tokens have shape {batch['tokens'].shape}: they must be [B, 77], of base.tokenizer")
+    if "context" in batch and base.unet.cross_attention_dim is None:
+        raise UserError("a batch has context, but the base's UNet takes no prompts: leave it out")
     if "context" in batch:
         wanted, shape = base.unet.cross_attention_dim, batch["context"].shape
         if shape.rank != 3 or shape[-1] != wanted:

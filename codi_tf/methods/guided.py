@@ -21,7 +21,7 @@ from codi_tf.diffusion.scheduler_config import REVERSE
 from codi_tf.methods import METHODS, phases
 from codi_tf.methods.batches import require
 from codi_tf.methods.latent import LatentMethod, load_unconditional
-from codi_tf.methods.method import MethodSettings, Space
+from codi_tf.methods.method import GuidedBy, MethodSettings, Space
 from codi_tf.methods.networks import assign_network, clone_adapter, copy_of, denoiser, encoded, with_guidance
 
 NO_GUIDANCE = [1.0, 1.0]
@@ -34,13 +34,15 @@ class Guided(MethodSettings):
 
     Stage 1 makes the guidance an input of the network (Eq. 3); stage 2 halves the number of sampling steps again and
     again. With a task, stage 1 starts from a fine-tuned bundle, stage 2 from that or from a bundle of stage 1: GD-II;
-    the condition is what is guided. Without a task they distill the base itself: the prompt, or the class, is what is
-    guided, and stage 2 starts from the result of stage 1 (section 4.2.2) or from a base without guidance. Fine-tuning
-    the latter makes GD-I.
+    the condition is what is guided, or the prompt beside it (section 4.2.4). Without a task they distill the base
+    itself: the prompt, or the class, is what is guided, and stage 2 starts from the result of stage 1 (section 4.2.2)
+    or from a base without guidance. Fine-tuning the latter makes GD-I.
 
     Attributes:
         stage: 1 or 2.
         guidance: [lowest, highest] guidance that is trained, 1 for none: the paper's w is guidance - 1.
+        guided: with a task, what is guided: the "condition", against one of zeros, or the "prompt", against the empty
+            one with the same condition. Both stages name the same.
         steps: of stage 2, the student's numbers of sampling steps, each half of the one before, or a plan for them:
             {"from": 512, "to": 4}, see `phases.planned_steps`. The result of a phase is the next one's teacher.
         updates: of stage 2, the number of updates of a phase, or a list whose numbers are those of the last phases, see
@@ -52,6 +54,7 @@ class Guided(MethodSettings):
 
     stage: Literal[1, 2]
     guidance: list = field(default_factory=lambda: list(NO_GUIDANCE))
+    guided: GuidedBy = "condition"
     steps: list | dict = field(default_factory=list)
     updates: int | list = 0
     stochastic: bool = False
@@ -120,13 +123,16 @@ class Guided(MethodSettings):
     def check_bundle(self, bundle: Any, path: str) -> None:
         """Raises UserError where the bundle was not trained for the guidance that is to be distilled."""
         if bundle.settings.guidance_range is not None:
+            if bundle.settings.guided != self.guided and self.guidance != NO_GUIDANCE:
+                raise UserError(f"method.guided is {self.guided}, of {path} it is {bundle.settings.guided}: use that")
             self._check_range(bundle.settings.guidance_range, path, "stay within")
         elif self.stage == 2:
             self._check_range(NO_GUIDANCE, path, "distill it with stage 1 first, or use [1.0, 1.0]")
         else:
-            known = [1.0, float("inf")] if bundle.can_be_guided else NO_GUIDANCE
-            remedy = "fine-tune it with method.drop_condition=0.1 first, or use [1.0, 1.0]"
-            self._check_range(known, path, remedy)
+            by_prompt = self.guided == "prompt"
+            can_be = bundle.settings.drop_prompt > 0.0 if by_prompt else bundle.can_be_guided
+            remedy = f"fine-tune it with method.drop_{self.guided}=0.1 first, or use [1.0, 1.0]"
+            self._check_range([1.0, float("inf")] if can_be else NO_GUIDANCE, path, remedy)
 
     def _check_range(self, known: Sequence[float], path: str, remedy: str) -> None:
         low, high = self.guidance
@@ -190,7 +196,8 @@ class GuidedMethod(LatentMethod):
     def check_batch(self, batch) -> None:
         """Raises UserError as `LatentMethod` does, and for a batch without prompts or classes that are to be guided."""
         super().check_batch(batch)
-        if self.student.adapter is None and self.settings.guidance != NO_GUIDANCE:
+        by_condition = self.student.adapter is not None and self.settings.guided == "condition"
+        if not by_condition and self.settings.guidance != NO_GUIDANCE:
             require(batch, *(["class"] if self.base.num_classes else []), "tokens", "context")
 
     def draw_guidance(self, x, draws):
@@ -215,9 +222,9 @@ class GuidanceMethod(GuidedMethod):
         settings: range of the guidance and space of the error.
         base: the fine-tuned model, or the base to distill; its UNet is the student's.
         student: the network that takes the guidance.
-        frozen: the teacher, which takes no guidance: it is evaluated with and without the condition (c = 0), or, where
-            there is none, with and without prompt and class. None for a model that takes the guidance already, and
-            hence cannot be trained in this stage.
+        frozen: the teacher, which takes no guidance: it is evaluated with and without what is guided, the condition (c
+            = 0) or the prompt, or, where there is no condition, prompt and class. None for a model that takes the
+            guidance already, and hence cannot be trained in this stage.
     """
 
     terms = ("guidance_matching",)
@@ -237,7 +244,12 @@ class GuidanceMethod(GuidedMethod):
         base = self.base
         x, c, conditioning = encoded(base, self.student, batch)
         guidance = self.draw_guidance(x, draws)
-        without = (None, base.conditioning()) if c is None else (ops.zeros_like(c), conditioning)
+        if c is None:
+            without = (None, base.conditioning())
+        elif self.settings.guided == "prompt":
+            without = (c, conditioning._replace(context=base.context))
+        else:
+            without = (ops.zeros_like(c), conditioning)
         loss = losses.guidance_matching(
             denoiser(base, self.student, c, conditioning, guidance=guidance),
             denoiser(base, self.frozen, c, conditioning),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from codi_tf.methods.draws import Draws
 
 Space = Literal["noise", "signal", "velocity"]  # the space of a squared error
+GuidedBy = Literal["condition", "prompt"]
 RESULT_DECAY = 0.999
 
 
@@ -57,6 +58,7 @@ class MethodSettings:
         features: the folder of a feature network, or a file of LPIPS' weights, that `build` gets as `perceptual`.
         guidance_range: [lowest, highest] guidance, of the condition or, without a task, of the prompt, that a network
             which takes it as an input is trained for; None for methods that do not train that input.
+        guided: with a task, what that guidance is by.
         sampler: the sampler that the model is trained for, of `diffusion.samplers.SAMPLERS`, which generates unless
             another is named.
         sampling_steps: N, the number of network evaluations that the model is made for, which generates unless another
@@ -82,6 +84,7 @@ class MethodSettings:
     reconstructs: ClassVar[bool] = False
     features: ClassVar[str | None] = None
     guidance_range: ClassVar[list | None] = None
+    guided: ClassVar[GuidedBy] = "condition"
     sampler: ClassVar[str] = "ddim"
     sampling_steps: ClassVar[int | None] = None
     reverse: ClassVar[bool] = False

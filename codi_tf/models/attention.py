@@ -61,10 +61,13 @@ class Attention(keras.layers.Layer):
 
 
 class SpatialAttention(Attention):
-    """The autoencoder's attention: normalization, one head over all positions, and a residual. [B, H, W, C]."""
+    """Normalization, self-attention over all positions, and a residual, [B, H, W, C], in a network without prompts.
 
-    def __init__(self, channels: int, *, groups: int, epsilon: float = 1e-6, **kwargs):
-        super().__init__(channels, 1, qkv_bias=True, **kwargs)
+    The autoencoder's has one head. A context is not used: blocks pass one to every kind of attention.
+    """
+
+    def __init__(self, channels: int, *, groups: int, heads: int = 1, epsilon: float = 1e-6, **kwargs):
+        super().__init__(channels, heads, qkv_bias=True, **kwargs)
         self.groups, self.epsilon = groups, epsilon
         self.group_norm = GroupNorm(channels, groups, epsilon, name="group_norm")
 
@@ -72,13 +75,13 @@ class SpatialAttention(Attention):
         built_for_maps(self.group_norm, self.channels)
         super().build()
 
-    def call(self, x):
+    def call(self, x, context=None):
         tokens = ops.reshape(self.group_norm(x), (-1, x.shape[1] * x.shape[2], self.channels))
         return x + ops.reshape(super().call(tokens), (-1, x.shape[1], x.shape[2], self.channels))
 
     def get_config(self):
         config = super().get_config()
-        for inherited in ("heads", "context_channels", "qkv_bias", "upcast"):
+        for inherited in ("context_channels", "qkv_bias", "upcast"):
             del config[inherited]
         return {**config, "groups": self.groups, "epsilon": self.epsilon}
 

@@ -7,128 +7,34 @@ import numpy as np
 from keras import ops
 
 from codi_tf.core.errors import UserError
-from codi_tf.models.attention import SpatialTransformer
 from codi_tf.models.embeddings import TimeEmbedding, guidance_features
-from codi_tf.models.layers import Conv2D, Downsample, GroupNorm, ResnetBlock, Upsample
+from codi_tf.models.layers import Conv2D, GroupNorm
 from codi_tf.models.numerics import check_numerics
-from codi_tf.models.recomputing import run_stage
-
-DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
-UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
-
-
-class Block(keras.layers.Layer):
-    """Residual blocks at one resolution; a transformer follows each of the first `transformers` blocks.
-
-    Maps are [B, H, W, channels], the time embedding is [B or 1, time_channels], the prompt [B or 1, M, D].
-
-    Args:
-        channels_in: the input channels of each residual block.
-        channels: the output channels of each residual block.
-        time_channels: the channels of the time embedding.
-        groups: the groups of group normalization.
-        transformers: the number of transformers.
-        transformer: the arguments of the transformers.
-    """
-
-    def __init__(self, channels_in, channels, *, time_channels, groups, transformers, transformer, **kwargs):
-        super().__init__(**kwargs)
-        self.channels_in, self.channels, self.time_channels = tuple(channels_in), channels, time_channels
-        self.groups, self.transformers, self.transformer = groups, transformers, dict(transformer)
-        self.resnets = [
-            ResnetBlock(c, channels, groups=groups, epsilon=1e-5, time_channels=time_channels, name=f"resnets.{i}")
-            for i, c in enumerate(self.channels_in)
-        ]
-        self.attentions = [
-            SpatialTransformer(channels, groups=groups, name=f"attentions.{i}", **self.transformer)
-            for i in range(transformers)
-        ]
-        self.recompute = False  # set by `UNetEncoder.recompute_blocks`
-
-    def build(self, input_shape=None):
-        for layer in (*self.resnets, *self.attentions):
-            layer.build()
-
-    def stage(self, i: int, h, temb, context):
-        """Residual block i and the transformer after it; the backward pass recomputes them if `recompute` is set."""
-
-        def run(h, temb, context):
-            h = self.resnets[i](h, temb)
-            return self.attentions[i](h, context) if i < self.transformers else h
-
-        separate = self.variable_dtype != self.compute_dtype
-        return run_stage(run, h, temb, context, recompute=self.recompute, separate=separate)
-
-    def get_config(self):
-        keys = ("channels_in", "channels", "time_channels", "groups", "transformers", "transformer")
-        return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
-
-
-class DownBlock(Block):
-    """Encoder block. Returns its skips for the decoder; the last one is also the input of the next block."""
-
-    def __init__(self, *args, downsample: bool, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.downsample = downsample
-        self.downsampler = Downsample(self.channels, name="downsamplers.0") if downsample else None
-
-    def build(self, input_shape=None):
-        super().build()
-        if self.downsampler is not None:
-            self.downsampler.build()
-
-    def call(self, h, temb, context, residual=None):
-        features = []
-        for i in range(len(self.resnets)):
-            h = self.stage(i, h, temb, context)
-            if residual is not None and i + 1 == len(self.resnets):
-                h = h + ops.cast(residual, h.dtype)
-            features.append(h)
-        if self.downsampler is not None:
-            features.append(self.downsampler(h))
-        return features
-
-    def get_config(self):
-        return {**super().get_config(), "downsample": self.downsample}
-
-
-class MiddleBlock(Block):
-    """Residual block, transformer, residual block, at the lowest resolution."""
-
-    def call(self, h, temb, context):
-        return self.stage(1, self.stage(0, h, temb, context), temb, context)
-
-
-class UpBlock(Block):
-    """Decoder block: each residual block takes one skip, concatenated to the channels."""
-
-    def __init__(self, *args, upsample: bool, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.upsample = upsample
-        self.upsampler = Upsample(self.channels, name="upsamplers.0") if upsample else None
-
-    def build(self, input_shape=None):
-        super().build()
-        if self.upsampler is not None:
-            self.upsampler.build()
-
-    def call(self, h, skips, temb, context):
-        for i, skip in enumerate(skips):
-            h = self.stage(i, ops.concatenate([h, skip], axis=-1), temb, context)
-        return h if self.upsampler is None else self.upsampler(h)
-
-    def get_config(self):
-        return {**super().get_config(), "upsample": self.upsample}
+from codi_tf.models.unet_blocks import Block, DownBlock, MiddleBlock, UpBlock
+from codi_tf.models.unet_options import (
+    OPTIONS,
+    check_block_types,
+    check_options,
+    heads_of_levels,
+    middle_of,
+    per_level,
+)
 
 
 class UNetEncoder(keras.Model):
     """The part of the UNet that CoDi duplicates: time embedding, encoder and middle block.
 
-    The arguments are the keys of a diffusers `unet/config.json`, with the same meaning; `attention_head_dim` is, as
-    there, the number of heads (one number, or one per level). `numerics` is our own: see `SpatialTransformer`.
+    The arguments are the keys of a diffusers `unet/config.json`, with the same meaning. `attention_head_dim` is, as
+    there, the number of heads; it and `layers_per_block`, the encoder's residual blocks of a level, are one number, or
+    one per level. `mid_block_type` is None for no middle block. `numerics` is our own: see `SpatialTransformer`.
+
+    With a `cross_attention_dim` of None the network takes no prompts, and is diffusers' UNet2DModel: self-attention in
+    place of transformers, and `attention_head_dim` is the channels of a head, None for one head. `add_attention`: in
+    the middle block.
 
     Raises:
-        UserError: lists of different lengths, an unknown kind of block, or unknown numerics.
+        UserError: lists of different lengths, a level without a residual block, an unknown kind of block, or an option
+            out of its range.
     """
 
     def __init__(
@@ -137,86 +43,103 @@ class UNetEncoder(keras.Model):
         in_channels: int = 4,
         block_out_channels=(320, 640, 1280, 1280),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        layers_per_block: int = 2,
+        mid_block_type: str | None = "UNetMidBlock2DCrossAttn",
+        layers_per_block=2,
         attention_head_dim=8,
-        cross_attention_dim: int = 768,
+        cross_attention_dim: int | None = 768,
         norm_num_groups: int = 32,
         use_linear_projection: bool = False,
         upcast_attention: bool = False,
         time_cond_proj_dim: int | None = None,
         numerics: str = "diffusers",
+        downsample_padding: int = 1,
+        norm_eps: float = 1e-5,
+        flip_sin_to_cos: bool = True,
+        freq_shift: int = 0,
+        add_attention: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        levels = len(block_out_channels)
-        heads = [attention_head_dim] * levels if isinstance(attention_head_dim, int) else list(attention_head_dim)
-        if len(down_block_types) != levels or len(heads) != levels:
+        levels, prompted = len(block_out_channels), cross_attention_dim is not None
+        heads = heads_of_levels(attention_head_dim, block_out_channels, prompted=prompted)
+        layers = per_level(layers_per_block, levels)
+        if len(down_block_types) != levels or len(heads) != levels or len(layers) != levels:
             raise UserError(
-                f"unet: block_out_channels has {levels} levels, but down_block_types {len(down_block_types)} "
-                f"and attention_head_dim {len(heads)}: give one entry per level"
+                f"unet: block_out_channels has {levels} levels, but down_block_types {len(down_block_types)}, "
+                f"attention_head_dim {len(heads)} and layers_per_block {len(layers)}: give one entry per level"
             )
-        for kind in down_block_types:
-            if kind not in DOWN_BLOCKS:
-                raise UserError(f"unet: unknown down block {kind!r}: use one of {', '.join(DOWN_BLOCKS)}")
+        if min(layers) < 1:
+            raise UserError(f"unet: layers_per_block is {layers_per_block}: every level needs at least 1")
+        check_block_types("down", down_block_types, prompted=prompted)
+        mid_block_type, middle = middle_of(mid_block_type, add_attention, prompted=prompted)
         check_numerics("unet: numerics", numerics)
         self.in_channels, self.block_out_channels = in_channels, tuple(block_out_channels)
-        self.down_block_types, self.layers_per_block = tuple(down_block_types), layers_per_block
+        self.down_block_types, self.mid_block_type = tuple(down_block_types), mid_block_type
+        self.layers_per_block = layers[0] if len(set(layers)) == 1 else tuple(layers)
         self.attention_head_dim, self.cross_attention_dim = attention_head_dim, cross_attention_dim
         self.norm_num_groups, self.use_linear_projection = norm_num_groups, use_linear_projection
         self.upcast_attention, self.numerics = upcast_attention, numerics
         self.time_cond_proj_dim = time_cond_proj_dim
-        self.heads = heads
+        self.downsample_padding, self.norm_eps, self.add_attention = downsample_padding, norm_eps, add_attention
+        self.flip_sin_to_cos, self.freq_shift = flip_sin_to_cos, freq_shift
+        check_options({name: getattr(self, name) for name in OPTIONS}, prompted=prompted)
+        self.heads, self.layers_of_levels = heads, layers
 
         self.conv_in = Conv2D(block_out_channels[0], name="conv_in")
-        self.time_embedding = TimeEmbedding(block_out_channels[0], time_cond_proj_dim, name="time_embedding")
+        times = {"flip_sin_to_cos": flip_sin_to_cos, "freq_shift": freq_shift}
+        self.time_embedding = TimeEmbedding(block_out_channels[0], time_cond_proj_dim, name="time_embedding", **times)
         self.down_blocks = []
         channels = block_out_channels[0]
-        for i, (kind, out) in enumerate(zip(down_block_types, block_out_channels, strict=True)):
+        for i, (kind, out, count) in enumerate(zip(down_block_types, block_out_channels, layers, strict=True)):
             self.down_blocks.append(
                 DownBlock(
-                    [channels] + [out] * (layers_per_block - 1),
+                    [channels] + [out] * (count - 1),
                     out,
-                    transformers=layers_per_block if kind == "CrossAttnDownBlock2D" else 0,
+                    transformers=count if "Attn" in kind else 0,
                     downsample=i + 1 < levels,
+                    symmetric_padding=downsample_padding == 1,
                     name=f"down_blocks.{i}",
                     **self._block(heads[i]),
                 )
             )
             channels = out
-        self.mid_block = MiddleBlock(
-            [channels] * 2, channels, transformers=1, name="mid_block", **self._block(heads[-1])
-        )
+        self.mid_block = None
+        if mid_block_type is not None:
+            count, transformers = middle
+            options = {"transformers": transformers, **self._block(heads[-1])}
+            self.mid_block = MiddleBlock([channels] * count, channels, name="mid_block", **options)
 
     def _block(self, heads: int) -> dict:
         """The common arguments of blocks with this number of heads."""
+        transformer = {
+            "context_channels": self.cross_attention_dim,
+            "linear_projection": self.use_linear_projection,
+            "upcast_attention": self.upcast_attention,
+            "numerics": self.numerics,
+        }
         return {
             "time_channels": 4 * self.block_out_channels[0],
             "groups": self.norm_num_groups,
-            "transformer": {
-                "heads": heads,
-                "context_channels": self.cross_attention_dim,
-                "linear_projection": self.use_linear_projection,
-                "upcast_attention": self.upcast_attention,
-                "numerics": self.numerics,
-            },
+            "epsilon": self.norm_eps,
+            "transformer": {"heads": heads, **(transformer if self.cross_attention_dim is not None else {})},
         }
 
     @property
     def blocks(self) -> list[Block]:
         """All blocks, in the order of the forward pass."""
-        return [*self.down_blocks, self.mid_block]
+        return [*self.down_blocks, *([] if self.mid_block is None else [self.mid_block])]
 
     @property
     def skip_channels(self) -> list[int]:
         """The channels of the skips, in the order of the forward pass."""
         widths = [self.block_out_channels[0]]
         for block in self.down_blocks:
-            widths += [block.channels] * (self.layers_per_block + int(block.downsample))
+            widths += [block.channels] * (len(block.resnets) + int(block.downsample))
         return widths
 
     @property
     def feature_count(self) -> int:
-        """The number of encoder features: all skips and the output of the middle block."""
+        """The number of encoder features: all skips, and the decoder's input (the middle block's output)."""
         return len(self.skip_channels) + 1
 
     def copy_encoder(self, unet: UNet) -> None:
@@ -238,7 +161,7 @@ class UNetEncoder(keras.Model):
 
     def build(self, input_shape=None):
         self.conv_in.build((None, None, None, self.in_channels))
-        for layer in (self.time_embedding, *self.down_blocks, self.mid_block):
+        for layer in (self.time_embedding, *self.blocks):
             layer.build()
 
     def recompute_blocks(self, recompute: bool = True) -> None:
@@ -262,8 +185,13 @@ class UNetEncoder(keras.Model):
         return skips
 
     def middle(self, h, temb, context):
-        """The last skip -> the middle block's output, of the same shape."""
-        return self.mid_block(h, temb, context)
+        """The last skip -> the middle block's output, of the same shape; without a middle block, the skip itself."""
+        return h if self.mid_block is None else self.mid_block(h, temb, context)
+
+    def ends_of_levels(self, skips) -> list:
+        """Of all skips, the outputs of each level's last stage: one for each level, before it is made smaller."""
+        places = np.cumsum([len(block.resnets) + int(block.downsample) for block in self.down_blocks])
+        return [skips[place - int(block.downsample)] for place, block in zip(places, self.down_blocks, strict=True)]
 
     def call(self, z_t, t, context):
         """z_t [B, h, w, C], t int [B] or [1], context [B, M, D] -> the skips and, last, the middle block's output."""
@@ -280,21 +208,24 @@ class UNetEncoder(keras.Model):
             "in_channels",
             "block_out_channels",
             "down_block_types",
+            "mid_block_type",
             "layers_per_block",
             "attention_head_dim",
             "cross_attention_dim",
             "norm_num_groups",
-            "use_linear_projection",
-            "upcast_attention",
+            *(["use_linear_projection", "upcast_attention"] if self.cross_attention_dim is not None else []),
             *(
                 ["numerics"] if self.numerics != "diffusers" else []
             ),  # no key of diffusers: omitted if it is the default
+            *(key for key, default in OPTIONS.items() if getattr(self, key) != default),
         )
         return {key: getattr(self, key) for key in keys}
 
 
 class UNet(UNetEncoder):
     """The whole UNet: z_t [B, h, w, C], t int [B], context [B, M, D] -> float32 [B, h, w, out_channels].
+
+    A network without prompts takes any context, and does not use it.
 
     The checkpoint decides what the output is: noise, velocity or signal. h and w must be multiples of
     2 ** (levels - 1); `sample_size` is the side of the latents that the checkpoint was trained for, if known. A network
@@ -318,9 +249,7 @@ class UNet(UNetEncoder):
         levels = len(self.block_out_channels)
         if len(up_block_types) != levels:
             raise UserError(f"unet: up_block_types has {len(up_block_types)} entries, but there are {levels} levels")
-        for kind in up_block_types:
-            if kind not in UP_BLOCKS:
-                raise UserError(f"unet: unknown up block {kind!r}: use one of {', '.join(UP_BLOCKS)}")
+        check_block_types("up", up_block_types, prompted=self.cross_attention_dim is not None)
         self.sample_size, self.out_channels, self.up_block_types = sample_size, out_channels, tuple(up_block_types)
 
         self.num_class_embeds, self.class_embedding = num_class_embeds, None
@@ -332,26 +261,26 @@ class UNet(UNetEncoder):
         channels = self.block_out_channels[-1]
         for i, (kind, out) in enumerate(zip(up_block_types, reversed(self.block_out_channels), strict=True)):
             channels_in = []
-            for _ in range(self.layers_per_block + 1):
+            for _ in range(self.layers_of_levels[-1 - i] + 1):
                 channels_in.append(channels + skip_channels.pop())
                 channels = out
             self.up_blocks.append(
                 UpBlock(
                     channels_in,
                     out,
-                    transformers=len(channels_in) if kind == "CrossAttnUpBlock2D" else 0,
+                    transformers=len(channels_in) if "Attn" in kind else 0,
                     upsample=i + 1 < levels,
                     name=f"up_blocks.{i}",
                     **self._block(self.heads[-1 - i]),
                 )
             )
-        self.conv_norm_out = GroupNorm(channels, self.norm_num_groups, 1e-5, name="conv_norm_out")
+        self.conv_norm_out = GroupNorm(channels, self.norm_num_groups, self.norm_eps, name="conv_norm_out")
         self.conv_out = Conv2D(out_channels, kernel_initializer="zeros", name="conv_out")
 
     def build(self, input_shape=None):
         super().build()
-        for layer in (*self.up_blocks, *([self.class_embedding] if self.class_embedding is not None else [])):
-            layer.build()
+        if self.class_embedding is not None:
+            self.class_embedding.build()
         self.conv_norm_out.build((None, None, None, self.block_out_channels[0]))
         self.conv_out.build((None, None, None, self.block_out_channels[0]))
 
@@ -361,10 +290,21 @@ class UNet(UNetEncoder):
 
     def decode(self, h, skips, temb, context):
         """The middle block's output and the skips -> the network's output [B, h, w, out_channels], float32."""
-        skips = list(skips)
+        return self._output(self._levels(h, skips, temb, context)[-1])
+
+    def _levels(self, h, skips, temb, context) -> list:
+        """The middle block's output and the skips -> the output of each level of the decoder, lowest resolution first.
+
+        All but the last are as large as the next level's maps.
+        """
+        skips, outputs = list(skips), []
         for block in self.up_blocks:
             taken = [skips.pop() for _ in block.resnets]
             h = block(h, taken, temb, context)
+            outputs.append(h)
+        return outputs
+
+    def _output(self, h):
         return ops.cast(self.conv_out(self.conv_norm_out(h, silu=True)), "float32")
 
     def embed_time(self, t, guidance=None, labels=None):
@@ -386,8 +326,19 @@ class UNet(UNetEncoder):
         skips = self.encode(z_t, temb, context)
         return self.decode(self.middle(skips[-1], temb, context), skips, temb, context)
 
+    def with_features(self, z_t, t, context, labels=None):
+        """The output, and what it comes from: the maps at the end of each level, of the encoder, then of the decoder.
+
+        Arguments as of a call; for networks that take no guidance. Maps are [B, height, width, channels].
+        """
+        temb = self.embed_time(t, None, labels)
+        skips = self.encode(z_t, temb, context)
+        levels = self._levels(self.middle(skips[-1], temb, context), skips, temb, context)
+        return self._output(levels[-1]), [*self.ends_of_levels(skips), *levels]
+
     def get_config(self):
-        keys = ("sample_size", "out_channels", "up_block_types", "time_cond_proj_dim")
+        keys = ("sample_size", "out_channels", "up_block_types")
+        keys += ("time_cond_proj_dim",) if self.cross_attention_dim is not None or self.time_cond_proj_dim else ()
         keys += ("num_class_embeds",) if self.num_class_embeds else ()
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 

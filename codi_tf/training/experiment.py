@@ -274,6 +274,9 @@ def build_dataset(
     share = experiment.method.drop_prompt
     if share and not (takes_prompts(experiment) or settings.classes):
         raise UserError(f"method.drop_prompt is {share}, but no prompts are used: set data.prompts=true, or make it 0")
+    by_prompt = experiment.method.guided == "prompt" and experiment.method.guidance_range not in (None, [1.0, 1.0])
+    if by_prompt and not takes_prompts(experiment):
+        raise UserError("method.guided is prompt, but no prompts are used: set data.prompts=true")
     batch = {"batch_size": train.batch_size // shard[1], "shard": shard, "start_step": start_step}
     if is_cache(settings.source):
         return _cached(experiment, trainer, batch)

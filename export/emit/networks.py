@@ -7,12 +7,13 @@ from keras import ops
 
 from codi_tf.models.attention import Attention, SpatialAttention, SpatialTransformer
 from codi_tf.models.autoencoder import AutoencoderKL, Coder, Level
-from codi_tf.models.embeddings import TimeEmbedding, time_features
+from codi_tf.models.embeddings import TimeEmbedding
 from codi_tf.models.layers import ResnetBlock
 from codi_tf.models.pixels import PixelFolding
 from codi_tf.models.text_encoder import TextEncoder
 from codi_tf.models.tiny_decoder import BOUND, TinyBlock, TinyDecoder
-from codi_tf.models.unet import Block, UNet, UNetEncoder
+from codi_tf.models.unet import UNet, UNetEncoder
+from codi_tf.models.unet_blocks import Block
 from export.emit.graph import Graph, Value
 
 # Layers
@@ -39,7 +40,7 @@ def spatial_attention(g: Graph, layer: SpatialAttention, x: Value) -> Value:
     """`attention.SpatialAttention`."""
     h = g.group_norm(x, layer.group_norm)
     q, k, v = (g.project_in(h, part) for part in (layer.to_q, layer.to_k, layer.to_v))
-    return g.add(x, g.project_out(g.attention(q, k, v, 1), layer.to_out, (x.shape[0], x.shape[1])))
+    return g.add(x, g.project_out(g.attention(q, k, v, layer.heads), layer.to_out, (x.shape[0], x.shape[1])))
 
 
 def spatial_transformer(g: Graph, layer: SpatialTransformer, x: Value, context: Value) -> Value:
@@ -54,9 +55,9 @@ def spatial_transformer(g: Graph, layer: SpatialTransformer, x: Value, context: 
     return g.add(x, g.project_out(h, layer.proj_out, (x.shape[0], x.shape[1])))
 
 
-def of_time(t: int, channels: int) -> np.ndarray:
-    """The features of a time: `embeddings.time_features`, float32 [channels]."""
-    return ops.convert_to_numpy(time_features([t], channels))[0]
+def of_time(t: int, layer: TimeEmbedding) -> np.ndarray:
+    """The features of a time that an embedding takes, float32 [channels]."""
+    return ops.convert_to_numpy(layer.features([t]))[0]
 
 
 def time_embedding(g: Graph, layer: TimeEmbedding, features: Value, condition: Value | None = None) -> Value:
@@ -72,7 +73,12 @@ def time_embedding(g: Graph, layer: TimeEmbedding, features: Value, condition: V
 def stage(g: Graph, block: Block, i: int, h: Value, temb: Value, context: Value) -> Value:
     """`unet.Block.stage`."""
     h = resnet_block(g, block.resnets[i], h, temb)
-    return spatial_transformer(g, block.attentions[i], h, context) if i < block.transformers else h
+    if i >= block.transformers:
+        return h
+    layer = block.attentions[i]
+    if isinstance(layer, SpatialAttention):
+        return spatial_attention(g, layer, h)
+    return spatial_transformer(g, layer, h, context)
 
 
 def encode(
@@ -101,7 +107,11 @@ def encode(
 
 def middle(g: Graph, net: UNetEncoder, h: Value, temb: Value, context: Value) -> Value:
     """`UNetEncoder.middle`."""
-    return stage(g, net.mid_block, 1, stage(g, net.mid_block, 0, h, temb, context), temb, context)
+    if net.mid_block is None:
+        return h
+    for i in range(len(net.mid_block.resnets)):
+        h = stage(g, net.mid_block, i, h, temb, context)
+    return h
 
 
 def decode(g: Graph, net: UNet, h: Value, skips: list[Value], temb: Value, context: Value) -> Value:

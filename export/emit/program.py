@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -13,17 +11,20 @@ from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import Grid
 from codi_tf.diffusion.process import Denoise
 from codi_tf.diffusion.sampling import make_checkpoint_grid, make_grid, sample
+from codi_tf.inference.generation import weighted
 from codi_tf.methods.networks import denoiser_with
 from codi_tf.model import CoDi
 from codi_tf.models.convolution import plain_convolutions
 from export.emit.limits import check_steps
+from export.emit.terms import Term, View, guidance_of, seen, terms_of, text_guidance_of, views_of
 from export.emit.text_model import TextModel
 
 
 class SamplerProgram(tf.Module):
-    """image = decode(x_hat), with x_hat from the noise by `steps` network evaluations (CoDi, Eq. 7).
+    """image = decode(x_hat), with x_hat from the noise in `steps` steps (CoDi, Eq. 7).
 
-    The condition is encoded and its features are computed once; all steps share the same weights. The task's
+    A step is one network evaluation, or up to three for a guidance that is no input of the network (`terms`). The
+    condition is encoded and its features are computed once; all steps share the same weights. The task's
     `condition_from_image` and `finish` are part of the program. A text-to-image model has neither condition nor task.
 
     Inputs, of fixed shapes: condition float32 [1, H, W, C] in [0, 1], C 3, or 4 with a mask (1 is unknown, 0 known), if
@@ -32,16 +33,19 @@ class SamplerProgram(tf.Module):
 
     Args:
         model: the model that generates.
-        steps: network evaluations, 1 to `limits.MAX_STEPS`.
+        steps: 1 to `limits.MAX_STEPS`.
         height, width: H and W, positive multiples of `model.base.multiple`.
         prompt: the prompt of every image. None: the empty one; an input for a task with prompts, and without a task.
         sampler: a registered sampler whose steps are deterministic and of first order; None: the one that the model is
             trained for.
-        guidance: of every image, for networks that take it as an input; None: the model's default.
+        guidance: of every image: by the condition, or what a network takes as an input; None: the model's default.
+        text_guidance: of every image, by the prompt beside a condition; None: 1, none.
         label: the class of every image, for networks with classes; None: the null class.
 
     Attributes:
         grid: the sampler's steps.
+        terms: the evaluations of a step.
+        views: what the terms see, each once: for each there are condition features.
         context: the embedded prompt, float32 [77, D]; None where it is an input.
 
     Raises:
@@ -51,6 +55,8 @@ class SamplerProgram(tf.Module):
 
     model: CoDi | TextModel
     grid: Grid
+    terms: tuple[Term, ...]
+    views: list[View]
 
     def __init__(
         self,
@@ -62,6 +68,7 @@ class SamplerProgram(tf.Module):
         prompt: str | None = None,
         sampler: str | None = None,
         guidance: float | None = None,
+        text_guidance: float | None = None,
         label: int | None = None,
     ):
         super().__init__(name="sampler")
@@ -83,6 +90,13 @@ class SamplerProgram(tf.Module):
             self.context = None if taken else np.asarray(model.base.context)[0]
         else:
             self.context = np.asarray(model.base.embed(prompt))[0]
+        prompted = prompt is not None or self.context is None
+        self.text_guidance = text_guidance_of(model, text_guidance, prompted=prompted)
+        terms, adapter = terms_of(model, self.guidance, self.text_guidance), model.network.adapter
+        self.prompt_matters = adapter is not None and adapter.condition_takes_prompt
+        object.__setattr__(self, "terms", terms)
+        object.__setattr__(self, "views", views_of(terms, prompt_matters=self.prompt_matters))
+        self.empty_context = np.asarray(model.base.context)[0]
         object.__setattr__(self, "model", model)  # tf.Module would save the whole trainer
         # TensorFlow's variables: Keras' are not tracked by a module, and converters lose them without an error.
         self.weights = [variable.value for variable in self._variables()]
@@ -121,12 +135,35 @@ class SamplerProgram(tf.Module):
         assert ids is not None and self.model.base.text_encoder is not None
         return Conditioning(self.model.base.text_encoder(ids[None]), labels)
 
+    def view_of(self, term: Term) -> int:
+        """The place of a term's view among `views`."""
+        return self.views.index(seen(term.view, prompt_matters=self.prompt_matters))
+
+    def features(self, c, conditioning: Conditioning) -> list:
+        """The condition features of every view; c is of `CoDi.encode_condition`, None without a task."""
+        network = self.model.network
+        return [
+            network.condition(c if view.shown or c is None else tf.zeros_like(c), self._of(view, conditioning))
+            for view in self.views
+        ]
+
+    def _of(self, view: View, conditioning: Conditioning) -> Conditioning:
+        return conditioning if view.prompted else conditioning._replace(context=self.empty_context[None])
+
     def denoiser(self, c, conditioning: Conditioning) -> Denoise:
         """The model as a function (z_t, t) -> Prediction; c is of `CoDi.encode_condition`, None without a task."""
-        model = self.model
-        features = model.network.condition(c, conditioning)
+        model, features = self.model, self.features(c, conditioning)
         options = {"guidance": self.guidance, "boundary": model.boundary}
-        return denoiser_with(model.base, model.network, features, conditioning, **options)
+        denoisers = [
+            denoiser_with(
+                model.base, model.network, features[self.view_of(term)], self._of(term.view, conditioning), **options
+            )
+            for term in self.terms
+        ]
+        if len(denoisers) == 1:
+            return denoisers[0]
+        weights = [term.weight for term in self.terms]
+        return lambda z_t, t: weighted([denoise(z_t, t) for denoise in denoisers], weights)
 
     def image(self, condition: tf.Tensor | None, noise: tf.Tensor, ids: tf.Tensor | None = None) -> tf.Tensor:
         """Run the program; inputs and output as in the class docstring."""
@@ -161,26 +198,10 @@ class SamplerProgram(tf.Module):
 
     def at(self, height: int, width: int) -> SamplerProgram:
         """The same program at another size. Raises UserError for a side that is no positive multiple."""
-        options = {name: getattr(self, name) for name in ("steps", "prompt", "sampler", "guidance")}
+        names = ("steps", "prompt", "sampler", "guidance", "text_guidance")
+        options = {name: getattr(self, name) for name in names}
         options["label"] = self.asked_label
         return SamplerProgram(self.model, height=height, width=width, **options)
-
-
-def guidance_of(model: Any, guidance: float | None) -> float:
-    """The guidance of a program, 1 for none; None: the model's default.
-
-    Raises:
-        UserError: the model was not trained for it, or needs further evaluations for it.
-    """
-    if model.task is None:
-        return model.check_guidance(guidance)
-    if guidance is not None and guidance != 1.0 and not model.network.takes_guidance:
-        raise UserError(
-            f"guidance is {guidance:g}: a step of an export is one evaluation, and this model does not take the "
-            "guidance as an input; distill it (method guided), or use 1"
-        )
-    taken = model.check_guidance(guidance)
-    return model.lowest_guidance if taken is None else taken
 
 
 def first_order_grid(model: CoDi | TextModel, sampler: str, steps: int) -> Grid:

@@ -6,6 +6,7 @@ z_s = a z_t + b w_theta(z_t, c, t). A step's numbers are t, a and b; the last, w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ from codi_tf.models.embeddings import guidance_features
 from codi_tf.tasks import Task
 from export.emit import adapted, networks
 from export.emit.graph import Graph, Value
+from export.emit.terms import Term, View
 from export.emit.text_model import TextModel
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def whole(g: Graph, program: SamplerProgram) -> None:
     model = program.model
     condition, z = _condition(g, program), g.input("noise", program.latent_shape[1:])
     prompt = _prompt(g, program) if program.context is not None else _embedded(g, program)
-    condition_features = encode(g, model, condition, prompt)
+    condition_features = encode(g, program, condition, prompt)
 
     def next_z(z: Value, time: Value, scales: Value) -> Value:
         return step(g, program, z, time, scales, condition_features, prompt)
@@ -74,7 +76,10 @@ def text(g: Graph, program: SamplerProgram) -> None:
 
 
 def encoder(g: Graph, program: SamplerProgram) -> None:
-    """The part that encodes a condition: "condition", "context" -> "condition_features_0", ..., for every step."""
+    """The part that encodes a condition: "condition", "context" -> "condition_features_0", ..., for every step.
+
+    If a guided step sees the condition in several ways, the features of each follow one another.
+    """
     for i, value in enumerate(_condition_features(g, program)):
         g.output(f"condition_features_{i}", value)
 
@@ -103,9 +108,12 @@ def second_half(g: Graph, program: SamplerProgram) -> None:
         n: v.shape for n, v in _features(blank, program, _z(blank, program), time, condition_features, prompt).items()
     }
     *features, temb = (g.input(name, shape) for name, shape in shapes.items())
-    unet = program.model.network.unet
-    output = networks.decode(g, unet, features[-1], features[:-1], temb, _prompt(g, program))
-    g.output("z_next", _next(g, _z(g, program), output, g.input("scales", (2,))))
+    unet, prompt, count = program.model.network.unet, _prompt(g, program), len(features) // len(program.terms)
+    outputs = []
+    for i, term in enumerate(program.terms):
+        *skips, h = features[i * count : (i + 1) * count]
+        outputs.append(networks.decode(g, unet, h, skips, temb, _context(g, program, term.view, prompt)))
+    g.output("z_next", _next(g, _z(g, program), _weighted(g, program, outputs), g.input("scales", (2,))))
 
 
 def decoder(g: Graph, program: SamplerProgram) -> None:
@@ -132,7 +140,8 @@ def parts(program: SamplerProgram, *, halves: bool = False) -> dict[str, Callabl
 def tables(program: SamplerProgram) -> tuple[np.ndarray, np.ndarray]:
     """For every step the features of its time, float32 [N, C], and a and b, float32 [N, 2]."""
     numbers = step_numbers(program.model, program.grid)
-    times = np.stack([networks.of_time(step.t, program.time_channels) for step in numbers])
+    embedding = program.model.network.unet.time_embedding
+    times = np.stack([networks.of_time(step.t, embedding) for step in numbers])
     return times, np.array([[step.a, step.b] for step in numbers], "float32")
 
 
@@ -159,7 +168,7 @@ def _embedded(g: Graph, program: SamplerProgram) -> Value:
 def _condition_features(g: Graph, program: SamplerProgram) -> list[Value]:
     adapter = program.model.network.adapter
     prompt = _prompt(g, program) if adapter is not None and adapter.condition_takes_prompt else None
-    return encode(g, program.model, _condition(g, program), prompt)
+    return encode(g, program, _condition(g, program), prompt)
 
 
 def _z(g: Graph, program: SamplerProgram) -> Value:
@@ -176,16 +185,47 @@ def _condition_feature_inputs(g: Graph, program: SamplerProgram) -> list[Value]:
 def _features(
     g: Graph, program: SamplerProgram, z: Value, time: Value, condition_features: list[Value], prompt: Value
 ) -> dict:
-    given = _given(g, program)
-    features, temb = adapted.first_half(g, program.model.network, z, time, condition_features, prompt, **given)
+    given, features, temb = _given(g, program), [], None
+    for term in program.terms:
+        own, context = _own(program, term, condition_features), _context(g, program, term.view, prompt)
+        made, temb = adapted.first_half(g, program.model.network, z, time, own, context, **given)
+        features += made
     return {**{f"feature_{i}": value for i, value in enumerate(features)}, "temb": temb}
 
 
-def encode(g: Graph, model: CoDi | TextModel, condition: Value | None, prompt: Value | None) -> list[Value]:
-    """The condition (H, W, 3 or 4) in [-1, 1] -> the condition features, which all steps take; [] without a task."""
+def encode(g: Graph, program: SamplerProgram, condition: Value | None, prompt: Value | None) -> list[Value]:
+    """The condition (H, W, 3 or 4) in [-1, 1] -> the condition features, which all steps take; [] without a task.
+
+    They are those of all the program's views, one after the other.
+    """
+    model = program.model
     if model.network.adapter is None or condition is None:
         return []
-    return adapted.condition_features(g, model.network, encode_condition(g, model, condition), prompt)
+    c, features = encode_condition(g, model, condition), []
+    for view in program.views:
+        context = None if prompt is None else _context(g, program, view, prompt)
+        given = c if view.shown else g.affine(c, 0.0, 0.0)
+        features += adapted.condition_features(g, model.network, given, context)
+    return features
+
+
+def _own(program: SamplerProgram, term: Term, condition_features: list[Value]) -> list[Value]:
+    """The condition features that a term takes."""
+    count, place = len(condition_features) // len(program.views), program.view_of(term)
+    return condition_features[place * count : (place + 1) * count]
+
+
+def _context(g: Graph, program: SamplerProgram, view: View, prompt: Value) -> Value:
+    """The embedded prompt that a view has."""
+    return prompt if view.prompted else g.constant(program.empty_context)
+
+
+def _weighted(g: Graph, program: SamplerProgram, outputs: list[Value]) -> Value:
+    """The network's outputs in all terms, added up with their weights."""
+    if len(outputs) == 1:
+        return outputs[0]
+    first, *others = (g.affine(out, term.weight, 0.0) for out, term in zip(outputs, program.terms, strict=True))
+    return functools.reduce(g.add, others, first)
 
 
 def step(
@@ -197,10 +237,12 @@ def step(
     condition_features: list[Value],
     prompt: Value,
 ) -> Value:
-    """z_t -> a z_t + b w_theta."""
-    given = _given(g, program)
-    output = adapted.evaluation(g, program.model.network, z, time, condition_features, prompt, **given)
-    return _next(g, z, output, scales)
+    """z_t -> a z_t + b w_theta; with guidance, w_theta is the weighted sum of several evaluations."""
+    given, network, outputs = _given(g, program), program.model.network, []
+    for term in program.terms:
+        own, context = _own(program, term, condition_features), _context(g, program, term.view, prompt)
+        outputs.append(adapted.evaluation(g, network, z, time, own, context, **given))
+    return _next(g, z, _weighted(g, program, outputs), scales)
 
 
 def _next(g: Graph, z: Value, output: Value, scales: Value) -> Value:

@@ -12,10 +12,10 @@ from codi_tf.inference.text_to_image import TextToImage
 
 
 class TextModel:
-    """A base that makes images from prompts at one network evaluation a step, as distilled ones do.
+    """A base that makes images from prompts, classes or nothing at one network evaluation a step, as distilled ones do.
 
     Args:
-        base: with a UNet, a text encoder and a tokenizer.
+        base: see `TextToImage`.
 
     Attributes:
         text_to_image: the same base in Keras, for comparison.

@@ -102,4 +102,9 @@ def options_of(folder: Path) -> dict:
         raise UserError(f"{folder}: its manifest does not say how it was made ({', '.join(needed)}); export again")
     options = {key: manifest[key] for key in needed}
     own = {"sampler": manifest.get("sampler", "ddim")}  # version 2 has none
-    return {**options, "sizes": sizes, **own, **{key: manifest.get(key) for key in ("guidance", "label")}}
+    return {
+        **options,
+        "sizes": sizes,
+        **own,
+        **{key: manifest.get(key) for key in ("guidance", "text_guidance", "label")},
+    }

@@ -67,7 +67,7 @@ class Package:
 
     @property
     def steps(self) -> int:
-        """Network evaluations."""
+        """Steps of the sampler, each of one network evaluation, or of several for guidance."""
         return len(self.schedule)
 
     @property

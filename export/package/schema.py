@@ -57,6 +57,8 @@ _WHOLE = Record(
         "layout": OneOf(("whole", "parts")),
         "weights": Text(100),
         "guidance": _NUMBER,
+        "text_guidance": _NUMBER,
+        "evaluations": Whole(1, 3),  # of a step, where it has more than one
         "label": Whole(0, MOST_NUMBERS),
         "condition_file": OneOf(typing.get_args(ConditionFile)),
         "is_local": FLAG,

@@ -157,6 +157,8 @@ def weigh(program: SamplerProgram, constants: int, weight_formats: WeightFormats
     used = program.variables_in_use()
     wanted = weight_formats.bytes(used)
     embedded = 0 if program.context is None else program.context.nbytes
+    if not all(term.view.prompted for term in program.terms):
+        embedded += program.empty_context.nbytes
     return {
         "weight_bytes": sum(stored_bytes(v.shape, "float32") for v in used),
         "stored_bytes": constants,
@@ -248,7 +250,8 @@ def _keras_output(program: SamplerProgram, case: Case) -> np.ndarray:
         return np.asarray(program.finished(runs.decode(latents), None))
     assert case.condition is not None  # there is a task
     condition = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
-    options = {"steps": program.steps, "sampler": program.sampler, "guidance": program.guidance}
+    names = ("steps", "sampler", "guidance", "text_guidance")
+    options = {name: getattr(program, name) for name in names}
     latents = model.generator.latents(condition, noise, conditioning, **options)
     return np.asarray(program.finished(model.generator.decode(latents), condition))
 

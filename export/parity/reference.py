@@ -40,8 +40,9 @@ def examples(
             pool["context"] = made[-1].outputs["context"]
         encoded, c = program.encoded(None if condition is None else tf.constant(condition))
         if network.adapter is not None:
-            features = [ops.convert_to_numpy(h) for h in network.condition(c, conditioning) or ()]
-            condition_features = network.adapter.emitted_features(features)
+            condition_features = []
+            for seen in program.features(c, conditioning):
+                condition_features += network.adapter.emitted_features([ops.convert_to_numpy(h) for h in seen or ()])
             made.append(
                 Example(
                     "encoder",

@@ -46,6 +46,7 @@ def write(folder: Path, made: Sequence[tuple[SamplerProgram, Package, dict]]) ->
 def _about(program: SamplerProgram, package: Package, parity: dict) -> dict:
     parts = parts_of(program, FORMATS[package.format].new_graph)
     return {
+        "evaluations_per_step": len(program.terms),
         "parts": parts,
         "multiply_adds": sum(part["multiply_adds"] * part["runs"] for part in parts.values()),
         "file_bytes": {name: _bytes(graph.path) for name, graph in package.graphs.items()},
@@ -92,6 +93,7 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
     lines = [
         f"# {plain(package.task)}, {program.steps} steps at {program.height}x{program.width}, {package.format}",
         "",
+        *_guided(program),
         "| part | parameters | multiply-adds | runs per image |",
         "|---|---|---|---|",
         *(
@@ -122,6 +124,15 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
             f"an image in {here['seconds']:.3f} s, {here['peak_bytes'] / 2**20:,.0f} MiB of memory at most.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _guided(program: SamplerProgram) -> list[str]:
+    """A line on guidance that takes further evaluations, and an empty one; [] without."""
+    if len(program.terms) == 1:
+        return []
+    by_prompt = "" if program.text_guidance in (None, 1.0) else f", {program.text_guidance:g} by the prompt"
+    by = f"guidance {program.guidance:g} by the condition{by_prompt}"
+    return [f"A step evaluates the network {len(program.terms)} times: {by}.", ""]
 
 
 def _large(count: int) -> str:
