@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gc
 import json
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from codi_tf.evaluation.samplers import model_sampler
 from codi_tf.model import load
 from codi_tf.tasks import make_task
 from codi_tf.training.folder import METRICS as LOG
-from studies.common.making import commit, encode_examples, train_piece
+from studies.common.making import commit, encode_examples, give_memory_back, train_piece
 from studies.common.measures import figures_of
 from studies.common.results import read_json, sample_name, write_json, write_strip
 from studies.paper import pieces
@@ -48,7 +47,7 @@ def make(piece: Piece) -> None:
         _measure(piece)
     if not pieces.is_parent(piece) and (piece.rate is not None or piece.seed != pieces.SHOWN_SEED):
         shutil.rmtree(piece.run)
-    gc.collect()
+    give_memory_back()
 
 
 def _train(piece: Piece) -> None:
