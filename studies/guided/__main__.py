@@ -22,6 +22,8 @@ from studies.guided.plan import SEEDS, WORLDS
 def _plan(options: argparse.Namespace) -> None:
     """Print the pieces that are left with their costs, of each world."""
     left, lines = pieces.left(_wanted(options)), {}
+    for (world, source), seconds in pieces.encoding_of(left).items():
+        add_costs(lines, (world, f"examples of {source}"), (0, 0), (seconds, 0.0))
     for piece in left:
         costs = (piece.row.updates, pieces.passes_of(piece))
         add_costs(lines, (piece.world.name, piece.row.name), costs, pieces.seconds_of(piece))

@@ -174,6 +174,12 @@ def evaluations(piece: Piece, way: Way) -> int:
     return there + steps * (2 if piece.row.doubled and guidance != 1.0 else 1)
 
 
+def encoding_of(left: Iterable[Piece]) -> dict[tuple[str, str], float]:
+    """(world, source) -> an estimate of the seconds of one core that its examples take, for what is left to be made."""
+    found = {(piece.world.name, piece.row.encoded): piece.world for piece in left if piece.row.encoded}
+    return {key: world.examples / BATCH * world.fresh for key, world in found.items()}
+
+
 def seconds_of(piece: Piece) -> tuple[float, float]:
     """An estimate of (training, measuring) a piece, in seconds of one core."""
     world, row = piece.world, piece.row

@@ -81,7 +81,7 @@ class World:
         count: images of the test.
         shown: images in a strip.
         seconds: of one core for one network pass on a batch, for the estimate alone.
-        fresh: seconds of one core to render a batch.
+        fresh: seconds of one core to render and encode a batch.
     """
 
     name: str
@@ -113,6 +113,7 @@ def _distilled(
     shared: dict[str, Any],
     phases: dict[int, tuple[list[int], int]],
     ways: dict[int, dict],
+    config: str = STAGE_2,
     **options,
 ) -> tuple[Row, ...]:
     """The chain of stage 2: a row for each number of steps of `phases`, {N: (numbers of steps, updates of each)}."""
@@ -121,7 +122,7 @@ def _distilled(
         changes = {**shared, **SHORT, "method.steps": numbers, "method.updates": updates}
         start = rows[-1].name if rows else parent
         total = updates * len(numbers)
-        rows.append(Row(f"{prefix}_{steps}", STAGE_2, changes, total, (start,), ways.get(steps, {}), **options))
+        rows.append(Row(f"{prefix}_{steps}", config, changes, total, (start,), ways.get(steps, {}), **options))
     return tuple(rows)
 
 
@@ -223,19 +224,18 @@ def _domain(name: str) -> Row:
     return Row(name, "configs/scenes_base.yaml", DOMAIN, 1000, once=True, encoded=f"scenes:{name}")
 
 
-def _there() -> tuple[Row, ...]:
-    """The distilled way from noon to noise, without guidance."""
-    rows = _distilled("noon", "noon", {**CAPTIONED, "train.cycles": 0}, WAYS, {}, encoded="scenes:noon")
-    return tuple(
-        Row(row.name, "configs/scenes_reverse.yaml", row.changes, row.updates, row.models, encoded=row.encoded)
-        for row in rows
-    )
-
-
 TRANSFER_ROWS = (
     _domain("noon"),
     _domain("night"),
-    *_there(),
+    *_distilled(  # the way there, without guidance
+        "noon",
+        "noon",
+        {**CAPTIONED, "train.cycles": 0},
+        WAYS,
+        {},
+        "configs/scenes_reverse.yaml",
+        encoded="scenes:noon",
+    ),
     Row(
         "night_stage_1",
         STAGE_1,
@@ -297,7 +297,7 @@ WORLDS = {
             "scenes",
             128,
             labels=True,
-            examples=10_000,
+            examples=20_000,
             reader="assets/scenes-reader",
             measures=SETS,
             count=256,
