@@ -122,7 +122,8 @@ def test_a_piece_that_was_measured_elsewhere_is_not_made_again(workplace, monkey
     piece = Piece(WORLDS["pixels"], WORLDS["pixels"].row("d_16"), 0)
     put(piece, 1.0)
     assert pieces.is_measured(piece) and "d_16-seed0" not in left("pixels", "d_16")
-    monkeypatch.setattr(pieces, "_hash_of", lambda path: "other" if path == "configs/scenes_classes.yaml" else "same")
+    own, teacher = pieces._hash_of, "configs/scenes_classes.yaml"
+    monkeypatch.setattr(pieces, "_hash_of", lambda path: "another" if path == teacher else own(path))
     assert left("pixels", "d_16", seeds=(0,))[-1] == "d_16-seed0"
 
 
