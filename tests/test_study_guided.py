@@ -174,6 +174,7 @@ def test_a_report_of_nothing_says_so(page):
     assert "| d_16 | `configs/scenes_guided_2.yaml` | d_stage_1 | 200 | `data.image_size=64`, " in text
 
 
+@pytest.mark.slow
 def test_a_report_of_results(page):
     """Tables with a line for each system and steps, curves, images."""
     world = WORLDS["pixels"]
