@@ -222,7 +222,8 @@ def test_the_page_of_the_repository_is_that_of_its_results(page):
 # --- on tiny networks
 
 SIDE, COUNT = 16, GROUPS  # of the images; one image a group
-TRAIN = {"train.batch_size": 2, "train.warmup_steps": 0, "train.log_every": 2, "memory.compute": "float32"}
+TRAIN = {"train.batch_size": 2, "train.warmup_steps": 0, "train.log_every": 2, "train.ema_decay": 0.5}
+TRAIN["memory.compute"] = "float32"
 STAGE = {**TRAIN, "data.image_size": SIDE, "method.guidance": RANGE}
 
 
@@ -250,7 +251,7 @@ def class_world() -> World:
     network = {**UNET, "num_class_embeds": CLASSES + 1, "sample_size": SIDE // 2}
     teacher = {**TRAIN, "data.image_size": SIDE, "method.network": network, "method.autoencoder": {"patch_size": 2}}
     shared = {**STAGE, "data.prompts": False, "data.classes": True, "data.encode_once": 0, "method.space": "signal"}
-    shared["train.learning_rate"] = 0.01  # two updates have to make a difference
+    shared["train.learning_rate"] = 0.03  # two updates have to make a difference
     second = {**shared, "method.steps": [4, 2], "method.updates": 1}
     rows = (
         reader(),

@@ -287,7 +287,7 @@ WORLDS = {
             measures=SETS,
             count=256,
             shown=8,
-            seconds=0.3,
+            seconds=0.25,
             fresh=0.2,
         ),
         World(
