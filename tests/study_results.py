@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from studies.common.intervals import GROUPS
+from studies.common.measures import SATURATION
+from studies.common.results import sample_name, write_json, write_strip
 from studies.paper import pieces
-from studies.paper.intervals import GROUPS
-from studies.paper.measures import SATURATION
 from studies.paper.pieces import Piece
-from studies.paper.plan import BY_NAME, SEEDS, chain, sample_name, world_of
-from studies.paper.results import references_of, strip_of, write_strip
+from studies.paper.plan import BY_NAME, SEEDS, chain, world_of
+from studies.paper.results import references_of, strip_of
 
 TASK = "super_resolution"
 FD = "frechet_photos"
@@ -36,7 +37,7 @@ def tune(*rows: str, task: str = TASK, best: int = 0) -> None:
 def write(piece: Piece, samples: dict) -> None:
     """The file of a piece."""
     about = {"settings": pieces.settings_of(piece), "commit": "Some commit", "samples": samples, "cpu_seconds": 7}
-    pieces.write_json(piece.figures, about)
+    write_json(piece.figures, about)
 
 
 def put(name: str, value: float, *, task: str = TASK, seeds=SEEDS, **options) -> None:
@@ -52,7 +53,7 @@ def put(name: str, value: float, *, task: str = TASK, seeds=SEEDS, **options) ->
 def put_references(task: str = TASK) -> None:
     """References with an autoencoder whose sharpness is 0.5."""
     row = {name: 0.5 for name in world_of(task).measures}
-    pieces.write_json(references_of(task), dict.fromkeys(("condition", "autoencoder", "original"), row))
+    write_json(references_of(task), dict.fromkeys(("condition", "autoencoder", "original"), row))
     for name in ("condition", "autoencoder", "original"):
         strip(strip_of(task, name))
 
@@ -61,7 +62,7 @@ def put_trained(piece: Piece) -> None:
     """A piece that was trained here."""
     piece.result.mkdir(parents=True)
     state = {"settings": pieces.settings_of(piece), "trained": True, "cpu_seconds": 7.0}
-    pieces.write_json(piece.state, state)
+    write_json(piece.state, state)
 
 
 def strip(path) -> None:

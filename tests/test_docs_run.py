@@ -289,8 +289,9 @@ def check_other(words: list[str]) -> None:
     elif words[:2] == ["python", "-m"]:
         module = words[2]
         assert module == "http.server" or module.split(".")[0] in ("benchmarks", "studies"), words
-        if module == "studies.paper":
-            parsed_by = parser_of(importlib.import_module("studies.paper.__main__")._main)
+        if module.startswith("studies."):
+            is_folder = (ROOT / Path(*module.split("."))).is_dir()
+            parsed_by = parser_of(importlib.import_module(f"{module}.__main__" if is_folder else module)._main)
             parsed_by.parser.parse_args(words[3:])
     else:
         assert words[:2] == ["npm", "install"], f"{words}: mark the block, or teach this test the program"

@@ -13,12 +13,13 @@ from codi_tf.evaluation.loading import metrics_with
 from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.numerics import frechet_distance
 from codi_tf.tasks import make_task
+from studies.common.intervals import GROUPS, Spread, kept, leave_out
+from studies.common.measures import SATURATION, figures_of, saturation
+from studies.common.results import read_json, sample_name, write_json
 from studies.paper import claims, costs, pieces, plan, report
 from studies.paper.claims import CLAIMS, CONTRARY, HIGHER, LOWER, NOT_HIGHER, NOT_REPRODUCED, OPEN, OURS, REPRODUCED
-from studies.paper.intervals import GROUPS, Spread, kept, leave_out
-from studies.paper.measures import SATURATION, figures_of, saturation
 from studies.paper.pieces import Piece
-from studies.paper.plan import BY_NAME, ROWS, SEEDS, TASKS, WORLDS, sample_name, updates_of
+from studies.paper.plan import BY_NAME, ROWS, SEEDS, TASKS, WORLDS, updates_of
 from studies.paper.results import read
 
 
@@ -272,8 +273,8 @@ def test_a_training_that_diverged_leaves_a_claim_open(workplace):
     put("codi", 2.0)
     put("ldm", 18.0)
     path = Piece(BY_NAME["ldm"], TASK, 1).figures
-    about = pieces.read_json(path)
-    pieces.write_json(path, {**about, "samples": dict.fromkeys(about["samples"])})
+    about = read_json(path)
+    write_json(path, {**about, "samples": dict.fromkeys(about["samples"])})
     assert judged().verdict == OPEN and read().samples[TASK, "ldm", "ddim-4"].diverged == 1
 
 

@@ -18,6 +18,8 @@ from codi_tf.core.errors import Interrupted
 from codi_tf.core.signals import Stop
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.metrics.frechet_photos import FrechetPhotos
+from studies.common.pieces import claimed
+from studies.common.results import read_json, write_json
 from studies.paper import __main__ as study
 from studies.paper import making, pieces
 from studies.paper.pieces import Piece
@@ -62,8 +64,8 @@ def test_the_rate_is_that_of_the_best_trial(workplace):
     tune("codi", best=2)
     assert pieces.rate_of(own) == pieces.rate_of(other) == PHOTOS.rates[2]
     for trial in pieces.trials_of(own.row, TASK):
-        about = pieces.read_json(trial.figures)
-        pieces.write_json(trial.figures, {**about, "samples": {"ddim-4": None}})
+        about = read_json(trial.figures)
+        write_json(trial.figures, {**about, "samples": {"ddim-4": None}})
     assert pieces.rate_of(own) == PHOTOS.rates[1]
 
 
@@ -91,16 +93,16 @@ def test_a_file_that_was_cut_off_is_none(workplace):
 
 def test_lists_of_numbers_are_lines_of_json(workplace):
     about = {"a": [1.5, -2e-05, 3], "b": {"c": [["ddim", 4, None]], "d": "[1,\n2]"}}
-    pieces.write_json(workplace / "a.json", about)
+    write_json(workplace / "a.json", about)
     text = (workplace / "a.json").read_text()
     assert json.loads(text) == about and ' "a": [ 1.5, -2e-05, 3 ],\n' in text
 
 
 def test_one_process_works_on_a_piece(workplace):
     piece = Piece(BY_NAME["codi"], TASK, 0)
-    with making.claimed(piece) as mine, making.claimed(piece) as other:
+    with claimed(piece) as mine, claimed(piece) as other:
         assert mine and not other
-    with making.claimed(piece) as mine:
+    with claimed(piece) as mine:
         assert mine
 
 
@@ -151,7 +153,7 @@ def tiny_world(workplace, monkeypatch):
         monkeypatch.setattr(module, "BATCH", 2)
     features = FrechetPhotos(lambda images: images[:, 0, :2, 0])
     monkeypatch.setattr(METRICS["frechet_photos"], "load", classmethod(lambda *_: features))
-    monkeypatch.setattr(making, "_commit", lambda: "Some commit")
+    monkeypatch.setattr(making, "commit", lambda: "Some commit")
     making.evaluator.cache_clear()
     yield world
     making.evaluator.cache_clear()
@@ -160,7 +162,7 @@ def tiny_world(workplace, monkeypatch):
 def content(piece: Piece) -> dict:
     """The file of a piece, but for the time."""
     assert pieces.is_measured(piece)
-    return {name: value for name, value in pieces.read_json(piece.figures).items() if name != "cpu_seconds"}
+    return {name: value for name, value in read_json(piece.figures).items() if name != "cpu_seconds"}
 
 
 @pytest.mark.slow
@@ -207,7 +209,7 @@ def test_a_piece_that_was_interrupted_goes_on(tiny_world, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped at step 1 by SIGTERM"):
         patch.setattr(cli, "stop_noted", signalled)
         making.make(piece)
-    begun = pieces.read_json(piece.state)
+    begun = read_json(piece.state)
     assert not begun["trained"] and not pieces.is_trained(piece)
     making.make(piece)
-    assert content(piece) == expected and pieces.read_json(piece.state)["cpu_seconds"] > begun["cpu_seconds"] > 0
+    assert content(piece) == expected and read_json(piece.state)["cpu_seconds"] > begun["cpu_seconds"] > 0

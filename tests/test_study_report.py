@@ -9,6 +9,8 @@ import pytest
 from study_results import TASK, put, put_references
 
 from codi_tf.core.errors import UserError
+from studies.common.pages import BEGIN, END
+from studies.common.results import read_json, write_json
 from studies.paper import pieces, report
 from studies.paper.pieces import Piece
 from studies.paper.plan import BY_NAME
@@ -21,14 +23,14 @@ def page(tmp_path, monkeypatch):
     """A page in a folder of the test's own, below which the study's files lie."""
     monkeypatch.chdir(tmp_path)
     report.PAGE.parent.mkdir()
-    report.PAGE.write_text(f"above\n{report.BEGIN}\nan earlier study\n{report.END}\nbelow\n")
+    report.PAGE.write_text(f"above\n{BEGIN}\nan earlier study\n{END}\nbelow\n")
     return report.PAGE
 
 
 def test_a_report_of_nothing_says_the_rule_and_leaves_every_claim_open(page):
     report.write()
     text = page.read_text()
-    assert text.startswith(f"above\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nbelow\n")
+    assert text.startswith(f"above\n{BEGIN}\n") and text.endswith(f"{END}\nbelow\n")
     assert "an earlier study" not in text and "learning rates 0.001, 0.002, 0.004" in text
     verdicts = text.count("**open**")
     assert verdicts == 5 * 3 + 5 * 2 + 3 + 2 + 2  # a to d and j for three tasks, the others for two; N, S and B
@@ -64,9 +66,9 @@ def test_a_report_of_results(page):
 def test_results_of_other_settings_are_named(page):
     put("codi_half", 1.0, seeds=(0,))
     piece = Piece(BY_NAME["codi_half"], TASK, 0)
-    about = pieces.read_json(piece.figures)
+    about = read_json(piece.figures)
     about["settings"][-1]["rate"] *= 2
-    pieces.write_json(piece.figures, about)
+    write_json(piece.figures, about)
     report.write()
     assert "other settings than the plan has now: super_resolution/codi_half-seed0." in page.read_text()
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
-from codi_tf.core.errors import UserError
+from studies.common.arguments import check_names, names, numbers
+from studies.common.pieces import work
 from studies.paper import costs, pieces
 from studies.paper.pieces import Piece
 from studies.paper.plan import BY_NAME, ROWS, SEEDS, TASKS, world_of
-
-PAUSE = 10  # seconds until a process looks again, while others work on what it waits for
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -42,18 +40,8 @@ def _train(options: argparse.Namespace) -> None:
     start_tensorflow()
     from studies.paper import making
 
-    while left := pieces.left(_wanted(options)):
-        if not any(_made(piece, options, making) for piece in left if pieces.is_ready(piece)):
-            time.sleep(PAUSE)
+    work(lambda: pieces.left(_wanted(options)), pieces.is_ready, making.make)
     print("done")
-
-
-def _made(piece: Piece, options: argparse.Namespace, making) -> bool:
-    """Make a piece, unless another process works on it or has made it meanwhile; return whether it is made."""
-    with making.claimed(piece) as mine:
-        if mine and piece.key in {one.key for one in pieces.left(_wanted(options))}:
-            making.make(piece)
-        return mine
 
 
 def _wanted(options: argparse.Namespace) -> list[Piece]:
@@ -64,15 +52,13 @@ def _wanted(options: argparse.Namespace) -> list[Piece]:
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m studies.paper", description=__doc__)
     parser.add_argument("what", choices=("plan", "train", "report"))
-    parser.add_argument("--tasks", type=_names, default=tuple(TASKS), help=f"some of {', '.join(TASKS)}")
-    parser.add_argument("--rows", type=_names, help="rows by their names in studies/paper/plan.py (default: all)")
-    parser.add_argument("--seeds", type=_numbers, default=SEEDS, help="with commas between them")
+    parser.add_argument("--tasks", type=names, default=tuple(TASKS), help=f"some of {', '.join(TASKS)}")
+    parser.add_argument("--rows", type=names, help="rows by their names in studies/paper/plan.py (default: all)")
+    parser.add_argument("--seeds", type=numbers, default=SEEDS, help="with commas between them")
     parser.add_argument("--measure", action="store_true", help="of plan: estimate from a step that is measured here")
     options = parser.parse_args(arguments)
-    for flag, names, known in (("--rows", options.rows or (), BY_NAME), ("--tasks", options.tasks, TASKS)):
-        for name in names:
-            if name not in known:
-                raise UserError(f"{flag} has {name}: use names of {', '.join(known)}")
+    check_names("--rows", options.rows or (), BY_NAME)
+    check_names("--tasks", options.tasks, TASKS)
     if options.what == "plan":
         _plan(options)
     elif options.what == "train":
@@ -81,14 +67,6 @@ def _main(arguments: list[str]) -> None:
         from studies.paper.report import write
 
         write()
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

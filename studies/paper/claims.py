@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from studies.paper.measures import SATURATION
+from studies.common.measures import SATURATION
 from studies.paper.plan import ABLATED, BY_NAME, SEEDS, TASKS, WEIGHT, world_of
 from studies.paper.results import Results
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from studies.common.costs import Lines, add_costs
+from studies.common.costs import table as table_of
 from studies.paper.pieces import Piece
 from studies.paper.plan import BATCH, EARLY_BATCH, Row, chain, updates_of, world_of
 
@@ -67,16 +69,9 @@ def cpu_seconds(about: dict[tuple[str, str], dict[int, dict]], row: Row, task: s
 
 def table(pieces: Iterable[Piece], of_pass: float | None = None) -> str:
     """The rows of the pieces: updates, passes of an update, trainings, hours of training and of measuring."""
-    lines: dict[tuple[str, str], list] = {}
+    lines: Lines = {}
     for piece in pieces:
-        training, measuring = seconds_of(piece, of_pass)
         title = piece.row.name if piece.rate is None else f"{piece.row.tuned_as}, trials"
-        costs = [updates_of(piece.row, piece.task), passes(piece.row), 0, 0.0, 0.0]
-        line = lines.setdefault((piece.task, title), costs)
-        line[2], line[3], line[4] = line[2] + 1, line[3] + training / 3600, line[4] + measuring / 3600
-    text = [f"{'':52}{'updates':>8}{'passes':>7}{'runs':>5}{'train, h':>9}{'measure, h':>11}"]
-    for (task, title), (updates, of_update, runs, training, measuring) in lines.items():
-        text.append(f"{task:17}{title:35}{updates:8}{of_update:7}{runs:5}{training:9.2f}{measuring:11.2f}")
-    runs, training, measuring = (sum(line[i] for line in lines.values()) for i in (2, 3, 4))
-    text.append(f"{f'core-hours: {training + measuring:.1f}':67}{runs:5}{training:9.2f}{measuring:11.2f}")
-    return "\n".join(text)
+        costs = (updates_of(piece.row, piece.task), passes(piece.row))
+        add_costs(lines, (piece.task, title), costs, seconds_of(piece, of_pass))
+    return table_of(lines)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codi_tf.evaluation.curves import COLORS, DPI, HEIGHT, STROKES, WIDTH, write_curves
+from codi_tf.evaluation.curves import write_curves
 from codi_tf.io.images import grid, write_png
+from studies.common.measures import column_of
+from studies.common.plots import write_lines
+from studies.common.results import read_strip
 from studies.paper.claims import Side
-from studies.paper.measures import column_of
 from studies.paper.plan import world_of
-from studies.paper.results import Results, read_strip, strip_of
+from studies.paper.results import Results, strip_of
 from studies.paper.tables import is_plain
 
 INPUTS = 6  # rows of a grid of images, at most
@@ -57,42 +59,21 @@ def tradeoff(path: Path, results: Results, task: str, rows: dict[str, str], fami
         path, results, task, rows: see `curves`.
         families: label -> family; one family, one color.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import StrMethodFormatter
-
     world = world_of(task)
     across, up = world.also[0], world.measures[0]
     series = {label: [one for one in results.of_row(task, row) if is_plain(one)] for label, row in rows.items()}
     series = {label: found for label, samples in series.items() if (found := [one for one in samples if one.figures])}
     if not series:
         return False
-    colors = dict(zip(dict.fromkeys(families[label] for label in series), COLORS, strict=False))
-    drawn = dict.fromkeys(colors, 0)
-    figure = Figure(figsize=(2.2 * WIDTH, 1.7 * HEIGHT), dpi=DPI, layout="constrained")
-    plot = figure.subplots()
-    for label, samples in series.items():
-        family = families[label]
-        line, marker = STROKES[drawn[family] % len(STROKES)]
-        drawn[family] += 1
-        look = {"color": colors[family], "linestyle": line, "marker": marker, "markersize": 4, "linewidth": 1.2}
-        figures = [one.row_of_figures((across, up)) for one in samples]
-        points = [(one[across], one[up]) for one in figures]
-        plot.plot(*zip(*points, strict=True), label=label, **look)
-        for sample, point in zip(samples, points, strict=True):
-            plot.annotate(str(sample.steps), point, (3, 3), textcoords="offset points", fontsize=7, color=look["color"])
-    plot.set_xscale("log")
-    plot.set_yscale("log")
-    for axis in (plot.xaxis, plot.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-    plot.set_xlabel(f"{column_of(across).title} (how far from what the condition asks for)", fontsize=9)
-    plot.set_ylabel(f"{column_of(up).title} (how far from true images)", fontsize=9)
-    plot.tick_params(labelsize=9, which="both")
-    plot.grid(alpha=0.25, linewidth=0.6, which="both")
-    plot.spines[["top", "right"]].set_visible(False)
-    plot.legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    points = {
+        label: [(row[across], row[up], str(one.steps)) for one in samples if (row := one.row_of_figures((across, up)))]
+        for label, samples in series.items()
+    }
+    titles = (
+        f"{column_of(across).title} (how far from what the condition asks for)",
+        f"{column_of(up).title} (how far from true images)",
+    )
+    write_lines(path, points, *titles, families=families, logarithmic=True)
     return True
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import gc
 import json
 import shutil
-import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,37 +15,24 @@ from codi_tf import data
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.cli.cache import encode
 from codi_tf.cli.train import train
-from codi_tf.data.cached import is_cache, read_meta, shard_paths
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.samplers import model_sampler
-from codi_tf.io.locks import Locked, only_one
 from codi_tf.model import load
 from codi_tf.tasks import make_task
 from codi_tf.training.folder import METRICS as LOG
-from codi_tf.training.folder import STATES
+from studies.common.making import commit, encode_examples, give_memory_back, train_piece
+from studies.common.measures import figures_of
+from studies.common.results import read_json, sample_name, write_json, write_strip
 from studies.paper import pieces
 from studies.paper.costs import passes
-from studies.paper.measures import figures_of
-from studies.paper.pieces import Piece, experiment_of, write_json
-from studies.paper.plan import AT_4, AT_50, BATCH, BY_NAME, SEEDS, TASKS, World, sample_name, world_of
-from studies.paper.results import references_of, strip_of, write_strip
+from studies.paper.pieces import Piece, experiment_of
+from studies.paper.plan import AT_4, AT_50, BATCH, BY_NAME, SEEDS, TASKS, World, world_of
+from studies.paper.results import references_of, strip_of
 
 SHOWN = (AT_4, AT_50)  # samples whose first images are kept, besides that by which trials are judged
 SEED_OF = {"test": 1, "validation": 2, "other": 3}  # of the images of a split
 TIMED = 8  # updates of a measured step
-
-
-@contextlib.contextmanager
-def claimed(piece: Piece) -> Iterator[bool]:
-    """Lock a piece for this process; yield whether it has the lock."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(only_one(piece.state.with_suffix(".lock"), f"works on {piece.name} of {piece.task}"))
-            mine = True
-        except Locked:
-            mine = False
-        yield mine
 
 
 def make(piece: Piece) -> None:
@@ -65,35 +47,14 @@ def make(piece: Piece) -> None:
         _measure(piece)
     if not pieces.is_parent(piece) and (piece.rate is not None or piece.seed != pieces.SHOWN_SEED):
         shutil.rmtree(piece.run)
-    gc.collect()
+    give_memory_back()
 
 
 def _train(piece: Piece) -> None:
-    settings, state = pieces.settings_of(piece), pieces.read_json(piece.state)
-    if state is None or state["settings"] != settings or state["trained"]:  # other settings, or its result is gone
-        shutil.rmtree(piece.run, ignore_errors=True)
-        state = {"settings": settings, "trained": False, "cpu_seconds": 0.0}
-    _encode(piece)
-    print(piece.title, flush=True)
-    began = time.process_time()
-    try:
-        train(experiment_of(piece), piece.run)
-        state["trained"] = True
-    finally:
-        state["cpu_seconds"] += time.process_time() - began
-        write_json(piece.state, state)
-    shutil.rmtree(piece.run / STATES)
-
-
-def _encode(piece: Piece) -> None:
-    """Encode the examples of a piece, if that is not done; one process at a time does it, and others wait."""
-    experiment, folder = experiment_of(piece, world_of(piece.task).data["source"]), pieces.examples_of(piece)
+    experiment = experiment_of(piece, world_of(piece.task).data["source"])
     count = experiment.data.encode_once or world_of(piece.task).examples
-    while not (is_cache(folder) and all(path.is_file() for path in shard_paths(folder, read_meta(folder)))):
-        try:
-            encode(experiment, folder, examples=count)
-        except Locked:
-            time.sleep(5)
+    encode_examples(experiment, pieces.examples_of(piece), count)
+    train_piece(piece, experiment_of(piece), pieces.settings_of(piece))
 
 
 def _measure(piece: Piece) -> None:
@@ -109,8 +70,8 @@ def _measure(piece: Piece) -> None:
         samples[name] = figures_of(originals.measure(images, latents), images) if finite else None
         if finite and piece.rate is None and piece.seed == pieces.SHOWN_SEED and way in (*SHOWN, piece.row.judged):
             write_strip(strip_of(piece.task, piece.row.name, name), images, world_of(piece.task).shown)
-    about = {"settings": pieces.settings_of(piece), "commit": _commit(), "samples": samples}
-    about["cpu_seconds"] = round(pieces.read_json(piece.state)["cpu_seconds"])
+    about = {"settings": pieces.settings_of(piece), "commit": commit(), "samples": samples}
+    about["cpu_seconds"] = round(read_json(piece.state)["cpu_seconds"])
     write_json(piece.figures, about)
 
 
@@ -181,13 +142,3 @@ def seconds_of_a_pass(task: str) -> float:
         train(dataclasses.replace(experiment, train=short), out)
         last = json.loads((out / LOG).read_text("utf-8").splitlines()[-1])
     return BATCH / last["images_per_second"] / passes(piece.row)
-
-
-def _commit() -> str:
-    """The subject of the commit that made the figures, and whether the code had changed since."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs", ":!studies/results")
-    return git("log", "-1", "--format=%s") + (" (with changes)" if changed else "")

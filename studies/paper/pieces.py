@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from codi_tf import config
 from codi_tf.adapters import ADAPTERS
-from codi_tf.io.files import whole_file
+from studies.common import pieces
+from studies.common.results import read_json, sample_name
 from studies.paper.plan import (
     BATCH,
     BY_NAME,
@@ -27,7 +26,6 @@ from studies.paper.plan import (
     TASKS,
     TRIAL,
     Row,
-    sample_name,
     updates_of,
     world_of,
 )
@@ -37,7 +35,7 @@ SHOWN_SEED = 0  # whose images are kept, and whose bundle
 
 
 @dataclass(frozen=True)
-class Piece:
+class Piece(pieces.Piece):
     """One training of a row.
 
     Attributes:
@@ -77,16 +75,6 @@ class Piece:
     def run(self) -> Path:
         """The folder of its training."""
         return RUNS / self.task / self.name
-
-    @property
-    def result(self) -> Path:
-        """The folder of what was trained."""
-        return self.run / "result"
-
-    @property
-    def state(self) -> Path:
-        """The file that says with which settings it is or was trained here, for how long, and whether to the end."""
-        return self.run.with_name(f"{self.name}.json")
 
 
 def parent_of(piece: Piece) -> Piece | None:
@@ -192,16 +180,12 @@ def experiment_of(piece: Piece, source: str | None = None) -> config.Experiment:
 
 def is_trained(piece: Piece) -> bool:
     """Whether it has been trained here, with today's settings, and its result is still there."""
-    state = read_json(piece.state)
-    return state is not None and state["trained"] and piece.result.is_dir() and state["settings"] == settings_of(piece)
+    return pieces.is_trained(piece, settings_of(piece))
 
 
 def is_measured(piece: Piece) -> bool:
     """Whether all of its figures exist, made with today's settings, here or elsewhere."""
-    about = read_json(piece.figures)
-    if about is None or {sample_name(*way) for way in piece.row.samples} - set(about["samples"]):
-        return False
-    return about["settings"] == settings_of(piece)
+    return pieces.is_measured(piece, settings_of(piece), (sample_name(*way) for way in piece.row.samples))
 
 
 def is_ready(piece: Piece) -> bool:
@@ -220,43 +204,17 @@ def pieces_of(tasks: Iterable[str], rows: Iterable[Row] = ROWS, seeds: Iterable[
 
 def left(wanted: Iterable[Piece]) -> list[Piece]:
     """The wanted pieces without figures, each after its trials and what it starts from, as far as these are missing."""
-    found: dict[tuple[str, str], Piece] = {}
 
-    def add(piece: Piece) -> None:
-        if piece.key in found:
-            return
+    def missing(piece: Piece) -> Iterator[Piece]:
         parent = parent_of(piece)
         if parent is not None and not is_trained(parent):
-            add(parent)
+            yield parent
         if piece.rate is None and rate_of(piece) is None:
-            for trial in trials_of(piece.row, piece.task):
-                if not is_measured(trial):
-                    add(trial)
-        found[piece.key] = piece
+            yield from (trial for trial in trials_of(piece.row, piece.task) if not is_measured(trial))
 
-    for piece in wanted:
-        if not is_measured(piece):
-            add(piece)
-    return list(found.values())
+    return pieces.in_order((piece for piece in wanted if not is_measured(piece)), missing)
 
 
 def is_parent(piece: Piece) -> bool:
     """Whether other pieces start from it."""
     return piece.rate is None and any(row.parent == piece.row.name for row in ROWS)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; None if there is none, or a damaged one."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all: indented, with lists of numbers on one line."""
-    text = json.dumps(content, indent=1)
-    text = re.sub(r"\[[-\d.e,+\s]*\]", lambda match: re.sub(r"\s+", " ", match[0]), text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        partial.write_text(text + "\n", "utf-8")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from codi_tf.core.errors import UserError
 from codi_tf.evaluation.tables import legend
+from studies.common.intervals import GROUPS, LEVEL
+from studies.common.measures import column_of
+from studies.common.pages import around, write_part
+from studies.common.results import sample_name
 from studies.paper import claims, figures, tables
-from studies.paper.intervals import GROUPS, LEVEL
-from studies.paper.measures import column_of
 from studies.paper.pieces import SHOWN_SEED
 from studies.paper.plan import (
     ABLATED,
@@ -26,13 +27,11 @@ from studies.paper.plan import (
     UNDISTILLED,
     WORLDS,
     World,
-    sample_name,
     world_of,
 )
 from studies.paper.results import Results, read
 from studies.paper.tables import TITLES
 
-BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 PAGE, SHOWN = Path("docs/study.md"), Path("docs/images/study")
 SHOWN_STEPS = (4, 50)  # on the page; all others are in table.md
 PERCENT = f"{100 * LEVEL:g} %"
@@ -80,14 +79,14 @@ def write() -> None:
     Raises:
         UserError: the page lacks one of its two marks; a file of results is damaged.
     """
-    before, after = _around(PAGE)
+    around(PAGE)
     results = read()
     judgments = claims.judge_all(results)
     parts = [_rule(), _claims(judgments)]
     for task in TASKS:
         parts += [_task(results, task), _ablations(results, task)]
     text = "\n".join(part for part in (*parts, _tuning(results), _origin(results)) if part)
-    _write(PAGE, f"{before}{BEGIN}\n{text}\n{END}{after}")
+    write_part(PAGE, text)
 
 
 def _rule() -> str:
@@ -246,13 +245,6 @@ at the commits
 
 {lines}
 {note}"""
-
-
-def _around(page: Path) -> tuple[str, str]:
-    text = page.read_text("utf-8")
-    if not 0 <= text.find(BEGIN) < text.find(END):
-        raise UserError(f"{page}: has no {BEGIN} before {END}; put these two lines where the study belongs")
-    return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,16 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from codi_tf.core.errors import UserError
-from codi_tf.io.files import whole_file
-from codi_tf.io.images import read_image, to_uint8
+from studies.common.intervals import Spread
+from studies.common.results import read_result, row_of, sample_name, spread_of
 from studies.paper import pieces
-from studies.paper.intervals import Spread
 from studies.paper.pieces import Piece
-from studies.paper.plan import ROWS, SEEDS, TASKS, Row, sample_name
+from studies.paper.plan import ROWS, SEEDS, TASKS, Row
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Sample:
 
     @property
     def name(self) -> str:
-        """See `plan.sample_name`."""
+        """See `results.sample_name`."""
         return sample_name(self.sampler, self.steps, self.guidance)
 
     @property
@@ -60,23 +55,12 @@ class Sample:
     def spread(self, measure: str) -> Spread | None:
         """The spread of a measure over seeds and images; None if it has no figures."""
         if measure not in self._spreads:
-            found = {seed: of_seed[measure] for seed, of_seed in self.figures.items() if measure in of_seed}
-            self._spreads[measure] = None
-            if found:
-                figures, left_out = zip(*found.values(), strict=True)
-                self._spreads[measure] = Spread(tuple(found), np.array(figures), np.array(left_out).T)
+            self._spreads[measure] = spread_of(self.figures, measure)
         return self._spreads[measure]
 
     def row_of_figures(self, measures: Iterable[str]) -> dict:
         """Means over the seeds and "NAME_interval": a row for `codi_tf.evaluation.tables`."""
-        row = {}
-        for measure in measures:
-            spread = self.spread(measure)
-            if spread is not None:
-                low, high = spread.interval()
-                row[measure] = spread.mean()
-                row[f"{measure}_interval"] = (max(low, 0.0), high)  # none of the measures is ever negative
-        return row
+        return row_of({measure: self.spread(measure) for measure in measures})
 
 
 @dataclass(frozen=True)
@@ -108,13 +92,13 @@ def read(*, rows: tuple[Row, ...] = ROWS, seeds: tuple[int, ...] = SEEDS) -> Res
     Raises:
         UserError: a file of results is damaged.
     """
-    references = {task: found for task in TASKS if (found := _read(references_of(task))) is not None}
+    references = {task: found for task in TASKS if (found := read_result(references_of(task))) is not None}
     results = Results({}, {}, {}, references, [])
     for row in rows:
         for task in (name for name in row.tasks if name in TASKS):
             _read_trials(results, row, task)
             own = {seed: Piece(row, task, seed) for seed in seeds}
-            about = {seed: found for seed, piece in own.items() if (found := _read(piece.figures)) is not None}
+            about = {seed: found for seed, piece in own.items() if (found := read_result(piece.figures)) is not None}
             if about:
                 results.about[task, row.name] = about
             results.stale.extend(own[seed] for seed in about if not pieces.is_measured(own[seed]))
@@ -129,7 +113,9 @@ def read(*, rows: tuple[Row, ...] = ROWS, seeds: tuple[int, ...] = SEEDS) -> Res
 
 
 def _read_trials(results: Results, row: Row, task: str) -> None:
-    found = {trial.rate: one for trial in pieces.trials_of(row, task) if (one := _read(trial.figures)) is not None}
+    found = {
+        trial.rate: one for trial in pieces.trials_of(row, task) if (one := read_result(trial.figures)) is not None
+    }
     if found and task == pieces.trials_of(row, task)[0].task:
         results.trials[task, row.tuned_as] = found
 
@@ -142,24 +128,3 @@ def references_of(task: str) -> Path:
 def strip_of(task: str, row: str, sample: str = "") -> Path:
     """The file of a sample's first images, side by side, or of a reference's."""
     return pieces.RESULTS / task / "images" / (f"{row}-{sample}.jpg" if sample else f"{row}.jpg")
-
-
-def write_strip(path: Path, images: np.ndarray, count: int) -> None:
-    """Write the first images of [N, H, W, 3] in [-1, 1] side by side."""
-    shown = to_uint8(np.clip((np.asarray(images[:count], np.float32) + 1) / 2, 0, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        Image.fromarray(np.concatenate(list(shown), axis=1)).save(partial, format="JPEG", quality=90)
-
-
-def read_strip(path: Path) -> np.ndarray:
-    """Read the images of a strip, float32 [N, H, W, 3] in [0, 1]; they are square."""
-    strip = read_image(path)
-    return np.stack(np.split(strip, strip.shape[1] // strip.shape[0], axis=1))
-
-
-def _read(path: Path) -> dict | None:
-    content = pieces.read_json(path)
-    if content is None and path.exists():
-        raise UserError(f"{path}: is no JSON; get it back from the repository, or delete it and train again")
-    return content

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from studies.common.measures import column_of
+from studies.common.results import sample_name
+from studies.common.tables import NOTHING, cell, figure_text, markdown
 from studies.paper import claims, costs, pieces
-from studies.paper.measures import column_of
 from studies.paper.pieces import Piece
-from studies.paper.plan import BY_NAME, SEEDS, TASKS, chain, sample_name, updates_of, world_of
+from studies.paper.plan import BY_NAME, SEEDS, TASKS, chain, updates_of, world_of
 from studies.paper.results import Results, Sample
 
 SAMPLERS = {
@@ -28,14 +30,6 @@ REFERENCES = {
     "original": "original",
     "other": "other true images",
 }
-NOTHING = "-"
-
-
-def markdown(titles: tuple[str, ...], lines: Iterable[tuple[str, ...]], *, words: int = 1) -> str:
-    """A Markdown table with the first `words` columns left-aligned and the others right-aligned; "" without lines."""
-    rule = tuple("---" if i < words else "---:" for i in range(len(titles)))
-    lines = list(lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (titles, rule, *lines)) if lines else ""
 
 
 def quality(results: Results, task: str, rows: Iterable[str], *, steps: tuple[int, ...] | None = None) -> str:
@@ -46,7 +40,7 @@ def quality(results: Results, task: str, rows: Iterable[str], *, steps: tuple[in
     if not lines:
         return ""
     for name, row in results.references.get(task, {}).items():
-        cells = (_cell(row, measure) for measure in measures)
+        cells = (cell(row, measure) for measure in measures)
         lines.append((REFERENCES[name], NOTHING, NOTHING, *cells, NOTHING))
     decisive = column_of(measures[0]).title
     titles = ("", "sampler", "evaluations", *(column_of(one).title for one in measures), f"{decisive} of the seeds")
@@ -62,7 +56,7 @@ def by_steps(results: Results, task: str, rows: Iterable[str]) -> str:
         (
             BY_NAME[row].title,
             f"{sum(updates_of(stage, task) for stage in chain(BY_NAME[row]) if stage.method is not None):,}",
-            *(_cell(samples[n].row_of_figures((measure,)), measure) if n in samples else NOTHING for n in counts),
+            *(cell(samples[n].row_of_figures((measure,)), measure) if n in samples else NOTHING for n in counts),
         )
         for row, samples in found.items()
         if samples
@@ -158,10 +152,10 @@ def _verdict(judgments: list[claims.Judgment]) -> str:
 
 def _quality(sample: Sample, measures: tuple[str, ...]) -> tuple[str, ...]:
     figures, span = sample.row_of_figures(measures), sample.range(measures[0])
-    seeds = NOTHING if span is None else " to ".join(_figure(measures[0], end) for end in span)
+    seeds = NOTHING if span is None else " to ".join(figure_text(measures[0], end) for end in span)
     if sample.diverged:
         seeds += f", {sample.diverged} diverged"
-    cells = (_cell(figures, measure) for measure in measures)
+    cells = (cell(figures, measure) for measure in measures)
     count = str(costs.evaluations(sample.row, sample.steps, sample.guidance))
     return sample.row.title, _sampler_title(sample.sampler, sample.guidance), count, *cells, seeds
 
@@ -170,7 +164,7 @@ def _trial(about: dict | None, measure: str) -> str:
     if about is None:
         return NOTHING
     (figures,) = about["samples"].values()
-    return "diverged" if figures is None else _figure(measure, figures[measure][0])
+    return "diverged" if figures is None else figure_text(measure, figures[measure][0])
 
 
 def _sampler_title(sampler: str, guidance: float | None) -> str:
@@ -190,21 +184,8 @@ def _difference(measure: str, one: claims.Judgment) -> str:
 
 
 def _two(measure: str, one: claims.Judgment) -> str:
-    return ", ".join(_figure(measure, one.figures[measure][side]) for side in ("left", "right"))
-
-
-def _cell(row: dict, measure: str) -> str:
-    if row.get(measure) is None:
-        return NOTHING
-    figure = _figure(measure, row[measure])
-    bounds = [_figure(measure, bound) for bound in row.get(f"{measure}_interval") or ()]
-    return figure if set(bounds) <= {figure} else f"{figure} [{', '.join(bounds)}]"
+    return ", ".join(figure_text(measure, one.figures[measure][side]) for side in ("left", "right"))
 
 
 def _signed(measure: str, value: float) -> str:
-    return ("+" if value > 0 else "") + _figure(measure, value)
-
-
-def _figure(measure: str, value: float) -> str:
-    text = column_of(measure).format.format(value)
-    return f"{value:.0f}" if "e" in text else text
+    return ("+" if value > 0 else "") + figure_text(measure, value)

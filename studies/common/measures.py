@@ -9,7 +9,7 @@ import numpy as np
 from codi_tf.evaluation.measuring import Measured
 from codi_tf.evaluation.metric import Column
 from codi_tf.evaluation.tables import column
-from studies.paper.intervals import leave_out
+from studies.common.intervals import leave_out
 
 SATURATION = "saturation"
 DIGITS = 5

@@ -1,0 +1,1 @@
+"""What the studies share: pieces of work, results, intervals, tables, plots."""

@@ -1,0 +1,83 @@
+"""Training a piece and encoding its examples: what can be stopped and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+from tensorflow.python.framework.ops import gradient_registry
+
+from codi_tf import config
+from codi_tf.cli.cache import encode
+from codi_tf.cli.train import train
+from codi_tf.data.cached import is_cache, read_meta, shard_paths
+from codi_tf.io.locks import Locked
+from codi_tf.training.folder import STATES
+from studies.common.pieces import Piece
+from studies.common.results import read_json, write_json
+
+PAUSE = 5  # seconds until a process looks again, while another one encodes
+
+
+def train_piece(piece: Piece, experiment: config.Experiment, settings: Any) -> None:
+    """Train a piece, or go on with its training.
+
+    Its state file counts the CPU seconds of all parts. A training of other settings, or one whose result is gone, is
+    begun anew.
+
+    Raises:
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP during the training, whose state is saved; the next call goes on with it.
+    """
+    state = read_json(piece.state)
+    if state is None or state["settings"] != settings or state["trained"]:
+        shutil.rmtree(piece.run, ignore_errors=True)
+        state = {"settings": settings, "trained": False, "cpu_seconds": 0.0}
+    print(piece.title, flush=True)
+    began = time.process_time()
+    try:
+        train(experiment, piece.run)
+        state["trained"] = True
+    finally:
+        state["cpu_seconds"] += time.process_time() - began
+        write_json(piece.state, state)
+    shutil.rmtree(piece.run / STATES)
+
+
+def encode_examples(experiment: config.Experiment, folder: Path, examples: int) -> None:
+    """Encode examples, if that is not done; one process at a time does it, and others wait."""
+    while not (is_cache(folder) and all(path.is_file() for path in shard_paths(folder, read_meta(folder)))):
+        try:
+            encode(experiment, folder, examples=examples)
+        except Locked:
+            time.sleep(PAUSE)
+
+
+def give_memory_back() -> None:
+    """Return what the models of a piece held; a process makes dozens of pieces.
+
+    TensorFlow never forgets a custom gradient that it met in a graph, such as that of silu, and with it the whole
+    graph.
+    """
+    for name in [name for name in gradient_registry.list() if name.startswith("CustomGradient-")]:
+        del gradient_registry._registry[name]
+    keras.utils.clear_session()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # the C library of Linux alone keeps it otherwise
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def commit() -> str:
+    """The subject of the commit that made the figures, and whether the code had changed since."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs", ":!studies/results")
+    return git("log", "-1", "--format=%s") + (" (with changes)" if changed else "")

@@ -1,0 +1,1 @@
+"""Tables and figures of guided distillation at small scale: `python -m studies.guided`."""
