@@ -17,6 +17,7 @@ from codi_tf import config
 from codi_tf.checkpoints.base import Base, make_autoencoder
 from codi_tf.checkpoints.folder import save_base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion, with_text
+from codi_tf.methods.compress import Compress
 from codi_tf.methods.decoder import Decoder
 from codi_tf.methods.guided import Guided
 from codi_tf.methods.networks import with_guidance
@@ -55,8 +56,8 @@ def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
     if whole.data.prompts and whole.data.source != "scenes":  # which have captions
         write_captioned(folder / "captioned")
         overrides.append(f"data.source={folder / 'captioned'}")
-    if isinstance(whole.method, Guided) and whole.task is None:
-        base = bundle = prompted(folder, base, guided=whole.method.stage == 2)
+    if isinstance(whole.method, Guided | Compress) and whole.task is None:
+        base = bundle = prompted(folder, base, guided=getattr(whole.method, "stage", 1) == 2)
     elif takes_prompts(whole) and not whole.method.learns_words:
         overrides.append(f"text={tiny_text(folder, 8)}")
     if isinstance(whole.method, Decoder):

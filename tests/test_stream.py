@@ -14,7 +14,7 @@ from shards import encoded, new_image
 
 from codi_tf import data
 from codi_tf.core.errors import UserError
-from codi_tf.data.decoding import EncodedImage, window_side
+from codi_tf.data.decoding import EncodedImage, window_size
 from codi_tf.data.permutation import permuted
 from codi_tf.data.records import Unreadable
 from codi_tf.io import images
@@ -98,7 +98,7 @@ def test_sides_are_distributed_as_of_photos_in_memory(size):
     for k in range(40):
         seed = tf.constant([k, 5])
         u = tf.random.stateless_uniform([5], seed).numpy()
-        side = window_side(float(u[1]), size, S)
+        side, _ = window_size(float(u[1]), size, S)
         shown = 127.5 * (drawn(tf.constant(0, tf.int64), seed)["image"].numpy()[:, 0, 0] + 1)
         in_memory = (shown[-1] - shown[0]) / (S - 1) * S * size[0] / 250
         assert abs(side - in_memory) <= 0.03 * in_memory + 2.5 * longest
@@ -110,7 +110,7 @@ def test_images_that_are_too_small(tmp_path):
     assert 99 not in marks(take(stream, 60))
     assert stream.unreadable == [f"{tmp_path / 'a.tar'}: small: it is 15x60, smaller than image_size 16"]
     with pytest.raises(Unreadable, match="15x16, smaller than image_size 16"):
-        window_side(0.0, (15, 16), 16)
+        window_size(0.0, (15, 16), 16)
 
 
 def test_a_large_jpeg_is_decoded_small(tmp_path):

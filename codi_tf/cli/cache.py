@@ -59,6 +59,8 @@ def encode(
     if experiment.method.examples == "images":
         name = experiment.method_name
         raise UserError(f"method {name} is trained on images, not on latents; name the config of another method")
+    if experiment.data.buckets:
+        raise UserError("data.buckets is set: examples of one size are encoded; set data.buckets=[]")
     check_growing_folder(out)
     start_tensorflow()
     from codi_tf import data

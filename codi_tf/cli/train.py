@@ -69,12 +69,12 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
     from codi_tf.training.experiment import (
         build_trainer,
         check_batch,
-        distributed_batches,
         keep_words,
         load_source,
         result_kind,
         save_result,
     )
+    from codi_tf.training.feed import open_feed
     from codi_tf.training.loop import STOP, make_loop
     from codi_tf.training.monitor import Monitor, heldout_examples
     from codi_tf.training.states import StateWriter, restore_newest
@@ -104,7 +104,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
     heldout = heldout_examples(experiment, trainer)  # before anything that takes time: it may be missing
     source = None if is_cache(experiment.data.source) else load_source(experiment, "train")
     with user_errors():
-        batches = iter(distributed_batches(experiment, trainer, strategy, first, source=source))
+        feed = open_feed(experiment, trainer, strategy, first, source=source)
     if chief:
         folder.write_settings(experiment, out)
         if experiment.method.learns_words:
@@ -128,7 +128,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
         if step < settings.steps:
             print("compiling the first update, which takes a minute or two", file=sys.stderr, flush=True)
         while step < settings.steps:
-            count = 1 if stopwatch.alone(step) else _until_next(step, settings)
+            batches, count = feed.at(step, 1 if stopwatch.alone(step) else _until_next(step, settings))
             with stopwatch.timed(step, count), user_errors():
                 sums = run(batches, tf.constant(count), tf.constant(int(bool(stop))))
                 sums = {name: float(value) for name, value in sums.items()}
@@ -150,7 +150,8 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
         save_now()
         if chief:
             save(step)
-    warn_of_unreadable(source)
+    for one in feed.sources:
+        warn_of_unreadable(one)
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from codi_tf.adapters import ADAPTERS
@@ -11,6 +11,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat
 from codi_tf.core.limits import MAX_EXAMPLES, MAX_SEED, MAX_SIDE, check_most
 from codi_tf.core.settings import check_choice, check_choices
+from codi_tf.core.showing import shown
 
 Trained = Literal["all", "adapter"]  # which weights are trained
 Strategy = Literal["none", "mirrored", "multiworker", "tpu"]
@@ -33,6 +34,9 @@ class Data:
         heldout_fraction: the share of images that training leaves out, where there is no held-out set; 0: none, and
             then a run has no sample images and no condition_use.
         image_size: height and width of the training crops, in pixels.
+        buckets: [[height, width], ...] of the training crops in place of image_size, for images of several aspect
+            ratios: a batch has one of these shapes, see `data.buckets`. Held-out examples stay squares of image_size.
+            []: all crops are squares.
         augment: random horizontal flips.
         recolor: random permutations and gammas of the color channels, for small sources.
         encode_once: encode this many examples before the first update and train on their latents; 0: encode every
@@ -49,6 +53,7 @@ class Data:
     source: str = "photos"
     heldout_fraction: float = 0.1
     image_size: int = 64
+    buckets: list = field(default_factory=list)
     augment: bool = True
     recolor: bool = False
     encode_once: int = 0
@@ -60,6 +65,7 @@ class Data:
     def __post_init__(self):
         if self.image_size < 8 or self.image_size % 8:
             raise UserError(f"data.image_size is {self.image_size}: it must be a positive multiple of 8")
+        self._check_buckets()
         if self.encode_once < 0:
             raise UserError(f"data.encode_once is {self.encode_once}: it must be 0 or the number of examples")
         if not 0 <= self.seed <= MAX_SEED:
@@ -69,6 +75,23 @@ class Data:
             raise UserError(f"data.heldout_fraction is {self.heldout_fraction}: it must be at least 0 and below 1")
         if not 0 <= self.max_unreadable <= 1:
             raise UserError(f"data.max_unreadable is {self.max_unreadable}: it must be in [0, 1]")
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(height, width) of each bucket."""
+        return [(height, width) for height, width in self.buckets]
+
+    def _check_buckets(self) -> None:
+        for bucket in self.buckets:
+            pair = isinstance(bucket, list | tuple) and len(bucket) == 2
+            if not pair or not all(type(side) is int and 8 <= side <= MAX_SIDE and side % 8 == 0 for side in bucket):
+                raise UserError(
+                    f"data.buckets has {shown(bucket)}: a bucket is [height, width], multiples of 8 up to {MAX_SIDE}"
+                )
+            if self.buckets.count(bucket) > 1:
+                raise UserError(f"data.buckets has {shown(bucket)} twice: remove one")
+        if self.buckets and self.encode_once:
+            raise UserError("data.encode_once is set beside data.buckets: latents of one shape are encoded; remove one")
 
 
 @dataclass(frozen=True)

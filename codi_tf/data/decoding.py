@@ -9,7 +9,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from codi_tf.data.records import Unreadable
 from codi_tf.data.unreadable import too_small
-from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
+from codi_tf.data.windows import Size, fits, max_log_zoom, shrink_factor, shrunk_side, sides, window_of
 from codi_tf.io.image_files import FORMATS, is_too_large, open_image
 
 _ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -51,17 +51,18 @@ class EncodedImage:
         return image
 
 
-def window_side(u: float, size: tuple[int, int], image_size: int) -> int:
-    """The side of a window in pixels of an image, drawn by u in [0, 1), distributed as in `in_memory.Photos`.
+def window_size(u: float, size: tuple[int, int], image_size: Size) -> tuple[int, int]:
+    """A window in pixels of an image, (height, width), drawn by u in [0, 1), distributed as in `in_memory.Photos`.
 
     Raises:
         Unreadable: the image is smaller than image_size.
     """
-    if min(size) < image_size:
+    if not fits(size, image_size):
         raise Unreadable(too_small(size, image_size))
-    factor = shrink_factor(*size, image_size)
-    zoom = math.exp(u * max_log_zoom(shrunk_side(min(size), factor, image_size), image_size))
-    return min(max(round(image_size * zoom * factor), image_size), *size)
+    factor, wanted = shrink_factor(*size, image_size), sides(image_size)
+    shrunk = [shrunk_side(have, factor, least) for have, least in zip(size, wanted, strict=True)]
+    zoom = math.exp(u * max_log_zoom(shrunk, image_size))
+    return window_of(wanted[0] * zoom * factor, size, image_size)
 
 
 def place(u: float, room: int) -> int:

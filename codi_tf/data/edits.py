@@ -15,6 +15,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
 from codi_tf.data.pipeline import Source
+from codi_tf.data.windows import Size
 from codi_tf.tasks.draws import whole_between
 from codi_tf.tasks.super_resolution import gaussian_blur
 
@@ -72,7 +73,7 @@ class Edits:
     missing_prompts = 0
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+        self, *, image_size: Size, augment: bool, recolor: bool, prompts: bool = True
     ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, a function of these and the photos; see `pipeline.Source`."""
         draw_photo = self.photos.drawer(image_size=image_size, augment=augment, recolor=recolor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
 from codi_tf.data.unreadable import check_unreadable, too_small
-from codi_tf.data.windows import max_log_zoom, shrink_factor, shrunk_side
+from codi_tf.data.windows import Size, fits, max_log_zoom, shrink_factor, shrunk_side, sides
 from codi_tf.io import images
 from codi_tf.io.companions import IMAGE, Companion, companion
 from codi_tf.tasks.draws import whole_between
@@ -34,10 +35,10 @@ class Prompts(NamedTuple):
 
 
 class Photos:
-    """Square windows of images, shrunk to the crop's size; a `pipeline.Source`.
+    """Windows of images, shrunk to the crop's size; a `pipeline.Source`.
 
     An image is drawn in proportion to the square root of its area, the window's side log-uniformly between image_size
-    and 2.5 image_size (or the image's shorter side), its position uniformly.
+    and 2.5 image_size (or the largest window of the image), its position uniformly.
 
     Args:
         images: name -> uint8 [H, W, 3].
@@ -98,7 +99,7 @@ class Photos:
         return sum(not self._prompts.texts.get(name) for name in self.names if name not in self._prompts.damaged)
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+        self, *, image_size: Size, augment: bool, recolor: bool, prompts: bool = True
     ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, a function of (images, seed) only; see `pipeline.Source`."""
         texts = self._prompts if prompts and "prompt" in self.provides else None
@@ -106,7 +107,7 @@ class Photos:
         small = {
             name: f"image {name}: {too_small(photo.shape[:2], image_size)}"
             for name, photo in self.images.items()
-            if min(photo.shape[:2]) < image_size
+            if not fits(photo.shape[:2], image_size)
         }
         bad = {**{name: f"image {name}: {damaged[name]}" for name in self.names if name in damaged}, **small}
         if bad:
@@ -121,29 +122,31 @@ class Photos:
             shrunk = [_shrink(kind, arrays[name], f, image_size) for name, f in zip(names, factors, strict=True)]
             atlases[key] = _atlas([[_shrink(kind, array, factor) for factor in PYRAMID] for array in shrunk])
         places = atlases["image"][1]
-        sides = places[:, 0, 1:].astype(np.float64)  # [N, 2], of the images as they are shrunk
-        weights = np.sqrt(sides.prod(axis=1))
+        sizes = places[:, 0, 1:].astype(np.float64)  # [N, 2], of the images as they are shrunk
+        weights, (tall, wide) = np.sqrt(sizes.prod(axis=1)), sides(image_size)
         with tf.device("CPU:0"):  # tf.data reads them there
             places = tf.constant(places)
             levels_of = {key: (kinds[key][0], tf.constant(atlas)) for key, (atlas, _) in atlases.items()}
             captions = None if texts is None else tf.constant([texts.texts[name] for name in names])
             cumulative = tf.constant(np.cumsum(weights / weights.sum())[:-1], tf.float32)  # [N - 1]
-            max_log = tf.constant([max_log_zoom(shorter, image_size) for shorter in sides.min(axis=1)], tf.float32)
+            max_log = tf.constant([max_log_zoom(size, image_size) for size in sizes.tolist()], tf.float32)
             levels = tf.constant(PYRAMID, tf.float32)
 
         def draw(index: Tensor, seed: Tensor) -> dict[str, Tensor]:
             u = tf.unstack(tf.random.stateless_uniform([5], seed))
             photo = tf.searchsorted(cumulative, u[0:1], side="right")[0]
-            zoom = tf.exp(u[1] * max_log[photo])  # window side / image_size, in the image
+            zoom = tf.exp(u[1] * max_log[photo])  # window / crop, in the image
             level = tf.reduce_sum(tf.cast(levels[1:] <= zoom, tf.int32))
             top, height, width = tf.unstack(places[photo, level])
-            side = tf.cast(tf.round(image_size * zoom / levels[level]), tf.int32)
-            side = tf.clip_by_value(side, image_size, tf.minimum(height, width))
-            y, x = whole_between((0, height - side), u[2]), whole_between((0, width - side), u[3])
+            high = tf.cast(tf.round(tall * zoom / levels[level]), tf.int32)
+            high = tf.clip_by_value(high, tall, tf.minimum(height, width * tall // wide))
+            broad = tf.cast(tf.round(tf.cast(high, tf.float32) * (wide / tall)), tf.int32)
+            broad = tf.clip_by_value(broad, wide, width)
+            y, x = whole_between((0, height - high), u[2]), whole_between((0, width - broad), u[3])
 
             example, mirror, colors = {}, u[4] < 0.5 if augment else None, seed if recolor else None
             for key, (kind, atlas) in levels_of.items():
-                window = tf.slice(atlas, [top + y, x, 0], [side, side, atlas.shape[-1]])
+                window = tf.slice(atlas, [top + y, x, 0], [high, broad, atlas.shape[-1]])
                 example[key] = resized(kind, window, image_size, mirror, colors)
             if captions is not None:
                 example["prompt"] = captions[photo]
@@ -151,21 +154,38 @@ class Photos:
 
         return draw
 
+    def size(self, i: int) -> tuple[int, int]:
+        """(height, width) of image i."""
+        height, width, _ = self.images[self.names[i]].shape
+        return height, width
 
-def resized(kind: Companion, window: Tensor, size: int, mirror: Tensor | None, seed: Tensor | None) -> Tensor:
+    def label(self, i: int) -> str:
+        """The name of image i in messages."""
+        return f"image {self.names[i]}"
+
+    def chosen(self, numbers: Sequence[int]) -> Photos:
+        """The source of some of the images."""
+        other = copy.copy(self)
+        other.names = tuple(self.names[i] for i in numbers)
+        other.images = {name: self.images[name] for name in other.names}
+        other.unreadable = ()  # they were counted when the images were read
+        return other
+
+
+def resized(kind: Companion, window: Tensor, size: Size, mirror: Tensor | None, seed: Tensor | None) -> Tensor:
     """A window of an image or a companion, as an example has it.
 
     Args:
         kind: its companion, or `IMAGE`.
-        window: [H, H, channels].
-        size: S.
+        window: [H, W, channels].
+        size: of the result, S or (height, width).
         mirror: bool [], whether it is mirrored; None: it is not.
         seed: int32 [2], of the example, for the change of colors; None: they stay.
 
     Returns:
-        float32 [S, S, channels]; of colors in [-1, 1].
+        float32 [height, width, channels]; of colors in [-1, 1].
     """
-    value = tf.cast(tf.image.resize(window, [size, size], kind.resampling), tf.float32)
+    value = tf.cast(tf.image.resize(window, sides(size), kind.resampling), tf.float32)
     value = value if mirror is None else tf.where(mirror, kind.mirrored(value), value)
     if not kind.is_color:
         return value
@@ -208,11 +228,12 @@ def _atlas(pyramids: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     return atlas, places.reshape(len(pyramids), -1, 3)
 
 
-def _shrink(kind: Companion, array: np.ndarray, factor: float, smallest: int = 1) -> np.ndarray:
+def _shrink(kind: Companion, array: np.ndarray, factor: float, smallest: Size = 1) -> np.ndarray:
     """An image or a companion [H, W, C], made smaller by the factor, no side below `smallest`."""
     if factor == 1:
         return array
-    height, width = (shrunk_side(side, factor, smallest) for side in array.shape[:2])
+    leasts = zip(array.shape[:2], sides(smallest), strict=True)
+    height, width = (shrunk_side(side, factor, least) for side, least in leasts)
     if kind.is_color:
         return images.to_uint8(images.resize(array / np.float32(255), height, width))
     return tf.image.resize(array, [height, width], kind.resampling).numpy()  # a map has no range to clip to

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from codi_tf.core.tensors import Tensor
 from codi_tf.data.scenes import ENDLESS
+from codi_tf.data.windows import Size
 
 if TYPE_CHECKING:
     from codi_tf.data.pipeline import Source
@@ -36,7 +37,7 @@ class Mixed:
         return sum(source.missing_prompts for source in self.sources)
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+        self, *, image_size: Size, augment: bool, recolor: bool, prompts: bool = True
     ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, see `pipeline.Source`."""
         options = {"image_size": image_size, "augment": augment, "recolor": recolor, "prompts": prompts}

@@ -12,6 +12,7 @@ from codi_tf.core.errors import UserError, user_errors
 from codi_tf.core.seeds import random_words
 from codi_tf.data.in_memory import Photos
 from codi_tf.data.prompts import check_prompts, tokenized
+from codi_tf.data.windows import Size
 
 if TYPE_CHECKING:
     from codi_tf.tasks import Task
@@ -43,7 +44,7 @@ class Source(Protocol):
         ...
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+        self, *, image_size: Size, augment: bool, recolor: bool, prompts: bool = True
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """A function (index int64 [], seed int32 [2]) -> example, to run within tf.data.
 
@@ -57,7 +58,7 @@ class Source(Protocol):
             whatever else it provides, under keys of its own, with static shapes.
 
         Args:
-            image_size: S.
+            image_size: S; or (height, width), in place of [S, S] below.
             augment: mirror an example with probability 1/2.
             recolor: change the colors of every example, see `in_memory.recolored`.
             prompts: whether the example has the prompt; otherwise texts are not read.
@@ -98,7 +99,7 @@ def batches(
     source: Source | dict[str, np.ndarray],
     task: Task | None,
     *,
-    image_size: int,
+    image_size: Size,
     batch_size: int,
     seed: int,
     start_step: int = 0,
@@ -112,7 +113,8 @@ def batches(
     """Infinite dataset of batches start_step, start_step + 1, ...; batch k has the examples k B .. k B + B - 1.
 
     Args:
-        source, image_size, seed, augment, recolor: see `crops`.
+        source, seed, augment, recolor: see `crops`.
+        image_size: S; or (height, width), in place of [S, S] below.
         task: makes the condition of each example, with a seed of its own from (seed, i); None: no condition.
         batch_size: B, of this host.
         start_step: the first batch: a resumed training starts after its last one.

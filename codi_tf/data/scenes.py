@@ -9,6 +9,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.lazy import tensorflow as tf
 from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
+from codi_tf.data.windows import Size, square
 from codi_tf.scenes.captions import caption
 from codi_tf.scenes.classes import class_names, class_of
 from codi_tf.scenes.domains import DOMAINS, TRANSFERS, Transfer, draw_transfer, in_domain
@@ -36,12 +37,13 @@ class _Endless:
         return ENDLESS
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+        self, *, image_size: Size, augment: bool, recolor: bool, prompts: bool = True
     ) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example, see `pipeline.Source`. Raises UserError for `recolor`."""
         if recolor:
             raise UserError("data.recolor is true: scenes have captions that name their colors; leave it out")
-        return lambda index, seed: self.draw(fold_in(seed, _salt(self.split)), image_size)
+        side = square(image_size, "rendered scenes")
+        return lambda index, seed: self.draw(fold_in(seed, _salt(self.split)), side)
 
     def draw(self, seed: Tensor, size: int) -> dict[str, Tensor]:
         """The example of a seed, int32 [2], with images of `size` pixels a side."""

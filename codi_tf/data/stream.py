@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
-from codi_tf.data.decoding import EncodedImage, place, window_side
+from codi_tf.data.decoding import EncodedImage, place, window_size
 from codi_tf.data.in_memory import resized
 from codi_tf.data.permutation import permuted
 from codi_tf.data.prompts import FIELDS, text_of
-from codi_tf.data.records import Readable, Unreadable
+from codi_tf.data.records import Readable, Records, Unreadable
 from codi_tf.data.unreadable import first_of, refusal, too_many
+from codi_tf.data.windows import Size, sides, window_of
 from codi_tf.io.companions import companion
 
 CAPTIONS = ("caption", "source_caption")  # fields of records: texts on the image, and on the one before an edit
 
 
 class Stream:
-    """Square windows of images on disk, shrunk to the crop's size; a `pipeline.Source`.
+    """Windows of images on disk, shrunk to the crop's size; a `pipeline.Source`.
 
     Example i comes from the record at place i mod N of a random order of all N, which differs in every epoch. The side
     and the position of its window are distributed as in `in_memory.Photos`. An unreadable record is replaced by the one
@@ -67,7 +69,7 @@ class Stream:
             return [f"{self.records.name(record)}: {reason}" for record, reason in self._bad.items()]
 
     def drawer(
-        self, *, image_size: int, augment: bool, recolor: bool, prompts: bool = True
+        self, *, image_size: Size, augment: bool, recolor: bool, prompts: bool = True
     ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
         """(index int64 [], seed int32 [2]) -> an example; see `pipeline.Source`.
 
@@ -94,18 +96,18 @@ class Stream:
 
         return draw
 
-    def example(self, index: int, u: np.ndarray, image_size: int, *, prompts: bool = True) -> dict:
+    def example(self, index: int, u: np.ndarray, image_size: Size, *, prompts: bool = True) -> dict:
         """The windows of an example, before they are shrunk.
 
         Args:
             index: the example's number.
-            u: float32 [5] in [0, 1): u[1] gives the window's side, u[2] and u[3] its position.
-            image_size: S, the smallest side.
+            u: float32 [5] in [0, 1): u[1] gives the window's size, u[2] and u[3] its position.
+            image_size: the smallest window, S or (height, width).
             prompts: whether texts are read; otherwise the prompt is "".
 
         Returns:
-            {"image": uint8 [H, H, 3], "prompt": str}, the companion, of its kind's `dtype` [H, H, channels], and the
-            captions that the records have, str.
+            {"image": uint8 [H, W, 3], "prompt": str}, the companion, of its kind's `dtype` [H, W, channels], and the
+            captions that the records have, str. H = W for squares.
 
         Raises:
             UserError: too many records are unreadable.
@@ -127,11 +129,31 @@ class Stream:
         """The record at a place of an epoch's order: a permutation of 0 .. N - 1."""
         return permuted(place, len(self.records), seed=self.seed, epoch=epoch)
 
-    def window_side(self, u: float, size: tuple[int, int], image_size: int) -> int:
-        """The side of a window of an image (height, width), drawn by u. Raises Unreadable if it is too small."""
-        return window_side(u, size, image_size)
+    def window_size(self, u: float, size: tuple[int, int], image_size: Size) -> tuple[int, int]:
+        """A window of an image, (height, width), drawn by u. Raises Unreadable if the image is too small."""
+        return window_size(u, size, image_size)
 
-    def _cut(self, fields: dict[str, bytes], u: np.ndarray, image_size: int) -> dict:
+    def size(self, i: int) -> tuple[int, int]:
+        """(height, width) of the image of record i, of which only the header is decoded. Raises Unreadable."""
+        fields = self.records.read(i, {"image"})
+        if "image" not in fields:
+            raise Unreadable("it has no image")
+        return EncodedImage(fields["image"]).size
+
+    def label(self, i: int) -> str:
+        """The name of record i in messages."""
+        return self.records.name(i)
+
+    def chosen(self, numbers: Sequence[int]) -> Stream | None:
+        """The source of some of the records; None where they cannot be chosen."""
+        if not isinstance(self.records, Records):
+            return None
+        other = copy.copy(self)
+        other.records = self.records.chosen(np.asarray(numbers, np.int64))
+        other._lock, other._bad, other._tried = threading.Lock(), {}, 0
+        return other
+
+    def _cut(self, fields: dict[str, bytes], u: np.ndarray, image_size: Size) -> dict:
         """The same window of all images of a record, and the text. Raises Unreadable."""
         opened = {}
         for key in self._windows:
@@ -143,17 +165,18 @@ class Stream:
             if encoded.size != size:
                 sizes = [f"{height}x{width}" for height, width in (encoded.size, size)]
                 raise Unreadable(f"its {key} is {sizes[0]}, the image {sizes[1]}")
-        side = self.window_side(float(u[1]), size, image_size)
-        factor = side / image_size if len(opened) == 1 else 1.0  # several are not shrunk: their pixels must match
+        high, _ = self.window_size(float(u[1]), size, image_size)
+        # Several are not shrunk: their pixels must match.
+        factor = high / sides(image_size)[0] if len(opened) == 1 else 1.0
         example: dict[str, str | np.ndarray] = {"prompt": text_of(fields)}
         example |= {key: fields.get(key, b"").decode("utf-8") for key in self._captions}
         for key, encoded in opened.items():
             image = encoded.shrunk(factor)
             width, height = image.size
-            side_now = min(max(round(side * width / size[1]), image_size), width, height)  # the side, after shrinking
-            left, top = place(float(u[3]), width - side_now), place(float(u[2]), height - side_now)
+            tall, wide = window_of(high * width / size[1], (height, width), image_size)  # after shrinking
+            left, top = place(float(u[3]), width - wide), place(float(u[2]), height - tall)
             try:
-                example[key] = companion(key).window(image, (left, top, left + side_now, top + side_now))
+                example[key] = companion(key).window(image, (left, top, left + wide, top + tall))
             except UserError as error:
                 raise Unreadable(str(error)) from None
         return example

@@ -19,6 +19,7 @@ from codi_tf.data.records import Records, Unreadable, index_files
 from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.stream import Stream
 from codi_tf.data.unreadable import too_small
+from codi_tf.data.windows import Size, fits, window_of
 from codi_tf.io.inside import check_name, named_file
 from codi_tf.io.json_files import parse_json, read_json_list
 from codi_tf.io.listing import files_below
@@ -98,11 +99,11 @@ class Triplets(Stream):
             return self.records.at(place, seed=self.seed, epoch=epoch)
         return super().record_at(place, epoch)
 
-    def window_side(self, u: float, size: tuple[int, int], image_size: int) -> int:
-        """The shorter side of an image (height, width). Raises Unreadable if it is smaller than image_size."""
-        if min(size) < image_size:
+    def window_size(self, u: float, size: tuple[int, int], image_size: Size) -> tuple[int, int]:
+        """The largest window of an image (height, width). Raises Unreadable if it is smaller than image_size."""
+        if not fits(size, image_size):
             raise Unreadable(too_small(size, image_size))
-        return min(size)
+        return window_of(size[0], size, image_size)
 
 
 class PromptFolders:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from codi_tf.core.errors import UserError
 from codi_tf.core.showing import printable
 from codi_tf.data.records import Damage, Unreadable
+from codi_tf.data.windows import Size
 
 JUDGED = 400  # records: as long as fewer were read, the share is one of this many
 SHOWN = 3  # unreadable records in a message
@@ -22,9 +23,10 @@ def too_many(bad: int, read: int, total: int, max_unreadable: float) -> bool:
     return bad > max_unreadable * max(read, min(JUDGED, total))
 
 
-def too_small(size: tuple[int, int], image_size: int) -> str:
+def too_small(size: tuple[int, int], image_size: Size) -> str:
     """The reason why an image of (height, width) gives no crop of this size."""
-    return f"it is {size[0]}x{size[1]}, {TOO_SMALL} {image_size}"
+    wanted = image_size if isinstance(image_size, int) else f"{image_size[0]}x{image_size[1]}"
+    return f"it is {size[0]}x{size[1]}, {TOO_SMALL} {wanted}"
 
 
 def refusal(lines: Sequence[str], read: int, max_unreadable: float) -> UserError:

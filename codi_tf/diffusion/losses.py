@@ -28,6 +28,7 @@ from codi_tf.diffusion.process import (
 )
 from codi_tf.diffusion.sampling import guided
 
+DenoiseWithFeatures = Callable[[Tensor, Tensor], tuple[Prediction, Sequence[Tensor]]]
 Distance = Callable[[Tensor, Tensor], Tensor]  # (x [B, ...], x_hat [B, ...]) -> [B]
 
 Z_S = ("own", "predicted", "frozen")
@@ -273,6 +274,50 @@ def halving(
     x_tilde = halving_target(z_t, z_s, step.alpha_t, step.sigma_t, step.alpha_s, step.sigma_s)
     truth = predict(x_tilde, z_t, step.alpha_t, step.sigma_t, "sample")
     return latent_distance(ops.stop_gradient(getattr(truth, field)), getattr(student(z_t, step.t), field))
+
+
+def compression(
+    student: DenoiseWithFeatures,
+    teacher: DenoiseWithFeatures,
+    schedule: Schedule,
+    x: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    *,
+    space: str = "noise",
+) -> dict[str, Tensor]:
+    """||eps - eps_hat||^2, ||eps_hat_T - eps_hat||^2 and sum_l ||f_T^l - f^l||^2 (Kim et al. 2023, BK-SDM).
+
+    The losses of a smaller network: of its task, of its teacher's output, and of its teacher's features.
+
+    Args:
+        student, teacher: (z_t, t) -> the prediction and as many feature maps f^l, [B, ...], equally wide in both.
+        schedule, x, eps, t: see `conditional_consistency`.
+        space: the space of the first two: "noise" (the paper's), "signal" or "velocity".
+
+    Returns:
+        {"denoising": [B], "output_matching": [B], "feature_matching": [B]}, without weights. Without feature maps the
+        last one is absent.
+
+    Raises:
+        UserError: for an unknown space.
+    """
+    _check("space", space, tuple(SPACES))
+    x, eps, t = ops.cast(x, "float32"), ops.cast(eps, "float32"), ops.convert_to_tensor(t, "int32")
+    alpha_t, sigma_t = coefficients(schedule, t, len(x.shape))
+    z_t, field = q_sample(x, eps, alpha_t, sigma_t), SPACES[space]
+    truth = getattr(Prediction(x, eps, velocity(x, eps, alpha_t, sigma_t)), field)
+    taught, taught_features = teacher(z_t, t)
+    prediction, features = student(z_t, t)
+    predicted = getattr(prediction, field)
+    terms = {
+        "denoising": latent_distance(truth, predicted),
+        "output_matching": latent_distance(ops.stop_gradient(getattr(taught, field)), predicted),
+    }
+    if features:
+        pairs = zip(taught_features, features, strict=True)
+        terms["feature_matching"] = sum(latent_distance(ops.stop_gradient(f_t), f) for f_t, f in pairs)
+    return terms
 
 
 def _check(name: str, value: str, valid: Sequence[str]) -> None:

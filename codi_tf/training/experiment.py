@@ -23,6 +23,7 @@ from codi_tf.core.precision import built_in, make_policy
 from codi_tf.core.progress import Progress
 from codi_tf.data.cached import cached_batches, check_made_with, is_cache, made_with, read_cache, read_meta
 from codi_tf.data.precompute import embed_once, encode_once, latent_batches
+from codi_tf.data.windows import Size
 from codi_tf.evaluation.features import load_features
 from codi_tf.evaluation.perception.lpips import load_lpips
 from codi_tf.io.bundle_files import BUNDLES, RESULTS, TOKENIZERS, WORDS
@@ -85,6 +86,9 @@ def build_trainer(experiment: config.Experiment, run: Path | None = None) -> Tra
     size, multiple = experiment.data.image_size, trainer.method.multiple
     if size % multiple:
         raise UserError(f"data.image_size is {size}: for these networks it must be a multiple of {multiple}")
+    for height, width in experiment.data.shapes:
+        if height % multiple or width % multiple:
+            raise UserError(f"data.buckets has {height}x{width}: these networks need multiples of {multiple}")
     trainer.compile(optimizer=make_optimizer(train, method.phase_lengths(train.steps)))
     return trainer
 
@@ -141,6 +145,11 @@ def _perceptual(experiment: config.Experiment):
     lpips = load_lpips(path)
     if size < lpips.trunk.smallest:
         raise UserError(f"data.image_size is {size}: LPIPS ({lpips.net}) needs {lpips.trunk.smallest} or more")
+    for bucket in experiment.data.shapes:
+        if min(bucket) < lpips.trunk.smallest:
+            raise UserError(
+                f"data.buckets has {bucket[0]}x{bucket[1]}: LPIPS ({lpips.net}) needs {lpips.trunk.smallest} or more"
+            )
     return lpips.maps
 
 
@@ -233,11 +242,19 @@ def check_batch(train: config.Train, replicas: int) -> None:
         )
 
 
-def distributed_batches(experiment: config.Experiment, trainer: Trainer, strategy, start_step: int, *, source=None):
+def distributed_batches(
+    experiment: config.Experiment,
+    trainer: Trainer,
+    strategy,
+    start_step: int,
+    *,
+    source=None,
+    image_size: Size | None = None,
+):
     """The batches for `loop.make_loop`: every host reads its share of each, and every replica gets its own.
 
     Args:
-        experiment, trainer, start_step, source: see `build_dataset`.
+        experiment, trainer, start_step, source, image_size: see `build_dataset`.
         strategy: a `tf.distribute.Strategy` whose replicas the batch can be divided among, see `check_batch`.
 
     Raises:
@@ -247,7 +264,7 @@ def distributed_batches(experiment: config.Experiment, trainer: Trainer, strateg
 
     def of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
         shard = (context.input_pipeline_id, context.num_input_pipelines)
-        dataset = build_dataset(experiment, trainer, start_step, source=source, shard=shard)
+        dataset = build_dataset(experiment, trainer, start_step, source=source, shard=shard, image_size=image_size)
         own = context.get_per_replica_batch_size(size)
         return dataset if own * shard[1] == size else dataset.rebatch(own, drop_remainder=True).prefetch(2)
 
@@ -261,11 +278,13 @@ def build_dataset(
     *,
     source: data.Source | None = None,
     shard: tuple[int, int] = data.ONE_HOST,
+    image_size: Size | None = None,
 ) -> tf.data.Dataset:
     """Batches from update `start_step` on: of images, or of latents where they are encoded once.
 
-    `source` is that of `load_source`, split "train", for callers that need it afterwards. `shard`, (i, n), is for host
-    i of n, whose batches are the n-th part of the global ones.
+    `source` is that of `load_source`, split "train", for callers that need it afterwards; or a bucket's part of it.
+    `shard`, (i, n), is for host i of n, whose batches are the n-th part of the global ones. `image_size` is that of a
+    bucket; None: the config's.
 
     Raises:
         UserError: the source cannot be read or lacks what is needed; encoded examples of other settings.
@@ -281,7 +300,8 @@ def build_dataset(
     if is_cache(settings.source):
         return _cached(experiment, trainer, batch)
     source, task = source or load_source(experiment, "train"), build_task(experiment)
-    shared = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
+    shared = {key: getattr(settings, key) for key in ("seed", "augment", "recolor")}
+    shared["image_size"] = image_size or settings.image_size
     if experiment.method.examples == "images":
         return data.batches(source, task, keys=experiment.method.needs, **batch, **shared)
     shared["tokenizer"] = tokenizer_of(experiment, trainer.method.base)
