@@ -27,8 +27,8 @@ def read_folder_pair(low: str, high: str, task: Task, count: int) -> tuple[dict[
 
     Pairs are files of one name in both folders, whatever their extensions: LOW/NAME.jpg, as a user would give it to a
     model of the task, and HIGH/NAME.png, the original. For super-resolution LOW has the small images, or enlarged ones;
-    for tasks with a mask also LOW/NAME.mask.png; for depth the maps. A caption or an instruction is
-    HIGH/NAME.txt.
+    for tasks with a mask also LOW/NAME.mask.png; for depth the maps; for tasks that resize, images of any size. A
+    caption or an instruction is HIGH/NAME.txt.
     All are held in memory.
 
     Args:
@@ -79,6 +79,8 @@ def _condition(path: Path, mask: Path | None, task: Task, original: np.ndarray) 
         if tuple(scale * side for side in condition.shape[:2]) == wanted:
             return resize(condition, *wanted)
         sizes = [(wanted[0] // scale, wanted[1] // scale), wanted]
+    if task.resizes:
+        return condition if condition.shape[:2] == wanted else resize(condition, *wanted)
     if condition.shape[:2] != wanted:
         texts = " or ".join(f"{width}x{height}" for height, width in sizes)
         raise UserError(f"{path}: {_size(condition)}, but its original is {_size(original)}; it must be {texts}")

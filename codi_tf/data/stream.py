@@ -131,6 +131,11 @@ class Stream:
         """The side of a window of an image (height, width), drawn by u. Raises Unreadable if it is too small."""
         return window_side(u, size, image_size)
 
+    def fitted(self, key: str, encoded: EncodedImage, size: tuple[int, int]) -> EncodedImage:
+        """A companion of another size than its image's (height, width), in that size. Raises Unreadable."""
+        sizes = [f"{height}x{width}" for height, width in (encoded.size, size)]
+        raise Unreadable(f"its {key} is {sizes[0]}, the image {sizes[1]}")
+
     def _cut(self, fields: dict[str, bytes], u: np.ndarray, image_size: int) -> dict:
         """The same window of all images of a record, and the text. Raises Unreadable."""
         opened = {}
@@ -139,10 +144,7 @@ class Stream:
                 raise Unreadable(f"it has no {key}")
             opened[key] = EncodedImage(fields[key])
         size = opened["image"].size
-        for key, encoded in opened.items():
-            if encoded.size != size:
-                sizes = [f"{height}x{width}" for height, width in (encoded.size, size)]
-                raise Unreadable(f"its {key} is {sizes[0]}, the image {sizes[1]}")
+        opened = {key: one if one.size == size else self.fitted(key, one, size) for key, one in opened.items()}
         side = self.window_side(float(u[1]), size, image_size)
         factor = side / image_size if len(opened) == 1 else 1.0  # several are not shrunk: their pixels must match
         example: dict[str, str | np.ndarray] = {"prompt": text_of(fields)}
