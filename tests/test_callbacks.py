@@ -129,6 +129,7 @@ def test_what_is_no_callback_is_told_before_anything_is_done(module, tmp_path):
     for text, message in (
         ("tensorboard", "use wandb, mlflow or MODULE:CLASS"),
         ("no_such.place:Class", "there is no module no_such.place; put its folder into PYTHONPATH"),
+        ("keras.no_such:Class", "there is no module keras.no_such; put"),
         ("my_logs:Missing", "my_logs has no Missing"),
         ("my_logs:nothing", "gives int, and not a keras.callbacks.Callback"),
     ):

@@ -149,12 +149,14 @@ def test_what_is_no_pair_is_one_line(folders, tmp_path):
 
 def test_two_folders_in_a_config_are_found_as_one_is(folders, tmp_path, monkeypatch):
     """Catches pairs beside a config that are looked up in the working directory, and a run that cannot resume."""
-    values = {"task": {"name": "pairs"}, "data": {"image_size": S, "source": "low:high"}}
-    (tmp_path / "project").mkdir()
+    values = {"base": "base", "method": {"name": "codi"}, "task": {"name": "pairs"}, "train": {"steps": 1}}
+    values["data"] = {"image_size": S, "source": "low:high"}
+    for name in ("project", "runs"):
+        (tmp_path / name).mkdir()
     for name in ("low", "high"):
         (tmp_path / "project" / name).symlink_to(folders / name)
     path = tmp_path / "project" / "tiny.yaml"
-    path.write_text(yaml.safe_dump({"base": "base", "method": {"name": "codi"}, **values}))
+    path.write_text(yaml.safe_dump(values))
     monkeypatch.chdir(tmp_path)
     found = config.load(path, [])
     assert found.data.source == "project/low:project/high"

@@ -33,8 +33,8 @@ def check_callback(text: str) -> None:
     found = _PLACE.fullmatch(place)
     if found is None:
         raise UserError(f"--callback is {text}: use {', '.join(LOGGERS)} or MODULE:CLASS, as my_logs:Progress")
-    if not _is_there(found["module"]):
-        raise UserError(f"--callback is {text}: there is no module {found['module']}; put its folder into PYTHONPATH")
+    if not _is_there(found["module"].partition(".")[0]):  # of a module within a package, the search imports the package
+        raise _missing(text, found["module"])
 
 
 def make_callback(text: str) -> keras.callbacks.Callback:
@@ -48,7 +48,10 @@ def make_callback(text: str) -> keras.callbacks.Callback:
     check_callback(text)
     found = _PLACE.fullmatch(LOGGERS.get(text, ("", text))[1])
     assert found is not None
-    module = importlib.import_module(found["module"])
+    try:
+        module = importlib.import_module(found["module"])
+    except ModuleNotFoundError as error:
+        raise _missing(text, error.name or found["module"]) from None
     if not hasattr(module, found["name"]):
         raise UserError(f"--callback is {text}: {found['module']} has no {found['name']}; correct the name")
     made = getattr(module, found["name"])
@@ -149,8 +152,12 @@ def _told() -> Iterator[None]:
         raise UserError(f"--callback: one fails ({reason}); correct it or leave it out, and resume") from error
 
 
-def _is_there(module: str) -> bool:
+def _missing(text: str, module: str) -> UserError:
+    return UserError(f"--callback is {text}: there is no module {module}; put its folder into PYTHONPATH")
+
+
+def _is_there(package: str) -> bool:
     try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # of a folder above it
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # a module that is only half there
         return False
