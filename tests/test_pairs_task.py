@@ -181,7 +181,8 @@ def overrides(name: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("name", [pytest.param("deblurring", marks=pytest.mark.slow), "colorization"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deblurring", "colorization"])
 def test_the_examples_become_models(folders, tmp_path, monkeypatch, name):
     """Encoded, trained, evaluated, loaded, restored, exported, run: catches what any of these refuses of the task."""
     monkeypatch.chdir(tmp_path)
