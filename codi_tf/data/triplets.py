@@ -68,7 +68,10 @@ def open_triplets(
     if os.path.isfile(os.path.join(name, SEEDS)):
         triplets = PromptFolders.listed(Path(name), split, heldout_fraction)
     elif paths := parquet_files(with_options(name)[0]):
-        triplets = ParquetRows.indexed(paths, split, named=with_options(name)[1], **shared)
+        named = with_options(name)[1]
+        triplets = ParquetRows.indexed(
+            paths, split, named=named, heldout_fraction=heldout_fraction, max_unreadable=max_unreadable
+        )
     elif has_sources(name):
         triplets = source_files(name, split, heldout_fraction)
     else:

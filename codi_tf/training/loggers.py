@@ -21,7 +21,7 @@ class Wandb(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Begin the record, or go on with it. Raises UserError if that fails, as without an account."""
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         folder, record = Path(self.params["folder"]), Record(self.params["folder"], "wandb")
         with _told("wandb", wandb.errors.Error):
@@ -44,7 +44,7 @@ class Mlflow(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Begin the record, or go on with it. Raises UserError if that fails, as without its server."""
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]
 
         folder, record = Path(self.params["folder"]), Record(self.params["folder"], "mlflow")
         earlier = record.number()
@@ -56,7 +56,7 @@ class Mlflow(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Log a line of metrics.jsonl; what is not finite is left out."""
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]
 
         figures = dict(logs or {})
         step = int(figures.pop("step", epoch))
@@ -64,7 +64,7 @@ class Mlflow(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """End the record."""
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]
 
         mlflow.end_run()
 
