@@ -65,7 +65,7 @@ def test_which_texts_are_pairs_of_folders(tmp_path, monkeypatch):
     assert folder_pair("a:c:d") == ("a:c", "d")  # the parting of which most is there
     for other in ("a", "a:c", "scenes:unseen", "tfds:a:b", "none:nothing", "a b", "photos"):
         assert folder_pair(other) is None
-    with pytest.raises(UserError, match="a:b holds pairs to evaluate on; to take its images alone, name b"):
+    with pytest.raises(UserError, match="a:b holds pairs, for task pairs and to .*, name b"):
         data.load_source("a:b", None)
 
 

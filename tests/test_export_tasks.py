@@ -15,7 +15,9 @@ from codi_tf.checkpoints.base import make_autoencoder
 from codi_tf.checkpoints.stable_diffusion import with_text
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from codi_tf.io.color import LUMA
 from codi_tf.models.tiny_decoder import TinyDecoder
+from codi_tf.tasks import make_task
 from export.build import write_package
 from export.emit.program import SamplerProgram
 from export.package.manifest import read_package
@@ -77,6 +79,17 @@ def test_depth_is_normalized_within_the_file(tmp_path, format):
     image, expected = run(model, tmp_path / "package", format, 0.2 + 0.5 * near)
     np.testing.assert_allclose(image, expected, atol=1.01 / 255)
     np.testing.assert_allclose(image, model.generate(near, steps=STEPS, seed=3) / 255, atol=2.01 / 255)
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("tflite", marks=pytest.mark.slow)])
+def test_gray_is_made_within_the_file(tmp_path, format):
+    """Catches a package for colorization that is shown the colors of the user's image."""
+    condition = np.random.default_rng(0).random((S, S, 3)).astype(np.float32)
+    model = make_model(make_base(), task=make_task("pairs", gray=True))
+    image, expected = run(model, tmp_path / "package", format, condition)
+    np.testing.assert_allclose(image, expected, atol=1.01 / 255)
+    gray = np.repeat((condition @ np.array(LUMA, np.float32))[..., None], 3, axis=-1)
+    np.testing.assert_allclose(image, model.generate(gray, steps=STEPS, seed=3) / 255, atol=1.01 / 255)
 
 
 def test_a_file_is_made_for_one_prompt(tmp_path, prompted):

@@ -103,7 +103,7 @@ def test_tasks_that_need_the_whole_image_are_made_smaller(monkeypatch, name):
     model = SimpleNamespace(base=tiny_base(), task=make_task(name))
     condition = with_box(150, 100, slice(70, 80), slice(40, 50)) if model.task.has_mask else photo(150, 100)
     monkeypatch.setattr(rendering, "MAX_PIXELS", 6400)
-    local = name in ("super_resolution", "real_world", "bicubic", "inpainting")
+    local = name in ("super_resolution", "real_world", "bicubic", "inpainting", "pairs")
     assert bool(plan(model, condition).tile) == local
     if not local:
         with pytest.raises(UserError, match="tile is 80: this model's task needs the whole image at once"):

@@ -235,7 +235,7 @@ def photo(tmp_path):
         (["--condition", "none.png"], "no such file"),
         (["--condition", "text.png"], "not an image"),
         (["--condition", "cut.png"], "truncated or damaged"),
-        (["--condition", "folder.png"], "it is a folder"),
+        (["--condition", "folder.png"], "no image in folder"),
     ],
 )
 def test_mistakes(bundle, photo, tmp_path, monkeypatch, options, message):

@@ -244,13 +244,13 @@ def test_lists_of_a_configuration_file_are_taken():
 
 def test_make_task():
     assert make_task("super_resolution", scale=2) == SuperResolution(scale=2)
-    assert set(TASKS) == {"super_resolution", "real_world", "bicubic", "inpainting", "depth", "editing"}
+    assert set(TASKS) == {"super_resolution", "real_world", "bicubic", "inpainting", "depth", "editing", "pairs"}
 
 
 def test_make_task_lists_what_is_valid():
     with pytest.raises(
         UserError,
-        match="unknown task 'sharpen': known are bicubic, depth, editing, inpainting, real_world, super_resolution; ",
+        match="unknown task 'sharpen': known are bicubic, depth, editing, inpainting, pairs, real_world, ",
     ):
         make_task("sharpen")
     with pytest.raises(UserError, match="'factor'; valid options: scale, blur_sigma, noise_std, jpeg_quality"):

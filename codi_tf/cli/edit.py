@@ -1,6 +1,8 @@
 """codi edit BUNDLE --image in.png --prompt "make it night" --out out.png: an image, edited as an instruction says.
 
 The image may have any size and mode; transparent parts become white. The result is an RGB image of the same size.
+--image takes a folder, too: --out is then the folder of the results, which have the same names. The same command goes
+on where it was stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ def main(arguments: list[str], prog: str = "codi edit") -> None:
         model="a model trained for editing: its folder, or the name of one that comes with codi_tf",
         prompt="the instruction: what to change",
     )
-    parser.add_argument(IMAGE, type=path_argument, dest="condition", help="the image to edit, of any size and mode")
+    parser.add_argument(
+        IMAGE, type=path_argument, dest="condition", help="the image to edit, of any size and mode; or a folder"
+    )
     restore.add_text_guidance(parser)
     options = parser.parse_args(arguments)
     check_shared_options(options)

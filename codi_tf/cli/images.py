@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from codi_tf.cli.sampling_options import existing_model, say
+from codi_tf.cli.sampling_options import existing_model
 from codi_tf.core.errors import UserError
 from codi_tf.io.bundle_files import is_bundle
 from codi_tf.io.depth_files import photo_files
-from codi_tf.io.folders import Kind, check_folder, whole_folder
+from codi_tf.io.image_folders import ResultFolder
 from codi_tf.io.outputs import check_not_read
 from codi_tf.io.save_image import check_image_file, write_image
 
-IMAGES = Kind("folder of images")
+M = TypeVar("M")
 
 
 def base_folder(path: Path) -> Path:
@@ -30,37 +32,55 @@ def base_folder(path: Path) -> Path:
     return path
 
 
-def images_of(image: Path, out: Path, *, models: Iterable[Path], inputs: Mapping[str, Path | None]) -> dict[str, Path]:
-    """NAME -> file of the image, or of those in the folder; checks, before any work, that the results can be written.
+class Images:
+    """An image and its result, or a folder of images and the folder of their results.
 
     Args:
-        image: a file or a folder.
-        out: a file, or a new folder.
-        models: folders that are read, and must not be replaced.
-        inputs: option -> another file that is read.
+        option: that names the image or the folder.
+        path: the image or the folder.
+        options: of the command: `out`, and the others, with which the results are made.
+        models: folders that are read.
+        inputs: option -> another file or folder that is read.
+        find: the files of a folder by their NAMEs.
 
     Raises:
         UserError: no such image, a folder without any or with two of one name, or a result that cannot be written.
+
+    Attributes:
+        files: NAME -> file.
+        results: of a folder; None for an image.
     """
-    if not image.exists():
-        raise UserError(f"--image is {image}: no such file or folder")
-    if not image.is_dir():
-        check_image_file(out)
-        check_not_read(out, {"--image": image, **inputs})
-        return {image.stem: image}
-    check_folder(out, IMAGES, replace=False, inputs=[image, *models])
-    return photo_files(image)
 
+    def __init__(
+        self,
+        option: str,
+        path: Path,
+        options: argparse.Namespace,
+        *,
+        models: Iterable[Path],
+        inputs: Mapping[str, Path | None],
+        find: Callable[[Path], dict[str, Path]] = photo_files,
+    ):
+        self.out, self.results = options.out, None
+        if not path.exists():
+            raise UserError(f"{option} is {path}: no such file or folder")
+        if not path.is_dir():
+            check_image_file(self.out)
+            check_not_read(self.out, {**inputs, option: path})
+            self.files = {path.stem: path}
+            return
+        self.files = find(path)
+        settings = {name: value for name, value in vars(options).items() if name != "out"}
+        self.results = ResultFolder(self.out, path, self.files, settings, [*models, *inputs.values()])
 
-def write_images_of(image: Path, files: dict[str, Path], out: Path, make: Callable[[str], np.ndarray]) -> None:
-    """Write what `make` makes of each NAME: as `out`, or as NAME.png in the folder `out`.
+    def write(self, load: Callable[[], M], make: Callable[[M, str], np.ndarray]) -> str:
+        """Write what `make(load(), NAME)` makes of each image without a result, and return a line about it.
 
-    The folder appears whole or not at all.
-    """
-    if not image.is_dir():
-        write_image(out, make(image.stem))
-        return
-    with whole_folder(out, IMAGES, replace=False) as folder:
-        for i, (name, file) in enumerate(files.items(), start=1):
-            say(f"{i} of {len(files)}: {file}")
-            write_image(folder / f"{name}.png", make(name))
+        Raises:
+            UserError: see `ResultFolder.fill`, and from `load` and `make`.
+        """
+        if self.results is not None:
+            return self.results.fill(load, make)
+        (name,) = self.files
+        write_image(self.out, make(load(), name))
+        return str(self.out)

@@ -1,27 +1,27 @@
 """codi repaint BASE --image in.png --mask mask.png --out out.png: fill an image with a base, without training.
 
 RePaint (Lugmayr et al. 2022) with any base, unconditional or text-to-image. White pixels of the mask are filled, all
-others stay. --image takes a folder, too, with one mask for all or a folder of masks of the same names. It evaluates the
-network thousands of times: a model that was trained for inpainting (codi restore) needs one to four evaluations.
+others stay. --image takes a folder, too, with one mask for all or a folder of masks of the same names; --out is then a
+folder, and the same command resumes. It evaluates the network thousands of times: a model that was trained for
+inpainting (codi restore) needs one to four evaluations.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codi_tf.cli.images import base_folder, images_of, write_images_of
+from codi_tf.cli.images import Images, base_folder
 from codi_tf.cli.sampling_options import add_shared_options, load_small_decoder, progress, say
 from codi_tf.core.arguments import finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
-from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
-from codi_tf.io.depth_files import photo_files
+from codi_tf.io.conditions import mask_files
+from codi_tf.io.image_folders import partners
 from codi_tf.io.images import read_image_and_mask
 
 if TYPE_CHECKING:
@@ -34,13 +34,15 @@ def main(arguments: list[str], prog: str = "codi repaint") -> None:
     """Run `codi repaint`. Raises UserError for options that do not fit the base or each other."""
     options = _parser(prog).parse_args(arguments)
     options.model = base_folder(options.model)
-    files = images_of(options.image, options.out, models=[options.model], inputs={"--mask": options.mask})
-    masks = _masks_of(files, options.mask)
-    for name, file in files.items():
-        read_image_and_mask(file, masks[name])  # a mistake is told before the model is read
-    model = _load(options)
-    write_images_of(options.image, files, options.out, lambda name: _filled(model, files[name], masks[name], options))
-    print(f"{options.out}: where {options.mask} is not white, its pixels are those of {options.image}")
+    models = [options.model, options.decoder]
+    images = Images("--image", options.image, options, models=models, inputs={"--mask": options.mask})
+    masks = partners(images.files, "--mask", options.mask, mask_files)
+    if images.results is None:
+        read_image_and_mask(options.image, options.mask)  # a mistake is told before the model is read
+    text = images.write(
+        lambda: _load(options), lambda model, name: _filled(model, images.files[name], masks[name], options)
+    )
+    print(f"{text}: where {options.mask} is not white, its pixels are those of {options.image}")
 
 
 def _parser(prog: str) -> ArgumentParser:
@@ -67,17 +69,6 @@ def _parser(prog: str) -> ArgumentParser:
         "--guidance", type=finite_number(), default=1.0, help="guidance by the prompt (default: 1, none)"
     )
     return parser
-
-
-def _masks_of(names: Iterable[str], mask: Path) -> dict[str, Path]:
-    """NAME -> its mask: --mask, or the file of that name in that folder. Raises UserError where there is none."""
-    if not mask.is_dir():
-        return dict.fromkeys(names, mask)
-    found = photo_files(mask)
-    for name in names:
-        if name not in found:
-            raise UserError(f"--mask is {mask}: it has no {name}.png; give each image a mask of its name")
-    return found
 
 
 def _load(options: argparse.Namespace) -> BaseModel:

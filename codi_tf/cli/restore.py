@@ -5,15 +5,20 @@ size, or --upscale times as large. A bundle for inpainting also takes a mask of 
 filled, all others stay. For depth to image, --condition is a depth map (an image of 8 or 16 bits, .npy or .pfm); for
 editing, --prompt is the instruction. Large images are made in tiles, which need the memory of one tile; --tile 0
 computes a smaller image and enlarges it.
+
+--condition takes a folder, too: --out is then the folder of the results, which have the same names. --mask and --image
+take a folder of files of these names, or one file for all. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 import numpy as np
 
+from codi_tf.cli.images import Images
 from codi_tf.cli.sampling_options import (
     add_sampling,
     add_shared_options,
@@ -31,11 +36,12 @@ from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.bundle_files import BUNDLE, is_bundle
 from codi_tf.io.color import ALIGNMENTS
-from codi_tf.io.conditions import read_condition
+from codi_tf.io.conditions import ConditionFile, condition_files, mask_files, read_condition
+from codi_tf.io.depth_files import photo_files
+from codi_tf.io.image_folders import partners
 from codi_tf.io.images import read_image
 from codi_tf.io.json_files import read_json
-from codi_tf.io.outputs import check_not_read
-from codi_tf.io.save_image import check_image_file, write_image
+from codi_tf.io.save_image import check_image_file
 from codi_tf.tasks import Task, make_task
 
 MAX_RESULT_PIXELS = 50_000_000
@@ -57,13 +63,15 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
 def add_own_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that only bundles take."""
     parser.add_argument(
-        "--condition", type=path_argument, help="the image to restore, of any size and mode, or the depth map"
+        "--condition",
+        type=path_argument,
+        help="the image to restore, of any size and mode, or the depth map; or a folder",
     )
     add_text_guidance(parser)
     parser.add_argument(
         "--mask",
         type=path_argument,
-        help="for inpainting: an image of the condition's size, white where to fill",
+        help="for inpainting: an image of the condition's size, white where to fill; or a folder",
     )
     parser.add_argument(
         "--upscale",
@@ -135,31 +143,63 @@ def run(options: argparse.Namespace, condition: str = "--condition") -> None:
     fill_in(options, DEFAULTS)
     if options.condition is None:
         raise UserError(f"{condition} is missing: {options.model} makes an image from a condition")
-    check_not_read(options.out, {"--image": options.image, "--mask": options.mask, condition: options.condition})
-    write_image(options.out, _restore(options))
-    note = ""
-    if options.mask is not None:
-        enlarged = ", enlarged" if options.upscale > 1 else ""
-        note = f": where {options.mask} is not white, its pixels are those of {options.condition}{enlarged}"
-    print(f"{options.out}{note}")
-
-
-def _restore(options: argparse.Namespace) -> np.ndarray:
     task = task_of(options.model)
     if task is not None:
         _check_task(options, task)
     if options.image is None and options.strength is not None:
         check_start(options, 1)
-    condition = _condition(options, task)
-    image = None if options.image is None else read_image(options.image)
-    height, width = (options.upscale * side for side in condition.shape[:2])
-    size = f"{options.condition}: the result of {width}x{height}"
-    if height * width > MAX_RESULT_PIXELS:
-        raise UserError(f"{size} has more than {MAX_RESULT_PIXELS:,} pixels; shrink the condition or --upscale")
-    check_image_file(options.out, (height, width))
+    given = _Given(options, condition, task)
+    text = given.images.write(lambda: _load(options), lambda model, name: _made(options, model, given, name))
+    note = ""
+    if options.mask is not None:
+        enlarged = ", enlarged" if options.upscale > 1 else ""
+        note = f": where {options.mask} is not white, its pixels are those of {options.condition}{enlarged}"
+    print(f"{text}{note}")
 
+
+class _Given:
+    """What the results are made of: a condition, or a folder of them, with the masks and images of the same names.
+
+    A mistake in one condition, or its mask, is told here; those in a folder are told when their turn comes.
+    """
+
+    def __init__(self, options: argparse.Namespace, option: str, task: Task | None):
+        self.task = task
+        plain = "image" if options.mask is None else "masked_image"
+        self.kind: ConditionFile = plain if task is None else task.condition_file
+        models, beside = [options.model, options.decoder], {"--image": options.image, "--mask": options.mask}
+        find = functools.partial(condition_files, kind=self.kind)
+        self.images = Images(option, options.condition, options, models=models, inputs=beside, find=find)
+        self.beside: dict[str, dict[str, Path]] = {}  # option -> NAME -> file
+        for one, files in (("--image", photo_files), ("--mask", mask_files)):
+            if (path := beside[one]) is not None:
+                self.beside[one] = partners(self.images.files, one, path, files)
+        self.read = functools.lru_cache(maxsize=1)(self._read)
+        if self.images.results is None:
+            (name,) = self.images.files
+            check_image_file(options.out, _size(options, self.images.files[name], self.read(name)[0]))
+
+    def _read(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """The condition, [H, W, 3], or with a mask [H, W, 4], and the image to start from, of a NAME."""
+        file, mask, image = self.images.files[name], self._beside("--mask", name), self._beside("--image", name)
+        read = functools.partial(read_condition, kind=self.kind) if self.task is None else self.task.read_condition
+        return read(file, mask=mask), None if image is None else read_image(image)
+
+    def _beside(self, option: str, name: str) -> Path | None:
+        return self.beside.get(option, {}).get(name)
+
+
+def _size(options: argparse.Namespace, file: Path, condition: np.ndarray) -> tuple[int, int]:
+    """Height and width of a result. Raises UserError for one that is too large."""
+    height, width = (options.upscale * side for side in condition.shape[:2])
+    if height * width > MAX_RESULT_PIXELS:
+        size = f"{file}: the result of {width}x{height}"
+        raise UserError(f"{size} has more than {MAX_RESULT_PIXELS:,} pixels; shrink the condition or --upscale")
+    return height, width
+
+
+def _load(options: argparse.Namespace):
     start_tensorflow()
-    from codi_tf.inference.rendering import plan, render
     from codi_tf.model import load
 
     decoder = load_small_decoder(options)
@@ -167,17 +207,28 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     model = load(options.model, compute=options.compute, decoder=decoder)
     if options.sampler is None and model.sampler != "ddim":
         say(f"sampler {model.sampler}, which {options.model} is trained for")
+    options.steps = model.steps_for(options.steps)
+    return model
+
+
+def _made(options: argparse.Namespace, model, given: _Given, name: str) -> np.ndarray:
+    from codi_tf.inference.rendering import plan, render
+
+    condition, image = given.read(name)
+    file = given.images.files[name]
+    height, width = _size(options, file, condition)
     made = plan(model, condition, upscale=options.upscale, tile=options.tile)
+    size = f"{file}: the result of {width}x{height}"
     if made.tile:
         say(f"{size} is made in {made.pieces} tiles of {made.tile}x{made.tile}, to save memory")
     elif made.working != (height, width):
         say(f"{size} is made at {made.working[1]}x{made.working[0]} and enlarged, to save memory{_why(options, model)}")
-    options.steps = model.steps_for(options.steps)
     strength, steps = check_start(options, options.steps)
     start = {} if image is None else {"image": image, "strength": strength}
-    report = progress("tile" if made.tile else "step", steps * made.pieces)
+    if given.images.results is None or made.tile:  # the images of a folder have a line of progress together
+        start["report"] = progress("tile" if made.tile else "step", steps * made.pieces)
     names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "color")
-    return render(model, condition, report=report, **start, **{name: getattr(options, name) for name in names})
+    return render(model, condition, **start, **{name: getattr(options, name) for name in names})
 
 
 def _why(options: argparse.Namespace, model) -> str:
@@ -187,13 +238,6 @@ def _why(options: argparse.Namespace, model) -> str:
     if not model.task.is_local:
         return f": {model.task.name} needs the whole image at once"
     return ": the mask covers a whole tile; --tile makes tiles all the same"
-
-
-def _condition(options: argparse.Namespace, task: Task | None) -> np.ndarray:
-    """Read --condition, [H, W, 3], or with --mask [H, W, 4]."""
-    if task is not None:
-        return task.read_condition(options.condition, options.mask)
-    return read_condition(options.condition, "image" if options.mask is None else "masked_image", options.mask)
 
 
 def task_of(bundle: Path) -> Task | None:

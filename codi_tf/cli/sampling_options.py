@@ -13,7 +13,6 @@ from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.io.bundle_files import check_is_folder, model_at
-from codi_tf.io.save_image import check_image_file
 
 if TYPE_CHECKING:
     from codi_tf.models.tiny_decoder import TinyDecoder
@@ -22,12 +21,14 @@ STRENGTH = 0.8
 COMPUTE = ("float32", "bfloat16", "float16")
 
 
-def add_shared_options(parser: ArgumentParser, *, model: str, prompt: str) -> None:
-    """Add the options of both programs; `model` and `prompt` are their lines in the help."""
+OUT = "the result, an RGB .png, .jpg, .webp, .tif, ..."
+OUT_FOLDER = f"{OUT}; of a folder of images, the folder of their results"
+
+
+def add_shared_options(parser: ArgumentParser, *, model: str, prompt: str, out: str = OUT_FOLDER) -> None:
+    """Add the options of both programs; `model`, `prompt` and `out` are their lines in the help."""
     parser.add_argument("model", type=path_argument, help=model)
-    parser.add_argument(
-        "--out", type=path_argument, required=True, help="the result, an RGB .png, .jpg, .webp, .tif, ..."
-    )
+    parser.add_argument("--out", type=path_argument, required=True, help=out)
     parser.add_argument("--prompt", help=prompt)
     parser.add_argument("--seed", type=seed_number, default=0, help="of the noise (default: 0)")
     parser.add_argument(
@@ -90,9 +91,8 @@ def existing_model(path: Path) -> Path:
 
 
 def check_shared_options(options: argparse.Namespace) -> None:
-    """Raise UserError for a model that is missing, or a result that cannot be written."""
+    """Raise UserError for a model or a small decoder that is missing."""
     options.model = existing_model(options.model)
-    check_image_file(options.out)
     if options.decoder is not None and not options.decoder.is_dir():
         raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")
 

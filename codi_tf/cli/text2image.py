@@ -13,6 +13,7 @@ import numpy as np
 
 from codi_tf.checkpoints.made_for import MAX_GUIDANCE, read_made_for
 from codi_tf.cli.sampling_options import (
+    OUT,
     add_sampling,
     add_shared_options,
     add_start,
@@ -32,7 +33,7 @@ from codi_tf.inference.rendering import MAX_SIDE
 from codi_tf.io.bundle_files import is_bundle
 from codi_tf.io.images import read_image, resize
 from codi_tf.io.outputs import check_not_read
-from codi_tf.io.save_image import write_image
+from codi_tf.io.save_image import check_image_file, write_image
 
 if TYPE_CHECKING:
     from codi_tf.inference.text_to_image import TextToImage
@@ -74,6 +75,7 @@ def main(arguments: list[str], prog: str = "codi text2image") -> None:
         parser,
         model="a Stable Diffusion checkpoint: a folder, a file, or the name of one that comes with codi_tf",
         prompt="what to show",
+        out=OUT,
     )
     add_sampling(
         parser,
@@ -94,6 +96,7 @@ def main(arguments: list[str], prog: str = "codi text2image") -> None:
 def run(options: argparse.Namespace) -> None:
     """Make and write the image. Raises UserError for options that do not fit the checkpoint or each other."""
     fill_in(options, DEFAULTS)
+    check_image_file(options.out)
     check_not_read(options.out, {"--image": options.image})
     write_image(options.out, _generate(options))
     print(options.out)

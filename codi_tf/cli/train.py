@@ -10,8 +10,9 @@ import contextlib
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from codi_tf import config
 from codi_tf.core.arguments import integer, path_argument, text_argument
@@ -21,12 +22,23 @@ from codi_tf.core.signals import stop_noted
 from codi_tf.io.folders import check_folder
 from codi_tf.io.locks import only_one
 from codi_tf.training import folder
+from codi_tf.training.callbacks import Callbacks, check_callback, make_callback
 from codi_tf.training.distribution import make_strategy
+
+if TYPE_CHECKING:
+    import keras
 
 LOCK = ".lock"  # in the folder of a run
 
 
-def train(experiment: config.Experiment, out: Path, *, profile: int = 0, finish: bool = False) -> Path:
+def train(
+    experiment: config.Experiment,
+    out: Path,
+    *,
+    profile: int = 0,
+    finish: bool = False,
+    callbacks: Sequence[str | keras.callbacks.Callback] = (),
+) -> Path:
     """Run an experiment, or resume the run in `out`. Returns the folder of the result.
 
     Writes config.yaml, checkpoints/, logs/ (TensorBoard), samples/ (images), metrics.jsonl and result/; and tokenizer/,
@@ -37,6 +49,8 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0, finish:
         out: the folder of the run.
         profile: number of updates to record, after the first ones, for TensorBoard's profiler.
         finish: make the result of the newest state, without any more updates.
+        callbacks: Keras callbacks, or their names (`callbacks.make_callback`), which the first worker calls, see
+            `callbacks.Callbacks`.
 
     Raises:
         UserError: `out` holds a run with other settings, or one that another process is training; the config names
@@ -45,12 +59,15 @@ def train(experiment: config.Experiment, out: Path, *, profile: int = 0, finish:
         Interrupted: Ctrl-C, SIGTERM, SIGHUP, or another worker was lost; the same call resumes.
     """
     _check(experiment, out, finish=finish)
+    for name in callbacks:
+        if isinstance(name, str):
+            check_callback(name)
     strategy = start_tensorflow(functools.partial(make_strategy, experiment.distribution))
     with contextlib.ExitStack() as stack:
         if strategy.extended.should_checkpoint:
             stack.enter_context(only_one(out / LOCK, f"trains in {out}"))
             _check(experiment, out, finish=finish)  # again: another process may have begun the run meanwhile
-        return _train(experiment, out, strategy, profile=profile, finish=finish)
+        return _train(experiment, out, strategy, profile=profile, finish=finish, callbacks=callbacks)
 
 
 def _check(experiment: config.Experiment, out: Path, *, finish: bool) -> None:
@@ -60,7 +77,7 @@ def _check(experiment: config.Experiment, out: Path, *, finish: bool) -> None:
     folder.check_same_settings(earlier, experiment, out, finish=finish)
 
 
-def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, finish: bool) -> Path:
+def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, finish: bool, callbacks) -> Path:
     import tensorflow as tf
 
     from codi_tf.core.progress import Progress
@@ -82,6 +99,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
 
     settings, chief, result = experiment.train, strategy.extended.should_checkpoint, out / folder.RESULT
     check_batch(settings, strategy.num_replicas_in_sync)
+    called = [make_callback(one) if isinstance(one, str) else one for one in callbacks] if chief else []
     with strategy.scope():
         trainer = build_trainer(experiment, out)
     states = out / folder.STATES
@@ -125,28 +143,37 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
 
     with stop_noted("the state is saved after the updates under way") as stop, _plain_ends(out):
         monitor = Monitor(experiment, trainer, stopwatch, out, first, heldout) if chief else None
+        about = {"epochs": -(-settings.steps // settings.log_every), "steps": settings.log_every, "folder": str(out)}
+        about["config"] = experiment.as_dict()
+        hooks = Callbacks(called, trainer, epoch=0 if monitor is None else monitor.lines, about=about)
         if step < settings.steps:
             print("compiling the first update, which takes a minute or two", file=sys.stderr, flush=True)
-        while step < settings.steps:
-            batches, count = feed.at(step, 1 if stopwatch.alone(step) else _until_next(step, settings))
-            with stopwatch.timed(step, count), user_errors():
-                sums = run(batches, tf.constant(count), tf.constant(int(bool(stop))))
-                sums = {name: float(value) for name, value in sums.items()}
-            step += count
-            if sums["skipped"]:
-                _check_skipped(trainer, settings, range(step - count, step), sums["skipped"], save_now)
-            stopped = sums.pop(STOP)
-            if monitor is not None:
-                monitor.step(step, count, sums)
-            if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
-                writer.save(step)
-            progress.update(step, monitor.note if monitor is not None else "")
-            # Several workers stop together: they exchange the wish at the start of a call.
-            if (stopped or (alone and stop)) and step < settings.steps:
-                save_now()
-                raise stop.interrupted(
-                    f"stopped at step {step} by {{by}}, its state is saved: the same command resumes"
-                )
+        with hooks.running():
+            while step < settings.steps and not (alone and hooks.stopped):
+                batches, count = feed.at(step, 1 if stopwatch.alone(step) else _until_next(step, settings))
+                hooks.before(step)
+                with stopwatch.timed(step, count), user_errors():
+                    sums = run(batches, tf.constant(count), tf.constant(int(bool(stop))))
+                    sums = {name: float(value) for name, value in sums.items()}
+                step += count
+                if sums["skipped"]:
+                    _check_skipped(trainer, settings, range(step - count, step), sums["skipped"], save_now)
+                stopped = sums.pop(STOP)
+                line = {} if monitor is None else monitor.step(step, count, sums)
+                if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
+                    writer.save(step)
+                hooks.after(step, count, sums, line)
+                progress.update(step, monitor.note if monitor is not None else "")
+                if hooks.stopped and not alone:
+                    stop.name = stop.name or "a callback"
+                # Several workers stop together: they exchange the wish at the start of a call.
+                if (stopped or (alone and stop)) and step < settings.steps:
+                    save_now()
+                    raise stop.interrupted(
+                        f"stopped at step {step} by {{by}}, its state is saved: the same command resumes"
+                    )
+        if step < settings.steps:
+            print(f"ended at step {step} of {settings.steps} by a callback")
         save_now()
         if chief:
             save(step)
@@ -236,6 +263,13 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
     parser.add_argument(
         "--finish", action="store_true", help="make the result of the newest state, without any more steps"
     )
+    parser.add_argument(
+        "--callback",
+        type=text_argument,
+        action="append",
+        default=[],
+        help="a Keras callback, repeatable: wandb, mlflow, or MODULE:CLASS of your own",
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
     for name in ("strategy", "tpu"):
@@ -243,5 +277,5 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
             options.overrides.append(f"distribution.{name}={getattr(options, name)}")
     experiment = config.load(options.config, options.overrides)
     out = options.out or Path("runs") / Path(options.config).stem
-    result = train(experiment, out, profile=options.profile, finish=options.finish)
+    result = train(experiment, out, profile=options.profile, finish=options.finish, callbacks=options.callback)
     print(f"result: {result}")

@@ -2,7 +2,8 @@
 
 A's model leads from the image to noise (DDIM reversed), B's from that noise to an image. Both are bases with one
 autoencoder, undistilled or distilled: A by guided distillation with method.reverse, B without. --image takes a folder,
-too. With --data, pairs whose true counterparts are known are measured, and --out is a report.
+too; --out is then a folder, and the same command resumes. With --data, pairs whose true counterparts are known are
+measured, and --out is a report.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import re
 from pathlib import Path
 
-from codi_tf.cli.images import base_folder, images_of, write_images_of
+from codi_tf.cli.images import Images, base_folder
 from codi_tf.cli.sampling_options import COMPUTE, progress, say
 from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
@@ -38,13 +39,15 @@ def main(arguments: list[str], prog: str = "codi transfer") -> None:
             table = measure_transfers(options, folder, load_pair)
         print(f"{table}\n{options.out}")
         return
-    files = images_of(options.image, options.out, models=options.models, inputs={})
-    for file in files.values():
-        read_image(file)  # a mistake is told before the models are read
+    images = Images("--image", options.image, options, models=options.models, inputs={})
+    if images.results is None:
+        read_image(options.image)  # a mistake is told before the models are read
+    print(images.write(lambda: _load(options), lambda pair, name: _transferred(pair, images.files[name], options)))
+
+
+def _load(options: argparse.Namespace):
     start_tensorflow()
-    pair = load_pair(options.models, options.compute)
-    write_images_of(options.image, files, options.out, lambda name: _transferred(pair, files[name], options))
-    print(options.out)
+    return load_pair(options.models, options.compute)
 
 
 def load_pair(models: tuple[Path, Path], compute: str):

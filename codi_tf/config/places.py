@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from codi_tf.io.places import is_same_place, resolved, seen_from, sources_of, with_paths
+from codi_tf.io.places import folder_pair, is_same_place, resolved, seen_from, sources_of, with_paths
 
 SOURCE = "data.source"
 PATHS = ("base", "text", SOURCE, "adaptation.start", "method.features")
@@ -54,6 +54,10 @@ def _change(values: dict, change: Callable[[str, str], str]) -> None:
 
 
 def _lead_to_same(text: str, other: str) -> bool:
-    parts, others = sources_of(text), sources_of(other)
+    parts, others = _paths_in(text), _paths_in(other)
     same = [a == b or is_same_place(a, b) for a, b in zip(parts, others, strict=False)]
     return len(parts) == len(others) and all(same)
+
+
+def _paths_in(text: str) -> list[str]:
+    return [path for part in sources_of(text) for path in folder_pair(part) or (part,)]

@@ -16,10 +16,10 @@ from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
 from codi_tf.data.pipeline import Source
 from codi_tf.data.windows import Size
+from codi_tf.io.color import LUMA
 from codi_tf.tasks.draws import whole_between
 from codi_tf.tasks.super_resolution import gaussian_blur
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 STREAM = 2  # of an example's seed, apart from the draws of the window
 
 

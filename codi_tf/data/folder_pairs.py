@@ -12,15 +12,13 @@ import numpy as np
 from codi_tf.core.errors import UserError
 from codi_tf.data.prompts import prompts_of
 from codi_tf.data.records import index_files
-from codi_tf.io.depth_files import map_files, photo_files
+from codi_tf.io.conditions import condition_files, marked_masks
+from codi_tf.io.depth_files import photo_files
 from codi_tf.io.images import read_image, resize
-from codi_tf.io.listing import files_below
-from codi_tf.io.naming import field_of
 
 if TYPE_CHECKING:
     from codi_tf.tasks import Task
 
-MASK = ".mask"  # NAME.mask.png is the mask of NAME.png
 NAMED = 3  # names in a message
 
 
@@ -29,7 +27,8 @@ def read_folder_pair(low: str, high: str, task: Task, count: int) -> tuple[dict[
 
     Pairs are files of one name in both folders, whatever their extensions: LOW/NAME.jpg, as a user would give it to a
     model of the task, and HIGH/NAME.png, the original. For super-resolution LOW has the small images, or enlarged ones;
-    for tasks with a mask also LOW/NAME.mask.png; for depth the maps. A caption or an instruction is HIGH/NAME.txt.
+    for tasks with a mask also LOW/NAME.mask.png; for depth the maps; for tasks that resize, images of any size. A
+    caption or an instruction is HIGH/NAME.txt.
     All are held in memory.
 
     Args:
@@ -44,13 +43,8 @@ def read_folder_pair(low: str, high: str, task: Task, count: int) -> tuple[dict[
     Raises:
         UserError: files without a partner, or of another size; fewer pairs; a file that cannot be read.
     """
-    originals, given = photo_files(high), _given(low, task)
-    for folder, others, missing in (
-        (low, originals, [name for name in originals if name not in given]),
-        (high, given, [name for name in given if name not in originals]),
-    ):
-        if missing:
-            raise UserError(f"{folder} has none of the name of {others[missing[0]]}{_and_more(missing)}; pair them all")
+    originals, given = photo_files(high), condition_files(low, task.condition_file)
+    check_partners(low, given, high, originals)
     if count > len(originals):
         raise UserError(f"{low}:{high} are {len(originals)} pairs, not {count}; ask for fewer")
     names = list(originals)[:count]
@@ -59,7 +53,7 @@ def read_folder_pair(low: str, high: str, task: Task, count: int) -> tuple[dict[
         if image.shape != images[0].shape:
             first = f"{_size(images[0])}, as {originals[names[0]]}"
             raise UserError(f"{originals[name]}: {_size(image)}, not {first}; cut all originals to one size")
-    masks = _masks(low) if task.has_mask else {}
+    masks = marked_masks(low) if task.has_mask else {}
     conditions = [
         _condition(given[name], masks.get(name), task, image) for name, image in zip(names, images, strict=True)
     ]
@@ -69,16 +63,11 @@ def read_folder_pair(low: str, high: str, task: Task, count: int) -> tuple[dict[
     return examples | ({} if prompts is None else {"prompt": prompts}), names
 
 
-def _given(low: str, task: Task) -> Mapping[str, Path]:
-    """The conditions' files: NAME -> file."""
-    maps = map_files(low) if task.condition_key == "depth" else {}
-    return maps or photo_files(low)
-
-
-def _masks(low: str) -> dict[str, Path]:
-    """NAME -> NAME.mask.png."""
-    named = [(field_of(path)[0], Path(path)) for path in files_below(low)[0]]
-    return {os.path.relpath(key.removesuffix(MASK), low): path for key, path in named if key.endswith(MASK)}
+def check_partners(low: str, given: Mapping[str, Path], high: str, originals: Mapping[str, Path]) -> None:
+    """Raise UserError where a file of two folders, by their NAMEs, has no partner in the other."""
+    for folder, there, others in ((low, given, originals), (high, originals, given)):
+        if missing := [name for name in others if name not in there]:
+            raise UserError(f"{folder} has none of the name of {others[missing[0]]}{_and_more(missing)}; pair them all")
 
 
 def _condition(path: Path, mask: Path | None, task: Task, original: np.ndarray) -> np.ndarray:
@@ -90,6 +79,8 @@ def _condition(path: Path, mask: Path | None, task: Task, original: np.ndarray) 
         if tuple(scale * side for side in condition.shape[:2]) == wanted:
             return resize(condition, *wanted)
         sizes = [(wanted[0] // scale, wanted[1] // scale), wanted]
+    if task.resizes:
+        return condition if condition.shape[:2] == wanted else resize(condition, *wanted)
     if condition.shape[:2] != wanted:
         texts = " or ".join(f"{width}x{height}" for height, width in sizes)
         raise UserError(f"{path}: {_size(condition)}, but its original is {_size(original)}; it must be {texts}")

@@ -73,9 +73,7 @@ def open_source(
     """
     if split is not None:
         check_split(split)
-    found = None if os.path.exists(text) else _OPTIONS.fullmatch(text)  # a folder's name may look like options
-    name = found["name"] if found else text
-    options = dict(pair.split("=", 1) for pair in found["options"].split("&")) if found else {}
+    name, options = with_options(text)
     streamed = {"condition_key": condition_key, "seed": seed, "max_unreadable": max_unreadable}
     if name.startswith(PREFIX):
         examples = open_tfds(name, split, options, heldout_fraction=heldout_fraction)
@@ -84,7 +82,8 @@ def open_source(
         return Stream(examples, **streamed)
     pair = (name, os.path.join(name, "gt")) if is_pairs(name) else folder_pair(name)
     if pair is not None:
-        raise UserError(f"{name} holds pairs to evaluate on; to take its images alone, name {pair[1]}")
+        what = "pairs to evaluate on" if is_pairs(name) else "pairs, for task pairs and to evaluate on"
+        raise UserError(f"{name} holds {what}; to take its images alone, name {pair[1]}")
     kind, paths, others = _kind_of(name)
     if options and kind != "TFRecord":
         raise UserError(f"{text}: options after ? are for TFRecord files; leave them out")
@@ -97,6 +96,14 @@ def open_source(
     if kind == "image" and condition_key == "image" and fit_in_memory(map(chosen.name, range(len(chosen))), depth=3):
         return _photos(chosen, max_unreadable)
     return Stream(with_features(chosen, options) if kind == "TFRecord" else chosen, **streamed)
+
+
+def with_options(text: str) -> tuple[str, dict[str, str]]:
+    """The name of a source, and what stands after it: "NAME?image=FEATURE" is NAME and {"image": "FEATURE"}."""
+    found = None if os.path.exists(text) else _OPTIONS.fullmatch(text)  # a folder's name may look like options
+    if found is None:
+        return text, {}
+    return found["name"], dict(pair.split("=", 1) for pair in found["options"].split("&"))
 
 
 def expanded(pattern: str) -> list[str]:

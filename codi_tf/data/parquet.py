@@ -1,4 +1,4 @@
-"""Triplets in parquet files. Whole row groups are read at a time, so the order keeps their rows together."""
+"""Triplets and pairs in parquet files. Whole row groups are read at a time, so the order keeps their rows together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -31,43 +31,59 @@ class ParquetRows:
 
     Args:
         paths: the files.
-        columns: field -> column, of "source" and "image".
+        columns: field -> column, of FIELDS; without "text" the rows are pairs.
         groups: int64 [G, 4] of (file, row group in it, its first row counted over all files, bytes).
         rows: int64 [N], the rows that are triplets, sorted, counted over all files.
-        texts: their instructions.
+        texts: their instructions; of pairs "".
     """
-
-    fields = FIELDS
 
     def __init__(
         self, paths: list[str], columns: dict[str, str], groups: np.ndarray, rows: np.ndarray, texts: list[str]
     ):
         self.paths, self.columns, self.groups, self.rows, self.texts = paths, columns, groups, rows, texts
         self.first = np.append(np.searchsorted(rows, groups[:, 2]), len(rows))  # [G + 1], of each group in `rows`
+        self.fields = tuple(columns)
         self._order = lru_cache(maxsize=4)(self._ordered)
         self._lock, self._cached = threading.Lock(), OrderedDict()  # group -> its table, the most recently used last
 
     @classmethod
     def indexed(
-        cls, paths: list[str], split: str | None, *, heldout_fraction: float, max_unreadable: float
+        cls,
+        paths: list[str],
+        split: str | None,
+        *,
+        heldout_fraction: float,
+        max_unreadable: float,
+        fields: Collection[str] = FIELDS,
+        named: Mapping[str, str] | None = None,
     ) -> ParquetRows:
-        """The rows of a split with an instruction. Rows without one are left out, with a warning.
+        """The rows of a split.
+
+        Args:
+            paths: the files.
+            split: "train", "heldout" or None for all, by a hash of the instruction, or of the file's name and the row.
+            heldout_fraction: the share of "heldout".
+            max_unreadable: the largest share of damaged files.
+            fields: FIELDS; or without "text", pairs. Rows without an instruction are left out, with a warning.
+            named: field -> the column that the user names.
 
         Raises:
             UserError: pyarrow is missing; a column is missing or of another type; too much is unreadable.
         """
         pyarrow = _pyarrow(paths[0])
-        columns, groups, texts, damaged, total = None, [], [], [], 0
+        columns, groups, texts, keys, damaged, total = None, [], [], [], [], 0
         for number, path in enumerate(paths):
             try:
                 check_plain(path)
                 with pyarrow.parquet.ParquetFile(path) as file:
-                    columns = _checked_columns(path, file.schema_arrow, columns)
+                    columns = _checked_columns(path, file.schema_arrow, columns, fields, named or {})
                     for group in range(file.num_row_groups):
                         about = file.metadata.row_group(group)
                         groups.append((number, group, total, about.total_byte_size))
                         total += about.num_rows
-                    texts += _texts(file, columns["text"], path)
+                    found = _texts(file, columns["text"], path) if "text" in columns else [""] * (total - len(texts))
+                    keys += (text or f"{os.path.basename(path)}:{row}" for row, text in enumerate(found))
+                    texts += found
             except (OSError, MemoryError, pyarrow.ArrowException) as error:
                 groups, total = [one for one in groups if one[0] != number], len(texts)
                 damaged.append(Damage(path, " ".join(str(error).split()), 0))
@@ -76,26 +92,26 @@ class ParquetRows:
             raise UserError(f"no row can be read in {paths[0]}{reason}")
         warn_of_damage(damaged, len(paths), max_unreadable)
         assert columns is not None  # a text was read
-        has_text = np.array([bool(text and text.strip()) for text in texts])
-        if not has_text.all():
-            warnings.warn(f"{paths[0]}: rows without an instruction are left out: {(~has_text).sum()}", stacklevel=4)
+        chosen = np.array(["text" not in columns or bool(text and text.strip()) for text in texts])
+        if not chosen.all():
+            warnings.warn(f"{paths[0]}: rows without an instruction are left out: {(~chosen).sum()}", stacklevel=4)
         if split is not None:
-            has_text &= np.array([is_heldout(text or "", heldout_fraction) == (split == "heldout") for text in texts])
-        rows = np.flatnonzero(has_text)
+            chosen &= np.array([is_heldout(key, heldout_fraction) == (split == "heldout") for key in keys])
+        rows = np.flatnonzero(chosen)
         return cls(paths, columns, np.array(groups, np.int64), rows, [texts[row] for row in rows])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def without_text(self) -> int:
-        """0: rows without an instruction are left out."""
-        return 0
+        """0, as rows without an instruction are left out; of pairs all."""
+        return 0 if "text" in self.fields else len(self)
 
     def read(self, i: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
         """The fields of triplet i, or some of them. Raises Unreadable."""
         group = int(np.searchsorted(self.first, i, side="right")) - 1
         table, row = self._group(group), int(self.rows[i] - self.groups[group, 2])
-        found = {"text": self.texts[i].encode()}
+        found = {"text": self.texts[i].encode()} if "text" in self.fields else {}
         for field in ("image", "source"):
             if fields is not None and field not in fields:
                 continue
@@ -189,7 +205,9 @@ def _pyarrow(path: str):
     return pyarrow
 
 
-def _checked_columns(path: str, schema, chosen: dict[str, str] | None) -> dict[str, str]:
+def _checked_columns(
+    path: str, schema, chosen: dict[str, str] | None, fields: Collection[str], named: Mapping[str, str]
+) -> dict[str, str]:
     """Field -> column. Raises UserError for a column that is missing or of another type."""
     import pyarrow.types as types
 
@@ -198,12 +216,15 @@ def _checked_columns(path: str, schema, chosen: dict[str, str] | None) -> dict[s
 
     known = known_features()
     if chosen is None:
-        chosen = {field: next((one for one in known[field] if one in schema.names), "") for field in FIELDS}
+        if unknown := next((field for field in named if field not in fields), None):
+            raise UserError(f"{path}: unknown option {unknown}; use {', '.join(fields)} (field=COLUMN)")
+        chosen = {field: next((one for one in known[field] if one in schema.names), "") for field in fields}
+        chosen |= named
     for field, column in chosen.items():
         if column not in schema.names:
             raise UserError(
-                f"{path} has no column {column or ' or '.join(known[field])} ({field}); rename the one "
-                f"that holds it: {', '.join(schema.names)}"
+                f"{path} has no column {column or ' or '.join(known[field])} ({field}); "
+                f"name the one that holds it, ?{field}=COLUMN: {', '.join(schema.names)}"
             )
         kind = schema.field(column).type
         if field == "text" and not (types.is_string(kind) or types.is_large_string(kind)):

@@ -153,6 +153,11 @@ class Stream:
         other._lock, other._bad, other._tried = threading.Lock(), {}, 0
         return other
 
+    def fitted(self, key: str, encoded: EncodedImage, size: tuple[int, int]) -> EncodedImage:
+        """A companion of another size than its image's (height, width), in that size. Raises Unreadable."""
+        sizes = [f"{height}x{width}" for height, width in (encoded.size, size)]
+        raise Unreadable(f"its {key} is {sizes[0]}, the image {sizes[1]}")
+
     def _cut(self, fields: dict[str, bytes], u: np.ndarray, image_size: Size) -> dict:
         """The same window of all images of a record, and the text. Raises Unreadable."""
         opened = {}
@@ -161,10 +166,7 @@ class Stream:
                 raise Unreadable(f"it has no {key}")
             opened[key] = EncodedImage(fields[key])
         size = opened["image"].size
-        for key, encoded in opened.items():
-            if encoded.size != size:
-                sizes = [f"{height}x{width}" for height, width in (encoded.size, size)]
-                raise Unreadable(f"its {key} is {sizes[0]}, the image {sizes[1]}")
+        opened = {key: one if one.size == size else self.fitted(key, one, size) for key, one in opened.items()}
         high, _ = self.window_size(float(u[1]), size, image_size)
         # Several are not shrunk: their pixels must match.
         factor = high / sides(image_size)[0] if len(opened) == 1 else 1.0

@@ -13,7 +13,7 @@ from codi_tf.core.limits import MAX_FILE
 from codi_tf.core.showing import shown
 from codi_tf.data.examples import Examples
 from codi_tf.data.left_out import FILES, LeftOut, warn_of_left_out
-from codi_tf.data.open_source import expanded, open_source
+from codi_tf.data.open_source import expanded, open_source, with_options
 from codi_tf.data.parquet import ParquetRows
 from codi_tf.data.records import Records, Unreadable, index_files
 from codi_tf.data.splits import check_any, check_split, is_heldout
@@ -49,7 +49,8 @@ def open_triplets(
             PROMPT/prompt.json with the instruction under "edit", and, if the first one has them, captions before and
             after the edit under "input" and "output";
             a .parquet file, a folder or a pattern of them, with columns as in `examples.known_features`: images as the
-            bytes of their files, directly or as "bytes" of a struct;
+            bytes of their files, directly or as "bytes" of a struct; after its name, ?source=COLUMN&image=COLUMN
+            &text=COLUMN names other columns;
             a folder of NAME.source.jpg, NAME.jpg and NAME.txt;
             any other source of `open_source.open_source`, with the same fields.
         split: "train", "heldout" or None for all, by a hash of the prompt's folder, of the instruction (parquet), or of
@@ -67,10 +68,13 @@ def open_triplets(
     shared = {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
     if os.path.isfile(os.path.join(name, SEEDS)):
         triplets = PromptFolders.listed(Path(name), split, heldout_fraction)
-    elif paths := _parquet_files(name):
-        triplets = ParquetRows.indexed(paths, split, **shared)
-    elif os.path.isdir(name) and _has_sources(name):
-        triplets = _plain(name, split, heldout_fraction)
+    elif paths := parquet_files(with_options(name)[0]):
+        named = with_options(name)[1]
+        triplets = ParquetRows.indexed(
+            paths, split, named=named, heldout_fraction=heldout_fraction, max_unreadable=max_unreadable
+        )
+    elif has_sources(name):
+        triplets = source_files(name, split, heldout_fraction)
     else:
         source = open_source(name, split, condition_key="source", seed=seed, **shared)
         assert isinstance(source, Stream)  # images in memory have no companions
@@ -196,7 +200,7 @@ class PromptFolders:
         return f"{self.folder / self.prompts[prompt]}: {seed}"
 
 
-def _parquet_files(name: str) -> list[str]:
+def parquet_files(name: str) -> list[str]:
     """The parquet files that match a name, sorted; [] if the name is none of parquet files."""
     if os.path.isdir(name):
         paths, others = files_below(name)
@@ -214,25 +218,31 @@ def _parquet_files(name: str) -> list[str]:
     return paths
 
 
-def _has_sources(folder: str) -> bool:
-    return any(field_of(path)[1] == "source" for path in files_below(folder)[0])
+def has_sources(name: str) -> bool:
+    """Whether a name is that of a folder with NAME.source.jpg in it."""
+    return os.path.isdir(name) and any(field_of(path)[1] == "source" for path in files_below(name)[0])
 
 
-def _plain(folder: str, split: str | None, heldout_fraction: float) -> Records:
-    """The triplets of a folder. Images without source or instruction are left out and named in a warning."""
+def source_files(folder: str, split: str | None, heldout_fraction: float, *, prompted: bool = True) -> Records:
+    """The triplets of a folder, or if not `prompted` its pairs, whose texts do not matter.
+
+    Images without a source, or without an instruction, are left out and named in a warning.
+    """
     paths, others = files_below(folder)
     records = index_files(paths)
     warn_of_left_out(f"{folder}: {FILES}", records.left_out.joined(LeftOut.of(map(os.path.basename, others))))
     complete = np.full(len(records), True)
     texts = [records.places[field].file >= 0 for field in ("text", "json") if field in records.places]
+    instructed = np.any(texts, axis=0) if texts else ~complete
     for what, there in (
         ("a NAME.source image", records.places["source"].file >= 0 if "source" in records.places else ~complete),
-        ("an instruction, NAME.txt,", np.any(texts, axis=0) if texts else ~complete),
+        ("an instruction, NAME.txt,", instructed | (not prompted)),
     ):
         incomplete = [os.path.basename(records.name(i)) for i in np.flatnonzero(complete & ~there).tolist()]
         warn_of_left_out(f"{folder}: images without {what}", incomplete)
         complete &= there
     if not complete.any():
-        raise UserError(f"{folder} has no triplet: NAME.source.jpg, NAME.jpg and NAME.txt")
+        wanted = "triplet: NAME.source.jpg, NAME.jpg and NAME.txt" if prompted else "pair: NAME.source.jpg and NAME.jpg"
+        raise UserError(f"{folder} has no {wanted}")
     records = records.chosen(complete)
     return records if split is None else records.of_split(split, heldout_fraction)

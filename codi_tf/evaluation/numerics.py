@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from codi_tf.core.errors import UserError
+from codi_tf.io.color import LUMA
 
-LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 SSIM_RADIUS, SSIM_SIGMA = 5, 1.5  # a window of 11 x 11
 K_1, K_2 = 0.01, 0.03
 ROWS = 1024  # of a matrix of distances, at a time

@@ -11,6 +11,7 @@ import numpy as np
 from codi_tf.core.errors import UserError
 from codi_tf.io.images import bands
 
+LUMA = (0.299, 0.587, 0.114)  # of R, G and B; ITU-R BT.601
 LEVELS = 5  # of the wavelet decomposition: distances of 1 to 16 pixels
 REACH = 2**LEVELS - 1  # pixels that the coarsest level reaches
 EPSILON = 1e-5  # added to variances, so that the rounding of flat images is not amplified

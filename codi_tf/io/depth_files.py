@@ -149,14 +149,20 @@ def write_nearness(path: str | os.PathLike[str], near: np.ndarray) -> None:
         image_file.save(partial, format="PNG")
 
 
-def photo_files(path: str | os.PathLike[str]) -> dict[str, Path]:
+def photo_files(path: str | os.PathLike[str], *, also: tuple[str, ...] = ()) -> dict[str, Path]:
     """The images of a folder and its subfolders without their depth maps, sorted: NAME, with its subfolder -> file.
+
+    Args:
+        path: the folder.
+        also: extensions of other files that count as images.
 
     Raises:
         UserError: the folder is missing or has no image, or two images have the same NAME.
     """
     files = files_below(path)[0]
-    photos = _by_name(Path(path), [files[i] for i in sort_names(files).images])
+    of_images = sort_names(files).images
+    others = [i for i, file in enumerate(files) if file.lower().endswith(also)] if also else []
+    photos = _by_name(Path(path), [files[i] for i in sorted({*of_images, *others})])
     if not photos:
         raise UserError(f"no image in folder {path}; expected files ending in {', '.join(EXTENSIONS)}")
     return photos

@@ -132,7 +132,7 @@ def check_settings(folder: Path, earlier: Mapping, now: Mapping) -> None:
     Raises:
         UserError: a setting differs; names the first one.
     """
-    earlier, now = _flat(earlier), _flat(now)
+    earlier, now = flat(earlier), flat(now)
     for key in {**earlier, **now}:
         if now.get(key) != earlier.get(key):
             raise UserError(
@@ -141,8 +141,9 @@ def check_settings(folder: Path, earlier: Mapping, now: Mapping) -> None:
             )
 
 
-def _flat(values: Mapping, prefix: str = "") -> dict:
-    flat = {}
+def flat(values: Mapping, prefix: str = "") -> dict:
+    """Settings without sections: {"train": {"steps": 1}} -> {"train.steps": 1}."""
+    found = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

@@ -39,10 +39,24 @@ def _folders(paths: tuple[str, str]) -> int:
 
 
 def with_paths(source: str, change: Callable[[str], str]) -> str:
-    """A `data.source` with `change(path)` in place of each path; names of data sets stay."""
+    """A `data.source` with `change(path)` in place of each path; names of data sets stay.
+
+    Of SOURCE:TARGET both paths change, where both lead to folders before or after that.
+    """
     if SIGN in source and leads_somewhere(change(source)):
         return change(source)
-    return SIGN.join(part if is_data_set(part) else change(part) for part in sources_of(source))
+    return SIGN.join(part if is_data_set(part) else _changed(part, change) for part in sources_of(source))
+
+
+def _changed(part: str, change: Callable[[str], str]) -> str:
+    if leads_somewhere(part) or leads_somewhere(change(part)):
+        return change(part)
+    for i, sign in enumerate(part):
+        pair = part[:i], part[i + 1 :]
+        changed = change(pair[0]), change(pair[1])
+        if sign == ":" and (all(map(os.path.isdir, pair)) or all(map(os.path.isdir, changed))):
+            return ":".join(changed)
+    return change(part)
 
 
 def resolved(text: str, folder: Path) -> str:

@@ -66,11 +66,19 @@ def write_image(path: Path, image: np.ndarray) -> None:
         image_file.save(partial, format=form, **OPTIONS.get(form, {}))
 
 
+def is_written(path: Path) -> bool:
+    """Whether images are written in the format of the file's suffix."""
+    return path.suffix.lower() in _known()
+
+
 def _format(path: Path) -> str:
-    Image.init()
-    known = {suffix: form for suffix, form in FORMATS.items() if form in Image.SAVE}  # some are left out of a Pillow
-    suffix = path.suffix.lower()
+    known, suffix = _known(), path.suffix.lower()
     if suffix not in known:
         what = f"images are not written as {suffix}" if suffix else "the name has no suffix"
         raise UserError(f"{path}: {what}; use a name that ends in {', '.join(known)}")
     return known[suffix]
+
+
+def _known() -> dict[str, str]:
+    Image.init()
+    return {suffix: form for suffix, form in FORMATS.items() if form in Image.SAVE}  # some are left out of a Pillow

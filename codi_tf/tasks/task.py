@@ -44,6 +44,7 @@ class Task:
         is_local: whether the image at a pixel depends on the condition near it, so that large images can be made of
             tiles.
         keeps_colors: whether the image has the colors of the condition, so that they can be aligned.
+        resizes: whether what `condition_key` names may be of another size than the image, and is resized to it.
         has_low_resolution: whether `low_resolution` is defined.
         uses_condition_at_end: whether `finish` and `emit_finish` use the condition.
 
@@ -57,6 +58,7 @@ class Task:
     prompted: ClassVar[bool] = False
     is_local: ClassVar[bool] = False
     keeps_colors: ClassVar[bool] = False
+    resizes: ClassVar[bool] = False
     has_low_resolution: ClassVar[bool] = False
     uses_condition_at_end: ClassVar[bool] = False
 

@@ -47,6 +47,10 @@ class Monitor:
 
     Raises:
         UserError: the log so far is damaged, or cannot be written.
+
+    Attributes:
+        note: the latest figures, for a line of progress.
+        lines: the number of lines of metrics.jsonl up to `first`.
     """
 
     def __init__(
@@ -59,12 +63,13 @@ class Monitor:
         heldout: dict[str, np.ndarray] | None,
     ):
         self.settings, self.trainer, self.stopwatch, self.out = experiment.train, trainer, stopwatch, out
-        self.note = ""
+        self.note, self.lines = "", 0
         self._sums: dict[str, float] = {}
         self._count = 0
         self._metrics = out / METRICS
         if self._metrics.is_file():  # lines after the state that the run resumes from are written again
             lines = [line for step, line in read_metrics(out) if step <= first]
+            self.lines = len(lines)
             with whole_file(self._metrics) as partial:
                 partial.write_text("".join(lines), encoding="utf-8")
         logs = os.path.realpath(out / LOGS)
@@ -83,8 +88,12 @@ class Monitor:
             lines = settings_text(experiment).splitlines()
             tf.summary.text("config", "\n".join(f"    {line}" for line in lines))  # as code, in Markdown
 
-    def step(self, step: int, count: int, sums: dict[str, float]) -> None:
-        """Add the sums of the logs of the `count` updates up to `step`; see `loop.make_loop`."""
+    def step(self, step: int, count: int, sums: dict[str, float]) -> dict[str, float]:
+        """Add the sums of the logs of the `count` updates up to `step`; see `loop.make_loop`.
+
+        Returns:
+            What was written into metrics.jsonl; {} where nothing was.
+        """
         settings = self.settings
         for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -104,6 +113,7 @@ class Monitor:
             self._write(step, scalars)
         if sampled:
             self._write_samples(step)
+        return scalars
 
     def _probe(self) -> dict[str, float]:
         rate = self.trainer.optimizer.learning_rate

@@ -3,11 +3,15 @@
 Needs NumPy, Pillow and the package's runtime (onnxruntime or ai-edge-litert), and tokenizers for prompts. The condition
 may be of any size; a package for inpainting also takes a mask, one with prompts a prompt. A package of a text-to-image
 model takes the prompt alone.
+
+--condition takes a folder, too: --out is then the folder of the results, which have the same names, and --mask a folder
+of masks of these names, or one for all. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,8 @@ from codi_tf.core.noise import gaussian_noise
 from codi_tf.core.progress import Progress
 from codi_tf.io import images
 from codi_tf.io.color import ALIGNMENTS
-from codi_tf.io.conditions import read_condition
+from codi_tf.io.conditions import condition_files, mask_files, read_condition
+from codi_tf.io.image_folders import ResultFolder, partners
 from codi_tf.io.outputs import check_not_read
 from codi_tf.io.save_image import check_image_file, write_image
 from export.formats import FORMATS
@@ -138,13 +143,12 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image if image.shape[:2] == (height, width) else images.resize(image, height, width)
 
 
-def _condition(package: Package, path: Path, mask: Path | None) -> np.ndarray:
-    """Read the condition image of the package's task. Raises UserError for a mask that is missing or not taken."""
+def _check_mask(package: Package, mask: Path | None) -> None:
+    """Raise UserError for a mask that is missing or not taken."""
     if not package.has_mask and mask is not None:
         raise UserError(f"--mask: {package.folder} was made for {package.task}, which takes no mask; leave it out")
     if package.has_mask and mask is None:
         raise UserError(f"--mask is missing: {package.folder} needs a mask of the image's size, white where to fill")
-    return read_condition(path, package.condition_file, mask)
 
 
 def _progress() -> Report:
@@ -177,17 +181,22 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     )
     parser.add_argument("package", type=path_argument, help="folder of an exported model")
     parser.add_argument(
-        "--condition", type=path_argument, help="image file of any size, which all but text-to-image packages take"
+        "--condition",
+        type=path_argument,
+        help="image file of any size, or a folder of them; all but text-to-image packages take it",
     )
     parser.add_argument(
-        "--mask", type=path_argument, help="for inpainting: an image of the condition's size, white where to fill"
+        "--mask",
+        type=path_argument,
+        help="for inpainting: an image of the condition's size, white where to fill; or a folder",
     )
     parser.add_argument("--prompt", help="the prompt, for packages that take one")
     parser.add_argument(
         "--out",
         required=True,
         type=path_argument,
-        help="image file to write, of the condition's size: .png, .jpg, .webp, .tif, ...",
+        help="image file to write, of the condition's size: .png, .jpg, .webp, .tif, ...; of a folder of conditions, "
+        "the folder of the results",
     )
     parser.add_argument("--size", help="for text-to-image: which of the package's sizes, as 64x96 (default: its first)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of the noise (default: 0)")
@@ -211,8 +220,10 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         "--adapter", type=path_argument, help="the folder of another adapter for the same base (--adapter-of)"
     )
     options = parser.parse_args(arguments)
-    check_image_file(options.out)
-    check_not_read(options.out, {"--condition": options.condition, "--mask": options.mask})
+    folder = options.condition is not None and options.condition.is_dir()
+    if not folder:
+        check_image_file(options.out)
+        check_not_read(options.out, {"--condition": options.condition, "--mask": options.mask})
     package = read_package(options.package)
     if options.adapter is not None:
         package = with_adapter(package, options.adapter)
@@ -223,17 +234,40 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         raise UserError(f"--size: {package.folder} takes the size of the condition; leave it out")
     if options.condition is None:
         raise UserError(f"--condition is missing: {package.folder} makes an image from a condition")
+    _check_mask(package, options.mask)
     ids = token_ids(package, options.prompt)
-    image = _condition(package, options.condition, options.mask)
+    print(_run_folder(package, options, ids) if folder else _run_one(package, options, ids))
+    if options.mask is not None:
+        print(f"where {options.mask} is not white, its pixels are those of {options.condition}")
+
+
+def _run_one(package: Package, options: argparse.Namespace, ids: np.ndarray | None) -> str:
+    """Make an image from a condition, and say how."""
+    image = read_condition(options.condition, package.condition_file, options.mask)
     check_image_file(options.out, image.shape[:2])
     package = package.fitting(*image.shape[:2])
     plan = make_plan(package, image, options.tile)
     how = {"tile": options.tile, "color": options.color, "report": _progress() if plan.tiled else None}
-    result = generate(load(package, options.threads), image, seed=options.seed, ids=ids, **how)
-    write_image(options.out, result)
-    print(f"{options.out}: {_said(package, plan, *image.shape[:2])}")
-    if options.mask is not None:
-        print(f"where {options.mask} is not white, its pixels are those of {options.condition}")
+    write_image(options.out, generate(load(package, options.threads), image, seed=options.seed, ids=ids, **how))
+    return f"{options.out}: {_said(package, plan, *image.shape[:2])}"
+
+
+def _run_folder(package: Package, options: argparse.Namespace, ids: np.ndarray | None) -> str:
+    """Make an image from each condition of a folder, and say how many."""
+    files = condition_files(options.condition, package.condition_file)
+    masks = {} if options.mask is None else partners(files, "--mask", options.mask, mask_files)
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "threads")}
+    reads = [options.package, options.adapter, options.mask]
+    results = ResultFolder(options.out, options.condition, files, settings, reads)
+    samplers = functools.cache(lambda *size: load(package.at(*size), options.threads))
+    how = {"tile": options.tile, "color": options.color, "seed": options.seed, "ids": ids}
+
+    def make(_: Sampler, name: str) -> np.ndarray:
+        image = read_condition(files[name], package.condition_file, masks.get(name))
+        size = package.fitting(*image.shape[:2])
+        return generate(samplers(size.height, size.width), image, **how)
+
+    return results.fill(lambda: samplers(package.height, package.width), make)
 
 
 def _run_without_condition(package: Package, options: argparse.Namespace) -> None:
