@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf.cli.sampling_options import (
+    add_condition_scale,
     add_sampling,
     add_shared_options,
     add_start,
@@ -47,6 +48,8 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
     "sampler": None,
     "guidance": None,
     "text_guidance": None,
+    "condition_scale": 1.0,
+    "fidelity": 0.0,
     "tile": None,
     "color": "none",
     "image": None,
@@ -59,7 +62,7 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--condition", type=path_argument, help="the image to restore, of any size and mode, or the depth map"
     )
-    add_text_guidance(parser)
+    add_knobs(parser)
     parser.add_argument(
         "--mask",
         type=path_argument,
@@ -82,12 +85,19 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--colour", choices=colors, dest="color", help=argparse.SUPPRESS)
 
 
-def add_text_guidance(parser: argparse._ActionsContainer) -> None:
-    """Add --text-guidance."""
+def add_knobs(parser: argparse._ActionsContainer) -> None:
+    """Add --text-guidance, --condition-scale and --fidelity."""
     parser.add_argument(
         "--text-guidance",
         type=finite_number(),
         help="guidance by the prompt, for models fine-tuned with drop_prompt (default: 1, none)",
+    )
+    add_condition_scale(parser)
+    parser.add_argument(
+        "--fidelity",
+        type=finite_number(0, 1),
+        help="0: the last step's image; 1: the first step's, smooth and closest to the condition; between: a mixture "
+        "(default: 0)",
     )
 
 
@@ -177,6 +187,7 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
     start = {} if image is None else {"image": image, "strength": strength}
     report = progress("tile" if made.tile else "step", steps * made.pieces)
     names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "color")
+    names += ("condition_scale", "fidelity")
     return render(model, condition, report=report, **start, **{name: getattr(options, name) for name in names})
 
 

@@ -13,6 +13,7 @@ from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import Grid
 from codi_tf.diffusion.process import Denoise
 from codi_tf.diffusion.sampling import make_checkpoint_grid, make_grid, sample
+from codi_tf.inference.knobs import check_condition_scale
 from codi_tf.methods.networks import denoiser_with
 from codi_tf.model import CoDi
 from codi_tf.models.convolution import plain_convolutions
@@ -39,6 +40,7 @@ class SamplerProgram(tf.Module):
             trained for.
         guidance: of every image, for networks that take it as an input; None: the model's default.
         label: the class of every image, for networks with classes; None: the null class.
+        condition_scale: how many times the condition counts in every image, above 0, see `AdaptedUNet.call`.
 
     Attributes:
         grid: the sampler's steps.
@@ -63,6 +65,7 @@ class SamplerProgram(tf.Module):
         sampler: str | None = None,
         guidance: float | None = None,
         label: int | None = None,
+        condition_scale: float = 1.0,
     ):
         super().__init__(name="sampler")
         check_steps(steps)
@@ -73,6 +76,7 @@ class SamplerProgram(tf.Module):
         self.sampler = model.sampler if sampler is None else sampler
         object.__setattr__(self, "grid", first_order_grid(model, self.sampler, steps))  # tf.Module would unpack it
         self.guidance, self.asked_label = guidance_of(model, guidance), label
+        self.condition_scale = scale_of(model, condition_scale)
         labels = model.base.class_labels(label)
         self.label = None if labels is None else int(labels[0])
         self.latent_shape = model.latent_shape(1, height, width)
@@ -125,7 +129,8 @@ class SamplerProgram(tf.Module):
         """The model as a function (z_t, t) -> Prediction; c is of `CoDi.encode_condition`, None without a task."""
         model = self.model
         features = model.network.condition(c, conditioning)
-        options = {"guidance": self.guidance, "boundary": model.boundary}
+        scale = None if self.condition_scale == 1.0 else self.condition_scale
+        options = {"guidance": self.guidance, "boundary": model.boundary, "condition_scale": scale}
         return denoiser_with(model.base, model.network, features, conditioning, **options)
 
     def image(self, condition: tf.Tensor | None, noise: tf.Tensor, ids: tf.Tensor | None = None) -> tf.Tensor:
@@ -161,7 +166,7 @@ class SamplerProgram(tf.Module):
 
     def at(self, height: int, width: int) -> SamplerProgram:
         """The same program at another size. Raises UserError for a side that is no positive multiple."""
-        options = {name: getattr(self, name) for name in ("steps", "prompt", "sampler", "guidance")}
+        options = {name: getattr(self, name) for name in ("steps", "prompt", "sampler", "guidance", "condition_scale")}
         options["label"] = self.asked_label
         return SamplerProgram(self.model, height=height, width=width, **options)
 
@@ -181,6 +186,17 @@ def guidance_of(model: Any, guidance: float | None) -> float:
         )
     taken = model.check_guidance(guidance)
     return model.lowest_guidance if taken is None else taken
+
+
+def scale_of(model: CoDi | TextModel, scale: float) -> float:
+    """How many times the condition counts in a program. Raises UserError where there is none, or for 0."""
+    if model.network.adapter is None:
+        if scale != 1.0:
+            raise UserError(f"condition_scale is {scale:g}: this model makes images from prompts alone; leave it out")
+        return 1.0
+    if scale == 0.0:
+        raise UserError("condition_scale is 0: an export without its condition cannot be checked; use more")
+    return check_condition_scale(scale, model.network.adapter)
 
 
 def first_order_grid(model: CoDi | TextModel, sampler: str, steps: int) -> Grid:

@@ -7,7 +7,7 @@ z_s = a z_t + b w_theta(z_t, c, t). A step's numbers are t, a and b; the last, w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -59,7 +59,7 @@ def whole(g: Graph, program: SamplerProgram) -> None:
     model = program.model
     condition, z = _condition(g, program), g.input("noise", program.latent_shape[1:])
     prompt = _prompt(g, program) if program.context is not None else _embedded(g, program)
-    condition_features = encode(g, model, condition, prompt)
+    condition_features = encode(g, program, condition, prompt)
 
     def next_z(z: Value, time: Value, scales: Value) -> Value:
         return step(g, program, z, time, scales, condition_features, prompt)
@@ -159,7 +159,7 @@ def _embedded(g: Graph, program: SamplerProgram) -> Value:
 def _condition_features(g: Graph, program: SamplerProgram) -> list[Value]:
     adapter = program.model.network.adapter
     prompt = _prompt(g, program) if adapter is not None and adapter.condition_takes_prompt else None
-    return encode(g, program.model, _condition(g, program), prompt)
+    return encode(g, program, _condition(g, program), prompt)
 
 
 def _z(g: Graph, program: SamplerProgram) -> Value:
@@ -181,11 +181,13 @@ def _features(
     return {**{f"feature_{i}": value for i, value in enumerate(features)}, "temb": temb}
 
 
-def encode(g: Graph, model: CoDi | TextModel, condition: Value | None, prompt: Value | None) -> list[Value]:
+def encode(g: Graph, program: SamplerProgram, condition: Value | None, prompt: Value | None) -> list[Value]:
     """The condition (H, W, 3 or 4) in [-1, 1] -> the condition features, which all steps take; [] without a task."""
+    model = program.model
     if model.network.adapter is None or condition is None:
         return []
-    return adapted.condition_features(g, model.network, encode_condition(g, model, condition), prompt)
+    c = encode_condition(g, model, condition)
+    return adapted.condition_features(g, model.network, c, prompt, program.condition_scale)
 
 
 def step(
@@ -217,11 +219,11 @@ def _guidance(g: Graph, program: SamplerProgram) -> Value | None:
     return g.constant(ops.convert_to_numpy(guidance_features(weight, channels))[0])
 
 
-def _given(g: Graph, program: SamplerProgram) -> dict[str, Value | None]:
-    """What a package is made for: the guidance, as features of its weight, and the class, as its embedding."""
+def _given(g: Graph, program: SamplerProgram) -> dict[str, Any]:
+    """What a package is made for: the guidance, as features of its weight; the class, as its embedding; the scale."""
     table = program.model.network.unet.class_embedding
     row = None if table is None else g.constant(ops.convert_to_numpy(table.embeddings)[program.label])
-    return {"guidance": _guidance(g, program), "label": row}
+    return {"guidance": _guidance(g, program), "label": row, "condition_scale": program.condition_scale}
 
 
 def decode(g: Graph, model: CoDi | TextModel, z: Value) -> Value:

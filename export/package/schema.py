@@ -58,6 +58,8 @@ _WHOLE = Record(
         "weights": Text(100),
         "guidance": _NUMBER,
         "label": Whole(0, MOST_NUMBERS),
+        "condition_scale": _NUMBER,
+        "neutral_features": Keyed(_NUMBER),
         "condition_file": OneOf(typing.get_args(ConditionFile)),
         "is_local": FLAG,
         "keeps_colors": FLAG,

@@ -248,7 +248,7 @@ def _keras_output(program: SamplerProgram, case: Case) -> np.ndarray:
         return np.asarray(program.finished(runs.decode(latents), None))
     assert case.condition is not None  # there is a task
     condition = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
-    options = {"steps": program.steps, "sampler": program.sampler, "guidance": program.guidance}
+    options = {name: getattr(program, name) for name in ("steps", "sampler", "guidance", "condition_scale")}
     latents = model.generator.latents(condition, noise, conditioning, **options)
     return np.asarray(program.finished(model.generator.decode(latents), condition))
 
