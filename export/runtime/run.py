@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.core.arguments import integer, path_argument, seed_number
+from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_CONDITION_SCALE
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.core.progress import Progress
 from codi_tf.io import images
@@ -26,7 +27,7 @@ from export.formats import FORMATS
 from export.package.adapters import with_adapter
 from export.package.manifest import Package, parse_size, read_manifest, read_package
 from export.runtime.plan import Plan, make_plan
-from export.runtime.sampler import MAX_THREADS, Sampler, load_any
+from export.runtime.sampler import MAX_THREADS, Sampler, load_any, scaled
 from export.runtime.tiling import Report, generate_tiled
 
 
@@ -206,6 +207,13 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         type=integer(1, MAX_THREADS),
         help="threads (default: as many as processors; LiteRT: 8 at most)",
     )
+    parser.add_argument(
+        "--condition-scale",
+        type=finite_number(0, MAX_CONDITION_SCALE),
+        default=1.0,
+        help=f"how many times as much the condition counts, 0 to {MAX_CONDITION_SCALE}, for packages of parts whose "
+        "adapter is mu or t2i (default: 1)",
+    )
     parser.add_argument("--colour", choices=colors, dest="color", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--adapter", type=path_argument, help="the folder of another adapter for the same base (--adapter-of)"
@@ -229,7 +237,8 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     package = package.fitting(*image.shape[:2])
     plan = make_plan(package, image, options.tile)
     how = {"tile": options.tile, "color": options.color, "report": _progress() if plan.tiled else None}
-    result = generate(load(package, options.threads), image, seed=options.seed, ids=ids, **how)
+    sampler = scaled(load(package, options.threads), options.condition_scale)
+    result = generate(sampler, image, seed=options.seed, ids=ids, **how)
     write_image(options.out, result)
     print(f"{options.out}: {_said(package, plan, *image.shape[:2])}")
     if options.mask is not None:
@@ -241,6 +250,8 @@ def _run_without_condition(package: Package, options: argparse.Namespace) -> Non
     for name in ("condition", "mask", "tile"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name}: {package.folder} makes images from prompts alone; leave it out")
+    if options.condition_scale != 1.0:
+        raise UserError(f"--condition-scale: {package.folder} makes images from prompts alone; leave it out")
     if options.color != "none":
         raise UserError(f"--color: {package.folder} makes images from prompts alone; leave it out")
     ids = token_ids(package, options.prompt)
