@@ -82,7 +82,7 @@ def test_fidelity_leads_from_the_last_steps_prediction_to_the_first_steps():
     one = model.generate(CONDITION, steps=1)
     np.testing.assert_array_equal(model.generate(CONDITION, steps=3, fidelity=1), one)
     assert (model.generate(CONDITION, steps=3) != one).any()
-    tiled = {"tile": 16, "overlap": 8}
+    tiled = {"tile": 16, "overlap": 0}
     large = np.concatenate(CONDITION)
     few, more = (generate_tiled(model, large, steps=n, fidelity=f, **tiled) for n, f in ((1, 0), (2, 1)))
     np.testing.assert_array_equal(few, more)
@@ -123,7 +123,12 @@ def test_the_command_passes_both_on(bundle, tmp_path):
 
 @pytest.mark.parametrize(
     ("adapter", "format", "layout"),
-    [("mu", "onnx", "parts"), ("controlnet", "onnx", "parts"), ("t2i", "tflite", "parts"), ("mu", "onnx", "whole")],
+    [
+        ("t2i", "tflite", "parts"),
+        pytest.param("mu", "onnx", "parts", marks=pytest.mark.slow),
+        pytest.param("mu", "onnx", "whole", marks=pytest.mark.slow),
+        pytest.param("controlnet", "onnx", "parts", marks=pytest.mark.slow),
+    ],
 )
 def test_a_package_has_the_scale_that_it_was_made_with_and_takes_another(adapter, format, layout, tmp_path):
     """Catches a scale that an adapter's emitted graphs leave out, and features that are scaled away from 0 alone."""

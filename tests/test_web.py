@@ -52,6 +52,7 @@ def test_large_photos_are_made_in_tiles(browser, sites, packages, photos, tmp_pa
     assert_same_image(shown(browser), made_by_run(*options, "--no-tile"))
 
 
+@pytest.mark.slow
 def test_a_condition_counts_as_often_as_the_page_says(browser, sites, packages, photos, tmp_path):
     """Catches a slider that moves nothing, and one where the package cannot follow."""
     browser.open(sites("super_resolution", "parts")[0])
