@@ -23,6 +23,7 @@ from codi_tf.diffusion.process import Boundary, Denoise
 from codi_tf.diffusion.sampling import few_step
 from codi_tf.inference.generation import Generator, check_finite, number_of_steps, start_images
 from codi_tf.inference.guidance import check_guidance, check_text_guidance
+from codi_tf.inference.knobs import check_condition_scale, check_fidelity
 from codi_tf.io import images
 from codi_tf.io.bundle_files import model_at
 from codi_tf.io.json_files import check_plain
@@ -210,6 +211,8 @@ class CoDi(Trainer):
         sampler: str | None = None,
         guidance: float | None = None,
         text_guidance: float | None = None,
+        condition_scale: float = 1.0,
+        fidelity: float = 0.0,
         image: np.ndarray | None = None,
         strength: float = 0.8,
         report: Callable[[int], None] | None = None,
@@ -230,6 +233,8 @@ class CoDi(Trainer):
                 evaluations per step.
             text_guidance: by the prompt; 1, the default, is none. For models that were fine-tuned with `drop_prompt`:
                 one more evaluation per step.
+            condition_scale: how many times the condition counts, 0 to 10; not for concatenation.
+            fidelity: 0 is the last step's image, 1 the first step's, smooth and closest to the condition.
             image: where SDEdit starts, [H, W, 3] for all or [B, H, W, 3], of the condition's size; None: noise.
             strength: above 0 and at most 1: the share of the steps that is left, see `grid.sdedit_grid`.
             report: is called with the number of steps done.
@@ -238,8 +243,8 @@ class CoDi(Trainer):
             uint8 [B, H, W, 3] (or [H, W, 3]), of the condition's size.
 
         Raises:
-            UserError: a condition of another shape or type, a bad number of steps, seed, sampler or guidance, a missing
-                or useless prompt, a result that is not finite.
+            UserError: a condition of another shape or type, a bad number of steps, seed, sampler, guidance or other
+                option, a missing or useless prompt, a result that is not finite.
         """
         steps = self.steps_for(steps)
         batch = images.as_batch("condition", condition, channels=self.task.condition_channels)
@@ -252,6 +257,8 @@ class CoDi(Trainer):
         sampler = self.sampler if sampler is None else sampler
         options = {"steps": steps, "sampler": sampler, "guidance": self.check_guidance(guidance), "seed": seed}
         options["text_guidance"] = self.check_text_guidance(text_guidance, prompted=prompt is not None)
+        options["condition_scale"] = check_condition_scale(condition_scale, self.network.adapter)
+        options["fidelity"] = check_fidelity(fidelity)
         if image is not None:
             start = start_images(image, batch.shape, self.base.multiple)
             options |= {"image": start, "strength": strength}

@@ -12,7 +12,7 @@ import sys
 from codi_tf.core.arguments import finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.errors import UserError
-from codi_tf.core.limits import MAX_WIDTH
+from codi_tf.core.limits import MAX_CONDITION_SCALE, MAX_WIDTH
 from export.build import make_adapter, make_package
 from export.emit.limits import MAX_STEPS
 from export.formats import FORMATS
@@ -57,6 +57,12 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
         help="the class of every image, for a model that takes classes (default: the null class, none)",
     )
     parser.add_argument(
+        "--condition-scale",
+        type=finite_number(0, MAX_CONDITION_SCALE, above=True),
+        default=1.0,
+        help=f"how many times the condition counts, above 0 and at most {MAX_CONDITION_SCALE} (default: 1)",
+    )
+    parser.add_argument(
         "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
     parser.add_argument("--license", help="license of the base, for the manifest")
@@ -71,7 +77,7 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     asked["target"] = parse_target(options.target_size, options.min_psnr)
     asked["sizes"] = None if options.size is None else [parse_size(size) for size in options.size.split(",")]
     asked = {name: value for name, value in asked.items() if value is not None}
-    origin = {"decoder": options.decoder, "license": options.license}
+    origin = {name: getattr(options, name) for name in ("condition_scale", "decoder", "license")}
     if options.adapter_of is not None:
         made = make_adapter(options.bundle, options.out, package=options.adapter_of, asked=asked, **origin)
     elif options.format is None:

@@ -57,6 +57,7 @@ def make_package(
     guidance: float | None = None,
     text_guidance: float | None = None,
     label: int | None = None,
+    condition_scale: float = 1.0,
     decoder: Path | None = None,
     license: str | None = None,
     report: bool = True,
@@ -79,6 +80,7 @@ def make_package(
         guidance, text_guidance: of every image, see `CoDi.generate`; None: the model's default. What is no input of the
             network takes further evaluations in every step.
         label: the class of every image, for networks with classes; None: the null class.
+        condition_scale: how many times the condition counts in every image, above 0.
         decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         license: of the base, for the manifest.
         report: whether to measure speed and memory in another process, and write report.json and report.md.
@@ -111,6 +113,7 @@ def make_package(
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
         options = {"steps": model.steps_for(steps), "prompt": prompt, "sampler": sampler}
         options |= {"guidance": guidance, "text_guidance": text_guidance, "label": label}
+        options["condition_scale"] = condition_scale
         program = SamplerProgram(model, height=height, width=width, **options)
         programs = [program, *(program.at(*size) for size in others)]
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "license": license}
@@ -133,6 +136,7 @@ def make_adapter(
     *,
     package: Path,
     asked: Mapping[str, Any] | None = None,
+    condition_scale: float = 1.0,
     decoder: Path | None = None,
     license: str | None = None,
     report: bool = True,
@@ -142,7 +146,7 @@ def make_adapter(
     Builds the whole package, which must equal the other one in all files except the adapter's.
 
     Args:
-        bundle, decoder, license, report: see `make_package`.
+        bundle, condition_scale, decoder, license, report: see `make_package`.
         out: folder of the adapter.
         package: the folder of the package that it is for.
         asked: options of `make_package` that the package is expected to have been made with, by name.
@@ -161,7 +165,8 @@ def make_adapter(
     adapters.check_asked(package, asked or {})
     with whole_folder(out, PACKAGES) as folder:
         whole = folder / "whole"
-        figures = make_package(bundle, whole, **options, decoder=decoder, license=license, report=report)
+        own = {"condition_scale": condition_scale, "decoder": decoder, "license": license, "report": report}
+        figures = make_package(bundle, whole, **options, **own)
         wanted, manifest = adapters.base_files(whole), read_manifest(whole)
         assert manifest is not None  # of the package just made
         adapters.check_base(base, wanted, bundle, OTHER_BASE)
@@ -268,7 +273,7 @@ def write_graphs(
     if program.context is None:
         program.model.base.tokenizer.save(folder / TOKENIZER)
     first, *others = (_facts_of_size(*pair) for pair in zip(programs, graphs, strict=True))
-    facts = {**_facts(program, format), "weights": weights, "layout": layout, **first}
+    facts = {**_facts(program, format), "weights": weights, "layout": layout, **_neutral(program, first), **first}
     return {**facts, OTHERS: others} if others else facts
 
 
@@ -351,10 +356,22 @@ def _facts(program: SamplerProgram, format: str) -> dict:
         **({"text_guidance": program.text_guidance} if program.text_guidance not in (None, 1.0) else {}),
         **({"evaluations": len(program.terms)} if len(program.terms) > 1 else {}),
         **({"label": program.asked_label} if program.asked_label is not None else {}),
+        **({"condition_scale": program.condition_scale} if program.condition_scale != 1.0 else {}),
         **({"task": {"name": TEXT_TO_IMAGE}} if task is None else _facts_of_task(task)),
         "scheduler": model.base.scheduler,
         "made_with": {name: importlib.import_module(name).__version__ for name in FORMATS[format].makers},
     }
+
+
+def _neutral(program: SamplerProgram, size: dict) -> dict:
+    """Where a host can scale the condition: the neutral number of each condition feature that a part gives out."""
+    if "encoder" not in size["graphs"]:
+        return {}
+    names = [name for name in size["graphs"]["encoder"]["outputs"] if name.startswith("condition_features_")]
+    of_view = program.model.network.adapter.neutral_features(len(names) // len(program.views))
+    neutral = None if of_view is None else of_view * len(program.views)
+    ordered = sorted(names, key=lambda name: int(name.rpartition("_")[2]))
+    return {} if neutral is None else {"neutral_features": dict(zip(ordered, neutral, strict=True))}
 
 
 def _facts_of_task(task: Task) -> dict:

@@ -64,12 +64,13 @@ REFUSED = {
         "--threads": [(RUN, "0", "threads is 0"), (RUN, "nan", "--threads")],
         "--seed": [(RUN, "-1", "seed is -1"), (RUN, "nan", "--seed")],
         "--color": [(RUN, "sepia", "--color")],
+        "--condition-scale": [(RUN, "2", "that of .* is fixed; export the model again"), (RUN, "-1", "at least 0")],
     },
     web: {},
 }  # fmt: skip
 # Options that are never ignored: each is used by every call that takes it.
 USED = {
-    export: {"--help", "--out", "--adapter-of", "--decoder", "--license", "--licence"},
+    export: {"--help", "--out", "--adapter-of", "--decoder", "--license", "--licence", "--condition-scale"},
     run: {"--help", "--condition", "--out", "--tile", "--colour"},
     web: {"--help", "--out", "--runtime"},
 }

@@ -141,8 +141,9 @@ def test_the_autoencoder_is_diffusers_autoencoder(attention, layers):
     close(vae.decode(ours.mean), decoded)
 
 
-@pytest.mark.parametrize("name", ["SD 1.x", "SD 2.x"])
-def test_the_controlnet_is_diffusers_controlnet(name):
+@pytest.mark.parametrize(("name", "scale"), [("SD 1.x", None), ("SD 2.x", None), ("SD 1.x", 0.4)])
+def test_the_controlnet_is_diffusers_controlnet(name, scale):
+    """With a scale, catches a residual that does not count as often as by `controlnet_conditioning_scale`."""
     config = VARIANTS[name]
     module = randomized(diffusers.UNet2DConditionModel(**config))
     control = randomized(diffusers.ControlNetModel.from_unet(module), seed=1)
@@ -155,12 +156,14 @@ def test_the_controlnet_is_diffusers_controlnet(name):
     (z_t, t, context), theirs = inputs(4, config["cross_attention_dim"])
     image = np.random.default_rng(2).uniform(-1, 1, (2, 128, 192, 3)).astype("float32")
     with torch.no_grad():
-        down, middle = control(
-            *theirs, controlnet_cond=torch.tensor((image.transpose(0, 3, 1, 2) + 1) / 2), return_dict=False
-        )
+        shown = torch.tensor((image.transpose(0, 3, 1, 2) + 1) / 2)
+        options = {"conditioning_scale": 1.0 if scale is None else scale, "return_dict": False}
+        down, middle = control(*theirs, controlnet_cond=shown, **options)
         expected = module(*theirs, down_block_additional_residuals=down, mid_block_additional_residual=middle).sample
     features = network.condition(image, Conditioning(context))
-    close(network(z_t, t, features, Conditioning(context)), expected)
+    close(network(z_t, t, features, Conditioning(context), condition_scale=scale), expected)
+    if scale is not None:
+        return
     extra = adapter(z_t, t, context, *features)
     for ours, residual in zip(extra, (*down, middle), strict=True):
         close(ours, residual)

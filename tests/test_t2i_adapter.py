@@ -116,7 +116,12 @@ def test_the_adapted_unet_is_diffusers_unet_with_its_adapter(unet_config, kind):
         expected = module(*theirs, down_intrablock_additional_residuals=list(residuals)).sample
         without = module(*theirs).sample
     assert (expected - without).abs().max() > 0.05 * expected.abs().max()
-    close(network(z_t, t, network.condition(image, conditioning), conditioning), expected)
+    features = network.condition(image, conditioning)
+    close(network(z_t, t, features, conditioning), expected)
+    with torch.no_grad():  # the pipeline's adapter_conditioning_scale
+        scaled = module(*theirs, down_intrablock_additional_residuals=[1.7 * h for h in residuals]).sample
+    assert (scaled - expected).abs().max() > 0.02 * expected.abs().max()
+    close(network(z_t, t, features, conditioning, condition_scale=1.7), scaled)
 
 
 @pytest.mark.parametrize("kind", ["full_adapter", "light_adapter"])

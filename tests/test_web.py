@@ -52,6 +52,22 @@ def test_large_photos_are_made_in_tiles(browser, sites, packages, photos, tmp_pa
     assert_same_image(shown(browser), made_by_run(*options, "--no-tile"))
 
 
+@pytest.mark.slow
+def test_a_condition_counts_as_often_as_the_page_says(browser, sites, packages, photos, tmp_path):
+    """Catches a slider that moves nothing, and one where the package cannot follow."""
+    browser.open(sites("super_resolution", "parts")[0])
+    browser.evaluate("scale.value = 0.3; scale.dispatchEvent(new Event('input'))")
+    browser.choose("#photo", photos / "window.png")
+    browser.wait(DONE)
+    assert text(browser, "times") == "× 0.3"
+    options = [packages("super_resolution", "parts"), tmp_path, photos / "window.png"]
+    assert_same_image(shown(browser), made_by_run(*options, "--condition-scale", 0.3))
+    assert np.abs(made_by_run(*options).astype(float) - shown(browser)[..., :3]).max() > 2
+    browser.open(sites("super_resolution", "whole")[0])
+    browser.wait(READY)
+    assert browser.evaluate("weigh.hidden")
+
+
 def test_the_steps_appear(browser, sites, photos):
     browser.open(sites("super_resolution", "parts")[0])
     browser.wait(READY)

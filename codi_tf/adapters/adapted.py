@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import keras
+from keras import ops
 
 from codi_tf.adapters import ADAPTERS
 from codi_tf.checkpoints.base import Base
@@ -39,12 +40,14 @@ class Adapter(keras.Model):
         starts_from_folder: whether a training may start from the weights of a folder (`adaptation.start`).
         condition_takes_prompt: whether `condition` depends on the prompt.
         merges: whether the adapter can become a part of the UNet, as diffusers' pipelines have it: `merged`.
+        takes_scale: whether the condition can count more or less than in training, see `AdaptedUNet.call`.
     """
 
     condition_space: ClassVar[ConditionSpace] = "latent"
     starts_from_folder: ClassVar[bool] = False
     condition_takes_prompt: ClassVar[bool] = False
     merges: ClassVar[bool] = False
+    takes_scale: ClassVar[bool] = True
 
     # Making, reading, writing
 
@@ -155,6 +158,14 @@ class Adapter(keras.Model):
         """`adapt` as operations on emitted features; `time` are the features of the time."""
         return features
 
+    def neutral_features(self, count: int) -> list[float] | None:
+        """The number that fills each of `count` emitted features where the adapter leaves the UNet as it is.
+
+        For adapters whose effect is linear in the way from there to the features of a condition: n + K (f - n) then
+        makes the condition count K times, and a step need not know K. None, the default, for others.
+        """
+        return None
+
     def emitted_features(self, condition_features: list) -> list:
         """NumPy features of `condition`, in the form that `emit_condition` gives them."""
         return condition_features
@@ -209,8 +220,12 @@ class AdaptedUNet(TrainsPart):
         """Whether the guidance is an input of the network (guided distillation)."""
         return self.unet.time_cond_proj_dim is not None
 
-    def call(self, z_t, t, condition_features, conditioning: Conditioning, guidance=None):
+    def call(self, z_t, t, condition_features, conditioning: Conditioning, guidance=None, condition_scale=None):
         """The network's output, in the parametrization of the checkpoint.
+
+        With a scale K, a feature is h + K (h' - h), h' the adapted one. So mu counts K times in Eq. 12, and the
+        residuals of ControlNet and T2I-Adapter count K times, as by diffusers' `controlnet_conditioning_scale` and
+        `adapter_conditioning_scale`.
 
         Args:
             z_t: [B, h, w, C].
@@ -218,6 +233,7 @@ class AdaptedUNet(TrainsPart):
             condition_features: from `condition`.
             conditioning: of prompts and classes, of batch size 1 or B.
             guidance: float [B] or [1], for networks that take it; 1 or None for none.
+            condition_scale: K, float []: 0 gives the UNet's own output. None for 1, without any operation.
 
         Returns:
             float32 [B, h, w, out_channels].
@@ -227,9 +243,15 @@ class AdaptedUNet(TrainsPart):
             return self.unet(z_t, t, context, guidance, labels)
         temb, adapter = self.unet.embed_time(t, guidance, labels), self.adapter
         first, residuals = adapter.first_residual(condition_features), adapter.residuals(condition_features)
+        if condition_scale is not None:
+            first = None if first is None else _times(condition_scale, first)
+            residuals = None if residuals is None else [_times(condition_scale, h) for h in residuals]
         skips = self.unet.encode(z_t, temb, context, first, residuals)
         features = [*skips, self.unet.middle(skips[-1], temb, context)]
-        *skips, middle = adapter.adapt(features, condition_features, z_t, t, conditioning)
+        adapted = adapter.adapt(features, condition_features, z_t, t, conditioning)
+        if condition_scale is not None:
+            adapted = [_moved(h, own, condition_scale) for h, own in zip(features, adapted, strict=True)]
+        *skips, middle = adapted
         return self.unet.decode(middle, skips, temb, context)
 
     def get_config(self):
@@ -249,6 +271,14 @@ class AdaptedUNet(TrainsPart):
                 part.build()
         train, has_mask = config.get("train", "all"), config.get("has_mask", False)
         return cls(unet, adapter, train, has_mask=has_mask, name=config["name"])
+
+
+def _times(scale, h):
+    return ops.cast(scale, h.dtype) * h
+
+
+def _moved(h, own, scale):
+    return h if own is h else h + _times(scale, own - h)
 
 
 def check_image_adapter(adapter: Adapter, base: Base, *, channels: tuple[int, int], factor: int) -> None:

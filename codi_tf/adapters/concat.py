@@ -41,6 +41,7 @@ class Concat(Adapter):
 
     condition_space = "latent_nearest"
     merges = True
+    takes_scale = False
 
     def __init__(self, in_channels: int, channels: int, scale: float = 1.0, **kwargs):
         super().__init__(**kwargs)

@@ -117,6 +117,9 @@ class MuAdapter(Adapter):
             for i, (h, h_c) in enumerate(zip(features, scaled, strict=True))
         ]
 
+    def neutral_features(self, count):
+        return [0.0] * (count - 1) + [1.0]  # of 1 - mu
+
     def emitted_features(self, condition_features):
         mu = ops.convert_to_numpy(self.mu)
         return [*(m * h for m, h in zip(mu, condition_features, strict=True)), 1.0 - mu]

@@ -242,6 +242,9 @@ class T2IAdapter(DiffusersAdapter):
     def emit_residuals(self, condition_features):
         return condition_features
 
+    def neutral_features(self, count):
+        return [0.0] * count
+
     def get_config(self):
         keys = ("in_channels", "channels", "num_res_blocks", "downscale_factor", "adapter_type")
         return {"name": self.name, **{key: getattr(self, key) for key in keys}}

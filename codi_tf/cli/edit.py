@@ -26,7 +26,7 @@ def main(arguments: list[str], prog: str = "codi edit") -> None:
     parser.add_argument(
         IMAGE, type=path_argument, dest="condition", help="the image to edit, of any size and mode; or a folder"
     )
-    restore.add_text_guidance(parser)
+    restore.add_knobs(parser)
     options = parser.parse_args(arguments)
     check_shared_options(options)
     restore.check_is_bundle(options.model)

@@ -20,6 +20,7 @@ import numpy as np
 
 from codi_tf.cli.images import Images
 from codi_tf.cli.sampling_options import (
+    add_condition_scale,
     add_sampling,
     add_shared_options,
     add_start,
@@ -53,6 +54,8 @@ DEFAULTS = {  # of the options of this program; shared ones have theirs in the p
     "sampler": None,
     "guidance": None,
     "text_guidance": None,
+    "condition_scale": 1.0,
+    "fidelity": 0.0,
     "tile": None,
     "color": "none",
     "image": None,
@@ -67,7 +70,7 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
         type=path_argument,
         help="the image to restore, of any size and mode, or the depth map; or a folder",
     )
-    add_text_guidance(parser)
+    add_knobs(parser)
     parser.add_argument(
         "--mask",
         type=path_argument,
@@ -90,12 +93,19 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--colour", choices=colors, dest="color", help=argparse.SUPPRESS)
 
 
-def add_text_guidance(parser: argparse._ActionsContainer) -> None:
-    """Add --text-guidance."""
+def add_knobs(parser: argparse._ActionsContainer) -> None:
+    """Add --text-guidance, --condition-scale and --fidelity."""
     parser.add_argument(
         "--text-guidance",
         type=finite_number(),
         help="guidance by the prompt, for models fine-tuned with drop_prompt (default: 1, none)",
+    )
+    add_condition_scale(parser)
+    parser.add_argument(
+        "--fidelity",
+        type=finite_number(0, 1),
+        help="0: the last step's image; 1: the first step's, smooth and closest to the condition; between: a mixture "
+        "(default: 0)",
     )
 
 
@@ -228,6 +238,7 @@ def _made(options: argparse.Namespace, model, given: _Given, name: str) -> np.nd
     if given.images.results is None or made.tile:  # the images of a folder have a line of progress together
         start["report"] = progress("tile" if made.tile else "step", steps * made.pieces)
     names = ("prompt", "steps", "seed", "upscale", "sampler", "guidance", "text_guidance", "tile", "color")
+    names += ("condition_scale", "fidelity")
     return render(model, condition, **start, **{name: getattr(options, name) for name in names})
 
 

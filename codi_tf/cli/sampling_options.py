@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_CONDITION_SCALE
 from codi_tf.core.progress import Progress
 from codi_tf.io.bundle_files import check_is_folder, model_at
 
@@ -46,6 +47,15 @@ def add_sampling(parser: ArgumentParser, samplers: Iterable[str], *, steps: str,
     parser.add_argument("--steps", type=integer(1, 1000), help=f"network evaluations (default: {steps})")
     parser.add_argument("--sampler", choices=tuple(samplers), help=f"(default: {sampler})")
     parser.add_argument("--guidance", type=finite_number(), help=f"1 is none (default: {guidance})")
+
+
+def add_condition_scale(parser: argparse._ActionsContainer) -> None:
+    """Add --condition-scale."""
+    parser.add_argument(
+        "--condition-scale",
+        type=finite_number(0, MAX_CONDITION_SCALE),
+        help=f"how many times the condition counts, 0 (not at all) to {MAX_CONDITION_SCALE} (default: 1)",
+    )
 
 
 def add_start(parser: argparse._ActionsContainer, *, size: str) -> None:

@@ -15,6 +15,8 @@ from codi_tf.core.showing import shown
 
 Trained = Literal["all", "adapter"]  # which weights are trained
 Strategy = Literal["none", "mirrored", "multiworker", "tpu"]
+OptimizerName = Literal["adamw", "adafactor", "lion"]
+MomentFormat = Literal["float32", "bfloat16"]
 STRATEGIES: tuple[str, ...] = typing.get_args(Strategy)
 
 # Far beyond what can be trained: a number with some zeros too many is refused before memory is asked for it.
@@ -149,18 +151,20 @@ class Memory:
 
 @dataclass(frozen=True)
 class Train:
-    """The optimization: AdamW with a linear warm-up, then constant or cosine decay to 0.
+    """The optimization: a linear warm-up, then constant or cosine decay to 0.
 
     Attributes:
         steps: updates (optimizer steps) of the whole run; may be raised when it is resumed.
         batch_size: examples in the global batch, of all replicas and micro-batches together.
+        optimizer: adamw, lion (one moment; takes a rate 3 to 10 times lower) or adafactor (hardly any state).
+        moments: the format of the optimizer's moments, float32 or bfloat16, which is rounded at random.
         accumulate: the number of micro-batches, one after the other, that a replica's share of the batch is split into.
         learning_rate: the peak.
         warmup_steps: updates of the linear warm-up.
         decay: "cosine" or "constant".
         cycles: how many times the cosine runs from the peak to 0; more than once without a warm-up. 0: once for each
             phase of the method, however long it is (guided distillation, stage 2).
-        weight_decay: lambda of AdamW.
+        weight_decay: lambda of theta <- (1 - rate lambda) theta, for every optimizer.
         clip_norm: limit of the gradient's global norm.
         ema_decay: gamma of the moving average: theta-, the target network; for methods without one, the result.
         result_decay: the decay of an average of its own that generates and is saved, for methods with a target network;
@@ -179,6 +183,8 @@ class Train:
 
     steps: int
     batch_size: int = 32
+    optimizer: OptimizerName = "adamw"
+    moments: MomentFormat = "float32"
     accumulate: int = 1
     learning_rate: float = 3e-4
     warmup_steps: int = 100

@@ -44,8 +44,17 @@ def has_weight_decay(optimizer: keras.optimizers.Optimizer, variable: keras.Vari
 
 def moments_of(optimizer: keras.optimizers.Adam, variable: keras.Variable) -> tuple[keras.Variable, keras.Variable]:
     """Adam's moving averages of a variable's gradient and of its square."""
-    index = _private(optimizer, "_get_variable_index")(variable)
-    return _private(optimizer, "_momentums")[index], _private(optimizer, "_velocities")[index]
+    return momentum_of(optimizer, variable), _private(optimizer, "_velocities")[index_of(optimizer, variable)]
+
+
+def momentum_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> keras.Variable:
+    """Adam's and Lion's moving average of a variable's gradient."""
+    return _private(optimizer, "_momentums")[index_of(optimizer, variable)]
+
+
+def index_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:
+    """The place of a variable among those that a built optimizer updates."""
+    return _private(optimizer, "_get_variable_index")(variable)
 
 
 def _private(owner: object, name: str) -> Any:

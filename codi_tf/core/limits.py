@@ -20,6 +20,7 @@ MAX_BLOCKS = 32  # of a level of resolution
 MAX_LEVELS = 8  # of resolution in a network
 MAX_WIDTH = 1 << 17  # channels of a layer, and positions of a text
 MAX_WORDS = 1 << 22  # in a vocabulary
+MAX_CONDITION_SCALE = 10  # how many times a condition counts
 
 
 def check_most(settings: Any, prefix: str, **most: int) -> None:

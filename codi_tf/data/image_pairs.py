@@ -22,6 +22,7 @@ from codi_tf.data.records import Readable, Unreadable, index_files
 from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.stream import Stream
 from codi_tf.data.triplets import SEEDS, PromptFolders, Triplets, has_sources, parquet_files, source_files
+from codi_tf.data.windows import Size
 from codi_tf.io.depth_files import photo_files
 from codi_tf.io.images import resize, rgb_pixels, to_uint8
 from codi_tf.io.places import folder_pair
@@ -100,10 +101,10 @@ class ImagePairs(Triplets):
         super().__init__(records, condition_key="source", **options)
         self.whole, self.resizes = whole, resizes
 
-    def window_side(self, u: float, size: tuple[int, int], image_size: int) -> int:
-        """The side of a window of an image (height, width), drawn by u. Raises Unreadable if it is too small."""
+    def window_size(self, u: float, size: tuple[int, int], image_size: Size) -> tuple[int, int]:
+        """The size of a window of an image (height, width), drawn by u. Raises Unreadable if it is too small."""
         kind = Triplets if self.whole else Stream
-        return kind.window_side(self, u, size, image_size)
+        return kind.window_size(self, u, size, image_size)
 
     def fitted(self, key: str, encoded: EncodedImage, size: tuple[int, int]) -> EncodedImage:
         """A source in the size of its target. Raises Unreadable if it is damaged, or not to be resized."""

@@ -20,6 +20,7 @@ from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import sdedit_grid, sdedit_start
 from codi_tf.diffusion.process import Boundary, Denoise, Prediction
 from codi_tf.diffusion.sampling import make_grid, trajectory
+from codi_tf.inference.knobs import result_of
 from codi_tf.io import images
 from codi_tf.methods.networks import denoiser_with, encode_condition
 
@@ -54,6 +55,7 @@ class Generator:
         sampler: str = "ddim",
         guidance: float | None = None,
         text_guidance: float | None = None,
+        condition_scale: float = 1.0,
         seed: int = 0,
         image=None,
         strength: float = 0.8,
@@ -68,7 +70,7 @@ class Generator:
             conditioning: of the prompts, of batch size 1 or B.
             steps: 1 to the number of training times.
             sampler: a name in `diffusion.samplers.SAMPLERS`.
-            guidance, text_guidance: see `denoiser`.
+            guidance, text_guidance, condition_scale: see `denoiser`.
             seed: of the noise that stochastic samplers add.
             image: [B, H, W, 3] in [-1, 1], where SDEdit starts; None: pure noise.
             strength: of SDEdit, see `grid.sdedit_grid`.
@@ -77,7 +79,8 @@ class Generator:
             UserError: an unknown sampler, a number of steps or a strength out of its range; a bad seed, when its noise
                 is drawn.
         """
-        denoise = self.denoiser(condition, conditioning, guidance=guidance, text_guidance=text_guidance)
+        how = {"guidance": guidance, "text_guidance": text_guidance, "condition_scale": condition_scale}
+        denoise = self.denoiser(condition, conditioning, **how)
         grid = make_grid(sampler, self.base.schedule, steps)
         if image is not None:
             grid = sdedit_grid(grid, strength)
@@ -92,6 +95,7 @@ class Generator:
         *,
         guidance: float | None = None,
         text_guidance: float | None = None,
+        condition_scale: float = 1.0,
     ) -> Denoise:
         """e(0, 0) + g_c (e(c, 0) - e(0, 0)) + g_p (e(c, p) - e(c, 0)): InstructPix2Pix (Brooks et al. 2023, Eq. 3).
 
@@ -103,9 +107,11 @@ class Generator:
             conditioning: of the prompts, of batch size 1 or B.
             guidance: g_c, 1 is none; None: the model's default.
             text_guidance: g_p, 1 is none; None: see above.
+            condition_scale: how many times the condition counts, in all terms: see `AdaptedUNet.call`.
         """
         guidance = self.guidance if guidance is None else guidance
-        scale = tf.constant([guidance], tf.float32)
+        given = tf.constant([guidance], tf.float32)
+        scale = None if condition_scale == 1.0 else tf.constant(condition_scale, tf.float32)  # None: as in training
         by_condition = 1.0 if self.network.takes_guidance else guidance
         conditioning = conditioning.tensors()
         empty = conditioning if text_guidance is None else self.base.conditioning().tensors()
@@ -114,7 +120,7 @@ class Generator:
         evaluated = [(weight, encode(condition, prompt), prompt) for weight, (encode, prompt) in terms if weight]
 
         def denoise(z_t, t):
-            predictions = [self.denoise(z_t, t, features, prompt, scale) for _, features, prompt in evaluated]
+            predictions = [self.denoise(z_t, t, features, prompt, given, scale) for _, features, prompt in evaluated]
             if len(predictions) == 1:
                 return predictions[0]
             return weighted(predictions, [weight for weight, _, _ in evaluated])
@@ -122,17 +128,20 @@ class Generator:
         return denoise
 
     def latents(
-        self, condition, noise, conditioning: Conditioning, *, report: Callable[[int], None] | None = None, **options
+        self,
+        condition,
+        noise,
+        conditioning: Conditioning,
+        *,
+        fidelity: float = 0.0,
+        report: Callable[[int], None] | None = None,
+        **options,
     ):
-        """The clean latents float32 [B, h, w, 4] at the end of `trajectory`, whose arguments and errors these are.
+        """The clean latents float32 [B, h, w, 4] of `trajectory`, whose arguments and errors these are.
 
-        `report` is called with the number of steps that are done.
+        `fidelity`, `report`: see `knobs.result_of`.
         """
-        for done, prediction in enumerate(self.trajectory(condition, noise, conditioning, **options), start=1):
-            latents = prediction.x_hat
-            if report is not None:
-                report(done)
-        return latents
+        return result_of(self.trajectory(condition, noise, conditioning, **options), fidelity, report)
 
     def _encode(self, condition, conditioning):
         return self.network.condition(encode_condition(self.base, self.network, condition), conditioning)
@@ -140,8 +149,8 @@ class Generator:
     def _encode_nothing(self, condition, conditioning):
         return self.network.condition(tf.zeros_like(encode_condition(self.base, self.network, condition)), conditioning)
 
-    def _denoise(self, z_t, t, features, conditioning, guidance):
-        shared = {"guidance": guidance, "boundary": self.boundary}
+    def _denoise(self, z_t, t, features, conditioning, guidance, condition_scale=None):
+        shared = {"guidance": guidance, "boundary": self.boundary, "condition_scale": condition_scale}
         return denoiser_with(self.base, self.network, features, conditioning, **shared)(z_t, t)
 
     def _decode(self, latents):

@@ -56,8 +56,8 @@ def render(
             colors. Both also adopt colors that noise and compression have changed, so "none" is the default.
             "wavelet" also evens out tones that differ from tile to tile.
         image: where SDEdit starts, float RGB [h, w, 3] in [0, 1] of any size; not with tiles.
-        options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, text_guidance, strength, report. With
-            tiles, `report` counts each tile in each step.
+        options: of `CoDi.generate`: prompt, steps, seed, sampler, guidance, text_guidance, condition_scale, fidelity,
+            strength, report. With tiles, `report` counts each tile in each step.
 
     Returns:
         uint8 RGB [K H, K W, 3].

@@ -22,6 +22,7 @@ from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Denoise, Prediction
 from codi_tf.diffusion.sampling import make_grid, trajectory
 from codi_tf.inference.generation import Generator, check_finite
+from codi_tf.inference.knobs import check_condition_scale, check_fidelity, result_of
 from codi_tf.inference.tiles import Tile, blended, tiles
 from codi_tf.io.images import as_batch, bands, pad_to_multiple, to_uint8
 from codi_tf.methods.networks import encode_condition
@@ -34,7 +35,7 @@ def tiled_denoiser(
     conditioning: Conditioning,
     *,
     report: Callable[[int], None] | None = None,
-    **guidance,
+    **options,
 ) -> Denoise:
     """(z_t, t) -> Prediction over a whole field z_t [1, h, w, C]: the blended predictions of its tiles.
 
@@ -47,13 +48,13 @@ def tiled_denoiser(
         places: each tile of z_t with the tile of c at the same place.
         conditioning: of the prompt, of batch size 1.
         report: is called with the number of tiles that are done in all calls.
-        guidance: see `Generator.denoiser`.
+        options: of `Generator.denoiser`.
     """
     generator, conditioning, done = _Encoded(generator), conditioning.tensors(), itertools.count(1)
 
     def predictions(z_t, t):
         for place, of_c in places:
-            prediction = generator.denoiser(tf.constant(of_c.of(c)), conditioning, **guidance)(place.of(z_t), t)
+            prediction = generator.denoiser(tf.constant(of_c.of(c)), conditioning, **options)(place.of(z_t), t)
             yield place, tf.concat(prediction, axis=-1)
             if report is not None:
                 report(next(done))
@@ -92,6 +93,8 @@ def generate_tiled(
     sampler: str | None = None,
     guidance: float | None = None,
     text_guidance: float | None = None,
+    condition_scale: float = 1.0,
+    fidelity: float = 0.0,
     report: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """`CoDi.generate` for one image of any size; the networks process one tile at a time.
@@ -104,7 +107,7 @@ def generate_tiled(
         image: uint8, or float in [0, 1], [H, W, C], C the task's `condition_channels`.
         tile: side of the tiles in pixels, a multiple of `base.multiple`.
         overlap: of neighboring tiles in pixels, a multiple of `base.multiple` below `tile`; 0 leaves seams.
-        prompt, steps, seed, sampler, guidance, text_guidance: see `CoDi.generate`.
+        prompt, steps, seed, sampler, guidance, text_guidance, condition_scale, fidelity: see `CoDi.generate`.
         report: is called with the number of tiles that are done; every step counts each tile.
 
     Returns:
@@ -121,7 +124,9 @@ def generate_tiled(
     guided = {
         "guidance": model.check_guidance(guidance),
         "text_guidance": model.check_text_guidance(text_guidance, prompted=prompt is not None),
+        "condition_scale": check_condition_scale(condition_scale, network.adapter),
     }
+    fidelity = check_fidelity(fidelity)
     shape = model.latent_shape(*condition.shape[:3])
     grid = make_grid(model.sampler if sampler is None else sampler, base.schedule, evaluations)
 
@@ -139,8 +144,8 @@ def generate_tiled(
     places = list(zip(latents, of_c, strict=True))
     denoise = tiled_denoiser(generator, c, places, conditioning, report=report, **guided)
     fresh = (gaussian_noise(seed, shape, stream=i + 1) for i in range(grid.draws))
-    for prediction, _ in trajectory(denoise, tf.constant(gaussian_noise(seed, shape)), grid, fresh):
-        z = tf.constant(prediction.x_hat)
+    steps_made = trajectory(denoise, tf.constant(gaussian_noise(seed, shape)), grid, fresh)
+    z = tf.constant(result_of((prediction for prediction, _ in steps_made), fidelity))
 
     check_finite(z)
     parts = ((pixel, check_finite(generator.decode(place.of(z)))) for place, pixel in zip(latents, pixels, strict=True))

@@ -65,12 +65,20 @@ def denoiser(base: Base, network: AdaptedUNet, c, conditioning: Conditioning, *,
 
 
 def denoiser_with(
-    base: Base, network: AdaptedUNet, features, conditioning: Conditioning, *, guidance=None, boundary: Boundary = False
+    base: Base,
+    network: AdaptedUNet,
+    features,
+    conditioning: Conditioning,
+    *,
+    guidance=None,
+    boundary: Boundary = False,
+    condition_scale=None,
 ) -> Denoise:
     """The network as a function (z_t, t) -> Prediction, for given features of the condition.
 
     `guidance`, a number or float [B], is for networks that take it as an input; None is 1, no guidance. `boundary`
     are the boundary scalings (Eq. 17) that the network was trained with; losses apply them themselves.
+    `condition_scale`: see `AdaptedUNet.call`.
     """
 
     taken = None
@@ -79,7 +87,7 @@ def denoiser_with(
 
     def denoise(z_t, t):
         alpha_t, sigma_t = coefficients(base.schedule, t)
-        output = network(z_t, ops.reshape(t, (-1,)), features, conditioning, taken)
+        output = network(z_t, ops.reshape(t, (-1,)), features, conditioning, taken, condition_scale=condition_scale)
         return predict(output, z_t, alpha_t, sigma_t, base.prediction_type)
 
     return bounded(denoise, base.schedule, boundary)

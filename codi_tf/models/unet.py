@@ -153,10 +153,10 @@ class UNetEncoder(keras.Model):
             target = own.get(path_below(unet, variable))
             if target is None:  # a part of the decoder
                 continue
-            value = ops.convert_to_numpy(variable)
-            if value.shape != target.shape:  # conv_in alone
+            value = ops.convert_to_tensor(variable)
+            if tuple(value.shape) != tuple(target.shape):  # conv_in alone
                 value = value[:, :, : target.shape[2]]
-                value = np.pad(value, [(0, 0), (0, 0), (0, target.shape[2] - value.shape[2]), (0, 0)])
+                value = ops.pad(value, [(0, 0), (0, 0), (0, target.shape[2] - value.shape[2]), (0, 0)])
             target.assign(value)
 
     def build(self, input_shape=None):

@@ -13,48 +13,35 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core import replicas
-from codi_tf.core.keras_internals import has_weight_decay, moments_of, trainable_variables_of, with_gradients
+from codi_tf.core.keras_internals import moments_of
+from codi_tf.trainers.summed import SummedOptimizer
 
 
-class FusedAdamW(keras.optimizers.Adam):
+class FusedAdamW(SummedOptimizer, keras.optimizers.Adam):
     """Keras' AdamW through TensorFlow's fused kernel: the same update, one operation per variable instead of a dozen.
 
     m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, theta <- theta - eta sqrt(1 - b2^k) / (1 - b1^k) m / (sqrt(v) + e)
     at step k (Kingma & Ba 2015, section 2, the efficient form), after theta <- (1 - eta lambda) theta (Loshchilov &
-    Hutter 2019). Arguments as for `keras.optimizers.Adam`; lambda is `weight_decay`, None for none.
-
-    Under tf.distribute `apply` takes gradients that are already summed over the replicas, as `Trainer` does: the norm
-    of the whole batch's gradient is clipped, and every replica updates its own copies.
-
-    Raises:
-        ValueError: an option of Keras' optimizers that this one does not have.
+    Hutter 2019). Arguments as for `keras.optimizers.Adam` and `SummedOptimizer`. With moments in bfloat16 the update is
+    the same and takes several operations; the kernel has no such moments.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        for name in ("amsgrad", "use_ema", "gradient_accumulation_steps", "loss_scale_factor", "clipnorm", "clipvalue"):
-            if getattr(self, name):
-                raise ValueError(f"FusedAdamW has no {name}: use keras.optimizers.AdamW")
+    def of_update(self, k):
+        return [tf.pow(beta, k) for beta in (self.beta_1, self.beta_2)]
 
-    def apply(self, grads, trainable_variables=None):
-        """One update of variables by their gradients; see the class for tf.distribute."""
-        if not self.built:
-            self.build(list(trainable_variables or ()))
-        variables = trainable_variables_of(self) if trainable_variables is None else list(trainable_variables)
-        gradients, variables = with_gradients(self, grads, variables)
-        if self.global_clipnorm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.global_clipnorm)
-        rate = tf.cast(self.learning_rate, tf.float32)
-        # Read once a step: TensorFlow does not merge reads of a variable.
-        k = tf.cast(self.iterations.value + 1, tf.float32)
-        powers = [tf.pow(beta, k) for beta in (self.beta_1, self.beta_2)]
-        for gradient, variable in zip(gradients, variables, strict=True):
-            if self.weight_decay is not None and has_weight_decay(self, variable):
-                replicas.move(variable, 0.0, rate * self.weight_decay)
-            self._update(gradient, variable, rate, powers)
-        replicas.assign_add(self.iterations, 1)
+    def update_variable(self, gradient, variable, rate, shared, seed) -> None:
+        if self.moments == "float32":
+            self._fused(gradient, variable, rate, shared)
+            return
+        kept = moments_of(self, variable)
+        g, m, v = (tf.cast(value, tf.float32) for value in (gradient, *(moment.value for moment in kept)))
+        m, v = m + (1.0 - self.beta_1) * (g - m), v + (1.0 - self.beta_2) * (tf.square(g) - v)
+        rate = rate * tf.sqrt(1.0 - shared[1]) / (1.0 - shared[0])
+        replicas.assign_add(variable, -rate * m / (tf.sqrt(v) + self.epsilon))
+        for which, (moment, value) in enumerate(zip(kept, (m, v), strict=True)):
+            self.keep(moment, value, (*seed, which))
 
-    def _update(self, gradient, variable, rate, powers) -> None:
+    def _fused(self, gradient, variable, rate, powers) -> None:
         (momentum, velocity), kind = moments_of(self, variable), variable.value.dtype
         beta1_power, beta2_power = (tf.cast(power, kind) for power in powers)
         tf.raw_ops.ResourceApplyAdam(

@@ -19,7 +19,7 @@ from codi_tf.methods.method import Method
 from codi_tf.trainers.keras_fit import KerasFit
 from codi_tf.trainers.keras_options import check_compile, check_policy, check_replicated, checked_optimizer
 from codi_tf.trainers.meters import Meters
-from codi_tf.trainers.optimizers import FusedAdamW
+from codi_tf.trainers.summed import SummedOptimizer
 
 FIRST_SCALE, DOUBLE_AFTER = 2.0**15, 2000  # of the loss in float16; good steps until it is doubled
 
@@ -30,7 +30,7 @@ class Trainer(KerasFit, TrainsPart):
     What is trained, and nothing else, is `trainable_variables`: those of the student.
 
     An update whose loss or gradient is not finite is skipped: it changes nothing but `skipped_in_row`. With several
-    replicas this holds for `FusedAdamW`: Keras' own optimizers merge their updates, which tf.distribute does not allow
+    replicas this holds for a `SummedOptimizer`: Keras' own merge their updates, which tf.distribute does not allow
     under a condition, so they make the update with a gradient of 0.
 
     Args:
@@ -109,7 +109,7 @@ class Trainer(KerasFit, TrainsPart):
         if not self.trainable_variables:
             raise UserError("the model has nothing to train: all of it is frozen")
         optimizer = checked_optimizer(optimizer)
-        if self.made_in.num_replicas_in_sync > 1 and not isinstance(optimizer, FusedAdamW):
+        if self.made_in.num_replicas_in_sync > 1 and not isinstance(optimizer, SummedOptimizer):
             check_replicated(optimizer)
         self._build(optimizer)
         super().compile(
@@ -220,7 +220,7 @@ class Trainer(KerasFit, TrainsPart):
         *reduced, means = replicas.summed([*gradients, means])
         norm = tf.linalg.global_norm(reduced)
         finite = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(means))
-        if isinstance(self.optimizer, FusedAdamW) or replicas.count() == 1:
+        if isinstance(self.optimizer, SummedOptimizer) or replicas.count() == 1:
             tf.cond(finite, lambda: self._learn(reduced), lambda: ())
         else:  # Keras' optimizer adds up the replicas' gradients by itself
             self._learn([tf.where(finite, gradient, 0.0) for gradient in gradients])

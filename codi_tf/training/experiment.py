@@ -32,11 +32,13 @@ from codi_tf.io.json_files import write_json
 from codi_tf.methods.networks import encode_condition
 from codi_tf.model import CoDi
 from codi_tf.tasks import Task, make_task
+from codi_tf.trainers.lean import Adafactor, Lion
 from codi_tf.trainers.optimizers import CosinePhases, FusedAdamW
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.folder import PROVENANCE
 from codi_tf.training.initialization import load_base_and_adapter
 
+OPTIMIZERS = {"adamw": FusedAdamW, "adafactor": Adafactor, "lion": Lion}
 LEARNED_FROM = 4096  # prompts of a new vocabulary
 
 
@@ -154,7 +156,7 @@ def _perceptual(experiment: config.Experiment):
 
 
 def make_optimizer(train: config.Train, phases: Sequence[int] = ()) -> keras.optimizers.Optimizer:
-    """AdamW with the learning rate, decay and clipping of the config.
+    """The optimizer with the learning rate, decay, clipping and moments of the config.
 
     Args:
         train: the config's section.
@@ -174,7 +176,8 @@ def make_optimizer(train: config.Train, phases: Sequence[int] = ()) -> keras.opt
             warmup_target=train.learning_rate if train.warmup_steps else None,
             warmup_steps=train.warmup_steps,
         )
-    return FusedAdamW(rate, weight_decay=train.weight_decay or None, global_clipnorm=train.clip_norm)
+    options = {"weight_decay": train.weight_decay or None, "global_clipnorm": train.clip_norm, "moments": train.moments}
+    return OPTIMIZERS[train.optimizer](rate, **options)
 
 
 def load_source(experiment: config.Experiment, split: str | None) -> data.Source:

@@ -7,6 +7,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
@@ -78,7 +79,7 @@ class StateWriter:
 def state_values(trainer: Trainer) -> dict[str, np.ndarray]:
     """The state of a trainer as arrays; later updates leave them as they are."""
     # An assignment gives a variable a new tensor and leaves the old one as it was: no copy is needed.
-    return {key: np.asarray(variable.numpy()) for key, variable in _variables(trainer).items()}
+    return {key: _stored(variable) for key, variable in _variables(trainer).items()}
 
 
 def write_state(path: Path, values: dict[str, np.ndarray]) -> None:
@@ -140,10 +141,21 @@ def restore_newest(trainer: Trainer, folder: Path) -> int:
 
 def _assign(trainer: Trainer, values: dict[str, np.ndarray], path: Path) -> None:
     variables = _variables(trainer)
-    if values.keys() != variables.keys() or any(values[k].shape != tuple(variables[k].shape) for k in variables):
+    if values.keys() != variables.keys() or any(_is_other(values[k], variables[k]) for k in variables):
         raise UserError(f"{path}: the state of another experiment; choose another --out, or delete {path.parent}")
     for key, variable in variables.items():
-        variable.assign(values[key])
+        variable.assign(values[key].view(ml_dtypes.bfloat16) if variable.dtype == "bfloat16" else values[key])
+
+
+def _stored(variable) -> np.ndarray:
+    """The value of a variable; bfloat16 as its bits, because safetensors has no such NumPy arrays."""
+    value = np.asarray(variable.numpy())
+    return value.view(np.uint16) if variable.dtype == "bfloat16" else value
+
+
+def _is_other(value: np.ndarray, variable) -> bool:
+    """Whether a stored value cannot be that of a variable."""
+    return value.shape != tuple(variable.shape) or (value.dtype == np.uint16) != (variable.dtype == "bfloat16")
 
 
 def _digest(values: dict[str, np.ndarray]) -> str:

@@ -12,6 +12,7 @@ from codi_tf.diffusion.grid import Grid
 from codi_tf.diffusion.process import Denoise
 from codi_tf.diffusion.sampling import make_checkpoint_grid, make_grid, sample
 from codi_tf.inference.generation import weighted
+from codi_tf.inference.knobs import check_condition_scale
 from codi_tf.methods.networks import denoiser_with
 from codi_tf.model import CoDi
 from codi_tf.models.convolution import plain_convolutions
@@ -41,6 +42,7 @@ class SamplerProgram(tf.Module):
         guidance: of every image: by the condition, or what a network takes as an input; None: the model's default.
         text_guidance: of every image, by the prompt beside a condition; None: 1, none.
         label: the class of every image, for networks with classes; None: the null class.
+        condition_scale: how many times the condition counts in every image, above 0, see `AdaptedUNet.call`.
 
     Attributes:
         grid: the sampler's steps.
@@ -70,6 +72,7 @@ class SamplerProgram(tf.Module):
         guidance: float | None = None,
         text_guidance: float | None = None,
         label: int | None = None,
+        condition_scale: float = 1.0,
     ):
         super().__init__(name="sampler")
         check_steps(steps)
@@ -80,6 +83,7 @@ class SamplerProgram(tf.Module):
         self.sampler = model.sampler if sampler is None else sampler
         object.__setattr__(self, "grid", first_order_grid(model, self.sampler, steps))  # tf.Module would unpack it
         self.guidance, self.asked_label = guidance_of(model, guidance), label
+        self.condition_scale = scale_of(model, condition_scale)
         labels = model.base.class_labels(label)
         self.label = None if labels is None else int(labels[0])
         self.latent_shape = model.latent_shape(1, height, width)
@@ -153,7 +157,8 @@ class SamplerProgram(tf.Module):
     def denoiser(self, c, conditioning: Conditioning) -> Denoise:
         """The model as a function (z_t, t) -> Prediction; c is of `CoDi.encode_condition`, None without a task."""
         model, features = self.model, self.features(c, conditioning)
-        options = {"guidance": self.guidance, "boundary": model.boundary}
+        scale = None if self.condition_scale == 1.0 else self.condition_scale
+        options = {"guidance": self.guidance, "boundary": model.boundary, "condition_scale": scale}
         denoisers = [
             denoiser_with(
                 model.base, model.network, features[self.view_of(term)], self._of(term.view, conditioning), **options
@@ -198,10 +203,21 @@ class SamplerProgram(tf.Module):
 
     def at(self, height: int, width: int) -> SamplerProgram:
         """The same program at another size. Raises UserError for a side that is no positive multiple."""
-        names = ("steps", "prompt", "sampler", "guidance", "text_guidance")
+        names = ("steps", "prompt", "sampler", "guidance", "text_guidance", "condition_scale")
         options = {name: getattr(self, name) for name in names}
         options["label"] = self.asked_label
         return SamplerProgram(self.model, height=height, width=width, **options)
+
+
+def scale_of(model: CoDi | TextModel, scale: float) -> float:
+    """How many times the condition counts in a program. Raises UserError where there is none, or for 0."""
+    if model.network.adapter is None:
+        if scale != 1.0:
+            raise UserError(f"condition_scale is {scale:g}: this model makes images from prompts alone; leave it out")
+        return 1.0
+    if scale == 0.0:
+        raise UserError("condition_scale is 0: an export without its condition cannot be checked; use more")
+    return check_condition_scale(scale, model.network.adapter)
 
 
 def first_order_grid(model: CoDi | TextModel, sampler: str, steps: int) -> Grid:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -205,7 +205,7 @@ def encode(g: Graph, program: SamplerProgram, condition: Value | None, prompt: V
     for view in program.views:
         context = None if prompt is None else _context(g, program, view, prompt)
         given = c if view.shown else g.affine(c, 0.0, 0.0)
-        features += adapted.condition_features(g, model.network, given, context)
+        features += adapted.condition_features(g, model.network, given, context, program.condition_scale)
     return features
 
 
@@ -259,11 +259,11 @@ def _guidance(g: Graph, program: SamplerProgram) -> Value | None:
     return g.constant(ops.convert_to_numpy(guidance_features(weight, channels))[0])
 
 
-def _given(g: Graph, program: SamplerProgram) -> dict[str, Value | None]:
-    """What a package is made for: the guidance, as features of its weight, and the class, as its embedding."""
+def _given(g: Graph, program: SamplerProgram) -> dict[str, Any]:
+    """What a package is made for: the guidance, as features of its weight; the class, as its embedding; the scale."""
     table = program.model.network.unet.class_embedding
     row = None if table is None else g.constant(ops.convert_to_numpy(table.embeddings)[program.label])
-    return {"guidance": _guidance(g, program), "label": row}
+    return {"guidance": _guidance(g, program), "label": row, "condition_scale": program.condition_scale}
 
 
 def decode(g: Graph, model: CoDi | TextModel, z: Value) -> Value:

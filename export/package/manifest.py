@@ -42,6 +42,8 @@ class Package:
         keeps_colors: whether the image has the condition's colors.
         is_local: whether large images may be made of tiles (`Task.is_local`).
         prompted: whether the prompt is an input; the package then holds the tokenizer.
+        neutral_features: of each condition feature, the number that it has where the adapter changes nothing; empty
+            where a host cannot scale the condition (`export.runtime.sampler.scaled`).
         others: the package at its other sizes, with the same weights.
     """
 
@@ -58,6 +60,7 @@ class Package:
     keeps_colors: bool = False
     is_local: bool = False
     prompted: bool = False
+    neutral_features: dict[str, float] = dataclasses.field(default_factory=dict)
     others: tuple[Package, ...] = ()
 
     @property
@@ -170,6 +173,7 @@ def _package(folder: Path, manifest: dict) -> Package:
         keeps_colors=manifest.get("keeps_colors" if manifest["version"] > 2 else "keeps_colours", False),
         is_local=manifest.get("is_local", task["name"] in LOCAL),
         prompted="ids" in inputs,
+        neutral_features=manifest.get("neutral_features", {}),
     )
 
 

@@ -60,6 +60,8 @@ _WHOLE = Record(
         "text_guidance": _NUMBER,
         "evaluations": Whole(1, 3),  # of a step, where it has more than one
         "label": Whole(0, MOST_NUMBERS),
+        "condition_scale": _NUMBER,
+        "neutral_features": Keyed(_NUMBER),
         "condition_file": OneOf(typing.get_args(ConditionFile)),
         "is_local": FLAG,
         "keeps_colors": FLAG,

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from codi_tf.adapters.adapted import Adapter
 from codi_tf.diffusion.sampling import trajectory
 from codi_tf.models.convolution import plain_convolutions
 from export.emit import sampler
@@ -42,7 +43,8 @@ def examples(
         if network.adapter is not None:
             condition_features = []
             for seen in program.features(c, conditioning):
-                condition_features += network.adapter.emitted_features([ops.convert_to_numpy(h) for h in seen or ()])
+                features = [ops.convert_to_numpy(h) for h in seen or ()]
+                condition_features += _scaled(network.adapter, features, program.condition_scale)
             made.append(
                 Example(
                     "encoder",
@@ -60,3 +62,12 @@ def examples(
         decoded = tf.clip_by_value(model.base.decode(tf.constant(z)), -1.0, 1.0)
         image = program.finished(decoded, encoded)
     return [*made, Example("decoder", {**pool, "z": z}, {"image": ops.convert_to_numpy(image)})]
+
+
+def _scaled(adapter: Adapter, features: list, scale: float) -> list:
+    """Features of `condition` as they are emitted, see `emit.adapted.condition_features`."""
+    emitted = adapter.emitted_features(features)
+    neutral = adapter.neutral_features(len(emitted))
+    if scale == 1.0 or neutral is None:
+        return emitted
+    return [scale * h + (1.0 - scale) * n for h, n in zip(emitted, neutral, strict=True)]

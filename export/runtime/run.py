@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.core.arguments import integer, path_argument, seed_number
+from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
+from codi_tf.core.limits import MAX_CONDITION_SCALE
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.core.progress import Progress
 from codi_tf.io import images
@@ -31,7 +32,7 @@ from export.formats import FORMATS
 from export.package.adapters import with_adapter
 from export.package.manifest import Package, parse_size, read_manifest, read_package
 from export.runtime.plan import Plan, make_plan
-from export.runtime.sampler import MAX_THREADS, Sampler, load_any
+from export.runtime.sampler import MAX_THREADS, Sampler, load_any, scaled
 from export.runtime.tiling import Report, generate_tiled
 
 
@@ -215,6 +216,13 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         type=integer(1, MAX_THREADS),
         help="threads (default: as many as processors; LiteRT: 8 at most)",
     )
+    parser.add_argument(
+        "--condition-scale",
+        type=finite_number(0, MAX_CONDITION_SCALE),
+        default=1.0,
+        help=f"how many times as much the condition counts, 0 to {MAX_CONDITION_SCALE}, for packages of parts whose "
+        "adapter is mu or t2i (default: 1)",
+    )
     parser.add_argument("--colour", choices=colors, dest="color", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--adapter", type=path_argument, help="the folder of another adapter for the same base (--adapter-of)"
@@ -248,7 +256,8 @@ def _run_one(package: Package, options: argparse.Namespace, ids: np.ndarray | No
     package = package.fitting(*image.shape[:2])
     plan = make_plan(package, image, options.tile)
     how = {"tile": options.tile, "color": options.color, "report": _progress() if plan.tiled else None}
-    write_image(options.out, generate(load(package, options.threads), image, seed=options.seed, ids=ids, **how))
+    sampler = scaled(load(package, options.threads), options.condition_scale)
+    write_image(options.out, generate(sampler, image, seed=options.seed, ids=ids, **how))
     return f"{options.out}: {_said(package, plan, *image.shape[:2])}"
 
 
@@ -259,15 +268,18 @@ def _run_folder(package: Package, options: argparse.Namespace, ids: np.ndarray |
     settings = {name: value for name, value in vars(options).items() if name not in ("out", "threads")}
     reads = [options.package, options.adapter, options.mask]
     results = ResultFolder(options.out, options.condition, files, settings, reads)
-    samplers = functools.cache(lambda *size: load(package.at(*size), options.threads))
     how = {"tile": options.tile, "color": options.color, "seed": options.seed, "ids": ids}
+
+    @functools.cache
+    def sampler(height: int, width: int) -> Sampler:
+        return scaled(load(package.at(height, width), options.threads), options.condition_scale)
 
     def make(_: Sampler, name: str) -> np.ndarray:
         image = read_condition(files[name], package.condition_file, masks.get(name))
         size = package.fitting(*image.shape[:2])
-        return generate(samplers(size.height, size.width), image, **how)
+        return generate(sampler(size.height, size.width), image, **how)
 
-    return results.fill(lambda: samplers(package.height, package.width), make)
+    return results.fill(lambda: sampler(package.height, package.width), make)
 
 
 def _run_without_condition(package: Package, options: argparse.Namespace) -> None:
@@ -275,6 +287,8 @@ def _run_without_condition(package: Package, options: argparse.Namespace) -> Non
     for name in ("condition", "mask", "tile"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name}: {package.folder} makes images from prompts alone; leave it out")
+    if options.condition_scale != 1.0:
+        raise UserError(f"--condition-scale: {package.folder} makes images from prompts alone; leave it out")
     if options.color != "none":
         raise UserError(f"--color: {package.folder} makes images from prompts alone; leave it out")
     ids = token_ids(package, options.prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,6 +72,33 @@ class Sampler:
                 inputs = {key: pool[key] for key in self.package.graphs[name].inputs}
                 pool = {**pool, **self.graphs[name](inputs)}
         return pool
+
+
+def scaled(sampler: Sampler, scale: float) -> Sampler:
+    """The sampler with a condition that counts K times as much: its features f become K f + (1 - K) n, n the neutral.
+
+    Args:
+        sampler: from `load_any`.
+        scale: K, 0 or more; 1 returns the sampler itself.
+
+    Raises:
+        UserError: the package's condition cannot be scaled: it is one graph, or its adapter works within the steps.
+    """
+    if scale == 1.0:
+        return sampler
+    package, encode = sampler.package, sampler.graphs.get("encoder")
+    neutral = package.neutral_features
+    if not neutral or encode is None:
+        raise UserError(
+            f"--condition-scale: that of {package.folder} is fixed; export the model again, with --condition-scale, or "
+            "with --layout parts if its adapter is mu or t2i"
+        )
+
+    def features(inputs: Tensors) -> Tensors:
+        made, kept = encode(inputs), 1.0 - scale
+        return {name: np.float32(scale) * f + np.float32(kept * neutral.get(name, 0.0)) for name, f in made.items()}
+
+    return replace(sampler, graphs={**sampler.graphs, "encoder": features})
 
 
 def load_any(package: Package, threads: int | None = None) -> Sampler:

@@ -88,6 +88,7 @@ async function start() {
     `once its ${Math.ceil(totalBytes / 1e6)} MB are here, the page needs no network.`;
   document.body.classList.toggle("paints", takesMask());
   page.say.hidden = !takesPrompt();
+  page.weigh.hidden = !manifest.neutral_features;
   page.error.textContent = "";
   ask = startThread();
   enter("empty");
@@ -186,7 +187,7 @@ async function run(signal) {
 
   const { height, width, pixels } = photo;
   const tiled = page.tiled.checked ? null : false;
-  const input = { photo: { height, width, pixels }, mask: painted, depth: depthKind(), ids };
+  const input = { photo: { height, width, pixels }, mask: painted, depth: depthKind(), ids, scale: Number(page.scale.value) };
   const plan = await ask({ kind: "generate", ...input, seed, tiled }, {
     signal,
     transfer: painted ? [painted] : [],
@@ -246,6 +247,7 @@ page.download.addEventListener("click", () => {
   const step = steps.shown < steps.last ? `-step${steps.shown}` : "";
   save(page.after, `${made.name}-${made.seed}${step}.png`).catch((error) => (page.error.textContent = explain(error)));
 });
+page.scale.addEventListener("input", () => (page.times.textContent = `× ${page.scale.value}`));
 page.undo.addEventListener("click", () => mask.undo());
 page.clear.addEventListener("click", () => mask.clear());
 page.paint.addEventListener("click", back);

@@ -4,7 +4,8 @@
 /**
  * @param manifest the package's manifest.json
  * @param run (graph, {name: {data, shape}}) -> promise of {name: data}
- * @returns a function of a prompt's tokens, for packages that take them, to the promise of a sampler: for one graph
+ * @returns a function of a prompt's tokens, for packages that take them, and of how many times the condition counts,
+ *   for packages with neutral features, to the promise of a sampler: for one graph
  *   {whole: (condition, noise) -> image}, for parts
  *   {read: condition -> pool, step: (i, z, pool) -> z, decode: (z, pool) -> image}
  */
@@ -15,7 +16,14 @@ export function samplerOf(manifest, run) {
     return run(graph, Object.fromEntries(Object.entries(manifest.graphs[graph].inputs).map(named)));
   }
 
-  return async (ids) => {
+  // The features f of a condition that counts K times: K f + (1 - K) n, n the neutral one.
+  function scaled(features, scale) {
+    if (scale === 1) return features;
+    const neutral = ([name, f]) => [name, f.map((value) => scale * value + (1 - scale) * manifest.neutral_features[name])];
+    return Object.fromEntries(Object.entries(features).map(neutral));
+  }
+
+  return async (ids, scale = 1) => {
     if (manifest.graphs.sampler) {
       return { whole: async (condition, noise) => (await outputs("sampler", { ids, condition, noise })).image };
     }
@@ -23,7 +31,7 @@ export function samplerOf(manifest, run) {
     return {
       async read(condition) {
         const pool = { ...text, condition };
-        return { ...pool, ...(manifest.graphs.encoder && (await outputs("encoder", pool))) };
+        return { ...pool, ...(manifest.graphs.encoder && scaled(await outputs("encoder", pool), scale)) };
       },
       async step(i, z, pool) {
         const { time, a, b } = manifest.schedule[i];

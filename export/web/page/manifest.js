@@ -71,9 +71,18 @@ function check(manifest) {
     "inputs: the noise is not of image_size");
   need(inputs.ids === undefined || shapeOf(inputs.ids).length === 1, "inputs: ids is not [n]");
   need(outputs === undefined || same(shapeOf(outputs.image), [...image, 3]), "outputs: the image has another size");
+  checkNeutral(manifest);
   const times = [schedule[0].time.length];
   const known = { condition, noise, z: noise, z_next: noise, time: times, scales: [2], image: [...image, 3] };
   checkGraphs(manifest, known);
+}
+
+// Where there are neutral features, every feature that the encoder gives has one.
+function checkNeutral({ neutral_features: neutral, graphs }) {
+  if (neutral === undefined) return;
+  need(isObject(neutral) && Object.values(neutral).every(isNumber), "neutral_features are no numbers");
+  need(Object.keys(graphs.encoder?.outputs ?? {}).every((name) => Object.hasOwn(neutral, name)),
+    "neutral_features are not those of the encoder");
 }
 
 function checkGraphs({ graphs, files, format }, known) {

@@ -38,14 +38,14 @@ const answers = {
   },
 };
 
-async function makeImage({ photo, mask, depth, ids, seed, tiled }, signal, tell) {
+async function makeImage({ photo, mask, depth, ids, scale, seed, tiled }, signal, tell) {
   const condition = conditionOf(photo, mask, depth);
   let step = 0;
   const progress = (share, at) => {
     tell({ share, step: (step = at) });
     return turn();
   };
-  const images = generate(await sampler(ids), manifest, condition, { seed, tiled, progress, signal });
+  const images = generate(await sampler(ids, scale), manifest, condition, { seed, tiled, progress, signal });
   for (;;) {
     const { value, done } = await images.next();
     if (done) return value;
