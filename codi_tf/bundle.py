@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import Adapter
 from codi_tf.adapters.concat import separated
-from codi_tf.checkpoints.base import Base
+from codi_tf.checkpoints.base import Base, with_loras
 from codi_tf.checkpoints.folder import bytes_of, save_base
 from codi_tf.checkpoints.skeleton import read_skeleton
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
@@ -145,7 +146,14 @@ def write_bundle(
         write_json(folder / BUNDLE, about)
 
 
-def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decoder: TinyDecoder | None) -> Contents:
+def read_bundle(
+    path: Path,
+    *,
+    compute: FloatFormat,
+    weights: FloatFormat,
+    decoder: TinyDecoder | None,
+    loras: Iterable[tuple[str | Path, float]] = (),
+) -> Contents:
     """Read a bundle: safetensors and JSON, no code. See `codi_tf.load`.
 
     Of a diffusers folder whose UNet takes the condition beside the latents: `from_checkpoint`.
@@ -159,7 +167,7 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
         raise UserError(f"{path}: no such bundle; train one or name another")
     if not is_bundle(path) and _takes_condition(path):
         base = load_stable_diffusion(path, compute=compute, weights=weights)
-        return from_checkpoint(dataclasses.replace(base, decoder=decoder))
+        return from_checkpoint(dataclasses.replace(with_loras(base, loras), decoder=decoder))
     about = read_about(path)
     try:
         settings, task, adaptation = _settings(about)
@@ -171,7 +179,7 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
     kept["result_decay"] = about.get("result_decay", 0.0)  # of earlier versions: theta- is the result
     source = path if about["base"] is None else _referenced(path, about["base"])
     base = load_stable_diffusion(source, compute=compute, weights=weights)
-    base = dataclasses.replace(base, decoder=decoder)
+    base = dataclasses.replace(with_loras(base, loras), decoder=decoder)
     check_adaptable(base, adaptation.train)
     adapter = ADAPTERS[adaptation.adapter].read(path / "adapter", base, task.condition_channels)
     return Contents(base, adapter, settings, task, adaptation, **kept)

@@ -354,6 +354,7 @@ def load(
     compute: FloatFormat = "float32",
     weights: FloatFormat = "float32",
     decoder: TinyDecoder | None = None,
+    loras: Sequence[tuple[str | Path, float]] = (),
 ) -> CoDi:
     """Read a bundle: safetensors and JSON, no code.
 
@@ -363,12 +364,13 @@ def load(
         compute: the format of activations, "float32", "bfloat16" or "float16".
         weights: the format of the base's weights; below float32 only if the adapter alone is trained.
         decoder: from `load_decoder`, takes the place of the autoencoder's decoder.
+        loras: (path, scale) of LoRAs to merge into the base, see `Base.load_lora`.
 
     Raises:
         UserError: no bundle, or a missing, truncated or foreign part; an unknown format; a decoder of other latents; a
             task or method that is not registered.
     """
-    bundle = read_bundle(model_at(Path(path)), compute=compute, weights=weights, decoder=decoder)
+    bundle = read_bundle(model_at(Path(path)), compute=compute, weights=weights, decoder=decoder, loras=loras)
     model = CoDi(
         bundle.base,
         bundle.adapter,
