@@ -110,7 +110,7 @@ def make_package(
 
         small = None if decoder is None else codi_tf.load_decoder(decoder)
         if is_bundle(bundle):
-            model = codi_tf.load(bundle, decoder=small, loras=loras)
+            model = codi_tf.load(bundle, decoder=small, loras=loras, merge=True)
         else:
             model = _text_model(bundle, small, loras)
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])

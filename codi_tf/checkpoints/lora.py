@@ -18,8 +18,7 @@ from codi_tf.core.precision import built_in
 from codi_tf.io.layouts import key_of, layout_of
 from codi_tf.io.tensor_files import listed
 from codi_tf.io.weights import make_copy
-
-END = ".weight"  # of a kernel's key, after its layer's name
+from codi_tf.models.low_rank import END
 
 
 def kernels_of(network: keras.Model) -> dict[str, keras.Variable]:

@@ -141,7 +141,7 @@ def write_pairs(path: Path, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], 
     tensors = {}
     for module, (down, up) in pairs.items():
         name = flat(FLAT_PREFIXES["unet"][0], module)
-        value = np.array(alpha, down.dtype)
+        value = np.array(alpha, "float32")
         for end, array in ((ENDS[-1][0], down), (ENDS[-1][1], up), (ALPHA, value)):
             tensors[name + end] = TensorToWrite(array.dtype, array.shape, array.copy)
     write_tensors(path, tensors)

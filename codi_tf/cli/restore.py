@@ -164,7 +164,7 @@ def _restore(options: argparse.Namespace) -> np.ndarray:
 
     decoder = load_small_decoder(options)
     say(f"loading {options.model}")
-    model = load(options.model, compute=options.compute, decoder=decoder, loras=options.lora)
+    model = load(options.model, compute=options.compute, decoder=decoder, loras=options.lora, merge=True)
     if options.sampler is None and model.sampler != "ddim":
         say(f"sampler {model.sampler}, which {options.model} is trained for")
     made = plan(model, condition, upscale=options.upscale, tile=options.tile)
