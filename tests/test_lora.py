@@ -302,9 +302,8 @@ def test_diffusers_reads_a_trained_lora_and_makes_the_same_picture(tmp_path):
 # Runs
 
 
-RUN = {
-    "adaptation": {"train": "adapter", "adapter": "concat", "lora": {"rank": 2, "targets": ["conv1"], "dropout": 0.5}}
-}
+OPTIONS = {"rank": 2, "targets": ["conv1"], "dropout": 0.5}
+RUN = {"adaptation": {"train": "adapter", "adapter": "concat", "lora": OPTIONS}}
 
 
 def test_a_config_reaches_the_model_and_its_state(tmp_path):
@@ -320,8 +319,7 @@ def test_a_config_reaches_the_model_and_its_state(tmp_path):
     after = {"method": {"name": "consistency", "delta": 5}, "base": str(tmp_path / "tuned")}
     again = build_trainer(experiment(start, **after, **RUN))
     assert all(equal(values(again.student.lora.variables), values(trainer.average.lora.variables)))
-    lora = RUN["adaptation"]["lora"]
-    other = {"adaptation": {**RUN["adaptation"], "lora": {**lora, "rank": 3}}}
+    other = {"adaptation": {**RUN["adaptation"], "lora": {**OPTIONS, "rank": 3}}}
     with pytest.raises(UserError, match=r"adaptation.lora is Lora\(rank=3, .* it is Lora\(rank=2.*: use the same"):
         build_trainer(experiment(start, **after, **other))
 
