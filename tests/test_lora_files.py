@@ -204,6 +204,15 @@ def test_other_kinds_are_refused(pairs, tmp_path, key, message):
         check_loras([(file, 1.0)])
 
 
+@pytest.mark.parametrize("alpha", [np.array([np.nan], "f"), np.zeros(0, "f")])
+def test_an_alpha_that_is_no_number_is_refused(pairs, tmp_path, alpha):
+    """Catches a base of NaNs, and a traceback."""
+    first = "lora_unet_" + next(iter(pairs)).replace(".", "_")
+    file = write_lora(tmp_path / "nan.safetensors", pairs, others={f"{first}.alpha": alpha})
+    with pytest.raises(UserError, match=f"the alpha of {first} is no finite number"):
+        check_loras([(file, 1.0)])
+
+
 def test_files_and_scales_that_are_none(base, tmp_path):
     """Catches tracebacks for paths that are missing, folders without a LoRA, pickles, and scales."""
     (tmp_path / "lora.pt").write_bytes(b"pickle")

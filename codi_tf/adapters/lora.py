@@ -71,9 +71,9 @@ def write_lora(lora: LoraWeights, folder: Path, *, dtype: str = "float32") -> No
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_format("dtype", dtype)
+    kind = numpy_dtype(dtype)
     pairs = {
-        name: tuple(_narrowed(matrix, name, numpy_dtype(dtype)) for matrix in pair)
-        for name, pair in _matrices(lora).items()
+        name: (_narrowed(down, name, kind), _narrowed(up, name, kind)) for name, (down, up) in _matrices(lora).items()
     }
     write_pairs(folder / LORA_WEIGHTS, pairs, lora.alpha)
 
@@ -89,7 +89,7 @@ def read_lora(folder: Path, unet: UNet, settings: dict) -> LoraWeights:
         pair = pairs[change.name]
         shape = layout_of(kernels[change.name]).stored_shape(change.shape)
         same_alpha = pair.alpha is not None and np.float32(pair.alpha) == np.float32(lora.alpha)  # as it is stored
-        if pair.rank != lora.rank or not same_alpha or not pair.fits(shape):
+        if not pair.fits(shape) or pair.rank != lora.rank or not same_alpha:
             raise UserError(f"{path}: {change.name} has another rank, alpha or shape; {OTHER}")
         down, up = (tensor.read().astype("float32") for tensor in (pair.down, pair.up))
         order = (1, 0) if len(shape) == 2 else (2, 3, 1, 0)
@@ -103,8 +103,9 @@ def merged_unet(unet: UNet, lora: LoraWeights) -> UNet:
     kernels, merged = kernels_of(unet), {}
     for name, (down, up) in _matrices(lora).items():
         shape = layout_of(kernels[name]).stored_shape(tuple(kernels[name].shape))
-        flat = (matrix.reshape(len(matrix), -1) for matrix in (down, up))
-        merged[name] = merged_kernel(kernels[name], product(*flat, scale_of(lora.rank, lora.alpha)).reshape(shape))
+        down, up = (matrix.reshape(len(matrix), -1) for matrix in (down, up))
+        delta = product(down, up, scale_of(lora.rank, lora.alpha)).reshape(shape)
+        merged[name] = merged_kernel(kernels[name], delta)
     return with_kernels(unet, merged)
 
 
@@ -120,11 +121,9 @@ def _matrices(lora: LoraWeights) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     found = {}
     for change in lora.changes:
         down, up = ops.convert_to_numpy(change.down), ops.convert_to_numpy(change.up).T
-        if down.ndim == 4:
-            found[change.name] = (down.transpose(3, 2, 0, 1), up[:, :, None, None])
-        else:
-            found[change.name] = (down.T, up)
-    return {name: tuple(np.ascontiguousarray(matrix) for matrix in pair) for name, pair in found.items()}
+        down, up = (down.transpose(3, 2, 0, 1), up[:, :, None, None]) if down.ndim == 4 else (down.T, up)
+        found[change.name] = (np.ascontiguousarray(down), np.ascontiguousarray(up))
+    return found
 
 
 def _narrowed(matrix: np.ndarray, name: str, dtype: np.dtype) -> np.ndarray:

@@ -7,6 +7,7 @@ A LoRA adds scale * alpha / r * up @ down to a layer's weight, with down [r, in]
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -59,13 +60,14 @@ class Pair(NamedTuple):
     @property
     def rank(self) -> int:
         """r, the number of rows of down."""
-        return self.down.shape[0]
+        return self.down.shape[0] if self.down.shape else 0
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the product has the shape of a layer's weight in PyTorch's layout, up to sides of 1 at its end."""
         down, up = self.down.shape, self.up.shape
-        whole = len(down) >= 2 and len(up) >= 2 and up[1] == down[0] and set(up[2:]) <= {1}
-        return whole and _without_ones((up[0], *down[1:])) == _without_ones(shape)
+        if len(down) < 2 or len(up) < 2 or not 0 < down[0] == up[1] or set(up[2:]) - {1}:
+            return False
+        return _without_ones((up[0], *down[1:])) == _without_ones(shape)
 
     def delta(self, shape: tuple[int, ...], scale: float) -> np.ndarray:
         """scale alpha / r up @ down, float32 of a layer's weight in PyTorch's layout."""
@@ -118,7 +120,12 @@ def read_pairs(path: Path) -> dict[str, Pair]:
             continue
         used |= {key, name + up, name + ALPHA}
         alpha = stored.get(name + ALPHA)
-        number = _alpha(settings, name) if alpha is None else float(alpha.read().astype("float64").reshape(-1)[0])
+        if alpha is None:
+            number = _alpha(settings, name)
+        else:
+            number = float(alpha.read().astype("float64").reshape(())) if math.prod(alpha.shape) == 1 else math.nan
+        if number is not None and not (isinstance(number, int | float) and math.isfinite(number)):
+            raise UserError(f"{path}: the alpha of {name} is no finite number; save the LoRA again")
         pairs[name] = Pair(stored[key], stored[name + up], number)
     if not pairs:
         raise UserError(f"{path}: holds no LoRA weights; for a whole model, name it as the model")
@@ -179,6 +186,8 @@ def _settings(metadata: Mapping[str, str], path: Path) -> dict:
         settings = None
     if not isinstance(settings, dict):
         raise UserError(f"{path}: its {METADATA} is no JSON of settings; save the LoRA again")
+    if not all(isinstance(settings[key] or {}, dict) for key in settings if key.endswith(".alpha_pattern")):
+        raise UserError(f"{path}: its {METADATA} is no JSON of settings; save the LoRA again")
     for name in UNSUPPORTED:
         if any(key.endswith(f".{name}") and value for key, value in settings.items()):
             raise UserError(f"{path}: was made with {name}, which is not supported: only plain LoRA is")
@@ -186,11 +195,11 @@ def _settings(metadata: Mapping[str, str], path: Path) -> dict:
 
 
 def _alpha(settings: Mapping, name: str) -> float | None:
-    """The alpha of a layer in PEFT's settings; None where they say nothing."""
+    """The alpha of a layer in PEFT's settings, whose patterns are ends of names; None where they say nothing."""
     part, _, module = name.partition(".")
     patterns = settings.get(f"{part}.alpha_pattern") or {}
-    found = next((patterns[key] for key in patterns if re.fullmatch(rf"(.*\.)?({key})", module)), None)
-    return settings.get(f"{part}.lora_alpha") if found is None else found
+    ends = (key for key in patterns if f".{module}".endswith("." + key.removeprefix("^")))
+    return patterns.get(next(ends, None), settings.get(f"{part}.lora_alpha"))
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -163,10 +163,12 @@ def networks_of(
         base = dataclasses.replace(base, unet=clone_unet(base.unet, base.unet.name), path=None)
     if train == "all":  # training changes what was read from there
         base = dataclasses.replace(base, path=None, made_for=MadeFor())
+    unet = base.unet
+    assert unet is not None
     if lora is not None and not isinstance(lora, LoraWeights):
-        lora = new_lora(base.unet, lora.settings())
+        lora = new_lora(unet, lora.settings())
     elif copy and lora is not None:
-        lora = clone_lora(lora, base.unet, lora.name)
+        lora = clone_lora(lora, unet, lora.name)
     return base, adapter, lora
 
 
