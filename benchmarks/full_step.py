@@ -1,7 +1,8 @@
-"""python -m benchmarks.full_step BASE PIXELS [NAME ...]: PE-CoDi training steps on Stable Diffusion, batch 1.
+"""python -m benchmarks.full_step BASE PIXELS [NAME ...]: training steps of CoDi on Stable Diffusion, batch 1.
 
 BASE is a checkpoint of the true size, for example from `python -m benchmarks.make_checkpoint`. Each combination of
 options runs in another process, and is compared with the plain step: seconds, peak of memory, loss, gradient norm.
+The first ones are PE-CoDi with the adapter mu; full and lora have the adapter concat, and train the UNet or a LoRA.
 """
 
 from __future__ import annotations
@@ -23,19 +24,33 @@ VARIANTS = {
     "frozen_float16": {"weights": "float16", "recompute": True},
     "bfloat16": {"compute": "bfloat16"},
     "all": {"compute": "bfloat16", "weights": "bfloat16", "recompute": True},
+    "full": {"adapter": "concat", "train": "all"},
+    "lora": {"adapter": "concat", "rank": 8},
 }
 
 
-def step(base_folder: Path, pixels: int, *, compute="float32", weights="float32", recompute=False) -> dict:
+def step(
+    base_folder: Path,
+    pixels: int,
+    *,
+    compute="float32",
+    weights="float32",
+    recompute=False,
+    adapter="mu",
+    train="adapter",
+    rank=0,
+) -> dict:
     """Run some steps; return the loss of the first, the seconds of the last, and the bytes before and at the peak."""
     start_tensorflow()
     import tensorflow as tf
 
     import codi_tf
+    import codi_tf.config
     from codi_tf.trainers.optimizers import FusedAdamW
 
     base = codi_tf.load_stable_diffusion(base_folder, compute=compute, weights=weights)
-    model = codi_tf.CoDi(base, train="adapter", image_size=pixels)
+    lora = codi_tf.config.Lora(rank=rank) if rank else None
+    model = codi_tf.CoDi(base, adapter, train, lora=lora, image_size=pixels)
     model.student.recompute_blocks(recompute)
     model.compile(optimizer=FusedAdamW(1e-4))
     run = tf.function(model.train_step, autograph=False)

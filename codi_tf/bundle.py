@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import Adapter
 from codi_tf.adapters.concat import separated
-from codi_tf.checkpoints.base import Base
+from codi_tf.adapters.lora import merged_unet, read_lora, write_lora
+from codi_tf.checkpoints.base import Base, with_loras
 from codi_tf.checkpoints.folder import bytes_of, save_base
+from codi_tf.checkpoints.lora_files import LORA
 from codi_tf.checkpoints.skeleton import read_skeleton
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
-from codi_tf.config import Adaptation
+from codi_tf.config import Adaptation, Lora
 from codi_tf.config.reading import arguments_of
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat, check_format
@@ -30,6 +33,7 @@ from codi_tf.methods import METHODS
 from codi_tf.methods.finetune import Finetune
 from codi_tf.methods.method import MethodSettings, Space
 from codi_tf.methods.networks import check_adaptable
+from codi_tf.models.low_rank import LoraWeights
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.tasks import Task, make_task, task_config
 
@@ -43,6 +47,7 @@ class Contents:
     Attributes:
         base: the model with the UNet that generates.
         adapter: the adapter that generates.
+        lora: the changes of the UNet with which it generates; None: none.
         settings: the options of the method that trained it.
         task: what the condition is.
         adaptation: how the base was adapted.
@@ -58,6 +63,7 @@ class Contents:
     result_decay: float
     seed: int
     image_size: int
+    lora: LoraWeights | None = None
 
 
 def describe(
@@ -106,7 +112,7 @@ def write_bundle(
     """Write a bundle, whole or not at all.
 
     Where the adapter alone was trained, on a base that was read from a diffusers folder, the bundle holds the adapter
-    alone and names the base by path and SHA-256.
+    alone, with its LoRA, and names the base by path and SHA-256.
 
     Args:
         contents: what to write.
@@ -140,12 +146,22 @@ def write_bundle(
         raise UserError(f"{path}: exists; allow overwriting or choose another place")
     with whole_folder(path, BUNDLES) as folder:
         contents.adapter.write(folder / "adapter", dtype=dtype)
+        if contents.lora is not None:
+            write_lora(contents.lora, folder / LORA, dtype=dtype)
         if named_base is None:
             save_base(base, folder, dtype=dtype)
         write_json(folder / BUNDLE, about)
 
 
-def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decoder: TinyDecoder | None) -> Contents:
+def read_bundle(
+    path: Path,
+    *,
+    compute: FloatFormat,
+    weights: FloatFormat,
+    decoder: TinyDecoder | None,
+    loras: Iterable[tuple[str | Path, float]] = (),
+    merge: bool = False,
+) -> Contents:
     """Read a bundle: safetensors and JSON, no code. See `codi_tf.load`.
 
     Of a diffusers folder whose UNet takes the condition beside the latents: `from_checkpoint`.
@@ -159,7 +175,7 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
         raise UserError(f"{path}: no such bundle; train one or name another")
     if not is_bundle(path) and _takes_condition(path):
         base = load_stable_diffusion(path, compute=compute, weights=weights)
-        return from_checkpoint(dataclasses.replace(base, decoder=decoder))
+        return from_checkpoint(dataclasses.replace(with_loras(base, loras), decoder=decoder))
     about = read_about(path)
     try:
         settings, task, adaptation = _settings(about)
@@ -171,10 +187,16 @@ def read_bundle(path: Path, *, compute: FloatFormat, weights: FloatFormat, decod
     kept["result_decay"] = about.get("result_decay", 0.0)  # of earlier versions: theta- is the result
     source = path if about["base"] is None else _referenced(path, about["base"])
     base = load_stable_diffusion(source, compute=compute, weights=weights)
-    base = dataclasses.replace(base, decoder=decoder)
+    base = dataclasses.replace(with_loras(base, loras), decoder=decoder)
     check_adaptable(base, adaptation.train)
     adapter = ADAPTERS[adaptation.adapter].read(path / "adapter", base, task.condition_channels)
-    return Contents(base, adapter, settings, task, adaptation, **kept)
+    lora = None
+    if adaptation.lora is not None and base.unet is not None:
+        lora = read_lora(path / LORA, base.unet, adaptation.lora.settings())
+    if lora is not None and merge and base.unet is not None:
+        base = dataclasses.replace(base, unet=merged_unet(base.unet, lora), path=None)
+        adaptation, lora = dataclasses.replace(adaptation, lora=None), None
+    return Contents(base, adapter, settings, task, adaptation, lora=lora, **kept)
 
 
 def copy_bundle(source: str | Path, target: str | Path, *, dtype: FloatFormat = "float32") -> None:
@@ -238,7 +260,7 @@ def merged_base(path: Path) -> Base | None:
     """
     if not ADAPTERS[read_about(path)["adaptation"]["adapter"]].merges:
         return None
-    contents = read_bundle(path, compute="float32", weights="float32", decoder=None)
+    contents = read_bundle(path, compute="float32", weights="float32", decoder=None, merge=True)
     return contents.adapter.merged(contents.base)
 
 
@@ -257,6 +279,8 @@ def _settings(about: dict) -> tuple[MethodSettings, Task, Adaptation]:
     options = {key: value for key, value in about["method"].items() if key != "name"}
     task = {key: value for key, value in about["task"].items() if key != "name"}
     fields = {key: about["adaptation"][key] for key in ("adapter", "train", "mu_rate")}
+    lora = about["adaptation"].get("lora")
+    fields["lora"] = None if lora is None else Lora(**arguments_of(Lora, lora, "adaptation.lora"))
     adaptation = Adaptation(**fields, pretrained=about["adaptation"].get("pretrained", True))
     return method(**arguments_of(method, options, "method")), make_task(about["task"]["name"], **task), adaptation
 

@@ -13,7 +13,7 @@ from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import AdaptedUNet, Adapter
 from codi_tf.bundle import Contents, describe, read_bundle, write_bundle
 from codi_tf.checkpoints.base import Base
-from codi_tf.config import Adaptation, Trained
+from codi_tf.config import Adaptation, Lora, Trained
 from codi_tf.core.arguments import prompts_for, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat
@@ -32,6 +32,7 @@ from codi_tf.methods.codi import ConditionalDistillation
 from codi_tf.methods.method import MethodSettings, result_decay_of
 from codi_tf.methods.networks import check_adaptable, denoiser_with, encode_condition, fresh_unet, networks_of
 from codi_tf.methods.sharing import note_use
+from codi_tf.models.low_rank import LoraWeights
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.tasks import Task, make_task, task_config
 from codi_tf.trainers.trainer import Trainer
@@ -54,6 +55,8 @@ class CoDi(Trainer):
         ema_decay: gamma of theta-, the target network; for methods without one, of the network that generates.
         result_decay: that of an average of its own that generates; 0: theta- does. None: 0.999 beside a target network.
         mu_rate: the learning rate of mu, as a multiple of that of the other weights.
+        lora: options of changes of the UNet that are trained with train "adapter" (`config.Lora`), or an existing LoRA,
+            that of another model's `student.lora`.
         seed: seed of all draws of the loss.
         accumulate, scaled: see `trainers.trainer.Trainer`; scaled None: where the base computes in float16.
         image_size: side of the training crops; the default size of an export.
@@ -78,6 +81,7 @@ class CoDi(Trainer):
         ema_decay: float = 0.95,
         result_decay: float | None = None,
         mu_rate: float = 30.0,
+        lora: Lora | LoraWeights | None = None,
         seed: int = 0,
         accumulate: int = 1,
         scaled: bool | None = None,
@@ -94,7 +98,8 @@ class CoDi(Trainer):
                 "this method starts from a fine-tuned model: give its base and adapter=tuned.student.adapter"
             )
         kind = adapter if isinstance(adapter, str) else ADAPTERS.name_of(type(adapter))
-        adaptation = Adaptation(adapter=kind, train=train, mu_rate=float(mu_rate), pretrained=bool(pretrained))
+        others = {"pretrained": bool(pretrained), "lora": None if lora is None else Lora(**lora.settings())}
+        adaptation = Adaptation(adapter=kind, train=train, mu_rate=float(mu_rate), **others)
         image_size = whole_number("image_size", image_size, 1, 2**31 - 1)
         # Refuse now what `save` would refuse after training.
         describe(settings, task, adaptation, ema_decay=0.0, result_decay=0.0, seed=0, image_size=image_size)
@@ -111,10 +116,10 @@ class CoDi(Trainer):
         made = ADAPTERS[adapter].for_base(base, channels) if isinstance(adapter, str) else adapter
         made.check(base, channels)
         check_plain(f"adapter {kind}", made.get_config())
-        base, own = networks_of(base, given, train, copy=copy)
+        base, own, changes = networks_of(base, given, train, lora=lora, copy=copy)
         assert base.unet is not None
         made = made if own is None else own
-        student = AdaptedUNet(base.unet, made, train, has_mask=task.has_mask, name="student")
+        student = AdaptedUNet(base.unet, made, train, lora=changes, has_mask=task.has_mask, name="student")
         runs = settings.build(base, student, perceptual)
         base = runs.base  # the method may have changed its UNet
         scaled = student.compute_dtype == "float16" if scaled is None else scaled
@@ -124,7 +129,8 @@ class CoDi(Trainer):
         self.task, self.image_size = task, image_size
         self._generator = None
         note_use(base.unet, self, trained=train == "all")
-        note_use(self.student.adapter, self, trained=True)
+        for part in self.student.trained_parts():
+            note_use(part, self, trained=True)
 
     @property
     def network(self) -> AdaptedUNet:
@@ -347,6 +353,7 @@ class CoDi(Trainer):
         contents = Contents(
             base=dataclasses.replace(self.base, unet=self.network.unet),
             adapter=self.network.adapter,
+            lora=self.network.lora,
             settings=self.settings,
             task=self.task,
             adaptation=self.adaptation,
@@ -364,6 +371,8 @@ def load(
     compute: FloatFormat = "float32",
     weights: FloatFormat = "float32",
     decoder: TinyDecoder | None = None,
+    loras: Sequence[tuple[str | Path, float]] = (),
+    merge: bool = False,
 ) -> CoDi:
     """Read a bundle: safetensors and JSON, no code.
 
@@ -373,12 +382,15 @@ def load(
         compute: the format of activations, "float32", "bfloat16" or "float16".
         weights: the format of the base's weights; below float32 only if the adapter alone is trained.
         decoder: from `load_decoder`, takes the place of the autoencoder's decoder.
+        loras: (path, scale) of LoRAs to merge into the base, see `Base.load_lora`.
+        merge: whether the LoRA that was trained becomes a part of the UNet: for sampling and export, not for training.
 
     Raises:
         UserError: no bundle, or a missing, truncated or foreign part; an unknown format; a decoder of other latents; a
             task or method that is not registered.
     """
-    bundle = read_bundle(model_at(Path(path)), compute=compute, weights=weights, decoder=decoder)
+    options = {"compute": compute, "weights": weights, "decoder": decoder, "loras": loras, "merge": merge}
+    bundle = read_bundle(model_at(Path(path)), **options)
     model = CoDi(
         bundle.base,
         bundle.adapter,
@@ -388,6 +400,7 @@ def load(
         ema_decay=bundle.ema_decay,
         result_decay=bundle.result_decay,
         mu_rate=bundle.adaptation.mu_rate,
+        lora=bundle.lora,
         seed=bundle.seed,
         image_size=bundle.image_size,
         copy=False,  # no other model uses the networks that were just read

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from codi_tf.core.arguments import finite_number, integer, path_argument
+from codi_tf.core.arguments import finite_number, integer, path_argument, scaled_path
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_CONDITION_SCALE, MAX_WIDTH
@@ -65,6 +65,14 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser.add_argument(
         "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
+    parser.add_argument(
+        "--lora",
+        type=scaled_path,
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="a LoRA to merge into the base, and how strongly (default: 1); may be given several times",
+    )
     parser.add_argument("--license", help="license of the base, for the manifest")
     parser.add_argument("--licence", dest="license", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -78,6 +86,7 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     asked["sizes"] = None if options.size is None else [parse_size(size) for size in options.size.split(",")]
     asked = {name: value for name, value in asked.items() if value is not None}
     origin = {name: getattr(options, name) for name in ("condition_scale", "decoder", "license")}
+    origin["loras"] = options.lora
     if options.adapter_of is not None:
         made = make_adapter(options.bundle, options.out, package=options.adapter_of, asked=asked, **origin)
     elif options.format is None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codi_tf.checkpoints.lora_files import check_loras, lora_file
 from codi_tf.core.errors import UserError, explained
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle, model_at
@@ -59,6 +60,7 @@ def make_package(
     label: int | None = None,
     condition_scale: float = 1.0,
     decoder: Path | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
     license: str | None = None,
     report: bool = True,
 ) -> list[dict]:
@@ -82,6 +84,7 @@ def make_package(
         label: the class of every image, for networks with classes; None: the null class.
         condition_scale: how many times the condition counts in every image, above 0.
         decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
+        loras: (path, scale) of LoRAs to merge into the base, see `Base.load_lora`.
         license: of the base, for the manifest.
         report: whether to measure speed and memory in another process, and write report.json and report.md.
 
@@ -93,7 +96,8 @@ def make_package(
         ParityError: the package differs from the Keras model; nothing is left behind.
     """
     # Check before loading TensorFlow, which takes seconds.
-    _check(out, format, layout, weights, target, inputs=[bundle, decoder])
+    _check(out, format, layout, weights, target, inputs=[bundle, decoder, *(path for path, _ in loras)])
+    check_loras(loras)
     if steps is not None:
         check_steps(steps)
     if sampler is not None and sampler not in SAMPLERS:
@@ -109,7 +113,10 @@ def make_package(
         from export.emit.program import SamplerProgram
 
         small = None if decoder is None else codi_tf.load_decoder(decoder)
-        model = codi_tf.load(bundle, decoder=small) if is_bundle(bundle) else _text_model(bundle, small)
+        if is_bundle(bundle):
+            model = codi_tf.load(bundle, decoder=small, loras=loras, merge=True)
+        else:
+            model = _text_model(bundle, small, loras)
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
         options = {"steps": model.steps_for(steps), "prompt": prompt, "sampler": sampler}
         options |= {"guidance": guidance, "text_guidance": text_guidance, "label": label}
@@ -119,15 +126,19 @@ def make_package(
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "license": license}
         if decoder is not None:
             origin["decoder"] = {"name": decoder.resolve().name, "sha256": folder_sha256(decoder)}
+        files = [(lora_file(path), scale) for path, scale in loras]
+        if files:
+            origin["loras"] = [{"name": f.name, "sha256": file_sha256(f), "scale": scale} for f, scale in files]
     stored = {"format": format, "layout": layout, "weights": weights, "target": target}
     return write_package(programs, out, **stored, origin=origin, report=report)
 
 
-def _text_model(folder: Path, decoder: TinyDecoder | None) -> TextModel:
+def _text_model(folder: Path, decoder: TinyDecoder | None, loras: Sequence[tuple[Path, float]]) -> TextModel:
     from codi_tf import load_stable_diffusion
+    from codi_tf.checkpoints.base import with_loras
     from export.emit.text_model import TextModel
 
-    return TextModel(dataclasses.replace(load_stable_diffusion(folder), decoder=decoder))
+    return TextModel(dataclasses.replace(with_loras(load_stable_diffusion(folder), loras), decoder=decoder))
 
 
 def make_adapter(
@@ -138,6 +149,7 @@ def make_adapter(
     asked: Mapping[str, Any] | None = None,
     condition_scale: float = 1.0,
     decoder: Path | None = None,
+    loras: Sequence[tuple[Path, float]] = (),
     license: str | None = None,
     report: bool = True,
 ) -> list[dict]:
@@ -146,7 +158,7 @@ def make_adapter(
     Builds the whole package, which must equal the other one in all files except the adapter's.
 
     Args:
-        bundle, condition_scale, decoder, license, report: see `make_package`.
+        bundle, condition_scale, decoder, loras, license, report: see `make_package`.
         out: folder of the adapter.
         package: the folder of the package that it is for.
         asked: options of `make_package` that the package is expected to have been made with, by name.
@@ -165,8 +177,10 @@ def make_adapter(
     adapters.check_asked(package, asked or {})
     with whole_folder(out, PACKAGES) as folder:
         whole = folder / "whole"
-        own = {"condition_scale": condition_scale, "decoder": decoder, "license": license, "report": report}
-        figures = make_package(bundle, whole, **options, **own)
+        origin = {"decoder": decoder, "loras": loras, "license": license}
+        figures = make_package(
+            bundle, whole, **options, **origin, condition_scale=condition_scale, report=report
+        )
         wanted, manifest = adapters.base_files(whole), read_manifest(whole)
         assert manifest is not None  # of the package just made
         adapters.check_base(base, wanted, bundle, OTHER_BASE)

@@ -32,6 +32,7 @@ from commands import run_here
 from conftest import SCHEDULER, make_base, make_model
 from doc_blocks import ALL, PAGES, ROOT, Block, commands, inline_code, of_language
 from doc_commands import parsed, parser_of, required, subcommand
+from lora_cases import ATTENTION, random_pairs, write_lora
 from tiny import UNET, randomize, tiny_base, tiny_photos, tiny_text
 
 import codi_tf
@@ -126,6 +127,8 @@ def models(tmp_path_factory):
     unet = make_unet({**UNET, "in_channels": 3, "out_channels": 3, "cross_attention_dim": None, "sample_size": 16})
     randomize(unet.variables)
     save_stable_diffusion(Base(unet, PixelFolding(name="vae"), dict(SCHEDULER)), folder / "pixels")
+    for name in ("style", "light"):
+        write_lora(folder / f"{name}.safetensors", random_pairs(base.unet, ATTENTION))
     reader = make_network(
         SceneReader, {**VOCABULARY, "stem": 4, "widths": [8, 8, 8], "blocks": 1, "groups": 4}, "reader"
     )
@@ -150,6 +153,8 @@ def here(models, tmp_path, monkeypatch):
     for name in ("in.png", "mask.png"):
         write_png(name, np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8"))
     tiny_photos(Path("folder"))
+    for name in ("style.safetensors", "light.safetensors"):
+        shutil.copy(models / name, name)
     for name in ("low", "high"):
         for i in range(4):
             write_png(f"{name}/{i}.png", np.random.default_rng(i).integers(0, 256, (16, 16, 3), "uint8"))
@@ -179,6 +184,8 @@ def names_for(page: str, here: Path) -> dict:
         return {**names, "image": image, "seed": seed}
     if page == "docs/data.md":
         return {**names, "task": make_task("super_resolution")}
+    if page == "docs/lora.md":
+        return {**names, "path": "models/sd", "bundle": "models/bundle"}
     if page in ("docs/python.md", "docs/stable_diffusion.md"):
         task = make_task("super_resolution")
         source = data.load_source("folder", split="train", task=task)
@@ -195,6 +202,7 @@ def names_for(page: str, here: Path) -> dict:
             "t": tf.constant([5]),
             "context": tf.zeros([1, 77, 8]),
             "ids": tf.zeros([1, 77], tf.int32),
+            "file": "style.safetensors",
         }
     return names
 

@@ -44,6 +44,14 @@ def test_an_optimizer_shows_its_variables_moments_and_decay():
     assert kept[0] is not None and list(kept[1]) == variables[1:], VERSION
 
 
+def test_a_network_shows_its_layers_at_any_depth():
+    inner = keras.Sequential([keras.layers.Dense(2, name="deep")])
+    network = keras.Sequential([inner, keras.layers.Dense(3, name="flat")])
+    network.build((None, 4))
+    names = {layer.name for layer in keras_internals.layers_of(network)}
+    assert {"deep", "flat", inner.name} <= names and network.name not in names, VERSION
+
+
 def test_a_name_that_keras_no_longer_has_is_an_error_that_says_so():
     with pytest.raises(RuntimeError, match=f"Keras {keras.__version__} has no object._gone"):
         keras_internals._private(object(), "_gone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import keras
@@ -14,6 +15,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.trained import TrainsPart
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.io.weights import load_network, save_network
+from codi_tf.models.low_rank import LoraWeights, applied
 from codi_tf.models.unet import UNet
 
 # A graph of an exported network, its tensors, and the module that emits networks: see `export.emit.graph.Graph` and
@@ -177,7 +179,8 @@ class AdaptedUNet(TrainsPart):
     Args:
         unet: the UNet.
         adapter: its adapter, or None.
-        train: "all", or only the "adapter"; other models may then share the UNet.
+        train: "all", or only the "adapter", and the LoRA; other models may then share the UNet.
+        lora: changes of the UNet's layers, or None.
         has_mask: whether a condition is an image with a mask, as its task states (`Task.has_mask`).
     """
 
@@ -187,18 +190,21 @@ class AdaptedUNet(TrainsPart):
         adapter: Adapter | None = None,
         train: Literal["all", "adapter"] = "all",
         *,
+        lora: LoraWeights | None = None,
         has_mask: bool = False,
         **kwargs,
     ):
         super().__init__(dtype=unet.dtype_policy, **kwargs)
-        self.unet, self.adapter, self.has_mask = unet, adapter, has_mask
+        self.unet, self.adapter, self.lora, self.has_mask = unet, adapter, lora, has_mask
+        # No dict: Keras would take its layers for layers of this model, a second time.
+        self._changes = MappingProxyType({} if lora is None else lora.of_layers(unet))
         self.train: Literal["all", "adapter"] = train
         self.built = True  # both parts are
 
     def trained_parts(self) -> list[keras.Model]:
-        """The parts that are trained: the UNet, unless only its adapter is, and the adapter."""
-        parts = [self.unet] if self.train == "all" else []
-        return parts if self.adapter is None else [*parts, self.adapter]
+        """The parts that are trained: the UNet, unless only its adapter is, the adapter and the LoRA."""
+        parts = [self.unet if self.train == "all" else None, self.adapter, self.lora]
+        return [part for part in parts if part is not None]
 
     def recompute_blocks(self, recompute: bool = True) -> None:
         """Gradient checkpointing in both parts: see `UNetEncoder.recompute_blocks`."""
@@ -238,6 +244,10 @@ class AdaptedUNet(TrainsPart):
         Returns:
             float32 [B, h, w, out_channels].
         """
+        with applied(self._changes):
+            return self._evaluate(z_t, t, condition_features, conditioning, guidance)
+
+    def _evaluate(self, z_t, t, condition_features, conditioning: Conditioning, guidance):
         context, labels = conditioning
         if self.adapter is None:
             return self.unet(z_t, t, context, guidance, labels)
@@ -258,7 +268,8 @@ class AdaptedUNet(TrainsPart):
         adapter = None
         if self.adapter is not None:
             adapter = {"registered": ADAPTERS.name_of(type(self.adapter)), "config": self.adapter.get_config()}
-        parts = {"unet": self.unet.get_config(), "adapter": adapter}
+        lora = None if self.lora is None else self.lora.get_config()
+        parts = {"unet": self.unet.get_config(), "adapter": adapter, "lora": lora}
         return {"name": self.name, **parts, "train": self.train, "has_mask": self.has_mask}
 
     @classmethod
@@ -266,11 +277,12 @@ class AdaptedUNet(TrainsPart):
         unet, adapter = UNet.from_config(config["unet"]), config["adapter"]
         if adapter is not None:
             adapter = ADAPTERS[adapter["registered"]].from_config(adapter["config"])
-        for part in (unet, adapter):
+        lora = None if config.get("lora") is None else LoraWeights(**config["lora"])
+        for part in (unet, adapter, lora):
             if part is not None:
                 part.build()
         train, has_mask = config.get("train", "all"), config.get("has_mask", False)
-        return cls(unet, adapter, train, has_mask=has_mask, name=config["name"])
+        return cls(unet, adapter, train, lora=lora, has_mask=has_mask, name=config["name"])
 
 
 def _times(scale, h):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from codi_tf.checkpoints.lora import merged_networks
 from codi_tf.checkpoints.made_for import NO_GUIDANCE, MadeFor
 from codi_tf.core.arguments import as_prompts
 from codi_tf.core.errors import UserError
@@ -137,6 +138,21 @@ class Base:
         """
         return Conditioning(self.context if prompts is None else self.embed(prompts), self.class_labels(labels))
 
+    def load_lora(self, path: str | Path, scale: float = 1.0) -> Base:
+        """A base with a LoRA merged into its UNet, and into its text encoder where the LoRA has a part for it.
+
+        This base stays as it is. `base.load_lora(A).load_lora(B, 0.5)` merges two.
+
+        Args:
+            path: a .safetensors file in a spelling of diffusers, PEFT or kohya; or the folder of one, as a bundle.
+            scale: 1 is as the LoRA was trained, 0 is without it.
+
+        Raises:
+            UserError: no LoRA, one for another base, or of a kind that is not supported; a scale that is not finite.
+        """
+        parts = merged_networks({"unet": self.unet, "text_encoder": self.text_encoder}, path, scale)
+        return dataclasses.replace(self, **parts, path=None)
+
     @property
     def unconditional(self) -> bool:
         """Whether the UNet takes neither prompts nor classes."""
@@ -172,6 +188,13 @@ class Base:
         """The height and width of an image must be multiples of this number."""
         levels = 1 if self.unet is None else len(self.unet.block_out_channels)
         return self.vae.factor * 2 ** (levels - 1)
+
+
+def with_loras(base: Base, loras: Iterable[tuple[str | Path, float]]) -> Base:
+    """A base with LoRAs merged, (path, scale) each: see `Base.load_lora`. Without any it is the base itself."""
+    for path, scale in loras:
+        base = base.load_lora(path, scale)
+    return base
 
 
 def check_takes_latents(base: Base, whose: str, remedy: str) -> None:

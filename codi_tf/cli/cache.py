@@ -174,7 +174,7 @@ def _encoder(experiment: config.Experiment, task):
         base, _ = load_without_task(experiment)
         assert base is not None  # the method is trained on latents
         return base, "latent", None
-    base, adapter = load_base_and_adapter(experiment, task)
+    base, adapter, _ = load_base_and_adapter(experiment, task)
     space = (ADAPTERS[adapter] if isinstance(adapter, str) else adapter).condition_space
     return base, space, functools.partial(encode_in_space, base, condition_space=space, has_mask=task.has_mask)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from codi_tf.checkpoints.lora_files import check_loras
 from codi_tf.cli.images import Images, base_folder
 from codi_tf.cli.sampling_options import add_shared_options, load_small_decoder, progress, say
 from codi_tf.core.arguments import finite_number, integer, path_argument
@@ -34,6 +35,7 @@ def main(arguments: list[str], prog: str = "codi repaint") -> None:
     """Run `codi repaint`. Raises UserError for options that do not fit the base or each other."""
     options = _parser(prog).parse_args(arguments)
     options.model = base_folder(options.model)
+    check_loras(options.lora)
     models = [options.model, options.decoder]
     images = Images("--image", options.image, options, models=models, inputs={"--mask": options.mask})
     masks = partners(images.files, "--mask", options.mask, mask_files)
@@ -74,13 +76,14 @@ def _parser(prog: str) -> ArgumentParser:
 def _load(options: argparse.Namespace) -> BaseModel:
     start_tensorflow()
     from codi_tf import load_stable_diffusion
+    from codi_tf.checkpoints.base import with_loras
     from codi_tf.inference.base_model import BaseModel
     from codi_tf.inference.repaint import make_plan
 
     decoder = load_small_decoder(options)
     say(f"loading {options.model}")
     base = load_stable_diffusion(options.model, compute=options.compute)
-    model = BaseModel(dataclasses.replace(base, decoder=decoder))
+    model = BaseModel(dataclasses.replace(with_loras(base, options.lora), decoder=decoder))
     evaluations = make_plan(model, **_chosen(options)).evaluations
     say(f"{evaluations} steps, {options.steps} of them without the jumps")
     return model

@@ -214,7 +214,7 @@ def _load(options: argparse.Namespace):
 
     decoder = load_small_decoder(options)
     say(f"loading {options.model}")
-    model = load(options.model, compute=options.compute, decoder=decoder)
+    model = load(options.model, compute=options.compute, decoder=decoder, loras=options.lora, merge=True)
     if options.sampler is None and model.sampler != "ddim":
         say(f"sampler {model.sampler}, which {options.model} is trained for")
     options.steps = model.steps_for(options.steps)

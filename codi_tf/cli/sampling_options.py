@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number
+from codi_tf.checkpoints.lora_files import check_loras
+from codi_tf.core.arguments import finite_number, integer, path_argument, scaled_path, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_CONDITION_SCALE
@@ -39,6 +40,14 @@ def add_shared_options(parser: ArgumentParser, *, model: str, prompt: str, out: 
         "--decoder",
         type=path_argument,
         help="folder of a small decoder, an AutoencoderTiny, in place of the model's own",
+    )
+    parser.add_argument(
+        "--lora",
+        type=scaled_path,
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="a LoRA to merge into the base, and how strongly (default: 1); may be given several times",
     )
 
 
@@ -105,6 +114,7 @@ def check_shared_options(options: argparse.Namespace) -> None:
     options.model = existing_model(options.model)
     if options.decoder is not None and not options.decoder.is_dir():
         raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")
+    check_loras(options.lora)
 
 
 def flag(name: str) -> str:

@@ -122,6 +122,7 @@ def _generate(options: argparse.Namespace) -> np.ndarray:
 
     start_tensorflow()
     from codi_tf import load_stable_diffusion
+    from codi_tf.checkpoints.base import with_loras
     from codi_tf.checkpoints.skeleton import read_skeleton
     from codi_tf.inference.text_to_image import TextToImage
 
@@ -135,7 +136,7 @@ def _generate(options: argparse.Namespace) -> np.ndarray:
         prediction_type=options.prediction_type,
         compute=options.compute,
     )
-    model = TextToImage(dataclasses.replace(base, decoder=decoder))
+    model = TextToImage(dataclasses.replace(with_loras(base, options.lora), decoder=decoder))
     _check_fit(options, model, source.get("image"))
     names = ("negative_prompt", "sampler", "steps", "guidance", "seed")
     chosen = {"labels": options.label, **{name: getattr(options, name) for name in names}}

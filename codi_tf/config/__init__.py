@@ -5,7 +5,7 @@ Importing this loads no TensorFlow; reading a config loads it last, with the mod
 
 from codi_tf.config.experiment import Experiment
 from codi_tf.config.reading import from_dict, from_record, load, parse_value
-from codi_tf.config.sections import STRATEGIES, Adaptation, Data, Distribution, Memory, Train, Trained
+from codi_tf.config.sections import STRATEGIES, Adaptation, Data, Distribution, Lora, Memory, Train, Trained
 
 __all__ = [
     "STRATEGIES",
@@ -13,6 +13,7 @@ __all__ = [
     "Data",
     "Distribution",
     "Experiment",
+    "Lora",
     "Memory",
     "Train",
     "Trained",

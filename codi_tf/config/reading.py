@@ -141,11 +141,11 @@ def _value(hint, value, where: str):
     """Convert a value to the type `hint` of its field. Raises UserError for another type or an invalid choice."""
     if value is _LATER:
         return value
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return hint(**arguments_of(hint, value, where))
     options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if value is None and type(None) in options:
         return None
+    if section := next((kind for kind in options if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None):
+        return section(**arguments_of(section, value, where))
     if choices := choices_of(hint):
         check_choice(where, value, choices)
         return value

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import typing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from codi_tf.adapters import ADAPTERS
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat
-from codi_tf.core.limits import MAX_EXAMPLES, MAX_SEED, MAX_SIDE, check_most
+from codi_tf.core.limits import MAX_EXAMPLES, MAX_SEED, MAX_SIDE, MAX_WIDTH, check_most
 from codi_tf.core.settings import check_choice, check_choices
 from codi_tf.core.showing import shown
 
@@ -97,6 +98,41 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank changes of the UNet's layers, trained in place of the UNet (LoRA, Hu et al. 2022).
+
+    Attributes:
+        rank: r of the changes.
+        alpha: they are multiplied by alpha / r. None: by 1.
+        targets: the ends of the names, as diffusers has them, of the layers that change: to_q, ff.net.2, conv1, ...
+        dropout: the share of the layers' input channels that an update leaves out.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    targets: list = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if not 1 <= self.rank <= MAX_WIDTH:
+            raise UserError(f"adaptation.lora.rank is {self.rank}: it must be from 1 to {MAX_WIDTH}")
+        object.__setattr__(self, "alpha", float(self.rank if self.alpha is None else self.alpha))  # runs write it down
+        if not 0 < (self.alpha or 0.0) < math.inf:
+            raise UserError(f"adaptation.lora.alpha is {self.alpha}: it must be positive")
+        if not self.targets or not all(isinstance(target, str) and target for target in self.targets):
+            raise UserError(f"adaptation.lora.targets is {shown(self.targets)}: give ends of layers' names, as [to_q]")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"adaptation.lora.dropout is {self.dropout}: it must be at least 0 and below 1")
+
+    def settings(self) -> dict:
+        """The options as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Adaptation:
     """How a base becomes conditional.
 
@@ -108,6 +144,7 @@ class Adaptation:
         mu_rate: the learning rate of mu, as a multiple of that of the other weights.
         start: folder of the weights that an adapter starts from, of diffusers' ControlNetModel or T2IAdapter; None: a
             new adapter, or that of the bundle in `base`.
+        lora: changes of the UNet's layers that are trained beside the adapter, with train "adapter"; None: none.
 
     Raises:
         UserError: a value out of its range, or values that do not go together.
@@ -118,9 +155,15 @@ class Adaptation:
     pretrained: bool = True
     mu_rate: float = 30.0
     start: str | None = None
+    lora: Lora | None = None
 
     def __post_init__(self):
         check_choices(self, "adaptation.")
+        if self.lora is not None and self.train != "adapter":
+            raise UserError(
+                f"adaptation.lora is set, but adaptation.train is {self.train!r}: a LoRA is trained in place of the "
+                "UNet; set train to adapter, or remove lora"
+            )
         check_choice("adaptation.adapter", self.adapter, tuple(ADAPTERS))
         if not self.pretrained and (self.train == "adapter" or self.start is not None):
             raise UserError("adaptation.pretrained is false: random weights must be trained, and need a new adapter")

@@ -59,6 +59,14 @@ def path_argument(text: str) -> Path:
     return Path(text)
 
 
+def scaled_path(text: str) -> tuple[Path, float]:
+    """A parser of PATH or PATH:SCALE, SCALE a finite number; 1 where there is none. A path that exists is a path."""
+    path, colon, scale = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return path_argument(text), 1.0
+    return path_argument(path), finite_number()(scale)
+
+
 def text_argument(text: str) -> str:
     """A parser of names; the empty one is refused."""
     if not text.strip():

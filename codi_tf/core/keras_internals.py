@@ -25,6 +25,11 @@ def set_formats(policy: keras.DTypePolicy, *, compute: str, weights: str, name: 
         setattr(policy, key, value)
 
 
+def layers_of(network: keras.Model) -> list[keras.layers.Layer]:
+    """All layers below a network, at any depth."""
+    return list(_private(network, "_flatten_layers")(include_self=False, recursive=True))
+
+
 def trainable_variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     """The variables that a built optimizer updates."""
     return _private(optimizer, "_trainable_variables")

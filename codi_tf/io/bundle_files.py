@@ -9,17 +9,25 @@ import re
 from pathlib import Path
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.limits import MAX_SEED, MAX_SIDE
+from codi_tf.core.limits import MAX_SEED, MAX_SIDE, MAX_WIDTH
 from codi_tf.core.showing import shown
 from codi_tf.io.folders import Kind, Names, recover
 from codi_tf.io.json_files import read_json
-from codi_tf.io.schema import FLAG, SHA256, Anything, Keyed, Nullable, Number, OneOf, Record, Text, Whole, check
+from codi_tf.io.schema import FLAG, SHA256, Anything, Each, Keyed, Nullable, Number, OneOf, Record, Text, Whole, check
 from codi_tf.io.starter import shipped_model
 
 BUNDLE = "codi.json"
 FORMAT = 1
 
 
+_LORA = Record(
+    {
+        "rank": Whole(1, MAX_WIDTH),
+        "alpha": Number(0, 1e12),
+        "targets": Each(Text(200), 1, 1000),
+        "dropout": Number(0, 1),
+    }
+)
 SCHEMA = Record(
     {
         "format": OneOf((FORMAT,)),
@@ -27,7 +35,7 @@ SCHEMA = Record(
         "task": Record({"name": Text(200)}),
         "adaptation": Record(
             {"adapter": Text(200), "train": OneOf(("all", "adapter")), "mu_rate": Number(0, 1e12)},
-            {"pretrained": FLAG, "start": Nullable(Text())},
+            {"pretrained": FLAG, "start": Nullable(Text()), "lora": Nullable(_LORA)},
         ),
         "ema_decay": Number(0, 1),
         "seed": Whole(0, MAX_SEED),

@@ -49,6 +49,10 @@ class Draws:
         """Uniform in [0, 1), float32 [B], B the length of `like`; each purpose has numbers of its own."""
         return self._rows(like, lambda shape: tf.random.stateless_uniform(shape, self._seed(purpose)))
 
+    def shared(self, count: int, purpose: str):
+        """Uniform in [0, 1), float32 [count], the same for all parts of the batch."""
+        return tf.random.stateless_uniform((count,), self._seed(purpose))
+
     def _normal(self, shape):
         return tf.random.stateless_normal(shape, self._seed("noise"))
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from codi_tf.adapters.adapted import AdaptedUNet, Adapter
+from codi_tf.adapters.lora import clone_lora, new_lora
 from codi_tf.checkpoints.base import Base, check_takes_latents, make_unet
 from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.core import replicas
@@ -19,6 +20,7 @@ from codi_tf.diffusion.process import Boundary, Denoise, bounded, coefficients, 
 from codi_tf.diffusion.scheduler_config import is_reverse
 from codi_tf.io.weights import copy_weights, key_of, make_copy
 from codi_tf.methods.sharing import is_trained, is_used
+from codi_tf.models.low_rank import LoraWeights
 
 GUIDANCE_FEATURES = 256  # Fourier features of the guidance, as many as latent consistency models have
 
@@ -110,12 +112,14 @@ def check_adaptable(base: Base, train: str) -> None:
 
 def copy_of(network: AdaptedUNet, name: str) -> AdaptedUNet:
     """A second network with the same weights. Both share a UNet that is not trained."""
-    unet, adapter = network.unet, network.adapter
+    unet, adapter, lora = network.unet, network.adapter, network.lora
     if network.train == "all":
         unet = clone_unet(unet, f"{name}_unet")
     if adapter is not None:
         adapter = clone_adapter(adapter, f"{name}_adapter")
-    return AdaptedUNet(unet, adapter, network.train, has_mask=network.has_mask, name=name)
+    if lora is not None:  # a copy is not trained: it leaves nothing out
+        lora = clone_lora(lora, unet, f"{name}_lora", dropout=0.0)
+    return AdaptedUNet(unet, adapter, network.train, lora=lora, has_mask=network.has_mask, name=name)
 
 
 def assign_network(source: AdaptedUNet, target: AdaptedUNet) -> None:
@@ -139,13 +143,17 @@ def clone_adapter(adapter: Adapter, name: str) -> Adapter:
     return clone
 
 
-def networks_of(base: Base, adapter: Adapter | None, train: str, *, copy: bool) -> tuple[Base, Adapter | None]:
-    """The base and the adapter of a new model: its own, where it trains them, else those that are given.
+def networks_of(
+    base: Base, adapter: Adapter | None, train: str, *, lora: Any = None, copy: bool
+) -> tuple[Base, Adapter | None, LoraWeights | None]:
+    """The base, the adapter and the LoRA of a new model: its own, where it trains them, else those that are given.
 
     Args:
         base: the base that is given.
         adapter: an adapter that another model, or the caller, has already; None for a new one.
         train: "all" or "adapter".
+        lora: changes of the UNet that another model, or the caller, has already; the options of new ones
+            (`config.Lora`); or None.
         copy: whether what is trained is copied; False: it is taken as it is, and no other model may use it. A UNet that
             stays as it is, is copied where another model trains it.
 
@@ -154,7 +162,7 @@ def networks_of(base: Base, adapter: Adapter | None, train: str, *, copy: bool) 
     """
     assert base.unet is not None
     trained = [base.unet] if train == "all" else []
-    trained += [] if adapter is None else [adapter]
+    trained += [part for part in (adapter, lora) if isinstance(part, Adapter | LoraWeights)]
     if not copy and any(map(is_used, trained)):
         raise UserError("copy is False, but another model uses these networks: leave copy=False out")
     if copy and adapter is not None:
@@ -163,7 +171,13 @@ def networks_of(base: Base, adapter: Adapter | None, train: str, *, copy: bool) 
         base = dataclasses.replace(base, unet=clone_unet(base.unet, base.unet.name), path=None)
     if train == "all":  # training changes what was read from there
         base = dataclasses.replace(base, path=None, made_for=MadeFor())
-    return base, adapter
+    unet = base.unet
+    assert unet is not None
+    if lora is not None and not isinstance(lora, LoraWeights):
+        lora = new_lora(unet, lora.settings())
+    elif copy and lora is not None:
+        lora = clone_lora(lora, unet, lora.name)
+    return base, adapter, lora
 
 
 def fresh_unet(unet, name: str, **changes):

@@ -12,6 +12,7 @@ from keras import ops
 
 from codi_tf.models import fused
 from codi_tf.models.convolution import doubled_convolution, prefers_phases, prefers_product, product_convolution
+from codi_tf.models.low_rank import changed, has_change
 
 
 def built_for_maps(layer: keras.layers.Layer, channels: int) -> None:
@@ -33,8 +34,8 @@ class Conv2D(keras.layers.Conv2D):
             before = self.kernel_size[0] // 2 if self.symmetric_padding else 0
             inputs = ops.pad(inputs, [[0, 0], [before, 1], [before, 1], [0, 0]])
         elif self.use_bias and prefers_product(inputs, self.kernel):
-            return product_convolution(inputs, self.kernel, self.bias)
-        return super().call(inputs)
+            return changed(self, inputs, product_convolution(inputs, self.kernel, self.bias))
+        return changed(self, inputs, super().call(inputs))
 
     def get_config(self):
         config = super().get_config()
@@ -90,7 +91,7 @@ class Dense(keras.layers.Dense):
 
     def call(self, inputs):
         rows = super().call(ops.reshape(inputs, (-1, inputs.shape[-1])))
-        return ops.reshape(rows, (-1, *inputs.shape[1:-1], self.units))
+        return changed(self, inputs, ops.reshape(rows, (-1, *inputs.shape[1:-1], self.units)))
 
 
 class LayerNorm(keras.layers.LayerNormalization):
@@ -196,7 +197,8 @@ class Upsample(keras.layers.Layer):
 
     def call(self, x):
         if prefers_phases(x, self.conv.kernel):
-            return doubled_convolution(x, self.conv.kernel, self.conv.bias)
+            doubled = doubled_convolution(x, self.conv.kernel, self.conv.bias)
+            return changed(self.conv, upsample_nearest(x), doubled) if has_change(self.conv) else doubled
         return self.conv(upsample_nearest(x))
 
     def get_config(self):

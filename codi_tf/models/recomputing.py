@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 
 import keras
@@ -20,4 +21,7 @@ def run_stage(run: Callable, *args, recompute: bool, separate: bool = False):
         # A function of its own. Without it TensorFlow merges the recomputation with the first computation and keeps
         # the results, and it casts the weights of all stages at once, because the casts depend on nothing.
         run = tf.function(run, autograph=False, experimental_attributes={"_noinline": True})
-    return (keras.remat(run) if recompute else run)(*args)
+    if not recompute:
+        return run(*args)
+    context = contextvars.copy_context()  # what is applied to the network now is not where the backward pass runs
+    return keras.remat(lambda *args: context.copy().run(run, *args))(*args)

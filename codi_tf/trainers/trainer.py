@@ -16,6 +16,7 @@ from codi_tf.core.trained import TrainsPart
 from codi_tf.methods.batches import as_batch, check_parts, check_values, size_of
 from codi_tf.methods.draws import Draws
 from codi_tf.methods.method import Method
+from codi_tf.models.low_rank import dropping
 from codi_tf.trainers.keras_fit import KerasFit
 from codi_tf.trainers.keras_options import check_compile, check_policy, check_replicated, checked_optimizer
 from codi_tf.trainers.meters import Meters
@@ -261,7 +262,8 @@ class Trainer(KerasFit, TrainsPart):
         trained = [variable.value for variable in self.updated_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(trained)
-            means = self._means(batch, draws)
+            with dropping(draws.shared):
+                means = self._means(batch, draws)
             loss = scale * tf.reduce_sum(means)
         gradients: Any = tape.gradient(loss, trained)
         missing = [v.path for v, g in zip(self.updated_variables, gradients, strict=True) if g is None]

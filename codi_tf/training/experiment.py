@@ -69,7 +69,7 @@ def build_trainer(experiment: config.Experiment, run: Path | None = None) -> Tra
         scaled = experiment.memory.compute == "float16"
         trainer = Trainer(method.build(base, student, _perceptual(experiment)), scaled=scaled, **shared)
     else:
-        base, adapter = load_base_and_adapter(experiment, task)
+        base, adapter, lora = load_base_and_adapter(experiment, task)
         trainer = CoDi(
             base,
             adapter,
@@ -77,6 +77,7 @@ def build_trainer(experiment: config.Experiment, run: Path | None = None) -> Tra
             method=method,
             task=task,
             mu_rate=adaptation.mu_rate,
+            lora=lora,
             **shared,
             image_size=experiment.data.image_size,
             perceptual=_perceptual(experiment),

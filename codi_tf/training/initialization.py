@@ -13,14 +13,17 @@ from codi_tf.core.errors import UserError
 from codi_tf.io.bundle_files import is_bundle, model_at
 from codi_tf.methods import METHODS
 from codi_tf.model import CoDi, load
+from codi_tf.models.low_rank import LoraWeights
 from codi_tf.tasks import Task
 
 
-def load_base_and_adapter(experiment: config.Experiment, task: Task) -> tuple[Base, str | Adapter]:
+def load_base_and_adapter(
+    experiment: config.Experiment, task: Task
+) -> tuple[Base, str | Adapter, config.Lora | LoraWeights | None]:
     """The base of an experiment and its adapter: of the bundle in `base`, of `adaptation.start`, or a new one.
 
     Returns:
-        The base, and the adapter, or the name of a new one.
+        The base; the adapter, or the name of a new one; the LoRA, or the options of a new one, or None.
 
     Raises:
         UserError: the base, or the bundle, does not fit the experiment.
@@ -39,15 +42,15 @@ def load_base_and_adapter(experiment: config.Experiment, task: Task) -> tuple[Ba
             raise UserError(f"text is {experiment.text}: a bundle has its own text encoder, or none; remove it")
         bundle = load(path, compute=compute, weights=weights)
         _check_bundle(experiment, bundle, task)
-        return bundle.base, bundle.student.adapter
+        return bundle.base, bundle.student.adapter, bundle.student.lora or adaptation.lora
     if experiment.method.starts_from:
         raise UserError(f"base is {experiment.base}: {_wanted(experiment)}")
     base = load_stable_diffusion(path, compute=compute, weights=weights)
     if experiment.text is not None:
         base = with_text(base, experiment.text, compute=compute, weights=weights)
     if adaptation.start is None:
-        return base, adaptation.adapter
-    return base, kind.read(Path(adaptation.start), base, task.condition_channels)
+        return base, adaptation.adapter, adaptation.lora
+    return base, kind.read(Path(adaptation.start), base, task.condition_channels), adaptation.lora
 
 
 def _check_bundle(experiment: config.Experiment, bundle: CoDi, task: Task) -> None:
@@ -58,6 +61,7 @@ def _check_bundle(experiment: config.Experiment, bundle: CoDi, task: Task) -> No
         ("task", task, bundle.task),
         ("adaptation.adapter", adaptation.adapter, bundle.adaptation.adapter),
         ("adaptation.start", adaptation.start, None),
+        ("adaptation.lora", adaptation.lora, bundle.adaptation.lora or adaptation.lora),
     ):
         if ours != theirs:
             raise UserError(f"{key} is {ours}, in the bundle {path} it is {theirs}: use the same")
