@@ -21,7 +21,7 @@ from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Boundary, Denoise
 from codi_tf.diffusion.sampling import few_step
-from codi_tf.inference.generation import Generator, check_finite, number_of_steps, start_images
+from codi_tf.inference.generation import Generator, check_finite, condition_use, number_of_steps, start_images
 from codi_tf.inference.guidance import check_guidance, check_text_guidance
 from codi_tf.inference.knobs import check_condition_scale, check_fidelity
 from codi_tf.io import images
@@ -314,24 +314,13 @@ class CoDi(Trainer):
         return (count, height // factor, width // factor, self.base.vae.latent_channels)
 
     def condition_use(self, latent, c, conditioning: Conditioning | None = None):
-        """How much the output changes when conditions are swapped: ||w(z_t, c) - w(z_t, c')|| / ||w(z_t, c)||.
+        """How much the output changes when conditions are swapped, see `generation.condition_use`.
 
-        c' are the conditions of the neighbors in the batch, t is 3/4 of the schedule, the noise is always the same. 0
-        means that the network ignores the condition. Takes latents [B, h, w, 4], B at least 2, conditions (see
-        `encode_condition`) and the prompts' conditioning, None for an empty prompt; returns a float32 scalar.
+        Takes latents [B, h, w, 4], B at least 2, conditions (see `encode_condition`) and the prompts' conditioning,
+        None for an empty prompt; returns a float32 scalar.
         """
-        schedule = self.base.schedule
-        t = 3 * schedule.num_steps // 4
-        eps = tf.random.stateless_normal(tf.shape(latent), (0, 0))
-        z_t = float(schedule.alpha[t]) * latent + float(schedule.sigma[t]) * eps
-        conditioning = (self.base.conditioning() if conditioning is None else conditioning).tensors()
-        guidance, features = tf.constant([self.lowest_guidance]), self.network.condition(c, conditioning)
-        assert features is not None
-        swapped = [tf.roll(feature, 1, axis=0) for feature in features]
-        own, other = (
-            self.generator.denoise(z_t, tf.constant(t), f, conditioning, guidance).v_hat for f in (features, swapped)
-        )
-        return tf.norm(own - other) / tf.norm(own)
+        conditioning = self.base.conditioning() if conditioning is None else conditioning
+        return condition_use(self.generator, latent, c, conditioning, self.lowest_guidance)
 
     def save(
         self, filepath, overwrite: bool = True, *, dtype: FloatFormat = "float32", provenance: dict | None = None

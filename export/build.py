@@ -178,9 +178,7 @@ def make_adapter(
     with whole_folder(out, PACKAGES) as folder:
         whole = folder / "whole"
         origin = {"decoder": decoder, "loras": loras, "license": license}
-        figures = make_package(
-            bundle, whole, **options, **origin, condition_scale=condition_scale, report=report
-        )
+        figures = make_package(bundle, whole, **options, **origin, condition_scale=condition_scale, report=report)
         wanted, manifest = adapters.base_files(whole), read_manifest(whole)
         assert manifest is not None  # of the package just made
         adapters.check_base(base, wanted, bundle, OTHER_BASE)

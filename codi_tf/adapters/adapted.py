@@ -245,9 +245,9 @@ class AdaptedUNet(TrainsPart):
             float32 [B, h, w, out_channels].
         """
         with applied(self._changes):
-            return self._evaluate(z_t, t, condition_features, conditioning, guidance)
+            return self._evaluate(z_t, t, condition_features, conditioning, guidance, condition_scale)
 
-    def _evaluate(self, z_t, t, condition_features, conditioning: Conditioning, guidance):
+    def _evaluate(self, z_t, t, condition_features, conditioning: Conditioning, guidance, condition_scale):
         context, labels = conditioning
         if self.adapter is None:
             return self.unet(z_t, t, context, guidance, labels)

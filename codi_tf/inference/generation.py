@@ -221,3 +221,21 @@ def check_finite(result: tf.Tensor) -> np.ndarray:
     if not np.isfinite(array).all():
         raise UserError("the result is not finite: compute in float32 or bfloat16, or the checkpoint is damaged")
     return array
+
+
+def condition_use(generator: Generator, latent, c, conditioning: Conditioning, guidance: float):
+    """How much the output changes when conditions are swapped: ||w(z_t, c) - w(z_t, c')|| / ||w(z_t, c)||.
+
+    c' are the conditions of the neighbors in the batch, t is 3/4 of the schedule, the noise is always the same. 0 means
+    that the network ignores the condition. Takes latents [B, h, w, 4], B at least 2, conditions in the adapter's
+    space, and the guidance of networks that have it as an input; returns a float32 scalar.
+    """
+    schedule, conditioning = generator.base.schedule, conditioning.tensors()
+    t = 3 * schedule.num_steps // 4
+    eps = tf.random.stateless_normal(tf.shape(latent), (0, 0))
+    z_t = float(schedule.alpha[t]) * latent + float(schedule.sigma[t]) * eps
+    features = generator.network.condition(c, conditioning)
+    assert features is not None
+    swapped, at, given = [tf.roll(feature, 1, axis=0) for feature in features], tf.constant(t), tf.constant([guidance])
+    own, other = (generator.denoise(z_t, at, f, conditioning, given).v_hat for f in (features, swapped))
+    return tf.norm(own - other) / tf.norm(own)
