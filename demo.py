@@ -116,8 +116,14 @@ PHOTOS = World(
 SCENES = World(
     name="scenes",
     config="scenes_depth",
-    overrides=("train.steps=130", "train.warmup_steps=20", "train.sample_every=0", "data.encode_once=1536"),
-    finetuned=("method={name: finetune, drop_prompt: 0.5}",),
+    overrides=(
+        "train.steps=180",
+        "train.warmup_steps=20",
+        "train.result_decay=0.98",
+        "train.sample_every=0",
+        "data.encode_once=1536",
+    ),
+    finetuned=("method={name: finetune, drop_prompt: 0.5}", "train.result_decay=null", "train.ema_decay=0.98"),
     captions=True,
     metrics=("psnr", "sharpness", "latent_error", "scene_accuracy", "scene_variety", "scene_depth", "frechet_scenes"),
     weights=ASSETS / "scenes-reader",
@@ -154,7 +160,7 @@ SCENES = World(
         ),
     ),
 )
-WORLD = PHOTOS
+WORLD = SCENES
 
 
 def _of_demo(folder: Path) -> Names | None:
