@@ -17,7 +17,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractiv
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: $(VENV)/demo.installed ## from photos to a checked 4-step model, with images
+demo: $(VENV)/demo.installed ## from a base to a checked 4-step model, with images
 	$(BIN)/python demo.py
 
 setup: $(VENV)/test.installed ## the virtual environment; Chromium, npm, onnxruntime-web and qemu-user for the tests

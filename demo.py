@@ -223,7 +223,7 @@ def demo(out: Path, world: World, *, count: int, overrides: list[str]) -> None:
     shown = {key: (examples[key][:SHOWN, ..., :3] + 1) / 2 for key in ("condition", "image")}
     columns = {"bicubic" if task.has_low_resolution else "condition": shown["condition"]}
     columns |= {name: made[name] for name in world.shown} | {"original": shown["image"]}
-    write_png(out / "grid.png", _grid(columns, list(columns)))
+    write_png(out / "grid.png", _grid(columns, [name.replace(CAPTIONED, "\nwith caption") for name in columns]))
     write_png(out / "unlabeled.png", _grid(columns, [""] * len(columns)))
     shipped = _of_shipped(world)
     if shipped is not None:

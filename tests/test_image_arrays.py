@@ -225,6 +225,16 @@ def test_grid_title_is_written_over_its_column_and_widens_it():
     assert 38 <= dark[1].min() < left and dark[1].max() > left + 30  # over the second column, to both sides
 
 
+def test_grid_titles_of_several_lines_need_less_width_and_more_height():
+    one = images.grid([[RED, BLUE]], ["", "a title, and its end"])
+    two = images.grid([[RED, BLUE]], ["", "a title,\nand its end"])
+    assert two.shape[1] < one.shape[1] and two.shape[0] > one.shape[0]
+    top, *_ = area(two, [0, 0, 1])
+    dark = np.nonzero((two < 0.3).all(axis=-1))[0]
+    lines = np.unique(dark)
+    assert lines.max() < top and (np.diff(lines) > 1).any()  # above the images, with a gap between the lines
+
+
 def test_grid_row_label_is_written_left_of_its_row():
     image = images.grid([[RED], [BLUE]], [""], row_labels=["", "second"])
     top, bottom, left, _, whole = area(image, [0, 0, 1])

@@ -188,7 +188,7 @@ def grid(
 
     Args:
         rows: images [H, W, 3], float [0, 1] or uint8, of any size; each row has one image per title.
-        titles: one per column.
+        titles: one per column, of one line or several.
         row_labels: one per row, to its left.
         gap: white pixels between and around the cells.
         zoom: every pixel becomes zoom x zoom pixels.
@@ -223,7 +223,9 @@ def grid(
     lefts = [gap + label_width + sum(w + gap for w in widths[:i]) for i in range(len(widths))]
     tops = [gap + title_height + gap + sum(h + gap for h in heights[:i]) for i in range(len(heights))]
     for left, column_width, title in zip(lefts, widths, titles, strict=True):
-        draw.text((left + column_width // 2, gap), title, fill="black", font=font, anchor="ma")
+        for i, line in enumerate(title.split("\n")):
+            top = gap + i * sum(font.getmetrics())
+            draw.text((left + column_width // 2, top), line, fill="black", font=font, anchor="ma")
     for top, row_height, label in zip(tops, heights, labels, strict=True):
         draw.text((gap, top + row_height // 2), label, fill="black", font=font, anchor="lm")
     for top, row in zip(tops, cells, strict=True):
@@ -272,8 +274,8 @@ def _zoomed(image: np.ndarray, zoom: int) -> np.ndarray:
 
 
 def _text_width(text: str, font: ImageFont.FreeTypeFont) -> int:
-    return int(np.ceil(font.getlength(text)))
+    return max(int(np.ceil(font.getlength(line))) for line in text.split("\n"))
 
 
 def _text_height(texts: list[str], font: ImageFont.FreeTypeFont) -> int:
-    return sum(font.getmetrics()) if any(texts) else 0
+    return max(len(text.split("\n")) for text in texts) * sum(font.getmetrics()) if any(texts) else 0
