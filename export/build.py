@@ -380,7 +380,9 @@ def _neutral(program: SamplerProgram, size: dict) -> dict:
     if "encoder" not in size["graphs"]:
         return {}
     names = [name for name in size["graphs"]["encoder"]["outputs"] if name.startswith("condition_features_")]
-    of_view = program.model.network.adapter.neutral_features(len(names) // len(program.views))
+    adapter = program.model.network.adapter
+    assert adapter is not None  # the encoder part is its
+    of_view = adapter.neutral_features(len(names) // len(program.views))
     neutral = None if of_view is None else of_view * len(program.views)
     ordered = sorted(names, key=lambda name: int(name.rpartition("_")[2]))
     return {} if neutral is None else {"neutral_features": dict(zip(ordered, neutral, strict=True))}

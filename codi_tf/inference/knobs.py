@@ -17,7 +17,7 @@ def check_condition_scale(scale: object, adapter: Adapter) -> float:
     Raises:
         UserError: no number from 0 to MAX_CONDITION_SCALE, or other than 1 for an adapter that takes none.
     """
-    if not isinstance(scale, Real) or not 0.0 <= scale <= MAX_CONDITION_SCALE:
+    if not isinstance(scale, Real) or not 0.0 <= float(scale) <= MAX_CONDITION_SCALE:
         raise UserError(
             f"condition_scale is {scale!r}: it must be a number from 0 to {MAX_CONDITION_SCALE}, 1 as in training"
         )
@@ -31,7 +31,7 @@ def check_condition_scale(scale: object, adapter: Adapter) -> float:
 
 def check_fidelity(fidelity: object) -> float:
     """The fidelity, as `result_of` takes it. Raises UserError for anything but a number from 0 to 1."""
-    if not isinstance(fidelity, Real) or not 0.0 <= fidelity <= 1.0:
+    if not isinstance(fidelity, Real) or not 0.0 <= float(fidelity) <= 1.0:
         raise UserError(f"fidelity is {fidelity!r}: it must be from 0, the last step's image, to 1, the first's")
     return float(fidelity)
 
@@ -54,6 +54,7 @@ def result_of(predictions: Iterable[Prediction], fidelity: float = 0.0, report: 
         first = last if first is None else first
         if report is not None:
             report(done)
+    assert first is not None and last is not None  # a trajectory has a step
     if fidelity in (0.0, 1.0):
         return first if fidelity else last
     return (1.0 - fidelity) * last + fidelity * first
