@@ -62,5 +62,8 @@ def subcommand(words: list[str]) -> tuple[str, list[str]] | None:
 
 def required(words: list[str]) -> list[str]:
     """A command without what stands in brackets, with the first of alternatives (a|b)."""
-    text = re.sub(r"\[[^\]]*\]", "", " ".join(words)) if any("[" in word for word in words) else None
-    return words if text is None else [word.split("|")[0] for word in text.split()]
+    lists = [word for word in words if re.match(r"[\w.]+=\[", word)]  # of a setting: not what stands in brackets
+    others = [word for word in words if word not in lists]
+    if not any("[" in word for word in others):
+        return words
+    return [word.split("|")[0] for word in re.sub(r"\[[^\]]*\]", "", " ".join(others)).split()] + lists

@@ -97,10 +97,10 @@ def test_experiments_cannot_be_changed():
         ({"train__stepz": 3}, "unknown key train.stepz: did you mean 'steps'?"),
         ({"data__imagesize": 3}, "unknown key data.imagesize: did you mean 'image_size'?"),
         ({"method__delt": 3}, "unknown key method.delt: did you mean 'delta'?"),
-        ({"data__xyz": 3}, "unknown key data.xyz: use one of source, heldout_fraction, image_size, augment, "),
+        ({"data__xyz": 3}, "unknown key data.xyz: use one of source, heldout_fraction, image_size, buckets, augment, "),
         (
             {"method__name": "codo"},
-            "method.name is 'codo': use one of autoencoder, codi, consistency, decoder, finetune",
+            "method.name is 'codo': use one of autoencoder, codi, compress, consistency, decoder, finetune",
         ),
         ({"method__name": ["codi"]}, "method.name is ['codi']: use one of"),
         ({"method__name": ...}, "method.name is not set: use one of"),

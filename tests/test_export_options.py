@@ -40,6 +40,10 @@ REFUSED = {
         "--prompt": [(PLUG, "a cat", "--prompt is a cat, but .* was made with none")],
         "--sampler": [(PLUG, "consistency", "--sampler is consistency, but .* was made with ddim")],
         "--guidance": [(PLUG, "2", "--guidance is 2.0, but .* was made with none"), (WHOLE, "nan", "--guidance")],
+        "--text-guidance": [
+            (PLUG, "2", "--text-guidance is 2.0, but .* was made with none"),
+            (WHOLE, "nan", "--text-guidance"),
+        ],
         "--label": [(PLUG, "2", "--label is 2, but .* was made with none"), (WHOLE, "-1", "--label")],
         "--target-size": [
             (PLUG, "1MB", "has no mixed weights: leave out --target-size"),
@@ -70,7 +74,7 @@ REFUSED = {
 }  # fmt: skip
 # Options that are never ignored: each is used by every call that takes it.
 USED = {
-    export: {"--help", "--out", "--adapter-of", "--decoder", "--license", "--licence", "--condition-scale"},
+    export: {"--help", "--out", "--adapter-of", "--decoder", "--license", "--licence", "--lora", "--condition-scale"},
     run: {"--help", "--condition", "--out", "--tile", "--colour"},
     web: {"--help", "--out", "--runtime"},
 }

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from codi_tf.cli.program import COMMANDS
-from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
+from codi_tf.core.arguments import finite_number, integer, path_argument, scaled_path, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 
@@ -45,7 +45,7 @@ def test_every_option_that_is_a_number_refuses_what_is_none(command):
     """Catches an option that takes nan, which compares with nothing, and a path that is the current folder."""
     for option in options_of(MODULES[command]):
         assert option.type is not Path, option.option_strings
-        if option.type in (None, path_argument, text_argument):
+        if option.type in (None, path_argument, scaled_path, text_argument):
             continue
         for text in NONE_IS_A_NUMBER:
             with pytest.raises((argparse.ArgumentTypeError, ValueError)) as caught:

@@ -6,7 +6,6 @@ A LoRA adds scale * alpha / r * up @ down to a layer's weight, with down [r, in]
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ import numpy as np
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FORMATS
+from codi_tf.io.json_files import parse_json
 from codi_tf.io.tensor_files import StoredTensor, TensorToWrite, listed, read_header, write_tensors
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
@@ -180,12 +180,7 @@ def is_of_text(name: str) -> bool:
 
 def _settings(metadata: Mapping[str, str], path: Path) -> dict:
     """PEFT's settings that diffusers writes into a file's header; {} without them."""
-    try:
-        settings = json.loads(metadata.get(METADATA, "{}"))
-    except ValueError:
-        settings = None
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: its {METADATA} is no JSON of settings; save the LoRA again")
+    settings = parse_json(metadata.get(METADATA, "{}"), f"{path}: its {METADATA}")
     if not all(isinstance(settings[key] or {}, dict) for key in settings if key.endswith(".alpha_pattern")):
         raise UserError(f"{path}: its {METADATA} is no JSON of settings; save the LoRA again")
     for name in UNSUPPORTED:

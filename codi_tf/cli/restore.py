@@ -154,11 +154,12 @@ def run(options: argparse.Namespace, condition: str = "--condition") -> None:
     if options.condition is None:
         raise UserError(f"{condition} is missing: {options.model} makes an image from a condition")
     task = task_of(options.model)
+    images = _images(options, condition, task)
     if task is not None:
         _check_task(options, task)
     if options.image is None and options.strength is not None:
         check_start(options, 1)
-    given = _Given(options, condition, task)
+    given = _Given(options, images, task)
     text = given.images.write(lambda: _load(options), lambda model, name: _made(options, model, given, name))
     note = ""
     if options.mask is not None:
@@ -167,23 +168,31 @@ def run(options: argparse.Namespace, condition: str = "--condition") -> None:
     print(f"{text}{note}")
 
 
+def _kind(options: argparse.Namespace, task: Task | None) -> ConditionFile:
+    if task is not None:
+        return task.condition_file
+    return "image" if options.mask is None else "masked_image"
+
+
+def _images(options: argparse.Namespace, option: str, task: Task | None) -> Images:
+    """The conditions and their results, of which none replaces what is read."""
+    models, beside = [options.model, options.decoder], {"--image": options.image, "--mask": options.mask}
+    find = functools.partial(condition_files, kind=_kind(options, task))
+    return Images(option, options.condition, options, models=models, inputs=beside, find=find)
+
+
 class _Given:
     """What the results are made of: a condition, or a folder of them, with the masks and images of the same names.
 
     A mistake in one condition, or its mask, is told here; those in a folder are told when their turn comes.
     """
 
-    def __init__(self, options: argparse.Namespace, option: str, task: Task | None):
-        self.task = task
-        plain = "image" if options.mask is None else "masked_image"
-        self.kind: ConditionFile = plain if task is None else task.condition_file
-        models, beside = [options.model, options.decoder], {"--image": options.image, "--mask": options.mask}
-        find = functools.partial(condition_files, kind=self.kind)
-        self.images = Images(option, options.condition, options, models=models, inputs=beside, find=find)
+    def __init__(self, options: argparse.Namespace, images: Images, task: Task | None):
+        self.task, self.kind, self.images = task, _kind(options, task), images
         self.beside: dict[str, dict[str, Path]] = {}  # option -> NAME -> file
-        for one, files in (("--image", photo_files), ("--mask", mask_files)):
-            if (path := beside[one]) is not None:
-                self.beside[one] = partners(self.images.files, one, path, files)
+        for one, path, files in (("--image", options.image, photo_files), ("--mask", options.mask, mask_files)):
+            if path is not None:
+                self.beside[one] = partners(images.files, one, path, files)
         self.read = functools.lru_cache(maxsize=1)(self._read)
         if self.images.results is None:
             (name,) = self.images.files

@@ -83,13 +83,13 @@ def denoiser_with(
     `condition_scale`: see `AdaptedUNet.call`.
     """
 
-    taken = None
+    taken, knobs = None, {} if condition_scale is None else {"condition_scale": condition_scale}
     if network.takes_guidance:
         taken = ops.reshape(ops.convert_to_tensor(1.0 if guidance is None else guidance, "float32"), (-1,))
 
     def denoise(z_t, t):
         alpha_t, sigma_t = coefficients(base.schedule, t)
-        output = network(z_t, ops.reshape(t, (-1,)), features, conditioning, taken, condition_scale=condition_scale)
+        output = network(z_t, ops.reshape(t, (-1,)), features, conditioning, taken, **knobs)
         return predict(output, z_t, alpha_t, sigma_t, base.prediction_type)
 
     return bounded(denoise, base.schedule, boundary)

@@ -75,7 +75,8 @@ def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:
         has = made[name]
         same = set(value) == set(has) if name == "sizes" else value == has
         if not same:
-            option, value, has = "--size" if name == "sizes" else f"--{name}", _shown(value), _shown(has)
+            flag = "size" if name == "sizes" else name.replace("_", "-")
+            option, value, has = f"--{flag}", _shown(value), _shown(has)
             raise UserError(
                 f"{option} is {value}, but {folder} was made with {has}, and an adapter is made like its package: "
                 f"leave {option} out"
