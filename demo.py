@@ -28,7 +28,8 @@ ROOT = Path(__file__).parent
 ASSETS = ROOT / "assets"
 FORMATS = {"saved_model": "TensorFlow", "onnx": "ONNX Runtime", "tflite": "LiteRT"}
 SEED = 0
-SHOWN = 6  # held-out examples in the images, the first ones
+COUNT = 48  # held-out examples to measure on
+SHOWN = 6  # of these in the images, the first ones
 OF_BUNDLE = 2  # examples of each bundle that comes with codi_tf
 CAPTIONED = ", caption"  # ends the name of a row with captions as prompts
 IMAGES = ("grid.png", "unlabeled.png", "shipped.png", "exported.png")
@@ -56,111 +57,39 @@ class Claim:
         return f"{'yes' if holds else 'NO '}  {self.text}: {figures}"
 
 
-@dataclass(frozen=True)
-class World:
-    """What the demo is about.
-
-    Attributes:
-        name: of the data source; assets/NAME-base is the base, assets/NAME-* other models to show.
-        config: of the training, a file of configs/.
-        overrides: of the config, section.key=value.
-        finetuned: further overrides, of a fine-tuning of as many updates; or the folder of a fine-tuned bundle.
-        captions: whether images are also made with captions as prompts.
-        metrics: what is measured.
-        weights: the folder of the network that some of the metrics take.
-        count: held-out examples to measure on.
-        threads: of one operator; operators run beside each other, too.
-        shown: the rows whose images are in the picture.
-        claims: what is checked.
-    """
-
-    name: str
-    config: str
-    overrides: tuple[str, ...]
-    finetuned: tuple[str, ...] | Path
-    captions: bool
-    metrics: tuple[str, ...]
-    weights: Path
-    count: int
-    threads: int
-    shown: tuple[str, ...]
-    claims: tuple[Claim, ...]
-
-    @property
-    def base(self) -> Path:
-        """The folder of the base."""
-        return ASSETS / f"{self.name}-base"
-
-
-PHOTOS = World(
-    name="photos",
-    config="photos_codi",
-    overrides=(),
-    finetuned=ASSETS / "photos-base" / "undistilled",
-    captions=False,
-    metrics=("psnr", "ssim", "sharpness", "frechet_photos", "latent_error"),
-    weights=ASSETS / "photos-base" / "features",
-    count=256,
-    threads=1,  # the networks are tiny: two operators in parallel are faster than each split over two cores
-    shown=("fine-tuned, 4 steps", "fine-tuned, 50 steps", "CoDi, 1 step", "CoDi, 2 steps", "CoDi, 4 steps"),
-    claims=(
-        Claim("4-step CoDi has a lower FD-photos than bicubic", "frechet_photos", "CoDi, 4 steps", "bicubic"),
-        Claim(
-            "1-step CoDi has a lower latent error than a copy of the condition",
-            "latent_error",
-            "CoDi, 1 step",
-            "bicubic",
-        ),
-    ),
+CONFIG = ROOT / "configs" / "scenes_depth.yaml"
+OVERRIDES = (
+    "train.steps=180",
+    "train.warmup_steps=20",
+    "train.result_decay=0.98",
+    "train.sample_every=0",
+    "data.encode_once=1536",
 )
-SCENES = World(
-    name="scenes",
-    config="scenes_depth",
-    overrides=(
-        "train.steps=180",
-        "train.warmup_steps=20",
-        "train.result_decay=0.98",
-        "train.sample_every=0",
-        "data.encode_once=1536",
-    ),
-    finetuned=("method={name: finetune, drop_prompt: 0.5}", "train.result_decay=null", "train.ema_decay=0.98"),
-    captions=True,
-    metrics=("psnr", "sharpness", "latent_error", "scene_accuracy", "scene_variety", "scene_depth", "frechet_scenes"),
-    weights=ASSETS / "scenes-reader",
-    count=48,
-    threads=2,
-    shown=(
+FINETUNED = ("method={name: finetune, drop_prompt: 0.5}", "train.result_decay=null", "train.ema_decay=0.98")
+MEASURES = ("psnr", "sharpness", "latent_error", "scene_accuracy", "scene_variety", "scene_depth", "frechet_scenes")
+COMPARED = ("fine-tuned, 4 steps", "CoDi, 4 steps", "fine-tuned, 50 steps")  # rows in the picture, also with captions
+CLAIMS = (
+    Claim(
+        "without a caption, 4-step CoDi has a lower FD-scenes than the fine-tuned model with 4 steps",
+        "frechet_scenes",
+        "CoDi, 4 steps",
         "fine-tuned, 4 steps",
+    ),
+    Claim(
+        "its depth error is within 5 % of that of the fine-tuned model with 50",
+        "scene_depth",
         "CoDi, 4 steps",
         "fine-tuned, 50 steps",
-        "fine-tuned, 4 steps, caption",
+        0.05,
+    ),
+    Claim(
+        "with a caption, it shows as many of the statements within 5 %",
+        "scene_accuracy",
         "CoDi, 4 steps, caption",
         "fine-tuned, 50 steps, caption",
-    ),
-    claims=(
-        Claim(
-            "without a caption, 4-step CoDi has a lower FD-scenes than the fine-tuned model with 4 steps",
-            "frechet_scenes",
-            "CoDi, 4 steps",
-            "fine-tuned, 4 steps",
-        ),
-        Claim(
-            "its depth error is within 5 % of that of the fine-tuned model with 50",
-            "scene_depth",
-            "CoDi, 4 steps",
-            "fine-tuned, 50 steps",
-            0.05,
-        ),
-        Claim(
-            "with a caption, it shows as many of the statements within 5 %",
-            "scene_accuracy",
-            "CoDi, 4 steps, caption",
-            "fine-tuned, 50 steps, caption",
-            0.05,
-        ),
+        0.05,
     ),
 )
-WORLD = SCENES
 
 
 def _of_demo(folder: Path) -> Names | None:
@@ -172,18 +101,17 @@ def _of_demo(folder: Path) -> Names | None:
 DEMOS = Kind("demo", _of_demo)
 
 
-def demo(out: Path, world: World, *, count: int, overrides: list[str]) -> None:
+def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     """Distill, measure, export, report.
 
     Args:
         out: folder of all results; that of an older demo is replaced.
-        world: what it is about.
         count: held-out examples to measure on.
         overrides: of the training config, section.key=value.
     """
     check_folder(out, DEMOS)
     began = time.monotonic()
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(world.threads))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")  # of one operator; operators run beside each other, too
     start_tensorflow()
     import codi_tf
     from codi_tf import data
@@ -193,22 +121,23 @@ def demo(out: Path, world: World, *, count: int, overrides: list[str]) -> None:
     from codi_tf.evaluation.tables import legend, markdown_table
     from codi_tf.training.experiment import load_source
 
-    settings, finetuning = _settings(world, overrides)
+    chosen = [f"base={ASSETS / 'scenes-base'}", *OVERRIDES, *overrides]
+    settings, finetuning = config.load(CONFIG, chosen), config.load(CONFIG, [*chosen, *FINETUNED])
     shutil.rmtree(out, ignore_errors=True)
 
-    _say(began, f"1/4  Distilling with CoDi from {world.base.name}{' and fine-tuning' if finetuning else ''}")
+    _say(began, "1/4  Fine-tuning, and distilling with CoDi, from scenes-base")
     _train(settings, finetuning, out)
     options = {"compute": settings.memory.compute}  # as in training: what is measured takes thousands of evaluations
     model = codi_tf.load(out / "bundle", **options)
-    finetuned = codi_tf.load(out / "finetuning" if finetuning else world.finetuned, **options)
+    finetuned = codi_tf.load(out / "finetuning", **options)
 
-    _say(began, f"2/4  Measuring on {count} held-out {world.name}")
+    _say(began, f"2/4  Measuring on {count} held-out scenes")
     source, task, size = load_source(settings, "heldout"), model.task, settings.data.image_size
-    metrics = {name: METRICS[name].load(str(world.weights), size) for name in world.metrics}
-    keys = tuple(dict.fromkeys(key for name in world.metrics for key in METRICS[name].truth))
+    metrics = {name: METRICS[name].load(str(ASSETS / "scenes-reader"), size) for name in MEASURES}
+    keys = tuple(dict.fromkeys(key for name in MEASURES for key in METRICS[name].truth))
     examples = data.evaluation_set(source, task, image_size=size, count=count, seed=SEED + 1, keys=keys)
     made: dict[str, np.ndarray] = {}
-    samplers = _samplers(world, finetuned, model, examples, made)
+    samplers = _samplers(finetuned, model, examples, made)
     rows = evaluate(
         samplers,
         examples["image"],
@@ -216,16 +145,15 @@ def demo(out: Path, world: World, *, count: int, overrides: list[str]) -> None:
         model.base,
         metrics,
         report=Progress("measuring", len(samplers)).update,
-        enlarged=task.has_low_resolution,
-        finish=task.finish,
         truth={key: examples[key] for key in keys},
     )
     shown = {key: (examples[key][:SHOWN, ..., :3] + 1) / 2 for key in ("condition", "image")}
-    columns = {"bicubic" if task.has_low_resolution else "condition": shown["condition"]}
-    columns |= {name: made[name] for name in world.shown} | {"original": shown["image"]}
+    columns = {"condition": shown["condition"]}
+    columns |= {name: made[name] for end in ("", CAPTIONED) for name in (row + end for row in COMPARED)}
+    columns["original"] = shown["image"]
     write_png(out / "grid.png", _grid(columns, [name.replace(CAPTIONED, "\nwith caption") for name in columns]))
     write_png(out / "unlabeled.png", _grid(columns, [""] * len(columns)))
-    shipped = _of_shipped(world)
+    shipped = _of_shipped()
     if shipped is not None:
         write_png(out / "shipped.png", shipped)
 
@@ -249,37 +177,28 @@ def demo(out: Path, world: World, *, count: int, overrides: list[str]) -> None:
         "seed": SEED,
     }
     (out / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    checks = _checks(world, facts)
+    checks = _checks(facts)
     tables = f"{markdown_table(rows)}\n{legend(rows)}\n"
-    (out / "report.md").write_text(_report(world, facts, tables, checks, shipped=shipped is not None), "utf-8")
+    (out / "report.md").write_text(_report(facts, tables, checks, shipped=shipped is not None), "utf-8")
     mark(out, DEMOS)
     print(f"\n{markdown_table(rows)}", *checks, sep="\n")
     print(f"\nImages: {out / 'grid.png'} and {out / 'exported.png'}; report: {out / 'report.md'}")
 
 
-def _settings(world: World, overrides: list[str]) -> tuple[config.Experiment, config.Experiment | None]:
-    """The settings of the distillation and of the fine-tuning; None for the second, where its result comes along."""
-    path = ROOT / "configs" / f"{world.config}.yaml"
-    chosen = [f"base={world.base}", *world.overrides, *overrides]
-    settings = config.load(path, chosen)
-    return settings, None if isinstance(world.finetuned, Path) else config.load(path, [*chosen, *world.finetuned])
-
-
-def _train(settings: config.Experiment, finetuning: config.Experiment | None, out: Path) -> None:
-    """Distill into bundle/; fine-tune, if that is to be done, in finetuning/, on the same encoded examples."""
+def _train(settings: config.Experiment, finetuning: config.Experiment, out: Path) -> None:
+    """Distill into bundle/ and fine-tune in finetuning/, on the same encoded examples."""
     from codi_tf.cli.cache import encode
     from codi_tf.cli.train import train
 
-    if finetuning is not None:
-        encode(settings, out / "latents", examples=settings.data.encode_once)
-        cached = dataclasses.replace(settings.data, source=str(out / "latents"))
-        settings, finetuning = (dataclasses.replace(one, data=cached) for one in (settings, finetuning))
-        train(finetuning, out / "finetuning")
-    shutil.copytree(train(settings, out / "training"), out / "bundle")
+    encode(settings, out / "latents", examples=settings.data.encode_once)
+    cached = dataclasses.replace(settings.data, source=str(out / "latents"))
+    train(dataclasses.replace(finetuning, data=cached), out / "finetuning")
+    shutil.copytree(train(dataclasses.replace(settings, data=cached), out / "training"), out / "bundle")
 
 
-def _samplers(world: World, finetuned, model, examples: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> dict:
+def _samplers(finetuned, model, examples: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> dict:
     """The rows of the table. The first images of each are put into `made`, [SHOWN, H, W, 3] in [0, 1]."""
+    from codi_tf.evaluation.grids import name_of_steps
     from codi_tf.evaluation.samplers import model_sampler
 
     def keeping(name: str, sampler):
@@ -290,17 +209,11 @@ def _samplers(world: World, finetuned, model, examples: dict[str, np.ndarray], m
 
         return sample
 
-    samplers = {
-        "fine-tuned, 4 steps": model_sampler(finetuned, 4, SEED),
-        "fine-tuned, 50 steps": model_sampler(finetuned, 50, SEED),
-        "CoDi, 1 step": model_sampler(model, 1, SEED),
-        "CoDi, 2 steps": model_sampler(model, 2, SEED),
-        "CoDi, 4 steps": model_sampler(model, 4, SEED),
-    }
-    if world.captions:
-        prompts = list(examples["prompt"])
-        for name, of, steps in (("fine-tuned", finetuned, 4), ("fine-tuned", finetuned, 50), ("CoDi", model, 4)):
-            samplers[f"{name}, {steps} steps{CAPTIONED}"] = model_sampler(of, steps, SEED, prompt=prompts)
+    models, prompts = {"fine-tuned": finetuned, "CoDi": model}, list(examples["prompt"])
+    rows = [("fine-tuned", 4), ("fine-tuned", 50), ("CoDi", 1), ("CoDi", 2), ("CoDi", 4)]
+    named = {f"{name}, {name_of_steps(steps)}": (models[name], steps) for name, steps in rows}
+    samplers = {row: model_sampler(of, steps, SEED) for row, (of, steps) in named.items()}
+    samplers |= {row + CAPTIONED: model_sampler(*named[row], SEED, prompt=prompts) for row in COMPARED}
     return {name: keeping(name, sampler) for name, sampler in samplers.items()}
 
 
@@ -314,16 +227,16 @@ def _grid(columns: dict[str, np.ndarray], titles: list[str]) -> np.ndarray:
     return grid(rows, titles, zoom=max(1, 128 // rows[0][0].shape[0]))
 
 
-def _of_shipped(world: World) -> np.ndarray | None:
+def _of_shipped() -> np.ndarray | None:
     """Images of the bundles that come with codi_tf, for held-out examples; None where there is no bundle."""
     import codi_tf
     from codi_tf import data
     from codi_tf.evaluation.samplers import model_sampler
 
     rows, labels = [], []
-    for path in sorted(ASSETS.glob(f"{world.name}-*/codi.json")):
+    for path in sorted(ASSETS.glob("scenes-*/codi.json")):
         model = codi_tf.load(path.parent)
-        source = data.load_source(world.name, "heldout", model.task)
+        source = data.load_source("scenes", "heldout", model.task)
         examples = data.evaluation_set(source, model.task, image_size=model.image_size, count=OF_BUNDLE, seed=SEED + 1)
         prompts = list(examples["prompt"]) if model.task.prompted else None
         made, _ = model_sampler(model, model.steps_for(None), SEED, prompt=prompts)(examples["condition"])
@@ -355,10 +268,10 @@ def _exported(model, exports: Path, examples: dict[str, np.ndarray]) -> np.ndarr
     return grid(rows, titles, zoom=max(1, 128 // conditions.shape[1]))
 
 
-def _checks(world: World, facts: dict) -> list[str]:
+def _checks(facts: dict) -> list[str]:
     """The claims of the demo, checked with the figures of this run."""
     use = facts["condition_use"]
-    lines = [claim.line(facts["rows"]) for claim in world.claims]
+    lines = [claim.line(facts["rows"]) for claim in CLAIMS]
     claims = [
         (f"mu has moved from 0: mean |mu| is {np.mean(np.abs(facts['mu'])):.3f}", np.abs(facts["mu"]).max() > 0.01),
         (f"the condition is used: swapping conditions moves the output by {use:.2f} of its size", use > 0.05),
@@ -370,9 +283,9 @@ def _checks(world: World, facts: dict) -> list[str]:
     return [*lines, *(f"{'yes' if holds else 'NO '}  {text}" for text, holds in claims)]
 
 
-def _report(world: World, facts: dict, tables: str, checks: list[str], *, shipped: bool) -> str:
+def _report(facts: dict, tables: str, checks: list[str], *, shipped: bool) -> str:
     models = "\nThe models that come with codi_tf, on held-out examples:\n\n![Shipped models](shipped.png)\n"
-    return f"""# CoDi on {world.name}
+    return f"""# CoDi on scenes
 
 {facts["count"]} held-out examples. Made by `make demo` in {facts["seconds"]} s with a peak memory of
 {facts["peak_memory_gb"]} GB.
@@ -393,13 +306,15 @@ The exported 4-step model in its runtimes, with the same condition and noise:
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python demo.py", description=__doc__)
     parser.add_argument("--out", type=path_argument, default=Path("runs/demo"))
-    count = integer(SHOWN, 100_000)
     parser.add_argument(
-        "--count", type=count, default=WORLD.count, help=f"held-out examples to measure on (default: {WORLD.count})"
+        "--count",
+        type=integer(SHOWN, 100_000),
+        default=COUNT,
+        help=f"scenes to measure on (default: {COUNT})",
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
-    demo(options.out, WORLD, count=options.count, overrides=options.overrides)
+    demo(options.out, count=options.count, overrides=options.overrides)
 
 
 if __name__ == "__main__":

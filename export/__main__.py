@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from codi_tf.core.arguments import finite_number, integer, path_argument, scaled_path
+from codi_tf.core.arguments import add_loras, finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_CONDITION_SCALE, MAX_WIDTH
@@ -65,14 +65,7 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser.add_argument(
         "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
-    parser.add_argument(
-        "--lora",
-        type=scaled_path,
-        action="append",
-        default=[],
-        metavar="PATH[:SCALE]",
-        help="a LoRA to merge into the base, and how strongly (default: 1); may be given several times",
-    )
+    add_loras(parser)
     parser.add_argument("--license", help="license of the base, for the manifest")
     parser.add_argument("--licence", dest="license", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(

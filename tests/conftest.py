@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import os
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from chromium import missing
-from tensorflow.python.framework.ops import gradient_registry
 
 import benchmarks.torchvision_operators  # noqa: F401  (before anything imports torchvision)
 import codi_tf
@@ -30,6 +27,7 @@ from codi_tf.evaluation.features import FeatureNetwork, save_features
 from codi_tf.methods import METHODS
 from codi_tf.tasks import TASKS
 from export.formats import FORMATS
+from studies.common.memory import give_memory_back
 
 # Tiny networks run a few times each: a graph's optimization takes longer than it saves, a quarter of the suite's time.
 # Whatever runs as a process of its own (training, notebooks, the demo) has it.
@@ -77,17 +75,6 @@ def feature_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("features") / "features"
     save_features(network, folder)
     return folder
-
-
-def give_memory_back():
-    """What models held returns to the system: a worker runs dozens of files, and another one beside it."""
-    # TensorFlow never forgets a custom gradient that it met in a graph, silu's for one, and with it the whole graph.
-    for name in [name for name in gradient_registry.list() if name.startswith("CustomGradient-")]:
-        del gradient_registry._registry[name]
-    keras.utils.clear_session()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # the C library of Linux alone keeps it otherwise
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 SLOW = Path(__file__).with_name("slow.txt")

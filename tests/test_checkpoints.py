@@ -5,7 +5,6 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import make_model
 from safetensors.numpy import load_file
 from tiny import randomize, tiny_base
@@ -13,13 +12,7 @@ from tiny import randomize, tiny_base
 from codi_tf.core.errors import UserError
 from codi_tf.training.states import StateWriter, restore_newest, write_state
 
-
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing a training step costs as much as twenty eager ones."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def compiled(seed=0):

@@ -20,13 +20,7 @@ from codi_tf.trainers.optimizers import FusedAdamW
 from codi_tf.trainers.trainer import FIRST_SCALE
 from codi_tf.training.states import read_state
 
-
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing a training step costs as much as twenty eager ones."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def latents(count=4, poison=None):

@@ -22,12 +22,7 @@ from codi_tf.trainers.optimizers import FusedAdamW
 IMAGE = np.random.default_rng(0).random((16, 16, 4)).astype("float32")
 
 
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing costs more than a few eager evaluations."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.fixture

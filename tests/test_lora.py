@@ -45,12 +45,7 @@ METHODS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def eager():
-    """Tracing a training step costs as much as twenty eager ones."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def latents(count=2):

@@ -20,13 +20,7 @@ from codi_tf.cli import restore, text2image
 from codi_tf.core.errors import UserError
 from codi_tf.io.images import read_image, write_png
 
-
-@pytest.fixture(autouse=True)
-def eager():
-    """Images are made once each: tracing costs more."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.fixture(scope="module")

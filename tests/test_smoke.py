@@ -49,14 +49,6 @@ CASES = {  # what it starts from, what is trained, the method, the sampler that 
 }
 
 
-@pytest.fixture
-def eager():
-    """Tracing a graph takes longer than the few times that it would run."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 @pytest.fixture(scope="module")
 def starts(tmp_path_factory):
     """A folder of what trainings start from, by its name."""

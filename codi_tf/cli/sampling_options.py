@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_tf.checkpoints.lora_files import check_loras
-from codi_tf.core.arguments import finite_number, integer, path_argument, scaled_path, seed_number
+from codi_tf.core.arguments import add_loras, finite_number, integer, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_CONDITION_SCALE
@@ -41,14 +41,7 @@ def add_shared_options(parser: ArgumentParser, *, model: str, prompt: str, out: 
         type=path_argument,
         help="folder of a small decoder, an AutoencoderTiny, in place of the model's own",
     )
-    parser.add_argument(
-        "--lora",
-        type=scaled_path,
-        action="append",
-        default=[],
-        metavar="PATH[:SCALE]",
-        help="a LoRA to merge into the base, and how strongly (default: 1); may be given several times",
-    )
+    add_loras(parser)
 
 
 def add_sampling(parser: ArgumentParser, samplers: Iterable[str], *, steps: str, sampler: str, guidance: str) -> None:

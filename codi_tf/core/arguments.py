@@ -67,6 +67,18 @@ def scaled_path(text: str) -> tuple[Path, float]:
     return path_argument(path), finite_number()(scale)
 
 
+def add_loras(parser: argparse._ActionsContainer) -> None:
+    """Add --lora, a list of (path, scale)."""
+    parser.add_argument(
+        "--lora",
+        type=scaled_path,
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="a LoRA to merge into the base, and how strongly (default: 1); may be given several times",
+    )
+
+
 def text_argument(text: str) -> str:
     """A parser of names; the empty one is refused."""
     if not text.strip():

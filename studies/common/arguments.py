@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
+
+
+def study_parser(study: str, description: str | None, seeds: Iterable[int]) -> ArgumentParser:
+    """A parser of what all studies take: plan, train or report, and the rows and seeds that these are about."""
+    parser = ArgumentParser(prog=f"python -m studies.{study}", description=description)
+    parser.add_argument("what", choices=("plan", "train", "report"))
+    parser.add_argument("--rows", type=names, help=f"rows by their names in studies/{study}/plan.py (default: all)")
+    parser.add_argument("--seeds", type=numbers, default=tuple(seeds), help="with commas between them")
+    return parser
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
-
-import keras
-from tensorflow.python.framework.ops import gradient_registry
 
 from codi_tf import config
 from codi_tf.cli.cache import encode
@@ -57,20 +51,6 @@ def encode_examples(experiment: config.Experiment, folder: Path, examples: int) 
             encode(experiment, folder, examples=examples)
         except Locked:
             time.sleep(PAUSE)
-
-
-def give_memory_back() -> None:
-    """Return what the models of a piece held; a process makes dozens of pieces.
-
-    TensorFlow never forgets a custom gradient that it met in a graph, such as that of silu, and with it the whole
-    graph.
-    """
-    for name in [name for name in gradient_registry.list() if name.startswith("CustomGradient-")]:
-        del gradient_registry._registry[name]
-    keras.utils.clear_session()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # the C library of Linux alone keeps it otherwise
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def commit() -> str:

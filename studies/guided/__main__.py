@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
-from studies.common.arguments import check_names, names, numbers
+from codi_tf.core.command_line import run_command, start_tensorflow
+from studies.common.arguments import check_names, names, study_parser
 from studies.common.costs import add_costs, table
 from studies.common.pieces import work
 from studies.guided import pieces
@@ -43,11 +43,8 @@ def _wanted(options: argparse.Namespace) -> list[Piece]:
 
 
 def _main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m studies.guided", description=__doc__)
-    parser.add_argument("what", choices=("plan", "train", "report"))
+    parser = study_parser("guided", __doc__, SEEDS)
     parser.add_argument("--worlds", type=names, default=tuple(WORLDS), help=f"some of {', '.join(WORLDS)}")
-    parser.add_argument("--rows", type=names, help="rows by their names in studies/guided/plan.py (default: all)")
-    parser.add_argument("--seeds", type=numbers, default=SEEDS, help="with commas between them")
     options = parser.parse_args(arguments)
     check_names("--worlds", options.worlds, WORLDS)
     known = [row.name for name in options.worlds for row in WORLDS[name].rows if row.samples]

@@ -19,8 +19,9 @@ from codi_tf.inference.base_model import BaseModel
 from codi_tf.inference.text_to_image import TextToImage
 from codi_tf.inference.transfer import Transfer
 from codi_tf.tasks import make_task
-from studies.common.making import commit, encode_examples, give_memory_back, train_piece
+from studies.common.making import commit, encode_examples, train_piece
 from studies.common.measures import figures_of
+from studies.common.memory import give_memory_back
 from studies.common.results import read_json, sample_name, write_json, write_strip
 from studies.guided import pieces
 from studies.guided.pieces import Piece, experiment_of, settings_of

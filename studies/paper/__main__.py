@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
-from studies.common.arguments import check_names, names, numbers
+from codi_tf.core.command_line import run_command, start_tensorflow
+from studies.common.arguments import check_names, names, study_parser
 from studies.common.pieces import work
 from studies.paper import costs, pieces
 from studies.paper.pieces import Piece
@@ -50,11 +50,8 @@ def _wanted(options: argparse.Namespace) -> list[Piece]:
 
 
 def _main(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="python -m studies.paper", description=__doc__)
-    parser.add_argument("what", choices=("plan", "train", "report"))
+    parser = study_parser("paper", __doc__, SEEDS)
     parser.add_argument("--tasks", type=names, default=tuple(TASKS), help=f"some of {', '.join(TASKS)}")
-    parser.add_argument("--rows", type=names, help="rows by their names in studies/paper/plan.py (default: all)")
-    parser.add_argument("--seeds", type=numbers, default=SEEDS, help="with commas between them")
     parser.add_argument("--measure", action="store_true", help="of plan: estimate from a step that is measured here")
     options = parser.parse_args(arguments)
     check_names("--rows", options.rows or (), BY_NAME)

@@ -21,8 +21,9 @@ from codi_tf.evaluation.samplers import model_sampler
 from codi_tf.model import load
 from codi_tf.tasks import make_task
 from codi_tf.training.folder import METRICS as LOG
-from studies.common.making import commit, encode_examples, give_memory_back, train_piece
+from studies.common.making import commit, encode_examples, train_piece
 from studies.common.measures import figures_of
+from studies.common.memory import give_memory_back
 from studies.common.results import read_json, sample_name, write_json, write_strip
 from studies.paper import pieces
 from studies.paper.costs import passes
