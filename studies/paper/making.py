@@ -28,7 +28,7 @@ from studies.common.results import read_json, sample_name, write_json, write_str
 from studies.paper import pieces
 from studies.paper.costs import passes
 from studies.paper.pieces import Piece, experiment_of
-from studies.paper.plan import AT_4, AT_50, BATCH, BY_NAME, SEEDS, TASKS, World, world_of
+from studies.paper.plan import AT_4, AT_50, BATCH, BY_NAME, COMPUTE, SEEDS, TASKS, World, world_of
 from studies.paper.results import references_of, strip_of
 
 SHOWN = (AT_4, AT_50)  # samples whose first images are kept, besides that by which trials are judged
@@ -60,7 +60,7 @@ def _train(piece: Piece) -> None:
 
 def _measure(piece: Piece) -> None:
     """Measure the samples of a piece, and write their figures, and the first images of some of them."""
-    model, split = load(piece.result), "test" if piece.rate is None else "validation"
+    model, split = load(piece.result, compute=COMPUTE), "test" if piece.rate is None else "validation"
     if split == "test" and not references_of(piece.task).is_file():
         make_references(piece.task)
     originals, samples = evaluator(piece.task, split), {}

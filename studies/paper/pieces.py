@@ -20,12 +20,14 @@ from studies.common.results import read_json, sample_name
 from studies.paper.plan import (
     BATCH,
     BY_NAME,
+    COMPUTE,
     EARLY_BATCH,
     ROWS,
     SEEDS,
     TASKS,
     TRIAL,
     Row,
+    method_of,
     updates_of,
     world_of,
 )
@@ -127,8 +129,15 @@ def settings_of(piece: Piece) -> list[dict] | None:
     if row.method is None:
         own |= {"recipe": world.recipe, "updates": world.early_updates, "batch": EARLY_BATCH}
     else:
-        own |= {"method": row.method, "adaptation": row.adaptation, "train": row.train, "rate": rate, "batch": BATCH}
+        own |= {
+            "method": method_of(row, piece.task),
+            "adaptation": row.adaptation,
+            "train": row.train,
+            "rate": rate,
+            "batch": BATCH,
+        }
         own |= {"updates": updates_of(row, piece.task), "data": world.data, "examples": world.examples}
+        own |= {"compute": COMPUTE}
     return json.loads(json.dumps([*before, own]))
 
 
@@ -153,7 +162,7 @@ def experiment_of(piece: Piece, source: str | None = None) -> config.Experiment:
         changes |= {"train.warmup_steps": steps // 20, "train.batch_size": EARLY_BATCH}
         changes |= {"train.sample_every": 0, "train.save_every": 0}
         return config.load(world.recipe, [f"{key}={value}" for key, value in changes.items()])
-    updates, rate, method = updates_of(row, piece.task), rate_of(piece), dict(row.method)
+    updates, rate, method = updates_of(row, piece.task), rate_of(piece), method_of(row, piece.task)
     if row.method.get("stage") == 2:
         method["updates"] = updates // len(method["steps"])
     train = {
@@ -173,6 +182,7 @@ def experiment_of(piece: Piece, source: str | None = None) -> config.Experiment:
         "task": None if row.on_base else {"name": piece.task},
         "data": {**world.data, **data},
         "adaptation": dict(row.adaptation),
+        "memory": {"compute": COMPUTE},
         "train": {**train, **row.train},
     }
     return config.from_dict(values)

@@ -1,8 +1,8 @@
 """The plan of the study, as data: its worlds, its rows and how each is tuned.
 
 A row is one system. Its budget is a share of its world's updates, all stages together; a row that starts from the
-result of another names it as its parent. CoDi has the defaults of `codi_tf.CoDi`, made for 4 evaluations; its variants
-change one thing each.
+result of another names it as its parent. CoDi has the defaults of `codi_tf.CoDi`, made for 4 evaluations, with the
+delta of its world's recipes; its variants change one thing each.
 
 Every row is tuned by one rule. Its last stage is trained with each of the world's three learning rates, for a quarter
 of the world's updates, with seed 0. The rate whose images of the validation set have the lowest decisive measure is the
@@ -17,9 +17,9 @@ from typing import Any
 
 BATCH, EARLY_BATCH = 24, 32
 SEEDS = (0, 1, 2)
+COMPUTE = "bfloat16"  # of training and sampling
 TRIAL = 0.25  # the share of the world's updates in a trial
-TIMES, DELTA, STEPS = 1000, 62, 4  # T of both bases; T / 16, CoDi's default; N of the paper's tables
-WEIGHT = DELTA * STEPS / TIMES  # of CoDi's guidance term, as method.steps gives it
+TIMES, STEPS = 1000, 4  # T of both bases; N of the paper's tables
 
 DDIM = tuple(("ddim", steps, None) for steps in (1, 2, 4, 8))
 FEW = DDIM[:3]
@@ -44,6 +44,7 @@ class World:
         updates: the whole budget of a row.
         examples: training examples, encoded once.
         rates: the peaks of the learning rate that every row is tried with.
+        delta: t - s of CoDi and of consistency distillation, as in the world's recipes.
         measures: metrics that the tables show; the first one decides.
         also: metrics that comparisons show besides the decisive one; the first says how far an image is from what its
             condition asks for.
@@ -63,6 +64,7 @@ class World:
     updates: int
     examples: int
     rates: tuple[float, ...]
+    delta: int
     measures: tuple[str, ...]
     also: tuple[str, ...]
     weights: dict[str, str]
@@ -82,6 +84,7 @@ PHOTOS = World(
     updates=1000,
     examples=8000,
     rates=(1e-3, 2e-3, 4e-3),
+    delta=62,
     measures=("frechet_photos", "sharpness", "latent_error", "psnr", "ssim"),
     also=("latent_error", "sharpness"),
     weights={"features": "assets/photos-base/features"},
@@ -100,13 +103,14 @@ SCENES = World(
     updates=216,
     examples=6144,
     rates=(3e-4, 6e-4, 1.2e-3),
+    delta=250,
     measures=("frechet_scenes", "scene_variety", "scene_depth", "scene_accuracy", "sharpness", "latent_error"),
     also=("scene_depth", "scene_variety", "latent_error", "sharpness"),
     weights={"reader": "assets/scenes-reader"},
     count=192,
     validation=None,
     shown=4,
-    seconds=0.75,
+    seconds=0.3,
     note="The depth map leaves colors, materials, floor and light open. So *statements* cannot come close to 1, and "
     "*variety lost* tells whether all kinds are chosen.",
 )
@@ -172,10 +176,7 @@ def _finetune(name: str, title: str, share: float = 1.0, **options) -> Row:
 
 
 def _codi(name: str, title: str, changes: dict | None = None, share: float = 1.0, **options) -> Row:
-    method = {"name": "codi", "delta": DELTA, "steps": STEPS, **(changes or {})}
-    if "guidance_weight" in method:
-        del method["steps"]
-    return Row(name, title, method, share, **options)
+    return Row(name, title, {"name": "codi", "steps": STEPS, **(changes or {})}, share, **options)
 
 
 def _ablation(name: str, title: str, changes: dict | None = None, **options) -> Row:
@@ -185,7 +186,7 @@ def _ablation(name: str, title: str, changes: dict | None = None, **options) -> 
 
 def _weighted(name: str, title: str, changes: dict, **options) -> Row:
     """An ablation whose loss has no `method.steps`: it has the weight that CoDi has."""
-    return _ablation(name, title, {"guidance_weight": WEIGHT, **changes}, **options)
+    return _ablation(name, title, {"steps": None, **changes}, **options)
 
 
 def _horizon(steps: int) -> Row:
@@ -207,12 +208,10 @@ def _last_phase(name: str, title: str, method: dict, **options) -> Row:
 def _consistency(name: str, title: str, parent: str, **options) -> Row:
     samples = (*DDIM, ("consistency", 2, None), *RENOISING)
     judged = ("consistency", 4, None)
-    return Row(
-        name, title, {"name": "consistency", "delta": DELTA}, 0.5, parent, samples=samples, judged=judged, **options
-    )
+    return Row(name, title, {"name": "consistency"}, 0.5, parent, samples=samples, judged=judged, **options)
 
 
-LITERAL = {"z_s": "own", "consistency": "noise", "guidance_weight": 1.0, "delta": 1}
+LITERAL = {"z_s": "own", "consistency": "noise", "steps": None, "guidance_weight": 1.0, "delta": 1}
 ROWS = (
     # Starting points of later rows.
     _finetune("ldm_half", "LDM, half of the budget", 0.5, system="ldm"),
@@ -268,7 +267,9 @@ ROWS = (
     _ablation("codi_frozen_ode", "ODE of the frozen network", {"z_s": "frozen"}, samples=DDIM),
     _weighted("codi_noise", "consistency in the noise (Algorithm 1)", {"consistency": "noise"}, samples=DDIM),
     _ablation(
-        "codi_0_1_0", "the loss of 0.1.0", {"z_s": "own", "consistency": "noise", "guidance_weight": 2.0, "delta": 60}
+        "codi_0_1_0",
+        "the loss of 0.1.0",
+        {"z_s": "own", "consistency": "noise", "steps": None, "guidance_weight": 2.0, "delta": 60},
     ),
     _weighted("codi_no_guidance", "no guidance", {"guidance": "none"}),
     _ablation("codi_random", "random initialization", adaptation={"pretrained": False}),
@@ -298,6 +299,17 @@ def updates_of(row: Row, task: str) -> int:
     """The updates of the row's last stage."""
     world = world_of(task)
     return world.early_updates if row.method is None else max(round(row.share * world.updates), 1)
+
+
+def method_of(row: Row, task: str) -> dict[str, Any]:
+    """The config's method section of a row with a method: it has its world's delta, and the weight that follows."""
+    delta = world_of(task).delta
+    method = dict(row.method or {})
+    if method["name"] in ("codi", "consistency"):
+        method = {"delta": delta, **method}
+    if method["name"] == "codi" and method["steps"] is None:
+        method = {"guidance_weight": delta * STEPS / TIMES, **method}
+    return method
 
 
 def sample_name(sampler: str, steps: int, guidance: float | None = None) -> str:

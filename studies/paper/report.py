@@ -21,7 +21,7 @@ from studies.paper.plan import (
     AT_4,
     BATCH,
     BY_NAME,
-    DELTA,
+    COMPUTE,
     TASKS,
     TRIAL,
     UNDISTILLED,
@@ -105,8 +105,8 @@ seed 0, in the first task of its world. The rate whose images of the validation 
 used. Undistilled systems are judged at 20 evaluations, a model made for N at N, all others at 4, each with its own
 sampler. The rate of mu moves along: it is 30 times the learning rate. Systems that differ in their updates or their
 base share their trials. The distilled base of GD-I has none, because it has no task: it gets the middle rate. Nothing
-else is tuned: delta is {DELTA}, a sixteenth of the training times, and the guidance weight follows from the number of
-evaluations.
+else is tuned: delta is that of the world's recipes, and the guidance weight follows from the number of evaluations.
+Training and sampling are in {COMPUTE}.
 """
 
 
@@ -114,8 +114,8 @@ def _budget(world: World) -> str:
     tried = ", ".join(f"{rate:g}" for rate in world.rates)
     validation = f'crops of the photo "{world.validation}"' if world.validation else "other scenes"
     return (
-        f"{world.updates:,} updates; learning rates {tried}; {world.count} test images; validation on {validation};\n"
-        f"  {column_of(world.measures[0]).title} decides"
+        f"{world.updates:,} updates; learning rates {tried}; delta {world.delta}; {world.count} test images;\n"
+        f"  validation on {validation}; {column_of(world.measures[0]).title} decides"
     )
 
 
