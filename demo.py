@@ -116,7 +116,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     import codi_tf
     from codi_tf import data
     from codi_tf.core.progress import Progress
-    from codi_tf.evaluation import METRICS
+    from codi_tf.evaluation.loading import named_metrics, truth_of
     from codi_tf.evaluation.measuring import evaluate
     from codi_tf.evaluation.tables import legend, markdown_table
     from codi_tf.training.experiment import load_source
@@ -133,8 +133,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
 
     _say(began, f"2/4  Measuring on {count} held-out scenes")
     source, task, size = load_source(settings, "heldout"), model.task, settings.data.image_size
-    metrics = {name: METRICS[name].load(str(ASSETS / "scenes-reader"), size) for name in MEASURES}
-    keys = tuple(dict.fromkeys(key for name in MEASURES for key in METRICS[name].truth))
+    metrics, keys = named_metrics(MEASURES, {"reader": str(ASSETS / "scenes-reader")}, size), truth_of(MEASURES)
     examples = data.evaluation_set(source, task, image_size=size, count=count, seed=SEED + 1, keys=keys)
     made: dict[str, np.ndarray] = {}
     samplers = _samplers(finetuned, model, examples, made)

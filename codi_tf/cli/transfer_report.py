@@ -11,6 +11,7 @@ from codi_tf.core.markdown import code, plain
 from codi_tf.core.progress import Progress
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.grids import comparison, name_of_steps
+from codi_tf.evaluation.loading import named_metrics
 from codi_tf.evaluation.measuring import Evaluator, measure
 from codi_tf.evaluation.metric import LEVEL, Metric
 from codi_tf.evaluation.report import write_figures
@@ -100,12 +101,11 @@ def _examples(options: argparse.Namespace, size: int, keys: list[str]) -> dict:
 
 
 def _metrics(reader: str | None, size: int) -> dict[str, Metric]:
-    arguments: dict[str, str | None] = dict.fromkeys(FREE)
+    names = dict.fromkeys(FREE)
     if reader is not None:
         READER.check(reader)
-        arguments |= {name: reader for name in METRICS if METRICS[name].option is READER}
-    loaded = {name: METRICS[name].load(arguments[name], size) for name in in_order(arguments)}
-    return {name: metric for name, metric in loaded.items() if metric is not None}
+        names |= dict.fromkeys(name for name in METRICS if METRICS[name].option is READER)
+    return named_metrics(in_order(names), {READER.key: reader}, size)
 
 
 def _trained_size(base) -> int:

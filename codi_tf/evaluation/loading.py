@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,16 @@ def truth_keys(arguments: Mapping[str, str | None]) -> list[str]:
     """
     kinds = [METRICS[name] for name in in_order(METRICS)]
     asked = [kind for kind in kinds if kind.option is None or arguments[kind.option.key] is not None]
-    return list(dict.fromkeys(key for kind in asked for key in kind.truth))
+    return _truth(asked)
+
+
+def truth_of(names: Iterable[str]) -> list[str]:
+    """What the named metrics take of the source's examples besides images, prompts and conditions."""
+    return _truth(METRICS[name] for name in names)
+
+
+def _truth(kinds: Iterable[type[Metric]]) -> list[str]:
+    return list(dict.fromkeys(key for kind in kinds for key in kind.truth))
 
 
 def load_metrics(
@@ -83,14 +92,30 @@ def load_metrics(
     Raises:
         UserError: weights that cannot be read.
     """
-    metrics = {}
-    for name in in_order(METRICS):
-        kind = METRICS[name]
+
+    def possible(kind: type[Metric]) -> bool:
         if (kind.needs_prompts and not prompted) or (kind.needs_instructions and not instructed):
-            continue
-        if kind.needs_truth and not set(kind.truth) <= set(known):
-            continue
-        metric = kind.load(None if kind.option is None else arguments[kind.option.key], image_size)
+            return False
+        return not kind.needs_truth or set(kind.truth) <= set(known)
+
+    return named_metrics([name for name in in_order(METRICS) if possible(METRICS[name])], arguments, image_size)
+
+
+def named_metrics(names: Iterable[str], arguments: Mapping[str, str | None], image_size: int) -> dict[str, Metric]:
+    """Load metrics by their names: name -> metric. Those whose weights are not named are left out.
+
+    Args:
+        names: of METRICS.
+        arguments: `Option.key` -> argument; None, or no such key, where it was not given.
+        image_size: side of the images that the models were trained on.
+
+    Raises:
+        UserError: weights that cannot be read.
+    """
+    metrics = {}
+    for name in names:
+        option = METRICS[name].option
+        metric = METRICS[name].load(None if option is None else arguments.get(option.key), image_size)
         if metric is not None:
             metrics[name] = metric
     return metrics
@@ -105,6 +130,6 @@ def metrics_with(features: Extractor) -> dict[str, Metric]:
     from codi_tf.evaluation.metrics.frechet_photos import FrechetPhotos
 
     free = [name for name in METRICS if METRICS[name].option is None and not METRICS[name].needs_prompts]
-    metrics = {name: metric for name in free if (metric := METRICS[name].load(None, 0)) is not None}
+    metrics = named_metrics(free, {}, 0)
     metrics["frechet_photos"] = FrechetPhotos(features)
     return {name: metrics[name] for name in in_order(metrics)}

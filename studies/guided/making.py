@@ -13,6 +13,7 @@ from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.evaluation import METRICS
+from codi_tf.evaluation.loading import named_metrics, truth_of
 from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.scenes import READER
 from codi_tf.inference.base_model import BaseModel
@@ -154,11 +155,8 @@ def evaluator(world: World) -> Evaluator:
     """The evaluator of a world on its test images."""
     test, trained = examples(world, TEST), pieces.reader_of(world)
     reader = world.reader if trained is None else str(trained.result)
-    metrics = {
-        name: METRICS[name].load(reader if METRICS[name].option is READER else None, world.image_size)
-        for name in world.measures
-    }
-    truth = {key: test[key] for name in world.measures for key in METRICS[name].truth if key in test}
+    metrics = named_metrics(world.measures, {READER.key: reader}, world.image_size)
+    truth = {key: test[key] for key in truth_of(world.measures) if key in test}
     teacher = Piece(world, next(row for row in world.rows if row.config and row.name != world.reader), 0)
     base = load_stable_diffusion(teacher.result)
     return Evaluator(test["image"], test.get("condition", test["image"]), base, metrics, truth=truth)

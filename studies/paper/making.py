@@ -15,7 +15,7 @@ from codi_tf import data
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.cli.cache import encode
 from codi_tf.cli.train import train
-from codi_tf.evaluation import METRICS
+from codi_tf.evaluation.loading import named_metrics, truth_of
 from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.samplers import model_sampler
 from codi_tf.model import load
@@ -28,7 +28,7 @@ from studies.common.results import read_json, sample_name, write_json, write_str
 from studies.paper import pieces
 from studies.paper.costs import passes
 from studies.paper.pieces import Piece, experiment_of
-from studies.paper.plan import AT_4, AT_50, BATCH, BY_NAME, COMPUTE, SEEDS, TASKS, World, world_of
+from studies.paper.plan import AT_4, AT_50, BATCH, BY_NAME, COMPUTE, SEEDS, TASKS, world_of
 from studies.paper.results import references_of, strip_of
 
 SHOWN = (AT_4, AT_50)  # samples whose first images are kept, besides that by which trials are judged
@@ -105,12 +105,8 @@ def evaluator(task: str, split: str) -> Evaluator:
     """The evaluator of a task on the images of a split, "test" or "validation"."""
     world, examples = TASKS[task], _examples(task, split)
     about = make_task(task)
-    metrics = {}
-    for name in world.measures:
-        option = METRICS[name].option
-        argument = None if option is None else world.weights[option.key]
-        metrics[name] = METRICS[name].load(argument, world.data["image_size"])
-    truth = {key: examples[key] for key in _truth(world)}
+    metrics = named_metrics(world.measures, world.weights, world.data["image_size"])
+    truth = {key: examples[key] for key in truth_of(world.measures)}
     base = load_stable_diffusion(world.base)
     options = {"finish": about.finish, "enlarged": about.has_low_resolution, "truth": truth}
     return Evaluator(examples["image"], examples["condition"], base, metrics, **options)
@@ -125,11 +121,7 @@ def _examples(task: str, split: str) -> dict[str, np.ndarray]:
         source = {name: one for name, one in photos.items() if (name == world.validation) == (split == "validation")}
     count = world.count // 2 if split == "validation" else world.count
     shared = {"image_size": world.data["image_size"], "count": count, "seed": SEED_OF[split]}
-    return data.evaluation_set(source, about, **shared, prompts=False, keys=_truth(world))
-
-
-def _truth(world: World) -> list[str]:
-    return list(dict.fromkeys(key for name in world.measures for key in METRICS[name].truth))
+    return data.evaluation_set(source, about, **shared, prompts=False, keys=truth_of(world.measures))
 
 
 def seconds_of_a_pass(task: str) -> float:
