@@ -21,7 +21,7 @@ from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.config import Adaptation, Lora
 from codi_tf.config.reading import arguments_of
 from codi_tf.core.errors import UserError
-from codi_tf.core.formats import FloatFormat, check_format
+from codi_tf.core.formats import STORED, FloatFormat, StoredFormat, check_format
 from codi_tf.core.settings import named
 from codi_tf.core.showing import clipped
 from codi_tf.io.bundle_files import BUNDLE, BUNDLES, FORMAT, check_is_folder, is_bundle, model_at, read_about
@@ -106,7 +106,7 @@ def write_bundle(
     path: Path,
     *,
     overwrite: bool = True,
-    dtype: FloatFormat = "float32",
+    dtype: StoredFormat = "float32",
     provenance: dict | None = None,
 ) -> None:
     """Write a bundle, whole or not at all.
@@ -118,16 +118,19 @@ def write_bundle(
         contents: what to write.
         path: the folder.
         overwrite: whether an existing bundle is replaced.
-        dtype: "float32", "float16" or "bfloat16", of the weights on disk.
+        dtype: "float32", "float16" or "bfloat16", of the weights on disk; or "int8", where the bundle holds the adapter
+            alone. Its LoRA is then in float16.
         provenance: notes on how the model was made, plain data.
 
     Raises:
         UserError: the folder exists and is no bundle, holds other files, too, or must not be replaced; it holds the
-            base that the bundle names; an unknown dtype; a full disk.
+            base that the bundle names; an unknown dtype, or one that its parts cannot have; a full disk.
     """
-    check_format("dtype", dtype)
+    check_format("dtype", dtype, STORED)
     base = contents.base
     named_base = base.path if contents.adaptation.train == "adapter" else None
+    if dtype == "int8" and named_base is None:
+        raise UserError("dtype is int8: that is for bundles that hold the adapter alone; use float16")
     check_plain("provenance", provenance or {})
     about = describe(
         contents.settings,
@@ -147,8 +150,8 @@ def write_bundle(
     with whole_folder(path, BUNDLES) as folder:
         contents.adapter.write(folder / "adapter", dtype=dtype)
         if contents.lora is not None:
-            write_lora(contents.lora, folder / LORA, dtype=dtype)
-        if named_base is None:
+            write_lora(contents.lora, folder / LORA, dtype="float16" if dtype == "int8" else dtype)
+        if named_base is None and dtype != "int8":
             save_base(base, folder, dtype=dtype)
         write_json(folder / BUNDLE, about)
 
@@ -199,13 +202,13 @@ def read_bundle(
     return Contents(base, adapter, settings, task, adaptation, lora=lora, **kept)
 
 
-def copy_bundle(source: str | Path, target: str | Path, *, dtype: FloatFormat = "float32") -> None:
+def copy_bundle(source: str | Path, target: str | Path, *, dtype: StoredFormat = "float32") -> None:
     """Write a bundle again, with the weights in another format and the same notes on how it was made.
 
     Args:
         source: the folder of a bundle, or of the run whose result it is.
         target: the new folder; a bundle that is there is replaced.
-        dtype: "float32", "float16" or "bfloat16", of the weights on disk.
+        dtype: of the weights on disk, see `write_bundle`.
 
     Raises:
         UserError: see `read_bundle` and `write_bundle`.

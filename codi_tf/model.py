@@ -16,7 +16,7 @@ from codi_tf.checkpoints.base import Base
 from codi_tf.config import Adaptation, Lora, Trained
 from codi_tf.core.arguments import prompts_for, whole_number
 from codi_tf.core.errors import UserError
-from codi_tf.core.formats import FloatFormat
+from codi_tf.core.formats import FloatFormat, StoredFormat
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.process import Boundary, Denoise
@@ -323,7 +323,7 @@ class CoDi(Trainer):
         return condition_use(self.generator, latent, c, conditioning, self.lowest_guidance)
 
     def save(
-        self, filepath, overwrite: bool = True, *, dtype: FloatFormat = "float32", provenance: dict | None = None
+        self, filepath, overwrite: bool = True, *, dtype: StoredFormat = "float32", provenance: dict | None = None
     ) -> None:
         """Write the bundle: a folder in the diffusers layout, with `adapter/` and `codi.json`, whole or not at all.
 
@@ -333,7 +333,7 @@ class CoDi(Trainer):
         Args:
             filepath: the folder.
             overwrite: whether an existing bundle is replaced.
-            dtype: "float32", "float16" or "bfloat16", of the weights on disk.
+            dtype: of the weights on disk: "float32", "float16", "bfloat16"; "int8" where the adapter alone is saved.
             provenance: notes on how the model was made, plain data.
 
         Raises:

@@ -11,12 +11,14 @@ from codi_tf.core.errors import UserError
 
 FloatFormat = Literal["float32", "float16", "bfloat16"]
 FORMATS: tuple[FloatFormat, ...] = get_args(FloatFormat)
+StoredFormat = Literal["float32", "float16", "bfloat16", "int8"]  # on disk; int8 with scales, see `io.scaled`
+STORED: tuple[StoredFormat, ...] = get_args(StoredFormat)
 
 
-def check_format(name: str, value: object) -> None:
-    """Raise UserError for a value that is no number format; the message calls it `name`."""
-    if value not in FORMATS:
-        raise UserError(f"{name} is {value!r}: use one of {', '.join(FORMATS)}")
+def check_format(name: str, value: object, formats: tuple[str, ...] = FORMATS) -> None:
+    """Raise UserError for a value that is none of the formats; the message calls it `name`."""
+    if value not in formats:
+        raise UserError(f"{name} is {value!r}: use one of {', '.join(formats)}")
 
 
 def numpy_dtype(name: str) -> np.dtype:

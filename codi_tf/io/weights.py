@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.formats import FORMATS, check_format, narrows, numpy_dtype
+from codi_tf.core.formats import FORMATS, STORED, check_format, narrows, numpy_dtype
 from codi_tf.core.keras_internals import set_initializer
 from codi_tf.io.json_files import write_json
 from codi_tf.io.layouts import Origin, Origins, key_of, layout_of
+from codi_tf.io.scaled import scaled_to_write, with_scales
 from codi_tf.io.tensor_files import TensorToWrite, listed, read_header, write_tensors
 from codi_tf.io.values import Stored, read_value, room_for, value_to_write
 
@@ -48,7 +49,7 @@ def save_network(
     Args:
         network: a built network.
         folder: the folder to write to.
-        dtype: the format of the weights on disk, one of `FORMATS`.
+        dtype: the format of the weights on disk, one of `STORED`. With "int8", weights of one axis are float32.
         extra_config: further entries of config.json.
         file: the name of the weight file.
         prefix: the beginning of every key.
@@ -76,7 +77,7 @@ def load_network(network: keras.Model, folder: Path) -> None:
             or of another shape.
     """
     path = folder / WEIGHTS
-    stored, _ = read_header(path)
+    stored = with_scales(read_header(path)[0])
     origins = match(network, stored, path)
     room = room_for(stored, (origin for _, origin in origins))
     # The only remaining error is a number that the variable's format cannot hold. Look for it before assigning.
@@ -196,12 +197,17 @@ def _stored_shape(variable: keras.Variable, origin: Origin) -> tuple[int, ...]:
 
 
 def _tensors_of(network: keras.Model, dtype: str) -> dict[str, TensorToWrite]:
-    check_format("dtype", dtype)
-    tensors = {}
+    check_format("dtype", dtype, STORED)
+    tensors: dict[str, TensorToWrite] = {}
+    kind = numpy_dtype("float32" if dtype == "int8" else dtype)
     for variable in network.variables:
         key, layout = key_of(variable, network), layout_of(variable)
-        values = functools.partial(value_to_write, variable, key, layout, numpy_dtype(dtype))
-        tensors[key] = TensorToWrite(numpy_dtype(dtype), layout.stored_shape(tuple(variable.shape)), values)
+        shape = layout.stored_shape(tuple(variable.shape))
+        values = functools.partial(value_to_write, variable, key, layout, kind)
+        if dtype == "int8" and len(shape) > 1:
+            tensors |= scaled_to_write(key, shape, values)
+        else:
+            tensors[key] = TensorToWrite(kind, shape, values)
     return tensors
 
 
