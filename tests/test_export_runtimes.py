@@ -57,7 +57,7 @@ def test_openvino_makes_the_image_in_the_format_that_is_asked_for(bundle, in_bfl
     assert exact < 1e-5 < 1e-3 < rounded < 0.1
 
 
-@pytest.mark.parametrize("layout", ["whole", "parts"])
+@pytest.mark.parametrize("layout", [pytest.param("whole", marks=pytest.mark.slow), "parts"])
 def test_the_gate_checks_and_reports_other_runtimes(bundle, tmp_path, in_bfloat16, layout):
     """Catches a runtime that is not run, or held to the bounds of another format."""
     out, both = tmp_path / "out", ("openvino", BF16)
@@ -102,6 +102,7 @@ def test_the_command_takes_a_runtime_a_provider_and_a_cache(bundle, tmp_path, op
     assert [path.suffix for path in kept.iterdir()] == [".blob"]
 
 
+@pytest.mark.slow
 def test_a_cache_never_gives_the_graph_of_other_weights(bundle, tmp_path, openvino):
     """Catches a cache that knows a graph by its path and its time: another export may have the same."""
     package = shutil.copytree(exported(bundle, "onnx"), tmp_path / "package")
