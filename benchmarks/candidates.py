@@ -235,15 +235,16 @@ def litert_graph(path: str) -> Call:
     return lambda: runner(**inputs)
 
 
-def package(folder: str) -> Call:
-    """An exported package, with a gray condition."""
+def package(argument: str) -> Call:
+    """An exported package, with a gray condition; the argument is FOLDER, or RUNTIME=FOLDER for another runtime."""
     from pathlib import Path
 
     from codi_tf.core.noise import gaussian_noise
     from export.package.manifest import read_package
     from export.runtime.run import load
 
-    sampler = load(read_package(Path(folder)))
+    runtime, _, folder = argument.rpartition("=")
+    sampler = load(read_package(Path(folder)), runtime=runtime or None)
     about = sampler.package
     condition = np.full((1, about.height, about.width, about.channels), 0.5, np.float32)
     return lambda: sampler(condition, gaussian_noise(0, about.latent_shape))

@@ -2,8 +2,8 @@
 
 `unet`: one evaluation of Stable Diffusion 1.x's UNet at 512 px, random weights. `pipeline`: four steps with condition
 and decoding, against diffusers' with a ControlNet. `small`: the sampler of a trained bundle in one graph, against its
-parts called one by one. Each candidate is written first and runs in another process. They take turns, and the shortest
-time counts.
+parts called one by one. ONNX packages of float32 run in OpenVINO, too. Each candidate is written first and runs in
+another process. They take turns, and the shortest time counts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,17 @@ def _packages(folder: Path) -> dict[str, tuple[str, str]]:
     subprocess.run([sys.executable, "-m", "benchmarks.exported", "--write", "packages", str(folder)], check=True)
     theirs = {f"diffusers, {dtype}": ("generate_diffusers", dtype) for dtype in ("float32", "bfloat16")}
     made = {path.name.replace("-", "/"): ("package", str(path)) for path in sorted(folder.iterdir())}
-    return {**theirs, **made, "TensorFlow": ("generate", "float32")}
+    return {**theirs, **made, **_in_openvino(made), "TensorFlow": ("generate", "float32")}
+
+
+def _in_openvino(made: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """The ONNX packages among the candidates whose names do not say int8, in OpenVINO."""
+    return {
+        f"{name}, {runtime}": (function, f"{runtime}={folder}")
+        for name, (function, folder) in made.items()
+        for runtime in ("openvino", "openvino:bfloat16")
+        if name.startswith("onnx") and "int8" not in name
+    }
 
 
 def _small(folder: Path, bundle: Path) -> dict[str, tuple[str, str]]:
@@ -51,7 +61,7 @@ def _small(folder: Path, bundle: Path) -> dict[str, tuple[str, str]]:
             made = folder / f"{format}-{layout}"
             make_package(bundle, made, format=format, layout=layout)
             chosen[f"{format}, {layout}"] = ("package", str(made))
-    return chosen
+    return {**chosen, **_in_openvino(chosen)}
 
 
 def _write(what: str, folder: Path) -> None:

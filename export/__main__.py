@@ -66,6 +66,10 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
         "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
     add_loras(parser)
+    parser.add_argument(
+        "--runtime",
+        help="further runtimes that the gate runs the package in, with commas between: openvino, openvino:bfloat16",
+    )
     parser.add_argument("--license", help="license of the base, for the manifest")
     parser.add_argument("--licence", dest="license", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -80,12 +84,15 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     asked = {name: value for name, value in asked.items() if value is not None}
     origin = {name: getattr(options, name) for name in ("condition_scale", "decoder", "license")}
     origin["loras"] = options.lora
+    runtimes = [] if options.runtime is None else options.runtime.split(",")
     if options.adapter_of is not None:
+        if runtimes:
+            raise UserError("--runtime: an adapter is checked in its format's runtime; leave it out")
         made = make_adapter(options.bundle, options.out, package=options.adapter_of, asked=asked, **origin)
     elif options.format is None:
         raise UserError(f"--format is missing: use one of {', '.join(FORMATS)}")
     else:
-        made = make_package(options.bundle, options.out, **asked, **origin)
+        made = make_package(options.bundle, options.out, **asked, **origin, runtimes=runtimes)
     for figures in made:
         line = (
             f"{'x'.join(map(str, figures['size']))}: on {figures['cases']} inputs from {figures['conditions']}: "
@@ -96,6 +103,8 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
                 line += f"; swapping {what}s moves the image by {moved['export']:.4f} (Keras {moved['keras']:.4f})"
                 break
         print(line)
+        for name, other in figures.get("runtimes", {}).items():
+            print(f"  in {name}: max error {other['max_error']:.1e}, PSNR {other['psnr_db']:.0f} dB")
     print(
         f"{made[0]['stored_bytes'] / 1e6:.1f} MB for {made[0]['weight_bytes'] / 1e6:.1f} MB of weights: {options.out}"
     )

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
-import os
 import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codi_tf.checkpoints.lora_files import check_loras, lora_file
-from codi_tf.core.errors import UserError, explained
+from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle, model_at
 from codi_tf.io.folders import check_folder, whole_folder
@@ -29,6 +24,8 @@ from export.package import adapters
 from export.package.manifest import MANIFEST, PACKAGES, check_options, read_manifest, read_package
 from export.package.schema import KIND, OTHERS, TEXT_TO_IMAGE, VERSION
 from export.quantization.targets import check_target
+from export.runtime.choice import check_runtimes
+from export.stage import stage
 
 if TYPE_CHECKING:
     from codi_tf.models.tiny_decoder import TinyDecoder
@@ -62,6 +59,7 @@ def make_package(
     decoder: Path | None = None,
     loras: Sequence[tuple[Path, float]] = (),
     license: str | None = None,
+    runtimes: Sequence[str] = (),
     report: bool = True,
 ) -> list[dict]:
     """Export a bundle, or a distilled text-to-image model, as a package.
@@ -86,6 +84,7 @@ def make_package(
         decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         loras: (path, scale) of LoRAs to merge into the base, see `Base.load_lora`.
         license: of the base, for the manifest.
+        runtimes: further ones that the gate runs the package in, as `export.runtime.choice.Choice` names them.
         report: whether to measure speed and memory in another process, and write report.json and report.md.
 
     Returns:
@@ -97,6 +96,7 @@ def make_package(
     """
     # Check before loading TensorFlow, which takes seconds.
     _check(out, format, layout, weights, target, inputs=[bundle, decoder, *(path for path, _ in loras)])
+    check_runtimes(runtimes, format)
     check_loras(loras)
     if steps is not None:
         check_steps(steps)
@@ -130,7 +130,7 @@ def make_package(
         if files:
             origin["loras"] = [{"name": f.name, "sha256": file_sha256(f), "scale": scale} for f, scale in files]
     stored = {"format": format, "layout": layout, "weights": weights, "target": target}
-    return write_package(programs, out, **stored, origin=origin, report=report)
+    return write_package(programs, out, **stored, origin=origin, runtimes=runtimes, report=report)
 
 
 def _text_model(folder: Path, decoder: TinyDecoder | None, loras: Sequence[tuple[Path, float]]) -> TextModel:
@@ -199,6 +199,7 @@ def write_package(
     weights: str = "float32",
     target: dict | None = None,
     origin: dict | None = None,
+    runtimes: Sequence[str] = (),
     report: bool = True,
 ) -> list[dict]:
     """Write the graphs of programs and compare them with their Keras model; the package appears only if they agree.
@@ -207,6 +208,7 @@ def write_package(
         programs: of one model, one for every size.
         out, format, layout, weights, target: see `make_package`.
         origin: what they were made from, for the manifest.
+        runtimes: as in `make_package`.
         report: as in `make_package`; if false, no process is started.
 
     Returns:
@@ -234,7 +236,8 @@ def write_package(
             write_manifest(folder, facts, origin)
         pairs, psnr = list(zip(programs, read_package(folder).sizes, strict=True)), (target or {}).get("psnr")
         with stage("comparing with the Keras model"):
-            figures = [parity.check(*pair, weight_formats, psnr=psnr, sizes=len(pairs)) for pair in pairs]
+            options = {"psnr": psnr, "sizes": len(pairs), "runtimes": runtimes}
+            figures = [parity.check(*pair, weight_formats, **options) for pair in pairs]
         if report:
             with stage("measuring"):
                 reports.write(folder, [(*pair, found) for pair, found in zip(pairs, figures, strict=True)])
@@ -292,46 +295,6 @@ def write_graphs(
 def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:
     """Write manifest.json: the facts, the origin, and the hashes of all files in the folder."""
     write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
-
-
-@contextlib.contextmanager
-def stage(label: str) -> Iterator[None]:
-    """Print a label and the seconds that the block takes; show other output only if the block fails."""
-    print(f"{label} ...", end="", flush=True)
-    began = time.monotonic()
-    with tempfile.TemporaryFile() as log:
-        try:
-            with _redirected(log):
-                yield
-        except (UserError, KeyboardInterrupt, SystemExit):
-            print(flush=True)
-            raise
-        except Exception as error:
-            print(flush=True)
-            if explained(error) is None:  # a bug; else the command line says all in one line
-                log.seek(0)
-                sys.stderr.write(log.read().decode(errors="replace"))
-            raise
-    print(f" {time.monotonic() - began:.1f} s", flush=True)
-
-
-@contextlib.contextmanager
-def _redirected(log) -> Iterator[None]:
-    """Redirect standard output and error, also of native code, into a file."""
-    streams = (sys.stdout, sys.stderr)
-    for stream in streams:
-        stream.flush()
-    saved = {number: os.dup(number) for number in (1, 2)}
-    try:
-        for number in saved:
-            os.dup2(log.fileno(), number)
-        yield
-    finally:
-        for stream in streams:
-            stream.flush()
-        for number, copy in saved.items():
-            os.dup2(copy, number)
-            os.close(copy)
 
 
 def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:

@@ -27,6 +27,7 @@ from codi_tf.evaluation.features import FeatureNetwork, save_features
 from codi_tf.methods import METHODS
 from codi_tf.tasks import TASKS
 from export.formats import FORMATS
+from export.formats.runtimes import RUNTIMES
 from studies.common.memory import give_memory_back
 
 # Tiny networks run a few times each: a graph's optimization takes longer than it saves, a quarter of the suite's time.
@@ -121,7 +122,7 @@ def memory_goes_back():
 def only_own_entries(request):
     """Hides what other test modules have registered: a worker imports them all."""
     hidden = []
-    for registry in (TASKS, COMPANIONS, METHODS, ADAPTERS, SAMPLERS, METRICS, FORMATS):
+    for registry in (TASKS, COMPANIONS, METHODS, ADAPTERS, SAMPLERS, METRICS, FORMATS, RUNTIMES):
         for name, entry in list(registry._entries.items()):
             module = getattr(entry, "__module__", "")
             if module.startswith("test_") and module != request.module.__name__:

@@ -53,6 +53,7 @@ from codi_tf.models.scene_reader import SceneReader
 from codi_tf.scenes.reading import VOCABULARY, save_reader
 from codi_tf.tasks import TASKS, make_task
 from export.formats import FORMATS
+from export.formats.runtimes import RUNTIMES
 
 SHORTER = {  # pattern -> its replacement: the work of a block, never what it does
     r"steps_per_epoch=\d+": "steps_per_epoch=1",
@@ -81,6 +82,7 @@ MARKED = {  # page -> the blocks that it says cannot run
     "docs/android.md": 6,
     "docs/architecture.md": 3,
     "docs/noise.md": 3,
+    "docs/serving.md": 6,
     "docs/tpu.md": 9,
 }
 WORDS = {  # what a reader puts in place of a word, below the folder that commands run in
@@ -97,7 +99,7 @@ WORDS = {  # what a reader puts in place of a word, below the folder that comman
 }
 INPUTS = ("in.png", "mask.png", "in.ppm")
 EXAMPLE = {"method": {"name": "codi"}, "base": "base", "task": {"name": "super_resolution"}, "train": {"steps": 1}}
-REGISTRIES = (TASKS, COMPANIONS, METHODS, ADAPTERS, SAMPLERS, METRICS, FORMATS)
+REGISTRIES = (TASKS, COMPANIONS, METHODS, ADAPTERS, SAMPLERS, METRICS, FORMATS, RUNTIMES)
 
 
 @pytest.fixture

@@ -18,17 +18,20 @@ from codi_tf.core.noise import gaussian_noise
 from export.formats import threads
 from export.package.manifest import read_package
 from export.runtime import run
+from export.runtime.choice import Choice
 from export.runtime.sampler import load_any
 
 SHARED = 4  # threads of the caller
 CALLS = 15  # of each of them: the unlocked interpreter gave garbage in the first few
 
 
-@pytest.mark.parametrize("format", SIZES)
-def test_threads_share_a_sampler(bundle, format):
-    """Catches an interpreter that holds the tensors of one call for all threads."""
+@pytest.mark.parametrize(("format", "runtime"), [*((format, None) for format in SIZES), ("onnx", "openvino")])
+def test_threads_share_a_sampler(bundle, format, runtime):
+    """Catches an interpreter, or a request, that holds the tensors of one call for all threads."""
+    if runtime is not None:
+        pytest.importorskip("openvino")
     package = read_package(exported(bundle, format))
-    sampler = load_any(package)
+    sampler = load_any(package, Choice(runtime))
     random = np.random.default_rng(0)
     cases = [
         (random.random((1, *SIZES[format], 3), dtype=np.float32), gaussian_noise(i, package.latent_shape))

@@ -120,24 +120,25 @@ class SamplerProgram(tf.Module):
         coders += [] if self.context is not None else [base.text_encoder]
         return tuple(variable for part in coders for variable in part.variables)
 
-    def inputs(self) -> dict[str, tf.TensorSpec]:
-        """The specifications of the inputs, by name."""
-        specs = {}
+    def inputs(self, *, batched: bool = False) -> dict[str, tf.TensorSpec]:
+        """The specifications of the inputs, by name; `batched`: N in place of 1, and ids [N, 77], for N images."""
+        count, specs = (None if batched else 1), {}
         if self.model.task is not None:
-            condition = (1, self.height, self.width, self.model.task.condition_channels)
+            condition = (count, self.height, self.width, self.model.task.condition_channels)
             specs["condition"] = tf.TensorSpec(condition, tf.float32, name="condition")
-        specs["noise"] = tf.TensorSpec(self.latent_shape, tf.float32, name="noise")
+        specs["noise"] = tf.TensorSpec((count, *self.latent_shape[1:]), tf.float32, name="noise")
         if self.context is None:
-            specs["ids"] = tf.TensorSpec(self.context_shape[:1], tf.int32, name="ids")
+            several = (None,) if batched else ()
+            specs["ids"] = tf.TensorSpec((*several, *self.context_shape[:1]), tf.int32, name="ids")
         return specs
 
     def conditioning(self, ids=None) -> Conditioning:
-        """Of the prompt: the fixed one, or that of tokens `ids`, int32 [77], where the prompt is an input."""
+        """Of the prompt: the fixed one, or that of tokens `ids`, int32 [77] or [N, 77], where prompts are inputs."""
         labels = None if self.label is None else np.array([self.label], np.int32)
         if self.context is not None:
             return Conditioning(self.context[None], labels)
         assert ids is not None and self.model.base.text_encoder is not None
-        return Conditioning(self.model.base.text_encoder(ids[None]), labels)
+        return Conditioning(self.model.base.text_encoder(ids[None] if len(ids.shape) == 1 else ids), labels)
 
     def view_of(self, term: Term) -> int:
         """The place of a term's view among `views`."""
@@ -189,8 +190,8 @@ class SamplerProgram(tf.Module):
         task = self.model.task
         return ((image if task is None else task.finish(image, condition)) + 1.0) / 2.0
 
-    def trace(self):
-        """A ConcreteFunction ([condition,] noise[, ids]) -> {"image"} whose variables are `weights`."""
+    def trace(self, *, batched: bool = False):
+        """A ConcreteFunction ([condition,] noise[, ids]) -> {"image"} of `inputs`, whose variables are `weights`."""
 
         def named(condition, noise, ids=None):
             return {"image": self.image(condition, noise, ids)}
@@ -198,7 +199,10 @@ class SamplerProgram(tf.Module):
         def without_condition(noise, ids=None):
             return {"image": self.image(None, noise, ids)}
 
-        signature, function = list(self.inputs().values()), without_condition if self.model.task is None else named
+        signature, function = (
+            list(self.inputs(batched=batched).values()),
+            without_condition if self.model.task is None else named,
+        )
         return tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
 
     def at(self, height: int, width: int) -> SamplerProgram:

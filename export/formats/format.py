@@ -42,10 +42,9 @@ class Format:
         mixed_formats: those of them that mixed weights choose from, most bits first; none: it cannot mix.
         layouts: "whole", one graph, and "parts", one graph for each part of the sampler.
         max_graph: bytes of weights that a graph can hold; a larger step is written in two halves.
-        max_threads: threads beyond which its runtime gets slower rather than faster.
         makers: Python packages whose versions the manifest names.
         requires: further requirements of writing, module -> name of its package on PyPI.
-        needs_tensorflow: whether running a graph needs TensorFlow.
+        runtimes: names of `RUNTIMES` that run its graphs, the default first.
     """
 
     suffix: ClassVar[str]
@@ -53,10 +52,9 @@ class Format:
     mixed_formats: ClassVar[tuple[str, ...]] = ()
     layouts: ClassVar[tuple[str, ...]] = ("whole",)
     max_graph: ClassVar[float] = math.inf
-    max_threads: ClassVar[float] = math.inf
     makers: ClassVar[tuple[str, ...]] = ("tensorflow", "keras")
     requires: ClassVar[Mapping[str, str]] = {}
-    needs_tensorflow: ClassVar[bool] = False
+    runtimes: ClassVar[tuple[str, ...]]
 
     @staticmethod
     def write(programs: Sequence[SamplerProgram], emit: Emit, path: Path, weight_formats: WeightFormats) -> list[dict]:
@@ -65,14 +63,6 @@ class Format:
         Returns:
             for each program "file" and, where a file holds several, "signature"; and "inputs" and "outputs", by name
             their shapes and dtypes.
-        """
-        raise NotImplementedError
-
-    @staticmethod
-    def load(graph: GraphFile, threads: int) -> Run:
-        """Load a graph into its runtime, to run on so many threads.
-
-        What is returned may be called by several threads at a time. Raises UserError if the runtime is not installed.
         """
         raise NotImplementedError
 

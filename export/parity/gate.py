@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from codi_tf.core.errors import UserError
+from codi_tf.core.errors import UserError, first_line
 from codi_tf.core.noise import gaussian_noise
 from export.emit.conditions import conditions_for
 from export.emit.program import SamplerProgram
@@ -19,6 +19,7 @@ from export.formats import FORMATS
 from export.package.manifest import Package
 from export.parity.reference import examples
 from export.quantization.weights import WeightFormats, stored_bytes
+from export.runtime.choice import Choice, resolve_runtime
 from export.runtime.sampler import RunError, Sampler, load_any
 
 PROMPTS = ("make it a drawing", "put it in the snow", "as if at night", "in black and white")
@@ -52,6 +53,10 @@ BOUNDS = {
     "int4": Bounds(0.6, 25.0, 0.4, 0.05, 0.05, 0.2),
 }
 BOUNDS["mixed"] = BOUNDS["int4"]
+COMPUTE_BOUNDS = {  # of a runtime that computes so, whatever the weights are stored as
+    "float16": BOUNDS["float16"]._replace(psnr=45.0),
+    "bfloat16": BOUNDS["int8"],
+}
 MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
 MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights; LiteRT stores scales elsewhere
 CONSTANTS = 2**18  # bytes of other constants, such as shapes and tables, without the prompt's embedding
@@ -76,6 +81,7 @@ def check(
     *,
     psnr: float | None = None,
     sizes: int = 1,
+    runtimes: Sequence[str] = (),
 ) -> dict:
     """Run a package and the Keras model on the same inputs, count its bytes, and return the figures.
 
@@ -89,6 +95,8 @@ def check(
         weight_formats: the format of each kernel.
         psnr: lowest PSNR, dB, in place of the one in BOUNDS.
         sizes: the number of sizes in the package's files; each adds constants.
+        runtimes: further ones that the package is run in, as `choice.Choice` names them; their figures are in
+            "runtimes", by these names.
 
     Raises:
         ParityError: a figure is out of its bounds, or the runtime refuses a file.
@@ -98,18 +106,9 @@ def check(
     with _plain_tensorflow():
         expected = np.concatenate([_keras_output(program, case) for case in cases])
         calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
-        try:
-            sampler = load_any(package)
-            outputs = np.concatenate([sampler(*case) for case in cases])
-            parts = _errors_of_parts(sampler, calls)
+        with _refusals(package.format):
+            outputs, parts = _run(load_any(package), cases, calls)
             constants = sum(FORMATS[package.format].stored_bytes(graph.path) for graph in package.graphs.values())
-        except RunError as error:
-            raise ParityError(f"{package.format}: the runtime refuses the package: {error}") from error
-        except UserError:
-            raise
-        except Exception as error:  # every runtime raises its own exceptions
-            what = str(error).splitlines()[0]
-            raise ParityError(f"{package.format}: the runtime refuses the package: {what}") from error
     bounds = BOUNDS["mixed" if weight_formats.exceptions else weight_formats.default]
     bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
     figures = {
@@ -121,7 +120,42 @@ def check(
         "bounds": bounds._asdict(),
     }
     refuse(package.format, figures)
-    return figures
+    others = {}
+    for name in runtimes:
+        where = f"{package.format} in {name}"
+        with _refusals(where):
+            outputs, parts = _run(load_any(package, Choice(runtime=name)), cases, calls)
+        compute = resolve_runtime(name, package.format)[1]
+        others[name] = {
+            **compare(expected, outputs, len(conditions), swapped),
+            "part_errors": parts,
+            "bounds": looser(bounds, COMPUTE_BOUNDS.get(compute, bounds))._asdict(),
+        }
+        refuse(where, {**figures, **others[name]})
+    return {**figures, "runtimes": others} if others else figures
+
+
+@contextlib.contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Turn what a runtime raises into a ParityError. Every runtime raises its own exceptions."""
+    try:
+        yield
+    except RunError as error:
+        raise ParityError(f"{what}: the runtime refuses the package: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise ParityError(f"{what}: the runtime refuses the package: {first_line(error)}") from error
+
+
+def _run(sampler: Sampler, cases: Sequence[Case], calls: list) -> tuple[np.ndarray, dict[str, float]]:
+    """The images of the cases, [N, H, W, 3], and the errors of the parts in the calls."""
+    return np.concatenate([sampler(*case) for case in cases]), _errors_of_parts(sampler, calls)
+
+
+def looser(one: Bounds, other: Bounds) -> Bounds:
+    """The looser of both bounds, figure by figure."""
+    return Bounds(*map(max, one, other))._replace(psnr=min(one.psnr, other.psnr))
 
 
 def compare(

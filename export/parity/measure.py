@@ -1,4 +1,7 @@
-"""python -m export.parity.measure PACKAGE [--size 64x96]: measure loading, generating an image, and peak memory."""
+"""python -m export.parity.measure PACKAGE [--size 64x96]: measure loading, generating an image, and peak memory.
+
+The options of the runtime are those of `codi run`.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,8 @@ import numpy as np
 from codi_tf.core.arguments import path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.noise import gaussian_noise
-from export.formats import FORMATS
-from export.formats.threads import default_threads
 from export.package.manifest import parse_size, read_package
+from export.runtime.choice import add_choice, choice_of, resolve
 from export.runtime.run import load
 
 RUNS = 3
@@ -35,6 +37,7 @@ def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m export.parity.measure", description=__doc__)
     parser.add_argument("package", type=path_argument, help="folder of an exported model")
     parser.add_argument("--size", help="one of the package's sizes, as 64x96 (default: its first)")
+    add_choice(parser)
     options = parser.parse_args(arguments)
     package = read_package(options.package)
     if options.size is not None:
@@ -43,14 +46,15 @@ def main(arguments: list[str]) -> None:
     condition = np.full(shape, 0.5, np.float32) if package.channels else None
     noise = gaussian_noise(0, package.latent_shape)
     ids = np.zeros(77, np.int32) if package.prompted else None
+    choice = choice_of(options)
     began = time.perf_counter()
-    sampler = load(package)
+    sampler = load(package, **choice._asdict())
     loaded, seconds = time.perf_counter() - began, []
     for _ in range(RUNS):
         began = time.perf_counter()
         sampler(condition, noise, ids)
         seconds.append(time.perf_counter() - began)
-    threads = default_threads(FORMATS[package.format].max_threads)
+    threads = resolve(choice, package.format)[1].threads
     figures = {"load_seconds": loaded, "seconds": min(seconds), "peak_bytes": peak(), "threads": threads}
     print(json.dumps(figures))
 

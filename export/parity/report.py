@@ -7,7 +7,7 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from export.emit.counting import Counting
 from export.formats import FORMATS
 from export.package.manifest import REPORTS, Package
 from export.package.schema import OTHERS
+from export.runtime.choice import resolve_runtime
 
 if TYPE_CHECKING:
     from export.emit.graph import Graph
@@ -51,8 +52,14 @@ def _about(program: SamplerProgram, package: Package, parity: dict) -> dict:
         "multiply_adds": sum(part["multiply_adds"] * part["runs"] for part in parts.values()),
         "file_bytes": {name: _bytes(graph.path) for name, graph in package.graphs.items()},
         "here": {"machine": platform.machine(), "python": platform.python_version(), **_measured(package)},
-        "parity": parity,
+        "parity": {name: value for name, value in parity.items() if name != "runtimes"},
+        **({"runtimes": _runtimes(package, parity["runtimes"])} if "runtimes" in parity else {}),
     }
+
+
+def _runtimes(package: Package, parity: dict[str, dict]) -> dict[str, dict]:
+    """What is measured in each further runtime, beside its figures of the gate."""
+    return {name: {"here": _measured(package, name), "parity": figures} for name, figures in parity.items()}
 
 
 def parts_of(program: SamplerProgram, new_graph: Callable[[], Graph | None]) -> dict[str, dict]:
@@ -75,12 +82,13 @@ def _bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in (path, *others) if file.is_file())
 
 
-def _measured(package: Package) -> dict:
+def _measured(package: Package, runtime: str | None = None) -> dict:
     """Seconds and memory of a process that only runs the package; {} if that needs TensorFlow."""
-    if FORMATS[package.format].needs_tensorflow:
+    if resolve_runtime(runtime, package.format)[0].needs_tensorflow:
         return {}
     size = f"{package.height}x{package.width}"
     command = [sys.executable, "-m", "export.parity.measure", str(package.folder), "--size", size]
+    command += [] if runtime is None else ["--runtime", runtime]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"signal {-done.returncode}, as of a system without memory"]
@@ -123,7 +131,21 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
             f"Here ({here['machine']}, {here['threads']} threads): loaded in {here['load_seconds']:.2f} s, "
             f"an image in {here['seconds']:.3f} s, {here['peak_bytes'] / 2**20:,.0f} MiB of memory at most.",
         ]
+    if "runtimes" in about:
+        lines += ["", *_runtimes_table(about["runtimes"])]
     return "\n".join(lines) + "\n"
+
+
+def _runtimes_table(runtimes: dict[str, dict]) -> Iterator[str]:
+    """The package in other runtimes than that of its format."""
+    yield "| also run in | PSNR | at least | max error | loaded in | an image in | memory at most |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, about in runtimes.items():
+        parity, here = about["parity"], about["here"]
+        yield (
+            f"| {name} | {parity['psnr_db']:.1f} dB | {parity['bounds']['psnr']:g} dB | {parity['max_error']:.2g} "
+            f"| {here['load_seconds']:.2f} s | {here['seconds']:.3f} s | {here['peak_bytes'] / 2**20:,.0f} MiB |"
+        )
 
 
 def _guided(program: SamplerProgram) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number
+from codi_tf.core.arguments import finite_number, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_CONDITION_SCALE
@@ -31,23 +31,32 @@ from codi_tf.io.save_image import check_image_file, write_image
 from export.formats import FORMATS
 from export.package.adapters import with_adapter
 from export.package.manifest import Package, parse_size, read_manifest, read_package
+from export.runtime.choice import Choice, add_choice, choice_of, resolve
 from export.runtime.plan import Plan, make_plan
-from export.runtime.sampler import MAX_THREADS, Sampler, load_any, scaled
+from export.runtime.sampler import Sampler, load_any, scaled
 from export.runtime.tiling import Report, generate_tiled
 
 
-def load(package: Package, threads: int | None = None) -> Sampler:
-    """Load a package's graphs into their runtime, to run on so many threads (None: `default_threads`).
+def load(
+    package: Package,
+    threads: int | None = None,
+    *,
+    runtime: str | None = None,
+    provider: str | None = None,
+    cache: Path | None = None,
+) -> Sampler:
+    """Load a package's graphs into a runtime; the options are those of `export.runtime.choice.Choice`.
 
-    Raises UserError if the runtime is TensorFlow or is not installed.
+    Raises UserError if the runtime is TensorFlow, is not installed, or cannot do what is chosen.
     """
-    if FORMATS[package.format].needs_tensorflow:
-        others = [name for name in FORMATS if not FORMATS[name].needs_tensorflow]
+    choice = Choice(runtime, provider, threads, cache)
+    if resolve(choice, package.format)[0].needs_tensorflow:
+        others = [name for name in FORMATS if not resolve(Choice(), name)[0].needs_tensorflow]
         raise UserError(
             f"{package.folder}: a {package.format} package needs TensorFlow (tf.saved_model.load); "
             f"for this command export with --format {' or '.join(others)}"
         )
-    return load_any(package, threads)
+    return load_any(package, choice)
 
 
 def token_ids(package: Package, prompt: str | None) -> np.ndarray | None:
@@ -211,11 +220,7 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     parser.add_argument(
         "--color", choices=colors, default="none", help="align the colors with the condition's (default: none)"
     )
-    parser.add_argument(
-        "--threads",
-        type=integer(1, MAX_THREADS),
-        help="threads (default: as many as processors; LiteRT: 8 at most)",
-    )
+    add_choice(parser)
     parser.add_argument(
         "--condition-scale",
         type=finite_number(0, MAX_CONDITION_SCALE),
@@ -256,7 +261,7 @@ def _run_one(package: Package, options: argparse.Namespace, ids: np.ndarray | No
     package = package.fitting(*image.shape[:2])
     plan = make_plan(package, image, options.tile)
     how = {"tile": options.tile, "color": options.color, "report": _progress() if plan.tiled else None}
-    sampler = scaled(load(package, options.threads), options.condition_scale)
+    sampler = scaled(load(package, **choice_of(options)._asdict()), options.condition_scale)
     write_image(options.out, generate(sampler, image, seed=options.seed, ids=ids, **how))
     return f"{options.out}: {_said(package, plan, *image.shape[:2])}"
 
@@ -265,14 +270,15 @@ def _run_folder(package: Package, options: argparse.Namespace, ids: np.ndarray |
     """Make an image from each condition of a folder, and say how many."""
     files = condition_files(options.condition, package.condition_file)
     masks = {} if options.mask is None else partners(files, "--mask", options.mask, mask_files)
-    settings = {name: value for name, value in vars(options).items() if name not in ("out", "threads")}
+    choice, faster = choice_of(options), ("out", "threads", "cache")  # the images do not depend on these
+    settings = {name: value for name, value in vars(options).items() if name not in faster}
     reads = [options.package, options.adapter, options.mask]
     results = ResultFolder(options.out, options.condition, files, settings, reads)
     how = {"tile": options.tile, "color": options.color, "seed": options.seed, "ids": ids}
 
     @functools.cache
     def sampler(height: int, width: int) -> Sampler:
-        return scaled(load(package.at(height, width), options.threads), options.condition_scale)
+        return scaled(load(package.at(height, width), **choice._asdict()), options.condition_scale)
 
     def make(_: Sampler, name: str) -> np.ndarray:
         image = read_condition(files[name], package.condition_file, masks.get(name))
@@ -294,6 +300,6 @@ def _run_without_condition(package: Package, options: argparse.Namespace) -> Non
     ids = token_ids(package, options.prompt)
     package = package if options.size is None else package.at(*parse_size(options.size))
     check_image_file(options.out, (package.height, package.width))
-    write_image(options.out, from_prompt(load(package, options.threads), seed=options.seed, ids=ids))
+    write_image(options.out, from_prompt(load(package, **choice_of(options)._asdict()), seed=options.seed, ids=ids))
     steps = f"{package.steps} step{'' if package.steps == 1 else 's'}"
     print(f"{options.out}: {package.width}x{package.height}, in {steps}")

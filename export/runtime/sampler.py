@@ -8,14 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from codi_tf.core.arguments import whole_number
 from codi_tf.core.errors import UserError, explained, first_line
-from export.formats import FORMATS
 from export.formats.format import GraphFile, Run, Tensors
-from export.formats.threads import default_threads
+from export.formats.runtimes.runtime import RunOptions
 from export.package.manifest import Package
-
-MAX_THREADS = 1024
+from export.runtime.choice import Choice, resolve
 
 
 class RunError(UserError):
@@ -101,24 +98,22 @@ def scaled(sampler: Sampler, scale: float) -> Sampler:
     return replace(sampler, graphs={**sampler.graphs, "encoder": features})
 
 
-def load_any(package: Package, threads: int | None = None) -> Sampler:
-    """Load a package's graphs into their runtime, which may be TensorFlow.
+def load_any(package: Package, choice: Choice | None = None) -> Sampler:
+    """Load a package's graphs into a runtime, which may be TensorFlow.
 
     Args:
         package: from `read_package`.
-        threads: that each graph runs on; None: `default_threads`. TensorFlow has its own setting.
+        choice: of the runtime; None: the default of the package's format.
 
     Raises:
-        UserError: the runtime is missing, or `threads` is not 1 to MAX_THREADS.
+        UserError: the runtime is missing, or cannot do what is chosen (`choice.resolve`).
         RunError: it refuses a file; also when a graph is run.
     """
-    declared = FORMATS[package.format]
-    wanted = default_threads(declared.max_threads) if threads is None else threads
-    count = whole_number("threads", wanted, 1, MAX_THREADS)
-    return Sampler(package, {name: _plain(graph, declared.load, count) for name, graph in package.graphs.items()})
+    runtime, options = resolve(choice or Choice(), package.format)
+    return Sampler(package, {name: _plain(graph, runtime.load, options) for name, graph in package.graphs.items()})
 
 
-def _plain(graph: GraphFile, load: Callable[[GraphFile, int], Run], threads: int) -> Run:
+def _plain(graph: GraphFile, load: Callable[[GraphFile, RunOptions], Run], options: RunOptions) -> Run:
     """A loaded graph. What its runtime raises, when it loads and when it runs, becomes a RunError that names the file.
 
     Runtimes have no exceptions of their own in common; LiteRT raises ValueError and RuntimeError.
@@ -137,7 +132,7 @@ def _plain(graph: GraphFile, load: Callable[[GraphFile, int], Run], threads: int
             raise RunError(f"{graph.path}: {reason}") from error
 
     with plain_errors():
-        run = load(graph, threads)
+        run = load(graph, options)
 
     def plainly(inputs):
         with plain_errors():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from codi_tf.core.errors import UserError
 from export.formats import FORMATS
-from export.formats.format import Format, GraphFile, Run
+from export.formats.format import Format
 
 
 @FORMATS.register("onnx")
@@ -17,25 +16,13 @@ class Onnx(Format):
     layouts = ("whole", "parts")
     makers = ("tensorflow", "keras", "onnx")
     requires = {"onnx": "onnx"}
+    runtimes = ("onnxruntime", "openvino")
 
     @staticmethod
     def write(programs, emit, path, weight_formats):
         from export.formats.onnx.write import write
 
         return write(programs, emit, path, weight_formats)
-
-    @staticmethod
-    def load(graph: GraphFile, threads: int) -> Run:
-        """An ONNX file in ONNX Runtime, on the CPU. Raises UserError if that is not installed."""
-        try:
-            import onnxruntime
-        except ModuleNotFoundError:
-            raise UserError(f"{graph.path}: an .onnx file needs ONNX Runtime: pip install onnxruntime") from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(graph.path, options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
     @staticmethod
     def stored_bytes(path):

@@ -11,19 +11,13 @@ class SavedModel(Format):
     """SavedModel: a folder with a version number, as TensorFlow Serving requires."""
 
     suffix = "/1"
-    needs_tensorflow = True
+    runtimes = ("tensorflow",)
 
     @staticmethod
     def write(programs, emit, path, weight_formats):
         from export.formats.saved_model.write import write
 
         return write(programs, path)
-
-    @staticmethod
-    def load(graph, threads):
-        from export.formats.saved_model.write import load
-
-        return load(graph)
 
     @staticmethod
     def stored_bytes(path):

@@ -18,16 +18,16 @@ OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 def write(programs: Sequence[SamplerProgram], path: Path) -> list[dict]:
     """Write a SavedModel folder with one signature per program. See `Format.write`.
 
-    The weights are float32 variables.
+    The weights are float32 variables. A signature takes any number of images at a time; it is described for one.
     """
     names = signatures(programs)
-    functions = {name: program.trace() for name, program in zip(names, programs, strict=True)}
+    functions = {name: program.trace(batched=True) for name, program in zip(names, programs, strict=True)}
     tf.saved_model.save(programs[0], str(path), signatures=functions, options=OPTIONS)
     made = []
     for name, program in zip(names, programs, strict=True):
-        sides = {"inputs": program.inputs(), "outputs": functions[name].structured_outputs}
+        sides = {"inputs": program.inputs(batched=True), "outputs": functions[name].structured_outputs}
         described = {
-            side: {name: {"shape": x.shape.as_list(), "dtype": x.dtype.name} for name, x in tensors.items()}
+            side: {name: {"shape": [1, *x.shape[1:]], "dtype": x.dtype.name} for name, x in tensors.items()}
             for side, tensors in sides.items()
         }
         made.append({"file": path, "signature": name, **described})
@@ -40,10 +40,17 @@ def load(graph: GraphFile) -> Run:
 
     def run(inputs: Tensors) -> Tensors:
         function = loaded.signatures[graph.signature]  # it holds weak references to variables: `loaded` must live
-        outputs = function(**{name: tf.constant(value) for name, value in inputs.items()})
+        taken = function.structured_input_signature[1]
+        outputs = function(**{name: _fitting(value, taken[name]) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 
     return run
+
+
+def _fitting(value, taken: tf.TensorSpec) -> tf.Tensor:
+    """An input as a signature takes it: the tokens of a prompt as one of several, but not by version 0.1.0."""
+    value = tf.constant(value)
+    return value if len(value.shape) == len(taken.shape) else value[None]
 
 
 def stored_bytes(path: Path) -> int:

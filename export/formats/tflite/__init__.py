@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
-from codi_tf.core.errors import UserError
 from export.formats import FORMATS
-from export.formats.format import Format, GraphFile, Run
+from export.formats.format import Format
 from export.formats.tflite.limits import MAX_FILE
-from export.formats.tflite.quiet import note_nothing
 
 
 @FORMATS.register("tflite")
@@ -20,37 +16,14 @@ class TFLite(Format):
     mixed_formats = ("float16", "int8_weight_only")
     layouts = ("whole", "parts")
     max_graph = MAX_FILE
-    max_threads = 8
     requires = {"flatbuffers": "flatbuffers", "ai_edge_litert": "ai-edge-litert"}
+    runtimes = ("litert",)
 
     @staticmethod
     def write(programs, emit, path, weight_formats):
         from export.formats.tflite.write import write
 
         return write(programs, emit, path, weight_formats)
-
-    @staticmethod
-    def load(graph: GraphFile, threads: int) -> Run:
-        """Load a signature of a flatbuffer into LiteRT, which computes one call after the other.
-
-        An interpreter holds the tensors of one call: two at a time would overwrite each other's.
-
-        Raises:
-            UserError: LiteRT is not installed.
-        """
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ModuleNotFoundError:
-            raise UserError(f"{graph.path}: a .tflite file needs LiteRT: pip install ai-edge-litert") from None
-        note_nothing()
-        interpreter = Interpreter(model_path=str(graph.path), num_threads=threads)
-        runner, lock = interpreter.get_signature_runner(graph.signature), threading.Lock()
-
-        def run(inputs):
-            with lock:
-                return runner(**inputs)
-
-        return run
 
     @staticmethod
     def stored_bytes(path):

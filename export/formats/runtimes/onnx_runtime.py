@@ -1,0 +1,58 @@
+"""ONNX Runtime. Imports it only when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from codi_tf.core.errors import UserError
+from export.formats.format import GraphFile, Run
+from export.formats.runtimes import RUNTIMES
+from export.formats.runtimes.runtime import RunOptions, Runtime
+
+SUFFIX = "ExecutionProvider"
+EXACT = {"cuda": {"use_tf32": "0"}}  # products of float32 in full, as everywhere else
+
+
+@RUNTIMES.register("onnxruntime")
+class OnnxRuntime(Runtime):
+    """ONNX Runtime, on any of the execution providers that the installed build has."""
+
+    title = "ONNX Runtime"
+    module = "onnxruntime"
+    package = "onnxruntime"
+
+    @classmethod
+    def providers(cls):
+        return tuple(map(_short, cls.installed().get_available_providers()))
+
+    @classmethod
+    def load(cls, graph: GraphFile, options: RunOptions) -> Run:
+        runtime = cls.installed(graph)
+        names = {_short(name): name for name in runtime.get_available_providers()}
+        chosen = [(names[options.provider], EXACT.get(options.provider, {}))]
+        if options.provider != "cpu":
+            chosen.append((names["cpu"], {}))  # of the operators that the other lacks
+        settings = runtime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        session = runtime.InferenceSession(graph.path, settings, providers=chosen)
+        check_started(options.provider, [_short(name) for name in session.get_providers()])
+        outputs = [output.name for output in session.get_outputs()]
+        return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
+
+
+def check_started(provider: str, started: Sequence[str]) -> None:
+    """Raise UserError for a provider that is not among those of a session.
+
+    A build may have a provider that this machine has no device or driver for. ONNX Runtime then computes with the
+    others, and only logs a warning.
+    """
+    if provider not in started:
+        raise UserError(
+            f"--provider is {provider!r}: this ONNX Runtime has it, but it does not start on this machine; install its "
+            "driver and libraries, or leave --provider out"
+        )
+
+
+def _short(name: str) -> str:
+    """ "CUDAExecutionProvider" -> "cuda"."""
+    return name.removesuffix(SUFFIX).lower()
