@@ -51,7 +51,7 @@ def test_the_command_writes_the_page_and_only_it(packages, runtime, tmp_path):
         assert f"python -m http.server --directory {out}" in done.stdout and "from-disk.html" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"site", "dist"}
     kinds = {path.suffix for path in out.rglob("*") if path.is_file() and path.name != MARKER}
-    assert kinds == {".html", ".css", ".js", ".json", ".onnx", ".wasm"}  # any web server knows what scripts are
+    assert kinds == {".html", ".css", ".js", ".json", ".onnx", ".png", ".wasm"}  # any web server knows what scripts are
     manifest = json.loads((out / "package" / "manifest.json").read_text())
     assert manifest == json.loads((packages() / "manifest.json").read_text())
     assert (out / "package" / "model.onnx").read_bytes() == (packages() / "model.onnx").read_bytes()
