@@ -129,6 +129,12 @@ class Chromium:
         self.page = self._context.new_page()
         self.page.goto(url)
 
+    def has_webgpu(self) -> bool:
+        """Whether pages of this browser can compute with WebGPU."""
+        with served(MODULES) as (address, _):  # it is there for secure origins alone
+            self.open(address)
+            return self.evaluate("navigator.gpu?.requestAdapter().then(Boolean, () => false) ?? false")
+
     def call(self, method: str, **params) -> dict:
         """A command of the DevTools protocol and its answer."""
         return self._context.new_cdp_session(self.page).send(method, params)
