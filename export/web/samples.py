@@ -18,7 +18,7 @@ from PIL import Image
 from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.io import images
-from codi_tf.io.conditions import condition_files, mask_files, read_condition
+from codi_tf.io.conditions import condition_files, marked_masks, read_condition
 from codi_tf.io.image_folders import partners
 from export.package.manifest import Package
 from export.runtime import run
@@ -62,8 +62,7 @@ def _scene(package: Package, number: int) -> Sample | None:
     if package.task in RESTORING:
         return Sample(_worse(opened(f"{number}.png")))
     if package.condition_file == "masked_image":
-        mask = opened(f"{number}.mask.png").point(lambda value: 255 * (value >= 128))
-        return Sample(opened(f"{number}.png"), mask)
+        return Sample(opened(f"{number}.png"), _sharp(opened(f"{number}.mask.png")))
     if package.condition_file == "disparity":
         return Sample(opened(f"{number}.depth.png"))
     if package.task == "editing" and package.prompted:
@@ -84,17 +83,16 @@ def own(folder: Path, package: Package) -> list[Sample]:
     files = condition_files(folder, package.condition_file)
     if len(files) > MAX_SAMPLES:
         raise UserError(f"{folder}: has {len(files)} images, a page shows at most {MAX_SAMPLES} samples")
-    masks = partners(files, "--samples", folder, mask_files) if package.has_mask else {}
+    masks = partners(files, "--samples", folder, marked_masks) if package.has_mask else {}
     made = []
     for name, path in files.items():
         condition = images.to_uint8(read_condition(path, package.condition_file, masks.get(name)))
-        image, *mask = (
-            _fitted(Image.fromarray(np.ascontiguousarray(part)), MAX_SIDE, MAX_SIDE)
-            for part in (condition[..., :3], condition[..., 3])[: 1 + package.has_mask]
-        )
-        made.append(Sample(image, *(each.point(lambda value: 255 * (value >= 128)) for each in mask)))
-        if package.prompted:
-            made[-1] = made[-1]._replace(prompt=_prompt(path.with_name(f"{Path(name).name}.txt")))
+        image = _fitted(Image.fromarray(np.ascontiguousarray(condition[..., :3])), MAX_SIDE, MAX_SIDE)
+        mask = None
+        if package.has_mask:
+            mask = _sharp(_fitted(Image.fromarray(np.ascontiguousarray(condition[..., 3])), MAX_SIDE, MAX_SIDE))
+        prompt = _prompt(path.with_name(f"{Path(name).name}.txt")) if package.prompted else None
+        made.append(Sample(image, mask, prompt))
     return made
 
 
@@ -141,6 +139,11 @@ def _fitted(image: Image.Image, height: int, width: int) -> Image.Image:
     """The image, made smaller to fit into a size."""
     image.thumbnail((width, height), Image.Resampling.BICUBIC)
     return image
+
+
+def _sharp(mask: Image.Image) -> Image.Image:
+    """A mask in black and white."""
+    return mask.point(lambda value: 255 * (value >= 128))
 
 
 def _worse(image: Image.Image) -> Image.Image:
