@@ -115,7 +115,11 @@ def test_browsers_can_install_it(browser, sites):
 
 @pytest.mark.parametrize(
     "task, layout",
-    [("inpainting", "whole"), ("editing", "parts"), pytest.param("depth", "parts", marks=pytest.mark.slow)],
+    [
+        ("inpainting", "whole"),
+        pytest.param("editing", "parts", marks=pytest.mark.slow),
+        pytest.param("depth", "parts", marks=pytest.mark.slow),
+    ],
 )
 def test_samples_show_what_the_model_makes(browser, sites, packages, tmp_path, task, layout):
     """Catches a sample that the page makes otherwise than it shows it: another mask, prompt, seed or image."""
@@ -186,9 +190,9 @@ FINDINGS = """
     "task, layout, phone",
     [
         ("inpainting", "whole", False),
-        ("editing", "parts", True),
-        pytest.param("inpainting", "whole", True, marks=pytest.mark.slow),
+        ("inpainting", "whole", True),
         pytest.param("editing", "parts", False, marks=pytest.mark.slow),
+        pytest.param("editing", "parts", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_checker_finds_nothing(browser, sites, photos, task, layout, phone):

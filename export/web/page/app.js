@@ -88,6 +88,7 @@ async function start() {
   document.body.classList.toggle("paints", takesMask());
   page.say.hidden = !takesPrompt();
   page.weigh.hidden = !manifest.neutral_features;
+  page.camera.parentElement.hidden = depthKind() !== null; // it takes no depth maps
   page.error.textContent = "";
   const samples = JSON.parse(page.samples.textContent);
   page.gallery.hidden = !samples.length;
