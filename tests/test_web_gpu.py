@@ -14,7 +14,7 @@ from chromium import GPU_FLAGS, RUNTIME, chromium, require, served
 from onnx import TensorProto, helper
 from web_pages import DONE, READY, made_by_run, shown, text
 
-from export.web.site import build_site
+from export.web.site import GPU_RUNTIME, build_site
 
 pytest_plugins = ["web_fixtures"]
 pytestmark = pytest.mark.slow
@@ -66,6 +66,17 @@ def _plain(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]
     mixed = add("Transpose", add("MatMul", weights, v), perm=[0, 2, 1, 3])
     made.append(helper.make_node("Reshape", [mixed, f"{out}_columns"], [out]))
     return made
+
+
+def test_without_its_runtime_the_processor_computes(browser, packages, tmp_path):
+    """Catches a page that waits for a graphics processor which cannot start."""
+    require("onnxruntime-web")
+    build_site(packages("super_resolution", "parts"), tmp_path / "site", RUNTIME)
+    (tmp_path / "site" / GPU_RUNTIME).unlink()
+    with served(tmp_path / "site") as (address, _):
+        browser.open(f"{address}?device=gpu")
+        browser.wait(READY)
+        assert "by its processor (its graphics processor cannot run this model);" in text(browser, "facts")
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

@@ -114,7 +114,7 @@ async function load(sample) {
     try {
       const tokenizer = await openTokenizer(manifest, count);
       await openSampler(ask, manifest, device, count);
-      const checked = { depth: depthKind(), ids: sample?.prompt && tokenizer.read(sample.prompt).ids };
+      const checked = { compute: manifest.compute, depth: depthKind(), ids: sample?.prompt && tokenizer.read(sample.prompt).ids };
       if (device === "cpu" || (await agrees(ask, sample, checked))) {
         loading(null);
         isKept(files).then((kept) => describePage(device, why, files, kept));

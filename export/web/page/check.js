@@ -3,7 +3,7 @@
 
 import { openSample } from "gallery";
 
-const LEAST = 45; // dB between two images of eight bits
+const LEAST = { float32: 45, float16: 35 }; // dB between two images of eight bits, by what the package computes in
 const KEY = "agrees"; // in the browser's store: the version of the page whose samples were made rightly
 
 /**
@@ -11,9 +11,9 @@ const KEY = "agrees"; // in the browser's store: the version of the page whose s
  *
  * @param ask the thread that makes images, which has a package open
  * @param sample what the page was told of it
- * @param options {depth, ids}: see `readPhoto` and worker.js
+ * @param options {compute, depth, ids}: what the manifest names, "float32" if nothing; see `readPhoto` and worker.js
  */
-export async function agrees(ask, sample, { depth, ids }) {
+export async function agrees(ask, sample, { compute = "float32", depth, ids }) {
   const version = document.querySelector("meta[name=version]")?.content;
   if (localStorage.getItem(KEY) === version) return true;
   const files = await openSample(sample);
@@ -23,7 +23,7 @@ export async function agrees(ask, sample, { depth, ids }) {
   let made;
   const news = ({ image }) => image && (made = image);
   await ask({ kind: "generate", photo, mask, depth, ids, scale: 1, seed: 0n, tiled: null }, { news });
-  if (!made || likeness(made.pixels, after.pixels) < LEAST) return false;
+  if (!made || likeness(made.pixels, after.pixels) < LEAST[compute]) return false;
   localStorage.setItem(KEY, version);
   return true;
 }
