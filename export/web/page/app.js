@@ -178,6 +178,7 @@ async function lookAt(sample, signal) {
   mask.start(photo.width, photo.height, marked);
   Object.assign(page.prompt, { value: sample.prompt ?? "" });
   Object.assign(page.seed, { value: "0" });
+  Object.assign(page.scale, { value: "1" }).dispatchEvent(new Event("input"));
   page.tiled.checked = true;
   show(after, page.after);
   finish(0);

@@ -35,12 +35,12 @@ export async function startOffline(onUpdate) {
   const service = navigator.serviceWorker;
   const registration = await service.register("service.js", { updateViaCache: "none" }).catch(() => null);
   if (!registration) return; // cookies are blocked, or the window is private
+  if (service.controller) { // all windows of the page go over to the new version, none has files of both
+    service.addEventListener("controllerchange", () => location.reload(), { once: true });
+  }
   const offer = () => {
     if (!registration.waiting || !service.controller) return; // the first version has begun by itself
-    onUpdate(() => {
-      service.addEventListener("controllerchange", () => location.reload(), { once: true });
-      registration.waiting.postMessage("begin");
-    });
+    onUpdate(() => registration.waiting.postMessage("begin"));
   };
   offer();
   registration.addEventListener("updatefound", () => registration.installing.addEventListener("statechange", offer));
