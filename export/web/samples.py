@@ -143,7 +143,7 @@ def _fitted(image: Image.Image, height: int, width: int) -> Image.Image:
 
 def _sharp(mask: Image.Image) -> Image.Image:
     """A mask in black and white."""
-    return mask.point(lambda value: 255 * (value >= 128))
+    return mask.point(128 * [0] + 128 * [255])
 
 
 def _worse(image: Image.Image) -> Image.Image:
