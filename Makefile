@@ -8,7 +8,8 @@ PYTEST := $(BIN)/python -m pytest
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 QEMU := $(if $(filter x86_64,$(shell uname -m)),$(if $(shell command -v qemu-x86_64 || true),,qemu-user))
 SYSTEM := $(if $(CHROMIUM),,chromium) $(if $(shell command -v npm || true),,npm) $(QEMU)
-RUNTIME := node_modules/onnxruntime-web
+MODULES := onnxruntime-web accessibility-checker-engine
+MISSING := $(filter-out $(notdir $(wildcard node_modules/*)),$(MODULES))
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo) env DEBIAN_FRONTEND=noninteractive
 
 .PHONY: help demo setup test test-all lint docs benchmarks clean
@@ -20,13 +21,15 @@ help: ## list these commands
 demo: $(VENV)/demo.installed ## from a base to a checked 4-step model, with images
 	$(BIN)/python demo.py
 
-setup: $(VENV)/test.installed ## the virtual environment; Chromium, npm, onnxruntime-web and qemu-user for the tests
+setup: $(VENV)/test.installed ## the virtual environment; Chromium, npm, npm's packages and qemu-user for the tests
 ifneq ($(strip $(SYSTEM)),)
 	@echo "setup: installing system packages for the tests: $(strip $(SYSTEM))"
 	-$(ROOT) apt-get -qq update && $(ROOT) apt-get -qq --yes --no-install-recommends install $(SYSTEM)
 endif
-	@test -d $(RUNTIME) || echo "setup: installing the npm package onnxruntime-web in node_modules/"
-	-@test -d $(RUNTIME) || npm install --no-save --no-audit --no-fund --prefix . onnxruntime-web
+ifneq ($(strip $(MISSING)),)
+	@echo "setup: installing npm packages in node_modules/: $(strip $(MISSING))"
+	-npm install --no-save --no-audit --no-fund --prefix . $(MODULES)
+endif
 
 test: lint docs ## what a day's change could break: at most 15 minutes on two cores
 	$(PYTEST) --durations=20

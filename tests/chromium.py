@@ -23,8 +23,12 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+GPU_FLAGS = [flag for flag in FLAGS if flag != "--disable-gpu"]
+GPU_FLAGS += ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]  # WebGPU, computed by the processor
 LIMIT = 120  # seconds
-RUNTIME = Path(__file__).parents[1] / "node_modules" / "onnxruntime-web" / "dist"
+MODULES = Path(__file__).parents[1] / "node_modules"
+RUNTIME = MODULES / "onnxruntime-web" / "dist"
+CHECKER = MODULES / "accessibility-checker-engine" / "ace.js"
 
 
 def find() -> str | None:
@@ -34,7 +38,8 @@ def find() -> str | None:
 
 def missing() -> list[str]:
     """What the tests of web pages need and this machine lacks."""
-    return [name for name, there in {"Chromium": find(), "onnxruntime-web": RUNTIME.is_dir()}.items() if not there]
+    found = {"Chromium": find(), "onnxruntime-web": RUNTIME.is_dir(), CHECKER.parent.name: CHECKER.is_file()}
+    return [name for name, there in found.items() if not there]
 
 
 def require(what: str) -> None:
@@ -63,13 +68,13 @@ def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Chromium]:
+def chromium(flags: list[str] = FLAGS) -> Iterator[Chromium]:
     """A browser with an empty profile."""
     from playwright.sync_api import sync_playwright
 
     require("Chromium")
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=find(), args=FLAGS)
+        browser = driver.chromium.launch(executable_path=find(), args=flags)
         try:
             yield Chromium(browser)
         finally:
@@ -123,6 +128,12 @@ class Chromium:
         self._context.on("request", lambda request: requests.append(request.url))
         self.page = self._context.new_page()
         self.page.goto(url)
+
+    def has_webgpu(self) -> bool:
+        """Whether pages of this browser can compute with WebGPU."""
+        with served(MODULES) as (address, _):  # it is there for secure origins alone
+            self.open(address)
+            return self.evaluate("navigator.gpu?.requestAdapter().then(Boolean, () => false) ?? false")
 
     def call(self, method: str, **params) -> dict:
         """A command of the DevTools protocol and its answer."""

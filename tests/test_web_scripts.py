@@ -375,3 +375,28 @@ def test_changed_files_are_refused(page):
     assert found == 2
     said = page.evaluate(call.replace("SUM", "0" * 64) + ".catch((error) => error.message)")
     assert said == "a is damaged or changed: copy the whole folder again."
+
+
+def test_threads_and_devices_are_those_that_the_device_has(page):
+    """Catches more threads than cores or memory allow, and a graphics processor that nobody asked for."""
+
+    def threads(device: str, size: int, **has) -> int:
+        return page.evaluate(f"import('pool').then((pool) => pool.threadsFor('{device}', {size}, {json.dumps(has)}))")
+
+    assert [threads("cpu", 1 << 20, hardwareConcurrency=cores, deviceMemory=8) for cores in (1, 3, 16)] == [1, 3, 4]
+    assert [threads("cpu", 1 << 28, hardwareConcurrency=8, deviceMemory=size) for size in (0.5, 2, 4, 8)] == [
+        1,
+        1,
+        2,
+        4,
+    ]
+    assert threads("gpu", 1, hardwareConcurrency=8, deviceMemory=8) == 1
+
+    def devices(adapter: str, has: bool = True) -> list[str]:
+        gpu = f"{{gpu: {{requestAdapter: async () => {adapter}}}}}"
+        return page.evaluate(f"import('device').then((device) => device.devices({json.dumps(has)}, {gpu}))")
+
+    assert devices("({info: {isFallbackAdapter: false}})") == ["gpu", "cpu"]
+    assert devices("({info: {isFallbackAdapter: true}})") == devices("null") == ["cpu"]
+    assert devices("{ throw new Error('no driver') }") == devices("({info: {}})", has=False) == ["cpu"]
+    assert page.evaluate("import('device').then((device) => device.devices(true, {}))") == ["cpu"]

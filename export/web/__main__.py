@@ -23,8 +23,15 @@ def main(arguments: list[str], prog: str = "python -m export.web") -> None:
         default=Path("node_modules/onnxruntime-web/dist"),
         help="dist folder of the npm package onnxruntime-web (default: ./node_modules/onnxruntime-web/dist)",
     )
+    parser.add_argument(
+        "--samples",
+        default="scenes",
+        help="what the page shows as samples: a folder of images, each with NAME.mask.png or NAME.txt where the "
+        "model takes a mask or a prompt; scenes (default): rendered ones, where the task allows it; or none",
+    )
     options = parser.parse_args(arguments)
-    alone = build_site(options.package, options.out, options.runtime)
+    samples = options.samples if options.samples in ("scenes", "none") else path_argument(options.samples)
+    alone = build_site(options.package, options.out, options.runtime, samples)
     disk = f"; or open {alone}, the whole page in one file, from the disk" if alone else ""
     print(f"{options.out}: serve it, for example with python -m http.server --directory {options.out}{disk}")
 

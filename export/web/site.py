@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
@@ -23,9 +24,14 @@ from codi_tf.io.folders import Kind, Names, check_folder, whole_folder
 from export.formats import FORMATS
 from export.package.manifest import MANIFEST, files_of, read_manifest, read_package
 from export.quantization.weights import stored_bytes
+from export.web import samples
+from export.web.installable import SERVICE, app_files, service, version_of
+from export.web.installable import head as app_head
 
 SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web
+GPU_SCRIPT, GPU_PROGRAM = "ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"  # newer ones have them
 RUNTIME = "runtime/ort.wasm.bundle.min.js"  # the script's place in the page: not every server knows .mjs
+GPU_RUNTIME = "runtime/ort.webgpu.bundle.min.js"
 STYLE, APP = "style.css", "app"
 VOCABULARY = "vocabulary.json"
 ALONE = "from-disk.html"
@@ -51,13 +57,16 @@ def _of_page(folder: Path) -> Names | None:
 PAGES = Kind("page", _of_page)
 
 
-def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
+def build_site(
+    package: Path, out: Path, runtime: Path, shown: Path | Literal["scenes", "none"] = "scenes"
+) -> Path | None:
     """Write a static page that runs a package; an older page is replaced.
 
     Args:
         package: an exported package of the format ONNX.
         out: folder of the page.
         runtime: the folder `dist` of the npm package onnxruntime-web.
+        shown: what the samples of the page are made of: rendered scenes, a folder of images (`samples.own`), nothing.
 
     Returns:
         The page in one file; None if it would be too large.
@@ -65,17 +74,23 @@ def build_site(package: Path, out: Path, runtime: Path) -> Path | None:
     Raises:
         UserError: no suitable package or runtime, or a folder that holds something else.
     """
-    check_folder(out, PAGES, inputs=[package, runtime])
+    check_folder(out, PAGES, inputs=[package, runtime, *([shown] if isinstance(shown, Path) else [])])
     files = {f"package/{name}": content for name, content in _package(package).items()}
     files[f"runtime/{PROGRAM}"], ort = _runtime(runtime)
-    page = {path.name: path.read_bytes() for path in PAGE.iterdir()}
+    listed, pictures = _samples(package, shown)
+    page = {path.name: path.read_bytes() for path in PAGE.iterdir()} | {"samples": json.dumps(listed).encode()}
+    worker = page.pop(SERVICE)
     scripts = {Path(name).stem: content.decode() for name, content in page.items() if name.endswith(".js")}
-    alone = sum(map(len, files.values())) <= MAX_ALONE
-    site = {**files, RUNTIME: ort, STYLE: page[STYLE]}
-    site |= {f"{name}.js": _linked(code, _address(scripts)).encode() for name, code in scripts.items()}
-    site["index.html"] = _index(page, files, alone)
+    alone = sum(map(len, [*files.values(), *pictures.values()])) <= MAX_ALONE
+    gpu_program, gpu = _gpu_runtime(runtime)
+    shell = {RUNTIME: ort, STYLE: page[STYLE], **gpu, **pictures, **app_files(read_package(package).task)}
+    shell |= {f"{name}.js": _linked(code, _address(scripts)).encode() for name, code in scripts.items()}
+    large = {name: content for name, content in files.items() if not name.endswith(MANIFEST)} | gpu_program
+    version = version_of(large | shell | {"index.html": _index(page, files | gpu_program | pictures, alone, "")})
+    shell["index.html"] = _index(page, files | gpu_program | pictures, alone, version)
+    site = {**files, **large, **shell, SERVICE: service(worker, version, shell)}
     if alone:
-        site[ALONE] = _in_one_file(page, scripts | {"ort": ort.decode()}, files)
+        site[ALONE] = _in_one_file(page, scripts | {"ort": ort.decode()}, files | pictures)
     with whole_folder(out, PAGES) as folder:
         for name, content in site.items():
             (folder / name).parent.mkdir(exist_ok=True)
@@ -128,9 +143,25 @@ def _runtime(folder: Path) -> tuple[bytes, bytes]:
     return (folder / PROGRAM).read_bytes(), (folder / SCRIPT).read_bytes()
 
 
-def _index(page: Files, files: Files, alone: bool) -> bytes:
+def _gpu_runtime(folder: Path) -> tuple[Files, Files]:
+    """The program and the script of the runtime for graphics processors; nothing where this runtime has none."""
+    if not all((folder / name).is_file() for name in (GPU_SCRIPT, GPU_PROGRAM)):
+        return {}, {}
+    program = {f"runtime/{GPU_PROGRAM}": (folder / GPU_PROGRAM).read_bytes()}
+    return program, {GPU_RUNTIME: (folder / GPU_SCRIPT).read_bytes()}
+
+
+def _samples(package: Path, wanted: Path | str) -> tuple[list[dict], Files]:
+    """The samples as the page is told of them, and their files."""
+    if wanted == "none":
+        return [], {}
+    read = read_package(package)
+    return samples.make(read, samples.own(wanted, read) if isinstance(wanted, Path) else samples.scenes(read))
+
+
+def _index(page: Files, files: Files, alone: bool, version: str) -> bytes:
     """The page of many files."""
-    head, allowed = f'<link rel="stylesheet" href="{STYLE}">', "'self' 'wasm-unsafe-eval'"
+    head, allowed = f'<link rel="stylesheet" href="{STYLE}">\n{app_head(version)}', "'self' 'wasm-unsafe-eval'"
     if alone:
         redirect = f'if (location.protocol === "file:") location.replace("{ALONE}");'
         head += f"\n<script>{redirect}</script>"
@@ -158,7 +189,7 @@ def _in_one_file(page: Files, scripts: dict[str, str], files: Files) -> bytes:
     return _filled(
         page,
         policy=_policy(script=allowed, worker="data:", connect="data: blob:", style=_hash(style)),
-        head=f"<style>{style}</style>",
+        head=f'<link rel="icon" href="data:,">\n<style>{style}</style>',
         files=f"{_sizes(files)}\n{_held(files)}",
         start=f'<script type="module" nonce="{nonce}">{start}</script>',
     )
@@ -166,7 +197,8 @@ def _in_one_file(page: Files, scripts: dict[str, str], files: Files) -> bytes:
 
 def _address(scripts: dict[str, str]) -> Callable[[str], str | None]:
     """The addresses of scripts in the page of many files."""
-    addresses = {name: f"./{name}.js" for name in scripts} | {"ort": f"./{RUNTIME}"}
+    addresses = {name: f"./{name}.js" for name in scripts}
+    addresses |= {"ort": f"./{RUNTIME}", "ort-gpu": f"./{GPU_RUNTIME}"}
     return addresses.get
 
 
@@ -183,7 +215,12 @@ def _linked(code: str, address: Callable[[str], str | None]) -> str:
 def _policy(*, script: str, worker: str, connect: str, style: str) -> str:
     """The content security policy: nothing from other servers, nothing sent, no scripts in the page's text."""
     allowed = {"script-src": script, "worker-src": worker, "connect-src": connect, "style-src": style}
-    allowed |= {"img-src": "'self' data: blob:", "form-action": "'none'", "base-uri": "'none'"}
+    allowed |= {
+        "img-src": "'self' data: blob:",
+        "manifest-src": "'self'",
+        "form-action": "'none'",
+        "base-uri": "'none'",
+    }
     return "; ".join(["default-src 'none'", *(f"{what} {sources}" for what, sources in allowed.items())])
 
 
@@ -201,12 +238,18 @@ def _held(files: Files) -> str:
 
 
 def _sizes(files: Files) -> str:
-    sizes = json.dumps({name: len(content) for name, content in files.items()}).replace("<", "\\u003c")
-    return f'<script type="application/json" id="files">{sizes}</script>'
+    sizes = json.dumps({name: len(content) for name, content in files.items()}).encode()
+    return f'<script type="application/json" id="files">{_text(sizes)}</script>'
+
+
+def _text(data: bytes) -> str:
+    """JSON that can stand in an element of the page."""
+    return data.decode().replace("<", "\\u003c")
 
 
 def _filled(page: Files, **parts: str) -> bytes:
     text = page["index.html"].decode()
+    parts["files"] += f'\n<script type="application/json" id="samples">{_text(page["samples"])}</script>'
     return re.sub(r"<!--(\w+)-->", lambda match: parts[match[1]], text).encode()
 
 

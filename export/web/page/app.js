@@ -1,16 +1,19 @@
 // The page: a photo is chosen, the steps appear, before and after are compared.
 
 import { save, show } from "canvas";
+import { agrees } from "check";
 import { compare } from "compare";
+import { devices, nameOf } from "device";
 import { PageError, explain } from "errors";
-import { read, readJson, totalBytes } from "files";
+import { bytesOf, readJson } from "files";
+import { openSample, showSamples } from "gallery";
 import { checked } from "manifest";
 import { Mask } from "mask";
+import { isKept, sharedPhoto, startOffline } from "offline";
 import { planOf } from "plan";
-import { openSampler, startThread } from "sampler";
+import { filesFor, hasGpu, openSampler, openTokenizer, startSampler } from "sampler";
 import { Steps } from "steps";
 import { duration, howMade, timeLeft, wording } from "tasks";
-import { Tokenizer } from "tokenizer";
 
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const split = compare(page.view, page.split);
@@ -19,7 +22,7 @@ const steps = new Steps(page.steps, page.after);
 
 let manifest; // of the package
 let words; // for its task
-let ask; // the thread that computes
+let ask; // the thread that makes images
 let opened; // a promise of its graphs, ready to run, and of the tokenizer
 let photo; // what was chosen: {name, height, width, pixels}
 let made; // of it: {name, seed}
@@ -82,29 +85,61 @@ async function start() {
   page.lede.textContent = words.lede;
   page.run.textContent = words.run;
   for (const element of document.querySelectorAll(".thing")) element.textContent = words.photo;
-  const [height, width] = manifest.image_size;
-  page.facts.textContent =
-    `Computed on this device; the model works on ${width} × ${height} pixels at a time. Nothing is sent anywhere: ` +
-    `once its ${Math.ceil(totalBytes / 1e6)} MB are here, the page needs no network.`;
   document.body.classList.toggle("paints", takesMask());
   page.say.hidden = !takesPrompt();
   page.weigh.hidden = !manifest.neutral_features;
+  page.camera.parentElement.hidden = depthKind() !== null; // it takes no depth maps
   page.error.textContent = "";
-  ask = startThread();
+  const samples = JSON.parse(page.samples.textContent);
+  page.gallery.hidden = !samples.length;
+  showSamples(page.sheet, samples, (sample) => begin((signal) => lookAt(sample, signal)));
+  ask = startSampler();
   enter("empty");
-  opened = load();
+  startOffline(offerUpdate);
+  opened = load(samples[0]);
+  take([await sharedPhoto()]);
   await opened;
 }
 
-async function load() {
-  let arrived = 0;
-  const loading = (share) => is("reading") || tell("Loading the model", share);
-  const count = (bytes) => loading((arrived += bytes) / totalBytes);
-  loading(0);
-  await openSampler(ask, manifest, (path) => read(path, count));
-  const tokenizer = takesPrompt() ? new Tokenizer(await readJson("package/vocabulary.json", count)) : null;
-  if (!is("reading")) tell("");
-  return { tokenizer };
+/** Load the model, for the first device that can run it. A graphics processor has to make a sample rightly. */
+async function load(sample) {
+  const loading = (share) => is("reading", "done") || tell(share === null ? "" : "Loading the model", share);
+  let why = "";
+  for (const device of await devices(hasGpu() && sample)) {
+    const files = filesFor(manifest, device);
+    describePage(device, why, files);
+    loading(0);
+    let arrived = 0;
+    const count = (bytes) => loading((arrived += bytes) / bytesOf(files));
+    try {
+      const tokenizer = await openTokenizer(manifest, count);
+      await openSampler(ask, manifest, device, count);
+      const checked = { compute: manifest.compute, depth: depthKind(), ids: sample?.prompt && tokenizer.read(sample.prompt).ids };
+      if (device === "cpu" || (await agrees(ask, sample, checked))) {
+        loading(null);
+        isKept(files).then((kept) => describePage(device, why, files, kept));
+        return { tokenizer };
+      }
+      why = " (its graphics processor makes other images of this model)";
+    } catch (error) {
+      if (device === "cpu") throw error;
+      why = " (its graphics processor cannot run this model)"; // an operator that it does not know, or too little memory
+    }
+  }
+}
+
+function describePage(device, why, files, kept = false) {
+  const [height, width] = manifest.image_size;
+  const size = `${Math.ceil(bytesOf(files) / 1e6)} MB`;
+  page.facts.textContent =
+    `Computed on this device, by its ${nameOf(device)}${why}; the model works on ${width} × ${height} pixels at a time. ` +
+    `Nothing is sent anywhere: ` +
+    (kept ? `its ${size} are kept here, and the page works without a network.` : `once its ${size} are here, the page needs no network.`);
+}
+
+function offerUpdate(update) {
+  page.news.hidden = false;
+  page.update.addEventListener("click", update);
 }
 
 /** Stop the page for good: it cannot work. */
@@ -116,6 +151,12 @@ function fail(error) {
 }
 
 async function choose(file, signal) {
+  await open(file, signal);
+  if (!takesMask() && !lacksPrompt()) await run(signal);
+}
+
+/** Read a photo, and show it. */
+async function open(file, signal) {
   enter("reading");
   tell(`Reading ${file.name}`, 0);
   const found = await ask({ kind: "read", file, depth: depthKind() }, { signal });
@@ -125,7 +166,24 @@ async function choose(file, signal) {
   mask.start(photo.width, photo.height);
   describe(found.original);
   back();
-  if (!takesMask() && !lacksPrompt()) await run(signal);
+}
+
+/** Show a sample and what was made of it. */
+async function lookAt(sample, signal) {
+  const files = await openSample(sample);
+  const read = async (file) => (await ask({ kind: "read", file, depth: null }, { signal })).photo;
+  const after = await read(files.after);
+  const marked = files.mask ? await read(files.mask) : null;
+  await open(files.before, signal);
+  mask.start(photo.width, photo.height, marked);
+  Object.assign(page.prompt, { value: sample.prompt ?? "" });
+  Object.assign(page.seed, { value: "0" });
+  Object.assign(page.scale, { value: "1" }).dispatchEvent(new Event("input"));
+  page.tiled.checked = true;
+  show(after, page.after);
+  finish(0);
+  tell(`Made with seed 0 when this page was built. Press “${words.run}” to make it here.`);
+  page.view.scrollIntoView({ block: "nearest" });
 }
 
 /** The sizes of the photo and of what is made of it. */
@@ -198,11 +256,16 @@ async function run(signal) {
       if (step + 1 < count || steps.last) steps.add(step + 1); // one alone would show nothing new
     },
   });
+  finish(seed);
+  const leftOut = cut ? ` The prompt was too long: “${cut}” was left out.` : "";
+  tell(`Done in ${duration(seconds())}${howMade(plan)}.${leftOut}`);
+}
+
+/** Show that the image is made. */
+function finish(seed) {
   made = { name: photo.name.replace(/\.[^.]*$/, ""), seed };
   enter("done");
   split(takesMask() || takesPrompt() ? 0 : 50); // an edit may be anywhere
-  const leftOut = cut ? ` The prompt was too long: “${cut}” was left out.` : "";
-  tell(`Done in ${duration(seconds())}${howMade(plan)}.${leftOut}`);
 }
 
 function aborted(signal) {
@@ -225,6 +288,8 @@ for (const input of [page.photo, page.camera]) {
     input.value = ""; // the same file may be chosen again
   });
 }
+
+page.drop.addEventListener("click", () => page.photo.click());
 
 /** The first of some files is the photo, whatever is being done. */
 function take([file]) {

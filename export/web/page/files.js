@@ -4,8 +4,17 @@ import { PageError } from "errors";
 
 const sizes = JSON.parse(document.getElementById("files").textContent);
 
-/** Bytes of all files of the site. */
-export const totalBytes = Object.values(sizes).reduce((a, b) => a + b, 0);
+/** Whether the site has a file. */
+export const has = (path) => Object.hasOwn(sizes, path);
+
+/** Bytes of some files of the site. */
+export const bytesOf = (paths) => paths.reduce((sum, path) => sum + sizes[path], 0);
+
+/** The address of an image of the site. */
+export function addressOf(path) {
+  const inside = document.getElementById(path);
+  return inside ? `data:image/png;base64,${inside.textContent}` : path;
+}
 
 /** A file, Uint8Array; `onBytes` is called with the size of every chunk that has arrived. */
 export async function read(path, onBytes = () => {}) {

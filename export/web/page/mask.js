@@ -16,6 +16,7 @@ export class Mask {
     this.size = size;
     this.changed = changed;
     this.strokes = [];
+    this.ground = null; // what was painted elsewhere
     this.cursor = null; // where the keys have led
     canvas.addEventListener("pointerdown", (event) => this.begin(event));
     canvas.addEventListener("pointermove", (event) => this.go(event));
@@ -23,20 +24,23 @@ export class Mask {
     canvas.addEventListener("blur", () => this.draw((this.cursor = null)));
   }
 
-  /** An empty mask for a photo of this size. */
-  start(width, height) {
+  /** A mask for a photo of this size: empty, or an image of its size that is white where it is painted. */
+  start(width, height, image = null) {
     Object.assign(this.canvas, { width, height });
     this.clear();
+    this.ground = image;
+    this.draw();
   }
 
   clear() {
     this.strokes = [];
+    this.ground = null;
     this.changed();
     this.draw();
   }
 
   undo() {
-    this.strokes.pop();
+    if (!this.strokes.pop()) this.ground = null;
     this.changed();
     this.draw();
   }
@@ -49,7 +53,7 @@ export class Mask {
 
   /** The promise of the mask as an ImageBitmap of the photo's size, opaque where it is painted. */
   async bitmap() {
-    if (!this.strokes.length) throw new PageError("Nothing is marked yet: paint over what is to be filled in.");
+    if (!this.strokes.length && !this.ground) throw new PageError("Nothing is marked yet: paint over what is to be filled in.");
     this.draw((this.cursor = null));
     return createImageBitmap(this.canvas);
   }
@@ -94,6 +98,7 @@ export class Mask {
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     context.strokeStyle = context.fillStyle = getComputedStyle(this.canvas).color;
     context.lineCap = context.lineJoin = "round";
+    if (this.ground) this.drawGround(context);
     for (const { brush, points } of this.strokes) {
       context.beginPath();
       context.arc(...points[0], brush / 2, 0, 2 * Math.PI); // of one point no line is drawn
@@ -108,5 +113,14 @@ export class Mask {
     context.beginPath();
     context.arc(...this.cursor, this.brush / 2, 0, 2 * Math.PI);
     context.stroke();
+  }
+  drawGround(context) {
+    const { width, height, pixels } = this.ground;
+    const image = new ImageData(width, height);
+    for (let i = 0; i < pixels.length; i += 4) image.data[i + 3] = pixels[i] < 128 ? 0 : 255;
+    context.putImageData(image, 0, 0);
+    context.globalCompositeOperation = "source-in"; // in the color of the strokes
+    context.fillRect(0, 0, width, height);
+    context.globalCompositeOperation = "source-over";
   }
 }

@@ -1,55 +1,53 @@
-// The thread that computes, as seen from the page: photos are read there, and images made.
+// The thread that makes images, as seen from the page.
 
+import { has, read } from "files";
 import { verified } from "manifest";
+import { keep } from "offline";
+import { startThread } from "thread";
+import { Tokenizer } from "tokenizer";
 
-/**
- * Start the thread.
- *
- * @returns a function that sends it a message and promises the answer. `news` is called with what it tells on the way,
- *   `transfer` lists the buffers that move there, and when `signal` is aborted, so is the work, and the promise rejects.
- */
-export function startThread() {
-  const worker = new Worker(import.meta.resolve("worker"), { type: "module" });
-  const waiting = new Map(); // the number of a message -> what to do with its answers
-  let count = 0;
-  worker.onmessage = ({ data: { id, ...data } }) => {
-    const sender = waiting.get(id);
-    if (!sender) return; // it was stopped
-    if ("news" in data) return sender.news(data.news);
-    waiting.delete(id);
-    if ("error" in data) sender.reject(Object.assign(new Error(data.error), { explained: true }));
-    else sender.resolve(data.answer);
-  };
-  worker.onerror = ({ message }) => {
-    for (const { reject } of waiting.values()) reject(new Error(message ?? "the thread that computes did not start"));
-    waiting.clear();
-  };
-  return (message, { transfer = [], signal, news = () => {} } = {}) =>
-    new Promise((resolve, reject) => {
-      signal?.throwIfAborted();
-      const id = ++count;
-      waiting.set(id, { resolve, reject, news });
-      signal?.addEventListener("abort", () => {
-        waiting.delete(id);
-        worker.postMessage({ id, kind: "stop" });
-        reject(signal.reason);
-      });
-      worker.postMessage({ ...message, id }, transfer);
-    });
+const PROGRAMS = {
+  gpu: "runtime/ort-wasm-simd-threaded.asyncify.wasm",
+  cpu: "runtime/ort-wasm-simd-threaded.wasm",
+};
+
+export const startSampler = () => startThread(import.meta.resolve("worker"));
+
+const VOCABULARY = "package/vocabulary.json";
+
+/** Whether the site has the runtime for graphics processors. */
+export const hasGpu = () => has(PROGRAMS.gpu);
+
+/** The files of the site that a package needs on a device, "gpu" or "cpu". */
+export function filesFor({ graphs, inputs }, device) {
+  const models = Object.values(graphs).map(({ file }) => `package/${file}`);
+  return [PROGRAMS[device], ...models, ...("ids" in inputs ? [VOCABULARY] : [])];
+}
+
+/** What turns a prompt into tokens; null for a package without prompts. `onBytes`: see `openSampler`. */
+export async function openTokenizer({ inputs }, onBytes) {
+  if (!("ids" in inputs)) return null;
+  const bytes = await read(VOCABULARY, onBytes);
+  await keep(VOCABULARY, new Blob([bytes]));
+  return new Tokenizer(JSON.parse(new TextDecoder().decode(bytes)));
 }
 
 /**
- * Load the graphs of a package into the thread.
+ * Load the runtime and a package's graphs into the thread.
  *
- * @param ask from `startThread`
+ * @param ask the thread, from `startSampler`
  * @param manifest the package's manifest.json
- * @param read path in the site -> Promise<Uint8Array>
+ * @param device "gpu" or "cpu"
+ * @param onBytes is called with the size of every chunk that has arrived
  */
-export async function openSampler(ask, manifest, read) {
-  const program = await read("runtime/ort-wasm-simd-threaded.wasm");
-  await ask({ kind: "begin", manifest, program }, { transfer: [program.buffer] });
+export async function openSampler(ask, manifest, device, onBytes) {
+  const program = new Blob([await read(PROGRAMS[device], onBytes)]);
+  await keep(PROGRAMS[device], program);
+  const graphs = {};
   for (const [graph, { file }] of Object.entries(manifest.graphs)) {
-    const model = await read(`package/${file}`).then(verified(manifest, file));
-    await ask({ kind: "open", graph, model }, { transfer: [model.buffer] });
+    const model = await read(`package/${file}`, onBytes).then(verified(manifest, file));
+    graphs[graph] = new Blob([model]); // the browser may put it on its disk
+    await keep(`package/${file}`, graphs[graph]);
   }
+  await ask({ kind: "begin", manifest, device, program, graphs });
 }

@@ -30,8 +30,8 @@ export function wording({ task, prompt, inputs, steps }) {
 }
 
 /** How an image was made by a plan (see `planOf`), as the end of a sentence. */
-export function howMade({ height, width, pieces, reason }) {
-  if (pieces > 1) return `, in ${pieces} tiles`;
+export function howMade({ height, width, pieces, threads, reason }) {
+  if (pieces > 1) return `, in ${pieces} tiles${threads > 1 ? `, ${threads} at a time` : ""}`;
   const enlarged = `, at ${width} × ${height} and enlarged`;
   if (reason === "choice") return `${enlarged}: tick “Full detail” for more detail`;
   if (reason === "mask") return `${enlarged}, because you painted over a whole tile: paint less at a time for more detail`;
