@@ -181,7 +181,7 @@ def test_activations_beyond_float16_are_refused(tmp_path):
     options = {"format": "onnx", "report": False}
     (figures,) = write_package([program], tmp_path / "float32", form=Form("portable"), **options)
     assert figures["psnr_db"] > 60
-    with pytest.raises(ParityError, match="activations reach inf in sampler: .*|activations reach .*e[+]0.* float16"):
+    with pytest.raises(ParityError, match="activations reach inf in sampler: vae/decoder/"):
         write_package([program], tmp_path / "out", form=Form("portable", compute="float16"), **options)
     assert not (tmp_path / "out").exists()
 
@@ -226,7 +226,7 @@ def test_others_make_the_same_image(files, name, other, tmp_path):
 
 
 @pytest.mark.slow
-@EVERY
+@pytest.mark.parametrize("name", ["loop", "float16", "float16, opset 23, unrolled"])
 def test_a_trained_model_passes_the_gate(tmp_path, name):
     """Catches rounding that trained weights do not bear; random weights are smaller."""
     model = codi_tf.load(ASSETS / "photos-base" / "undistilled")

@@ -36,7 +36,8 @@ def attention(g: OnnxNodes, q: Value, k: Value, v: Value, heads: int, causal: bo
 def _products(g: OnnxNodes, q: Value, k: Value, v: Value, heads: int, causal: bool) -> Value:
     (rows, channels), keys = q.shape, k.shape[0]
     width = channels // heads
-    q = g.affine(q, 1.0 / math.sqrt(width), 0.0)  # before the product: scores stay small
+    scale = g.small_constant(np.array(1.0 / math.sqrt(width), "float32"))
+    q = g.node("Mul", [q, scale], q.shape)  # before the product: scores stay small
     q_heads, v_heads = (_turned(g, x, heads, [1, 0, 2]) for x in (q, v))
     k_heads = _turned(g, k, heads, [1, 2, 0])
     at_once = max(1, SCORES // (4 * heads * keys))
