@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
-SMALL = 1024  # bytes of the largest tensor that shapes may depend on
+SMALL = 64  # bytes of the largest constant that a shape depends on
 
 
 def bodies(nodes) -> list[onnx.GraphProto]:
@@ -16,15 +16,15 @@ def bodies(nodes) -> list[onnx.GraphProto]:
 def take_weights(nodes, tensors: dict[str, onnx.TensorProto], *, own_shapes: bool) -> None:
     """Move the weights that loops alone use into their bodies: ONNX Runtime fuses nodes with weights beside them.
 
-    With `own_shapes` a body gets copies of the whole numbers that it shares with the graph around it. These are shapes
-    and places, and readers that look for them in the body alone would take its tensors for ones of unknown shape.
+    With `own_shapes` a body gets copies of the small constants that it shares with the graph around it. Among these are
+    shapes, places and scales, and readers that look for them in the body alone would miss the shapes of its tensors.
     """
     around = {name for node in nodes for name in node.input}
     for body in bodies(nodes):
         inside = {name for node in body.node for name in node.input} & tensors.keys()
         body.initializer.extend(tensors.pop(name) for name in sorted(inside - around))
-        whole = (name for name in inside & around if tensors[name].data_type == TensorProto.INT64)
-        copied = {name: f"{name}_inside" for name in sorted(whole)} if own_shapes else {}
+        small = (name for name in inside & around if _is_small(tensors[name]))
+        copied = {name: f"{name}_inside" for name in sorted(small)} if own_shapes else {}
         for name, copy in copied.items():
             body.initializer.add().CopyFrom(tensors[name])
             body.initializer[-1].name = copy
@@ -72,6 +72,10 @@ def _plain(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 def _without_numbers(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    if 0 < len(tensor.raw_data) <= SMALL:
+    if _is_small(tensor):
         return tensor
-    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+
+
+def _is_small(tensor: onnx.TensorProto) -> bool:
+    return 0 < len(tensor.raw_data) <= SMALL  # numbers in other files are not here
