@@ -37,7 +37,8 @@ def _row(name: str, program, format: str, weights: str, form: Form = PLAIN) -> s
     from export.build import write_package
 
     layout = FORMATS[format].layouts[-1]  # parts if the format offers them: their errors count, too
-    written = ", ".join(filter(None, [layout, form.profile, form.opset and f"opset {form.opset}"]))
+    opset = None if form.opset is None else f"opset {form.opset}"
+    written = ", ".join(filter(None, [layout, form.profile, opset]))
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         out = Path(scratch) / "package"
         options = {"form": form, **({"target": MIXED} if weights == "mixed" else {})}

@@ -134,8 +134,13 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
 def _form(package: Package) -> str:
     """onnx (portable, opset 23, computes in float16, unrolled)."""
     form = package.form
-    said = [form.profile, form.opset and f"opset {form.opset}", form.in_half and "computes in float16"]
-    words = ", ".join(filter(None, [*said, form.unrolled and "unrolled"]))
+    said = [
+        form.profile,
+        None if form.opset is None else f"opset {form.opset}",
+        "computes in float16" if form.in_half else None,
+        "unrolled" if form.unrolled else None,
+    ]
+    words = ", ".join(filter(None, said))
     return f"{package.format} ({words})" if words else package.format
 
 
