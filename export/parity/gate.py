@@ -17,6 +17,7 @@ from export.emit.program import SamplerProgram
 from export.emit.text_model import TextModel
 from export.formats import FORMATS
 from export.package.manifest import Package
+from export.parity import half
 from export.parity.reference import examples
 from export.quantization.weights import WeightFormats, stored_bytes
 from export.runtime.choice import Choice, resolve_runtime
@@ -57,6 +58,7 @@ COMPUTE_BOUNDS = {  # of a runtime that computes so, whatever the weights are st
     "float16": BOUNDS["float16"]._replace(psnr=45.0),
     "bfloat16": BOUNDS["int8"],
 }
+IN_HALF = Bounds(0.1, 45.0, 0.02, 2e-3, 0.01, 0.05)  # of graphs that compute in float16
 MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
 MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights; LiteRT stores scales elsewhere
 CONSTANTS = 2**18  # bytes of other constants, such as shapes and tables, without the prompt's embedding
@@ -107,15 +109,22 @@ def check(
         expected = np.concatenate([_keras_output(program, case) for case in cases])
         calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
         with _refusals(package.format):
-            outputs, parts = _run(load_any(package), cases, calls)
+            sampler, largest, here = load_any(package), {}, {}
+            if package.form.in_half:
+                here = {"psnr_here_db": _psnr(sampler(*cases[0]) - expected[:1])}  # in this machine's runtime
+                sampler, largest = half.load_rounded(package)
+            outputs, parts = _run(sampler, cases, calls)
             constants = sum(FORMATS[package.format].stored_bytes(graph.path) for graph in package.graphs.values())
-    bounds = BOUNDS["mixed" if weight_formats.exceptions else weight_formats.default]
+    named = BOUNDS["mixed" if weight_formats.exceptions else weight_formats.default]
+    bounds = IN_HALF if package.form.in_half else named
     bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
     figures = {
         "size": [program.height, program.width],
         "conditions": source,
         **compare(expected, outputs, len(conditions), swapped),
         "part_errors": parts,
+        **here,
+        **half.figures(largest),
         **weigh(program, constants, weight_formats, sizes * len(package.graphs)),
         "bounds": bounds._asdict(),
     }
@@ -174,7 +183,7 @@ def compare(
         "cases": len(outputs),
         "finite": bool(np.isfinite(outputs).all()),
         "max_error": float(error.max()),
-        "psnr_db": -10.0 * math.log10(max(float(np.mean(error.astype("float64") ** 2)), 1e-20)),
+        "psnr_db": _psnr(error),
         "color_shift": float(np.abs((outputs - expected).mean(axis=(1, 2))).max()),
         "saturated": {name: _saturated(images) for name, images in (("keras", expected), ("export", outputs))},
     }
@@ -232,11 +241,23 @@ def refuse(format: str, figures: dict) -> None:
         faults.append(
             "{export:.1%} of its numbers are 0 or 1, of the model's {keras:.1%}".format(**figures["saturated"])
         )
+    if not figures.get("psnr_here_db", math.inf) >= bounds.psnr:
+        faults.append(f"in this machine's runtime its PSNR is {figures['psnr_here_db']:.1f} dB")
+    if (largest := figures.get("largest_activation")) and not largest["value"] <= half.LIMIT:
+        faults.append(
+            f"activations reach {largest['value']:.3g} in {largest['node']}, too near to float16's limit of 65504: "
+            "use --compute float32"
+        )
     low, high = figures["stored_bytes_allowed"]
     if not low <= figures["stored_bytes"] <= high:
         faults.append(f"it stores {figures['stored_bytes']:,} bytes of weights, not {low:,} to {high:,}")
     if faults:
         raise ParityError(f"{format}: differs from the Keras model, nothing was written: {'; '.join(faults)}")
+
+
+def _psnr(error: np.ndarray) -> float:
+    """The PSNR of images in [0, 1] with this error, dB."""
+    return -10.0 * math.log10(max(float(np.mean(error.astype("float64") ** 2)), 1e-20))
 
 
 def _saturated(images: np.ndarray) -> float:

@@ -99,7 +99,7 @@ def _measured(package: Package, runtime: str | None = None) -> dict:
 def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
     parity, here = about["parity"], about["here"]
     lines = [
-        f"# {plain(package.task)}, {program.steps} steps at {program.height}x{program.width}, {package.format}",
+        f"# {plain(package.task)}, {program.steps} steps at {program.height}x{program.width}, {_form(package)}",
         "",
         *_guided(program),
         "| part | parameters | multiply-adds | runs per image |",
@@ -122,6 +122,11 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
     for name in ("condition", "prompt"):
         if moved := parity.get(f"{name}_sensitivity"):
             lines.append(f"Another {name} moves an image by {moved['export']:.4f}; Keras' by {moved['keras']:.4f}.")
+    if largest := parity.get("largest_activation"):
+        lines.append(
+            f"Activations are rounded to float16 for this comparison; the largest is {largest['value']:.3g}, of "
+            f"{plain(largest['node'])}. float16 ends at 65504."
+        )
     if parity["part_errors"]:
         errors = ", ".join(f"{name} {error:.2g}" for name, error in parity["part_errors"].items())
         lines.append(f"Relative errors of the parts: {errors}.")
@@ -146,6 +151,19 @@ def _runtimes_table(runtimes: dict[str, dict]) -> Iterator[str]:
             f"| {name} | {parity['psnr_db']:.1f} dB | {parity['bounds']['psnr']:g} dB | {parity['max_error']:.2g} "
             f"| {here['load_seconds']:.2f} s | {here['seconds']:.3f} s | {here['peak_bytes'] / 2**20:,.0f} MiB |"
         )
+
+
+def _form(package: Package) -> str:
+    """onnx (portable, opset 23, computes in float16, unrolled)."""
+    form = package.form
+    said = [
+        form.profile,
+        None if form.opset is None else f"opset {form.opset}",
+        "computes in float16" if form.in_half else None,
+        "unrolled" if form.unrolled else None,
+    ]
+    words = ", ".join(filter(None, said))
+    return f"{package.format} ({words})" if words else package.format
 
 
 def _guided(program: SamplerProgram) -> list[str]:

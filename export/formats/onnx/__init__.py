@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 from export.formats import FORMATS
+from export.formats.form import PORTABLE
 from export.formats.format import Format
 
 
@@ -14,6 +17,8 @@ class Onnx(Format):
     weight_formats = ("float32", "float16", "int8", "int8_weight_only", "int4")
     mixed_formats = ("float16", "int8_weight_only", "int4")
     layouts = ("whole", "parts")
+    profiles = ("ort-cpu", PORTABLE)
+    has_loop = True
     makers = ("tensorflow", "keras", "onnx")
     requires = {"onnx": "onnx"}
     runtimes = ("onnxruntime", "openvino")
@@ -23,6 +28,12 @@ class Onnx(Format):
         from export.formats.onnx.write import write
 
         return write(programs, emit, path, weight_formats)
+
+    @classmethod
+    def writer(cls, form):
+        from export.formats.onnx.write import write
+
+        return functools.partial(write, form=form)
 
     @staticmethod
     def stored_bytes(path):

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.emit.graph import Value
+from export.formats.form import OPSETS, PLAIN, Form
 from export.formats.onnx.store import Weight
 from export.quantization.weights import WeightFormats
 
@@ -29,9 +30,11 @@ class OnnxNodes:
 
     Args:
         weight_formats: the format of each kernel.
+        form: the readers that the graph is for.
     """
 
-    def __init__(self, weight_formats: WeightFormats | None = None):
+    def __init__(self, weight_formats: WeightFormats | None = None, form: Form = PLAIN):
+        self.form, self.opset = form, form.opset or OPSETS[0]
         self.weight_formats = WeightFormats() if weight_formats is None else weight_formats
         self.signature = {"inputs": {}, "outputs": {}}
         self.inputs, self.outputs = [], []
@@ -40,6 +43,13 @@ class OnnxNodes:
         self._made: dict[tuple, Value] = {}
         self.loop: Loop | None = None  # the one that is being made
         self._names = 0
+
+    def declare(self, name: str, shape: tuple[int, ...]) -> None:
+        """Note a float32 tensor that `node` does not make: an input, z within a loop, or what the loop gives out."""
+
+    def as_float32(self, value: Value) -> Value:
+        """A value in float32, as outputs and z are."""
+        return value
 
     # Making nodes
 

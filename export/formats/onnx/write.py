@@ -9,7 +9,9 @@ from pathlib import Path
 import onnx
 
 from export.emit.program import SamplerProgram
+from export.formats.form import PLAIN, Form
 from export.formats.onnx.graph import OnnxGraph, bodies
+from export.formats.onnx.half import HalfGraph
 from export.formats.onnx.store import Store
 from export.quantization.weights import WeightFormats
 
@@ -19,15 +21,16 @@ def write(
     emit: Callable[[OnnxGraph, SamplerProgram], None],
     path: Path,
     weight_formats: WeightFormats,
+    form: Form = PLAIN,
 ) -> list[dict]:
     """Write one file per program; the programs differ in their size only. See `Format.write`.
 
     Weights of several graphs, or more than a gibibyte of weights, go into separate files, each weight once.
     """
-    made = []
+    made, kind = [], HalfGraph if form.in_half else OnnxGraph
     with Store(path) if len(programs) > 1 else contextlib.nullcontext() as store:
         for place, program in enumerate(programs):
-            graph, file = OnnxGraph(weight_formats), path
+            graph, file = kind(weight_formats, form), path
             if place:
                 file = path.with_stem(f"{path.stem}-{program.height}x{program.width}")
             emit(graph, program)
