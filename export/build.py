@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
-import os
 import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codi_tf.checkpoints.lora_files import check_loras, lora_file
-from codi_tf.core.errors import UserError, explained
+from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle, model_at
 from codi_tf.io.folders import check_folder, whole_folder
@@ -28,7 +23,9 @@ from export.formats.format import MIXED
 from export.package import adapters
 from export.package.manifest import MANIFEST, PACKAGES, check_options, read_manifest, read_package
 from export.package.schema import KIND, OTHERS, TEXT_TO_IMAGE, VERSION
-from export.quantization.targets import check_target
+from export.quantization.activations import CALIBRATED
+from export.quantization.targets import check_calibration, check_target
+from export.stage import stage
 
 if TYPE_CHECKING:
     from codi_tf.models.tiny_decoder import TinyDecoder
@@ -51,6 +48,7 @@ def make_package(
     layout: str = "whole",
     weights: str = "float32",
     target: dict | None = None,
+    calibration: str | None = None,
     steps: int | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
     prompt: str | None = None,
@@ -72,7 +70,8 @@ def make_package(
         format: a name of `FORMATS`.
         layout: "whole", one graph, or "parts", for hosts that run the steps themselves.
         weights: the number format of kernels, one of those that the format offers.
-        target: for mixed weights: {"size": bytes} or {"psnr": dB}.
+        target: for mixed weights: {"size": bytes} or {"psnr": dB}; for calibrated ones: None or {"psnr": dB}.
+        calibration: for calibrated weights: the pictures, a source as `data.load_source` names it.
         steps: 1 to `limits.MAX_STEPS`; None: the number that the model is made for.
         sizes: (height, width) of one or several sizes, which share the weights; the bundle's image_size unless given.
         prompt: the prompt of every image; None: the empty one, or an input for tasks with prompts and for
@@ -96,7 +95,7 @@ def make_package(
         ParityError: the package differs from the Keras model; nothing is left behind.
     """
     # Check before loading TensorFlow, which takes seconds.
-    _check(out, format, layout, weights, target, inputs=[bundle, decoder, *(path for path, _ in loras)])
+    _check(out, format, layout, weights, target, calibration, inputs=[bundle, decoder, *(path for path, _ in loras)])
     check_loras(loras)
     if steps is not None:
         check_steps(steps)
@@ -130,6 +129,7 @@ def make_package(
         if files:
             origin["loras"] = [{"name": f.name, "sha256": file_sha256(f), "scale": scale} for f, scale in files]
     stored = {"format": format, "layout": layout, "weights": weights, "target": target}
+    stored["calibration"] = calibration
     return write_package(programs, out, **stored, origin=origin, report=report)
 
 
@@ -172,8 +172,11 @@ def make_adapter(
     """
     check_folder(out, PACKAGES, inputs=[bundle, package, decoder])
     base, options = read_package(package), adapters.options_of(package)
-    if options["layout"] != "parts" or options["weights"] == MIXED:
-        raise UserError(f"{package}: adapters are for packages of parts (--layout parts) whose weights are not mixed")
+    if options["layout"] != "parts" or options["weights"] in (MIXED, *CALIBRATED):
+        raise UserError(
+            f"{package}: adapters are for packages of parts (--layout parts) whose weights are neither mixed nor "
+            "calibrated"
+        )
     adapters.check_asked(package, asked or {})
     with whole_folder(out, PACKAGES) as folder:
         whole = folder / "whole"
@@ -198,6 +201,7 @@ def write_package(
     layout: str = "whole",
     weights: str = "float32",
     target: dict | None = None,
+    calibration: str | None = None,
     origin: dict | None = None,
     report: bool = True,
 ) -> list[dict]:
@@ -205,7 +209,7 @@ def write_package(
 
     Args:
         programs: of one model, one for every size.
-        out, format, layout, weights, target: see `make_package`.
+        out, format, layout, weights, target, calibration: see `make_package`.
         origin: what they were made from, for the manifest.
         report: as in `make_package`; if false, no process is started.
 
@@ -219,10 +223,17 @@ def write_package(
     from export.parity import report as reports
     from export.quantization.weights import WeightFormats
 
-    _check(out, format, layout, weights, target)
+    _check(out, format, layout, weights, target, calibration)
     FORMATS[format].check_installed()
     weight_formats = WeightFormats(weights)
-    if target is not None:
+    if calibration is not None:
+        FORMATS["onnx"].check_installed()  # calibration runs such a graph
+        from export.calibration import calibrated
+
+        with stage(f"calibrating with pictures of {calibration}"):
+            lowest = parity.BOUNDS[weights].psnr if target is None else target["psnr"]
+            weight_formats = calibrated(programs, weights, calibration, layout, lowest)
+    elif target is not None:
         from export.quantization import mixed
 
         weight_formats = mixed.choose(programs[0], FORMATS[format].mixed_formats, **target)
@@ -243,10 +254,18 @@ def write_package(
 
 
 def _check(
-    out: Path, format: str, layout: str, weights: str, target: dict | None, *, inputs: Sequence[Path | None] = ()
+    out: Path,
+    format: str,
+    layout: str,
+    weights: str,
+    target: dict | None,
+    calibration: str | None,
+    *,
+    inputs: Sequence[Path | None] = (),
 ) -> None:
     check_options(format, weights, layout)
-    if (weights == MIXED) != (target is not None):
+    check_calibration(weights, calibration, target)
+    if weights not in CALIBRATED and (weights == MIXED) != (target is not None):
         raise UserError("mixed weights need --target-size or --min-psnr, and these need --weights mixed")
     if target is not None:
         check_target(target)
@@ -292,46 +311,6 @@ def write_graphs(
 def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:
     """Write manifest.json: the facts, the origin, and the hashes of all files in the folder."""
     write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
-
-
-@contextlib.contextmanager
-def stage(label: str) -> Iterator[None]:
-    """Print a label and the seconds that the block takes; show other output only if the block fails."""
-    print(f"{label} ...", end="", flush=True)
-    began = time.monotonic()
-    with tempfile.TemporaryFile() as log:
-        try:
-            with _redirected(log):
-                yield
-        except (UserError, KeyboardInterrupt, SystemExit):
-            print(flush=True)
-            raise
-        except Exception as error:
-            print(flush=True)
-            if explained(error) is None:  # a bug; else the command line says all in one line
-                log.seek(0)
-                sys.stderr.write(log.read().decode(errors="replace"))
-            raise
-    print(f" {time.monotonic() - began:.1f} s", flush=True)
-
-
-@contextlib.contextmanager
-def _redirected(log) -> Iterator[None]:
-    """Redirect standard output and error, also of native code, into a file."""
-    streams = (sys.stdout, sys.stderr)
-    for stream in streams:
-        stream.flush()
-    saved = {number: os.dup(number) for number in (1, 2)}
-    try:
-        for number in saved:
-            os.dup2(log.fileno(), number)
-        yield
-    finally:
-        for stream in streams:
-            stream.flush()
-        for number, copy in saved.items():
-            os.dup2(copy, number)
-            os.close(copy)
 
 
 def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:

@@ -45,6 +45,10 @@ REFUSED = {
             (WHOLE, "nan", "--text-guidance"),
         ],
         "--label": [(PLUG, "2", "--label is 2, but .* was made with none"), (WHOLE, "-1", "--label")],
+        "--calibration": [
+            (PLUG, "photos", "has no calibrated weights: leave out --calibration"),
+            (WHOLE, "photos", "--calibration is 'photos': it is for --weights w8a8, w8a16; leave it out"),
+        ],
         "--target-size": [
             (PLUG, "1MB", "has no mixed weights: leave out --target-size"),
             (WHOLE, "1MB", "need --weights mixed"),

@@ -40,6 +40,7 @@ class Format:
         suffix: the end of a graph's path.
         weight_formats: number formats in which it can store kernels, of `export.quantization.weights`.
         mixed_formats: those of them that mixed weights choose from, most bits first; none: it cannot mix.
+        calibrated_formats: further ones, of `export.quantization.activations`, for which pictures are needed.
         layouts: "whole", one graph, and "parts", one graph for each part of the sampler.
         max_graph: bytes of weights that a graph can hold; a larger step is written in two halves.
         max_threads: threads beyond which its runtime gets slower rather than faster.
@@ -51,6 +52,7 @@ class Format:
     suffix: ClassVar[str]
     weight_formats: ClassVar[tuple[str, ...]] = ("float32",)
     mixed_formats: ClassVar[tuple[str, ...]] = ()
+    calibrated_formats: ClassVar[tuple[str, ...]] = ()
     layouts: ClassVar[tuple[str, ...]] = ("whole",)
     max_graph: ClassVar[float] = math.inf
     max_threads: ClassVar[float] = math.inf
@@ -89,7 +91,7 @@ class Format:
     @classmethod
     def weight_choices(cls) -> tuple[str, ...]:
         """The values of the option `weights`."""
-        return (*cls.weight_formats, *([MIXED] if cls.mixed_formats else []))
+        return (*cls.weight_formats, *cls.calibrated_formats, *([MIXED] if cls.mixed_formats else []))
 
     @classmethod
     def check_installed(cls) -> None:

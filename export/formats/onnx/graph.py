@@ -50,8 +50,10 @@ class OnnxGraph(OnnxNodes):
         self.signature["outputs"][name] = {"shape": list(tensor_shape), "dtype": "float32"}
 
     def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
-        if len(tables[0]) == 1:
-            return body(z, *(self.constant(table[0]) for table in tables))
+        if len(tables[0]) == 1 or self.calibrating is not None:
+            for rows in zip(*tables, strict=True):
+                z = body(z, *map(self.constant, rows))
+            return z
         z_in, place, going = Value(self.new_name("z"), z.shape), self.new_name("step"), self.new_name("going")
         self.loop = loop = Loop({z_in.name, place, going})
         at = self.reshaped(place, (1,), (1,))

@@ -7,6 +7,8 @@ By the weight format of the kernel:
   pairs of 16 bits, which overflow. A convolution gathers its windows first, because ONNX Runtime has no fast
   ConvInteger; where that would take more than COLUMNS bytes, its kernel is dequantized as below.
 - int8_weight_only: the kernel is dequantized where it is used, in every step.
+- w8a8, w8a16: as int8_weight_only, and inputs and outputs are rounded (`rounding`), which readers fuse into products of
+  whole numbers.
 - int4: MatMulNBits for products; kernels of convolutions are dequantized where they are used.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,9 +24,11 @@ import numpy as np
 
 from export.emit.graph import Value
 from export.formats.onnx.nodes import OnnxNodes
+from export.quantization.activations import CALIBRATED
 from export.quantization.weights import block_size, int8_scales, kernel_rows, quantize_int4, quantize_int8
 
 COLUMNS = 2**27  # bytes that the gathered windows of a convolution may take
+OF_ROWS = ("int8", "int4", *CALIBRATED)  # formats whose products take rows alone, not columns
 ZERO = 128  # of weights that are stored as uint8
 
 
@@ -35,6 +40,9 @@ def dense(g: OnnxNodes, x: Value, layer) -> Value:
         return _plus(g, _integer_product(g, *_rounded(g, x), layer, shape), bias)
     if kind == "int4":
         return _plus(g, _four_bit_product(g, x, layer, shape), bias)
+    if kind in CALIBRATED:  # rounded before the bias: ONNX Runtime knows no Gemm of whole numbers with a float bias
+        made = g.node("MatMul", [g.at_product(x, layer, "in"), _matrix(g, layer)], shape)
+        return _plus(g, g.at_product(made, layer, "out"), bias)
     if bias is None:
         return g.node("MatMul", [x, _matrix(g, layer)], shape)
     return g.node("Gemm", [x, _matrix(g, layer), bias], shape)
@@ -44,7 +52,7 @@ def project_in(g: OnnxNodes, x: Value, layer) -> Value:
     """`Graph.project_in`."""
     height, width, channels = x.shape
     flat = g.reshaped(x, (channels, height * width), (channels, height * width))
-    if g.weight_formats(layer.kernel) in ("int8", "int4"):
+    if g.weight_formats(layer.kernel) in OF_ROWS:
         return dense(g, g.node("Transpose", [flat], flat.shape[::-1], perm=[1, 0]), layer)
     shape = (height * width, layer.kernel.shape[-1])
     return g.node("Gemm", [flat, _matrix(g, layer), _bias(g, layer, "", shape[1:])], shape, transA=1)
@@ -53,7 +61,7 @@ def project_in(g: OnnxNodes, x: Value, layer) -> Value:
 def project_out(g: OnnxNodes, x: Value, layer, size: tuple[int, int]) -> Value:
     """`Graph.project_out`."""
     d = layer.kernel.shape[-1]
-    if g.weight_formats(layer.kernel) in ("int8", "int4"):
+    if g.weight_formats(layer.kernel) in OF_ROWS:
         flat = g.node("Transpose", [dense(g, x, layer)], (d, x.shape[0]), perm=[1, 0])
     else:
         bias = _bias(g, layer, "column", (d, 1))
@@ -81,14 +89,15 @@ def conv(g: OnnxNodes, x: Value, layer) -> Value:
     if g.weight_formats(layer.kernel) == "int8" and k * k * x.shape[2] * math.prod(size) <= COLUMNS:
         return _integer_conv(g, x, layer, window)
     bias = [_bias(g, layer, "", (filters,))] if layer.use_bias else []
-    return g.node(
+    made = g.node(
         "Conv",
-        [x, _filters(g, layer), *bias],
+        [g.at_product(x, layer, "in"), _filters(g, layer), *bias],
         (*size, filters),
         kernel_shape=[k, k],
         pads=[before, before, after, after],
         strides=[stride, stride],
     )
+    return g.at_product(made, layer, "out")
 
 
 # Kernels as runtimes take them
@@ -101,10 +110,22 @@ def _bias(g: OnnxNodes, layer, view: str, shape: tuple[int, ...]) -> str | None:
 def _matrix(g: OnnxNodes, layer) -> str:
     """A layer's kernel as float32 [C, D]."""
     c, d = layer.kernel.shape[-2:]
-    if g.weight_formats(layer.kernel) != "int8_weight_only":
+
+    def real() -> str:
         return g.real(layer.kernel, "", (c, d), lambda a: a.reshape(c, d))
-    matrix = g.stored(layer.kernel, "int8", (c, d), lambda a: quantize_int8(a).reshape(c, d), "int8")
-    return g.node("DequantizeLinear", [matrix, _scales(g, layer)], (c, d), axis=1, again=True).name
+
+    def whole() -> str:
+        return _widened(g, layer, "", (c, d), lambda a: a.reshape(c, d), axis=1)
+
+    return _kernel(g, layer, real, whole)
+
+
+def _kernel(g: OnnxNodes, layer, real: Callable[[], str], whole: Callable[[], str]) -> str:
+    """The name of a kernel in its weight format, one of floats or of int8 that is dequantized where it is used."""
+    kind = g.weight_formats(layer.kernel)
+    if kind in CALIBRATED and g.calibrating is not None:
+        return g.calibrating.kernel(g, layer, real, whole)
+    return whole() if kind.startswith("int8") else real()
 
 
 def _filters(g: OnnxNodes, layer) -> str:
@@ -119,10 +140,29 @@ def _filters(g: OnnxNodes, layer) -> str:
         if width != k * k * c:
             rows = g.channels(rows, 0, k * k * c)
         return g.reshaped(rows, tensor_shape, tensor_shape).name
-    if not kind.startswith("int8"):
+
+    def real() -> str:
         return g.real(kernel, "oihw", tensor_shape, lambda a: a.transpose(3, 2, 0, 1))
-    filters = g.stored(kernel, "int8 oihw", tensor_shape, lambda a: quantize_int8(a).transpose(3, 2, 0, 1), "int8")
-    return g.node("DequantizeLinear", [filters, _scales(g, layer)], tensor_shape, axis=0, again=True).name
+
+    def whole() -> str:
+        return _widened(g, layer, " oihw", tensor_shape, lambda a: a.transpose(3, 2, 0, 1), axis=0)
+
+    return _kernel(g, layer, real, whole)
+
+
+def _widened(g: OnnxNodes, layer, view: str, shape: tuple[int, ...], arrange: Callable, *, axis: int) -> str:
+    """A kernel in 8 bits that is dequantized where it is used; `axis` is that of the output channels."""
+    unsigned = g.calibrating is not None and not g.calibrating.signed
+    kind = "uint8" if unsigned else "int8"
+
+    def read(kernel: np.ndarray) -> np.ndarray:
+        numbers = quantize_int8(kernel)
+        return arrange(_unsigned(numbers) if unsigned else numbers)
+
+    inputs = [g.stored(layer.kernel, f"{kind}{view}", shape, read, kind), _scales(g, layer)]
+    if unsigned:
+        inputs.append(g.small_constant(np.full(shape[axis], ZERO, "uint8")))
+    return g.node("DequantizeLinear", inputs, shape, axis=axis, again=True).name
 
 
 def _scales(g: OnnxNodes, layer) -> str:

@@ -10,7 +10,9 @@ import onnx
 
 from export.emit.program import SamplerProgram
 from export.formats.onnx.graph import OnnxGraph, bodies
+from export.formats.onnx.rounding import Rounding
 from export.formats.onnx.store import Store
+from export.quantization.activations import Calibrated
 from export.quantization.weights import WeightFormats
 
 
@@ -27,7 +29,8 @@ def write(
     made = []
     with Store(path) if len(programs) > 1 else contextlib.nullcontext() as store:
         for place, program in enumerate(programs):
-            graph, file = OnnxGraph(weight_formats), path
+            calibrating = Rounding(weight_formats) if isinstance(weight_formats, Calibrated) else None
+            graph, file = OnnxGraph(weight_formats, calibrating=calibrating), path
             if place:
                 file = path.with_stem(f"{path.stem}-{program.height}x{program.width}")
             emit(graph, program)

@@ -18,6 +18,7 @@ class TFLite(Format):
     suffix = ".tflite"
     weight_formats = ("float32", "float16", "int8", "int8_weight_only")
     mixed_formats = ("float16", "int8_weight_only")
+    calibrated_formats = ("w8a8", "w8a16")
     layouts = ("whole", "parts")
     max_graph = MAX_FILE
     max_threads = 8
