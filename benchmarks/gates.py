@@ -14,7 +14,9 @@ from pathlib import Path
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 from codi_tf.core.errors import UserError
 from export.formats import FORMATS
+from export.formats.form import PLAIN, PORTABLE, Form
 
+PORTABLE_FORMS = (Form(PORTABLE), Form(PORTABLE, 23), Form(PORTABLE, compute="float16"))
 MIXED = {"psnr": 40.0}
 COLUMNS = (
     "model",
@@ -29,25 +31,27 @@ COLUMNS = (
 )
 
 
-def _row(name: str, program, format: str, weights: str) -> str:
+def _row(name: str, program, format: str, weights: str, form: Form = PLAIN) -> str:
     import json
 
     from export.build import write_package
 
     layout = FORMATS[format].layouts[-1]  # parts if the format offers them: their errors count, too
+    written = ", ".join(filter(None, [layout, form.profile, form.opset and f"opset {form.opset}"]))
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         out = Path(scratch) / "package"
-        options = {"target": MIXED} if weights == "mixed" else {}
+        options = {"form": form, **({"target": MIXED} if weights == "mixed" else {})}
         try:
             (figures,) = write_package([program], out, format=format, layout=layout, weights=weights, **options)
         except UserError as error:
-            return f"| {name} | {format}, {layout} | {weights} | refused: {error} |"
+            return f"| {name} | {format}, {written} | {weights} | refused: {error} |"
         here = json.loads((out / "report.json").read_text("utf-8"))["here"]
     moved = figures["condition_sensitivity"]
     speed = f"{1000 * here['seconds']:.0f} ms | {here['peak_bytes'] / 2**20:.0f} MiB" if "seconds" in here else "| "
-    stored = f"{weights}, {figures['stored_bytes'] / 1e6:.1f} MB"
+    computed = ", computes in float16" if form.in_half else ""
+    stored = f"{weights}{computed}, {figures['stored_bytes'] / 1e6:.1f} MB"
     return (
-        f"| {name} | {format}, {layout} | {stored} | {figures['psnr_db']:.1f} dB "
+        f"| {name} | {format}, {written} | {stored} | {figures['psnr_db']:.1f} dB "
         f"| {figures['max_error']:.1e} | {figures['color_shift']:.1e} "
         f"| {moved['export']:.4f}, Keras' {moved['keras']:.4f} | {speed} |"
     )
@@ -69,6 +73,8 @@ def _main(arguments: list[str]) -> None:
         for format in options.formats:
             for weights in FORMATS[format].weight_choices():
                 print(_row(model.task_config()["name"], program, format, weights), flush=True)
+            for form in PORTABLE_FORMS if PORTABLE in FORMATS[format].profiles else ():
+                print(_row(model.task_config()["name"], program, format, form.default_weights, form), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the folder appears only if they agree.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 
 from codi_tf.core.arguments import add_loras, finite_number, integer, path_argument
@@ -16,9 +17,12 @@ from codi_tf.core.limits import MAX_CONDITION_SCALE, MAX_WIDTH
 from export.build import make_adapter, make_package
 from export.emit.limits import MAX_STEPS
 from export.formats import FORMATS
+from export.formats.form import COMPUTES, OPSETS, PORTABLE, Form
 from export.package.manifest import parse_size
 from export.quantization.activations import CALIBRATED
 from export.quantization.targets import parse_target
+
+FORM = tuple(field.name for field in dataclasses.fields(Form))  # each is an option
 
 
 def main(arguments: list[str], prog: str = "python -m export") -> None:
@@ -31,6 +35,15 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser.add_argument("--layout", help="whole: one graph (default); parts: one graph each for encoder, step, decoder")
     offers = "; ".join(f"{name}: {', '.join(FORMATS[name].weight_choices())}" for name in FORMATS)
     parser.add_argument("--weights", help=f"format of the weights (default: float32). {offers}")
+    profiles = "; ".join(f"{name}: {', '.join(FORMATS[name].profiles)}" for name in FORMATS if FORMATS[name].profiles)
+    parser.add_argument("--profile", help=f"the readers that graphs are for (default: the first). {profiles}")
+    parser.add_argument(
+        "--opset", type=integer(1, 1000), help=f"of ONNX, for --profile {PORTABLE}: {' or '.join(map(str, OPSETS))}"
+    )
+    parser.add_argument("--compute", help=f"what activations are: {' or '.join(COMPUTES)} (default: {COMPUTES[0]})")
+    parser.add_argument(
+        "--unrolled", action="store_true", default=None, help="write the steps one after the other, without a loop"
+    )
     parser.add_argument("--target-size", help="for mixed weights: their size, for example 700MB")
     parser.add_argument("--min-psnr", help="for mixed and calibrated weights: the lowest PSNR of images, dB")
     parser.add_argument(
@@ -87,12 +100,14 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     asked = {name: value for name, value in asked.items() if value is not None}
     origin = {name: getattr(options, name) for name in ("condition_scale", "decoder", "license")}
     origin["loras"] = options.lora
+    form = {name: value for name in FORM if (value := getattr(options, name)) is not None}
     if options.adapter_of is not None:
+        asked |= form
         made = make_adapter(options.bundle, options.out, package=options.adapter_of, asked=asked, **origin)
     elif options.format is None:
         raise UserError(f"--format is missing: use one of {', '.join(FORMATS)}")
     else:
-        made = make_package(options.bundle, options.out, **asked, **origin)
+        made = make_package(options.bundle, options.out, form=Form(**form), **asked, **origin)
     for figures in made:
         line = (
             f"{'x'.join(map(str, figures['size']))}: on {figures['cases']} inputs from {figures['conditions']}: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +15,12 @@ from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle, model_at
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import file_sha256, folder_sha256
 from codi_tf.io.json_files import write_json
-from codi_tf.tasks import Task, task_config
 from export.emit.limits import check_steps
 from export.formats import FORMATS
+from export.formats.form import PLAIN, Form
 from export.formats.format import MIXED
 from export.package import adapters
 from export.package.manifest import MANIFEST, PACKAGES, check_options, read_manifest, read_package
-from export.package.schema import KIND, OTHERS, TEXT_TO_IMAGE, VERSION
 from export.quantization.activations import CALIBRATED
 from export.quantization.targets import check_calibration, check_target
 from export.stage import stage
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from export.emit.text_model import TextModel
     from export.quantization.weights import WeightFormats
 
-TOKENIZER = "tokenizer"
 OTHER_BASE = (
     "use a model that train: adapter trained on that base, with the package's --decoder; if another version made the "
     "package, export that again, too"
@@ -46,9 +43,10 @@ def make_package(
     *,
     format: str,
     layout: str = "whole",
-    weights: str = "float32",
+    weights: str | None = None,
     target: dict | None = None,
     calibration: str | None = None,
+    form: Form = PLAIN,
     steps: int | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
     prompt: str | None = None,
@@ -69,9 +67,10 @@ def make_package(
         out: folder of the package; an existing package is replaced.
         format: a name of `FORMATS`.
         layout: "whole", one graph, or "parts", for hosts that run the steps themselves.
-        weights: the number format of kernels, one of those that the format offers.
+        weights: the number format of kernels, one of those that the format offers; None: that of `form`.
         target: for mixed weights: {"size": bytes} or {"psnr": dB}; for calibrated ones: None or {"psnr": dB}.
         calibration: for calibrated weights: the pictures, a source as `data.load_source` names it.
+        form: for which readers the graphs are written, and what they compute in.
         steps: 1 to `limits.MAX_STEPS`; None: the number that the model is made for.
         sizes: (height, width) of one or several sizes, which share the weights; the bundle's image_size unless given.
         prompt: the prompt of every image; None: the empty one, or an input for tasks with prompts and for
@@ -95,7 +94,9 @@ def make_package(
         ParityError: the package differs from the Keras model; nothing is left behind.
     """
     # Check before loading TensorFlow, which takes seconds.
-    _check(out, format, layout, weights, target, calibration, inputs=[bundle, decoder, *(path for path, _ in loras)])
+    weights = weights or form.default_weights
+    inputs = [bundle, decoder, *(path for path, _ in loras)]
+    _check(out, format, layout, weights, target, calibration, form, inputs=inputs)
     check_loras(loras)
     if steps is not None:
         check_steps(steps)
@@ -128,7 +129,7 @@ def make_package(
         files = [(lora_file(path), scale) for path, scale in loras]
         if files:
             origin["loras"] = [{"name": f.name, "sha256": file_sha256(f), "scale": scale} for f, scale in files]
-    stored = {"format": format, "layout": layout, "weights": weights, "target": target}
+    stored = {"format": format, "layout": layout, "weights": weights, "target": target, "form": form}
     stored["calibration"] = calibration
     return write_package(programs, out, **stored, origin=origin, report=report)
 
@@ -199,9 +200,10 @@ def write_package(
     *,
     format: str,
     layout: str = "whole",
-    weights: str = "float32",
+    weights: str | None = None,
     target: dict | None = None,
     calibration: str | None = None,
+    form: Form = PLAIN,
     origin: dict | None = None,
     report: bool = True,
 ) -> list[dict]:
@@ -209,7 +211,7 @@ def write_package(
 
     Args:
         programs: of one model, one for every size.
-        out, format, layout, weights, target, calibration: see `make_package`.
+        out, format, layout, weights, target, calibration, form: see `make_package`.
         origin: what they were made from, for the manifest.
         report: as in `make_package`; if false, no process is started.
 
@@ -223,7 +225,8 @@ def write_package(
     from export.parity import report as reports
     from export.quantization.weights import WeightFormats
 
-    _check(out, format, layout, weights, target, calibration)
+    weights = weights or form.default_weights
+    _check(out, format, layout, weights, target, calibration, form)
     FORMATS[format].check_installed()
     weight_formats = WeightFormats(weights)
     if calibration is not None:
@@ -241,7 +244,7 @@ def write_package(
         quantized = "" if weights == "float32" else f" with {weights} weights"
         sizes = " and ".join(f"{program.height}x{program.width}" for program in programs)
         with stage(f"converting {programs[0].steps} steps at {sizes} to {format}{quantized}"):
-            facts = write_graphs(programs, folder, format, layout, weights, weight_formats)
+            facts = write_graphs(programs, folder, format, layout, weights, weight_formats, form)
             write_manifest(folder, facts, origin)
         pairs, psnr = list(zip(programs, read_package(folder).sizes, strict=True)), (target or {}).get("psnr")
         with stage("comparing with the Keras model"):
@@ -260,10 +263,11 @@ def _check(
     weights: str,
     target: dict | None,
     calibration: str | None,
+    form: Form,
     *,
     inputs: Sequence[Path | None] = (),
 ) -> None:
-    check_options(format, weights, layout)
+    check_options(format, weights, layout, form)
     check_calibration(weights, calibration, target)
     if weights not in CALIBRATED and (weights == MIXED) != (target is not None):
         raise UserError("mixed weights need --target-size or --min-psnr, and these need --weights mixed")
@@ -279,6 +283,7 @@ def write_graphs(
     layout: str,
     weights: str,
     weight_formats: WeightFormats,
+    form: Form = PLAIN,
 ) -> dict:
     """Write the graphs of programs, and a tokenizer where prompts are inputs; return the facts for the manifest.
 
@@ -288,6 +293,7 @@ def write_graphs(
         UserError: a graph is still larger than its format allows.
     """
     from export.emit import sampler
+    from export.facts import TOKENIZER, facts_of
 
     program, declared = programs[0], FORMATS[format]
     emitters = {"sampler": sampler.whole}
@@ -298,78 +304,17 @@ def write_graphs(
     for name, emit in emitters.items():
         path = folder / (("model" if layout == "whole" else name) + declared.suffix)
         sized = programs[:1] if name == "text" else programs  # the text encoder does not depend on the image's size
-        made = declared.write(sized, emit, path, weight_formats)
+        made = declared.writer(form)(sized, emit, path, weight_formats)
         for size, graph in zip(graphs, made * len(programs) if name == "text" else made, strict=True):
             size[name] = {**graph, "file": graph["file"].relative_to(folder).as_posix()}
     if program.context is None:
         program.model.base.tokenizer.save(folder / TOKENIZER)
-    first, *others = (_facts_of_size(*pair) for pair in zip(programs, graphs, strict=True))
-    facts = {**_facts(program, format), "weights": weights, "layout": layout, **_neutral(program, first), **first}
-    return {**facts, OTHERS: others} if others else facts
+    return facts_of(programs, graphs, format, form) | {"weights": weights, "layout": layout}
 
 
 def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:
     """Write manifest.json: the facts, the origin, and the hashes of all files in the folder."""
     write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
-
-
-def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:
-    size = [program.height, program.width]
-    image = {"shape": [1, *size, 3], "dtype": "float32", "range": [0, 1], "layout": "NHWC, RGB"}
-    task, inputs = program.model.task, {}
-    if task is not None:
-        masked = image | {"shape": [1, *size, task.condition_channels], "layout": "NHWC, RGB and mask"}
-        inputs["condition"] = masked if task.has_mask else image
-    noise = {"shape": list(program.latent_shape), "dtype": "float32", "distribution": "standard normal (docs/noise.md)"}
-    ids = {"shape": list(program.context_shape[:1]), "dtype": "int32", "tokenizer": TOKENIZER}
-    return {
-        "image_size": size,
-        "inputs": {**inputs, "noise": noise, **({"ids": ids} if program.context is None else {})},
-        "outputs": {"image": image},
-        "graphs": graphs,
-    }
-
-
-def _facts(program: SamplerProgram, format: str) -> dict:
-    from export.emit import sampler
-
-    model, task = program.model, program.model.task
-    times = zip(sampler.step_numbers(model, program.grid), sampler.tables(program)[0], strict=True)
-    return {
-        "kind": KIND,
-        "version": VERSION,
-        "format": format,
-        "sampler": program.sampler,
-        "steps": program.steps,
-        "schedule": [{**step._asdict(), "time": [float(value) for value in time]} for step, time in times],
-        "prompt": program.prompt,
-        **({"guidance": program.guidance} if model.network.takes_guidance or program.guidance != 1.0 else {}),
-        **({"text_guidance": program.text_guidance} if program.text_guidance not in (None, 1.0) else {}),
-        **({"evaluations": len(program.terms)} if len(program.terms) > 1 else {}),
-        **({"label": program.asked_label} if program.asked_label is not None else {}),
-        **({"condition_scale": program.condition_scale} if program.condition_scale != 1.0 else {}),
-        **({"task": {"name": TEXT_TO_IMAGE}} if task is None else _facts_of_task(task)),
-        "scheduler": model.base.scheduler,
-        "made_with": {name: importlib.import_module(name).__version__ for name in FORMATS[format].makers},
-    }
-
-
-def _neutral(program: SamplerProgram, size: dict) -> dict:
-    """Where a host can scale the condition: the neutral number of each condition feature that a part gives out."""
-    if "encoder" not in size["graphs"]:
-        return {}
-    names = [name for name in size["graphs"]["encoder"]["outputs"] if name.startswith("condition_features_")]
-    adapter = program.model.network.adapter
-    assert adapter is not None  # the encoder part is its
-    of_view = adapter.neutral_features(len(names) // len(program.views))
-    neutral = None if of_view is None else of_view * len(program.views)
-    ordered = sorted(names, key=lambda name: int(name.rpartition("_")[2]))
-    return {} if neutral is None else {"neutral_features": dict(zip(ordered, neutral, strict=True))}
-
-
-def _facts_of_task(task: Task) -> dict:
-    facts = {name: getattr(task, name) for name in ("condition_file", "keeps_colors", "is_local")}
-    return {"task": task_config(task), **facts}
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -15,13 +15,17 @@ from conftest import make_base
 from tiny import randomize
 
 import codi_tf
+from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from export.build import write_package
 from export.emit import sampler
 from export.emit.program import SamplerProgram
+from export.formats.form import Form
 from export.formats.tflite.delegate import TAKEN, faults
 from export.formats.tflite.gpu import GpuGraph
 from export.formats.tflite.graph import LiteRtGraph
 from export.formats.tflite.write import operators
+from export.package.manifest import read_manifest
 from export.quantization.weights import WeightFormats
 
 SLOW = pytest.mark.slow
@@ -86,3 +90,23 @@ def test_what_the_delegate_does_not_take_is_named(tmp_path):
     assert "MUL of [1, 4, 6, 1] and [1, 1, 1, 6], only of a second that is 1 along axes" in found
     assert any("TOPK_V2" in warning for warning in refused_by_tensorflow(path))
     assert "TOPK_V2" not in TAKEN
+
+
+def test_the_profile_is_an_option_of_the_export(tmp_path):
+    """Catches a package whose graphs are the processor's, and a refusal that names no operator or leaves files."""
+    model = codi_tf.CoDi(make_base(), task="super_resolution", image_size=16)
+    model.student.adapter.mu.assign(np.linspace(-0.3, 0.6, model.student.adapter.mu.shape[0]))
+    program = SamplerProgram(model, steps=1, height=16, width=16)
+    options = {"format": "tflite", "layout": "parts", "form": Form("gpu"), "report": False}
+    write_package([program], tmp_path / "package", **options)
+    assert all(faults(path) == [] for path in (tmp_path / "package").glob("*.tflite"))
+    assert read_manifest(tmp_path / "package")["profile"] == "gpu"
+    model = codi_tf.CoDi(make_base(), task="depth", image_size=16)
+    program = SamplerProgram(model, steps=1, height=16, width=16)
+    with pytest.raises(
+        UserError, match="--profile gpu: encoder: LiteRT's GPU delegate does not take .*; leave it out$"
+    ):
+        write_package([program], tmp_path / "depth", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["package"]
+    with pytest.raises(UserError, match="weights is 'int8': profile gpu takes float32 or float16"):
+        write_package([program], tmp_path / "int8", **options, weights="int8")

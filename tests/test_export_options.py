@@ -20,13 +20,34 @@ from export.web import __main__ as web
 PACKAGE = Path(__file__).parent / "data" / "0.1.0" / "package"  # ONNX in parts, float16, 2 steps at 16x16
 PLUG = ("BUNDLE", "--adapter-of", PACKAGE, "--out", "OUT")
 WHOLE = ("BUNDLE", "--format", "onnx", "--out", "OUT")
+PORTABLE = (*WHOLE, "--profile", "portable")
+LITE = ("BUNDLE", "--format", "tflite", "--out", "OUT")
 RUN = (PACKAGE, "--condition", "IN", "--out", "OUT.png")
 # Where each option would be ignored if it were not refused: the command without it, its value, and the refusal.
 REFUSED = {
     export: {
         "--format": [(PLUG, "tflite", "--format is tflite, but .* was made with onnx, .* leave --format out")],
         "--layout": [(PLUG, "whole", "--layout is whole, but .* was made with parts")],
-        "--weights": [(PLUG, "int8", "--weights is int8, but .* was made with float16")],
+        "--weights": [
+            (PLUG, "int8", "--weights is int8, but .* was made with float16"),
+            ((*PORTABLE, "--compute", "float16"), "int8", "weights is 'int8': .* holds float16; leave it out"),
+        ],
+        "--profile": [
+            (PLUG, "portable", "--profile is portable, but .* was made with ort-cpu"),
+            (WHOLE, "mine", "profile is 'mine': onnx offers ort-cpu, portable"),
+            (LITE, "portable", "profile is 'portable': tflite has none; leave it out"),
+        ],
+        "--opset": [
+            (PLUG, "23", "--opset is 23, but .* was made with none"),
+            (WHOLE, "23", "opset is 23: only --profile portable leaves a choice"),
+            (PORTABLE, "22", "opset is 22: use 21 or 23"),
+            (PORTABLE, "nan", "--opset"),
+        ],
+        "--compute": [
+            (PLUG, "float16", "--compute is float16, but .* was made with float32"),
+            (WHOLE, "float16", "compute is 'float16': it takes --format onnx --profile portable"),
+            (PORTABLE, "half", "compute is 'half': use float32 or float16"),
+        ],
         "--steps": [
             (PLUG, "3", "--steps is 3, but .* was made with 2"),
             (WHOLE, "0", "steps is 0"),
@@ -78,7 +99,17 @@ REFUSED = {
 }  # fmt: skip
 # Options that are never ignored: each is used by every call that takes it.
 USED = {
-    export: {"--help", "--out", "--adapter-of", "--decoder", "--license", "--licence", "--lora", "--condition-scale"},
+    export: {
+        "--help",
+        "--out",
+        "--adapter-of",
+        "--decoder",
+        "--license",
+        "--licence",
+        "--lora",
+        "--condition-scale",
+        "--unrolled",
+    },
     run: {"--help", "--condition", "--out", "--tile", "--colour"},
     web: {"--help", "--out", "--runtime"},
 }
@@ -109,6 +140,22 @@ def test_an_option_that_cannot_count_is_refused(folder, command, option, others,
     with pytest.raises(UserError, match=message):
         raise UserError(done.stderr)
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "others, message",
+    [
+        (LITE, "unrolled: tflite has no loop in the layout whole; leave it out"),
+        ((*PORTABLE, "--layout", "parts"), "unrolled: onnx has no loop in the layout parts; leave it out"),
+        (PLUG, "--unrolled is True, but .* was made with False"),
+    ],
+)
+def test_unrolled_is_refused_where_nothing_loops(folder, others, message):
+    """Catches a flag that would change nothing."""
+    done = run_here(export.main, *others, "--unrolled")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    with pytest.raises(UserError, match=message):
+        raise UserError(done.stderr)
 
 
 @pytest.mark.parametrize("command", REFUSED)

@@ -14,6 +14,7 @@ import numpy as np
 from codi_tf.core.errors import UserError
 from export.emit.graph import Graph
 from export.formats import FORMATS
+from export.formats.form import COMPUTES, OPSETS, PORTABLE, Form
 from export.quantization.weights import WeightFormats
 
 SamplerProgram: TypeAlias = Any  # that of `export.emit.program`, which imports TensorFlow
@@ -42,6 +43,8 @@ class Format:
         mixed_formats: those of them that mixed weights choose from, most bits first; none: it cannot mix.
         calibrated_formats: further ones, of `export.quantization.activations`, for which pictures are needed.
         layouts: "whole", one graph, and "parts", one graph for each part of the sampler.
+        profiles: the readers that graphs can be written for, the default first; none: there is nothing to choose.
+        has_loop: whether the steps of a whole sampler are a loop.
         max_graph: bytes of weights that a graph can hold; a larger step is written in two halves.
         max_threads: threads beyond which its runtime gets slower rather than faster.
         makers: Python packages whose versions the manifest names.
@@ -54,6 +57,8 @@ class Format:
     mixed_formats: ClassVar[tuple[str, ...]] = ()
     calibrated_formats: ClassVar[tuple[str, ...]] = ()
     layouts: ClassVar[tuple[str, ...]] = ("whole",)
+    profiles: ClassVar[tuple[str, ...]] = ()
+    has_loop: ClassVar[bool] = False
     max_graph: ClassVar[float] = math.inf
     max_threads: ClassVar[float] = math.inf
     makers: ClassVar[tuple[str, ...]] = ("tensorflow", "keras")
@@ -69,6 +74,11 @@ class Format:
             their shapes and dtypes.
         """
         raise NotImplementedError
+
+    @classmethod
+    def writer(cls, form: Form) -> Callable[..., list[dict]]:
+        """`write` for graphs in this form; formats with `profiles` have several."""
+        return cls.write
 
     @staticmethod
     def load(graph: GraphFile, threads: int) -> Run:
@@ -92,6 +102,31 @@ class Format:
     def weight_choices(cls) -> tuple[str, ...]:
         """The values of the option `weights`."""
         return (*cls.weight_formats, *cls.calibrated_formats, *([MIXED] if cls.mixed_formats else []))
+
+    @classmethod
+    def profile_of(cls, form: Form) -> str | None:
+        """The profile of graphs in this form; None for a format without profiles."""
+        return form.profile or next(iter(cls.profiles), None)
+
+    @classmethod
+    def check_form(cls, form: Form, layout: str, weights: str) -> None:
+        """Raise UserError for a form that the format does not offer, or not with this layout or these weights."""
+        name = FORMATS.name_of(cls)
+        if form.profile is not None and form.profile not in cls.profiles:
+            offers = f"{name} offers {', '.join(cls.profiles)}" if cls.profiles else f"{name} has none; leave it out"
+            raise UserError(f"profile is {form.profile!r}: {offers}")
+        if form.compute not in COMPUTES:
+            raise UserError(f"compute is {form.compute!r}: use {' or '.join(COMPUTES)}")
+        if form.in_half and not form.portable:
+            raise UserError(f"compute is 'float16': it takes --format onnx --profile {PORTABLE}")
+        if form.in_half and weights != form.default_weights:
+            raise UserError(f"weights is {weights!r}: a graph that computes in float16 holds float16; leave it out")
+        if form.opset is not None and not form.portable:
+            raise UserError(f"opset is {form.opset}: only --profile {PORTABLE} leaves a choice; leave it out")
+        if form.opset is not None and form.opset not in OPSETS:
+            raise UserError(f"opset is {form.opset}: use {' or '.join(map(str, OPSETS))}")
+        if form.unrolled and not (cls.has_loop and layout == "whole"):
+            raise UserError(f"unrolled: {name} has no loop in the layout {layout}; leave it out")
 
     @classmethod
     def check_installed(cls) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_tf.core.errors import UserError
-from export.package.manifest import REPORTS, Package, read_manifest, read_package
+from export.package.manifest import REPORTS, Package, form_of, read_manifest, read_package
 from export.package.schema import BASE, OTHERS, PLUG, sizes_of
 
 
@@ -69,6 +69,7 @@ def check_base(package: Package, wanted: dict[str, str], folder: Path, remedy: s
 def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:
     """Raise UserError for options of an adapter that are not those its package was made with."""
     made = options_of(folder)
+    made |= dataclasses.asdict(made["form"])
     for name, value in asked.items():
         if name == "target":
             raise UserError(f"{folder} has no mixed weights: leave out --target-size and --min-psnr")
@@ -104,7 +105,7 @@ def options_of(folder: Path) -> dict:
     if any(key not in manifest for key in needed):
         raise UserError(f"{folder}: its manifest does not say how it was made ({', '.join(needed)}); export again")
     options = {key: manifest[key] for key in needed}
-    own = {"sampler": manifest.get("sampler", "ddim")}  # version 2 has none
+    own = {"sampler": manifest.get("sampler", "ddim"), "form": form_of(manifest)}  # version 2 has no sampler
     return {
         **options,
         "sizes": sizes,

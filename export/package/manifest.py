@@ -16,6 +16,7 @@ from codi_tf.io.hashing import file_sha256
 from codi_tf.io.inside import named_file
 from codi_tf.io.json_files import read_json
 from export.formats import FORMATS
+from export.formats.form import PLAIN, Form
 from export.formats.format import SIGNATURE, GraphFile
 from export.package.schema import BASE, KIND, check_manifest, sizes_of
 
@@ -31,6 +32,7 @@ class Package:
     Attributes:
         folder: of its files.
         format: a name of `FORMATS`.
+        form: of the graphs.
         height, width: of the image.
         latent_shape: of the noise, [1, h, w, C].
         graphs: one graph, "sampler", or the parts: "text" and "encoder" (both optional), "step" (or "step_1" and
@@ -61,6 +63,7 @@ class Package:
     is_local: bool = False
     prompted: bool = False
     neutral_features: dict[str, float] = dataclasses.field(default_factory=dict)
+    form: Form = PLAIN
     others: tuple[Package, ...] = ()
 
     @property
@@ -174,7 +177,14 @@ def _package(folder: Path, manifest: dict) -> Package:
         is_local=manifest.get("is_local", task["name"] in LOCAL),
         prompted="ids" in inputs,
         neutral_features=manifest.get("neutral_features", {}),
+        form=form_of(manifest),
     )
+
+
+def form_of(manifest: dict) -> Form:
+    """The form of a package's graphs. Older manifests do not name it."""
+    profile = manifest.get("profile", FORMATS[manifest["format"]].profile_of(PLAIN))
+    return Form(profile, **{key: manifest[key] for key in ("opset", "compute", "unrolled") if key in manifest})
 
 
 def _condition_file(task: dict) -> str:
@@ -197,13 +207,14 @@ def _of_package(folder: Path) -> Names | None:
 PACKAGES = Kind("exported package", _of_package)
 
 
-def check_options(format: str, weights: str, layout: str) -> None:
-    """Raise UserError for an unknown format, or for weights or a layout that it does not offer."""
+def check_options(format: str, weights: str, layout: str, form: Form = PLAIN) -> None:
+    """Raise UserError for an unknown format, or for weights, a layout or a form that it does not offer."""
     declared = FORMATS[format]
     if weights not in declared.weight_choices():
         raise UserError(f"weights is {weights!r}: {format} stores them as {', '.join(declared.weight_choices())}")
     if layout not in declared.layouts:
         raise UserError(f"layout is {layout!r}: {format} offers {', '.join(declared.layouts)}")
+    declared.check_form(form, layout, weights)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from codi_tf.io.conditions import ConditionFile
 from codi_tf.io.inside import is_name
 from codi_tf.io.schema import FLAG, SHA256, Anything, Each, Keyed, Misfit, Number, OneOf, Record, Text, Whole
 from export.emit.limits import MAX_STEPS
+from export.formats.form import COMPUTES
 
 KIND = "codi_tf sampler"  # value of "kind" in our manifests
 VERSION = 3
@@ -56,6 +57,10 @@ _WHOLE = Record(
         **_SIZE.optional,
         "layout": OneOf(("whole", "parts")),
         "weights": Text(100),
+        "profile": Text(100),
+        "opset": Whole(1, 1000),
+        "compute": OneOf(COMPUTES),
+        "unrolled": FLAG,
         "guidance": _NUMBER,
         "text_guidance": _NUMBER,
         "evaluations": Whole(1, 3),  # of a step, where it has more than one

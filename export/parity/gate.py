@@ -17,6 +17,7 @@ from export.emit.program import SamplerProgram
 from export.emit.text_model import TextModel
 from export.formats import FORMATS
 from export.package.manifest import Package
+from export.parity import half
 from export.parity.reference import examples
 from export.quantization.weights import WeightFormats, stored_bytes
 from export.runtime.sampler import RunError, Sampler, load_any
@@ -54,6 +55,7 @@ BOUNDS = {
     "int4": Bounds(0.6, 25.0, 0.4, 0.05, 0.05, 0.2),
 }
 BOUNDS["mixed"] = BOUNDS["int4"]
+IN_HALF = Bounds(0.1, 45.0, 0.02, 2e-3, 0.01, 0.05)  # of graphs that compute in float16
 MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
 MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights; LiteRT stores scales elsewhere
 CONSTANTS = 2**18  # bytes of other constants, such as shapes and tables, without the prompt's embedding
@@ -101,7 +103,10 @@ def check(
         expected = np.concatenate([_keras_output(program, case) for case in cases])
         calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
         try:
-            sampler = load_any(package)
+            sampler, largest, here = load_any(package), {}, {}
+            if package.form.in_half:
+                here = {"psnr_here_db": _psnr(sampler(*cases[0]) - expected[:1])}  # in this machine's runtime
+                sampler, largest = half.load_rounded(package)
             outputs = np.concatenate([sampler(*case) for case in cases])
             parts = _errors_of_parts(sampler, calls)
             constants = sum(FORMATS[package.format].stored_bytes(graph.path) for graph in package.graphs.values())
@@ -112,13 +117,15 @@ def check(
         except Exception as error:  # every runtime raises its own exceptions
             what = str(error).splitlines()[0]
             raise ParityError(f"{package.format}: the runtime refuses the package: {what}") from error
-    bounds = BOUNDS[weight_formats.bounds]
+    bounds = IN_HALF if package.form.in_half else BOUNDS[weight_formats.bounds]
     bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
     figures = {
         "size": [program.height, program.width],
         "conditions": source,
         **compare(expected, outputs, len(conditions), swapped),
         "part_errors": parts,
+        **here,
+        **half.figures(largest),
         **weigh(program, constants, weight_formats, sizes * len(package.graphs)),
         "bounds": bounds._asdict(),
     }
@@ -142,7 +149,7 @@ def compare(
         "cases": len(outputs),
         "finite": bool(np.isfinite(outputs).all()),
         "max_error": float(error.max()),
-        "psnr_db": -10.0 * math.log10(max(float(np.mean(error.astype("float64") ** 2)), 1e-20)),
+        "psnr_db": _psnr(error),
         "color_shift": float(np.abs((outputs - expected).mean(axis=(1, 2))).max()),
         "saturated": {name: _saturated(images) for name, images in (("keras", expected), ("export", outputs))},
     }
@@ -200,11 +207,23 @@ def refuse(format: str, figures: dict) -> None:
         faults.append(
             "{export:.1%} of its numbers are 0 or 1, of the model's {keras:.1%}".format(**figures["saturated"])
         )
+    if not figures.get("psnr_here_db", math.inf) >= bounds.psnr:
+        faults.append(f"in this machine's runtime its PSNR is {figures['psnr_here_db']:.1f} dB")
+    if (largest := figures.get("largest_activation")) and not largest["value"] <= half.LIMIT:
+        faults.append(
+            f"activations reach {largest['value']:.3g} in {largest['node']}, too near to float16's limit of 65504: "
+            "use --compute float32"
+        )
     low, high = figures["stored_bytes_allowed"]
     if not low <= figures["stored_bytes"] <= high:
         faults.append(f"it stores {figures['stored_bytes']:,} bytes of weights, not {low:,} to {high:,}")
     if faults:
         raise ParityError(f"{format}: differs from the Keras model, nothing was written: {'; '.join(faults)}")
+
+
+def _psnr(error: np.ndarray) -> float:
+    """The PSNR of images in [0, 1] with this error, dB."""
+    return -10.0 * math.log10(max(float(np.mean(error.astype("float64") ** 2)), 1e-20))
 
 
 def _saturated(images: np.ndarray) -> float:

@@ -91,7 +91,7 @@ def _measured(package: Package) -> dict:
 def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
     parity, here = about["parity"], about["here"]
     lines = [
-        f"# {plain(package.task)}, {program.steps} steps at {program.height}x{program.width}, {package.format}",
+        f"# {plain(package.task)}, {program.steps} steps at {program.height}x{program.width}, {_form(package)}",
         "",
         *_guided(program),
         "| part | parameters | multiply-adds | runs per image |",
@@ -114,6 +114,11 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
     for name in ("condition", "prompt"):
         if moved := parity.get(f"{name}_sensitivity"):
             lines.append(f"Another {name} moves an image by {moved['export']:.4f}; Keras' by {moved['keras']:.4f}.")
+    if largest := parity.get("largest_activation"):
+        lines.append(
+            f"Activations are rounded to float16 for this comparison; the largest is {largest['value']:.3g}, of "
+            f"{plain(largest['node'])}. float16 ends at 65504."
+        )
     if parity["part_errors"]:
         errors = ", ".join(f"{name} {error:.2g}" for name, error in parity["part_errors"].items())
         lines.append(f"Relative errors of the parts: {errors}.")
@@ -124,6 +129,14 @@ def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
             f"an image in {here['seconds']:.3f} s, {here['peak_bytes'] / 2**20:,.0f} MiB of memory at most.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _form(package: Package) -> str:
+    """onnx (portable, opset 23, computes in float16, unrolled)."""
+    form = package.form
+    said = [form.profile, form.opset and f"opset {form.opset}", form.in_half and "computes in float16"]
+    words = ", ".join(filter(None, [*said, form.unrolled and "unrolled"]))
+    return f"{package.format} ({words})" if words else package.format
 
 
 def _guided(program: SamplerProgram) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 from codi_tf.core.errors import UserError
 from export.formats import FORMATS
+from export.formats.form import PORTABLE
 from export.formats.format import Format, GraphFile, Run
 
 
@@ -16,6 +19,8 @@ class Onnx(Format):
     mixed_formats = ("float16", "int8_weight_only", "int4")
     calibrated_formats = ("w8a8", "w8a16")
     layouts = ("whole", "parts")
+    profiles = ("ort-cpu", PORTABLE)
+    has_loop = True
     makers = ("tensorflow", "keras", "onnx")
     requires = {"onnx": "onnx"}
 
@@ -24,6 +29,12 @@ class Onnx(Format):
         from export.formats.onnx.write import write
 
         return write(programs, emit, path, weight_formats)
+
+    @classmethod
+    def writer(cls, form):
+        from export.formats.onnx.write import write
+
+        return functools.partial(write, form=form)
 
     @staticmethod
     def load(graph: GraphFile, threads: int) -> Run:

@@ -11,11 +11,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.emit.graph import Value
-from export.formats.onnx import products
+from export.formats.onnx import attention, products
+from export.formats.onnx.declarations import add_shapes, bodies, take_weights
 from export.formats.onnx.nodes import Loop, OnnxNodes
 from export.formats.onnx.store import Store, Weight
 
-OPSET = 21  # the first with four bits, and Gelu
 INLINE = 2**30  # bytes of weights that the .onnx file itself may hold
 
 
@@ -30,6 +30,8 @@ class OnnxGraph(OnnxNodes):
         self.signature["inputs"][name] = {"shape": list(tensor_shape), "dtype": dtype}
         kind = TensorProto.FLOAT if dtype == "float32" else TensorProto.INT32
         self.inputs.append(helper.make_tensor_value_info(name, kind, tensor_shape))
+        if dtype == "float32":
+            self.declare(name, shape)
         if len(shape) == 3:
             return self.node("Transpose", [name], shape, perm=[0, 3, 1, 2])
         if dtype != "float32":
@@ -37,7 +39,7 @@ class OnnxGraph(OnnxNodes):
         return self.reshaped(name, _tensor_shape_of(shape), shape)
 
     def output(self, name: str, value: Value) -> None:
-        shape = value.shape
+        value, shape = self.as_float32(value), value.shape
         tensor_shape = (1, *shape) if len(shape) > 1 else shape
         if len(shape) == 3:
             made = helper.make_node("Transpose", [value.name], [name], name=name, perm=[0, 2, 3, 1])
@@ -50,15 +52,16 @@ class OnnxGraph(OnnxNodes):
         self.signature["outputs"][name] = {"shape": list(tensor_shape), "dtype": "float32"}
 
     def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
-        if len(tables[0]) == 1 or self.calibrating is not None:
+        if len(tables[0]) == 1 or self.form.unrolled or self.calibrating is not None:
             for rows in zip(*tables, strict=True):
-                z = body(z, *map(self.constant, rows))
+                z = self.as_float32(body(z, *map(self.constant, rows)))
             return z
         z_in, place, going = Value(self.new_name("z"), z.shape), self.new_name("step"), self.new_name("going")
         self.loop = loop = Loop({z_in.name, place, going})
+        self.declare(z_in.name, z.shape)
         at = self.reshaped(place, (1,), (1,))
         rows = [self.node("Gather", [self.small_constant(table), at], table.shape[1:], axis=0) for table in tables]
-        z_out, on = body(z_in, *rows), self.node("Identity", [going], ())
+        z_out, on = self.as_float32(body(z_in, *rows)), self.node("Identity", [going], ())
         self.loop = None
         info, tensor_shape = helper.make_tensor_value_info, _tensor_shape_of(z.shape)
         flags = [info(name, TensorProto.BOOL, ()) for name in (going, on.name)]
@@ -68,6 +71,7 @@ class OnnxGraph(OnnxNodes):
         rounds = self.small_constant(np.array(len(tables[0]), "int64"))
         always = self.small_constant(np.array(True))  # may be left out, but not every program that reads graphs knows
         last = Value(self.new_name("Loop"), z.shape)
+        self.declare(last.name, z.shape)
         inputs = [rounds, always, z.name]
         self.nodes.append(helper.make_node("Loop", inputs, [last.name], name=last.name, body=inside))
         return last
@@ -95,6 +99,10 @@ class OnnxGraph(OnnxNodes):
         return products.project_out(self, x, layer, size)
 
     def group_norm(self, x: Value, layer) -> Value:
+        if self.form.portable and self.loop is None:  # readers do not know it within a loop
+            weights = [self.real(v, "", tuple(v.shape), lambda a: a) for v in (layer.gamma, layer.beta)]
+            options = {"num_groups": layer.groups, "epsilon": float(layer.epsilon)}
+            return self.node("GroupNormalization", [x, *weights], x.shape, **options)
         height, width, channels = x.shape
         grouped = self.reshaped(x, (1, layer.groups, height * width * channels // layer.groups), x.shape)
         ones, zeros = np.ones(layer.groups, "float32"), np.zeros(layer.groups, "float32")
@@ -183,10 +191,7 @@ class OnnxGraph(OnnxNodes):
         return self.reshaped(turned, (1, shape[2], height, width), shape)
 
     def attention(self, q: Value, k: Value, v: Value, heads: int, causal: bool = False) -> Value:
-        # ONNX Runtime's own operator works block by block: [heads, rows, keys] is never in memory.
-        inputs = [self.reshaped(x, (1, *x.shape), x.shape) for x in (q, k, v)]
-        options = {"domain": "com.microsoft", "num_heads": heads, "unidirectional": int(causal)}
-        return self.reshaped(self.node("MultiHeadAttention", inputs, q.shape, **options), q.shape, q.shape)
+        return attention.attention(self, q, k, v, heads, causal)
 
     def embedding(self, ids: Value, layer) -> Value:
         table = self.real(layer.embeddings, "", tuple(layer.embeddings.shape), lambda a: a)
@@ -224,13 +229,12 @@ class OnnxGraph(OnnxNodes):
         apart = store is None and sum(weight.bytes for weight in self.weights.values()) > INLINE
         with Store(path) if apart else contextlib.nullcontext(store) as store:
             tensors = {weight.name: self._tensor(weight, store) for weight in self.weights.values()}
-        for body in bodies(self.nodes):  # ONNX Runtime fuses nodes with weights of their own graph alone
-            around = {name for node in self.nodes for name in node.input}
-            inner = {name for node in body.node for name in node.input} & tensors.keys() - around
-            body.initializer.extend(tensors.pop(name) for name in sorted(inner))
+        take_weights(self.nodes, tensors, own_shapes=self.form.portable)
         graph = helper.make_graph(self.nodes, "sampler", self.inputs, self.outputs, initializer=list(tensors.values()))
+        if self.form.portable:
+            add_shapes(graph, self.opset)
         nodes = [*self.nodes, *(node for body in bodies(self.nodes) for node in body.node)]
-        domains = {"": OPSET, **({"com.microsoft": 1} if any(node.domain for node in nodes) else {})}
+        domains = {"": self.opset, **({"com.microsoft": 1} if any(node.domain for node in nodes) else {})}
         opsets = [helper.make_opsetid(*domain) for domain in domains.items()]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         path.write_bytes(model.SerializeToString())
@@ -246,11 +250,6 @@ class OnnxGraph(OnnxNodes):
         for key, value in store.place(weight).items():
             tensor.external_data.add(key=key, value=str(value))
         return tensor
-
-
-def bodies(nodes) -> list[onnx.GraphProto]:
-    """The graphs within loops."""
-    return [attribute.g for node in nodes if node.op_type == "Loop" for attribute in node.attribute]
 
 
 def _tensor_shape_of(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.emit.graph import Value
+from export.formats.form import OPSETS, PLAIN, Form
 from export.formats.onnx.store import Weight
 from export.quantization.activations import CALIBRATED, Place
 from export.quantization.weights import WeightFormats
@@ -42,10 +43,17 @@ class OnnxNodes:
 
     Args:
         weight_formats: the format of each kernel.
+        form: the readers that the graph is for.
         calibrating: what is done where the format is a calibrated one. Steps are then unrolled.
     """
 
-    def __init__(self, weight_formats: WeightFormats | None = None, *, calibrating: Calibrating | None = None):
+    def __init__(
+        self,
+        weight_formats: WeightFormats | None = None,
+        form: Form = PLAIN,
+        calibrating: Calibrating | None = None,
+    ):
+        self.form, self.opset = form, form.opset or OPSETS[0]
         self.weight_formats = WeightFormats() if weight_formats is None else weight_formats
         self.calibrating, self._uses = calibrating, collections.Counter[str]()
         self.signature = {"inputs": {}, "outputs": {}}
@@ -55,6 +63,13 @@ class OnnxNodes:
         self._made: dict[tuple, Value] = {}
         self.loop: Loop | None = None  # the one that is being made
         self._names = 0
+
+    def declare(self, name: str, shape: tuple[int, ...]) -> None:
+        """Note a float32 tensor that `node` does not make: an input, z within a loop, or what the loop gives out."""
+
+    def as_float32(self, value: Value) -> Value:
+        """A value in float32, as outputs and z are."""
+        return value
 
     # Making nodes
 

@@ -9,7 +9,8 @@ By the weight format of the kernel:
 - int8_weight_only: the kernel is dequantized where it is used, in every step.
 - w8a8, w8a16: as int8_weight_only, and inputs and outputs are rounded (`rounding`), which readers fuse into products of
   whole numbers.
-- int4: MatMulNBits for products; kernels of convolutions are dequantized where they are used.
+- int4: MatMulNBits for products; kernels of convolutions, and all those of portable graphs, are dequantized where they
+  are used.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from export.quantization.activations import CALIBRATED
 from export.quantization.weights import block_size, int8_scales, kernel_rows, quantize_int4, quantize_int8
 
 COLUMNS = 2**27  # bytes that the gathered windows of a convolution may take
-OF_ROWS = ("int8", "int4", *CALIBRATED)  # formats whose products take rows alone, not columns
 ZERO = 128  # of weights that are stored as uint8
 
 
@@ -38,7 +38,7 @@ def dense(g: OnnxNodes, x: Value, layer) -> Value:
     shape, bias = (*x.shape[:-1], d), _bias(g, layer, "", (d,))
     if kind == "int8":
         return _plus(g, _integer_product(g, *_rounded(g, x), layer, shape), bias)
-    if kind == "int4":
+    if kind == "int4" and not g.form.portable:
         return _plus(g, _four_bit_product(g, x, layer, shape), bias)
     if kind in CALIBRATED:  # rounded before the bias: ONNX Runtime knows no Gemm of whole numbers with a float bias
         made = g.node("MatMul", [g.at_product(x, layer, "in"), _matrix(g, layer)], shape)
@@ -52,7 +52,7 @@ def project_in(g: OnnxNodes, x: Value, layer) -> Value:
     """`Graph.project_in`."""
     height, width, channels = x.shape
     flat = g.reshaped(x, (channels, height * width), (channels, height * width))
-    if g.weight_formats(layer.kernel) in OF_ROWS:
+    if _takes_rows(g, layer):
         return dense(g, g.node("Transpose", [flat], flat.shape[::-1], perm=[1, 0]), layer)
     shape = (height * width, layer.kernel.shape[-1])
     return g.node("Gemm", [flat, _matrix(g, layer), _bias(g, layer, "", shape[1:])], shape, transA=1)
@@ -61,12 +61,18 @@ def project_in(g: OnnxNodes, x: Value, layer) -> Value:
 def project_out(g: OnnxNodes, x: Value, layer, size: tuple[int, int]) -> Value:
     """`Graph.project_out`."""
     d = layer.kernel.shape[-1]
-    if g.weight_formats(layer.kernel) in OF_ROWS:
+    if _takes_rows(g, layer):
         flat = g.node("Transpose", [dense(g, x, layer)], (d, x.shape[0]), perm=[1, 0])
     else:
         bias = _bias(g, layer, "column", (d, 1))
         flat = g.node("Gemm", [_matrix(g, layer), x, bias], (d, x.shape[0]), transA=1, transB=1)
     return g.reshaped(flat, (1, d, *size), (*size, d))
+
+
+def _takes_rows(g: OnnxNodes, layer) -> bool:
+    """Whether a kernel's product takes rows alone, and neither transposes them nor gives them transposed."""
+    kind = g.weight_formats(layer.kernel)
+    return kind in ("int8", *CALIBRATED) or (kind == "int4" and not g.form.portable)
 
 
 class _Window(NamedTuple):
@@ -110,6 +116,8 @@ def _bias(g: OnnxNodes, layer, view: str, shape: tuple[int, ...]) -> str | None:
 def _matrix(g: OnnxNodes, layer) -> str:
     """A layer's kernel as float32 [C, D]."""
     c, d = layer.kernel.shape[-2:]
+    if g.weight_formats(layer.kernel) == "int4":
+        return g.node("Transpose", [_rows_of_four_bits(g, layer.kernel)], (c, d), perm=[1, 0], again=True).name
 
     def real() -> str:
         return g.real(layer.kernel, "", (c, d), lambda a: a.reshape(c, d))
@@ -134,12 +142,7 @@ def _filters(g: OnnxNodes, layer) -> str:
     k, _, c, d = kernel.shape
     tensor_shape = (d, c, k, k)
     if kind == "int4":
-        numbers, scales, width = _four_bits(g, kernel, view="rows")
-        options = {"axis": 1, "block_size": block_size(k * k * c), "again": True}
-        rows = g.node("DequantizeLinear", [numbers, scales], (d, width), **options)
-        if width != k * k * c:
-            rows = g.channels(rows, 0, k * k * c)
-        return g.reshaped(rows, tensor_shape, tensor_shape).name
+        return g.reshaped(_rows_of_four_bits(g, kernel), tensor_shape, tensor_shape).name
 
     def real() -> str:
         return g.real(kernel, "oihw", tensor_shape, lambda a: a.transpose(3, 2, 0, 1))
@@ -163,6 +166,15 @@ def _widened(g: OnnxNodes, layer, view: str, shape: tuple[int, ...], arrange: Ca
     if unsigned:
         inputs.append(g.small_constant(np.full(shape[axis], ZERO, "uint8")))
     return g.node("DequantizeLinear", inputs, shape, axis=axis, again=True).name
+
+
+def _rows_of_four_bits(g: OnnxNodes, kernel) -> Value:
+    """A kernel of four bits as float32 [D, K]."""
+    numbers, scales, width = _four_bits(g, kernel, view="rows")
+    length = math.prod(kernel.shape[:-1])
+    options = {"axis": 1, "block_size": block_size(length), "again": True}
+    rows = g.node("DequantizeLinear", [numbers, scales], (kernel.shape[-1], width), **options)
+    return rows if width == length else g.channels(rows, 0, length)
 
 
 def _scales(g: OnnxNodes, layer) -> str:

@@ -24,8 +24,8 @@ class Rounding:
 
     Args:
         formats: with the ranges.
-        signed: whether kernels are int8 without a zero point, as NPUs want them. Else they are uint8 around 128: without
-            VNNI, a processor's products of uint8 by int8 overflow.
+        signed: whether kernels are int8 without a zero point, as NPUs want them. Else they are uint8 around 128: on
+            processors without VNNI, products of uint8 by int8 overflow.
     """
 
     def __init__(self, formats: Calibrated, *, signed: bool = False):

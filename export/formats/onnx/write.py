@@ -9,7 +9,9 @@ from pathlib import Path
 import onnx
 
 from export.emit.program import SamplerProgram
+from export.formats.form import PLAIN, Form
 from export.formats.onnx.graph import OnnxGraph, bodies
+from export.formats.onnx.half import HalfGraph
 from export.formats.onnx.rounding import Rounding
 from export.formats.onnx.store import Store
 from export.quantization.activations import Calibrated
@@ -21,16 +23,18 @@ def write(
     emit: Callable[[OnnxGraph, SamplerProgram], None],
     path: Path,
     weight_formats: WeightFormats,
+    form: Form = PLAIN,
 ) -> list[dict]:
     """Write one file per program; the programs differ in their size only. See `Format.write`.
 
     Weights of several graphs, or more than a gibibyte of weights, go into separate files, each weight once.
     """
-    made = []
+    made, kind = [], HalfGraph if form.in_half else OnnxGraph
     with Store(path) if len(programs) > 1 else contextlib.nullcontext() as store:
         for place, program in enumerate(programs):
-            calibrating = Rounding(weight_formats) if isinstance(weight_formats, Calibrated) else None
-            graph, file = OnnxGraph(weight_formats, calibrating=calibrating), path
+            calibrated = isinstance(weight_formats, Calibrated)
+            rounding = Rounding(weight_formats, signed=form.portable) if calibrated else None
+            graph, file = kind(weight_formats, form, rounding), path
             if place:
                 file = path.with_stem(f"{path.stem}-{program.height}x{program.width}")
             emit(graph, program)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 from codi_tf.core.errors import UserError
@@ -9,6 +10,9 @@ from export.formats import FORMATS
 from export.formats.format import Format, GraphFile, Run
 from export.formats.tflite.limits import MAX_FILE
 from export.formats.tflite.quiet import note_nothing
+
+GPU = "gpu"  # the profile of graphs that LiteRT's GPU delegate takes as a whole
+GPU_WEIGHTS = ("float32", "float16")
 
 
 @FORMATS.register("tflite")
@@ -20,6 +24,7 @@ class TFLite(Format):
     mixed_formats = ("float16", "int8_weight_only")
     calibrated_formats = ("w8a8", "w8a16")
     layouts = ("whole", "parts")
+    profiles = ("cpu", GPU)
     max_graph = MAX_FILE
     max_threads = 8
     requires = {"flatbuffers": "flatbuffers", "ai_edge_litert": "ai-edge-litert"}
@@ -29,6 +34,18 @@ class TFLite(Format):
         from export.formats.tflite.write import write
 
         return write(programs, emit, path, weight_formats)
+
+    @classmethod
+    def writer(cls, form):
+        from export.formats.tflite.write import write
+
+        return functools.partial(write, gpu=form.profile == GPU)
+
+    @classmethod
+    def check_form(cls, form, layout, weights):
+        super().check_form(form, layout, weights)
+        if form.profile == GPU and weights not in GPU_WEIGHTS:
+            raise UserError(f"weights is {weights!r}: profile {GPU} takes {' or '.join(GPU_WEIGHTS)}, as GPUs compute")
 
     @staticmethod
     def load(graph: GraphFile, threads: int) -> Run:
