@@ -18,8 +18,8 @@ from export.emit import sampler
 from export.emit.conditions import calibration_inputs
 from export.emit.program import SamplerProgram
 from export.formats.format import Run, Tensors
+from export.formats.onnx.calibrated import Observing, Switching
 from export.formats.onnx.graph import OnnxGraph
-from export.formats.onnx.rounding import Observing, Switching
 from export.formats.threads import default_threads
 from export.quantization.activations import Calibrated, Place, Range
 from export.quantization.sensitivity import MARGIN, floats

@@ -24,8 +24,8 @@ from export.calibration import calibrate
 from export.emit import sampler
 from export.emit.conditions import calibration_inputs
 from export.formats import FORMATS
+from export.formats.onnx.calibrated import Rounding
 from export.formats.onnx.graph import OnnxGraph
-from export.formats.onnx.rounding import Rounding
 from export.formats.tflite.graph import LiteRtGraph
 from export.formats.tflite.write import operators
 from export.package.manifest import read_manifest

@@ -29,7 +29,7 @@ class Loop:
 
 
 class Calibrating(Protocol):
-    """What is done to the kernels and activations of calibrated weight formats; see `export.formats.onnx.rounding`."""
+    """What is done to kernels and activations of calibrated weight formats; see `export.formats.onnx.calibrated`."""
 
     signed: bool
 

@@ -7,8 +7,8 @@ By the weight format of the kernel:
   pairs of 16 bits, which overflow. A convolution gathers its windows first, because ONNX Runtime has no fast
   ConvInteger; where that would take more than COLUMNS bytes, its kernel is dequantized as below.
 - int8_weight_only: the kernel is dequantized where it is used, in every step.
-- w8a8, w8a16: as int8_weight_only, and inputs and outputs are rounded (`rounding`), which readers fuse into products of
-  whole numbers.
+- w8a8, w8a16: as int8_weight_only, and inputs and outputs are rounded (`calibrated`), which readers fuse into products
+  of whole numbers.
 - int4: MatMulNBits for products; kernels of convolutions, and all those of portable graphs, are dequantized where they
   are used.
 """

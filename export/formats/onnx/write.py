@@ -10,9 +10,9 @@ import onnx
 
 from export.emit.program import SamplerProgram
 from export.formats.form import PLAIN, Form
+from export.formats.onnx.calibrated import Rounding
 from export.formats.onnx.graph import OnnxGraph, bodies
 from export.formats.onnx.half import HalfGraph
-from export.formats.onnx.rounding import Rounding
 from export.formats.onnx.store import Store
 from export.quantization.activations import Calibrated
 from export.quantization.weights import WeightFormats

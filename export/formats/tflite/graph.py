@@ -10,8 +10,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from export.emit.graph import Value
 from export.formats.format import SIGNATURE
+from export.formats.tflite.calibrated import product
 from export.formats.tflite.nodes import LiteRtNodes
-from export.formats.tflite.rounding import product
 from export.quantization.activations import CALIBRATED
 
 POINTWISE = {"padding": schema.Padding.SAME, "strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1}
