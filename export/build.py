@@ -245,6 +245,8 @@ def write_package(
         sizes = " and ".join(f"{program.height}x{program.width}" for program in programs)
         with stage(f"converting {programs[0].steps} steps at {sizes} to {format}{quantized}"):
             facts = write_graphs(programs, folder, format, layout, weights, weight_formats, form)
+            if calibration is not None:
+                facts["calibration"] = {"pictures": calibration, "floats": sorted(weight_formats.exceptions)}
             write_manifest(folder, facts, origin)
         pairs, psnr = list(zip(programs, read_package(folder).sizes, strict=True)), (target or {}).get("psnr")
         with stage("comparing with the Keras model"):

@@ -175,7 +175,8 @@ def test_packages_pass_the_gate(program, tmp_path, small_kernels_too, kind, layo
     options = {"format": "onnx", "layout": layout, "weights": kind, "report": False}
     (figures,) = write_package([program], out, **options, calibration="photos")
     assert figures["psnr_db"] > figures["bounds"]["psnr"] == {"w8a8": 35, "w8a16": 42}[kind]
-    assert read_manifest(out)["weights"] == kind
+    manifest = read_manifest(out)
+    assert manifest["weights"] == kind and manifest["calibration"]["pictures"] == "photos"
     nodes = [node for file in out.glob("*.onnx") for node in onnx.load(file).graph.node]
     count = collections.Counter(node.op_type for node in nodes)
     assert "Loop" not in count and count["QuantizeLinear"] > 40
