@@ -24,6 +24,8 @@ from export.calibration import calibrate
 from export.emit import sampler
 from export.emit.conditions import calibration_inputs
 from export.formats import FORMATS
+from export.formats.form import PORTABLE, Form
+from export.formats.onnx import Onnx
 from export.formats.onnx.calibrated import Rounding
 from export.formats.onnx.graph import OnnxGraph
 from export.formats.tflite.graph import LiteRtGraph
@@ -211,6 +213,22 @@ def test_onnx_runtime_computes_with_whole_numbers(program, tmp_path, small_kerne
     )
     assert rounded["Conv"] > 20 and rounded["MatMul"] > 10 and given["Gemm"] == 0
     assert made["QLinearConv"] == rounded["Conv"] and made["QLinearMatMul"] == rounded["MatMul"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", Onnx.profiles)
+def test_openvino_reads_the_pairs(program, tmp_path, small_kernels_too, profile):
+    """Catches a product that OpenVINO does not compile when it is rounded, as a Gemm with its bias."""
+    openvino = pytest.importorskip("openvino")
+    inputs = calibration_inputs(program, "photos")[:4]
+    formats = calibrate([program], "w8a8", [inputs], each_step=True, psnr=5.0)
+    Onnx.writer(Form(profile))([program], sampler.whole, tmp_path / "model.onnx", formats)
+    model = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for picture in inputs:
+        made, expected = model(picture)["image"], run(tmp_path / "model.onnx", picture)["image"]
+        assert decibels(float(np.mean(np.square(made - expected)))) > 35
+    types = {tensor.data_type for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert (onnx.TensorProto.INT8 in types) == (profile == PORTABLE)
 
 
 def test_a_psnr_keeps_kernels_float(program, tmp_path, small_kernels_too):
