@@ -24,7 +24,7 @@ from export.formats.threads import default_threads
 from export.quantization.activations import Calibrated, Place, Range
 from export.quantization.sensitivity import MARGIN, floats
 
-IMAGES = 2  # of the pictures, for the search of the kernels that stay float
+IMAGES = 2  # the first of the pictures: for the search of the kernels that stay float, and not for ranges
 
 
 def calibrated(programs: Sequence[SamplerProgram], kind: str, source: str, layout: str, psnr: float) -> Calibrated:
@@ -45,7 +45,7 @@ def calibrate(
     Args:
         programs: one for every size.
         kind: one of CALIBRATED.
-        inputs: for every program its inputs with each picture, as `calibration_inputs` makes them.
+        inputs: for every program its inputs with each picture, as `calibration_inputs` makes them; more than IMAGES.
         each_step: whether each step has ranges of its own, as in one graph with all steps.
         psnr: dB of images, at least, against those of float kernels and activations.
 
@@ -54,7 +54,7 @@ def calibrate(
     """
     ranges: dict[Place, Range] = {}
     for program, pictures in zip(programs, inputs, strict=True):
-        for found in _observed(program, kind, pictures):
+        for found in _observed(program, kind, pictures[IMAGES:]):
             ranges = {place: ranges.get(place, numbers) | numbers for place, numbers in found.items()}
     formats = Calibrated(kind, ranges, each_step=each_step)
     with tempfile.TemporaryDirectory() as folder:

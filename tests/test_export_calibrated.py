@@ -20,7 +20,7 @@ from codi_tf.diffusion.sampling import trajectory
 from codi_tf.models.layers import Conv2D, Dense
 from export import __main__ as export
 from export.build import make_package, write_package
-from export.calibration import calibrate
+from export.calibration import IMAGES, calibrate
 from export.emit import sampler
 from export.emit.conditions import calibration_inputs
 from export.formats import FORMATS
@@ -74,7 +74,7 @@ def test_the_kernels_that_cost_most_stay_float():
     assert floats(list(costs), error, decibels(2e-3)) == frozenset()
     assert floats(list(costs), error, decibels(5e-4)) == {"b"}
     assert floats(list(costs), error, decibels(5e-5)) == {"b", "d"}
-    with pytest.raises(UserError, match=r"--min-psnr: images miss 70 dB with any one kernel rounded"):
+    with pytest.raises(UserError, match="--min-psnr: with any one kernel rounded, images miss 70 dB"):
         floats(list(costs), error, 70.0)
 
 
@@ -109,7 +109,7 @@ def test_a_product_is_one_of_whole_numbers(kind, tmp_path):
     expected = out * step + dense.bias.numpy()
     made = run(tmp_path / "model.onnx", {"x": x})["y"][0]
     np.testing.assert_allclose(made, expected, rtol=0, atol=1.01 * step)  # a sum in floats may round the other way
-    assert np.mean(np.abs(made - expected) > 0.01 * step) < 0.02
+    assert np.mean(np.abs(made - expected) > 0.01 * step) < {"w8a8": 0.02, "w8a16": 0.2}[kind]
     assert np.abs(made - (x[0] @ kernel + dense.bias.numpy())).max() > 2 * step  # and it is rounded
 
 
@@ -144,11 +144,11 @@ def test_litert_products_are_of_whole_numbers(kind, tmp_path):
 
 def test_ranges_are_those_of_the_steps(program, small_kernels_too):
     """The first convolution of the UNet takes z_t: its ranges are those of Keras' own trajectory, step by step."""
-    inputs = calibration_inputs(program, "photos")[:3]
+    inputs = calibration_inputs(program, "photos")[:5]
     assert {name: x.shape for name, x in inputs[0].items()} == {"condition": (1, 16, 16, 3), "noise": (1, 4, 4, 4)}
     formats = calibrate([program], "w8a8", [inputs], each_step=True, psnr=5.0)
     expected = [[], []]
-    for picture in inputs:
+    for picture in inputs[IMAGES:]:
         _, c = program.encoded(keras.ops.convert_to_tensor(picture["condition"]))
         z = picture["noise"]
         for i, (_, z_next) in enumerate(trajectory(program.denoiser(c, program.conditioning()), z, program.grid)):
@@ -191,7 +191,7 @@ def test_packages_pass_the_gate(program, tmp_path, small_kernels_too, kind, layo
 
 def test_onnx_runtime_computes_with_whole_numbers(program, tmp_path, small_kernels_too):
     """Catches pairs at places where the runtime does not fuse them: the graph would be right, and slower than float."""
-    inputs = calibration_inputs(program, "photos")[:1]
+    inputs = calibration_inputs(program, "photos")[:3]
     formats = calibrate([program], "w8a8", [inputs], each_step=True, psnr=5.0)
     FORMATS["onnx"].write([program], sampler.whole, tmp_path / "model.onnx", formats)
     options = onnxruntime.SessionOptions()
@@ -231,7 +231,7 @@ def test_openvino_reads_the_pairs(program, tmp_path, small_kernels_too, profile)
 
 def test_a_psnr_keeps_kernels_float(program, tmp_path, small_kernels_too):
     """Catches a PSNR that is not met, and one that is met by keeping everything."""
-    inputs = calibration_inputs(program, "photos")[:2]
+    inputs = calibration_inputs(program, "photos")[:8]
     whole = calibrate([program], "w8a8", [inputs], each_step=True, psnr=5.0)
     kept = calibrate([program], "w8a8", [inputs], each_step=True, psnr=50.0)
     assert not whole.exceptions and 0 < len(kept.exceptions) < 40 and set(kept.exceptions.values()) == {"float16"}
