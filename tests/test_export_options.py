@@ -35,7 +35,7 @@ REFUSED = {
         "--profile": [
             (PLUG, "portable", "--profile is portable, but .* was made with ort-cpu"),
             (WHOLE, "mine", "profile is 'mine': onnx offers ort-cpu, portable"),
-            (LITE, "portable", "profile is 'portable': tflite has none; leave it out"),
+            (LITE, "portable", "profile is 'portable': tflite offers cpu, gpu"),
         ],
         "--opset": [
             (PLUG, "23", "--opset is 23, but .* was made with none"),

@@ -2,7 +2,7 @@
 
 From the delegate's own check of operators (tensorflow/lite/tools/versioning/gpu_compatibility.cc, TensorFlow 2.21), and
 from its page (https://ai.google.dev/edge/litert/performance/gpu): tensors have 4 axes at most, and the batch is 1.
-`tests/test_export_gpu.py` compares the two lists. An operator that the delegate does not take runs on the processor,
+An operator that the delegate does not take runs on the processor,
 and tensors go back and forth.
 """
 
