@@ -1,9 +1,8 @@
 """What LiteRT's GPU delegate takes: operators, shapes and types, checked in a file.
 
-From the delegate's own check of operators (tensorflow/lite/tools/versioning/gpu_compatibility.cc, TensorFlow 2.21), and
-from its page (https://ai.google.dev/edge/litert/performance/gpu): tensors have 4 axes at most, and the batch is 1.
-An operator that the delegate does not take runs on the processor,
-and tensors go back and forth.
+From the delegate's own check of operators (tensorflow/lite/tools/versioning/gpu_compatibility.cc in TensorFlow's
+repository), and from its page (https://ai.google.dev/edge/litert/performance/gpu): tensors have 4 axes at most, and the
+batch is 1. An operator that the delegate does not take runs on the processor, and tensors go back and forth.
 """
 
 from __future__ import annotations
