@@ -24,7 +24,7 @@ from export.formats.threads import default_threads
 from export.quantization.activations import Calibrated, Place, Range
 from export.quantization.sensitivity import MARGIN, floats
 
-IMAGES = 2  # the first of the pictures: for the search of the kernels that stay float, and not for ranges
+IMAGES = 4  # the first of the pictures: for the search of the kernels that stay float, and not for ranges
 
 
 def calibrated(programs: Sequence[SamplerProgram], kind: str, source: str, layout: str, psnr: float) -> Calibrated:
@@ -64,7 +64,7 @@ def calibrate(
         expected = images(frozenset())
 
         def error(kernels: frozenset[str]) -> float:
-            return float(np.mean(np.square(images(kernels) - expected)))
+            return float(np.square(images(kernels) - expected).mean(axis=(1, 2, 3)).max())  # of the worst picture
 
         kept = floats(list(rounding.inputs), error, psnr + MARGIN)
     return Calibrated(kind, ranges, floats=kept, each_step=each_step)

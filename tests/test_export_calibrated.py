@@ -33,7 +33,7 @@ from export.formats.tflite.write import operators
 from export.package.manifest import read_manifest
 from export.quantization.activations import CALIBRATED, Calibrated, Place, Range, parameters
 from export.quantization.sensitivity import decibels, floats, most
-from export.quantization.weights import int8_scales, quantize_int8
+from export.quantization.weights import WeightFormats, int8_scales, quantize_int8
 
 pytest_plugins = ["export_cases"]
 
@@ -144,7 +144,7 @@ def test_litert_products_are_of_whole_numbers(kind, tmp_path):
 
 def test_ranges_are_those_of_the_steps(program, small_kernels_too):
     """The first convolution of the UNet takes z_t: its ranges are those of Keras' own trajectory, step by step."""
-    inputs = calibration_inputs(program, "photos")[:5]
+    inputs = calibration_inputs(program, "photos")[:7]
     assert {name: x.shape for name, x in inputs[0].items()} == {"condition": (1, 16, 16, 3), "noise": (1, 4, 4, 4)}
     formats = calibrate([program], "w8a8", [inputs], each_step=True, psnr=5.0)
     expected = [[], []]
@@ -160,28 +160,26 @@ def test_ranges_are_those_of_the_steps(program, small_kernels_too):
         np.testing.assert_allclose(found, (np.min(z), np.max(z)), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind, layout", [("w8a8", "parts"), ("w8a16", "whole")])
-def test_litert_packages_pass_the_gate(program, tmp_path, small_kernels_too, kind, layout):
+def test_litert_packages_pass_the_gate(program, tmp_path, small_kernels_too):
     """Catches a use of a kernel that takes the range of another, and products that stay float."""
-    options = {"format": "tflite", "layout": layout, "weights": kind, "report": False}
+    options = {"format": "tflite", "layout": "whole", "weights": "w8a16", "report": False}
     (figures,) = write_package([program], tmp_path / "package", **options, calibration="photos")
     assert figures["psnr_db"] > figures["bounds"]["psnr"]
     kinds = sum(map(operators, (tmp_path / "package").glob("*.tflite")), collections.Counter())
     assert kinds["DEQUANTIZE"] > 40 and kinds["QUANTIZE"] > 20
 
 
-@pytest.mark.parametrize("kind, layout", [("w8a8", "whole"), ("w8a16", "parts")])
-def test_packages_pass_the_gate(program, tmp_path, small_kernels_too, kind, layout):
-    """Catches an export that rounds nothing, a graph with a loop, and a step of another range than its own."""
-    out = tmp_path / "package"
-    options = {"format": "onnx", "layout": layout, "weights": kind, "report": False}
+def test_packages_pass_the_gate(program, tmp_path, small_kernels_too):
+    """Catches an export that rounds nothing, and a step that is rounded by the range of another."""
+    out, kind = tmp_path / "package", "w8a16"
+    options = {"format": "onnx", "layout": "parts", "weights": kind, "report": False}
     (figures,) = write_package([program], out, **options, calibration="photos")
-    assert figures["psnr_db"] > figures["bounds"]["psnr"] == {"w8a8": 35, "w8a16": 42}[kind]
+    assert figures["psnr_db"] > figures["bounds"]["psnr"] == 42
     manifest = read_manifest(out)
     assert manifest["weights"] == kind and manifest["calibration"]["pictures"] == "photos"
     nodes = [node for file in out.glob("*.onnx") for node in onnx.load(file).graph.node]
     count = collections.Counter(node.op_type for node in nodes)
-    assert "Loop" not in count and count["QuantizeLinear"] > 40
+    assert count["QuantizeLinear"] > 40
     stored = [tensor for file in out.glob("*.onnx") for tensor in onnx.load(file).graph.initializer]
     zeros = {tensor.data_type for tensor in stored if not tensor.dims} - {onnx.TensorProto.FLOAT}
     assert zeros == {getattr(onnx.TensorProto, CALIBRATED[kind].upper())}
@@ -191,7 +189,7 @@ def test_packages_pass_the_gate(program, tmp_path, small_kernels_too, kind, layo
 
 def test_onnx_runtime_computes_with_whole_numbers(program, tmp_path, small_kernels_too):
     """Catches pairs at places where the runtime does not fuse them: the graph would be right, and slower than float."""
-    inputs = calibration_inputs(program, "photos")[:3]
+    inputs = calibration_inputs(program, "photos")[:5]
     formats = calibrate([program], "w8a8", [inputs], each_step=True, psnr=5.0)
     FORMATS["onnx"].write([program], sampler.whole, tmp_path / "model.onnx", formats)
     options = onnxruntime.SessionOptions()
@@ -218,7 +216,7 @@ def test_onnx_runtime_computes_with_whole_numbers(program, tmp_path, small_kerne
 def test_openvino_reads_the_pairs(program, tmp_path, small_kernels_too, profile):
     """Catches a product that OpenVINO does not compile when it is rounded, as a Gemm with its bias."""
     openvino = pytest.importorskip("openvino")
-    inputs = calibration_inputs(program, "photos")[:4]
+    inputs = calibration_inputs(program, "photos")[:6]
     formats = calibrate([program], "w8a8", [inputs], each_step=True, psnr=5.0)
     Onnx.writer(Form(profile))([program], sampler.whole, tmp_path / "model.onnx", formats)
     model = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -230,14 +228,19 @@ def test_openvino_reads_the_pairs(program, tmp_path, small_kernels_too, profile)
 
 
 def test_a_psnr_keeps_kernels_float(program, tmp_path, small_kernels_too):
-    """Catches a PSNR that is not met, and one that is met by keeping everything."""
-    inputs = calibration_inputs(program, "photos")[:8]
-    whole = calibrate([program], "w8a8", [inputs], each_step=True, psnr=5.0)
-    kept = calibrate([program], "w8a8", [inputs], each_step=True, psnr=50.0)
-    assert not whole.exceptions and 0 < len(kept.exceptions) < 40 and set(kept.exceptions.values()) == {"float16"}
-    options = {"format": "onnx", "weights": "w8a8", "report": False, "calibration": "photos"}
-    (figures,) = write_package([program], tmp_path / "package", **options, target={"psnr": 50.0})
-    assert figures["psnr_db"] >= 50.0 == figures["bounds"]["psnr"]
+    """Catches a PSNR that other pictures miss, one that is met by keeping everything, and a loop of steps."""
+    *inputs, other = calibration_inputs(program, "photos")[:13]
+    images = {}
+    for psnr in (None, 5.0, 44.0):
+        options = {"each_step": True, "psnr": psnr}
+        formats = WeightFormats() if psnr is None else calibrate([program], "w8a8", [inputs], **options)
+        assert 0 < len(formats.exceptions) < 40 if psnr == 44.0 else not formats.exceptions
+        assert set(formats.exceptions.values()) <= {"float16"}
+        FORMATS["onnx"].write([program], sampler.whole, tmp_path / "model.onnx", formats)
+        assert psnr is None or "Loop" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+        images[psnr] = run(tmp_path / "model.onnx", other)["image"]
+    off = {psnr: decibels(float(np.mean(np.square(images[psnr] - images[None])))) for psnr in (5.0, 44.0)}
+    assert 30 < off[5.0] < off[44.0] and off[44.0] > 43
 
 
 @pytest.mark.parametrize(
@@ -261,9 +264,9 @@ TRAINED = Path("assets/photos-base/undistilled")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CALIBRATED)
-@pytest.mark.parametrize("layout", ["whole", "parts"])
-def test_a_trained_model_passes_the_gate(tmp_path, kind, layout):
-    """Catches ranges or an order of kernels that do for random weights alone."""
-    options = {"format": "onnx", "layout": layout, "weights": kind, "calibration": "photos", "report": False}
+@pytest.mark.parametrize("format, layout", [("onnx", "whole"), ("onnx", "parts"), ("tflite", "whole")])
+def test_a_trained_model_passes_the_gate(tmp_path, kind, format, layout):
+    """Catches ranges or an order of kernels that do for random weights alone, and a condition that is lost in noise."""
+    options = {"format": format, "layout": layout, "weights": kind, "calibration": "photos", "report": False}
     (figures,) = make_package(TRAINED, tmp_path / "package", **options)
     assert figures["psnr_db"] >= {"w8a8": 35, "w8a16": 42}[kind]

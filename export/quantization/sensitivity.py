@@ -9,7 +9,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 
 MARGIN = 1.0  # dB: the gate uses other images, too
-Error = Callable[[frozenset[str]], float]  # the mean squared error of images when these kernels are rounded
+Error = Callable[[frozenset[str]], float]  # the squared error of images, a mean over pixels, with kernels rounded
 
 
 def decibels(error: float) -> float:
