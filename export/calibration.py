@@ -90,6 +90,7 @@ def _loaded(program: SamplerProgram, graph: OnnxGraph, folder: Path) -> Run:
     graph.write(folder / "model.onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = default_threads()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # as in `Onnx.load`
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
