@@ -19,6 +19,7 @@ from export.emit.limits import MAX_STEPS
 from export.formats import FORMATS
 from export.formats.form import COMPUTES, OPSETS, PORTABLE, Form
 from export.package.manifest import parse_size
+from export.quantization.activations import CALIBRATED
 from export.quantization.targets import parse_target
 
 FORM = tuple(field.name for field in dataclasses.fields(Form))  # each is an option
@@ -44,7 +45,12 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
         "--unrolled", action="store_true", default=None, help="write the steps one after the other, without a loop"
     )
     parser.add_argument("--target-size", help="for mixed weights: their size, for example 700MB")
-    parser.add_argument("--min-psnr", help="for mixed weights: the lowest PSNR of images, dB")
+    parser.add_argument("--min-psnr", help="for mixed and calibrated weights: the lowest PSNR of images, dB")
+    parser.add_argument(
+        "--calibration",
+        help=f"for calibrated weights ({', '.join(CALIBRATED)}): the pictures, as --data names them elsewhere: "
+        "a folder, shards, photos, scenes",
+    )
     parser.add_argument("--steps", type=integer(1, MAX_STEPS), help="of the sampler (default: as it is made for)")
     parser.add_argument(
         "--size",
@@ -90,7 +96,8 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     )
     parser.add_argument("--out", required=True, type=path_argument, help="folder of the package")
     options = parser.parse_args(arguments)
-    names = ("format", "layout", "weights", "steps", "prompt", "sampler", "guidance", "text_guidance", "label")
+    names = ("format", "layout", "weights", "calibration", "steps", "prompt", "sampler", "label")
+    names += ("guidance", "text_guidance")
     asked = {name: getattr(options, name) for name in names}
     asked["target"] = parse_target(options.target_size, options.min_psnr)
     asked["sizes"] = None if options.size is None else [parse_size(size) for size in options.size.split(",")]

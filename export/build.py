@@ -21,7 +21,8 @@ from export.formats.form import PLAIN, Form
 from export.formats.format import MIXED
 from export.package import adapters
 from export.package.manifest import MANIFEST, PACKAGES, check_options, read_manifest, read_package
-from export.quantization.targets import check_target
+from export.quantization.activations import CALIBRATED
+from export.quantization.targets import check_calibration, check_target
 from export.runtime.choice import check_runtimes
 from export.stage import stage
 
@@ -45,6 +46,7 @@ def make_package(
     layout: str = "whole",
     weights: str | None = None,
     target: dict | None = None,
+    calibration: str | None = None,
     form: Form = PLAIN,
     steps: int | None = None,
     sizes: Sequence[tuple[int, int]] | None = None,
@@ -68,7 +70,8 @@ def make_package(
         format: a name of `FORMATS`.
         layout: "whole", one graph, or "parts", for hosts that run the steps themselves.
         weights: the number format of kernels, one of those that the format offers; None: that of `form`.
-        target: for mixed weights: {"size": bytes} or {"psnr": dB}.
+        target: for mixed weights: {"size": bytes} or {"psnr": dB}; for calibrated ones: None or {"psnr": dB}.
+        calibration: for calibrated weights: the pictures, a source as `data.load_source` names it.
         form: for which readers the graphs are written, and what they compute in.
         steps: 1 to `limits.MAX_STEPS`; None: the number that the model is made for.
         sizes: (height, width) of one or several sizes, which share the weights; the bundle's image_size unless given.
@@ -95,7 +98,8 @@ def make_package(
     """
     # Check before loading TensorFlow, which takes seconds.
     weights = weights or form.default_weights
-    _check(out, format, layout, weights, target, form, inputs=[bundle, decoder, *(path for path, _ in loras)])
+    inputs = [bundle, decoder, *(path for path, _ in loras)]
+    _check(out, format, layout, weights, target, calibration, form, inputs=inputs)
     check_runtimes(runtimes, format)
     check_loras(loras)
     if steps is not None:
@@ -130,6 +134,7 @@ def make_package(
         if files:
             origin["loras"] = [{"name": f.name, "sha256": file_sha256(f), "scale": scale} for f, scale in files]
     stored = {"format": format, "layout": layout, "weights": weights, "target": target, "form": form}
+    stored["calibration"] = calibration
     return write_package(programs, out, **stored, origin=origin, runtimes=runtimes, report=report)
 
 
@@ -172,8 +177,11 @@ def make_adapter(
     """
     check_folder(out, PACKAGES, inputs=[bundle, package, decoder])
     base, options = read_package(package), adapters.options_of(package)
-    if options["layout"] != "parts" or options["weights"] == MIXED:
-        raise UserError(f"{package}: adapters are for packages of parts (--layout parts) whose weights are not mixed")
+    if options["layout"] != "parts" or options["weights"] in (MIXED, *CALIBRATED):
+        raise UserError(
+            f"{package}: adapters are for packages of parts (--layout parts) whose weights are neither mixed nor "
+            "calibrated"
+        )
     adapters.check_asked(package, asked or {})
     with whole_folder(out, PACKAGES) as folder:
         whole = folder / "whole"
@@ -198,6 +206,7 @@ def write_package(
     layout: str = "whole",
     weights: str | None = None,
     target: dict | None = None,
+    calibration: str | None = None,
     form: Form = PLAIN,
     origin: dict | None = None,
     runtimes: Sequence[str] = (),
@@ -207,7 +216,7 @@ def write_package(
 
     Args:
         programs: of one model, one for every size.
-        out, format, layout, weights, target, form: see `make_package`.
+        out, format, layout, weights, target, calibration, form: see `make_package`.
         origin: what they were made from, for the manifest.
         runtimes: as in `make_package`.
         report: as in `make_package`; if false, no process is started.
@@ -223,10 +232,17 @@ def write_package(
     from export.quantization.weights import WeightFormats
 
     weights = weights or form.default_weights
-    _check(out, format, layout, weights, target, form)
+    _check(out, format, layout, weights, target, calibration, form)
     FORMATS[format].check_installed()
     weight_formats = WeightFormats(weights)
-    if target is not None:
+    if calibration is not None:
+        FORMATS["onnx"].check_installed()  # calibration runs such a graph
+        from export.calibration import calibrated
+
+        with stage(f"calibrating with pictures of {calibration}"):
+            lowest = parity.BOUNDS[weights].psnr if target is None else target["psnr"]
+            weight_formats = calibrated(programs, weights, calibration, layout, lowest)
+    elif target is not None:
         from export.quantization import mixed
 
         weight_formats = mixed.choose(programs[0], FORMATS[format].mixed_formats, **target)
@@ -235,6 +251,8 @@ def write_package(
         sizes = " and ".join(f"{program.height}x{program.width}" for program in programs)
         with stage(f"converting {programs[0].steps} steps at {sizes} to {format}{quantized}"):
             facts = write_graphs(programs, folder, format, layout, weights, weight_formats, form)
+            if calibration is not None:
+                facts["calibration"] = {"pictures": calibration, "floats": sorted(weight_formats.exceptions)}
             write_manifest(folder, facts, origin)
         pairs, psnr = list(zip(programs, read_package(folder).sizes, strict=True)), (target or {}).get("psnr")
         with stage("comparing with the Keras model"):
@@ -253,12 +271,14 @@ def _check(
     layout: str,
     weights: str,
     target: dict | None,
+    calibration: str | None,
     form: Form,
     *,
     inputs: Sequence[Path | None] = (),
 ) -> None:
     check_options(format, weights, layout, form)
-    if (weights == MIXED) != (target is not None):
+    check_calibration(weights, calibration, target)
+    if weights not in CALIBRATED and (weights == MIXED) != (target is not None):
         raise UserError("mixed weights need --target-size or --min-psnr, and these need --weights mixed")
     if target is not None:
         check_target(target)

@@ -35,7 +35,7 @@ REFUSED = {
         "--profile": [
             (PLUG, "portable", "--profile is portable, but .* was made with ort-cpu"),
             (WHOLE, "mine", "profile is 'mine': onnx offers ort-cpu, portable"),
-            (LITE, "portable", "profile is 'portable': tflite has none; leave it out"),
+            (LITE, "portable", "profile is 'portable': tflite offers cpu, gpu"),
         ],
         "--opset": [
             (PLUG, "23", "--opset is 23, but .* was made with none"),
@@ -66,6 +66,10 @@ REFUSED = {
             (WHOLE, "nan", "--text-guidance"),
         ],
         "--label": [(PLUG, "2", "--label is 2, but .* was made with none"), (WHOLE, "-1", "--label")],
+        "--calibration": [
+            (PLUG, "photos", "has no calibrated weights: leave out --calibration"),
+            (WHOLE, "photos", "--calibration is 'photos': it is for --weights w8a8, w8a16; leave it out"),
+        ],
         "--target-size": [
             (PLUG, "1MB", "has no mixed weights: leave out --target-size"),
             (WHOLE, "1MB", "need --weights mixed"),

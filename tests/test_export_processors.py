@@ -11,6 +11,7 @@ from export.emit import sampler
 from export.formats import FORMATS
 from export.formats.onnx.graph import bodies
 from export.parity import gate
+from export.quantization.activations import CALIBRATED
 from export.quantization.weights import WeightFormats
 
 pytest_plugins = ["export_cases"]
@@ -43,6 +44,7 @@ def test_products_of_whole_numbers_have_unsigned_operands(program, tmp_path, kin
 
 
 QUANTIZED = [(name, kind) for name in ("onnx", "tflite") for kind in FORMATS[name].weight_formats if kind != "float32"]
+QUANTIZED += [(name, "w8a8") for name in ("onnx", "tflite")]
 
 
 @needs_qemu
@@ -58,6 +60,7 @@ def test_the_gate_holds_on_a_processor_without_vnni(program, tmp_path, monkeypat
 
     monkeypatch.setattr(gate, "load_any", emulated)
     options = {"format": format, "layout": "parts", "weights": kind, "report": False}
+    options |= {"calibration": "photos"} if kind in CALIBRATED else {}
     try:
         (figures,) = write_package([program], tmp_path / "out", **options)
         assert figures["psnr_db"] > figures["bounds"]["psnr"] and len(made) == 1

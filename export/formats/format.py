@@ -41,6 +41,7 @@ class Format:
         suffix: the end of a graph's path.
         weight_formats: number formats in which it can store kernels, of `export.quantization.weights`.
         mixed_formats: those of them that mixed weights choose from, most bits first; none: it cannot mix.
+        calibrated_formats: further ones, of `export.quantization.activations`, for which pictures are needed.
         layouts: "whole", one graph, and "parts", one graph for each part of the sampler.
         profiles: the readers that graphs can be written for, the default first; none: there is nothing to choose.
         has_loop: whether the steps of a whole sampler are a loop.
@@ -53,6 +54,7 @@ class Format:
     suffix: ClassVar[str]
     weight_formats: ClassVar[tuple[str, ...]] = ("float32",)
     mixed_formats: ClassVar[tuple[str, ...]] = ()
+    calibrated_formats: ClassVar[tuple[str, ...]] = ()
     layouts: ClassVar[tuple[str, ...]] = ("whole",)
     profiles: ClassVar[tuple[str, ...]] = ()
     has_loop: ClassVar[bool] = False
@@ -89,7 +91,7 @@ class Format:
     @classmethod
     def weight_choices(cls) -> tuple[str, ...]:
         """The values of the option `weights`."""
-        return (*cls.weight_formats, *([MIXED] if cls.mixed_formats else []))
+        return (*cls.weight_formats, *cls.calibrated_formats, *([MIXED] if cls.mixed_formats else []))
 
     @classmethod
     def profile_of(cls, form: Form) -> str | None:

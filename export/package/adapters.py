@@ -73,6 +73,8 @@ def check_asked(folder: Path, asked: Mapping[str, Any]) -> None:
     for name, value in asked.items():
         if name == "target":
             raise UserError(f"{folder} has no mixed weights: leave out --target-size and --min-psnr")
+        if name == "calibration":
+            raise UserError(f"{folder} has no calibrated weights: leave out --calibration")
         has = made[name]
         same = set(value) == set(has) if name == "sizes" else value == has
         if not same:

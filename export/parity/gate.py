@@ -51,6 +51,8 @@ BOUNDS = {
     "float16": Bounds(0.02, 50.0, 5e-3, 1e-3, 5e-3, 0.02),
     "int8_weight_only": Bounds(0.3, 40.0, 0.1, 0.01, 0.02, 0.05),
     "int8": Bounds(0.3, 35.0, 0.15, 0.02, 0.02, 0.05),
+    "w8a8": Bounds(0.3, 35.0, 0.25, 0.02, 0.02, 0.05),
+    "w8a16": Bounds(0.3, 42.0, 0.1, 0.01, 0.02, 0.05),
     "int4": Bounds(0.6, 25.0, 0.4, 0.05, 0.05, 0.2),
 }
 BOUNDS["mixed"] = BOUNDS["int4"]
@@ -115,8 +117,7 @@ def check(
                 sampler, largest = half.load_rounded(package)
             outputs, parts = _run(sampler, cases, calls)
             constants = sum(FORMATS[package.format].stored_bytes(graph.path) for graph in package.graphs.values())
-    named = BOUNDS["mixed" if weight_formats.exceptions else weight_formats.default]
-    bounds = IN_HALF if package.form.in_half else named
+    bounds = IN_HALF if package.form.in_half else BOUNDS[weight_formats.bounds]
     bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
     figures = {
         "size": [program.height, program.width],

@@ -19,10 +19,10 @@ from codi_tf.core.noise import gaussian_noise
 from codi_tf.core.progress import Progress
 from export.emit.conditions import conditions_for
 from export.emit.program import SamplerProgram
+from export.quantization.sensitivity import MARGIN, decibels, most
 from export.quantization.weights import WeightFormats, dequantized, is_quantized, stored_bytes
 
 IMAGES = 2
-MARGIN = 1.0  # dB: the gate uses other images, too
 
 
 class _Change(NamedTuple):
@@ -49,7 +49,7 @@ def choose(
     """
     variables = program.variables_in_use()
     kernels = [v for v in variables if is_quantized(v)]
-    most, least = (WeightFormats(name).bytes(variables) for name in (formats[0], formats[-1]))
+    largest, least = (WeightFormats(name).bytes(variables) for name in (formats[0], formats[-1]))
     if size is not None and size < least:
         what = f"{size / 1e6:.1f} MB is too little; the weights take {least / 1e6:.1f} MB at least"
         raise UserError(f"--target-size: {what}")
@@ -67,14 +67,10 @@ def choose(
 
     if size is not None:
         saved = itertools.accumulate((change.saved for change in changes), initial=0)
-        return after(next(count for count, total in enumerate(saved) if most - total <= size))
+        return after(next(count for count, total in enumerate(saved) if largest - total <= size))
     assert psnr is not None
-    low, high = 0, len(changes)
-    while low < high:
-        middle = (low + high + 1) // 2
-        enough = images.psnr(after(middle), kernels) >= psnr + MARGIN
-        low, high = (middle, high) if enough else (low, middle - 1)
-    return after(low)
+    enough = psnr + MARGIN
+    return after(most(len(changes), lambda count: images.psnr(after(count), kernels) >= enough))
 
 
 def _errors(images: _Images, kernels: list, formats: Sequence[str]) -> np.ndarray:
@@ -134,7 +130,7 @@ class _Images:
         try:
             for kernel, value in zip(kernels, values, strict=True):
                 kernel.assign(dequantized(value, weight_formats(kernel)))
-            return -10.0 * np.log10(max(self.error(), 1e-20))
+            return decibels(self.error())
         finally:
             for kernel, value in zip(kernels, values, strict=True):
                 kernel.assign(value)

@@ -1,4 +1,4 @@
-"""The target of mixed weights: {"size": bytes} or {"psnr": dB}."""
+"""What mixed and calibrated weights are to reach, {"size": bytes} or {"psnr": dB}, and the pictures of the latter."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 
 from codi_tf.core.errors import UserError
+from export.quantization.activations import CALIBRATED
 
 UNITS = {"MB": 1e6, "GB": 1e9, "MiB": 2**20, "GiB": 2**30}
 MAX_BYTES = 1e15
@@ -37,6 +38,19 @@ def check_target(target: dict) -> None:
         raise UserError(f"the target of mixed weights is {target!r}: give a size or a psnr")
     ((name, value),) = target.items()
     _number(name, value, value, *limits[name])
+
+
+def check_calibration(weights: str, calibration: str | None, target: dict | None) -> None:
+    """Raise UserError for calibrated weights without pictures or with a size, and for pictures without such weights."""
+    calibrated = ", ".join(CALIBRATED)
+    if weights not in CALIBRATED and calibration is not None:
+        raise UserError(f"--calibration is {calibration!r}: it is for --weights {calibrated}; leave it out")
+    if weights in CALIBRATED and not calibration:
+        raise UserError(
+            f"--weights {weights} needs --calibration: pictures as the model will see them, a folder, shards or photos"
+        )
+    if weights in CALIBRATED and target is not None and "size" in target:
+        raise UserError(f"--target-size is for mixed weights; {weights} takes --min-psnr")
 
 
 def _number(name: str, given: object, value: float, low: float, high: float, unit: str) -> float:

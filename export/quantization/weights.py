@@ -39,6 +39,11 @@ class WeightFormats:
         small = math.prod(variable.shape) < MIN_SIZE_INT4  # the first and the last layer, whose errors are visible
         return "float16" if wanted == "int4" and small else wanted
 
+    @property
+    def bounds(self) -> str:
+        """The name of the gate's bounds."""
+        return "mixed" if self.exceptions else self.default
+
     def bytes(self, variables: Iterable) -> int:
         """The bytes of weights, scales included."""
         return sum(stored_bytes(variable.shape, self(variable)) for variable in variables)

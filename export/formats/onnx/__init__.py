@@ -16,6 +16,7 @@ class Onnx(Format):
     suffix = ".onnx"
     weight_formats = ("float32", "float16", "int8", "int8_weight_only", "int4")
     mixed_formats = ("float16", "int8_weight_only", "int4")
+    calibrated_formats = ("w8a8", "w8a16")
     layouts = ("whole", "parts")
     profiles = ("ort-cpu", PORTABLE)
     has_loop = True

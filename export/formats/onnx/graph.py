@@ -52,7 +52,7 @@ class OnnxGraph(OnnxNodes):
         self.signature["outputs"][name] = {"shape": list(tensor_shape), "dtype": "float32"}
 
     def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
-        if len(tables[0]) == 1 or self.form.unrolled:
+        if len(tables[0]) == 1 or self.form.unrolled or self.calibrating is not None:
             for rows in zip(*tables, strict=True):
                 z = self.as_float32(body(z, *map(self.constant, rows)))
             return z

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -13,6 +15,7 @@ from onnx import TensorProto, helper
 from export.emit.graph import Value
 from export.formats.form import OPSETS, PLAIN, Form
 from export.formats.onnx.store import Weight
+from export.quantization.activations import CALIBRATED, Place
 from export.quantization.weights import WeightFormats
 
 
@@ -25,17 +28,34 @@ class Loop:
     made: dict[tuple, Value] = field(default_factory=dict)
 
 
+class Calibrating(Protocol):
+    """What is done to kernels and activations of calibrated weight formats; see `export.formats.onnx.calibrated`."""
+
+    signed: bool
+
+    def activation(self, g: OnnxNodes, x: Value, place: Place) -> Value: ...
+
+    def kernel(self, g: OnnxNodes, layer, real: Callable[[], str], whole: Callable[[], str]) -> str: ...
+
+
 class OnnxNodes:
     """The nodes and weights of a graph, each made once.
 
     Args:
         weight_formats: the format of each kernel.
         form: the readers that the graph is for.
+        calibrating: what is done where the format is a calibrated one. Steps are then unrolled.
     """
 
-    def __init__(self, weight_formats: WeightFormats | None = None, form: Form = PLAIN):
+    def __init__(
+        self,
+        weight_formats: WeightFormats | None = None,
+        form: Form = PLAIN,
+        calibrating: Calibrating | None = None,
+    ):
         self.form, self.opset = form, form.opset or OPSETS[0]
         self.weight_formats = WeightFormats() if weight_formats is None else weight_formats
+        self.calibrating, self._uses = calibrating, collections.Counter[str]()
         self.signature = {"inputs": {}, "outputs": {}}
         self.inputs, self.outputs = [], []
         self.weights: dict[tuple, Weight] = {}
@@ -112,6 +132,14 @@ class OnnxNodes:
             name = f"constant_{len(self.weights)}"
             self.weights[key] = Weight(name, array.shape, kind, array.nbytes, lambda: array, False)
         return self.weights[key].name
+
+    def at_product(self, x: Value, layer, side: str) -> Value:
+        """An input ("in") or, after it, the output ("out") of a layer's product."""
+        path = layer.kernel.path
+        if self.calibrating is None or self.weight_formats(layer.kernel) not in CALIBRATED:
+            return x
+        self._uses[path] += side == "in"
+        return self.calibrating.activation(self, x, Place(path, self._uses[path] - 1, side))
 
     def reshaped(self, x, tensor_shape: tuple[int, ...], shape: tuple[int, ...]) -> Value:
         """x in the shape `tensor_shape` in the file; `shape` is that of its Value."""

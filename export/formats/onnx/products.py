@@ -7,6 +7,8 @@ By the weight format of the kernel:
   pairs of 16 bits, which overflow. A convolution gathers its windows first, because ONNX Runtime has no fast
   ConvInteger; where that would take more than COLUMNS bytes, its kernel is dequantized as below.
 - int8_weight_only: the kernel is dequantized where it is used, in every step.
+- w8a8, w8a16: as int8_weight_only, and inputs and outputs are rounded (`calibrated`), which readers fuse into products
+  of whole numbers.
 - int4: MatMulNBits for products; kernels of convolutions, and all those of portable graphs, are dequantized where they
   are used.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +25,7 @@ import numpy as np
 
 from export.emit.graph import Value
 from export.formats.onnx.nodes import OnnxNodes
+from export.quantization.activations import CALIBRATED
 from export.quantization.weights import block_size, int8_scales, kernel_rows, quantize_int4, quantize_int8
 
 COLUMNS = 2**27  # bytes that the gathered windows of a convolution may take
@@ -36,6 +40,9 @@ def dense(g: OnnxNodes, x: Value, layer) -> Value:
         return _plus(g, _integer_product(g, *_rounded(g, x), layer, shape), bias)
     if kind == "int4" and not g.form.portable:
         return _plus(g, _four_bit_product(g, x, layer, shape), bias)
+    if kind in CALIBRATED:  # rounded before the bias: ONNX Runtime knows no Gemm of whole numbers with a float bias
+        made = g.node("MatMul", [g.at_product(x, layer, "in"), _matrix(g, layer)], shape)
+        return _plus(g, g.at_product(made, layer, "out"), bias)
     if bias is None:
         return g.node("MatMul", [x, _matrix(g, layer)], shape)
     return g.node("Gemm", [x, _matrix(g, layer), bias], shape)
@@ -65,7 +72,7 @@ def project_out(g: OnnxNodes, x: Value, layer, size: tuple[int, int]) -> Value:
 def _takes_rows(g: OnnxNodes, layer) -> bool:
     """Whether a kernel's product takes rows alone, and neither transposes them nor gives them transposed."""
     kind = g.weight_formats(layer.kernel)
-    return kind == "int8" or (kind == "int4" and not g.form.portable)
+    return kind in ("int8", *CALIBRATED) or (kind == "int4" and not g.form.portable)
 
 
 class _Window(NamedTuple):
@@ -88,14 +95,15 @@ def conv(g: OnnxNodes, x: Value, layer) -> Value:
     if g.weight_formats(layer.kernel) == "int8" and k * k * x.shape[2] * math.prod(size) <= COLUMNS:
         return _integer_conv(g, x, layer, window)
     bias = [_bias(g, layer, "", (filters,))] if layer.use_bias else []
-    return g.node(
+    made = g.node(
         "Conv",
-        [x, _filters(g, layer), *bias],
+        [g.at_product(x, layer, "in"), _filters(g, layer), *bias],
         (*size, filters),
         kernel_shape=[k, k],
         pads=[before, before, after, after],
         strides=[stride, stride],
     )
+    return g.at_product(made, layer, "out")
 
 
 # Kernels as runtimes take them
@@ -110,10 +118,22 @@ def _matrix(g: OnnxNodes, layer) -> str:
     c, d = layer.kernel.shape[-2:]
     if g.weight_formats(layer.kernel) == "int4":
         return g.node("Transpose", [_rows_of_four_bits(g, layer.kernel)], (c, d), perm=[1, 0], again=True).name
-    if g.weight_formats(layer.kernel) != "int8_weight_only":
+
+    def real() -> str:
         return g.real(layer.kernel, "", (c, d), lambda a: a.reshape(c, d))
-    matrix = g.stored(layer.kernel, "int8", (c, d), lambda a: quantize_int8(a).reshape(c, d), "int8")
-    return g.node("DequantizeLinear", [matrix, _scales(g, layer)], (c, d), axis=1, again=True).name
+
+    def whole() -> str:
+        return _widened(g, layer, "", (c, d), lambda a: a.reshape(c, d), axis=1)
+
+    return _kernel(g, layer, real, whole)
+
+
+def _kernel(g: OnnxNodes, layer, real: Callable[[], str], whole: Callable[[], str]) -> str:
+    """The name of a kernel in its weight format, one of floats or of int8 that is dequantized where it is used."""
+    kind = g.weight_formats(layer.kernel)
+    if kind in CALIBRATED and g.calibrating is not None:
+        return g.calibrating.kernel(g, layer, real, whole)
+    return whole() if kind.startswith("int8") else real()
 
 
 def _filters(g: OnnxNodes, layer) -> str:
@@ -123,10 +143,29 @@ def _filters(g: OnnxNodes, layer) -> str:
     tensor_shape = (d, c, k, k)
     if kind == "int4":
         return g.reshaped(_rows_of_four_bits(g, kernel), tensor_shape, tensor_shape).name
-    if not kind.startswith("int8"):
+
+    def real() -> str:
         return g.real(kernel, "oihw", tensor_shape, lambda a: a.transpose(3, 2, 0, 1))
-    filters = g.stored(kernel, "int8 oihw", tensor_shape, lambda a: quantize_int8(a).transpose(3, 2, 0, 1), "int8")
-    return g.node("DequantizeLinear", [filters, _scales(g, layer)], tensor_shape, axis=0, again=True).name
+
+    def whole() -> str:
+        return _widened(g, layer, " oihw", tensor_shape, lambda a: a.transpose(3, 2, 0, 1), axis=0)
+
+    return _kernel(g, layer, real, whole)
+
+
+def _widened(g: OnnxNodes, layer, view: str, shape: tuple[int, ...], arrange: Callable, *, axis: int) -> str:
+    """A kernel in 8 bits that is dequantized where it is used; `axis` is that of the output channels."""
+    unsigned = g.calibrating is not None and not g.calibrating.signed
+    kind = "uint8" if unsigned else "int8"
+
+    def read(kernel: np.ndarray) -> np.ndarray:
+        numbers = quantize_int8(kernel)
+        return arrange(_unsigned(numbers) if unsigned else numbers)
+
+    inputs = [g.stored(layer.kernel, f"{kind}{view}", shape, read, kind), _scales(g, layer)]
+    if unsigned:
+        inputs.append(g.small_constant(np.full(shape[axis], ZERO, "uint8")))
+    return g.node("DequantizeLinear", inputs, shape, axis=axis, again=True).name
 
 
 def _rows_of_four_bits(g: OnnxNodes, kernel) -> Value:

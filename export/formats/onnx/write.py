@@ -10,9 +10,11 @@ import onnx
 
 from export.emit.program import SamplerProgram
 from export.formats.form import PLAIN, Form
+from export.formats.onnx.calibrated import Rounding
 from export.formats.onnx.graph import OnnxGraph, bodies
 from export.formats.onnx.half import HalfGraph
 from export.formats.onnx.store import Store
+from export.quantization.activations import Calibrated
 from export.quantization.weights import WeightFormats
 
 
@@ -30,7 +32,9 @@ def write(
     made, kind = [], HalfGraph if form.in_half else OnnxGraph
     with Store(path) if len(programs) > 1 else contextlib.nullcontext() as store:
         for place, program in enumerate(programs):
-            graph, file = kind(weight_formats, form), path
+            calibrated = isinstance(weight_formats, Calibrated)
+            rounding = Rounding(weight_formats, signed=form.portable) if calibrated else None
+            graph, file = kind(weight_formats, form, rounding), path
             if place:
                 file = path.with_stem(f"{path.stem}-{program.height}x{program.width}")
             emit(graph, program)

@@ -34,6 +34,8 @@ class OnnxRuntime(Runtime):
             chosen.append((names["cpu"], {}))  # of the operators that the other lacks
         settings = runtime.SessionOptions()
         settings.intra_op_num_threads = options.threads
+        # Else products of widened kernels round their activations to 8 bits.
+        settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         session = runtime.InferenceSession(graph.path, settings, providers=chosen)
         check_started(options.provider, [_short(name) for name in session.get_providers()])
         outputs = [output.name for output in session.get_outputs()]

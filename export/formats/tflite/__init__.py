@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
+from codi_tf.core.errors import UserError
 from export.formats import FORMATS
 from export.formats.format import Format
 from export.formats.tflite.limits import MAX_FILE
+
+GPU = "gpu"  # the profile of graphs that LiteRT's GPU delegate takes as a whole
+GPU_WEIGHTS = ("float32", "float16")
 
 
 @FORMATS.register("tflite")
@@ -14,7 +20,9 @@ class TFLite(Format):
     suffix = ".tflite"
     weight_formats = ("float32", "float16", "int8", "int8_weight_only")
     mixed_formats = ("float16", "int8_weight_only")
+    calibrated_formats = ("w8a8", "w8a16")
     layouts = ("whole", "parts")
+    profiles = ("cpu", GPU)
     max_graph = MAX_FILE
     requires = {"flatbuffers": "flatbuffers", "ai_edge_litert": "ai-edge-litert"}
     runtimes = ("litert",)
@@ -24,6 +32,18 @@ class TFLite(Format):
         from export.formats.tflite.write import write
 
         return write(programs, emit, path, weight_formats)
+
+    @classmethod
+    def writer(cls, form):
+        from export.formats.tflite.write import write
+
+        return functools.partial(write, gpu=form.profile == GPU)
+
+    @classmethod
+    def check_form(cls, form, layout, weights):
+        super().check_form(form, layout, weights)
+        if form.profile == GPU and weights not in GPU_WEIGHTS:
+            raise UserError(f"weights is {weights!r}: profile {GPU} takes {' or '.join(GPU_WEIGHTS)}, as GPUs compute")
 
     @staticmethod
     def stored_bytes(path):

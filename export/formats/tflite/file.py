@@ -17,7 +17,14 @@ from codi_tf.core.errors import UserError
 from export.formats.tflite.limits import MAX_FILE
 
 ALIGNMENT = 64
-VERSIONS = {"CONV_2D": 5, "FULLY_CONNECTED": 9, "DEQUANTIZE": 3, "BATCH_MATMUL": 1, "RESIZE_NEAREST_NEIGHBOR": 1}
+VERSIONS = {
+    "CONV_2D": 5,
+    "FULLY_CONNECTED": 9,
+    "DEQUANTIZE": 3,
+    "QUANTIZE": 2,
+    "BATCH_MATMUL": 1,
+    "RESIZE_NEAREST_NEIGHBOR": 1,
+}
 
 
 @dataclass(frozen=True)

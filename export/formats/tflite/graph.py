@@ -10,7 +10,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from export.emit.graph import Value
 from export.formats.format import SIGNATURE
-from export.formats.tflite.nodes import LiteRtNodes, tensor_shape_of
+from export.formats.tflite.calibrated import product
+from export.formats.tflite.nodes import LiteRtNodes
+from export.quantization.activations import CALIBRATED
+
+POINTWISE = {"padding": schema.Padding.SAME, "strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1}
 
 
 class LiteRtGraph(LiteRtNodes):
@@ -27,7 +31,7 @@ class LiteRtGraph(LiteRtNodes):
         self.signature["inputs"][name] = {"shape": list(tensor_shape), "dtype": dtype}
         if dtype != "float32" or len(shape) == 3:
             return Value(name, shape)
-        return self.reshaped(name, tensor_shape_of(shape), shape)
+        return self.reshaped(name, self.tensor_shape(shape), shape)
 
     def output(self, name: str, value: Value) -> None:
         tensor_shape = (1, *value.shape) if len(value.shape) > 1 else value.shape
@@ -45,23 +49,20 @@ class LiteRtGraph(LiteRtNodes):
 
     def constant(self, array: np.ndarray) -> Value:
         array = np.asarray(array, "float32")
-        return Value(self.small_constant(array.reshape(tensor_shape_of(array.shape))), array.shape)
+        return Value(self.small_constant(array.reshape(self.tensor_shape(array.shape))), array.shape)
 
     def weight(self, variable, rows: int | None = None) -> Value:
         shape = tuple(variable.shape) if rows is None else (rows, *variable.shape[1:])
         return Value(
-            self.stored(variable, "rows", tensor_shape_of(shape), lambda a: a[:rows].reshape(tensor_shape_of(shape))),
+            self.stored(
+                variable, "rows", self.tensor_shape(shape), lambda a: a[:rows].reshape(self.tensor_shape(shape))
+            ),
             shape,
         )
 
     def conv(self, x: Value, layer) -> Value:
         height, width, channels = x.shape
         k, stride, filters = layer.kernel_size[0], layer.strides[0], layer.filters
-        kernel = self.stored(layer.kernel, "ohwi", (filters, k, k, channels), lambda a: a.transpose(3, 0, 1, 2))
-        if layer.use_bias:
-            bias = self.stored(layer.bias, "", (filters,), lambda a: a)
-        else:  # the kernel wants one
-            bias = self.small_constant(np.zeros(filters, "float32"))
         padding = schema.Padding.SAME
         if stride > 1:
             before = k // 2 if layer.symmetric_padding else 0
@@ -71,14 +72,38 @@ class LiteRtGraph(LiteRtNodes):
             height, width, padding = (height - k) // stride + 1, (width - k) // stride + 1, schema.Padding.VALID
         options = {"padding": padding, "strideW": stride, "strideH": stride, "dilationWFactor": 1, "dilationHFactor": 1}
         shape = (height, width, filters)
-        return self.operator("CONV_2D", [x, kernel, bias], (1, *shape), shape, options)
+
+        def arranged(kernel: np.ndarray) -> np.ndarray:
+            return kernel.transpose(3, 0, 1, 2)
+
+        if self.weight_formats(layer.kernel) in CALIBRATED:
+            return product(self, "CONV_2D", x, layer, arranged, (1, *shape), shape, options, bias=True)
+        kernel = self.stored(layer.kernel, "ohwi", (filters, k, k, channels), arranged)
+        return self.convolution(x, layer, kernel, shape, options)
+
+    def convolution(self, x: Value, layer, kernel: str, shape, options: dict | None = None) -> Value:
+        """CONV_2D with a kernel and the layer's bias; `options` are those of 1x1 by default."""
+        if layer.use_bias:
+            bias = self.stored(layer.bias, "", (shape[-1],), lambda a: a)
+        else:  # the operator wants one
+            bias = self.small_constant(np.zeros(shape[-1], "float32"))
+        options = options or POINTWISE
+        return self.operator("CONV_2D", [x, kernel, bias], self.tensor_shape(shape), shape, options)
 
     def dense(self, x: Value, layer) -> Value:
         c, d = layer.kernel.shape[-2:]
-        matrix = self.stored(layer.kernel, "oi", (d, c), lambda a: a.reshape(c, d).T)
-        bias = self.stored(layer.bias, "", (d,), lambda a: a) if layer.use_bias else None
         shape = (*x.shape[:-1], d)
-        return self.operator("FULLY_CONNECTED", [x, matrix, bias], tensor_shape_of(shape), shape)
+
+        def arranged(kernel: np.ndarray) -> np.ndarray:
+            return kernel.reshape(c, d).T
+
+        bias = self.stored(layer.bias, "", (d,), lambda a: a) if layer.use_bias else None
+        if self.weight_formats(layer.kernel) in CALIBRATED:  # ranges are those before the bias
+            tensor_shape = self.tensor_shape(shape)
+            made = product(self, "FULLY_CONNECTED", x, layer, arranged, tensor_shape, shape, bias=False)
+            return made if bias is None else self._binary("ADD", made, bias, tensor_shape, shape)
+        matrix = self.stored(layer.kernel, "oi", (d, c), arranged)
+        return self.operator("FULLY_CONNECTED", [x, matrix, bias], self.tensor_shape(shape), shape)
 
     def project_in(self, x: Value, layer) -> Value:
         rows = (x.shape[0] * x.shape[1], x.shape[2])
@@ -116,55 +141,53 @@ class LiteRtGraph(LiteRtNodes):
         return self._binary("ADD", self._binary("MUL", x, scale, tensor_shape, x.shape), beta, tensor_shape, x.shape)
 
     def layer_norm(self, x: Value, layer) -> Value:
-        rows, channels = x.shape
+        channels, whole, each = x.shape[1], self.tensor_shape(x.shape), self.tensor_shape((x.shape[0], 1))
 
         def mean(value: Value) -> Value:
-            return self._mean(value, [1], (rows, 1), True)
+            return self._mean(value, [len(whole) - 1], each, True)
 
-        x = self._binary("SUB", x, mean(x), x.shape, x.shape)
-        square = self._binary("MUL", x, x, x.shape, x.shape)
-        steady = self._binary(
-            "ADD", mean(square), self.small_constant(np.array(layer.epsilon, "float32")), (rows, 1), ()
-        )
-        normal = self._binary("MUL", x, self.operator("RSQRT", [steady], (rows, 1), ()), x.shape, x.shape)
+        x = self._binary("SUB", x, mean(x), whole, x.shape)
+        square = self._binary("MUL", x, x, whole, x.shape)
+        steady = self._binary("ADD", mean(square), self.small_constant(np.array(layer.epsilon, "float32")), each, ())
+        normal = self._binary("MUL", x, self.operator("RSQRT", [steady], each, ()), whole, x.shape)
         gamma, beta = (self.stored(v, "", (channels,), lambda a: a) for v in (layer.gamma, layer.beta))
-        return self._binary("ADD", self._binary("MUL", normal, gamma, x.shape, x.shape), beta, x.shape, x.shape)
+        return self._binary("ADD", self._binary("MUL", normal, gamma, whole, x.shape), beta, whole, x.shape)
 
     def silu(self, x: Value) -> Value:
         return self._binary(
             "MUL",
             x,
-            self.operator("LOGISTIC", [x], tensor_shape_of(x.shape), x.shape),
-            tensor_shape_of(x.shape),
+            self.operator("LOGISTIC", [x], self.tensor_shape(x.shape), x.shape),
+            self.tensor_shape(x.shape),
             x.shape,
         )
 
     def gelu(self, x: Value, form: str) -> Value:
         if form == "quick_gelu":
-            gate = self.operator("LOGISTIC", [self.affine(x, 1.702, 0.0)], tensor_shape_of(x.shape), x.shape)
-            return self._binary("MUL", x, gate, tensor_shape_of(x.shape), x.shape)
+            gate = self.operator("LOGISTIC", [self.affine(x, 1.702, 0.0)], self.tensor_shape(x.shape), x.shape)
+            return self._binary("MUL", x, gate, self.tensor_shape(x.shape), x.shape)
         return self.operator(
-            "GELU", [x], tensor_shape_of(x.shape), x.shape, {"approximate": form == "gelu_pytorch_tanh"}
+            "GELU", [x], self.tensor_shape(x.shape), x.shape, {"approximate": form == "gelu_pytorch_tanh"}
         )
 
     def relu(self, x: Value) -> Value:
-        return self.operator("RELU", [x], tensor_shape_of(x.shape), x.shape)
+        return self.operator("RELU", [x], self.tensor_shape(x.shape), x.shape)
 
     def tanh(self, x: Value) -> Value:
-        return self.operator("TANH", [x], tensor_shape_of(x.shape), x.shape)
+        return self.operator("TANH", [x], self.tensor_shape(x.shape), x.shape)
 
     def add(self, x: Value, y: Value) -> Value:
-        return self._binary("ADD", x, self._spread(x, y), tensor_shape_of(x.shape), x.shape)
+        return self._binary("ADD", x, self._spread(x, y), self.tensor_shape(x.shape), x.shape)
 
     def subtract(self, x: Value, y: Value) -> Value:
         shape = max(x.shape, y.shape, key=len)
-        return self._binary("SUB", x, y, tensor_shape_of(shape), shape)
+        return self._binary("SUB", x, y, self.tensor_shape(shape), shape)
 
     def divide(self, x: Value, y: Value) -> Value:
-        return self._binary("DIV", x, y, tensor_shape_of(x.shape), x.shape)
+        return self._binary("DIV", x, y, self.tensor_shape(x.shape), x.shape)
 
     def multiply(self, x: Value, y: Value) -> Value:
-        return self._binary("MUL", x, self._spread(x, y), tensor_shape_of(x.shape), x.shape)
+        return self._binary("MUL", x, self._spread(x, y), self.tensor_shape(x.shape), x.shape)
 
     def _spread(self, x: Value, y: Value) -> Value:
         if len(x.shape) == 3 and len(y.shape) == 1:
@@ -174,12 +197,12 @@ class LiteRtGraph(LiteRtNodes):
     def concatenate(self, x: Value, y: Value) -> Value:
         shape = (*x.shape[:-1], x.shape[-1] + y.shape[-1])
         return self.operator(
-            "CONCATENATION", [x, y], tensor_shape_of(shape), shape, {"axis": len(tensor_shape_of(shape)) - 1}
+            "CONCATENATION", [x, y], self.tensor_shape(shape), shape, {"axis": len(self.tensor_shape(shape)) - 1}
         )
 
     def channels(self, x: Value, start: int, stop: int) -> Value:
         shape = (*x.shape[:-1], stop - start)
-        tensor_shape = tensor_shape_of(shape)
+        tensor_shape = self.tensor_shape(shape)
         begin, size = (
             self.small_constant(np.array(v, "int32")) for v in ([*[0] * (len(tensor_shape) - 1), start], tensor_shape)
         )
@@ -236,11 +259,11 @@ class LiteRtGraph(LiteRtNodes):
     def clip(self, x: Value, low: float, high: float) -> Value:
         bounds = (self.small_constant(np.array(n, "float32")) for n in (low, high))
         for kind, bound in zip(("MAXIMUM", "MINIMUM"), bounds, strict=True):
-            x = self._binary(kind, x, bound, tensor_shape_of(x.shape), x.shape)
+            x = self._binary(kind, x, bound, self.tensor_shape(x.shape), x.shape)
         return x
 
     def greater(self, x: Value, bound: float) -> Value:
-        tensor_shape = tensor_shape_of(x.shape)
+        tensor_shape = self.tensor_shape(x.shape)
         greater = self.operator(
             "GREATER", [x, self.small_constant(np.array(bound, "float32"))], tensor_shape, x.shape, dtype="bool"
         )
@@ -269,13 +292,13 @@ class LiteRtGraph(LiteRtNodes):
     def affine(self, x: Value, scale: float, offset: float) -> Value:
         if scale != 1.0:
             x = self._binary(
-                "MUL", x, self.small_constant(np.array(scale, "float32")), tensor_shape_of(x.shape), x.shape
+                "MUL", x, self.small_constant(np.array(scale, "float32")), self.tensor_shape(x.shape), x.shape
             )
         return (
             x
             if not offset
             else self._binary(
-                "ADD", x, self.small_constant(np.array(offset, "float32")), tensor_shape_of(x.shape), x.shape
+                "ADD", x, self.small_constant(np.array(offset, "float32")), self.tensor_shape(x.shape), x.shape
             )
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 
 import numpy as np
@@ -9,9 +10,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from export.emit.graph import Value
 from export.formats.tflite.file import LiteRtFile, Subgraph, Weight
+from export.quantization.activations import Signed
 from export.quantization.weights import WeightFormats, int8_scales, quantize_int8
 
-TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "int32": "INT32", "bool": "BOOL"}
+TYPES = {name: name.upper() for name in ("float32", "float16", "int8", "int16", "int32", "int64", "bool")}
 OPTIONS = {
     "CONV_2D": "Conv2DOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
@@ -35,11 +37,13 @@ OPTIONS = {
     "DEPTH_TO_SPACE": "DepthToSpaceOptions",
     "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
     "DEQUANTIZE": "DequantizeOptions",
+    "QUANTIZE": "QuantizeOptions",
     "DIV": "DivOptions",
     "GREATER": "GreaterOptions",
     "CAST": "CastOptions",
     "REDUCE_MAX": "ReducerOptions",
     "TOPK_V2": "TopKV2Options",
+    "TILE": "TileOptions",
 }
 
 
@@ -59,36 +63,55 @@ class LiteRtNodes:
         self.subgraph = Subgraph()
         self.graph = self.subgraph.graph
         self.index: dict[str, int] = {}  # tensors by name
+        self.uses = collections.Counter[str]()  # of kernels in products of whole numbers, by their paths
         self._made: dict[tuple, Value] = {}
 
+    def tensor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a value's tensor."""
+        return tuple(shape) if len(shape) == 2 else (1, *shape)
+
     def tensor(
-        self, name: str, tensor_shape: tuple[int, ...], dtype: str = "float32", buffer: int = 0, scales=None
+        self, name: str, tensor_shape: tuple[int, ...], dtype: str = "float32", buffer: int = 0, scales=None, zero=0
     ) -> None:
-        """Add a tensor. `buffer` is the place of its content in the file, 0 for none; `scales` are those of int8."""
+        """Add a tensor. `buffer` is the place of its content in the file, 0 for none.
+
+        `scales` are those of whole numbers: one, or one for each index of the first axis. `zero` stands for 0.
+        """
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.buffer = name, list(tensor_shape), buffer
         tensor.type = getattr(schema.TensorType, TYPES[dtype])
         if scales is not None:
             tensor.quantization = schema.QuantizationParametersT()
             tensor.quantization.scale = scales
-            tensor.quantization.zeroPoint = np.zeros(len(scales), "int64")
+            tensor.quantization.zeroPoint = np.full(len(scales), zero, "int64")
             tensor.quantization.quantizedDimension = 0
         self.index[name] = len(self.graph.tensors)
         self.graph.tensors.append(tensor)
 
     def operator(
-        self, kind: str, inputs, tensor_shape, shape, options: dict | None = None, dtype: str = "float32"
+        self,
+        kind: str,
+        inputs,
+        tensor_shape,
+        shape,
+        options: dict | None = None,
+        dtype: str = "float32",
+        numbers: Signed | None = None,
     ) -> Value:
         """Add an operator, unless there is an equal one, and return its first output.
 
-        `tensor_shape` is the shape of the tensor in the file, `shape` that of the value.
+        `tensor_shape` is the shape of the tensor in the file, `shape` that of the value; `numbers` says what its whole
+        numbers stand for.
         """
         names = [x.name if isinstance(x, Value) else x for x in inputs]
-        key = (kind, *names, tuple(tensor_shape), *sorted((options or {}).items()))
+        key = (kind, *names, tuple(tensor_shape), numbers, *sorted((options or {}).items()))
         if key in self._made:
             return self._made[key]
         value = Value(f"{kind}_{len(self.graph.tensors)}", tuple(shape))
-        self.tensor(value.name, tensor_shape, dtype)
+        if numbers is None:
+            self.tensor(value.name, tensor_shape, dtype)
+        else:
+            self.tensor(value.name, tensor_shape, dtype, scales=np.array([numbers.scale]), zero=numbers.zero)
         operator = schema.OperatorT()
         operator.opcodeIndex = self.file.codes.setdefault(kind, len(self.file.codes))
         operator.inputs = [self.index[name] if name else -1 for name in names]
@@ -105,6 +128,10 @@ class LiteRtNodes:
         self.graph.operators.append(operator)
         self._made[key] = value
         return value
+
+    def shape_of(self, x: Value) -> tuple[int, ...]:
+        """The shape of a value's tensor, as it was made."""
+        return tuple(self.graph.tensors[self.index[x.name]].shape)
 
     def small_constant(self, array: np.ndarray) -> str:
         """The name of a small constant."""
@@ -151,8 +178,3 @@ class LiteRtNodes:
     def transposed(self, x: Value, perm: list[int], tensor_shape, shape) -> Value:
         """x with permuted axes, of the shape `tensor_shape` in the file; `shape` is that of its Value."""
         return self.operator("TRANSPOSE", [x, self.small_constant(np.array(perm, "int32"))], tensor_shape, shape)
-
-
-def tensor_shape_of(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a value's tensor."""
-    return tuple(shape) if len(shape) == 2 else (1, *shape)

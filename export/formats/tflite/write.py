@@ -8,9 +8,12 @@ from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
 
+from codi_tf.core.errors import UserError
 from export.emit.program import SamplerProgram
 from export.formats.format import signatures
+from export.formats.tflite.delegate import faults
 from export.formats.tflite.file import LiteRtFile
+from export.formats.tflite.gpu import GpuGraph
 from export.formats.tflite.graph import LiteRtGraph
 from export.quantization.weights import WeightFormats
 
@@ -22,19 +25,28 @@ def write(
     emit: Callable[[LiteRtGraph, SamplerProgram], None],
     path: Path,
     weight_formats: WeightFormats,
+    *,
+    gpu: bool = False,
 ) -> list[dict]:
     """Write one flatbuffer with one signature per program. See `Format.write`.
 
+    With `gpu`, its graphs are those that the GPU delegate takes as a whole.
+
     Raises:
-        UserError: the file would be larger than MAX_FILE.
+        UserError: the file would be larger than MAX_FILE; with `gpu`, the delegate does not take all of it.
     """
     file, made = LiteRtFile(), []
     for program, name in zip(programs, signatures(programs), strict=True):
-        graph = LiteRtGraph(weight_formats, file)
+        graph = (GpuGraph if gpu else LiteRtGraph)(weight_formats, file)
         emit(graph, program)
         file.add(name, graph.subgraph)
         made.append({"file": path, "signature": name, **graph.signature})
     file.write(path)
+    if gpu and (found := faults(path)):
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise UserError(
+            f"--profile gpu: {path.stem}: LiteRT's GPU delegate does not take {found[0]}{more}; leave it out"
+        )
     return made
 
 
