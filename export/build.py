@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
-import os
 import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codi_tf.checkpoints.lora_files import check_loras, lora_file
-from codi_tf.core.errors import UserError, explained
+from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
 from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle, model_at
 from codi_tf.io.folders import check_folder, whole_folder
@@ -29,6 +24,7 @@ from export.package import adapters
 from export.package.manifest import MANIFEST, PACKAGES, check_options, read_manifest, read_package
 from export.package.schema import KIND, OTHERS, TEXT_TO_IMAGE, VERSION
 from export.quantization.targets import check_target
+from export.stage import stage
 
 if TYPE_CHECKING:
     from codi_tf.models.tiny_decoder import TinyDecoder
@@ -59,6 +55,7 @@ def make_package(
     text_guidance: float | None = None,
     label: int | None = None,
     condition_scale: float = 1.0,
+    fidelity: float = 0.0,
     decoder: Path | None = None,
     loras: Sequence[tuple[Path, float]] = (),
     license: str | None = None,
@@ -83,6 +80,7 @@ def make_package(
             network takes further evaluations in every step.
         label: the class of every image, for networks with classes; None: the null class.
         condition_scale: how many times the condition counts in every image, above 0.
+        fidelity: the share of the first step's x_hat in every image, 0 to 1; of parts, the host chooses it.
         decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         loras: (path, scale) of LoRAs to merge into the base, see `Base.load_lora`.
         license: of the base, for the manifest.
@@ -98,6 +96,8 @@ def make_package(
     # Check before loading TensorFlow, which takes seconds.
     _check(out, format, layout, weights, target, inputs=[bundle, decoder, *(path for path, _ in loras)])
     check_loras(loras)
+    if fidelity and layout == "parts":
+        raise UserError("--fidelity: a package of parts takes it when it runs; give it to codi run instead")
     if steps is not None:
         check_steps(steps)
     if sampler is not None and sampler not in SAMPLERS:
@@ -120,7 +120,7 @@ def make_package(
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
         options = {"steps": model.steps_for(steps), "prompt": prompt, "sampler": sampler}
         options |= {"guidance": guidance, "text_guidance": text_guidance, "label": label}
-        options["condition_scale"] = condition_scale
+        options |= {"condition_scale": condition_scale, "fidelity": fidelity}
         program = SamplerProgram(model, height=height, width=width, **options)
         programs = [program, *(program.at(*size) for size in others)]
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "license": license}
@@ -268,7 +268,7 @@ def write_graphs(
     Raises:
         UserError: a graph is still larger than its format allows.
     """
-    from export.emit import sampler
+    from export.emit import fidelity, sampler
 
     program, declared = programs[0], FORMATS[format]
     emitters = {"sampler": sampler.whole}
@@ -286,52 +286,14 @@ def write_graphs(
         program.model.base.tokenizer.save(folder / TOKENIZER)
     first, *others = (_facts_of_size(*pair) for pair in zip(programs, graphs, strict=True))
     facts = {**_facts(program, format), "weights": weights, "layout": layout, **_neutral(program, first), **first}
+    if program.model.task is not None:
+        facts |= fidelity.facts(program.fidelity, layout, sampler.estimate(program)[1:])
     return {**facts, OTHERS: others} if others else facts
 
 
 def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:
     """Write manifest.json: the facts, the origin, and the hashes of all files in the folder."""
     write_json(folder / MANIFEST, {**facts, "bundle": origin, "files": _files(folder)})
-
-
-@contextlib.contextmanager
-def stage(label: str) -> Iterator[None]:
-    """Print a label and the seconds that the block takes; show other output only if the block fails."""
-    print(f"{label} ...", end="", flush=True)
-    began = time.monotonic()
-    with tempfile.TemporaryFile() as log:
-        try:
-            with _redirected(log):
-                yield
-        except (UserError, KeyboardInterrupt, SystemExit):
-            print(flush=True)
-            raise
-        except Exception as error:
-            print(flush=True)
-            if explained(error) is None:  # a bug; else the command line says all in one line
-                log.seek(0)
-                sys.stderr.write(log.read().decode(errors="replace"))
-            raise
-    print(f" {time.monotonic() - began:.1f} s", flush=True)
-
-
-@contextlib.contextmanager
-def _redirected(log) -> Iterator[None]:
-    """Redirect standard output and error, also of native code, into a file."""
-    streams = (sys.stdout, sys.stderr)
-    for stream in streams:
-        stream.flush()
-    saved = {number: os.dup(number) for number in (1, 2)}
-    try:
-        for number in saved:
-            os.dup2(log.fileno(), number)
-        yield
-    finally:
-        for stream in streams:
-            stream.flush()
-        for number, copy in saved.items():
-            os.dup2(copy, number)
-            os.close(copy)
 
 
 def _facts_of_size(program: SamplerProgram, graphs: dict) -> dict:

@@ -44,6 +44,8 @@ class Package:
         prompted: whether the prompt is an input; the package then holds the tokenizer.
         neutral_features: of each condition feature, the number that it has where the adapter changes nothing; empty
             where a host cannot scale the condition (`export.runtime.sampler.scaled`).
+        estimate: of parts, a and b with which the first step would end at x_hat; None: not known, or one graph
+            (`export.runtime.fidelity.faithful`).
         others: the package at its other sizes, with the same weights.
     """
 
@@ -61,6 +63,7 @@ class Package:
     is_local: bool = False
     prompted: bool = False
     neutral_features: dict[str, float] = dataclasses.field(default_factory=dict)
+    estimate: tuple[float, float] | None = None
     others: tuple[Package, ...] = ()
 
     @property
@@ -174,6 +177,7 @@ def _package(folder: Path, manifest: dict) -> Package:
         is_local=manifest.get("is_local", task["name"] in LOCAL),
         prompted="ids" in inputs,
         neutral_features=manifest.get("neutral_features", {}),
+        estimate=(manifest["estimate"]["a"], manifest["estimate"]["b"]) if "estimate" in manifest else None,
     )
 
 
