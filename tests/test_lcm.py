@@ -68,6 +68,7 @@ def test_mistakes(config, steps, message):
         make_checkpoint_grid("lcm", config, SCHEDULE, steps)
 
 
+@pytest.mark.slow  # the quick tier compares the sampler's latents, and merged LoRAs, with diffusers' apart
 @pytest.mark.usefixtures("eager")
 def test_an_lcm_lora_gives_diffusers_image(tmp_path, monkeypatch):
     """The whole way, from the file of a LoRA in kohya's spelling to pixels. Catches an option that is lost."""
