@@ -37,9 +37,9 @@ def repeat(g: Graph, z: Value, tables: list[np.ndarray], table: np.ndarray, body
     channels = z.shape[-1]
 
     def next_state(state: Value, *rows: Value) -> Value:
-        *rows, weights = rows
+        *of_step, weights = rows
         now, total = g.channels(state, 0, channels), g.channels(state, channels, 2 * channels)
-        after = body(now, *rows)
+        after = body(now, *of_step)
         for i, value in enumerate((total, now, after)):
             part = g.multiply(value, g.channels(weights, i, i + 1))
             total = part if i == 0 else g.add(total, part)
