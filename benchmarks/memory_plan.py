@@ -2,7 +2,8 @@
 
 The base of the config needs only its JSON files. The trainer is built in a TensorFlow graph that never runs, so every
 variable has its shape and format, and none has memory: what is counted is what `codi train` makes. Activations, and
-what a library reserves for itself, come on top; `python -m benchmarks.full_step` measures them.
+what a library reserves for itself, come on top; `python -m benchmarks.full_step` measures them. The last lines say what
+cards of several sizes leave for these.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from codi_tf import config
 from codi_tf.core.arguments import path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 from codi_tf.core.errors import UserError
+
+CARDS = (16, 24, 40, 80)  # GiB
 
 
 def planned(experiment: config.Experiment) -> dict[str, int]:
@@ -84,7 +87,8 @@ def _model(experiment: config.Experiment, task):
         adapter = ADAPTERS[adapter].for_base(base, task.condition_channels)
     shared = {name: getattr(train, name) for name in ("ema_decay", "result_decay", "accumulate")}
     options = {"method": experiment.method, "task": task, "pretrained": adaptation.pretrained, "copy": False}
-    return CoDi(base, adapter, adaptation.train, image_size=experiment.data.image_size, **shared, **options)
+    options |= {"lora": adaptation.lora, "image_size": experiment.data.image_size}
+    return CoDi(base, adapter, adaptation.train, **shared, **options)
 
 
 def _by_id(variables: Iterable) -> dict:
@@ -104,8 +108,12 @@ def _main(arguments: list[str]) -> None:
     experiment = config.load(options.config, options.overrides)
     start_tensorflow()
     found = planned(experiment)
-    for name, size in {**found, "in all": sum(found.values())}.items():
+    whole = sum(found.values())
+    for name, size in {**found, "in all": whole}.items():
         print(f"{name:<10}{size / 2**30:>8.2f} GiB")
+    for card in CARDS:
+        left = card - whole / 2**30
+        print(f"of {card:<7}{left:>8.2f} GiB are left" if left > 0 else f"of {card:<7}it does not fit")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import Adapter
 from codi_tf.adapters.concat import separated
-from codi_tf.adapters.lora import merged_unet, read_lora, write_lora
+from codi_tf.adapters.lora import brings_guidance, merged_unet, read_lora, write_lora
 from codi_tf.checkpoints.base import Base, with_loras
 from codi_tf.checkpoints.folder import bytes_of, save_base
 from codi_tf.checkpoints.lora_files import LORA
@@ -32,7 +32,7 @@ from codi_tf.io.weights import CONFIG
 from codi_tf.methods import METHODS
 from codi_tf.methods.finetune import Finetune
 from codi_tf.methods.method import MethodSettings, Space
-from codi_tf.methods.networks import check_adaptable
+from codi_tf.methods.networks import check_adaptable, with_guidance
 from codi_tf.models.low_rank import LoraWeights
 from codi_tf.models.tiny_decoder import TinyDecoder
 from codi_tf.tasks import Task, make_task, task_config
@@ -195,6 +195,8 @@ def read_bundle(
     adapter = ADAPTERS[adaptation.adapter].read(path / "adapter", base, task.condition_channels)
     lora = None
     if adaptation.lora is not None and base.unet is not None:
+        if base.unet.time_cond_proj_dim is None and brings_guidance(path / LORA):
+            base = dataclasses.replace(base, unet=with_guidance(base.unet, "unet"))
         lora = read_lora(path / LORA, base.unet, adaptation.lora.settings())
     if lora is not None and merge and base.unet is not None:
         base = dataclasses.replace(base, unet=merged_unet(base.unet, lora), path=None)

@@ -82,6 +82,13 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
         help=f"how many times the condition counts, above 0 and at most {MAX_CONDITION_SCALE} (default: 1)",
     )
     parser.add_argument(
+        "--fidelity",
+        type=finite_number(0, 1),
+        default=0.0,
+        help="of every image: 0, the last step's image, to 1, the first step's, smooth and closest to the condition; a "
+        "package of parts takes it in codi run (default: 0)",
+    )
+    parser.add_argument(
         "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
     add_loras(parser)
@@ -106,6 +113,10 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     origin["loras"] = options.lora
     form = {name: value for name in FORM if (value := getattr(options, name)) is not None}
     runtimes = [] if options.runtime is None else options.runtime.split(",")
+    if options.adapter_of is None:
+        origin["fidelity"] = options.fidelity
+    elif options.fidelity:
+        raise UserError("--fidelity: a package of parts takes it when it runs; give it to codi run")
     if options.adapter_of is not None:
         if runtimes:
             raise UserError("--runtime: an adapter is checked in its format's runtime; leave it out")

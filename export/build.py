@@ -56,6 +56,7 @@ def make_package(
     text_guidance: float | None = None,
     label: int | None = None,
     condition_scale: float = 1.0,
+    fidelity: float = 0.0,
     decoder: Path | None = None,
     loras: Sequence[tuple[Path, float]] = (),
     license: str | None = None,
@@ -83,6 +84,7 @@ def make_package(
             network takes further evaluations in every step.
         label: the class of every image, for networks with classes; None: the null class.
         condition_scale: how many times the condition counts in every image, above 0.
+        fidelity: the share of the first step's x_hat in every image, 0 to 1; of parts, the host chooses it.
         decoder: folder of a small decoder (diffusers' AutoencoderTiny) in place of the autoencoder's.
         loras: (path, scale) of LoRAs to merge into the base, see `Base.load_lora`.
         license: of the base, for the manifest.
@@ -102,6 +104,8 @@ def make_package(
     _check(out, format, layout, weights, target, calibration, form, inputs=inputs)
     check_runtimes(runtimes, format)
     check_loras(loras)
+    if fidelity and layout == "parts":
+        raise UserError("--fidelity: a package of parts takes it when it runs; give it to codi run instead")
     if steps is not None:
         check_steps(steps)
     if sampler is not None and sampler not in SAMPLERS:
@@ -124,7 +128,7 @@ def make_package(
         (height, width), *others = dict.fromkeys(sizes or [(model.image_size, model.image_size)])
         options = {"steps": model.steps_for(steps), "prompt": prompt, "sampler": sampler}
         options |= {"guidance": guidance, "text_guidance": text_guidance, "label": label}
-        options["condition_scale"] = condition_scale
+        options |= {"condition_scale": condition_scale, "fidelity": fidelity}
         program = SamplerProgram(model, height=height, width=width, **options)
         programs = [program, *(program.at(*size) for size in others)]
         origin = {"name": bundle.resolve().name, "sha256": folder_sha256(bundle), "license": license}
@@ -301,7 +305,7 @@ def write_graphs(
     Raises:
         UserError: a graph is still larger than its format allows.
     """
-    from export.emit import sampler
+    from export.emit import fidelity, sampler
     from export.facts import TOKENIZER, facts_of
 
     program, declared = programs[0], FORMATS[format]
@@ -318,7 +322,10 @@ def write_graphs(
             size[name] = {**graph, "file": graph["file"].relative_to(folder).as_posix()}
     if program.context is None:
         program.model.base.tokenizer.save(folder / TOKENIZER)
-    return facts_of(programs, graphs, format, form) | {"weights": weights, "layout": layout}
+    facts = facts_of(programs, graphs, format, form) | {"weights": weights, "layout": layout}
+    if program.model.task is not None:
+        facts |= fidelity.facts(program.fidelity, layout, sampler.estimate(program)[1:])
+    return facts
 
 
 def write_manifest(folder: Path, facts: dict, origin: dict | None) -> None:

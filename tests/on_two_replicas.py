@@ -6,6 +6,8 @@ It divides the processor, which must happen before TensorFlow starts: hence a pr
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -14,12 +16,16 @@ tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceCo
 
 import numpy as np  # noqa: E402
 from conftest import make_model  # noqa: E402
+from small_runs import experiment, make_start  # noqa: E402
 from tiny import tiny_base  # noqa: E402
 
+from codi_tf.io.images import write_png  # noqa: E402
 from codi_tf.methods.codi import ConditionalDistillation  # noqa: E402
 from codi_tf.methods.finetune import Finetune  # noqa: E402
 from codi_tf.methods.guided import Guided  # noqa: E402
 from codi_tf.trainers.optimizers import FusedAdamW  # noqa: E402
+from codi_tf.training.experiment import build_trainer, load_source  # noqa: E402
+from codi_tf.training.feed import open_feed  # noqa: E402
 from codi_tf.training.loop import make_loop  # noqa: E402
 
 METHODS = {
@@ -119,10 +125,45 @@ def compare(one, logs_of_one, strategy, method, options: dict) -> dict:
     }
 
 
+def on_buckets(strategy, start: Path) -> tuple:
+    """(trainer, shapes of a replica's images, logs, traces) after updates on images of two shapes."""
+    changes = {"data__buckets": [[16, 32], [32, 16]], "train__batch_size": 4, "train__steps": 6}
+    run = experiment(start, method={"name": "finetune"}, **changes)
+    with strategy.scope():
+        trainer = build_trainer(run)
+    feed = open_feed(run, trainer, strategy, 0, source=load_source(run, "train"))
+    loop, logs, shapes, step = make_loop(trainer, strategy), [], [], 0
+    while step < 6:
+        iterator, count = feed.at(step, 2)
+        sums = loop(iterator, tf.constant(count), tf.constant(0))
+        logs.append(float(sums["loss"]))
+        shapes.append([count, *tf.nest.flatten(iterator.element_spec["image"], expand_composites=True)[0].shape])
+        step += count
+    return trainer, shapes, logs, loop.experimental_get_tracing_count()
+
+
+def compare_buckets(halves) -> dict:
+    """Updates on buckets, on one device and on two: the distance of their weights, and what each of them saw."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = make_start(Path(folder))
+        random = np.random.default_rng(1)
+        for i in range(24):
+            size = (20, 36) if i % 2 else (36, 20)
+            write_png(start.with_name("photos") / f"{i}.png", random.integers(0, 256, (*size, 3), "uint8"))
+        ends = [on_buckets(strategy, start) for strategy in (tf.distribute.get_strategy(), halves)]
+    (one, *of_one), (two, *of_two) = ends
+    return {
+        "one": of_one,
+        "two": of_two,
+        "weights": furthest(one.student.variables, two.student.variables),
+        "copies": copies_differ(two),
+    }
+
+
 if __name__ == "__main__":
     alone = {name: trained(tf.distribute.get_strategy(), method) for name, method in METHODS.items()}
     halves = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])  # one: a second one would count its sums anew
     found = {
         case: compare(*alone[name][::2], halves, METHODS[name], options) for case, (name, options) in CASES.items()
     }
-    print(json.dumps(found))
+    print(json.dumps({**found, "buckets": compare_buckets(halves)}))

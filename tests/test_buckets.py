@@ -33,6 +33,7 @@ def test_an_image_is_in_the_bucket_of_the_nearest_shape_that_it_fills(size, expe
     found = bucket_of(size, BUCKETS)
     assert (None if found is None else BUCKETS[found]) == expected
     assert bucket_of((64, 64), [(16, 16), SQUARE, WIDE]) == 1  # of equal shapes the largest
+    assert bucket_of((44, 40), [WIDE, TALL]) == 1  # tall is as far from square as wide is: ratios, not differences
 
 
 def test_turns_are_a_function_of_the_seed_and_the_step():
@@ -43,6 +44,7 @@ def test_turns_are_a_function_of_the_seed_and_the_step():
         assert turns.before(step) == np.bincount(order[:step], minlength=3).tolist()
     counts = np.bincount(order[: sum(turns.shares)], minlength=3)
     assert counts.min() >= 1 and abs(counts[0] / counts[1] - 70 / 25) < 0.3
+    assert Turns((7000, 25, 1), seed=3).shares == [64, 1, 1]  # of a 7,000th, too
     assert order == [Turns((70, 25, 1), seed=3).at(step) for step in range(3 * ROUND)]
     first = slice(0, sum(turns.shares))
     second = slice(first.stop, 2 * first.stop)

@@ -64,6 +64,8 @@ def small(path: Path, base: Path, bundle: Path, folder: Path) -> list[str]:
         base = autoencoder_for(whole.method, folder)
     if whole.base is not None:
         overrides.append(f"base={bundle if whole.method.starts_from else base}")
+    if whole.adaptation is not None and whole.adaptation.lora is not None:
+        overrides.append("adaptation.lora.rank=2")
     if whole.train.accumulate > 1:
         overrides.append("train.accumulate=1")
     if whole.data.encode_once:

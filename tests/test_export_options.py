@@ -78,6 +78,11 @@ REFUSED = {
             (WHOLE, "-1MB", "argument --target-size|--target-size is '-1MB'"),
             (WHOLE, "nan", "--target-size is 'nan': give a number and MB"),
         ],
+        "--fidelity": [
+            (PLUG, "0.5", "takes it when it runs; give it to codi run"),
+            ([*WHOLE, "--layout=parts"], "0.5", "takes it when it runs; give it to codi run"),
+            (WHOLE, "nan", "--fidelity"),
+        ],
         "--min-psnr": [
             (PLUG, "40", "has no mixed weights: leave out --target-size and --min-psnr"),
             (WHOLE, "40", "need --weights mixed"),
@@ -94,6 +99,7 @@ REFUSED = {
         "--seed": [(RUN, "-1", "seed is -1"), (RUN, "nan", "--seed")],
         "--color": [(RUN, "sepia", "--color")],
         "--condition-scale": [(RUN, "2", "that of .* is fixed; export the model again"), (RUN, "-1", "at least 0")],
+        "--fidelity": [(RUN, "0.5", "not say how its steps are mixed; export the model"), (RUN, "1.5", "--fidelity")],
     },
     web: {},
 }  # fmt: skip

@@ -66,7 +66,7 @@ def test_boundary_scalings_of_the_noise_alone_are_exported(tmp_path):
     assert all(abs(ours.a - both.a) > 1e-3 for ours, both in pairs)
 
 
-@pytest.mark.parametrize("sampler", ["stochastic", "consistency", "ddpm", "dpm", "dpm++"])
+@pytest.mark.parametrize("sampler", ["stochastic", "consistency", "ddpm", "dpm", "dpm++", "lcm"])
 def test_other_steps_are_refused_in_one_line(model, sampler):
     options = {"height": 16, "width": 16, "sampler": sampler}
     with pytest.raises(UserError, match="sampler is '.*': exported steps are deterministic and of first order"):

@@ -187,7 +187,7 @@ def test_stage_1_needs_a_network_that_takes_no_guidance_yet_and_trains_it():
     with pytest.raises(UserError, match="takes the guidance already"):
         compiled(again)
     tuned = make_model(tiny_base(), method=Finetune())
-    with pytest.raises(UserError, match="needs train 'all'"):
+    with pytest.raises(UserError, match="needs train 'all', or a LoRA beside the adapter"):
         codi_tf.CoDi(tuned.base, tuned.student.adapter, "adapter", method=STAGE_1)
 
 

@@ -26,9 +26,9 @@ from export.runtime.sampler import scaled
 CONDITION = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype("float32")
 
 
-def model_of(adapter: str, base=None) -> codi_tf.CoDi:
+def model_of(adapter: str, **options) -> codi_tf.CoDi:
     """A tiny model whose adapter acts."""
-    model = codi_tf.CoDi(base or tiny_base(), adapter=adapter, train="adapter", image_size=16)
+    model = codi_tf.CoDi(tiny_base(), adapter=adapter, train="adapter", image_size=16, **options)
     randomize(model.student.adapter.variables)
     return model
 

@@ -41,6 +41,7 @@ METHODS = {
     "codi": ConditionalDistillation(delta=5),
     "finetune": Finetune(),
     "consistency": Consistency(delta=5),
+    "guidance": Guided(stage=1, guidance=[1.0, 3.0]),
     "guided": Guided(stage=2, steps=[4, 2], updates=1),
 }
 
@@ -73,7 +74,13 @@ def tiny_model(method="codi", lora=TINY, **options):
 
 
 @pytest.mark.parametrize(
-    "method", ["codi", "guided", *(pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "consistency"))]
+    "method",
+    [
+        "codi",
+        "guidance",
+        "guided",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "consistency")),
+    ],
 )
 def test_every_method_trains_the_lora_and_the_adapter_alone(method):
     """Catches a method, or an average, that leaves the LoRA out; a base that changes; a start that is no identity."""

@@ -26,11 +26,12 @@ def measured(variables) -> int:
         ({"train": "all"}, {"accumulate": 2}, {}),
         ({"train": "adapter"}, {"optimizer": "lion", "moments": "bfloat16"}, {"frozen_weights": "bfloat16"}),
         ({"train": "adapter", "adapter": "controlnet"}, {"optimizer": "adafactor", "result_decay": 0.0}, {}),
+        ({"train": "adapter", "adapter": "concat", "lora": {"rank": 2, "targets": ["conv1"]}}, {}, {}),
     ],
-    ids=["all", "adapter", "controlnet"],
+    ids=["all", "adapter", "controlnet", "lora"],
 )
 def test_the_plan_is_what_a_trainer_holds(run, adaptation, train, memory):
-    """Catches an average of frozen weights, a format that is not that of the run, and moments that are forgotten."""
+    """Catches an average of frozen weights, a format that is not that of the run, and what is forgotten."""
     run = {**run, "adaptation": adaptation, "train": {**run["train"], **train}, "memory": memory}
     experiment = config.from_dict(run)
     plan, trainer = planned(experiment), build_trainer(experiment)

@@ -162,5 +162,6 @@ def test_names_need_no_tensorflow():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == [
         *("image", "disparity", "image", "masked_image", "image", "image", "image"),
-        *("consistency", "ddim", "ddpm", "dpm", "dpm++", "stochastic", "ddim", "ddpm", "dpm", "dpm++", "stochastic"),
+        *("consistency", "ddim", "ddpm", "dpm", "dpm++", "lcm", "stochastic"),
+        *("ddim", "ddpm", "dpm", "dpm++", "lcm", "stochastic"),
     ]

@@ -79,6 +79,17 @@ def test_steps_in_one_call_are_those_of_several(found):
     assert [pair["loss"] for pair in pairs] == pytest.approx(means, rel=2e-4)
 
 
+def test_buckets_are_shared_by_replicas(found):
+    """Catches a replica that has another bucket than the others, a shape that is traced anew, and one left out."""
+    results = found["buckets"]
+    (shapes, losses, traces), (of_two, losses_of_two, traces_of_two) = results["one"], results["two"]
+    assert traces == traces_of_two == 2 and sum(count for count, *_ in shapes) == 6
+    assert {tuple(shape) for _, *shape in shapes} == {(4, 16, 32, 3), (4, 32, 16, 3)}
+    assert of_two == [[count, 2, *shape] for count, _, *shape in shapes]
+    assert losses_of_two == pytest.approx(losses, rel=2e-4)
+    assert results["weights"] < 2e-5 and results["copies"] == 0
+
+
 def test_two_workers_end_with_the_same_bits_from_different_halves_of_the_data():
     workers = [
         subprocess.Popen(

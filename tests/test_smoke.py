@@ -153,7 +153,8 @@ def model(starts):
 
 @pytest.mark.parametrize("steps", ALIKE)
 def test_samplers_differ_and_repeat_themselves(model, steps):
-    names = [name for name in SAMPLERS if (name, steps) != ("ddpm", 2)]  # which is nearly, not quite, "consistency"
+    near = {("ddpm", 2), ("lcm", 2)}  # which are nearly, not quite, "consistency"
+    names = [name for name in SAMPLERS if (name, steps) not in near]
     images = {name: generated(model, steps=steps, sampler=name, seed=3) for name in names}
     for a, b in itertools.combinations(names, 2):
         alike = any({a, b} <= same for same in ALIKE[steps])

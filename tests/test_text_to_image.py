@@ -77,11 +77,12 @@ def test_latents_are_diffusers(pair, sampler, guidance):
     assert_close(got, to_numpy(expected))
 
 
-def test_latents_of_ddpm_are_diffusers(pair):
-    """A sampler that draws: with the noise that diffusers draws. Catches noise that is not handed on."""
+@pytest.mark.parametrize("sampler, scheduler", [("ddpm", diffusers.DDPMScheduler), ("lcm", diffusers.LCMScheduler)])
+def test_latents_of_samplers_that_draw_are_diffusers(pair, sampler, scheduler):
+    """With the noise that diffusers draws, and guidance. Catches noise that is not handed on, and other times."""
     pipeline, ours = pair
     noise, config = gaussian_noise(3, (1, 8, 8, 4)), pipeline.scheduler.config
-    parts = {**pipeline.components, "scheduler": diffusers.DDPMScheduler.from_config(config)}
+    parts = {**pipeline.components, "scheduler": scheduler.from_config(config)}
     expected = diffusers.StableDiffusionPipeline(**parts)(
         PROMPTS[:1],
         num_inference_steps=4,
@@ -93,9 +94,9 @@ def test_latents_of_ddpm_are_diffusers(pair):
     generator = torch.manual_seed(0)
     fresh = [to_numpy(torch.randn((1, 4, 8, 8), generator=generator)) for _ in range(3)]
     prompts = ours.conditioning(PROMPTS[:1], guidance=7.5)
-    got = ours.latents(tf.constant(noise), prompts, ours.grid("ddpm", 4), guidance=7.5, noise=fresh)
+    got = ours.latents(tf.constant(noise), prompts, ours.grid(sampler, 4), guidance=7.5, noise=fresh)
     assert_close(got, to_numpy(expected))
-    images = [ours.generate(PROMPTS[0], sampler="ddpm", steps=3, seed=seed) for seed in (1, 1, 2)]
+    images = [ours.generate(PROMPTS[0], sampler=sampler, steps=3, seed=seed) for seed in (1, 1, 2)]
     assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
 
 

@@ -8,16 +8,27 @@ import numpy as np
 from keras import ops
 
 from codi_tf.checkpoints.lora import kernels_of, merged_kernel, with_kernels
-from codi_tf.checkpoints.lora_files import LORA, LORA_WEIGHTS, product, read_pairs, scale_of, spellings, write_pairs
+from codi_tf.checkpoints.lora_files import (
+    LORA,
+    LORA_WEIGHTS,
+    Matrices,
+    Pair,
+    product,
+    read_pairs,
+    scale_of,
+    spellings,
+    write_pairs,
+)
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import check_format, numpy_dtype
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.io.layouts import layout_of
 from codi_tf.io.tensor_files import listed
-from codi_tf.models.low_rank import LoraWeights
+from codi_tf.models.low_rank import Change, LoraWeights
 from codi_tf.models.unet import UNet
 
 OTHER = "the file belongs to another model"
+GUIDANCE = "time_embedding.cond_proj"  # the layer of a UNet that takes the guidance
 
 
 def new_lora(unet: UNet, settings: dict, name: str = LORA) -> LoraWeights:
@@ -63,6 +74,29 @@ def clone_lora(lora: LoraWeights, unet: UNet, name: str, *, dropout: float | Non
     return clone
 
 
+def with_guidance_input(lora: LoraWeights, unet: UNet) -> LoraWeights:
+    """The same changes as new variables, and one of the layer that takes the guidance: its whole kernel, from zero on.
+
+    Args:
+        lora: of a UNet that takes no guidance.
+        unet: the same with that input (`methods.networks.with_guidance`).
+    """
+    added = _built(unet, {**lora.get_config(), "inputs": {GUIDANCE: tuple(kernels_of(unet)[GUIDANCE].shape)}})
+    for change, own in zip(lora.changes, added.changes, strict=True):
+        own.down.assign(change.down)
+        own.up.assign(change.up)
+    return added
+
+
+def brings_guidance(folder: Path) -> bool:
+    """Whether the changes that `write_lora` wrote are of a UNet that took no guidance until it was distilled.
+
+    Raises:
+        UserError: a missing, truncated or foreign file.
+    """
+    return not read_pairs(folder / LORA_WEIGHTS).keys().isdisjoint(spellings("unet", [GUIDANCE]))
+
+
 def write_lora(lora: LoraWeights, folder: Path, *, dtype: str = "float32") -> None:
     """Write the weights into a folder that `load_lora_weights` of diffusers reads.
 
@@ -73,38 +107,42 @@ def write_lora(lora: LoraWeights, folder: Path, *, dtype: str = "float32") -> No
     check_format("dtype", dtype)
     kind = numpy_dtype(dtype)
     pairs = {
-        name: (_narrowed(down, name, kind), _narrowed(up, name, kind)) for name, (down, up) in _matrices(lora).items()
+        name: Matrices(_narrowed(down, name, kind), _narrowed(up, name, kind), alpha)
+        for name, (down, up, alpha) in _matrices(lora).items()
     }
-    write_pairs(folder / LORA_WEIGHTS, pairs, lora.alpha)
+    write_pairs(folder / LORA_WEIGHTS, pairs)
 
 
 def read_lora(folder: Path, unet: UNet, settings: dict) -> LoraWeights:
-    """The changes that `write_lora` wrote. Raises UserError for a missing, truncated or foreign file."""
+    """The changes that `write_lora` wrote. Raises UserError for a missing, truncated or foreign file.
+
+    The UNet takes the guidance if they are of one that does, see `brings_guidance`.
+    """
     path, lora, kernels = folder / LORA_WEIGHTS, new_lora(unet, settings), kernels_of(unet)
+    if GUIDANCE in kernels.keys() - lora.shapes.keys() and brings_guidance(folder):
+        lora = with_guidance_input(lora, unet)
     stored, names = read_pairs(path), spellings("unet", kernels)
     pairs = {names.get(name, name): pair for name, pair in stored.items()}
-    if other := sorted(pairs.keys() ^ {change.name for change in lora.changes}):
+    if other := sorted(pairs.keys() ^ {change.name for change in (*lora.changes, *lora.whole)}):
         raise UserError(f"{path}: {len(other)} layers are missing or left over: {listed(other)}; {OTHER}")
     for change in lora.changes:
-        pair = pairs[change.name]
-        shape = layout_of(kernels[change.name]).stored_shape(change.shape)
-        same_alpha = pair.alpha is not None and np.float32(pair.alpha) == np.float32(lora.alpha)  # as it is stored
-        if not pair.fits(shape) or pair.rank != lora.rank or not same_alpha:
-            raise UserError(f"{path}: {change.name} has another rank, alpha or shape; {OTHER}")
-        down, up = (tensor.read().astype("float32") for tensor in (pair.down, pair.up))
-        order = (1, 0) if len(shape) == 2 else (2, 3, 1, 0)
-        change.down.assign(down.transpose(order))
+        down, up = _read(pairs[change.name], change, kernels, lora.rank, lora.alpha, path)
+        change.down.assign(down.transpose((1, 0) if down.ndim == 2 else (2, 3, 1, 0)))
         change.up.assign(up.reshape(up.shape[:2]).T)
+    for whole in lora.whole:
+        rank = whole.shape[0]
+        down, up = _read(pairs[whole.name], whole, kernels, rank, rank, path)
+        whole.kernel.assign((up @ down).T)
     return lora
 
 
 def merged_unet(unet: UNet, lora: LoraWeights) -> UNet:
     """A copy of the UNet with the changes in its kernels, as `Base.load_lora` merges the file of `write_lora`."""
     kernels, merged = kernels_of(unet), {}
-    for name, (down, up) in _matrices(lora).items():
+    for name, (down, up, alpha) in _matrices(lora).items():
         shape = layout_of(kernels[name]).stored_shape(tuple(kernels[name].shape))
         down, up = (matrix.reshape(len(matrix), -1) for matrix in (down, up))
-        delta = product(down, up, scale_of(lora.rank, lora.alpha)).reshape(shape)
+        delta = product(down, up, scale_of(len(down), alpha)).reshape(shape)
         merged[name] = merged_kernel(kernels[name], delta)
     return with_kernels(unet, merged)
 
@@ -116,13 +154,28 @@ def _built(unet: UNet, config: dict) -> LoraWeights:
     return lora
 
 
-def _matrices(lora: LoraWeights) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Layer's name -> (down, up) in PyTorch's layout, float32."""
+def _read(
+    pair: Pair, change: Change, kernels: dict, rank: int, alpha: float, path: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """The matrices of a layer, float32 in PyTorch's layout. Raises UserError for others than those of the change."""
+    shape = layout_of(kernels[change.name]).stored_shape(change.shape)
+    same_alpha = pair.alpha is not None and np.float32(pair.alpha) == np.float32(alpha)  # as it is stored
+    if not pair.fits(shape) or pair.rank != rank or not same_alpha:
+        raise UserError(f"{path}: {change.name} has another rank, alpha or shape; {OTHER}")
+    return pair.down.read().astype("float32"), pair.up.read().astype("float32")
+
+
+def _matrices(lora: LoraWeights) -> dict[str, Matrices]:
+    """Layer's name -> its matrices, float32. Those of a whole kernel are the identity and the kernel."""
     found = {}
     for change in lora.changes:
         down, up = ops.convert_to_numpy(change.down), ops.convert_to_numpy(change.up).T
         down, up = (down.transpose(3, 2, 0, 1), up[:, :, None, None]) if down.ndim == 4 else (down.T, up)
-        found[change.name] = (np.ascontiguousarray(down), np.ascontiguousarray(up))
+        found[change.name] = Matrices(np.ascontiguousarray(down), np.ascontiguousarray(up), lora.alpha)
+    for whole in lora.whole:
+        rank = whole.shape[0]
+        kernel = np.ascontiguousarray(ops.convert_to_numpy(whole.kernel).T)
+        found[whole.name] = Matrices(np.eye(rank, dtype="float32"), kernel, rank)
     return found
 
 

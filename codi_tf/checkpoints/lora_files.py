@@ -137,16 +137,23 @@ def read_pairs(path: Path) -> dict[str, Pair]:
     return pairs
 
 
-def write_pairs(path: Path, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], alpha: float) -> None:
+class Matrices(NamedTuple):
+    """The two matrices of one layer in PyTorch's layout, and their alpha."""
+
+    down: np.ndarray
+    up: np.ndarray
+    alpha: float
+
+
+def write_pairs(path: Path, pairs: Mapping[str, Matrices]) -> None:
     """Write the LoRA of a UNet in kohya's spelling, which diffusers reads, too.
 
     Args:
         path: the file; its folder exists.
-        pairs: a layer's name -> (down, up) in PyTorch's layout.
-        alpha: of all layers.
+        pairs: a layer's name -> its matrices.
     """
     tensors = {}
-    for module, (down, up) in pairs.items():
+    for module, (down, up, alpha) in pairs.items():
         name = flat(FLAT_PREFIXES["unet"][0], module)
         value = np.array(alpha, "float32")
         for end, array in ((ENDS[-1][0], down), (ENDS[-1][1], up), (ALPHA, value)):

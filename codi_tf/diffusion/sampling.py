@@ -18,6 +18,7 @@ def make_grid(sampler: str, schedule: Schedule, num_steps: int) -> Grid:
     Args:
         sampler: a name in `SAMPLERS`: "ddim", "dpm" (DPM-Solver-2), "dpm++" (DPM-Solver++(2M)), "ddpm" (ancestral),
             "stochastic", "consistency". With one evaluation these are all the same, with two the solvers are "ddim".
+            "lcm" has times of its own, at most 50.
         schedule: the one that the network was trained with, of T times.
         num_steps: number of network evaluations, 1 to T.
 
@@ -31,7 +32,8 @@ def make_checkpoint_grid(sampler: str, config: dict, schedule: Schedule, num_ste
     """The sampler of a text-to-image checkpoint, as diffusers makes it from the checkpoint's scheduler_config.json.
 
     Args:
-        sampler: a name in `CHECKPOINT_SAMPLERS`: "ddim", "dpm" (DPM-Solver-2), "dpm++" (DPM-Solver++(2M)) or "ddpm".
+        sampler: a name in `CHECKPOINT_SAMPLERS`: "ddim", "dpm" (DPM-Solver-2), "dpm++" (DPM-Solver++(2M)), "ddpm",
+            "stochastic" or "lcm".
         config: the contents of scheduler_config.json.
         schedule: from `scheduler_config.make_schedule_of`.
         num_steps: number of network evaluations.

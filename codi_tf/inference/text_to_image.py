@@ -75,7 +75,7 @@ class TextToImage:
             labels: the classes, B of them, or one; None: the null class.
             negative_prompt: replaces the empty prompt, which guidance leads away from; not for networks that take the
                 guidance as an input.
-            sampler: "dpm++", "dpm", "ddim", "ddpm" or "stochastic", with the checkpoint's time grid
+            sampler: "dpm++", "dpm", "ddim", "ddpm", "stochastic" or "lcm", with the checkpoint's times
                 (`sampling.make_checkpoint_grid`). None: the one that the base is made for, "dpm++" unless distilled.
             steps: of the whole grid; each evaluates the network once. None: those that the base is made for, or 20.
             guidance: diffusers' guidance_scale, at least 1; 1 is none (`sampling.guided`). None: 7.5, or the nearest

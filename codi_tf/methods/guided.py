@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import ops
 
 from codi_tf.adapters.adapted import AdaptedUNet
+from codi_tf.adapters.lora import clone_lora, with_guidance_input
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.made_for import MadeFor
 from codi_tf.core.errors import UserError
@@ -166,7 +167,8 @@ class Guided(MethodSettings):
         """The method of the stage. Stage 1 puts a UNet that takes the guidance into the base.
 
         Raises:
-            UserError: a guidance other than 1 for a network that does not take it, or a stage 1 on a frozen UNet.
+            UserError: a guidance other than 1 for a network that does not take it, or a stage 1 on a frozen UNet
+                without a LoRA.
         """
         if self.stage == 2:
             if self.guidance != NO_GUIDANCE and not student.takes_guidance:
@@ -176,16 +178,31 @@ class Guided(MethodSettings):
             return HalvingMethod(self, base, student)
         if student.takes_guidance:
             return GuidanceMethod(self, base, student, None)
-        if student.train != "all":
-            raise UserError("method guided, stage 1, gives the UNet a new input: it needs train 'all'")
-        # The given UNet stays as it is from here on: it is the teacher's.
-        has_mask, adapter = student.has_mask, student.adapter
-        frozen = None if adapter is None else clone_adapter(adapter, "frozen_adapter")
+        if student.train != "all" and student.lora is None:
+            raise UserError(
+                "method guided, stage 1, gives the UNet a new input: it needs train 'all', or a LoRA beside the adapter"
+            )
+        return GuidanceMethod(self, *_with_guidance(base, student))
+
+
+def _with_guidance(base: Base, student: AdaptedUNet) -> tuple[Base, AdaptedUNet, AdaptedUNet]:
+    """The base and the student with a UNet that takes the guidance, and the teacher, which is the network as given.
+
+    A UNet that is trained is copied, and the given one is the teacher's. One that is not serves both: its new input has
+    no effect, and the LoRA alone gives it one. So the base is still the one that was read.
+    """
+    adapter, lora, has_mask = student.adapter, student.lora, student.has_mask
+    frozen = None if adapter is None else clone_adapter(adapter, "frozen_adapter")
+    unet = with_guidance(student.unet, "unet")
+    if lora is None:
         teacher = AdaptedUNet(student.unet, frozen, has_mask=has_mask, name="frozen")
-        unet = with_guidance(student.unet, "unet")
-        base = dataclasses.replace(base, unet=unet, path=None)
         student = AdaptedUNet(unet, adapter, has_mask=has_mask, name="student")
-        return GuidanceMethod(self, base, student, teacher)
+        return dataclasses.replace(base, unet=unet, path=None), student, teacher
+    before = clone_lora(lora, unet, "frozen_lora", dropout=0.0)
+    teacher = AdaptedUNet(unet, frozen, "adapter", lora=before, has_mask=has_mask, name="frozen")
+    lora = with_guidance_input(lora, unet)
+    student = AdaptedUNet(unet, adapter, "adapter", lora=lora, has_mask=has_mask, name="student")
+    return dataclasses.replace(base, unet=unet), student, teacher
 
 
 class GuidedMethod(LatentMethod):

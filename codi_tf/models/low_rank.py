@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
@@ -64,11 +64,39 @@ class LowRank(keras.layers.Layer):
         return {**super().get_config(), **{key: getattr(self, key) for key in keys}}
 
 
+class WholeKernel(keras.layers.Layer):
+    """A change of one dense layer that is no product: a kernel [in, out] of its own, which starts at zero.
+
+    For a new input of a network, of which the base has learned nothing.
+
+    Args:
+        shape: of the layer's kernel.
+    """
+
+    def __init__(self, shape: Sequence[int], **kwargs):
+        super().__init__(**kwargs)
+        self.shape = tuple(shape)
+
+    def build(self, input_shape=None):
+        self.kernel = self.add_weight(name="kernel", shape=self.shape, initializer="zeros")
+
+    def of(self, x, layer: Any):
+        """The change of the output of `layer`, a dense layer, for its input x."""
+        return ops.matmul(x, ops.cast(self.kernel, x.dtype))
+
+    def get_config(self):
+        return {**super().get_config(), "shape": self.shape}
+
+
+Change: TypeAlias = LowRank | WholeKernel
+
+
 class LoraWeights(keras.Model):
     """The changes of a network's layers, which are trained in place of the network.
 
     Args:
         shapes: layer's name, as diffusers has it -> the shape of its kernel.
+        inputs: the same, of dense layers that a new input goes through: their kernels change as a whole.
         rank: r of all layers.
         alpha: the changes are multiplied by alpha / r.
         targets: the ends of the names that were chosen.
@@ -83,29 +111,33 @@ class LoraWeights(keras.Model):
         alpha: float,
         targets: Sequence[str],
         dropout: float = 0.0,
+        inputs: Mapping[str, Sequence[int]] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.shapes = {name: list(shape) for name, shape in shapes.items()}
+        self.inputs_of = {name: list(shape) for name, shape in (inputs or {}).items()}
         self.rank, self.alpha, self.targets, self.dropout = rank, alpha, list(targets), dropout
         options = {"scale": alpha / rank, "dropout": dropout}
         self.changes = [LowRank(shape, rank, name=name, **options) for name, shape in self.shapes.items()]
+        self.whole = [WholeKernel(shape, name=name) for name, shape in self.inputs_of.items()]
 
     def build(self, input_shape=None):
-        for change in self.changes:
+        for change in (*self.changes, *self.whole):
             change.build()
 
     def settings(self) -> dict:
         """The options of a config, `adaptation.lora`."""
         return {key: getattr(self, key) for key in ("rank", "alpha", "dropout")} | {"targets": list(self.targets)}
 
-    def of_layers(self, network: keras.Model) -> dict[int, LowRank]:
+    def of_layers(self, network: keras.Model) -> dict[int, Change]:
         """id of a layer of the network -> its change, for `applied`."""
         layers = {name: id(layer) for name, layer in kernel_layers(network).items()}
-        return {layers[change.name]: change for change in self.changes}
+        return {layers[change.name]: change for change in (*self.changes, *self.whole)}
 
     def get_config(self):
-        return {"name": self.name, "shapes": {k: list(v) for k, v in self.shapes.items()}, **self.settings()}
+        shapes, inputs = ({k: list(v) for k, v in of.items()} for of in (self.shapes, self.inputs_of))
+        return {"name": self.name, "shapes": shapes, "inputs": inputs, **self.settings()}
 
 
 def kernel_layers(network: keras.Model) -> dict[str, keras.layers.Layer]:
@@ -114,13 +146,13 @@ def kernel_layers(network: keras.Model) -> dict[str, keras.layers.Layer]:
     return {key_of(layer.kernel, network).removesuffix(END): layer for layer in found}
 
 
-NONE: Mapping[int, LowRank] = MappingProxyType({})
-_changes: contextvars.ContextVar[Mapping[int, LowRank]] = contextvars.ContextVar("changes", default=NONE)
+NONE: Mapping[int, Change] = MappingProxyType({})
+_changes: contextvars.ContextVar[Mapping[int, Change]] = contextvars.ContextVar("changes", default=NONE)
 _uniform: contextvars.ContextVar[Callable[[int, str], Any] | None] = contextvars.ContextVar("uniform", default=None)
 
 
 @contextlib.contextmanager
-def applied(changes: Mapping[int, LowRank]) -> Iterator[None]:
+def applied(changes: Mapping[int, Change]) -> Iterator[None]:
     """Evaluations in this block have these changes, see `LoraWeights.of_layers`."""
     token = _changes.set(changes)
     try:

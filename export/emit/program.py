@@ -10,9 +10,9 @@ from codi_tf.core.errors import UserError
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import Grid
 from codi_tf.diffusion.process import Denoise
-from codi_tf.diffusion.sampling import make_checkpoint_grid, make_grid, sample
+from codi_tf.diffusion.sampling import make_checkpoint_grid, make_grid, sample, trajectory
 from codi_tf.inference.generation import weighted
-from codi_tf.inference.knobs import check_condition_scale
+from codi_tf.inference.knobs import check_condition_scale, check_fidelity, result_of
 from codi_tf.methods.networks import denoiser_with
 from codi_tf.model import CoDi
 from codi_tf.models.convolution import plain_convolutions
@@ -43,6 +43,8 @@ class SamplerProgram(tf.Module):
         text_guidance: of every image, by the prompt beside a condition; None: 1, none.
         label: the class of every image, for networks with classes; None: the null class.
         condition_scale: how many times the condition counts in every image, above 0, see `AdaptedUNet.call`.
+        fidelity: the share of the first step's x_hat in every image, see `knobs.result_of`. With 1, that step is the
+            only one.
 
     Attributes:
         grid: the sampler's steps.
@@ -73,6 +75,7 @@ class SamplerProgram(tf.Module):
         text_guidance: float | None = None,
         label: int | None = None,
         condition_scale: float = 1.0,
+        fidelity: float = 0.0,
     ):
         super().__init__(name="sampler")
         check_steps(steps)
@@ -81,7 +84,10 @@ class SamplerProgram(tf.Module):
             raise UserError(f"size is {height}x{width}: both sides must be positive multiples of {multiple}")
         self.steps, self.height, self.width, self.prompt = steps, height, width, prompt
         self.sampler = model.sampler if sampler is None else sampler
-        object.__setattr__(self, "grid", first_order_grid(model, self.sampler, steps))  # tf.Module would unpack it
+        self.fidelity, grid = fidelity_of(model, fidelity), first_order_grid(model, self.sampler, steps)
+        if self.fidelity == 1.0:
+            grid = grid._replace(steps=(grid.steps[0]._replace(alpha_s=1.0, sigma_s=0.0),))
+        object.__setattr__(self, "grid", grid)  # tf.Module would unpack it
         self.guidance, self.asked_label = guidance_of(model, guidance), label
         self.condition_scale = scale_of(model, condition_scale)
         labels = model.base.class_labels(label)
@@ -140,6 +146,11 @@ class SamplerProgram(tf.Module):
         assert ids is not None and self.model.base.text_encoder is not None
         return Conditioning(self.model.base.text_encoder(ids[None] if len(ids.shape) == 1 else ids), labels)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether the result is made of two steps' x_hat."""
+        return 0.0 < self.fidelity < 1.0 and len(self.grid.steps) > 1
+
     def view_of(self, term: Term) -> int:
         """The place of a term's view among `views`."""
         return self.views.index(seen(term.view, prompt_matters=self.prompt_matters))
@@ -175,7 +186,12 @@ class SamplerProgram(tf.Module):
         """Run the program; inputs and output as in the class docstring."""
         with plain_convolutions():
             condition, c = self.encoded(condition)
-            latents = sample(self.denoiser(c, self.conditioning(ids)), noise, self.grid)
+            denoise = self.denoiser(c, self.conditioning(ids))
+            if self.mixes:
+                steps = trajectory(denoise, noise, self.grid)
+                latents = result_of((prediction for prediction, _ in steps), self.fidelity)
+            else:
+                latents = sample(denoise, noise, self.grid)
             return self.finished(tf.clip_by_value(self.model.base.decode(latents), -1.0, 1.0), condition)
 
     def encoded(self, condition):
@@ -207,7 +223,7 @@ class SamplerProgram(tf.Module):
 
     def at(self, height: int, width: int) -> SamplerProgram:
         """The same program at another size. Raises UserError for a side that is no positive multiple."""
-        names = ("steps", "prompt", "sampler", "guidance", "text_guidance", "condition_scale")
+        names = ("steps", "prompt", "sampler", "guidance", "text_guidance", "condition_scale", "fidelity")
         options = {name: getattr(self, name) for name in names}
         options["label"] = self.asked_label
         return SamplerProgram(self.model, height=height, width=width, **options)
@@ -222,6 +238,14 @@ def scale_of(model: CoDi | TextModel, scale: float) -> float:
     if scale == 0.0:
         raise UserError("condition_scale is 0: an export without its condition cannot be checked; use more")
     return check_condition_scale(scale, model.network.adapter)
+
+
+def fidelity_of(model: CoDi | TextModel, fidelity: float) -> float:
+    """The fidelity of a program. Raises UserError for none, or for a model without a condition to be faithful to."""
+    fidelity = check_fidelity(fidelity)
+    if fidelity and model.task is None:
+        raise UserError(f"fidelity is {fidelity:g}: this model makes images from prompts alone; leave it out")
+    return fidelity
 
 
 def first_order_grid(model: CoDi | TextModel, sampler: str, steps: int) -> Grid:

@@ -18,7 +18,7 @@ from codi_tf.diffusion.process import bounded, coefficients, predict
 from codi_tf.model import CoDi
 from codi_tf.models.embeddings import guidance_features
 from codi_tf.tasks import Task
-from export.emit import adapted, networks
+from export.emit import adapted, fidelity, networks
 from export.emit.graph import Graph, Value
 from export.emit.terms import Term, View
 from export.emit.text_model import TextModel
@@ -53,6 +53,12 @@ def step_numbers(model: CoDi | TextModel, grid: Grid) -> list[StepNumbers]:
     return numbers
 
 
+def estimate(program: SamplerProgram) -> StepNumbers:
+    """The numbers with which the first step would end at the data: at x_hat."""
+    first = program.grid.steps[0]._replace(alpha_s=1.0, sigma_s=0.0)
+    return step_numbers(program.model, Grid((first,)))[0]
+
+
 def whole(g: Graph, program: SamplerProgram) -> None:
     """The whole sampler: "condition" (H, W, 3 or 4) in [0, 1] and "noise" (h, w, 4) to "image" (H, W, 3) in [0, 1].
 
@@ -66,7 +72,13 @@ def whole(g: Graph, program: SamplerProgram) -> None:
     def next_z(z: Value, time: Value, scales: Value) -> Value:
         return step(g, program, z, time, scales, condition_features, prompt)
 
-    z = g.repeat(z, list(tables(program)), next_z)
+    rows = list(tables(program))
+    if program.mixes:
+        first, *_ = step_numbers(model, program.grid)
+        table = fidelity.shares(program.fidelity, first[1:], estimate(program)[1:], len(program.grid.steps))
+        z = fidelity.repeat(g, z, rows, table, next_z)
+    else:
+        z = g.repeat(z, rows, next_z)
     g.output("image", finish(g, model.task, decode(g, model, z), condition))
 
 

@@ -46,6 +46,8 @@ class Package:
         prompted: whether the prompt is an input; the package then holds the tokenizer.
         neutral_features: of each condition feature, the number that it has where the adapter changes nothing; empty
             where a host cannot scale the condition (`export.runtime.sampler.scaled`).
+        estimate: of parts, a and b with which the first step would end at x_hat; None: not known, or one graph
+            (`export.runtime.fidelity.faithful`).
         others: the package at its other sizes, with the same weights.
     """
 
@@ -64,6 +66,7 @@ class Package:
     prompted: bool = False
     neutral_features: dict[str, float] = dataclasses.field(default_factory=dict)
     form: Form = PLAIN
+    estimate: tuple[float, float] | None = None
     others: tuple[Package, ...] = ()
 
     @property
@@ -178,6 +181,7 @@ def _package(folder: Path, manifest: dict) -> Package:
         prompted="ids" in inputs,
         neutral_features=manifest.get("neutral_features", {}),
         form=form_of(manifest),
+        estimate=(manifest["estimate"]["a"], manifest["estimate"]["b"]) if "estimate" in manifest else None,
     )
 
 

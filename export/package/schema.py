@@ -66,6 +66,8 @@ _WHOLE = Record(
         "evaluations": Whole(1, 3),  # of a step, where it has more than one
         "label": Whole(0, MOST_NUMBERS),
         "condition_scale": _NUMBER,
+        "fidelity": Number(0, 1),
+        "estimate": Record({"a": _NUMBER, "b": _NUMBER}),
         "neutral_features": Keyed(_NUMBER),
         "condition_file": OneOf(typing.get_args(ConditionFile)),
         "is_local": FLAG,

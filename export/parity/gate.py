@@ -306,7 +306,7 @@ def _keras_output(program: SamplerProgram, case: Case) -> np.ndarray:
         return np.asarray(program.finished(runs.decode(latents), None))
     assert case.condition is not None  # there is a task
     condition = model.task.condition_from_image(tf.constant(2.0 * case.condition - 1.0))
-    names = ("steps", "sampler", "guidance", "text_guidance", "condition_scale")
+    names = ("steps", "sampler", "guidance", "text_guidance", "condition_scale", "fidelity")
     options = {name: getattr(program, name) for name in names}
     latents = model.generator.latents(condition, noise, conditioning, **options)
     return np.asarray(program.finished(model.generator.decode(latents), condition))

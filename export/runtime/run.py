@@ -32,6 +32,7 @@ from export.formats import FORMATS
 from export.package.adapters import with_adapter
 from export.package.manifest import Package, parse_size, read_manifest, read_package
 from export.runtime.choice import Choice, add_choice, choice_of, resolve
+from export.runtime.fidelity import faithful
 from export.runtime.plan import Plan, make_plan
 from export.runtime.sampler import Sampler, load_any, scaled
 from export.runtime.tiling import Report, generate_tiled
@@ -86,6 +87,7 @@ def generate(
     ids: np.ndarray | None = None,
     tile: bool | None = None,
     color: str = "none",
+    fidelity: float = 0.0,
     report: Report | None = None,
 ) -> np.ndarray:
     """Generate the image for a condition image of any size.
@@ -104,15 +106,17 @@ def generate(
             local, and no mask covers a whole tile.
         color: "wavelet" or "adain" aligns the image's colors with the condition's (`codi_tf.io.color`), for tasks that
             keep colors.
+        fidelity: of a package of parts: 0 is the last step's image, 1 the first step's (`fidelity.faithful`).
         report: is called with what is done and what there is to do, in graphs and tiles.
 
     Returns:
         float32 [H, W, 3] in [0, 1].
 
     Raises:
-        UserError: the seed is out of range, `color` is given for a task that changes colors, or `tile` for one that
-            needs the whole image.
+        UserError: the seed is out of range, `color` is given for a task that changes colors, `tile` for one that needs
+            the whole image, or `fidelity` for a package whose fidelity is fixed.
     """
+    sampler = faithful(sampler, fidelity)
     package = sampler.package
     if color != "none" and not package.keeps_colors:
         raise UserError(f"--color: {package.folder} was made for {package.task}, which changes colors; leave it out")
@@ -228,6 +232,13 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         help=f"how many times as much the condition counts, 0 to {MAX_CONDITION_SCALE}, for packages of parts whose "
         "adapter is mu or t2i (default: 1)",
     )
+    parser.add_argument(
+        "--fidelity",
+        type=finite_number(0, 1),
+        default=0.0,
+        help="0, the last step's image, to 1, the first step's, smooth and closest to the condition, for packages of "
+        "parts (default: 0)",
+    )
     parser.add_argument("--colour", choices=colors, dest="color", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--adapter", type=path_argument, help="the folder of another adapter for the same base (--adapter-of)"
@@ -260,7 +271,8 @@ def _run_one(package: Package, options: argparse.Namespace, ids: np.ndarray | No
     check_image_file(options.out, image.shape[:2])
     package = package.fitting(*image.shape[:2])
     plan = make_plan(package, image, options.tile)
-    how = {"tile": options.tile, "color": options.color, "report": _progress() if plan.tiled else None}
+    how = {"tile": options.tile, "color": options.color, "fidelity": options.fidelity}
+    how["report"] = _progress() if plan.tiled else None
     sampler = scaled(load(package, **choice_of(options)._asdict()), options.condition_scale)
     write_image(options.out, generate(sampler, image, seed=options.seed, ids=ids, **how))
     return f"{options.out}: {_said(package, plan, *image.shape[:2])}"
@@ -274,7 +286,7 @@ def _run_folder(package: Package, options: argparse.Namespace, ids: np.ndarray |
     settings = {name: value for name, value in vars(options).items() if name not in faster}
     reads = [options.package, options.adapter, options.mask]
     results = ResultFolder(options.out, options.condition, files, settings, reads)
-    how = {"tile": options.tile, "color": options.color, "seed": options.seed, "ids": ids}
+    how = {"tile": options.tile, "color": options.color, "fidelity": options.fidelity, "seed": options.seed, "ids": ids}
 
     @functools.cache
     def sampler(height: int, width: int) -> Sampler:
@@ -293,8 +305,10 @@ def _run_without_condition(package: Package, options: argparse.Namespace) -> Non
     for name in ("condition", "mask", "tile"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name}: {package.folder} makes images from prompts alone; leave it out")
-    if options.condition_scale != 1.0:
-        raise UserError(f"--condition-scale: {package.folder} makes images from prompts alone; leave it out")
+    for name, default in (("condition_scale", 1.0), ("fidelity", 0.0)):
+        if getattr(options, name) != default:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag}: {package.folder} makes images from prompts alone; leave it out")
     if options.color != "none":
         raise UserError(f"--color: {package.folder} makes images from prompts alone; leave it out")
     ids = token_ids(package, options.prompt)

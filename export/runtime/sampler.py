@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from codi_tf.core.errors import UserError, explained, first_line
+from export.emit.fidelity import of_ends
 from export.formats.format import GraphFile, Run, Tensors
 from export.formats.runtimes.runtime import RunOptions
 from export.package.manifest import Package
@@ -25,21 +26,22 @@ class Sampler:
 
     condition float32 [1, H, W, C] in [0, 1], None for text-to-image, noise float32 [1, h, w, 4], ids int32 [77], image
     float32 [1, H, W, 3] in [0, 1]. A graph's inputs are the outputs of other graphs with the same names. Threads may
-    share a sampler.
+    share a sampler. `fidelity`, below 1, is the share of the first step's x_hat in the latents (`fidelity.faithful`).
     """
 
     package: Package
     graphs: dict[str, Run]
+    fidelity: float = 0.0
 
     def __call__(self, condition: np.ndarray | None, noise: np.ndarray, ids: np.ndarray | None = None) -> np.ndarray:
         given = {"condition": condition, "ids": ids}
         inputs = {name: value for name, value in given.items() if value is not None}
         if "sampler" in self.graphs:
             return self.graphs["sampler"]({**inputs, "noise": noise})["image"]
-        pool = self.read(inputs)
+        pool, zs = self.read(inputs), [noise]
         for i in range(self.package.steps):
-            noise = self.step(i, noise, pool)
-        return self.decode(noise, pool)
+            zs = [*zs[:2], self.step(i, zs[-1], pool)]
+        return self.decode(self.result(*zs[:2], zs[-1]), pool)
 
     def read(self, inputs: Tensors) -> Tensors:
         """The inputs together with the embedded prompt and the condition features, which all steps take."""
@@ -57,6 +59,14 @@ class Sampler:
             for name, value in (("time", now["time"]), ("scales", [now["a"], now["b"]]))
         }
         return self.run("step", {**pool, **numbers, "z": z})["z_next"]
+
+    def result(self, start: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """The latents to decode, of z where sampling starts, after the first step, and after the last."""
+        estimate, now = self.package.estimate, self.package.schedule[0]
+        if self.fidelity == 0.0 or estimate is None:
+            return last
+        p, q = map(np.float32, of_ends((now["a"], now["b"]), estimate))
+        return np.float32(1.0 - self.fidelity) * last + np.float32(self.fidelity) * (p * start + q * first)
 
     def decode(self, z: np.ndarray, pool: Tensors) -> np.ndarray:
         """The image, float32 [1, H, W, 3] in [0, 1], of the last z; `pool` is from `read`."""

@@ -62,9 +62,11 @@ def generate_tiled(
         )
     else:
         pool_of = _pools(sampler, [place.of(condition) for place in pixels], ids)
+        zs = [z]
         for i in range(package.steps):
-            steps = [counted(sampler.step(i, latent.of(z), pool_of(k))) for k, latent in enumerate(latents)]
-            z = blended(zip(latents, steps, strict=True), z.shape)
+            steps = [counted(sampler.step(i, latent.of(zs[-1]), pool_of(k))) for k, latent in enumerate(latents)]
+            zs = [*zs[:2], blended(zip(latents, steps, strict=True), z.shape)]
+        z = sampler.result(*zs[:2], zs[-1])
         made = (counted(sampler.decode(latent.of(z), pool_of(k))) for k, latent in enumerate(latents))
     result = blended(zip(pixels, made, strict=True), (*condition.shape[:3], 3))
     return result[0, : image.shape[0], : image.shape[1]]
