@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from codi_tf.config import Adaptation, Lora
 from codi_tf.config.reading import arguments_of
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import STORED, FloatFormat, StoredFormat, check_format
+from codi_tf.core.paths import as_path, joined
 from codi_tf.core.settings import named
 from codi_tf.core.showing import clipped
 from codi_tf.io.bundle_files import BUNDLE, BUNDLES, FORMAT, check_is_folder, is_bundle, model_at, read_about
@@ -103,7 +103,7 @@ def describe(
 
 def write_bundle(
     contents: Contents,
-    path: Path,
+    path: str | Path,
     *,
     overwrite: bool = True,
     dtype: StoredFormat = "float32",
@@ -127,7 +127,7 @@ def write_bundle(
             base that the bundle names; an unknown dtype, or one that its parts cannot have; a full disk.
     """
     check_format("dtype", dtype, STORED)
-    base = contents.base
+    base, path = contents.base, as_path(path)
     named_base = base.path if contents.adaptation.train == "adapter" else None
     if dtype == "int8" and named_base is None:
         raise UserError("dtype is int8: that is for bundles that hold the adapter alone; use float16")
@@ -215,9 +215,9 @@ def copy_bundle(source: str | Path, target: str | Path, *, dtype: StoredFormat =
     Raises:
         UserError: see `read_bundle` and `write_bundle`.
     """
-    path = model_at(Path(source))
+    path = model_at(source)
     contents = read_bundle(path, compute="float32", weights="float32", decoder=None)
-    write_bundle(contents, Path(target), dtype=dtype, provenance=read_about(path).get("provenance"))
+    write_bundle(contents, target, dtype=dtype, provenance=read_about(path).get("provenance"))
 
 
 def from_checkpoint(base: Base, task: Task | None = None) -> Contents:
@@ -302,7 +302,7 @@ def _referenced(bundle: Path, reference: dict) -> Path:
 
     What is there must be a model before it is hashed: a path such as / would be read as a whole.
     """
-    source = Path(os.path.normpath(bundle.resolve() / reference["path"]))
+    source = joined(bundle.resolve(), reference["path"])
     if not source.is_dir():
         raise UserError(
             f"{bundle}: needs its base, and {clipped(str(source), 400)} is missing; put it back or edit base.path in "

@@ -351,7 +351,7 @@ class CoDi(Trainer):
             seed=self.seed,
             image_size=self.image_size,
         )
-        write_bundle(contents, Path(filepath), overwrite=overwrite, dtype=dtype, provenance=provenance)
+        write_bundle(contents, filepath, overwrite=overwrite, dtype=dtype, provenance=provenance)
 
 
 def load(
@@ -379,7 +379,7 @@ def load(
             task or method that is not registered.
     """
     options = {"compute": compute, "weights": weights, "decoder": decoder, "loras": loras, "merge": merge}
-    bundle = read_bundle(model_at(Path(path)), **options)
+    bundle = read_bundle(model_at(path), **options)
     model = CoDi(
         bundle.base,
         bundle.adapter,

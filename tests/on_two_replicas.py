@@ -19,6 +19,9 @@ from conftest import make_model  # noqa: E402
 from small_runs import experiment, make_start  # noqa: E402
 from tiny import tiny_base  # noqa: E402
 
+from codi_tf.core.replicas import compiled  # noqa: E402
+from codi_tf.core.replicas import index as replica_index  # noqa: E402
+from codi_tf.data.precompute import encoder, encoder_on_each  # noqa: E402
 from codi_tf.io.images import write_png  # noqa: E402
 from codi_tf.methods.codi import ConditionalDistillation  # noqa: E402
 from codi_tf.methods.finetune import Finetune  # noqa: E402
@@ -27,6 +30,7 @@ from codi_tf.trainers.optimizers import FusedAdamW  # noqa: E402
 from codi_tf.training.experiment import build_trainer, load_source  # noqa: E402
 from codi_tf.training.feed import open_feed  # noqa: E402
 from codi_tf.training.loop import make_loop  # noqa: E402
+from codi_tf.training.quality import Quality  # noqa: E402
 
 METHODS = {
     "codi": ConditionalDistillation(delta=30, drop_prompt=0.5),
@@ -160,10 +164,44 @@ def compare_buckets(halves) -> dict:
     }
 
 
+def probes(strategy) -> dict:
+    """What a run measures and shows: by one replica alone, and in the strategy's scope, where both compute."""
+    with strategy.scope():
+        model = make_model(tiny_base())
+    random, replicas = np.random.default_rng(1), []
+    heldout = {name: random.uniform(-1, 1, (3, 16, 16, 3)).astype("float32") for name in ("image", "condition")}
+
+    def figures() -> dict:
+        latent, c = model.base.encode(heldout["image"]), model.encode_condition(heldout["condition"])
+        return {**Quality(model, heldout).figures(), "condition_use": float(model.condition_use(latent, c))}
+
+    def noted():
+        replicas.append(replica_index())
+        return tf.constant(1.0)
+
+    one = figures()
+    with strategy.scope():
+        two = figures()
+        compiled(noted)()
+    return {"one": one, "two": two, "replicas": len(replicas)}
+
+
+def encoded(strategy) -> list[bool]:
+    """Whether three batches that two replicas encode are, bit by bit, those that one encodes."""
+    with strategy.scope():
+        base = tiny_base()
+    random = np.random.default_rng(2)
+    given = [{"image": tf.constant(random.uniform(-1, 1, (2, 16, 16, 3)), tf.float32)} for _ in range(3)]
+    encode = encoder_on_each(base, None, strategy)
+    found, alone = [*encode(given[:2]), *encode(given[2:])], encoder(base, None)
+    return [np.array_equal(a["latent"], alone(b)["latent"]) for a, b in zip(found, given, strict=True)]
+
+
 if __name__ == "__main__":
     alone = {name: trained(tf.distribute.get_strategy(), method) for name, method in METHODS.items()}
     halves = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])  # one: a second one would count its sums anew
     found = {
         case: compare(*alone[name][::2], halves, METHODS[name], options) for case, (name, options) in CASES.items()
     }
+    found["probes"], found["encoded"] = probes(halves), encoded(halves)
     print(json.dumps({**found, "buckets": compare_buckets(halves)}))

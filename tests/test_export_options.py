@@ -115,9 +115,20 @@ USED = {
         "--lora",
         "--condition-scale",
         "--unrolled",
+        "--runtime",
     },
-    run: {"--help", "--condition", "--out", "--tile", "--colour"},
-    web: {"--help", "--out", "--runtime"},
+    run: {
+        "--help",
+        "--condition",
+        "--out",
+        "--tile",
+        "--colour",
+        "--runtime",
+        "--provider",
+        "--providers",
+        "--cache",
+    },
+    web: {"--help", "--out", "--runtime", "--samples"},
 }
 CASES = [
     (command, option, *case)

@@ -90,6 +90,18 @@ def test_buckets_are_shared_by_replicas(found):
     assert results["weights"] < 2e-5 and results["copies"] == 0
 
 
+def test_what_a_run_measures_is_computed_by_every_replica_alike(found):
+    """In a TPU's scope: outside of it the host would compute, with weights that it fetches from the chips."""
+    probes = found["probes"]
+    assert probes["two"] == pytest.approx(probes["one"], rel=1e-4) and probes["one"]["condition_use"] > 0
+    assert probes["replicas"] == 2
+
+
+def test_replicas_encode_whole_batches_with_the_bits_of_one(found):
+    """An example's bytes must not depend on how many chips encode; the last call has a batch for one of two."""
+    assert found["encoded"] == [True, True, True]
+
+
 def test_two_workers_end_with_the_same_bits_from_different_halves_of_the_data():
     workers = [
         subprocess.Popen(

@@ -9,6 +9,7 @@ from codi_tf.adapters.adapted import Adapter
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.kinds import Kind
 from codi_tf.checkpoints.networks import read_network, write_network
+from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.models.unet import UNet
 
@@ -46,7 +47,7 @@ class DiffusersAdapter(Adapter):
             UserError: for a missing, truncated or foreign part.
         """
         with built_in(make_policy(compute)):
-            return read_network(cls.kind(), Path(folder), name="adapter")
+            return read_network(cls.kind(), as_path(folder), name="adapter")
 
     @classmethod
     def read(cls, folder: Path, base: Base, condition_channels: int) -> Self:

@@ -37,9 +37,11 @@ from codi_tf.checkpoints.keras_cv_rules import (
 )
 from codi_tf.checkpoints.tokenizer import END, Tokenizer
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.io.json_files import MOST_BYTES
 from codi_tf.io.layouts import PLAIN, Layout, Origin
 from codi_tf.io.plain_files import check_plain, open_plain
+from codi_tf.io.remote import kept_copy
 from codi_tf.io.tensor_files import make_room
 from codi_tf.io.weights import make_from
 from codi_tf.models.autoencoder import AutoencoderKL
@@ -99,8 +101,9 @@ def read(source, *, numerics: str = "keras_cv", tokenizer: Path | None = None) -
     """
     check_numerics("numerics", numerics)
     if isinstance(source, (str, Path)):
-        path = Path(source)
-        folder = path if path.is_dir() else path.parent
+        path = as_path(source)
+        folder = kept_copy(path if path.is_dir() else path.parent)
+        path = folder if path.is_dir() else folder / path.name
         parts = _parts_of_files(path)
     else:
         path = folder = None

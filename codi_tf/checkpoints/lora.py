@@ -14,6 +14,7 @@ from keras import ops
 
 from codi_tf.checkpoints.lora_files import Pair, is_of_text, lora_file, read_pairs, spellings
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in
 from codi_tf.io.layouts import key_of, layout_of
 from codi_tf.io.tensor_files import listed
@@ -45,7 +46,7 @@ def merged_networks(
     """
     if not math.isfinite(scale):
         raise UserError(f"scale is {scale}: it must be a finite number")
-    path = lora_file(Path(path))
+    path = lora_file(as_path(path))
     pairs = read_pairs(path)
     if networks.get("text_encoder") is None and any(map(is_of_text, pairs)):
         warnings.warn(f"{path}: its part for the text encoder is left out, the base has none", stacklevel=3)

@@ -22,6 +22,7 @@ from codi_tf.checkpoints.networks import PICKLES, refuse_pickles
 from codi_tf.checkpoints.pixel_pipelines import is_pixel_pipeline
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FloatFormat, check_format
+from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.diffusion.process import PREDICTION_TYPES
 from codi_tf.io.bundle_files import BUNDLE, CHECKPOINTS, is_bundle, model_at
@@ -63,7 +64,7 @@ def load_stable_diffusion(
         raise UserError(f"prediction_type is {prediction_type!r}: use one of {', '.join(PREDICTION_TYPES)}")
     if numerics is not None:
         check_numerics("numerics", numerics)
-    tokenizer = None if tokenizer is None else Path(tokenizer)
+    tokenizer = None if tokenizer is None else as_path(tokenizer)
     with built_in(make_policy(compute, weights)):
         base = _read(source, tokenizer, prediction_type, numerics, architecture)
     check_parts(base)
@@ -85,7 +86,7 @@ def with_text(
     Raises:
         UserError: the base already has a text encoder; a part is missing or does not fit.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if base.text_encoder is not None:
         raise UserError(f"text is {folder}: the base {base.path} already has a text encoder; remove it")
     with built_in(make_policy(compute, weights)):
@@ -109,7 +110,7 @@ def save_stable_diffusion(
     Raises:
         UserError: the folder is not empty, the tokenizer is missing, or the format is unknown or too narrow.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     check_format("dtype", dtype)
     check_folder(folder, CHECKPOINTS, replace=False, size=bytes_of(base, dtype))
     if getattr(base.unet, "numerics", "diffusers") != "diffusers":
@@ -186,7 +187,7 @@ def describe(base: Base) -> str:
 
 
 def _read(source, tokenizer, prediction_type, numerics, architecture) -> Base:
-    path = model_at(Path(source)) if isinstance(source, (str, Path)) else None
+    path = model_at(source) if isinstance(source, (str, Path)) else None
     if path is None or _is_keras_cv(path):
         from codi_tf.checkpoints import keras_cv
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from codi_tf.checkpoints.kinds import Kind
 from codi_tf.checkpoints.networks import read_network, write_network
+from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.models.tiny_decoder import TinyDecoder
 
@@ -56,7 +57,7 @@ def load_decoder(folder: str | Path, *, compute: str = "float32") -> TinyDecoder
         UserError: a file is missing, truncated or of another network.
     """
     with built_in(make_policy(compute)):
-        return read_network(TINY_DECODER, Path(folder), name="tiny_decoder")
+        return read_network(TINY_DECODER, as_path(folder), name="tiny_decoder")
 
 
 def save_decoder(decoder: TinyDecoder, folder: Path, *, dtype: str = "float32") -> None:

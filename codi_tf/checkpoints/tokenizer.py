@@ -17,6 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from codi_tf.checkpoints.added_tokens import AddedToken, added_tokens
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.core.showing import clipped
 from codi_tf.io.json_files import MOST_BYTES, parse_json
 from codi_tf.io.plain_files import read_plain
@@ -108,7 +109,7 @@ class Tokenizer:
         Raises:
             UserError: a missing or broken file.
         """
-        folder = Path(folder)
+        folder = as_path(folder)
         files = {
             name: _content(folder / name)
             for name in (VOCABULARY, MERGES, BOTH, SETTINGS, SPECIAL, ADDED)
@@ -157,7 +158,7 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write the files into a folder, which is made if it is missing. Files that were read stay byte for byte."""
-        folder = Path(folder)
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in (self._files or self._new_files()).items():
             (folder / name).write_bytes(content)

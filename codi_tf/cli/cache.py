@@ -21,6 +21,7 @@ from codi_tf.io.files import check_growing_folder, check_settings, whole_file
 from codi_tf.io.hashing import file_sha256
 from codi_tf.io.locks import only_one
 from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
+from codi_tf.training.distribution import add_devices, devices_given, make_strategy
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
 SHARD = 1024
@@ -37,7 +38,7 @@ def encode(
     same bytes, however often the work is interrupted and however many hosts share it.
 
     Args:
-        experiment: whose data, task and autoencoder are used; training on the folder may differ in the rest.
+        experiment: whose data, task, autoencoder and devices are used; training on the folder may differ in the rest.
         out: the folder.
         examples: N; training uses each of them once per epoch. (Without a cache, no example is used twice.)
         shard: examples per file.
@@ -62,18 +63,19 @@ def encode(
     if experiment.data.buckets:
         raise UserError("data.buckets is set: examples of one size are encoded; set data.buckets=[]")
     check_growing_folder(out)
-    start_tensorflow()
+    strategy = start_tensorflow(functools.partial(make_strategy, _devices(experiment)))
     from codi_tf import data
     from codi_tf.core.progress import Progress
     from codi_tf.data.cached import is_cache, made_with, shard_paths, shard_sizes
-    from codi_tf.data.precompute import encoder
+    from codi_tf.data.precompute import encoder_on_each
     from codi_tf.data.stream import warn_of_unreadable
     from codi_tf.training.experiment import build_task, class_keys, keep_words, load_source, tokenizer_of
 
     settings, task = experiment.data, build_task(experiment)
     if is_cache(settings.source):
         raise UserError(f"data.source is {settings.source}: these examples are encoded already; name the images")
-    base, condition_space, encode_condition = _encoder(experiment, task)
+    with strategy.scope():
+        base, condition_space, encode_condition = _encoder(experiment, task)
     tokenizer = tokenizer_of(experiment, base)
     used = ["source", "heldout_fraction", "image_size", "augment", "recolor", "seed", "prompts"]
     used += ["classes"] if settings.classes else []  # earlier versions had none
@@ -92,7 +94,8 @@ def encode(
     options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
     options["keys"] = class_keys(experiment, base, source)
     batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
-    encode_batch, batches, at = encoder(base, encode_condition), iter(()), None  # at: the next batch of the iterator
+    encode_batches = encoder_on_each(base, encode_condition, strategy)
+    batches, at = iter(()), None  # at: the next batch of the iterator
     with (
         only_one(out / f".lock-{host}", f"encodes into {out}"),
         stop_noted("what is encoded is written after the batch under way") as stop,
@@ -107,19 +110,21 @@ def encode(
         progress = Progress("encoding examples", max(total, 1))
         for number in missing:
             parts = _begun(paths[number], batch)
-            for first in range(len(parts) * batch, sizes[number], batch):
+            while (first := len(parts) * batch) < sizes[number]:
                 place = (number * shard + first) // batch
                 if place != at:  # otherwise the iterator is at the right place
                     batches = iter(batches_from(start_step=place))
+                at = place + min(strategy.num_replicas_in_sync, -(-(sizes[number] - first) // batch))
                 with user_errors():
-                    parts.append({key: value.numpy() for key, value in encode_batch(next(batches)).items()})
-                at = place + 1
-                progress.update(done + min(first + batch, sizes[number]))
-                if stop and first + batch < sizes[number]:
+                    encoded = encode_batches([next(batches) for _ in range(place, at)])
+                parts += [{key: value.numpy() for key, value in part.items()} for part in encoded]
+                there = len(parts) * batch
+                progress.update(done + min(there, sizes[number]))
+                if stop and there < sizes[number]:
                     _write_shard(_begun_path(paths[number]), _joined(parts))
                     raise stop.interrupted(
-                        f"stopped by {{by}} after {done + first + batch} of {total} examples, which are kept: the same "
-                        "command resumes"
+                        f"stopped by {{by}} after {done + there} of {total} examples, which are kept: the same command "
+                        "resumes"
                     )
             _write_shard(paths[number], {key: part[: sizes[number]] for key, part in _joined(parts).items()})
             _remove_begun(paths[number])
@@ -130,6 +135,12 @@ def encode(
                 )
     warn_of_unreadable(source)
     return all(path.is_file() for path in paths)
+
+
+def _devices(experiment: config.Experiment) -> config.Distribution:
+    """The devices that encode. Of several workers each encodes alone: `host` and `hosts` share the work."""
+    own = experiment.distribution
+    return config.Distribution() if own.strategy == "multiworker" else own
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -214,7 +225,7 @@ def _write_shard(path: Path, encoded: Mapping[str, np.ndarray]) -> None:
     tensors = {key: TensorToWrite(value.dtype, value.shape, value.__array__) for key, value in sorted(encoded.items())}
     with whole_file(path) as partial:
         write_tensors(partial, tensors)
-    line = f"{file_sha256(path)}  {path.name}\n"  # as sha256sum writes and checks it
+        line = f"{file_sha256(partial)}  {path.name}\n"  # as sha256sum writes and checks it
     with whole_file(checksum_file(path)) as partial:
         partial.write_text(line, encoding="utf-8")
 
@@ -237,9 +248,10 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
         "--host", type=integer(0, MAX_COUNT), default=0, help="number of this machine among several, from 0"
     )
     parser.add_argument("--hosts", type=integer(1, MAX_COUNT), default=1, help="how many machines share the work")
+    add_devices(parser)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
-    experiment = config.load(options.config, options.overrides)
+    experiment = config.load(options.config, [*options.overrides, *devices_given(options)])
     examples = experiment.data.encode_once if options.examples is None else options.examples
     if not examples:
         raise UserError("--examples is not given, and data.encode_once is 0: give the number of examples to encode")

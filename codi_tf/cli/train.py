@@ -18,12 +18,14 @@ from codi_tf import config
 from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import Interrupted, UserError, user_errors
+from codi_tf.core.paths import as_path, is_remote
+from codi_tf.core.showing import clipped
 from codi_tf.core.signals import stop_noted
 from codi_tf.io.folders import check_folder
 from codi_tf.io.locks import only_one
 from codi_tf.training import folder
 from codi_tf.training.callbacks import Callbacks, check_callback, make_callback
-from codi_tf.training.distribution import make_strategy
+from codi_tf.training.distribution import add_devices, devices_given, make_strategy, scope_of_probes
 
 if TYPE_CHECKING:
     import keras
@@ -142,7 +144,8 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
             writer.wait()
 
     with stop_noted("the state is saved after the updates under way") as stop, _plain_ends(out):
-        monitor = Monitor(experiment, trainer, stopwatch, out, first, heldout) if chief else None
+        with scope_of_probes(strategy):
+            monitor = Monitor(experiment, trainer, stopwatch, out, first, heldout) if chief else None
         about = {"epochs": -(-settings.steps // settings.log_every), "steps": settings.log_every, "folder": str(out)}
         about["config"] = experiment.as_dict()
         hooks = Callbacks(called, trainer, epoch=0 if monitor is None else monitor.lines, about=about)
@@ -159,7 +162,8 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
                 if sums["skipped"]:
                     _check_skipped(trainer, settings, range(step - count, step), sums["skipped"], save_now)
                 stopped = sums.pop(STOP)
-                line = {} if monitor is None else monitor.step(step, count, sums)
+                with scope_of_probes(strategy):
+                    line = {} if monitor is None else monitor.step(step, count, sums)
                 if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
                     writer.save(step)
                 hooks.after(step, count, sums, line)
@@ -230,6 +234,8 @@ def _plain_ends(out: Path) -> Iterator[None]:
         reason = " ".join(str(error.message).split())
         if "No space left" in reason:
             raise UserError(f"{out}: cannot be written (no space left on the device); make room, then resume") from None
+        if is_remote(out) and str(out) in reason:
+            raise UserError(f"{out}: cannot be written ({clipped(reason, 200)}); correct that, then resume") from None
         lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
         if isinstance(error, lost) or "Collective" in reason:
             raise Interrupted(
@@ -241,7 +247,9 @@ def _plain_ends(out: Path) -> Iterator[None]:
 
 def _inputs(experiment: config.Experiment) -> list[Path]:
     """The folders that a run reads and must not replace."""
-    return [Path(path) for path in (experiment.base, experiment.text, experiment.adaptation.start) if path is not None]
+    return [
+        as_path(path) for path in (experiment.base, experiment.text, experiment.adaptation.start) if path is not None
+    ]
 
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
@@ -251,8 +259,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
     parser.add_argument(
         "--out", type=path_argument, help="folder of the run; by default runs/NAME, NAME that of the config"
     )
-    parser.add_argument("--strategy", choices=config.STRATEGIES, help="distribution.strategy of the config")
-    parser.add_argument("--tpu", help="distribution.tpu of the config: local, or a TPU's name")
+    add_devices(parser)
     parser.add_argument(
         "--profile",
         type=integer(0, 1_000_000),
@@ -272,10 +279,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
-    for name in ("strategy", "tpu"):
-        if getattr(options, name) is not None:
-            options.overrides.append(f"distribution.{name}={getattr(options, name)}")
-    experiment = config.load(options.config, options.overrides)
+    experiment = config.load(options.config, [*options.overrides, *devices_given(options)])
     out = options.out or Path("runs") / Path(options.config).stem
     result = train(experiment, out, profile=options.profile, finish=options.finish, callbacks=options.callback)
     print(f"result: {result}")

@@ -12,6 +12,7 @@ from codi_tf.config import places
 from codi_tf.config.experiment import Experiment
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_SEED
+from codi_tf.core.paths import as_path
 from codi_tf.core.quiet import check_backend, quiet_import
 from codi_tf.core.settings import check_choice, choices_of
 from codi_tf.core.showing import bare, shown
@@ -31,7 +32,7 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Experiment:
         UserError: for a missing or unreadable file, an unknown key, a value of the wrong type or out of its range.
     """
     check_backend()  # first: this error has nothing to do with the file
-    path = Path(path)
+    path = as_path(path)
     if not path.exists() and has_config(path.name):
         raise UserError(
             f"{path}: no such config file; `codi init` writes those that come with codi_tf into this folder"

@@ -277,7 +277,7 @@ class Distribution:
 
     Attributes:
         strategy: none (one device), mirrored (the GPUs of this machine), multiworker (the machines in TF_CONFIG), tpu.
-        tpu: "local" on a TPU VM, or the name of a TPU.
+        tpu: "local" on a TPU VM; for a slice of several hosts its name, or their servers: grpc://HOST:PORT,HOST:PORT.
         devices: of mirrored, how many devices; 0 for all GPUs. Without GPUs the CPU is split into as many devices.
 
     Raises:
@@ -287,6 +287,11 @@ class Distribution:
     strategy: Strategy = "none"
     tpu: str = "local"
     devices: int = 0
+
+    @property
+    def feeds_elsewhere(self) -> bool:
+        """Whether other machines than that of the program make the batches: the hosts of a TPU that is named."""
+        return self.strategy == "tpu" and self.tpu != "local"
 
     def __post_init__(self):
         check_choices(self, "distribution.")

@@ -12,6 +12,7 @@ from typing import Any
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_SEED
+from codi_tf.core.paths import as_path
 
 LONGEST = 40  # characters of a value in a message
 LARGEST = 3.4e38  # of float32
@@ -56,13 +57,13 @@ def path_argument(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"is {text!r}: name a file or a folder")
     if text.startswith("~"):
         raise argparse.ArgumentTypeError(f"is {text}: your shell has not replaced the ~; write the whole path, or ./~")
-    return Path(text)
+    return as_path(text)
 
 
 def scaled_path(text: str) -> tuple[Path, float]:
     """A parser of PATH or PATH:SCALE, SCALE a finite number; 1 where there is none. A path that exists is a path."""
     path, colon, scale = text.rpartition(":")
-    if not colon or Path(text).exists():
+    if not colon or "/" in scale or as_path(text).exists():
         return path_argument(text), 1.0
     return path_argument(path), finite_number()(scale)
 

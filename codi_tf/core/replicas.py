@@ -1,4 +1,4 @@
-"""Code that runs inside a replica of tf.distribute: sums over all replicas, and equal changes of variables on each.
+"""Replicas of tf.distribute: what runs inside one, as sums and changes of variables, and on all of them alike.
 
 An update sums gradients and logs once. Everything after that is the same on every replica, so variables need no
 merging: each replica changes its own copy. That also works where tf.distribute refuses to merge, in a `tf.cond`;
@@ -6,6 +6,8 @@ without a strategy it is an ordinary assignment.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -44,3 +46,24 @@ def move(variable, target, share) -> None:
     """variable <- variable - share (variable - target), in one operation after the difference."""
     local = variable.value
     tf.raw_ops.ResourceApplyGradientDescent(var=local.handle, alpha=tf.cast(share, local.dtype), delta=local - target)
+
+
+def compiled(function: Callable) -> Callable:
+    """A function of tensors, compiled. In the scope of a strategy every replica computes it; the first one's is taken.
+
+    So on a TPU it runs as one program on the chips, which hold the weights; outside of the scope it would run on the
+    host, operation by operation, with weights that are copied there.
+    """
+    alone = tf.function(function, autograph=False)
+
+    @tf.function(autograph=False)
+    def on_each(*args):
+        strategy = tf.distribute.get_strategy()
+        results = strategy.run(function, args)
+        return tf.nest.map_structure(lambda one: strategy.experimental_local_results(one)[0], results)
+
+    def run(*args):
+        outside = tf.distribute.has_strategy() and tf.distribute.in_cross_replica_context()
+        return on_each(*args) if outside else alone(*args)
+
+    return run

@@ -15,6 +15,7 @@ import tensorflow as tf
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_EXAMPLES
+from codi_tf.core.paths import as_path
 from codi_tf.core.progress import Progress
 from codi_tf.data.left_out import warn_of_left_out
 from codi_tf.data.permutation import permuted
@@ -23,6 +24,7 @@ from codi_tf.data.records import PATIENCE
 from codi_tf.io.hashing import arrays_sha256, file_sha256, text_sha256
 from codi_tf.io.json_files import read_json
 from codi_tf.io.places import is_data_set, resolved
+from codi_tf.io.remote import kept_copy
 from codi_tf.io.schema import Anything, Keyed, Number, Record, Text, Whole
 from codi_tf.io.tensor_files import StoredTensor, read_header
 from codi_tf.tasks import Task, task_config
@@ -48,7 +50,7 @@ class ShardedArray:
     """
 
     def __init__(self, parts: Sequence[StoredTensor]):
-        self._parts = [np.memmap(p.path, p.dtype, "r", offset=p.start, shape=p.shape) for p in parts]
+        self._parts = [np.memmap(kept_copy(p.path), p.dtype, "r", offset=p.start, shape=p.shape) for p in parts]
         self._ends = np.cumsum([len(part) for part in self._parts])
         self.dtype = self._parts[0].dtype
         self.shape = (int(self._ends[-1]), *self._parts[0].shape[1:])
@@ -71,14 +73,18 @@ class ShardedArray:
 
 def is_cache(name: str | os.PathLike[str]) -> bool:
     """Whether a folder holds encoded examples."""
-    return (Path(name) / META).is_file()
+    return (as_path(name) / META).is_file()
 
 
-def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
+def read_cache(folder: str | os.PathLike[str], *, near: bool = True) -> dict[str, ShardedArray]:
     """Read the examples of a folder, as from `precompute.encode_once`.
 
     The hash beside each shard is checked first, on several threads: about a second a gigabyte on each. A shard without
     one is named in a warning.
+
+    Args:
+        folder: of `codi cache`. A remote one is copied to this machine, for as long as the process runs.
+        near: whether batches are made here; where other machines make them, each reads the remote folder.
 
     Returns:
         {"latent": float32 [N, h, w, 4]} and, if they are there, "condition_latent" [N, ...], "tokens" int32 [N, M],
@@ -87,8 +93,9 @@ def read_cache(folder: str | os.PathLike[str]) -> dict[str, ShardedArray]:
     Raises:
         UserError: no such folder; a shard is missing or damaged, or does not fit the others.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     meta = read_meta(folder)
+    folder = kept_copy(folder) if near else folder
     shards = [read_header(_existing(path))[0] for path in shard_paths(folder, meta)]
     first = {key: (tensor.dtype, tensor.shape[1:]) for key, tensor in shards[0].items()}
     for path, shard, count in zip(shard_paths(folder, meta), shards, shard_sizes(meta), strict=True):
@@ -106,7 +113,7 @@ def read_meta(folder: str | os.PathLike[str]) -> dict:
     Raises:
         UserError: the folder has none, or a damaged one.
     """
-    path = Path(folder) / META
+    path = as_path(folder) / META
     if not path.exists():
         raise UserError(f"{folder}: no encoded examples; make them with python -m codi_tf.cache")
     try:

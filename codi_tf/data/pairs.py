@@ -10,6 +10,7 @@ import numpy as np
 
 from codi_tf.core.errors import UserError, user_errors
 from codi_tf.core.limits import MAX_EXAMPLES, MAX_SIDE
+from codi_tf.core.paths import as_path
 from codi_tf.data.pipeline import Source, low_resolution_pairs
 from codi_tf.io import bundle_files
 from codi_tf.io.folders import check_folder, whole_folder
@@ -72,7 +73,7 @@ def read_pairs(folder: str | Path, count: int, *, scale: int | None = None) -> d
     Raises:
         UserError: fewer pairs, another scale, a missing image, or an image whose size differs from pairs.json.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     about = read_json(folder / PAIRS)
     check(about, SCHEMA, folder / PAIRS, "make the pairs again")
     size, found, there = (about[key] for key in ("size", "scale", "count"))

@@ -52,8 +52,30 @@ def encode_once(
 
 def encoder(base, encode_condition: Callable | None) -> Callable[[dict], dict]:
     """The compiled function from a batch to its encoded examples; the arguments are those of `encode_once`."""
+    return tf.function(_encode(base, encode_condition))
+
+
+def encoder_on_each(base, encode_condition: Callable | None, strategy) -> Callable[[list[dict]], list[dict]]:
+    """The function from batches of one size, at most one for each replica, to their encoded examples.
+
+    Each replica encodes a whole batch: what an example becomes does not depend on the number of replicas.
+    """
+    encode, count = _encode(base, encode_condition), strategy.num_replicas_in_sync
 
     @tf.function
+    def on_each(batch):
+        return strategy.run(encode, args=(batch,))
+
+    def run(batches: list[dict]) -> list[dict]:
+        padded = [*batches, *batches[-1:] * (count - len(batches))]
+        given = strategy.experimental_distribute_values_from_function(lambda one: padded[one.replica_id_in_sync_group])
+        found = {key: strategy.experimental_local_results(value) for key, value in on_each(given).items()}
+        return [{key: values[i] for key, values in found.items()} for i in range(len(batches))]
+
+    return run
+
+
+def _encode(base, encode_condition: Callable | None) -> Callable[[dict], dict]:
     def encode(batch):
         kept = {key: batch[key] for key in ("tokens", "class") if key in batch}
         encoded = {"latent": base.encode(batch["image"])} | kept

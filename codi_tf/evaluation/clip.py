@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from codi_tf.core.paths import as_path
 from codi_tf.evaluation.metric import Metric, Option
 from codi_tf.evaluation.samplers import BATCH
 from codi_tf.evaluation.sharing import changed
@@ -54,7 +55,7 @@ def shared_clip(argument: str) -> Embedder:
     Raises:
         UserError: see `perception.clip.load_clip`.
     """
-    folder = Path(argument)
+    folder = as_path(argument)
     return _clip(folder, changed(folder))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+from codi_tf.core.paths import as_path
 from codi_tf.evaluation.metric import Extractor, Option
 from codi_tf.evaluation.sharing import changed
 
@@ -16,7 +17,7 @@ class _Inception(Option):
     """--inception FILE, keras or keras:FILE."""
 
     def path(self, argument: str) -> Path | None:
-        return None if argument == KERAS else Path(argument.removeprefix(f"{KERAS}:"))
+        return None if argument == KERAS else as_path(argument.removeprefix(f"{KERAS}:"))
 
 
 INCEPTION = _Inception(

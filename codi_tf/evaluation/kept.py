@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from codi_tf.core.paths import RemotePath
 from codi_tf.io.files import whole_file
 from codi_tf.io.hashing import arrays_sha256, text_sha256
+from codi_tf.io.remote import on_this_machine
 
 
 class Kept:
@@ -31,7 +33,7 @@ class Kept:
     def read(self, name: str, metrics: Collection[str]) -> dict[str, np.ndarray] | None:
         """The values of a sampler, metric -> array; None where they are missing or damaged."""
         try:
-            with np.load(self._path(name), allow_pickle=False) as file:
+            with on_this_machine(self._path(name)) as path, np.load(path, allow_pickle=False) as file:
                 return {metric: file[metric] for metric in metrics}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
@@ -44,6 +46,10 @@ class Kept:
 
     def remove(self) -> None:
         """Remove all of them: the report is written."""
+        if isinstance(self.folder, RemotePath):
+            if self.folder.is_dir():
+                self.folder.rmdir()
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, name: str) -> Path:

@@ -21,6 +21,7 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.evaluation import numerics
 from codi_tf.evaluation.samplers import in_batches
 
@@ -74,7 +75,7 @@ class Option:
 
     def path(self, argument: str) -> Path | None:
         """The file or folder that an argument names; None if it names neither."""
-        return Path(argument)
+        return as_path(argument)
 
     def check(self, argument: str) -> None:
         """Raise UserError for a file or folder that is missing."""

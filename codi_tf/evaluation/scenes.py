@@ -23,7 +23,7 @@ class _Reader(Option):
     """--reader FOLDER: of a reader, or of the run that trained it."""
 
     def path(self, argument: str) -> Path:
-        return model_at(Path(argument))
+        return model_at(argument)
 
 
 READER = _Reader(

@@ -16,6 +16,7 @@ from codi_tf.checkpoints.base import Base
 from codi_tf.core.arguments import whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
+from codi_tf.core.replicas import compiled
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import sdedit_grid, sdedit_start
 from codi_tf.diffusion.process import Boundary, Denoise, Prediction
@@ -39,11 +40,12 @@ class Generator:
 
     def __init__(self, base: Base, network: AdaptedUNet, *, boundary: Boundary, guidance: float = 1.0):
         self.base, self.network, self.boundary, self.guidance = base, network, boundary, guidance
-        self.encode = tf.function(self._encode, autograph=False)
-        self.encode_image = tf.function(base.encode, autograph=False)
-        self.encode_nothing = tf.function(self._encode_nothing, autograph=False)
-        self.denoise = tf.function(self._denoise, autograph=False)
-        self.decode = tf.function(self._decode, autograph=False)
+        self.encode = compiled(self._encode)
+        self.features = compiled(network.condition)
+        self.encode_image = compiled(base.encode)
+        self.encode_nothing = compiled(self._encode_nothing)
+        self.denoise = compiled(self._denoise)
+        self.decode = compiled(self._decode)
 
     def trajectory(
         self,
@@ -234,7 +236,7 @@ def condition_use(generator: Generator, latent, c, conditioning: Conditioning, g
     t = 3 * schedule.num_steps // 4
     eps = tf.random.stateless_normal(tf.shape(latent), (0, 0))
     z_t = float(schedule.alpha[t]) * latent + float(schedule.sigma[t]) * eps
-    features = generator.network.condition(c, conditioning)
+    features = generator.features(c, conditioning)
     assert features is not None
     swapped, at, given = [tf.roll(feature, 1, axis=0) for feature in features], tf.constant(t), tf.constant([guidance])
     own, other = (generator.denoise(z_t, at, f, conditioning, given).v_hat for f in (features, swapped))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_SEED, MAX_SIDE, MAX_WIDTH
+from codi_tf.core.paths import as_path
 from codi_tf.core.showing import shown
-from codi_tf.io.folders import Kind, Names, recover
+from codi_tf.io.folders import Kind, Names, check_whole, recover
 from codi_tf.io.json_files import read_json
 from codi_tf.io.schema import FLAG, SHA256, Anything, Each, Keyed, Nullable, Number, OneOf, Record, Text, Whole, check
 from codi_tf.io.starter import shipped_model
@@ -55,14 +56,14 @@ _NAMES = re.compile(  # of version 0.1.0, which wrote no markers
 
 def is_bundle(path: str | Path) -> bool:
     """Whether a folder holds a bundle, a saved `CoDi` model. Brings back one that a killed process was replacing."""
-    if not Path(path).exists():
-        recover(Path(path))
-    return (Path(path) / BUNDLE).is_file()
+    if not as_path(path).exists():
+        recover(as_path(path))
+    return (as_path(path) / BUNDLE).is_file()
 
 
 def is_pairs(folder: str | Path) -> bool:
     """Whether a folder was written by `codi pairs`."""
-    return (Path(folder) / PAIRS_FILE).is_file()
+    return (as_path(folder) / PAIRS_FILE).is_file()
 
 
 def read_about(folder: Path) -> dict:
@@ -100,23 +101,26 @@ TOKENIZERS = Kind("tokenizer")
 WORDS = "tokenizer"  # in the folder of a run, and of encoded examples: a tokenizer that was learned from their prompts
 
 
-def model_at(path: Path) -> Path:
+def model_at(path: str | Path) -> Path:
     """The folder of a model: for the folder of a run, that of its result; other paths as they are.
 
     Where nothing is at the path, it may be the name of a model that comes with codi_tf, see `starter.shipped_model`.
 
     Raises:
-        UserError: the run has no result yet.
+        UserError: the run has no result yet; or what is at a remote path is not whole.
     """
+    path = as_path(path)
     if not path.exists():
         recover(path)
         path = path if path.exists() else shipped_model(path.as_posix()) or path
     is_run = (path / "config.yaml").is_file() and (path / "checkpoints").is_dir()
     if not is_run or is_bundle(path):
+        check_whole(path)
         return path
     if not (path / "result").is_dir():
         raise UserError(
             f"{path}: this run has no result yet; train it to its end, or make one of its newest state: codi train "
             f"{path / 'config.yaml'} --out {path} --finish"
         )
+    check_whole(path / "result")
     return path / "result"

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.io import depth_files
 from codi_tf.io.depth_files import as_gray_image, read_nearness
 from codi_tf.io.images import read_image, read_image_and_mask
@@ -73,7 +74,7 @@ def marked_masks(folder: Path) -> dict[str, pathlib.Path]:
     """
     named = [(*field_of(path), path) for path in files_below(folder)[0]]
     found = [(key, path) for key, field, path in named if field == "image" and key.endswith(MASK)]
-    return {os.path.relpath(key.removesuffix(MASK), folder): pathlib.Path(path) for key, path in found}
+    return {os.path.relpath(key.removesuffix(MASK), folder): as_path(path) for key, path in found}
 
 
 def mask_files(folder: Path) -> dict[str, pathlib.Path]:

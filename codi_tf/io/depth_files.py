@@ -14,11 +14,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.io.files import whole_file
 from codi_tf.io.image_files import EXTENSIONS, is_too_large, open_image
 from codi_tf.io.listing import files_below
 from codi_tf.io.naming import field_of, sort_names
 from codi_tf.io.plain_files import check_plain
+from codi_tf.io.remote import on_this_machine
 
 KINDS = ("disparity", "depth")
 MARK = ".depth"  # NAME.depth.png is the map of NAME.jpg
@@ -35,7 +37,7 @@ def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         UserError: the file is missing, unreadable, empty, in color, partly transparent or of another shape.
     """
-    path = Path(path)
+    path = as_path(path)
     values = _read_array(path) if path.suffix.lower() == ".npy" else _read_image(path)
     if 0 in values.shape:
         raise UserError(f"depth map {path} is empty: {values.shape[0]}x{values.shape[1]}; write it again")
@@ -145,7 +147,7 @@ def write_nearness(path: str | os.PathLike[str], near: np.ndarray) -> None:
         UserError: the file cannot be written.
     """
     image_file = Image.fromarray(np.rint(65535 * as_gray_image(near)[..., 0]).astype(np.uint16))
-    with whole_file(Path(path)) as partial:
+    with whole_file(as_path(path)) as partial:
         image_file.save(partial, format="PNG")
 
 
@@ -190,7 +192,7 @@ def _by_name(folder: Path, paths: Iterable[str]) -> dict[str, Path]:
         if name in files:
             both = f"{os.path.relpath(files[name], folder)} and {os.path.relpath(file, folder)}"
             raise UserError(f"{folder}: {both} have one name; rename or remove one of them")
-        files[name] = Path(file)
+        files[name] = as_path(file)
     return files
 
 
@@ -204,7 +206,8 @@ def _read_array(path: Path) -> np.ndarray:
     try:
         check_plain(path)
         # Mapped, not read: NumPy would request the memory that the header names, whatever the file's size is.
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        with on_this_machine(path) as file:
+            values = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise UserError(f"cannot read depth map {path}: no such file") from error
     except Exception as error:  # NumPy parses the header as Python, which may raise anything

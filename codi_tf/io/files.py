@@ -1,4 +1,7 @@
-"""Atomic writes of files, and checks of the places to write to. Links are followed; special files are refused."""
+"""Atomic writes of files, and checks of the places to write to. Links are followed; special files are refused.
+
+A place may be remote, see `core.paths`; `io.remote` writes there.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from codi_tf.core.errors import UserError, full_disk
+from codi_tf.core.paths import RemotePath, as_path
+from codi_tf.io.remote import try_to_write, uploaded
 
 MAX_NAME = 200  # bytes: a temporary name has some more, and most file systems take 255
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path next to `path`; the file replaces `path` when the block succeeds. Creates missing folders.
+    """A temporary path on this machine; the file replaces `path` when the block succeeds. Creates missing folders.
 
     A link stays, and the file that it leads to is replaced.
 
@@ -25,15 +30,23 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     target = followed(path)
     _check_plain_file(path, target)
+    try:
+        with uploaded(target) if isinstance(target, RemotePath) else _put_in_place(target) as partial:
+            yield partial
+    except Exception as error:
+        if isinstance(error, OSError) or full_disk(error):
+            raise cannot_write(path, error) from error
+        raise
+
+
+@contextlib.contextmanager
+def _put_in_place(target: Path) -> Iterator[Path]:
+    """A path next to `target`; the file there takes its place when the block succeeds."""
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, target)
-    except Exception as error:
-        if isinstance(error, OSError) or full_disk(error):
-            raise cannot_write(path, error) from error
-        raise
     finally:
         with contextlib.suppress(OSError):  # after success it is gone, and a failed block may not have made it
             partial.unlink()
@@ -67,7 +80,7 @@ def check_growing_folder(path: Path) -> None:
 def followed(path: Path) -> Path:
     """The absolute place that a path leads to, through links. Raises UserError for links in a circle."""
     try:
-        return Path(path).resolve()
+        return as_path(path).resolve()
     except (OSError, RuntimeError):  # RuntimeError: a circle, before Python 3.13
         raise UserError(f"{path}: a link in a circle; name another place") from None
 
@@ -87,6 +100,9 @@ def check_parent(path: Path, target: Path) -> Path:
         UserError: nothing can be made there, or the name is too long.
     """
     _check_name(path, target)
+    if isinstance(target, RemotePath):
+        _check_remote(path, target)
+        return target.parent
     parent = next(parent for parent in target.parents if _exists(parent))
     try:
         with tempfile.TemporaryFile(dir=parent):
@@ -96,9 +112,25 @@ def check_parent(path: Path, target: Path) -> Path:
         raise UserError(f"{path}: nothing can be written into {parent} ({reason}); choose another place") from None
 
 
+def _check_remote(path: Path, target: RemotePath) -> None:
+    if len(target.parts) < 3:
+        raise UserError(f"{path}: is a whole bucket; name a place in it, as {path / 'new'}")
+    parent = next(one for one in target.parents if len(one.parts) == 2 or _exists(one))
+    try:
+        try_to_write(parent)
+    except OSError as error:
+        raise UserError(
+            f"{path}: nothing can be written into {parent} ({error.strerror}); choose another place"
+        ) from None
+
+
 def _check_plain_file(path: Path, target: Path) -> None:
     _check_name(path, target)
-    if not _exists(path):
+    if not _exists(target if isinstance(target, RemotePath) else path):
+        return
+    if isinstance(target, RemotePath):
+        if target.is_dir():
+            raise UserError(f"{path}: that is a folder; name a file")
         return
     mode = os.stat(path).st_mode  # of the path itself: /dev/stdout leads to no path that exists
     if stat.S_ISDIR(mode):

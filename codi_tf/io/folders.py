@@ -1,7 +1,7 @@
 """Folders that this project makes: they appear whole or not at all, and replace only folders of the same kind.
 
 A marker in each of them says what it is and lists its files. A folder is replaced only if its marker names the same
-kind and nothing else is in it.
+kind and nothing else is in it. Remote folders cannot be renamed: there the marker shows whether one is whole.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from codi_tf.core.errors import UserError, full_disk
+from codi_tf.core.paths import RemotePath
 from codi_tf.io.files import cannot_write, check_parent, followed
 from codi_tf.io.json_files import read_json
+from codi_tf.io.remote import replace_folder
 
 MARKER = ".made-by-codi_tf"  # without a suffix that `hashing.folder_sha256` counts
 IGNORED = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave behind
@@ -48,13 +51,17 @@ class Kind:
 
 @contextlib.contextmanager
 def whole_folder(path: Path, kind: Kind, *, replace: bool = True) -> Iterator[Path]:
-    """An empty folder next to `path`, which takes its place when the block succeeds.
+    """An empty folder on this machine, which takes the place of `path` when the block succeeds.
 
     Raises:
         UserError: see `check_folder`; or the disk is full.
     """
     check_folder(path, kind, replace=replace)
     target = followed(path)
+    if isinstance(target, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="codi_tf.") as room:
+            yield from _copied(Path(room, NEW), path, kind, replace)
+        return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=WORK, dir=target.parent))
@@ -79,6 +86,23 @@ def whole_folder(path: Path, kind: Kind, *, replace: bool = True) -> Iterator[Pa
         finally:
             with contextlib.suppress(OSError):  # an error that is on its way says more
                 _settle(work, target)
+
+
+def _copied(new: Path, path: Path, kind: Kind, replace: bool) -> Iterator[Path]:
+    """Yields a new folder on this machine, then copies it to a remote path; see `whole_folder`."""
+    try:
+        new.mkdir()
+        yield new
+        mark(new, kind)
+        check_folder(path, kind, replace=replace)
+    except Exception as error:
+        if full_disk(error):
+            raise cannot_write(path, error) from error
+        raise
+    try:
+        replace_folder(new, cast(RemotePath, followed(path)), MARKER)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def check_folder(
@@ -112,6 +136,8 @@ def check_folder(
             raise UserError(f"{path}: is a mount point and cannot be replaced; name a folder in it, as {path / 'new'}")
         _check_contents(path, target, kind, replace)
     parent = check_parent(path, target)
+    if isinstance(target, RemotePath):
+        return
     free = shutil.disk_usage(parent).free
     if size > free:
         raise UserError(
@@ -128,11 +154,19 @@ def recover(path: Path) -> None:
         UserError: a link in a circle.
     """
     target = followed(path)
+    if isinstance(target, RemotePath):
+        return
     with contextlib.suppress(OSError):
         for work in list(target.parent.glob(f".{glob.escape(target.name)}.*{WORK}")):
             with _held(work) as free:
                 if free:
                     _settle(work, target)
+
+
+def check_whole(path: Path) -> None:
+    """Raises UserError for a remote folder that was not written to its end. Elsewhere there is no such folder."""
+    if isinstance(path, RemotePath) and (path / MARKER).is_file() and not _is_complete(path):
+        raise UserError(f"{path}: is not whole, as its writing was interrupted; write it again")
 
 
 def _settle(work: Path, target: Path) -> None:
@@ -189,11 +223,15 @@ def _is_complete(folder: Path) -> bool:
         _, names = _read_marker(folder, folder)
     except UserError:
         return False
-    return all(os.path.lexists(folder / name) for name in names)
+    there = set(_files(folder))
+    return all(name in there for name in names)
 
 
 def _files(folder: Path) -> Iterator[str]:
     """The names of all files and links below a folder, as "vae/config.json". Empty folders do not count."""
+    if isinstance(folder, RemotePath):
+        yield from (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+        return
 
     def fail(error: OSError):
         raise error

@@ -9,6 +9,7 @@ import warnings
 
 from PIL import Image
 
+from codi_tf.core.paths import as_path, is_remote
 from codi_tf.io.plain_files import check_plain
 
 # The formats that Pillow itself decodes. For others it starts programs: Ghostscript for PostScript, whatever the
@@ -32,6 +33,7 @@ def open_image(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
     """
     if not isinstance(file, io.BytesIO):
         check_plain(file)
+        file = io.BytesIO(as_path(file).read_bytes()) if is_remote(file) else file
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         Image.init()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -56,7 +55,7 @@ class ResultFolder:
         reads: Iterable[Path | None] = (),
     ):
         self.out = out
-        self._settings = json.loads(json.dumps(settings, default=os.path.realpath))
+        self._settings = json.loads(json.dumps(settings, default=lambda path: str(followed(path))))
         self._targets = {name: out / _result_name(file.relative_to(folder)) for name, file in files.items()}
         check_growing_folder(out)
         _check_apart(out, [folder, *reads])
@@ -107,7 +106,7 @@ class ResultFolder:
 
     def _check_earlier(self) -> None:
         """Raise UserError where anything is here but results that were begun with these settings."""
-        if not self.out.is_dir() or all(is_hidden(name) and name != MARKER for name in os.listdir(self.out)):
+        if not self.out.is_dir() or all(is_hidden(one.name) and one.name != MARKER for one in self.out.iterdir()):
             return
         try:
             earlier = read_json(self.out / MARKER)[SETTINGS]

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.io.files import whole_file
 from codi_tf.io.image_files import FORMATS, is_too_large, open_image
 
@@ -28,7 +29,7 @@ def read_image(path: str | os.PathLike[str], *, background: float = 1.0) -> np.n
     Raises:
         UserError: the file is missing, unreadable, not an image, truncated or too large, or its range is unknown.
     """
-    path = Path(path)
+    path = as_path(path)
     image = _open(path)
     if image.mode == "F":
         return _gray_to_rgb(_checked(image, path, low=0, high=1))
@@ -81,7 +82,7 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
         UserError: the file cannot be written.
     """
     image_file = Image.fromarray(to_uint8(image))
-    with whole_file(Path(path)) as partial:
+    with whole_file(as_path(path)) as partial:
         image_file.save(partial, format="PNG")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path, is_remote
 
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found")  # without a dot
 ABOUT = ("readme.md", "license.md", "licenses.md")  # texts on the folder, of no image
@@ -28,6 +29,8 @@ def files_below(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
         UserError: no such folder, or it cannot be read.
     """
     root = os.fspath(folder)
+    if is_remote(root):
+        return _remote_files(root), []
     if not os.path.isdir(root):
         raise UserError(f"no such folder of images: {root}")
     files, others, seen, waiting = [], [], set(), [root]
@@ -52,6 +55,17 @@ def files_below(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
             else:
                 others.append(f"{entry.path} ({'a broken link' if entry.is_symlink() else 'not a file'})")
     return sorted(files), sorted(others)
+
+
+def _remote_files(root: str) -> list[str]:
+    folder = as_path(root)
+    try:
+        files = list(folder.rglob("*"))
+    except FileNotFoundError:
+        raise UserError(f"no such folder of images: {root}") from None
+    except OSError as error:
+        raise UserError(f"cannot read folder {root}: {error.strerror or error}") from None
+    return sorted(str(file) for file in files if not is_hidden(file.relative_to(folder).as_posix()))
 
 
 def is_file(entry: os.DirEntry) -> bool:

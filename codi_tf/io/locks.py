@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import RemotePath
 
 
 class Locked(UserError):
@@ -22,6 +23,7 @@ def only_one(path: Path, work: str) -> Iterator[None]:
     """Hold the lock file `path` within the block. It is removed afterwards, and so are folders made for it, if empty.
 
     The lock is the system's (flock): that of a process that was killed is free, although its file is left.
+    At a remote path there are no locks: nothing is checked.
 
     Args:
         path: the lock file.
@@ -31,6 +33,9 @@ def only_one(path: Path, work: str) -> Iterator[None]:
         Locked: another process holds the lock; names it.
         UserError: the folder cannot be made or written to.
     """
+    if isinstance(path, RemotePath):
+        yield
+        return
     made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

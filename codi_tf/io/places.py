@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from codi_tf.core.paths import as_path, is_remote, joined, matching
+
 SIGN = " + "  # between data sources that take turns
 _DATA_SET = re.compile(r"photos|scenes(:.*)?|tfds:.*|")
 
@@ -19,7 +21,7 @@ def is_data_set(source: str) -> bool:
 
 def sources_of(source: str) -> list[str]:
     """The data sources that take turns in a `data.source`; a path that exists is one source, whatever its name."""
-    return [source] if leads_somewhere(source) else source.split(SIGN)
+    return [source] if SIGN not in source or leads_somewhere(source) else source.split(SIGN)
 
 
 def folder_pair(text: str) -> tuple[str, str] | None:
@@ -35,7 +37,7 @@ def folder_pair(text: str) -> tuple[str, str] | None:
 
 
 def _folders(paths: tuple[str, str]) -> int:
-    return sum(map(os.path.isdir, paths))
+    return sum(as_path(path).is_dir() if is_remote(path) else os.path.isdir(path) for path in paths)
 
 
 def with_paths(source: str, change: Callable[[str], str]) -> str:
@@ -49,6 +51,8 @@ def with_paths(source: str, change: Callable[[str], str]) -> str:
 
 
 def _changed(part: str, change: Callable[[str], str]) -> str:
+    if is_remote(part):
+        return part
     if leads_somewhere(part) or leads_somewhere(change(part)):
         return change(part)
     for i, sign in enumerate(part):
@@ -70,7 +74,7 @@ def resolved(text: str, folder: Path) -> str:
         text: a path, or a pattern of paths as `data.open_source` takes them.
         folder: of the file.
     """
-    if not text or os.path.isabs(text):
+    if not text or os.path.isabs(text) or is_remote(text):
         return text
     beside, above = folder.absolute(), folder.absolute().parent
     if beside != Path.cwd() and leads_somewhere(text, beside):
@@ -82,13 +86,18 @@ def resolved(text: str, folder: Path) -> str:
 
 def seen_from(text: str, folder: Path) -> str:
     """A path that holds from the working directory, as a file in `folder` names it; see `resolved`."""
-    return text if not text or os.path.isabs(text) else _as_path(os.path.relpath(text, os.path.realpath(folder)))
+    if not text or os.path.isabs(text) or is_remote(text):
+        return text
+    return os.path.abspath(text) if is_remote(folder) else _as_path(os.path.relpath(text, os.path.realpath(folder)))
 
 
 def leads_somewhere(text: str, folder: Path = Path()) -> bool:
     """Whether a path, or a pattern of paths, is found below a folder."""
     name = re.sub(r"\?\w+=.*", "", text)  # the options after TFRecord files
-    if os.path.exists(os.path.join(folder, name)):
+    place = text if is_remote(text) else os.path.join(folder, name)
+    if is_remote(place):
+        return as_path(place).exists() or (glob.has_magic(place) and bool(matching(place)))
+    if os.path.exists(place):
         return True
     pattern = os.path.join(glob.escape(str(folder)), re.sub(r"\{[^{}]*\}", "*", name))
     return next(glob.iglob(pattern, recursive=True), None) is not None
@@ -100,6 +109,8 @@ def is_same_place(earlier: str, now: str) -> bool:
     If it leads nowhere any more, because its file or the working directory is another one, the folders that it names
     must be the last ones of the other path.
     """
+    if is_remote(earlier) or is_remote(now):
+        return as_path(earlier).resolve() == as_path(now).resolve()
     place = os.path.realpath(now)
     if os.path.realpath(earlier) == place:
         return True
@@ -108,6 +119,8 @@ def is_same_place(earlier: str, now: str) -> bool:
 
 
 def _short(folder: Path, text: str) -> str:
+    if is_remote(folder):
+        return str(joined(folder, text))
     start = os.path.realpath(folder) if os.pardir in Path(text).parts else folder  # `..` of a link is its target's
     path = os.path.abspath(os.path.join(start, text))
     below = os.path.relpath(path)

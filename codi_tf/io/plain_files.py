@@ -1,6 +1,7 @@
 """Opening files of other people: only regular files, and no more bytes than expected. Needs no TensorFlow.
 
-A named pipe blocks whoever opens it, a device may never end, and a file of any size fills the memory.
+A named pipe blocks whoever opens it, a device may never end, and a file of any size fills the memory. At remote
+paths there are neither pipes nor devices.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import os
 import stat
 from collections.abc import Iterator
 from io import BufferedReader
+from typing import cast
+
+from codi_tf.core.paths import as_path, is_remote
 
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -21,13 +25,22 @@ class SpecialFileError(OSError):
 
 def check_plain(path: str | os.PathLike[str]) -> None:
     """Raise OSError for what is missing, or is no regular file (a folder, a pipe, a device); links are followed."""
-    _check(path, os.stat(path).st_mode)
+    if not is_remote(path):
+        _check(path, os.stat(path).st_mode)
+    elif as_path(path).is_dir():
+        raise _folder(path)
+    elif not as_path(path).exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
 
 
 @contextlib.contextmanager
 def open_plain(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
     """A regular file, open for reading. Raises OSError as `check_plain`, and never waits."""
     check_plain(path)  # before it is opened, which alone may act on a device
+    if is_remote(path):
+        with as_path(path).open("rb") as file:
+            yield cast(BufferedReader, file)
+        return
     descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
     with open(descriptor, "rb") as file:
         _check(path, os.fstat(descriptor).st_mode)
@@ -37,15 +50,26 @@ def open_plain(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
 def read_plain(path: str | os.PathLike[str], most: int) -> bytes:
     """The content of a regular file of at most `most` bytes. Raises OSError as `check_plain`, and for a larger file."""
     with open_plain(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = size_of(file)
         content = b"" if size > most else file.read(most + 1)
         if max(size, len(content)) > most:
             raise OSError(errno.EFBIG, f"it has {max(size, len(content)):,} bytes, more than {most:,}", os.fspath(path))
     return content
 
 
+def size_of(file: BufferedReader) -> int:
+    """The bytes of an open file, which is at its beginning afterwards."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
+
+
 def _check(path: str | os.PathLike[str], mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
+        raise _folder(path)
     if not stat.S_ISREG(mode):
         raise SpecialFileError(errno.EINVAL, "it is a pipe or a device, no file", os.fspath(path))
+
+
+def _folder(path: str | os.PathLike[str]) -> OSError:
+    return IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))

@@ -17,8 +17,9 @@ import ml_dtypes
 import numpy as np
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import is_remote
 from codi_tf.io.json_files import MOST_BYTES, parse_json
-from codi_tf.io.plain_files import check_plain, open_plain
+from codi_tf.io.plain_files import open_plain, size_of
 from codi_tf.io.schema import Each, Keyed, Record, Text, Whole
 
 DTYPES = {
@@ -74,9 +75,9 @@ class StoredTensor(NamedTuple):
         size = self.nbytes // parts
         values, start = (make_room(size) if room is None else room)[:size], self.start + part * size
         try:
-            check_plain(self.path)
-            with open(self.path, "rb", buffering=0) as file:
-                _announce(file.fileno(), start, size)
+            with open_plain(self.path) as file:
+                if not is_remote(self.path):
+                    _announce(file.fileno(), start, size)
                 file.seek(start)
                 done = 0
                 while done < size:  # a single read ends at 2 GiB
@@ -112,7 +113,7 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """
     try:
         with open_plain(path) as file:
-            size = os.fstat(file.fileno()).st_size
+            size = size_of(file)
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, MOST_BYTES):
                 raise ValueError(f"its {size} bytes do not hold the header")

@@ -71,7 +71,7 @@ def load_unconditional(path: str, *, reverse: bool = False) -> Base:
     Raises:
         UserError: a bundle, or a base without a UNet, whose UNet takes a condition, or that leads from images to noise.
     """
-    if is_bundle(model_at(Path(path))):
+    if is_bundle(model_at(path)):
         raise UserError(f"base is {path}: a bundle's UNet needs its adapter; set task, or name the bundle's base")
     base = load_stable_diffusion(path, compute=current_compute())
     if base.unet is None:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_SIDE, MAX_WIDTH
+from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.io.json_files import read_json
 from codi_tf.io.schema import Each, OneOf, Record, Text, Whole, check
@@ -127,7 +128,7 @@ def load_reader(folder: str | Path) -> Reader:
     Raises:
         UserError: a missing, truncated or foreign part, or a network that was trained for another world.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     config = read_json(folder / CONFIG)
     if config.get("_class_name") != _CLASS:
         raise UserError(f"{folder}: holds no reader of scenes; name the folder of one")

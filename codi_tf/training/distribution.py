@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 
 from codi_tf import config
 from codi_tf.core.errors import UserError
 from codi_tf.core.showing import clipped
 from codi_tf.io.json_files import parse_json
+
+
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """Add --strategy and --tpu."""
+    parser.add_argument("--strategy", choices=config.STRATEGIES, help="distribution.strategy of the config")
+    parser.add_argument("--tpu", help="distribution.tpu of the config: local, a TPU's name, or grpc://HOST:PORT,..")
+
+
+def devices_given(options: argparse.Namespace) -> list[str]:
+    """What these options change in a config."""
+    given = {name: getattr(options, name) for name in ("strategy", "tpu")}
+    return [f"distribution.{name}={value}" for name, value in given.items() if value is not None]
 
 
 def make_strategy(settings: config.Distribution):
@@ -29,6 +43,16 @@ def make_strategy(settings: config.Distribution):
     if settings.strategy == "tpu":
         return _tpu_strategy(tf, settings.tpu)
     return tf.distribute.MirroredStrategy(_local_devices(tf, settings.devices))
+
+
+def scope_of_probes(strategy):
+    """The scope in which a run measures, samples and saves: on a TPU the chips compute, see `replicas.compiled`.
+
+    Other strategies keep their first device at hand, and a scope of several workers is for all of them alone.
+    """
+    import tensorflow as tf
+
+    return strategy.scope() if isinstance(strategy, tf.distribute.TPUStrategy) else contextlib.nullcontext()
 
 
 def _local_devices(tf, count: int) -> list[str] | None:

@@ -19,6 +19,7 @@ from codi_tf.checkpoints.stable_diffusion import check_parts
 from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.checkpoints.vocabulary import learn
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.core.progress import Progress
 from codi_tf.data.cached import cached_batches, check_made_with, is_cache, made_with, read_cache, read_meta
@@ -126,9 +127,9 @@ def _words(experiment: config.Experiment, run: Path | None, size: int) -> Tokeni
         return Tokenizer.load(run / WORDS)
     if not is_cache(source):
         return learn(data.training_prompts(load_source(experiment, "train"), LEARNED_FROM), size)
-    if not (Path(source) / WORDS).is_dir():
+    if not (as_path(source) / WORDS).is_dir():
         raise UserError(f"{source}: was encoded for another base; encode it with this config")
-    return Tokenizer.load(Path(source) / WORDS)
+    return Tokenizer.load(as_path(source) / WORDS)
 
 
 def keep_words(tokenizer: Tokenizer, folder: Path) -> None:
@@ -143,8 +144,8 @@ def _perceptual(experiment: config.Experiment):
     path, size = experiment.method.features, experiment.data.image_size
     if path is None:
         return None
-    if Path(path).suffix != ".safetensors":
-        return load_features(Path(path)).maps
+    if as_path(path).suffix != ".safetensors":
+        return load_features(as_path(path)).maps
     lpips = load_lpips(path)
     if size < lpips.trunk.smallest:
         raise UserError(f"data.image_size is {size}: LPIPS ({lpips.net}) needs {lpips.trunk.smallest} or more")
@@ -337,7 +338,7 @@ def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.
         base, task=task, image_size=settings.image_size, condition_space=condition_space, tokenizer=tokenizer
     )
     check_made_with(settings.source, wanted)
-    examples = read_cache(settings.source)
+    examples = read_cache(settings.source, near=not experiment.distribution.feeds_elsewhere)
     if tokenizer is None:
         examples.pop("tokens", None)
     elif "tokens" not in examples:

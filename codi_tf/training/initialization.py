@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from codi_tf import config
 from codi_tf.adapters import ADAPTERS
 from codi_tf.adapters.adapted import Adapter
 from codi_tf.checkpoints.base import Base
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion, with_text
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.io.bundle_files import is_bundle, model_at
 from codi_tf.methods import METHODS
 from codi_tf.model import CoDi, load
@@ -36,7 +35,7 @@ def load_base_and_adapter(
         )
     assert experiment.base is not None
     compute, weights = memory.compute, memory.frozen_weights
-    path = str(model_at(Path(experiment.base)))
+    path = str(model_at(experiment.base))
     if is_bundle(path):
         if experiment.text is not None:
             raise UserError(f"text is {experiment.text}: a bundle has its own text encoder, or none; remove it")
@@ -50,7 +49,7 @@ def load_base_and_adapter(
         base = with_text(base, experiment.text, compute=compute, weights=weights)
     if adaptation.start is None:
         return base, adaptation.adapter, adaptation.lora
-    return base, kind.read(Path(adaptation.start), base, task.condition_channels), adaptation.lora
+    return base, kind.read(as_path(adaptation.start), base, task.condition_channels), adaptation.lora
 
 
 def _check_bundle(experiment: config.Experiment, bundle: CoDi, task: Task) -> None:

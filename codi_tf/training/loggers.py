@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import keras
 
 from codi_tf.core.errors import UserError, first_line
+from codi_tf.core.paths import as_path, is_remote
 from codi_tf.io.files import flat
 
 
@@ -23,9 +23,10 @@ class Wandb(keras.callbacks.Callback):
         """Begin the record, or go on with it. Raises UserError if that fails, as without an account."""
         import wandb  # pyright: ignore[reportMissingImports]
 
-        folder, record = Path(self.params["folder"]), Record(self.params["folder"], "wandb")
+        folder, record = as_path(self.params["folder"]), Record(self.params["folder"], "wandb")
         with _told("wandb", wandb.errors.Error):
-            how = {"dir": str(folder), "name": folder.name, "config": self.params["config"]}
+            how = {"name": folder.name, "config": self.params["config"]}
+            how |= {} if is_remote(folder) else {"dir": str(folder)}  # it writes on this machine alone
             self.run = wandb.init(id=record.number(), resume="allow", **how)  # without an id it makes one
         record.keep(self.run.id)
 
@@ -46,7 +47,7 @@ class Mlflow(keras.callbacks.Callback):
         """Begin the record, or go on with it. Raises UserError if that fails, as without its server."""
         import mlflow  # pyright: ignore[reportMissingImports]
 
-        folder, record = Path(self.params["folder"]), Record(self.params["folder"], "mlflow")
+        folder, record = as_path(self.params["folder"]), Record(self.params["folder"], "mlflow")
         earlier = record.number()
         with _told("mlflow", mlflow.exceptions.MlflowException):
             run = mlflow.start_run(run_id=earlier, run_name=None if earlier else folder.name)
@@ -73,7 +74,7 @@ class Record:
     """The number that a tracker gives a run, in a file of the run's folder."""
 
     def __init__(self, folder: str, tracker: str):
-        self.path = Path(folder) / f"{tracker}.id"
+        self.path = as_path(folder) / f"{tracker}.id"
 
     def number(self) -> str | None:
         """The number; None for a new run."""

@@ -14,11 +14,13 @@ import tensorflow as tf
 from codi_tf import config, data
 from codi_tf.adapters import ADAPTERS
 from codi_tf.core.errors import UserError
+from codi_tf.core.replicas import compiled
 from codi_tf.data.cached import is_cache
 from codi_tf.data.splits import NothingHeldOut
 from codi_tf.io import images
-from codi_tf.io.files import whole_file
+from codi_tf.io.files import followed, whole_file
 from codi_tf.io.json_files import without_nan
+from codi_tf.io.remote import append
 from codi_tf.model import CoDi
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.experiment import build_task, load_source, takes_prompts
@@ -72,11 +74,11 @@ class Monitor:
             self.lines = len(lines)
             with whole_file(self._metrics) as partial:
                 partial.write_text("".join(lines), encoding="utf-8")
-        logs = os.path.realpath(out / LOGS)
-        os.makedirs(logs, exist_ok=True)  # also where a link leads to a folder that does not exist yet
+        logs = followed(out / LOGS)
+        logs.mkdir(parents=True, exist_ok=True)  # also where a link leads to a folder that does not exist yet
         self._writer = tf.summary.create_file_writer(os.fsencode(logs))  # a name need not be UTF-8
         self._heldout = heldout
-        self._conditioning, self._quality, self._samples = None, None, None
+        self._conditioning, self._quality, self._samples, self._encoded = None, None, None, None
         if isinstance(trainer, CoDi):
             prompts = None if heldout is None else heldout.get("prompt")
             self._conditioning = None if prompts is None else trainer.base.conditioning(list(prompts))
@@ -121,14 +123,11 @@ class Monitor:
         if self.trainer.scaled:
             scalars["loss_scale"] = float(self.trainer.scale.numpy())
         if isinstance(self.trainer, CoDi):
-            base = self.trainer.base
             if self._heldout is not None:
-                image, condition = (tf.constant(self._heldout[key]) for key in ("image", "condition"))
-                scalars["condition_use"] = float(
-                    self.trainer.condition_use(
-                        base.encode(image), self.trainer.encode_condition(condition), self._conditioning
-                    )
-                )
+                if self._encoded is None:  # by frozen networks: once is enough
+                    encoders = {"image": self.trainer.base.encode, "condition": self.trainer.encode_condition}
+                    self._encoded = [compiled(one)(tf.constant(self._heldout[key])) for key, one in encoders.items()]
+                scalars["condition_use"] = float(self.trainer.condition_use(*self._encoded, self._conditioning))
             scalars |= self.trainer.student.adapter.log_scalars()
         return scalars
 
@@ -137,8 +136,7 @@ class Monitor:
             for name, value in scalars.items():
                 tf.summary.scalar(tag_of(name), value)
         self._writer.flush()
-        with open(self._metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **without_nan(scalars)}) + "\n")
+        append(self._metrics, json.dumps({"step": step, **without_nan(scalars)}) + "\n")
         shown = {"loss": ".4f", "condition_use": ".4f", "images_per_second": ".1f", "heldout_psnr": ".2f"}
         note = "  ".join(f"{name} {scalars[name]:{form}}" for name, form in shown.items() if name in scalars)
         self.note = note.replace("images_per_second", "images/s")

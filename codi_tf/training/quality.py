@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.core.replicas import compiled
 from codi_tf.methods.draws import Draws
 from codi_tf.model import CoDi
 from codi_tf.trainers.trainer import Trainer
@@ -45,7 +46,6 @@ def heldout_loss(trainer: Trainer, batch: dict) -> Callable[[], dict[str, float]
     """A function of nothing: the loss of a batch and its terms, means over the same draws each time it is called."""
     method = trainer.method
 
-    @tf.function(autograph=False)
     def means():
         sums: Any = 0.0
         for number in range(DRAWS):
@@ -53,8 +53,10 @@ def heldout_loss(trainer: Trainer, batch: dict) -> Callable[[], dict[str, float]
             sums += tf.stack([tf.reduce_mean(terms[name]) for name in method.terms])
         return sums / DRAWS
 
+    run = compiled(means)
+
     def figures() -> dict[str, float]:
-        found = means().numpy().tolist()
+        found = run().numpy().tolist()
         terms = {f"heldout_{name}": mean for name, mean in zip(method.terms, found, strict=True)}
         return {"heldout_loss": sum(found), **terms}
 

@@ -13,9 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import is_remote
 from codi_tf.io.files import whole_file
 from codi_tf.io.hashing import arrays_sha256
 from codi_tf.io.plain_files import check_plain
+from codi_tf.io.remote import on_this_machine
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.folder import states_in
 
@@ -94,7 +96,8 @@ def write_state(path: Path, values: dict[str, np.ndarray]) -> None:
         except SafetensorError as error:
             raise OSError(str(error)) from None
         _sync(partial)
-    _sync(path.parent)  # the file's new name
+    if not is_remote(path):
+        _sync(path.parent)  # the file's new name
 
 
 def read_state(path: Path) -> dict[str, np.ndarray]:
@@ -105,9 +108,10 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         check_plain(path)
-        values = load_file(path)
-        with safe_open(path, framework="numpy") as file:
-            written = (file.metadata() or {}).get(DIGEST)
+        with on_this_machine(path) as near:
+            values = load_file(near)
+            with safe_open(near, framework="numpy") as file:
+                written = (file.metadata() or {}).get(DIGEST)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: truncated or damaged ({error})") from None
     if written != _digest(values):

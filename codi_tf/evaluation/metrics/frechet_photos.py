@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 
+from codi_tf.core.paths import as_path
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.metric import Column, Extractor, FrechetDistance, Option
 from codi_tf.evaluation.samplers import in_batches
@@ -52,7 +52,7 @@ class FrechetPhotos(FrechetDistance):
                 stacklevel=2,
             )
             return None
-        return cls(load_or_train(None if argument is None else Path(argument), image_size).features)
+        return cls(load_or_train(None if argument is None else as_path(argument), image_size).features)
 
     def reference(self, originals) -> np.ndarray:
         return in_batches(self.extractor, originals.batch)(originals.reconstructions)

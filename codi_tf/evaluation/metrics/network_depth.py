@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from codi_tf.core.paths import as_path
 from codi_tf.evaluation import METRICS, numerics
 from codi_tf.evaluation.metric import Column, ImageSet, Metric, Option
 from codi_tf.evaluation.perception.depth import MULTIPLE, SIZE, Network, OnnxNetwork, of_image, seen, size_for
@@ -18,7 +19,7 @@ class _DepthNetwork(Option):
     """--depth-network FILE or depth:FILE."""
 
     def path(self, argument: str) -> Path:
-        return Path(argument.removeprefix(DISTANCES))
+        return as_path(argument.removeprefix(DISTANCES))
 
 
 DEPTH_NETWORK = _DepthNetwork(

@@ -21,6 +21,7 @@ from codi_tf.checkpoints.rules import POSITIONS
 from codi_tf.checkpoints.tokenizer import END, LENGTH, Tokenizer
 from codi_tf.core.arguments import as_prompts
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.core.showing import shown
 from codi_tf.io.images import to_uint8
@@ -256,7 +257,7 @@ def load_clip(folder: str | Path) -> Embedder:
     Raises:
         UserError: a part is missing, truncated, of another model, or not supported.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     config = _read_config(folder / CONFIG)
     preprocess = _read_preprocessing(folder / PREPROCESSOR, config["vision"]["image_size"])
     tokenizer = Tokenizer.load(folder)

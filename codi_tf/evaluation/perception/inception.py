@@ -20,6 +20,7 @@ from keras import ops
 from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.networks import refuse_pickles
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.io.layouts import Layout, Origin
 from codi_tf.io.tensor_files import read_header
@@ -239,7 +240,7 @@ def load_inception(source: str | Path) -> Callable[[np.ndarray], tf.Tensor]:
     if str(source) == KERAS or str(source).startswith(f"{KERAS}:"):
         network = _keras_network(str(source)[len(KERAS) + 1 :])
     else:
-        network = _fid_network(Path(source))
+        network = _fid_network(as_path(source))
     network.trainable = False
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], "float32")])
@@ -260,7 +261,7 @@ def load_classifier(source: str | Path) -> np.ndarray | None:
     Raises:
         UserError: see `load_inception`; weights of another shape.
     """
-    path = Path(source)
+    path = as_path(source)
     refuse_pickles(path)
     tensors, _ = read_header(path)
     if CLASSIFIER not in tensors:
@@ -295,7 +296,7 @@ def _keras_network(file: str) -> keras.Model:
             raise UserError(
                 f"{KERAS}: Keras could not download InceptionV3's weights ({_line(error)}); name its file, {KERAS}:FILE"
             ) from None
-    if not Path(file).is_file():
+    if not as_path(file).is_file():
         raise UserError(f"{file}: no such weight file; name the .h5 file of Keras' InceptionV3 without its classifier")
     network = application(weights=None, **shape)
     try:

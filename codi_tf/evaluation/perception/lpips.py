@@ -13,6 +13,7 @@ from keras import ops
 from codi_tf.checkpoints.base import make_network
 from codi_tf.checkpoints.networks import refuse_pickles
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.diffusion.losses import latent_distance
 from codi_tf.io.tensor_files import read_header
@@ -172,7 +173,7 @@ def load_lpips(path: str | Path) -> Lpips:
     Raises:
         UserError: a missing, truncated or foreign file, a pickle, or the weights of an untrained network.
     """
-    path = Path(path)
+    path = as_path(path)
     refuse_pickles(path)
     tensors, _ = read_header(path)
     stored = {re.sub(r"^lins\.", "lin", key): tensor for key, tensor in tensors.items()}  # the package has them twice
