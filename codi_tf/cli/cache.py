@@ -66,6 +66,8 @@ def encode(
     from codi_tf import data
     from codi_tf.core.progress import Progress
     from codi_tf.data.cached import is_cache, made_with, shard_paths, shard_sizes
+    from codi_tf.data.counts import Counts
+    from codi_tf.data.pipeline import REPLACED
     from codi_tf.data.precompute import encoder
     from codi_tf.data.stream import warn_of_unreadable
     from codi_tf.training.experiment import build_task, class_keys, keep_words, load_source, tokenizer_of
@@ -90,7 +92,8 @@ def encode(
     mine = range(host, len(paths), hosts)
     batch = math.gcd(shard, ENCODED)
     options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
-    options["keys"] = class_keys(experiment, base, source)
+    options["keys"] = (*class_keys(experiment, base, source), *data.counted_keys(source))
+    counts = Counts([source])
     batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
     encode_batch, batches, at = encoder(base, encode_condition), iter(()), None  # at: the next batch of the iterator
     with (
@@ -112,7 +115,9 @@ def encode(
                 if place != at:  # otherwise the iterator is at the right place
                     batches = iter(batches_from(start_step=place))
                 with user_errors():
-                    parts.append({key: value.numpy() for key, value in encode_batch(next(batches)).items()})
+                    examples_read = next(batches)
+                    parts.append({key: value.numpy() for key, value in encode_batch(examples_read).items()})
+                counts.add(batch, replaced=float(np.sum(examples_read.get(REPLACED, 0))))
                 at = place + 1
                 progress.update(done + min(first + batch, sizes[number]))
                 if stop and first + batch < sizes[number]:
@@ -129,6 +134,7 @@ def encode(
                     f"stopped by {{by}} after {done} of {total} examples, which are kept: the same command resumes"
                 )
     warn_of_unreadable(source)
+    counts.warn_of_replaced()
     return all(path.is_file() for path in paths)
 
 

@@ -23,7 +23,7 @@ from codi_tf.io.folders import check_folder
 from codi_tf.io.locks import only_one
 from codi_tf.training import folder
 from codi_tf.training.callbacks import Callbacks, check_callback, make_callback
-from codi_tf.training.distribution import make_strategy
+from codi_tf.training.distribution import check_data_service, make_strategy
 
 if TYPE_CHECKING:
     import keras
@@ -71,10 +71,12 @@ def train(
 
 
 def _check(experiment: config.Experiment, out: Path, *, finish: bool) -> None:
-    """Raises UserError where the run in `out`, if there is one, cannot go on with these settings."""
+    """Raises UserError where the run in `out`, if there is one, cannot go on with these settings, or these machines."""
     folder.check_folder(out)
     earlier = folder.earlier_settings(out)
     folder.check_same_settings(earlier, experiment, out, finish=finish)
+    if not finish:
+        check_data_service(experiment.distribution)
 
 
 def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, finish: bool, callbacks) -> Path:
@@ -82,6 +84,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
 
     from codi_tf.core.progress import Progress
     from codi_tf.data.cached import is_cache
+    from codi_tf.data.counts import COUNTED
     from codi_tf.data.stream import warn_of_unreadable
     from codi_tf.training.experiment import (
         build_trainer,
@@ -159,6 +162,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
                 if sums["skipped"]:
                     _check_skipped(trainer, settings, range(step - count, step), sums["skipped"], save_now)
                 stopped = sums.pop(STOP)
+                feed.counts.add(count * settings.batch_size, **{key: sums.pop(key, 0.0) for key in COUNTED})
                 line = {} if monitor is None else monitor.step(step, count, sums)
                 if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
                     writer.save(step)
@@ -177,6 +181,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
         save_now()
         if chief:
             save(step)
+    feed.counts.warn_of_replaced()
     for one in feed.sources:
         warn_of_unreadable(one)
     return result
@@ -254,6 +259,12 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
     parser.add_argument("--strategy", choices=config.STRATEGIES, help="distribution.strategy of the config")
     parser.add_argument("--tpu", help="distribution.tpu of the config: local, or a TPU's name")
     parser.add_argument(
+        "--data-service",
+        type=text_argument,
+        metavar="HOST:PORT",
+        help="distribution.data_service of the config: a tf.data service whose workers make the batches",
+    )
+    parser.add_argument(
         "--profile",
         type=integer(0, 1_000_000),
         default=0,
@@ -272,7 +283,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
-    for name in ("strategy", "tpu"):
+    for name in ("strategy", "tpu", "data_service"):
         if getattr(options, name) is not None:
             options.overrides.append(f"distribution.{name}={getattr(options, name)}")
     experiment = config.load(options.config, options.overrides)

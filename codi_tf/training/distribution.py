@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 
 from codi_tf import config
 from codi_tf.core.errors import UserError
 from codi_tf.core.showing import clipped
 from codi_tf.io.json_files import parse_json
+
+PATIENCE = 10.0  # seconds that a dispatcher has to answer
 
 
 def make_strategy(settings: config.Distribution):
@@ -29,6 +32,22 @@ def make_strategy(settings: config.Distribution):
     if settings.strategy == "tpu":
         return _tpu_strategy(tf, settings.tpu)
     return tf.distribute.MirroredStrategy(_local_devices(tf, settings.devices))
+
+
+def check_data_service(settings: config.Distribution) -> None:
+    """Raises UserError where a data service is named and nobody answers at its address."""
+    if settings.data_service is None:
+        return
+    host, _, port = settings.data_service.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE):
+            pass
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"data service {settings.data_service}: nobody answers there ({reason}); start its dispatcher, or leave "
+            "out --data-service"
+        ) from None
 
 
 def _local_devices(tf, count: int) -> list[str] | None:
