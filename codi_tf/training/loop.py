@@ -60,7 +60,7 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
             logs = tf.stack([_of_first(strategy, logs[name]) for name in names])  # they are the same on all replicas
             sums += tf.where(logs[-1] > 0, skipped, logs)
         stops = strategy.reduce("SUM", strategy.run(own_stop, args=(stop,)), axis=None)
-        found = dict(zip((*names, *counted), [*tf.unstack(sums), *tf.unstack(totals, len(counted))], strict=True))
+        found = {name: sums[i] for i, name in enumerate(names)} | {key: totals[i] for i, key in enumerate(counted)}
         return {**found, WAITED: tf.cast(waited, tf.float32), STOP: tf.cast(stops, tf.float32)}
 
     return run
