@@ -1,8 +1,8 @@
 """python -m benchmarks.sources: training batches, in images per second, for each kind of source on disk.
 
-Writes crops of the embedded photos as JPEG files of one size: in a folder, a TFRecord file and a tar file. Then makes
-batches of `configs/photos_codi.yaml`'s task from each, in turns, without training. The folder is read twice: image by
-image, and as a folder that fits into memory.
+Writes crops of the embedded photos as JPEG files of one size: in a folder, a TFRecord file, a tar file and as prepared
+records. Then makes batches of `configs/photos_codi.yaml`'s task from each, in turns, without training. The folder is
+read twice: image by image, and as a folder that fits into memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUND = 8  # batches of a turn
 
 
 def write_images(folder: Path, count: int, side: int) -> None:
-    """Write `count` JPEG files to folder/files, folder/images.tfrecord and folder/images.tar."""
+    """Write `count` JPEG files to files, images.tfrecord, images.tar and prepared/ in the folder."""
     import numpy as np
     import tensorflow as tf
     from PIL import Image
@@ -48,6 +48,11 @@ def write_images(folder: Path, count: int, side: int) -> None:
             member = tarfile.TarInfo(f"{i:05d}.jpg")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
+    from codi_tf.data.open_source import open_source
+    from codi_tf.data.preparing import prepare
+
+    (folder / "prepared").mkdir()
+    prepare(open_source(str(folder / "files"), in_memory=False), folder / "prepared", name="files")
 
 
 def measure(folder: Path, crop: int) -> dict[str, float]:
@@ -71,6 +76,7 @@ def measure(folder: Path, crop: int) -> dict[str, float]:
         "folder": make("files", in_memory=False),
         "TFRecord": make("images.tfrecord", in_memory=False),
         "tar": make("images.tar", in_memory=False),
+        "prepared": make("prepared", in_memory=False),
         "folder, in memory": make("files", in_memory=True),
     }
     return {name: BATCH * ROUND / seconds for name, seconds in side_by_side(sources, rounds=5).items()}

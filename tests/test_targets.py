@@ -22,7 +22,7 @@ from tiny import tiny_run
 import codi_tf
 import demo
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
-from codi_tf.cli import cache, convert, evaluate, pairs, restore, sample, train
+from codi_tf.cli import cache, convert, evaluate, pairs, prepare, restore, sample, train
 from codi_tf.core.errors import UserError
 from codi_tf.io.folders import MARKER
 from codi_tf.io.hashing import file_sha256
@@ -33,7 +33,7 @@ from export.runtime import run
 from export.web import __main__ as web
 
 OLD = Path(__file__).parent / "data" / "0.1.0"
-FOLDER_COMMANDS = ("evaluate", "pairs", "convert", "export", "web", "adapter", "cache", "train")
+FOLDER_COMMANDS = ("evaluate", "pairs", "convert", "export", "web", "adapter", "cache", "prepare", "train")
 FILE_COMMANDS = ("restore", "sample", "run")
 
 
@@ -60,6 +60,7 @@ def call(bundle, tmp_path_factory):
         "adapter": (export.main, bundle, "--adapter-of", OLD / "package", "--out"),
         "web": (web.main, package, "--runtime", dist, "--out"),
         "cache": (cache.main, config, "--examples", 2, "--out"),
+        "prepare": (prepare.main, folder / "photos", "--out"),
         "train": (train.main, config, "--out"),
     }
 

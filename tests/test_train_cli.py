@@ -48,6 +48,21 @@ def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, setti
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("localhost:1", "data service localhost:1: nobody answers there (Connection refused); start its dispatcher"),
+        ("no.such.host.invalid:5050", "data service no.such.host.invalid:5050: nobody answers there ("),
+        ("localhost", "distribution.data_service is 'localhost': write the address as HOST:PORT"),
+    ],
+)
+def test_a_service_that_does_not_answer_is_one_line(monkeypatch, capsys, tmp_path, settings, address, message):
+    """Fault: a run that waits for ever for its first batch."""
+    status, out, err = run(monkeypatch, capsys, settings, "--data-service", address, "--out", tmp_path / "run")
+    assert (status, out) == (2, "") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("override", ["data.encode_once=8", "data.encode_once=0"])
 def test_data_without_a_heldout_split_are_told_before_anything_is_done(
     monkeypatch, capsys, tmp_path, settings, override

@@ -67,6 +67,8 @@ def encode(
     from codi_tf import data
     from codi_tf.core.progress import Progress
     from codi_tf.data.cached import is_cache, made_with, shard_paths, shard_sizes
+    from codi_tf.data.counts import Counts
+    from codi_tf.data.pipeline import REPLACED
     from codi_tf.data.precompute import encoder_on_each
     from codi_tf.data.stream import warn_of_unreadable
     from codi_tf.training.experiment import build_task, class_keys, keep_words, load_source, tokenizer_of
@@ -92,7 +94,8 @@ def encode(
     mine = range(host, len(paths), hosts)
     batch = math.gcd(shard, ENCODED)
     options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
-    options["keys"] = class_keys(experiment, base, source)
+    options["keys"] = (*class_keys(experiment, base, source), *data.counted_keys(source))
+    counts = Counts([source])
     batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
     encode_batches = encoder_on_each(base, encode_condition, strategy)
     batches, at = iter(()), None  # at: the next batch of the iterator
@@ -116,8 +119,11 @@ def encode(
                     batches = iter(batches_from(start_step=place))
                 at = place + min(strategy.num_replicas_in_sync, -(-(sizes[number] - first) // batch))
                 with user_errors():
-                    encoded = encode_batches([next(batches) for _ in range(place, at)])
+                    given = [next(batches) for _ in range(place, at)]
+                    encoded = encode_batches(given)
                 parts += [{key: value.numpy() for key, value in part.items()} for part in encoded]
+                replaced = sum(float(np.sum(one.get(REPLACED, 0))) for one in given)
+                counts.add(batch * len(given), replaced=replaced)
                 there = len(parts) * batch
                 progress.update(done + min(there, sizes[number]))
                 if stop and there < sizes[number]:
@@ -134,6 +140,7 @@ def encode(
                     f"stopped by {{by}} after {done} of {total} examples, which are kept: the same command resumes"
                 )
     warn_of_unreadable(source)
+    counts.warn_of_replaced()
     return all(path.is_file() for path in paths)
 
 

@@ -21,7 +21,8 @@ MAX_COUNT, MAX_SIZE = 1_000_000, 8192
 EMBEDDED, EMBEDDED_SIZE, SIZE = "photos", 256, 512  # the smallest of the embedded photos has 300 pixels
 
 
-def _options(texts: list[str]) -> dict:
+def task_options(texts: list[str]) -> dict:
+    """The options of a task, written as name=value. Raises UserError for another form."""
     options = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -48,7 +49,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
     options = parser.parse_intermixed_args(arguments)
     if options.size is None:
         options.size = EMBEDDED_SIZE if options.data == EMBEDDED else SIZE
-    task_options = _options(options.options)
+    chosen = task_options(options.options)
     check_folder(options.out, PAIRS, replace=False)
     start_tensorflow()
     from codi_tf import data
@@ -56,13 +57,13 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
     from codi_tf.data.stream import warn_of_unreadable
     from codi_tf.tasks import TASKS, make_task
 
-    task = make_task(options.task, **task_options)
+    task = make_task(options.task, **chosen)
     if not task.has_low_resolution:
         able = ", ".join(name for name in TASKS if TASKS[name].has_low_resolution)
         raise UserError(f"--task is {options.task}: use one of {able}")
     source = data.load_source(options.data, SPLITS[options.split])
     settings = {name: getattr(options, name) for name in ("count", "size", "seed")}
-    about = {"data": options.data, "split": options.split, "task": options.task, "options": task_options}
+    about = {"data": options.data, "split": options.split, "task": options.task, "options": chosen}
     report = Progress("writing pairs", options.count).update
     data.write_pairs(options.out, source, task, about=about, report=report, **settings)
     warn_of_unreadable(source)

@@ -31,6 +31,7 @@ COMMANDS = {  # `export` is named only here: codi_tf imports nothing of it
     "repaint": Command("codi_tf.cli.repaint", "fill a part of an image with a base that was not trained for it"),
     "transfer": Command("codi_tf.cli.transfer", "turn images of one domain into images of another, with two bases"),
     "evaluate": Command("codi_tf.cli.evaluate", "measure and compare trained models, and write a report"),
+    "prepare": Command("codi_tf.cli.prepare", "write images so that TensorFlow alone reads them"),
     "cache": Command("codi_tf.cli.cache", "encode training examples once"),
     "scenes": Command("codi_tf.cli.scenes", "look at rendered scenes, or write them as a data set"),
     "photos": Command("codi_tf.cli.photos", "fetch photos under free licenses, to train on"),

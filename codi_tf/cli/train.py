@@ -25,7 +25,13 @@ from codi_tf.io.folders import check_folder
 from codi_tf.io.locks import only_one
 from codi_tf.training import folder
 from codi_tf.training.callbacks import Callbacks, check_callback, make_callback
-from codi_tf.training.distribution import add_devices, devices_given, make_strategy, scope_of_probes
+from codi_tf.training.distribution import (
+    add_devices,
+    check_data_service,
+    devices_given,
+    make_strategy,
+    scope_of_probes,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -73,10 +79,12 @@ def train(
 
 
 def _check(experiment: config.Experiment, out: Path, *, finish: bool) -> None:
-    """Raises UserError where the run in `out`, if there is one, cannot go on with these settings."""
+    """Raises UserError where the run in `out`, if there is one, cannot go on with these settings, or these machines."""
     folder.check_folder(out)
     earlier = folder.earlier_settings(out)
     folder.check_same_settings(earlier, experiment, out, finish=finish)
+    if not finish:
+        check_data_service(experiment.distribution)
 
 
 def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, finish: bool, callbacks) -> Path:
@@ -84,6 +92,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
 
     from codi_tf.core.progress import Progress
     from codi_tf.data.cached import is_cache
+    from codi_tf.data.counts import COUNTED
     from codi_tf.data.stream import warn_of_unreadable
     from codi_tf.training.experiment import (
         build_trainer,
@@ -162,6 +171,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
                 if sums["skipped"]:
                     _check_skipped(trainer, settings, range(step - count, step), sums["skipped"], save_now)
                 stopped = sums.pop(STOP)
+                feed.counts.add(count * settings.batch_size, **{key: sums.pop(key, 0.0) for key in COUNTED})
                 with scope_of_probes(strategy):
                     line = {} if monitor is None else monitor.step(step, count, sums)
                 if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:
@@ -181,6 +191,7 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
         save_now()
         if chief:
             save(step)
+    feed.counts.warn_of_replaced()
     for one in feed.sources:
         warn_of_unreadable(one)
     return result
@@ -260,6 +271,12 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
         "--out", type=path_argument, help="folder of the run; by default runs/NAME, NAME that of the config"
     )
     add_devices(parser)
+    parser.add_argument(
+        "--data-service",
+        type=text_argument,
+        metavar="HOST:PORT",
+        help="distribution.data_service of the config: a tf.data service whose workers make the batches",
+    )
     parser.add_argument(
         "--profile",
         type=integer(0, 1_000_000),

@@ -13,6 +13,10 @@ class BeforeEdit(Companion):
 
     features = ("original_image", "input_image", "source_image", "source_img", "source")
 
+    def has_whole_windows(self, task: Any) -> bool:
+        """An instruction applies to all of an image, and so does what a task does that is not local."""
+        return task.prompted or not task.is_local
+
     def open(self, name: str, split: str | None, task: Any, **options: Any) -> Any:
         """Synthetic edits of the embedded photos, edits of scenes, or triplets; for a task without prompts, pairs.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import typing
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -24,6 +25,7 @@ STRATEGIES: tuple[str, ...] = typing.get_args(Strategy)
 MAX_STEPS = 99_999_999  # the names of states have eight digits
 MAX_BATCH = 1_000_000
 MAX_DEVICES = 4096
+ADDRESS = re.compile(r"[\w.-]{1,253}:\d{1,5}|\[[0-9a-fA-F:.]{2,45}\]:\d{1,5}")
 
 
 @dataclass(frozen=True)
@@ -279,6 +281,7 @@ class Distribution:
         strategy: none (one device), mirrored (the GPUs of this machine), multiworker (the machines in TF_CONFIG), tpu.
         tpu: "local" on a TPU VM; for a slice of several hosts its name, or their servers: grpc://HOST:PORT,HOST:PORT.
         devices: of mirrored, how many devices; 0 for all GPUs. Without GPUs the CPU is split into as many devices.
+        data_service: HOST:PORT of a tf.data service, whose workers make the batches; None: this process does.
 
     Raises:
         UserError: a value out of its range, or values that do not go together.
@@ -287,14 +290,17 @@ class Distribution:
     strategy: Strategy = "none"
     tpu: str = "local"
     devices: int = 0
+    data_service: str | None = None
 
     @property
     def feeds_elsewhere(self) -> bool:
-        """Whether other machines than that of the program make the batches: the hosts of a TPU that is named."""
-        return self.strategy == "tpu" and self.tpu != "local"
+        """Whether others make the batches: the workers of a data service, or the hosts of a TPU that is named."""
+        return self.data_service is not None or (self.strategy == "tpu" and self.tpu != "local")
 
     def __post_init__(self):
         check_choices(self, "distribution.")
+        if self.data_service is not None and not ADDRESS.fullmatch(self.data_service):
+            raise UserError(f"distribution.data_service is {shown(self.data_service)}: write the address as HOST:PORT")
         if self.devices < 0:
             raise UserError(f"distribution.devices is {self.devices}: it must be 0, for all, or a number of devices")
         check_most(self, "distribution.", devices=MAX_DEVICES)

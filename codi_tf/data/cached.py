@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,11 +17,14 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_EXAMPLES
 from codi_tf.core.paths import as_path
 from codi_tf.core.progress import Progress
+from codi_tf.core.tensors import Tensor
 from codi_tf.data.left_out import warn_of_left_out
-from codi_tf.data.permutation import permuted
+from codi_tf.data.mapped import row_reader
+from codi_tf.data.permutation import permuted_in_graph
 from codi_tf.data.pipeline import ONE_HOST
+from codi_tf.data.prompts import tokenizer_sha256
 from codi_tf.data.records import PATIENCE
-from codi_tf.io.hashing import arrays_sha256, file_sha256, text_sha256
+from codi_tf.io.hashing import arrays_sha256, file_sha256
 from codi_tf.io.json_files import read_json
 from codi_tf.io.places import is_data_set, resolved
 from codi_tf.io.remote import kept_copy
@@ -47,9 +50,13 @@ class ShardedArray:
 
     Args:
         parts: in their order.
+
+    Attributes:
+        parts: where the rows are.
     """
 
     def __init__(self, parts: Sequence[StoredTensor]):
+        self.parts = tuple(parts)
         self._parts = [np.memmap(kept_copy(p.path), p.dtype, "r", offset=p.start, shape=p.shape) for p in parts]
         self._ends = np.cumsum([len(part) for part in self._parts])
         self.dtype = self._parts[0].dtype
@@ -162,7 +169,7 @@ def made_with(
         autoencoder["patch_size"] = base.vae.patch_size
     options = None if task is None else task_config(task)
     made = {"image_size": image_size, "task": options, "condition_space": condition_space, "autoencoder": autoencoder}
-    made["tokenizer"] = None if tokenizer is None else {"sha256": _sha256_of(tokenizer)}
+    made["tokenizer"] = None if tokenizer is None else {"sha256": tokenizer_sha256(tokenizer)}
     return json.loads(json.dumps(made))  # tuples become lists, as they do in the file
 
 
@@ -192,10 +199,12 @@ def cached_batches(
     start_step: int = 0,
     contexts: np.ndarray | None = None,
     shard: tuple[int, int] = ONE_HOST,
+    count: int | None = None,
 ) -> tf.data.Dataset:
     """Infinite batches of encoded examples, drawn without replacement within an epoch; batch k depends on (seed, k).
 
     Unlike `precompute.latent_batches`, it reads rows when they are needed, and computes their order without a table.
+    All of it is operations of TensorFlow.
 
     Args:
         examples: from `read_cache`, or from `precompute.embed_once` of that.
@@ -204,41 +213,46 @@ def cached_batches(
         start_step: the first batch.
         contexts: from `precompute.embed_once`: "context" float32 [B, M, D] replaces "prompt".
         shard: (i, n): this is host i of n.
+        count: the number of batches; None: they do not end.
 
     Raises:
         UserError: fewer examples than a batch.
     """
-    count, (host, hosts) = len(next(iter(examples.values()))), shard
-    per_epoch = count // (batch_size * hosts)
+    total, (host, hosts) = len(next(iter(examples.values()))), shard
+    per_epoch = total // (batch_size * hosts)
     if not per_epoch:
-        raise UserError(f"{count} encoded examples are fewer than a batch of {batch_size * hosts}; encode more of them")
-    keys = tuple(examples)
-    embedded = None if contexts is None else tf.constant(contexts)
+        raise UserError(f"{total} encoded examples are fewer than a batch of {batch_size * hosts}; encode more of them")
+    with tf.init_scope():  # within a function, arrays in memory do not belong to it
+        draw = _row_reader(examples)
+        embedded = None if contexts is None else tf.constant(contexts)
 
-    def read(step: np.ndarray) -> list[np.ndarray]:
-        epoch, first = int(step) // per_epoch, (int(step) % per_epoch * hosts + host) * batch_size
-        chosen = [permuted(i, count, seed=seed, epoch=epoch) for i in range(first, first + batch_size)]
-        return [examples[key][chosen] for key in keys]
+    @tf.autograph.experimental.do_not_convert
+    def row(index: Tensor) -> dict[str, Tensor]:
+        step, place = index // batch_size, index % batch_size
+        first = (step % per_epoch * hosts + host) * batch_size
+        return draw(permuted_in_graph(first + place, total, seed=seed, epoch=step // per_epoch))
 
-    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows = tf.numpy_function(read, [step], [tf.as_dtype(examples[key].dtype) for key in keys], stateful=False)
-        found = {
-            key: tf.ensure_shape(value, (batch_size, *examples[key].shape[1:]))
-            for key, value in zip(keys, rows, strict=True)
-        }
-        if embedded is not None:
-            found["context"] = tf.gather(embedded, found.pop("prompt"))
-        return found
+    def with_context(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**batch, "context": tf.gather(embedded, batch.pop("prompt"))}
 
-    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-    return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(2)
+    rows = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
+    rows = rows if count is None else rows.take(count * batch_size)
+    rows = rows.map(row, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = rows.batch(batch_size, drop_remainder=True)
+    return (batches if embedded is None else batches.map(with_context)).prefetch(2)
 
 
-def _sha256_of(tokenizer: Tokenizer) -> str:
-    """SHA-256 of everything that determines the token ids of a text."""
-    parts = [sorted(tokenizer.vocabulary.items()), tokenizer.merges, tokenizer.padding, tokenizer.special]
-    parts += [tokenizer.added] if tokenizer.added else []  # without any, the digest is that of 0.1.0
-    return text_sha256(json.dumps(parts))
+def _row_reader(examples: Mapping[str, ShardedArray | np.ndarray]) -> Callable[[Tensor], dict[str, Tensor]]:
+    """A function from the number of an example, int64 [], to its values; arrays in memory become constants."""
+    stored = {key: array.parts for key, array in examples.items() if isinstance(array, ShardedArray)}
+    shards = [dict(zip(stored, parts, strict=True)) for parts in zip(*stored.values(), strict=True)]
+    tables = {key: tf.constant(array) for key, array in examples.items() if not isinstance(array, ShardedArray)}
+    read = row_reader(shards) if shards else lambda number: {}
+
+    def row(number: Tensor) -> dict[str, Tensor]:
+        return {**read(number), **{key: table[number] for key, table in tables.items()}}
+
+    return row
 
 
 def checksum_file(shard: Path) -> Path:

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -71,7 +72,8 @@ def open_depth(
     Raises:
         UserError: see these two functions; the source has no depth maps.
     """
-    name, shared = os.fspath(name), {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
+    name = os.fspath(name)
+    shared: dict[str, Any] = {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
     if os.path.isdir(name) and any(map(is_image, files_below(name)[0])):
         return load_depth_folder(name, split, kind=kind, seed=seed, **shared)
     check_kind(kind)
@@ -180,6 +182,10 @@ class DepthPairs:
     def name(self, i: int) -> str:
         """The path of image i."""
         return str(self.pairs[i][0])
+
+    def split_name(self, i: int) -> str:
+        """The name that decides the split of image i."""
+        return self.pairs[i][0].name
 
 
 def _photos(pairs: list[tuple[Path, Path]], kind: str, max_unreadable: float) -> Photos:

@@ -71,6 +71,7 @@ class Edits:
         return len(self.photos)
 
     missing_prompts = 0
+    plain_prompts = True  # see `tokens_in_graph`
 
     def drawer(
         self, *, image_size: Size, augment: bool, recolor: bool, prompts: bool = True

@@ -61,6 +61,10 @@ class Examples:
         """Path and position of record i."""
         return self.records.name(i)
 
+    def split_name(self, i: int) -> str:
+        """The name that decides the split of record i."""
+        return self.records.split_name(i)
+
 
 def with_features(records: Records, wanted: dict[str, str]) -> Examples:
     """The records with the features of the first one; `wanted` (field -> feature) takes precedence over

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -67,7 +68,7 @@ def open_pairs(
     name = os.fspath(name)
     if name == EMBEDDED:
         raise UserError(f"{name}: these photos are no pairs; {REMEDY}")
-    shared = {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
+    shared: dict[str, Any] = {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
     bare, named = with_options(name)
     pair = folder_pair(name)
     if pair is not None:
@@ -179,3 +180,7 @@ class FolderPairs:
     def name(self, i: int) -> str:
         """The path of target i."""
         return str(self.pairs[i][1])
+
+    def split_name(self, i: int) -> str:
+        """The name that decides the split of target i."""
+        return self.pairs[i][1].name

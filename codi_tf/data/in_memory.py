@@ -13,6 +13,7 @@ import tensorflow as tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.seeds import fold_in
 from codi_tf.core.tensors import Tensor
+from codi_tf.data.tokens_in_graph import is_plain
 from codi_tf.data.unreadable import check_unreadable, too_small
 from codi_tf.data.windows import Size, fits, max_log_zoom, shrink_factor, shrunk_side, sides
 from codi_tf.io import images
@@ -97,6 +98,11 @@ class Photos:
     def missing_prompts(self) -> int:
         """The number of images without a prompt; see `pipeline.Source`."""
         return sum(not self._prompts.texts.get(name) for name in self.names if name not in self._prompts.damaged)
+
+    @property
+    def plain_prompts(self) -> bool:
+        """Whether all prompts are plain, see `tokens_in_graph`."""
+        return self.prompts is not None and all(map(is_plain, self.prompts.values()))
 
     def drawer(
         self, *, image_size: Size, augment: bool, recolor: bool, prompts: bool = True

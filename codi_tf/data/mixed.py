@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from codi_tf.core.tensors import Tensor
+from codi_tf.data.pipeline import REPLACED
 from codi_tf.data.scenes import ENDLESS
 from codi_tf.data.windows import Size
 
@@ -19,17 +20,25 @@ class Mixed:
     """Sources that take turns: example i is example i // n of source i mod n; a `pipeline.Source`.
 
     Args:
-        sources: n sources, at least two. The examples have the keys that all of them provide.
+        sources: n sources, at least two. The examples have the keys that all of them provide,
+            and "replaced" if one of them does.
     """
 
     def __init__(self, sources: Sequence[Source]):
         self.sources = tuple(sources)
         others = self.sources[1:]
-        self.provides = tuple(k for k in self.sources[0].provides if all(k in other.provides for other in others))
+        common = [key for key in self.sources[0].provides if all(key in other.provides for other in others)]
+        counts = [REPLACED] if any(REPLACED in source.provides for source in self.sources) else []
+        self.provides = tuple(dict.fromkeys((*common, *counts)))
         self.names = tuple(name for source in self.sources for name in source.names)
 
     def __len__(self) -> int:
         return min(sum(map(len, self.sources)), ENDLESS)
+
+    @property
+    def plain_prompts(self) -> bool:
+        """Whether all prompts are plain, see `tokens_in_graph`."""
+        return all(getattr(source, "plain_prompts", False) for source in self.sources)
 
     @property
     def missing_prompts(self) -> int:
@@ -46,7 +55,12 @@ class Mixed:
 
         def draw(index: Tensor, seed: Tensor) -> dict[str, Tensor]:
             turn, count = index // len(draws), len(draws)
-            branches = [lambda d=d: {k: v for k, v in d(turn, seed).items() if k in wanted} for d in draws]
+
+            def of(draw: Callable) -> dict[str, Tensor]:
+                found = {REPLACED: tf.constant(0), **draw(turn, seed)}
+                return {key: value for key, value in found.items() if key in wanted}
+
+            branches = [lambda draw=draw: of(draw) for draw in draws]
             return tf.switch_case(tf.cast(index % count, tf.int32), branches)
 
         return draw

@@ -46,6 +46,7 @@ def open_source(
     heldout_fraction: float = 0.1,
     seed: int = 0,
     max_unreadable: float = 0.01,
+    in_memory: bool = True,
 ) -> Source:
     """Open the images of a data set as a source of examples.
 
@@ -64,9 +65,10 @@ def open_source(
         heldout_fraction: the share of "heldout", in [0, 1].
         seed: of the order in which records are read from disk.
         max_unreadable: the largest share of unreadable records, see `stream.Stream`, and of damaged shards.
+        in_memory: whether few images are decoded at once.
 
     Returns:
-        `Photos` for a folder or pattern of images that takes less than 2 GB decoded, else a `Stream`.
+        `Photos` for a folder or pattern of images that takes less than 2 GB decoded and `in_memory`, else a `Stream`.
 
     Raises:
         UserError: no such data set, no image in the split, or unreadable files.
@@ -93,7 +95,8 @@ def open_source(
     check_any(len(chosen), f"the {len(records)} images of {text}", split, heldout_fraction)
     warn_of_damage(records.damaged, len(records.paths), max_unreadable)
     warn_of_left_out(f"{name}: {FILES}", records.left_out.joined(LeftOut.of(map(os.path.basename, others))))
-    if kind == "image" and condition_key == "image" and fit_in_memory(map(chosen.name, range(len(chosen))), depth=3):
+    alone = kind == "image" and condition_key == "image"
+    if in_memory and alone and fit_in_memory(map(chosen.name, range(len(chosen))), depth=3):
         return _photos(chosen, max_unreadable)
     return Stream(with_features(chosen, options) if kind == "TFRecord" else chosen, **streamed)
 

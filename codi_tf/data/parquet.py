@@ -129,6 +129,10 @@ class ParquetRows:
         of_file = self.groups[self.groups[:, 0] == file, 2].min()
         return f"{self.paths[file]}: row {self.rows[i] - of_file}"
 
+    def split_name(self, i: int) -> str:
+        """The text that decides the split of row i: its instruction, or the file's name and the row."""
+        return self.texts[i] or os.path.basename(self.name(i)).replace(": row ", ":")
+
     def at(self, place: int, *, seed: int, epoch: int) -> int:
         """The triplet at a place of an order that shuffles the row groups, and the triplets in blocks of row groups.
 

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError, user_errors
 from codi_tf.core.seeds import random_words
 from codi_tf.data.in_memory import Photos
-from codi_tf.data.prompts import check_prompts, tokenized
+from codi_tf.data.prompts import check_prompts, tokenized, tokenizer_sha256
+from codi_tf.data.tokens_in_graph import CUT, can_tokenize, tokenized_in_graph
 from codi_tf.data.windows import Size
 
 if TYPE_CHECKING:
     from codi_tf.tasks import Task
 
 ONE_HOST = (0, 1)
+REPLACED = "replaced"  # key of examples: the number of damaged records in whose place one stands
 SMALLEST = 8  # the side of images that are not looked at
 
 
@@ -109,6 +112,7 @@ def batches(
     tokenizer: Callable[[Sequence[str]], np.ndarray] | None = None,
     keys: Sequence[str] = (),
     shard: tuple[int, int] = ONE_HOST,
+    count: int | None = None,
 ) -> tf.data.Dataset:
     """Infinite dataset of batches start_step, start_step + 1, ...; batch k has the examples k B .. k B + B - 1.
 
@@ -120,8 +124,9 @@ def batches(
         start_step: the first batch: a resumed training starts after its last one.
         num_threads: size of the dataset's thread pool, 0 for one per core; the values do not depend on it.
         tokenizer: texts -> int32 [B, M]; None: prompts are left out.
-        keys: what else of the examples batches have, of `Source.provides`.
+        keys: what else of the examples batches have, of `Source.provides`; or CUT, see `counted_keys`.
         shard: (i, n): this is host i of n, whose batches are the i-th part of batches of n B examples.
+        count: the number of batches; None: they do not end.
 
     Returns:
         {"image": float32 [B, S, S, 3] in [-1, 1], "condition": float32 [B, S, S, task.condition_channels], with a
@@ -132,9 +137,11 @@ def batches(
             one of the keys.
     """
     source = _as_source(source)
-    _check(source, task, keys, prompts=tokenizer is not None)
-    draw = source.drawer(image_size=image_size, augment=augment, recolor=recolor, prompts=tokenizer is not None)
+    _check(source, task, [key for key in keys if key != CUT], prompts=tokenizer is not None)
+    with tf.init_scope():  # within a function, the source's arrays do not belong to it
+        draw = source.drawer(image_size=image_size, augment=augment, recolor=recolor, prompts=tokenizer is not None)
     indices = _counted(start_step * batch_size)
+    indices = indices if count is None else indices.take(count * batch_size)
     host, hosts = shard
     if hosts > 1:
         b = batch_size
@@ -143,16 +150,45 @@ def batches(
             return i // b * (b * hosts) + host * b + i % b
 
         indices = indices.map(of_host)
-    dataset = _examples(draw, task, seed, indices, _wanted(task, keys, prompts=tokenizer is not None))
+    written = _has_tokens(source, tokenizer)
+    texts = () if tokenizer is None else ("tokens",) if written else ("prompt",)
+    own = [key for key in keys if key != CUT]
+    dataset = _examples(draw, task, seed, indices, (*_wanted(task, own, prompts=False), *texts))
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if tokenizer is not None:
         check_prompts(source.missing_prompts, len(source))
+    if tokenizer is not None and CUT in keys:
+        tokenize = tokenized_in_graph(cast(Tokenizer, tokenizer))
+
+        def with_tokens(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            tokens, cut = tokenize(batch.pop("prompt"))
+            return {**batch, "tokens": tokens, CUT: tf.cast(cut, tf.int32)}
+
+        dataset = dataset.map(with_tokens, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    elif tokenizer is not None and not written:
         tokenize = tokenized(tokenizer, counted=isinstance(source, Photos) or source.missing_prompts > 0)
         dataset = dataset.map(tokenize, num_parallel_calls=1, deterministic=True)
     options = tf.data.Options()
     options.threading.private_threadpool_size = num_threads
     options.threading.max_intra_op_parallelism = 1  # examples are small: parallel across, not within
     return dataset.prefetch(2).with_options(options)
+
+
+def counted_keys(source: Source, tokenizer: Callable | None = None) -> tuple[str, ...]:
+    """The keys of batches that a run counts and no method uses, of REPLACED and CUT, for the `keys` of `batches`.
+
+    With CUT, TensorFlow tokenizes the prompts, which are plain (`tokens_in_graph`), and whoever asks for it says how
+    many are cut off. Without it, Python tokenizes them, and warns.
+    """
+    replaced = (REPLACED,) if REPLACED in source.provides else ()
+    in_graph = can_tokenize(tokenizer, source) and not _has_tokens(source, tokenizer)
+    return (*replaced, *((CUT,) if in_graph else ()))
+
+
+def _has_tokens(source: Source, tokenizer: Callable | None) -> bool:
+    """Whether examples have the tokens of their prompts, as this tokenizer gives them."""
+    known = getattr(source, "tokenizer", None)
+    return known is not None and isinstance(tokenizer, Tokenizer) and known == tokenizer_sha256(tokenizer)
 
 
 def training_prompts(source: Source | dict[str, np.ndarray], count: int) -> list[str]:

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import user_errors
+from codi_tf.data.counts import Counts
+from codi_tf.data.pipeline import REPLACED
 
 MAX_PROMPTS = 4096  # different prompts whose embeddings stay in memory: 1 GB at Stable Diffusion's size
 EMBEDDED = 32  # at a time
@@ -21,6 +23,7 @@ def encode_once(
     report: Callable[[int], None],
     *,
     encode_condition: Callable | None = None,
+    counts: Counts | None = None,
 ) -> dict[str, np.ndarray]:
     """The latents of the first `count` examples of a dataset of batches.
 
@@ -30,6 +33,7 @@ def encode_once(
         count: examples wanted; rounded up to whole batches.
         report: called with the number of examples done, after each batch.
         encode_condition: conditions -> c, the adapter's input, see `methods.networks.encode_condition`.
+        counts: counts the damaged records that were replaced.
 
     Returns:
         {"latent": float32 [N, h, w, 4], scaled; "condition_latent": c, float32 [N, ...]}, and the batches' "tokens",
@@ -44,6 +48,8 @@ def encode_once(
         for batch in dataset:
             parts.append({key: value.numpy() for key, value in encode(batch).items()})
             done += len(parts[-1]["latent"])
+            if counts is not None:
+                counts.add(len(parts[-1]["latent"]), replaced=float(np.sum(batch.get(REPLACED, 0))))
             report(min(done, count))
             if done >= count:
                 break
@@ -112,6 +118,7 @@ def latent_batches(
     start_step: int = 0,
     contexts: np.ndarray | None = None,
     shard: tuple[int, int] = (0, 1),
+    count: int | None = None,
 ) -> tf.data.Dataset:
     """Infinite batches of encoded examples, drawn without replacement within an epoch; batch k depends on (seed, k).
 
@@ -122,19 +129,21 @@ def latent_batches(
         start_step: the first batch.
         contexts: from `embed_once`.
         shard: (i, n): this is host i of n, whose batches are the i-th part of batches of n B examples.
+        count: the number of batches; None: they do not end.
 
     Returns:
         B examples of what `encode_once` gives; with contexts "context", float32 [B, M, D], in place of "tokens".
     """
-    count, (host, hosts) = len(latents["latent"]), shard
-    per_epoch = count // (batch_size * hosts)
-    tables = {key: tf.constant(value) for key, value in latents.items()}
-    embedded = None if contexts is None else tf.constant(contexts)
+    total, (host, hosts) = len(latents["latent"]), shard
+    per_epoch = total // (batch_size * hosts)
+    with tf.init_scope():  # within a function, arrays in memory do not belong to it
+        tables = {key: tf.constant(value) for key, value in latents.items()}
+        embedded = None if contexts is None else tf.constant(contexts)
 
     def batch(step):
         epoch, place = step // per_epoch, step % per_epoch
         # A sort of stateless random numbers is a permutation that depends on (seed, epoch) alone.
-        order = tf.argsort(tf.random.stateless_uniform((count,), tf.stack([tf.cast(seed, tf.int64), epoch])))
+        order = tf.argsort(tf.random.stateless_uniform((total,), tf.stack([tf.cast(seed, tf.int64), epoch])))
         first = (place * hosts + host) * batch_size
         chosen = order[first : first + batch_size]
         examples = {key: tf.ensure_shape(tf.gather(t, chosen), (batch_size, *t.shape[1:])) for key, t in tables.items()}
@@ -143,4 +152,5 @@ def latent_batches(
         return examples
 
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    steps = steps if count is None else steps.take(count)
     return steps.map(batch, num_parallel_calls=1, deterministic=True).prefetch(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,6 +17,7 @@ from codi_tf.core.showing import clipped, shown
 from codi_tf.data.in_memory import Prompts
 from codi_tf.data.records import Readable, Unreadable
 from codi_tf.data.unreadable import JUDGED
+from codi_tf.io.hashing import text_sha256
 from codi_tf.io.json_files import parse_value
 
 FIELDS = ("text", "json")  # of a record
@@ -131,6 +133,13 @@ def tokenized(
     return tokenize
 
 
+def tokenizer_sha256(tokenizer: Tokenizer) -> str:
+    """SHA-256 of everything that determines the token ids of a text."""
+    parts = [sorted(tokenizer.vocabulary.items()), tokenizer.merges, tokenizer.padding, tokenizer.special]
+    parts += [tokenizer.added] if tokenizer.added else []  # without any, the digest is that of 0.1.0
+    return text_sha256(json.dumps(parts))
+
+
 class _Said:
     """Counts of the prompts that were read so far, across the threads of a dataset."""
 
@@ -148,9 +157,9 @@ class _Said:
             now, read = (self.empty, len(self.long)), self.read
         if not self.counted and now[0] == read >= JUDGED:
             raise UserError(f"none of the first {read} prompts has a word: name other data, or train without prompts")
-        if not self.counted and _has_reached_a_power_of_ten(before[0], now[0]):
+        if not self.counted and has_reached_a_power_of_ten(before[0], now[0]):
             warnings.warn(f"{now[0]} of {read} prompts read so far are empty", stacklevel=2)
-        if _has_reached_a_power_of_ten(before[1], now[1]):
+        if has_reached_a_power_of_ten(before[1], now[1]):
             text, tokens = next(iter(cut.items()))
             warnings.warn(
                 f"prompts cut off so far, because they are too long: {now[1]}, for example one of {tokens} tokens, "
@@ -159,5 +168,6 @@ class _Said:
             )
 
 
-def _has_reached_a_power_of_ten(before: int, now: int) -> bool:
+def has_reached_a_power_of_ten(before: int, now: int) -> bool:
+    """Whether a count that is now another has reached 1, 10, 100, ... on its way."""
     return len(str(now)) > len(str(before)) or before == 0 < now

@@ -134,15 +134,15 @@ class Records:
 
         The name is that of the file without its folder, the key in a tar file, shard and position for a TFRecord.
         """
-        first = next(iter(self.places.values()))
-        heldout = np.empty(len(self), bool)
-        for i in range(len(self)):
-            if self.keys is not None:
-                name = self.keys[i].decode("utf-8", "replace")
-            else:
-                name = os.path.basename(self.paths[first.file[i]]) + (f":{first.start[i]}" if self.checked else "")
-            heldout[i] = is_heldout(name, heldout_fraction)
+        heldout = np.array([is_heldout(self.split_name(i), heldout_fraction) for i in range(len(self))], bool)
         return self.chosen(heldout == (split == "heldout"))
+
+    def split_name(self, i: int) -> str:
+        """The name that decides the split of record i."""
+        if self.keys is not None:
+            return self.keys[i].decode("utf-8", "replace")
+        first = next(iter(self.places.values()))
+        return os.path.basename(self.paths[first.file[i]]) + (f":{first.start[i]}" if self.checked else "")
 
     def chosen(self, which: np.ndarray) -> Records:
         """Some of the records, chosen by a mask bool [N] or by their numbers."""

@@ -31,6 +31,7 @@ class _Endless:
 
     names: tuple[str, ...] = ()
     missing_prompts = 0
+    plain_prompts = True  # see `tokens_in_graph`
     split: str | None
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from codi_tf.data.mixed import Mixed
 from codi_tf.data.open_source import open_source
 from codi_tf.data.photos import EMBEDDED, embedded_photos
 from codi_tf.data.pipeline import Source
+from codi_tf.data.prepared import is_prepared, open_prepared
 from codi_tf.io.companions import companion
 from codi_tf.io.places import sources_of
 
@@ -34,8 +35,8 @@ def load_source(
             by the task; "scenes" for rendered scenes, "scenes:unseen" for those whose combinations are held out, see
             `scenes.Scenes`, "scenes:noon" and the like for those of one domain, see `scenes.SINGLE`,
             "scenes:noon-to-night" and the like for pairs, see `scenes.PAIRS`; or a folder, shards or a TFDS name, see
-            `open_source.open_source`, `depth_maps.open_depth` and `triplets.open_triplets`; or several of these that
-            take turns, as "scenes + photos".
+            `open_source.open_source`, `depth_maps.open_depth` and `triplets.open_triplets`, or a folder of
+            `codi prepare`; or several of these that take turns, as "scenes + photos".
         split: "train", "heldout" or None for all.
         task: its `condition_key` names the companion that the images must have.
         seed: of the order in which records are read from disk.
@@ -50,6 +51,8 @@ def load_source(
     if len(parts) > 1:
         return Mixed([load_source(part, split, task, **options) for part in parts])
     key = "image" if task is None else task.condition_key
+    if is_prepared(name):
+        return open_prepared(name, split, key, whole=companion(key).has_whole_windows(task), **options)
     source = companion(key).open(name, split, task, **options)
     if source is not None:
         return source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def open_triplets(
     if split is not None:
         check_split(split)
     name = os.fspath(name)
-    shared = {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
+    shared: dict[str, Any] = {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
     if os.path.isfile(os.path.join(name, SEEDS)):
         triplets = PromptFolders.listed(Path(name), split, heldout_fraction)
     elif paths := parquet_files(with_options(name)[0]):
@@ -198,6 +199,10 @@ class PromptFolders:
         """Folder and seed of triplet i."""
         prompt, seed = self.pairs[i]
         return f"{self.folder / self.prompts[prompt]}: {seed}"
+
+    def split_name(self, i: int) -> str:
+        """The name that decides the split of triplet i, that of its prompt's folder."""
+        return self.prompts[self.pairs[i][0]]
 
 
 def parquet_files(name: str) -> list[str]:

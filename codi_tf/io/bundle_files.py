@@ -94,6 +94,7 @@ BUNDLES = Kind("bundle", _of_bundle)
 RESULTS = Kind("result of a training", _of_result)  # of methods that make no bundle: a base, a decoder
 CHECKPOINTS = Kind("checkpoint")  # a diffusers folder or a network
 PAIRS = Kind("folder of pairs")
+PREPARED = Kind("folder of prepared records")
 PAIRS_FILE = "pairs.json"
 SCENES = Kind("folder of scenes")
 PHOTOS = Kind("folder of photos")

@@ -58,6 +58,10 @@ class Companion:
         """A window [S, S, channels] of the image that is mirrored left to right."""
         return window[:, ::-1]
 
+    def has_whole_windows(self, task: Any) -> bool:
+        """Whether windows are as large as the image, for a `Task` whose conditions are made of this companion."""
+        return False
+
     def open(self, name: str, split: str | None, task: Any, **options: Any) -> Any:
         """The source of a name in `data.load_source`, if this companion has one of its own there; else None.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import socket
 
 from codi_tf import config
 from codi_tf.core.errors import UserError
 from codi_tf.core.showing import clipped
 from codi_tf.io.json_files import parse_json
+
+PATIENCE = 10.0  # seconds that a dispatcher has to answer
 
 
 def add_devices(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +22,8 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
 
 
 def devices_given(options: argparse.Namespace) -> list[str]:
-    """What these options change in a config."""
-    given = {name: getattr(options, name) for name in ("strategy", "tpu")}
+    """What these options change in a config, and --data-service, where a program has it."""
+    given = {name: getattr(options, name, None) for name in ("strategy", "tpu", "data_service")}
     return [f"distribution.{name}={value}" for name, value in given.items() if value is not None]
 
 
@@ -53,6 +56,22 @@ def scope_of_probes(strategy):
     import tensorflow as tf
 
     return strategy.scope() if isinstance(strategy, tf.distribute.TPUStrategy) else contextlib.nullcontext()
+
+
+def check_data_service(settings: config.Distribution) -> None:
+    """Raises UserError where a data service is named and nobody answers at its address."""
+    if settings.data_service is None:
+        return
+    host, _, port = settings.data_service.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE):
+            pass
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"data service {settings.data_service}: nobody answers there ({reason}); start its dispatcher, or leave "
+            "out --data-service"
+        ) from None
 
 
 def _local_devices(tf, count: int) -> list[str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.core.progress import Progress
 from codi_tf.data.cached import cached_batches, check_made_with, is_cache, made_with, read_cache, read_meta
+from codi_tf.data.counts import Counts
 from codi_tf.data.precompute import embed_once, encode_once, latent_batches
+from codi_tf.data.service import served_batches
 from codi_tf.data.windows import Size
 from codi_tf.evaluation.features import load_features
 from codi_tf.evaluation.perception.lpips import load_lpips
@@ -294,6 +296,21 @@ def build_dataset(
     Raises:
         UserError: the source cannot be read or lacks what is needed; encoded examples of other settings.
     """
+    make = _maker(experiment, trainer, source, shard, image_size)
+    address = experiment.distribution.data_service
+    if address is None:
+        return make(start_step=start_step)
+    return served_batches(lambda step: make(start_step=step, count=1), start_step, address, experiment.data.source)
+
+
+def _maker(
+    experiment: config.Experiment,
+    trainer: Trainer,
+    source: data.Source | None,
+    shard: tuple[int, int],
+    image_size: Size | None,
+) -> Callable[..., tf.data.Dataset]:
+    """A function of `start_step` and `count` that makes the batches of a run, see `build_dataset`."""
     settings, train = experiment.data, experiment.train
     share = experiment.method.drop_prompt
     if share and not (takes_prompts(experiment) or settings.classes):
@@ -301,32 +318,35 @@ def build_dataset(
     by_prompt = experiment.method.guided == "prompt" and experiment.method.guidance_range not in (None, [1.0, 1.0])
     if by_prompt and not takes_prompts(experiment):
         raise UserError("method.guided is prompt, but no prompts are used: set data.prompts=true")
-    batch = {"batch_size": train.batch_size // shard[1], "shard": shard, "start_step": start_step}
+    batch = {"batch_size": train.batch_size // shard[1], "shard": shard}
     if is_cache(settings.source):
         return _cached(experiment, trainer, batch)
     source, task = source or load_source(experiment, "train"), build_task(experiment)
     shared = {key: getattr(settings, key) for key in ("seed", "augment", "recolor")}
     shared["image_size"] = image_size or settings.image_size
     if experiment.method.examples == "images":
-        return data.batches(source, task, keys=experiment.method.needs, **batch, **shared)
+        keys = (*experiment.method.needs, *data.counted_keys(source))
+        return functools.partial(data.batches, source, task, keys=keys, **batch, **shared)
     shared["tokenizer"] = tokenizer_of(experiment, trainer.method.base)
     shared["keys"] = class_keys(experiment, trainer.method.base, source)
     if not settings.encode_once:
-        return data.batches(source, task, **batch, **shared)
+        shared["keys"] += data.counted_keys(source, shared["tokenizer"])
+        return functools.partial(data.batches, source, task, **batch, **shared)
     if settings.encode_once < train.batch_size:
         raise UserError(f"data.encode_once is {settings.encode_once}: it must be at least train.batch_size")
     count, progress = settings.encode_once, Progress("encoding examples", settings.encode_once)
-    images = data.batches(source, task, batch_size=32, **shared)
+    shared["keys"] += data.counted_keys(source)
+    images, counts = data.batches(source, task, batch_size=32, **shared), Counts([source])
     base, student = trainer.method.base, trainer.student
-    latents = encode_once(
-        base, images, count, progress.update, encode_condition=functools.partial(encode_condition, base, student)
-    )
+    encode = functools.partial(encode_condition, base, student)
+    latents = encode_once(base, images, count, progress.update, encode_condition=encode, counts=counts)
+    counts.warn_of_replaced()
     latents, contexts = (latents, None) if experiment.method.trains_text else embed_once(base, latents)
-    return latent_batches(latents, seed=settings.seed, contexts=contexts, **batch)
+    return functools.partial(latent_batches, latents, seed=settings.seed, contexts=contexts, **batch)
 
 
-def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.data.Dataset:
-    """Batches of the examples that `python -m codi_tf.cache` encoded."""
+def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> Callable[..., tf.data.Dataset]:
+    """A maker of batches of the examples that `python -m codi_tf.cache` encoded."""
     settings = experiment.data
     if experiment.method.examples == "images":
         raise UserError(
@@ -350,7 +370,7 @@ def _cached(experiment: config.Experiment, trainer: Trainer, batch: dict) -> tf.
     else:
         check_classes(experiment, base, int(np.max(examples["class"])) + 1)
     examples, contexts = (examples, None) if experiment.method.trains_text else embed_once(base, examples)
-    return cached_batches(examples, seed=settings.seed, contexts=contexts, **batch)
+    return functools.partial(cached_batches, examples, seed=settings.seed, contexts=contexts, **batch)
 
 
 def result_kind(experiment: config.Experiment) -> Kind:
@@ -369,6 +389,10 @@ def save_result(experiment: config.Experiment, trainer: Trainer, folder: Path, p
     if isinstance(trainer, CoDi):
         trainer.save(folder, provenance=provenance)
         return
+
+    def first_batch() -> Any:
+        return next(iter(_maker(experiment, trainer, None, data.ONE_HOST, None)(start_step=0)))
+
     with whole_folder(folder, result_kind(experiment)) as partial:
-        trainer.method.save(trainer.average, partial, lambda: next(iter(build_dataset(experiment, trainer, 0))))
+        trainer.method.save(trainer.average, partial, first_batch)
         write_json(partial / PROVENANCE, provenance)

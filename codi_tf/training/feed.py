@@ -7,6 +7,7 @@ from typing import Any
 
 from codi_tf import config
 from codi_tf.data.buckets import Turns, sources_of_buckets
+from codi_tf.data.counts import Counts
 from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.experiment import distributed_batches
 
@@ -18,10 +19,14 @@ class Feed:
         iterators: distributed ones, one for each bucket; without buckets, one.
         sources: what they read, as many.
         turns: which bucket an update's batch is of; None without buckets.
+
+    Attributes:
+        counts: what the updates have read.
     """
 
     def __init__(self, iterators: Sequence[Any], sources: Sequence[Any], turns: Turns | None = None):
         self.iterators, self.sources, self.turns = iterators, sources, turns
+        self.counts = Counts(sources)
 
     def at(self, step: int, most: int) -> tuple[Any, int]:
         """The iterator of update `step`, and how many updates from there on may take theirs from it, at most `most`."""

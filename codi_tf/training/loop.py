@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from codi_tf.data.counts import COUNTED
 from codi_tf.trainers.trainer import Trainer
 
 WAITED, STOP = "waited", "stop"  # keys of what a call returns besides the logs
@@ -23,7 +24,7 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
         A function of a distributed iterator, the number of updates, int32 [], and whether this worker wants to stop, 1
         or 0, int32 []. It returns float32 scalars: the sums of `trainer.log_names`, to which a skipped update adds
         nothing but "skipped"; "waited", the seconds that this worker waited for its input; "stop", the number of
-        replicas whose workers want to stop, the same on all workers.
+        replicas whose workers want to stop, the same on all workers; and the sums of what batches have of COUNTED.
     """
     step = tf.function(trainer.update, autograph=False, jit_compile=True) if jit_compile else trainer.update
     step = tf.autograph.experimental.do_not_convert(step)
@@ -37,11 +38,14 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
     def step_after(batch, moment):
         with tf.control_dependencies([moment]):  # take the time before the step starts
             batch = {key: tf.identity(value) for key, value in batch.items()}
-        return step(batch)
+        counts = [tf.reduce_sum(tf.cast(batch.pop(key), tf.float32)) for key in COUNTED if key in batch]
+        return step(batch), counts
 
     @tf.function
     def run(iterator, count, stop):
         sums, waited = tf.zeros(len(names)), tf.constant(0.0, tf.float64)
+        counted = [key for key in COUNTED if key in iterator.element_spec]
+        totals = tf.zeros(len(counted))
         for _ in tf.range(count):
             with tf.control_dependencies([sums]):  # the step before is done
                 asked = tf.timestamp()
@@ -50,14 +54,14 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
                 given = tf.timestamp()
             waited += given - asked
-            logs = strategy.run(step_after, args=(batch, tf.cast(given, tf.float32)))
+            logs, counts = strategy.run(step_after, args=(batch, tf.cast(given, tf.float32)))
+            if counted:
+                totals += tf.stack([strategy.reduce("SUM", one, axis=None) for one in counts])
             logs = tf.stack([_of_first(strategy, logs[name]) for name in names])  # they are the same on all replicas
             sums += tf.where(logs[-1] > 0, skipped, logs)
         stops = strategy.reduce("SUM", strategy.run(own_stop, args=(stop,)), axis=None)
-        return dict(zip(names, tf.unstack(sums), strict=True)) | {
-            WAITED: tf.cast(waited, tf.float32),
-            STOP: tf.cast(stops, tf.float32),
-        }
+        found = {name: sums[i] for i, name in enumerate(names)} | {key: totals[i] for i, key in enumerate(counted)}
+        return {**found, WAITED: tf.cast(waited, tf.float32), STOP: tf.cast(stops, tf.float32)}
 
     return run
 
