@@ -57,7 +57,8 @@ def test_a_training_with_prompts_needs_no_python(tokenizer, name):
     assert callbacks(theirs) and not callbacks(ours)
     found = next(iter(ours))
     np.testing.assert_array_equal(found["tokens"], next(iter(theirs))["tokens"])
-    assert (sum(found[CUT].numpy()) > 0) == (name == "photos")
+    if name == "photos":  # one of the two prompts is too long
+        assert 0 < sum(found[CUT].numpy()) < 8
 
 
 def test_prompts_that_are_cut_are_told(recwarn):

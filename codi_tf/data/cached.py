@@ -233,7 +233,8 @@ def cached_batches(
         return draw(permuted_in_graph(first + place, total, seed=seed, epoch=step // per_epoch))
 
     def with_context(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {**batch, "context": tf.gather(embedded, batch.pop("prompt"))}
+        context = tf.gather(embedded, batch.pop("prompt"))
+        return {**batch, "context": context}
 
     rows = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
     rows = rows if count is None else rows.take(count * batch_size)

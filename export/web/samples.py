@@ -28,6 +28,7 @@ COUNT = 3  # of the scenes
 SHRUNK = 4  # times, what is made large again
 RESTORING = ("super_resolution", "real_world", "bicubic")
 MAX_SIDE, MAX_SAMPLES = 512, 12
+NAMES = "samples/sample-"  # begins the names of their files in a page
 SEED = 0
 Files = dict[str, bytes]
 
@@ -117,7 +118,7 @@ def make(package: Package, samples: list[Sample]) -> tuple[list[dict], Files]:
     told, files = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for number, sample in enumerate(samples, 1):
-            before, after, mask = (f"samples/sample-{number}{kind}.png" for kind in ("", ".made", ".mask"))
+            before, after, mask = (f"{NAMES}{number}{kind}.png" for kind in ("", ".made", ".mask"))
             entry = {"before": before, "after": after}
             files[before] = _png(sample.image)
             if sample.mask is not None:

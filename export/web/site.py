@@ -25,7 +25,8 @@ from export.formats import FORMATS
 from export.package.manifest import MANIFEST, files_of, read_manifest, read_package
 from export.quantization.weights import stored_bytes
 from export.web import samples
-from export.web.installable import SERVICE, app_files, service, version_of
+from export.web.installable import ICONS, SERVICE, TOUCH_ICON, app_files, service, version_of
+from export.web.installable import MANIFEST as APP_MANIFEST
 from export.web.installable import head as app_head
 
 SCRIPT, PROGRAM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"  # of onnxruntime-web
@@ -50,8 +51,10 @@ def _of_page(folder: Path) -> Names | None:
     if manifest is None or not (folder / "index.html").is_file():
         return None
     names = {ALONE, *(f"{name}.js" for name in _SCRIPTS_OF_0_1_0.split()), *(path.name for path in PAGE.iterdir())}
-    names |= {RUNTIME, f"runtime/{SCRIPT}", f"runtime/{PROGRAM}"}
-    return (names | {f"package/{name}" for name in (MANIFEST, VOCABULARY, *files_of(manifest))}).__contains__
+    names |= {RUNTIME, GPU_RUNTIME, *(f"runtime/{name}" for name in (SCRIPT, PROGRAM, GPU_SCRIPT, GPU_PROGRAM))}
+    names |= {APP_MANIFEST, SERVICE, TOUCH_ICON, *ICONS}
+    names |= {f"package/{name}" for name in (MANIFEST, VOCABULARY, *files_of(manifest))}
+    return lambda name: name in names or name.startswith(samples.NAMES)
 
 
 PAGES = Kind("page", _of_page)
