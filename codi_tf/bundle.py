@@ -195,9 +195,11 @@ def read_bundle(
     adapter = ADAPTERS[adaptation.adapter].read(path / "adapter", base, task.condition_channels)
     lora = None
     if adaptation.lora is not None and base.unet is not None:
-        if base.unet.time_cond_proj_dim is None and brings_guidance(path / LORA):
-            base = dataclasses.replace(base, unet=with_guidance(base.unet, "unet"))
-        lora = read_lora(path / LORA, base.unet, adaptation.lora.settings())
+        unet = base.unet
+        if unet.time_cond_proj_dim is None and brings_guidance(path / LORA):
+            unet = with_guidance(unet, "unet")
+            base = dataclasses.replace(base, unet=unet)
+        lora = read_lora(path / LORA, unet, adaptation.lora.settings())
     if lora is not None and merge and base.unet is not None:
         base = dataclasses.replace(base, unet=merged_unet(base.unet, lora), path=None)
         adaptation, lora = dataclasses.replace(adaptation, lora=None), None

@@ -6,7 +6,7 @@ import copy
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +98,8 @@ def encode(
     counts = Counts([source])
     batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
     encode_batches = encoder_on_each(base, encode_condition, strategy)
-    batches, at = iter(()), None  # at: the next batch of the iterator
+    batches: Iterator[dict] = iter(())
+    at = None  # the next batch of the iterator
     with (
         only_one(out / f".lock-{host}", f"encodes into {out}"),
         stop_noted("what is encoded is written after the batch under way") as stop,

@@ -65,8 +65,8 @@ def calibration_inputs(program: SamplerProgram, source: str) -> list[dict[str, n
             "use other --weights"
         )
     loaded = data.load_source(source, "train", model.task)
-    options = {"image_size": max(program.height, program.width), "count": CALIBRATION, "seed": SEED}
-    batch = data.evaluation_set(loaded, model.task, **options)
+    size = max(program.height, program.width)
+    batch = data.evaluation_set(loaded, model.task, image_size=size, count=CALIBRATION, seed=SEED)
     made = []
     for i, condition in enumerate(_as_given(batch["condition"], model, program.height, program.width)):
         noise = gaussian_noise(SEED + i, program.latent_shape)

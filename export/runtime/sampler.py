@@ -41,7 +41,7 @@ class Sampler:
         pool, zs = self.read(inputs), [noise]
         for i in range(self.package.steps):
             zs = [*zs[:2], self.step(i, zs[-1], pool)]
-        return self.decode(self.result(*zs[:2], zs[-1]), pool)
+        return self.decode(self.result(zs[0], zs[1], zs[-1]), pool)
 
     def read(self, inputs: Tensors) -> Tensors:
         """The inputs together with the embedded prompt and the condition features, which all steps take."""

@@ -66,7 +66,7 @@ def generate_tiled(
         for i in range(package.steps):
             steps = [counted(sampler.step(i, latent.of(zs[-1]), pool_of(k))) for k, latent in enumerate(latents)]
             zs = [*zs[:2], blended(zip(latents, steps, strict=True), z.shape)]
-        z = sampler.result(*zs[:2], zs[-1])
+        z = sampler.result(zs[0], zs[1], zs[-1])
         made = (counted(sampler.decode(latent.of(z), pool_of(k))) for k, latent in enumerate(latents))
     result = blended(zip(pixels, made, strict=True), (*condition.shape[:3], 3))
     return result[0, : image.shape[0], : image.shape[1]]

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -25,7 +26,7 @@ def attention(g: OnnxNodes, q: Value, k: Value, v: Value, heads: int, causal: bo
         return _products(g, q, k, v, heads, causal)
     inputs = [g.reshaped(x, (1, *x.shape), x.shape) for x in (q, k, v)]
     if g.form.portable:
-        options = {"q_num_heads": heads, "kv_num_heads": heads, "is_causal": int(causal)}
+        options: dict[str, Any] = {"q_num_heads": heads, "kv_num_heads": heads, "is_causal": int(causal)}
         made = g.node("Attention", inputs, q.shape, softmax_precision=TensorProto.FLOAT, **options)
     else:
         options = {"domain": "com.microsoft", "num_heads": heads, "unidirectional": int(causal)}

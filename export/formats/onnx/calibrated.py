@@ -34,7 +34,7 @@ class Rounding:
     def activation(self, g: OnnxNodes, x: Value, place: Place) -> Value:
         """x, rounded."""
         scale, zero = parameters(self._formats.range_of(place), self._formats.activations)
-        numbers = [g.small_constant(scale), g.small_constant(np.array(zero, self._formats.activations))]
+        numbers = [g.small_constant(np.asarray(scale)), g.small_constant(np.array(zero, self._formats.activations))]
         whole = g.node("QuantizeLinear", [x, *numbers], x.shape)
         return g.node("DequantizeLinear", [whole, *numbers], x.shape)
 
