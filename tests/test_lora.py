@@ -73,15 +73,10 @@ def tiny_model(method="codi", lora=TINY, **options):
     return make_model(tiny_base(), train="adapter", method=METHODS[method], lora=lora, **options)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "codi",
-        "guidance",
-        "guided",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "consistency")),
-    ],
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "consistency")]
+
+
+@pytest.mark.parametrize("method", ["codi", "guidance", "guided", *SLOW])
 def test_every_method_trains_the_lora_and_the_adapter_alone(method):
     """Catches a method, or an average, that leaves the LoRA out; a base that changes; a start that is no identity."""
     model = tiny_model(method, ema_decay=0.5)
