@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -21,8 +20,8 @@ def test_what_was_begun_is_removed(tmp_path, number):
     def main(arguments):
         with whole_file(tmp_path / "out.bin") as partial:
             partial.write_bytes(b"x" * 100)
-            os.kill(os.getpid(), number)
-            os.kill(os.getpid(), number)  # Python's handler runs before this
+            signal.raise_signal(number)
+            signal.raise_signal(number)  # Python's handler runs before this
 
     unheard = []
     before = signal.signal(number, lambda *heard: unheard.append(heard))  # that a fault does not end the tests
@@ -30,7 +29,7 @@ def test_what_was_begun_is_removed(tmp_path, number):
         with pytest.raises(SystemExit) as ended:
             run_here(main)
         assert ended.value.code == 128 + number and not list(tmp_path.iterdir()) and not unheard
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert len(unheard) == 1  # the handler of before is back
     finally:
         signal.signal(number, before)
@@ -40,7 +39,7 @@ def test_what_nohup_ignores_stays_ignored():
     """Catches a command that ends with its terminal although it was started with nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert run_here(lambda arguments: os.kill(os.getpid(), signal.SIGHUP)).returncode == 0
+        assert run_here(lambda arguments: signal.raise_signal(signal.SIGHUP)).returncode == 0
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
