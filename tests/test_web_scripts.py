@@ -151,7 +151,7 @@ def test_photos_are_worked_on_as_by_export_run(page, size, channels, layout, til
         f"(async () => {{ const manifest = {json.dumps(manifest)}; {STANDS_IN}"
         "const { generate } = await import('generate'); window.shares = [];"
         f"const options = {{ seed: 7n, tiled: {json.dumps(tiled)}, signal: new AbortController().signal,"
-        " progress: (share) => shares.push(share) };"
+        " progress: (share) => shares.push(share), threads: () => 2 };"
         f"for await (const image of generate({layout}, manifest, {sent(photo)}, options)) window.made = image; }})()"
     )
     np.testing.assert_allclose(called(page, "resample", "corner(made, made.height, made.width)"), expected, atol=2e-6)

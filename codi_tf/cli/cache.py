@@ -120,7 +120,7 @@ def encode(
                     batches = iter(batches_from(start_step=place))
                 at = place + min(strategy.num_replicas_in_sync, -(-(sizes[number] - first) // batch))
                 with user_errors():
-                    given = [next(batches) for _ in range(place, at)]
+                    given: list[dict] = [next(batches) for _ in range(place, at)]
                     encoded = encode_batches(given)
                 parts += [{key: value.numpy() for key, value in part.items()} for part in encoded]
                 replaced = sum(float(np.sum(one.get(REPLACED, 0))) for one in given)

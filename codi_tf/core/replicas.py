@@ -48,22 +48,27 @@ def move(variable, target, share) -> None:
     tf.raw_ops.ResourceApplyGradientDescent(var=local.handle, alpha=tf.cast(share, local.dtype), delta=local - target)
 
 
-def compiled(function: Callable) -> Callable:
+class compiled:  # noqa: N801, used as a function
     """A function of tensors, compiled. In the scope of a strategy every replica computes it; the first one's is taken.
 
     So on a TPU it runs as one program on the chips, which hold the weights; outside of the scope it would run on the
     host, operation by operation, with weights that are copied there.
+
+    Attributes:
+        alone: what runs outside of a scope, a `tf.function`.
     """
-    alone = tf.function(function, autograph=False)
 
-    @tf.function(autograph=False)
-    def on_each(*args):
-        strategy = tf.distribute.get_strategy()
-        results = strategy.run(function, args)
-        return tf.nest.map_structure(lambda one: strategy.experimental_local_results(one)[0], results)
+    def __init__(self, function: Callable):
+        self.alone = tf.function(function, autograph=False)
 
-    def run(*args):
-        outside = tf.distribute.has_strategy() and tf.distribute.in_cross_replica_context()
-        return on_each(*args) if outside else alone(*args)
+        @tf.function(autograph=False)
+        def on_each(*args):
+            strategy = tf.distribute.get_strategy()
+            results = strategy.run(function, args)
+            return tf.nest.map_structure(lambda one: strategy.experimental_local_results(one)[0], results)
 
-    return run
+        self._on_each = on_each
+
+    def __call__(self, *args):
+        in_scope = tf.distribute.has_strategy() and tf.distribute.in_cross_replica_context()
+        return self._on_each(*args) if in_scope else self.alone(*args)
