@@ -105,13 +105,15 @@ const features = (condition) => Float32Array.from({ length: (4 * count) / 16 }, 
   const place = Math.floor(i / 4), y = Math.floor(place / columns), x = place % columns;
   return condition[channels * (factor * y * wide + factor * x)];
 });
+const read = (condition) => ({ condition, features: features(condition) });
+const decode = (z, pool) => enlarged(z).map((value, i) => 0.5 + 0.2 * value
+  + 0.2 * pool.condition[channels * (count - 1 - Math.floor(i / 3)) + (i % 3)]);
 const parts = {
-  read: (condition) => ({ condition, features: features(condition) }),
-  step: (i, z, pool) => z.map((value, j) => manifest.schedule[i].a * value + manifest.schedule[i].b * pool.features[j]),
-  decode: (z, pool) => enlarged(z).map((value, i) => 0.5 + 0.2 * value
-    + 0.2 * pool.condition[channels * (count - 1 - Math.floor(i / 3)) + (i % 3)]),
+  read: async (condition) => read(condition),
+  step: async (i, z, pool) => z.map((x, j) => manifest.schedule[i].a * x + manifest.schedule[i].b * pool.features[j]),
+  decode: async (z, pool) => decode(z, pool),
 };
-const whole = { whole: (condition, noise) => parts.decode(noise, parts.read(condition)) };
+const whole = { whole: async (condition, noise) => decode(noise, read(condition)) };
 """
 SCHEDULE = [{"t": 9, "time": [0.0], "a": 0.5, "b": 0.7}, {"t": 4, "time": [1.0], "a": 0.2, "b": -0.3}]
 
