@@ -118,6 +118,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     from codi_tf.core.progress import Progress
     from codi_tf.evaluation.loading import named_metrics, truth_of
     from codi_tf.evaluation.measuring import evaluate
+    from codi_tf.evaluation.samplers import keeping
     from codi_tf.evaluation.tables import legend, markdown_table
     from codi_tf.training.experiment import load_source
 
@@ -136,7 +137,7 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     metrics, keys = named_metrics(MEASURES, {"reader": str(ASSETS / "scenes-reader")}, size), truth_of(MEASURES)
     examples = data.evaluation_set(source, task, image_size=size, count=count, seed=SEED + 1, keys=keys)
     made: dict[str, np.ndarray] = {}
-    samplers = _samplers(finetuned, model, examples, made)
+    samplers = keeping(_samplers(finetuned, model, examples), made)
     rows = evaluate(
         samplers,
         examples["image"],
@@ -148,7 +149,8 @@ def demo(out: Path, *, count: int, overrides: list[str]) -> None:
     )
     shown = {key: (examples[key][:SHOWN, ..., :3] + 1) / 2 for key in ("condition", "image")}
     columns = {"condition": shown["condition"]}
-    columns |= {name: made[name] for end in ("", CAPTIONED) for name in (row + end for row in COMPARED)}
+    compared = [row + end for end in ("", CAPTIONED) for row in COMPARED]
+    columns |= {name: (made[name][:SHOWN] + 1) / 2 for name in compared}
     columns["original"] = shown["image"]
     write_png(out / "grid.png", _grid(columns, [name.replace(CAPTIONED, "\nwith caption") for name in columns]))
     write_png(out / "unlabeled.png", _grid(columns, [""] * len(columns)))
@@ -195,25 +197,16 @@ def _train(settings: config.Experiment, finetuning: config.Experiment, out: Path
     shutil.copytree(train(dataclasses.replace(settings, data=cached), out / "training"), out / "bundle")
 
 
-def _samplers(finetuned, model, examples: dict[str, np.ndarray], made: dict[str, np.ndarray]) -> dict:
-    """The rows of the table. The first images of each are put into `made`, [SHOWN, H, W, 3] in [0, 1]."""
+def _samplers(finetuned, model, examples: dict[str, np.ndarray]) -> dict:
+    """The rows of the table."""
     from codi_tf.evaluation.grids import name_of_steps
     from codi_tf.evaluation.samplers import model_sampler
-
-    def keeping(name: str, sampler):
-        def sample(conditions):
-            images, latents = sampler(conditions)
-            made[name] = (images[:SHOWN] + 1) / 2
-            return images, latents
-
-        return sample
 
     models, prompts = {"fine-tuned": finetuned, "CoDi": model}, list(examples["prompt"])
     rows = [("fine-tuned", 4), ("fine-tuned", 50), ("CoDi", 1), ("CoDi", 2), ("CoDi", 4)]
     named = {f"{name}, {name_of_steps(steps)}": (models[name], steps) for name, steps in rows}
     samplers = {row: model_sampler(of, steps, SEED) for row, (of, steps) in named.items()}
-    samplers |= {row + CAPTIONED: model_sampler(*named[row], SEED, prompt=prompts) for row in COMPARED}
-    return {name: keeping(name, sampler) for name, sampler in samplers.items()}
+    return samplers | {row + CAPTIONED: model_sampler(*named[row], SEED, prompt=prompts) for row in COMPARED}
 
 
 def _say(began: float, text: str) -> None:
@@ -237,7 +230,8 @@ def _of_shipped() -> np.ndarray | None:
         model = codi_tf.load(path.parent)
         source = data.load_source("scenes", "heldout", model.task)
         examples = data.evaluation_set(source, model.task, image_size=model.image_size, count=OF_BUNDLE, seed=SEED + 1)
-        prompts = list(examples["prompt"]) if model.task.prompted else None
+        prompted = model.task.prompted or model.settings.drop_prompt > 0  # trained with captions
+        prompts = list(examples["prompt"]) if prompted else None
         made, _ = model_sampler(model, model.steps_for(None), SEED, prompt=prompts)(examples["condition"])
         for i in range(OF_BUNDLE):
             rows.append([(one[i][..., :3] + 1) / 2 for one in (examples["condition"], made, examples["image"])])

@@ -17,7 +17,7 @@ from codi_tf.core.formats import FORMATS
 READER = Path(__file__).parents[1] / "assets" / "scenes-reader"
 MEASURES = ("psnr", "sharpness", "scene_accuracy", "scene_variety", "scene_depth", "frechet_scenes")
 OF_EDITS = "edit_success"
-SHOWN = 8
+SHOWN = 4
 
 
 def bundle_and_steps(text: str) -> tuple[Path, int]:
@@ -42,41 +42,32 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--images", type=path_argument, help="a file for the first images of each row")
     options = parser.parse_args(arguments)
     start_tensorflow()
-    import codi_tf
     from codi_tf import data
     from codi_tf.core.progress import Progress
-    from codi_tf.evaluation.loading import named_metrics, truth_of
+    from codi_tf.evaluation.grids import name_of_steps
+    from codi_tf.evaluation.loading import labels, load_models, named_metrics, truth_of
     from codi_tf.evaluation.measuring import evaluate
-    from codi_tf.evaluation.samplers import model_sampler
+    from codi_tf.evaluation.samplers import keeping, model_sampler
     from codi_tf.evaluation.tables import legend, markdown_table
     from codi_tf.io.images import grid, write_png
 
-    models = {path: codi_tf.load(path, compute=options.compute, merge=True) for path, _ in options.bundles}
+    paths = list(dict.fromkeys(path for path, _ in options.bundles))
+    names_of = dict(zip(paths, labels(paths), strict=True))
+    models = load_models({name: path for path, name in names_of.items()}, compute=options.compute, merge=True)
     first = next(iter(models.values()))
     names = (*MEASURES, OF_EDITS) if first.task.name == "editing" else MEASURES
     source, size, keys = data.load_source("scenes", "heldout", first.task), first.image_size, truth_of(names)
     examples = data.evaluation_set(
         source, first.task, image_size=size, count=options.count, seed=options.seed, keys=keys
     )
-    prompted = options.prompts or first.task.prompted
-    prompts = list(examples["prompt"]) if prompted else None
-    made = {}
-
-    def keeping(name: str, sampler):
-        def sample(conditions):
-            made[name], latents = sampler(conditions)
-            return made[name], latents
-
-        return sample
-
+    prompts = list(examples["prompt"]) if options.prompts or first.task.prompted else None
     samplers = {
-        f"{path.parent.name if path.name == 'result' else path.name}, {steps}": model_sampler(
-            models[path], steps, seed=0, prompt=prompts
-        )
+        f"{names_of[path]}, {name_of_steps(steps)}": model_sampler(models[names_of[path]], steps, prompt=prompts)
         for path, steps in options.bundles
     }
+    made = {}
     rows = evaluate(
-        {name: keeping(name, sampler) for name, sampler in samplers.items()},
+        keeping(samplers, made),
         examples["image"],
         examples["condition"],
         first.base,
@@ -88,7 +79,8 @@ def main(arguments: list[str]) -> None:
     if options.images is not None:
         columns = {"condition": examples["condition"], **made, "original": examples["image"]}
         shown = [[(column[i][..., :3] + 1) / 2 for column in columns.values()] for i in range(SHOWN)]
-        write_png(options.images, grid(shown, list(columns), row_labels=prompts[:SHOWN] if prompts else None))
+        instructions = prompts[:SHOWN] if prompts and first.task.prompted else None
+        write_png(options.images, grid(shown, [name.replace(", ", "\n") for name in columns], row_labels=instructions))
 
 
 if __name__ == "__main__":

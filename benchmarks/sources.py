@@ -52,7 +52,7 @@ def write_images(folder: Path, count: int, side: int) -> None:
     from codi_tf.data.preparing import prepare
 
     (folder / "prepared").mkdir()
-    prepare(open_source(str(folder / "files"), in_memory=False), folder / "prepared", name="files")
+    prepare(open_source(str(folder / "files"), in_memory=False), folder / "prepared", name="files", shard_bytes=1 << 28)
 
 
 def measure(folder: Path, crop: int) -> dict[str, float]:

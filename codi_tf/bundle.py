@@ -131,6 +131,7 @@ def write_bundle(
     named_base = base.path if contents.adaptation.train == "adapter" else None
     if dtype == "int8" and named_base is None:
         raise UserError("dtype is int8: that is for bundles that hold the adapter alone; use float16")
+    others: FloatFormat = "float16" if dtype == "int8" else dtype  # of what is never in integers
     check_plain("provenance", provenance or {})
     about = describe(
         contents.settings,
@@ -143,16 +144,16 @@ def write_bundle(
     )
     about["base"] = None if named_base is None else _reference(named_base, path)
     about["provenance"] = provenance or {}
-    size = 0 if named_base is not None else bytes_of(base, dtype)
+    size = 0 if named_base is not None else bytes_of(base, others)
     check_folder(path, BUNDLES, inputs=[named_base], size=size)
     if is_bundle(path) and not overwrite:
         raise UserError(f"{path}: exists; allow overwriting or choose another place")
     with whole_folder(path, BUNDLES) as folder:
         contents.adapter.write(folder / "adapter", dtype=dtype)
         if contents.lora is not None:
-            write_lora(contents.lora, folder / LORA, dtype="float16" if dtype == "int8" else dtype)
-        if named_base is None and dtype != "int8":
-            save_base(base, folder, dtype=dtype)
+            write_lora(contents.lora, folder / LORA, dtype=others)
+        if named_base is None:
+            save_base(base, folder, dtype=others)
         write_json(folder / BUNDLE, about)
 
 

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import sys
 
-from codi_tf.core.arguments import add_loras, finite_number, integer, path_argument
+from codi_tf.core.arguments import add_fidelity, add_loras, finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_CONDITION_SCALE, MAX_WIDTH
@@ -34,7 +34,9 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser.add_argument("--format", help=f"one of {', '.join(FORMATS)}")
     parser.add_argument("--layout", help="whole: one graph (default); parts: one graph each for encoder, step, decoder")
     offers = "; ".join(f"{name}: {', '.join(FORMATS[name].weight_choices())}" for name in FORMATS)
-    parser.add_argument("--weights", help=f"format of the weights (default: float32). {offers}")
+    parser.add_argument(
+        "--weights", help=f"format of the weights (default: float32; with --compute float16, float16). {offers}"
+    )
     profiles = "; ".join(f"{name}: {', '.join(FORMATS[name].profiles)}" for name in FORMATS if FORMATS[name].profiles)
     parser.add_argument("--profile", help=f"the readers that graphs are for (default: the first). {profiles}")
     parser.add_argument(
@@ -48,7 +50,7 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     parser.add_argument("--min-psnr", help="for mixed and calibrated weights: the lowest PSNR of images, dB")
     parser.add_argument(
         "--calibration",
-        help=f"for calibrated weights ({', '.join(CALIBRATED)}): the pictures, as --data names them elsewhere: "
+        help=f"for calibrated weights ({', '.join(CALIBRATED)}): the images, as --data names them elsewhere: "
         "a folder, shards, photos, scenes",
     )
     parser.add_argument("--steps", type=integer(1, MAX_STEPS), help="of the sampler (default: as it is made for)")
@@ -81,13 +83,7 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
         default=1.0,
         help=f"how many times the condition counts, above 0 and at most {MAX_CONDITION_SCALE} (default: 1)",
     )
-    parser.add_argument(
-        "--fidelity",
-        type=finite_number(0, 1),
-        default=0.0,
-        help="of every image: 0, the last step's image, to 1, the first step's, smooth and closest to the condition; a "
-        "package of parts takes it in codi run (default: 0)",
-    )
+    add_fidelity(parser, "a package of parts takes it in codi run")
     parser.add_argument(
         "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"
     )
@@ -113,11 +109,9 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     origin["loras"] = options.lora
     form = {name: value for name in FORM if (value := getattr(options, name)) is not None}
     runtimes = [] if options.runtime is None else options.runtime.split(",")
-    if options.adapter_of is None:
-        origin["fidelity"] = options.fidelity
-    elif options.fidelity:
-        raise UserError("--fidelity: a package of parts takes it when it runs; give it to codi run")
     if options.adapter_of is not None:
+        if options.fidelity:
+            raise UserError("--fidelity: a package of parts takes it when it runs; give it to codi run")
         if runtimes:
             raise UserError("--runtime: an adapter is checked in its format's runtime; leave it out")
         asked |= form
@@ -125,7 +119,8 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
     elif options.format is None:
         raise UserError(f"--format is missing: use one of {', '.join(FORMATS)}")
     else:
-        made = make_package(options.bundle, options.out, form=Form(**form), **asked, **origin, runtimes=runtimes)
+        own = {"form": Form(**form), "fidelity": options.fidelity, "runtimes": runtimes}
+        made = make_package(options.bundle, options.out, **own, **asked, **origin)
     for figures in made:
         line = (
             f"{'x'.join(map(str, figures['size']))}: on {figures['cases']} inputs from {figures['conditions']}: "

@@ -19,6 +19,7 @@ from export.emit.limits import check_steps
 from export.formats import FORMATS
 from export.formats.form import PLAIN, Form
 from export.formats.format import MIXED
+from export.formats.runtimes import RUNTIMES
 from export.package import adapters
 from export.package.manifest import MANIFEST, PACKAGES, check_options, read_manifest, read_package
 from export.quantization.activations import CALIBRATED
@@ -72,7 +73,7 @@ def make_package(
         layout: "whole", one graph, or "parts", for hosts that run the steps themselves.
         weights: the number format of kernels, one of those that the format offers; None: that of `form`.
         target: for mixed weights: {"size": bytes} or {"psnr": dB}; for calibrated ones: None or {"psnr": dB}.
-        calibration: for calibrated weights: the pictures, a source as `data.load_source` names it.
+        calibration: for calibrated weights: a source of images as `data.load_source` names it.
         form: for which readers the graphs are written, and what they compute in.
         steps: 1 to `limits.MAX_STEPS`; None: the number that the model is made for.
         sizes: (height, width) of one or several sizes, which share the weights; the bundle's image_size unless given.
@@ -241,9 +242,10 @@ def write_package(
     weight_formats = WeightFormats(weights)
     if calibration is not None:
         FORMATS["onnx"].check_installed()  # calibration runs such a graph
+        RUNTIMES["onnxruntime"].installed()
         from export.calibration import calibrated
 
-        with stage(f"calibrating with pictures of {calibration}"):
+        with stage(f"calibrating with images of {calibration}"):
             lowest = parity.BOUNDS[weights].psnr if target is None else target["psnr"]
             weight_formats = calibrated(programs, weights, calibration, layout, lowest)
     elif target is not None:
@@ -256,7 +258,7 @@ def write_package(
         with stage(f"converting {programs[0].steps} steps at {sizes} to {format}{quantized}"):
             facts = write_graphs(programs, folder, format, layout, weights, weight_formats, form)
             if calibration is not None:
-                facts["calibration"] = {"pictures": calibration, "floats": sorted(weight_formats.exceptions)}
+                facts["calibration"] = {"source": calibration, "floats": sorted(weight_formats.exceptions)}
             write_manifest(folder, facts, origin)
         pairs, psnr = list(zip(programs, read_package(folder).sizes, strict=True)), (target or {}).get("psnr")
         with stage("comparing with the Keras model"):
@@ -283,7 +285,10 @@ def _check(
     check_options(format, weights, layout, form)
     check_calibration(weights, calibration, target)
     if weights not in CALIBRATED and (weights == MIXED) != (target is not None):
-        raise UserError("mixed weights need --target-size or --min-psnr, and these need --weights mixed")
+        raise UserError(
+            "mixed weights need --target-size or --min-psnr; these are for --weights mixed, --min-psnr also for "
+            f"{' and '.join(CALIBRATED)}"
+        )
     if target is not None:
         check_target(target)
     check_folder(out, PACKAGES, inputs=inputs)

@@ -19,7 +19,7 @@ from conftest import make_model  # noqa: E402
 from small_runs import experiment, make_start  # noqa: E402
 from tiny import tiny_base  # noqa: E402
 
-from codi_tf.core.replicas import compiled  # noqa: E402
+from codi_tf.core.replicas import Compiled  # noqa: E402
 from codi_tf.core.replicas import index as replica_index  # noqa: E402
 from codi_tf.data.precompute import encoder, encoder_on_each  # noqa: E402
 from codi_tf.io.images import write_png  # noqa: E402
@@ -182,7 +182,7 @@ def probes(strategy) -> dict:
     one = figures()
     with strategy.scope():
         two = figures()
-        compiled(noted)()
+        Compiled(noted)()
     return {"one": one, "two": two, "replicas": len(replicas)}
 
 

@@ -15,10 +15,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from numbered_images import S, ramp
+from numbered_images import S
+from prepared_records import numbered_records
 from safetensors.numpy import load_file
-from shards import encoded
-from test_prepared import prepared
 from tiny import tiny_run
 
 from codi_tf import config, data
@@ -78,10 +77,7 @@ def test_a_batch_that_does_not_come_is_made_here_and_not_taken_twice():
 
 @pytest.fixture
 def records(tmp_path):
-    (tmp_path / "images").mkdir()
-    for i in range(12):
-        (tmp_path / "images" / f"{i:03}.png").write_bytes(encoded(ramp(40, 56, i)))
-    return prepared(tmp_path / "images", tmp_path / "records")
+    return numbered_records(tmp_path)
 
 
 def maker(source):

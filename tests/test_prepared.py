@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from commands import run_here
-from numbered_images import S, marks, ramp, take
+from numbered_images import S, marks, take
 from PIL import Image
+from prepared_records import numbered_records, prepared
 from shards import decoded, encoded, new_image
 
 from codi_tf import config, data
@@ -56,12 +57,6 @@ def write_kinds(folder):
     return folder
 
 
-def prepared(source, out, *options):
-    done = run_here(prepare.main, source, "--out", out, *options)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory):
     return write_kinds(tmp_path_factory.mktemp("kinds") / "images")
@@ -74,11 +69,7 @@ def folder(kinds):
 
 @pytest.fixture
 def numbered(tmp_path):
-    """12 images that tell their number, as records of two files."""
-    (tmp_path / "images").mkdir()
-    for i in range(12):
-        (tmp_path / "images" / f"{i:03}.png").write_bytes(encoded(ramp(40, 56, i)))
-    return prepared(tmp_path / "images", tmp_path / "records")
+    return numbered_records(tmp_path)
 
 
 def damage(folder, number):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from codi_tf import config
+from codi_tf.cli.device_options import add_devices, devices_given
 from codi_tf.config import places
 from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
@@ -21,7 +22,7 @@ from codi_tf.io.files import check_growing_folder, check_settings, whole_file
 from codi_tf.io.hashing import file_sha256
 from codi_tf.io.locks import only_one
 from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
-from codi_tf.training.distribution import add_devices, devices_given, make_strategy
+from codi_tf.training.distribution import make_strategy
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
 SHARD = 1024
@@ -256,7 +257,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
         "--host", type=integer(0, MAX_COUNT), default=0, help="number of this machine among several, from 0"
     )
     parser.add_argument("--hosts", type=integer(1, MAX_COUNT), default=1, help="how many machines share the work")
-    add_devices(parser)
+    add_devices(parser, [one for one in config.STRATEGIES if one != "multiworker"])  # --hosts shares the work
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values in place of the config's")
     options = parser.parse_intermixed_args(arguments)
     experiment = config.load(options.config, [*options.overrides, *devices_given(options)])

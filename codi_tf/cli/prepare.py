@@ -7,14 +7,13 @@ decode becomes PNG. The folder appears whole or not at all.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from codi_tf.cli.pairs import task_options
 from codi_tf.core.arguments import finite_number, integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path
 from codi_tf.core.showing import printable
-from codi_tf.io.bundle_files import PREPARED
+from codi_tf.io.bundle_files import PREPARED, WORDS, model_at
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.places import is_data_set, sources_of
 
@@ -41,7 +40,7 @@ def main(arguments: list[str], prog: str = "codi prepare") -> None:
     chosen = task_options(options.options)
     if chosen and options.task is None:
         raise UserError(f"{options.options[0]}: options of a task need --task")
-    inputs = [] if is_data_set(options.source) else [Path(options.source)]
+    inputs = [] if is_data_set(options.source) else [as_path(options.source)]
     check_folder(options.out, PREPARED, replace=False, inputs=inputs)
     start_tensorflow()
     from codi_tf.checkpoints.tokenizer import Tokenizer
@@ -52,8 +51,9 @@ def main(arguments: list[str], prog: str = "codi prepare") -> None:
     task = None if options.task is None else make_task(options.task, **chosen)
     tokenizer = None
     if options.tokenizer is not None:
-        inside = options.tokenizer / "tokenizer"
-        tokenizer = Tokenizer.load(inside if inside.is_dir() else options.tokenizer)
+        place = model_at(options.tokenizer)
+        inside = place / WORDS
+        tokenizer = Tokenizer.load(inside if inside.is_dir() else place)
     source = open_records(options.source, task, options.max_unreadable)
     report = Progress("preparing records", len(source)).update
     settings = {"tokenizer": tokenizer, "shard_bytes": options.shard * 1_000_000, "report": report}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_tf import config
+from codi_tf.cli.device_options import add_data_service, add_devices, devices_given
 from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import Interrupted, UserError, user_errors
@@ -26,9 +27,7 @@ from codi_tf.io.locks import only_one
 from codi_tf.training import folder
 from codi_tf.training.callbacks import Callbacks, check_callback, make_callback
 from codi_tf.training.distribution import (
-    add_devices,
     check_data_service,
-    devices_given,
     make_strategy,
     scope_of_probes,
 )
@@ -271,12 +270,7 @@ def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
         "--out", type=path_argument, help="folder of the run; by default runs/NAME, NAME that of the config"
     )
     add_devices(parser)
-    parser.add_argument(
-        "--data-service",
-        type=text_argument,
-        metavar="HOST:PORT",
-        help="distribution.data_service of the config: a tf.data service whose workers make the batches",
-    )
+    add_data_service(parser)
     parser.add_argument(
         "--profile",
         type=integer(0, 1_000_000),

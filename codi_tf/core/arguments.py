@@ -80,6 +80,14 @@ def add_loras(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_fidelity(parser: argparse._ActionsContainer, note: str = "") -> None:
+    """Add --fidelity; `note` says of what it is."""
+    said = "0, the last step's image, to 1, the first step's, smooth and closest to the condition"
+    parser.add_argument(
+        "--fidelity", type=finite_number(0, 1), default=0.0, help=f"{said}{note and f'; {note}'} (default: 0)"
+    )
+
+
 def text_argument(text: str) -> str:
     """A parser of names; the empty one is refused."""
     if not text.strip():

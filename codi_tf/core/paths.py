@@ -107,10 +107,6 @@ class RemotePath(PosixPath):
         """False: there are no links."""
         return False
 
-    def is_mount(self) -> bool:
-        """False."""
-        return False
-
     def samefile(self, other_path: str | os.PathLike[str]) -> bool:
         """Whether both are the same place."""
         return str(self.resolve()) == str(as_path(other_path).resolve())

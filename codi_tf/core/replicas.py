@@ -48,7 +48,7 @@ def move(variable, target, share) -> None:
     tf.raw_ops.ResourceApplyGradientDescent(var=local.handle, alpha=tf.cast(share, local.dtype), delta=local - target)
 
 
-class compiled:  # noqa: N801, used as a function
+class Compiled:
     """A function of tensors, compiled. In the scope of a strategy every replica computes it; the first one's is taken.
 
     So on a TPU it runs as one program on the chips, which hold the weights; outside of the scope it would run on the

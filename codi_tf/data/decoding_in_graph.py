@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.tensors import Tensor
-from codi_tf.data.windows import MAX_ZOOM_OUT, Size, sides
+from codi_tf.data.windows import MAX_ZOOM_OUT, Size, largest_side, sides
 from codi_tf.io.companions import Companion
 
 RATIOS = (1, 2, 4, 8)  # by which a JPEG is made smaller while it is decoded
@@ -31,8 +31,7 @@ def window_size(u: Tensor, size: Tensor, image_size: Size, *, whole: bool) -> Te
     if whole:
         return window_of(height, size, image_size)
     tall, wide = sides(image_size)
-    largest = max(800, round(1.5 * MAX_ZOOM_OUT * max(tall, wide)))  # as in `windows.shrink_factor`
-    factor = tf.maximum(tf.constant(1.0, tf.float64), tf.maximum(height, width) / largest)
+    factor = tf.maximum(tf.constant(1.0, tf.float64), tf.maximum(height, width) / largest_side(image_size))
     zooms = [tf.maximum(tf.round(side / factor), least) / least for side, least in ((height, tall), (width, wide))]
     zoom = tf.exp(u * tf.math.log(tf.minimum(tf.minimum(zooms[0], zooms[1]), MAX_ZOOM_OUT)))
     return window_of(tall * zoom * factor, size, image_size)

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from codi_tf.core.paths import is_remote
 from codi_tf.core.tensors import Tensor
 from codi_tf.io.tensor_files import StoredTensor
-
-REMOTE = "://"  # in a path of another file system, which is not mapped into memory
 
 
 def row_reader(shards: Sequence[Mapping[str, StoredTensor]]) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -40,7 +39,7 @@ def row_reader(shards: Sequence[Mapping[str, StoredTensor]]) -> Callable[[Tensor
 def _bytes_of_row(shard: Mapping[str, StoredTensor], sizes: Mapping[str, int], place: Tensor) -> list[Tensor]:
     """The bytes of each tensor's row, uint8 [size]."""
     path = os.fspath(next(iter(shard.values())).path)
-    if REMOTE in path:
+    if is_remote(path):  # not mapped into memory
         content = tf.io.read_file(path)
         places = {key: tf.cast(tensor.start + place * sizes[key], tf.int32) for key, tensor in shard.items()}
         return [tf.io.decode_raw(tf.strings.substr(content, places[key], sizes[key]), tf.uint8) for key in shard]

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import is_remote
 from codi_tf.core.showing import printable
 from codi_tf.data.examples import with_features
 from codi_tf.data.in_memory import Photos
@@ -169,6 +170,8 @@ def _matching(pattern: str) -> tuple[list[str], list[str]]:
     others: list[str] = []
     matched = expanded(pattern)
     if not matched or matched == [pattern] and not os.path.exists(pattern):
+        if is_remote(pattern):
+            raise UserError(f"{pattern}: images are read from this machine alone; write them there with codi prepare")
         raise UserError(f"nothing is at {pattern}; name a folder of images, a pattern of paths, or tfds:NAME")
     fixed = os.path.dirname(_SIGNS.split(pattern, maxsplit=1)[0])  # the folders that the pattern names
     for path in matched:

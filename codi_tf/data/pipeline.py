@@ -136,8 +136,8 @@ def batches(
         UserError: no image, or an image smaller than the crop; the source lacks the task's `condition_key`, prompts or
             one of the keys.
     """
-    source = _as_source(source)
-    _check(source, task, [key for key in keys if key != CUT], prompts=tokenizer is not None)
+    source, own = _as_source(source), [key for key in keys if key != CUT]
+    _check(source, task, own, prompts=tokenizer is not None)
     with tf.init_scope():  # within a function, the source's arrays do not belong to it
         draw = source.drawer(image_size=image_size, augment=augment, recolor=recolor, prompts=tokenizer is not None)
     indices = _counted(start_step * batch_size)
@@ -152,12 +152,11 @@ def batches(
         indices = indices.map(of_host)
     written = _has_tokens(source, tokenizer)
     texts = () if tokenizer is None else ("tokens",) if written else ("prompt",)
-    own = [key for key in keys if key != CUT]
     dataset = _examples(draw, task, seed, indices, (*_wanted(task, own, prompts=False), *texts))
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if tokenizer is not None:
         check_prompts(source.missing_prompts, len(source))
-    if tokenizer is not None and CUT in keys:
+    if tokenizer is not None and CUT in keys and not written:
         tokenize = tokenized_in_graph(cast(Tokenizer, tokenizer))
 
         def with_tokens(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -26,13 +26,12 @@ from codi_tf.io.companions import companion
 from codi_tf.io.json_files import write_json
 from codi_tf.io.tensor_files import TensorToWrite, write_tensors
 
-SHARD = 1 << 28  # bytes of a shard, about
 AHEAD = 64  # records that are decoded before they are written
 _FRAME = 16  # bytes of a TFRecord beside its content
 THREADS = min(8, os.cpu_count() or 1)
 
 
-class Whole(NamedTuple):
+class Decoded(NamedTuple):
     """A record, decoded."""
 
     name: str  # which decides the split
@@ -47,7 +46,7 @@ def prepare(
     *,
     name: str,
     tokenizer: Tokenizer | None = None,
-    shard_bytes: int = SHARD,
+    shard_bytes: int,
     report: Callable[[int], None] = lambda done: None,
 ) -> int:
     """Write the records of a source into an empty folder. Returns how many were written.
@@ -70,7 +69,7 @@ def prepare(
     texts = tuple(key for key in texts if key in source.provides)
     if tokenizer is not None and "prompt" not in texts:
         raise UserError(f"{name} has no texts to write tokens of: leave out --tokenizer, or name other data")
-    fields = ("image", *(key for key in source.provides if key not in ("prompt", *CAPTIONS)))
+    fields = _images_of(source)
     shards, rows, names, bad = [], [], [], []
     writer, offset = None, 0
     try:
@@ -106,10 +105,10 @@ def prepare(
     return len(names)
 
 
-def _all(source: Stream | Photos, texts: tuple[str, ...]) -> Iterator[Whole | str]:
+def _all(source: Stream | Photos, texts: tuple[str, ...]) -> Iterator[Decoded | str]:
     """Every record, or a line on why it cannot be read; the next ones are decoded on several threads meanwhile."""
 
-    def read(i: int) -> Whole | str:
+    def read(i: int) -> Decoded | str:
         try:
             return _of_photos(source, i, texts) if isinstance(source, Photos) else _of_stream(source, i, texts)
         except (Unreadable, UserError) as reason:
@@ -120,12 +119,16 @@ def _all(source: Stream | Photos, texts: tuple[str, ...]) -> Iterator[Whole | st
             yield from pool.map(read, range(first, min(first + AHEAD, len(source))))
 
 
-def _of_stream(source: Stream, i: int, texts: tuple[str, ...]) -> Whole:
+def _images_of(source: Stream | Photos) -> tuple[str, ...]:
+    """The image of each record, and its companions."""
+    return ("image", *(key for key in source.provides if key not in ("prompt", *CAPTIONS)))
+
+
+def _of_stream(source: Stream, i: int, texts: tuple[str, ...]) -> Decoded:
     """A record of a stream. Raises Unreadable, and UserError for a companion that is unfit."""
     fields = source.records.read(i)
-    windows = ("image", *(key for key in source.provides if key not in ("prompt", *CAPTIONS)))
     opened = {}
-    for key in windows:
+    for key in _images_of(source):
         if key not in fields:
             raise Unreadable(f"it has no {key}")
         opened[key] = EncodedImage(fields[key])
@@ -137,11 +140,10 @@ def _of_stream(source: Stream, i: int, texts: tuple[str, ...]) -> Whole:
         images[key] = encoded(companion(key), values, None if is_fitted else fields[key])
     found = {"prompt": text_of(fields)} if texts else {}
     found |= {key: fields.get(key, b"").decode("utf-8") for key in texts if key in CAPTIONS}
-    split_name = getattr(source.records, "split_name", source.records.name)
-    return Whole(split_name(i), size, images, found)
+    return Decoded(source.records.split_name(i), size, images, found)
 
 
-def _of_photos(source: Photos, i: int, texts: tuple[str, ...]) -> Whole:
+def _of_photos(source: Photos, i: int, texts: tuple[str, ...]) -> Decoded:
     """An image in memory. Raises Unreadable for a damaged text."""
     name = source.names[i]
     images = {"image": encoded(companion("image"), source.images[name], None)}
@@ -150,7 +152,7 @@ def _of_photos(source: Photos, i: int, texts: tuple[str, ...]) -> Whole:
     prompts = source.prompts if texts else None
     if prompts is not None and name not in prompts:
         raise Unreadable("its text is damaged")
-    return Whole(name, source.size(i), images, {} if prompts is None else {"prompt": prompts[name]})
+    return Decoded(name, source.size(i), images, {} if prompts is None else {"prompt": prompts[name]})
 
 
 def _example(content: dict[str, bytes]) -> bytes:

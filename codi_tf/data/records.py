@@ -62,6 +62,10 @@ class Readable(Protocol):
         """The name of record i in messages."""
         ...
 
+    def split_name(self, i: int) -> str:
+        """The name of record i that decides its split."""
+        ...
+
 
 class Field(NamedTuple):
     """The location of one field of N records."""

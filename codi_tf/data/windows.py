@@ -34,9 +34,14 @@ def fits(size: Sequence[int], image_size: Size) -> bool:
     return all(have >= wanted for have, wanted in zip(size, sides(image_size), strict=True))
 
 
+def largest_side(image_size: Size) -> int:
+    """The longer side of the largest image that windows are drawn from."""
+    return max(800, round(1.5 * MAX_ZOOM_OUT * max(sides(image_size))))
+
+
 def shrink_factor(height: int, width: int, image_size: Size) -> float:
     """The factor by which an image is shrunk first; windows of a larger image would show only texture."""
-    return max(1.0, max(height, width) / max(800, round(1.5 * MAX_ZOOM_OUT * max(sides(image_size)))))
+    return max(1.0, max(height, width) / largest_side(image_size))
 
 
 def shrunk_side(side: int, factor: float, smallest: int = 1) -> int:

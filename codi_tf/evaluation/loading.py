@@ -13,11 +13,12 @@ from codi_tf.evaluation.metric import Extractor, Metric, Option
 from codi_tf.evaluation.tables import ROWS, in_order
 
 
-def load_models(bundles: Mapping[str, Path]) -> dict:
+def load_models(bundles: Mapping[str, Path], **options) -> dict:
     """Load bundles that can be compared, with one task, image size and autoencoder: label -> model.
 
     Args:
         bundles: label -> folder.
+        options: of `codi_tf.load`.
 
     Raises:
         UserError: the bundles differ in one of these, or cannot be read.
@@ -25,7 +26,7 @@ def load_models(bundles: Mapping[str, Path]) -> dict:
     from codi_tf.io.weights import state_dict
     from codi_tf.model import load
 
-    models = {label: load(path) for label, path in bundles.items()}
+    models = {label: load(path, **options) for label, path in bundles.items()}
     (first_path, first), *others = zip(bundles.values(), models.values(), strict=True)
     weights = state_dict(first.base.vae)
     for path, model in others:

@@ -66,6 +66,19 @@ def model_sampler(
     return sample
 
 
+def keeping(samplers: dict[str, Sampler], made: dict[str, np.ndarray]) -> dict[str, Sampler]:
+    """The same samplers, which also put their images into `made`, by their names."""
+
+    def kept(name: str, sampler: Sampler) -> Sampler:
+        def sample(conditions):
+            made[name], latents = sampler(conditions)
+            return made[name], latents
+
+        return sample
+
+    return {name: kept(name, sampler) for name, sampler in samplers.items()}
+
+
 def model_process(
     model,
     condition: np.ndarray,

@@ -16,7 +16,7 @@ from codi_tf.checkpoints.base import Base
 from codi_tf.core.arguments import whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
-from codi_tf.core.replicas import compiled
+from codi_tf.core.replicas import Compiled
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import sdedit_grid, sdedit_start
 from codi_tf.diffusion.process import Boundary, Denoise, Prediction
@@ -40,12 +40,12 @@ class Generator:
 
     def __init__(self, base: Base, network: AdaptedUNet, *, boundary: Boundary, guidance: float = 1.0):
         self.base, self.network, self.boundary, self.guidance = base, network, boundary, guidance
-        self.encode = compiled(self._encode)
-        self.features = compiled(network.condition)
-        self.encode_image = compiled(base.encode)
-        self.encode_nothing = compiled(self._encode_nothing)
-        self.denoise = compiled(self._denoise)
-        self.decode = compiled(self._decode)
+        self.encode = Compiled(self._encode)
+        self.features = Compiled(network.condition)
+        self.encode_image = Compiled(base.encode)
+        self.encode_nothing = Compiled(self._encode_nothing)
+        self.denoise = Compiled(self._denoise)
+        self.decode = Compiled(self._decode)
 
     def trajectory(
         self,

@@ -11,7 +11,7 @@ from codi_tf.checkpoints.base import Base, check_takes_latents
 from codi_tf.core.arguments import as_prompts, whole_number
 from codi_tf.core.errors import UserError
 from codi_tf.core.noise import gaussian_noise
-from codi_tf.core.replicas import compiled
+from codi_tf.core.replicas import Compiled
 from codi_tf.diffusion.conditioning import Conditioning
 from codi_tf.diffusion.grid import Grid, sdedit_grid, sdedit_start
 from codi_tf.diffusion.process import coefficients, predict
@@ -45,10 +45,10 @@ class TextToImage:
         if is_reverse(base.scheduler):
             raise UserError("this model leads from images to noise, and makes none: use codi transfer")
         self.base, self._unet = base, base.unet
-        self.encode = compiled(self._encode)
-        self.decode = compiled(self._decode)
-        self.denoise = compiled(self._denoise)
-        self.denoise_guided = compiled(self._denoise_guided)
+        self.encode = Compiled(self._encode)
+        self.decode = Compiled(self._decode)
+        self.denoise = Compiled(self._denoise)
+        self.denoise_guided = Compiled(self._denoise_guided)
 
     def generate(
         self,

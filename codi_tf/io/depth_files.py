@@ -164,7 +164,7 @@ def photo_files(path: str | os.PathLike[str], *, also: tuple[str, ...] = ()) -> 
     files = files_below(path)[0]
     of_images = sort_names(files).images
     others = [i for i, file in enumerate(files) if file.lower().endswith(also)] if also else []
-    photos = _by_name(Path(path), [files[i] for i in sorted({*of_images, *others})])
+    photos = _by_name(as_path(path), [files[i] for i in sorted({*of_images, *others})])
     if not photos:
         raise UserError(f"no image in folder {path}; expected files ending in {', '.join(EXTENSIONS)}")
     return photos
@@ -176,7 +176,7 @@ def map_files(path: str | os.PathLike[str]) -> dict[str, Path]:
     Raises:
         UserError: two maps have the same NAME.
     """
-    return _by_name(Path(path), filter(is_map, files_below(path)[0]))
+    return _by_name(as_path(path), filter(is_map, files_below(path)[0]))
 
 
 def is_map(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import socket
@@ -13,18 +12,6 @@ from codi_tf.core.showing import clipped
 from codi_tf.io.json_files import parse_json
 
 PATIENCE = 10.0  # seconds that a dispatcher has to answer
-
-
-def add_devices(parser: argparse.ArgumentParser) -> None:
-    """Add --strategy and --tpu."""
-    parser.add_argument("--strategy", choices=config.STRATEGIES, help="distribution.strategy of the config")
-    parser.add_argument("--tpu", help="distribution.tpu of the config: local, a TPU's name, or grpc://HOST:PORT,..")
-
-
-def devices_given(options: argparse.Namespace) -> list[str]:
-    """What these options change in a config, and --data-service, where a program has it."""
-    given = {name: getattr(options, name, None) for name in ("strategy", "tpu", "data_service")}
-    return [f"distribution.{name}={value}" for name, value in given.items() if value is not None]
 
 
 def make_strategy(settings: config.Distribution):

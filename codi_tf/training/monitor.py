@@ -14,7 +14,7 @@ import tensorflow as tf
 from codi_tf import config, data
 from codi_tf.adapters import ADAPTERS
 from codi_tf.core.errors import UserError
-from codi_tf.core.replicas import compiled
+from codi_tf.core.replicas import Compiled
 from codi_tf.data.cached import is_cache
 from codi_tf.data.splits import NothingHeldOut
 from codi_tf.io import images
@@ -126,7 +126,7 @@ class Monitor:
             if self._heldout is not None:
                 if self._encoded is None:  # by frozen networks: once is enough
                     encoders = {"image": self.trainer.base.encode, "condition": self.trainer.encode_condition}
-                    self._encoded = [compiled(one)(tf.constant(self._heldout[key])) for key, one in encoders.items()]
+                    self._encoded = [Compiled(one)(tf.constant(self._heldout[key])) for key, one in encoders.items()]
                 scalars["condition_use"] = float(self.trainer.condition_use(*self._encoded, self._conditioning))
             scalars |= self.trainer.student.adapter.log_scalars()
         return scalars

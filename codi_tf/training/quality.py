@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from codi_tf.core.replicas import compiled
+from codi_tf.core.replicas import Compiled
 from codi_tf.methods.draws import Draws
 from codi_tf.model import CoDi
 from codi_tf.trainers.trainer import Trainer
@@ -53,7 +53,7 @@ def heldout_loss(trainer: Trainer, batch: dict) -> Callable[[], dict[str, float]
             sums += tf.stack([tf.reduce_mean(terms[name]) for name in method.terms])
         return sums / DRAWS
 
-    run = compiled(means)
+    run = Compiled(means)
 
     def figures() -> dict[str, float]:
         found = run().numpy().tolist()

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf import config
-from codi_tf.core.replicas import compiled
+from codi_tf.core.replicas import Compiled
 from codi_tf.evaluation import numerics
 from codi_tf.inference.text_to_image import TextToImage
 from codi_tf.io import images
@@ -47,7 +47,7 @@ class Reconstructions:
         self.originals = (heldout["image"] + 1) / 2
         self._image = tf.constant(heldout["image"])
         method, average = trainer.method, trainer.average
-        self._reconstruct = compiled(lambda image: method.reconstruct(average, image))
+        self._reconstruct = Compiled(lambda image: method.reconstruct(average, image))
 
     def made(self) -> np.ndarray:
         """The reconstructions, float32 [N, S, S, 3] in [0, 1]."""

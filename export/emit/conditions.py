@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from export.emit.program import SamplerProgram
 
 COUNT, COUNT_LARGE, LARGE = 4, 2, 256**2  # images; fewer of more pixels than LARGE
-CALIBRATION, SEED = 32, 1000  # pictures of a calibration; its draws and noise are not those of the comparison
+CALIBRATION, SEED = 32, 1000  # images of a calibration; its draws and noise are not those of the comparison
 
 
 def conditions_for(model: CoDi | TextModel, height: int, width: int) -> tuple[list, str]:
@@ -51,17 +51,17 @@ def _as_given(conditions: np.ndarray, model: CoDi, height: int, width: int) -> l
 
 
 def calibration_inputs(program: SamplerProgram, source: str) -> list[dict[str, np.ndarray]]:
-    """Inputs of a program, by name, with CALIBRATION pictures of a source, as `--data` names it.
+    """Inputs of a program, by name, with CALIBRATION images of a source, as `--data` names it.
 
-    The task makes their conditions. Prompts are those of the pictures, if the source has any, else empty.
+    The task makes their conditions. Prompts are those of the images, if the source has any, else empty.
 
     Raises:
-        UserError: there is no such source, or its pictures do not serve the task; the model takes no condition.
+        UserError: there is no such source, or its images do not serve the task; the model takes no condition.
     """
     model = program.model
     if isinstance(model, TextModel):
         raise UserError(
-            "--calibration: this model makes images from prompts alone, and a calibration takes pictures; "
+            "--calibration: this model makes images from prompts alone, and a calibration takes conditions; "
             "use other --weights"
         )
     loaded = data.load_source(source, "train", model.task)

@@ -41,7 +41,7 @@ class Format:
         suffix: the end of a graph's path.
         weight_formats: number formats in which it can store kernels, of `export.quantization.weights`.
         mixed_formats: those of them that mixed weights choose from, most bits first; none: it cannot mix.
-        calibrated_formats: further ones, of `export.quantization.activations`, for which pictures are needed.
+        calibrated_formats: further ones, of `export.quantization.activations`, for which images are needed.
         layouts: "whole", one graph, and "parts", one graph for each part of the sampler.
         profiles: the readers that graphs can be written for, the default first; none: there is nothing to choose.
         has_loop: whether the steps of a whole sampler are a loop.

@@ -1,7 +1,7 @@
 """What a manifest may hold: types, ranges and sizes, and values that must agree. Imports no TensorFlow.
 
-The page (export/web/page/manifest.js) and the C++ example (examples/android/manifest.h) check the same. All three have
-to refuse what tests/bad_manifests.json lists.
+The page (export/web/page/manifest.js), the C++ example (examples/android/manifest.h) and the Android app
+(examples/android/app/core, Manifest.kt) check the same. All four have to refuse what tests/bad_manifests.json lists.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from export.formats import FORMATS
 from export.package.manifest import Package
 from export.parity import half
 from export.parity.reference import examples
+from export.quantization.sensitivity import decibels
 from export.quantization.weights import WeightFormats, stored_bytes
 from export.runtime.choice import Choice, resolve_runtime
 from export.runtime.sampler import RunError, Sampler, load_any
@@ -56,11 +57,10 @@ BOUNDS = {
     "int4": Bounds(0.6, 25.0, 0.4, 0.05, 0.05, 0.2),
 }
 BOUNDS["mixed"] = BOUNDS["int4"]
-COMPUTE_BOUNDS = {  # of a runtime that computes so, whatever the weights are stored as
-    "float16": BOUNDS["float16"]._replace(psnr=45.0),
+COMPUTE_BOUNDS = {  # of activations computed so, by the graph or by the runtime
+    "float16": Bounds(0.1, 45.0, 0.02, 2e-3, 0.01, 0.05),
     "bfloat16": BOUNDS["int8"],
 }
-IN_HALF = Bounds(0.1, 45.0, 0.02, 2e-3, 0.01, 0.05)  # of graphs that compute in float16
 MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
 MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights; LiteRT stores scales elsewhere
 CONSTANTS = 2**18  # bytes of other constants, such as shapes and tables, without the prompt's embedding
@@ -117,7 +117,7 @@ def check(
                 sampler, largest = half.load_rounded(package)
             outputs, parts = _run(sampler, cases, calls)
             constants = sum(FORMATS[package.format].stored_bytes(graph.path) for graph in package.graphs.values())
-    bounds = IN_HALF if package.form.in_half else BOUNDS[weight_formats.bounds]
+    bounds = COMPUTE_BOUNDS["float16"] if package.form.in_half else BOUNDS[weight_formats.bounds]
     bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
     figures = {
         "size": [program.height, program.width],
@@ -258,7 +258,7 @@ def refuse(format: str, figures: dict) -> None:
 
 def _psnr(error: np.ndarray) -> float:
     """The PSNR of images in [0, 1] with this error, dB."""
-    return -10.0 * math.log10(max(float(np.mean(error.astype("float64") ** 2)), 1e-20))
+    return decibels(float(np.mean(error.astype("float64") ** 2)))
 
 
 def _saturated(images: np.ndarray) -> float:

@@ -71,7 +71,7 @@ def parts_of(program: SamplerProgram, new_graph: Callable[[], Graph | None]) -> 
             return {}
         graph: Any = Counting(blank)  # it forwards all operations
         emit(graph, program)
-        runs = program.steps if name == "step" else 1
+        runs = len(program.grid.steps) if name == "step" else 1
         parts[name] = {"parameters": graph.parameters, "multiply_adds": graph.multiply_adds, "runs": runs}
     return parts
 
@@ -99,7 +99,7 @@ def _measured(package: Package, runtime: str | None = None) -> dict:
 def _markdown(program: SamplerProgram, package: Package, about: dict) -> str:
     parity, here = about["parity"], about["here"]
     lines = [
-        f"# {plain(package.task)}, {program.steps} steps at {program.height}x{program.width}, {_form(package)}",
+        f"# {plain(package.task)}, {package.steps} steps at {program.height}x{program.width}, {_form(package)}",
         "",
         *_guided(program),
         "| part | parameters | multiply-adds | runs per image |",

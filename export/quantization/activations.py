@@ -12,7 +12,7 @@ from export.quantization.weights import WeightFormats
 CALIBRATED = {"w8a8": "uint8", "w8a16": "uint16"}  # weight formats with int8 kernels -> the type of the activations
 FLOAT = "float16"  # the format of kernels that keep float activations
 MIN_RANGE = 1e-6
-HEADROOM = {"uint8": 1.0, "uint16": 1.5}  # times the range that was seen: 16 bits can spare it, for other pictures
+HEADROOM = {"uint8": 1.0, "uint16": 1.5}  # times the range that was seen: 16 bits can spare it, for other images
 
 
 class Range(NamedTuple):

@@ -35,16 +35,17 @@ def floats(kernels: Sequence[str], error: Error, psnr: float) -> frozenset[str]:
     Raises:
         UserError: a single rounded kernel misses the PSNR.
     """
-    if decibels(error(frozenset(kernels))) >= psnr:
+    enough = psnr + MARGIN
+    if decibels(error(frozenset(kernels))) >= enough:
         return frozenset()
     progress, alone = Progress("kernels rounded, one at a time", len(kernels)), {}
     for i, kernel in enumerate(kernels):
         alone[kernel] = error(frozenset([kernel]))
         progress.update(i + 1)
     ordered = sorted(kernels, key=alone.__getitem__)
-    count = most(len(ordered), lambda n: decibels(error(frozenset(ordered[:n]))) >= psnr)
+    count = most(len(ordered), lambda n: decibels(error(frozenset(ordered[:n]))) >= enough)
     if not count:
         raise UserError(
-            f"--min-psnr: with any one kernel rounded, images miss {psnr:g} dB; export with other --weights"
+            f"calibration: with any one kernel rounded, images miss {psnr:g} dB; export with other --weights"
         )
     return frozenset(ordered[count:])

@@ -1,4 +1,4 @@
-"""What mixed and calibrated weights are to reach, {"size": bytes} or {"psnr": dB}, and the pictures of the latter."""
+"""What mixed and calibrated weights are to reach, {"size": bytes} or {"psnr": dB}, and the images of the latter."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def check_target(target: dict) -> None:
 
 
 def check_calibration(weights: str, calibration: str | None, target: dict | None) -> None:
-    """Raise UserError for calibrated weights without pictures or with a size, and for pictures without such weights."""
+    """Raise UserError for calibrated weights without images or with a size, and for images without such weights."""
     calibrated = ", ".join(CALIBRATED)
     if weights not in CALIBRATED and calibration is not None:
         raise UserError(f"--calibration is {calibration!r}: it is for --weights {calibrated}; leave it out")
     if weights in CALIBRATED and not calibration:
         raise UserError(
-            f"--weights {weights} needs --calibration: pictures as the model will see them, a folder, shards or photos"
+            f"--weights {weights} needs --calibration: images as the model will see them, a folder, shards or photos"
         )
     if weights in CALIBRATED and target is not None and "size" in target:
         raise UserError(f"--target-size is for mixed weights; {weights} takes --min-psnr")

@@ -24,7 +24,7 @@ def is_quantized(variable) -> bool:
 
 
 class WeightFormats:
-    """The format of each weight: `weight_formats(variable)` is one of WEIGHT_FORMATS.
+    """The format of each weight: `weight_formats(variable)` is one of WEIGHT_FORMATS, or of `activations.CALIBRATED`.
 
     Args:
         default: the format of all kernels that are quantized.

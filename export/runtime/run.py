@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.core.arguments import finite_number, path_argument, seed_number
+from codi_tf.core.arguments import add_fidelity, finite_number, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_CONDITION_SCALE
@@ -31,7 +31,7 @@ from codi_tf.io.save_image import check_image_file, write_image
 from export.formats import FORMATS
 from export.package.adapters import with_adapter
 from export.package.manifest import Package, parse_size, read_manifest, read_package
-from export.runtime.choice import Choice, add_choice, choice_of, resolve
+from export.runtime.choice import Choice, add_choice, choice_of, resolve_runtime
 from export.runtime.fidelity import faithful
 from export.runtime.plan import Plan, make_plan
 from export.runtime.sampler import Sampler, load_any, scaled
@@ -51,8 +51,8 @@ def load(
     Raises UserError if the runtime is TensorFlow, is not installed, or cannot do what is chosen.
     """
     choice = Choice(runtime, provider, threads, cache)
-    if resolve(choice, package.format)[0].needs_tensorflow:
-        others = [name for name in FORMATS if not resolve(Choice(), name)[0].needs_tensorflow]
+    if resolve_runtime(runtime, package.format)[0].needs_tensorflow:
+        others = [name for name in FORMATS if not resolve_runtime(None, name)[0].needs_tensorflow]
         raise UserError(
             f"{package.folder}: a {package.format} package needs TensorFlow (tf.saved_model.load); "
             f"for this command export with --format {' or '.join(others)}"
@@ -232,13 +232,7 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         help=f"how many times as much the condition counts, 0 to {MAX_CONDITION_SCALE}, for packages of parts whose "
         "adapter is mu or t2i (default: 1)",
     )
-    parser.add_argument(
-        "--fidelity",
-        type=finite_number(0, 1),
-        default=0.0,
-        help="0, the last step's image, to 1, the first step's, smooth and closest to the condition, for packages of "
-        "parts (default: 0)",
-    )
+    add_fidelity(parser, "for packages of parts")
     parser.add_argument("--colour", choices=colors, dest="color", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--adapter", type=path_argument, help="the folder of another adapter for the same base (--adapter-of)"

@@ -22,7 +22,7 @@ from codi_tf.checkpoints.tokenizer import Tokenizer
 from codi_tf.core.errors import UserError
 from codi_tf.io.folders import Kind, Names, check_folder, whole_folder
 from export.formats import FORMATS
-from export.package.manifest import MANIFEST, files_of, read_manifest, read_package
+from export.package.manifest import MANIFEST, Package, files_of, read_manifest, read_package
 from export.quantization.weights import stored_bytes
 from export.web import samples
 from export.web.installable import ICONS, SERVICE, TOUCH_ICON, app_files, service, version_of
@@ -78,15 +78,16 @@ def build_site(
         UserError: no suitable package or runtime, or a folder that holds something else.
     """
     check_folder(out, PAGES, inputs=[package, runtime, *([shown] if isinstance(shown, Path) else [])])
-    files = {f"package/{name}": content for name, content in _package(package).items()}
+    read = read_package(package)
+    files = {f"package/{name}": content for name, content in _package(read).items()}
     files[f"runtime/{PROGRAM}"], ort = _runtime(runtime)
-    listed, pictures = _samples(package, shown)
+    listed, pictures = _samples(read, shown)
     page = {path.name: path.read_bytes() for path in PAGE.iterdir()} | {"samples": json.dumps(listed).encode()}
     worker = page.pop(SERVICE)
     scripts = {Path(name).stem: content.decode() for name, content in page.items() if name.endswith(".js")}
     alone = sum(map(len, [*files.values(), *pictures.values()])) <= MAX_ALONE
     gpu_program, gpu = _gpu_runtime(runtime)
-    shell = {RUNTIME: ort, STYLE: page[STYLE], **gpu, **pictures, **app_files(read_package(package).task)}
+    shell = {RUNTIME: ort, STYLE: page[STYLE], **gpu, **pictures, **app_files(read.task)}
     shell |= {f"{name}.js": _linked(code, _address(scripts)).encode() for name, code in scripts.items()}
     large = {name: content for name, content in files.items() if not name.endswith(MANIFEST)} | gpu_program
     version = version_of(large | shell | {"index.html": _index(page, files | gpu_program | pictures, alone, "")})
@@ -101,9 +102,9 @@ def build_site(
     return out / ALONE if alone else None
 
 
-def _package(folder: Path) -> Files:
+def _package(package: Package) -> Files:
     """The manifest, the graphs and, if the prompt is an input, the vocabulary."""
-    package = read_package(folder)
+    folder = package.folder
     if package.format != "onnx":
         raise UserError(f"{folder}: is a {package.format} package, a page runs ONNX; export with --format onnx")
     if not package.channels:
@@ -154,12 +155,11 @@ def _gpu_runtime(folder: Path) -> tuple[Files, Files]:
     return program, {GPU_RUNTIME: (folder / GPU_SCRIPT).read_bytes()}
 
 
-def _samples(package: Path, wanted: Path | str) -> tuple[list[dict], Files]:
+def _samples(package: Package, wanted: Path | str) -> tuple[list[dict], Files]:
     """The samples as the page is told of them, and their files."""
     if wanted == "none":
         return [], {}
-    read = read_package(package)
-    return samples.make(read, samples.own(wanted, read) if isinstance(wanted, Path) else samples.scenes(read))
+    return samples.make(package, samples.own(wanted, package) if isinstance(wanted, Path) else samples.scenes(package))
 
 
 def _index(page: Files, files: Files, alone: bool, version: str) -> bytes:

@@ -1,8 +1,8 @@
 """The plan of the study, as data: its worlds, its rows and how each is tuned.
 
 A row is one system. Its budget is a share of its world's updates, all stages together; a row that starts from the
-result of another names it as its parent. CoDi has the defaults of `codi_tf.CoDi`, made for 4 evaluations, with the
-delta of its world's recipes; its variants change one thing each.
+result of another names it as its parent. CoDi has the defaults of `codi_tf.CoDi`, made for 4 evaluations, with its
+world's delta; its variants change one thing each.
 
 Every row is tuned by one rule. Its last stage is trained with each of the world's three learning rates, for a quarter
 of the world's updates, with seed 0. The rate whose images of the validation set have the lowest decisive measure is the
@@ -44,7 +44,7 @@ class World:
         updates: the whole budget of a row.
         examples: training examples, encoded once.
         rates: the peaks of the learning rate that every row is tried with.
-        delta: t - s of CoDi and of consistency distillation, as in the world's recipes.
+        delta: t - s of CoDi and of consistency distillation: of photos CoDi's default, T / 16; of scenes the recipes'.
         measures: metrics that the tables show; the first one decides.
         also: metrics that comparisons show besides the decisive one; the first says how far an image is from what its
             condition asks for.

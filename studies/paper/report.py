@@ -105,7 +105,7 @@ seed 0, in the first task of its world. The rate whose images of the validation 
 used. Undistilled systems are judged at 20 evaluations, a model made for N at N, all others at 4, each with its own
 sampler. The rate of mu moves along: it is 30 times the learning rate. Systems that differ in their updates or their
 base share their trials. The distilled base of GD-I has none, because it has no task: it gets the middle rate. Nothing
-else is tuned: delta is that of the world's recipes, and the guidance weight follows from the number of evaluations.
+else is tuned: delta is that of the world, above, and the guidance weight follows from the number of evaluations.
 Training and sampling are in {COMPUTE}.
 """
 

@@ -7,6 +7,8 @@ import functools
 from export.formats import FORMATS
 from export.formats.form import PORTABLE
 from export.formats.format import Format
+from export.quantization.activations import CALIBRATED
+from export.quantization.weights import WEIGHT_FORMATS
 
 
 @FORMATS.register("onnx")
@@ -14,9 +16,9 @@ class Onnx(Format):
     """ONNX. Weights are stored in as many files as they need, so a graph may have any size."""
 
     suffix = ".onnx"
-    weight_formats = ("float32", "float16", "int8", "int8_weight_only", "int4")
+    weight_formats = WEIGHT_FORMATS
     mixed_formats = ("float16", "int8_weight_only", "int4")
-    calibrated_formats = ("w8a8", "w8a16")
+    calibrated_formats = tuple(CALIBRATED)
     layouts = ("whole", "parts")
     profiles = ("ort-cpu", PORTABLE)
     has_loop = True

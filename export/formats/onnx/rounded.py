@@ -17,6 +17,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from export.formats.format import Tensors
+from export.formats.runtimes.onnx_runtime import settings_of
 
 LARGEST = "largest"  # the output of the largest numbers, and that of a loop's
 FOLDER = "session.model_external_initializers_file_folder_path"  # ONNX Runtime's name for where weight files are
@@ -30,8 +31,7 @@ def load_rounded(path: Path, threads: int) -> Callable[[Tensors], tuple[Tensors,
     rounding = _Rounding()
     model = onnx.load(path, load_external_data=False)
     rounding.change(model.graph, {})
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = settings_of(threads)
     options.add_session_config_entry(FOLDER, str(path.parent))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

@@ -32,14 +32,21 @@ class OnnxRuntime(Runtime):
         chosen = [(names[options.provider], EXACT.get(options.provider, {}))]
         if options.provider != "cpu":
             chosen.append((names["cpu"], {}))  # of the operators that the other lacks
-        settings = runtime.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        # Else products of widened kernels round their activations to 8 bits.
-        settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        session = runtime.InferenceSession(graph.path, settings, providers=chosen)
+        session = runtime.InferenceSession(graph.path, settings_of(options.threads), providers=chosen)
         check_started(options.provider, [_short(name) for name in session.get_providers()])
         outputs = [output.name for output in session.get_outputs()]
         return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
+
+
+def settings_of(threads: int):
+    """The settings of a session: so many threads, and exact products."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    # Else products of widened kernels round their activations to 8 bits.
+    settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    return settings
 
 
 def check_started(provider: str, started: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from codi_tf.core.errors import UserError
 from export.formats import FORMATS
 from export.formats.format import Format
 from export.formats.tflite.limits import MAX_FILE
+from export.quantization.activations import CALIBRATED
 
 GPU = "gpu"  # the profile of graphs that LiteRT's GPU delegate takes as a whole
 GPU_WEIGHTS = ("float32", "float16")
@@ -20,7 +21,7 @@ class TFLite(Format):
     suffix = ".tflite"
     weight_formats = ("float32", "float16", "int8", "int8_weight_only")
     mixed_formats = ("float16", "int8_weight_only")
-    calibrated_formats = ("w8a8", "w8a16")
+    calibrated_formats = tuple(CALIBRATED)
     layouts = ("whole", "parts")
     profiles = ("cpu", GPU)
     max_graph = MAX_FILE

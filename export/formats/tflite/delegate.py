@@ -22,7 +22,7 @@ TAKEN = ELEMENTWISE | ANY_SHAPE | {
     "SOFTMAX", "SPACE_TO_DEPTH", "TANH", "TILE", "TRANSPOSE",
 }  # fmt: skip
 FLOATS = ("FLOAT32", "FLOAT16", "BOOL")
-_KINDS = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+KINDS = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 _TYPES = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
 
 
@@ -36,7 +36,7 @@ def faults(path: Path) -> list[str]:
 def _faults_of(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[str]:
     held = {i for i, tensor in enumerate(graph.tensors) if _is_held(model, tensor)}
     for operator in graph.operators:
-        kind = _KINDS[model.operatorCodes[operator.opcodeIndex].builtinCode]
+        kind = KINDS[model.operatorCodes[operator.opcodeIndex].builtinCode]
         if kind == "DEQUANTIZE" and held.issuperset(operator.inputs):  # of a weight, when the file is loaded
             held.update(operator.outputs)
         if kind not in TAKEN:

@@ -11,13 +11,11 @@ from ai_edge_litert import schema_py_generated as schema
 from codi_tf.core.errors import UserError
 from export.emit.program import SamplerProgram
 from export.formats.format import signatures
-from export.formats.tflite.delegate import faults
+from export.formats.tflite.delegate import KINDS, faults
 from export.formats.tflite.file import LiteRtFile
 from export.formats.tflite.gpu import GpuGraph
 from export.formats.tflite.graph import LiteRtGraph
 from export.quantization.weights import WeightFormats
-
-_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
 
 def write(
@@ -55,7 +53,7 @@ def operators(path: Path) -> collections.Counter[str]:
     model = _read(path)
     codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
     names = [
-        f"CUSTOM {code.CustomCode().decode()}" if code.CustomCode() else _NAMES[code.BuiltinCode()] for code in codes
+        f"CUSTOM {code.CustomCode().decode()}" if code.CustomCode() else KINDS[code.BuiltinCode()] for code in codes
     ]
     graphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
     return collections.Counter(

@@ -8,6 +8,13 @@ export function show({ height, width, pixels }, canvas) {
   canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
 }
 
+/** A mask in black and white as an image that is opaque where the mask is white. */
+export function opaqueWhere({ height, width, pixels }) {
+  const image = new ImageData(width, height);
+  for (let i = 0; i < pixels.length; i += 4) image.data[i + 3] = pixels[i] < 128 ? 0 : 255;
+  return image;
+}
+
 /** Save what a canvas shows as a PNG file. */
 export async function save(canvas, name) {
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));

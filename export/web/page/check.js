@@ -1,6 +1,7 @@
 // Whether a graphics processor computes a package as the processor did when the page was built. Not every driver does,
 // and a wrong image looks like that of a bad model.
 
+import { opaqueWhere } from "canvas";
 import { openSample } from "gallery";
 
 const LEAST = { float32: 45, float16: 35 }; // dB between two images of eight bits, by what the package computes in
@@ -19,7 +20,7 @@ export async function agrees(ask, sample, { compute = "float32", depth, ids }) {
   const files = await openSample(sample);
   const read = async (file, kind) => (await ask({ kind: "read", file, depth: kind })).photo;
   const [photo, after] = [await read(files.before, depth), await read(files.after, null)];
-  const mask = files.mask ? await bitmapOf(await read(files.mask, null)) : null;
+  const mask = files.mask ? await createImageBitmap(opaqueWhere(await read(files.mask, null))) : null;
   let made;
   const news = ({ image }) => image && (made = image);
   await ask({ kind: "generate", photo, mask, depth, ids, scale: 1, seed: 0n, tiled: null }, { news });
@@ -32,11 +33,4 @@ export async function agrees(ask, sample, { compute = "float32", depth, ids }) {
 export function likeness(a, b) {
   const error = a.reduce((sum, value, i) => sum + (value - b[i]) ** 2, 0) / a.length;
   return 10 * Math.log10(255 ** 2 / error);
-}
-
-// A mask in black and white, opaque where it is white.
-function bitmapOf({ width, height, pixels }) {
-  const image = new ImageData(width, height);
-  for (let i = 0; i < pixels.length; i += 4) image.data[i + 3] = pixels[i] < 128 ? 0 : 255;
-  return createImageBitmap(image);
 }

@@ -1,5 +1,6 @@
 // Painting the mask: with a pointer, a finger or the keys.
 
+import { opaqueWhere } from "canvas";
 import { PageError } from "errors";
 
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], " ": [0, 0] };
@@ -115,10 +116,8 @@ export class Mask {
     context.stroke();
   }
   drawGround(context) {
-    const { width, height, pixels } = this.ground;
-    const image = new ImageData(width, height);
-    for (let i = 0; i < pixels.length; i += 4) image.data[i + 3] = pixels[i] < 128 ? 0 : 255;
-    context.putImageData(image, 0, 0);
+    const { width, height } = this.ground;
+    context.putImageData(opaqueWhere(this.ground), 0, 0);
     context.globalCompositeOperation = "source-in"; // in the color of the strokes
     context.fillRect(0, 0, width, height);
     context.globalCompositeOperation = "source-over";

@@ -35,11 +35,13 @@ class RestoreModel(application: Application) : AndroidViewModel(application) {
     private val packages = Packages(application)
     private val shown = MutableStateFlow(State())
     private var job: Job? = null
+    private var opening: Job? = null // of the package; what is asked for meanwhile waits for it
 
     val state: StateFlow<State> = shown.asStateFlow()
 
     init {
         begin { report -> packages.open(report).let { model -> shown.update { it.copy(model = model) } } }
+        opening = job
     }
 
     fun install(tree: Uri) = begin { report ->
@@ -73,7 +75,7 @@ class RestoreModel(application: Application) : AndroidViewModel(application) {
     /** Do something in place of what is being done. It reports the share that is done, and a failure is shown in one line. */
     private fun begin(work: suspend ((Float) -> Unit) -> Unit) {
         val before = job
-        before?.cancel()
+        if (before !== opening) before?.cancel()
         job = viewModelScope.launch(Dispatchers.Default) {
             before?.join()
             val context = coroutineContext

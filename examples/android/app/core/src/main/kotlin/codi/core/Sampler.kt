@@ -73,14 +73,12 @@ class Sampler(private val manifest: Manifest, private val open: (String) -> Grap
         return z.corner(small.height, small.width).resized(photo.height, photo.width)
     }
 
-    /** What the graphs of each tile take besides z: the condition, its features, and those of the fixed prompt. */
+    /** What the graphs of each tile take besides z: the condition and its features. */
     private inner class Pools(private val conditions: List<FloatArray>) : AutoCloseable {
-        private val shared = HashMap<String, FloatArray>()
         private val encoder: Graph?
         private val kept: List<Map<String, FloatArray>>?
 
         init {
-            if ("text" in manifest.graphs) open("text").use { it.run(shared) }
             val graph = if ("encoder" in manifest.graphs) open("encoder") else null
             val features = manifest.graphs["encoder"]?.outputs.orEmpty().values
             val bytes = 4L * features.sumOf { shape -> shape.fold(1L) { product, side -> product * side } }
@@ -96,7 +94,7 @@ class Sampler(private val manifest: Manifest, private val open: (String) -> Grap
         fun of(i: Int): MutableMap<String, FloatArray> = HashMap(kept?.get(i) ?: computed(i, encoder))
 
         private fun computed(i: Int, graph: Graph?): Map<String, FloatArray> {
-            val pool = HashMap(shared)
+            val pool = HashMap<String, FloatArray>()
             pool["condition"] = conditions[i]
             graph?.run(pool)
             return pool
