@@ -284,11 +284,10 @@ def _check(
 ) -> None:
     check_options(format, weights, layout, form)
     check_calibration(weights, calibration, target)
-    if weights not in CALIBRATED and (weights == MIXED) != (target is not None):
-        raise UserError(
-            "mixed weights need --target-size or --min-psnr; these are for --weights mixed, --min-psnr also for "
-            f"{' and '.join(CALIBRATED)}"
-        )
+    if weights == MIXED and target is None:
+        raise UserError("weights is 'mixed': give --target-size or --min-psnr, which say how small or how exact")
+    if weights not in (MIXED, *CALIBRATED) and target is not None:
+        raise UserError(f"weights is {weights!r}: --target-size and --min-psnr need --weights mixed; leave them out")
     if target is not None:
         check_target(target)
     check_folder(out, PACKAGES, inputs=inputs)

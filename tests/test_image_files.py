@@ -56,7 +56,7 @@ def test_images_are_opened_in_one_place():
     files = [root / "demo.py", *(file for folder in folders for file in (root / folder).rglob("*.py"))]
     opening = re.compile(r"Image\.open\(|imread\(|decode_(image|png|jpeg|bmp|gif)\(|load_img\(")
     found = {str(file.relative_to(root)) for file in files if opening.search(file.read_text(encoding="utf-8"))}
-    assert found == {"codi_tf/io/image_files.py"}
+    assert found == {"codi_tf/io/image_files.py", "codi_tf/data/decoding_in_graph.py"}  # the second reads records
 
 
 @pytest.mark.parametrize("format", [name for name in FORMATS if name in Image.SAVE or not Image.init()])

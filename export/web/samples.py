@@ -19,6 +19,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.progress import Progress
 from codi_tf.io import images
 from codi_tf.io.conditions import condition_files, marked_masks, read_condition
+from codi_tf.io.image_files import open_image
 from codi_tf.io.image_folders import partners
 from export.package.manifest import Package
 from export.runtime import run
@@ -57,8 +58,8 @@ def scenes(package: Package) -> list[Sample]:
 
 def _scene(package: Package, number: int) -> Sample | None:
     def opened(name: str) -> Image.Image:
-        with (SCENES / name).open("rb") as file:
-            return _fitted(Image.open(file).convert("L" if "." in name[:-4] else "RGB"), package.height, package.width)
+        image = open_image(io.BytesIO((SCENES / name).read_bytes()))
+        return _fitted(image.convert("L" if "." in name[:-4] else "RGB"), package.height, package.width)
 
     if package.task in RESTORING:
         return Sample(_worse(opened(f"{number}.png")))
@@ -152,7 +153,7 @@ def _worse(image: Image.Image) -> Image.Image:
     small = image.resize([max(1, side // SHRUNK) for side in image.size], Image.Resampling.BICUBIC)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)
-    return Image.open(file).convert("RGB").resize(image.size, Image.Resampling.BICUBIC)
+    return open_image(file).convert("RGB").resize(image.size, Image.Resampling.BICUBIC)
 
 
 def _png(image: Image.Image) -> bytes:
