@@ -33,7 +33,7 @@ def make_parser(prog: str) -> ArgumentParser:
         "steps. The report is report.md (a table with intervals), curves.png, grid.png, process-1.png, ... (one for "
         "each bundle and sampler), metrics.json and metrics.npz (values of every image).",
         epilog="PSNR, SSIM, sharpness, latent error and FD-photos, the Frechet distance through a small network "
-        "trained on the embedded photos (not FID), need nothing else. Other metrics are measured if their weights are "
+        "trained on photos (not FID), need nothing else. Other metrics are measured if their weights are "
         "named.",
     )
     parser.add_argument(
@@ -73,7 +73,8 @@ def make_parser(prog: str) -> ArgumentParser:
     parser.add_argument("--count", type=integer(2, MAX_COUNT), default=256, help="crops (default: 256)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of crops, degradations and noise (default: 0)")
     for option in metric_options():
-        parser.add_argument(option.flag, dest=option.key, help=option.help)
+        default = None if option.default is None else option.default()
+        parser.add_argument(option.flag, dest=option.key, default=default, help=option.help)
     return parser
 
 
