@@ -246,8 +246,8 @@ def _check_number(name: str, value: int) -> None:
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
     """Run `codi cache`. Raises UserError and Interrupted, see `encode`."""
-    parser = ArgumentParser(prog=prog, description="Encode training examples once. The same command resumes.")
-    parser.add_argument("config", type=text_argument, help="a file of configs/")
+    parser = ArgumentParser(prog=prog, doc=__doc__)
+    parser.add_argument("config", type=text_argument, help="a YAML file, as those of configs/")
     parser.add_argument("--out", type=path_argument, required=True, help="folder of the encoded examples")
     parser.add_argument(
         "--examples", type=integer(1, MAX_COUNT), help="how many; by default data.encode_once of the config"

@@ -15,7 +15,7 @@ from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.loading import labels
 from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.report import REPORTS
-from codi_tf.io.bundle_files import check_is_folder, is_bundle, is_pairs, model_at
+from codi_tf.io.bundle_files import BUNDLE, another_model, check_is_folder, is_bundle, is_pairs, model_at
 from codi_tf.io.folders import check_folder
 from codi_tf.io.listing import files_below
 from codi_tf.io.naming import is_image
@@ -144,7 +144,8 @@ def _check_paths(paths: Sequence[Path], source: str) -> None:
     for path in paths:
         check_is_folder(path)
         if path not in results and not is_bundle(path):
-            raise UserError(f"{path}: no such bundle; train one or name another")
+            what = f"no bundle is in it (there is no {BUNDLE})" if path.is_dir() else "no such bundle"
+            raise UserError(f"{path}: {what}; {another_model(path)}")
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a bundle is named twice; name each once")
     if results == list(paths):
@@ -162,9 +163,9 @@ def _holds_images(path: Path) -> bool:
 
 def _check_out(options: argparse.Namespace) -> None:
     """Raise UserError if --out exists and is anything but an earlier report, which the new one replaces."""
+    check_folder(options.out, REPORTS, inputs=[*options.bundles.values(), *options.results.values()])
     for option in metric_options():
         argument = getattr(options, option.key)
         path = None if argument is None else option.path(argument)
         if option.made and path is not None and options.out.resolve() in (path.resolve(), *path.resolve().parents):
             raise UserError(f"{option.flag} is {argument}: the report replaces {options.out}; name a folder elsewhere")
-    check_folder(options.out, REPORTS, inputs=[*options.bundles.values(), *options.results.values()])

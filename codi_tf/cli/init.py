@@ -1,4 +1,7 @@
-"""codi init [FOLDER]: write the configs and small models that come with codi_tf into a folder."""
+"""codi init [FOLDER]: write the configs and small models that come with codi_tf into a folder.
+
+They are written as configs/ and assets/. Files that are there already stay, if they are the same.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +49,7 @@ def write_starter(folder: Path) -> int:
 
 def main(arguments: list[str], prog: str = "codi init") -> None:
     """Run `codi init`. Raises UserError, see `write_starter`."""
-    parser = ArgumentParser(
-        prog=prog,
-        description="Write configs/ and assets/, which come with codi_tf, into a folder: configs and small models.",
-    )
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument(
         "folder", nargs="?", type=path_argument, default=Path(), help="by default the working directory"
     )

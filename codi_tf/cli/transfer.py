@@ -14,7 +14,7 @@ from pathlib import Path
 
 from codi_tf.cli.images import Images, base_folder
 from codi_tf.cli.sampling_options import COMPUTE, progress, say
-from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
+from codi_tf.core.arguments import finite_number, flag, integer, path_argument, seed_number, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation.report import REPORTS
@@ -82,7 +82,7 @@ def _transferred(pair, file: Path, options: argparse.Namespace):
 
 
 def _parser(prog: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument("base_a", type=path_argument, metavar="BASE_A", help="folder of the base of the images' domain")
     parser.add_argument("base_b", type=path_argument, metavar="BASE_B", help="folder of the base of the other domain")
     parser.add_argument("--out", type=path_argument, required=True, help="an image, a new folder, or a report")
@@ -117,7 +117,7 @@ def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
     for name in OF_IMAGES if with_data else OF_DATA:
         if getattr(options, name) is not None:
             which = "--data" if with_data else "--image"
-            raise UserError(f"--{name.replace('_', '-')} does not go with {which}: leave it out")
+            raise UserError(f"{flag(name)} does not go with {which}: leave it out")
     for name, default in DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
