@@ -36,7 +36,7 @@ def test_programs_complain_in_one_line(module):
     [
         ([], "required: --out"),
         (["--out", "x", "--steps", "four"], "argument --steps: invalid int value: 'four'"),
-        (["--out", "x", "--kind", "c"], "^--kind is 'c': choose from a, b; see program --help$"),
+        (["--out", "x", "--kind", "c"], "^--kind is c: choose from a, b; see program --help$"),
         (["--out", "x", "one\ntwo"], "unrecognized arguments: one two; see program --help"),
         (["--out"], "expected one argument"),
     ],

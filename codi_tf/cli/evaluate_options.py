@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
+from codi_tf.core.arguments import finite_number, integer, one_of, path_argument, seed_number, several, text_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
@@ -56,9 +55,15 @@ def make_parser(prog: str) -> ArgumentParser:
         default=SPLITS[0],
         help="heldout (default): images that training does not use; or all images",
     )
-    parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
+    steps = several(integer(1, 1000))
     parser.add_argument(
-        "--samplers", help=f"of {', '.join(SAMPLERS)} (default: of each bundle the one that it is trained for)"
+        "--steps", type=steps, default=[1, 2, 4], metavar="N,..", help="network evaluations (default: 1,2,4)"
+    )
+    parser.add_argument(
+        "--samplers",
+        type=several(one_of(SAMPLERS)),
+        metavar="NAME,..",
+        help=f"of {', '.join(SAMPLERS)} (default: of each bundle the one that it is trained for)",
     )
     parser.add_argument("--guidance", type=finite_number(), help="for bundles trained with guidance (default: none)")
     parser.add_argument(
@@ -81,11 +86,9 @@ def make_parser(prog: str) -> ArgumentParser:
 def parse(arguments: list[str], prog: str) -> argparse.Namespace:
     """Parse and check the options. Raises UserError for bad ones.
 
-    `steps` and `samplers`, if given, become lists; `bundles`, and `results`, the folders of other methods' images,
-    become label -> folder.
+    `bundles`, and `results`, the folders of other methods' images, become label -> folder.
     """
     options = make_parser(prog).parse_args(arguments)
-    options.steps, options.samplers = _steps(options.steps), _samplers(options.samplers)
     paths = [model_at(path) for path in options.bundles]
     _check_paths(paths, options.data)
     named = dict(zip(labels(paths), paths, strict=True))
@@ -117,25 +120,6 @@ def needs_prompts(arguments: Mapping[str, str | None]) -> bool:
     """Whether one of the metrics to measure compares images with prompts."""
     always = any(METRICS[name].needs_prompts and METRICS[name].option is None for name in METRICS)
     return always or bool(flags_that_need_prompts(arguments))
-
-
-def _steps(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch(r"-?[0-9]{1,20}", part) for part in parts):
-        raise UserError(f"--steps is {text[:40]!r}: write whole numbers with commas between them, as 1,2,4")
-    steps = [int(part) for part in parts]
-    if min(steps) < 1 or len(set(steps)) < len(steps):
-        raise UserError(f"--steps is {text!r}: the numbers must be at least 1 and differ")
-    return steps
-
-
-def _samplers(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    names = [part.strip() for part in text.split(",")]
-    if not set(names) <= set(SAMPLERS) or len(set(names)) < len(names):
-        raise UserError(f"--samplers is {text!r}: choose some of {','.join(SAMPLERS)}, each once, with commas between")
-    return names
 
 
 def _check_paths(paths: Sequence[Path], source: str) -> None:

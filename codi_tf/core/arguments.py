@@ -6,9 +6,9 @@ import argparse
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_CONDITION_SCALE, MAX_SEED
@@ -16,6 +16,7 @@ from codi_tf.core.paths import as_path
 
 LONGEST = 40  # characters of a value in a message
 LARGEST = 3.4e38  # of float32
+T = TypeVar("T")
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
@@ -52,6 +53,29 @@ def finite_number(low: float = -math.inf, high: float = math.inf, *, above: bool
 
 
 seed_number = integer(0, MAX_SEED)
+
+
+def one_of(names: Collection[str]) -> Callable[[str], str]:
+    """A parser of names in a table, such as a registry, whose message lists them."""
+
+    def name(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"is {_short(text)}: choose from {', '.join(names)}")
+        return text
+
+    return name
+
+
+def several(parse: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """A parser of values with commas between them, each once; `parse` is that of one."""
+
+    def values(text: str) -> list[T]:
+        found = [parse(part.strip()) for part in text.split(",")]
+        if len(set(found)) < len(found):
+            raise argparse.ArgumentTypeError(f"is {_short(text)}: give each value once")
+        return found
+
+    return values
 
 
 def path_argument(text: str) -> Path:

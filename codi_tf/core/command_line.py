@@ -56,7 +56,7 @@ class ArgumentParser(argparse.ArgumentParser):
                 message = message.replace(f", {action.metavar or action.dest}", "")
         text = re.sub(r"^argument (\S+): is ", r"\1 is ", " ".join(message.split()))
         if choice := re.fullmatch(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", text):
-            text = "{} is {}: choose from {}".format(choice[1], choice[2], choice[3].replace("'", ""))
+            text = "{} is {}: choose from {}".format(*choice.groups()).replace("'", "")
         raise UserError(f"{text}; see {self.prog} --help")
 
 
