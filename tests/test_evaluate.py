@@ -240,7 +240,7 @@ def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, c
     rows = json.loads((out / "metrics.json").read_text())["rows"]
     assert list(rows) == ["condition", "painter, 2 steps", "autoencoder", "original"]
     printed = capsys.readouterr().out
-    assert "| painter, 2 steps |" in printed and printed.endswith(f"{out}\n")
+    assert "\npainter, 2 steps  " in printed and printed.endswith(f"{out}\n")
     assert "gray: autoencoder and condition" in (out / "report.md").read_text()
     grid, inputs = open_png(out / "grid.png"), examples(3, seed=0, task="inpainting")
     order = np.argsort(-inputs["image"].std(axis=(1, 2, 3)))
