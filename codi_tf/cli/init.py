@@ -12,7 +12,7 @@ from pathlib import Path
 from codi_tf.core.arguments import path_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
-from codi_tf.io.files import whole_file
+from codi_tf.io.files import check_growing_folder, whole_file
 from codi_tf.io.starter import FOLDERS, starter_folder
 
 
@@ -26,6 +26,7 @@ def write_starter(folder: Path) -> int:
         UserError: a file is there with other contents, or the folder cannot be written; nothing was written in the
             first case.
     """
+    check_growing_folder(folder)
     source = starter_folder()
     files = [path.relative_to(source) for name in FOLDERS for path in sorted((source / name).rglob("*"))]
     files = [path for path in files if (source / path).is_file() and "__pycache__" not in path.parts]
