@@ -24,7 +24,16 @@ from codi_tf.core.formats import STORED, FloatFormat, StoredFormat, check_format
 from codi_tf.core.paths import as_path, joined
 from codi_tf.core.settings import named
 from codi_tf.core.showing import clipped
-from codi_tf.io.bundle_files import BUNDLE, BUNDLES, FORMAT, check_is_folder, is_bundle, model_at, read_about
+from codi_tf.io.bundle_files import (
+    BUNDLE,
+    BUNDLES,
+    FORMAT,
+    another_model,
+    check_is_folder,
+    is_bundle,
+    model_at,
+    read_about,
+)
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import folder_sha256
 from codi_tf.io.json_files import check_plain, write_json
@@ -176,7 +185,7 @@ def read_bundle(
     """
     check_is_folder(path)
     if not is_bundle(path) and not path.is_dir():
-        raise UserError(f"{path}: no such bundle; train one or name another")
+        raise UserError(f"{path}: no such bundle; {another_model(path)}")
     if not is_bundle(path) and _takes_condition(path):
         base = load_stable_diffusion(path, compute=compute, weights=weights)
         return from_checkpoint(dataclasses.replace(with_loras(base, loras), decoder=decoder))

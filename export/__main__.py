@@ -10,10 +10,10 @@ import argparse
 import dataclasses
 import sys
 
-from codi_tf.core.arguments import add_fidelity, add_loras, finite_number, integer, path_argument
+from codi_tf.core.arguments import add_condition_scale, add_fidelity, add_loras, finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command
 from codi_tf.core.errors import UserError
-from codi_tf.core.limits import MAX_CONDITION_SCALE, MAX_WIDTH
+from codi_tf.core.limits import MAX_WIDTH
 from export.build import make_adapter, make_package
 from export.emit.limits import MAX_STEPS
 from export.formats import FORMATS
@@ -27,7 +27,7 @@ FORM = tuple(field.name for field in dataclasses.fields(Form))  # each is an opt
 
 def main(arguments: list[str], prog: str = "python -m export") -> None:
     """Run `codi export`. Raises UserError, see `make_package` and `make_adapter`."""
-    parser = ArgumentParser(prog=prog, description="Export a trained model. " + (__doc__ or "").partition("\n\n")[2])
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument(
         "bundle", type=path_argument, help="folder of a trained model, or of a distilled text-to-image model"
     )
@@ -77,12 +77,7 @@ def main(arguments: list[str], prog: str = "python -m export") -> None:
         type=integer(0, MAX_WIDTH),
         help="the class of every image, for a model that takes classes (default: the null class, none)",
     )
-    parser.add_argument(
-        "--condition-scale",
-        type=finite_number(0, MAX_CONDITION_SCALE, above=True),
-        default=1.0,
-        help=f"how many times the condition counts, above 0 and at most {MAX_CONDITION_SCALE} (default: 1)",
-    )
+    add_condition_scale(parser, above=True)
     add_fidelity(parser, "a package of parts takes it in codi run")
     parser.add_argument(
         "--decoder", type=path_argument, help="folder of a small decoder, an AutoencoderTiny, in place of the VAE's"

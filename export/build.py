@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from codi_tf.checkpoints.lora_files import check_loras, lora_file
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
-from codi_tf.io.bundle_files import BUNDLE, check_is_folder, is_bundle, model_at
+from codi_tf.io.bundle_files import BUNDLE, check_is_folder, decoder_at, is_bundle, model_at
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.io.hashing import file_sha256, folder_sha256
 from codi_tf.io.json_files import write_json
@@ -115,8 +115,7 @@ def make_package(
     bundle = model_at(bundle)
     if not is_bundle(bundle) and not (bundle / "unet").is_dir():
         raise UserError(f"{bundle}: no bundle (there is no {BUNDLE} in it); train one or name another")
-    if decoder is not None and not decoder.is_dir():
-        raise UserError(f"--decoder is {decoder}: no such folder; name that of a small decoder")
+    decoder = None if decoder is None else decoder_at(decoder)
     with stage(f"loading {bundle}"):
         import codi_tf
         from export.emit.program import SamplerProgram

@@ -36,6 +36,7 @@ def test_programs_complain_in_one_line(module):
     [
         ([], "required: --out"),
         (["--out", "x", "--steps", "four"], "argument --steps: invalid int value: 'four'"),
+        (["--out", "x", "--kind", "c"], "^--kind is c: choose from a, b; see program --help$"),
         (["--out", "x", "one\ntwo"], "unrecognized arguments: one two; see program --help"),
         (["--out"], "expected one argument"),
     ],
@@ -44,9 +45,19 @@ def test_parser_raises_user_errors(arguments, message):
     parser = ArgumentParser(prog="program")
     parser.add_argument("--out", required=True)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--kind", choices=("a", "b"))
     with pytest.raises(UserError, match=message) as caught:
         parser.parse_args(arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_what_may_be_left_out_is_not_asked_for():
+    """`codi train` alone asked for "config, section.key=value"."""
+    parser = ArgumentParser(prog="program")
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    with pytest.raises(UserError, match="^the following arguments are required: config; see program --help$"):
+        parser.parse_intermixed_args([])
 
 
 def test_help_is_still_help(capsys):

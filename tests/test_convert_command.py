@@ -43,8 +43,8 @@ def test_the_command_writes_a_folder(folder, tmp_path, monkeypatch, capsys):
     ("change", "options", "said"),
     [
         (lambda f: shutil.rmtree(f / "vae"), (), "the folder vae is missing"),
-        (lambda f: None, ("--dtype", "int4"), "--dtype: invalid choice: 'int4'"),
-        (lambda f: None, ("--prediction-type", "noise"), "--prediction-type: invalid choice: 'noise'"),
+        (lambda f: None, ("--dtype", "int4"), "--dtype is int4: choose from "),
+        (lambda f: None, ("--prediction-type", "noise"), "--prediction-type is noise: choose from "),
         (lambda f: None, ("--tokenizer", "/nowhere"), "/nowhere"),
         (lambda f: None, ("--format", "onnx"), "--format"),
     ],

@@ -6,15 +6,19 @@ the import contract, a base class whose methods have other arguments.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import configparser
 import importlib
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from doc_commands import parsed, parser_of, required
 
+from codi_tf.cli.program import COMMANDS
 from codi_tf.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +100,15 @@ def test_rows_of_tables_have_the_columns_of_their_head(page):
             assert head.count("|") == rule.count("|"), head
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_tables_are_whole(page):
+    """A row below an empty line belongs to no table, and is shown as text."""
+    lines = ["", *page.read_text("utf-8").splitlines(), ""]
+    for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+        if line.startswith("|") and not before.startswith("|"):
+            assert re.fullmatch(r"\|[\s:|-]+\|", after), line
+
+
 def test_the_readme_is_one_page():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 120
 
@@ -132,9 +145,29 @@ def test_commands_have_their_options(name, capsys):
     assert commands()[name] <= known
 
 
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_option_is_on_a_page(name):
+    """docs/command_line.md is said to list every option."""
+    parser = parser_of(importlib.import_module(COMMANDS[name].module).main).parser
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS and action.dest != "help"]
+    options = {option for action in shown for option in action.option_strings}
+    assert options <= commands()[name]
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_the_example_of_a_help_is_read_by_its_command(name):
+    """Catches an example that a change of options left behind, and a help that does not say what the command does."""
+    parser = parser_of(importlib.import_module(COMMANDS[name].module).main).parser
+    assert re.match(r"[A-Z][^\n]*[a-z]\b", parser.description)
+    example = re.match(r"example: (.*)", parser.epilog or "")
+    if example:
+        words = required(shlex.split(example.group(1)))
+        assert words[:2] == ["codi", name]
+        parsed(name, words[2:])
+
+
 def test_every_command_is_on_its_page():
-    program = importlib.import_module("codi_tf.cli.program")
-    assert set(program.COMMANDS) == set(commands())
+    assert set(COMMANDS) == set(commands())
 
 
 def test_the_diagram_of_imports_is_the_contract():

@@ -240,7 +240,7 @@ def test_one_bundle_and_one_sampler_have_short_names(feature_folder, tmp_path, c
     rows = json.loads((out / "metrics.json").read_text())["rows"]
     assert list(rows) == ["condition", "painter, 2 steps", "autoencoder", "original"]
     printed = capsys.readouterr().out
-    assert "| painter, 2 steps |" in printed and printed.endswith(f"{out}\n")
+    assert "\npainter, 2 steps  " in printed and printed.endswith(f"{out}\n")
     assert "gray: autoencoder and condition" in (out / "report.md").read_text()
     grid, inputs = open_png(out / "grid.png"), examples(3, seed=0, task="inpainting")
     order = np.argsort(-inputs["image"].std(axis=(1, 2, 3)))
@@ -263,18 +263,18 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", "0"], "at least 1 and differ"),
-        (["--steps", "1,1"], "at least 1 and differ"),
-        (["--steps", "1,x"], "write whole numbers"),
+        (["--steps", "0"], "--steps is 0: it must be a whole number from 1 to 1000"),
+        (["--steps", "1,1"], "--steps is 1,1: give each value once"),
+        (["--steps", "1,x"], "--steps is x: it must be a whole number"),
         (["--steps", "1001"], "from 1 to 1000"),
-        (["--samplers", "euler"], "choose some of .*ddim,ddpm,dpm,dpm\\+\\+"),
-        (["--samplers", "ddim,ddim"], "each once"),
+        (["--samplers", "euler"], "--samplers is euler: choose from .*ddim, ddpm, dpm, dpm\\+\\+"),
+        (["--samplers", "ddim,ddim"], "--samplers is ddim,ddim: give each value once"),
         (["--guidance", "nan"], "must be a finite number"),
         (["--guidance", "2"], "no bundle was trained to take one"),
         (["--prompt", "a cat"], "no bundle has a text encoder"),
         (["--count", "100001"], "--count is 100001: it must be a whole number from 2 to 100000"),
         (["--features", "report/features"], "--features is report/features: the report replaces report"),
-        (["--split", "train"], "argument --split: invalid choice: 'train'"),
+        (["--split", "train"], "--split is train: choose from heldout, all"),
         (["--lpips", "none.safetensors"], "--lpips is none.safetensors: no such file"),
         (["--lpips", "file"], "file"),
         (["--inception", "none.safetensors"], "--inception is none.safetensors: no such file"),
@@ -289,7 +289,7 @@ def test_features_are_made_where_they_are_missing(tmp_path, monkeypatch):
         (["--out", "file/report"], "choose another place"),
         (["--features", "full"], "no such file"),
         (["none"], "no such bundle"),
-        (["full"], "no such bundle"),
+        (["full"], "full: no bundle is in it .there is no codi.json.; train one"),
         (["bundle"], "named twice"),
         (["foreign"], "differ in their autoencoder"),
     ],

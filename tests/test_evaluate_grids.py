@@ -11,7 +11,7 @@ from PIL import Image
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.curves import COLORS, DPI, LEVEL_COLOR, STROKES, WIDTH, _draw, _lines, _looks, write_curves
 from codi_tf.evaluation.grids import comparison, name_of_steps, processes
-from codi_tf.evaluation.tables import column, columns_of, legend, markdown_table
+from codi_tf.evaluation.tables import column, columns_of, legend, markdown_table, text_table
 from codi_tf.io.images import to_uint8
 
 
@@ -33,6 +33,20 @@ def test_a_table():
         "| --- | ---: | ---: |\n"
         "| bicubic | 23.46 [23.10, 23.79] | 0.500 [0.400, 0.600] |\n"
         "| original | - | 1.000 |\n"
+    )
+
+
+def test_a_table_for_a_terminal():
+    """Markdown with its intervals was wrapped in every line, and no column stood below its title."""
+    rows = {"bicubic": row(psnr=23.456, ssim=0.5), "original": {"psnr": None, "psnr_interval": None, "ssim": 1.0}}
+    assert text_table(rows) == (
+        "          PSNR, dB   SSIM\n"  # one column below the other
+        "bicubic      23.46  0.500\n"
+        "original         -  1.000\n"
+    )
+    assert text_table(rows, width=20) == (
+        "          PSNR, dB\nbicubic      23.46\noriginal         -\n\n"
+        "           SSIM\nbicubic   0.500\noriginal  1.000\n"
     )
 
 

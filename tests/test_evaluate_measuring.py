@@ -9,8 +9,8 @@ from conftest import make_base, make_model
 
 import codi_tf
 from codi_tf import data
+from codi_tf.cli.evaluate_options import metric_arguments, parse
 from codi_tf.core.errors import UserError
-from codi_tf.data import photos
 from codi_tf.evaluation import METRICS, loading, numerics
 from codi_tf.evaluation.kept import Kept
 from codi_tf.evaluation.loading import metrics_with
@@ -174,6 +174,8 @@ def test_batches_have_one_size():
     for result, expected in zip(in_batches(double)(x), (2 * x, -x), strict=True):
         np.testing.assert_array_equal(result, expected)
     assert sizes == [BATCH, BATCH]
+    in_batches(double)(x[:5])
+    assert sizes[2:] == [5]  # a smaller set is one batch of its size
 
 
 # --- inpainting: a condition of four channels, and images that are finished
@@ -238,10 +240,12 @@ def test_batches_draw_noise_of_their_own():
 
 
 @pytest.mark.parametrize("name", ["ddim", "stochastic"])
-def test_a_process_ends_with_the_samplers_image(model, examples, name):
+def test_a_process_ends_with_the_samplers_image(model, examples, name, monkeypatch):
     conditions = examples["condition"]
+    denoise, sizes = model.generator.denoise, []
+    monkeypatch.setattr(model.generator, "denoise", lambda z_t, *rest: (sizes.append(len(z_t)), denoise(z_t, *rest))[1])
     way = model_process(model, conditions[5], 5, 3, seed=2, sampler=name)
-    assert way.shape == (3, S, S, 3)
+    assert way.shape == (3, S, S, 3) and sizes == [1, 1, 1]  # a whole batch for one image took a third of the time
     image = model_sampler(model, 3, seed=2, sampler=name)(conditions[:6])[0][5]
     np.testing.assert_allclose(way[-1], image, atol=1e-5)
     one = model_sampler(model, 1, seed=2)(conditions[:6])[0][5]
@@ -268,13 +272,14 @@ def test_model_sampler_refuses(model):
         model_sampler(model, 2, prompt="a cat")
 
 
-def test_without_the_embedded_photos_the_rest_is_measured(monkeypatch):
-    """Own images need no scikit-image: its photos are for the network of FD-photos alone."""
-    monkeypatch.setitem(photos.DISTRIBUTIONS, "no_such_package", "no-such-package")
-    arguments = dict.fromkeys(option.key for option in loading.options())
-    with pytest.warns(UserWarning, match="FD-photos is left out: .* of no-such-package, which are not installed"):
-        metrics = loading.load_metrics(arguments, image_size=16, prompted=False)
-    assert "psnr" in metrics and "frechet_photos" not in metrics
+def test_no_network_is_trained_to_evaluate(monkeypatch, tmp_path):
+    """FD-photos has a network that comes with codi_tf: training one took longer than all else, and scikit-image."""
+    monkeypatch.setattr("codi_tf.evaluation.features.train_feature_network", None)
+    (tmp_path / "codi.json").write_text("{}")
+    arguments = metric_arguments(parse([str(tmp_path), "--out", str(tmp_path / "report")], "codi evaluate"))
+    metrics = loading.load_metrics(arguments, image_size=16, prompted=False)
+    assert list(metrics)[:3] == ["psnr", "ssim", "frechet_photos"]
+    assert [key for key, argument in arguments.items() if argument is not None] == ["features"]  # the report names it
 
 
 def test_what_is_measured_is_kept_and_found_by_the_same_evaluation_alone(tmp_path):

@@ -210,6 +210,6 @@ def test_mistakes_are_told_before_any_work(bundle, pair, tmp_path):
     assert "photos has no pairs of names; give a folder of codi pairs, or LOW:HIGH" in refusal(bundle, theirs)
     assert "named twice" in refusal(bundle, theirs, tmp_path / "." / "high", "--data", pair)
     (tmp_path / "empty").mkdir()
-    assert "empty: no such bundle" in refusal(bundle, tmp_path / "empty", "--data", pair)
+    assert "empty: no bundle is in it" in refusal(bundle, tmp_path / "empty", "--data", pair)
     with pytest.raises(UserError, match="is read from there and would be replaced"):
         parse([str(bundle), str(theirs), "--data", pair, "--out", str(theirs)], "codi evaluate")

@@ -52,7 +52,8 @@ def test_init_writes_what_is_missing_and_overwrites_nothing(tmp_path):
 def test_init_names_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     done = run_here(init.main, tmp_path / "file")
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path / 'file'}: is a file, not a folder; choose another place\n"
 
 
 def test_a_config_that_is_not_there_is_named_with_the_remedy(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import yaml
 from tiny import tiny_run
 
 from codi_tf import config
-from codi_tf.cli.cache import _begin
+from codi_tf.cli import cache_shards
 from codi_tf.core.errors import UserError
 from codi_tf.data.cached import read_meta
 from codi_tf.training.folder import check_same_settings, earlier_settings, write_settings
@@ -86,7 +86,7 @@ def test_encoded_examples_know_their_images_from_anywhere(project, monkeypatch):
 
     def begin(source: str) -> None:
         meta = {"examples": 4, "shard": 4, "made_with": {}, "data": {"source": source, "seed": 0}}
-        _begin(project / "cache", meta)
+        cache_shards.begin(project / "cache", meta)
         assert meta["data"]["source"] == source
 
     begin("photos-here")  # no name of a data set

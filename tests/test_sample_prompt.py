@@ -101,7 +101,7 @@ def test_prompt_with_an_image(checkpoint, text_to_image, tmp_path):
         (["--prompt", "x", "--image", "none.png"], "no such file"),
         (["--prompt", "x", "--condition", "in.png"], "--condition: .* is no trained model"),
         (["--prompt", "x", "--upscale", "2"], "--upscale: .* is no trained model"),
-        (["--prompt", "x", "--sampler", "euler"], "argument --sampler: invalid choice: 'euler'"),
+        (["--prompt", "x", "--sampler", "euler"], "--sampler is euler: choose from "),
         (["--prompt", "x", "--prediction-type", "x"], "prediction_type is 'x'"),
         (["--prompt", "x", "--tokenizer", "none"], "none"),
     ],

@@ -261,12 +261,14 @@ def test_the_source_gives_what_tasks_need():
 def test_what_the_command_writes_is_read_by_our_readers(tmp_path):
     assert run_here(command.main, "--out", tmp_path / "a", "--count", 3, "--size", 32).returncode == 0
     assert run_here(command.main, "--out", tmp_path / "e", "--count", 3, "--size", 32, "--edits").returncode == 0
-    sheet = ("--out", tmp_path / "s.png", "--count", 3, "--size", 32, "--domain", "matte-to-shiny")
+    sheet = ("--out", tmp_path / "s.jpg", "--count", 3, "--size", 32, "--domain", "matte-to-shiny")
     assert run_here(command.main, *sheet).returncode == 0
+    refused = run_here(command.main, *sheet, "--edits")  # which of the two would it be?
+    assert refused.returncode == 2 and "--edits: not allowed with argument --domain" in refused.stderr
     depth, editing = make_task("depth"), make_task("editing")
     shared = {"image_size": 32, "count": 2, "seed": 0}
     read = evaluation_set(load_source(str(tmp_path / "a"), None, depth), depth, **shared)
     assert "floor" in read["prompt"][0] and read["condition"].std() > 0.1
     edited = evaluation_set(load_source(str(tmp_path / "e"), None, editing), editing, **shared)
     assert edited["image"].shape == (2, 32, 32, 3)
-    assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "s.jpg").read_bytes()[:2] == b"\xff\xd8"  # an image of any format, not a folder of that name

@@ -114,10 +114,11 @@ def test_edit_makes_what_the_instruction_says_from_the_image(elsewhere):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["tiny-depth", "--prompt", "x"], "was trained for depth, which takes no instruction; use codi restore"),
+        (["tiny-depth", "--prompt", "x"], "takes no instruction; name a model for editing, or use codi restore"),
         (["tiny-editing"], "--prompt is missing"),
         (["tiny-base", "--prompt", "x"], "is no trained model"),
-        (["tiny-nothing", "--prompt", "x"], "tiny-nothing: no such model, here or among those that come with codi_tf"),
+        (["nothing", "--prompt", "x"], "nothing: no such model, here or among those that come with codi_tf; train one"),
+        (["tiny-edit", "--prompt", "x"], "among those that come with codi_tf; did you mean tiny-editing?"),
         (["tiny-editing", "--prompt", "x", "--mask", "in.png"], "unrecognized arguments: --mask"),
     ],
 )

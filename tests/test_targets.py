@@ -116,7 +116,7 @@ def test_files_at_impossible_places(call, tmp_path, monkeypatch, name):
         "file/new.png": "nothing can be written into",
         "pipe.png": "is a pipe, which a file would replace",
         "x.xyz": "x.xyz: images are not written as .xyz; use a name that ends in .png, .jpg",
-        "out": "out: the name has no suffix; use a name that ends in .png, .jpg",
+        "out": "out: the name has no extension; use a name that ends in .png, .jpg",
         "": "--out is '': name a file or a folder",
     }
     for out, message in messages.items():

@@ -22,6 +22,7 @@ from codi_tf.checkpoints.tiny_decoder import TINY_DECODER, load_decoder, save_de
 from codi_tf.cli.sample import main
 from codi_tf.core.errors import UserError
 from codi_tf.inference.rendering import render
+from codi_tf.io.bundle_files import decoder_at
 from codi_tf.io.json_files import read_json, write_json
 from codi_tf.io.weights import shapes_of, state_dict
 from codi_tf.models.tiny_decoder import TinyDecoder
@@ -295,3 +296,10 @@ def test_a_missing_decoder_is_told_before_tensorflow_is_loaded(bundle, tmp_path)
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --decoder is none: no such folder; name that of a small decoder\n"
+
+
+def test_one_that_comes_with_codi_tf_is_found_by_its_name(tmp_path, monkeypatch):
+    """--decoder refused the names that the other options for models take."""
+    monkeypatch.chdir(tmp_path)
+    assert load_decoder("photos-decoder").latent_channels == 4
+    assert decoder_at("photos-decoder").name == "photos-decoder"

@@ -315,7 +315,7 @@ def test_mistakes_are_one_line(folders, bundle, tmp_path):
         ("a", "b", (*image, "--count", 3), "--count does not go with --image"),
         ("a", "b", ("--image", tmp_path / "no.png"), "no such file or folder"),
         ("a", "b", ("--data", "scenes:noon-to-night", "--prompt", "x"), "--prompt does not go with --data"),
-        ("a", "b", ("--data", "scenes:noon-to-night", "--guidance", "1,1"), "stands there twice"),
+        ("a", "b", ("--data", "scenes:noon-to-night", "--guidance", "1,1"), "--guidance is 1,1: give each value once"),
         ("a", "missing", image, "no such model"),
         ("a", bundle, image, "name a base, which needs none"),
         ("a", "b", (), "one of the arguments --image --data is required"),

@@ -25,7 +25,7 @@ from codi_tf.core.formats import FloatFormat, check_format
 from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
 from codi_tf.diffusion.process import PREDICTION_TYPES
-from codi_tf.io.bundle_files import BUNDLE, CHECKPOINTS, is_bundle, model_at
+from codi_tf.io.bundle_files import BUNDLE, CHECKPOINTS, another_model, is_bundle, model_at
 from codi_tf.io.folders import check_folder, whole_folder
 from codi_tf.models.numerics import Numerics, check_numerics
 from codi_tf.models.pixels import PixelFolding
@@ -196,7 +196,7 @@ def _read(source, tokenizer, prediction_type, numerics, architecture) -> Base:
         base = keras_cv.read(source if path is None else path, tokenizer=tokenizer, **options)
         return _with_prediction_type(base, prediction_type)
     if not path.exists():
-        raise UserError(f"{path}: no such model folder; train one or name another")
+        raise UserError(f"{path}: no such model folder; {another_model(path)}")
     if path.is_dir():
         _refuse_option("architecture", architecture)
         if is_bundle(path) and not any((path / part).is_dir() for part in ("unet", "vae")):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from codi_tf.checkpoints.kinds import Kind
 from codi_tf.checkpoints.networks import read_network, write_network
-from codi_tf.core.paths import as_path
 from codi_tf.core.precision import built_in, make_policy
+from codi_tf.io.bundle_files import model_at
 from codi_tf.models.tiny_decoder import TinyDecoder
 
 TINY_DECODER = Kind(
@@ -50,14 +50,15 @@ def load_decoder(folder: str | Path, *, compute: str = "float32") -> TinyDecoder
     """Read the decoder of a diffusers AutoencoderTiny, for a model: `codi_tf.load(bundle, decoder=...)`.
 
     Args:
-        folder: with config.json and safetensors weights, such as the result of training with method decoder.
+        folder: with config.json and safetensors weights, such as the result of training with method decoder, or that
+            run; or the name of one that comes with codi_tf, as "photos-decoder".
         compute: the format of activations.
 
     Raises:
         UserError: a file is missing, truncated or of another network.
     """
     with built_in(make_policy(compute)):
-        return read_network(TINY_DECODER, as_path(folder), name="tiny_decoder")
+        return read_network(TINY_DECODER, model_at(folder), name="tiny_decoder")
 
 
 def save_decoder(decoder: TinyDecoder, folder: Path, *, dtype: str = "float32") -> None:

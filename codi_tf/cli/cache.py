@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,15 +11,13 @@ import numpy as np
 
 from codi_tf import config
 from codi_tf.cli.device_options import add_devices, devices_given
-from codi_tf.config import places
 from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
-from codi_tf.core.errors import UserError, user_errors
-from codi_tf.core.signals import stop_noted
-from codi_tf.io.files import check_growing_folder, check_settings, whole_file
-from codi_tf.io.hashing import file_sha256
+from codi_tf.core.errors import Interrupted, UserError, user_errors
+from codi_tf.core.progress import Progress
+from codi_tf.core.signals import Stop, stop_noted
+from codi_tf.io.files import check_growing_folder
 from codi_tf.io.locks import only_one
-from codi_tf.io.tensor_files import TensorToWrite, read_header, write_tensors
 from codi_tf.training.distribution import make_strategy
 
 ENCODED = 32  # examples at a time, or fewer where a shard is no multiple of it
@@ -53,9 +49,51 @@ def encode(
             something that cannot be used.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; what was encoded of the current shard is kept, the same call goes on.
     """
-    _check_number("--examples", examples)
-    _check_number("--shard", shard)
-    _check_number("--hosts", hosts)
+    _check(experiment, examples=examples, shard=shard, host=host, hosts=hosts)
+    check_growing_folder(out)
+    strategy = start_tensorflow(functools.partial(make_strategy, _devices(experiment)))
+    from codi_tf.cli.cache_shards import begin, shards_of
+
+    batch = math.gcd(shard, ENCODED)
+    encoder = _Encoder(experiment, strategy, batch)
+    meta = {"examples": examples, "shard": shard, **encoder.meta}
+    shards = shards_of(out, meta)
+    mine = shards[host::hosts]
+    with (
+        only_one(out / f".lock-{host}", f"encodes into {out}"),
+        stop_noted("what is encoded is written after the batch under way") as stop,
+    ):
+        begin(out, meta)
+        encoder.keep_words(out)
+        missing = [one for one in mine if not one.is_whole()]
+        for one in set(mine) - set(missing):
+            one.forget()
+        total = sum(one.size for one in mine)
+        done = total - sum(one.size for one in missing)
+        progress = Progress("encoding examples", max(total, 1))
+        for one in missing:
+            parts = one.kept(batch)
+            while (there := len(parts) * batch) < one.size:
+                left = -(-(one.size - there) // batch)
+                parts += encoder.batches((one.first + there) // batch, at_most=left)
+                there = len(parts) * batch
+                progress.update(done + min(there, one.size))
+                if stop and there < one.size:
+                    one.keep(parts)
+                    raise _stopped(stop, done + there, total)
+            one.write(parts)
+            done += one.size
+            if stop and done < total:
+                raise _stopped(stop, done, total)
+    encoder.warn()
+    return all(one.path.is_file() for one in shards)
+
+
+def _check(experiment: config.Experiment, *, examples: int, shard: int, host: int, hosts: int) -> None:
+    """Raise UserError for numbers out of range, and for an experiment whose examples are not encoded."""
+    for name, value in (("--examples", examples), ("--shard", shard), ("--hosts", hosts)):
+        if value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 1")
     if not 0 <= host < hosts:
         raise UserError(f"--host is {host}: of {hosts} hosts it must be 0 to {hosts - 1}")
     if experiment.method.examples == "images":
@@ -63,87 +101,11 @@ def encode(
         raise UserError(f"method {name} is trained on images, not on latents; name the config of another method")
     if experiment.data.buckets:
         raise UserError("data.buckets is set: examples of one size are encoded; set data.buckets=[]")
-    check_growing_folder(out)
-    strategy = start_tensorflow(functools.partial(make_strategy, _devices(experiment)))
-    from codi_tf import data
-    from codi_tf.core.progress import Progress
-    from codi_tf.data.cached import is_cache, made_with, shard_paths, shard_sizes
-    from codi_tf.data.counts import Counts
-    from codi_tf.data.pipeline import REPLACED
-    from codi_tf.data.precompute import encoder_on_each
-    from codi_tf.data.stream import warn_of_unreadable
-    from codi_tf.training.experiment import build_task, class_keys, keep_words, load_source, tokenizer_of
 
-    settings, task = experiment.data, build_task(experiment)
-    if is_cache(settings.source):
-        raise UserError(f"data.source is {settings.source}: these examples are encoded already; name the images")
-    with strategy.scope():
-        base, condition_space, encode_condition = _encoder(experiment, task)
-    tokenizer = tokenizer_of(experiment, base)
-    used = ["source", "heldout_fraction", "image_size", "augment", "recolor", "seed", "prompts"]
-    used += ["classes"] if settings.classes else []  # earlier versions had none
-    meta = {
-        "examples": examples,
-        "shard": shard,
-        "made_with": made_with(
-            base, task=task, image_size=settings.image_size, condition_space=condition_space, tokenizer=tokenizer
-        ),
-        "data": {key: getattr(settings, key) for key in used},
-    }
-    source = load_source(experiment, "train")
-    paths, sizes = shard_paths(out, meta), shard_sizes(meta)
-    mine = range(host, len(paths), hosts)
-    batch = math.gcd(shard, ENCODED)
-    options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
-    options["keys"] = (*class_keys(experiment, base, source), *data.counted_keys(source))
-    counts = Counts([source])
-    batches_from = functools.partial(data.batches, source, task, batch_size=batch, tokenizer=tokenizer, **options)
-    encode_batches = encoder_on_each(base, encode_condition, strategy)
-    batches: Iterator[dict] = iter(())
-    at = None  # the next batch of the iterator
-    with (
-        only_one(out / f".lock-{host}", f"encodes into {out}"),
-        stop_noted("what is encoded is written after the batch under way") as stop,
-    ):
-        _begin(out, meta)
-        if tokenizer is not None and experiment.method.learns_words:
-            keep_words(tokenizer, out)
-        missing = [number for number in mine if not _is_whole(paths[number], sizes[number])]
-        for number in set(mine) - set(missing):
-            _remove_begun(paths[number])
-        done, total = sum(sizes[number] for number in mine if number not in missing), sum(sizes[n] for n in mine)
-        progress = Progress("encoding examples", max(total, 1))
-        for number in missing:
-            parts = _begun(paths[number], batch)
-            while (first := len(parts) * batch) < sizes[number]:
-                place = (number * shard + first) // batch
-                if place != at:  # otherwise the iterator is at the right place
-                    batches = iter(batches_from(start_step=place))
-                at = place + min(strategy.num_replicas_in_sync, -(-(sizes[number] - first) // batch))
-                with user_errors():
-                    given: list[dict] = [next(batches) for _ in range(place, at)]
-                    encoded = encode_batches(given)
-                parts += [{key: value.numpy() for key, value in part.items()} for part in encoded]
-                replaced = sum(float(np.sum(one.get(REPLACED, 0))) for one in given)
-                counts.add(batch * len(given), replaced=replaced)
-                there = len(parts) * batch
-                progress.update(done + min(there, sizes[number]))
-                if stop and there < sizes[number]:
-                    _write_shard(_begun_path(paths[number]), _joined(parts))
-                    raise stop.interrupted(
-                        f"stopped by {{by}} after {done + there} of {total} examples, which are kept: the same command "
-                        "resumes"
-                    )
-            _write_shard(paths[number], {key: part[: sizes[number]] for key, part in _joined(parts).items()})
-            _remove_begun(paths[number])
-            done += sizes[number]
-            if stop and done < total:
-                raise stop.interrupted(
-                    f"stopped by {{by}} after {done} of {total} examples, which are kept: the same command resumes"
-                )
-    warn_of_unreadable(source)
-    counts.warn_of_replaced()
-    return all(path.is_file() for path in paths)
+
+def _stopped(stop: Stop, done: int, total: int) -> Interrupted:
+    kept = f"stopped by {{by}} after {done} of {total} examples, which are kept: the same command resumes"
+    return stop.interrupted(kept)
 
 
 def _devices(experiment: config.Experiment) -> config.Distribution:
@@ -152,38 +114,77 @@ def _devices(experiment: config.Experiment) -> config.Distribution:
     return config.Distribution() if own.strategy == "multiworker" else own
 
 
-def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Batches of examples as one."""
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+class _Encoder:
+    """Encodes the examples of an experiment in batches, on the devices of a strategy.
+
+    Raises:
+        UserError: the examples are encoded already; the config names something that cannot be used.
+
+    Attributes:
+        meta: what the encoded examples depend on, for meta.json.
+    """
+
+    def __init__(self, experiment: config.Experiment, strategy, batch: int):
+        from codi_tf import data
+        from codi_tf.data.cached import is_cache, made_with
+        from codi_tf.data.counts import Counts
+        from codi_tf.data.precompute import encoder_on_each
+        from codi_tf.training.experiment import build_task, class_keys, load_source, tokenizer_of
+
+        settings, task = experiment.data, build_task(experiment)
+        if is_cache(settings.source):
+            raise UserError(f"data.source is {settings.source}: these examples are encoded already; name the images")
+        with strategy.scope():
+            base, condition_space, encode_condition = _networks(experiment, task)
+        self._tokenizer = tokenizer_of(experiment, base)
+        self._learns_words = experiment.method.learns_words
+        space = {"condition_space": condition_space, "tokenizer": self._tokenizer}
+        used = ["source", "heldout_fraction", "image_size", "augment", "recolor", "seed", "prompts"]
+        used += ["classes"] if settings.classes else []  # earlier versions had none
+        self.meta = {
+            "made_with": made_with(base, task=task, image_size=settings.image_size, **space),
+            "data": {key: getattr(settings, key) for key in used},
+        }
+        self._source = source = load_source(experiment, "train")
+        options = {key: getattr(settings, key) for key in ("image_size", "seed", "augment", "recolor")}
+        options["keys"] = (*class_keys(experiment, base, source), *data.counted_keys(source))
+        options |= {"batch_size": batch, "tokenizer": self._tokenizer}
+        self._batches_from = functools.partial(data.batches, source, task, **options)
+        self._batch, self._counts = batch, Counts([source])
+        self._at_a_time, self._encode = strategy.num_replicas_in_sync, encoder_on_each(base, encode_condition, strategy)
+        self._given: Iterator[dict] = iter(())
+        self._next: int | None = None  # the number of the batch that the iterator gives next
+
+    def keep_words(self, out: Path) -> None:
+        """Write the tokenizer into a folder if it was learned from the examples' prompts."""
+        from codi_tf.training.experiment import keep_words
+
+        if self._tokenizer is not None and self._learns_words:
+            keep_words(self._tokenizer, out)
+
+    def batches(self, number: int, *, at_most: int) -> list[Mapping[str, np.ndarray]]:
+        """Encode the batches from a number on: one for each device, and not more than `at_most`."""
+        from codi_tf.data.pipeline import REPLACED
+
+        if number != self._next:
+            self._given = iter(self._batches_from(start_step=number))
+        self._next = number + min(self._at_a_time, at_most)
+        with user_errors():
+            given: list[dict] = [next(self._given) for _ in range(number, self._next)]
+            encoded = self._encode(given)
+        replaced = sum(float(np.sum(one.get(REPLACED, 0))) for one in given)
+        self._counts.add(self._batch * len(given), replaced=replaced)
+        return [{key: value.numpy() for key, value in part.items()} for part in encoded]
+
+    def warn(self) -> None:
+        """Warn of examples that could not be read."""
+        from codi_tf.data.stream import warn_of_unreadable
+
+        warn_of_unreadable(self._source)
+        self._counts.warn_of_replaced()
 
 
-def _begun_path(path: Path) -> Path:
-    """Where the first batches of a shard are kept when the work is interrupted."""
-    return path.with_name(f".begun-{path.name}")
-
-
-def _begun(path: Path, batch: int) -> list[dict[str, np.ndarray]]:
-    """The first batches of a shard, as far as they are kept; without those of a damaged file."""
-    kept = _begun_path(path)
-    try:
-        tensors, _ = read_header(kept)
-        count = min(tensor.shape[0] for tensor in tensors.values())
-        if count % batch or not _is_whole(kept, count):
-            return []
-        arrays = {key: tensor.read() for key, tensor in tensors.items()}
-    except (UserError, ValueError):
-        return []
-    return [{key: array[i : i + batch] for key, array in arrays.items()} for i in range(0, count, batch)]
-
-
-def _remove_begun(path: Path) -> None:
-    from codi_tf.data.cached import checksum_file
-
-    for left in (_begun_path(path), checksum_file(_begun_path(path))):
-        left.unlink(missing_ok=True)
-
-
-def _encoder(experiment: config.Experiment, task):
+def _networks(experiment: config.Experiment, task):
     """The base, the condition space of its adapter, and the function that encodes conditions (None without a task)."""
     from codi_tf.adapters import ADAPTERS
     from codi_tf.methods.networks import encode_in_space
@@ -199,55 +200,10 @@ def _encoder(experiment: config.Experiment, task):
     return base, space, functools.partial(encode_in_space, base, condition_space=space, has_mask=task.has_mask)
 
 
-def _begin(out: Path, meta: dict) -> None:
-    """Write meta.json, in which a relative source counts from `out`, or check that the existing one is equal."""
-    from codi_tf.data.cached import META, read_meta
-
-    path = out / META
-    if not path.is_file():
-        if out.exists() and not (out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir())):
-            raise UserError(f"{out}: already exists, without {META}; choose another --out")
-        written = copy.deepcopy(meta)
-        places.write_down(written, out)
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        return
-    earlier = read_meta(out)
-    places.adopt(earlier, meta)
-    check_settings(out, earlier, meta)
-
-
-def _is_whole(path: Path, count: int) -> bool:
-    """Whether a shard exists and has the bytes that were written. If not, it is encoded again."""
-    from codi_tf.data.cached import is_intact
-
-    try:
-        tensors, _ = read_header(path)
-        return all(tensor.shape[0] == count for tensor in tensors.values()) and is_intact(path)
-    except (OSError, ValueError):  # a UserError is a ValueError
-        return False
-
-
-def _write_shard(path: Path, encoded: Mapping[str, np.ndarray]) -> None:
-    from codi_tf.data.cached import checksum_file
-
-    tensors = {key: TensorToWrite(value.dtype, value.shape, value.__array__) for key, value in sorted(encoded.items())}
-    with whole_file(path) as partial:
-        write_tensors(partial, tensors)
-        line = f"{file_sha256(partial)}  {path.name}\n"  # as sha256sum writes and checks it
-    with whole_file(checksum_file(path)) as partial:
-        partial.write_text(line, encoding="utf-8")
-
-
-def _check_number(name: str, value: int) -> None:
-    if value < 1:
-        raise UserError(f"{name} is {value}: it must be at least 1")
-
-
 def main(arguments: list[str], prog: str = "python -m codi_tf.cache") -> None:
     """Run `codi cache`. Raises UserError and Interrupted, see `encode`."""
-    parser = ArgumentParser(prog=prog, description="Encode training examples once. The same command resumes.")
-    parser.add_argument("config", type=text_argument, help="a file of configs/")
+    parser = ArgumentParser(prog=prog, doc=__doc__)
+    parser.add_argument("config", type=text_argument, help="a YAML file, as those of configs/")
     parser.add_argument("--out", type=path_argument, required=True, help="folder of the encoded examples")
     parser.add_argument(
         "--examples", type=integer(1, MAX_COUNT), help="how many; by default data.encode_once of the config"

@@ -1,4 +1,8 @@
-"""codi convert SOURCE TARGET: write a Stable Diffusion checkpoint as a diffusers folder, or as a bundle."""
+"""codi convert SOURCE TARGET: write a Stable Diffusion checkpoint as a diffusers folder, or as a bundle.
+
+A checkpoint is a diffusers folder, a single .safetensors file or a KerasCV .h5. With --task, the result is a bundle. A
+bundle whose adapter is concat becomes a diffusers folder again.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from codi_tf.core.arguments import path_argument
+from codi_tf.core.arguments import flag, path_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FORMATS
@@ -22,12 +26,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.convert") -> None:
     """Run `codi convert`. Raises UserError, see `load_stable_diffusion`, `save_stable_diffusion` and `bundle`."""
-    parser = ArgumentParser(
-        prog=prog,
-        description="Read a Stable Diffusion checkpoint (a diffusers folder, a single .safetensors file, a KerasCV "
-        ".h5) and write it as a diffusers folder; with --task, as a bundle. A bundle whose adapter is concat becomes a "
-        "diffusers folder again.",
-    )
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument("source", type=path_argument, metavar="SOURCE", help="the checkpoint, or a bundle")
     parser.add_argument("target", type=path_argument, metavar="TARGET", help="a new folder")
     parser.add_argument("--tokenizer", type=path_argument, metavar="DIR", help="folder of vocab.json and merges.txt")
@@ -67,7 +66,7 @@ def _read(options: argparse.Namespace) -> Base:
         if merged is not None:
             for name in ("tokenizer", "prediction_type"):
                 if getattr(options, name) is not None:
-                    raise UserError(f"--{name.replace('_', '-')}: {options.source} is a bundle, which says it itself")
+                    raise UserError(f"{flag(name)}: {options.source} is a bundle, which says it itself")
             return merged
         print(
             f"{options.source}: a bundle; its adapter is not converted and stays in {options.source / 'adapter'}",

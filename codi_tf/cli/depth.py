@@ -34,9 +34,7 @@ SHOWN = 5  # names in a message
 
 
 def _parser(prog: str) -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=prog, description="Write depth maps next to images, with a network of your own. The same command resumes."
-    )
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument("folder", type=path_argument, help="folder of images")
     parser.add_argument("--model", type=path_argument, required=True, help="the network, an ONNX file")
     parser.add_argument(

@@ -19,7 +19,7 @@ def main(arguments: list[str], prog: str = "codi edit") -> None:
     """Run `codi edit`. Raises UserError for a bundle of a task without instructions, and see `restore.run`."""
     parser = restore.make_parser(
         prog,
-        (__doc__ or "").partition("\n\n")[2],
+        __doc__,
         model="a model trained for editing: its folder, or the name of one that comes with codi_tf",
         prompt="the instruction: what to change",
     )
@@ -32,5 +32,6 @@ def main(arguments: list[str], prog: str = "codi edit") -> None:
     restore.check_is_bundle(options.model)
     task = restore.task_of(options.model)
     if task is not None and not task.prompted:
-        raise UserError(f"{options.model} was trained for {task.name}, which takes no instruction; use codi restore")
+        remedy = "name a model for editing, or use codi restore"
+        raise UserError(f"{options.model} was trained for {task.name}, which takes no instruction; {remedy}")
     restore.run(options, IMAGE)

@@ -22,7 +22,7 @@ from codi_tf.evaluation.metric import LEVEL
 from codi_tf.evaluation.report import REPORTS, write_figures, write_images, write_page
 from codi_tf.evaluation.results import read_results, sampler_of
 from codi_tf.evaluation.samplers import BATCH, model_process, model_sampler
-from codi_tf.evaluation.tables import markdown_table
+from codi_tf.evaluation.tables import text_table
 from codi_tf.io.folders import whole_folder
 from codi_tf.io.hashing import file_sha256, folder_sha256
 
@@ -114,7 +114,7 @@ def _report(options: argparse.Namespace, folder: Path, stop: Stop) -> str:
     about = _about(options, entries, inputs.about)
     write_page(folder, about, rows, [one.label for one in entries], max(PROCESS_STEPS))
     kept.remove()
-    return markdown_table(rows)
+    return text_table(rows)
 
 
 def _end_if(stop: Stop, measured: str) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
+from codi_tf.core.arguments import finite_number, integer, one_of, path_argument, seed_number, several, text_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
@@ -15,7 +14,7 @@ from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.loading import labels
 from codi_tf.evaluation.loading import options as metric_options
 from codi_tf.evaluation.report import REPORTS
-from codi_tf.io.bundle_files import check_is_folder, is_bundle, is_pairs, model_at
+from codi_tf.io.bundle_files import BUNDLE, another_model, check_is_folder, is_bundle, is_pairs, model_at
 from codi_tf.io.folders import check_folder
 from codi_tf.io.listing import files_below
 from codi_tf.io.naming import is_image
@@ -33,7 +32,7 @@ def make_parser(prog: str) -> ArgumentParser:
         "steps. The report is report.md (a table with intervals), curves.png, grid.png, process-1.png, ... (one for "
         "each bundle and sampler), metrics.json and metrics.npz (values of every image).",
         epilog="PSNR, SSIM, sharpness, latent error and FD-photos, the Frechet distance through a small network "
-        "trained on the embedded photos (not FID), need nothing else. Other metrics are measured if their weights are "
+        "trained on photos (not FID), need nothing else. Other metrics are measured if their weights are "
         "named.",
     )
     parser.add_argument(
@@ -56,9 +55,15 @@ def make_parser(prog: str) -> ArgumentParser:
         default=SPLITS[0],
         help="heldout (default): images that training does not use; or all images",
     )
-    parser.add_argument("--steps", default="1,2,4", help="network evaluations (default: 1,2,4)")
+    steps = several(integer(1, 1000))
     parser.add_argument(
-        "--samplers", help=f"of {', '.join(SAMPLERS)} (default: of each bundle the one that it is trained for)"
+        "--steps", type=steps, default=[1, 2, 4], metavar="N,..", help="network evaluations (default: 1,2,4)"
+    )
+    parser.add_argument(
+        "--samplers",
+        type=several(one_of(SAMPLERS)),
+        metavar="NAME,..",
+        help=f"of {', '.join(SAMPLERS)} (default: of each bundle the one that it is trained for)",
     )
     parser.add_argument("--guidance", type=finite_number(), help="for bundles trained with guidance (default: none)")
     parser.add_argument(
@@ -73,18 +78,17 @@ def make_parser(prog: str) -> ArgumentParser:
     parser.add_argument("--count", type=integer(2, MAX_COUNT), default=256, help="crops (default: 256)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of crops, degradations and noise (default: 0)")
     for option in metric_options():
-        parser.add_argument(option.flag, dest=option.key, help=option.help)
+        default = None if option.default is None else option.default()
+        parser.add_argument(option.flag, dest=option.key, default=default, help=option.help)
     return parser
 
 
 def parse(arguments: list[str], prog: str) -> argparse.Namespace:
     """Parse and check the options. Raises UserError for bad ones.
 
-    `steps` and `samplers`, if given, become lists; `bundles`, and `results`, the folders of other methods' images,
-    become label -> folder.
+    `bundles`, and `results`, the folders of other methods' images, become label -> folder.
     """
     options = make_parser(prog).parse_args(arguments)
-    options.steps, options.samplers = _steps(options.steps), _samplers(options.samplers)
     paths = [model_at(path) for path in options.bundles]
     _check_paths(paths, options.data)
     named = dict(zip(labels(paths), paths, strict=True))
@@ -118,32 +122,14 @@ def needs_prompts(arguments: Mapping[str, str | None]) -> bool:
     return always or bool(flags_that_need_prompts(arguments))
 
 
-def _steps(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch(r"-?[0-9]{1,20}", part) for part in parts):
-        raise UserError(f"--steps is {text[:40]!r}: write whole numbers with commas between them, as 1,2,4")
-    steps = [int(part) for part in parts]
-    if min(steps) < 1 or len(set(steps)) < len(steps):
-        raise UserError(f"--steps is {text!r}: the numbers must be at least 1 and differ")
-    return steps
-
-
-def _samplers(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    names = [part.strip() for part in text.split(",")]
-    if not set(names) <= set(SAMPLERS) or len(set(names)) < len(names):
-        raise UserError(f"--samplers is {text!r}: choose some of {','.join(SAMPLERS)}, each once, with commas between")
-    return names
-
-
 def _check_paths(paths: Sequence[Path], source: str) -> None:
     """Raise UserError for folders that hold neither a bundle nor images, and for images that nothing is matched to."""
     results = [path for path in paths if _holds_images(path)]
     for path in paths:
         check_is_folder(path)
         if path not in results and not is_bundle(path):
-            raise UserError(f"{path}: no such bundle; train one or name another")
+            what = f"no bundle is in it (there is no {BUNDLE})" if path.is_dir() else "no such bundle"
+            raise UserError(f"{path}: {what}; {another_model(path)}")
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a bundle is named twice; name each once")
     if results == list(paths):
@@ -161,9 +147,9 @@ def _holds_images(path: Path) -> bool:
 
 def _check_out(options: argparse.Namespace) -> None:
     """Raise UserError if --out exists and is anything but an earlier report, which the new one replaces."""
+    check_folder(options.out, REPORTS, inputs=[*options.bundles.values(), *options.results.values()])
     for option in metric_options():
         argument = getattr(options, option.key)
         path = None if argument is None else option.path(argument)
         if option.made and path is not None and options.out.resolve() in (path.resolve(), *path.resolve().parents):
             raise UserError(f"{option.flag} is {argument}: the report replaces {options.out}; name a folder elsewhere")
-    check_folder(options.out, REPORTS, inputs=[*options.bundles.values(), *options.results.values()])

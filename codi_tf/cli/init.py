@@ -1,4 +1,7 @@
-"""codi init [FOLDER]: write the configs and small models that come with codi_tf into a folder."""
+"""codi init [FOLDER]: write the configs and small models that come with codi_tf into a folder.
+
+They are written as configs/ and assets/. Files that are there already stay, if they are the same.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from codi_tf.core.arguments import path_argument
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
-from codi_tf.io.files import whole_file
+from codi_tf.io.files import check_growing_folder, whole_file
 from codi_tf.io.starter import FOLDERS, starter_folder
 
 
@@ -23,6 +26,7 @@ def write_starter(folder: Path) -> int:
         UserError: a file is there with other contents, or the folder cannot be written; nothing was written in the
             first case.
     """
+    check_growing_folder(folder)
     source = starter_folder()
     files = [path.relative_to(source) for name in FOLDERS for path in sorted((source / name).rglob("*"))]
     files = [path for path in files if (source / path).is_file() and "__pycache__" not in path.parts]
@@ -46,10 +50,7 @@ def write_starter(folder: Path) -> int:
 
 def main(arguments: list[str], prog: str = "codi init") -> None:
     """Run `codi init`. Raises UserError, see `write_starter`."""
-    parser = ArgumentParser(
-        prog=prog,
-        description="Write configs/ and assets/, which come with codi_tf, into a folder: configs and small models.",
-    )
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument(
         "folder", nargs="?", type=path_argument, default=Path(), help="by default the working directory"
     )

@@ -1,9 +1,9 @@
 """codi pairs --out DIR: write degraded pairs to evaluate on.
 
-Writes degraded pairs to evaluate on, as StableSR's test set was made (Wang et al. 2023, section 4: 3,000 crops of
-512 pixels of the DIV2K validation photos, degraded by Real-ESRGAN's degradation to 128): gt/00000.png, the crop, and
-lq/00000.png, its low-resolution version. The same arguments write the same files. pairs.json records how they were
-made; `codi evaluate --data DIR` measures on them.
+They are made as StableSR's test set (Wang et al. 2023, section 4: 3,000 crops of 512 pixels of the DIV2K validation
+photos, degraded by Real-ESRGAN's degradation to 128): gt/00000.png, the crop, and lq/00000.png, its low-resolution
+version. The same arguments write the same files. pairs.json records how they were made; `codi evaluate --data DIR`
+measures on them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def task_options(texts: list[str]) -> dict:
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.pairs") -> None:
     """Run `codi pairs`. Raises UserError, see `make_task`, `load_source` and `write_pairs`."""
-    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument("--out", type=path_argument, required=True, help="a new folder")
     parser.add_argument(
         "--data", type=text_argument, default=EMBEDDED, help="photos (default), a folder, shards, a TFDS name"

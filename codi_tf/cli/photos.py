@@ -114,7 +114,7 @@ def _write(path: Path, content: bytes, size: int) -> None:
 
 
 def main(arguments: list[str], prog: str = "codi photos") -> None:
-    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument("--out", type=path_argument, required=True, help="the folder to write")
     parser.add_argument("--packages", type=path_argument, help="a folder that holds the packages; nothing is fetched")
     parser.add_argument(

@@ -22,7 +22,7 @@ MEGABYTES = 256  # of a shard
 
 def main(arguments: list[str], prog: str = "codi prepare") -> None:
     """Run `codi prepare`. Raises UserError, see `open_records`, `make_task` and `preparing.prepare`."""
-    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument("source", type=text_argument, help="a folder of images, shards, a TFDS name: data.source")
     parser.add_argument("--out", type=path_argument, required=True, help="a new folder")
     parser.add_argument("--task", type=text_argument, help="of a training, whose companion of images is written, too")

@@ -54,7 +54,7 @@ def usage() -> str:
 
 def main(arguments: list[str]) -> None:
     """Call a command with the arguments after its name. Raises UserError for an unknown command."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
     name, *rest = arguments

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codi_tf.checkpoints.lora_files import check_loras
 from codi_tf.cli.images import Images, base_folder
-from codi_tf.cli.sampling_options import add_shared_options, load_small_decoder, progress, say
+from codi_tf.cli.sampling_options import add_shared_options, check_shared_options, load_small_decoder, progress, say
 from codi_tf.core.arguments import finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.diffusion.samplers import SAMPLERS
@@ -34,8 +33,8 @@ STEPS, JUMP_LENGTH, RESAMPLINGS, SAMPLER = 250, 10, 10, "ddpm"
 def main(arguments: list[str], prog: str = "codi repaint") -> None:
     """Run `codi repaint`. Raises UserError for options that do not fit the base or each other."""
     options = _parser(prog).parse_args(arguments)
+    check_shared_options(options)
     options.model = base_folder(options.model)
-    check_loras(options.lora)
     models = [options.model, options.decoder]
     images = Images("--image", options.image, options, models=models, inputs={"--mask": options.mask})
     masks = partners(images.files, "--mask", options.mask, mask_files)
@@ -48,7 +47,7 @@ def main(arguments: list[str], prog: str = "codi repaint") -> None:
 
 
 def _parser(prog: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     add_shared_options(parser, model="folder of a base, or a Stable Diffusion checkpoint", prompt="what to show")
     parser.add_argument("--image", type=path_argument, required=True, help="the image to fill, or a folder")
     parser.add_argument(

@@ -20,7 +20,6 @@ import numpy as np
 
 from codi_tf.cli.images import Images
 from codi_tf.cli.sampling_options import (
-    add_condition_scale,
     add_sampling,
     add_shared_options,
     add_start,
@@ -31,7 +30,7 @@ from codi_tf.cli.sampling_options import (
     progress,
     say,
 )
-from codi_tf.core.arguments import finite_number, integer, path_argument
+from codi_tf.core.arguments import add_condition_scale, add_fidelity, finite_number, integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS
@@ -100,18 +99,13 @@ def add_knobs(parser: argparse._ActionsContainer) -> None:
         type=finite_number(),
         help="guidance by the prompt, for models fine-tuned with drop_prompt (default: 1, none)",
     )
-    add_condition_scale(parser)
-    parser.add_argument(
-        "--fidelity",
-        type=finite_number(0, 1),
-        help="0: the last step's image; 1: the first step's, smooth and closest to the condition; between: a mixture "
-        "(default: 0)",
-    )
+    add_condition_scale(parser, default=None)
+    add_fidelity(parser, default=None)
 
 
-def make_parser(prog: str, description: str, *, model: str, prompt: str) -> ArgumentParser:
+def make_parser(prog: str, doc: str | None, *, model: str, prompt: str) -> ArgumentParser:
     """A parser with the options that every trained model takes; `model` and `prompt` are their lines in the help."""
-    parser = ArgumentParser(prog=prog, description=description)
+    parser = ArgumentParser(prog=prog, doc=doc)
     add_shared_options(parser, model=model, prompt=prompt)
     add_sampling(
         parser,
@@ -127,7 +121,7 @@ def main(arguments: list[str], prog: str = "codi restore") -> None:
     """Run `codi restore`. Raises UserError, see `run`."""
     parser = make_parser(
         prog,
-        (__doc__ or "").partition("\n\n")[2],
+        __doc__,
         model="a trained model: its folder, or the name of one that comes with codi_tf",
         prompt="what to show, for a model whose base has a text encoder",
     )
@@ -142,7 +136,8 @@ def main(arguments: list[str], prog: str = "codi restore") -> None:
 def check_is_bundle(model: Path) -> None:
     """Raise UserError for a folder that holds no trained model."""
     if not is_bundle(model):
-        raise UserError(f"{model} is no trained model (it has no {BUNDLE}); for a checkpoint: codi text2image")
+        remedy = "name one, or for a checkpoint use codi text2image"
+        raise UserError(f"{model} is no trained model (it has no {BUNDLE}); {remedy}")
 
 
 def run(options: argparse.Namespace, condition: str = "--condition") -> None:

@@ -11,8 +11,8 @@ from codi_tf.cli.sampling_options import (
     add_shared_options,
     add_start,
     check_shared_options,
-    flag,
 )
+from codi_tf.core.arguments import flag
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
 from codi_tf.diffusion.samplers import SAMPLERS

@@ -12,9 +12,8 @@ from codi_tf.checkpoints.lora_files import check_loras
 from codi_tf.core.arguments import add_loras, finite_number, integer, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
-from codi_tf.core.limits import MAX_CONDITION_SCALE
 from codi_tf.core.progress import Progress
-from codi_tf.io.bundle_files import check_is_folder, model_at
+from codi_tf.io.bundle_files import another_model, check_is_folder, decoder_at, model_at
 
 if TYPE_CHECKING:
     from codi_tf.models.tiny_decoder import TinyDecoder
@@ -39,7 +38,7 @@ def add_shared_options(parser: ArgumentParser, *, model: str, prompt: str, out: 
     parser.add_argument(
         "--decoder",
         type=path_argument,
-        help="folder of a small decoder, an AutoencoderTiny, in place of the model's own",
+        help="a small decoder, an AutoencoderTiny, in place of the model's own: its folder, or photos-decoder",
     )
     add_loras(parser)
 
@@ -49,15 +48,6 @@ def add_sampling(parser: ArgumentParser, samplers: Iterable[str], *, steps: str,
     parser.add_argument("--steps", type=integer(1, 1000), help=f"network evaluations (default: {steps})")
     parser.add_argument("--sampler", choices=tuple(samplers), help=f"(default: {sampler})")
     parser.add_argument("--guidance", type=finite_number(), help=f"1 is none (default: {guidance})")
-
-
-def add_condition_scale(parser: argparse._ActionsContainer) -> None:
-    """Add --condition-scale."""
-    parser.add_argument(
-        "--condition-scale",
-        type=finite_number(0, MAX_CONDITION_SCALE),
-        help=f"how many times the condition counts, 0 (not at all) to {MAX_CONDITION_SCALE} (default: 1)",
-    )
 
 
 def add_start(parser: argparse._ActionsContainer, *, size: str) -> None:
@@ -98,21 +88,16 @@ def existing_model(path: Path) -> Path:
     path = model_at(path)
     check_is_folder(path)
     if not path.exists():
-        raise UserError(f"{path}: no such model, here or among those that come with codi_tf; train one or name another")
+        raise UserError(f"{path}: no such model, here or among those that come with codi_tf; {another_model(path)}")
     return path
 
 
 def check_shared_options(options: argparse.Namespace) -> None:
     """Raise UserError for a model or a small decoder that is missing."""
     options.model = existing_model(options.model)
-    if options.decoder is not None and not options.decoder.is_dir():
-        raise UserError(f"--decoder is {options.decoder}: no such folder; name that of a small decoder")
+    if options.decoder is not None:
+        options.decoder = decoder_at(options.decoder)
     check_loras(options.lora)
-
-
-def flag(name: str) -> str:
-    """The flag of an option: --text-guidance for text_guidance."""
-    return "--" + name.replace("_", "-")
 
 
 def load_small_decoder(options: argparse.Namespace) -> TinyDecoder | None:

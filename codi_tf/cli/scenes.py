@@ -1,8 +1,8 @@
 """codi scenes --out PATH: look at rendered scenes, or write them as a data set.
 
-With PATH.png, a contact sheet. With a folder, NAME.png, its depth map NAME.depth.png and its caption NAME.txt; with
---edits or --domain the image after an edit NAME.png, the image before it NAME.source.png and the instruction NAME.txt.
-Scene i is a function of the seed and i alone.
+With an image file, as PATH.png, a contact sheet. With a folder, NAME.png, its depth map NAME.depth.png and its caption
+NAME.txt; with --edits or --domain the image after an edit NAME.png, the image before it NAME.source.png and the
+instruction NAME.txt. Scene i is a function of the seed and i alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.showing import printable
 from codi_tf.io.bundle_files import SCENES
 from codi_tf.io.folders import check_folder, whole_folder
-from codi_tf.io.save_image import check_image_file, write_image
+from codi_tf.io.save_image import check_image_file, is_written, write_image
 from codi_tf.scenes.domains import TRANSFERS
 
 MAX_COUNT, COLUMNS = 10_000_000, 8
@@ -22,8 +22,8 @@ MAX_COUNT, COLUMNS = 10_000_000, 8
 
 def main(arguments: list[str], prog: str = "codi scenes") -> None:
     """Run `codi scenes`. Raises UserError if the result cannot be written there."""
-    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("--out", type=path_argument, required=True, help="a .png file, or a new folder")
+    parser = ArgumentParser(prog=prog, doc=__doc__)
+    parser.add_argument("--out", type=path_argument, required=True, help="an image file, or a new folder")
     parser.add_argument("--count", type=integer(1, MAX_COUNT), default=24, help="scenes (default: 24)")
     parser.add_argument(
         "--size", type=integer(16, 1024), default=128, help="side of the images in pixels (default: 128)"
@@ -32,11 +32,11 @@ def main(arguments: list[str], prog: str = "codi scenes") -> None:
     parser.add_argument("--split", choices=("train", "heldout"), default="heldout", help="heldout (default) or train")
     pairs = parser.add_mutually_exclusive_group()
     pairs.add_argument("--edits", action="store_true", help="pairs of scenes and instructions")
-    parser.add_argument(
+    pairs.add_argument(
         "--domain", choices=tuple(TRANSFERS), help="pairs of a scene and its counterpart in another domain"
     )
     options = parser.parse_args(arguments)
-    sheet = options.out.suffix.lower() == ".png"
+    sheet = is_written(options.out)
     if sheet:
         check_image_file(options.out)
     else:

@@ -70,7 +70,7 @@ def add_own_options(parser: argparse._ActionsContainer) -> None:
 
 def main(arguments: list[str], prog: str = "codi text2image") -> None:
     """Run `codi text2image`. Raises UserError, see `run`."""
-    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     add_shared_options(
         parser,
         model="a Stable Diffusion checkpoint: a folder, a file, or the name of one that comes with codi_tf",

@@ -264,8 +264,8 @@ def _inputs(experiment: config.Experiment) -> list[Path]:
 
 def main(arguments: list[str], prog: str = "python -m codi_tf.train") -> None:
     """Run `codi train`. Raises UserError and Interrupted, see `train`."""
-    parser = ArgumentParser(prog=prog, description="Train. The same command resumes.")
-    parser.add_argument("config", type=text_argument, help="a file of configs/")
+    parser = ArgumentParser(prog=prog, doc=__doc__)
+    parser.add_argument("config", type=text_argument, help="a YAML file, as those of configs/")
     parser.add_argument(
         "--out", type=path_argument, help="folder of the run; by default runs/NAME, NAME that of the config"
     )

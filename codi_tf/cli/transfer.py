@@ -9,12 +9,11 @@ measured, and --out is a report.
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from codi_tf.cli.images import Images, base_folder
-from codi_tf.cli.sampling_options import COMPUTE, progress, say
-from codi_tf.core.arguments import finite_number, integer, path_argument, seed_number, text_argument
+from codi_tf.cli.sampling_options import COMPUTE, fill_in, progress, say
+from codi_tf.core.arguments import finite_number, flag, integer, path_argument, seed_number, several, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import UserError
 from codi_tf.evaluation.report import REPORTS
@@ -82,15 +81,27 @@ def _transferred(pair, file: Path, options: argparse.Namespace):
 
 
 def _parser(prog: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=prog, description=(__doc__ or "").partition("\n\n")[2])
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument("base_a", type=path_argument, metavar="BASE_A", help="folder of the base of the images' domain")
     parser.add_argument("base_b", type=path_argument, metavar="BASE_B", help="folder of the base of the other domain")
     parser.add_argument("--out", type=path_argument, required=True, help="an image, a new folder, or a report")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", type=path_argument, help="an image of A's domain, or a folder of them")
     what.add_argument("--data", type=text_argument, help="pairs to measure on, such as scenes:noon-to-night")
-    parser.add_argument("--steps", default="16", help="of each way; with --data several, as 16,8,4 (default: 16)")
-    parser.add_argument("--guidance", default="1", help="of B, by the prompt; with --data several (default: 1, none)")
+    parser.add_argument(
+        "--steps",
+        type=several(integer(1, 1000)),
+        default=[16],
+        metavar="N",
+        help="of each way; with --data several, as 16,8,4 (default: 16)",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=several(finite_number()),
+        default=[1.0],
+        metavar="X",
+        help="of B, by the prompt; with --data several, as 1,2 (default: 1, none)",
+    )
     parser.add_argument("--reverse-guidance", type=finite_number(), default=1.0, help="of A (default: 1, none)")
     parser.add_argument("--compute", choices=COMPUTE, default=COMPUTE[0], help="number format (default: float32)")
     of_images = parser.add_argument_group("with --image")
@@ -111,31 +122,16 @@ def _parser(prog: str) -> ArgumentParser:
 
 
 def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
-    """Parse and check the options; `steps` and `guidance` become lists. Raises UserError for bad options."""
+    """Parse and check the options. Raises UserError for bad options."""
     options = _parser(prog).parse_args(arguments)
     with_data = options.data is not None
     for name in OF_IMAGES if with_data else OF_DATA:
         if getattr(options, name) is not None:
             which = "--data" if with_data else "--image"
-            raise UserError(f"--{name.replace('_', '-')} does not go with {which}: leave it out")
-    for name, default in DEFAULTS.items():
-        if getattr(options, name) is None:
-            setattr(options, name, default)
-    options.steps = _numbers("--steps", options.steps, integer(1, 1000))
-    options.guidance = _numbers("--guidance", options.guidance, finite_number())
+            raise UserError(f"{flag(name)} does not go with {which}: leave it out")
+    fill_in(options, DEFAULTS)
     if not with_data and (len(options.steps) > 1 or len(options.guidance) > 1):
         raise UserError("--image takes one number of --steps and one --guidance: several need --data")
     options.models = base_folder(options.base_a), base_folder(options.base_b)
     options.undistilled = None if options.undistilled is None else tuple(map(base_folder, options.undistilled))
     return options
-
-
-def _numbers(flag: str, text: str, parse) -> list:
-    """Numbers with commas between them, each once."""
-    try:
-        numbers = [parse(part.strip()) for part in re.split(",", text)]
-    except argparse.ArgumentTypeError as error:
-        raise UserError(f"{flag} {error}") from None
-    if len(set(numbers)) < len(numbers):
-        raise UserError(f"{flag} is {text}: a number stands there twice")
-    return numbers

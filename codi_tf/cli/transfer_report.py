@@ -17,7 +17,7 @@ from codi_tf.evaluation.metric import LEVEL, Metric
 from codi_tf.evaluation.report import write_figures
 from codi_tf.evaluation.samplers import Sampler, batch_for, in_batches
 from codi_tf.evaluation.scenes import READER
-from codi_tf.evaluation.tables import in_order, legend, markdown_table
+from codi_tf.evaluation.tables import in_order, legend, markdown_table, text_table
 from codi_tf.io.images import write_png
 
 FREE = ("psnr", "ssim", "sharpness")  # metrics that need no weights
@@ -68,7 +68,7 @@ def measure_transfers(options: argparse.Namespace, folder: Path, load_pair: Call
             shown[label][steps] = samplers[row](sources[:SHOWN])[0]
     write_png(folder / "grid.png", comparison(shown, sources[:SHOWN], truths[:SHOWN]))
     (folder / "report.md").write_text(_page(options, rows, size), encoding="utf-8")
-    return markdown_table(rows)
+    return text_table(rows)
 
 
 def _sampler(pair, contexts: list, options: dict) -> Sampler:

@@ -6,49 +6,76 @@ import argparse
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.limits import MAX_SEED
+from codi_tf.core.limits import MAX_CONDITION_SCALE, MAX_SEED
 from codi_tf.core.paths import as_path
 
 LONGEST = 40  # characters of a value in a message
 LARGEST = 3.4e38  # of float32
+T = TypeVar("T")
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
     """A parser of whole numbers from low to high."""
 
-    def parse(text: str) -> int:
+    def whole(text: str) -> int:
         number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else None
         if number is None or not low <= number <= high:
             raise argparse.ArgumentTypeError(f"is {_short(text)}: it must be a whole number from {low} to {high}")
         return number
 
-    return parse
+    return whole
 
 
 def finite_number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
     """A parser of finite numbers from low to high; with `above`, low itself is refused."""
-    limits = [f"{'above' if above else 'at least'} {low:g}"] * (low > -math.inf)
-    limits += [f"at most {high:g}"] * (high < math.inf)
-    wanted = f"it must be a number {' and '.join(limits)}" if limits else "it must be a finite number"
+    if -math.inf < low and high < math.inf and not above:
+        wanted = f"it must be a number from {low:g} to {high:g}"
+    else:
+        limits = [f"{'above' if above else 'at least'} {low:g}"] * (low > -math.inf)
+        limits += [f"at most {high:g}"] * (high < math.inf)
+        wanted = f"it must be a number {' and '.join(limits)}" if limits else "it must be a finite number"
 
-    def parse(text: str) -> float:
+    def number(text: str) -> float:
         try:
-            number = math.nan if "_" in text else float(text)
+            value = math.nan if "_" in text else float(text)
         except ValueError:
-            number = math.nan
-        if not abs(number) <= LARGEST or not low <= number <= high or (above and number == low):
+            value = math.nan
+        if not abs(value) <= LARGEST or not low <= value <= high or (above and value == low):
             raise argparse.ArgumentTypeError(f"is {_short(text)}: {wanted}")
-        return number
+        return value
 
-    return parse
+    return number
 
 
 seed_number = integer(0, MAX_SEED)
+
+
+def one_of(names: Collection[str]) -> Callable[[str], str]:
+    """A parser of names in a table, such as a registry, whose message lists them."""
+
+    def name(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"is {_short(text)}: choose from {', '.join(names)}")
+        return text
+
+    return name
+
+
+def several(parse: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """A parser of values with commas between them, each once; `parse` is that of one."""
+
+    def values(text: str) -> list[T]:
+        found = [parse(part.strip()) for part in text.split(",")]
+        if len(set(found)) < len(found):
+            raise argparse.ArgumentTypeError(f"is {_short(text)}: give each value once")
+        return found
+
+    return values
 
 
 def path_argument(text: str) -> Path:
@@ -80,12 +107,30 @@ def add_loras(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_fidelity(parser: argparse._ActionsContainer, note: str = "") -> None:
-    """Add --fidelity; `note` says of what it is."""
+def add_fidelity(parser: argparse._ActionsContainer, note: str = "", *, default: float | None = 0.0) -> None:
+    """Add --fidelity; `note` says of what it is. A `default` of None tells whether the option was given."""
     said = "0, the last step's image, to 1, the first step's, smooth and closest to the condition"
     parser.add_argument(
-        "--fidelity", type=finite_number(0, 1), default=0.0, help=f"{said}{note and f'; {note}'} (default: 0)"
+        "--fidelity", type=finite_number(0, 1), default=default, help=f"{said}{note and f'; {note}'} (default: 0)"
     )
+
+
+def add_condition_scale(
+    parser: argparse._ActionsContainer, note: str = "", *, default: float | None = 1.0, above: bool = False
+) -> None:
+    """Add --condition-scale, above 0 with `above`. `note` and `default` are as in `add_fidelity`."""
+    said = f"how many times the condition counts, {'above 0, at most' if above else '0, not at all, to'}"
+    parser.add_argument(
+        "--condition-scale",
+        type=finite_number(0, MAX_CONDITION_SCALE, above=above),
+        default=default,
+        help=f"{said} {MAX_CONDITION_SCALE}{note and f'; {note}'} (default: 1)",
+    )
+
+
+def flag(name: str) -> str:
+    """The flag of an option: --text-guidance for text_guidance."""
+    return "--" + name.replace("_", "-")
 
 
 def text_argument(text: str) -> str:

@@ -20,14 +20,43 @@ NO_READER = 141  # of a program that SIGPIPE ends
 T = TypeVar("T")
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Help that keeps paragraphs, and names values by what they are: --out PATH, not --out OUT."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(HelpFormatter, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        known = {"path_argument": "PATH", "whole": "N", "number": "X"}  # types of `core.arguments`
+        return known.get(getattr(action.type, "__name__", ""), action.dest.upper())
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser that raises UserError for mistakes: one line, without the usage before it.
 
-    "argument --steps: is 0: it must be ...", as the types of `core.arguments` word it, becomes "--steps is 0: ...".
+    "argument --steps: is 0: it must be ...", as the types of `core.arguments` word it, becomes "--steps is 0: ...", and
+    so does an invalid choice.
+
+    Args:
+        doc: the docstring of the command's module, "codi NAME ...: what it does." and paragraphs with more: the example
+            and the description of the help. Other arguments are argparse's.
     """
 
+    def __init__(self, *, doc: str | None = None, **options):
+        if doc is not None:
+            first, _, more = doc.strip().partition("\n\n")
+            example, _, what = first.partition(": ")
+            about = f"{what[:1].upper()}{what[1:]}\n\n{more}".strip()
+            options = {"description": about, "epilog": f"example: {example}", **options}
+        super().__init__(formatter_class=HelpFormatter, **options)
+
     def error(self, message: str):
+        for action in self._actions:  # argparse asks for those, too, where it mixes options and positional arguments
+            if action.nargs == "*" and not action.option_strings:
+                message = message.replace(f", {action.metavar or action.dest}", "")
         text = re.sub(r"^argument (\S+): is ", r"\1 is ", " ".join(message.split()))
+        if choice := re.fullmatch(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", text):
+            text = "{} is {}: choose from {}".format(*choice.groups()).replace("'", "")
         raise UserError(f"{text}; see {self.prog} --help")
 
 

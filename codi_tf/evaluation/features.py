@@ -184,21 +184,20 @@ def load_features(folder: Path) -> FeatureNetwork:
     return network
 
 
-def load_or_train(folder: Path | None, image_size: int) -> FeatureNetwork:
+def load_or_train(folder: Path, image_size: int) -> FeatureNetwork:
     """Load the feature network in a folder, or train one on the embedded photos and save it there.
 
     Args:
-        folder: None: the network is trained and not saved.
+        folder: of the network.
         image_size: side of the crops that it is trained on.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or the packages of the photos are missing.
     """
-    if folder is not None and folder.exists():
+    if folder.exists():
         return load_features(folder)
     progress = Progress("training the feature network", TRAINING_STEPS)
     photos, options = data.load_photos("train"), {"image_size": image_size, "steps": TRAINING_STEPS}
     network = train_feature_network(photos, report=progress.update, **options)
-    if folder is not None:
-        save_features(network, folder)
+    save_features(network, folder)
     return network

@@ -60,6 +60,7 @@ class Option:
         remedy: the end of the error message for a missing file, as "name the weights of LPIPS".
         folder: whether it names a folder, not a file.
         made: whether the metric creates what is missing.
+        default: gives what is named where the option is left out, or None; no function: nothing is.
     """
 
     flag: str
@@ -67,6 +68,7 @@ class Option:
     remedy: str = ""
     folder: bool = False
     made: bool = False
+    default: Callable[[], str | None] | None = None
 
     @property
     def key(self) -> str:

@@ -108,18 +108,12 @@ def model_process(
     import tensorflow as tf
 
     conditioning, options = _prepare(model, steps, sampler, guidance, text_guidance, prompt)
-    batch = batch_for(model.base, *condition.shape[:2])
-    number, row = divmod(place, batch)
-    conditions = np.repeat(condition[np.newaxis], batch, axis=0)  # the size that the sampler is compiled for
-    noise = gaussian_noise(seed, model.latent_shape((number + 1) * batch, *condition.shape[:2]))[number * batch :]
-    options |= {"seed": _seed_of_batch(seed, number)}
-    predictions = model.generator.trajectory(tf.constant(conditions), tf.constant(noise), conditioning, **options)
-    latents = np.stack([prediction.x_hat[row] for prediction in predictions])  # [steps, h, w, 4]
-
-    def decode(latents, condition):
-        return _finished(model, latents, condition)
-
-    return in_batches(decode, batch)(latents, np.repeat(condition[np.newaxis], steps, axis=0))
+    number, row = divmod(place, batch_for(model.base, *condition.shape[:2]))
+    alone = tf.constant(condition[np.newaxis])
+    noise = tf.constant(gaussian_noise(seed, model.latent_shape(place + 1, *condition.shape[:2]))[place:])
+    options |= {"seed": _seed_of_batch(seed, number), "first": row}
+    predictions = model.generator.trajectory(alone, noise, conditioning, **options)
+    return np.concatenate([_finished(model, prediction.x_hat, alone) for prediction in predictions])
 
 
 def in_batches(function: Callable, batch: int = BATCH) -> Callable:
@@ -133,9 +127,10 @@ def _in_batches(function: Callable, batch: int, *, numbered: bool) -> Callable:
 
     def whole(*arrays):
         count, parts = len(arrays[0]), []
-        for start in range(0, count, batch):
-            rows = np.minimum(np.arange(start, start + batch), count - 1)  # the last batch repeats the last image
-            number = (start // batch,) if numbered else ()
+        size = min(batch, count)
+        for start in range(0, count, size):
+            rows = np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats the last image
+            number = (start // size,) if numbered else ()
 
             def own(array, rows=rows):  # of a conditioning, what is one for all images stays
                 return array if array is None or len(array) < count else tf.constant(array[rows])

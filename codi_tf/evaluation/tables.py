@@ -41,6 +41,19 @@ def markdown_table(rows: dict[str, dict]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def text_table(rows: dict[str, dict], width: int = 100) -> str:
+    """The same for a terminal: figures without intervals, aligned; several tables where one would be wider."""
+    left = max(map(len, rows))
+    tables: list[list[str]] = []
+    for name in columns_of(rows.values()):
+        title, figures = column(name).title, [_cell({name: row.get(name)}, name) for row in rows.values()]
+        own = max(map(len, (title, *figures)))
+        if not tables or len(tables[-1][0]) + 2 + own > width:
+            tables.append([text.ljust(left) for text in ("", *rows)])
+        tables[-1] = [f"{line}  {text:>{own}}" for line, text in zip(tables[-1], (title, *figures), strict=True)]
+    return "\n".join("".join(f"{line}\n" for line in lines) for lines in tables)
+
+
 def legend(rows: dict[str, dict]) -> str:
     """The legend of columns and rows, as a Markdown list."""
     lines = [

@@ -59,6 +59,7 @@ class Generator:
         text_guidance: float | None = None,
         condition_scale: float = 1.0,
         seed: int = 0,
+        first: int = 0,
         image=None,
         strength: float = 0.8,
     ) -> Iterator[Prediction]:
@@ -74,6 +75,7 @@ class Generator:
             sampler: a name in `diffusion.samplers.SAMPLERS`.
             guidance, text_guidance, condition_scale: see `denoiser`.
             seed: of the noise that stochastic samplers add.
+            first: place of the first image in the batch that this noise is drawn for; 0 where that is this batch.
             image: [B, H, W, 3] in [-1, 1], where SDEdit starts; None: pure noise.
             strength: of SDEdit, see `grid.sdedit_grid`.
 
@@ -87,7 +89,8 @@ class Generator:
         if image is not None:
             grid = sdedit_grid(grid, strength)
             noise = sdedit_start(self.encode_image(image), noise, grid)
-        fresh = (gaussian_noise(seed, tuple(noise.shape), stream=i + 1) for i in range(grid.draws))
+        drawn = (first + noise.shape[0], *noise.shape[1:])
+        fresh = (gaussian_noise(seed, drawn, stream=i + 1)[first:] for i in range(grid.draws))
         return (prediction for prediction, _ in trajectory(denoise, noise, grid, fresh))
 
     def denoiser(

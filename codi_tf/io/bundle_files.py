@@ -5,6 +5,7 @@ Imports no TensorFlow.
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from codi_tf.core.showing import shown
 from codi_tf.io.folders import Kind, Names, check_whole, recover
 from codi_tf.io.json_files import read_json
 from codi_tf.io.schema import FLAG, SHA256, Anything, Each, Keyed, Nullable, Number, OneOf, Record, Text, Whole, check
-from codi_tf.io.starter import shipped_model
+from codi_tf.io.starter import shipped_model, shipped_models
 
 BUNDLE = "codi.json"
 FORMAT = 1
@@ -80,6 +81,20 @@ def check_is_folder(path: Path) -> None:
     """Raise UserError for a file of a bundle that is named in place of the bundle."""
     if path.is_file() and is_bundle(path.parent):
         raise UserError(f"{path}: is a file of a bundle; name its folder, {path.parent}")
+
+
+def another_model(path: str | Path) -> str:
+    """The remedy for a model that is not there: the name of one that comes with codi_tf, if that is much like it."""
+    close = difflib.get_close_matches(as_path(path).as_posix(), shipped_models(), n=1, cutoff=0.8)
+    return f"did you mean {close[0]}?" if close else "train one or name another"
+
+
+def decoder_at(path: str | Path) -> Path:
+    """The folder of a small decoder, see `model_at`. Raises UserError that names --decoder where there is none."""
+    folder = model_at(path)
+    if not folder.is_dir():
+        raise UserError(f"--decoder is {path}: no such folder; name that of a small decoder")
+    return folder
 
 
 def _of_bundle(folder: Path) -> Names | None:

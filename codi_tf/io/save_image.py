@@ -74,7 +74,7 @@ def is_written(path: Path) -> bool:
 def _format(path: Path) -> str:
     known, suffix = _known(), path.suffix.lower()
     if suffix not in known:
-        what = f"images are not written as {suffix}" if suffix else "the name has no suffix"
+        what = f"images are not written as {suffix}" if suffix else "the name has no extension"
         raise UserError(f"{path}: {what}; use a name that ends in {', '.join(known)}")
     return known[suffix]
 

@@ -22,6 +22,12 @@ def shipped_model(name: str) -> Path | None:
     return folder if is_name(name) and folder.is_dir() else None
 
 
+def shipped_models() -> list[str]:
+    """The names of the models that come with codi_tf."""
+    folder = starter_folder() / "assets"
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+
 def has_config(name: str) -> bool:
     """Whether a config of this file name comes with codi_tf."""
     return (starter_folder() / "configs" / name).is_file()

@@ -24,7 +24,7 @@ def with_adapter(package: Package, folder: Path) -> Package:
     """
     manifest = read_manifest(folder)
     if manifest is None or BASE not in manifest:
-        raise UserError(f"{folder}: no exported adapter; make one with python -m export BUNDLE --adapter-of PACKAGE")
+        raise UserError(f"{folder}: no exported adapter; make one with codi export BUNDLE --adapter-of PACKAGE")
     adapter = read_package(folder, adapter=True)
     check_base(package, manifest[BASE], folder)
     ours, theirs = ([(size.height, size.width) for size in one.sizes] for one in (package, adapter))
@@ -47,7 +47,7 @@ def base_files(folder: Path) -> dict[str, str]:
     """
     manifest = read_manifest(folder)
     if manifest is None or PLUG not in manifest.get("graphs", {}):
-        raise UserError(f"{folder}: no package of parts with an adapter; make one with python -m export --layout parts")
+        raise UserError(f"{folder}: no package of parts with an adapter; make one with codi export --layout parts")
     own = tuple(size["graphs"][PLUG]["file"] for size in sizes_of(manifest))
     return {name: sha for name, sha in manifest["files"].items() if not name.startswith(own) and name not in REPORTS}
 

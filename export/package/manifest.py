@@ -118,10 +118,10 @@ def read_package(folder: Path, *, adapter: bool = False) -> Package:
         raise UserError(f"{folder}: is a file of a package; name its folder, {folder.parent}")
     path = folder / MANIFEST
     if not path.exists():
-        raise UserError(f"{folder}: no exported package; make one with python -m export")
+        raise UserError(f"{folder}: no exported package; make one with codi export")
     manifest = read_json(path)
     if manifest.get("kind") != KIND:
-        raise UserError(f"{folder}: no exported package; make one with python -m export")
+        raise UserError(f"{folder}: no exported package; make one with codi export")
     if BASE in manifest and not adapter:
         raise UserError(f"{folder}: is an adapter alone; run the package of its base, with --adapter {folder}")
     try:

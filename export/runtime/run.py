@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from codi_tf.core.arguments import add_fidelity, finite_number, path_argument, seed_number
+from codi_tf.core.arguments import add_condition_scale, add_fidelity, flag, path_argument, seed_number
 from codi_tf.core.command_line import ArgumentParser
 from codi_tf.core.errors import UserError
-from codi_tf.core.limits import MAX_CONDITION_SCALE
 from codi_tf.core.noise import gaussian_noise
 from codi_tf.core.progress import Progress
 from codi_tf.io import images
@@ -190,9 +189,7 @@ def _said(package: Package, plan: Plan, height: int, width: int) -> str:
 
 def main(arguments: list[str], prog: str = "python -m export.run") -> None:
     """Run `codi run`. Raises UserError for a package or options that cannot be used, see `generate`."""
-    parser = ArgumentParser(
-        prog=prog, description="Make an image with an exported model. " + (__doc__ or "").partition("\n\n")[2]
-    )
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument("package", type=path_argument, help="folder of an exported model")
     parser.add_argument(
         "--condition",
@@ -225,13 +222,7 @@ def main(arguments: list[str], prog: str = "python -m export.run") -> None:
         "--color", choices=colors, default="none", help="align the colors with the condition's (default: none)"
     )
     add_choice(parser)
-    parser.add_argument(
-        "--condition-scale",
-        type=finite_number(0, MAX_CONDITION_SCALE),
-        default=1.0,
-        help=f"how many times as much the condition counts, 0 to {MAX_CONDITION_SCALE}, for packages of parts whose "
-        "adapter is mu or t2i (default: 1)",
-    )
+    add_condition_scale(parser, "for packages of parts whose adapter is mu or t2i")
     add_fidelity(parser, "for packages of parts")
     parser.add_argument("--colour", choices=colors, dest="color", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -296,15 +287,10 @@ def _run_folder(package: Package, options: argparse.Namespace, ids: np.ndarray |
 
 def _run_without_condition(package: Package, options: argparse.Namespace) -> None:
     """Make the image of a text-to-image package. Raises UserError for options that it does not take."""
-    for name in ("condition", "mask", "tile"):
-        if getattr(options, name) is not None:
-            raise UserError(f"--{name}: {package.folder} makes images from prompts alone; leave it out")
-    for name, default in (("condition_scale", 1.0), ("fidelity", 0.0)):
+    usual = {"condition": None, "mask": None, "tile": None, "condition_scale": 1.0, "fidelity": 0.0, "color": "none"}
+    for name, default in usual.items():
         if getattr(options, name) != default:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag}: {package.folder} makes images from prompts alone; leave it out")
-    if options.color != "none":
-        raise UserError(f"--color: {package.folder} makes images from prompts alone; leave it out")
+            raise UserError(f"{flag(name)}: {package.folder} makes images from prompts alone; leave it out")
     ids = token_ids(package, options.prompt)
     package = package if options.size is None else package.at(*parse_size(options.size))
     check_image_file(options.out, (package.height, package.width))

@@ -12,9 +12,7 @@ from export.web.site import build_site
 
 def main(arguments: list[str], prog: str = "python -m export.web") -> None:
     """Run `codi web`. Raises UserError, see `build_site`."""
-    parser = ArgumentParser(
-        prog=prog, description="Build a static web page that runs an exported ONNX model in the browser."
-    )
+    parser = ArgumentParser(prog=prog, doc=__doc__)
     parser.add_argument("package", type=path_argument, help="folder of a model exported with --format onnx")
     parser.add_argument("--out", required=True, type=path_argument, help="folder of the page")
     parser.add_argument(
