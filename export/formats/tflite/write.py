@@ -25,10 +25,11 @@ def write(
     weight_formats: WeightFormats,
     *,
     gpu: bool = False,
+    unrolled: bool = False,
 ) -> list[dict]:
     """Write one flatbuffer with one signature per program. See `Format.write`.
 
-    With `gpu`, its graphs are those that the GPU delegate takes as a whole.
+    With `gpu`, its graphs are those that the GPU delegate takes as a whole. With `unrolled`, steps are no loop.
 
     Raises:
         UserError: the file would be larger than MAX_FILE; with `gpu`, the delegate does not take all of it.
@@ -36,6 +37,7 @@ def write(
     file, made = LiteRtFile(), []
     for program, name in zip(programs, signatures(programs), strict=True):
         graph = (GpuGraph if gpu else LiteRtGraph)(weight_formats, file)
+        graph.unrolled |= unrolled
         emit(graph, program)
         file.add(name, graph.subgraph)
         made.append({"file": path, "signature": name, **graph.signature})
