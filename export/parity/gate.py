@@ -56,13 +56,13 @@ BOUNDS = {
     "w8a16": Bounds(0.3, 42.0, 0.1, 0.01, 0.02, 0.05),
     "int4": Bounds(0.6, 25.0, 0.4, 0.05, 0.05, 0.2),
 }
-BOUNDS["mixed"] = BOUNDS["int4"]
+BOUNDS["mixed"] = BOUNDS["int4_channel"] = BOUNDS["int4"]
 COMPUTE_BOUNDS = {  # of activations computed so, by the graph or by the runtime
     "float16": Bounds(0.1, 45.0, 0.02, 2e-3, 0.01, 0.05),
     "bfloat16": BOUNDS["int8"],
 }
 MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
-MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights; LiteRT stores scales elsewhere
+MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights
 CONSTANTS = 2**18  # bytes of other constants, such as shapes and tables, without the prompt's embedding
 
 

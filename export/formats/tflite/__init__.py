@@ -19,8 +19,8 @@ class TFLite(Format):
     """LiteRT (TFLite). A file is smaller than 2 GiB."""
 
     suffix = ".tflite"
-    weight_formats = ("float32", "float16", "int8", "int8_weight_only")
-    mixed_formats = ("float16", "int8_weight_only")
+    weight_formats = ("float32", "float16", "int8", "int8_weight_only", "int4_channel")
+    mixed_formats = ("float16", "int8_weight_only", "int4_channel")
     calibrated_formats = tuple(CALIBRATED)
     layouts = ("whole", "parts")
     profiles = ("cpu", GPU)

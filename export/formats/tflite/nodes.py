@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,9 +13,18 @@ from ai_edge_litert import schema_py_generated as schema
 from export.emit.graph import Value
 from export.formats.tflite.file import LiteRtFile, Subgraph, Weight
 from export.quantization.activations import Signed
-from export.quantization.weights import WeightFormats, int8_scales, quantize_int8
+from export.quantization.weights import (
+    WeightFormats,
+    int4_channel_scales,
+    int8_scales,
+    packed_int4,
+    quantize_int4_channel,
+    quantize_int8,
+)
 
-TYPES = {name: name.upper() for name in ("float32", "float16", "int8", "int16", "int32", "int64", "bool")}
+TYPES = {name: name.upper() for name in ("float32", "float16", "int4", "int8", "int16", "int32", "int64", "bool")}
+DTYPES = {"int8_weight_only": "int8", "int4_channel": "int4"}  # of weight formats that are no types
+WHOLE = {"int8": (quantize_int8, int8_scales), "int4": (quantize_int4_channel, int4_channel_scales)}
 OPTIONS = {
     "CONV_2D": "Conv2DOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
@@ -69,7 +79,7 @@ class LiteRtNodes:
 
     Args:
         weight_formats: the format of each kernel: "float16" and "int8_weight_only" are dequantized when the file is
-            loaded; with "int8" LiteRT rounds activations to 8 bits at run time ("dynamic range").
+            loaded; with "int8" and "int4_channel" LiteRT rounds activations to 8 bits at run time ("dynamic range").
         file: the file that the graph is a part of.
     """
 
@@ -200,20 +210,23 @@ class LiteRtNodes:
         if name in self.tensors:
             return name
 
+        kind = self.weight_formats(variable)
+        dtype = DTYPES.get(kind, kind)
+        size = math.prod(tensor_shape)
+        size = -(-size // 2) if dtype == "int4" else size * np.dtype(dtype).itemsize
+
         def value() -> np.ndarray:
             return np.asarray(variable.numpy(), dtype="float32")
 
-        kind, scales = self.weight_formats(variable), None
-        dtype = "int8" if kind.startswith("int8") else kind
-        if dtype == "int8":
-            scales = int8_scales(value())  # they are part of the graph
-
         def read() -> np.ndarray:
-            return np.ascontiguousarray(arrange(quantize_int8(value()) if dtype == "int8" else value()).astype(dtype))
+            made = value().astype(dtype) if dtype not in WHOLE else WHOLE[dtype][0](value())
+            made = np.ascontiguousarray(arrange(made))
+            return packed_int4(made) if dtype == "int4" else made
 
+        scales = WHOLE[dtype][1](value()) if dtype in WHOLE else None  # they are part of the graph
         narrow = f"{name}:{dtype}"
-        buffer = self.file.buffer(narrow, Weight(int(np.prod(tensor_shape)) * np.dtype(dtype).itemsize, read))
-        if kind in ("float32", "int8"):
+        buffer = self.file.buffer(narrow, Weight(size, read))
+        if kind in ("float32", "int8", "int4_channel"):
             self.tensor(name, tensor_shape, dtype, buffer, scales)
             return name
         self.tensor(narrow, tensor_shape, dtype, buffer, scales)

@@ -64,10 +64,14 @@ def operators(path: Path) -> collections.Counter[str]:
 
 
 def stored_bytes(path: Path) -> int:
-    """Bytes of all constants in a file, inside the flatbuffer or behind it."""
+    """Bytes of all constants in a file, inside the flatbuffer or behind it, with the scales of whole numbers."""
     model = _read(path)
     buffers = (model.Buffers(i) for i in range(model.BuffersLength()))
-    return sum(buffer.DataLength() or buffer.Size() for buffer in buffers)
+    sizes = [buffer.DataLength() or buffer.Size() for buffer in buffers]
+    graphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
+    tensors = (graph.Tensors(i) for graph in graphs for i in range(graph.TensorsLength()))
+    scales = {tensor.Buffer(): tensor.Quantization().ScaleLength() for tensor in tensors if tensor.Quantization()}
+    return sum(sizes) + sum(4 * count for place, count in scales.items() if sizes[place])
 
 
 def _read(path: Path) -> schema.Model:
