@@ -17,7 +17,8 @@ def repeat(g: LiteRtNodes, z: Value, tables: list[np.ndarray], body: Callable[..
     The loop carries the number of the round, z, and what is computed before it and used in it, which stays as it is.
     """
     place, z_in = (f"{name}_{len(g.tensors)}" for name in ("round", "z"))
-    g.tensor(place, (1,), "int32"), g.tensor(z_in, g.shape_of(z))
+    g.tensor(place, (1,), "int32")
+    g.tensor(z_in, g.shape_of(z))
     g.loop = made = Loop(Subgraph(), {place, z_in})
     for name in (place, z_in):
         made.body.add(name, g.tensors[name])
