@@ -92,6 +92,7 @@ WORDS = {  # what a reader puts in place of a word, below the folder that comman
     "BUNDLE_A": "models/a",
     "BUNDLE_B": "models/b",
     "LOW:HIGH": "low:high",
+    "photos-base/undistilled": "models/bundle",  # it comes along, but takes longer
     "RESULTS": "high",
     "STABLE_DIFFUSION": "models/sd",
     "stable-diffusion-v1-5": "models/sd",

@@ -145,7 +145,8 @@ def test_smaller_weights_pass_the_gate_in_parts(model, tmp_path, format, weights
     assert figures["psnr_db"] > figures["bounds"]["psnr"] >= 25
     assert figures["part_errors"].keys() == manifest["graphs"].keys() == {"encoder", "step", "decoder"}
     assert all(0 < error < figures["bounds"]["part"] for error in figures["part_errors"].values())
-    assert figures["stored_bytes"] < {"float16": 0.7, "int4": 0.7}.get(weights, 0.5) * figures["weight_bytes"]
+    share = 0.5 if weights.startswith("int8") else 0.7  # the tiny model has kernels that are too small for four bits
+    assert figures["stored_bytes"] < share * figures["weight_bytes"]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["here"]["seconds"] > 0 and 2**25 < report["here"]["peak_bytes"] < 2**30
     parameters = sum(part["parameters"] for part in report["parts"].values())

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from conftest import UNET, VAE, make_base, make_model
 from tiny import randomize
 
@@ -29,6 +30,7 @@ from export.formats.onnx import store as onnx_store
 from export.formats.onnx.graph import OnnxGraph
 from export.formats.onnx.write import stored_bytes as onnx_bytes
 from export.formats.tflite import file as litert_file
+from export.formats.tflite.delegate import KINDS
 from export.formats.tflite.graph import LiteRtGraph
 from export.formats.tflite.write import operators
 from export.formats.tflite.write import stored_bytes as tflite_bytes
@@ -237,6 +239,44 @@ def test_a_step_more_is_no_node_more_and_the_prompt_is_looked_at_once(model, tmp
     assert counts["MatMul"] == 4 * blocks and counts["MultiHeadAttention"] == 2 * blocks
 
 
+def test_steps_are_a_loop_in_litert(model, tmp_path, random):
+    """Catches steps that are written again, a prompt that each looks at again, and a round that takes another's row."""
+    inputs = {"condition": random.random((1, 16, 24, 3)).astype("f"), "noise": random.normal(size=(1, 4, 6, 4))}
+    inputs["noise"] = inputs["noise"].astype("f")
+    paths, images = {}, {}
+    for steps, unrolled in ((2, False), (5, False), (5, True)):
+        graph = LiteRtGraph()
+        graph.unrolled = unrolled
+        emitted(model, steps)(graph)
+        paths[steps, unrolled] = path = tmp_path / f"{steps}-{unrolled}.tflite"
+        graph.write(path)
+        images[steps, unrolled] = run("tflite", path, inputs)["image"]
+    np.testing.assert_allclose(images[5, False], images[5, True], rtol=0, atol=1e-6)
+    assert np.abs(images[5, False] - images[2, False]).max() > 1e-3
+    sizes = {key: path.stat().st_size for key, path in paths.items()}
+    assert sizes[2, False] < sizes[5, False] < sizes[2, False] + 1000 < sizes[5, True] - 50_000
+    two, five = (operators(paths[steps, False]) for steps in (2, 5))
+    assert two == five and five["WHILE"] == 1
+    file = schema.ModelT.InitFromPackedBuf(paths[5, False].read_bytes(), 0)
+    _, _, body = file.subgraphs  # after the main graph and the loop's condition
+    kinds = Counter(KINDS[file.operatorCodes[made.opcodeIndex].builtinCode] for made in body.operators)
+    unet = model.network.unet
+    parts = (*unet.down_blocks, *unet.up_blocks, unet.mid_block)
+    blocks, resnets = (sum(len(getattr(part, name)) for part in parts) for name in ("attentions", "resnets"))
+    # q, k, v and the output; q and the output of the attention to the prompt; two in and two after it
+    assert kinds["FULLY_CONNECTED"] == 10 * blocks + 2 + resnets and kinds["SOFTMAX"] == 2 * blocks
+
+
+def test_a_step_of_parts_knows_nothing_of_their_number(model, tmp_path):
+    """Catches a graph of one step that grows with the steps, which a host makes by calling it again."""
+    written_for = []
+    for steps in (1, 4):
+        program = SamplerProgram(model, steps=steps, height=16, width=24)
+        path = written("tflite", tmp_path, functools.partial(sampler.denoiser, program=program))
+        written_for.append(path.read_bytes())
+    assert written_for[0] == written_for[1]
+
+
 def test_maps_keep_their_layout(model, tmp_path):
     """Transposes of maps stand at the edges alone, before inputs' and after outputs' first use."""
     graph = onnx.load(written("onnx", tmp_path, emitted(model, 2))).graph
@@ -249,7 +289,7 @@ def test_maps_keep_their_layout(model, tmp_path):
 @pytest.mark.parametrize(
     "format, weights, error",
     [
-        (format, kind, {"float16": 2e-3, "int4": 0.6}.get(kind, 0.1))
+        (format, kind, {"float16": 2e-3, "int4": 0.6, "int4_channel": 0.6}.get(kind, 0.1))
         for format in GRAPHS
         for kind in FORMATS[format].weight_formats
         if kind != "float32"
@@ -279,12 +319,13 @@ def test_smaller_weights(model, format, weights, error, tmp_path, random):
     )
 
 
-@pytest.mark.parametrize("format, kind", [(f, k) for f in GRAPHS for k in FORMATS[f].weight_formats if k != "int8"])
-def test_what_a_runtime_reads_of_a_kernel(format, kind, tmp_path, random):
-    """One kernel of a product and one of a convolution, looked at through the identity: `weights.dequantized`, exactly.
+ROUNDING = ("int8", "int4_channel")  # with these, activations are rounded, too
+EXACT = [(format, kind) for format in GRAPHS for kind in FORMATS[format].weight_formats if kind not in ROUNDING]
 
-    int8 is left out: there activations are rounded, too.
-    """
+
+@pytest.mark.parametrize("format, kind", EXACT)
+def test_what_a_runtime_reads_of_a_kernel(format, kind, tmp_path, random):
+    """A kernel of a product and one of a convolution, seen through the identity: `weights.dequantized`, exactly."""
     dense, conv = keras.layers.Dense(120, use_bias=False), Conv2D(36, 3)
     dense.build((None, 36)), conv.build((None, 8, 8, 36))
     randomize([dense.kernel, conv.kernel])

@@ -162,7 +162,11 @@ def test_an_option_that_cannot_count_is_refused(folder, command, option, others,
 @pytest.mark.parametrize(
     "others, message",
     [
-        (LITE, "unrolled: tflite has no loop in the layout whole; leave it out"),
+        ((*LITE, "--layout", "parts"), "unrolled: tflite has no loop in the layout parts; leave it out"),
+        (
+            ("BUNDLE", "--format", "saved_model", "--out", "OUT"),
+            "unrolled: saved_model has no loop in the layout whole",
+        ),
         ((*PORTABLE, "--layout", "parts"), "unrolled: onnx has no loop in the layout parts; leave it out"),
         (PLUG, "--unrolled is True, but .* was made with False"),
     ],

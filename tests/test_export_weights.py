@@ -5,14 +5,19 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from codi_tf.core.errors import UserError
+from codi_tf.models.layers import Conv2D
 from export.emit.counting import Counting
 from export.emit.sampler import parts
 from export.formats import FORMATS
 from export.formats.onnx.graph import OnnxGraph
-from export.quantization import mixed
+from export.formats.tflite.graph import LiteRtGraph
+from export.formats.tflite.write import stored_bytes
+from export.quantization import mixed, weights
 from export.quantization.weights import (
+    FOUR_BITS,
     WEIGHT_FORMATS,
     WeightFormats,
     block_size,
@@ -29,13 +34,15 @@ def kernel():
     return np.random.default_rng(0).normal(size=(3, 3, 40, 24)).astype("float32")
 
 
-@pytest.mark.parametrize("kind, error", [("float32", 0), ("float16", 5e-4), ("int8", 8e-3), ("int4", 0.12)])
+@pytest.mark.parametrize(
+    "kind, error", [("float32", 0), ("float16", 5e-4), ("int8", 8e-3), ("int4", 0.12), ("int4_channel", 0.12)]
+)
 def test_what_is_left_of_a_kernel(kernel, kind, error):
     left = dequantized(kernel, kind)
     off = np.sqrt(np.mean(np.square(left - kernel)) / np.mean(np.square(kernel)))
     assert left.shape == kernel.shape and left.dtype == np.float32
     assert error / 4 <= off <= error
-    np.testing.assert_array_equal(dequantized(left, kind) if kind != "int4" else left, left)  # nothing more is lost
+    np.testing.assert_array_equal(left if "int4" in kind else dequantized(left, kind), left)  # nothing more is lost
 
 
 def test_a_scale_belongs_to_one_output_channel(kernel):
@@ -58,6 +65,30 @@ def test_four_bits_clip_where_it_pays():
     assert (ours <= theirs * 1.0001).all() and ours.sum() < 0.97 * theirs.sum()
 
 
+@pytest.mark.parametrize("channels, filters, window, stride", [(33, 31, 3, 1), (64, 40, 3, 2), (33, 31, 1, 1)])
+def test_litert_computes_with_four_bits(channels, filters, window, stride, tmp_path, monkeypatch):
+    """Catches halves of bytes that change places, rows that share a byte, and a scale of another channel."""
+    monkeypatch.setattr(weights, "MIN_SIZE", 256), monkeypatch.setattr(weights, "MIN_SIZE_INT4", 256)
+    random = np.random.default_rng(0)
+    conv, dense = Conv2D(filters, window, strides=stride), keras.layers.Dense(filters)
+    conv.build((None, 8, 8, channels)), dense.build((None, channels))
+    x = random.normal(size=(1, 8, 8, channels)).astype("f")
+    for layer in (conv, dense):
+        layer.kernel.assign(random.normal(size=layer.kernel.shape) * np.geomspace(0.1, 10, filters))
+    graph = LiteRtGraph(WeightFormats("int4_channel"))
+    graph.output("map", graph.conv(graph.input("x", (8, 8, channels)), conv))
+    graph.output("rows", graph.dense(graph.input("r", (64, channels)), dense))
+    graph.write(tmp_path / "model.tflite")
+    made = Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()(x=x, r=x.reshape(1, 64, channels))
+    size = sum(-(-layer.kernel.numpy().size // 2) + 4 * filters for layer in (conv, dense))
+    assert size <= stored_bytes(tmp_path / "model.tflite") < size + 600
+    for layer in (conv, dense):
+        layer.kernel.assign(dequantized(layer.kernel.numpy(), "int4_channel"))
+    for name, expected in (("map", conv(x)), ("rows", dense(x.reshape(1, 64, channels)))):
+        off = np.square(made[name] - expected).mean(axis=tuple(range(made[name].ndim - 1)))
+        assert (off < 2e-4 * np.var(expected, axis=tuple(range(made[name].ndim - 1)))).all()  # activations have 8 bits
+
+
 def test_short_rows_have_short_blocks():
     assert [block_size(width) for width in (3, 16, 17, 36, 64, 1000)] == [16, 16, 32, 64, 64, 64]
     numbers, scales = quantize_int4(np.ones((2, 36), "float32"))
@@ -65,7 +96,7 @@ def test_short_rows_have_short_blocks():
 
 
 @pytest.mark.parametrize("kind", WEIGHT_FORMATS)
-@pytest.mark.parametrize("count, narrow", [(1023, {}), (4095, {"int4": "float16"}), (4096, None)])
+@pytest.mark.parametrize("count, narrow", [(1023, {}), (4095, dict.fromkeys(FOUR_BITS, "float16")), (4096, None)])
 def test_small_kernels_keep_their_bits(kind, count, narrow):
     """Under 1024 numbers float32; under 4096 at least eight bits or float16; biases always float32."""
     kernel = keras.Variable(np.zeros((1, count)), name="kernel")
@@ -113,8 +144,6 @@ def test_mixed_weights_for_a_psnr(program, one_image):
 
 def test_work_is_counted():
     """Closed forms: a convolution, rows, attention; and a sampler whose parameters are those of its networks."""
-    from codi_tf.models.layers import Conv2D
-
     conv, dense = Conv2D(5, 3, strides=2), keras.layers.Dense(6)
     conv.build((None, 8, 12, 4)), dense.build((None, 4))
     graph = Counting(OnnxGraph())

@@ -52,17 +52,17 @@ BOUNDS = {
     "float16": Bounds(0.02, 50.0, 5e-3, 1e-3, 5e-3, 0.02),
     "int8_weight_only": Bounds(0.3, 40.0, 0.1, 0.01, 0.02, 0.05),
     "int8": Bounds(0.3, 35.0, 0.15, 0.02, 0.02, 0.05),
-    "w8a8": Bounds(0.3, 35.0, 0.25, 0.02, 0.02, 0.05),
+    "w8a8": Bounds(0.3, 35.0, 0.15, 0.02, 0.02, 0.05),  # parts of a trained model: 0.075 at most
     "w8a16": Bounds(0.3, 42.0, 0.1, 0.01, 0.02, 0.05),
     "int4": Bounds(0.6, 25.0, 0.4, 0.05, 0.05, 0.2),
 }
-BOUNDS["mixed"] = BOUNDS["int4"]
+BOUNDS["mixed"] = BOUNDS["int4_channel"] = BOUNDS["int4"]
 COMPUTE_BOUNDS = {  # of activations computed so, by the graph or by the runtime
     "float16": Bounds(0.1, 45.0, 0.02, 2e-3, 0.01, 0.05),
     "bfloat16": BOUNDS["int8"],
 }
 MIN_SENSITIVITY = 1e-6  # below it the model itself ignores its condition
-MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights; LiteRT stores scales elsewhere
+MIN_STORED, MAX_STORED = 0.95, 1.02  # bytes of constants per byte of weights
 CONSTANTS = 2**18  # bytes of other constants, such as shapes and tables, without the prompt's embedding
 
 

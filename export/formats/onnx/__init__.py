@@ -8,7 +8,6 @@ from export.formats import FORMATS
 from export.formats.form import PORTABLE
 from export.formats.format import Format
 from export.quantization.activations import CALIBRATED
-from export.quantization.weights import WEIGHT_FORMATS
 
 
 @FORMATS.register("onnx")
@@ -16,7 +15,7 @@ class Onnx(Format):
     """ONNX. Weights are stored in as many files as they need, so a graph may have any size."""
 
     suffix = ".onnx"
-    weight_formats = WEIGHT_FORMATS
+    weight_formats = ("float32", "float16", "int8", "int8_weight_only", "int4")
     mixed_formats = ("float16", "int8_weight_only", "int4")
     calibrated_formats = tuple(CALIBRATED)
     layouts = ("whole", "parts")

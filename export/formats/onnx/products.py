@@ -26,7 +26,14 @@ import numpy as np
 from export.emit.graph import Value
 from export.formats.onnx.nodes import OnnxNodes
 from export.quantization.activations import CALIBRATED
-from export.quantization.weights import block_size, int8_scales, kernel_rows, quantize_int4, quantize_int8
+from export.quantization.weights import (
+    block_size,
+    int8_scales,
+    kernel_rows,
+    packed_int4,
+    quantize_int4,
+    quantize_int8,
+)
 
 COLUMNS = 2**27  # bytes that the gathered windows of a convolution may take
 ZERO = 128  # of weights that are stored as uint8
@@ -192,10 +199,10 @@ def _four_bits(g: OnnxNodes, kernel, *, view: str) -> tuple[str, str, int]:
     blocks = -(-width // block)
     source = _Source(kernel)
     if view == "rows":
-        numbers = g.stored(kernel, view, (d, blocks * block), lambda a: _packed(_in_four_bits(source)[0]), "int4")
+        numbers = g.stored(kernel, view, (d, blocks * block), lambda a: packed_int4(_in_four_bits(source)[0]), "int4")
     else:
         shape = (d, blocks, block // 2)
-        numbers = g.stored(kernel, view, shape, lambda a: _packed(_in_four_bits(source)[0] + 8), "uint8")
+        numbers = g.stored(kernel, view, shape, lambda a: packed_int4(_in_four_bits(source)[0] + 8), "uint8")
     return numbers, g.stored(kernel, "scales", (d, blocks), lambda a: _in_four_bits(source)[1]), blocks * block
 
 
@@ -209,12 +216,6 @@ class _Source:
 @functools.lru_cache(maxsize=1)  # numbers and scales are written one after the other
 def _in_four_bits(source: _Source) -> tuple[np.ndarray, np.ndarray]:
     return quantize_int4(kernel_rows(np.asarray(source.variable.numpy(), "float32")))
-
-
-def _packed(numbers: np.ndarray) -> np.ndarray:
-    """Two numbers of four bits in a byte, the first in its lower half."""
-    pairs = (numbers.reshape(-1, 2) & 15).astype("uint8")
-    return pairs[:, 0] | pairs[:, 1] << 4
 
 
 # Products of whole numbers

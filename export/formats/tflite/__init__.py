@@ -19,11 +19,12 @@ class TFLite(Format):
     """LiteRT (TFLite). A file is smaller than 2 GiB."""
 
     suffix = ".tflite"
-    weight_formats = ("float32", "float16", "int8", "int8_weight_only")
-    mixed_formats = ("float16", "int8_weight_only")
+    weight_formats = ("float32", "float16", "int8", "int8_weight_only", "int4_channel")
+    mixed_formats = ("float16", "int8_weight_only", "int4_channel")
     calibrated_formats = tuple(CALIBRATED)
     layouts = ("whole", "parts")
     profiles = ("cpu", GPU)
+    has_loop = True
     max_graph = MAX_FILE
     requires = {"flatbuffers": "flatbuffers", "ai_edge_litert": "ai-edge-litert"}
     runtimes = ("litert",)
@@ -38,7 +39,7 @@ class TFLite(Format):
     def writer(cls, form):
         from export.formats.tflite.write import write
 
-        return functools.partial(write, gpu=form.profile == GPU)
+        return functools.partial(write, gpu=form.profile == GPU, unrolled=form.unrolled)
 
     @classmethod
     def check_form(cls, form, layout, weights):

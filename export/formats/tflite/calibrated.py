@@ -66,7 +66,7 @@ def _scales(layer, formats: Calibrated) -> np.ndarray:
 def _kernel(g: LiteRtNodes, layer, scales: np.ndarray, arrange: Arrange) -> str:
     kernel = layer.kernel
     name = f"{kernel.path}:whole"
-    if name not in g.index:
+    if name not in g.tensors:
 
         def read() -> np.ndarray:
             return np.ascontiguousarray(arrange(np.rint(kernel.numpy() / scales).astype("int8")))
@@ -81,7 +81,7 @@ def _bias(g: LiteRtNodes, layer, scales: np.ndarray, dtype: str) -> str:
     bias = layer.bias.numpy() if layer.use_bias else np.zeros(len(scales), "float32")
     numbers = np.rint(bias / scales.astype("float64")).astype(dtype)
     name = f"{layer.kernel.path}:bias {scales.tobytes().hex()[:32]}"
-    if name not in g.index:
+    if name not in g.tensors:
         buffer = g.file.buffer((name, numbers.tobytes()), Weight(numbers.nbytes, lambda: numbers))
         g.tensor(name, numbers.shape, dtype, buffer, scales)
     return name

@@ -36,12 +36,19 @@ class Weight:
 
 
 class Subgraph:
-    """A graph of a file, and the indices of its inputs and outputs by their names."""
+    """A graph of a file, the places of its tensors by name, and those of its inputs and outputs by their names."""
 
     def __init__(self):
         self.graph = schema.SubGraphT()
         self.graph.tensors, self.graph.operators, self.graph.inputs, self.graph.outputs = [], [], [], []
+        self.index: dict[str, int] = {}
         self.names: dict[str, dict[str, int]] = {"inputs": {}, "outputs": {}}
+
+    def add(self, name: str, tensor: schema.TensorT) -> int:
+        """Add a tensor, and return its place."""
+        self.index[name] = len(self.graph.tensors)
+        self.graph.tensors.append(tensor)
+        return self.index[name]
 
 
 class LiteRtFile:
@@ -54,12 +61,17 @@ class LiteRtFile:
     def __init__(self):
         self.codes: dict[str, int] = {}
         self._graphs: dict[str, Subgraph] = {}
+        self._loops: list[tuple[schema.WhileOptionsT, Subgraph, Subgraph]] = []
         self._buffers: list[Weight | None] = [None]  # buffer 0 is empty, by convention
         self._places: dict[object, int] = {}
 
     def add(self, signature: str, graph: Subgraph) -> None:
         """Add a graph, whose weights are in this file, as a signature."""
         self._graphs[signature] = graph
+
+    def add_loop(self, options: schema.WhileOptionsT, condition: Subgraph, body: Subgraph) -> None:
+        """Add the graphs of a WHILE, whose options will name them."""
+        self._loops.append((options, condition, body))
 
     def buffer(self, key: object, weight: Weight) -> int:
         """The place of a buffer; equal keys have equal content."""
@@ -108,6 +120,10 @@ class LiteRtFile:
                 buffer.offset, buffer.size = max(offset, 2), weight.bytes
             model.buffers.append(buffer)
         model.subgraphs = [graph.graph for graph in self._graphs.values()]
+        for options, *graphs in self._loops:
+            options.condSubgraphIndex = len(model.subgraphs)
+            options.bodySubgraphIndex = options.condSubgraphIndex + 1
+            model.subgraphs += [graph.graph for graph in graphs]
         model.signatureDefs = []
         for place, (name, graph) in enumerate(self._graphs.items()):
             signature = schema.SignatureDefT()

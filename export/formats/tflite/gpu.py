@@ -14,6 +14,8 @@ from export.formats.tflite.graph import LiteRtGraph
 class GpuGraph(LiteRtGraph):
     """`export.emit.graph.Graph` for LiteRT's GPU delegate: rows are stored as [1, 1, N, C], vectors as [1, 1, 1, C]."""
 
+    unrolled = True  # the delegate takes no WHILE
+
     def blank(self) -> GpuGraph:
         return GpuGraph()
 

@@ -10,24 +10,31 @@ from ai_edge_litert import schema_py_generated as schema
 
 from export.emit.graph import Value
 from export.formats.format import SIGNATURE
+from export.formats.tflite import loop
 from export.formats.tflite.calibrated import product
 from export.formats.tflite.nodes import LiteRtNodes
-from export.quantization.activations import CALIBRATED
+from export.quantization.activations import CALIBRATED, Calibrated
 
 POINTWISE = {"padding": schema.Padding.SAME, "strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1}
 
 
 class LiteRtGraph(LiteRtNodes):
-    """`export.emit.graph.Graph` for LiteRT."""
+    """`export.emit.graph.Graph` for LiteRT.
+
+    Attributes:
+        unrolled: whether the steps follow one another. With calibrated weights they do, so that each has its ranges.
+    """
+
+    unrolled = False
 
     def blank(self) -> LiteRtGraph:
         return LiteRtGraph()
 
     def input(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> Value:
         tensor_shape = (1, *shape) if len(shape) > 1 else shape
-        self.tensor(name, tensor_shape, dtype)
-        self.graph.inputs.append(self.index[name])
-        self.subgraph.names["inputs"][name] = self.index[name]
+        place = self.subgraph.add(name, self.tensor(name, tensor_shape, dtype))
+        self.graph.inputs.append(place)
+        self.subgraph.names["inputs"][name] = place
         self.signature["inputs"][name] = {"shape": list(tensor_shape), "dtype": dtype}
         if dtype != "float32" or len(shape) == 3:
             return Value(name, shape)
@@ -38,11 +45,13 @@ class LiteRtGraph(LiteRtNodes):
         made = self.operator(
             "RESHAPE", [value, self.small_constant(np.array(tensor_shape, "int32"))], tensor_shape, value.shape
         )
-        self.graph.outputs.append(self.index[made.name])
-        self.subgraph.names["outputs"][name] = self.index[made.name]
+        self.graph.outputs.append(self.subgraph.index[made.name])
+        self.subgraph.names["outputs"][name] = self.subgraph.index[made.name]
         self.signature["outputs"][name] = {"shape": list(tensor_shape), "dtype": "float32"}
 
     def repeat(self, z: Value, tables: list[np.ndarray], body: Callable[..., Value]) -> Value:
+        if len(tables[0]) > 1 and not self.unrolled and not isinstance(self.weight_formats, Calibrated):
+            return loop.repeat(self, z, tables, body)
         for rows in zip(*tables, strict=True):
             z = body(z, *(self.constant(row) for row in rows))
         return z

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -11,9 +13,18 @@ from ai_edge_litert import schema_py_generated as schema
 from export.emit.graph import Value
 from export.formats.tflite.file import LiteRtFile, Subgraph, Weight
 from export.quantization.activations import Signed
-from export.quantization.weights import WeightFormats, int8_scales, quantize_int8
+from export.quantization.weights import (
+    WeightFormats,
+    int4_channel_scales,
+    int8_scales,
+    packed_int4,
+    quantize_int4_channel,
+    quantize_int8,
+)
 
-TYPES = {name: name.upper() for name in ("float32", "float16", "int8", "int16", "int32", "int64", "bool")}
+TYPES = {name: name.upper() for name in ("float32", "float16", "int4", "int8", "int16", "int32", "int64", "bool")}
+DTYPES = {"int8_weight_only": "int8", "int4_channel": "int4"}  # of weight formats that are no types
+WHOLE = {"int8": (quantize_int8, int8_scales), "int4": (quantize_int4_channel, int4_channel_scales)}
 OPTIONS = {
     "CONV_2D": "Conv2DOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
@@ -44,7 +55,23 @@ OPTIONS = {
     "REDUCE_MAX": "ReducerOptions",
     "TOPK_V2": "TopKV2Options",
     "TILE": "TileOptions",
+    "LESS": "LessOptions",
+    "WHILE": "WhileOptions",
 }
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The body of a loop: its graph, the names that change from round to round, and those of what it takes from before.
+
+    Attributes:
+        made: its operators.
+    """
+
+    body: Subgraph
+    changing: set[str]
+    taken: list[str] = field(default_factory=list)
+    made: dict[tuple, Value] = field(default_factory=dict)
 
 
 class LiteRtNodes:
@@ -52,7 +79,7 @@ class LiteRtNodes:
 
     Args:
         weight_formats: the format of each kernel: "float16" and "int8_weight_only" are dequantized when the file is
-            loaded; with "int8" LiteRT rounds activations to 8 bits at run time ("dynamic range").
+            loaded; with "int8" and "int4_channel" LiteRT rounds activations to 8 bits at run time ("dynamic range").
         file: the file that the graph is a part of.
     """
 
@@ -62,8 +89,10 @@ class LiteRtNodes:
         self.signature = {"inputs": {}, "outputs": {}}
         self.subgraph = Subgraph()
         self.graph = self.subgraph.graph
-        self.index: dict[str, int] = {}  # tensors by name
+        self.tensors: dict[str, schema.TensorT] = {}  # all of them, by name
         self.uses = collections.Counter[str]()  # of kernels in products of whole numbers, by their paths
+        self.loop: Loop | None = None  # the one that is being made
+        self._narrow: dict[str, str] = {}  # weights that are widened -> as they are stored
         self._made: dict[tuple, Value] = {}
 
     def tensor_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -72,8 +101,8 @@ class LiteRtNodes:
 
     def tensor(
         self, name: str, tensor_shape: tuple[int, ...], dtype: str = "float32", buffer: int = 0, scales=None, zero=0
-    ) -> None:
-        """Add a tensor. `buffer` is the place of its content in the file, 0 for none.
+    ) -> schema.TensorT:
+        """Declare a tensor. `buffer` is the place of its content in the file, 0 for none.
 
         `scales` are those of whole numbers: one, or one for each index of the first axis. `zero` stands for 0.
         """
@@ -85,8 +114,8 @@ class LiteRtNodes:
             tensor.quantization.scale = scales
             tensor.quantization.zeroPoint = np.full(len(scales), zero, "int64")
             tensor.quantization.quantizedDimension = 0
-        self.index[name] = len(self.graph.tensors)
-        self.graph.tensors.append(tensor)
+        self.tensors[name] = tensor
+        return tensor
 
     def operator(
         self,
@@ -101,44 +130,73 @@ class LiteRtNodes:
         """Add an operator, unless there is an equal one, and return its first output.
 
         `tensor_shape` is the shape of the tensor in the file, `shape` that of the value; `numbers` says what its whole
-        numbers stand for.
+        numbers stand for. An operator whose inputs are the same in all rounds of a loop is computed before the loop.
         """
         names = [x.name if isinstance(x, Value) else x for x in inputs]
         key = (kind, *names, tuple(tensor_shape), numbers, *sorted((options or {}).items()))
-        if key in self._made:
-            return self._made[key]
-        value = Value(f"{kind}_{len(self.graph.tensors)}", tuple(shape))
+        loop = self.loop
+        inside = loop is not None and not loop.changing.isdisjoint(names)
+        made, subgraph = (loop.made, loop.body) if loop is not None and inside else (self._made, self.subgraph)
+        if key in made:
+            return made[key]
+        value = Value(f"{kind}_{len(self.tensors)}", tuple(shape))
         if numbers is None:
             self.tensor(value.name, tensor_shape, dtype)
         else:
             self.tensor(value.name, tensor_shape, dtype, scales=np.array([numbers.scale]), zero=numbers.zero)
+        results = [value.name]
+        if kind == "TOPK_V2":
+            results.append(f"{value.name}_places")
+            self.tensor(results[1], tensor_shape, "int32")
+        self.append(subgraph, kind, names, results, options)
+        if loop is not None and inside:
+            loop.changing.update(results)
+        made[key] = value
+        return value
+
+    def append(
+        self, subgraph: Subgraph, kind: str, names: list[str], results: list[str], options: dict | None = None
+    ) -> schema.OperatorT:
+        """Append an operator of this kind to a graph; `results` are declared tensors that it does not have yet."""
         operator = schema.OperatorT()
         operator.opcodeIndex = self.file.codes.setdefault(kind, len(self.file.codes))
-        operator.inputs = [self.index[name] if name else -1 for name in names]
-        operator.outputs = [self.index[value.name]]
-        if kind == "TOPK_V2":
-            self.tensor(f"{value.name}_places", tensor_shape, "int32")
-            operator.outputs.append(self.index[f"{value.name}_places"])
+        operator.inputs = [self.place(subgraph, name) if name else -1 for name in names]
+        operator.outputs = [subgraph.add(name, self.tensors[name]) for name in results]
         holder = OPTIONS.get(kind)
         if holder is not None:
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, holder)
             operator.builtinOptions = getattr(schema, f"{holder}T")()
             for name, setting in (options or {}).items():
                 setattr(operator.builtinOptions, name, setting)
-        self.graph.operators.append(operator)
-        self._made[key] = value
-        return value
+        subgraph.graph.operators.append(operator)
+        return operator
+
+    def place(self, subgraph: Subgraph, name: str) -> int:
+        """The place of a tensor in a graph. What is missing there is put there.
+
+        That is a constant; a weight that is widened, again in a loop, because products are fast with constants alone;
+        or, in a loop, what is computed before it.
+        """
+        if name in subgraph.index:
+            return subgraph.index[name]
+        if name in self._narrow:
+            self.append(subgraph, "DEQUANTIZE", [self._narrow[name]], [name])
+            return subgraph.index[name]
+        if not self.tensors[name].buffer:
+            assert self.loop is not None and subgraph is self.loop.body
+            self.loop.taken.append(name)
+        return subgraph.add(name, self.tensors[name])
 
     def shape_of(self, x: Value) -> tuple[int, ...]:
         """The shape of a value's tensor, as it was made."""
-        return tuple(self.graph.tensors[self.index[x.name]].shape)
+        return tuple(self.tensors[x.name].shape)
 
     def small_constant(self, array: np.ndarray) -> str:
         """The name of a small constant."""
         array = np.ascontiguousarray(array)
         key = ("constant", array.tobytes(), array.shape, str(array.dtype))
         if key not in self._made:
-            name = f"constant_{len(self.graph.tensors)}"
+            name = f"constant_{len(self.tensors)}"
             buffer = self.file.buffer(key, Weight(array.nbytes, lambda: array))
             self.tensor(name, array.shape, str(array.dtype), buffer)
             self._made[key] = Value(name, array.shape)
@@ -149,27 +207,31 @@ class LiteRtNodes:
     ) -> str:
         """The name of a weight in the order of `arrange`, in its weight format."""
         name = f"{variable.path}:{view}"
-        if name in self.index:
+        if name in self.tensors:
             return name
+
+        kind = self.weight_formats(variable)
+        dtype = DTYPES.get(kind, kind)
+        size = math.prod(tensor_shape)
+        size = -(-size // 2) if dtype == "int4" else size * np.dtype(dtype).itemsize
 
         def value() -> np.ndarray:
             return np.asarray(variable.numpy(), dtype="float32")
 
-        kind, scales = self.weight_formats(variable), None
-        dtype = "int8" if kind.startswith("int8") else kind
-        if dtype == "int8":
-            scales = int8_scales(value())  # they are part of the graph
-
         def read() -> np.ndarray:
-            return np.ascontiguousarray(arrange(quantize_int8(value()) if dtype == "int8" else value()).astype(dtype))
+            made = value().astype(dtype) if dtype not in WHOLE else WHOLE[dtype][0](value())
+            made = np.ascontiguousarray(arrange(made))
+            return packed_int4(made) if dtype == "int4" else made
 
+        scales = WHOLE[dtype][1](value()) if dtype in WHOLE else None  # they are part of the graph
         narrow = f"{name}:{dtype}"
-        buffer = self.file.buffer(narrow, Weight(int(np.prod(tensor_shape)) * np.dtype(dtype).itemsize, read))
-        if kind in ("float32", "int8"):
+        buffer = self.file.buffer(narrow, Weight(size, read))
+        if kind in ("float32", "int8", "int4_channel"):
             self.tensor(name, tensor_shape, dtype, buffer, scales)
             return name
         self.tensor(narrow, tensor_shape, dtype, buffer, scales)
-        self.index[name] = self.index[self.operator("DEQUANTIZE", [narrow], tensor_shape, tensor_shape).name]
+        self.tensor(name, tensor_shape)
+        self._narrow[name] = narrow
         return name
 
     def reshaped(self, x, tensor_shape: tuple[int, ...], shape: tuple[int, ...]) -> Value:

@@ -25,10 +25,11 @@ def write(
     weight_formats: WeightFormats,
     *,
     gpu: bool = False,
+    unrolled: bool = False,
 ) -> list[dict]:
     """Write one flatbuffer with one signature per program. See `Format.write`.
 
-    With `gpu`, its graphs are those that the GPU delegate takes as a whole.
+    With `gpu`, its graphs are those that the GPU delegate takes as a whole. With `unrolled`, steps are no loop.
 
     Raises:
         UserError: the file would be larger than MAX_FILE; with `gpu`, the delegate does not take all of it.
@@ -36,6 +37,7 @@ def write(
     file, made = LiteRtFile(), []
     for program, name in zip(programs, signatures(programs), strict=True):
         graph = (GpuGraph if gpu else LiteRtGraph)(weight_formats, file)
+        graph.unrolled |= unrolled
         emit(graph, program)
         file.add(name, graph.subgraph)
         made.append({"file": path, "signature": name, **graph.signature})
@@ -62,10 +64,14 @@ def operators(path: Path) -> collections.Counter[str]:
 
 
 def stored_bytes(path: Path) -> int:
-    """Bytes of all constants in a file, inside the flatbuffer or behind it."""
+    """Bytes of all constants in a file, inside the flatbuffer or behind it, with the scales of whole numbers."""
     model = _read(path)
     buffers = (model.Buffers(i) for i in range(model.BuffersLength()))
-    return sum(buffer.DataLength() or buffer.Size() for buffer in buffers)
+    sizes = [buffer.DataLength() or buffer.Size() for buffer in buffers]
+    graphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
+    tensors = (graph.Tensors(i) for graph in graphs for i in range(graph.TensorsLength()))
+    scales = {tensor.Buffer(): tensor.Quantization().ScaleLength() for tensor in tensors if tensor.Quantization()}
+    return sum(sizes) + sum(4 * count for place, count in scales.items() if sizes[place])
 
 
 def _read(path: Path) -> schema.Model:
