@@ -128,32 +128,29 @@ def write(program, folder: Path, name: str) -> None:
 def calibrated(program, export: Export, root: Path):
     """Calibrated formats of packages of parts, with the ranges of one random image. No kernel stays float.
 
-    `export.calibration` runs the whole sampler with the range of every tensor as an output, which takes more memory
-    than there is here, and searches for kernels that had better stay float, which would take days. So here one part is
-    loaded at a time, at half the size.
+    `export.calibration` unrolls the steps and searches for kernels that had better stay float, which would take days
+    here. So one part is loaded at a time, at half the size.
     """
     import numpy as np
 
     from codi_tf.core.noise import gaussian_noise
     from export.emit import sampler
-    from export.formats.format import GraphFile
     from export.formats.onnx.calibrated import Observing
     from export.formats.onnx.graph import OnnxGraph
-    from export.formats.runtimes.onnx_runtime import OnnxRuntime
-    from export.formats.runtimes.runtime import RunOptions
+    from export.formats.runtimes.onnx_runtime import load_as_written
     from export.formats.threads import default_threads
     from export.quantization.activations import Calibrated
     from export.runtime.sampler import Sampler
 
-    package, ranges, loaded = read_package(folder_of(root, OF_PARTS)), {}, {}
+    package, ranges, loaded = read_package(folder_of(root, OF_PARTS)), {}, {}  # its schedule, and names of inputs
     program = program.at(SIZE // 2, SIZE // 2)
 
-    def noting(graph: GraphFile, observing: Observing):
+    def noting(path: Path, observing: Observing):
         def noted(inputs):
-            if graph not in loaded:
+            if path not in loaded:
                 loaded.clear()
-                loaded[graph] = OnnxRuntime.load(graph, RunOptions(default_threads()))
-            outputs = loaded[graph](inputs)
+                loaded[path] = load_as_written(path, default_threads())
+            outputs = loaded[path](inputs)
             for place, numbers in observing.ranges(outputs).items():
                 place = place._replace(use=0)
                 ranges[place] = ranges.get(place, numbers) | numbers
@@ -168,7 +165,7 @@ def calibrated(program, export: Export, root: Path):
             graph = OnnxGraph(Calibrated(export.weights, {}), calibrating=observing)
             emit(graph, program)
             graph.write(path)
-            graphs[name] = noting(GraphFile(path, package.graphs[name].inputs), observing)
+            graphs[name] = noting(path, observing)
         condition = np.random.default_rng(2).random((1, program.height, program.width, 3), "float32")
         Sampler(package, graphs)(condition, gaussian_noise(1000, program.latent_shape))
     return Calibrated(export.weights, ranges, each_step=False)
