@@ -1,6 +1,7 @@
 """python -m benchmarks.gates BUNDLE [BUNDLE ...] [--formats onnx]: the gate's figures of trained models, in every form.
 
-Prints a row for each export with its figures, or the reason if the gate refuses it. Mixed weights aim at 40 dB.
+Prints a row for each export with its figures, or the reason if the gate refuses it. Mixed weights aim at 40 dB;
+calibrated ones take the training images of the photos.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorf
 from codi_tf.core.errors import UserError
 from export.formats import FORMATS
 from export.formats.form import PLAIN, PORTABLE, Form
+from export.quantization.activations import CALIBRATED
 
 PORTABLE_FORMS = (Form(PORTABLE), Form(PORTABLE, 23), Form(PORTABLE, compute="float16"))
 MIXED = {"psnr": 40.0}
@@ -42,6 +44,7 @@ def _row(name: str, program, format: str, weights: str, form: Form = PLAIN) -> s
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         out = Path(scratch) / "package"
         options = {"form": form, **({"target": MIXED} if weights == "mixed" else {})}
+        options |= {"calibration": "photos"} if weights in CALIBRATED else {}
         try:
             (figures,) = write_package([program], out, format=format, layout=layout, weights=weights, **options)
         except UserError as error:

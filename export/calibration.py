@@ -16,11 +16,10 @@ import numpy as np
 from export.emit import sampler
 from export.emit.conditions import calibration_inputs
 from export.emit.program import SamplerProgram
-from export.formats.format import GraphFile, Run, Tensors
+from export.formats.format import Run, Tensors
 from export.formats.onnx.calibrated import Observing, Switching
 from export.formats.onnx.graph import OnnxGraph
-from export.formats.runtimes.onnx_runtime import OnnxRuntime
-from export.formats.runtimes.runtime import RunOptions
+from export.formats.runtimes.onnx_runtime import load_as_written
 from export.formats.threads import default_threads
 from export.quantization.activations import Calibrated, Place, Range
 from export.quantization.sensitivity import floats
@@ -89,4 +88,4 @@ def _loaded(program: SamplerProgram, graph: OnnxGraph, folder: Path) -> Run:
     """The whole sampler of a program in ONNX Runtime."""
     sampler.whole(graph, program)
     graph.write(folder / "model.onnx")
-    return OnnxRuntime.load(GraphFile(folder / "model.onnx", ()), RunOptions(default_threads()))
+    return load_as_written(folder / "model.onnx", default_threads())

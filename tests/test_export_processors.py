@@ -54,7 +54,7 @@ def test_the_gate_holds_on_a_processor_without_vnni(program, tmp_path, monkeypat
     """Catches products of 8 bits whose sums fit into this machine's accumulators, but not into those of AVX2."""
     made = []
 
-    def emulated(package):
+    def emulated(package, choice):
         made.append(EmulatedSampler(package))
         return made[-1]
 

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from commands import run_here
 from export_cases import SIZES, STEPS, command, exported
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from codi_tf.core.errors import UserError
@@ -21,7 +21,7 @@ from codi_tf.core.noise import gaussian_noise
 from codi_tf.io.hashing import file_sha256
 from export import build
 from export.formats.runtimes import RUNTIMES
-from export.formats.runtimes.onnx_runtime import check_started
+from export.formats.runtimes.onnx_runtime import check_started, settings_of
 from export.package.manifest import read_package
 from export.parity import gate
 from export.quantization import weights
@@ -189,3 +189,21 @@ def test_a_provider_that_does_not_start_is_an_error():
     check_started("cuda", ["cuda", "cpu"])
     with pytest.raises(UserError, match="--provider is 'cuda': this ONNX Runtime has it, but it does not start"):
         check_started("cuda", ["cpu"])
+
+
+def test_nodes_run_in_the_order_of_the_file(tmp_path):
+    """Catches ranges that are computed last: each keeps its map until then, and calibration fills the memory."""
+    nodes, value = [], helper.make_tensor_value_info
+    for i in range(4):
+        nodes.append(helper.make_node("Sigmoid", [f"x{i}"], [f"x{i + 1}"], name=f"map {i}"))
+        nodes.append(helper.make_node("ReduceMax", [f"x{i + 1}"], [f"end{i}"], keepdims=0, name=f"range {i}"))
+    outputs = [value("x4", TensorProto.FLOAT, [8])] + [value(f"end{i}", TensorProto.FLOAT, []) for i in range(4)]
+    graph = helper.make_graph(nodes, "chain", [value("x0", TensorProto.FLOAT, [8])], outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    settings = settings_of(1, as_written=True)
+    settings.enable_profiling, settings.profile_file_prefix = True, str(tmp_path / "profile")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    session.run(None, {"x0": np.zeros(8, "float32")})
+    events = sorted(json.loads(Path(session.end_profiling()).read_text("utf-8")), key=lambda event: event["ts"])
+    ran = [event["name"].removesuffix("_kernel_time") for event in events if event["name"].endswith("_kernel_time")]
+    assert ran == [node.name for node in nodes]

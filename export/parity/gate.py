@@ -18,7 +18,7 @@ from export.emit.text_model import TextModel
 from export.formats import FORMATS
 from export.package.manifest import Package
 from export.parity import half
-from export.parity.reference import examples
+from export.parity.reference import Example, examples
 from export.quantization.sensitivity import decibels
 from export.quantization.weights import WeightFormats, stored_bytes
 from export.runtime.choice import Choice, resolve_runtime
@@ -78,6 +78,26 @@ class Case(NamedTuple):
     ids: np.ndarray | None = None
 
 
+class Reference(NamedTuple):
+    """What the Keras model makes of the gate's inputs.
+
+    Attributes:
+        source: where the conditions come from, see `conditions_for`.
+        count: N, of conditions.
+        cases: N inputs, and the same N with each of `swapped` swapped.
+        swapped: the names of the inputs that are swapped.
+        images: of all cases, [len(cases), H, W, 3] in [0, 1].
+        calls: of the parts, for packages of parts.
+    """
+
+    source: str
+    count: int
+    cases: list[Case]
+    swapped: list[str]
+    images: np.ndarray
+    calls: list[Example]
+
+
 def check(
     program: SamplerProgram,
     package: Package,
@@ -105,44 +125,58 @@ def check(
     Raises:
         ParityError: a figure is out of its bounds, or the runtime refuses a file.
     """
-    conditions, source = conditions_for(program.model, program.height, program.width)
-    cases, swapped = _cases(program, conditions)
-    with _plain_tensorflow():
-        expected = np.concatenate([_keras_output(program, case) for case in cases])
-        calls = [] if "sampler" in package.graphs else examples(program, *cases[0])
-        with _refusals(package.format):
-            sampler, largest, here = load_any(package), {}, {}
-            if package.form.in_half:
-                here = {"psnr_here_db": _psnr(sampler(*cases[0]) - expected[:1])}  # in this machine's runtime
-                sampler, largest = half.load_rounded(package)
-            outputs, parts = _run(sampler, cases, calls)
-            constants = sum(FORMATS[package.format].stored_bytes(graph.path) for graph in package.graphs.values())
-    bounds = COMPUTE_BOUNDS["float16"] if package.form.in_half else BOUNDS[weight_formats.bounds]
-    bounds = bounds if psnr is None else bounds._replace(psnr=psnr)
+    reference = reference_of(program, parts="sampler" not in package.graphs)
+    bounds = bounds_of(package, weight_formats.bounds, psnr)
     figures = {
         "size": [program.height, program.width],
-        "conditions": source,
-        **compare(expected, outputs, len(conditions), swapped),
-        "part_errors": parts,
-        **here,
-        **half.figures(largest),
-        **weigh(program, constants, weight_formats, sizes * len(package.graphs)),
+        "conditions": reference.source,
+        **figures_in(reference, package),
+        **weigh(program, constants_of(package), weight_formats, sizes * len(package.graphs)),
         "bounds": bounds._asdict(),
     }
     refuse(package.format, figures)
     others = {}
     for name in runtimes:
-        where = f"{package.format} in {name}"
-        with _refusals(where):
-            outputs, parts = _run(load_any(package, Choice(runtime=name)), cases, calls)
-        compute = resolve_runtime(name, package.format)[1]
-        others[name] = {
-            **compare(expected, outputs, len(conditions), swapped),
-            "part_errors": parts,
-            "bounds": looser(bounds, COMPUTE_BOUNDS.get(compute, bounds))._asdict(),
-        }
-        refuse(where, {**figures, **others[name]})
+        others[name] = {**figures_in(reference, package, name), "bounds": bounds_in(package, bounds, name)._asdict()}
+        refuse(f"{package.format} in {name}", {**figures, **others[name]})
     return {**figures, "runtimes": others} if others else figures
+
+
+def reference_of(program: SamplerProgram, *, parts: bool) -> Reference:
+    """Run the Keras model on the gate's inputs and, with `parts`, each of its parts on those of the first."""
+    conditions, source = conditions_for(program.model, program.height, program.width)
+    cases, swapped = _cases(program, conditions)
+    with _plain_tensorflow():
+        images = np.concatenate([_keras_output(program, case) for case in cases])
+        calls = examples(program, *cases[0]) if parts else []
+    return Reference(source, len(conditions), cases, swapped, images, calls)
+
+
+def bounds_of(package: Package, weights: str, psnr: float | None = None) -> Bounds:
+    """The bounds of a package whose kernels have at best the format `weights`; `psnr` as in `check`."""
+    bounds = COMPUTE_BOUNDS["float16"] if package.form.in_half else BOUNDS[weights]
+    return bounds if psnr is None else bounds._replace(psnr=psnr)
+
+
+def bounds_in(package: Package, bounds: Bounds, runtime: str) -> Bounds:
+    """The bounds of a package in a further runtime, which may compute in fewer bits."""
+    return looser(bounds, COMPUTE_BOUNDS.get(resolve_runtime(runtime, package.format)[1], bounds))
+
+
+def figures_in(reference: Reference, package: Package, runtime: str | None = None) -> dict:
+    """The figures of a package's images and parts in a runtime. None: in its format's, rounded if it is of float16.
+
+    It needs no Keras model, so a model and a runtime that do not fit into memory together can be compared.
+
+    Raises:
+        ParityError: the runtime refuses a file.
+    """
+    with _refusals(package.format if runtime is None else f"{package.format} in {runtime}"):
+        if runtime is not None or not package.form.in_half:
+            return _compared(reference, load_any(package, Choice(runtime=runtime)))
+        here = {"psnr_here_db": _psnr(load_any(package)(*reference.cases[0]) - reference.images[:1])}  # not rounded
+        sampler, largest = half.load_rounded(package)
+        return {**_compared(reference, sampler), **here, **half.figures(largest)}
 
 
 @contextlib.contextmanager
@@ -158,9 +192,11 @@ def _refusals(what: str) -> Iterator[None]:
         raise ParityError(f"{what}: the runtime refuses the package: {first_line(error)}") from error
 
 
-def _run(sampler: Sampler, cases: Sequence[Case], calls: list) -> tuple[np.ndarray, dict[str, float]]:
-    """The images of the cases, [N, H, W, 3], and the errors of the parts in the calls."""
-    return np.concatenate([sampler(*case) for case in cases]), _errors_of_parts(sampler, calls)
+def _compared(reference: Reference, sampler: Sampler) -> dict:
+    """The figures of a sampler's images and parts, from `compare` and "part_errors"."""
+    outputs = np.concatenate([sampler(*case) for case in reference.cases])
+    figures = compare(reference.images, outputs, reference.count, reference.swapped)
+    return {**figures, "part_errors": _errors_of_parts(sampler, reference.calls)}
 
 
 def looser(one: Bounds, other: Bounds) -> Bounds:
@@ -194,6 +230,12 @@ def compare(
             for who, images in (("keras", expected), ("export", outputs))
         }
     return figures
+
+
+def constants_of(package: Package) -> int:
+    """The bytes of constants in a package's graphs. Raises ParityError for a file that cannot be read."""
+    with _refusals(package.format):
+        return sum(FORMATS[package.format].stored_bytes(graph.path) for graph in package.graphs.values())
 
 
 def weigh(program: SamplerProgram, constants: int, weight_formats: WeightFormats, graphs: int = 1) -> dict:

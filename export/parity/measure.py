@@ -20,7 +20,7 @@ from export.package.manifest import parse_size, read_package
 from export.runtime.choice import add_choice, choice_of, resolve
 from export.runtime.run import load
 
-RUNS = 3
+RUNS, LONG = 3, 20.0  # runs at most; seconds after which no further one begins
 
 
 def peak() -> int:
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
     began = time.perf_counter()
     sampler = load(package, **choice._asdict())
     loaded, seconds = time.perf_counter() - began, []
-    for _ in range(RUNS):
+    while len(seconds) < RUNS and sum(seconds) < LONG:
         began = time.perf_counter()
         sampler(condition, noise, ids)
         seconds.append(time.perf_counter() - began)

@@ -31,7 +31,7 @@ def load_rounded(path: Path, threads: int) -> Callable[[Tensors], tuple[Tensors,
     rounding = _Rounding()
     model = onnx.load(path, load_external_data=False)
     rounding.change(model.graph, {})
-    options = settings_of(threads)
+    options = settings_of(threads, as_written=True)
     options.add_session_config_entry(FOLDER, str(path.parent))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

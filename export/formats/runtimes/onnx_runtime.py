@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from codi_tf.core.errors import UserError
 from export.formats.format import GraphFile, Run
@@ -38,15 +39,31 @@ class OnnxRuntime(Runtime):
         return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
 
 
-def settings_of(threads: int):
-    """The settings of a session: so many threads, and exact products."""
+def settings_of(threads: int, *, as_written: bool = False):
+    """The settings of a session: so many threads, and exact products.
+
+    `as_written` runs the nodes in the order of the file. Left alone, ONNX Runtime first computes the last output, and
+    holds every tensor that another output is computed from, as its range, until then.
+    """
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
+    if as_written:
+        settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     # Else products of widened kernels round their activations to 8 bits.
     settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return settings
+
+
+def load_as_written(path: Path, threads: int) -> Run:
+    """A graph on the processor, whose nodes run in the order of the file."""
+    import onnxruntime
+
+    settings = settings_of(threads, as_written=True)
+    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def check_started(provider: str, started: Sequence[str]) -> None:
