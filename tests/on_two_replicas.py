@@ -21,6 +21,7 @@ from tiny import tiny_base  # noqa: E402
 
 from codi_tf.core.replicas import Compiled  # noqa: E402
 from codi_tf.core.replicas import index as replica_index  # noqa: E402
+from codi_tf.data.pipeline import REPLACED  # noqa: E402
 from codi_tf.data.precompute import encoder, encoder_on_each  # noqa: E402
 from codi_tf.io.images import write_png  # noqa: E402
 from codi_tf.methods.codi import ConditionalDistillation  # noqa: E402
@@ -29,7 +30,7 @@ from codi_tf.methods.guided import Guided  # noqa: E402
 from codi_tf.trainers.optimizers import FusedAdamW  # noqa: E402
 from codi_tf.training.experiment import build_trainer, load_source  # noqa: E402
 from codi_tf.training.feed import open_feed  # noqa: E402
-from codi_tf.training.loop import make_loop  # noqa: E402
+from codi_tf.training.loop import STOP, make_loop  # noqa: E402
 from codi_tf.training.quality import Quality  # noqa: E402
 
 METHODS = {
@@ -50,7 +51,8 @@ BATCH, STEPS = 8, 4
 def examples(steps: int) -> dict:
     random = np.random.default_rng(0)
     shape = (BATCH * steps, 4, 4, 4)
-    return {name: random.normal(size=shape).astype("float32") for name in ("latent", "condition_latent")}
+    values = {name: random.normal(size=shape).astype("float32") for name in ("latent", "condition_latent")}
+    return values | {REPLACED: np.arange(len(values["latent"]), dtype="int32") % 3}
 
 
 def batches(strategy, values: dict):
@@ -76,7 +78,8 @@ def trained(strategy, method, *, accumulate=1, in_a_call=1):
     iterator, run, logs = batches(strategy, examples(STEPS)), make_loop(model, strategy), []
     for _ in range(STEPS // in_a_call):
         sums = run(iterator, tf.constant(in_a_call), tf.constant(0))
-        logs.append({name: float(value) / in_a_call for name, value in sums.items() if name in model.log_names})
+        shown = (*model.log_names, REPLACED)
+        logs.append({name: float(value) / in_a_call for name, value in sums.items() if name in shown})
     return model, run, logs
 
 
@@ -104,8 +107,9 @@ def poisoned(strategy, model, run) -> dict:
     before = [variable.numpy() for variable in variables]
     values = examples(1)
     values["latent"][-1, 0, 0, 0] = np.nan
-    sums = run(batches(strategy, values), tf.constant(1), tf.constant(0))
+    sums = run(batches(strategy, values), tf.constant(1), tf.constant(1))
     return {
+        "stop": float(sums[STOP]),
         "changed": sum(not np.array_equal(old, v.numpy()) for old, v in zip(before, variables, strict=True)),
         "skipped": float(sums["skipped"]),
         "in a row": int(model.skipped_in_row.numpy()),

@@ -20,7 +20,7 @@ from conftest import make_model  # noqa: E402
 from tiny import tiny_base  # noqa: E402
 
 from codi_tf.trainers.optimizers import FusedAdamW  # noqa: E402
-from codi_tf.training.loop import make_loop  # noqa: E402
+from codi_tf.training.loop import STOP, make_loop  # noqa: E402
 
 BATCH, CALLS = 4, (1, 3)  # examples a step and worker; steps of each call
 
@@ -48,6 +48,7 @@ if __name__ == "__main__":
         return tf.data.Dataset.from_tensor_slices(examples(host.input_pipeline_id)).batch(BATCH, drop_remainder=True)
 
     iterator, run = iter(strategy.distribute_datasets_from_function(of_host)), make_loop(model, strategy)
-    for count in CALLS:
-        run(iterator, tf.constant(count), tf.constant(0))
-    print(json.dumps(found | {"end": state(model), "traced": run.experimental_get_tracing_count()}))
+    for count in CALLS:  # the second worker wants to stop
+        sums = run(iterator, tf.constant(count), tf.constant(strategy.cluster_resolver.task_id))
+    found |= {"end": state(model), "stop": float(sums[STOP]), "traced": run.experimental_get_tracing_count()}
+    print(json.dumps(found))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.workers import local_cluster
+from codi_tf.data.pipeline import REPLACED
 
 pytestmark = pytest.mark.slow  # processes of their own
 
@@ -62,14 +63,14 @@ def test_nothing_is_traced_anew(found, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_number_that_is_not_finite_on_one_replica_skips_the_step_on_all(found, case):
-    assert found[case]["poisoned"] == {"changed": 0, "skipped": 1, "in a row": 1, "copies": 0}
+    assert found[case]["poisoned"] == {"stop": 1, "changed": 0, "skipped": 1, "in a row": 1, "copies": 0}
 
 
 @pytest.mark.parametrize("case", CASES[:3])
 def test_logs_are_means_over_the_global_batch(found, case):
     for one, two in zip(found[case]["logs of one"], found[case]["logs of two"], strict=True):
         assert two == pytest.approx(one, rel=2e-4)
-        assert one["loss"] > 0 and one["skipped"] == 0
+        assert one["loss"] > 0 and one["skipped"] == 0 and one[REPLACED] > 0  # counts are sums over the batch
 
 
 def test_steps_in_one_call_are_those_of_several(found):
@@ -122,7 +123,7 @@ def test_two_workers_end_with_the_same_bits_from_different_halves_of_the_data():
     first, second = (json.loads(out.splitlines()[-1]) for out, _ in outputs)
     assert first["data"] != second["data"] and first["start"] != first["end"]
     assert (first["start"], first["end"]) == (second["start"], second["end"])
-    assert first["traced"] == second["traced"] == 1
+    assert first["traced"] == second["traced"] == 1 == first["stop"] == second["stop"]
 
 
 def test_fit_on_two_replicas_is_fit_on_one_or_one_line_before_training():

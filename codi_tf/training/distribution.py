@@ -7,6 +7,7 @@ import os
 import socket
 
 from codi_tf import config
+from codi_tf.core.allocation import share_one_arena
 from codi_tf.core.errors import UserError
 from codi_tf.core.showing import clipped
 from codi_tf.io.json_files import parse_json
@@ -29,6 +30,8 @@ def make_strategy(settings: config.Distribution):
         return tf.distribute.get_strategy()
     if settings.strategy == "multiworker":
         _check_cluster()
+        if not tf.config.list_physical_devices("GPU"):
+            share_one_arena()  # see docs/benchmarks.md; where GPUs compute, the threads of the input matter more
         return tf.distribute.MultiWorkerMirroredStrategy()
     if settings.strategy == "tpu":
         return _tpu_strategy(tf, settings.tpu)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from codi_tf.core import replicas
 from codi_tf.data.counts import COUNTED
 from codi_tf.trainers.trainer import Trainer
 
@@ -24,15 +25,18 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
         A function of a distributed iterator, the number of updates, int32 [], and whether this worker wants to stop, 1
         or 0, int32 []. It returns float32 scalars: the sums of `trainer.log_names`, to which a skipped update adds
         nothing but "skipped"; "waited", the seconds that this worker waited for its input; "stop", the number of
-        replicas whose workers want to stop, the same on all workers; and the sums of what batches have of COUNTED.
+        workers that want to stop, the same on all of them; and the sums of what batches have of COUNTED.
     """
     step = tf.function(trainer.update, autograph=False, jit_compile=True) if jit_compile else trainer.update
     step = tf.autograph.experimental.do_not_convert(step)
     names = trainer.log_names  # the last is "skipped"
     skipped = tf.one_hot(len(names) - 1, len(names))
+    here = len(strategy.experimental_local_results(trainer.skipped_in_row.value))  # replicas of this program
 
-    def own_stop(stop):
-        return tf.identity(stop)
+    @tf.autograph.experimental.do_not_convert
+    def summed_over_workers(values):  # of each worker's replicas its first one gives them
+        own = strategy.run(lambda: tf.where(tf.equal(replicas.index() % here, 0), values, tf.zeros_like(values)))
+        return strategy.reduce("SUM", own, axis=None)
 
     @tf.autograph.experimental.do_not_convert
     def step_after(batch, moment):
@@ -56,12 +60,13 @@ def make_loop(trainer: Trainer, strategy, *, jit_compile: bool = False) -> Calla
             waited += given - asked
             logs, counts = strategy.run(step_after, args=(batch, tf.cast(given, tf.float32)))
             if counted:
-                totals += tf.stack([strategy.reduce("SUM", one, axis=None) for one in counts])
+                totals += tf.stack([tf.add_n(strategy.experimental_local_results(one)) for one in counts])
             logs = tf.stack([_of_first(strategy, logs[name]) for name in names])  # they are the same on all replicas
             sums += tf.where(logs[-1] > 0, skipped, logs)
-        stops = strategy.reduce("SUM", strategy.run(own_stop, args=(stop,)), axis=None)
-        found = {name: sums[i] for i, name in enumerate(names)} | {key: totals[i] for i, key in enumerate(counted)}
-        return {**found, WAITED: tf.cast(waited, tf.float32), STOP: tf.cast(stops, tf.float32)}
+        # One exchange for each call, not for each update.
+        of_all = summed_over_workers(tf.concat([tf.cast(stop, tf.float32)[None], totals], axis=0))
+        found = {name: sums[i] for i, name in enumerate(names)} | {key: of_all[1 + i] for i, key in enumerate(counted)}
+        return {**found, WAITED: tf.cast(waited, tf.float32), STOP: of_all[0]}
 
     return run
 
