@@ -52,6 +52,11 @@ class Piece(ABC):
         """The file that says with which settings it is or was trained here, for how long, and whether to the end."""
         return self.run.with_name(f"{self.run.name}.json")
 
+    @property
+    def lock(self) -> Path:
+        """The file that the process which works on it holds; pieces that share what is compiled have one."""
+        return self.state.with_suffix(".lock")
+
 
 P = TypeVar("P", bound=Piece)
 
@@ -95,7 +100,7 @@ def claimed(piece: Piece) -> Iterator[bool]:
     """Lock a piece for this process; yield whether it has the lock."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(only_one(piece.state.with_suffix(".lock"), f"works on {piece.title}"))
+            stack.enter_context(only_one(piece.lock, f"works on {piece.title}"))
             mine = True
         except Locked:
             mine = False
