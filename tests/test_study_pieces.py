@@ -58,6 +58,13 @@ def test_what_was_measured_elsewhere_is_not_trained_again_unless_a_row_goes_on_f
     assert left("ldm_half", "cm_2") == ["cm_2-seed1"]
 
 
+def test_seeds_of_a_row_follow_one_another(workplace):
+    """They share what is compiled; a parent's seeds, too, although it is in the plan for its children alone."""
+    tune("gd_2")
+    expected = [name for row in ("ldm_half", "guided_1", "gd_2") for name in with_seeds(row)]
+    assert left("gd_2") == expected
+
+
 def test_the_rate_is_that_of_the_best_trial(workplace):
     """Also in the world's other task; without trials it is not known, and of all that diverged it is the middle one."""
     own, other = Piece(BY_NAME["codi"], TASK, 0), Piece(BY_NAME["codi_half"], "inpainting", 1)
@@ -108,12 +115,12 @@ def test_one_process_works_on_a_piece(workplace):
 
 
 def test_the_plan_of_one_row_is_printed(workplace):
-    """Three seeds of 500 updates with four passes, and their trials."""
+    """Three seeds of 400 updates with four passes, and their trials."""
     done = run_here(study._main, "plan", "--tasks", TASK, "--rows", "codi")
     assert done.returncode == 0 and done.stderr == ""
     assert [line.split()[:5] for line in done.stdout.splitlines()[1:3]] == [
-        [TASK, "codi,", "trials", "125", "4"],
-        [TASK, "codi", "500", "4", "3"],
+        [TASK, "codi,", "trials", "100", "4"],
+        [TASK, "codi", "400", "4", "3"],
     ]
     assert "core-hours: " in done.stdout
 

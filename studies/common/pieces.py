@@ -76,7 +76,7 @@ def is_measured(piece: Piece, settings: Any, samples: Iterable[str]) -> bool:
 
 
 def in_order(wanted: Iterable[P], missing: Callable[[P], Iterable[P]]) -> list[P]:
-    """The wanted pieces, each once and after what is missing for it.
+    """The wanted pieces, each once and after what is missing for it; those with one lock follow one another.
 
     Args:
         wanted: pieces to make.
@@ -92,7 +92,10 @@ def in_order(wanted: Iterable[P], missing: Callable[[P], Iterable[P]]) -> list[P
 
     for piece in wanted:
         add(piece)
-    return list(found.values())
+    places: dict[Path, int] = {}
+    for place, piece in enumerate(found.values()):
+        places.setdefault(piece.lock, place)
+    return sorted(found.values(), key=lambda piece: places[piece.lock])
 
 
 @contextlib.contextmanager

@@ -85,9 +85,9 @@ PHOTOS = World(
     "configs/photos_base.yaml",
     900,  # of 9,000
     {"source": "photos", "image_size": 64, "recolor": True},
-    updates=500,
+    updates=400,
     batch=16,
-    examples=8000,
+    examples=4800,
     rates=(1e-3, 3e-3),
     delta=62,
     measures=("frechet_photos", "sharpness", "latent_error", "psnr", "ssim"),
@@ -97,7 +97,7 @@ PHOTOS = World(
     chosen_on=192,
     validation="coffee",
     shown=8,
-    seconds=0.026,
+    seconds=0.03,
     note="Test images are overlapping crops of few photos; no interval includes the effect of other photos.",
 )
 SCENES = World(
@@ -106,7 +106,7 @@ SCENES = World(
     "configs/scenes_base.yaml",
     600,  # of 40,000
     {"source": "scenes", "image_size": 128},
-    updates=280,
+    updates=240,
     batch=12,
     examples=3072,
     rates=(5e-4, 1.5e-3),
