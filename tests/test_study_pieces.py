@@ -18,6 +18,7 @@ from codi_tf.core.errors import Interrupted
 from codi_tf.core.signals import Stop
 from codi_tf.evaluation import METRICS
 from codi_tf.evaluation.metrics.frechet_photos import FrechetPhotos
+from studies.common import training
 from studies.common.pieces import claimed
 from studies.common.results import read_json, write_json
 from studies.paper import __main__ as study
@@ -57,16 +58,23 @@ def test_what_was_measured_elsewhere_is_not_trained_again_unless_a_row_goes_on_f
     assert left("ldm_half", "cm_2") == ["cm_2-seed1"]
 
 
+def test_seeds_of_a_row_follow_one_another(workplace):
+    """They share what is compiled; a parent's seeds, too, although it is in the plan for its children alone."""
+    tune("gd_2")
+    expected = [name for row in ("ldm_half", "guided_1", "gd_2") for name in with_seeds(row)]
+    assert left("gd_2") == expected
+
+
 def test_the_rate_is_that_of_the_best_trial(workplace):
     """Also in the world's other task; without trials it is not known, and of all that diverged it is the middle one."""
     own, other = Piece(BY_NAME["codi"], TASK, 0), Piece(BY_NAME["codi_half"], "inpainting", 1)
     assert pieces.rate_of(own) is None and pieces.settings_of(own) is None
-    tune("codi", best=2)
-    assert pieces.rate_of(own) == pieces.rate_of(other) == PHOTOS.rates[2]
+    tune("codi", best=1)
+    assert pieces.rate_of(own) == pieces.rate_of(other) == PHOTOS.rates[1]
     for trial in pieces.trials_of(own.row, TASK):
         about = read_json(trial.figures)
         write_json(trial.figures, {**about, "samples": {"ddim-4": None}})
-    assert pieces.rate_of(own) == PHOTOS.rates[1]
+    assert pieces.rate_of(own) == PHOTOS.rates[0]
 
 
 def test_other_settings_are_made_again(workplace, monkeypatch):
@@ -102,17 +110,17 @@ def test_one_process_works_on_a_piece(workplace):
     piece = Piece(BY_NAME["codi"], TASK, 0)
     with claimed(piece) as mine, claimed(piece) as other:
         assert mine and not other
-    with claimed(piece) as mine:
-        assert mine
+    with claimed(piece) as mine, claimed(Piece(BY_NAME["codi"], TASK, 1)) as next_seed:
+        assert mine and not next_seed
 
 
 def test_the_plan_of_one_row_is_printed(workplace):
-    """Three seeds of 1,000 updates with four passes, and their trials."""
+    """Three seeds of 400 updates with four passes, and their trials."""
     done = run_here(study._main, "plan", "--tasks", TASK, "--rows", "codi")
     assert done.returncode == 0 and done.stderr == ""
     assert [line.split()[:5] for line in done.stdout.splitlines()[1:3]] == [
-        [TASK, "codi,", "trials", "250", "4"],
-        [TASK, "codi", "1000", "4", "3"],
+        [TASK, "codi,", "trials", "100", "4"],
+        [TASK, "codi", "400", "4", "3"],
     ]
     assert "core-hours: " in done.stdout
 
@@ -140,23 +148,24 @@ def tiny_world(workplace, monkeypatch):
         base="base",
         data={"source": str(tiny_photos(workplace / "photos")), "image_size": 16},
         updates=4,
+        batch=2,
         examples=32,
         rates=(1e-3,),
         measures=("frechet_photos", "sharpness", "latent_error"),
         weights={"features": "features"},
         count=GROUPED,
+        chosen_on=GROUPED // 2,
         shown=2,
     )
     monkeypatch.setitem(TASKS, TASK, world)
     monkeypatch.setitem(WORLDS, "photos", world)
-    for module in (pieces, making):
-        monkeypatch.setattr(module, "BATCH", 2)
     features = FrechetPhotos(lambda images: images[:, 0, :2, 0])
     monkeypatch.setattr(METRICS["frechet_photos"], "load", classmethod(lambda *_: features))
     monkeypatch.setattr(making, "commit", lambda: "Some commit")
     making.evaluator.cache_clear()
     yield world
     making.evaluator.cache_clear()
+    training.forget()
 
 
 def content(piece: Piece) -> dict:
@@ -191,10 +200,24 @@ def test_a_row_is_made_from_its_trials_to_its_figures(tiny_world):
 
 
 @pytest.mark.slow
+def test_a_seed_that_shares_what_is_compiled_is_trained_as_it_would_be_alone(tiny_world):
+    """Catches draws, examples, weights or frozen networks of the seed before: its parent, too, is another one."""
+    tune("cm_2")
+    for piece in pieces.left(pieces.pieces_of([TASK], [BY_NAME["cm_2"]], (0, 1))):
+        making.make(piece)
+    second = Piece(BY_NAME["cm_2"], TASK, 1)
+    expected = content(second)
+    second.figures.unlink()
+    training.forget()
+    making.make(second)
+    assert content(second) == expected
+
+
+@pytest.mark.slow
 def test_a_piece_that_was_interrupted_goes_on(tiny_world, monkeypatch):
-    """Its figures are those of a piece that nothing happened to, and its time counts both parts."""
+    """One that serves all seeds: its figures are as if nothing had happened, and its time counts both parts."""
     tune(ROW)
-    piece = Piece(BY_NAME[ROW], TASK, 0)
+    piece = Piece(dataclasses.replace(BY_NAME[ROW], once=True), TASK, 0)
     making.make(piece)
     expected = content(piece)
     piece.figures.unlink()

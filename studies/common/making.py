@@ -13,9 +13,12 @@ from codi_tf.cli.cache import encode
 from codi_tf.cli.train import train
 from codi_tf.data.cached import is_cache, read_meta, shard_paths
 from codi_tf.io.locks import Locked
+from codi_tf.trainers.trainer import Trainer
+from codi_tf.training.experiment import save_result
 from codi_tf.training.folder import STATES
 from studies.common.pieces import Piece
 from studies.common.results import read_json, write_json
+from studies.common.training import forget, shared_training
 
 PAUSE = 5  # seconds until a process looks again, while another one encodes
 
@@ -34,6 +37,7 @@ def train_piece(piece: Piece, experiment: config.Experiment, settings: Any) -> N
         shutil.rmtree(piece.run, ignore_errors=True)
         state = {"settings": settings, "trained": False, "cpu_seconds": 0.0}
     print(piece.title, flush=True)
+    forget()
     began = time.process_time()
     try:
         train(experiment, piece.run)
@@ -42,6 +46,19 @@ def train_piece(piece: Piece, experiment: config.Experiment, settings: Any) -> N
         state["cpu_seconds"] += time.process_time() - began
         write_json(piece.state, state)
     shutil.rmtree(piece.run / STATES)
+
+
+def train_seed(piece: Piece, experiment: config.Experiment, settings: Any) -> Trainer:
+    """Train a piece in one go, see `training`. Returns the trainer, which the next call changes."""
+    print(piece.title, flush=True)
+    shutil.rmtree(piece.run, ignore_errors=True)
+    piece.run.mkdir(parents=True)
+    began = time.process_time()
+    trainer = shared_training(str(piece.lock), experiment).train(experiment)
+    save_result(experiment, trainer, piece.result, {"steps": experiment.train.steps, "config": experiment.as_dict()})
+    seconds = time.process_time() - began
+    write_json(piece.state, {"settings": settings, "trained": True, "cpu_seconds": seconds})
+    return trainer
 
 
 def encode_examples(experiment: config.Experiment, folder: Path, examples: int) -> None:

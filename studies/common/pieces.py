@@ -52,6 +52,11 @@ class Piece(ABC):
         """The file that says with which settings it is or was trained here, for how long, and whether to the end."""
         return self.run.with_name(f"{self.run.name}.json")
 
+    @property
+    def lock(self) -> Path:
+        """The file that the process which works on it holds; pieces that share what is compiled have one."""
+        return self.state.with_suffix(".lock")
+
 
 P = TypeVar("P", bound=Piece)
 
@@ -71,7 +76,7 @@ def is_measured(piece: Piece, settings: Any, samples: Iterable[str]) -> bool:
 
 
 def in_order(wanted: Iterable[P], missing: Callable[[P], Iterable[P]]) -> list[P]:
-    """The wanted pieces, each once and after what is missing for it.
+    """The wanted pieces, each once and after what is missing for it; those with one lock follow one another.
 
     Args:
         wanted: pieces to make.
@@ -87,7 +92,10 @@ def in_order(wanted: Iterable[P], missing: Callable[[P], Iterable[P]]) -> list[P
 
     for piece in wanted:
         add(piece)
-    return list(found.values())
+    places: dict[Path, int] = {}
+    for place, piece in enumerate(found.values()):
+        places.setdefault(piece.lock, place)
+    return sorted(found.values(), key=lambda piece: places[piece.lock])
 
 
 @contextlib.contextmanager
@@ -95,7 +103,7 @@ def claimed(piece: Piece) -> Iterator[bool]:
     """Lock a piece for this process; yield whether it has the lock."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(only_one(piece.state.with_suffix(".lock"), f"works on {piece.title}"))
+            stack.enter_context(only_one(piece.lock, f"works on {piece.title}"))
             mine = True
         except Locked:
             mine = False

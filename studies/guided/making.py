@@ -20,9 +20,8 @@ from codi_tf.inference.base_model import BaseModel
 from codi_tf.inference.text_to_image import TextToImage
 from codi_tf.inference.transfer import Transfer
 from codi_tf.tasks import make_task
-from studies.common.making import commit, encode_examples, train_piece
+from studies.common.making import commit, encode_examples, train_piece, train_seed
 from studies.common.measures import figures_of
-from studies.common.memory import give_memory_back
 from studies.common.results import read_json, sample_name, write_json, write_strip
 from studies.guided import pieces
 from studies.guided.pieces import Piece, experiment_of, settings_of
@@ -43,12 +42,12 @@ def make(piece: Piece) -> None:
     if not pieces.is_trained(piece):
         if piece.row.encoded:
             encode_examples(experiment_of(piece, to_encode=True), pieces.examples_of(piece), piece.world.examples)
-        train_piece(piece, experiment_of(piece), settings_of(piece))
+        how = train_piece if piece.row.once else train_seed
+        how(piece, experiment_of(piece), settings_of(piece))
     if piece.samples and not pieces.is_measured(piece):
         _measure(piece)
     if piece.row.config is not None and not pieces.is_needed(piece) and piece.seed != pieces.SHOWN_SEED:
         shutil.rmtree(piece.run)
-    give_memory_back()
 
 
 def _measure(piece: Piece) -> None:
@@ -80,8 +79,9 @@ def _measure(piece: Piece) -> None:
 
 
 def _generated(world: World, base: Base):
-    """way -> images of the classes of the test, from the same noise for every way and row."""
-    model, labels = TextToImage(base), examples(world, TEST)["class"]
+    """way -> images of the classes or captions of the test, from the same noise for every way and row."""
+    model, asked = TextToImage(base), examples(world, TEST)[world.asks].tolist()
+    key = "labels" if world.asks == "class" else "prompts"
     side = world.image_size // base.vae.factor
     noise = gaussian_noise(0, (world.count, side, side, base.vae.latent_channels))
 
@@ -89,7 +89,7 @@ def _generated(world: World, base: Base):
         sampler, steps, guidance = way
         grid, images, latents = model.grid(sampler, steps), [], []
         for rows in _batches(world.count):
-            conditioning = model.conditioning(labels=labels[rows].tolist(), guidance=guidance)
+            conditioning = model.conditioning(**{key: asked[rows]}, guidance=guidance)
             fresh = _fresh(rows.start, noise[rows].shape, grid.draws)
             latents.append(np.asarray(model.latents(noise[rows], conditioning, grid, guidance=guidance, noise=fresh)))
             images.append(np.asarray(model.decode(latents[-1])))
@@ -157,17 +157,17 @@ def evaluator(world: World) -> Evaluator:
     reader = world.reader if trained is None else str(trained.result)
     metrics = named_metrics(world.measures, {READER.key: reader}, world.image_size)
     truth = {key: test[key] for key in truth_of(world.measures) if key in test}
-    teacher = Piece(world, next(row for row in world.rows if row.config and row.name != world.reader), 0)
+    teacher = Piece(world, next(row for row in world.rows if row.name != world.reader), 0)
     base = load_stable_diffusion(teacher.result)
     return Evaluator(test["image"], test.get("condition", test["image"]), base, metrics, truth=truth)
 
 
 @functools.lru_cache(maxsize=2)
 def examples(world: World, seed: int) -> dict[str, np.ndarray]:
-    """Held-out examples: "image", and "class", or "condition" with the captions of both images of a pair."""
-    task = None if world.labels else make_task("editing")
+    """Held-out examples: "image", and what it is made for; of a pair also "condition"."""
+    task = make_task("editing") if world.asks == "pair" else None
     source = data.load_source(world.source, "heldout", task)
-    keys = ("class",) if world.labels else CAPTIONS
+    keys = CAPTIONS if world.asks == "pair" else (world.asks,)
     return data.evaluation_set(
         source, task, image_size=world.image_size, count=world.count, seed=seed, prompts=False, keys=keys
     )

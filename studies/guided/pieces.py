@@ -13,11 +13,13 @@ from codi_tf import config
 from codi_tf.io.yaml_files import read_yaml
 from studies.common import pieces
 from studies.common.results import sample_name
-from studies.guided.plan import BATCH, SEEDS, Row, Way, World
+from studies.guided.plan import BATCH, SEEDS, STUDENTS, Row, Way, World
 
 RESULTS, RUNS = Path("studies/results/guided"), Path("runs/guided")
 SHOWN_SEED = 0  # whose images are kept
-START = 60.0  # seconds of one core: a training begins, its networks are traced, its result is written and loaded
+# Seconds of one core: networks are built and compiled; for a seed that finds them compiled; a sampler is compiled; and
+# for a sample, whose images are decoded and measured.
+START, AGAIN, SAMPLER, SAMPLE = 30.0, 6.0, 9.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,15 @@ class Piece(pieces.Piece):
     @property
     def run(self) -> Path:
         return RUNS / self.world.name / self.name
+
+    @property
+    def result(self) -> Path:
+        return Path(self.row.folder) if self.row.folder else super().result
+
+    @property
+    def lock(self) -> Path:
+        """One for all seeds of a row, see `studies.common.training`."""
+        return self.run.with_name(f"{self.row.name}.lock")
 
     @property
     def samples(self) -> tuple[Way, ...]:
@@ -87,7 +98,7 @@ def reader_of(world: World) -> Piece | None:
 def settings_of(piece: Piece) -> list[dict]:
     """What the figures of a piece depend on, its stages in their order, as plain data; not where its files are."""
     before = [stage for model in models_of(piece) for stage in settings_of(model)]
-    own = {"row": piece.row.name, "seed": piece.seed}
+    own = {"row": piece.row.name, "seed": piece.seed} | ({"folder": piece.row.folder} if piece.row.folder else {})
     if piece.row.config is not None:
         own |= {"config": piece.row.config, "its_hash": _hash_of(piece.row.config)}
         own |= {"changes": piece.row.changes, "updates": piece.row.updates, "encoded": piece.row.encoded}
@@ -186,6 +197,8 @@ def seconds_of(piece: Piece) -> tuple[float, float]:
     if row.name == world.reader:
         return row.updates * 0.2 + START, 0.0  # a small network on half of a batch, whose scenes are rendered anew
     fresh = 0.0 if row.encoded or row.config is None else world.fresh
-    training = row.updates * (passes_of(piece) * world.seconds + fresh)
-    batches = world.count / BATCH
-    return training + START, sum(evaluations(piece, way) for way in piece.samples) * batches * world.seconds
+    batch = (BATCH if row.once else STUDENTS) / STUDENTS
+    start = 0.0 if row.config is None else START if piece.seed == SEEDS[0] else AGAIN
+    training = row.updates * (passes_of(piece) * batch * world.seconds + fresh)
+    sampled = sum(evaluations(piece, way) for way in piece.samples) * world.count / STUDENTS * world.seconds
+    return training + start, sampled + SAMPLE * len(piece.samples) + (SAMPLER if piece.samples else 0.0)

@@ -1,7 +1,7 @@
 """The plan of the study of guided distillation (Meng et al. 2023), as data: its worlds and their rows.
 
 - "pixels": class-conditional scenes of 64 pixels, without an autoencoder, as in Table 1 and Fig. 6.
-- "latents": class-conditional scenes of 128 pixels in an autoencoder's latents, as in Fig. 11.
+- "latents": scenes of 128 pixels in an autoencoder's latents, as in Fig. 11, by captions: the base is the shipped one.
 - "transfer": scenes at noon as scenes at night, as in Fig. 12.
 
 A row is one training, from a file of configs/ by changes to it, or only samples of models that other rows train. As in
@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SEEDS = (0, 1, 2)
-BATCH = 32  # of the configs; images that are sampled at a time, too
+BATCH = 32  # of the configs' teachers; images that are sampled at a time, too
+STUDENTS = 16  # examples in an update of distillation
 WEIGHTS = (0.0, 0.3, 1.0, 4.0)  # w of Table 1
 RANGE = [1.0, 5.0]  # the guidance that is trained
 STEPS = (16, 8, 4, 1)  # of Table 1
-TEACHER = 128  # steps of the teacher; the paper's has 1,024
+TEACHER = 64  # steps of the teacher; the paper's has 1,024
 STAGE_1, STAGE_2 = "configs/scenes_guided_1.yaml", "configs/scenes_guided_2.yaml"
 
 SYSTEMS = {  # name -> title in tables
@@ -32,7 +33,7 @@ SYSTEMS = {  # name -> title in tables
     "distilled": "Distilled, there and back",
     "undistilled": "DDIM, there and back",
 }
-SHORT = {"train.ema_decay": 0.95}  # phases are shorter than those of the configs
+SHORT = {"train.ema_decay": 0.95, "train.batch_size": STUDENTS}  # phases are shorter than those of the configs
 FIRST = {**SHORT, "train.warmup_steps": 30}
 Way = tuple[str, int, float]  # sampler, steps, guidance
 
@@ -51,6 +52,7 @@ class Row:
         once: whether one seed serves all.
         encoded: the source whose encoded examples it is trained on; "": its config's own, rendered anew.
         doubled: whether guidance takes a second evaluation of the network in its samples.
+        folder: of a base that comes with codi_tf, in place of a training; "": none.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Row:
     once: bool = False
     encoded: str = ""
     doubled: bool = False
+    folder: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +77,7 @@ class World:
         rows: in their order.
         source: of the test images; pairs in a transfer.
         image_size: of the images.
-        labels: whether images are made for classes; otherwise for captions.
+        asks: what images are made for: "class", "caption", or "pair", the two captions of a transfer.
         examples: how many are encoded once, of each source.
         reader: the folder of a reader of scenes, or the row that trains one.
         measures: metrics of the tables; the first two are those of Table 1.
@@ -89,7 +92,7 @@ class World:
     rows: tuple[Row, ...]
     source: str
     image_size: int
-    labels: bool
+    asks: str
     examples: int
     reader: str
     measures: tuple[str, ...]
@@ -133,13 +136,13 @@ PIXELS = {  # the network predicts the signal, whose error in v would be without
     "data.encode_once": 0,
     "method.space": "signal",
 }
-PHASES = {16: ([32, 16], 100), 8: ([8], 150), 4: ([4], 200), 1: ([2, 1], 200)}
+PHASES = {16: ([32, 16], 75), 8: ([8], 100), 4: ([4], 125), 1: ([2, 1], 125)}
 
 
 def _two_stages(system: str, weights: tuple[float, ...], trained: list[float], name: str) -> tuple[Row, ...]:
     """Both stages in pixels, for a range of the guidance; the stochastic system has stage 1 of the deterministic."""
     shared = {**PIXELS, "method.guidance": trained}
-    first = Row(f"{name}_stage_1", STAGE_1, {**shared, **FIRST}, 300, ("teacher",), encoded="scenes")
+    first = Row(f"{name}_stage_1", STAGE_1, {**shared, **FIRST}, 200, ("teacher",), encoded="scenes")
     sampler = "stochastic" if system == "stochastic" else "ddim"
     ways = {steps: {system: _ways(sampler, (steps,), weights)} for steps in STEPS}
     if system == "stochastic":
@@ -147,17 +150,17 @@ def _two_stages(system: str, weights: tuple[float, ...], trained: list[float], n
     return (first, *_distilled(name, first.name, shared, PHASES, ways, encoded="scenes"))
 
 
-READER = Row("reader", "configs/scenes_reader.yaml", {"data.image_size": 64}, 5000, once=True)
+READER = Row("reader", "configs/scenes_reader.yaml", {"data.image_size": 64}, 3000, once=True)
 PIXEL_ROWS = (
     READER,
-    Row("teacher", "configs/scenes_classes.yaml", {}, 8000, once=True),
+    Row("teacher", "configs/scenes_classes.yaml", {}, 4000, once=True),
     Row(
         "undistilled",
         None,
         models=("teacher",),
         samples={
             "teacher": _ways("ddim", (TEACHER,), WEIGHTS),
-            "ddim": _ways("ddim", (1, 4, 8, 16, 32, 64), WEIGHTS),
+            "ddim": _ways("ddim", (1, 4, 8, 16, 32), WEIGHTS),
             "ddpm": _ways("ddpm", (16, 64), WEIGHTS),
         },
         once=True,
@@ -168,23 +171,16 @@ PIXEL_ROWS = (
     *(row for w in WEIGHTS for row in _two_stages("single", (w,), [1.0 + w, 1.0 + w], f"w{w:g}")),
 )
 
-LATENTS = {"data.prompts": False, "data.classes": True, "data.encode_once": 0}
+CAPTIONED = {"data.prompts": True, "data.encode_once": 0}
 LATENT_WEIGHTS, LATENT_STEPS = (0.0, 1.0, 4.0), (8, 4, 2, 1)
 LATENT_ROWS = (
-    Row(
-        "teacher",
-        "configs/scenes_base.yaml",
-        {**LATENTS, "method.text_encoder": None, "method.network.num_class_embeds": 33},
-        5000,
-        once=True,
-        encoded="scenes",
-    ),
+    Row("teacher", None, folder="assets/scenes-base", once=True),
     Row(
         "undistilled",
         None,
         models=("teacher",),
         samples={
-            "teacher": _ways("ddim", (TEACHER // 2,), LATENT_WEIGHTS),
+            "teacher": _ways("ddim", (TEACHER,), LATENT_WEIGHTS),
             "ddim": _ways("ddim", (1, 2, 4, 8, 16), LATENT_WEIGHTS),
         },
         once=True,
@@ -193,23 +189,22 @@ LATENT_ROWS = (
     Row(
         "d_stage_1",
         STAGE_1,
-        {**LATENTS, **FIRST, "method.guidance": RANGE},
-        300,
+        {**CAPTIONED, **FIRST, "method.guidance": RANGE},
+        150,
         ("teacher",),
         encoded="scenes",
     ),
     *_distilled(
         "d",
         "d_stage_1",
-        {**LATENTS, "method.guidance": RANGE},
-        {8: ([32, 16, 8], 80), 4: ([4], 150), 2: ([2], 150), 1: ([1], 200)},
+        {**CAPTIONED, "method.guidance": RANGE},
+        {8: ([32, 16, 8], 60), 4: ([4], 80), 2: ([2], 80), 1: ([1], 120)},
         {n: {"deterministic": _ways("ddim", (n,), LATENT_WEIGHTS)} for n in LATENT_STEPS},
         encoded="scenes",
     ),
 )
 
 TRANSFER_WEIGHTS, TRANSFER_STEPS = (0.0, 0.3, 1.0, 4.0), (16, 8, 4)
-CAPTIONED = {"data.prompts": True, "data.encode_once": 0}
 DOMAIN = {  # the shipped base, trained on
     **CAPTIONED,
     "method.network": None,
@@ -217,11 +212,11 @@ DOMAIN = {  # the shipped base, trained on
     "train.learning_rate": 2e-4,
     "train.warmup_steps": 50,
 }
-WAYS = {16: ([64, 32, 16], 100), 8: ([8], 150), 4: ([4], 150)}
+WAYS = {16: ([64, 32, 16], 60), 8: ([8], 80), 4: ([4], 80)}
 
 
 def _domain(name: str) -> Row:
-    return Row(name, "configs/scenes_base.yaml", DOMAIN, 1000, once=True, encoded=f"scenes:{name}")
+    return Row(name, "configs/scenes_base.yaml", DOMAIN, 400, once=True, encoded=f"scenes:{name}")
 
 
 TRANSFER_ROWS = (
@@ -240,7 +235,7 @@ TRANSFER_ROWS = (
         "night_stage_1",
         STAGE_1,
         {**CAPTIONED, **FIRST, "method.guidance": RANGE},
-        300,
+        150,
         ("night",),
         encoded="scenes:night",
     ),
@@ -281,28 +276,28 @@ WORLDS = {
             PIXEL_ROWS,
             "scenes",
             64,
-            labels=True,
-            examples=10_000,
+            asks="class",
+            examples=6000,
             reader="reader",
             measures=SETS,
-            count=256,
+            count=128,
             shown=8,
-            seconds=0.25,
+            seconds=0.06,
             fresh=0.2,
         ),
         World(
             "latents",
-            "Fig. 11: classes, in latents",
+            "Fig. 11: captions, in latents",
             LATENT_ROWS,
             "scenes",
             128,
-            labels=True,
-            examples=20_000,
+            asks="caption",
+            examples=3000,
             reader="assets/scenes-reader",
-            measures=SETS,
-            count=256,
+            measures=(*SETS, "scene_accuracy"),
+            count=128,
             shown=6,
-            seconds=0.37,
+            seconds=0.15,
             fresh=2.0,
         ),
         World(
@@ -311,13 +306,13 @@ WORLDS = {
             TRANSFER_ROWS,
             "scenes:noon-to-night",
             128,
-            labels=False,
-            examples=6000,
+            asks="pair",
+            examples=2000,
             reader="assets/scenes-reader",
             measures=("psnr", "frechet_scenes", "scene_accuracy", "ssim", "sharpness"),
-            count=128,
+            count=96,
             shown=6,
-            seconds=0.37,
+            seconds=0.15,
             fresh=2.0,
         ),
     )

@@ -19,7 +19,7 @@ from studies.common.pages import around, write_part
 from studies.common.plots import write_lines
 from studies.common.results import read_strip
 from studies.common.tables import NOTHING, cell, markdown
-from studies.guided.plan import BATCH, SYSTEMS, WORLDS, World
+from studies.guided.plan import BATCH, STUDENTS, SYSTEMS, WORLDS, World
 from studies.guided.results import Results, Sample, read, strip_of
 
 PAGE, SHOWN = Path("docs/guided.md"), Path("docs/images/guided")
@@ -84,7 +84,7 @@ def _rule(world: World) -> str:
         if row.config is not None
     ]
     rows = markdown(("row", "config", "starts from", "updates", "changes"), lines, words=5)
-    return f"""{world.count} test images of {world.image_size} pixels; batches of {BATCH}.
+    return f"""{world.count} test images of {world.image_size} pixels; batches of {BATCH}, of students {STUDENTS}.
 
 <details><summary>The trainings</summary>
 

@@ -13,9 +13,11 @@ import numpy as np
 from studies.common.costs import Lines, add_costs
 from studies.common.costs import table as table_of
 from studies.paper.pieces import Piece
-from studies.paper.plan import BATCH, EARLY_BATCH, Row, chain, updates_of, world_of
+from studies.paper.plan import EARLY_BATCH, SEEDS, Row, chain, updates_of, world_of
 
-START = 60.0  # seconds of one core: a training begins, its networks are traced, its result is written and loaded
+# Seconds of one core: networks are built, compiled and loaded; for a seed that finds them compiled; and for a sample,
+# whose images are decoded and measured.
+START, AGAIN, SAMPLE = 30.0, 6.0, 1.0
 
 
 def passes(row: Row) -> int:
@@ -47,11 +49,12 @@ def seconds_of(piece: Piece, of_pass: float | None = None) -> tuple[float, float
     """
     world, row = world_of(piece.task), piece.row
     of_pass = world.seconds if of_pass is None else of_pass
-    batch = BATCH if row.method is not None else EARLY_BATCH
-    images = world.count if piece.rate is None else world.count // 2
+    batch = world.batch if row.method is not None else EARLY_BATCH
+    images = world.count if piece.rate is None else world.chosen_on
+    start = START if piece.rate is not None or piece.seed == SEEDS[0] else AGAIN
     sampled = sum(evaluations(row, steps, guidance) for _, steps, guidance in row.samples) * images
-    training = updates_of(row, piece.task) * passes(row) * batch / BATCH * of_pass
-    return training + START, sampled / BATCH * of_pass
+    training = updates_of(row, piece.task) * passes(row) * batch / world.batch * of_pass
+    return training + start, sampled / world.batch * of_pass + SAMPLE * len(row.samples)
 
 
 def cpu_seconds(about: dict[tuple[str, str], dict[int, dict]], row: Row, task: str) -> float | None:

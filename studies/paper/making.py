@@ -18,17 +18,17 @@ from codi_tf.cli.train import train
 from codi_tf.evaluation.loading import named_metrics, truth_of
 from codi_tf.evaluation.measuring import Evaluator
 from codi_tf.evaluation.samplers import model_sampler
-from codi_tf.model import load
+from codi_tf.model import CoDi, load
 from codi_tf.tasks import make_task
+from codi_tf.trainers.trainer import Trainer
 from codi_tf.training.folder import METRICS as LOG
-from studies.common.making import commit, encode_examples, train_piece
+from studies.common.making import commit, encode_examples, train_piece, train_seed
 from studies.common.measures import figures_of
-from studies.common.memory import give_memory_back
 from studies.common.results import read_json, sample_name, write_json, write_strip
 from studies.paper import pieces
 from studies.paper.costs import passes
 from studies.paper.pieces import Piece, experiment_of
-from studies.paper.plan import AT_4, AT_50, BATCH, BY_NAME, COMPUTE, SEEDS, TASKS, world_of
+from studies.paper.plan import AT_4, AT_50, BY_NAME, COMPUTE, SEEDS, TASKS, world_of
 from studies.paper.results import references_of, strip_of
 
 SHOWN = (AT_4, AT_50)  # samples whose first images are kept, besides that by which trials are judged
@@ -40,27 +40,28 @@ def make(piece: Piece) -> None:
     """Train a piece and measure it, as far as this is not done.
 
     Raises:
-        Interrupted: Ctrl-C, SIGTERM or SIGHUP during the training, whose state is saved; the next call goes on with it.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP while a base is trained, whose state is saved; the next call goes on.
     """
-    if not pieces.is_trained(piece):
-        _train(piece)
+    model = None if pieces.is_trained(piece) else _train(piece)
     if piece.row.samples and not pieces.is_measured(piece):
-        _measure(piece)
+        _measure(piece, model if isinstance(model, CoDi) else load(piece.result, compute=COMPUTE))
     if not pieces.is_parent(piece) and (piece.rate is not None or piece.seed != pieces.SHOWN_SEED):
         shutil.rmtree(piece.run)
-    give_memory_back()
 
 
-def _train(piece: Piece) -> None:
+def _train(piece: Piece) -> Trainer | None:
     experiment = experiment_of(piece, world_of(piece.task).data["source"])
     count = experiment.data.encode_once or world_of(piece.task).examples
     encode_examples(experiment, pieces.examples_of(piece), count)
-    train_piece(piece, experiment_of(piece), pieces.settings_of(piece))
+    if piece.row.once:
+        train_piece(piece, experiment_of(piece), pieces.settings_of(piece))
+        return None
+    return train_seed(piece, experiment_of(piece), pieces.settings_of(piece))
 
 
-def _measure(piece: Piece) -> None:
+def _measure(piece: Piece, model: CoDi) -> None:
     """Measure the samples of a piece, and write their figures, and the first images of some of them."""
-    model, split = load(piece.result, compute=COMPUTE), "test" if piece.rate is None else "validation"
+    split = "test" if piece.rate is None else "validation"
     if split == "test" and not references_of(piece.task).is_file():
         make_references(piece.task)
     originals, samples = evaluator(piece.task, split), {}
@@ -119,7 +120,7 @@ def _examples(task: str, split: str) -> dict[str, np.ndarray]:
     else:
         photos = data.load_photos("heldout")
         source = {name: one for name, one in photos.items() if (name == world.validation) == (split == "validation")}
-    count = world.count // 2 if split == "validation" else world.count
+    count = world.chosen_on if split == "validation" else world.count
     shared = {"image_size": world.data["image_size"], "count": count, "seed": SEED_OF[split]}
     return data.evaluation_set(source, about, **shared, prompts=False, keys=truth_of(world.measures))
 
@@ -129,9 +130,9 @@ def seconds_of_a_pass(task: str) -> float:
     piece = Piece(BY_NAME["codi"], task, SEEDS[0])
     with tempfile.TemporaryDirectory() as folder:
         cache, out = Path(folder) / "examples", Path(folder) / "run"
-        encode(experiment_of(piece, TASKS[task].data["source"]), cache, examples=4 * BATCH)
+        encode(experiment_of(piece, TASKS[task].data["source"]), cache, examples=4 * TASKS[task].batch)
         experiment = experiment_of(piece, str(cache))
         short = dataclasses.replace(experiment.train, steps=TIMED, log_every=TIMED // 2, warmup_steps=0)
         train(dataclasses.replace(experiment, train=short), out)
         last = json.loads((out / LOG).read_text("utf-8").splitlines()[-1])
-    return BATCH / last["images_per_second"] / passes(piece.row)
+    return TASKS[task].batch / last["images_per_second"] / passes(piece.row)

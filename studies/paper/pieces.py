@@ -18,7 +18,6 @@ from codi_tf.adapters import ADAPTERS
 from studies.common import pieces
 from studies.common.results import read_json, sample_name
 from studies.paper.plan import (
-    BATCH,
     BY_NAME,
     COMPUTE,
     EARLY_BATCH,
@@ -78,6 +77,11 @@ class Piece(pieces.Piece):
         """The folder of its training."""
         return RUNS / self.task / self.name
 
+    @property
+    def lock(self) -> Path:
+        """One for all seeds of a row, see `studies.common.training`."""
+        return self.run.with_name(f"{self.row.name if self.rate is None else self.name}.lock")
+
 
 def parent_of(piece: Piece) -> Piece | None:
     """The piece that it starts from; None for one that starts from its world's base."""
@@ -103,7 +107,7 @@ def rate_of(piece: Piece) -> float | None:
     """The learning rate of a piece; None as long as its trials are not done.
 
     It is that of the trial with the lowest decisive measure. A trial without figures diverged. Without trials, or if
-    all diverged, it is the middle one.
+    all diverged, it is the first one.
     """
     if piece.rate is not None:
         return piece.rate
@@ -116,7 +120,7 @@ def rate_of(piece: Piece) -> float | None:
         (figures,) = about["samples"].values()
         if figures is not None:
             found[trial.rate] = figures[decisive][0]
-    return min(found, key=found.__getitem__) if found else rates[len(rates) // 2]
+    return min(found, key=found.__getitem__) if found else rates[0]
 
 
 def settings_of(piece: Piece) -> list[dict] | None:
@@ -134,7 +138,7 @@ def settings_of(piece: Piece) -> list[dict] | None:
             "adaptation": row.adaptation,
             "train": row.train,
             "rate": rate,
-            "batch": BATCH,
+            "batch": world.batch,
         }
         own |= {"updates": updates_of(row, piece.task), "data": world.data, "examples": world.examples}
         own |= {"compute": COMPUTE}
@@ -167,7 +171,7 @@ def experiment_of(piece: Piece, source: str | None = None) -> config.Experiment:
         method["updates"] = updates // len(method["steps"])
     train = {
         "steps": updates,
-        "batch_size": BATCH,
+        "batch_size": world.batch,
         "learning_rate": world.rates[0] if rate is None else rate,
         "warmup_steps": updates // 20,
         "ema_decay": 0.95,

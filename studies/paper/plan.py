@@ -4,7 +4,7 @@ A row is one system. Its budget is a share of its world's updates, all stages to
 result of another names it as its parent. CoDi has the defaults of `codi_tf.CoDi`, made for 4 evaluations, with its
 world's delta; its variants change one thing each.
 
-Every row is tuned by one rule. Its last stage is trained with each of the world's three learning rates, for a quarter
+Every row is tuned by one rule. Its last stage is trained with each of the world's two learning rates, for a quarter
 of the world's updates, with seed 0. The rate whose images of the validation set have the lowest decisive measure is the
 row's, in all tasks of the world. The rate of mu is 30 times that rate, so it moves along. Rows of one system, which
 differ in their number of updates or their base, share these trials.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-BATCH, EARLY_BATCH = 24, 32
+EARLY_BATCH = 32
 SEEDS = (0, 1, 2)
 COMPUTE = "bfloat16"  # of training and sampling
 TRIAL = 0.25  # the share of the world's updates in a trial
@@ -42,15 +42,17 @@ class World:
         early_updates: the updates of an early base, trained by that config with batches of EARLY_BATCH.
         data: options of the data.
         updates: the whole budget of a row.
+        batch: examples of an update.
         examples: training examples, encoded once.
-        rates: the peaks of the learning rate that every row is tried with.
+        rates: the peaks of the learning rate that every row is tried with; rows without trials have the first.
         delta: t - s of CoDi and of consistency distillation: of photos CoDi's default, T / 16; of scenes the recipes'.
         measures: metrics that the tables show; the first one decides.
         also: metrics that comparisons show besides the decisive one; the first says how far an image is from what its
             condition asks for.
         weights: what metrics need, `Option.key` -> argument.
-        count: images of the test; the validation set has half as many.
-        validation: a held-out photo that settings are chosen on and the test leaves out; None: other scenes.
+        count: images of the test.
+        chosen_on: images of the validation set, on which settings are chosen.
+        validation: a held-out photo that these are crops of, and the test leaves out; None: other scenes.
         shown: images in a strip.
         seconds: of one core for one network pass on a batch, measured; for the estimate alone.
         note: what readers of its tables should know.
@@ -62,6 +64,7 @@ class World:
     early_updates: int
     data: dict
     updates: int
+    batch: int
     examples: int
     rates: tuple[float, ...]
     delta: int
@@ -69,6 +72,7 @@ class World:
     also: tuple[str, ...]
     weights: dict[str, str]
     count: int
+    chosen_on: int
     validation: str | None
     shown: int
     seconds: float
@@ -81,36 +85,40 @@ PHOTOS = World(
     "configs/photos_base.yaml",
     900,  # of 9,000
     {"source": "photos", "image_size": 64, "recolor": True},
-    updates=1000,
-    examples=8000,
-    rates=(1e-3, 2e-3, 4e-3),
+    updates=400,
+    batch=16,
+    examples=4800,
+    rates=(1e-3, 3e-3),
     delta=62,
     measures=("frechet_photos", "sharpness", "latent_error", "psnr", "ssim"),
     also=("latent_error", "sharpness"),
     weights={"features": "assets/photos-base/features"},
-    count=384,
+    count=256,
+    chosen_on=192,
     validation="coffee",
     shown=8,
-    seconds=0.09,
+    seconds=0.03,
     note="Test images are overlapping crops of few photos; no interval includes the effect of other photos.",
 )
 SCENES = World(
     "scenes",
     "assets/scenes-base",
     "configs/scenes_base.yaml",
-    1200,  # of 40,000
+    600,  # of 40,000
     {"source": "scenes", "image_size": 128},
-    updates=216,
-    examples=6144,
-    rates=(3e-4, 6e-4, 1.2e-3),
+    updates=240,
+    batch=12,
+    examples=3072,
+    rates=(5e-4, 1.5e-3),
     delta=250,
     measures=("frechet_scenes", "scene_variety", "scene_depth", "scene_accuracy", "sharpness", "latent_error"),
     also=("scene_depth", "scene_variety", "latent_error", "sharpness"),
     weights={"reader": "assets/scenes-reader"},
-    count=192,
+    count=96,
+    chosen_on=96,
     validation=None,
     shown=4,
-    seconds=0.3,
+    seconds=0.125,
     note="The depth map leaves colors, materials, floor and light open. So *statements* cannot come close to 1, and "
     "*variety lost* tells whether all kinds are chosen.",
 )
@@ -131,7 +139,7 @@ class Row:
         parent: the row whose result it starts from; None: the base.
         adaptation, train: further options of these sections.
         samples: (sampler, steps, guidance) of the samples to measure.
-        judged: the sample that it is for, by which its trials are judged; None: no trials, it has the middle rate.
+        judged: the sample that it is for, by which its trials are judged; None: no trials, it has the first rate.
         tasks: the tasks that it is trained for. A row of a world's base alone has the world's name there.
         system: rows of one system share their trials; "": its own name.
         once: whether one seed serves all.
@@ -215,7 +223,7 @@ LITERAL = {"z_s": "own", "consistency": "noise", "steps": None, "guidance_weight
 ROWS = (
     # Starting points of later rows.
     _finetune("ldm_half", "LDM, half of the budget", 0.5, system="ldm"),
-    _finetune("adapter_half", "adapter alone, half of the budget", 0.5, system="adapter", samples=(AT_50,), **ADAPTER),
+    _finetune("adapter_half", "adapter alone, half of the budget", 0.5, system="adapter", samples=(AT_4,), **ADAPTER),
     _halving("base_halved", "base, distilled to 4 steps", 0.5, samples=(), judged=None, tasks=tuple(WORLDS)),
     Row("base_early", "early base", None, samples=(), judged=None, tasks=tuple(WORLDS), once=True),
     Row(

@@ -19,7 +19,6 @@ from studies.paper.pieces import SHOWN_SEED
 from studies.paper.plan import (
     ABLATED,
     AT_4,
-    BATCH,
     BY_NAME,
     COMPUTE,
     TASKS,
@@ -93,18 +92,18 @@ def _rule() -> str:
     worlds = "\n".join(f"- *{world.name}*: {_budget(world)}" for world in WORLDS.values())
     return f"""## How it is made
 
-Every row has the same updates of batch {BATCH}, all stages together; ablations, horizons and bases have half of them.
+Every row of a world has the same updates, all stages together; ablations, horizons and bases have half of them.
 Two rows have CoDi's compute in place of its updates: an update of CoDi takes four network passes (three for the
 student, forward and backward, one for its target), an update of fine-tuning three. The systems of two stages take four
 on average, so at equal updates they have equal compute, too.
 
 {worlds}
 
-**How settings are chosen.** Every system is trained with three learning rates for {TRIAL:.0%} of the updates, with
+**How settings are chosen.** Every system is trained with two learning rates for {TRIAL:.0%} of the updates, with
 seed 0, in the first task of its world. The rate whose images of the validation set have the lowest decisive measure is
 used. Undistilled systems are judged at 20 evaluations, a model made for N at N, all others at 4, each with its own
 sampler. The rate of mu moves along: it is 30 times the learning rate. Systems that differ in their updates or their
-base share their trials. The distilled base of GD-I has none, because it has no task: it gets the middle rate. Nothing
+base share their trials. The distilled base of GD-I has none, because it has no task: it gets the lower rate. Nothing
 else is tuned: delta is that of the world, above, and the guidance weight follows from the number of evaluations.
 Training and sampling are in {COMPUTE}.
 """
@@ -114,8 +113,9 @@ def _budget(world: World) -> str:
     tried = ", ".join(f"{rate:g}" for rate in world.rates)
     validation = f'crops of the photo "{world.validation}"' if world.validation else "other scenes"
     return (
-        f"{world.updates:,} updates; learning rates {tried}; delta {world.delta}; {world.count} test images;\n"
-        f"  validation on {validation}; {column_of(world.measures[0]).title} decides"
+        f"{world.updates:,} updates of batch {world.batch}; learning rates {tried}; delta {world.delta};\n"
+        f"  {world.count} test images; {world.chosen_on} of validation, {validation};\n"
+        f"  {column_of(world.measures[0]).title} decides"
     )
 
 
