@@ -1,10 +1,11 @@
-"""python -m benchmarks.recipes BASE [NAME ...] [--pixels 512]: a training step of every configs/sd15_*.yaml, batch 1.
+"""python -m benchmarks.recipes BASE [NAME ...] [--pixels 512]: a training step of every configs/sd15_*.yaml.
 
 BASE is a checkpoint of the true size, for example from `python -m benchmarks.make_checkpoint`. The embedded photos
-replace the recipe's data; recipes with prompts get captioned crops of the stereo pair. To fit into a small machine,
-images have 256 px, the batch is 1, and adapted networks train the adapter alone, on a base in bfloat16. Each recipe
-runs in another process, which prints the seconds of the step after tracing, the memory of the process before the first
-step and at its peak, the loss and the norm of the gradient. All memory counts, that of Python and TensorFlow, too.
+replace the recipe's data; recipes with prompts, and all above 256 px, get captioned crops of the stereo pair. To fit
+into a small machine, images have 256 px, the batch is 1, and adapted networks train the adapter alone, on a base in
+bfloat16. Each recipe runs in another process, which prints the seconds of the step after tracing, the memory of the
+process before the first step and at its peak, the loss and the norm of the gradient. All memory counts, that of Python
+and TensorFlow, too.
 """
 
 from __future__ import annotations
@@ -26,44 +27,46 @@ from codi_tf.core.errors import UserError
 from codi_tf.io.images import write_png
 
 CONFIGS = Path("configs")
-SMALL = ("train.batch_size=1", "train.accumulate=1", "train.steps=2", "train.warmup_steps=0")
+SMALL = ("train.accumulate=1", "train.steps=2", "train.warmup_steps=0")
 ADAPTER_ALONE = ("adaptation.train=adapter", "memory.frozen_weights=bfloat16")
+SMALL_PHOTOS = 256  # pixels: some of the embedded photos are hardly larger
 CROPS = {"left": 0, "middle": 120, "right": 241}  # first columns of squares, of the stereo pair's 741
 
 
-def small_overrides(path: Path, base: str, captioned: Path, pixels: int = 256) -> list[str]:
-    """The overrides that make a recipe small; `captioned` is the source for prompts, see `write_captioned`."""
+def small_overrides(path: Path, base: str, captioned: Path, pixels: int = SMALL_PHOTOS, batch: int = 1) -> list[str]:
+    """The overrides that make a recipe small; `captioned` is the folder of `write_captioned`."""
     recipe = config.load(path)
-    source = captioned if recipe.data.prompts else "photos"
+    source = captioned if recipe.data.prompts or pixels > SMALL_PHOTOS else "photos"
     adapted = recipe.task is not None  # without a task, these sections are an error
-    own = (f"base={base}", f"data.source={source}", f"data.image_size={pixels}")
+    own = (f"base={base}", f"data.source={source}", f"data.image_size={pixels}", f"train.batch_size={batch}")
     return [*own, *SMALL, *(ADAPTER_ALONE if adapted else ())]
 
 
-def write_captioned(folder: Path) -> None:
-    """Write crops of the embedded stereo pair for configs/sd15_depth.yaml: NAME.png, NAME.depth.png and NAME.txt."""
+def write_captioned(folder: Path, pixels: int = SMALL_PHOTOS) -> None:
+    """Write crops of the embedded stereo pair, enlarged to `pixels` or more: NAME.png, NAME.depth.png and NAME.txt."""
     from codi_tf.data.depth_maps import load_stereo
     from codi_tf.io.depth_files import write_nearness
 
     stereo = load_stereo()
     photo, near = stereo.images["motorcycle"], stereo.companions["motorcycle"][..., 0]  # [500, 741, 3], [500, 741]
+    times = math.ceil(pixels / len(photo))
     for name, first in CROPS.items():
         columns = slice(first, first + len(photo))
-        write_png(folder / f"{name}.png", photo[:, columns])
-        write_nearness(folder / f"{name}.depth.png", near[:, columns])
+        write_png(folder / f"{name}.png", photo[:, columns].repeat(times, 0).repeat(times, 1))
+        write_nearness(folder / f"{name}.depth.png", near[:, columns].repeat(times, 0).repeat(times, 1))
         (folder / f"{name}.txt").write_text(f"the {name} of a motorcycle in a garage", "utf-8")
 
 
-def step(name: str, base: str, pixels: int, folder: Path) -> dict:
+def step(name: str, base: str, pixels: int, batch_size: int, folder: Path) -> dict:
     """Run two steps of a recipe; return the figures of the second. The empty folder is for images with prompts."""
     start_tensorflow()
     import tensorflow as tf
 
     from codi_tf.training.experiment import build_dataset, build_trainer
 
-    write_captioned(folder)
+    write_captioned(folder, pixels)
     path = CONFIGS / f"{name}.yaml"
-    experiment = config.load(path, small_overrides(path, base, folder, pixels))
+    experiment = config.load(path, small_overrides(path, base, folder, pixels, batch_size))
     trainer = build_trainer(experiment)
     run = tf.function(trainer.train_step, autograph=False)
     batches = iter(build_dataset(experiment, trainer, 0))
@@ -92,6 +95,7 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("base", type=path_argument, help="a checkpoint of the true size")
     parser.add_argument("names", nargs="*", metavar="NAME", help="recipes; by default all")
     parser.add_argument("--pixels", type=integer(64, 1024), default=256)
+    parser.add_argument("--batch-size", type=integer(1, 64), default=1)
     options = parser.parse_args(arguments)
     if not options.base.is_dir():
         raise UserError(f"{options.base}: no such folder; make one with python -m benchmarks.make_checkpoint")
@@ -99,8 +103,9 @@ def _main(arguments: list[str]) -> None:
     columns = f"{'s / step':>10}{'before':>11}{'peak':>11}{'loss':>10}{'gradient norm':>16}{'weights moved':>16}"
     print(f"{'':<24}{columns}", flush=True)
     failed = []
+    own = (str(options.base), str(options.pixels), str(options.batch_size))
     for name in names:
-        command = [sys.executable, "-m", "benchmarks.recipes", "--one", name, str(options.base), str(options.pixels)]
+        command = [sys.executable, "-m", "benchmarks.recipes", "--one", name, *own]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             failed.append(name)
@@ -120,6 +125,6 @@ def _main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(step(*sys.argv[2:4], int(sys.argv[4]), Path(folder))))
+            print(json.dumps(step(*sys.argv[2:4], *map(int, sys.argv[4:6]), Path(folder))))
     else:
         sys.exit(run_command(_main))
