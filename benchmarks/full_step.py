@@ -2,7 +2,7 @@
 
 BASE is a checkpoint of the true size, for example from `python -m benchmarks.make_checkpoint`. Each combination of
 options runs in another process, and is compared with the plain step: seconds, peak of memory, loss, gradient norm.
-The first ones are PE-CoDi with the adapter mu; full and lora have the adapter concat, and train the UNet or a LoRA.
+All are PE-CoDi with the adapter mu.
 """
 
 from __future__ import annotations
@@ -24,33 +24,19 @@ VARIANTS = {
     "frozen_float16": {"weights": "float16", "recompute": True},
     "bfloat16": {"compute": "bfloat16"},
     "all": {"compute": "bfloat16", "weights": "bfloat16", "recompute": True},
-    "full": {"adapter": "concat", "train": "all"},
-    "lora": {"adapter": "concat", "rank": 8},
 }
 
 
-def step(
-    base_folder: Path,
-    pixels: int,
-    *,
-    compute="float32",
-    weights="float32",
-    recompute=False,
-    adapter="mu",
-    train="adapter",
-    rank=0,
-) -> dict:
+def step(base_folder: Path, pixels: int, *, compute="float32", weights="float32", recompute=False) -> dict:
     """Run some steps; return the loss of the first, the seconds of the last, and the bytes before and at the peak."""
     start_tensorflow()
     import tensorflow as tf
 
     import codi_tf
-    import codi_tf.config
     from codi_tf.trainers.optimizers import FusedAdamW
 
     base = codi_tf.load_stable_diffusion(base_folder, compute=compute, weights=weights)
-    lora = codi_tf.config.Lora(rank=rank) if rank else None
-    model = codi_tf.CoDi(base, adapter, train, lora=lora, image_size=pixels)
+    model = codi_tf.CoDi(base, "mu", "adapter", image_size=pixels)
     model.student.recompute_blocks(recompute)
     model.compile(optimizer=FusedAdamW(1e-4))
     run = tf.function(model.train_step, autograph=False)

@@ -2,8 +2,8 @@
 
 The base of the config needs only its JSON files. The trainer is built in a TensorFlow graph that never runs, so every
 variable has its shape and format, and none has memory: what is counted is what `codi train` makes. Activations, and
-what a library reserves for itself, come on top; `python -m benchmarks.full_step` measures them. The last lines say what
-cards of several sizes leave for these.
+what a library reserves for itself, come on top; `python -m benchmarks.recipes --pixels 512` measures them. The last
+lines say what cards of several sizes leave for these.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorf
 from codi_tf.core.errors import UserError
 
 CARDS = (16, 24, 40, 80)  # GiB
+OF_BASES = ("compress", "guided")  # methods that distill a base without a task
 
 
 def planned(experiment: config.Experiment) -> dict[str, int]:
@@ -29,23 +30,23 @@ def planned(experiment: config.Experiment) -> dict[str, int]:
     the optimizer's.
 
     Args:
-        experiment: a training with a task. Its base is a folder in the diffusers layout, of which the JSON files are
-            read; a bundle counts as its base with a new adapter.
+        experiment: a training with a task, or one that distills a base. Its base is a folder in the diffusers layout,
+            of which the JSON files are read; a bundle counts as its base with a new adapter.
 
     Raises:
-        UserError: there is no task, the base is no such folder, or the experiment cannot be built.
+        UserError: a training of another kind, the base is no such folder, or the experiment cannot be built.
     """
     import tensorflow as tf
 
-    from codi_tf.training.experiment import build_task, make_optimizer
+    from codi_tf.training.experiment import make_optimizer
 
-    task, train = build_task(experiment), experiment.train
-    if task is None:
-        raise UserError(f"method {experiment.method_name} has no task: the plan is for adapted networks")
+    train = experiment.train
+    if experiment.task is None and experiment.method_name not in OF_BASES:
+        raise UserError(f"method {experiment.method_name} has no task: the plan is for adapted or distilled networks")
     with tf.Graph().as_default():
-        model = _model(experiment, task)
+        model = _model(experiment)
         model.compile(make_optimizer(train, experiment.method.phase_lengths(train.steps)))
-        base = model.base
+        base = model.method.base
         trained = _by_id(model.trainable_variables)
         averages = _by_id(v for part in (model.target, model.average) if part is not None for v in part.variables)
         teachers = (model.teacher, getattr(model.method, "frozen", None))
@@ -65,14 +66,18 @@ def planned(experiment: config.Experiment) -> dict[str, int]:
         }
 
 
-def _model(experiment: config.Experiment, task):
-    """The model of an experiment, in a graph."""
+def _model(experiment: config.Experiment):
+    """The trainer of an experiment, in a graph."""
     from codi_tf.adapters import ADAPTERS
+    from codi_tf.adapters.adapted import AdaptedUNet
     from codi_tf.checkpoints.skeleton import read_skeleton
     from codi_tf.core.precision import built_in, make_policy
     from codi_tf.io.bundle_files import model_at
     from codi_tf.model import CoDi
+    from codi_tf.trainers.trainer import Trainer
+    from codi_tf.training.experiment import build_task
 
+    task = build_task(experiment)
     adaptation, memory, train = experiment.adaptation, experiment.memory, experiment.train
     folder = model_at(Path(str(experiment.base)))
     if not (folder / "unet").is_dir():
@@ -82,10 +87,13 @@ def _model(experiment: config.Experiment, task):
         for part in (base.unet, base.vae, base.text_encoder):
             if part is not None:
                 part.build()
+    shared = {name: getattr(train, name) for name in ("ema_decay", "result_decay", "accumulate")}
+    if task is None:
+        with built_in(make_policy(memory.compute)):
+            return Trainer(experiment.method.build(base, AdaptedUNet(base.unet)), **shared)
     adapter = adaptation.adapter
     if experiment.method.starts_from:
         adapter = ADAPTERS[adapter].for_base(base, task.condition_channels)
-    shared = {name: getattr(train, name) for name in ("ema_decay", "result_decay", "accumulate")}
     options = {"method": experiment.method, "task": task, "pretrained": adaptation.pretrained, "copy": False}
     options |= {"lora": adaptation.lora, "image_size": experiment.data.image_size}
     return CoDi(base, adapter, adaptation.train, **shared, **options)
@@ -102,7 +110,7 @@ def _bytes(variables: Iterable) -> int:
 
 def _main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.memory_plan", description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("config", type=path_argument, help="a config with a task")
+    parser.add_argument("config", type=path_argument, help="a config with a task, or that distills a base")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replacements in the config")
     options = parser.parse_args(arguments)
     experiment = config.load(options.config, options.overrides)

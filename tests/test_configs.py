@@ -109,6 +109,8 @@ def test_the_benchmark_of_recipes_takes_it(path):
     whole, experiment = config.load(path), config.load(path, small_overrides(path, "BASE", Path("CAPTIONED")))
     assert experiment.train.batch_size == 1 and experiment.data.prompts == whole.data.prompts
     assert experiment.data.source == ("CAPTIONED" if whole.data.prompts else "photos")
+    large = config.load(path, small_overrides(path, "BASE", Path("CAPTIONED"), 512))  # above the embedded photos' size
+    assert (large.data.source, large.data.image_size) == ("CAPTIONED", 512)
 
 
 def test_the_recipe_of_super_resolution_writes_out_the_defaults():

@@ -7,18 +7,21 @@ import warnings
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 from commands import run_here
 from conftest import make_base, make_model
 from lora_cases import ALL, ATTENTION, TEXT, random_pairs, write_lora
 from safetensors.numpy import save_file
+from tiny import tiny_run
 
 from codi_tf import load
 from codi_tf.checkpoints.lora import kernels_of
 from codi_tf.checkpoints.lora_files import check_loras
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
-from codi_tf.cli import restore, text2image
+from codi_tf.cli import restore, text2image, train
 from codi_tf.core.errors import UserError
 from codi_tf.io.images import read_image, write_png
+from export import __main__ as export
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -280,3 +283,37 @@ def test_names_are_not_taken_for_others(base):
     names = list(kernels_of(base.unet))
     assert len({flat("", name) for name in names}) == len(names)
     assert set(spellings("unet", names).values()) == set(names)
+
+
+def refused_in_one_line(main, *arguments) -> str:
+    """The error of a command that is refused."""
+    done = run_here(main, *arguments)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_a_lora_of_another_base_leaves_nothing(tmp_path):
+    """Catches a picture or a package that is begun before the LoRA is found to be another base's."""
+    bundle, image, out = (tmp_path / name for name in ("bundle", "in.png", "out"))
+    make_model(make_base()).save(bundle)
+    write_png(image, np.zeros((16, 16, 3), "uint8"))
+    pairs = {"down_blocks.7.attentions.0.to_q": (np.zeros((2, 2), "f"), np.zeros((2, 2), "f"))}
+    other = write_lora(tmp_path / "other.safetensors", pairs, "peft")
+    before = sorted(tmp_path.rglob("*"))
+    for main, options in (
+        (restore.main, ["--condition", image, "--steps", 1, "--out", out.with_suffix(".png")]),
+        (export.main, ["--format", "tflite", "--out", out]),
+    ):
+        said = refused_in_one_line(main, bundle, *options, "--lora", other)
+        assert f"{other}: 1 layers are not in this base" in said and "it is for another base" in said
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_unknown_targets_leave_no_run(tmp_path):
+    """Catches the folder of a run that cannot begin, which a corrected config would then not resume."""
+    values, file, out = tiny_run(tmp_path, steps=1), tmp_path / "config.yaml", tmp_path / "run"
+    values["adaptation"] = {"train": "adapter", "adapter": "concat", "lora": {"targets": ["conv1", "to_x"]}}
+    file.write_text(yaml.safe_dump(values), "utf-8")
+    said = refused_in_one_line(train.main, file, "--out", out)
+    assert "adaptation.lora.targets: no layer's name ends with 'to_x'; the ends in this UNet are " in said
+    assert not out.exists()

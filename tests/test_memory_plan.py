@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny import tiny_run
+from tiny import UNET, tiny_run
 
 from benchmarks.memory_plan import planned
 from codi_tf import config
@@ -49,6 +49,19 @@ def test_the_plan_is_what_a_trainer_holds(run, adaptation, train, memory):
     assert plan == made and plan["averages"] == trained * (1 if train.get("result_decay") == 0.0 else 2)
 
 
+def test_the_plan_of_a_compressed_base(run):
+    """Catches a teacher that is left out, or counted as trained."""
+    del run["task"], run["adaptation"]
+    small = {**UNET, "block_out_channels": [4]}
+    experiment = config.from_dict({**run, "method": {"name": "compress", "network": small, "feature_weight": 0.0}})
+    plan, trainer = planned(experiment), build_trainer(experiment)
+    trained, teacher = measured(trainer.trainable_variables), measured(trainer.method.frozen.variables)
+    assert (plan["trained"], plan["averages"], plan["gradients"], plan["teacher"]) == (*[trained] * 3, teacher)
+    assert plan["frozen"] == measured(trainer.method.base.vae.variables) and teacher > 2 * trained > 0
+
+
 def test_mistakes(run):
+    with pytest.raises(UserError, match="method pretrain has no task: the plan is for adapted or distilled networks"):
+        planned(config.from_dict({"method": {"name": "pretrain"}, "base": "b", "train": {"steps": 1}}))
     with pytest.raises(UserError, match="name a folder in the diffusers layout; its JSON files are enough"):
         planned(config.from_dict({**run, "base": "nowhere"}))
