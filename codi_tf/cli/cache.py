@@ -125,7 +125,7 @@ def encode(
                     encoded = encode_batches(given)
                 parts += [{key: value.numpy() for key, value in part.items()} for part in encoded]
                 replaced = sum(float(np.sum(one.get(REPLACED, 0))) for one in given)
-                counts.add(batch * len(given), replaced=replaced)
+                counts.add(batch * len(given), first=place * batch, replaced=replaced)
                 there = len(parts) * batch
                 progress.update(done + min(there, sizes[number]))
                 if stop and there < sizes[number]:
