@@ -18,6 +18,7 @@ import tensorflow as tf
 from numbered_images import S
 from prepared_records import numbered_records
 from safetensors.numpy import load_file
+from shards import write_tar
 from tiny import tiny_run
 
 from codi_tf import config, data
@@ -27,6 +28,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.data.open_source import open_source
 from codi_tf.data.service import AHEAD, in_order, served_batches
 from codi_tf.tasks import make_task
+from codi_tf.training import distribution
 
 ROOT = Path(__file__).parents[1]
 SERVER = """
@@ -82,7 +84,16 @@ def records(tmp_path):
 
 def maker(source):
     options = {"image_size": S, "batch_size": 4, "seed": 3}
-    return functools.partial(data.batches, data.load_source(str(source), None), make_task("inpainting"), **options)
+    return functools.partial(data.batches, source, make_task("inpainting"), **options)
+
+
+def source_of(records, kind):
+    """The same images, written by `codi prepare`, as files, and in a tar file."""
+    if kind == "records":
+        return data.load_source(str(records), None)
+    files = {path.name: path.read_bytes() for path in (records.parent / "images").iterdir()}
+    name = records.parent / "images" if kind == "folder" else write_tar(records.parent / "a.tar", files)
+    return open_source(str(name), in_memory=False)
 
 
 def check_same(found, expected):
@@ -92,12 +103,13 @@ def check_same(found, expected):
             np.testing.assert_array_equal(ours[key], value)
 
 
-def test_a_service_gives_the_batches_of_this_process(records):
+@pytest.mark.parametrize("kind", ["records", "folder", "tar"])
+def test_a_service_gives_the_batches_of_this_process(records, kind):
     service = tf.data.experimental.service
     dispatcher = service.DispatchServer(service.DispatcherConfig(port=0))
     address = dispatcher.target.removeprefix("grpc://")
     workers = [service.WorkerServer(service.WorkerConfig(dispatcher_address=address)) for _ in range(2)]
-    make = maker(records)
+    make = maker(source_of(records, kind))
     served = served_batches(lambda step: make(start_step=step, count=1), 2, address, "records")
     assert served.element_spec == make().element_spec
     check_same(served.take(6).as_numpy_iterator(), make(start_step=2).take(6).as_numpy_iterator())
@@ -105,10 +117,27 @@ def test_a_service_gives_the_batches_of_this_process(records):
 
 
 def test_a_source_that_python_reads_is_refused(records):
-    source = open_source(str(records.parent / "images"), in_memory=False)
+    source = open_source(str(records.parent / "images"), in_memory=False).in_python()
     make = functools.partial(data.batches, source, None, image_size=S, batch_size=4, seed=3)
     with pytest.raises(UserError, match="images is read by Python in this process, .* write it with codi prepare"):
         served_batches(lambda step: make(start_step=step, count=1), 0, "localhost:1", "images")
+
+
+def test_a_service_without_a_worker_is_one_line(monkeypatch):
+    """Fault: a run that waits for ever for its first batch. What is no dispatcher is told from one."""
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer(service.DispatcherConfig(port=0))
+    address = dispatcher.target.removeprefix("grpc://")
+    settings = config.Distribution(data_service=address)
+    monkeypatch.setattr(distribution, "WORKER_PATIENCE", 0.5)
+    with pytest.raises(UserError, match=f"{address}: it has had no worker for 0 seconds; start one") as caught:
+        distribution.check_data_service(settings)
+    assert "\n" not in str(caught.value)
+    worker = service.WorkerServer(service.WorkerConfig(dispatcher_address=address))
+    distribution.check_data_service(settings)
+    other = worker._address
+    with pytest.raises(UserError, match=f"{other}: what answers there is no dispatcher"):
+        distribution.check_data_service(config.Distribution(data_service=other))
 
 
 @contextlib.contextmanager
@@ -134,7 +163,7 @@ def servers(*kinds, program=SERVER):
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_changes_no_bit(records):
-    make = maker(records)
+    make = maker(source_of(records, "records"))
     expected = make().take(60).as_numpy_iterator()
     with servers("dispatcher", "worker", "worker") as (address, (_, _, second)):
         found = iter(served_batches(lambda step: make(start_step=step, count=1), 0, address, "records"))

@@ -273,7 +273,7 @@ def test_depth_from_wherever_it_lies(tmp_path):
         for file in sorted(folder.iterdir()):
             tar.add(file, file.name)
     source = open_depth(tmp_path / "shard.tar")
-    assert source.provides == ("depth",)
+    assert source.provides == ("depth", "replaced")
     for example in crops(source, 4, size=16):
         columns = 127.5 * (example["image"][..., 0] + 1) / 4
         np.testing.assert_allclose(example["depth"][..., 0], 1 + columns, atol=0.5)

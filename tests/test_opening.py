@@ -83,7 +83,7 @@ def test_a_pair_of_folders_read_from_disk(tmp_path):
     for name in ("00", "01"):
         (folder / f"{name}.source.png").write_bytes(IMAGES["05"])
     source = open_source(str(folder), condition_key="source")
-    assert source.provides == ("source",) and sorted(names_of(source)) == ["00", "01"]
+    assert source.provides == ("source", "replaced") and sorted(names_of(source)) == ["00", "01"]
     assert isinstance(open_source(str(folder)), data.Photos)
     assert list(open_source(str(folder)).images) == ["00.png", "01.png"]
 

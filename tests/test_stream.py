@@ -16,6 +16,7 @@ from codi_tf import data
 from codi_tf.core.errors import UserError
 from codi_tf.data.decoding import EncodedImage, window_size
 from codi_tf.data.permutation import permuted
+from codi_tf.data.pipeline import REPLACED
 from codi_tf.data.records import Unreadable
 from codi_tf.io import images
 from codi_tf.tasks import make_task
@@ -179,7 +180,7 @@ def test_texts(tmp_path):
     members["037.json"], members["038.txt"], members["039.json"] = b"{}", b"", b"[1]"
     members = dict(sorted(members.items()))
     stream = stream_of(tmp_path, members, max_unreadable=0.1)
-    assert stream.provides == ("prompt",)
+    assert stream.provides == ("prompt", REPLACED)
     examples = take(stream, 40)
     for mark, text in zip(marks(examples), examples["prompt"], strict=True):
         expected = f"a picture of {mark} \u00e4" if mark % 2 == 0 else f"number {mark}"
@@ -205,7 +206,8 @@ def tokens(texts):
 def test_bad_texts_are_counted(tmp_path, name, payload, said):
     members = dict(sorted((numbered_files(3) | {name: payload}).items()))
     stream = stream_of(tmp_path, members, max_unreadable=0.4)
-    assert 0 not in marks(take(stream, 3))
+    found = take(stream, 3)
+    assert 0 not in marks(found) and stream.look_at(0, 3 * found[REPLACED].any()) == found[REPLACED].sum()
     assert len(stream.unreadable) == 1 and "a.tar: 000: " + said in stream.unreadable[0]
 
 
@@ -223,7 +225,7 @@ def test_image_before_an_edit_and_depth_show_the_same_window(tmp_path):
 
     def examples_of(condition_key):
         stream = stream_of(tmp_path, members, condition_key=condition_key)
-        assert stream.provides == ((condition_key, "prompt") if condition_key != "image" else ("prompt",))
+        assert stream.provides == ((condition_key,) if condition_key != "image" else ()) + ("prompt", REPLACED)
         return take(stream, 12, augment=True)
 
     before, deep, alone = examples_of("source"), examples_of("depth"), examples_of("image")

@@ -13,7 +13,9 @@ from shards import new_image, write_tar
 
 from codi_tf import data
 from codi_tf.core.errors import UserError, user_errors
+from codi_tf.data.counts import Counts
 from codi_tf.data.permutation import permuted
+from codi_tf.data.pipeline import REPLACED
 from codi_tf.data.records import index_files, index_webdataset
 from codi_tf.data.stream import Stream, warn_of_unreadable
 from codi_tf.data.unreadable import warn_of_damage
@@ -42,14 +44,20 @@ def test_unreadable_images_are_replaced_by_the_next_ones(tmp_path):
     """Zero bytes, no image, a truncated one: still a function of the number, in any order and any number of threads."""
     bad = {3, 7, 8}
     stream = stream_of(tmp_path, damaged(30, bad), max_unreadable=0.1)
-    found = marks(take(stream, 60))
+    found = take(stream, 60)
     expected = []
     for i in range(60):
         order = [permuted(k, 30, seed=0, epoch=i // 30) for k in range(30)]
         expected.append(next(order[(i + k) % 30] for k in range(30) if order[(i + k) % 30] not in bad))
-    assert list(found) == expected
+    assert list(marks(found)) == list(marks(take(stream.in_python(), 60))) == expected
     assert sorted(line.split(": ")[1] for line in stream.unreadable) == ["003", "007", "008"]
     again = stream_of(tmp_path, damaged(30, bad), max_unreadable=0.1)
+    assert list(marks(take(again, 60))) == expected and [line.split(": ")[1] for line in again.unreadable] == [
+        "007",
+        "008",
+    ]
+    assert again.look_at(0, 60) == found[REPLACED].sum() >= 2  # of 003, in each epoch
+    assert sorted(again.unreadable) == sorted(stream.unreadable)
     assert list(marks(take(again, 20, start=40))) == expected[40:]
 
 
@@ -58,6 +66,7 @@ def test_a_folder_with_damaged_files(tmp_path):
         (tmp_path / name).write_bytes(payload)
     stream = Stream(index_files(files_below(tmp_path)[0]), max_unreadable=0.3)
     assert set(marks(take(stream, 10))) == set(range(10)) - {1, 2, 3}
+    stream.look_at(0, 10)
     lines = sorted(stream.unreadable)
     assert [line.split(": ")[0] for line in lines] == [str(tmp_path / f"{i:03}.png") for i in (1, 2, 3)]
     assert all("\n" not in line for line in lines)
@@ -135,7 +144,7 @@ def test_counting_from_many_threads(tmp_path):
     for thread in threads:
         thread.join()
     assert len(stream.unreadable) == 16
-    assert stream._tried >= 64 + 16
+    assert stream.tally.tried >= 64 + 16
 
 
 def test_other_errors_of_tensorflow_pass(tmp_path):
@@ -173,7 +182,9 @@ def test_damaged_shards_are_named(tmp_path):
 
 def test_what_was_unreadable_is_counted_and_named_afterwards(tmp_path):
     stream = stream_of(tmp_path, damaged(20, range(5)), max_unreadable=0.3)
-    take(stream, 20)
+    counts = Counts([stream])
+    counts.add(20, replaced=float(take(stream, 20)[REPLACED].sum()))
+    counts.warn_of_replaced()  # nothing: the source names them itself
     with pytest.warns(UserWarning) as caught:
         warn_of_unreadable(stream)
     (line,) = (str(one.message) for one in caught)

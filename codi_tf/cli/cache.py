@@ -173,7 +173,7 @@ class _Encoder:
             given: list[dict] = [next(self._given) for _ in range(number, self._next)]
             encoded = self._encode(given)
         replaced = sum(float(np.sum(one.get(REPLACED, 0))) for one in given)
-        self._counts.add(self._batch * len(given), replaced=replaced)
+        self._counts.add(self._batch * len(given), first=number * self._batch, replaced=replaced)
         return [{key: value.numpy() for key, value in part.items()} for part in encoded]
 
     def warn(self) -> None:

@@ -170,7 +170,8 @@ def _train(experiment: config.Experiment, out: Path, strategy, *, profile: int, 
                 if sums["skipped"]:
                     _check_skipped(trainer, settings, range(step - count, step), sums["skipped"], save_now)
                 stopped = sums.pop(STOP)
-                feed.counts.add(count * settings.batch_size, **{key: sums.pop(key, 0.0) for key in COUNTED})
+                counted = {key: sums.pop(key, 0.0) for key in COUNTED}
+                feed.count(step - count, count, settings.batch_size, counted)
                 with scope_of_probes(strategy):
                     line = {} if monitor is None else monitor.step(step, count, sums)
                 if chief and settings.save_every and step % settings.save_every == 0 and step < settings.steps:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.tensors import Tensor
 from codi_tf.io import depth_files
 from codi_tf.io.companions import COMPANIONS, Box, Companion
 
@@ -35,6 +36,15 @@ class Depth(Companion):
         near = depth_files.checked_nearness("the depth map", near, fill=True)[..., None]  # of the whole map
         left, top, right, bottom = box
         return near[top:bottom, left:right]
+
+    def in_graph(self, gray: Tensor) -> Tensor:
+        """The whole map, float32 [H, W, 1]; a constant one fails."""
+        import tensorflow as tf
+
+        near = tf.cast(gray, tf.float32)
+        differs = tf.debugging.Assert(tf.reduce_min(near) < tf.reduce_max(near), ["the depth map is constant"])
+        with tf.control_dependencies([differs]):
+            return tf.identity(near)
 
     def open(self, name: str, split: str | None, task: Any, **options: Any) -> Any:
         """The embedded stereo pair, or images with maps, whose kind is the task's `condition_file`; None for scenes.

@@ -43,6 +43,21 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return _SCHEME.match(os.fspath(path)) is not None
 
 
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is there; remote or not, as `os.path.isdir`."""
+    return as_path(path).is_dir() if is_remote(path) else os.path.isdir(path)
+
+
+def is_regular(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is there; remote or not, as `os.path.isfile`."""
+    return as_path(path).is_file() if is_remote(path) else os.path.isfile(path)
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether a file or folder is there; remote or not, as `os.path.exists`."""
+    return as_path(path).exists() if is_remote(path) else os.path.exists(path)
+
+
 def joined(folder: Path, text: str) -> Path:
     """The place that a text names, seen from a folder. `..` takes away the name before it, also that of a link."""
     if is_remote(text):

@@ -24,13 +24,21 @@ class Counts:
     """
 
     def __init__(self, sources: Sequence[Any]):
+        self.given = list(sources)
         self.sources = [part for source in sources for part in getattr(source, "sources", (source,))]
         self.read, self.replaced, self.cut = 0, 0, 0
 
-    def add(self, examples: int, *, replaced: float = 0.0, cut: float = 0.0) -> None:
+    def add(self, examples: int, *, first: int = 0, source: int = 0, replaced: float = 0.0, cut: float = 0.0) -> None:
         """Count examples, the damaged records among them that others replaced, and prompts that are cut off.
 
-        Warns of these when there are 1, 10, 100, ... of them.
+        Warns of these when there are 1, 10, 100, ... of them. A source that can (`Stream.look_at`) looks at damaged
+        records again, and names them itself.
+
+        Args:
+            examples: how many there are.
+            first: the number of the first one.
+            source: the number of their source.
+            replaced, cut: how many records were replaced, and prompts cut off.
 
         Raises:
             UserError: damaged records exceed the share `max_unreadable` of the source, counted as in `stream.Stream`.
@@ -38,6 +46,8 @@ class Counts:
         before, self.cut = self.cut, self.cut + int(cut)
         if has_reached_a_power_of_ten(before, self.cut):
             warnings.warn(f"prompts cut off so far, because they are too long: {self.cut}", stacklevel=2)
+        if replaced and hasattr(self.given[source], "look_at"):
+            replaced = max(0, replaced - self.given[source].look_at(first, examples))
         self.read, self.replaced = self.read + examples, self.replaced + int(replaced)
         if not replaced:
             return
@@ -52,4 +62,4 @@ class Counts:
 
     def _told(self) -> str:
         names = dict.fromkeys(one.name for one in self.sources if hasattr(one, "name"))
-        return f"{', '.join(names)}: {self.replaced} of {self.read} records that were read are damaged"
+        return f"{', '.join(names) or 'data.source'}: {self.replaced} of {self.read} records that were read are damaged"

@@ -12,7 +12,7 @@ from codi_tf.data.unreadable import too_small
 from codi_tf.data.windows import Size, fits, max_log_zoom, shrink_factor, shrunk_side, sides, window_of
 from codi_tf.io.image_files import FORMATS, is_too_large, open_image
 
-_ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
 class EncodedImage:
@@ -29,9 +29,9 @@ class EncodedImage:
         try:
             self._image = open_image(io.BytesIO(payload))
             width, height = self._image.size
-            rotated = self._image.getexif().get(ExifTags.Base.Orientation) in _ROTATED
+            rotated = self._image.getexif().get(ExifTags.Base.Orientation) in ROTATED
         except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-            raise Unreadable(_reason(error)) from None
+            raise Unreadable(reason_of(error)) from None
         self.size = (width, height) if rotated else (height, width)
 
     def shrunk(self, factor: float) -> Image.Image:
@@ -47,7 +47,7 @@ class EncodedImage:
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
         except Exception as error:
-            raise Unreadable(_reason(error)) from None
+            raise Unreadable(reason_of(error)) from None
         return image
 
 
@@ -70,7 +70,10 @@ def place(u: float, room: int) -> int:
     return min(int(u * (room + 1)), room)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a file is no image, or a damaged one, in one line."""
+    if isinstance(error, OSError) and error.strerror:  # of the file system, not of a decoder
+        return error.strerror
     if isinstance(error, UnidentifiedImageError):  # its message names an object in memory
         return f"not an image of {', '.join(FORMATS)}"
     if is_too_large(error):

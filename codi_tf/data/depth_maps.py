@@ -12,13 +12,14 @@ import numpy as np
 from PIL import Image
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import is_folder
 from codi_tf.data.in_memory import Photos
 from codi_tf.data.left_out import FILES, warn_of_left_out
 from codi_tf.data.open_source import fit_in_memory, open_source
 from codi_tf.data.photos import package_file
 from codi_tf.data.pipeline import Source
 from codi_tf.data.prompts import FIELDS, prompts_of
-from codi_tf.data.records import Unreadable, index_files
+from codi_tf.data.records import Unreadable, index_files, with_files
 from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.stream import Stream
 from codi_tf.data.unreadable import read_all
@@ -74,7 +75,7 @@ def open_depth(
     """
     name = os.fspath(name)
     shared: dict[str, Any] = {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
-    if os.path.isdir(name) and any(map(is_image, files_below(name)[0])):
+    if is_folder(name) and any(map(is_image, files_below(name)[0])):
         return load_depth_folder(name, split, kind=kind, seed=seed, **shared)
     check_kind(kind)
     source = open_source(name, split, condition_key="depth", seed=seed, **shared)
@@ -139,7 +140,13 @@ def load_depth_folder(
     check_any(len(chosen), f"the {len(pairs)} pairs in folder {path}", split, heldout_fraction)
     if fit_in_memory((photo for photo, _ in chosen), depth=7):  # RGB and a float
         return _photos(chosen, kind, max_unreadable)
-    return Stream(DepthPairs(chosen, kind), condition_key="depth", seed=seed, max_unreadable=max_unreadable)
+    settings: dict[str, Any] = {"condition_key": "depth", "seed": seed, "max_unreadable": max_unreadable}
+    if kind == "disparity" and all(depth_map.suffix.lower() == ".png" for _, depth_map in chosen):
+        photo_records = index_files([photo for photo, _ in chosen])
+        stream = Stream(with_files(photo_records, "depth", [depth_map for _, depth_map in chosen]), **settings)
+        if stream.headers() is not None:  # TensorFlow reads them
+            return stream
+    return Stream(DepthPairs(chosen, kind), **settings)
 
 
 class DepthPairs:

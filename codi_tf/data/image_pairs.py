@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.limits import MAX_FILE
+from codi_tf.core.paths import as_path, is_regular
 from codi_tf.data.decoding import EncodedImage
 from codi_tf.data.examples import Examples
 from codi_tf.data.folder_pairs import check_partners
 from codi_tf.data.open_source import open_source, with_options
 from codi_tf.data.parquet import ParquetRows
 from codi_tf.data.photos import EMBEDDED
-from codi_tf.data.prompts import FIELDS
-from codi_tf.data.records import Readable, Unreadable, index_files
+from codi_tf.data.records import Readable, Records, index_files, with_files
 from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.stream import Stream
 from codi_tf.data.triplets import SEEDS, PromptFolders, Triplets, has_sources, parquet_files, source_files
@@ -27,7 +24,6 @@ from codi_tf.data.windows import Size
 from codi_tf.io.depth_files import photo_files
 from codi_tf.io.images import resize, rgb_pixels, to_uint8
 from codi_tf.io.places import folder_pair
-from codi_tf.io.plain_files import read_plain
 
 REMEDY = "name two folders, SOURCE:TARGET, or put NAME.source.jpg beside NAME.jpg"
 OF_FEATURES = "name the features that hold them: ?source=FEATURE&image=FEATURE"
@@ -72,9 +68,9 @@ def open_pairs(
     bare, named = with_options(name)
     pair = folder_pair(name)
     if pair is not None:
-        pairs = FolderPairs.of_split(*pair, split, heldout_fraction)
-    elif os.path.isfile(os.path.join(name, SEEDS)):
-        pairs = PromptFolders.listed(Path(name), split, heldout_fraction)
+        pairs = folder_records(*pair, split, heldout_fraction)
+    elif is_regular(os.path.join(name, SEEDS)):
+        pairs = PromptFolders.listed(as_path(name), split, heldout_fraction)
     elif paths := parquet_files(bare):
         pairs = ParquetRows.indexed(paths, split, fields=("image", "source"), named=named, **shared)
     elif has_sources(name):
@@ -124,63 +120,20 @@ class Resized(EncodedImage):
         return Image.fromarray(to_uint8(resize(image, *self.size)))
 
 
-class FolderPairs:
-    """Files of one name in two folders; a `records.Readable`.
+def folder_records(low: str, high: str, split: str | None, heldout_fraction: float) -> Records:
+    """The records of files of one name in two folders, `low` of sources and `high` of targets, sorted by name.
 
-    Args:
-        pairs: (source, target) of each.
+    Their names are those of the targets, and so are their texts.
 
     Raises:
-        UserError: see `records.index_files`.
+        UserError: a missing folder, files of one name, or one without a partner; no pair in the split.
     """
-
-    def __init__(self, pairs: list[tuple[Path, Path]]):
-        self.pairs = pairs
-        self.targets = index_files([target for _, target in pairs])
-        self.fields = ("image", "source", *(field for field in FIELDS if field in self.targets.fields))
-
-    @classmethod
-    def of_split(cls, low: str, high: str, split: str | None, heldout_fraction: float) -> FolderPairs:
-        """The pairs of the folders `low`, of sources, and `high`, of targets, in a split, sorted by name.
-
-        Raises:
-            UserError: a missing folder, files of one name, or one without a partner; no pair in the split.
-        """
-        sources, targets = photo_files(low), photo_files(high)
-        check_partners(low, sources, high, targets)
-        chosen = [
-            name
-            for name, target in targets.items()
-            if split is None or is_heldout(target.name, heldout_fraction) == (split == "heldout")
-        ]
-        check_any(len(chosen), f"the {len(targets)} pairs of {low}:{high}", split, heldout_fraction)
-        return cls([(sources[name], targets[name]) for name in chosen])
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def without_text(self) -> int:
-        """The number of targets without a caption."""
-        return self.targets.without_text()
-
-    def read(self, i: int, fields: Collection[str] | None = None) -> dict[str, bytes]:
-        """Target, caption and source of pair i, or some of them. Raises Unreadable."""
-        wanted = [field for field in ("image", *FIELDS) if fields is None or field in fields]
-        found = self.targets.read(i, wanted)
-        if fields is None or "source" in fields:
-            source = self.pairs[i][0]
-            try:
-                found["source"] = read_plain(source, MAX_FILE)
-            except OSError as error:
-                raise Unreadable(f"{source}: {error.strerror or error}") from None
-            except UserError as error:
-                raise Unreadable(str(error)) from None
-        return found
-
-    def name(self, i: int) -> str:
-        """The path of target i."""
-        return str(self.pairs[i][1])
-
-    def split_name(self, i: int) -> str:
-        """The name that decides the split of target i."""
-        return self.pairs[i][1].name
+    sources, targets = photo_files(low), photo_files(high)
+    check_partners(low, sources, high, targets)
+    chosen = [
+        name
+        for name, target in targets.items()
+        if split is None or is_heldout(target.name, heldout_fraction) == (split == "heldout")
+    ]
+    check_any(len(chosen), f"the {len(targets)} pairs of {low}:{high}", split, heldout_fraction)
+    return with_files(index_files([targets[name] for name in chosen]), "source", [sources[name] for name in chosen])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -25,7 +25,7 @@ class Mixed:
     """
 
     def __init__(self, sources: Sequence[Source]):
-        self.sources = tuple(sources)
+        self.sources: tuple[Any, ...] = tuple(sources)
         others = self.sources[1:]
         common = [key for key in self.sources[0].provides if all(key in other.provides for other in others)]
         counts = [REPLACED] if any(REPLACED in source.provides for source in self.sources) else []
@@ -44,6 +44,19 @@ class Mixed:
     def missing_prompts(self) -> int:
         """The number of images that are known to have no prompt."""
         return sum(source.missing_prompts for source in self.sources)
+
+    def in_python(self) -> Mixed:
+        """The same source, of sources that Python reads where it can, see `Stream.in_python`."""
+        return Mixed([source.in_python() if hasattr(source, "in_python") else source for source in self.sources])
+
+    def look_at(self, first: int, count: int) -> int:
+        """Find out which records were replaced in some examples, see `Stream.look_at`."""
+        found, turns = 0, len(self.sources)
+        for number, source in enumerate(self.sources):
+            if hasattr(source, "look_at"):
+                begin, end = ((place - number + turns - 1) // turns for place in (first, first + count))
+                found += source.look_at(begin, end - begin)
+        return found
 
     def drawer(
         self, *, image_size: Size, augment: bool, recolor: bool, prompts: bool = True

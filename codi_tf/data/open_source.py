@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.paths import is_remote
+from codi_tf.core.paths import is_folder, is_remote, is_there, matching
 from codi_tf.core.showing import printable
 from codi_tf.data.examples import with_features
 from codi_tf.data.in_memory import Photos
@@ -104,7 +104,7 @@ def open_source(
 
 def with_options(text: str) -> tuple[str, dict[str, str]]:
     """The name of a source, and what stands after it: "NAME?image=FEATURE" is NAME and {"image": "FEATURE"}."""
-    found = None if os.path.exists(text) else _OPTIONS.fullmatch(text)  # a folder's name may look like options
+    found = None if is_there(text) else _OPTIONS.fullmatch(text)  # a folder's name may look like options
     if found is None:
         return text, {}
     return found["name"], dict(pair.split("=", 1) for pair in found["options"].split("&"))
@@ -120,7 +120,9 @@ def expanded(pattern: str) -> list[str]:
     """
     braces = _BRACES.search(pattern)
     if braces is None:
-        return sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+        if not glob.has_magic(pattern):
+            return [pattern]
+        return matching(pattern) if is_remote(pattern) else sorted(glob.glob(pattern, recursive=True))
     if braces["words"] is None:
         width, numbers = len(braces["first"]), range(int(braces["first"]), int(braces["last"]) + 1)
         if len(numbers) > MAX_NUMBERS:
@@ -133,7 +135,7 @@ def expanded(pattern: str) -> list[str]:
 
 def _kind_of(name: str) -> tuple[str, list[str], list[str]]:
     """("image", "TFRecord" or "tar"; the paths; what cannot be read or is of no such kind)."""
-    if os.path.isdir(name):
+    if is_folder(name):
         paths, others = files_below(name)
     else:
         paths, others = _matching(name)
@@ -153,7 +155,7 @@ def _kind_of(name: str) -> tuple[str, list[str], list[str]]:
         raise UserError(f"{name} holds shards of several kinds ({', '.join(kinds)}); name one kind, by a pattern")
     if not kinds:
         compressed = next((path for path in paths if _COMPRESSED.fullmatch(path)), None)
-        if compressed is None and os.path.isdir(name):
+        if compressed is None and is_folder(name):
             held = LeftOut.of(paths).kinds
             raise UserError(
                 f"no image in folder {name}{f' (it holds {held})' if held else ''}; expected files ending in "
@@ -169,20 +171,18 @@ def _matching(pattern: str) -> tuple[list[str], list[str]]:
     files: list[str] = []
     others: list[str] = []
     matched = expanded(pattern)
-    if not matched or matched == [pattern] and not os.path.exists(pattern):
-        if is_remote(pattern):
-            raise UserError(f"{pattern}: images are read from this machine alone; write them there with codi prepare")
+    if not matched or matched == [pattern] and not is_there(pattern):
         raise UserError(f"nothing is at {pattern}; name a folder of images, a pattern of paths, or tfds:NAME")
     fixed = os.path.dirname(_SIGNS.split(pattern, maxsplit=1)[0])  # the folders that the pattern names
     for path in matched:
         below, asked = path[len(fixed) :], pattern[len(fixed) :]
         if is_hidden(below) and not is_hidden(asked):
             continue
-        if os.path.isdir(path):
+        if is_folder(path):
             inside, unread = files_below(path)
             files += inside
             others += unread
-        elif os.path.isfile(path) or not os.path.lexists(path):  # of a missing one its reader says so
+        elif is_remote(path) or os.path.isfile(path) or not os.path.lexists(path):  # of a missing one its reader tells
             files.append(path)
         else:
             others.append(f"{path} (not a file)")

@@ -196,7 +196,7 @@ def training_prompts(source: Source | dict[str, np.ndarray], count: int) -> list
     Raises:
         UserError: the source has no prompts.
     """
-    source = _as_source(source)
+    source = _in_python(source)
     _check(source, None, (), prompts=True)
     draw = source.drawer(image_size=SMALLEST, augment=False, recolor=False, prompts=True)
 
@@ -236,7 +236,7 @@ def evaluation_set(
     Raises:
         UserError: the source lacks the task's `condition_key`; an image that is missing, damaged or too small.
     """
-    source = _as_source(source)
+    source = _in_python(source)
     _check(source, task, keys, prompts=False)
     prompts = prompts and "prompt" in source.provides
     draw = source.drawer(image_size=image_size, augment=False, recolor=False, prompts=prompts)
@@ -257,7 +257,7 @@ def low_resolution_pairs(
     Raises:
         UserError: see `crops`; a scale that does not divide image_size.
     """
-    draw = _as_source(source).drawer(image_size=image_size, augment=False, recolor=False, prompts=False)
+    draw = _in_python(source).drawer(image_size=image_size, augment=False, recolor=False, prompts=False)
 
     @tf.autograph.experimental.do_not_convert
     def pair(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -270,6 +270,12 @@ def low_resolution_pairs(
 
 def _as_source(source: Source | dict[str, np.ndarray]) -> Source:
     return Photos(source) if isinstance(source, dict) else source
+
+
+def _in_python(source: Source | dict[str, np.ndarray]) -> Source:
+    """A source as Python reads it where it can: of a few examples, without the headers of all other images."""
+    source = _as_source(source)
+    return source.in_python() if hasattr(source, "in_python") else source  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _check(source: Source, task: Task | None, keys: Sequence[str], *, prompts: bool) -> None:

@@ -47,9 +47,10 @@ def encode_once(
     with user_errors():
         for batch in dataset:
             parts.append({key: value.numpy() for key, value in encode(batch).items()})
-            done += len(parts[-1]["latent"])
+            count_of_batch = len(parts[-1]["latent"])
             if counts is not None:
-                counts.add(len(parts[-1]["latent"]), replaced=float(np.sum(batch.get(REPLACED, 0))))
+                counts.add(count_of_batch, first=done, replaced=float(np.sum(batch.get(REPLACED, 0))))
+            done += count_of_batch
             report(min(done, count))
             if done >= count:
                 break

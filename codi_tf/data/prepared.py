@@ -14,13 +14,12 @@ from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_EXAMPLES, MAX_SIDE
 from codi_tf.core.paths import as_path
 from codi_tf.core.tensors import Tensor
-from codi_tf.data.decoding_in_graph import decoded, place, window_of, window_size
-from codi_tf.data.in_memory import resized
-from codi_tf.data.permutation import permuted_in_graph
+from codi_tf.data.decoding_in_graph import stored_map, way_of, window
 from codi_tf.data.pipeline import REPLACED
 from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.unreadable import check_unreadable, too_small
-from codi_tf.data.windows import Size, fits, sides
+from codi_tf.data.windows import Size, fits
+from codi_tf.data.windows_in_graph import blank, replacing, windows
 from codi_tf.io.companions import companion
 from codi_tf.io.json_files import read_json, read_json_list
 from codi_tf.io.schema import SHA256, Each, Nullable, Record, Text, Whole, check
@@ -225,39 +224,17 @@ class Prepared:
         check_unreadable(small, count, self.max_unreadable)
         kinds = {key: companion(key) for key in self._windows}
         texts = [*(index.texts if prompts else ()), *(("tokens",) if prompts and index.tokenizer else ())]
-        (tall, wide), alone = sides(image_size), len(kinds) == 1
         with tf.device("CPU:0"):
             paths, usable = tf.constant(index.paths), tf.constant(large)
             shards, offsets = tf.constant(index.shard), tf.constant(index.offset)
             sizes = tf.constant(index.size.astype(np.int64))
-        blank = {key: tf.zeros([tall, wide, kind.channels]) for key, kind in kinds.items()}
-        blank |= {key: tf.zeros([index.length], tf.int32) if key == "tokens" else tf.constant("") for key in texts}
+        nothing = blank(kinds, image_size)
+        nothing |= {key: tf.zeros([index.length], tf.int32) if key == "tokens" else tf.constant("") for key in texts}
         parsed = {key: tf.io.FixedLenFeature([], tf.string) for key in kinds}
         parsed |= {key: tf.io.FixedLenFeature([], tf.string, "") for key in texts}
 
-        def example_of(payload: Tensor, size: Tensor, u: Tensor, seed: Tensor) -> dict[str, Tensor]:
-            fields = tf.io.parse_single_example(payload, parsed)
-            exact = tf.cast(u, tf.float64)
-            high = tf.cast(window_size(exact[1], size, image_size, whole=whole)[0], tf.float64)
-            found, colors = {}, seed if recolor else None
-            for key, kind in kinds.items():
-                values = decoded(kind, fields[key], size, high / tall if alone else None)
-                shape = tf.shape(values, tf.int64)[:2]  # smaller than `size` if a JPEG was made smaller
-                width, whole_width = tf.cast(shape[1], tf.float64), tf.cast(size[1], tf.float64)
-                window = window_of(high * width / whole_width, shape, image_size)
-                top, left = place(exact[2], shape[0] - window[0]), place(exact[3], shape[1] - window[1])
-                values = tf.slice(values, tf.stack([top, left, 0]), tf.concat([window, [kind.channels]], axis=0))
-                values.set_shape([None, None, kind.channels])
-                found[key] = resized(kind, values, image_size, u[4] < 0.5 if augment else None, colors)
-            for key in texts:
-                is_tokens = key == "tokens"
-                found[key] = tf.io.decode_raw(fields[key], tf.int32) if is_tokens else fields[key]
-            return {key: tf.ensure_shape(value, blank[key].shape) for key, value in found.items()}
-
-        def read(record: Tensor, u: Tensor, seed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            """Whether a record can be read, and its example."""
-            size = sizes[record]
-            payloads = tf.data.experimental.from_variant(
+        def read(record: Tensor, u: Tensor, seed: Tensor) -> dict[str, Tensor]:
+            payload = tf.data.experimental.from_variant(
                 tf.raw_ops.TFRecordDatasetV2(
                     filenames=paths[shards[record]][tf.newaxis],
                     compression_type="",
@@ -266,25 +243,22 @@ class Prepared:
                 ),
                 tf.TensorSpec([], tf.string),
             )
-            found = payloads.take(1).map(lambda payload: (True, example_of(payload, size, u, seed))).ignore_errors()
-            return found.concatenate(tf.data.Dataset.from_tensors((False, blank))).take(1).get_single_element()
+            fields = tf.io.parse_single_example(payload.take(1).get_single_element(), parsed)
+            size, way = sizes[record], way_of(fields["image"])
 
-        def draw(index: Tensor, seed: Tensor) -> dict[str, Tensor]:
-            u = tf.random.stateless_uniform([5], seed)  # the first is unused: the index determines the image
-            epoch, start = index // count, index % count
+            def cut(key: str, box: Tensor, number: Tensor) -> Tensor:
+                kind = kinds[key]
+                if kind.is_color:
+                    own = way_of(fields[key])
+                    return window(kind, fields[key], box, way=own, number=number, turn=tf.constant(1))
+                values = stored_map(kind, fields[key], size)
+                return tf.slice(values, tf.concat([box[:2], [0]], 0), tf.concat([box[2:], [kind.channels]], 0))
 
-            def attempt(tried: Tensor, replaced: Tensor, done: Tensor, found: dict):
-                record = permuted_in_graph((start + tried) % count, count, seed=self.seed, epoch=epoch)
-                done, found = tf.cond(usable[record], lambda: read(record, u, seed), lambda: (False, blank))
-                damaged = tf.logical_and(usable[record], tf.logical_not(done))
-                return tried + 1, replaced + tf.cast(damaged, tf.int32), done, found
+            shared = {"image_size": image_size, "whole": whole, "augment": augment}
+            found = windows(kinds, cut, size=size, way=way, u=u, seed=seed if recolor else None, **shared)
+            for key in texts:
+                found[key] = tf.io.decode_raw(fields[key], tf.int32) if key == "tokens" else fields[key]
+            return found
 
-            state = tf.constant(0, tf.int64), 0, False, blank
-            _, replaced, done, found = tf.while_loop(
-                lambda tried, replaced, done, found: tf.logical_and(tf.logical_not(done), tried < count), attempt, state
-            )
-            message = f"UserError: {self.name}: none of its {count} records can be read; run codi prepare again"
-            with tf.control_dependencies([tf.debugging.Assert(done, [message])]):
-                return {**found, REPLACED: tf.identity(replaced)}
-
-        return draw
+        message = f"{self.name}: none of its {count} records can be read; run codi prepare again"
+        return replacing(read, nothing, usable=usable, seed=self.seed, message=message)

@@ -17,6 +17,7 @@ from codi_tf.core.errors import UserError
 from codi_tf.data.decoding import EncodedImage
 from codi_tf.data.decoding_in_graph import encoded
 from codi_tf.data.in_memory import Photos
+from codi_tf.data.pipeline import REPLACED
 from codi_tf.data.prepared import ABOUT, FORMAT, INDEX, NAMES, shard_name
 from codi_tf.data.prompts import text_of, tokenizer_sha256
 from codi_tf.data.records import Unreadable
@@ -121,7 +122,7 @@ def _all(source: Stream | Photos, texts: tuple[str, ...]) -> Iterator[Decoded | 
 
 def _images_of(source: Stream | Photos) -> tuple[str, ...]:
     """The image of each record, and its companions."""
-    return ("image", *(key for key in source.provides if key not in ("prompt", *CAPTIONS)))
+    return ("image", *(key for key in source.provides if key not in ("prompt", *CAPTIONS, REPLACED)))
 
 
 def _of_stream(source: Stream, i: int, texts: tuple[str, ...]) -> Decoded:

@@ -23,7 +23,7 @@ from codi_tf.io.json_files import parse_value
 FIELDS = ("text", "json")  # of a record
 KEYS = ("caption", "text", "prompt")  # of a JSON object, the first that is there
 SHOWN = 60  # characters of a prompt in a message
-_MARKS = (  # byte order marks; that of UTF-32 begins like that of UTF-16
+MARKS = (  # byte order marks; that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -49,7 +49,7 @@ def text_of(fields: Mapping[str, bytes]) -> str:
 
 def _decoded(content: bytes) -> str:
     """The text of bytes. Raises ValueError."""
-    mark, encoding = next((one for one in _MARKS if content.startswith(one[0])), (b"", "utf-8"))
+    mark, encoding = next((one for one in MARKS if content.startswith(one[0])), (b"", "utf-8"))
     text = content[len(mark) :].decode(encoding)
     if "\0" in text:
         raise ValueError("it holds NUL characters; UTF-16 needs a byte order mark")

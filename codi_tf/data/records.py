@@ -6,26 +6,28 @@ What is a record, and what belongs to it, follows from the names: `io.naming`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import struct
 import tarfile
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, cast
+from typing import IO, Any, NamedTuple, Protocol, cast
 
 import google_crc32c
 import numpy as np
 
 from codi_tf.core.errors import UserError
+from codi_tf.core.paths import as_path, is_remote
 from codi_tf.core.progress import Progress
 from codi_tf.data.left_out import LeftOut
 from codi_tf.data.splits import is_heldout
 from codi_tf.io.listing import is_file, is_hidden
 from codi_tf.io.naming import Sorted, field_of, sort_names
-from codi_tf.io.plain_files import check_plain
+from codi_tf.io.plain_files import check_plain, open_plain, part_of
 
 PATIENCE = 3.0  # seconds of indexing before its progress is shown
 _LENGTH = struct.Struct("<QI")  # of a TFRecord: the length and its masked checksum
@@ -120,6 +122,14 @@ class Records:
         wanted = {name: place for name, place in self.places.items() if fields is None or name in fields}
         return {name: self._bytes(place, i) for name, place in wanted.items() if place.file[i] >= 0}
 
+    @contextlib.contextmanager
+    def opened(self, field: str, i: int) -> Iterator[IO[bytes]]:
+        """A field that record i has, as a file of which only what is asked for is read. Raises OSError."""
+        place = self.places[field]
+        start, size = int(place.start[i]), int(place.size[i])
+        with open_plain(self.paths[place.file[i]]) as file:
+            yield file if size < 0 else part_of(file, start, size)
+
     def without_text(self) -> int:
         """The number of records without a file or member of text."""
         texts = [place.file >= 0 for field, place in self.places.items() if field in ("text", "json")]
@@ -157,11 +167,11 @@ class Records:
         path, start, size = self.paths[place.file[i]], int(place.start[i]), int(place.size[i])
         try:
             check_plain(path)
-            with open(path, "rb", buffering=0) as file:
+            with _opened(path) as file:
                 if size < 0:
                     return file.read()
                 wanted = size + (_CHECKSUM_SIZE if self.checked else 0)
-                data = _read_at(file.fileno(), start, wanted)
+                data = _read_at(file, start, wanted)
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
         if len(data) < wanted:
@@ -229,11 +239,23 @@ def index_files(paths: Sequence[str | os.PathLike[str]]) -> Records:
     )
 
 
+def with_files(records: Records, field: str, paths: Sequence[str | os.PathLike[str]]) -> Records:
+    """Image files with their texts, and a field that is one file for each, whatever its name."""
+    file = np.arange(len(records.paths), len(records.paths) + len(paths), dtype=np.int32)
+    added = Field(file, np.zeros(len(file), np.int64), np.full(len(file), -1, np.int64))
+    texts = {name: place for name, place in records.places.items() if name in ("text", "json")}
+    places = {"image": records.places["image"], field: added, **texts}
+    return replace(records, paths=(*records.paths, *map(os.fspath, paths)), places=places)
+
+
 def _sorted_folder(folder: str, given: Sequence[str]) -> tuple[list[str], Sorted]:
     """The names in one folder, of the files that are not hidden and of those that are given, and what they are."""
     try:
-        with os.scandir(folder or ".") as entries:
-            names = [entry.name for entry in entries if not is_hidden(entry.name) and is_file(entry)]
+        if is_remote(folder):
+            names = [path.name for path in as_path(folder).iterdir() if not is_hidden(path.name)]
+        else:
+            with os.scandir(folder or ".") as entries:
+                names = [entry.name for entry in entries if not is_hidden(entry.name) and is_file(entry)]
     except OSError:
         names = []  # reading its images will report it
     names = sorted({*names, *given})
@@ -260,7 +282,7 @@ def _indexed(paths, scan, kind: str, *, checked: bool) -> Records:
     progress, began = Progress(f"indexing {kind} files", len(paths)), time.monotonic()
     for number, path in enumerate(paths):
         try:
-            part = scan(path, os.stat(path).st_size)
+            part = scan(path, as_path(path).stat().st_size)
         except OSError as error:
             raise UserError(f"cannot read {kind} file {path}: {error.strerror or error}") from None
         if part.reason:
@@ -287,9 +309,9 @@ def _indexed(paths, scan, kind: str, *, checked: bool) -> Records:
 
 def _scan_tfrecord(path: str, size: int) -> _Scan:
     starts, lengths, reason, position = [], [], None, 0
-    with open(path, "rb", buffering=0) as file:
+    with _opened(path) as file:
         while position < size:
-            header = _read_at(file.fileno(), position, _LENGTH.size)
+            header = _read_at(file, position, _LENGTH.size)
             if len(header) < _LENGTH.size:
                 reason = f"cut off at byte {position}"
                 break
@@ -316,7 +338,7 @@ def _checksum(data: bytes) -> int:
 def _scan_tar(path: str, size: int) -> _Scan:
     names, places, others, reason = [], [], [], None
     try:
-        with tarfile.open(path, "r:") as tar:
+        with as_path(path).open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 cast(Any, tar).members.clear()  # else it keeps all of them in memory
                 if member.offset_data + member.size > size:
@@ -330,8 +352,7 @@ def _scan_tar(path: str, size: int) -> _Scan:
                 else:
                     others.append(f"{member.name} ({'a link' if member.islnk() or member.issym() else 'not a file'})")
             else:
-                with open(path, "rb", buffering=0) as file:
-                    end = _read_at(file.fileno(), tar.offset, _BLOCK)
+                end = _read_at(file, tar.offset, _BLOCK)
                 if end != bytes(_BLOCK):  # tarfile itself does not check the end mark
                     reason = f"damaged at byte {tar.offset}" if len(end) == _BLOCK else f"cut off at byte {tar.offset}"
     except tarfile.TarError as error:
@@ -346,11 +367,17 @@ def _scan_tar(path: str, size: int) -> _Scan:
     return _Scan(columns, keys, reason, LeftOut.of([*(names[i] for i in found.left_out), *others]))
 
 
-def _read_at(descriptor: int, start: int, size: int) -> bytes:
+def _opened(path: str) -> IO[bytes]:
+    """A file to read single places of; nothing is read ahead on this machine."""
+    return as_path(path).open("rb") if is_remote(path) else open(path, "rb", buffering=0)
+
+
+def _read_at(file: IO[bytes], start: int, size: int) -> bytes:
     """`size` bytes from `start`, fewer at the end of the file. A single read ends at 2 GiB."""
-    data = os.pread(descriptor, size, start)
+    file.seek(start)
+    data = file.read(size)
     while 0 < len(data) < size:
-        more = os.pread(descriptor, size - len(data), start + len(data))
+        more = file.read(size - len(data))
         if not more:
             break
         data += more

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -11,13 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
+from codi_tf.data import stream_in_graph
 from codi_tf.data.decoding import EncodedImage, place, window_size
+from codi_tf.data.headers import Headers, is_decoded_in_graph, read_headers
 from codi_tf.data.in_memory import resized
 from codi_tf.data.permutation import permuted
+from codi_tf.data.pipeline import REPLACED
 from codi_tf.data.prompts import FIELDS, text_of
 from codi_tf.data.records import Readable, Records, Unreadable
-from codi_tf.data.unreadable import first_of, refusal, too_many
-from codi_tf.data.windows import Size, sides, window_of
+from codi_tf.data.unreadable import Tally, first_of, too_small
+from codi_tf.data.windows import Size, fits, sides, window_of
 from codi_tf.io.companions import companion
 
 CAPTIONS = ("caption", "source_caption")  # fields of records: texts on the image, and on the one before an edit
@@ -30,18 +32,28 @@ class Stream:
     and the position of its window are distributed as in `in_memory.Photos`. An unreadable record is replaced by the one
     at the next place, so that an example remains a function of (records, seed, i).
 
+    Operations of TensorFlow read files and members of tar files, where they can decode all of them (`headers`), make
+    the companions (`Companion.in_graph`), and no text is in a JSON file. Python reads anything else, and `in_python`.
+    Both give the same examples, if their decoders give the same pixels.
+
     Args:
         records: the records to read.
         condition_key: what the task makes conditions of: the "image", or a companion, which is read along with it.
         seed: of the order.
         max_unreadable: the largest share of unreadable records among the different records read so far, counted as at
-            least 400, or all records if there are fewer.
+            least 400, or all records if there are fewer. Of those that TensorFlow reads, the headers are read first,
+            and what they show to be unreadable is a share of all records.
 
-    The examples have the windows, "prompt" if the records have texts, and CAPTIONS that they have.
+    The examples have the windows, "prompt" if the records have texts, CAPTIONS that they have, and where TensorFlow may
+    read them "replaced", int32 [], the number of damaged records in whose place it put the example.
 
     Attributes:
-        unreadable: one line for each unreadable record in the order of reading: its name and the reason.
+        whole: windows are as large as the image.
+        resizes: a companion of another size becomes as large as its image; else its record is unreadable.
+        tally: of unreadable records.
     """
+
+    whole = resizes = False
 
     def __init__(self, records: Readable, *, condition_key: str = "image", seed: int = 0, max_unreadable: float = 0.01):
         self.records, self.seed, self.max_unreadable = records, seed, max_unreadable
@@ -50,9 +62,14 @@ class Stream:
             dict.fromkeys(("image", condition_key) if condition_key in records.fields else ("image",))
         )
         self._captions = tuple(key for key in CAPTIONS if key in records.fields)
-        self.provides = (*self._windows[1:], *(("prompt",) if has_text else ()), *self._captions)
+        files = isinstance(records, Records) and not records.checked
+        self._may_be_in_graph = files and all(is_decoded_in_graph(companion(key)) for key in self._windows)
+        counts = (REPLACED,) if self._may_be_in_graph else ()
+        self.provides = (*self._windows[1:], *(("prompt",) if has_text else ()), *self._captions, *counts)
         self.names = ()
-        self._lock, self._bad, self._tried = threading.Lock(), {}, 0
+        self._headers: list[Headers | None] = []  # when they are known, one item
+        self._looked_at: set[str] = set()  # the fields that TensorFlow reads
+        self.tally = Tally(records.name, len(records), max_unreadable)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -64,9 +81,14 @@ class Stream:
 
     @property
     def unreadable(self) -> list[str]:
-        """One line for each record that was unreadable so far."""
-        with self._lock:
-            return [f"{self.records.name(record)}: {reason}" for record, reason in self._bad.items()]
+        """One line for each record that was unreadable so far, in the order of reading: its name and the reason."""
+        return self.tally.lines
+
+    def in_python(self) -> Stream:
+        """The same source, which Python reads: of few examples no headers of others are read."""
+        other = copy.copy(self)
+        other._may_be_in_graph = False
+        return other
 
     def drawer(
         self, *, image_size: Size, augment: bool, recolor: bool, prompts: bool = True
@@ -74,27 +96,84 @@ class Stream:
         """(index int64 [], seed int32 [2]) -> an example; see `pipeline.Source`.
 
         tf.data turns the UserError of `example` into an error of TensorFlow; `errors.user_errors` turns it back.
-        """
 
+        Raises:
+            UserError: headers show too many records to be unreadable.
+        """
         prompts = prompts and "prompt" in self.provides
-        kinds = [companion(key) for key in self._windows]
+        kinds = {key: companion(key) for key in self._windows}
+        in_json = prompts and "json" in self.records.fields
+        headers = self.headers() if self._may_be_in_graph and not in_json else None
+        if headers is not None and isinstance(self.records, Records):
+            large = np.array([fits(size, image_size) for size in headers.size.tolist()], bool)
+            large[list(headers.bad)] = False
+            unfit = np.flatnonzero(~large).tolist()
+            self.tally.know({i: headers.bad.get(i) or too_small(self.size(i), image_size) for i in unfit})
+            self._looked_at = {*self._windows, *(FIELDS if prompts else ())}
+            settings = {"image_size": image_size, "augment": augment, "recolor": recolor, "prompts": prompts}
+            message = f"none of the {len(self)} records of {self.records.paths[0]} and others can be read; repair them"
+            given = {"usable": large, "seed": self.seed, "whole": self.whole, "message": message, **settings}
+            return stream_in_graph.drawer(self.records, headers, kinds, **given)
         texts = ("prompt", *self._captions) if prompts else ()
-        dtypes = [*(tf.as_dtype(kind.dtype) for kind in kinds), *(tf.string for _ in texts)]
+        dtypes = [*(tf.as_dtype(kind.dtype) for kind in kinds.values()), *(tf.string for _ in texts)]
 
         def read(index: np.ndarray, u: np.ndarray) -> list:
             example = self.example(int(index), u, image_size, prompts=prompts)
-            return [*(example[key] for key in self._windows), *(example[key].encode("utf-8") for key in texts)]
+            return [*(example[key] for key in kinds), *(example[key].encode("utf-8") for key in texts)]
 
         def draw(index: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
             u = tf.random.stateless_uniform([5], seed)  # the first is unused: the index determines the image
-            found = dict(zip((*self._windows, *texts), tf.numpy_function(read, [index, u], dtypes), strict=True))
+            found = dict(zip((*kinds, *texts), tf.numpy_function(read, [index, u], dtypes), strict=True))
             example, colors = {}, seed if recolor else None
-            for key, kind in zip(self._windows, kinds, strict=True):
+            for key, kind in kinds.items():
                 found[key].set_shape([None, None, kind.channels])
                 example[key] = resized(kind, found[key], image_size, u[4] < 0.5 if augment else None, colors)
-            return example | {key: tf.ensure_shape(found[key], []) for key in texts}
+            example |= {key: tf.ensure_shape(found[key], []) for key in texts}
+            return example | ({REPLACED: tf.constant(0)} if REPLACED in self.provides else {})
 
         return draw
+
+    def headers(self) -> Headers | None:
+        """The headers of all files, which are read once; None where Python reads the records."""
+        if not isinstance(self.records, Records):
+            return None
+        if not self._headers:
+
+            def mismatch(key: str, size: tuple[int, int], whole: tuple[int, int]) -> str | None:
+                return None if self.resizes else other_size(key, size, whole)
+
+            self._headers.append(read_headers(self.records, self._windows, mismatch))
+        return self._headers[0]
+
+    def look_at(self, first: int, count: int) -> int:
+        """Find out which records TensorFlow replaced in some examples, and why.
+
+        Args:
+            first: the first example.
+            count: how many there are.
+
+        Returns:
+            How many records Python finds unreadable, too, as often as they were replaced.
+
+        Raises:
+            UserError: too many records are unreadable.
+        """
+        found, self.tally.tried = 0, max(self.tally.tried, first)  # the examples before these were read, too
+        for index in range(first, first + count):
+            epoch, start = divmod(index, len(self))
+            for attempt in range(len(self)):
+                record = self.record_at((start + attempt) % len(self), epoch)
+                if record in self.tally.known:
+                    continue
+                try:
+                    self._cut(self.records.read(record, self._looked_at), np.zeros(5), 1)
+                except Unreadable as reason:
+                    found += 1
+                    self.tally.count(record, str(reason))
+                else:
+                    self.tally.count()
+                    break
+        return found
 
     def example(self, index: int, u: np.ndarray, image_size: Size, *, prompts: bool = True) -> dict:
         """The windows of an example, before they are shrunk.
@@ -119,9 +198,9 @@ class Stream:
             try:
                 example = self._cut(self.records.read(record, fields), u, image_size)
             except Unreadable as reason:
-                self._count(record, str(reason))
+                self.tally.count(record, str(reason))
             else:
-                self._count(None, None)
+                self.tally.count()
                 return example
         raise UserError(f"none of the {count} records can be read: {first_of(self.unreadable)}")
 
@@ -135,6 +214,11 @@ class Stream:
 
     def size(self, i: int) -> tuple[int, int]:
         """(height, width) of the image of record i, of which only the header is decoded. Raises Unreadable."""
+        if self._headers and (headers := self._headers[0]) is not None:
+            if i in headers.bad:
+                raise Unreadable(headers.bad[i])
+            height, width = headers.size[i].tolist()
+            return height, width
         fields = self.records.read(i, {"image"})
         if "image" not in fields:
             raise Unreadable("it has no image")
@@ -150,13 +234,13 @@ class Stream:
             return None
         other = copy.copy(self)
         other.records = self.records.chosen(np.asarray(numbers, np.int64))
-        other._lock, other._bad, other._tried = threading.Lock(), {}, 0
+        other._headers = [one and one.chosen(numbers) for one in self._headers]
+        other.tally = Tally(other.records.name, len(other.records), self.max_unreadable)
         return other
 
     def fitted(self, key: str, encoded: EncodedImage, size: tuple[int, int]) -> EncodedImage:
         """A companion of another size than its image's (height, width), in that size. Raises Unreadable."""
-        sizes = [f"{height}x{width}" for height, width in (encoded.size, size)]
-        raise Unreadable(f"its {key} is {sizes[0]}, the image {sizes[1]}")
+        raise Unreadable(other_size(key, encoded.size, size))
 
     def _cut(self, fields: dict[str, bytes], u: np.ndarray, image_size: Size) -> dict:
         """The same window of all images of a record, and the text. Raises Unreadable."""
@@ -183,16 +267,11 @@ class Stream:
                 raise Unreadable(str(error)) from None
         return example
 
-    def _count(self, record: int | None, reason: str | None) -> None:
-        """Count a record that was read, and remember it if it was unreadable (None: it was readable)."""
-        with self._lock:
-            self._tried += 1
-            if record is None:
-                return
-            self._bad.setdefault(record, reason)
-            bad, read = len(self._bad), min(self._tried, len(self.records))
-        if too_many(bad, read, len(self.records), self.max_unreadable):
-            raise refusal(self.unreadable, read, self.max_unreadable)
+
+def other_size(key: str, size: tuple[int, int], whole: tuple[int, int]) -> str:
+    """The reason why a companion of another size, (height, width), than its image's makes a record unreadable."""
+    sizes = [f"{height}x{width}" for height, width in (size, whole)]
+    return f"its {key} is {sizes[0]}, the image {sizes[1]}"
 
 
 def warn_of_unreadable(source: object) -> None:

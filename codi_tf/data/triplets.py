@@ -11,6 +11,7 @@ import numpy as np
 
 from codi_tf.core.errors import UserError
 from codi_tf.core.limits import MAX_FILE
+from codi_tf.core.paths import as_path, is_folder, is_regular, is_remote
 from codi_tf.core.showing import shown
 from codi_tf.data.examples import Examples
 from codi_tf.data.left_out import FILES, LeftOut, warn_of_left_out
@@ -67,8 +68,8 @@ def open_triplets(
         check_split(split)
     name = os.fspath(name)
     shared: dict[str, Any] = {"heldout_fraction": heldout_fraction, "max_unreadable": max_unreadable}
-    if os.path.isfile(os.path.join(name, SEEDS)):
-        triplets = PromptFolders.listed(Path(name), split, heldout_fraction)
+    if is_regular(os.path.join(name, SEEDS)):
+        triplets = PromptFolders.listed(as_path(name), split, heldout_fraction)
     elif paths := parquet_files(with_options(name)[0]):
         named = with_options(name)[1]
         triplets = ParquetRows.indexed(
@@ -97,6 +98,8 @@ class Triplets(Stream):
 
     Triplets of parquet files, which are read in row groups, are shuffled within blocks, see `ParquetRows.at`.
     """
+
+    whole = True
 
     def record_at(self, place: int, epoch: int) -> int:
         """The triplet at a place of an epoch's order: a permutation of 0 .. N - 1."""
@@ -207,15 +210,17 @@ class PromptFolders:
 
 def parquet_files(name: str) -> list[str]:
     """The parquet files that match a name, sorted; [] if the name is none of parquet files."""
-    if os.path.isdir(name):
+    if is_folder(name):
         paths, others = files_below(name)
         found = [path for path in paths if path.lower().endswith(PARQUET)]
         if found:
+            _check_local(name)
             strangers = sorted({*paths, *others} - {*found})
             warn_of_left_out(f"{name}: files beside the parquet files", [os.path.basename(one) for one in strangers])
         return found
     if not name.lower().endswith(PARQUET):
         return []
+    _check_local(name)
     paths = expanded(name)
     missing = next((path for path in paths if not os.path.isfile(path)), None)
     if missing is not None or not paths:
@@ -223,9 +228,14 @@ def parquet_files(name: str) -> list[str]:
     return paths
 
 
+def _check_local(name: str) -> None:
+    if is_remote(name):
+        raise UserError(f"{name}: parquet files are read from this machine alone; write them there with codi prepare")
+
+
 def has_sources(name: str) -> bool:
     """Whether a name is that of a folder with NAME.source.jpg in it."""
-    return os.path.isdir(name) and any(field_of(path)[1] == "source" for path in files_below(name)[0])
+    return is_folder(name) and any(field_of(path)[1] == "source" for path in files_below(name)[0])
 
 
 def source_files(folder: str, split: str | None, heldout_fraction: float, *, prompted: bool = True) -> Records:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from codi_tf.core.errors import UserError
@@ -16,6 +17,53 @@ SHOWN = 3  # unreadable records in a message
 TOO_SMALL = "smaller than image_size"
 
 Value = TypeVar("Value")
+
+
+class Tally:
+    """The unreadable ones among the records of a source, counted from many threads.
+
+    Args:
+        name: number -> the name of a record.
+        total: the number of records.
+        most: the largest share of unreadable records, see `too_many`.
+
+    Attributes:
+        tried: how many records were read, unreadable ones among them.
+        known: the records that were known to be unreadable before they were read.
+    """
+
+    def __init__(self, name: Callable[[int], str], total: int, most: float):
+        self.name, self.total, self.most = name, total, most
+        self.tried, self.known = 0, frozenset[int]()
+        self._lock, self._bad = threading.Lock(), dict[int, str]()
+
+    @property
+    def lines(self) -> list[str]:
+        """One line for each unreadable record in the order of reading: its name and the reason."""
+        with self._lock:
+            return [f"{self.name(record)}: {reason}" for record, reason in self._bad.items()]
+
+    def count(self, record: int | None = None, reason: str = "") -> None:
+        """Count a record that was read; if it was unreadable, remember it. Raises UserError for too many of these."""
+        with self._lock:
+            self.tried += 1
+            if record is None:
+                return
+            self._bad.setdefault(record, reason)
+            bad, read = len(self._bad), min(self.tried, self.total)
+        if too_many(bad, read, self.total, self.most):
+            raise refusal(self.lines, read, self.most)
+
+    def know(self, bad: Mapping[int, str]) -> None:
+        """Remember what is unreadable of all records, before any is read. Raises UserError for too many of these."""
+        with self._lock:
+            self._bad |= bad
+            self.known = self.known.union(bad)
+            bad_ones = len(self._bad)
+        if bad and too_many(bad_ones, self.total, self.total, self.most):
+            raise refusal(self.lines, self.total, self.most)
+        if len(self.known) == self.total:
+            raise UserError(f"none of the {self.total} records can be read: {first_of(self.lines)}")
 
 
 def too_many(bad: int, read: int, total: int, max_unreadable: float) -> bool:

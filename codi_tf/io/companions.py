@@ -54,6 +54,19 @@ class Companion:
         """A window of a decoded file, `dtype` [height, width, channels]. Raises UserError for a file that is unfit."""
         return rgb_pixels(image.crop(box))
 
+    def in_graph(self, gray: Tensor) -> Tensor:
+        """`window` of a whole decoded PNG in gray, in operations of TensorFlow that fail for a file that is unfit.
+
+        Where `window` is a method of its own and this one is not, Python cuts the windows in training.
+
+        Args:
+            gray: uint16 [H, W, 1]; of a file with fewer bits 0 .. 255.
+
+        Returns:
+            `dtype` [H, W, channels].
+        """
+        raise NotImplementedError
+
     def mirrored(self, window: Tensor) -> Tensor:
         """A window [S, S, channels] of the image that is mirrored left to right."""
         return window[:, ::-1]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 import warnings
+from typing import IO
 
 from PIL import Image
 
@@ -22,7 +22,7 @@ EXTENSIONS = (  # of the names of these files
 _LOCK = threading.Lock()  # `warnings.catch_warnings` belongs to the whole process
 
 
-def open_image(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
+def open_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     """Open an image of `FORMATS`, and read its header only. All image files are opened here.
 
     Raises:
@@ -31,9 +31,9 @@ def open_image(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
         PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning: more than `PIL.Image.MAX_IMAGE_PIXELS`.
         Exception: of a decoder, on a damaged header.
     """
-    if not isinstance(file, io.BytesIO):
+    if isinstance(file, str | os.PathLike):
         check_plain(file)
-        file = io.BytesIO(as_path(file).read_bytes()) if is_remote(file) else file
+        file = as_path(file).open("rb") if is_remote(file) else file
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         Image.init()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import stat
 from collections.abc import Iterator
 from io import BufferedReader
-from typing import cast
+from typing import IO, cast
 
 from codi_tf.core.paths import as_path, is_remote
 
@@ -64,6 +65,11 @@ def size_of(file: BufferedReader) -> int:
     return size
 
 
+def part_of(file: IO[bytes], start: int, size: int) -> IO[bytes]:
+    """Bytes `start` to `start + size` of an open file, as a file of their own."""
+    return io.BufferedReader(_Part(file, start, size))
+
+
 def _check(path: str | os.PathLike[str], mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise _folder(path)
@@ -73,3 +79,30 @@ def _check(path: str | os.PathLike[str], mode: int) -> None:
 
 def _folder(path: str | os.PathLike[str]) -> OSError:
     return IsADirectoryError(errno.EISDIR, "it is a folder", os.fspath(path))
+
+
+class _Part(io.RawIOBase):
+    """See `part_of`."""
+
+    def __init__(self, file: IO[bytes], start: int, size: int):
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        self._file.seek(self._start + self._at)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 
 from codi_tf import config
 from codi_tf.core.allocation import share_one_arena
@@ -13,6 +14,8 @@ from codi_tf.core.showing import clipped
 from codi_tf.io.json_files import parse_json
 
 PATIENCE = 10.0  # seconds that a dispatcher has to answer
+WORKER_PATIENCE = 60.0  # seconds that its first worker has to appear
+_WORKERS = "/tensorflow.data.DispatcherService/GetWorkers"  # a call of TensorFlow's dispatcher
 
 
 def make_strategy(settings: config.Distribution):
@@ -49,7 +52,10 @@ def scope_of_probes(strategy):
 
 
 def check_data_service(settings: config.Distribution) -> None:
-    """Raises UserError where a data service is named and nobody answers at its address."""
+    """Raises UserError where a data service is named and nobody answers at its address, or no worker is there in time.
+
+    TensorFlow itself would wait without end for both.
+    """
     if settings.data_service is None:
         return
     host, _, port = settings.data_service.rpartition(":")
@@ -62,6 +68,29 @@ def check_data_service(settings: config.Distribution) -> None:
             f"data service {settings.data_service}: nobody answers there ({reason}); start its dispatcher, or leave "
             "out --data-service"
         ) from None
+    end = time.monotonic() + WORKER_PATIENCE
+    while not _has_workers(settings.data_service):
+        if time.monotonic() > end:
+            raise UserError(
+                f"data service {settings.data_service}: it has had no worker for {WORKER_PATIENCE:.0f} seconds; start "
+                "one, or leave out --data-service"
+            )
+        time.sleep(1.0)
+
+
+def _has_workers(address: str) -> bool:
+    """Whether a dispatcher has workers. Raises UserError for what is no dispatcher."""
+    import grpc
+
+    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        try:
+            return bool(channel.unary_unary(_WORKERS)(b"", timeout=PATIENCE))  # the answer is a list of them
+        except grpc.RpcError as error:
+            reason = " ".join(str(getattr(error, "details", str)()).split())
+            raise UserError(
+                f"data service {address}: what answers there is no dispatcher ({clipped(reason, 200)}); give the "
+                "address of one, or leave out --data-service"
+            ) from None
 
 
 def _local_devices(tf, count: int) -> list[str] | None:

@@ -37,6 +37,12 @@ class Feed:
             count += 1
         return self.iterators[bucket], count
 
+    def count(self, step: int, updates: int, batch_size: int, sums: dict[str, float]) -> None:
+        """Count what `updates` updates from `step` on have read; for `sums` see `Counts.add`. Raises UserError."""
+        bucket = 0 if self.turns is None else self.turns.at(step)
+        before = step if self.turns is None else self.turns.before(step)[bucket]
+        self.counts.add(updates * batch_size, first=before * batch_size, source=bucket, **sums)
+
 
 def open_feed(experiment: config.Experiment, trainer: Trainer, strategy, start_step: int, *, source=None) -> Feed:
     """The batches from update `start_step` on, for `loop.make_loop`, whose function traces each shape once.
