@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codi_tf.adapters import ADAPTERS
-from codi_tf.adapters.adapted import Adapter
+from codi_tf.adapters.adapted import Adapter, Starts
 from codi_tf.adapters.concat import separated
 from codi_tf.adapters.lora import brings_guidance, merged_unet, read_lora, write_lora
 from codi_tf.checkpoints.base import Base, with_loras
 from codi_tf.checkpoints.folder import bytes_of, save_base
+from codi_tf.checkpoints.kinds import UNET
 from codi_tf.checkpoints.lora_files import LORA
+from codi_tf.checkpoints.networks import stored_tensors
 from codi_tf.checkpoints.skeleton import read_skeleton
 from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.config import Adaptation, Lora
@@ -127,8 +129,8 @@ def write_bundle(
         contents: what to write.
         path: the folder.
         overwrite: whether an existing bundle is replaced.
-        dtype: "float32", "float16" or "bfloat16", of the weights on disk; or "int8", where the bundle holds the adapter
-            alone. Its LoRA is then in float16.
+        dtype: "float32", "float16" or "bfloat16", of the weights on disk; or, where the bundle holds the adapter alone,
+            "int8", or "int4" of adapter "mu" (changes of the base's weights). Its LoRA is then in float16.
         provenance: notes on how the model was made, plain data.
 
     Raises:
@@ -138,9 +140,13 @@ def write_bundle(
     check_format("dtype", dtype, STORED)
     base, path = contents.base, as_path(path)
     named_base = base.path if contents.adaptation.train == "adapter" else None
-    if dtype == "int8" and named_base is None:
-        raise UserError("dtype is int8: that is for bundles that hold the adapter alone; use float16")
-    others: FloatFormat = "float16" if dtype == "int8" else dtype  # of what is never in integers
+    if dtype in ("int8", "int4") and named_base is None:
+        raise UserError(f"dtype is {dtype}: that is for bundles that hold the adapter alone; use float16")
+    if dtype == "int4" and contents.adapter.copied is None:
+        raise UserError(
+            f"dtype is int4: adapter {contents.adaptation.adapter} does not start as a copy of its base; use int8"
+        )
+    others: FloatFormat = "float16" if dtype == "int8" or dtype == "int4" else dtype  # of what is never in integers
     check_plain("provenance", provenance or {})
     about = describe(
         contents.settings,
@@ -158,7 +164,7 @@ def write_bundle(
     if is_bundle(path) and not overwrite:
         raise UserError(f"{path}: exists; allow overwriting or choose another place")
     with whole_folder(path, BUNDLES) as folder:
-        contents.adapter.write(folder / "adapter", dtype=dtype)
+        contents.adapter.write(folder / "adapter", dtype=dtype, **_starts(contents.adapter, named_base))
         if contents.lora is not None:
             write_lora(contents.lora, folder / LORA, dtype=others)
         if named_base is None:
@@ -202,7 +208,9 @@ def read_bundle(
     base = load_stable_diffusion(source, compute=compute, weights=weights)
     base = dataclasses.replace(with_loras(base, loras), decoder=decoder)
     check_adaptable(base, adaptation.train)
-    adapter = ADAPTERS[adaptation.adapter].read(path / "adapter", base, task.condition_channels)
+    kind = ADAPTERS[adaptation.adapter]
+    starts = _starts(kind, None if about["base"] is None else source)
+    adapter = kind.read(path / "adapter", base, task.condition_channels, **starts)
     lora = None
     if adaptation.lora is not None and base.unet is not None:
         unet = base.unet
@@ -300,6 +308,14 @@ def _settings(about: dict) -> tuple[MethodSettings, Task, Adaptation]:
     fields["lora"] = None if lora is None else Lora(**arguments_of(Lora, lora, "adaptation.lora"))
     adaptation = Adaptation(**fields, pretrained=about["adaptation"].get("pretrained", True))
     return method(**arguments_of(method, options, "method")), make_task(about["task"]["name"], **task), adaptation
+
+
+def _starts(adapter: Adapter | type[Adapter], base: Path | None) -> dict[str, Starts]:
+    """The argument `starts` of adapters that are copies of a base's encoder, where a bundle names this base."""
+    if adapter.copied is None or base is None:
+        return {}
+    stored, _ = stored_tensors(base / "unet", UNET.file)
+    return {"starts": {adapter.copied + key: tensor for key, tensor in stored.items()}}
 
 
 def _reference(base: Path, bundle: Path) -> dict:

@@ -333,7 +333,7 @@ class CoDi(Trainer):
         Args:
             filepath: the folder.
             overwrite: whether an existing bundle is replaced.
-            dtype: of the weights on disk: "float32", "float16", "bfloat16"; "int8" where the adapter alone is saved.
+            dtype: of the weights on disk, see `bundle.write_bundle`: "float32", "float16", "bfloat16", "int8", "int4".
             provenance: notes on how the model was made, plain data.
 
         Raises:

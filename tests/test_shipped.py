@@ -85,20 +85,21 @@ def test_a_copy_in_half_precision_keeps_what_the_bundle_says(starter, tmp_path):
         np.testing.assert_array_equal(a.numpy(), b.numpy().astype("float16").astype("float32"))
 
 
-def test_int8_is_for_a_bundle_of_an_adapter_alone(starter, tmp_path):
+@pytest.mark.parametrize(("dtype", "steps"), [("int8", 200), ("int4", 12)])
+def test_integers_are_for_a_bundle_of_an_adapter_alone(starter, tmp_path, dtype, steps):
     """Catches a base in integers, which diffusers could not read, and a copy that is not smaller."""
     model, weights = codi_tf.load(starter / "assets" / "tiny-depth"), "adapter/diffusion_pytorch_model.safetensors"
     model.save(tmp_path / "half", dtype="float16")
-    copy_bundle(tmp_path / "half", tmp_path / "copy", dtype="int8")
+    copy_bundle(tmp_path / "half", tmp_path / "copy", dtype=dtype)
     sizes = [(tmp_path / name / weights).stat().st_size for name in ("half", "copy")]
     assert sizes[1] < 0.9 * sizes[0]  # in so small a network the names and scales count
     for a, b in zip(
         codi_tf.load(tmp_path / "copy").student.adapter.weights, model.student.adapter.weights, strict=True
     ):
-        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=np.abs(b.numpy()).max() / 200)
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=np.abs(b.numpy()).max() / steps)
     whole = codi_tf.CoDi(codi_tf.load_stable_diffusion(starter / "assets" / "tiny-base"), image_size=16)
-    with pytest.raises(UserError, match="int8: that is for bundles that hold the adapter alone"):
-        whole.save(tmp_path / "whole", dtype="int8")
+    with pytest.raises(UserError, match=f"{dtype}: that is for bundles that hold the adapter alone"):
+        whole.save(tmp_path / "whole", dtype=dtype)
     assert not (tmp_path / "whole").exists()
 
 

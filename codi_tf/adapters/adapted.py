@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -14,7 +15,8 @@ from codi_tf.checkpoints.base import Base
 from codi_tf.core.errors import UserError
 from codi_tf.core.trained import TrainsPart
 from codi_tf.diffusion.conditioning import Conditioning
-from codi_tf.io.weights import load_network, save_network
+from codi_tf.io.values import Stored
+from codi_tf.io.weights import NO_STARTS, load_network, save_network
 from codi_tf.models.low_rank import LoraWeights, applied
 from codi_tf.models.unet import UNet
 
@@ -24,6 +26,7 @@ Graph: TypeAlias = Any
 Value: TypeAlias = Any
 Networks: TypeAlias = Any
 
+Starts: TypeAlias = Mapping[str, Stored]
 ConditionSpace: TypeAlias = Literal["latent", "latent_nearest", "image"]
 
 
@@ -42,6 +45,7 @@ class Adapter(keras.Model):
         starts_from_folder: whether a training may start from the weights of a folder (`adaptation.start`).
         condition_takes_prompt: whether `condition` depends on the prompt.
         merges: whether the adapter can become a part of the UNet, as diffusers' pipelines have it: `merged`.
+        copied: the beginning of the keys, in a file, of weights that start as those of the base's UNet; None: none do.
         takes_scale: whether the condition can count more or less than in training, see `AdaptedUNet.call`.
     """
 
@@ -49,6 +53,7 @@ class Adapter(keras.Model):
     starts_from_folder: ClassVar[bool] = False
     condition_takes_prompt: ClassVar[bool] = False
     merges: ClassVar[bool] = False
+    copied: ClassVar[str | None] = None
     takes_scale: ClassVar[bool] = True
 
     # Making, reading, writing
@@ -59,15 +64,18 @@ class Adapter(keras.Model):
         raise NotImplementedError
 
     @classmethod
-    def read(cls, folder: Path, base: Base, condition_channels: int) -> Adapter:
-        """The adapter that `write` wrote, for a base. Raises UserError for a missing, truncated or foreign part."""
+    def read(cls, folder: Path, base: Base, condition_channels: int, *, starts: Starts = NO_STARTS) -> Adapter:
+        """The adapter that `write` wrote, for a base. Raises UserError for a missing, truncated or foreign part.
+
+        `starts`: key -> what the weight started from, of adapters that are `copied`.
+        """
         adapter = cls.for_base(base, condition_channels)
-        load_network(adapter, folder)
+        load_network(adapter, folder, starts=starts)
         return adapter
 
-    def write(self, folder: Path, *, dtype: str = "float32") -> None:
+    def write(self, folder: Path, *, dtype: str = "float32", starts: Starts = NO_STARTS) -> None:
         """Write config.json and safetensors weights. Raises UserError for an unknown dtype."""
-        save_network(self, folder, dtype=dtype)
+        save_network(self, folder, dtype=dtype, starts=starts)
 
     def check(self, base: Base, condition_channels: int) -> None:
         """Raises UserError, with the first reason, where the adapter does not fit a base or the condition images."""

@@ -29,6 +29,7 @@ class MuAdapter(Adapter):
 
     condition_space = "latent"
     condition_takes_prompt = True
+    copied = "encoder."
 
     def __init__(self, encoder_config: dict, **kwargs):
         super().__init__(**kwargs)

@@ -11,7 +11,7 @@ from codi_tf.core.errors import UserError
 
 FloatFormat = Literal["float32", "float16", "bfloat16"]
 FORMATS: tuple[FloatFormat, ...] = get_args(FloatFormat)
-StoredFormat = Literal["float32", "float16", "bfloat16", "int8"]  # on disk; int8 with scales, see `io.scaled`
+StoredFormat = Literal["float32", "float16", "bfloat16", "int8", "int4"]  # on disk; see `io.scaled`, `io.changes`
 STORED: tuple[StoredFormat, ...] = get_args(StoredFormat)
 
 

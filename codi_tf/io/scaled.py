@@ -51,7 +51,7 @@ class ScaledTensor(NamedTuple):
         scales = self.scales.read(part=part, parts=parts)
         size = integers.size * self.dtype.itemsize
         values = (make_room(size) if room is None else room)[:size].view(self.dtype).reshape(integers.shape)
-        return np.multiply(integers, _along_rows(scales, integers.ndim), out=values)
+        return np.multiply(integers, along_rows(scales, integers.ndim), out=values)
 
 
 def with_scales(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor | ScaledTensor]:
@@ -75,7 +75,7 @@ def scaled_to_write(key: str, shape: tuple[int, ...], values: Callable[[], np.nd
 
 def _integers(values: Callable[[], np.ndarray]) -> np.ndarray:
     read = values()
-    return np.rint(read / _along_rows(_scales(read), read.ndim)).astype(np.int8)
+    return np.rint(read / along_rows(_scales(read), read.ndim)).astype(np.int8)
 
 
 def _scales(values: np.ndarray) -> np.ndarray:
@@ -83,5 +83,6 @@ def _scales(values: np.ndarray) -> np.ndarray:
     return np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
 
 
-def _along_rows(scales: np.ndarray, axes: int) -> np.ndarray:
+def along_rows(scales: np.ndarray, axes: int) -> np.ndarray:
+    """Scales [rows] in the shape in which they multiply a tensor of so many axes."""
     return scales.reshape(-1, *[1] * (axes - 1))

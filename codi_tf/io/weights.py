@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ import tensorflow as tf
 from codi_tf.core.errors import UserError
 from codi_tf.core.formats import FORMATS, STORED, check_format, narrows, numpy_dtype
 from codi_tf.core.keras_internals import set_initializer
+from codi_tf.io.changes import change_to_write, with_changes
 from codi_tf.io.json_files import write_json
 from codi_tf.io.layouts import Origin, Origins, key_of, layout_of
 from codi_tf.io.scaled import scaled_to_write, with_scales
@@ -25,6 +27,7 @@ from codi_tf.io.values import Stored, read_value, room_for, value_to_write
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
+NO_STARTS: Mapping[str, Stored] = MappingProxyType({})
 
 
 def state_dict(network: keras.Model, dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -42,6 +45,7 @@ def save_network(
     prefix: str = "",
     implied: Collection[str] = (),
     zeros: Mapping[str, tuple[int, ...]] | None = None,
+    starts: Mapping[str, Stored] = NO_STARTS,
     report: Callable[[int], None] | None = None,
 ) -> None:
     """Write `config.json` and the weights of a network into a folder; makes the folder.
@@ -49,12 +53,14 @@ def save_network(
     Args:
         network: a built network.
         folder: the folder to write to.
-        dtype: the format of the weights on disk, one of `STORED`. With "int8", weights of one axis are float32.
+        dtype: the format of the weights on disk, one of `STORED`. With "int8", weights of one axis are float32; with
+            "int4", these are too, others that have a start are changes of it, and what is left is int8.
         extra_config: further entries of config.json.
         file: the name of the weight file.
         prefix: the beginning of every key.
         implied: entries of the network's configuration that are left out of config.json.
         zeros: key -> shape of further tensors, which are zero.
+        starts: key -> tensor that the weight started from; needed to read the changes again.
         report: called with the number of bytes written so far.
 
     Raises:
@@ -63,21 +69,23 @@ def save_network(
     folder.mkdir(parents=True, exist_ok=True)
     config = {key: value for key, value in network.get_config().items() if key not in ("name", *implied)}
     write_json(folder / CONFIG, {**(extra_config or {}), **config})
-    tensors = {prefix + key: tensor for key, tensor in _tensors_of(network, dtype).items()}
+    tensors = {prefix + key: tensor for key, tensor in _tensors_of(network, dtype, starts).items()}
     for key, shape in (zeros or {}).items():
         tensors[key] = TensorToWrite(numpy_dtype(dtype), shape, functools.partial(np.zeros, shape, numpy_dtype(dtype)))
     write_tensors(folder / file, tensors, report=report)
 
 
-def load_network(network: keras.Model, folder: Path) -> None:
+def load_network(network: keras.Model, folder: Path, *, starts: Mapping[str, Stored] = NO_STARTS) -> None:
     """Load every weight of a built network from a folder's safetensors file. Assigns nothing unless everything fits.
+
+    `starts`: key -> tensor that the file may hold a change of, see `save_network`.
 
     Raises:
         UserError: the file is missing, truncated or of another network; names the weights that are missing, left over
             or of another shape.
     """
     path = folder / WEIGHTS
-    stored = with_scales(read_header(path)[0])
+    stored = with_changes(with_scales(read_header(path)[0]), starts)
     origins = match(network, stored, path)
     room = room_for(stored, (origin for _, origin in origins))
     # The only remaining error is a number that the variable's format cannot hold. Look for it before assigning.
@@ -196,15 +204,18 @@ def _stored_shape(variable: keras.Variable, origin: Origin) -> tuple[int, ...]:
     return (first * origin.parts, *others)
 
 
-def _tensors_of(network: keras.Model, dtype: str) -> dict[str, TensorToWrite]:
+def _tensors_of(network: keras.Model, dtype: str, starts: Mapping[str, Stored] = NO_STARTS) -> dict[str, TensorToWrite]:
     check_format("dtype", dtype, STORED)
     tensors: dict[str, TensorToWrite] = {}
-    kind = numpy_dtype("float32" if dtype == "int8" else dtype)
+    integers = dtype in ("int8", "int4")
+    kind = numpy_dtype("float32" if integers else dtype)
     for variable in network.variables:
         key, layout = key_of(variable, network), layout_of(variable)
         shape = layout.stored_shape(tuple(variable.shape))
         values = functools.partial(value_to_write, variable, key, layout, kind)
-        if dtype == "int8" and len(shape) > 1:
+        if dtype == "int4" and len(shape) > 1 and key in starts and starts[key].shape == shape:
+            tensors |= change_to_write(key, starts[key], values)
+        elif integers and len(shape) > 1:
             tensors |= scaled_to_write(key, shape, values)
         else:
             tensors[key] = TensorToWrite(kind, shape, values)
