@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny import UNET, tiny_run
+from tiny import tiny_run
 
 from benchmarks.memory_plan import planned
 from codi_tf import config
@@ -52,12 +52,12 @@ def test_the_plan_is_what_a_trainer_holds(run, adaptation, train, memory):
 def test_the_plan_of_a_compressed_base(run):
     """Catches a teacher that is left out, or counted as trained."""
     del run["task"], run["adaptation"]
-    small = {**UNET, "block_out_channels": [4]}
-    experiment = config.from_dict({**run, "method": {"name": "compress", "network": small, "feature_weight": 0.0}})
+    method = {"name": "compress", "network": {"block_out_channels": [4]}, "feature_weight": 0.0}
+    experiment = config.from_dict({**run, "method": method})
     plan, trainer = planned(experiment), build_trainer(experiment)
     trained, teacher = measured(trainer.trainable_variables), measured(trainer.method.frozen.variables)
     assert (plan["trained"], plan["averages"], plan["gradients"], plan["teacher"]) == (*[trained] * 3, teacher)
-    assert plan["frozen"] == measured(trainer.method.base.vae.variables) and teacher > 2 * trained > 0
+    assert plan["frozen"] == measured(trainer.method.base.vae.variables) and teacher > trained > 0
 
 
 def test_mistakes(run):
