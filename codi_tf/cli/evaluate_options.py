@@ -61,7 +61,7 @@ def make_parser(prog: str) -> ArgumentParser:
     )
     parser.add_argument(
         "--samplers",
-        type=several(one_of(SAMPLERS)),
+        type=several(one_of(tuple(SAMPLERS))),
         metavar="NAME,..",
         help=f"of {', '.join(SAMPLERS)} (default: of each bundle the one that it is trained for)",
     )

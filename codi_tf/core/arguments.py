@@ -56,7 +56,7 @@ seed_number = integer(0, MAX_SEED)
 
 
 def one_of(names: Collection[str]) -> Callable[[str], str]:
-    """A parser of names in a table, such as a registry, whose message lists them."""
+    """A parser of one of these names, whose message lists them."""
 
     def name(text: str) -> str:
         if text not in names:
