@@ -233,8 +233,9 @@ def rows(folder: Path) -> list[str]:
     held = f"{noted['peak']:.1f} GiB, {noted['of_weights']:.2f} x"
     start = f"{noted['name']} | {noted['seconds']:.0f} s | {held} | {sizes} MB"
     for runtime, found in noted["figures"].items():
-        parts = max(found.get("part_errors", {}).values(), default=math.nan)
-        psnr = f"{found['psnr_db']:.1f} dB | {parts:.1e}" if "psnr_db" in found else " | "
+        parts = max(found.get("part_errors", {}).values(), default=None)
+        psnr = f"{found['psnr_db']:.1f} dB" if "psnr_db" in found else ""
+        psnr += " | " if parts is None else f" | {parts:.1e}"
         made.append(f"| {start} | {runtime} | {psnr} | {found['peak']:.1f} GiB | {found['gate']} |")
         start = " | | | "
     return made
