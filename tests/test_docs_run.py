@@ -88,11 +88,10 @@ MARKED = {  # page -> the blocks that it says cannot run
     "docs/tpu.md": 12,
 }
 WORDS = {  # what a reader puts in place of a word, below the folder that commands run in
-    "BUNDLE": "models/bundle",
+    **dict.fromkeys(("BUNDLE", "photos-base/undistilled"), "models/bundle"),  # the latter comes along, but takes longer
     "BUNDLE_A": "models/a",
     "BUNDLE_B": "models/b",
     "LOW:HIGH": "low:high",
-    "photos-base/undistilled": "models/bundle",  # it comes along, but takes longer
     "RESULTS": "high",
     "STABLE_DIFFUSION": "models/sd",
     "stable-diffusion-v1-5": "models/sd",
