@@ -79,12 +79,16 @@ def read_header(file: IO[bytes], kind: Companion) -> Header:
     try:
         may_be_turned = _may_be_turned(file)
         image = open_image(file)
-        turn = image.getexif().get(ExifTags.Base.Orientation) if may_be_turned else None
+        turn = image.getexif().get(ExifTags.Base.Orientation, 1) if may_be_turned else 1
         way = _way(image, kind)
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise Unreadable(reason_of(error)) from None
     width, height = image.size
-    return Header((width, height) if turn in ROTATED else (height, width), way, turn if turn in range(2, 9) else 1)
+    return Header(
+        (width, height) if turn in ROTATED else (height, width),
+        way,
+        turn if isinstance(turn, int) and turn in range(2, 9) else 1,
+    )
 
 
 def read_headers(records: Records, keys: Sequence[str], mismatch: Callable[[str, Any, Any], str | None]):

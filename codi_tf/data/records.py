@@ -245,7 +245,7 @@ def with_files(records: Records, field: str, paths: Sequence[str | os.PathLike[s
     added = Field(file, np.zeros(len(file), np.int64), np.full(len(file), -1, np.int64))
     texts = {name: place for name, place in records.places.items() if name in ("text", "json")}
     places = {"image": records.places["image"], field: added, **texts}
-    return replace(records, paths=(*records.paths, *map(os.fspath, paths)), places=places)
+    return replace(records, paths=(*records.paths, *(os.fspath(path) for path in paths)), places=places)
 
 
 def _sorted_folder(folder: str, given: Sequence[str]) -> tuple[list[str], Sorted]:
