@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ONE_HOST = (0, 1)
 REPLACED = "replaced"  # key of examples: the number of damaged records in whose place one stands
+SEVERAL = 8  # examples that are read at once, by sources that can
 SMALLEST = 8  # the side of images that are not looked at
 
 
@@ -298,14 +299,21 @@ def _wanted(task: Task | None, keys: Sequence[str], *, prompts: bool) -> tuple[s
 def _examples(draw, task: Task | None, seed: int, indices: tf.data.Dataset, wanted: Sequence[str]) -> tf.data.Dataset:
     """Examples with these keys. What is not wanted is left out here, so that it is not computed."""
 
+    @tf.autograph.experimental.do_not_convert
+    def several(numbers: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        seeds = tf.map_fn(lambda i: _seeds(seed, i)[0], numbers, fn_output_signature=tf.TensorSpec([2], tf.int32))
+        return numbers, draw.several(numbers, seeds)
+
     @tf.autograph.experimental.do_not_convert  # it would wrap a UserError
-    def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
+    def example(index: tf.Tensor, drawn: dict[str, tf.Tensor] | None = None) -> dict[str, tf.Tensor]:
         seeds = _seeds(seed, index)
-        features = draw(index, seeds[0]) | {"index": index}
+        features = (draw(index, seeds[0]) if drawn is None else drawn) | {"index": index}
         if task is not None:
             features["condition"] = task.degrade(features[task.condition_key], seeds[1])
         return {name: features[name] for name in wanted}
 
+    if hasattr(draw, "several"):
+        indices = indices.batch(SEVERAL).map(several, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
     return indices.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 

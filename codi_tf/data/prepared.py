@@ -19,7 +19,7 @@ from codi_tf.data.pipeline import REPLACED
 from codi_tf.data.splits import check_any, check_split, is_heldout
 from codi_tf.data.unreadable import check_unreadable, too_small
 from codi_tf.data.windows import Size, fits
-from codi_tf.data.windows_in_graph import blank, replacing, windows
+from codi_tf.data.windows_in_graph import Replacing, blank, fetched, windows
 from codi_tf.io.companions import companion
 from codi_tf.io.json_files import read_json, read_json_list
 from codi_tf.io.schema import SHA256, Each, Nullable, Record, Text, Whole, check
@@ -233,17 +233,20 @@ class Prepared:
         parsed = {key: tf.io.FixedLenFeature([], tf.string) for key in kinds}
         parsed |= {key: tf.io.FixedLenFeature([], tf.string, "") for key in texts}
 
-        def read(record: Tensor, u: Tensor, seed: Tensor) -> dict[str, Tensor]:
-            payload = tf.data.experimental.from_variant(
-                tf.raw_ops.TFRecordDatasetV2(
-                    filenames=paths[shards[record]][tf.newaxis],
-                    compression_type="",
-                    buffer_size=BUFFER,
-                    byte_offsets=offsets[record][tf.newaxis],
-                ),
-                tf.TensorSpec([], tf.string),
+        def content(record: Tensor) -> tf.data.Dataset:
+            variant = tf.raw_ops.TFRecordDatasetV2(
+                filenames=paths[shards[record]][tf.newaxis],
+                compression_type="",
+                buffer_size=BUFFER,
+                byte_offsets=offsets[record][tf.newaxis],
             )
-            fields = tf.io.parse_single_example(payload.take(1).get_single_element(), parsed)
+            return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
+
+        def fetch(records: Tensor, number: int) -> dict[str, Tensor]:
+            return {"example": fetched([content(records[i]) for i in range(number)])}
+
+        def make(record: Tensor, payload: dict[str, Tensor], u: Tensor, seed: Tensor) -> dict[str, Tensor]:
+            fields = tf.io.parse_single_example(payload["example"], parsed)
             size, way = sizes[record], way_of(fields["image"])
 
             def cut(key: str, box: Tensor, number: Tensor) -> Tensor:
@@ -261,4 +264,4 @@ class Prepared:
             return found
 
         message = f"{self.name}: none of its {count} records can be read; run codi prepare again"
-        return replacing(read, nothing, usable=usable, seed=self.seed, message=message)
+        return Replacing(fetch, make, nothing, usable=usable, seed=self.seed, message=message)

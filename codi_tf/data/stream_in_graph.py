@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -14,7 +15,7 @@ from codi_tf.data.headers import Headers
 from codi_tf.data.records import Field, Records
 from codi_tf.data.texts_in_graph import text_in_graph
 from codi_tf.data.windows import Size
-from codi_tf.data.windows_in_graph import Example, blank, replacing, windows
+from codi_tf.data.windows_in_graph import Example, Replacing, blank, fetched, windows
 from codi_tf.io.companions import Companion
 
 TEXT = "text"  # the field of records
@@ -52,52 +53,60 @@ def drawer(
         payload_of = {field: _reader(records.paths, records.places[field]) for field in fields}
         sizes, able = tf.constant(headers.size), tf.constant(usable)
         ways, turns = ({key: tf.constant(one) for key, one in table.items()} for table in (headers.way, headers.turn))
-        has_text = tf.constant(records.places[TEXT].file >= 0) if prompts else None
     nothing = blank(kinds, image_size) | ({"prompt": tf.constant("")} if prompts else {})
 
-    def read(record: Tensor, u: Tensor, own: Tensor) -> Example:
+    def fetch(rows: Tensor, number: int) -> Example:
+        return {field: read(rows, number) for field, read in payload_of.items()}
+
+    def make(record: Tensor, payloads: Example, u: Tensor, own: Tensor) -> Example:
         def cut(key: str, box: Tensor, number: Tensor) -> Tensor:
-            payload = payload_of[key](record)
-            return window(kinds[key], payload, box, way=ways[key][record], number=number, turn=turns[key][record])
+            return window(kinds[key], payloads[key], box, way=ways[key][record], number=number, turn=turns[key][record])
 
         shared = {"image_size": image_size, "whole": whole, "augment": augment, "seed": own if recolor else None}
         found = windows(kinds, cut, size=sizes[record], way=ways["image"][record], u=u, **shared)
-        if has_text is not None:
-
-            def text() -> Tensor:
-                return text_in_graph(payload_of[TEXT](record))
-
-            found["prompt"] = tf.cond(has_text[record], text, lambda: tf.constant(""))
+        if prompts:
+            found["prompt"] = text_in_graph(payloads[TEXT])
         return found
 
-    return replacing(read, nothing, usable=able, seed=seed, message=message)
+    return Replacing(fetch, make, nothing, usable=able, seed=seed, message=message)
 
 
-def _reader(paths: tuple[str, ...], field: Field) -> Callable[[Tensor], Tensor]:
-    """A function from a record that has a field, int64 [], to the field's bytes, string []."""
-    names, files = tf.constant(paths), tf.constant(field.file)
-    if (field.size < 0).all():
-        return lambda record: tf.io.read_file(names[files[record]])
+def _reader(paths: tuple[str, ...], field: Field) -> Callable[[Tensor, int], Tensor]:
+    """A function from records, int64 [K], and K, to the bytes of a field, string [K]; "" where there is none."""
+    names, files = tf.constant(paths), tf.constant(np.maximum(field.file, 0))
+    there = (field.file >= 0) & (field.size != 0)
+    empty = tf.constant(~there)
+    if (field.size[there] < 0).all():
+
+        def whole(records: Tensor, number: int) -> Tensor:
+            def one(record: Tensor) -> Tensor:
+                content = functools.partial(tf.io.read_file, names[files[record]])
+                return content() if there.all() else tf.cond(empty[record], lambda: tf.constant(b""), content)
+
+            return tf.stack([one(records[i]) for i in range(number)])
+
+        return whole
     lengths = np.zeros(len(paths), np.int64)
-    for number in np.unique(field.file[field.file >= 0]).tolist():
+    for number in np.unique(field.file[there]).tolist():
         lengths[number] = as_path(paths[number]).stat().st_size
-    starts, sizes = tf.constant(field.start), tf.constant(field.size)
-    ends = tf.constant(lengths[field.file] - field.start - field.size)  # bytes behind the field
+    sizes, starts = np.where(there, field.size, 1), np.where(there, field.start, 0)  # a byte in place of none
+    file = np.where(there, field.file, field.file[np.argmax(there)])
+    ends = tf.constant(lengths[file] - starts - sizes)  # bytes behind the field
+    files, starts, sizes = tf.constant(file), tf.constant(starts), tf.constant(sizes)
 
-    def inside(record: Tensor, size: Tensor) -> Tensor:
-        payload = tf.raw_ops.FixedLengthRecordDatasetV2(
+    def content(record: Tensor) -> tf.data.Dataset:
+        variant = tf.raw_ops.FixedLengthRecordDatasetV2(
             filenames=names[files[record]][tf.newaxis],
             header_bytes=starts[record],
-            record_bytes=size,
+            record_bytes=sizes[record],
             footer_bytes=ends[record],
-            buffer_size=size,
+            buffer_size=sizes[record],
             compression_type="",
         )
-        dataset = tf.data.experimental.from_variant(payload, tf.TensorSpec([], tf.string))
-        return dataset.take(1).get_single_element()
+        return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
 
-    def part(record: Tensor) -> Tensor:
-        size = sizes[record]
-        return tf.cond(size > 0, lambda: inside(record, size), lambda: tf.constant(b""))
+    def parts(records: Tensor, number: int) -> Tensor:
+        found = fetched([content(records[i]) for i in range(number)])
+        return found if there.all() else tf.where(tf.gather(empty, records), b"", found)
 
-    return part
+    return parts
