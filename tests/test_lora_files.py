@@ -286,10 +286,12 @@ def test_names_are_not_taken_for_others(base):
 
 
 def refused_in_one_line(main, *arguments) -> str:
-    """The error of a command that is refused."""
+    """The error of a command that is refused, one line after those that say what it was doing."""
     done = run_here(main, *arguments)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+    *doing, said = done.stderr.splitlines()
+    assert done.returncode == 2 and said.startswith("error: "), done.stderr
+    assert all(line.startswith("loading ") for line in doing), done.stderr
+    return said
 
 
 def test_a_lora_of_another_base_leaves_nothing(tmp_path):

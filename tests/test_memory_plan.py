@@ -49,6 +49,7 @@ def test_the_plan_is_what_a_trainer_holds(run, adaptation, train, memory):
     assert plan == made and plan["averages"] == trained * (1 if train.get("result_decay") == 0.0 else 2)
 
 
+@pytest.mark.slow  # the quick tier plans trainings with a task
 def test_the_plan_of_a_compressed_base(run):
     """Catches a teacher that is left out, or counted as trained."""
     del run["task"], run["adaptation"]
