@@ -31,7 +31,7 @@ def test_a_report_of_nothing_says_the_rule_and_leaves_every_claim_open(page):
     report.write()
     text = page.read_text()
     assert text.startswith(f"above\n{BEGIN}\n") and text.endswith(f"{END}\nbelow\n")
-    assert "an earlier study" not in text and "learning rates 0.001, 0.002, 0.004" in text
+    assert "an earlier study" not in text and "learning rates 0.001, 0.003" in text
     verdicts = text.count("**open**")
     assert verdicts == 5 * 3 + 5 * 2 + 3 + 2 + 2  # a to d and j for three tasks, the others for two; N, S and B
     assert "reproduced**" not in text and "## Table 2" not in text
