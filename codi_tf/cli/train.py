@@ -20,7 +20,7 @@ from codi_tf.core.arguments import integer, path_argument, text_argument
 from codi_tf.core.command_line import ArgumentParser, start_tensorflow
 from codi_tf.core.errors import Interrupted, UserError, user_errors
 from codi_tf.core.paths import as_path, is_remote
-from codi_tf.core.refusals import refusal_in, with_remedy
+from codi_tf.core.showing import clipped
 from codi_tf.core.signals import stop_noted
 from codi_tf.io.folders import check_folder
 from codi_tf.io.locks import only_one
@@ -240,16 +240,13 @@ def _plain_ends(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error.filename, str) and is_remote(error.filename):
-            reason = with_remedy(error.strerror or error, "correct that")
-            raise UserError(f"{error.filename}: {reason}, then resume") from error
         raise UserError(f"{out}: cannot be written ({error.strerror or error}); make room, then resume") from error
     except tf.errors.OpError as error:
         reason = " ".join(str(error.message).split())
         if "No space left" in reason:
             raise UserError(f"{out}: cannot be written (no space left on the device); make room, then resume") from None
-        if refused := refusal_in(error):
-            raise UserError(f"{refused.filename}: {refused.strerror}, then resume") from None
+        if is_remote(out) and str(out) in reason:
+            raise UserError(f"{out}: cannot be written ({clipped(reason, 200)}); correct that, then resume") from None
         lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
         if isinstance(error, lost) or "Collective" in reason:
             raise Interrupted(

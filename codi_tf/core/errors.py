@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterator
 
-from codi_tf.core.refusals import refusal_in, with_remedy
 from codi_tf.core.showing import clipped, printable
 
 TRY_AGAIN = 75  # exit status EX_TEMPFAIL
@@ -83,13 +82,11 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or (library in ("tensorflow", "onnxruntime") and exhausted):
         amount = f" ({needed[0][:LONGEST_QUOTE]})" if needed else ""
         return f"not enough memory{amount}; choose a smaller size, a smaller batch, or tiles"
-    if library == "tensorflow" and (refused := refusal_in(error)):
-        return f"{refused.filename}: {refused.strerror}"
     if library == "onnxruntime":
         return f"ONNX Runtime fails ({text}); export the model again, or update onnxruntime"
     if isinstance(error, OSError):
         place = "" if error.filename is None else f"{error.filename}: "
-        return place + with_remedy(error.strerror or text, "check the place, and that you may read and write there")
+        return f"{place}{error.strerror or text}; check the place, and that you may read and write there"
     return None
 
 

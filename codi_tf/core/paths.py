@@ -14,19 +14,16 @@ import io
 import os
 import re
 import sys
-import threading
 import types
-import warnings
 from collections.abc import Generator
 from pathlib import Path, PosixPath
 from typing import IO, Any
 
 from codi_tf.core.lazy import tensorflow
 from codi_tf.core.quiet import quiet_import
-from codi_tf.core.refusals import as_os_error
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://(?=[^/])")
-PATIENCE = 15.0  # seconds without an answer until a notice
+LONGEST = 200  # characters of a file system's message
 BLOCK = 1 << 20  # bytes that are read ahead
 
 
@@ -106,27 +103,15 @@ class RemotePath(PosixPath):
 
     def exists(self) -> bool:
         """Whether a file or folder is there."""
-        return self._found() is not None
+        return _ask(self, lambda gfile: gfile.exists(str(self)))
 
     def is_dir(self) -> bool:
         """Whether files are below it."""
-        found = self._found()
-        return found is not None and found.is_directory
+        return _ask(self, lambda gfile: gfile.isdir(str(self)))
 
     def is_file(self) -> bool:
         """Whether it is a file."""
-        found = self._found()
-        return found is not None and not found.is_directory
-
-    def _found(self):
-        """What TensorFlow knows of it; None if nothing is there.
-
-        `gfile.isdir` is False for what nobody may look at, too, and `gfile.exists` fails for a missing bucket.
-        """
-        try:
-            return _ask(self, lambda gfile: gfile.stat(str(self)))
-        except FileNotFoundError:
-            return None
+        return self.exists() and not self.is_dir()
 
     def stat(self, *, follow_symlinks: bool = True) -> Any:
         """`st_size` in bytes and `st_mtime_ns`, when it was last written."""
@@ -143,8 +128,6 @@ class RemotePath(PosixPath):
 
     def iterdir(self) -> Generator[RemotePath, None, None]:
         """What is in the folder."""
-        if not self.is_dir():  # `gfile.listdir` says so of a folder that nobody may look at, too
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
         for name in _ask(self, lambda gfile: gfile.listdir(str(self))):
             yield self / name.rstrip("/")
 
@@ -255,19 +238,16 @@ def _ask(path: Path, what):
         with quiet_import():
             tensorflow.io  # noqa: B018  (imports it)
     tf = tensorflow
-    notice = threading.Timer(PATIENCE, _say_that_it_waits, [path])
-    notice.daemon = True
-    notice.start()
     try:
         return what(tf.io.gfile)
     except tf.errors.OpError as error:
-        raise as_os_error(error, str(path)) from None
-    finally:
-        notice.cancel()
-
-
-def _say_that_it_waits(path: Path) -> None:
-    warnings.warn(
-        f"{path}: no answer yet; TensorFlow tries for several minutes (GCS_RETRY_CONFIG_MAX_RETRIES=1: for less)",
-        stacklevel=2,
-    )
+        reason = " ".join(str(error.message).split())[:LONGEST]
+        numbers = {
+            tf.errors.NotFoundError: errno.ENOENT,
+            tf.errors.PermissionDeniedError: errno.EACCES,
+            tf.errors.UnauthenticatedError: errno.EACCES,
+        }
+        number = numbers.get(type(error), errno.EIO)
+        if number != errno.EIO:
+            reason = os.strerror(number) if number == errno.ENOENT else f"{os.strerror(number)}: {reason}"
+        raise OSError(number, reason, str(path)) from None

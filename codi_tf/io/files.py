@@ -14,7 +14,6 @@ from pathlib import Path
 
 from codi_tf.core.errors import UserError, full_disk
 from codi_tf.core.paths import RemotePath, as_path
-from codi_tf.core.refusals import with_remedy
 from codi_tf.io.remote import try_to_write, uploaded
 
 MAX_NAME = 200  # bytes: a temporary name has some more, and most file systems take 255
@@ -71,10 +70,10 @@ def check_growing_folder(path: Path) -> None:
         UserError: it is a file or anything else, or it cannot be written to.
     """
     target = followed(path)
-    if is_there(target) and not target.is_dir():
+    if _exists(target) and not target.is_dir():
         raise UserError(f"{path}: is a file, not a folder; choose another place")
     check_parent(path, target)
-    if is_there(target):
+    if _exists(target):
         check_parent(path, target / "file")
 
 
@@ -89,7 +88,7 @@ def followed(path: Path) -> Path:
 def cannot_write(path: Path, error: Exception) -> UserError:
     """The error of a place that cannot be written to."""
     reason = full_disk(error) or getattr(error, "strerror", None) or error
-    return UserError(f"cannot write {path}: {with_remedy(reason, 'make room or choose another place')}")
+    return UserError(f"cannot write {path}: {reason}; make room or choose another place")
 
 
 def check_parent(path: Path, target: Path) -> Path:
@@ -104,7 +103,7 @@ def check_parent(path: Path, target: Path) -> Path:
     if isinstance(target, RemotePath):
         _check_remote(path, target)
         return target.parent
-    parent = next(parent for parent in target.parents if is_there(parent))
+    parent = next(parent for parent in target.parents if _exists(parent))
     try:
         with tempfile.TemporaryFile(dir=parent):
             return parent
@@ -116,17 +115,18 @@ def check_parent(path: Path, target: Path) -> Path:
 def _check_remote(path: Path, target: RemotePath) -> None:
     if len(target.parts) < 3:
         raise UserError(f"{path}: is a whole bucket; name a place in it, as {path / 'new'}")
+    parent = next(one for one in target.parents if len(one.parts) == 2 or _exists(one))
     try:
-        parent = next(one for one in target.parents if len(one.parts) == 2 or is_there(one))
         try_to_write(parent)
     except OSError as error:
-        reason = with_remedy(error.strerror, "choose another place")
-        raise UserError(f"{path}: nothing can be written there: {reason}") from None
+        raise UserError(
+            f"{path}: nothing can be written into {parent} ({error.strerror}); choose another place"
+        ) from None
 
 
 def _check_plain_file(path: Path, target: Path) -> None:
     _check_name(path, target)
-    if not is_there(target if isinstance(target, RemotePath) else path):
+    if not _exists(target if isinstance(target, RemotePath) else path):
         return
     if isinstance(target, RemotePath):
         if target.is_dir():
@@ -146,14 +146,11 @@ def _check_name(path: Path, target: Path) -> None:
         raise UserError(f"{path}: the name is longer than {MAX_NAME} bytes; choose a shorter one")
 
 
-def is_there(path: Path) -> bool:
-    """Whether a file or folder is at a path. Raises UserError for a remote one that cannot be looked at."""
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError as error:
-        if isinstance(path, RemotePath):
-            raise UserError(f"{path}: {with_remedy(error.strerror, 'choose another place')}") from None
-        return False  # a name that is too long
+    except OSError:  # a name that is too long
+        return False
 
 
 def _special(mode: int) -> str:

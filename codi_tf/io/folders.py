@@ -20,7 +20,7 @@ from typing import cast
 
 from codi_tf.core.errors import UserError, full_disk
 from codi_tf.core.paths import RemotePath
-from codi_tf.io.files import cannot_write, check_parent, followed, is_there
+from codi_tf.io.files import cannot_write, check_parent, followed
 from codi_tf.io.json_files import read_json
 from codi_tf.io.remote import replace_folder
 
@@ -127,7 +127,7 @@ def check_folder(
     for source in (followed(one) for one in inputs if one is not None):
         if target in (source, *source.parents):
             raise UserError(f"{path}: {source} is read from there and would be replaced; choose another place")
-    if is_there(target):
+    if target.exists():
         if not target.is_dir():
             raise UserError(f"{path}: exists and is no folder; choose another place")
         if target in (Path.cwd(), *Path.cwd().parents):

@@ -105,7 +105,6 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         UserError: the file is truncated, or its checksum does not match.
-        OSError: a remote file cannot be read.
     """
     try:
         check_plain(path)
@@ -114,8 +113,6 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
             with safe_open(near, framework="numpy") as file:
                 written = (file.metadata() or {}).get(DIGEST)
     except (SafetensorError, OSError) as error:
-        if isinstance(error, OSError) and is_remote(path):  # no answer, or no permission: no fault of the state
-            raise
         raise UserError(f"{path}: truncated or damaged ({error})") from None
     if written != _digest(values):
         raise UserError(f"{path}: damaged, its checksum does not match")
