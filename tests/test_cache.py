@@ -354,7 +354,7 @@ def test_damaged_caches_are_named(encoded, tmp_path):
     for text in (b"", b"[]", b"{}", json.dumps({**json.loads(whole["meta.json"]), "shard": 0}).encode()):
         with pytest.raises(UserError, match=r"meta\.json: not readable"):
             read_meta(folder_with("meta.json", text))
-    with pytest.raises(UserError, match="no encoded examples; make them with python -m codi_tf.cache"):
+    with pytest.raises(UserError, match="no encoded examples; make them with codi cache"):
         read_cache(tmp_path / "nowhere")
 
 

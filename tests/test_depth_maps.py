@@ -183,7 +183,7 @@ def test_mistakes_are_named(tmp_path):
     photo = tmp_path / "a.jpg"
     Image.new("RGB", (60, 40)).save(photo)
     message = error_of(tmp_path)
-    assert "a.depth.png for a.jpg" in message and "python -m codi_tf.depth" in message
+    assert "a.depth.png for a.jpg" in message and "codi depth" in message
     depth_map = tmp_path / "a.depth.npy"
     for values, expected in (
         (np.ones((40, 60, 3)), "shape (40, 60, 3)"),

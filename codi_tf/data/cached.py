@@ -109,7 +109,7 @@ def read_cache(folder: str | os.PathLike[str], *, near: bool = True) -> dict[str
         if {key: (tensor.dtype, tensor.shape[1:]) for key, tensor in shard.items()} != first or any(
             tensor.shape[0] != count for tensor in shard.values()
         ):
-            raise UserError(f"{path}: does not fit the other shards; delete it and run python -m codi_tf.cache again")
+            raise UserError(f"{path}: does not fit the other shards; delete it and run codi cache again")
     _check_hashes(shard_paths(folder, meta))
     return {key: ShardedArray([shard[key] for shard in shards]) for key in first}
 
@@ -122,7 +122,7 @@ def read_meta(folder: str | os.PathLike[str]) -> dict:
     """
     path = as_path(folder) / META
     if not path.exists():
-        raise UserError(f"{folder}: no encoded examples; make them with python -m codi_tf.cache")
+        raise UserError(f"{folder}: no encoded examples; make them with codi cache")
     try:
         meta = read_json(path)
         SCHEMA.check(meta, "")
@@ -287,7 +287,7 @@ def _check_hashes(shards: Sequence[Path]) -> None:
                 pool.shutdown(cancel_futures=True)
                 raise UserError(
                     f"{shard}: is damaged, its bytes do not fit {checksum_file(shard).name}; delete it and run "
-                    "python -m codi_tf.cache again, which encodes it anew"
+                    "codi cache again, which encodes it anew"
                 )
             if time.monotonic() - began > PATIENCE:
                 progress.update(done)
@@ -296,5 +296,5 @@ def _check_hashes(shards: Sequence[Path]) -> None:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise UserError(f"{path}: does not exist yet; run the same python -m codi_tf.cache again, which continues")
+        raise UserError(f"{path}: does not exist yet; run the same codi cache again, which continues")
     return path

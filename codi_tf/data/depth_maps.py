@@ -80,7 +80,7 @@ def open_depth(
     check_kind(kind)
     source = open_source(name, split, condition_key="depth", seed=seed, **shared)
     if "depth" not in source.provides:
-        raise UserError(f"{name} has no depth maps, NAME.depth.png; python -m codi_tf.depth makes them for a folder")
+        raise UserError(f"{name} has no depth maps, NAME.depth.png; codi depth makes them for a folder")
     if kind != "disparity":
         raise UserError(f"{name}: maps outside of a folder must be of the kind disparity, not {kind}; unpack them")
     return source
@@ -125,7 +125,7 @@ def load_depth_folder(
     if not pairs:
         raise UserError(
             f"no image in folder {path} has a depth map, such as {next(iter(photos))}{MARK}.png for "
-            f"{unpaired[0]}; python -m codi_tf.depth makes them"
+            f"{unpaired[0]}; codi depth makes them"
         )
     warn_of_left_out(f"{path}: images without a depth map", unpaired)
     files, others = files_below(path)

@@ -78,7 +78,7 @@ def read_pairs(folder: str | Path, count: int, *, scale: int | None = None) -> d
     check(about, SCHEMA, folder / PAIRS, "make the pairs again")
     size, found, there = (about[key] for key in ("size", "scale", "count"))
     if scale not in (None, found):
-        raise UserError(f"{folder} has pairs of scale {found}, not {scale}; make others with python -m codi_tf.pairs")
+        raise UserError(f"{folder} has pairs of scale {found}, not {scale}; make others with codi pairs")
     if count > there:
         raise UserError(f"{folder} has {there} pairs, not {count}; ask for fewer")
     pairs = {"image": [], "condition": []}

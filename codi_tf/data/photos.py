@@ -54,11 +54,6 @@ def embedded_photos(split: str | None) -> dict[str, np.ndarray]:
     return {name: photo for one in ([split] if split else PHOTOS) for name, photo in load_photos(one).items()}
 
 
-def missing_packages() -> list[str]:
-    """The packages of the embedded photos that are not installed, by their names for pip."""
-    return [name for package, name in DISTRIBUTIONS.items() if importlib.util.find_spec(package) is None]
-
-
 def package_file(name: str) -> Path:
     """The path of a package's file, "PACKAGE/PATH". Raises UserError where the package is not installed."""
     package, _, inside = name.partition("/")
