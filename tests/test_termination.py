@@ -8,41 +8,49 @@ import sys
 import time
 
 import pytest
-from commands import run_here
 
+# In a process of its own: what other tests load may have handlers of signals, too.
+PROGRAM = """
+import signal, sys
+from pathlib import Path
+from codi_tf.core.command_line import run_command
 from codi_tf.io.files import whole_file
+
+folder, number, before = Path(sys.argv[1]), int(sys.argv[2]), signal.Handlers(int(sys.argv[3]))
+
+def main(arguments):
+    with whole_file(folder / "out.bin") as partial:
+        partial.write_bytes(b"x" * 100)
+        signal.raise_signal(number)
+        signal.raise_signal(number)  # Python's handler runs before this
+
+signal.signal(number, before)
+try:
+    status = run_command(main)
+finally:
+    assert signal.getsignal(number) == before, "the handler of before is not back"
+sys.exit(status)
+"""
+
+
+def ended(folder, number: signal.Signals, before: signal.Handlers) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-c", PROGRAM, folder, str(int(number)), str(int(before))]
+    return subprocess.run(words, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_what_was_begun_is_removed(tmp_path, number):
     """Catches a signal that ends the process at once, with a hidden file or folder left."""
-
-    def main(arguments):
-        with whole_file(tmp_path / "out.bin") as partial:
-            partial.write_bytes(b"x" * 100)
-            signal.raise_signal(number)
-            signal.raise_signal(number)  # Python's handler runs before this
-
-    unheard = []
-    before = signal.signal(number, lambda *heard: unheard.append(heard))  # that a fault does not end the tests
-    try:
-        with pytest.raises(SystemExit) as ended:
-            run_here(main)
-        assert ended.value.code == 128 + number and not list(tmp_path.iterdir()) and not unheard
-        signal.raise_signal(number)
-        assert len(unheard) == 1  # the handler of before is back
-    finally:
-        signal.signal(number, before)
+    done = ended(tmp_path, number, signal.SIG_DFL)
+    assert (done.returncode, done.stderr) == (128 + number, f"ended by {number.name}\n")
+    assert not list(tmp_path.iterdir())
 
 
-def test_what_nohup_ignores_stays_ignored():
+def test_what_nohup_ignores_stays_ignored(tmp_path):
     """Catches a command that ends with its terminal although it was started with nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        assert run_here(lambda arguments: signal.raise_signal(signal.SIGHUP)).returncode == 0
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    done = ended(tmp_path, signal.SIGHUP, signal.SIG_IGN)
+    assert done.returncode == 0, done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["out.bin"]
 
 
 @pytest.mark.slow
