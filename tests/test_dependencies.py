@@ -16,6 +16,7 @@ PACKAGES = {  # import -> package, where the names differ by more than "_" and "
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "google_crc32c": "google-crc32c",
+    "grpc": "grpcio",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",

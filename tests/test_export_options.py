@@ -98,7 +98,7 @@ REFUSED = {
         "--threads": [(RUN, "0", "threads is 0"), (RUN, "nan", "--threads")],
         "--seed": [(RUN, "-1", "seed is -1"), (RUN, "nan", "--seed")],
         "--color": [(RUN, "sepia", "--color")],
-        "--condition-scale": [(RUN, "2", "that of .* is fixed; export the model again"), (RUN, "-1", "at least 0")],
+        "--condition-scale": [(RUN, "2", "that of .* is fixed; export the model again"), (RUN, "-1", "from 0 to 10")],
         "--fidelity": [(RUN, "0.5", "not say how its steps are mixed; export the model"), (RUN, "1.5", "--fidelity")],
     },
     web: {},
