@@ -8,12 +8,12 @@ All are PE-CoDi with the adapter mu.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.own_process import check_base, peak_memory
 from codi_tf.core.command_line import run_command, start_tensorflow
 from codi_tf.core.errors import UserError
 
@@ -42,14 +42,14 @@ def step(base_folder: Path, pixels: int, *, compute="float32", weights="float32"
     run = tf.function(model.train_step, autograph=False)
     image = tf.random.stateless_uniform((1, pixels, pixels, 3), (0, 0), -1.0, 1.0)
     batch = {"image": image, "condition": tf.nn.avg_pool2d(image, 5, 1, "SAME")}
-    result = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    result = {"resident": peak_memory()}
     for i in range(STEPS):
         began = time.perf_counter()
         scalars = {name: float(value) for name, value in run(batch).items()}
         result["seconds"] = time.perf_counter() - began
         if i == 0:
             result |= {"loss": scalars["loss"], "gradient_norm": scalars["gradient_norm"]}
-    return {**result, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {**result, "peak": peak_memory()}
 
 
 def _main(arguments: list[str]) -> None:
@@ -57,8 +57,7 @@ def _main(arguments: list[str]) -> None:
         raise UserError("name a checkpoint and a number of pixels, for example: runs/sd 256")
     folder, pixels, *names = arguments
     names = names or list(VARIANTS)
-    if not Path(folder).is_dir():
-        raise UserError(f"{folder}: no such folder; make one with python -m benchmarks.make_checkpoint")
+    check_base(Path(folder))
     print(f"{'':<18}{'s / step':>10}{'peak':>11}{'loss':>12}{'gradient norm':>16}")
     for name in names:
         command = [sys.executable, "-m", "benchmarks.full_step", "--one", folder, pixels, json.dumps(VARIANTS[name])]

@@ -10,16 +10,15 @@ Adafactor, and theta- is the only average: AdamW would add 7 GB to the step that
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.own_process import check_base, peak_memory
 from codi_tf.core.arguments import integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
-from codi_tf.core.errors import UserError
 
 CONFIG = Path(__file__).parents[1] / "configs" / "sd15_concat_lora.yaml"
 SMALL = ("train.batch_size=1", "train.accumulate=1", "train.optimizer=adafactor", "train.result_decay=0")
@@ -39,16 +38,12 @@ def step(overrides: list[str], count: int) -> dict:
 
     _, trainer, batch = trainer_and_batch(CONFIG, overrides)
     run = tf.function(trainer.update, autograph=False)
-    resident, seconds = _peak(), []
+    resident, seconds = peak_memory(), []
     for _ in range(1 + count):
         began = time.perf_counter()
         loss = float(run(batch)["loss"])
         seconds.append(time.perf_counter() - began)
-    return {"seconds": seconds[1:], "loss": loss, "resident": resident, "peak": _peak()}
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds[1:], "loss": loss, "resident": resident, "peak": peak_memory()}
 
 
 def _main(arguments: list[str]) -> None:
@@ -58,8 +53,7 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("--pixels", type=integer(64, 1024), default=256)
     parser.add_argument("--steps", type=integer(1, 100), default=5, help="updates that are timed; the median counts")
     options = parser.parse_args(arguments)
-    if not options.base.is_dir():
-        raise UserError(f"{options.base}: no such folder; make one with python -m benchmarks.make_checkpoint")
+    check_base(options.base)
     own = [f"base={options.base}", f"data.image_size={options.pixels}", *SMALL, *options.overrides]
     medians = []
     print(f"{'':<6}{'s / step':>10}{'least':>8}{'most':>8}{'before':>11}{'peak':>11}{'loss':>11}")

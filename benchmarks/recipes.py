@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.own_process import check_base, peak_memory
 from codi_tf import config
 from codi_tf.core.arguments import integer, path_argument
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
@@ -70,24 +70,20 @@ def step(name: str, base: str, pixels: int, batch_size: int, folder: Path) -> di
     trainer = build_trainer(experiment)
     run = tf.function(trainer.train_step, autograph=False)
     batches = iter(build_dataset(experiment, trainer, 0))
-    before, resident = _digests(trainer), _peak()
+    before, resident = _digests(trainer), peak_memory()
     for _ in range(experiment.train.steps):
         batch = next(batches)
         began = time.perf_counter()
         scalars = {key: float(value) for key, value in run(batch).items()}
         seconds = time.perf_counter() - began
     moved = sum(old != new for old, new in zip(before, _digests(trainer), strict=True))
-    figures = {"seconds": seconds, "before": resident, "peak": _peak(), "moved": moved, "of": len(before)}
+    figures = {"seconds": seconds, "before": resident, "peak": peak_memory(), "moved": moved, "of": len(before)}
     return {**figures, **scalars}
 
 
 def _digests(trainer) -> list[bytes]:
     """What each trained variable holds, in a few bytes: a copy would count as memory of the training."""
     return [hashlib.sha256(variable.numpy().tobytes()).digest() for variable in trainer.trainable_variables]
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _main(arguments: list[str]) -> None:
@@ -97,8 +93,7 @@ def _main(arguments: list[str]) -> None:
     parser.add_argument("--pixels", type=integer(64, 1024), default=256)
     parser.add_argument("--batch-size", type=integer(1, 64), default=1)
     options = parser.parse_args(arguments)
-    if not options.base.is_dir():
-        raise UserError(f"{options.base}: no such folder; make one with python -m benchmarks.make_checkpoint")
+    check_base(options.base)
     names = options.names or sorted(path.stem for path in CONFIGS.glob("sd15_*.yaml"))
     columns = f"{'s / step':>10}{'before':>11}{'peak':>11}{'loss':>10}{'gradient norm':>16}{'weights moved':>16}"
     print(f"{'':<24}{columns}", flush=True)

@@ -8,12 +8,12 @@ photos by default.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.own_process import peak_memory
 from codi_tf.core.command_line import ArgumentParser, run_command, start_tensorflow
 from codi_tf.core.errors import UserError
 
@@ -37,14 +37,10 @@ def measure(bundle: Path, width: int, height: int, steps: int, tile: int) -> dic
     made = plan(model, photo, upscale=SCALE, tile=tile)
     if made.working != (made.height, made.width):
         raise UserError(f"{width}x{height} in one piece needs too much memory; choose a smaller --size")
-    before, began = _peak(), time.perf_counter()
+    before, began = peak_memory(), time.perf_counter()
     render(model, photo, upscale=SCALE, tile=tile, steps=steps)
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "before": before, "peak": _peak(), "tile": made.tile, "pieces": made.pieces}
-
-
-def _peak() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": seconds, "before": before, "peak": peak_memory(), "tile": made.tile, "pieces": made.pieces}
 
 
 def _largest_in_one(bundle: Path, width: int, height: int) -> tuple[int, int]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import resource
 import statistics
 import sys
 import time
 from pathlib import Path
+
+from benchmarks.own_process import peak_memory
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,7 +56,7 @@ def _worker(config: str, *overrides: str) -> None:
         logs = {name: float(value) for name, value in update(batch).items()}
         figures = {"seconds": time.perf_counter() - began, "processor": time.process_time() - processor, **logs}
         figures |= {
-            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "peak": peak_memory() / 2**30,
             "size": settings.train.batch_size,
         }
         print(json.dumps(figures), file=answers, flush=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
+
+from benchmarks.own_process import peak_memory
 
 
 class Process:
@@ -72,7 +73,7 @@ def _main(name: str, dtype: str) -> None:
         if hasattr(result, "numpy") and "torch" not in type(result).__module__:
             result.numpy() if result.dtype != "bfloat16" else None  # wait for the result
         seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_memory()
         print(json.dumps({"seconds": seconds, "peak": peak}), file=answers, flush=True)
 
 

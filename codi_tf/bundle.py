@@ -22,7 +22,7 @@ from codi_tf.checkpoints.stable_diffusion import load_stable_diffusion
 from codi_tf.config import Adaptation, Lora
 from codi_tf.config.reading import arguments_of
 from codi_tf.core.errors import UserError
-from codi_tf.core.formats import STORED, FloatFormat, StoredFormat, check_format
+from codi_tf.core.formats import INTEGERS, STORED, FloatFormat, StoredFormat, check_format
 from codi_tf.core.paths import as_path, joined
 from codi_tf.core.settings import named
 from codi_tf.core.showing import clipped
@@ -140,7 +140,7 @@ def write_bundle(
     check_format("dtype", dtype, STORED)
     base, path = contents.base, as_path(path)
     named_base = base.path if contents.adaptation.train == "adapter" else None
-    if dtype in ("int8", "int4") and named_base is None:
+    if dtype in INTEGERS and named_base is None:
         raise UserError(f"dtype is {dtype}: that is for bundles that hold the adapter alone; use float16")
     if dtype == "int4" and contents.adapter.copied is None:
         raise UserError(

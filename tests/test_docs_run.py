@@ -317,8 +317,7 @@ def test_commands_are_what_their_programs_take(page, registries, monkeypatch):
     made = set()
     for block in of_language("sh"):
         for words in commands(block) if block.page == page else ():
-            found = subcommand(words)
-            if found is None:
+            if (found := subcommand(words)) is None:
                 check_other(words)
             else:
                 check_notation(*found)

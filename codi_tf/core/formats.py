@@ -13,6 +13,7 @@ FloatFormat = Literal["float32", "float16", "bfloat16"]
 FORMATS: tuple[FloatFormat, ...] = get_args(FloatFormat)
 StoredFormat = Literal["float32", "float16", "bfloat16", "int8", "int4"]  # on disk; see `io.scaled`, `io.changes`
 STORED: tuple[StoredFormat, ...] = get_args(StoredFormat)
+INTEGERS: tuple[StoredFormat, ...] = ("int8", "int4")  # of those
 
 
 def check_format(name: str, value: object, formats: tuple[str, ...] = FORMATS) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
-from codi_tf.io.scaled import SUFFIX, along_rows
-from codi_tf.io.tensor_files import StoredTensor, TensorToWrite, make_room
+from codi_tf.io.scaled import SUFFIX, IntegerTensor
+from codi_tf.io.tensor_files import StoredTensor, TensorToWrite
 from codi_tf.io.values import Stored
 
 CHANGE = ".change"
@@ -25,41 +24,22 @@ _LOWEST, _HIGHEST = -8, 7
 _PARTS = (1.0, 0.9, 0.8, 0.7, 0.6)
 
 
-class ChangedTensor(NamedTuple):
-    """A tensor as its start and a change of four bits, not read yet; it reads as float32."""
+@dataclass(frozen=True)
+class ChangedTensor(IntegerTensor):
+    """A tensor as its start and a change of four bits."""
 
     start: Stored
-    integers: StoredTensor
-    scales: StoredTensor
-
-    @property
-    def path(self) -> Path:
-        """The file of the change."""
-        return self.integers.path
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The format of the values that are read."""
-        return self.scales.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the values."""
         return self.start.shape
 
-    @property
-    def nbytes(self) -> int:
-        """The size of the values that are read, in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
     def read(self, *, part: int = 0, parts: int = 1, room: np.ndarray | None = None) -> np.ndarray:
         """The values, float32; see `StoredTensor.read`."""
         start = self.start.read(part=part, parts=parts)
         change = _unpacked(self.integers.read(part=part, parts=parts), start.shape)
-        scales = along_rows(self.scales.read(part=part, parts=parts), start.ndim)
-        size = start.size * self.dtype.itemsize
-        values = (make_room(size) if room is None else room)[:size].view(self.dtype).reshape(start.shape)
-        np.multiply(change, scales, out=values)
+        values = self.multiplied(change, part, parts, room)
         return np.add(values, start, out=values, casting="unsafe")
 
 
@@ -83,7 +63,7 @@ def with_changes(stored: Mapping[str, Stored], starts: Mapping[str, Stored]) -> 
             continue
         shapes = (integers.dtype, integers.shape, scales.shape)
         if shapes == (np.uint8, _packed(start.shape), start.shape[:1]):
-            found[key] = ChangedTensor(start, integers, scales)
+            found[key] = ChangedTensor(integers, scales, start)
             del found[name], found[key + SUFFIX]
     return found
 

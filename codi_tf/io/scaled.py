@@ -7,9 +7,11 @@ is their product. The largest error of a number is half a step: 1 / 254 of the l
 from __future__ import annotations
 
 import functools
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +21,17 @@ SUFFIX = ".scale"
 _LARGEST = 127
 
 
-class ScaledTensor(NamedTuple):
+@dataclass(frozen=True)
+class IntegerTensor(ABC):
     """A tensor in a file as integers and scales, not read yet; it reads as float32."""
 
     integers: StoredTensor
     scales: StoredTensor
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the values."""
 
     @property
     def path(self) -> Path:
@@ -36,22 +44,30 @@ class ScaledTensor(NamedTuple):
         return self.scales.dtype
 
     @property
+    def nbytes(self) -> int:
+        """The size of the values that are read, in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def multiplied(self, integers: np.ndarray, part: int, parts: int, room: np.ndarray | None) -> np.ndarray:
+        """Integers, in the shape of the values, times the scales of their rows; see `StoredTensor.read`."""
+        scales = self.scales.read(part=part, parts=parts).reshape(-1, *[1] * (integers.ndim - 1))
+        size = integers.size * self.dtype.itemsize
+        values = (make_room(size) if room is None else room)[:size].view(self.dtype).reshape(integers.shape)
+        return np.multiply(integers, scales, out=values)
+
+
+@dataclass(frozen=True)
+class ScaledTensor(IntegerTensor):
+    """A tensor of one integer a number."""
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the values."""
         return self.integers.shape
 
-    @property
-    def nbytes(self) -> int:
-        """The size of the values that are read, in bytes."""
-        return self.integers.nbytes * self.dtype.itemsize
-
     def read(self, *, part: int = 0, parts: int = 1, room: np.ndarray | None = None) -> np.ndarray:
         """The values, float32; see `StoredTensor.read`."""
-        integers = self.integers.read(part=part, parts=parts)
-        scales = self.scales.read(part=part, parts=parts)
-        size = integers.size * self.dtype.itemsize
-        values = (make_room(size) if room is None else room)[:size].view(self.dtype).reshape(integers.shape)
-        return np.multiply(integers, along_rows(scales, integers.ndim), out=values)
+        return self.multiplied(self.integers.read(part=part, parts=parts), part, parts, room)
 
 
 def with_scales(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor | ScaledTensor]:
@@ -75,14 +91,9 @@ def scaled_to_write(key: str, shape: tuple[int, ...], values: Callable[[], np.nd
 
 def _integers(values: Callable[[], np.ndarray]) -> np.ndarray:
     read = values()
-    return np.rint(read / along_rows(_scales(read), read.ndim)).astype(np.int8)
+    return np.rint(read / _scales(read).reshape(-1, *[1] * (read.ndim - 1))).astype(np.int8)
 
 
 def _scales(values: np.ndarray) -> np.ndarray:
     largest = np.abs(values).reshape(len(values), -1).max(axis=1)
     return np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
-
-
-def along_rows(scales: np.ndarray, axes: int) -> np.ndarray:
-    """Scales [rows] in the shape in which they multiply a tensor of so many axes."""
-    return scales.reshape(-1, *[1] * (axes - 1))

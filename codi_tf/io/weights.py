@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from codi_tf.core.errors import UserError
-from codi_tf.core.formats import FORMATS, STORED, check_format, narrows, numpy_dtype
+from codi_tf.core.formats import FORMATS, INTEGERS, STORED, check_format, narrows, numpy_dtype
 from codi_tf.core.keras_internals import set_initializer
 from codi_tf.io.changes import change_to_write, with_changes
 from codi_tf.io.json_files import write_json
@@ -207,7 +207,7 @@ def _stored_shape(variable: keras.Variable, origin: Origin) -> tuple[int, ...]:
 def _tensors_of(network: keras.Model, dtype: str, starts: Mapping[str, Stored] = NO_STARTS) -> dict[str, TensorToWrite]:
     check_format("dtype", dtype, STORED)
     tensors: dict[str, TensorToWrite] = {}
-    integers = dtype in ("int8", "int4")
+    integers = dtype in INTEGERS
     kind = numpy_dtype("float32" if integers else dtype)
     for variable in network.variables:
         key, layout = key_of(variable, network), layout_of(variable)

@@ -272,10 +272,9 @@ def distributed_batches(
     def of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
         shard = (context.input_pipeline_id, context.num_input_pipelines)
         dataset = build_dataset(experiment, trainer, start_step, source=source, shard=shard, image_size=image_size)
-        own = context.get_per_replica_batch_size(size)
-        if own * shard[1] != size:
+        if (own := context.get_per_replica_batch_size(size)) * shard[1] != size:
             dataset = dataset.rebatch(own, drop_remainder=True).prefetch(2)
-        # They never end. Of others several workers ask each other before every batch whether all still have one.
+        # Without this, several workers ask each other before every batch whether all still have one.
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     return strategy.distribute_datasets_from_function(of_host)
